@@ -1,0 +1,1 @@
+"""fxgrow: make a trained network bigger without changing what it computes."""

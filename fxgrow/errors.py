@@ -1,0 +1,21 @@
+"""What fxgrow raises. Every message says what went wrong, where, and what to do about it."""
+
+
+class FxgrowError(Exception):
+    """Base of all errors a user can act on; the command line prints it in one line and exits 1."""
+
+
+class CaptureError(FxgrowError):
+    """The model could not be captured as a graph (names the module and the line)."""
+
+
+class SelectionError(FxgrowError):
+    """`where` names nothing, or nothing that can grow."""
+
+
+class GrowthError(FxgrowError):
+    """A growth that was asked for cannot be done exactly, or makes no sense (a size below the present one)."""
+
+
+class ArchiveError(FxgrowError):
+    """A file is not one of ours, is damaged, or asks for something that loading never does."""
