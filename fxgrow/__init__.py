@@ -1,1 +1,2 @@
 """fxgrow: make a trained network bigger without changing what it computes."""
+from fxgrow._capture import capture

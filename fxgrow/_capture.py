@@ -1,0 +1,421 @@
+"""Capture: an `nn.Module` becomes a module-level `torch.fx.GraphModule` that behaves like it in train and eval mode.
+
+The tracer runs every node on meta tensors as it records it, so Python control flow over shapes is decided by the
+example inputs while shape arithmetic stays in the graph. What cannot be traced through is kept as an opaque leaf.
+"""
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import inspect
+import operator
+import traceback
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
+from torch.fx.node import map_aggregate
+from torch.fx.proxy import TraceError
+from torch.utils._pytree import tree_map
+
+from fxgrow.errors import CaptureError
+from fxgrow.layers import MultiheadAttention, by_mode
+
+TRACED_TORCH_MODULES = (nn.Sequential, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
+                        nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.ModuleList, nn.ModuleDict)
+MAX_LEAF_RETRIES = 200
+
+
+def as_tuple(example_inputs) -> tuple:
+    """A tensor, or a list or tuple of tensors, as a tuple."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,)
+    if isinstance(example_inputs, (tuple, list)) and example_inputs:
+        return tuple(example_inputs)
+    raise CaptureError("example_inputs: pass a tensor or a tuple of tensors, as you would call the model")
+
+
+def to_meta(value):
+    """Every tensor in a nested value, on the meta device."""
+    return tree_map(lambda v: v.detach().to("meta") if isinstance(v, Tensor) and not v.is_meta else v, value)
+
+
+def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
+    """A copy of the module tree whose parameters and buffers are `tensor(old)`; no tensor data is copied here."""
+    memo: dict[int, Any] = {}
+    for t in list(module.parameters()) + list(module.buffers()):
+        new = tensor(t)
+        if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=t.requires_grad)
+        memo[id(t)] = new
+    keep = list(memo.values())  # noqa: F841  (memo holds ids only of what stays alive)
+    return copy.deepcopy(module, memo)
+
+
+def meta_twin(module: nn.Module) -> nn.Module:
+    """The same module tree on meta tensors: shapes without memory."""
+    return clone_structure(module, lambda t: t.detach().to("meta"))
+
+
+def capture(model: nn.Module, example_inputs) -> GraphModule:
+    """Captures `model` as a module-level graph.
+
+    Args:
+        model: any module; its parameters are shared with the result, its Python attributes are not touched.
+        example_inputs: a tensor or tuple of tensors; shapes decide the control flow, values are not used.
+
+    Returns:
+        A GraphModule with the same parameter names, outputs, train and eval behaviour. `gm.meta["leaves"]` lists the
+        submodules that could not be traced through and why.
+
+    Raises:
+        CaptureError: names the module and the line that stopped the tracing.
+    """
+    if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+        return model
+    inputs = as_tuple(example_inputs)
+    root = clone_structure(model)
+    twin = meta_twin(model)
+    leaves: dict[str, str] = {}
+    modes = (True, False) if _mode_matters(twin) else (False,)
+    graphs = []
+    for mode in modes:
+        found = len(leaves)
+        graphs.append(_trace(twin.train(mode), inputs, leaves))
+    if len(modes) == 2 and len(leaves) > found:  # a leaf found in the second trace holds for the first
+        graphs[0] = _trace(twin.train(True), inputs, leaves)
+    graph = graphs[0] if len(graphs) == 1 else _merge_modes(*graphs)
+    for name, value in list(vars(twin).items()):
+        if name.startswith("_tensor_constant"):
+            setattr(root, name, value)
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target.startswith("_tensor_constant") and not hasattr(root, node.target):
+            root.register_buffer(node.target, getattr(twin, node.target), persistent=False)
+    _remove_dead_code(graph)
+    gm = GraphModule(root, graph, class_name=type(model).__name__)
+    _copy_modes(model, gm)
+    gm.meta["leaves"] = leaves
+    gm.meta["example_inputs"] = to_meta(inputs)
+    return gm
+
+
+def _copy_modes(source: nn.Module, target: nn.Module) -> None:
+    modes = {name: m.training for name, m in source.named_modules()}
+    for name, module in target.named_modules():
+        module.training = modes.get(name, source.training)
+
+
+# --- tracing ------------------------------------------------------------------------------------------------------
+
+
+class _Proxy(Proxy):
+    """A proxy that knows its value on meta tensors, so that control flow over shapes can be decided."""
+
+    @property
+    def value(self):
+        return self.node.meta["val"]
+
+    def _scalar(self, kind):
+        if isinstance(self.value, Tensor):
+            raise TraceError(f"control flow depends on the data of a tensor ({self.node.name})")
+        return kind(self.value)
+
+    def __bool__(self):
+        return self._scalar(bool)
+
+    def __int__(self):
+        return self._scalar(int)
+
+    def __index__(self):
+        return self._scalar(operator.index)
+
+    def __float__(self):
+        return self._scalar(float)
+
+    def __len__(self):
+        return len(self.value)
+
+    def __round__(self, *digits):
+        return round(self._scalar(float), *digits)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[i] for i in range(len(self.value))])
+
+    def __setitem__(self, key, value):
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __contains__(self, item):
+        return item in self.value
+
+    def keys(self):
+        return self.value.keys()
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Attribute(self, name)
+
+
+class _Attribute(_Proxy):
+    """`x.name`: a call if it is called, else an attribute read, made into a node on first use."""
+
+    def __init__(self, root: _Proxy, name: str):
+        self.root, self.attr, self.tracer, self._node = root, name, root.tracer, None
+
+    @property
+    def node(self):
+        if self._node is None:
+            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
+        return self._node
+
+    @node.setter
+    def node(self, value):
+        self._node = value
+
+    def __call__(self, *args, **kwargs):
+        if self.attr in ("size", "dim", "numel", "ndimension") and not isinstance(self.root.value, Tensor):
+            raise TraceError(f"{self.root.node.name}.{self.attr}() of something that is not a tensor")
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+
+
+class _LeafNeeded(Exception):
+    def __init__(self, path: str, reason: str):
+        super().__init__(reason)
+        self.path, self.reason = path, reason
+
+
+class _Tracer(Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, leaves: dict[str, str]):
+        super().__init__(autowrap_functions=())
+        self.leaves = leaves
+        self.stack: list[str] = []
+        self.running = False  # inside the meta run of a node, modules are called as usual
+
+    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
+        if qualified_name in self.leaves or isinstance(m, MultiheadAttention):
+            return True
+        if nn.utils.parametrize.is_parametrized(m):
+            return True
+        if type(m).__module__.startswith("torch.nn") and not isinstance(m, TRACED_TORCH_MODULES):
+            return True
+        stateless = not m._modules and not m._parameters and not m._buffers
+        return stateless and _reads_training(type(m))
+
+    def call_module(self, m, forward, args, kwargs):
+        if self.running:
+            return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        self.stack.append(path)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except (_LeafNeeded, CaptureError):
+            raise
+        except Exception as error:
+            raise _LeafNeeded(path, _where(error)) from error
+        finally:
+            self.stack.pop()
+
+    def getattr(self, attr, attr_val, parameter_proxy_cache):
+        if isinstance(attr_val, Tensor) and not self.running:
+            name = self._names.get(id(attr_val))
+            if name is not None:
+                if name not in parameter_proxy_cache:
+                    parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+                return parameter_proxy_cache[name]
+        return attr_val
+
+    def trace(self, root, concrete_args=None):
+        self._names = {id(t): n for n, t in [*root.named_parameters(), *root.named_buffers()]}
+        self.root = root
+        return super().trace(root, concrete_args)
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        """One placeholder for each example input; the other arguments of forward keep their defaults."""
+        names = [p.name for p in inspect.signature(root_fn).parameters.values()
+                 if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
+        names += [f"input_{i}" for i in range(len(names), len(self.example))]
+        return root_fn, [self.root, *(self.create_proxy("placeholder", n, (), {}) for n, _ in zip(names, self.example))]
+
+    def proxy(self, node):
+        return _Proxy(node, self)
+
+    def create_arg(self, a):
+        if isinstance(a, Proxy):
+            return a.node
+        if isinstance(a, torch.Size):
+            return tuple(self.create_arg(x) for x in a)
+        return super().create_arg(a)
+
+    def create_proxy(self, kind, target, args, kwargs, name=None, type_expr=None, proxy_factory_fn=None):
+        rv = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
+        node = rv.node
+        if kind == "placeholder":
+            node.meta["val"] = next(self.values)
+        elif kind != "output":
+            node.meta["val"] = self._run(node)
+            node.meta["owner"] = self.stack[-1] if self.stack else ""
+        return rv
+
+    def _run(self, node: Node):
+        args = to_meta(map_aggregate(node.args, _value))
+        kwargs = to_meta(map_aggregate(node.kwargs, _value))
+        self.running = True
+        try:
+            if node.op == "get_attr":
+                return to_meta(operator.attrgetter(node.target)(self.root))
+            if node.op == "call_module":
+                return self.root.get_submodule(node.target)(*args, **kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], node.target)(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)
+        finally:
+            self.running = False
+
+
+def _value(a):
+    return a.meta["val"] if isinstance(a, Node) else a
+
+
+def _where(error: BaseException) -> str:
+    """The error in one line, with the innermost line that is not torch's own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [f for f in traceback.extract_tb(error.__traceback__)
+              if "/torch/" not in f.filename and not f.filename.endswith("_capture.py")]
+    place = f" at {frames[-1].filename.rsplit('/', 2)[-1]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}{place}"
+
+
+def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
+    """Traces `twin`, adding to `leaves` each submodule that has to stay opaque, until it succeeds."""
+    for _ in range(MAX_LEAF_RETRIES):
+        tracer = _Tracer(leaves)
+        tracer.example = to_meta(inputs)
+        tracer.values = iter(tracer.example)
+        saved = dict(torch.fx._symbolic_trace._wrapped_fns_to_patch)
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.fx._symbolic_trace._wrapped_fns_to_patch.clear()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.no_grad():
+                return tracer.trace(twin)
+        except _LeafNeeded as stop:
+            if stop.path in leaves:
+                raise CaptureError(f"{stop.path or 'the model'} ({type(twin.get_submodule(stop.path)).__name__}) "
+                                   f"cannot be captured: {stop.reason}") from stop
+            leaves[stop.path] = stop.reason
+        except Exception as error:
+            raise CaptureError(f"the forward of {type(twin).__name__} itself cannot be traced: {_where(error)}. "
+                               "Pass the submodule that does the work instead (its backbone), or rewrite that line "
+                               "without control flow over tensor data") from error
+        finally:
+            torch.fx._symbolic_trace._wrapped_fns_to_patch.update(saved)
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+    raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")
+
+
+# --- train and eval -----------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=None)
+def _reads_training(cls: type) -> bool:
+    """Whether any method of the class, its bases below nn.Module included, mentions `.training`."""
+    def mentions(code: types.CodeType) -> bool:
+        return "training" in code.co_names or any(mentions(c) for c in code.co_consts if isinstance(c, types.CodeType))
+
+    for base in cls.__mro__[:cls.__mro__.index(nn.Module)]:
+        for value in vars(base).values():
+            code = getattr(getattr(value, "__func__", value), "__code__", None)
+            if code is not None and mentions(code):
+                return True
+    return False
+
+
+def _mode_matters(twin: nn.Module) -> bool:
+    tracer = _Tracer({})
+    leaf_below: set[str] = set()
+    for path, module in twin.named_modules():
+        if path and (tracer.is_leaf_module(module, path) or path.rpartition(".")[0] in leaf_below):
+            leaf_below.add(path)
+        elif not type(module).__module__.startswith("torch.nn") and _reads_training(type(module)):
+            return True
+    return False
+
+
+def _merge_modes(train: Graph, evaluation: Graph) -> Graph:
+    """One graph out of the two traces: flags that differ read `module.training`, values that differ go by mode."""
+    merged = Graph()
+    of_train: dict[Node, Node] = {}
+    of_eval: dict[Node, Node] = {}
+
+    def flag(node: Node) -> Node:
+        owner = node.meta.get("owner", "")
+        return merged.get_attr(f"{owner}.training" if owner else "training")
+
+    def join(node: Node, a, b):
+        """The argument of a node that both traces have: `a` as the train trace gives it, `b` as the eval trace does."""
+        if isinstance(a, Node) and isinstance(b, Node) and of_train[a] is of_eval[b]:
+            return of_train[a]
+        if isinstance(a, Node) or isinstance(b, Node):
+            values = (of_train[a] if isinstance(a, Node) else a, of_eval[b] if isinstance(b, Node) else b)
+            return merged.call_function(by_mode, (flag(node), *values))
+        if type(a) is type(b) and isinstance(a, (tuple, list)) and len(a) == len(b):
+            return type(a)(join(node, x, y) for x, y in zip(a, b))
+        if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+            return {k: join(node, a[k], b[k]) for k in a}
+        if isinstance(a, slice) and isinstance(b, slice):
+            return slice(*(join(node, getattr(a, f), getattr(b, f)) for f in ("start", "stop", "step")))
+        if type(a) is type(b) and a == b:
+            return a
+        if a is True and b is False:
+            return flag(node)
+        train_value = map_aggregate(a, lambda x: of_train[x] if isinstance(x, Node) else x)
+        eval_value = map_aggregate(b, lambda x: of_eval[x] if isinstance(x, Node) else x)
+        return merged.call_function(by_mode, (flag(node), train_value, eval_value))
+
+    left, right = list(train.nodes), list(evaluation.nodes)
+    for a, b in _align(left, right):
+        if a is not None and b is not None:
+            args = join(a, a.args, b.args)
+            kwargs = join(a, a.kwargs, b.kwargs)
+            node = merged.create_node(a.op, a.target, args, kwargs, a.name)
+            of_train[a] = of_eval[b] = node
+        else:
+            only, mapping = (a, of_train) if a is not None else (b, of_eval)
+            node = mapping[only] = merged.node_copy(only, lambda n: mapping[n])
+        node.meta = dict((a or b).meta)
+    return merged
+
+
+def _align(left: list[Node], right: list[Node]) -> Iterator[tuple[Node | None, Node | None]]:
+    """The two traces side by side: equal operations in equal order are paired, the others stand alone."""
+    matcher = difflib.SequenceMatcher(None, [_key(n) for n in left], [_key(n) for n in right], autojunk=False)
+    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        if tag == "equal":
+            yield from zip(left[i1:i2], right[j1:j2])
+        else:
+            yield from ((n, None) for n in left[i1:i2])
+            yield from ((None, n) for n in right[j1:j2])
+
+
+def _key(node: Node):
+    return (node.op, str(node.target), node.meta.get("owner", "")) if node.op != "output" else ("output", "", "")
+
+
+def _remove_dead_code(graph: Graph) -> None:
+    """Drops what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
+    for node in reversed(list(graph.nodes)):
+        if node.users or node.op in ("placeholder", "output", "call_module"):
+            continue
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        in_place = node.op in ("call_function", "call_method") and (
+            name in ("setitem", "iadd", "imul", "isub", "itruediv") or (name.endswith("_") and not name.endswith("__"))
+            or node.kwargs.get("inplace") is True)
+        if not in_place:
+            graph.erase_node(node)

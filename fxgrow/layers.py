@@ -1,0 +1,79 @@
+"""Leaf functions and layers that a captured or grown graph may call beside torch's own.
+
+What lives here: the mode switch that keeps `train()`/`eval()` meaningful after tracing, and the attention layer whose
+inner width is free of its embedding width. What does not: anything that decides *whether* to use them.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def by_mode(training: bool, train_value, eval_value):
+    """`train_value` while training, else `eval_value`: the join of the two branches of `if self.training`."""
+    return train_value if training else eval_value
+
+
+class MultiheadAttention(nn.Module):
+    """`torch.nn.MultiheadAttention` (Vaswani 2017) with head count and head widths free of the embedding width.
+
+    Parameters carry the stock names, so a state_dict moves both ways whenever the sizes agree.
+    Shapes: query `[L, N, E]` (`[N, L, E]` if `batch_first`), `in_proj_weight [h*(2*qk_dim + v_dim), E]` in the order
+    q, k, v, `out_proj.weight [E, h*v_dim]`. `scale` multiplies q.k (`1/sqrt(head_dim)` in the stock layer).
+    """
+
+    def __init__(self, in_proj_weight, in_proj_bias, out_proj, *, num_heads, scale, dropout=0.0, batch_first=False):
+        super().__init__()
+        self.in_proj_weight, self.in_proj_bias = in_proj_weight, in_proj_bias
+        self.out_proj = out_proj
+        self.num_heads, self.scale, self.dropout, self.batch_first = num_heads, scale, dropout, batch_first
+
+    @classmethod
+    def from_stock(cls, stock: nn.MultiheadAttention) -> MultiheadAttention:
+        return cls(stock.in_proj_weight, stock.in_proj_bias, stock.out_proj, num_heads=stock.num_heads,
+                   scale=stock.head_dim ** -0.5, dropout=stock.dropout, batch_first=stock.batch_first).train(stock.training)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
+                need_weights: bool = True, attn_mask: Tensor | None = None, average_attn_weights: bool = True,
+                is_causal: bool = False) -> tuple[Tensor, Tensor | None]:
+        unbatched = query.dim() == 2
+        if unbatched:
+            query, key, value = (t.unsqueeze(0) for t in (query, key, value))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+        elif not self.batch_first:
+            query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+        weights = self.in_proj_weight.chunk(3)
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        q, k, v = (F.linear(t, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+                   for t, w, b in zip((query, key, value), weights, biases))
+        mask = self._mask(attn_mask, key_padding_mask, q)
+        dropout = self.dropout if self.training else 0.0
+        attention = None
+        if need_weights:
+            scores = (q * self.scale) @ k.transpose(-2, -1)
+            attention = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
+            out = attention @ v
+            attention = attention.mean(1) if average_attn_weights else attention
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=self.scale)
+        out = self.out_proj(out.transpose(1, 2).flatten(2))
+        if unbatched:
+            return out.squeeze(0), None if attention is None else attention.squeeze(0)
+        return (out if self.batch_first else out.transpose(0, 1)), attention
+
+    def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
+        """Both masks as one additive mask that broadcasts to `[N, h, L, S]`."""
+        def additive(mask: Tensor) -> Tensor:
+            if mask.dtype is not torch.bool:
+                return mask.to(q.dtype)
+            return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, float("-inf"))
+
+        if attn_mask is not None:
+            attn_mask = additive(attn_mask)
+            if attn_mask.dim() == 3:
+                attn_mask = attn_mask.unflatten(0, (q.shape[0], -1))
+        if key_padding_mask is not None:
+            padding = additive(key_padding_mask)[:, None, None, :]
+            attn_mask = padding if attn_mask is None else attn_mask + padding
+        return attn_mask
