@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 from torch.fx.node import map_aggregate
@@ -302,6 +303,7 @@ def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.fx._symbolic_trace._wrapped_fns_to_patch.clear()
         torch.backends.mha.set_fastpath_enabled(False)
+        verify_batch_size, F._verify_batch_size = F._verify_batch_size, lambda size: None  # shapes only: any batch will do
         try:
             with torch.no_grad():
                 return tracer.trace(twin)
@@ -315,6 +317,7 @@ def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
                                "Pass the submodule that does the work instead (its backbone), or rewrite that line "
                                "without control flow over tensor data") from error
         finally:
+            F._verify_batch_size = verify_batch_size
             torch.fx._symbolic_trace._wrapped_fns_to_patch.update(saved)
             torch.backends.mha.set_fastpath_enabled(fast_path)
     raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")

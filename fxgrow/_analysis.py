@@ -1,0 +1,316 @@
+"""Axis analysis: runs the captured graph on meta tensors and relates the axes of every tensor, ATen op by ATen op.
+
+`analyse` gives the tape: which axis expression every parameter, value and graph node has, and one `Op` record for each
+operation that touches a growable axis. What lives here: the dispatch mode and the records. What does not: what each
+operation does (fxgrow/rules) and what new positions contain (fxgrow/_content.py).
+"""
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_aggregate
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from fxgrow._axis import Atom, Fixed, atoms, concat, cut, freeze, is_fixed, product, resolve, unify, view
+from fxgrow._capture import meta_twin, to_meta
+
+Rule = Callable[["Tape", Any, tuple, dict, Any], None]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Registers a function as the rule of the named ATen ops (`"add"` for every overload of `aten.add`)."""
+    def register(fn: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, fn))
+        return fn
+    return register
+
+
+class Value:
+    """One version of a tensor: its axes, and the parameter or buffer it is, if it is one."""
+    __slots__ = ("axes", "op", "param_only", "source")
+
+    def __init__(self, axes: Sequence, source: str | None = None, param_only: bool = False):
+        self.axes, self.source, self.param_only = tuple(axes), source, param_only
+        self.op: Op | None = None
+
+    def __repr__(self):
+        return f"{self.source or 'value'}[{', '.join(repr(resolve(a)) for a in self.axes)}]"
+
+
+@dataclass(eq=False)
+class Op:
+    """One operation on growable axes, as far as the contents of new positions are concerned.
+
+    kind: `map` (acts on each position alone), `contract` (sums products over `reduced`), `reduce` (`how` over
+    `reduced`), `norm` (normalises over `reduced`).
+    fn: for `map`: linear | mul | div | odd | fn0 (f(0) = 0) | any.
+    dmaps: for each input, input dimension -> output dimension; None where atoms alone tell.
+    reduced: (input, dimension, axis) that disappear or are normalised over.
+    pick: (atom told apart, its index in each output).
+    """
+    kind: str
+    name: str
+    node: str
+    fx: str
+    ins: list[Value]
+    outs: list[Value]
+    fn: str = "any"
+    dmaps: list[dict[int, int] | None] = field(default_factory=list)
+    reduced: list[tuple[int, int, Any]] = field(default_factory=list)
+    how: str = ""
+    pick: tuple[Atom, list[int]] | None = None
+    const: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def reduced_atoms(self) -> set[Atom]:
+        return {a for _, _, e in self.reduced for a in atoms(e)}
+
+
+class Tape(TorchDispatchMode):
+    """Watches ATen ops and keeps the axes of every tensor they touch."""
+
+    def __init__(self):
+        super().__init__()
+        self.values: dict[int, Value] = {}
+        self.alive: list[Tensor] = []
+        self.base: dict[int, int] = {}
+        self.stale: set[int] = set()
+        self.ops: list[Op] = []
+        self.params: dict[str, Value] = {}
+        self.node_values: dict[str, Any] = {}
+        self.node = ""  # where we are, for reasons
+        self.fx = ""  # the name of the graph node we are in
+        self.shapes: dict[str, Any] = {}
+        self.by_node: dict[str, list[Op]] = {}
+        self.unknown: dict[str, str] = {}
+
+    # -- what rules use ---------------------------------------------------------------------------------------------
+
+    def of(self, tensor: Tensor) -> Value:
+        """The value of a tensor; one never seen before has fixed axes."""
+        value = self.values.get(id(tensor))
+        if value is None:
+            value = self.set(tensor, [Fixed(s) for s in tensor.shape])
+        elif id(tensor) in self.stale:
+            for axis in value.axes:
+                freeze(axis, f"a view of it was written in place before {self.node}")
+        return value
+
+    def set(self, tensor: Tensor, axes: Sequence, param_only: bool = False) -> Value:
+        value = Value([resolve(a) for a in axes], None, param_only)
+        self.values[id(tensor)] = value
+        self.alive.append(tensor)
+        return value
+
+    def unify(self, a, b, what: str) -> None:
+        unify(a, b, f"{what} in {self.node}")
+
+    def freeze(self, axis, reason: str) -> None:
+        freeze(axis, f"{reason} in {self.node}")
+
+    def view(self, dims: Sequence, sizes: Sequence[int], what: str) -> list:
+        """`view`, or frozen axes where the structure forbids it."""
+        out = view(dims, sizes)
+        if out is None:
+            for d in dims:
+                self.freeze(d, f"{what} does not fit its factors")
+            out = [Fixed(s) for s in sizes]
+        return out
+
+    def cut(self, axis, sizes: Sequence[int], what: str) -> list:
+        pieces = cut(axis, sizes)
+        if pieces is None:
+            self.freeze(axis, f"{what} cuts through its factors")
+            pieces = [Fixed(s) for s in sizes]
+        return pieces
+
+    def record(self, kind: str, name: str, ins: Sequence[Value], outs: Sequence[Value], **more) -> Op | None:
+        """Keeps an op for the content analysis, unless nothing in it can grow."""
+        if all(is_fixed(a) for v in (*ins, *outs) for a in v.axes):
+            return None
+        op = Op(kind, name, self.node, self.fx, list(ins), list(outs), **more)
+        param_only = bool(ins) and all(v.param_only for v in ins)
+        for out in outs:
+            out.op, out.param_only = op, param_only
+        self.ops.append(op)
+        self.by_node.setdefault(self.fx, []).append(op)
+        return op
+
+    # -- the mode ----------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        flat = tree_flatten((args, kwargs))[0]
+        tensors = [a for a in flat if isinstance(a, Tensor)]
+        out = func(*args, **kwargs)
+        live = [t for t in tensors if id(t) in self.values and not all(map(is_fixed, self.values[id(t)].axes))]
+        if not live:
+            for o in tree_flatten(out)[0]:
+                if isinstance(o, Tensor) and id(o) in self.values:
+                    self.values.pop(id(o))
+            return out
+        name = func._schema.name.partition("::")[2]
+        if name == "detach":
+            name = "alias"
+        fn = RULES.get(name)
+        written = name.endswith("_") and not name.startswith("_") or "out" in kwargs
+        if fn is None and written:
+            fn = RULES.get(name[:-1])
+        if fn is None:
+            self._opaque(name, tensors, out)
+        else:
+            fn(self, name.rstrip("_") if written else name, args, kwargs, out)
+        if written:
+            self._written(args[0], out)
+        elif isinstance(out, Tensor) and out._is_view() and tensors:
+            self.base[id(out)] = self.base.get(id(tensors[0]), id(tensors[0]))
+        return out
+
+    def _written(self, target: Tensor, out: Tensor) -> None:
+        """After an in-place op: the tensor has a new value; what shares its memory must not be read again."""
+        if out is not target:
+            self.values[id(target)] = self.values[id(out)]
+        root = self.base.get(id(target), id(target))
+        sharing = {root, *(v for v, b in self.base.items() if b == root)} - {id(target)}
+        if self.values[id(target)].param_only:
+            for axis in self.values[id(target)].axes:
+                self.freeze(axis, "a parameter is written in place")
+        self.stale |= sharing
+        self.stale.discard(id(target))
+
+    def _opaque(self, name: str, tensors: Sequence[Tensor], out) -> None:
+        self.unknown[name] = self.node
+        for t in tensors:
+            for axis in self.of(t).axes:
+                self.freeze(axis, f"no rule for aten.{name}")
+        for o in tree_flatten(out)[0]:
+            if isinstance(o, Tensor):
+                self.set(o, [Fixed(s) for s in o.shape])
+
+    def index(self) -> None:
+        """Which ops and which parameter axes touch each atom, once all bindings are known."""
+        self.params_of: dict[Atom, list[tuple[str, int]]] = {}
+        self.ops_of: dict[Atom, list[Op]] = {}
+        for name, value in self.params.items():
+            for dim, axis in enumerate(value.axes):
+                for atom in dict.fromkeys(atoms(axis)):
+                    self.params_of.setdefault(atom, []).append((name, dim))
+                    self.ops_of.setdefault(atom, [])
+        for op in self.ops:
+            for value in (*op.ins, *op.outs):
+                value.axes = tuple(map(resolve, value.axes))
+            touched = dict.fromkeys(a for v in (*op.ins, *op.outs) for axis in v.axes for a in atoms(axis))
+            for atom in touched:
+                if atom.reason is None:
+                    self.ops_of.setdefault(atom, []).append(op)
+
+    # -- sources -----------------------------------------------------------------------------------------------------
+
+    def add_param(self, name: str, tensor: Tensor) -> None:
+        grows = tensor.is_floating_point()
+        axes = [Atom(s) if grows and s > 1 else Fixed(s) for s in tensor.shape]
+        value = self.set(tensor, axes, param_only=True)
+        value.source = name
+        self.params[name] = value
+
+
+def run_node(node: Node, env: dict[Node, Any], root: torch.nn.Module):
+    """One node of a graph on the values in `env` (shapes and scalars as in the captured program)."""
+    args = map_aggregate(node.args, lambda a: env[a] if isinstance(a, Node) else a)
+    kwargs = map_aggregate(node.kwargs, lambda a: env[a] if isinstance(a, Node) else a)
+    if node.op == "get_attr":
+        return operator.attrgetter(node.target)(root)
+    if node.op == "call_module":
+        return root.get_submodule(node.target)(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    if node.op == "output":
+        return args[0]
+    return node.target(*args, **kwargs)
+
+
+def run_meta(gm: GraphModule, visit: Callable[[Node, Any, dict], None], before: Callable[[Node], None] | None = None,
+             root: torch.nn.Module | None = None) -> dict[Node, Any]:
+    """Runs the graph in eval mode on meta tensors of the example inputs' shapes, freeing nothing."""
+    root = meta_twin(gm).eval() if root is None else root
+    inputs = iter(gm.meta["example_inputs"])
+    env: dict[Node, Any] = {}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            for node in gm.graph.nodes:
+                if before:
+                    before(node)
+                env[node] = next(inputs) if node.op == "placeholder" else run_node(node, env, root)
+                visit(node, env[node], env)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return env
+
+
+def analyse(gm: GraphModule) -> Tape:
+    """The axes of every parameter, buffer and value of a captured module. Never raises for an unknown operation: what
+    is not understood is frozen, with the reason."""
+    import fxgrow.rules  # noqa: F401  (registers the rules)
+
+    twin = meta_twin(gm).eval()
+    tape = Tape()
+    for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+        tape.add_param(name, tensor)
+    constants = {}
+
+    def before(node: Node) -> None:
+        tape.node, tape.fx = _place(node), node.name
+
+    def visit(node: Node, value, env) -> None:
+        if node.op == "get_attr" and isinstance(value, Tensor) and not value.is_meta:
+            env[node] = constants.setdefault(node.target, to_meta(value))
+        tape.node_values[node.name] = _values_of(tape, env[node])
+        tape.shapes[node.name] = _shape_of(env[node])
+        if node.op == "output":
+            for t in tree_flatten(value)[0]:
+                if isinstance(t, Tensor):
+                    for axis in tape.of(t).axes:
+                        freeze(axis, "it is the model's output")
+
+    with tape:
+        run_meta(gm, visit, before, twin)
+    tape.index()
+    return tape
+
+
+def _place(node: Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    owner = node.meta.get("owner", "")
+    return f"{owner}:{node.name}" if owner else node.name
+
+
+def _values_of(tape: Tape, value):
+    if isinstance(value, Tensor):
+        return tape.values.get(id(value))
+    if isinstance(value, (tuple, list)) and not isinstance(value, torch.Size):
+        return [_values_of(tape, v) for v in value]
+    return None
+
+
+def _shape_of(value):
+    """Shapes of tensors, and scalars as they are: what a rewritten graph is compared with."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, (tuple, list)):
+        return [_shape_of(v) for v in value]
+    return value if isinstance(value, (int, float, bool)) else None
+
+
+__all__ = ["Atom", "Fixed", "Op", "RULES", "Tape", "Value", "analyse", "concat", "product", "rule", "run_meta",
+           "run_node"]

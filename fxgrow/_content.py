@@ -1,0 +1,491 @@
+"""What new positions contain: abstract interpretation of one class's growth, and the certificate that it is exact.
+
+Growing an atom from n to m positions leaves position j < n where it was. What the new positions hold is one of a few
+invariants ("contents"), chosen where they are produced and carried forward op by op; at each sum over the class the
+consumer's new columns are the complement that makes the new terms vanish. An op that keeps no invariant stops the
+method, with its reason. Nothing here touches numbers: methods (fxgrow.passes.methods) turn contents into tensors.
+
+| content | new positions hold | complement |
+|---|---|---|
+| pair    | (u, u), two by two                      | signed |
+| signed  | (v, -v)                                 | pair   |
+| free    | anything                                | zero   |
+| zero    | zero                                    | free   |
+| average | the mean over the old positions         | zero   |
+| copy    | the old position g(j)                   | share  |
+| share   | g(j) times its share, shares sum to one | copy   |
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fxgrow._analysis import Op, Tape, Value
+from fxgrow._axis import Atom, Prod, Sum, atoms, resolve
+
+COMPLEMENT = {"pair": "signed", "signed": "pair", "free": "zero", "zero": "free", "average": "zero", "copy": "share",
+              "share": "copy"}
+COPIES = ("copy", "share")
+CONST = "const"  # the same at every position: a broadcast value
+
+
+class Inexact(Exception):
+    """The contents tried are not exact here; the message says where and why."""
+
+
+class NeedsFlip(Inexact):
+    """A product of two values over the class: one side's producers must carry the complement."""
+
+    def __init__(self, op: Op):
+        super().__init__(f"a product of two values runs over it in {op.node}")
+        self.op = op
+
+
+@dataclass(frozen=True)
+class Var:
+    """The content of a parameter's new positions, not yet chosen."""
+    source: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class ByPart:
+    """One content for each position of a told-apart atom (q, k and v stacked in one axis, for instance)."""
+    atom: Atom
+    contents: tuple
+
+
+Content = Any
+
+
+@dataclass
+class Norm:
+    """A norm whose statistics change from n to m positions: weight * sqrt(n/m), eps * n/m."""
+    op: Op
+    weight: str | None
+
+
+@dataclass
+class Certificate:
+    """How one class grows exactly: the content of each parameter axis, and what else has to change."""
+    atom: Atom
+    base: str
+    contents: dict[tuple[str, int], Content] = field(default_factory=dict)
+    uniform: bool = False  # every position must be copied equally often
+    norms: list[Norm] = field(default_factory=list)
+    weights: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)  # averages weighted by a layer scale
+    scales: set[tuple[str, int]] = field(default_factory=set)
+
+
+class Interpreter:
+    """Carries the contents of one atom's new positions through the ops that touch it."""
+
+    def __init__(self, tape: Tape, atom: Atom, base: str, flips=(), exact: bool = True):
+        self.tape, self.params, self.ops = tape, tape.params, tape.ops_of[atom]
+        self.atom, self.base, self.exact = atom, base, exact
+        self.flips = set(flips)
+        self.tags: dict[tuple[Value, int], Content] = {}
+        self.out = Certificate(atom, base)
+        self.uses: dict[Value, int] = {}
+        for op in self.ops:
+            for v in op.ins:
+                self.uses[v] = self.uses.get(v, 0) + 1
+
+    def run(self) -> Certificate:
+        for op in self.ops:
+            getattr(self, f"_{op.kind}")(op)
+        for name, dim in self.tape.params_of[self.atom]:
+            if (name, dim) not in self.out.contents:
+                self._bind(Var(name, dim), self._base(name, dim))
+        return self.out
+
+    # -- looking up ---------------------------------------------------------------------------------------------------
+
+    def _dims(self, value: Value) -> list[int]:
+        return [i for i, axis in enumerate(value.axes) if self.atom in atoms(axis)]
+
+    def _tag(self, value: Value, dim: int) -> Content:
+        if value.source is not None:
+            return self.out.contents.get((value.source, dim), Var(value.source, dim))
+        tag = self.tags.get((value, dim))
+        if tag is None:
+            raise Inexact("its content is not known here")
+        if isinstance(tag, Var):
+            return self.out.contents.get((tag.source, tag.dim), tag)
+        return tag
+
+    def _base(self, name: str, dim: int) -> Content:
+        """The content produced by a parameter: the base, or its complement where a product of two values asks for it."""
+        flips = [f for f in self.flips if f[:2] == (name, dim)]
+        if not flips:
+            return self.base
+        turned = COMPLEMENT[self.base]
+        if any(f[2] is None for f in flips):
+            return turned
+        part = flips[0][2][0]
+        chosen = {f[2][1] for f in flips if f[2][0] is part}
+        return ByPart(part, tuple(turned if i in chosen else self.base for i in range(part.size)))
+
+    def _bind(self, var: Var, content: Content) -> Content:
+        if content == CONST:
+            content = self._base(var.source, var.dim)
+        if isinstance(content, ByPart) and content.atom not in atoms(self.params[var.source].axes[var.dim]):
+            raise Inexact(f"{var.source} would need several contents at once")
+        self.out.contents[var.source, var.dim] = content
+        return content
+
+    def _set(self, op: Op, dim: int, tag: Content) -> None:
+        if isinstance(tag, ByPart) and op.pick and op.pick[0] is tag.atom:
+            tags = [tag.contents[k] for k in op.pick[1]]
+        else:
+            tags = [tag] * len(op.outs)
+        for out, t in zip(op.outs, tags):
+            if isinstance(t, ByPart) and not any(t.atom in atoms(a) for a in out.axes):
+                raise Inexact(f"contents of several kinds meet in {op.node}")
+            self.tags[out, dim] = t
+
+    # -- ops ----------------------------------------------------------------------------------------------------------
+
+    def _sources(self, op: Op, out_dim: int) -> list[tuple[int, int]]:
+        """(input, dimension) pairs of this class that arrive at an output dimension."""
+        gone = {(i, d) for i, d, e in op.reduced if self.atom in atoms(e)} if op.kind != "norm" else set()
+        found = []
+        for i, value in enumerate(op.ins):
+            dmap = op.dmaps[i]
+            for d in self._dims(value):
+                if (i, d) not in gone and (dmap is None or dmap.get(d) == out_dim):
+                    found.append((i, d))
+        return found
+
+    def _out_dims(self, op: Op) -> list[int]:
+        return self._dims(op.outs[0]) if op.outs else []
+
+    def _map(self, op: Op) -> None:
+        combine: Callable = {"linear": self._linear, "mul": self._mul, "div": self._div}.get(op.fn, self._any)
+        outs = {d for o in op.outs for d in self._dims(o)}
+        for dim in outs:
+            self._set(op, dim, combine(op, self._sources(op, dim)))
+
+    def _contents(self, op: Op, sources) -> tuple[list, list[Var]]:
+        tags = [self._tag(op.ins[i], d) for i, d in sources]
+        return [t for t in tags if not isinstance(t, Var)], [t for t in tags if isinstance(t, Var)]
+
+    def _linear(self, op: Op, sources) -> Content:
+        known, free = self._contents(op, sources)
+        lone = op.extra.get("cat") is None and len({i for i, _ in sources}) < len(op.ins) - (op.name == "where")
+        constant = op.const or lone or not sources
+        if free and not known:
+            if len(sources) == 1 and not constant and op.outs[0].param_only:
+                return free[0]
+            known = [self._bind(v, self._base(v.source, v.dim)) for v in free]
+        else:
+            joined = self._lift(self._add, known)
+            known += [self._bind(v, joined) for v in free]
+        return self._lift(self._add, known + [CONST] * constant)
+
+    def _mul(self, op: Op, sources) -> Content:
+        known, free = self._contents(op, sources)
+        if not known and not free:
+            return CONST
+        if free and not known:
+            if len(free) == 1 and op.outs[0].param_only:
+                return free[0]
+            known = [self._bind(v, self._base(v.source, v.dim)) for v in free]
+        elif op.kind == "map" and known == ["average"] and len(free) == 1 and self._per_position(free[0]):
+            return self._layer_scale(op, sources, free[0])
+        else:
+            known += [self._bind(v, self._carrier(known)) for v in free]
+        return self._lift(self._times, known)
+
+    def _div(self, op: Op, sources) -> Content:
+        if all(i == 0 for i, _ in sources):
+            return self._linear_alone(op, sources)
+        return self._any(op, sources)
+
+    def _linear_alone(self, op: Op, sources) -> Content:
+        known, free = self._contents(op, sources)
+        if free and not op.outs[0].param_only:
+            known += [self._bind(v, self._base(v.source, v.dim)) for v in free]
+        return known[0] if known else free[0]
+
+    def _any(self, op: Op, sources) -> Content:
+        known, free = self._contents(op, sources)
+        if free:
+            carrier = self._carrier(known) if known else None
+            known += [self._bind(v, carrier or self._base(v.source, v.dim)) for v in free]
+        if len(sources) == 1:
+            return self._lift(lambda ts: self._unary(op.fn, ts[0]), known)
+        return self._lift(self._nonlinear, known)
+
+    def _carrier(self, known: list) -> Content:
+        """What a per-channel parameter holds so that the content it meets survives."""
+        def one(tags):
+            tags = set(tags) - {CONST}
+            if tags & set(COPIES):
+                return "copy"
+            return "pair" if tags <= {"pair", "signed"} else "free"
+        return self._lift(one, known)
+
+    def _per_position(self, var: Var) -> bool:
+        """Whether a parameter is one number for each position of the class."""
+        return all(axis.size == 1 or d == var.dim and self._alone(axis) for d, axis in enumerate(self.params[var.source].axes))
+
+    def _layer_scale(self, op: Op, sources, scale: Var) -> Content:
+        """An average times a layer scale: the producers take the average weighted by the scale."""
+        (i, d), = [(i, d) for i, d in sources if not isinstance(self._tag(op.ins[i], d), Var)]
+        for source in self._producers(op.ins[i], d, alone=True):
+            self.out.weights[source[:2]] = (scale.source, scale.dim)
+        self.out.contents[scale.source, scale.dim] = "free"
+        self.out.scales.add((scale.source, scale.dim))
+        return "average"
+
+    def _contract(self, op: Op) -> None:
+        reduced = [(i, d) for i, d, e in op.reduced if self.atom in atoms(e)]
+        if reduced:
+            self._annihilate(op, reduced)
+        for dim in self._out_dims(op):
+            sources = self._sources(op, dim)
+            if len(sources) == 1 and isinstance(self._tag(op.ins[sources[0][0]], sources[0][1]), Var):
+                i, d = sources[0]
+                var = self._tag(op.ins[i], d)
+                self._set(op, dim, self._bind(var, self._base(var.source, var.dim)))
+            else:
+                self._set(op, dim, self._mul(op, sources) if len(sources) > 1 else self._linear_alone(op, sources))
+
+    def _annihilate(self, op: Op, reduced) -> None:
+        """The sum over the new positions must vanish, or share out the old terms."""
+        if len(reduced) != 2:
+            raise Inexact(f"it is summed over more than once in {op.node}")
+        tags = [self._tag(op.ins[i], d) for i, d in reduced]
+        for one, two in ((0, 1), (1, 0)):
+            if isinstance(tags[one], Var) and not isinstance(tags[two], Var):
+                complement = self._lift(lambda ts: self._complement(op, ts[0]), [tags[two]])
+                tags[one] = self._bind(tags[one], complement if self.exact else "free")
+        if all(isinstance(t, Var) for t in tags):
+            tags[0] = self._bind(tags[0], self._base(tags[0].source, tags[0].dim))
+            tags[1] = self._bind(tags[1], self._lift(lambda ts: self._complement(op, ts[0]), [tags[0]]))
+        if not self.exact:
+            return
+        if any(isinstance(t, ByPart) for t in tags):
+            ok = all(isinstance(t, ByPart) for t in tags) and all(map(self._vanish, tags[0].contents, tags[1].contents))
+        else:
+            ok = self._vanish(*tags)
+        if not ok:
+            if not any(op.ins[i].param_only for i, _ in reduced):
+                raise NeedsFlip(op)
+            raise Inexact(f"{op.node} sums over it, and its columns cannot be chosen ({' x '.join(map(str, tags))})")
+
+    def _complement(self, op: Op, tag: str) -> str:
+        if tag == CONST:
+            raise Inexact(f"{op.node} sums over a value that is the same at every position")
+        return COMPLEMENT[tag]
+
+    @staticmethod
+    def _vanish(a: str, b: str) -> bool:
+        return "zero" in (a, b) and not {a, b} & {*COPIES} or {a, b} == {"pair", "signed"} or {a, b} == {*COPIES}
+
+    def _reduce(self, op: Op) -> None:
+        for i, d, e in op.reduced:
+            if self.atom not in atoms(e) or not self.exact:
+                continue
+            tag = self._tag(op.ins[i], d)
+            if isinstance(tag, Var):
+                tag = self._bind(tag, self._base(tag.source, tag.dim))
+            if tag == "copy" and op.how == "mean" and self._covers(e):
+                self.out.uniform = True
+            elif not (tag == "copy" and op.how == "max" or tag == "average" and op.name == "mean" and self._alone(e)
+                      or tag == "zero" and op.how in ("sum", "norm") or tag == "signed" and op.how == "sum"):
+                raise Inexact(f"{op.node} takes the {op.how} over it")
+        combine = self._linear if op.fn == "linear" else self._any
+        for dim in self._out_dims(op):
+            self._set(op, dim, combine(op, self._sources(op, dim)))
+
+    def _norm(self, op: Op) -> None:
+        reduced = [(i, d, e) for i, d, e in op.reduced if self.atom in atoms(e)]
+        if not reduced:
+            return self._map(op)
+        (_, dim, axis), *more = reduced
+        x, *affine = op.ins
+        tag = self._tag(x, dim)
+        if isinstance(tag, Var):
+            raise Inexact(f"{op.node} normalises a parameter over it")
+        whole = self._alone(axis) and not more and len([r for r in op.reduced if r[2].size > 1]) == 1
+        wanted = "average" if op.how == "layer" else "zero"
+        if tag == "copy" and self._covers(axis):
+            self.out.uniform = True
+            for v in affine:
+                self._bind_all(v, "copy")
+            return self._set(op, dim, "copy")
+        if tag != wanted or not self.exact:
+            if not self.exact:
+                for v in affine:
+                    self._bind_all(v, "free")
+                return self._set(op, dim, "free")
+            raise Inexact(f"{op.node} normalises over it")
+        if not whole:
+            raise Inexact(f"{op.node} normalises over it together with other axes")
+        if not affine:
+            raise Inexact(f"{op.node} normalises over it and has no weight to rescale")
+        if affine[0].source is None:
+            raise Inexact(f"the weight of {op.node} is computed")
+        self._bind_all(affine[0], "free")
+        for v in affine[1:]:
+            self._bind_all(v, "zero")
+        self.out.norms.append(Norm(op, affine[0].source))
+        self._set(op, dim, "zero")
+
+    def _bind_all(self, value: Value, content: str) -> None:
+        for d in self._dims(value):
+            tag = self._tag(value, d)
+            if isinstance(tag, Var):
+                self._bind(tag, content)
+            elif tag != content:
+                raise Inexact(f"{value.source or 'a parameter'} is shared and would need two contents")
+
+    def _alone(self, axis) -> bool:
+        return resolve(axis) is self.atom
+
+    def _covers(self, axis) -> bool:
+        """Whether duplicating the atom duplicates every position of the axis."""
+        axis = resolve(axis)
+        if isinstance(axis, Prod):
+            return any(map(self._covers, axis.parts))
+        return all(map(self._covers, axis.parts)) if isinstance(axis, Sum) else axis is self.atom
+
+    # -- the algebra of contents --------------------------------------------------------------------------------------
+
+    def _lift(self, fn: Callable[[list], str], tags: list) -> Content:
+        """Applies `fn` to plain contents, part by part where parts differ."""
+        parted = [t for t in tags if isinstance(t, ByPart)]
+        if not parted:
+            return fn(tags)
+        if len({id(t.atom) for t in parted}) > 1:
+            raise Inexact("contents of several kinds meet")
+        return ByPart(parted[0].atom, tuple(fn([t.contents[k] if isinstance(t, ByPart) else t for t in tags])
+                                            for k in range(parted[0].atom.size)))
+
+    def _add(self, tags: list) -> str:
+        """Contents under addition."""
+        kinds = set(tags)
+        if len(kinds) == 1:
+            return tags[0]
+        constant = CONST in kinds
+        kinds -= {CONST}
+        if kinds & {*COPIES}:
+            if kinds == {"copy"}:
+                return "copy"
+            raise Inexact("copies are added to something that is not copied alike")
+        kinds -= {"zero"} if len(kinds) > 1 and "average" not in kinds else set()
+        if len(kinds) > 1:
+            return "free"
+        kind, = kinds
+        if not constant:
+            return kind
+        return {"pair": "pair", "average": "average", "zero": "pair"}.get(kind, "free")
+
+    def _times(self, tags: list) -> str:
+        """Contents under multiplication."""
+        kinds = [t for t in tags if t != CONST]
+        if not kinds:
+            return CONST
+        if set(kinds) & {*COPIES}:
+            if set(kinds) <= {*COPIES} and kinds.count("share") <= 1:
+                return "share" if "share" in kinds else "copy"
+            raise Inexact("copies are multiplied by something that is not copied alike")
+        if "zero" in kinds:
+            return "zero"
+        if set(kinds) <= {"pair", "signed"}:
+            return "signed" if kinds.count("signed") % 2 else "pair"
+        return kinds[0] if len(kinds) == 1 else "free"
+
+    def _unary(self, fn: str, tag: str) -> str:
+        """Contents under a function of one value, the same at every position."""
+        if tag in ("pair", "copy", CONST):
+            return tag
+        if tag == "share":
+            raise Inexact("shares of a copy pass a non-linear function")
+        if tag == "zero":
+            return "zero" if fn in ("fn0", "odd") else "pair"
+        return "signed" if tag == "signed" and fn == "odd" else "free"
+
+    def _nonlinear(self, tags: list) -> str:
+        """Contents under a function of several values."""
+        kinds = set(tags) - {CONST}
+        if kinds & {*COPIES}:
+            if kinds == {"copy"}:
+                return "copy"
+            raise Inexact("copies meet something that is not copied alike")
+        return "pair" if kinds <= {"pair", "zero"} else "free"
+
+    # -- walking back -------------------------------------------------------------------------------------------------
+
+    def _producers(self, value: Value, dim: int, alone: bool = False) -> set[tuple]:
+        """The parameter axes whose new positions arrive here: (name, dim, (told-apart atom, index) or None)."""
+        found: set[tuple] = set()
+        seen: set[tuple] = set()
+
+        def walk(v: Value, d: int, part) -> None:
+            if (v, d, part) in seen:
+                return
+            seen.add((v, d, part))
+            if v.source is not None:
+                if alone and self.uses.get(v, 0) > 1:
+                    raise Inexact(f"{v.source} is used in several places")
+                inside = part is not None and part[0] in atoms(v.axes[d])
+                found.add((v.source, d, part if inside else None))
+                return
+            if alone and self.uses.get(v, 0) > 1:
+                raise Inexact("a value is used before and after its layer scale")
+            if v.op is None:
+                raise Inexact("its producers are not known")
+            if alone and (v.op.kind not in ("contract", "map") or v.op.kind == "map" and v.op.fn != "linear"):
+                raise Inexact(f"{v.op.node} lies between its producers and its layer scale")
+            if v.op.pick:
+                part = (v.op.pick[0], v.op.pick[1][v.op.outs.index(v)])
+            for i, dd in self._sources(v.op, d):
+                walk(v.op.ins[i], dd, part)
+
+        walk(value, dim, None)
+        return found
+
+
+# The bases to try for a wanted one, in this order.
+FALLBACKS = {"pair": ("pair", "average", "zero", "free", "copy"), "free": ("free", "average", "zero", "copy"),
+             "copy": ("copy", "average", "zero", "free")}
+
+
+def certify(tape: Tape, atom: Atom, base: str, exact: bool = True) -> Certificate:
+    """A certificate that growing `atom` with contents `base` preserves the function (with `exact=False`: only how to
+    fill the tensors).
+
+    Raises:
+        Inexact: with the place and the reason.
+    """
+    for name, dim in tape.params_of[atom]:
+        if isinstance(e := resolve(tape.params[name].axes[dim]), Prod) and e.parts.count(atom) > 1:
+            raise Inexact("it occurs twice in one product")
+    for op in tape.ops_of[atom]:
+        for v in (*op.ins, *op.outs):
+            if not v.param_only and sum(atom in atoms(a) for a in v.axes) > 1:
+                raise Inexact(f"it is on two axes of one value in {op.node}")
+    flips: set[tuple] = set()
+    for _ in range(8):
+        interpreter = Interpreter(tape, atom, base, flips, exact)
+        try:
+            return interpreter.run()
+        except NeedsFlip as stop:
+            new = _flip(interpreter, stop.op, flips)
+            if new is None:
+                raise Inexact(str(stop)) from stop
+            flips |= new
+    raise Inexact("products of values over it contradict each other")
+
+
+def _flip(interpreter: Interpreter, op: Op, flips: set[tuple]) -> set[tuple] | None:
+    """The producers of one side of a product of two values, to carry the complement."""
+    sides = [interpreter._producers(op.ins[i], d) for i, d, e in op.reduced if interpreter.atom in atoms(e)]
+    for one, two in ((1, 0), (0, 1)):
+        if sides[one] and not sides[one] & sides[two] and not sides[one] & flips and not sides[two] & flips:
+            return sides[one]
+    return None

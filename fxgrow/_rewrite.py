@@ -1,0 +1,468 @@
+"""Rewriting: growths of atoms become new tensors, module attributes and node arguments.
+
+The analysis says which axis expression every tensor has; so the new size of everything is known, and the rewritten
+graph is run once on meta tensors and compared with it. A node that disagrees gets its size arguments written out; one
+that still disagrees refuses the growth (`Refused`), and the caller leaves those classes alone.
+"""
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from fxgrow._analysis import Tape, Value, _shape_of, run_meta
+from fxgrow._axis import Atom, Fixed, Prod, Sum, atoms, resolve, view
+from fxgrow._capture import clone_structure
+from fxgrow._content import ByPart, Certificate, Content
+from fxgrow._record import GrowthRecord, ParameterRecord
+from fxgrow.layers import MultiheadAttention
+
+Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], Tensor]
+
+
+class Refused(Exception):
+    """A node cannot take its new sizes; `atoms` are the classes to leave alone."""
+
+    def __init__(self, reason: str, found: Sequence[Atom]):
+        super().__init__(reason)
+        self.atoms = list(found)
+
+
+@dataclass
+class Growth:
+    """One atom grown from its size to `size` positions, old ones first, by the contents of a certificate."""
+    atom: Atom
+    size: int
+    certificate: Certificate
+    extend: Extend
+    method: str = ""
+    note: str = ""
+
+
+Sizes = dict[Atom, int]
+
+
+def size_of(e, sizes: Sizes) -> int:
+    """The size of an axis expression once atoms have grown."""
+    e = resolve(e)
+    if isinstance(e, Fixed):
+        return e.size
+    if isinstance(e, Atom):
+        return sizes.get(e, e.size)
+    parts = [size_of(p, sizes) for p in e.parts]
+    return math.prod(parts) if isinstance(e, Prod) else sum(parts)
+
+
+def extend_axis(x: Tensor, dim: int, e, atom: Atom, sizes: Sizes, content: Content,
+                fn: Callable[[Content, Tensor, int], Tensor]) -> Tensor:
+    """Applies `fn(content, x, axis)` along every occurrence of `atom` in axis `dim` of `x`, whose expression is `e`."""
+    e = resolve(e)
+    if e is atom:
+        return fn(content, x, dim)
+    if isinstance(e, Prod):
+        factors = x.unflatten(dim, [size_of(p, sizes) for p in e.parts])
+        at = next(i for i, p in enumerate(e.parts) if atom in atoms(p))
+        if isinstance(content, ByPart) and content.atom in e.parts:
+            part = e.parts.index(content.atom)
+            slices = [extend_axis(s, dim + at - (at > part), e.parts[at], atom, sizes, c, fn)
+                      for s, c in zip(factors.unbind(dim + part), content.contents)]
+            grown = torch.stack(slices, dim + part)
+        else:
+            grown = extend_axis(factors, dim + at, e.parts[at], atom, sizes, content, fn)
+        return grown.flatten(dim, dim + len(e.parts) - 1)
+    assert isinstance(e, Sum)
+    segments = x.split([size_of(p, sizes) for p in e.parts], dim)
+    return torch.cat([extend_axis(s, dim, p, atom, sizes, content, fn) if atom in atoms(p) else s
+                      for s, p in zip(segments, e.parts)], dim)
+
+
+def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth]) -> dict[str, Tensor]:
+    """The grown version of every parameter and buffer that changes, one growth after another."""
+    by_param: dict[str, list[tuple[Growth, int]]] = {}
+    rescaled: dict[str, list[tuple[int, Growth]]] = {}
+    for k, growth in enumerate(growths):
+        for name, dim in growth.certificate.contents:
+            by_param.setdefault(name, []).append((growth, dim))
+        for norm in growth.certificate.norms:
+            if norm.weight is not None and not any(g is growth for _, g in rescaled.get(norm.weight, ())):
+                rescaled.setdefault(norm.weight, []).append((k, growth))
+    out = {}
+    for name, steps in by_param.items():
+        x, sizes = tensors[name].detach(), {}
+        order = {id(g): i for i, g in enumerate(growths)}
+        steps.sort(key=lambda s: order[id(s[0])])
+        for growth, dim in steps:
+            axis = tape.params[name].axes[dim]
+            x = extend_axis(x, dim, axis, growth.atom, sizes, growth.certificate.contents[name, dim],
+                            lambda c, t, a, g=growth, key=(name, dim): g.extend(c, t, a, g, key))
+            sizes_done = [d for g, d in steps if g is growth]
+            if dim == sizes_done[-1]:
+                sizes[growth.atom] = growth.size
+            elif len(sizes_done) > 1:
+                continue
+        for _, growth in rescaled.get(name, ()):
+            x = x * math.sqrt(growth.atom.size / growth.size)
+        out[name] = x
+    return out
+
+
+def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
+    """A new module with the growths applied; the old one is untouched.
+
+    Raises:
+        Refused: a node cannot take its new sizes.
+    """
+    sizes = {g.atom: g.size for g in growths}
+    tensors = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
+    grown = grow_tensors(tape, tensors, growths)
+    new_of = {id(t): grown[n] if n in grown else t.detach().clone() for n, t in tensors.items()}
+    new = clone_structure(gm, lambda t: new_of[id(t)])
+    for node in new.graph.nodes:
+        _resize(new, node, tape, sizes, growths)
+    new.graph.lint()
+    _check(new, tape, sizes)
+    new.recompile()
+    return new
+
+
+# --- sizes held by modules and arguments ---------------------------------------------------------------------------
+
+
+def _ops_of(tape: Tape, node: Node):
+    return tape.by_node.get(node.name, ())
+
+
+def _resize(gm: GraphModule, node: Node, tape: Tape, sizes: Sizes, growths: Sequence[Growth]) -> None:
+    """Brings the size attributes of a leaf module, or the size arguments of a functional call, up to date."""
+    if node.op == "call_module":
+        module = gm.get_submodule(str(node.target))
+        replaced = _resize_module(module, node, tape, sizes)
+        if replaced is not module:
+            gm.set_submodule(str(node.target), replaced)
+        owner: Any = replaced
+    else:
+        owner = node
+    for op in _ops_of(tape, node):
+        if "groups" in op.extra:
+            _put(owner, "groups", 6, size_of(op.extra["groups"], sizes))
+        if "num_groups" in op.extra:
+            _put(owner, "num_groups", 1, size_of(op.extra["num_groups"], sizes))
+        if op.kind == "norm" and "num_groups" not in op.extra:
+            shape = tuple(size_of(e, sizes) for _, _, e in op.reduced)
+            if isinstance(owner, Node) or hasattr(owner, "normalized_shape"):
+                _put(owner, "normalized_shape", 1, shape)
+        for growth in growths:
+            if any(norm.op is op for norm in growth.certificate.norms):
+                ratio = growth.atom.size / growth.size
+                _scale_eps(owner, op, ratio)
+    if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
+        _pin_scale(node, tape, sizes)
+
+
+def _put(owner, name: str, position: int, value) -> None:
+    """Sets an attribute of a module, or an argument of a call (only where it changes)."""
+    if isinstance(owner, nn.Module):
+        if hasattr(owner, name) and getattr(owner, name) != value:
+            setattr(owner, name, value)
+    elif owner.op in ("call_function", "call_method"):
+        if name in owner.kwargs:
+            if owner.kwargs[name] != value:
+                owner.update_kwarg(name, value)
+        elif len(owner.args) > position and owner.args[position] != value:
+            owner.update_arg(position, value)
+
+
+def _scale_eps(owner, op, ratio: float) -> None:
+    if isinstance(owner, nn.Module):
+        eps = getattr(owner, "eps", None)
+        if eps is None and "rms" in op.name:
+            eps = torch.finfo(next(owner.parameters()).dtype).eps
+        if eps is None:
+            raise Refused(f"{op.node} has no eps to rescale", op.reduced_atoms())
+        owner.eps = eps * ratio
+    elif "eps" in owner.kwargs:
+        owner.update_kwarg("eps", owner.kwargs["eps"] * ratio)
+    else:
+        position = {"layer": 4, "rms": 3}[op.how] if owner.target is not F.group_norm else 4
+        if len(owner.args) > position and owner.args[position] is not None:
+            owner.update_arg(position, owner.args[position] * ratio)
+        else:
+            owner.update_kwarg("eps", 1e-5 * ratio)
+
+
+def _pin_scale(node: Node, tape: Tape, sizes: Sizes) -> None:
+    """`scaled_dot_product_attention` takes its scale from the head size: keep the old one."""
+    query = tape.node_values.get(node.args[0].name if node.args else node.kwargs["query"].name)
+    if not isinstance(query, Value) or node.kwargs.get("scale") is not None:
+        return
+    old = resolve(query.axes[-1]).size
+    if size_of(query.axes[-1], sizes) != old:
+        node.update_kwarg("scale", old ** -0.5)
+
+
+def _resize_module(module: nn.Module, node: Node, tape: Tape, sizes: Sizes) -> nn.Module:
+    """Size attributes of torch's layers, read off their new parameters."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.MultiheadAttention):
+        return _resize_attention(module, node, tape, sizes)
+    if isinstance(module, MultiheadAttention):
+        module.num_heads = _heads(module, node, tape, sizes)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.Bilinear):
+        module.out_features, module.in1_features, module.in2_features = weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        groups = next((size_of(op.extra["groups"], sizes) for op in _ops_of(tape, node) if "groups" in op.extra),
+                      module.groups)
+        module.groups = groups
+        first, second = weight.shape[:2]
+        outs, ins = (second * groups, first) if module.transposed else (first, second * groups)
+        module.out_channels, module.in_channels = outs, ins
+    elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
+        value = tape.node_values.get(node.name)
+        if isinstance(value, Value):
+            channels = size_of(value.axes[1], sizes)
+            setattr(module, "num_channels" if isinstance(module, nn.GroupNorm) else "num_features", channels)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = weight.shape[0]
+    elif isinstance(module, nn.RNNBase):
+        module.hidden_size = module.weight_hh_l0.shape[1]
+        module.input_size = module.weight_ih_l0.shape[1]
+        if module.proj_size:
+            module.proj_size = module.weight_hr_l0.shape[0]
+            module.hidden_size = module.weight_hr_l0.shape[1]
+    elif isinstance(module, nn.RNNCellBase):
+        module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+    elif isinstance(module, nn.Unflatten):
+        value = tape.node_values.get(node.name)
+        if isinstance(value, Value):
+            width = len(module.unflattened_size)
+            dim = module.dim % (len(value.axes) - width + 1)
+            module.unflattened_size = tuple(size_of(a, sizes) for a in value.axes[dim:dim + width])
+    return module
+
+
+def _heads(module, node: Node, tape: Tape, sizes: Sizes) -> int:
+    axis = tape.params[f"{node.target}.out_proj.weight"].axes[1]
+    factors = view([axis], [module.num_heads, resolve(axis).size // module.num_heads])
+    return module.num_heads if factors is None else size_of(factors[0], sizes)
+
+
+def _resize_attention(module: nn.MultiheadAttention, node: Node, tape: Tape, sizes: Sizes) -> nn.Module:
+    """The stock attention where its constraints still hold (inner width = embedding width, scale from the head size)."""
+    heads = _heads(module, node, tape, sizes)
+    embedding, inner = module.out_proj.weight.shape
+    if module.in_proj_weight is not None and module.in_proj_weight.shape == (3 * embedding, embedding) \
+            and embedding == inner and inner == heads * module.head_dim:
+        module.embed_dim = module.kdim = module.vdim = embedding
+        module.num_heads = heads
+        module.out_proj.out_features, module.out_proj.in_features = embedding, inner
+        return module
+    if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
+        raise Refused(f"{node.target}: nn.MultiheadAttention with separate key and value widths, bias_k or zero attention "
+                      "cannot be widened", [a for p in ("out_proj.weight",) for axis in
+                                            tape.params[f"{node.target}.{p}"].axes for a in atoms(axis)])
+    module.out_proj.out_features, module.out_proj.in_features = embedding, inner
+    stock = MultiheadAttention.from_stock(module)
+    stock.num_heads = heads
+    return stock
+
+
+# --- comparing with the expected shapes ------------------------------------------------------------------------------
+
+SHAPE_READERS = {"size", "dim", "numel", "ndimension"}
+SIZED_CALLS = {"view", "reshape", "expand", "repeat", "unflatten", "split", "chunk", "tensor_split", "split_with_sizes",
+               "new_zeros", "new_ones", "zeros", "ones", "arange", "narrow", "broadcast_to", "tile", "interpolate",
+               "expand_as", "view_as", "unbind", "getitem", "full", "empty", "new_full", "new_empty", "linspace", "pad"}
+
+
+def _name(node: Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "").lstrip("_")
+
+
+def _expected(value, sizes: Sizes):
+    if isinstance(value, Value):
+        return tuple(size_of(a, sizes) for a in value.axes)
+    return [_expected(v, sizes) for v in value] if isinstance(value, list) else None
+
+
+def _agrees(expected, got) -> bool:
+    if expected is None:
+        return True
+    if isinstance(expected, list):
+        return isinstance(got, (list, tuple)) and all(_agrees(e, g) for e, g in zip(expected, got))
+    return tuple(expected) == tuple(got) if isinstance(got, tuple) else False
+
+
+def _atoms_at(tape: Tape, node: Node, sizes: Sizes) -> list[Atom]:
+    """The grown classes a node touches."""
+    found = {a for op in _ops_of(tape, node) for v in (*op.ins, *op.outs) for axis in v.axes for a in atoms(axis)}
+    for n in (node, *node.all_input_nodes):
+        values = tape.node_values.get(n.name)
+        for v in values if isinstance(values, list) else [values]:
+            if isinstance(v, Value):
+                found |= {a for axis in v.axes for a in atoms(axis)}
+    return [a for a in found if a in sizes]
+
+
+def _check(gm: GraphModule, tape: Tape, sizes: Sizes) -> None:
+    """Runs the graph on meta tensors, mending size arguments, until every shape is the expected one."""
+    from fxgrow._capture import meta_twin
+    root = meta_twin(gm).eval()
+    by_name = {n.name: n for n in gm.graph.nodes}
+    scalars: dict[str, Any] = {}
+
+    def attempt(node: Node, env: dict) -> tuple[Any, str]:
+        from fxgrow._analysis import run_node
+        try:
+            return run_node(by_name[node.name], env, root), ""
+        except Exception as error:  # any failure of a meta run means: these sizes do not fit
+            return None, f"{type(error).__name__}: {error}"
+
+    env: dict[Node, Any] = {}
+    inputs = iter(gm.meta["example_inputs"])
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            for node in list(gm.graph.nodes):
+                if node.op == "placeholder":
+                    env[node] = next(inputs)
+                    continue
+                _pin_scalars(node, tape, scalars)
+                expected = _expected(tape.node_values.get(node.name), sizes)
+                value, problem = attempt(node, env)
+                if problem or not _agrees(expected, _shape_of(value)):
+                    _mend(node, tape, sizes, expected, env)
+                    value, problem = attempt(node, env)
+                if problem or not _agrees(expected, _shape_of(value)):
+                    why = problem or f"gives {_shape_of(value)} where {expected} is needed"
+                    raise Refused(f"{node.meta.get('owner') or node.target} ({node.name}) cannot take the new sizes: "
+                                  f"{why.splitlines()[0]}", _atoms_at(tape, node, sizes))
+                if isinstance(value, Tensor) and not value.is_meta:
+                    value = value.to("meta")
+                env[node] = value
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and value != tape.shapes.get(node.name):
+                    scalars[node.name] = tape.shapes.get(node.name)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _pin_scalars(node: Node, tape: Tape, scalars: dict[str, Any]) -> None:
+    """A number computed from a size that has grown keeps its old value wherever it is not a size (a scale, say)."""
+    changed = [n for n in node.all_input_nodes if n.name in scalars]
+    if not changed or node.op == "output" or isinstance(tape.shapes.get(node.name), (int, float)):
+        return
+    if _name(node) in SIZED_CALLS or (isinstance(node.target, type(operator.add)) and _is_scalar(tape, node)):
+        return
+    for n in changed:
+        node.replace_input_with(n, n) if scalars[n.name] is None else _replace(node, n, scalars[n.name])
+
+
+def _is_scalar(tape: Tape, node: Node) -> bool:
+    shape = tape.shapes.get(node.name)
+    return isinstance(shape, (int, float)) or isinstance(shape, list)
+
+
+def _replace(node: Node, old: Node, value) -> None:
+    swap = lambda a: torch.fx.node.map_aggregate(a, lambda x: value if x is old else x)  # noqa: E731
+    node.args, node.kwargs = swap(node.args), swap(node.kwargs)
+
+
+def _mend(node: Node, tape: Tape, sizes: Sizes, expected, env: dict) -> None:
+    """Writes the expected sizes into the arguments of a call that takes sizes."""
+    name = _name(node)
+    args = list(node.args)
+
+    def now(a):
+        return env[a] if isinstance(a, Node) else a
+
+    if name in ("view", "reshape", "expand", "broadcast_to") and isinstance(expected, tuple) and len(args) > 1:
+        spread = not isinstance(args[1], (list, tuple))
+        if isinstance(args[1], Node) and not isinstance(env[args[1]], int):
+            args = [args[0], tuple(expected)]
+        else:
+            given = args[1:] if spread else list(args[1])
+            written = [g if now(g) in (-1, e) else e for g, e in zip(given, expected)]
+            args = [args[0], *written] if spread else [args[0], type(args[1])(written)]
+    elif name == "repeat" and isinstance(expected, tuple):
+        spread = not isinstance(args[1], (list, tuple))
+        given = args[1:] if spread else list(args[1])
+        old = (1,) * (len(expected) - env[args[0]].ndim) + tuple(env[args[0]].shape)
+        written = [g if now(g) * o == e else e // o for g, o, e in zip(given, old, expected)]
+        args = [args[0], *written] if spread else [args[0], tuple(written)]
+    elif name == "unflatten" and isinstance(expected, tuple):
+        width = len(args[2])
+        dim = args[1] % (len(expected) - width + 1)
+        args[2] = tuple(g if now(g) == -1 else e for g, e in zip(args[2], expected[dim:dim + width]))
+    elif name in ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk") and isinstance(expected, list):
+        dim = node.kwargs.get("dim", args[2] if len(args) > 2 else 0)
+        args = [args[0], [e[dim] for e in expected], dim]
+        node.target = "split" if node.op == "call_method" else torch.split
+        node.kwargs = {}
+    elif name in ("getitem", "narrow"):
+        ops = [op for op in _ops_of(tape, node) if "slice" in op.extra]
+        for op in ops:
+            dim, pieces, at = op.extra["slice"]
+            start = sum(size_of(p, sizes) for p in pieces[:at])
+            _mend_slice(node, args, dim, start, start + size_of(pieces[at], sizes), env)
+    node.args = tuple(args)
+
+
+def _mend_slice(node: Node, args: list, dim: int, start: int, stop: int, env: dict) -> None:
+    if _name(node) == "narrow":
+        args[2:4] = [start, stop - start]
+        return
+    index = list(args[1]) if isinstance(args[1], tuple) else [args[1]]
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index[at:at + 1] = [slice(None)] * (env[args[0]].ndim - len([i for i in index if i is not None]) + 1)
+    at, seen = 0, 0
+    for at, i in enumerate(index):
+        if i is None:
+            continue
+        if seen == dim:
+            break
+        seen += 1
+    if isinstance(index[at], slice):
+        index[at] = slice(start or None, stop, index[at].step)
+        args[1] = tuple(index) if isinstance(args[1], tuple) else index[0]
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord:
+    """Index maps, new positions and scales of every parameter that the growths change."""
+    record = GrowthRecord(lineage=[step])
+    touched: dict[str, set[int]] = {}
+    for g in growths:
+        for name, dim in g.certificate.contents:
+            touched.setdefault(name, set()).add(dim)
+    for name, dims in touched.items():
+        axes = tape.params[name].axes
+        entry = ParameterRecord([None] * len(axes), [None] * len(axes))
+        for dim in dims:
+            index, sizes = torch.arange(resolve(axes[dim]).size), {}
+            for g in growths:
+                content = g.certificate.contents.get((name, dim))
+                if content is not None:
+                    index = extend_axis(index, 0, axes[dim], g.atom, sizes, "index",
+                                        lambda _, x, a, m=g.size: torch.cat(
+                                            [x, x.new_full((*x.shape[:a], m - x.shape[a], *x.shape[a + 1:]), -1)], a))
+                    sizes[g.atom] = g.size
+            entry.index[dim], entry.fresh[dim] = index, index < 0
+        for g in growths:
+            if any(norm.weight == name for norm in g.certificate.norms):
+                entry.scale *= math.sqrt(g.atom.size / g.size)
+        record.parameters[name] = entry
+    return record

@@ -1,0 +1,78 @@
+"""`transform`: capture, then one pass after another, with what each did and why."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassBase
+from torch.fx.passes.infra.pass_manager import PassManager
+
+from fxgrow._capture import as_tuple, capture
+from fxgrow._classes import render
+from fxgrow._record import GrowthRecord
+
+
+@dataclass
+class Outcome:
+    """What a pass did to one axis class, or why it left it alone (`method` is empty then)."""
+    name: str
+    before: int
+    after: int
+    producers: list[str]
+    method: str = ""
+    certificate: str = ""
+    reason: str = ""
+
+
+@dataclass
+class Grown:
+    """A grown model, where its numbers come from, and what was done to each axis class."""
+    model: nn.Module
+    record: GrowthRecord
+    outcomes: list[Outcome]
+    example_inputs: tuple = field(repr=False, default=())
+
+    def to_json(self) -> list[dict]:
+        return [vars(o) for o in self.outcomes]
+
+    def table(self):
+        """One row for each axis class that the passes looked at."""
+        from rich.table import Table
+        table = Table(title="What was done to each axis class")
+        for column in ("class", "size", "method", "why it is exact / why it was left alone"):
+            table.add_column(column, overflow="fold")
+        for o in self.outcomes:
+            size = f"{o.before} -> {o.after}" if o.method else str(o.before)
+            table.add_row(o.name, size, o.method or "left alone", o.certificate or o.reason)
+        return table
+
+    def explain(self) -> str:
+        """The table as text: each axis class, what was done to it and why that is exact, or why nothing was."""
+        return render(self.table())
+
+
+def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | PassBase) -> Grown:
+    """Grows a copy of `model` by the passes, in order; `model` itself is never changed.
+
+    Args:
+        model: any module that `capture` takes, a GraphModule of ours included.
+        example_inputs: a tensor or tuple of tensors.
+        passes: `fxgrow.passes` (any `torch.fx` pass over a captured module works here).
+
+    Raises:
+        CaptureError: the model cannot be captured.
+        SelectionError: a pass's `where` names nothing that can grow.
+        GrowthError: what was asked for makes no sense, or is not exact and `fallback="never"`.
+    """
+    passes = [passes] if isinstance(passes, PassBase) else list(passes)
+    inputs = as_tuple(example_inputs)
+    gm: GraphModule = capture(model, inputs)
+    before = gm.meta.get("growth", {"record": GrowthRecord(), "outcomes": []})
+    gm.meta["growth"] = {"record": before["record"], "outcomes": []}
+    result = PassManager(passes=passes)(gm).graph_module
+    growth = result.meta["growth"]
+    if gm is model:
+        gm.meta["growth"] = before
+    return Grown(result, growth["record"], growth["outcomes"], inputs)

@@ -1,0 +1,61 @@
+"""Initial values of new numbers: the free part of every method."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Init = str | float | Callable[..., Tensor]
+INITS = ("match_std", "kaiming", "xavier", "copy", "zero")
+
+
+@dataclass
+class Drawing:
+    """Everything random about the growth of one class from n to m positions.
+
+    source: for each of the m - n new positions, the old one it starts from (shape `[m - n]`).
+    shares: for each of the m positions, its share of its old position (shape `[m]`; shares of one position sum to 1).
+    weight: the average's weights, one for each old position (shape `[n]`), or None for equal ones.
+    """
+    n: int
+    m: int
+    init: Init
+    source: Tensor
+    shares: Tensor
+    generator: torch.Generator
+    noise: float = 0.0
+    weight: Tensor | None = None
+
+    def new(self, x: Tensor, axis: int, count: int, source: Tensor) -> Tensor:
+        """`count` new positions along `axis` of `x` (shape of `x` with that axis replaced)."""
+        if self.init == "copy":
+            return x.index_select(axis, source.to(x.device))
+        if x.numel() == x.shape[axis]:  # a number for each position (bias, norm weight, statistics): their mean
+            return x.mean().expand(*x.shape[:axis], count, *x.shape[axis + 1:]).clone()
+        shape = (*x.shape[:axis], count, *x.shape[axis + 1:])
+        if callable(self.init):
+            return self.init(shape, self.generator).to(x)
+        return self._uniform(shape, self._std(x), x)
+
+    def _std(self, x: Tensor) -> float:
+        if x.is_meta or self.init == "zero":
+            return 0.0
+        if self.init == "match_std":
+            return float(x.std()) if x.numel() > 1 else 0.0
+        receptive = math.prod(x.shape[2:])
+        fan_out, fan_in = x.shape[0] * receptive, math.prod(x.shape[1:])
+        if self.init == "kaiming":
+            return math.sqrt(2.0 / max(fan_in, 1))
+        if self.init == "xavier":
+            return math.sqrt(2.0 / max(fan_in + fan_out, 1))
+        return float(self.init)
+
+    def _uniform(self, shape, std: float, like: Tensor) -> Tensor:
+        """Uniform with the given standard deviation: U(-sqrt(3) std, sqrt(3) std)."""
+        if std == 0.0:
+            return like.new_zeros(shape)
+        bound = math.sqrt(3.0) * std
+        return torch.empty(shape, dtype=like.dtype).uniform_(-bound, bound, generator=self.generator).to(like.device)

@@ -1,0 +1,22 @@
+"""R2R (Painter): new positions come in pairs (u, u) whose uses cancel (v, -v); u and v are free.
+
+With x the old positions, h = [x, u, u] and consumer columns [W, V, -V]: W x + V u - V u = W x for every u and V.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxgrow.passes.methods.initial import Drawing
+
+
+def pair(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
+    """`[x; u1, u1, u2, u2, ...]` along `axis` (m - n is even)."""
+    u = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
+    return torch.cat([x, u.repeat_interleave(2, axis)], axis)
+
+
+def signed(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
+    """`[x; v1, -v1, v2, -v2, ...]` along `axis`."""
+    v = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
+    return torch.cat([x, torch.stack([v, -v], axis + 1).flatten(axis, axis + 1)], axis)

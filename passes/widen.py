@@ -1,0 +1,281 @@
+"""Widen: more positions on the output axes of layers, by R2R, Net2Net, network morphism or at random."""
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxgrow._analysis import Tape, analyse
+from fxgrow._axis import Atom, Prod, Sum, atoms, resolve
+from fxgrow._classes import AxisClass, classes
+from fxgrow._content import FALLBACKS, Certificate, Inexact, certify
+from fxgrow._rewrite import Growth, Refused, record_of, rewrite
+from fxgrow._transform import Outcome
+from fxgrow.errors import GrowthError, SelectionError
+from fxgrow.passes.methods import BASES, EXTEND, METHOD_OF, Drawing
+from fxgrow.passes.methods.initial import INITS, Init
+
+WHY = {"pair": "new positions come in equal pairs, consumed with opposite signs",
+       "free": "new positions are free, consumed by zeros",
+       "copy": "new positions copy old ones, whose uses are shared out",
+       "average": "new positions hold the mean of the old ones: the norm makes them zero; its weight and eps are rescaled",
+       "zero": "new positions are zero: the norm's weight and eps are rescaled", "random": "not exact: everything is drawn"}
+
+
+@dataclass
+class Widen(PassBase):
+    """Widens the output axes of layers without changing what the network computes.
+
+    Args:
+        where: a glob, or several, over qualified names of the layers whose output axis grows, or over class names as
+            `fxgrow axes` prints them (`*:head_dim`); None: every class that can grow.
+        factor: new size / old size (at least 1). Sizes are rounded to the nearest integer, pairs upwards.
+        to: the new size of the output axis, in positions.
+        by: the number of new positions of the output axis. One of factor, to, by must be given.
+        method: r2r (Painter), net2net (Chen 2015; `net2net-unequal` shares unequally), netmorph (Wei 2016), or random,
+            which is not exact.
+        init: of free numbers: match_std (uniform, with the standard deviation of the existing kernel), kaiming, xavier,
+            copy (pairs start as copies of existing filters), zero, a standard deviation, or `f(shape, generator)`.
+        noise: net2net: deviation of the noise on copies, as a fraction of the kernel's (0: exact).
+        residual: grow (the whole residual stream grows together) or fold (only one volume grows; the skip path folds it).
+        fallback: auto (a method that is exact is used where the asked one is not) or never (the class is left alone).
+        seed: of every random choice; None takes one from torch's global generator.
+    """
+    where: str | Sequence[str] | None = None
+    factor: float | None = None
+    to: int | None = None
+    by: int | None = None
+    method: str = "r2r"
+    init: Init = "match_std"
+    noise: float = 0.0
+    residual: str = "grow"
+    fallback: str = "auto"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [v for v in (self.factor, self.to, self.by) if v is not None]
+        if len(given) != 1:
+            raise GrowthError("give exactly one of factor, to and by")
+        if self.factor is not None and not (math.isfinite(self.factor) and self.factor >= 1):
+            raise GrowthError(f"factor {self.factor} would shrink; it must be at least 1")
+        if self.by is not None and self.by < 1:
+            raise GrowthError(f"by {self.by} adds nothing; it must be at least 1")
+        for value, allowed, name in ((self.method, tuple(BASES), "method"), (self.residual, ("grow", "fold"), "residual"),
+                                     (self.fallback, ("auto", "never"), "fallback")):
+            if value not in allowed:
+                raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        if isinstance(self.init, str) and self.init not in INITS:
+            raise GrowthError(f"init {self.init!r} is not known; choose one of {', '.join(INITS)}, a number or a callable")
+
+    # -- the pass ---------------------------------------------------------------------------------------------------------
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        tape = analyse(graph_module)
+        seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
+        wanted, fixed = self._select(tape)
+        refused: dict[Atom, str] = {}
+        while True:
+            outcomes, growths = self._plan(tape, graph_module, wanted, refused, seed)
+            if not growths:
+                self._nothing(outcomes + fixed)
+            try:
+                new = rewrite(graph_module, tape, growths)
+                break
+            except Refused as why:
+                found = [a for a in why.atoms if a not in refused]
+                if not found:
+                    raise GrowthError(str(why)) from why
+                refused.update(dict.fromkeys(found, str(why)))
+        growth = graph_module.meta.get("growth")
+        record = record_of(tape, growths, self._describe(seed))
+        new.meta["growth"] = {"record": growth["record"].then(record) if growth else record,
+                              "outcomes": (growth["outcomes"] if growth else []) + outcomes + fixed}
+        return PassResult(new, True)
+
+    def ensures(self, graph_module: GraphModule) -> None:
+        graph_module.graph.lint()
+
+    def _describe(self, seed: int) -> dict:
+        size = next({k: v} for k in ("factor", "to", "by") if (v := getattr(self, k)) is not None)
+        where = [self.where] if isinstance(self.where, str) else list(self.where or [])
+        return {"pass": "widen", "where": where, **size, "method": self.method, "seed": seed,
+                "init": self.init if isinstance(self.init, (str, int, float)) else "callable"}
+
+    # -- which classes ----------------------------------------------------------------------------------------------------
+
+    def _select(self, tape: Tape) -> tuple[list[tuple[AxisClass, list[AxisClass]]], list[Outcome]]:
+        """The classes to grow, each with others of its product to try instead, and those that cannot grow."""
+        found = classes(tape)
+        patterns = [self.where] if isinstance(self.where, str) else self.where
+        if patterns is None:
+            chosen = found
+        else:
+            chosen = []
+            for pattern in patterns:
+                matched = [c for c in found if _matches(pattern, c)]
+                if not matched:
+                    raise SelectionError(_unknown(pattern, found))
+                chosen += [c for c in matched if c not in chosen]
+        able = [c for c in chosen if c.reason is None and (c.producers or patterns is None)]
+        fixed = [Outcome(c.name, c.size, c.size, c.producers, reason=c.reason or "no layer produces it")
+                 for c in chosen if c not in able]
+        explicit = {c.name for c in able for p in patterns or () if ":" in p and fnmatch.fnmatchcase(c.name, p)}
+        groups: list[tuple[AxisClass, list[AxisClass]]] = []
+        seen: set[Atom] = set()
+        by_atom = {c.atom: c for c in able}
+        for c in able:
+            if c.atom in seen:
+                continue
+            seen.add(c.atom)
+            others = [] if c.name in explicit else [by_atom[a] for a in _cofactors(tape, c.atom)
+                                                    if a in by_atom and a not in seen and by_atom[a].name not in explicit]
+            if not (explicit and c.name not in explicit and ":" in "".join(patterns or ())):
+                groups.append((c, others))
+                seen |= {o.atom for o in others}
+        return groups, fixed
+
+    def _nothing(self, outcomes: list[Outcome]) -> None:
+        reasons = "; ".join(f"{o.name}: {o.reason}" for o in outcomes[:3])
+        more = f" and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
+        raise SelectionError(f"nothing that {self.where or 'the model'!r} names can grow: {reasons}{more}")
+
+    # -- how each grows ---------------------------------------------------------------------------------------------------
+
+    def _plan(self, tape: Tape, gm: GraphModule, wanted, refused: dict[Atom, str], seed: int):
+        outcomes, growths = [], []
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
+        for first, others in wanted:
+            tried = []
+            for c in (first, *others):
+                try:
+                    if c.atom in refused:
+                        raise Inexact(refused[c.atom])
+                    growth = self._growth(tape, c, tensors, generator)
+                except Inexact as why:
+                    tried.append(Outcome(c.name, c.size, c.size, c.producers, reason=str(why)))
+                    continue
+                growths.append(growth)
+                outcomes.append(Outcome(c.name, c.size, growth.size, c.producers, growth.method, growth.note))
+                break
+            else:
+                outcomes += tried
+        return outcomes, growths
+
+    def _growth(self, tape: Tape, c: AxisClass, tensors: dict[str, Tensor], generator: torch.Generator) -> Growth:
+        """The growth of one class by the first method that is exact for it and its size."""
+        size = self._size(tape, c)
+        base = BASES[self.method]
+        if base == "random":
+            certificate = certify(tape, c.atom, "free", exact=False)
+            return Growth(c.atom, size, certificate, self._extend(c, size, tensors, generator), "random", WHY["random"])
+        reasons = []
+        for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
+            try:
+                certificate = certify(tape, c.atom, candidate)
+                grown, note = self._fit(c, size, certificate)
+            except Inexact as why:
+                reasons.append(str(why))
+                continue
+            name = self.method if candidate == base else METHOD_OF[candidate]
+            note = WHY[candidate] + note + (f"; {self.method} is not exact here: {reasons[0]}" if reasons else "")
+            return Growth(c.atom, grown, certificate, self._extend(c, grown, tensors, generator), name, note)
+        raise Inexact(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
+
+    def _size(self, tape: Tape, c: AxisClass) -> int:
+        """The new size of the class from factor, to or by (which speak of the layer's whole output axis)."""
+        if self.factor is not None:
+            size = math.floor(c.size * self.factor + 0.5)
+            size = max(size, c.size + 1) if self.factor > 1 else size
+        else:
+            width = next((tape.params[n].axes[0].size for n, d in tape.params_of[c.atom] if d == 0
+                          and c.producers and n.startswith(c.producers[0] + ".")), c.size)
+            repeat = max(width // c.size, 1)
+            target = self.to if self.to is not None else width + (self.by or 0)
+            if target < width:
+                raise GrowthError(f"{c.name} has {width} positions; to={target} would shrink it")
+            size = c.size + math.ceil((target - width) / repeat)
+        if size == c.size:
+            raise Inexact("it has the size asked for already")
+        return size
+
+    @staticmethod
+    def _fit(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
+        """The size rounded to what the contents need, and a note where that changed it."""
+        added = size - c.size
+        if certificate.base == "pair" and added % 2:
+            return size + 1, f" (pairs: {size} rounded up to {size + 1})"
+        if certificate.uniform and size % c.size:
+            raise Inexact(f"only an integer factor is exact (a norm or mean runs over it): try {-(-size // c.size)} times")
+        return size, ""
+
+    def _extend(self, c: AxisClass, m: int, tensors: dict[str, Tensor], generator: torch.Generator) -> Callable:
+        """The function that extends a tensor along this class, with everything random about it drawn here."""
+        n = c.size
+        if m % n == 0:
+            source = torch.arange(n).repeat(m // n - 1)
+        else:
+            source = torch.randint(n, (m - n,), generator=generator)
+        index = torch.cat([torch.arange(n), source])
+        if self.method == "net2net-unequal":
+            raw = torch.rand(m, generator=generator, dtype=torch.float64) + 0.5
+        else:
+            raw = torch.ones(m, dtype=torch.float64)
+        shares = raw / torch.zeros(n, dtype=torch.float64).index_add(0, index, raw)[index]
+        drawing = Drawing(n, m, self.init, source, shares, generator, self.noise if self.method.startswith("net2net") else 0)
+
+        def extend(content: str, x: Tensor, axis: int, growth: Growth, key: tuple[str, int]) -> Tensor:
+            certificate = growth.certificate
+            if key in certificate.scales:
+                return torch.cat([x, _typical(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])], axis)
+            weight = None
+            if key in certificate.weights:
+                scale = tensors[certificate.weights[key][0]].detach().reshape(-1)
+                weight = scale / (n * _typical(scale))
+            drawing.weight = weight
+            return EXTEND[content](x, axis, drawing)
+
+        return extend
+
+
+def _typical(scale: Tensor) -> Tensor:
+    """The root mean square of a layer scale (one where it is all zero): the scale of new positions."""
+    rms = scale.square().mean().sqrt()
+    return torch.where(rms > 0, rms, torch.ones_like(rms))
+
+
+def _matches(pattern: str, c: AxisClass) -> bool:
+    if fnmatch.fnmatchcase(c.name, pattern):
+        return True
+    return any(fnmatch.fnmatchcase(p, pattern) or p.startswith(pattern + ".") for p in c.producers)
+
+
+def _unknown(pattern: str, found: list[AxisClass]) -> str:
+    names = sorted({p for c in found for p in c.producers} | {c.name for c in found})
+    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
+    return f"no layer that produces a growable axis is called {pattern!r}; the nearest are: {', '.join(near)}"
+
+
+def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
+    """Atoms that share a product with this one on some parameter axis, outermost first."""
+    found: dict[Atom, None] = {}
+
+    def walk(e) -> None:
+        e = resolve(e)
+        if isinstance(e, Prod) and atom in atoms(e):
+            found.update(dict.fromkeys(atoms(e)))
+        elif isinstance(e, (Sum, Prod)):
+            for p in e.parts:
+                walk(p)
+
+    for name, dim in tape.params_of[atom]:
+        walk(tape.params[name].axes[dim])
+    found.pop(atom, None)
+    return list(found)
