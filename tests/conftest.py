@@ -1,0 +1,19 @@
+"""What all tests share: one thread a worker, one seed, and sweeps only on request."""
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("-m"):
+        return
+    skip = pytest.mark.skip(reason="a sweep: run by make test-all")
+    for item in items:
+        if "sweep" in item.keywords:
+            item.add_marker(skip)
