@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten
 
 from fxgrow._axis import Atom, Fixed, atoms, concat, cut, freeze, is_fixed, product, resolve, unify, view
 from fxgrow._capture import meta_twin, to_meta
+from fxgrow.layers import by_mode
 
 Rule = Callable[["Tape", Any, tuple, dict, Any], None]
 RULES: dict[str, Rule] = {}
@@ -274,6 +275,9 @@ def analyse(gm: GraphModule) -> Tape:
     def visit(node: Node, value, env) -> None:
         if node.op == "get_attr" and isinstance(value, Tensor) and not value.is_meta:
             env[node] = constants.setdefault(node.target, to_meta(value))
+        if node.target is by_mode:
+            train = map_aggregate(node.args[1], lambda a: env[a] if isinstance(a, Node) else a)
+            env[node] = _either(tape, train, value)
         tape.node_values[node.name] = _values_of(tape, env[node])
         tape.shapes[node.name] = _shape_of(env[node])
         if node.op == "output":
@@ -286,6 +290,23 @@ def analyse(gm: GraphModule) -> Tape:
         run_meta(gm, visit, before, twin)
     tape.index()
     return tape
+
+
+def _either(tape: Tape, train_value, eval_value):
+    """The join of two branches: equal shapes become one value; what differs keeps its size."""
+    if isinstance(train_value, Tensor) and isinstance(eval_value, Tensor) and train_value.shape == eval_value.shape:
+        ins = [tape.of(train_value), tape.of(eval_value)]
+        for a, b in zip(*(v.axes for v in ins)):
+            tape.unify(a, b, "the two branches of `training`")
+        out = torch.empty_like(eval_value)
+        same = {i: i for i in range(out.ndim)}
+        tape.record("map", "by_mode", ins, [tape.set(out, ins[0].axes)], fn="linear", dmaps=[same, same])
+        return out
+    for t in tree_flatten((train_value, eval_value))[0]:
+        if isinstance(t, Tensor):
+            for axis in tape.of(t).axes:
+                tape.freeze(axis, "its use depends on the mode (train or eval)")
+    return eval_value
 
 
 def _place(node: Node) -> str:

@@ -240,6 +240,8 @@ class Widen(PassBase):
                 scale = tensors[certificate.weights[key][0]].detach().reshape(-1)
                 weight = scale / (n * _typical(scale))
             drawing.weight = weight
+            old = tensors[key[0]].shape
+            drawing.per_position = math.prod(old) == max(old)
             return EXTEND[content](x, axis, drawing)
 
         return extend

@@ -19,6 +19,7 @@ class Drawing:
     source: for each of the m - n new positions, the old one it starts from (shape `[m - n]`).
     shares: for each of the m positions, its share of its old position (shape `[m]`; shares of one position sum to 1).
     weight: the average's weights, one for each old position (shape `[n]`), or None for equal ones.
+    per_position: whether the tensor being grown holds one number for each position (a bias, a norm's weight).
     """
     n: int
     m: int
@@ -28,13 +29,14 @@ class Drawing:
     generator: torch.Generator
     noise: float = 0.0
     weight: Tensor | None = None
+    per_position: bool = False
 
     def new(self, x: Tensor, axis: int, count: int, source: Tensor) -> Tensor:
         """`count` new positions along `axis` of `x` (shape of `x` with that axis replaced)."""
         if self.init == "copy":
             return x.index_select(axis, source.to(x.device))
-        if x.numel() == x.shape[axis]:  # a number for each position (bias, norm weight, statistics): their mean
-            return x.mean().expand(*x.shape[:axis], count, *x.shape[axis + 1:]).clone()
+        if self.per_position:  # bias, norm weight, statistics: their mean
+            return x.mean(axis, keepdim=True).expand(*x.shape[:axis], count, *x.shape[axis + 1:]).clone()
         shape = (*x.shape[:axis], count, *x.shape[axis + 1:])
         if callable(self.init):
             return self.init(shape, self.generator).to(x)

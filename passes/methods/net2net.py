@@ -19,7 +19,7 @@ def _gathered(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
 def copy(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
     """`x[g]` along `axis`; with `noise`, the copies of a kernel differ by noise of that fraction of its deviation."""
     out = _gathered(x, axis, drawing)
-    if drawing.noise and x.numel() > x.shape[axis] and not x.is_meta:
+    if drawing.noise and not drawing.per_position and not x.is_meta:
         new = out.narrow(axis, drawing.n, drawing.m - drawing.n)
         new += torch.randn(new.shape, dtype=new.dtype, generator=drawing.generator).to(x.device) * drawing.noise * x.std()
     return out
