@@ -1,0 +1,386 @@
+"""The command line: `fxgrow COMMAND ...`, one function a command.
+
+What lives here: the commands, and how an error becomes one line and an exit code (0 done, 1 it could not be done, 2 usage).
+What does not: how a MODEL is found (fxgrow/_models.py) and how passes become options (fxgrow/_pass_options.py). Torch
+is imported inside the commands, so that help comes at once. Other packages add commands through `fxgrow.commands`.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import click
+
+from fxgrow import _pass_options
+from fxgrow.errors import FxgrowError
+
+EXAMPLE = "\b\nExample:\n  "
+
+
+class Main(click.Group):
+    """The group of all commands: ours, those of other packages, and one way of telling errors."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *(e.name for e in entry_points(group="fxgrow.commands"))})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        command = super().get_command(ctx, name)
+        if command is None:
+            entry = next((e for e in entry_points(group="fxgrow.commands") if e.name == name), None)
+            if entry is None:
+                return None
+            command = entry.load()
+        if not any(p.name == "traceback" for p in command.params):
+            command.params.append(click.Option(["--traceback"], is_flag=True, expose_value=False, is_eager=True,
+                                               callback=_remember_traceback, help="Show where an error comes from."))
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            error.message += f" The commands are {', '.join(self.list_commands(ctx))}."
+            raise
+
+    def invoke(self, ctx: click.Context):
+        try:
+            with warnings.catch_warnings():
+                if not sys.warnoptions:
+                    warnings.simplefilter("ignore")
+                return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.meta.get("fxgrow.traceback"):
+                raise
+            click.echo(f"error: {one_line(error)}", err=True)
+            ctx.exit(1)
+
+
+def _remember_traceback(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta["fxgrow.traceback"] = ctx.meta.get("fxgrow.traceback") or value
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, where, and what to do about it, on one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, FxgrowError):
+        return text
+    if isinstance(error, MemoryError) or "t allocate memory" in text or "not enough memory" in text:
+        return "out of memory: grow fewer layers (--where) or by a smaller factor, or use a machine with more memory"
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or text}: nothing was written; free space or choose another place"
+    return f"{type(error).__name__}: {text[:300] or 'no message'}; this was not foreseen, see where with --traceback"
+
+
+# --- pieces that commands share -----------------------------------------------------------------------------------
+
+
+def _inputs_option(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuses a malformed --input as wrong usage."""
+    if value is not None:
+        from fxgrow._models import ModelError, parse_inputs
+        try:
+            parse_inputs(value)
+        except ModelError as error:
+            raise click.BadParameter(str(error).removeprefix("--input").lstrip(": ")) from None
+    return value
+
+
+def model_options(command: Callable) -> Callable:
+    """The options that say what a MODEL is made of."""
+    for option in (
+            click.option("--trust-pickle", is_flag=True, help="Let a pickled MODEL file run its own code while it loads."),
+            click.option("--input", "input_shape", metavar="SHAPE", callback=_inputs_option,
+                         help="Shape of the input where MODEL does not say it: 1,3,224,224. Several: 1,3,224,224;1,10:int64."),
+            click.option("--weights", metavar="FILE", help="A state_dict for MODEL, or DEFAULT for torchvision's and timm's own. "
+                         "Without it such a model gets random weights, the same each time.")):
+        command = option(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+
+
+def _console(stderr: bool = False):
+    from rich.console import Console
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
+
+
+def _status(text: str):
+    """A spinner on stderr while something takes long, on terminals only."""
+    return _console(stderr=True).status(text)
+
+
+def _print_json(data) -> None:
+    def plain(value):
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)
+        if isinstance(value, dict):
+            return {str(k): plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+    click.echo(json.dumps(plain(data), indent=2, default=str))
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
+    from rich.table import Table
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    _console().print(table)
+
+
+def _load(model: str, **options):
+    from fxgrow._models import load_model
+    with _status(f"Loading {model}"):
+        return load_model(model, **options)
+
+
+def _size(module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+# --- the commands -------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fxgrow")
+def main() -> None:
+    """Make a trained PyTorch network wider without changing what it computes.
+
+    MODEL is a file (written by fxgrow or by torch.save), torchvision:NAME, timm:NAME, zoo:NAME, or
+    package.module:factory for a function of your own that returns a module.
+
+    \b
+    Example:
+      fxgrow transform torchvision:resnet18 --pass widen --factor 1.5 -o big.pt
+    """
+
+
+class TransformCommand(click.Command):
+    """Takes `--pass NAME` and the options behind it out of the words, in order, before click sees the rest."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest, named = _pass_options.split(args)
+        passes = []
+        for name, words in named:
+            made, left = _pass_options.build(name, words)
+            passes.append(made)
+            rest += left
+        ctx.meta["fxgrow.transform"] = passes
+        try:
+            left = super().parse_args(ctx, rest)
+        except click.NoSuchOption as error:
+            owners = _pass_options.owners(error.option_name)
+            if owners:
+                error.message = f"{error.option_name} is an option of a pass: write it behind --pass {owners[0]}"
+            raise
+        if not passes and not ctx.resilient_parsing:
+            raise click.UsageError("say what to do: at least one --pass NAME; `fxgrow passes` lists them", ctx)
+        return left
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        for name in _pass_options.found():
+            cls = _pass_options.load_pass(name)
+            records = [r for o in _pass_options.options(cls) if (r := o.get_help_record(ctx)) is not None]
+            with formatter.section(f"Options behind --pass {name}"):
+                formatter.write_dl(records)
+
+
+@main.command(cls=TransformCommand, epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --where 'layer1.*' "
+              "--factor 2 --method r2r -o wide.pt")
+@click.argument("model")
+@click.option("--pass", "named", metavar="NAME", multiple=True, expose_value=False,
+              help="What to do; repeatable, done in the order given. The options of a pass stand behind it.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the grown model goes (one file, read by fxgrow.load).")
+@click.option("--explain", is_flag=True, help="Show every axis class: what was done, and why it is exact or was left alone.")
+@model_options
+@json_option
+@click.pass_context
+def transform(ctx: click.Context, model: str, output: str, explain: bool, as_json: bool, **options) -> None:
+    """Grow MODEL by one pass or several and write it to FILE.
+
+    The grown model is compared with MODEL before it is written. If they do not compute the same, nothing is written and
+    the exit code is 1, unless a pass was asked not to preserve (--method random, or --noise).
+    """
+    import fxgrow
+
+    passes = ctx.meta["fxgrow.transform"]
+    check_writable(output)
+    module, inputs = _load(model, **options)
+    with _status(f"Growing {model}"):
+        grown = fxgrow.transform(module, inputs, passes)
+    with _status("Comparing both on the same input"):
+        checked = fxgrow.verify(module, grown.model, inputs)
+    inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") == "random" or getattr(p, "noise", 0)]
+    if not checked.ok and not inexact:
+        raise FxgrowError(f"the grown {model} does not compute the same ({checked}{_notes(checked)}), so nothing was written: "
+                          "please report it, and try another --method or fewer layers with --where")
+    with _status(f"Writing {output}"):
+        fxgrow.save(grown, output, example_inputs=inputs)
+    before, after = _size(module), _size(grown.model)
+    if as_json:
+        _print_json({"model": model, "file": output, "parameters": {"before": before, "after": after},
+                     "preserves": not inexact, "verification": checked.to_json(), "outcomes": grown.to_json(),
+                     "lineage": grown.record.lineage})
+        return
+    if explain:
+        _console().print(grown.table())
+    else:
+        _table("What was done", ("classes", "such as", "method", "why"), summarise(grown.outcomes))
+    click.echo(f"parameters  {before:,} -> {after:,} ({after / max(before, 1):.2f}x)")
+    click.echo(f"compared    {checked}{_notes(checked)}")
+    if inexact:
+        click.echo(f"NOT function preserving: {', '.join(inexact)} was asked to draw numbers that change what is computed")
+    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+
+
+def _notes(checked) -> str:
+    return "".join(f"; {note}" for note in checked.notes)
+
+
+def summarise(outcomes, most: int = 12) -> list[tuple]:
+    """Axis classes that were treated alike in one row each: how many, some names, the method, why."""
+    alike: dict[tuple[str, str], list] = {}
+    for o in outcomes:
+        alike.setdefault((o.method, re.sub(r"\d+|\bin \S+", "", o.certificate or o.reason)), []).append(o)
+    rows = []
+    for (method, _), members in alike.items():
+        names = ", ".join(f"{o.name} {o.before} -> {o.after}" if method else o.name for o in members[:2])
+        rows.append((len(members), names, method or "left alone", members[0].certificate or members[0].reason))
+    rows.sort(key=lambda row: row[2] == "left alone")
+    return rows[:most] + ([("", f"{len(rows) - most} more rows: see --explain", "", "")] if len(rows) > most else [])
+
+
+def check_writable(path: str) -> None:
+    """Finds out before the long work whether FILE can be written."""
+    target = Path(path)
+    if target.exists() and not target.is_file():
+        raise FxgrowError(f"{path} is a {'folder' if target.is_dir() else 'device'}, not a file: name a file with -o")
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise FxgrowError(f"{path} cannot be written ({error.strerror}): choose another place with -o") from error
+
+
+@main.command(epilog=EXAMPLE + "fxgrow verify torchvision:resnet18 big.pt")
+@click.argument("before")
+@click.argument("after")
+@click.option("--after-weights", metavar="FILE", help="A state_dict for AFTER (--weights is that of BEFORE).")
+@model_options
+@json_option
+def verify(before: str, after: str, after_weights: str | None, weights: str | None, input_shape: str | None,
+           trust_pickle: bool, as_json: bool) -> None:
+    """Compare two models on the same input, in eval and in train mode; exit 1 if they differ.
+
+    They are equal when the largest difference between their outputs in eval mode is at most 1e-4 of the largest output
+    (1e-9 in float64). The input is drawn by a fixed seed in the shape that BEFORE, or else AFTER, was made for.
+    """
+    import fxgrow
+
+    first, inputs = _load(before, weights=weights, input_shape=input_shape, trust_pickle=trust_pickle, need_inputs=False)
+    second, others = _load(after, weights=after_weights, input_shape=input_shape, trust_pickle=trust_pickle,
+                           need_inputs=not inputs)
+    with _status("Comparing both on the same input"):
+        try:
+            checked = fxgrow.verify(first, second, inputs or others)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise FxgrowError(f"{before} and {after} do not take the same input: {error}; say which with --input") from error
+    if as_json:
+        _print_json({"before": before, "after": after, **checked.to_json()})
+    else:
+        rows = [(mode, f"{error:.2e}", "yes" if mode in checked.exact_in else "no") for mode, error in checked.errors.items()]
+        _table(f"{before} and {after}", ("mode", "max error, relative", "equal"), rows)
+        click.echo(f"{checked}{_notes(checked)}")
+    if not checked.ok:
+        raise FxgrowError(f"{before} and {after} do not compute the same{_notes(checked)}: if one is a stock model, did both "
+                          "have the same --weights?")
+
+
+@main.command(epilog=EXAMPLE + "fxgrow axes torchvision:resnet18")
+@click.argument("model")
+@model_options
+@json_option
+def axes(model: str, as_json: bool, **options) -> None:
+    """Show which axes of MODEL must grow together.
+
+    Each row is one class of axes: its size, the layers that produce and consume it, the methods that are exact for it, and
+    why others are not. The names in it are what --where takes.
+    """
+    import fxgrow
+
+    module, inputs = _load(model, **options)
+    with _status(f"Analysing {model}"):
+        report = fxgrow.axes(module, inputs)
+    if as_json:
+        _print_json({"model": model, "classes": report.to_json()})
+    else:
+        _console().print(report.table())
+
+
+@main.command(epilog=EXAMPLE + "fxgrow info torchvision:resnet18")
+@click.argument("model")
+@model_options
+@json_option
+def info(model: str, as_json: bool, **options) -> None:
+    """Show what MODEL is: its size, inputs, how it was grown, and its layers."""
+    module, inputs = _load(model, need_inputs=False, **options)
+    report = {"model": model, **describe_model(module, inputs)}
+    if as_json:
+        _print_json(report)
+        return
+    click.echo(f"{model}: {report['class']}")
+    click.echo(f"parameters  {report['parameters']:,} and {report['buffers']:,} numbers in buffers")
+    click.echo(f"size        {report['bytes']:,} bytes of {', '.join(report['dtypes'])}")
+    click.echo(f"inputs      {'; '.join(report['inputs']) or 'not known'}")
+    for i, step in enumerate(report["lineage"], 1):
+        click.echo(f"growth {i:<4} {', '.join(f'{k} {v}' for k, v in step.items() if v not in (None, [], ''))}")
+    _table("Layers", ("layer", "kind", "weights", "parameters"),
+           [(r["name"], r["kind"], r["weights"], f"{r['parameters']:,}") for r in report["layers"]])
+
+
+def describe_model(module, inputs) -> dict:
+    """What `info` reports, as data."""
+    tensors = [*module.parameters(), *module.buffers()]
+    meta = getattr(module, "meta", {})
+    record = meta.get("fxgrow", {}).get("record") or meta.get("growth", {}).get("record")
+    layers = []
+    for name, m in module.named_modules():
+        own = dict(m.named_parameters(recurse=False))
+        if own:
+            shapes = ", ".join(f"{k} {'x'.join(map(str, p.shape))}" for k, p in own.items())
+            layers.append({"name": name, "kind": type(m).__name__, "weights": shapes,
+                           "parameters": sum(p.numel() for p in own.values())})
+    flat = [t for i in inputs for t in (i if isinstance(i, list) else [i])]
+    return {"class": type(module).__name__, "parameters": _size(module), "buffers": sum(b.numel() for b in module.buffers()),
+            "bytes": sum(t.numel() * t.element_size() for t in tensors),
+            "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in tensors}),
+            "inputs": [f"{','.join(map(str, t.shape))}:{str(t.dtype).removeprefix('torch.')}" for t in flat],
+            "lineage": record.lineage if record else [], "layers": layers}
+
+
+@main.command(epilog=EXAMPLE + "fxgrow passes")
+@json_option
+def passes(as_json: bool) -> None:
+    """List the passes that `fxgrow transform --pass` takes, with their options."""
+    described = [_pass_options.describe(name) for name in _pass_options.found()]
+    if as_json:
+        _print_json({"passes": described})
+        return
+    for d in described:
+        _table(f"{d['name']}: {d['does']}", ("option", "what it says"),
+               [(o["option"] + (" (repeatable)" if o["repeatable"] else ""), o["help"]) for o in d["options"]])

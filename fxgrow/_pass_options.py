@@ -1,0 +1,149 @@
+"""Passes on the command line: `--pass NAME` and the options behind it, which are the pass's dataclass fields.
+
+A pass is found through the entry-point group `fxgrow.passes`; whoever installs one gets its options here, its help from
+its docstring, with nothing to declare twice. Nothing here imports a pass before it is asked for.
+"""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+import click
+
+from fxgrow.errors import FxgrowError
+
+GROUP = "fxgrow.passes"
+
+
+class NumberOrWord(click.ParamType):
+    """A number where it reads as one, else the word."""
+    name = "number or word"
+
+    def convert(self, value, param, ctx):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return value
+
+
+def found() -> dict[str, EntryPoint]:
+    """The passes that are installed, by name."""
+    return {e.name: e for e in sorted(entry_points(group=GROUP))}
+
+
+def load_pass(name: str) -> type:
+    """The class of a pass.
+
+    Raises:
+        click.UsageError: no pass is called so.
+        FxgrowError: its package cannot be imported.
+    """
+    passes = found()
+    if name not in passes:
+        near = difflib.get_close_matches(name, passes, n=1) or list(passes)
+        raise click.UsageError(f"there is no pass {name!r}; did you mean {', '.join(near)}? `fxgrow passes` lists them")
+    try:
+        return passes[name].load()
+    except Exception as error:
+        raise FxgrowError(f"pass {name} ({passes[name].value}) cannot be imported: {type(error).__name__}: {error}; "
+                          "mend or uninstall the package it comes from") from error
+
+
+def summary(cls: type) -> str:
+    """The first line of a pass's docstring."""
+    return (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
+
+
+def argument_docs(cls: type) -> dict[str, str]:
+    """What the `Args:` section of a docstring says about each argument, in one line each."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.getdoc(cls) or "", re.M)
+    docs: dict[str, str] = {}
+    name = ""
+    for line in section[1].splitlines() if section else ():
+        entry = re.match(r" {4}(\w+): (.*)", line)
+        if entry:
+            name, docs[entry[1]] = entry[1], entry[2]
+        elif name and line.strip():
+            docs[name] += " " + line.strip()
+    return docs
+
+
+def options(cls: type) -> list[click.Option]:
+    """One option for each dataclass field of a pass that a word or number can set."""
+    hints, docs, made = typing.get_type_hints(cls), argument_docs(cls), []
+    for field in dataclasses.fields(cls):
+        settings = _settings(hints[field.name]) if field.init else None
+        if settings is None:
+            continue
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        default = field.default if isinstance(field.default, (str, int, float)) else None
+        text = docs.get(field.name, "")
+        if default is not None:
+            text = f"{text}  [default: {default}]".strip()
+        flag = "--" + field.name.replace("_", "-")
+        made.append(click.Option([f"{flag}/--no-{flag[2:]}" if settings.get("is_flag") else flag, field.name], help=text,
+                                 required=required, default=None, **settings))
+    return made
+
+
+def _settings(hint) -> dict | None:
+    """Click's settings for a type annotation; None where the command line cannot give such a value."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [k for k in (typing.get_args(hint) if union else (hint,)) if k is not type(None)]
+    origins = [typing.get_origin(k) or k for k in kinds]
+    literal = next((k for k in kinds if typing.get_origin(k) is typing.Literal), None)
+    if literal is not None:
+        return {"type": click.Choice([str(v) for v in typing.get_args(literal)])}
+    if bool in kinds:
+        return {"is_flag": True}
+    if any(isinstance(o, type) and o is not str and issubclass(o, Sequence) for o in origins):
+        return {"multiple": True}
+    if str in kinds:
+        return {"type": NumberOrWord() if float in kinds or int in kinds else click.STRING}
+    if float in kinds or int in kinds:
+        return {"type": click.FLOAT if float in kinds else click.INT}
+    return None
+
+
+def split(args: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Words before the first `--pass`, and for each `--pass` its name and the words behind it."""
+    rest: list[str] = []
+    passes: list[tuple[str, list[str]]] = []
+    words = iter(args)
+    for word in words:
+        if word == "--pass" or word.startswith("--pass="):
+            name = word.removeprefix("--pass").removeprefix("=") or next(words, "")
+            if not name or name.startswith("-"):
+                raise click.UsageError("--pass needs a name; `fxgrow passes` lists them")
+            passes.append((name, []))
+        else:
+            (passes[-1][1] if passes else rest).append(word)
+    return rest, passes
+
+
+def build(name: str, words: list[str]) -> tuple[object, list[str]]:
+    """A pass out of its name and the words behind it, and those of the words that are not its options."""
+    cls = load_pass(name)
+    parser = click.Command(name=f"--pass {name}", params=list(options(cls)), add_help_option=False,
+                           context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    with parser.make_context(f"--pass {name}", list(words)) as ctx:
+        given = {k: list(v) if isinstance(v, tuple) else v for k, v in ctx.params.items() if v not in (None, ())}
+        return cls(**given), list(ctx.args)
+
+
+def describe(name: str) -> dict:
+    """A pass as data: its name, what it does, and its options."""
+    cls = load_pass(name)
+    return {"name": name, "does": summary(cls), "from": found()[name].value,
+            "options": [{"option": o.opts[0], "repeatable": o.multiple, "help": o.help} for o in options(cls)]}
+
+
+def owners(option: str) -> list[str]:
+    """The passes that have this option."""
+    return [name for name in found() if option in [o for p in options(load_pass(name)) for o in p.opts]]
