@@ -51,7 +51,7 @@ class Op:
     """One operation on growable axes, as far as the contents of new positions are concerned.
 
     kind: `map` (acts on each position alone), `contract` (sums products over `reduced`), `reduce` (`how` over
-    `reduced`), `norm` (normalises over `reduced`).
+    `reduced`), `norm` (normalises over `reduced`; `how`: layer, rms, or unit, to a vector of length one).
     fn: for `map`: linear | mul | div | odd | fn0 (f(0) = 0) | any.
     dmaps: for each input, input dimension -> output dimension; None where atoms alone tell.
     reduced: (input, dimension, axis) that disappear or are normalised over.
@@ -84,6 +84,7 @@ class Tape(TorchDispatchMode):
         self.alive: list[Tensor] = []
         self.base: dict[int, int] = {}
         self.stale: set[int] = set()
+        self.whole: set[int] = set()  # views that are whole pieces of a cut of their base
         self.ops: list[Op] = []
         self.params: dict[str, Value] = {}
         self.node_values: dict[str, Any] = {}
@@ -170,18 +171,25 @@ class Tape(TorchDispatchMode):
         else:
             fn(self, name.rstrip("_") if written else name, args, kwargs, out)
         if written:
-            self._written(args[0], out)
+            self._written(name, args[0], out)
         elif isinstance(out, Tensor) and out._is_view() and tensors:
             self.base[id(out)] = self.base.get(id(tensors[0]), id(tensors[0]))
+            if (value := self.values.get(id(out))) and value.op and "slice" in value.op.extra:
+                self.whole.add(id(out))
         return out
 
-    def _written(self, target: Tensor, out: Tensor) -> None:
+    def _written(self, name: str, target: Tensor, out: Tensor) -> None:
         """After an in-place op: the tensor has a new value; what shares its memory must not be read again."""
         if out is not target:
             self.values[id(target)] = self.values[id(out)]
         root = self.base.get(id(target), id(target))
         sharing = {root, *(v for v, b in self.base.items() if b == root)} - {id(target)}
-        if self.values[id(target)].param_only:
+        old = self.values.get(root)
+        if name == "zero_" and id(target) in self.whole and old and not old.source:  # zeros keep every content
+            self.values[root] = new = Value(old.axes, None, old.param_only)
+            self.record("map", "zero_", [old], [new], fn="linear", dmaps=[{i: i for i in range(len(old.axes))}])
+            sharing.discard(root)
+        if old and old.source:
             for axis in self.values[id(target)].axes:
                 self.freeze(axis, "a parameter is written in place")
         self.stale |= sharing
@@ -198,6 +206,7 @@ class Tape(TorchDispatchMode):
 
     def index(self) -> None:
         """Which ops and which parameter axes touch each atom, once all bindings are known."""
+        self._fuse_normalize()
         self.params_of: dict[Atom, list[tuple[str, int]]] = {}
         self.ops_of: dict[Atom, list[Op]] = {}
         for name, value in self.params.items():
@@ -212,6 +221,20 @@ class Tape(TorchDispatchMode):
             for atom in touched:
                 if atom.reason is None:
                     self.ops_of.setdefault(atom, []).append(op)
+
+    def _fuse_normalize(self) -> None:
+        """A graph node that divides a value by its own vector norm (`F.normalize`) is one norm, to unit length."""
+        for fx, ops in self.by_node.items():
+            value, lengths = self.node_values.get(fx), [op for op in ops if op.how == "norm"]
+            last = value.op if isinstance(value, Value) else None
+            if len(lengths) == 1 and last in ops and last.fn == "div" and last.ins[0] is lengths[0].ins[0]:
+                fused = Op("norm", "normalize", last.node, fx, last.ins[:1], last.outs, how="unit", dmaps=last.dmaps[:1],
+                           reduced=lengths[0].reduced)
+                value.op = fused
+                place, gone = self.ops.index(last), {id(op) for op in ops}
+                self.ops[place] = fused
+                self.ops = [op for op in self.ops if id(op) not in gone]
+                self.by_node[fx] = [fused]
 
     # -- sources -----------------------------------------------------------------------------------------------------
 

@@ -153,8 +153,9 @@ def _bind(atom: Atom, e) -> None:
 
 
 def refine(atom: Atom, parts: Sequence[int], kind: type) -> Prod | Sum:
-    """Splits an atom into new atoms of the given sizes, everywhere it occurs."""
-    fresh = kind([Fixed(1) if s == 1 and kind is Prod else Atom(s, atom.hint, atom.reason) for s in parts])
+    """Splits an atom into new atoms of the given sizes, everywhere it occurs. A single position stays single: a
+    dimension of one is dropped and broadcast, so it is never growable."""
+    fresh = kind([Atom(s, atom.hint, atom.reason) if s > 1 else Fixed(s) for s in parts])
     atom.bound = fresh
     return fresh
 
@@ -301,14 +302,19 @@ def _split_factor(e, outer: int) -> list | None:
         return list(refine(e, (outer, rest), Prod).parts)
     if all(p.size % rest == 0 for p in e.parts):  # each segment is a multiple of the rest: split it, tie the rests
         halves = [view([p], [p.size // rest, rest]) for p in e.parts]
-        if any(h is None for h in halves):
+        if any(h is None for h in halves) or not _tied([h[1] for h in halves]):
             return None
-        inner = halves[0][1]
-        for h in halves[1:]:
-            _match(inner, h[1])
-        return [concat(h[0] for h in halves), resolve(inner)]
-    if e.size % outer == 0 and (groups := cut(e, [rest] * outer)) is not None:
-        for g in groups[1:]:
-            _match(groups[0], g)
+        return [concat(h[0] for h in halves), resolve(halves[0][1])]
+    if (groups := cut(e, [rest] * outer)) is not None and _tied(groups):
         return [Fixed(outer), resolve(groups[0])]
     return None
+
+
+def _tied(axes: Sequence) -> bool:
+    """Makes axes of one size one, if their structures allow it."""
+    try:
+        for a in axes[1:]:
+            _match(axes[0], a)
+    except Mismatch:
+        return False
+    return True

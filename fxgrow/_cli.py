@@ -47,8 +47,8 @@ class Main(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            error.message += f" The commands are {', '.join(self.list_commands(ctx))}."
-            raise
+            names = ", ".join(self.list_commands(ctx))
+            raise click.UsageError(f"{error.format_message()} The commands are {names}.", ctx) from None
 
     def invoke(self, ctx: click.Context):
         try:
@@ -101,9 +101,10 @@ def model_options(command: Callable) -> Callable:
     for option in (
             click.option("--trust-pickle", is_flag=True, help="Let a pickled MODEL file run its own code while it loads."),
             click.option("--input", "input_shape", metavar="SHAPE", callback=_inputs_option,
-                         help="Shape of the input where MODEL does not say it: 1,3,224,224. Several: 1,3,224,224;1,10:int64."),
-            click.option("--weights", metavar="FILE", help="A state_dict for MODEL, or DEFAULT for torchvision's and timm's own. "
-                         "Without it such a model gets random weights, the same each time.")):
+                         help="Shape of the input where MODEL does not say it: 1,3,224,224. Several inputs: "
+                         "1,3,224,224;1,10:int64."),
+            click.option("--weights", metavar="FILE", help="A state_dict for MODEL, or DEFAULT for torchvision's and "
+                         "timm's own. Without it such a model gets random weights, the same each time.")):
         command = option(command)
     return command
 
@@ -174,21 +175,19 @@ class TransformCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest, named = _pass_options.split(args)
-        passes = []
+        asked = []
         for name, words in named:
-            made, left = _pass_options.build(name, words)
-            passes.append(made)
+            cls, arguments, left = _pass_options.parse(name, words)
+            asked.append((cls, arguments))
             rest += left
-        ctx.meta["fxgrow.transform"] = passes
         try:
             left = super().parse_args(ctx, rest)
         except click.NoSuchOption as error:
-            owners = _pass_options.owners(error.option_name)
-            if owners:
-                error.message = f"{error.option_name} is an option of a pass: write it behind --pass {owners[0]}"
-            raise
-        if not passes and not ctx.resilient_parsing:
+            advice = _pass_options.advice(error.option_name)
+            raise click.NoSuchOption(error.option_name, error.format_message() + advice, ctx=ctx) from None
+        if not asked and not ctx.resilient_parsing:
             raise click.UsageError("say what to do: at least one --pass NAME; `fxgrow passes` lists them", ctx)
+        ctx.meta["fxgrow.transform"] = [cls(**arguments) for cls, arguments in asked]
         return left
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -205,7 +204,7 @@ class TransformCommand(click.Command):
 @click.argument("model")
 @click.option("--pass", "named", metavar="NAME", multiple=True, expose_value=False,
               help="What to do; repeatable, done in the order given. The options of a pass stand behind it.")
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where the grown model goes (one file, read by fxgrow.load).")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the grown model goes; fxgrow.load reads it.")
 @click.option("--explain", is_flag=True, help="Show every axis class: what was done, and why it is exact or was left alone.")
 @model_options
 @json_option
@@ -227,8 +226,8 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
         checked = fxgrow.verify(module, grown.model, inputs)
     inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") == "random" or getattr(p, "noise", 0)]
     if not checked.ok and not inexact:
-        raise FxgrowError(f"the grown {model} does not compute the same ({checked}{_notes(checked)}), so nothing was written: "
-                          "please report it, and try another --method or fewer layers with --where")
+        raise FxgrowError(f"the grown {model} does not compute the same ({checked}{_notes(checked)}), so nothing was "
+                          "written: please report it, and try another --method or fewer layers with --where")
     with _status(f"Writing {output}"):
         fxgrow.save(grown, output, example_inputs=inputs)
     before, after = _size(module), _size(grown.model)
@@ -285,9 +284,9 @@ def check_writable(path: str) -> None:
 @json_option
 def verify(before: str, after: str, after_weights: str | None, weights: str | None, input_shape: str | None,
            trust_pickle: bool, as_json: bool) -> None:
-    """Compare two models on the same input, in eval and in train mode; exit 1 if they differ.
+    """Compare what two models compute.
 
-    They are equal when the largest difference between their outputs in eval mode is at most 1e-4 of the largest output
+    Both get the same input, in eval and in train mode; the exit code is 1 if they differ. They are equal when the largest difference between their outputs in eval mode is at most 1e-4 of the largest output
     (1e-9 in float64). The input is drawn by a fixed seed in the shape that BEFORE, or else AFTER, was made for.
     """
     import fxgrow
@@ -337,7 +336,7 @@ def axes(model: str, as_json: bool, **options) -> None:
 @model_options
 @json_option
 def info(model: str, as_json: bool, **options) -> None:
-    """Show what MODEL is: its size, inputs, how it was grown, and its layers."""
+    """Show the size, inputs, growth and layers of MODEL."""
     module, inputs = _load(model, need_inputs=False, **options)
     report = {"model": model, **describe_model(module, inputs)}
     if as_json:
@@ -353,6 +352,10 @@ def info(model: str, as_json: bool, **options) -> None:
            [(r["name"], r["kind"], r["weights"], f"{r['parameters']:,}") for r in report["layers"]])
 
 
+def _type(tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def describe_model(module, inputs) -> dict:
     """What `info` reports, as data."""
     tensors = [*module.parameters(), *module.buffers()]
@@ -366,17 +369,18 @@ def describe_model(module, inputs) -> dict:
             layers.append({"name": name, "kind": type(m).__name__, "weights": shapes,
                            "parameters": sum(p.numel() for p in own.values())})
     flat = [t for i in inputs for t in (i if isinstance(i, list) else [i])]
-    return {"class": type(module).__name__, "parameters": _size(module), "buffers": sum(b.numel() for b in module.buffers()),
+    return {"class": type(module).__name__, "parameters": _size(module),
+            "buffers": sum(b.numel() for b in module.buffers()),
             "bytes": sum(t.numel() * t.element_size() for t in tensors),
-            "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in tensors}),
-            "inputs": [f"{','.join(map(str, t.shape))}:{str(t.dtype).removeprefix('torch.')}" for t in flat],
+            "dtypes": sorted({_type(t) for t in tensors}),
+            "inputs": [f"{','.join(map(str, t.shape))}:{_type(t)}" for t in flat],
             "lineage": record.lineage if record else [], "layers": layers}
 
 
 @main.command(epilog=EXAMPLE + "fxgrow passes")
 @json_option
 def passes(as_json: bool) -> None:
-    """List the passes that `fxgrow transform --pass` takes, with their options."""
+    """List the passes and their options."""
     described = [_pass_options.describe(name) for name in _pass_options.found()]
     if as_json:
         _print_json({"passes": described})

@@ -87,6 +87,7 @@ class Interpreter:
         self.flips = set(flips)
         self.tags: dict[tuple[Value, int], Content] = {}
         self.out = Certificate(atom, base)
+        self.powers: dict[Value, float] = {}  # the value is k ** power times the old one, k copies a position
         self.uses: dict[Value, int] = {}
         for op in self.ops:
             for v in op.ins:
@@ -95,6 +96,8 @@ class Interpreter:
     def run(self) -> Certificate:
         for op in self.ops:
             getattr(self, f"_{op.kind}")(op)
+            if self.powers:
+                self._keep_power(op)
         for name, dim in self.tape.params_of[self.atom]:
             if (name, dim) not in self.out.contents:
                 self._bind(Var(name, dim), self._base(name, dim))
@@ -179,7 +182,7 @@ class Interpreter:
             if len(sources) == 1 and not constant and op.outs[0].param_only:
                 return free[0]
             known = [self._bind(v, self._base(v.source, v.dim)) for v in free]
-        else:
+        elif free:
             joined = self._lift(self._add, known)
             known += [self._bind(v, joined) for v in free]
         return self._lift(self._add, known + [CONST] * constant)
@@ -265,7 +268,7 @@ class Interpreter:
         if all(isinstance(t, Var) for t in tags):
             tags[0] = self._bind(tags[0], self._base(tags[0].source, tags[0].dim))
             tags[1] = self._bind(tags[1], self._lift(lambda ts: self._complement(op, ts[0]), [tags[0]]))
-        if not self.exact:
+        if not self.exact or self.powers and self._cancels(op):
             return
         if any(isinstance(t, ByPart) for t in tags):
             ok = all(isinstance(t, ByPart) for t in tags) and all(map(self._vanish, tags[0].contents, tags[1].contents))
@@ -283,7 +286,8 @@ class Interpreter:
 
     @staticmethod
     def _vanish(a: str, b: str) -> bool:
-        return "zero" in (a, b) and not {a, b} & {*COPIES} or {a, b} == {"pair", "signed"} or {a, b} == {*COPIES}
+        """Zero on both sides would vanish too, but neither side would ever get a gradient."""
+        return "zero" in (a, b) and a != b and not {a, b} & {*COPIES} or {a, b} == {"pair", "signed"} or {a, b} == {*COPIES}
 
     def _reduce(self, op: Op) -> None:
         for i, d, e in op.reduced:
@@ -312,10 +316,14 @@ class Interpreter:
             raise Inexact(f"{op.node} normalises a parameter over it")
         whole = self._alone(axis) and not more and len([r for r in op.reduced if r[2].size > 1]) == 1
         wanted = "average" if op.how == "layer" else "zero"
+        if op.how == "unit" and tag == "zero":
+            return self._set(op, dim, "zero")
         if tag == "copy" and self._covers(axis):
             self.out.uniform = True
             for v in affine:
                 self._bind_all(v, "copy")
+            if op.how == "unit":
+                self.powers.update(dict.fromkeys(op.outs, -0.5))
             return self._set(op, dim, "copy")
         if tag != wanted or not self.exact:
             if not self.exact:
@@ -352,6 +360,21 @@ class Interpreter:
         if isinstance(axis, Prod):
             return any(map(self._covers, axis.parts))
         return all(map(self._covers, axis.parts)) if isinstance(axis, Sum) else axis is self.atom
+
+    def _keep_power(self, op: Op) -> None:
+        """Follows the factor k ** -1/2 that normalising k copies leaves, until a product of two such values cancels it."""
+        power = {self.powers.get(v, 0.0) for v in op.ins}
+        if power == {0.0} or op.kind == "contract" and self._cancels(op):
+            return
+        if op.fn != "linear" or op.kind != "map" or op.const or len(power) > 1:
+            raise Inexact(f"{op.node} changes a value normalised over it before its product is taken")
+        self.powers.update(dict.fromkeys(op.outs, power.pop()))
+
+    def _cancels(self, op: Op) -> bool:
+        """Whether an op sums products of two unit vectors made of k copies each: k * k ** -1/2 * k ** -1/2 = 1."""
+        summed = [self._tag(op.ins[i], d) for i, d, e in op.reduced if self.atom in atoms(e)]
+        return len(summed) == 2 and all(self.powers.get(v) == -0.5 for v in op.ins) and \
+            all(t == "copy" or isinstance(t, ByPart) and set(t.contents) == {"copy"} for t in summed)
 
     # -- the algebra of contents --------------------------------------------------------------------------------------
 

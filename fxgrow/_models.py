@@ -101,7 +101,8 @@ def _from_file(path: str, trust_pickle: bool) -> _Found:
 
     module = load(path, trust_pickle=trust_pickle)
     if not isinstance(module, nn.Module):
-        raise ModelError(f"{path} holds weights, not a model: name the model and pass them, as torchvision:NAME --weights {path}")
+        raise ModelError(f"{path} holds weights, not a model: name the model and pass them, as torchvision:NAME "
+                         f"--weights {path}")
     meta = getattr(module, "meta", {}).get("fxgrow", {})
     shapes = meta.get("input_shapes")
     if not shapes:
@@ -215,7 +216,8 @@ def load_weights(module: nn.Module, path: str) -> None:
 
 def _read_state(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
-        raise ModelError(f"{path} is no file here{_nearest_file(path)}; --weights takes a file with a state_dict, or DEFAULT")
+        raise ModelError(f"{path} is no file here{_nearest_file(path)}; --weights takes the file of a state_dict, or "
+                         "DEFAULT")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file

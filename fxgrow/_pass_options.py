@@ -127,14 +127,14 @@ def split(args: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     return rest, passes
 
 
-def build(name: str, words: list[str]) -> tuple[object, list[str]]:
-    """A pass out of its name and the words behind it, and those of the words that are not its options."""
+def parse(name: str, words: list[str]) -> tuple[type, dict, list[str]]:
+    """The class of a pass, its arguments out of the words behind `--pass NAME`, and the words that are not its options."""
     cls = load_pass(name)
     parser = click.Command(name=f"--pass {name}", params=list(options(cls)), add_help_option=False,
                            context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
     with parser.make_context(f"--pass {name}", list(words)) as ctx:
         given = {k: list(v) if isinstance(v, tuple) else v for k, v in ctx.params.items() if v not in (None, ())}
-        return cls(**given), list(ctx.args)
+        return cls, given, list(ctx.args)
 
 
 def describe(name: str) -> dict:
@@ -144,6 +144,10 @@ def describe(name: str) -> dict:
             "options": [{"option": o.opts[0], "repeatable": o.multiple, "help": o.help} for o in options(cls)]}
 
 
-def owners(option: str) -> list[str]:
-    """The passes that have this option."""
-    return [name for name in found() if option in [o for p in options(load_pass(name)) for o in p.opts]]
+def advice(option: str) -> str:
+    """What to say of an option that the command itself does not have: whose it is, or which ones are like it."""
+    flags = {flag: name for name in found() for o in options(load_pass(name)) for flag in o.opts}
+    if option in flags:
+        return f" It is an option of a pass: write it behind --pass {flags[option]}."
+    near = difflib.get_close_matches(option, flags, n=2)
+    return f" Did you mean {' or '.join(near)} (behind --pass {flags[near[0]]})?" if near else ""

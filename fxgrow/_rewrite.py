@@ -289,10 +289,13 @@ def _name(node: Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "").lstrip("_")
 
 
-def _expected(value, sizes: Sizes):
+def _expected(value, shape, sizes: Sizes):
+    """The new shape of a value; a tensor that the analysis does not follow keeps its old one."""
     if isinstance(value, Value):
         return tuple(size_of(a, sizes) for a in value.axes)
-    return [_expected(v, sizes) for v in value] if isinstance(value, list) else None
+    if isinstance(value, list):
+        return [_expected(v, s, sizes) for v, s in zip(value, shape)]
+    return shape if isinstance(shape, tuple) else None
 
 
 def _agrees(expected, got) -> bool:
@@ -339,7 +342,7 @@ def _check(gm: GraphModule, tape: Tape, sizes: Sizes) -> None:
                     env[node] = next(inputs)
                     continue
                 _pin_scalars(node, tape, scalars)
-                expected = _expected(tape.node_values.get(node.name), sizes)
+                expected = _expected(tape.node_values.get(node.name), tape.shapes.get(node.name), sizes)
                 value, problem = attempt(node, env)
                 if problem or not _agrees(expected, _shape_of(value)):
                     _mend(node, tape, sizes, expected, env)

@@ -12,6 +12,7 @@ from torch.fx.passes.infra.pass_manager import PassManager
 from fxgrow._capture import as_tuple, capture
 from fxgrow._classes import render
 from fxgrow._record import GrowthRecord
+from fxgrow.errors import FxgrowError
 
 
 @dataclass
@@ -71,7 +72,12 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     gm: GraphModule = capture(model, inputs)
     before = gm.meta.get("growth", {"record": GrowthRecord(), "outcomes": []})
     gm.meta["growth"] = {"record": before["record"], "outcomes": []}
-    result = PassManager(passes=passes)(gm).graph_module
+    try:
+        result = PassManager(passes=passes)(gm).graph_module
+    except Exception as error:  # the pass manager wraps what a pass raises
+        if isinstance(error.__cause__, FxgrowError):
+            raise error.__cause__ from None
+        raise
     growth = result.meta["growth"]
     if gm is model:
         gm.meta["growth"] = before
