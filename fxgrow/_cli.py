@@ -286,8 +286,9 @@ def verify(before: str, after: str, after_weights: str | None, weights: str | No
            trust_pickle: bool, as_json: bool) -> None:
     """Compare what two models compute.
 
-    Both get the same input, in eval and in train mode; the exit code is 1 if they differ. They are equal when the largest difference between their outputs in eval mode is at most 1e-4 of the largest output
-    (1e-9 in float64). The input is drawn by a fixed seed in the shape that BEFORE, or else AFTER, was made for.
+    Both get the same input, in eval and in train mode. They are equal when the largest difference between their outputs
+    in eval mode is at most 1e-4 of the largest output (1e-9 in float64); otherwise the exit code is 1. The input is drawn
+    by a fixed seed in the shape that BEFORE, or else AFTER, was made for.
     """
     import fxgrow
 
@@ -302,12 +303,13 @@ def verify(before: str, after: str, after_weights: str | None, weights: str | No
     if as_json:
         _print_json({"before": before, "after": after, **checked.to_json()})
     else:
-        rows = [(mode, f"{error:.2e}", "yes" if mode in checked.exact_in else "no") for mode, error in checked.errors.items()]
+        rows = [(mode, f"{error:.2e}", "yes" if mode in checked.exact_in else "no")
+                for mode, error in checked.errors.items()]
         _table(f"{before} and {after}", ("mode", "max error, relative", "equal"), rows)
         click.echo(f"{checked}{_notes(checked)}")
     if not checked.ok:
-        raise FxgrowError(f"{before} and {after} do not compute the same{_notes(checked)}: if one is a stock model, did both "
-                          "have the same --weights?")
+        raise FxgrowError(f"{before} and {after} do not compute the same{_notes(checked)}: if one is a stock model, did "
+                          "both have the same --weights?")
 
 
 @main.command(epilog=EXAMPLE + "fxgrow axes torchvision:resnet18")

@@ -1,0 +1,49 @@
+# make demo      sets up, widens a trained network by each method, classifies two photographs before and after
+# make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm
+# make lint      make types      make docs      make bench
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SETUP := setup.cfg pyproject.toml
+
+.PHONY: demo test test-all lint types docs bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python tools/demo.py --out out
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 -m "sweep or not sweep"
+
+lint: $(VENV)/.test
+	$(BIN)/python -m ruff check .
+
+# The wheel is built and installed elsewhere, so that what is checked is what a user gets.
+types: $(VENV)/.test
+	rm -rf build && mkdir -p build/types
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/types .
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types/site build/types/*.whl
+	cd build/types && MYPYPATH=site $(abspath $(BIN))/python -m mypy -p fxgrow --config-file $(CURDIR)/setup.cfg
+
+docs: $(VENV)/.test
+	$(BIN)/python tools/run_doc_blocks.py
+
+bench: $(VENV)/.test
+	$(BIN)/python tools/bench_transform.py
+
+clean:
+	rm -rf $(VENV) build out
+
+# A stamp for each set of packages: installed once, and again when what is needed changes.
+$(VENV)/.demo: $(VENV)/pyvenv.cfg $(SETUP)
+	$(BIN)/python -m pip install --quiet -e ".[demo]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/pyvenv.cfg $(SETUP)
+	$(BIN)/python -m pip install --quiet -e ".[test,lint]"
+	touch $@ $(VENV)/.demo
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
