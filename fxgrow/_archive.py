@@ -1,0 +1,219 @@
+"""`save` and `load`: a captured or grown model in one file that holds data only, and other people's files read warily.
+
+What a file may name is in `_archive_allow`, the container in `_archive_zip`, files of torch.save in `_archive_foreign`.
+"""
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zipfile
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+
+from fxgrow import _archive_foreign, _archive_zip
+from fxgrow._archive_graph import decode_graph, encode_graph
+from fxgrow._archive_modules import Encoder, Tree
+from fxgrow._archive_values import Unencodable, decode, encode, fields
+from fxgrow._atomic import atomic_write, one_line
+from fxgrow._capture import capture
+from fxgrow._record import GrowthRecord
+from fxgrow._transform import Grown
+from fxgrow.errors import ArchiveError
+
+__all__ = ["atomic_write", "load", "save"]
+RECORD = "record/"
+
+
+def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_inputs: Any = None, extra: Any = None) -> None:
+    """Writes a model, its growth record and its input shapes to one file, whole or not at all.
+
+    The same model gives the same bytes. Tied parameters, dtypes, memory layouts, `requires_grad` and the training flag of
+    every module are kept; parameters are written from any device and load on the CPU.
+
+    Args:
+        model_or_grown: what `transform`, `capture` or `load` returned, or any module together with `example_inputs`.
+        path: an existing file is replaced in one step.
+        example_inputs: as for `capture`; needed only if the model is not captured yet.
+        extra: anything made of numbers, strings, lists, tuples and dicts, found again in
+            `load(path).meta["fxgrow"]["extra"]`. None keeps what a loaded model brought along.
+
+    Raises:
+        ArchiveError: the model holds something that cannot be written as data (it says where, and what to do), or the
+            file cannot be written.
+        CaptureError: the model cannot be captured.
+    """
+    gm, record = _captured(model_or_grown, example_inputs)
+    encoder = Encoder(gm)
+    if extra is None:
+        extra = gm.meta.get("fxgrow", {}).get("extra")
+    recorded = {RECORD + name: tensor.contiguous() for name, tensor in record.to_tensors().items()}
+    graph = {"class": type(gm).__name__, "inputs": _encoded("an example input", gm.meta["example_inputs"], _shape),
+             "leaves": dict(gm.meta.get("leaves", {})), "extra": _encoded("extra", extra), "record": _record_json(record),
+             "modules": encoder.modules, "tensors": encoder.objects, "strides": encoder.strides,
+             "nodes": encode_graph(gm.graph)}
+    data = _tensor_bytes({**encoder.data, **recorded})
+    with atomic_write(path) as file:
+        _archive_zip.write(file, graph, data)
+
+
+def load(path: str | os.PathLike, *, trust_pickle: bool = False) -> nn.Module:
+    """Reads a model; no code from the file ever runs.
+
+    Returns:
+        For an archive written by `save`, a GraphModule that computes bit by bit what the saved one did. Its
+        `meta["fxgrow"]` holds `input_shapes`, `input_dtypes`, `extra` and `record`; it can be grown further. For a module
+        written by `torch.save`, that module, if it is made of layers of torch, torchvision and timm only.
+
+    Args:
+        path: the file.
+        trust_pickle: unpickle a `torch.save` file without looking. This runs code from the file: only for files of people
+            you trust.
+
+    Raises:
+        ArchiveError: the file is missing, damaged, of another kind, holds only weights, or asks for something that
+            loading never does.
+    """
+    try:
+        with _open(path) as file:
+            kind = _archive_foreign.kind_of(file)
+            if kind == "fxgrow":
+                with zipfile.ZipFile(file) as archive:
+                    return _build(*_archive_zip.read(file, archive))
+            return _archive_foreign.load(file, kind, trust_pickle)
+    except ArchiveError as error:
+        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {error}") from error
+    except (Exception, RecursionError, MemoryError) as error:  # a damaged file can upset any reader in any way
+        what = f"({type(error).__name__}: {one_line(error)})"
+        reason = one_line(error) if isinstance(error, OSError) and error.strerror else f"it is damaged {what}"
+        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {reason}") from error
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[GraphModule, GrowthRecord]:
+    model: Any = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
+    if not isinstance(model, nn.Module):
+        raise ArchiveError(f"a {type(model).__name__} is not a model; pass a module, or what fxgrow.transform returned")
+    if not (isinstance(model, GraphModule) and "example_inputs" in model.meta):
+        if example_inputs is None:
+            raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor or tuple of "
+                               "tensors as you would call the model with")
+        model = capture(model, example_inputs)
+    if isinstance(model_or_grown, Grown):
+        return model, model_or_grown.record
+    return model, model.meta.get("growth", {}).get("record") or GrowthRecord()
+
+
+def _encoded(what: str, value: Any, special=lambda value: None) -> Any:
+    try:
+        return encode(value, special)
+    except (Unencodable, RecursionError) as error:
+        raise ArchiveError(f"{what} holds a {one_line(error)}, which an archive cannot hold") from None
+
+
+def _shape(value: Any) -> dict | None:
+    """An example input: its shape and type, no numbers."""
+    if isinstance(value, Tensor):
+        return {"tensor": [list(value.shape), encode(value.dtype)]}
+    return None
+
+
+def _record_json(record: GrowthRecord) -> Any:
+    try:
+        return json.loads(record.to_json())
+    except (TypeError, ValueError) as error:
+        raise ArchiveError(f"the growth record holds something that is not data: {one_line(error)}") from error
+
+
+def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
+    try:
+        return safetensors.torch.save(tensors)
+    except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        odd = next((f" ({n!r} is {t.dtype})" for n, t in tensors.items() if str(t.dtype) in str(error)), "")
+        raise ArchiveError(f"the tensors cannot be written{odd}: {one_line(error)}") from error
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
+
+
+def _open(path: str | os.PathLike) -> BinaryIO:
+    """The file; only a regular one, since a pipe would block and a device never ends."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ArchiveError("it is a directory")
+    if not stat.S_ISREG(mode):
+        raise ArchiveError("it is not a regular file")
+    return open(path, "rb")
+
+
+def _build(description: dict, tensors: bytes) -> GraphModule:
+    _, _, class_name, inputs, leaves, extra, recorded, modules, objects, strides, nodes = fields(
+        description, "graph.json", format=str, version=int, **{"class": str}, inputs=dict, leaves=dict, extra=object,
+        record=dict, modules=list, tensors=list, strides=dict, nodes=list)
+    data = safetensors.torch.load(tensors)
+    record = _rebuild_record(recorded, {n.removeprefix(RECORD): t for n, t in data.items() if n.startswith(RECORD)})
+    tree = Tree(modules, objects, strides, {n: t for n, t in data.items() if not n.startswith(RECORD)})
+    gm = _assemble(class_name, tree, decode_graph(nodes, tree))
+    _describe(gm, inputs, leaves, decode(extra), record)
+    return gm
+
+
+def _assemble(class_name: str, tree: Tree, graph: Graph) -> GraphModule:
+    """The GraphModule, its parts in the order they had (torch.fx alone would order them by use and drop the unused)."""
+    if not class_name.isidentifier():
+        raise ArchiveError("the model's class name is not a name")
+    gm = GraphModule(nn.Module(), Graph(), class_name)
+    for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+        getattr(gm, part).update(getattr(tree.root, part))
+    gm.training = tree.root.training
+    try:
+        gm.graph = graph
+        graph.lint()
+    except Exception as error:
+        raise ArchiveError(f"the graph is not a program: {one_line(error)}") from error
+    return gm
+
+
+def _describe(gm: GraphModule, inputs: Any, leaves: dict, extra: Any, record: GrowthRecord) -> None:
+    example = decode(inputs, _meta_tensor)
+    if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
+        raise ArchiveError("the model's inputs are not described")
+    gm.meta["example_inputs"], gm.meta["leaves"] = example, leaves
+    gm.meta["growth"] = {"record": record, "outcomes": []}
+    gm.meta["fxgrow"] = {"input_shapes": [tuple(getattr(t, "shape", ())) for t in example],
+                         "input_dtypes": [getattr(t, "dtype", type(t)) for t in example], "extra": extra, "record": record}
+
+
+def _meta_tensor(kind: str, content: Any) -> Any:
+    if kind != "tensor":
+        return NotImplemented
+    if not isinstance(content, list) or len(content) != 2:
+        raise ArchiveError("an example input has a shape and a type")
+    shape = decode({"size": content[0]})
+    dtype = decode(content[1])
+    if not isinstance(dtype, torch.dtype):
+        raise ArchiveError("an example input has no type")
+    try:
+        return torch.empty(shape, dtype=dtype, device="meta")
+    except RuntimeError as error:
+        raise ArchiveError("an example input has an impossible shape") from error
+
+
+def _rebuild_record(data: dict, tensors: dict[str, Tensor]) -> GrowthRecord:
+    """The record, if writing it again would give the same."""
+    if any(t.ndim != 1 or t.dtype not in (torch.bool, torch.int64) for t in tensors.values()):
+        raise ArchiveError("an index map of the growth record is not a list of positions")
+    try:
+        record = GrowthRecord.rebuild(json.dumps(data), tensors)
+        same = json.loads(record.to_json()) == data and record.to_tensors().keys() == tensors.keys()
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ArchiveError("the growth record does not hold what it should") from error
+    if not same:
+        raise ArchiveError("the growth record does not fit its index maps")
+    return record

@@ -1,0 +1,392 @@
+"""The module tree and its tensors as JSON and back. A layer is its class name, its plain attributes and its tensors;
+no constructor runs on loading. Shared layers, shared parameters and shared memory stay shared."""
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import unicodedata
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from fxgrow import _archive_allow as allow
+from fxgrow._archive_values import Unencodable, decode, encode, fields
+from fxgrow.errors import ArchiveError
+
+MAX_DEPTH = 100  # of the module tree
+MAX_PATHS = 1_000_000  # names in the tree: layers shared many times over would make them explode
+PREFIX = "model/"
+OWN_OF_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
+FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
+_UNUSABLE_NAME = re.compile(r'[."\\\x00-\x1f\x7f]|__.*__')  # torch.fx writes names of modules into Python source
+
+
+# --- to JSON --------------------------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Collects modules (children before parents), tensor objects and tensor data of a captured model."""
+
+    def __init__(self, gm: GraphModule):
+        self.modules: list[dict] = []
+        self.objects: list[dict] = []
+        self.data: dict[str, Tensor] = {}
+        self.strides: dict[str, list[int]] = {}
+        self._module_index: dict[int, int | None] = {}
+        self._object_index: dict[int, int] = {}
+        self._memory: dict[tuple, str] = {}
+        self._parameter_ranges: list[tuple[int, int, str]] = []
+        self._nesting = Nesting()
+        called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
+        self._layers = {id(m) for path in called for m in gm.get_submodule(path).modules()}
+        self._add_module(gm, "")
+        self._refuse_overlaps()
+
+    def _add_module(self, module: nn.Module, path: str) -> int:
+        if id(module) in self._module_index:
+            known = self._module_index[id(module)]
+            if known is None:
+                raise ArchiveError(f"module {path!r} contains itself; an archive cannot hold that")
+            return known
+        self._module_index[id(module)] = None
+        _refuse_hooks(module, path)
+        for name in [*module._modules, *module._parameters, *module._buffers]:
+            if not usable_name(name, type(module)):
+                raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
+        children = {n: None if m is None else self._add_module(m, _join(path, n)) for n, m in module._modules.items()}
+        is_layer = id(module) in self._layers
+        entry = {"class": _layer_name(module, path) if is_layer else None, "training": bool(module.training),
+                 "attributes": self._attributes(module, path) if is_layer else {},
+                 "parameters": {n: self._add_tensor(t, _join(path, n)) for n, t in module._parameters.items()},
+                 "buffers": {n: self._add_tensor(t, _join(path, n)) for n, t in module._buffers.items()},
+                 "not_persistent": sorted(module._non_persistent_buffers_set & module._buffers.keys()),
+                 "children": children}
+        self._nesting.add([i for i in children.values() if i is not None])
+        self.modules.append(entry)
+        self._module_index[id(module)] = len(self.modules) - 1
+        return len(self.modules) - 1
+
+    def _attributes(self, module: nn.Module, path: str) -> dict[str, Any]:
+        skipped = OWN_OF_MODULE.union(REBUILT_OF_RNN if isinstance(module, nn.RNNBase) else ())
+        entry = {}
+        if missing_constant(module):
+            raise ArchiveError(f"layer {path!r} ({type(module).__name__}) lacks its attribute {missing_constant(module)!r}")
+        for name, value in sorted(vars(module).items()):
+            if name in skipped:
+                continue
+            where = f"attribute {name!r} of {path!r} ({type(module).__name__})"
+            if not usable_name(name, type(module)):
+                raise ArchiveError(f"{where} replaces a method of its class; an archive holds no code, so remove it")
+            try:
+                entry[name] = encode(value, functools.partial(self._special, f"{path}.{name}"))
+            except Unencodable as error:
+                raise ArchiveError(f"{where} holds a {error}, which an archive cannot hold; make it a number, a string, "
+                                   "a tensor or a container of these") from None
+        return entry
+
+    def _special(self, where: str, value: Any) -> dict | None:
+        """Attributes beyond plain data: tensors, layers, enumerations, functions and classes of the allow-lists."""
+        if isinstance(value, Tensor):
+            return {"tensor": self._add_tensor(value, where)}
+        if isinstance(value, nn.Module):
+            self._layers.update(id(m) for m in value.modules())
+            return {"module": self._add_module(value, where)}
+        if isinstance(value, enum.Enum) and allow.enum_name(type(value)):
+            return {"enum": [allow.enum_name(type(value)), value.name]}
+        if isinstance(value, enum.Enum):
+            raise Unencodable(f"{type(value).__module__}.{type(value).__qualname__}")
+        if isinstance(value, functools.partial):
+            special = functools.partial(self._special, where)
+            return {"partial": [encode(v, special) for v in (value.func, list(value.args), value.keywords)]}
+        if isinstance(value, type) and issubclass(value, nn.Module) and allow.class_name(value):
+            return {"class": allow.class_name(value)}
+        if callable(value) and value is not getattr and allow.function_name(value):
+            return {"function": allow.function_name(value)}
+        return None
+
+    def _add_tensor(self, tensor: Tensor | None, path: str) -> int | None:
+        if tensor is None:
+            return None
+        if id(tensor) not in self._object_index:
+            _refuse_tensor(tensor, path)
+            self.objects.append({"data": self._add_data(tensor.detach(), path), "requires_grad": tensor.requires_grad,
+                                 "kind": "parameter" if isinstance(tensor, nn.Parameter) else "tensor"})
+            self._object_index[id(tensor)] = len(self.objects) - 1
+            if isinstance(tensor, nn.Parameter):
+                self._note_range(tensor, path)
+        return self._object_index[id(tensor)]
+
+    def _add_data(self, tensor: Tensor, path: str) -> str:
+        """The key of the tensor's data; the same memory seen the same way has one key."""
+        view = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and view in self._memory:
+            return self._memory[view]
+        key = self._memory[view] = PREFIX + path
+        self.data[key] = plain_copy(tensor)
+        if tensor.stride() != self.data[key].stride() and is_dense(tuple(tensor.shape), tensor.stride()):
+            self.strides[key] = list(tensor.stride())
+        return key
+
+    def _note_range(self, tensor: Tensor, path: str) -> None:
+        if tensor.numel() and tensor.device.type == "cpu":
+            last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+            start = tensor.data_ptr()
+            self._parameter_ranges.append((start, start + (last + 1) * tensor.element_size(), path))
+
+    def _refuse_overlaps(self) -> None:
+        """Parameters that see parts of each other's memory train together; kept apart in a file they would not."""
+        ranges = sorted(self._parameter_ranges)
+        for (start, end, name), (start_2, end_2, other) in zip(ranges, ranges[1:]):
+            if start_2 < end and (start, end) != (start_2, end_2):
+                raise ArchiveError(f"parameters {name!r} and {other!r} share part of their memory, which an archive "
+                                   "cannot hold; clone one of them")
+
+
+class Nesting:
+    """How deep the module tree is and how many names it has, children counted before parents.
+
+    Raises:
+        ArchiveError: more than any program that walks the tree could bear.
+    """
+
+    def __init__(self) -> None:
+        self.depths: list[int] = []
+        self.paths: list[int] = []
+
+    def add(self, children: list[int]) -> None:
+        self.depths.append(1 + max((self.depths[i] for i in children), default=0))
+        self.paths.append(1 + sum(self.paths[i] for i in children))
+        if self.depths[-1] > MAX_DEPTH or self.paths[-1] > MAX_PATHS:
+            raise ArchiveError(f"the model nests more than {MAX_DEPTH} modules, or shares them too many times over")
+
+
+def missing_constant(module: nn.Module) -> str | None:
+    """The first attribute that the module's class counts on and the module lacks."""
+    return next((n for n in getattr(type(module), "__constants__", ()) if not hasattr(module, n)), None)
+
+
+def plain_copy(tensor: Tensor) -> Tensor:
+    """Contiguous, on the CPU, in memory of its own size (safetensors refuses views of larger memory)."""
+    tensor = tensor.detach().cpu().contiguous()
+    fits = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.stride() == _default_strides(tensor.shape)
+    return tensor if fits else torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+
+
+def _default_strides(shape: torch.Size) -> tuple[int, ...]:
+    """What a new tensor has; one with sizes of 1 may be contiguous and have others."""
+    return torch.empty(shape, device="meta").stride()
+
+
+def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a tensor so laid out fills its memory without gaps or overlaps (a permuted contiguous one)."""
+    expected = 1
+    for stride, size in sorted((st, n) for st, n in zip(strides, shape) if n != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def usable_name(name: Any, cls: type) -> bool:
+    """Whether a module of the class may have a part so named: nothing that hides a method or breaks torch.fx's source."""
+    return (isinstance(name, str) and 0 < len(name) < 1000 and not _UNUSABLE_NAME.search(name)
+            and unicodedata.normalize("NFKC", name) == name and name not in OWN_OF_MODULE and not allow.shadows(cls, name))
+
+
+def _layer_name(module: nn.Module, path: str) -> str:
+    cls = type(module)
+    if nn.utils.parametrize.is_parametrized(module):
+        names = ", ".join(module.parametrizations)  # type: ignore[union-attr, arg-type]
+        raise ArchiveError(f"layer {path!r} has parametrizations ({names}), which an archive cannot hold; call "
+                           "torch.nn.utils.parametrize.remove_parametrizations on it first")
+    if issubclass(cls, nn.modules.lazy.LazyModuleMixin):
+        raise ArchiveError(f"layer {path!r} ({cls.__name__}) has no weights yet; run the model once first")
+    name = allow.class_name(cls)
+    if name is None:
+        raise ArchiveError(f"layer {path!r} is of class {cls.__module__}.{cls.__qualname__}, kept whole because its code "
+                           "could not be traced; an archive holds no code, so rewrite its forward with torch's functions "
+                           "(fxgrow.capture(...).meta['leaves'] says what stopped it), or keep the model with torch.save")
+    return name
+
+
+def _refuse_hooks(module: nn.Module, path: str) -> None:
+    if any(getattr(module, name, None) for name in FORWARD_HOOKS):
+        raise ArchiveError(f"module {path!r} has hooks (old-style weight_norm and pruning use them), which an archive "
+                           "cannot hold; remove them first")
+
+
+def _refuse_tensor(tensor: Tensor, path: str) -> None:
+    reason = None
+    if type(tensor) not in (Tensor, nn.Parameter):
+        reason = f"is a {type(tensor).__name__}"
+    elif tensor.is_meta:
+        reason = "has no data (it is on the meta device)"
+    elif tensor.layout is not torch.strided or tensor.is_quantized:
+        reason = "is sparse or quantized"
+    if reason:
+        raise ArchiveError(f"tensor {path!r} {reason}, which an archive cannot hold; make it a plain dense tensor first")
+
+
+# --- from JSON ------------------------------------------------------------------------------------------------------
+
+
+class Tree:
+    """The modules and tensors of an archive, built; `root` is the whole model without its graph.
+
+    Raises:
+        ArchiveError: whatever in the description is not as `Encoder` would have written it.
+    """
+
+    def __init__(self, modules: Any, objects: Any, strides: Any, data: dict[str, Tensor]):
+        if not all(isinstance(part, list) for part in (modules, objects)) or not modules:
+            raise ArchiveError("the model has no modules")
+        self._data = _laid_out(data, strides)
+        self.tensors = self._make_tensors(objects)
+        self.modules: list[nn.Module] = []
+        self._is_layer: set[int] = set()
+        self._nesting = Nesting()
+        self._used: set[int] = set()
+        for entry in modules:
+            self._add_module(entry)
+        if len(self._used) != len(modules) - 1:
+            raise ArchiveError("the model has modules that are not part of it")
+        self.root = self.modules[-1]
+        if self.is_layer_module(self.root) or not all(
+                usable_name(n, GraphModule) for n in [*self.root._modules, *self.root._parameters, *self.root._buffers]):
+            raise ArchiveError("the model itself is not a plain container")
+
+    def is_layer(self, path: str) -> bool:
+        return self.is_layer_module(self._find(path))
+
+    def is_layer_module(self, module: nn.Module | None) -> bool:
+        return id(module) in self._is_layer
+
+    def is_readable(self, path: str) -> bool:
+        """Whether the path is a parameter, a buffer, or the training flag of a module."""
+        parent, _, name = path.rpartition(".")
+        module = self._find(parent) if parent else self.root
+        if module is None:
+            return False
+        return name == "training" or isinstance({**module._parameters, **module._buffers}.get(name), Tensor)
+
+    def _find(self, path: str) -> nn.Module | None:
+        module: nn.Module | None = self.root
+        for name in path.split("."):
+            module = None if module is None else module._modules.get(name)
+        return module
+
+    def _make_tensors(self, objects: list) -> list[Tensor]:
+        made: list[Tensor] = []
+        used: set[str] = set()
+        for entry in objects:
+            key, requires_grad, kind = fields(entry, "a tensor", data=str, requires_grad=bool, kind=str)
+            if key not in self._data or kind not in ("parameter", "tensor"):
+                raise ArchiveError(f"tensor {key[:80]!r} is not in the file")
+            data = self._data[key].detach()  # a view for each object: the memory stays shared
+            try:
+                made.append(nn.Parameter(data, requires_grad) if kind == "parameter" else data.requires_grad_(requires_grad))
+            except RuntimeError as error:
+                raise ArchiveError(f"tensor {key!r} of whole numbers cannot require a gradient") from error
+            used.add(key)
+        if used != self._data.keys():
+            raise ArchiveError("the file holds tensors that are not part of the model")
+        return made
+
+    def _add_module(self, entry: Any) -> None:
+        name, training, attributes, parameters, buffers, hidden, children = fields(
+            entry, "a module", **{"class": (str, type(None))}, training=bool, attributes=dict, parameters=dict, buffers=dict,
+            not_persistent=list, children=dict)
+        cls = nn.Module if name is None else allow.find_class(name)
+        names = [*attributes, *parameters, *buffers, *children]
+        if len(set(names)) != len(names) or not all(usable_name(n, cls) for n in names):
+            raise ArchiveError(f"a module ({name or 'container'}) has parts whose names cannot be used")
+        if (name is None and attributes) or not all(isinstance(n, str) and n in buffers for n in hidden):
+            raise ArchiveError(f"a module ({name or 'container'}) does not fit its description")
+        module: nn.Module = object.__new__(cls)
+        nn.Module.__init__(module)
+        module.training = training
+        module._modules.update({n: self._child(i) for n, i in children.items()})
+        module._parameters.update({n: self._tensor(i, nn.Parameter) for n, i in parameters.items()})
+        module._buffers.update({n: self._tensor(i, Tensor) for n, i in buffers.items()})
+        module._non_persistent_buffers_set.update(hidden)
+        module.__dict__.update({n: decode(v, self._special) for n, v in attributes.items()})
+        self._check(module, children)
+        self.modules.append(module)
+        if name is not None:
+            self._is_layer.add(id(module))
+
+    def _check(self, module: nn.Module, children: dict) -> None:
+        self._nesting.add([i for i in children.values() if i is not None])
+        if missing_constant(module):
+            raise ArchiveError(f"a layer of class {type(module).__name__} lacks its attribute {missing_constant(module)!r}")
+        if isinstance(module, nn.RNNBase):
+            _tie_flat_weights(module)
+
+    def _child(self, index: Any) -> nn.Module | None:
+        if index is None:
+            return None
+        if type(index) is not int or not 0 <= index < len(self.modules):
+            raise ArchiveError("a module has a part that does not come before it")
+        self._used.add(index)
+        return self.modules[index]
+
+    def _tensor(self, index: Any, kind: type) -> Any:
+        if index is None:
+            return None
+        if type(index) is not int or not 0 <= index < len(self.tensors) or not isinstance(self.tensors[index], kind):
+            raise ArchiveError("a module has a parameter or buffer that is not one")
+        return self.tensors[index]
+
+    def _special(self, kind: str, content: Any) -> Any:
+        if kind == "tensor" and content is not None:
+            return self._tensor(content, Tensor)
+        if kind == "module" and content is not None:
+            return self._child(content)
+        if kind == "function" and content != "builtins.getattr":  # allowed only where its argument is checked
+            return allow.find_function(content)
+        if kind == "class":
+            return allow.find_class(content)
+        if kind == "enum" and isinstance(content, list) and len(content) == 2 and isinstance(content[1], str):
+            return allow.find_enum(content[0]).__members__.get(content[1])
+        if kind == "partial" and isinstance(content, list) and len(content) == 3:
+            function, args, kwargs = (decode(v, self._special) for v in content)
+            if callable(function) and isinstance(args, list) and isinstance(kwargs, dict) \
+                    and all(isinstance(k, str) for k in kwargs):
+                return functools.partial(function, *args, **kwargs)
+            raise ArchiveError("a partial function does not hold what it should")
+        return NotImplemented
+
+
+def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
+    """The tensors in memory of their own, in the layout they had (a channels-last weight runs other kernels)."""
+    if not isinstance(strides, dict) or not strides.keys() <= data.keys():
+        raise ArchiveError("the layouts do not fit the tensors")
+    result = {}
+    for key, tensor in data.items():
+        shape, stride = tuple(tensor.shape), strides.get(key)
+        if stride is not None and not (isinstance(stride, list) and len(stride) == len(shape) and is_dense(shape, stride)
+                                       and all(type(s) is int and 0 <= s < 2 ** 48 for s in stride)):
+            raise ArchiveError(f"the layout of {key!r} does not fit its shape")
+        memory = torch.empty(shape, dtype=tensor.dtype) if stride is None \
+            else torch.empty_strided(shape, stride, dtype=tensor.dtype)
+        result[key] = memory.copy_(tensor)
+    return result
+
+
+def _tie_flat_weights(module: nn.RNNBase) -> None:
+    """The list of its own parameters that an RNN keeps beside them."""
+    names = module.__dict__.get("_flat_weights_names")
+    if not isinstance(names, list) or not all(isinstance(n, str) and n in module._parameters for n in names):
+        raise ArchiveError(f"a layer of class {type(module).__name__} lacks some of its weights")
+    module.__dict__["_flat_weights"] = weights = [module._parameters[n] for n in names]
+    module.__dict__["_flat_weight_refs"] = [None if w is None else weakref.ref(w) for w in weights]
