@@ -267,8 +267,10 @@ def summarise(outcomes, most: int = 12) -> list[tuple]:
 def check_writable(path: str) -> None:
     """Finds out before the long work whether FILE can be written."""
     target = Path(path)
+    if target.is_char_device():
+        return
     if target.exists() and not target.is_file():
-        raise FxgrowError(f"{path} is a {'folder' if target.is_dir() else 'device'}, not a file: name a file with -o")
+        raise FxgrowError(f"{path} is a folder, not a file: name a file with -o")
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent):
             pass

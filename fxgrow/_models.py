@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from fxgrow.errors import FxgrowError
 
@@ -42,10 +43,9 @@ class Input:
 
 @dataclass
 class _Found:
-    """What a spec names: the module, its inputs (None: not known), and whether they go in as one list of images."""
+    """What a spec names: the module, and its inputs (tensors or Inputs, nested as forward takes them; None: not known)."""
     module: nn.Module
-    inputs: Sequence[Input | Tensor] | None = None
-    listed: bool = False
+    inputs: Sequence[Any] | None = None
 
 
 def load_model(spec: str, *, weights: str | None = None, input_shape: str | None = None, trust_pickle: bool = False,
@@ -72,10 +72,11 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | None
     if weights and not pretrained:
         load_weights(found.module, weights)
     inputs = found.inputs if input_shape is None else parse_inputs(input_shape)
+    if input_shape is not None and found.inputs is not None and isinstance(found.inputs[0], list):
+        inputs = [inputs]
     if inputs is None and need_inputs:
         raise ModelError(f"{spec} does not say what its inputs are: pass their shape, as --input 1,3,224,224")
-    tensors = draw_inputs(inputs or (), dtype_of(found.module), seed)
-    return found.module.eval(), (list(tensors),) if found.listed and tensors else tensors
+    return found.module.eval(), draw_inputs(inputs or (), dtype_of(found.module), seed)
 
 
 def _find(spec: str, pretrained: bool, trust_pickle: bool) -> _Found:
@@ -100,15 +101,8 @@ def _from_file(path: str, trust_pickle: bool) -> _Found:
     from fxgrow._archive import load
 
     module = load(path, trust_pickle=trust_pickle)
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"{path} holds weights, not a model: name the model and pass them, as torchvision:NAME "
-                         f"--weights {path}")
-    meta = getattr(module, "meta", {}).get("fxgrow", {})
-    shapes = meta.get("input_shapes")
-    if not shapes:
-        return _Found(module)
-    dtypes = [_dtype(d) for d in meta.get("input_dtypes") or ["float32"] * len(shapes)]
-    return _Found(module, [Input(tuple(s), d) for s, d in zip(shapes, dtypes)])
+    example = getattr(module, "meta", {}).get("example_inputs")
+    return _Found(module, tree_map(lambda t: Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) else t, example))
 
 
 def _from_torchvision(name: str, pretrained: bool) -> _Found:
@@ -122,7 +116,7 @@ def _from_torchvision(name: str, pretrained: bool) -> _Found:
         options["weights_backbone"] = None
     module = _fetched(f"torchvision:{name}", pretrained, lambda: models.get_model(name, **options))
     if family is models.detection:
-        return _Found(module, [Input((3, 320, 320))], listed=True)
+        return _Found(module, [[Input((3, 320, 320))]])
     best = models.get_model_weights(name).DEFAULT
     if family is models.optical_flow:
         return _Found(module, [Input((1, 3, *best.meta["min_size"]))] * 2)
@@ -246,13 +240,10 @@ def parse_inputs(text: str) -> list[Input]:
     return inputs
 
 
-def _dtype(name) -> torch.dtype:
-    if isinstance(name, torch.dtype):
-        return name
-    short = str(name).removeprefix("torch.")
-    if short not in DTYPES:
-        raise ModelError(f"--input: {short!r} is no type; the types are {', '.join(DTYPES)}")
-    return DTYPES[short]
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise ModelError(f"--input: {name!r} is no type; the types are {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
@@ -260,18 +251,19 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
-def draw_inputs(inputs: Sequence[Input | Tensor], dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, ...]:
+def draw_inputs(inputs: Sequence[Any], dtype: torch.dtype, seed: int = 0) -> tuple:
     """Tensors of these shapes: normal numbers, and zeros and ones where the type is no floating one."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = []
-    for i in inputs:
-        if isinstance(i, Tensor):
-            tensors.append(i)
-        elif (i.dtype or dtype).is_floating_point:
-            tensors.append(torch.randn(i.shape, generator=generator).to(i.dtype or dtype))
-        else:
-            tensors.append(torch.randint(2, i.shape, generator=generator).to(i.dtype))
-    return tuple(tensors)
+
+    def draw(i):
+        if not isinstance(i, Input):
+            return i
+        kind = i.dtype or dtype
+        if kind.is_floating_point:
+            return torch.randn(i.shape, generator=generator).to(kind)
+        return torch.randint(2, i.shape, generator=generator).to(kind)
+
+    return tuple(tree_map(draw, list(inputs)))
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
