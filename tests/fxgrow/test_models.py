@@ -1,0 +1,163 @@
+"""MODEL words: what each form gives, its inputs and its weights, and one clear error for each that gives nothing."""
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import squeezenet1_1
+
+import fxgrow
+from fxgrow import _models
+from fxgrow._models import ModelError, load_model, parse_inputs
+from fxgrow.errors import ArchiveError
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def shapes(inputs) -> list[tuple]:
+    return [tuple(t.shape) for t in inputs]
+
+
+@pytest.fixture
+def factory(tmp_path, monkeypatch):
+    (tmp_path / "nets_of_test_models.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def bare(): return nn.Linear(3, 4)\n"
+        "def told(): return nn.Linear(3, 4), torch.ones(2, 3)\n"
+        "def broken(): raise ValueError('no data here')\n"
+        "def wrong(): return 3\n"
+        "ready = nn.Linear(2, 2)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "nets_of_test_models"
+
+
+@pytest.mark.parametrize("spec, expected", [
+    ("torchvision:squeezenet1_1", [(1, 3, 224, 224)]), ("torchvision:inception_v3", [(1, 3, 299, 299)]),
+    ("torchvision:lraspp_mobilenet_v3_large", [(1, 3, 224, 224)]), ("torchvision:r3d_18", [(1, 3, 16, 112, 112)]),
+    ("timm:mobilenetv3_small_050", [(1, 3, 224, 224)])])
+def test_library_models_know_their_inputs(spec, expected):
+    model, inputs = load_model(spec)
+    assert shapes(inputs) == expected
+    assert not model.training
+
+
+def test_detectors_take_a_list_of_images():
+    model, (images,) = load_model("torchvision:ssdlite320_mobilenet_v3_large")
+    assert shapes(images) == [(3, 320, 320)]
+    with torch.no_grad():
+        assert set(model(images)[0]) == {"boxes", "scores", "labels"}
+    assert shapes(load_model("torchvision:ssdlite320_mobilenet_v3_large", input_shape="3,64,64")[1][0]) == [(3, 64, 64)]
+
+
+def test_one_name_means_one_network_and_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    first, second = load_model("torchvision:squeezenet1_1")[0], load_model("torchvision:squeezenet1_1")[0]
+    assert same(first, second)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not same(first, load_model("torchvision:squeezenet1_1", seed=1)[0])
+
+
+@pytest.mark.parametrize("spec, near", [("torchvision:resnt50", "resnet50"), ("timm:mobilnetv3_small_050", "mobilenetv3_small_050")])
+def test_unknown_names_get_the_nearest(spec, near):
+    with pytest.raises(ModelError, match=f"has no model.*{near}"):
+        load_model(spec)
+
+
+@pytest.mark.parametrize("spec", ["zoo:nothing_called_so", "no_such_file.pt", "no_such_package:factory", "torchvision"])
+def test_what_names_nothing_is_one_clear_error(spec):
+    with pytest.raises(ModelError, match="MODEL is a file|has no model"):
+        load_model(spec)
+
+
+def test_a_near_file_name_is_offered(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(ModelError, match="did you mean .*model.pt"):
+        load_model(str(tmp_path / "modle.pt"))
+
+
+def test_weights_from_a_file(tmp_path):
+    other = squeezenet1_1()
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    torch.save({"epoch": 3, "state_dict": other.state_dict()}, tmp_path / "checkpoint.pth")
+    save_file(other.state_dict(), tmp_path / "w.safetensors")
+    for name in ("w.pth", "checkpoint.pth", "w.safetensors"):
+        assert same(load_model("torchvision:squeezenet1_1", weights=str(tmp_path / name))[0], other)
+    with pytest.raises(ModelError, match="does not fit MobileNetV3"):
+        load_model("torchvision:mobilenet_v3_small", weights=str(tmp_path / "w.pth"))
+
+
+def test_weights_that_are_none(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"nothing")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    for name, why in (("w.pth", "no state_dict"), ("list.pth", "no state_dict"), ("module.pth", "without running code"),
+                      ("absent.pth", "no file here")):
+        with pytest.raises(ModelError, match=why):
+            load_model("torchvision:squeezenet1_1", weights=str(tmp_path / name))
+
+
+def test_default_weights_without_a_network_say_what_to_do(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("<urlopen error>")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", unreachable)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable, raising=False)
+    with pytest.raises(ModelError, match="DEFAULT weights of torchvision:squeezenet1_1 cannot be had.*--weights FILE"):
+        load_model("torchvision:squeezenet1_1", weights="DEFAULT")
+
+
+def test_default_weights_of_what_has_none(factory):
+    with pytest.raises(ModelError, match="has no DEFAULT weights"):
+        load_model(f"{factory}:bare", weights="DEFAULT")
+
+
+def test_factories(factory):
+    assert shapes(load_model(f"{factory}:bare", input_shape="5,3")[1]) == [(5, 3)]
+    assert torch.equal(load_model(f"{factory}:told")[1][0], torch.ones(2, 3))
+    assert isinstance(load_model(f"{factory}:ready", need_inputs=False)[0], nn.Linear)
+    for name, why in (("bare", "--input 1,3,224,224"), ("broken", "raised ValueError: no data here"),
+                      ("wrong", "gave a int"), ("absent", "raised AttributeError")):
+        with pytest.raises(ModelError, match=why):
+            load_model(f"{factory}:{name}")
+
+
+def test_our_files_know_their_inputs(tmp_path):
+    file = str(tmp_path / "m.pt")
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).double()
+    fxgrow.save(model, file, example_inputs=torch.zeros(5, 3, dtype=torch.float64))
+    loaded, inputs = load_model(file)
+    assert [(tuple(t.shape), t.dtype) for t in inputs] == [((5, 3), torch.float64)]
+    assert torch.equal(loaded(*inputs), model(*inputs))
+
+
+def test_pickles_need_trust(tmp_path):
+    torch.save(squeezenet1_1(), tmp_path / "stock.pt")
+    torch.save(Mine(), tmp_path / "mine.pt")
+    with pytest.raises(ModelError, match="--input"):
+        load_model(str(tmp_path / "stock.pt"))
+    with pytest.raises(ArchiveError, match="--trust-pickle"):
+        load_model(str(tmp_path / "mine.pt"), input_shape="1,2")
+    model, inputs = load_model(str(tmp_path / "mine.pt"), input_shape="1,2", trust_pickle=True)
+    assert model(*inputs).shape == (1, 2)
+
+
+class Mine(nn.Module):
+    def forward(self, x):
+        return x + 1
+
+
+def test_inputs_by_hand():
+    first, second = parse_inputs("1,3,8,8;1,10:int64")
+    assert (first.shape, first.dtype, second.shape, second.dtype) == ((1, 3, 8, 8), None, (1, 10), torch.int64)
+    drawn = _models.draw_inputs([first, second], torch.float64)
+    assert [t.dtype for t in drawn] == [torch.float64, torch.int64]
+    assert drawn[1].max() <= 1 and drawn[1].min() >= 0
+
+
+@pytest.mark.parametrize("text", ["", "1,3,x", "1,,3", "1,0,3", "1,3:int65", "1,3;", "-1,3"])
+def test_inputs_that_are_none(text):
+    with pytest.raises(ModelError, match="--input"):
+        parse_inputs(text)
