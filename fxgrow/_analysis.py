@@ -7,7 +7,7 @@ operation does (fxgrow/rules) and what new positions contain (fxgrow/_content.py
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,13 @@ from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from fxgrow._axis import Atom, Fixed, atoms, concat, cut, freeze, is_fixed, product, resolve, unify, view
+from fxgrow._axis import Atom, Fixed, Prod, atoms, concat, cut, freeze, is_fixed, product, resolve, unify, view
 from fxgrow._capture import meta_twin, to_meta
 from fxgrow.layers import by_mode
 
 Rule = Callable[["Tape", Any, tuple, dict, Any], None]
 RULES: dict[str, Rule] = {}
+UNEVEN = "does not divide it evenly"
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -78,8 +79,10 @@ class Op:
 class Tape(TorchDispatchMode):
     """Watches ATen ops and keeps the axes of every tensor they touch."""
 
-    def __init__(self):
+    def __init__(self, copied: Collection[tuple[str, int]] = ()):
         super().__init__()
+        self.copied = copied  # parameter axes whose every position may become k adjacent ones, and nothing else
+        self.apart: dict[str, tuple[int, Atom]] = {}  # graph nodes that permute copies: the output axis, the copies
         self.values: dict[int, Value] = {}
         self.alive: list[Tensor] = []
         self.base: dict[int, int] = {}
@@ -123,14 +126,26 @@ class Tape(TorchDispatchMode):
         out = view(dims, sizes)
         if out is None:
             for d in dims:
-                self.freeze(d, f"{what} does not fit its factors")
+                self.freeze(d, f"{what} {UNEVEN}")
             out = [Fixed(s) for s in sizes]
-        return out
+        return [self._adjacent(e, dim) for dim, e in enumerate(out)] if self.copied else out
+
+    def _adjacent(self, e, dim: int):
+        """Where a permutation has left copies apart (`58*copies*2`), they are put side by side again: the node will be
+        rewritten so that the copies take no part in it."""
+        copies = [a for a in atoms(e) if a.size == 1]
+        if not isinstance(e, Prod) or not copies or e.parts[-1] is copies[0] and len(e.parts) == 2:
+            return e
+        if len(copies) > 1 or not all(isinstance(p, Fixed) or p is copies[0] for p in e.parts):
+            self.freeze(e, "copies are permuted together with other classes")
+            return e
+        self.apart[self.fx] = (dim, copies[0])
+        return product((Fixed(e.size), copies[0]))
 
     def cut(self, axis, sizes: Sequence[int], what: str) -> list:
         pieces = cut(axis, sizes)
         if pieces is None:
-            self.freeze(axis, f"{what} cuts through its factors")
+            self.freeze(axis, f"{what} {UNEVEN}")
             pieces = [Fixed(s) for s in sizes]
         return pieces
 
@@ -240,7 +255,8 @@ class Tape(TorchDispatchMode):
 
     def add_param(self, name: str, tensor: Tensor) -> None:
         grows = tensor.is_floating_point()
-        axes = [Atom(s) if grows and s > 1 else Fixed(s) for s in tensor.shape]
+        axes = [Fixed(s) if not grows or s == 1 else product((Fixed(s), Atom(1))) if (name, i) in self.copied else Atom(s)
+                for i, s in enumerate(tensor.shape)]
         value = self.set(tensor, axes, param_only=True)
         value.source = name
         self.params[name] = value
@@ -283,11 +299,19 @@ def run_meta(gm: GraphModule, visit: Callable[[Node, Any, dict], None], before: 
 
 def analyse(gm: GraphModule) -> Tape:
     """The axes of every parameter, buffer and value of a captured module. Never raises for an unknown operation: what
-    is not understood is frozen, with the reason."""
+    is not understood is frozen, with the reason. Axes that some reshape or cut does not divide evenly (the odd halves
+    of a channel shuffle) are analysed again with positions that only grow into k adjacent ones each."""
+    tape = _run(gm)
+    uneven = {(name, dim) for name, value in tape.params.items() for dim, axis in enumerate(value.axes)
+              if is_fixed(axis) and any(UNEVEN in a.reason for a in atoms(axis))}
+    return _run(gm, uneven) if uneven else tape
+
+
+def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
     import fxgrow.rules  # noqa: F401  (registers the rules)
 
     twin = meta_twin(gm).eval()
-    tape = Tape()
+    tape = Tape(copied)
     for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
         tape.add_param(name, tensor)
     constants = {}

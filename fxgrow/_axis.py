@@ -268,7 +268,7 @@ def cut(e, sizes: Sequence[int]) -> list | None:
 def view(dims: Sequence, sizes: Sequence[int]) -> list | None:
     """Row-major reshape of the axes `dims` to `sizes`: the new axes, or None where the structure forbids it."""
     factors = [f for d in map(resolve, dims) for f in (d.parts if isinstance(d, Prod) else (d,))]
-    factors = [f for f in factors if f.size != 1]
+    factors = [f for f in factors if f.size != 1 or _is_copies(f)]
     out = []
     for size in sizes:
         got: list = []
@@ -282,6 +282,8 @@ def view(dims: Sequence, sizes: Sequence[int]) -> list | None:
             elif need % head.size == 0:
                 got.append(head)
                 need //= head.size
+                while factors and _is_copies(factors[0]):  # copies stay behind the position that they copy
+                    got.append(factors.pop(0))
             elif head.size % need == 0:
                 pair = _split_factor(head, need)
                 if pair is None:
@@ -290,7 +292,12 @@ def view(dims: Sequence, sizes: Sequence[int]) -> list | None:
             else:
                 return None
         out.append(product(got))
-    return out if not any(resolve(f).size > 1 for f in factors) else None
+    return out if not factors else None
+
+
+def _is_copies(e) -> bool:
+    e = resolve(e)
+    return isinstance(e, Atom) and e.size == 1
 
 
 def _split_factor(e, outer: int) -> list | None:

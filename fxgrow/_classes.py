@@ -84,6 +84,9 @@ def classes(tape: Tape) -> list[AxisClass]:
         for atom, role in _roles(op):
             if atom in found and not found[atom].role:
                 found[atom].role = role
+    for atom, c in found.items():
+        if atom.size == 1:
+            c.role = "copies"
     _name(found, tape)
     return list(found.values())
 

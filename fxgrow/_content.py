@@ -496,7 +496,10 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True) -> Certificat
     for _ in range(8):
         interpreter = Interpreter(tape, atom, base, flips, exact)
         try:
-            return interpreter.run()
+            certificate = interpreter.run()
+            if exact and base in ("average", "zero") and not certificate.norms:
+                raise Inexact("no norm over it asks for it")
+            return certificate
         except NeedsFlip as stop:
             new = _flip(interpreter, stop.op, flips)
             if new is None:

@@ -22,7 +22,7 @@ from fxgrow._axis import Atom, Fixed, Prod, Sum, atoms, resolve, view
 from fxgrow._capture import clone_structure
 from fxgrow._content import ByPart, Certificate, Content
 from fxgrow._record import GrowthRecord, ParameterRecord
-from fxgrow.layers import MultiheadAttention
+from fxgrow.layers import MultiheadAttention, fold_copies, unfold_copies
 
 Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], Tensor]
 
@@ -126,6 +126,7 @@ def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModu
     new = clone_structure(gm, lambda t: new_of[id(t)])
     for node in new.graph.nodes:
         _resize(new, node, tape, sizes, growths)
+    _fold(new, tape, sizes)
     new.graph.lint()
     _check(new, tape, sizes)
     new.recompile()
@@ -277,6 +278,66 @@ def _resize_attention(module: nn.MultiheadAttention, node: Node, tape: Tape, siz
     return stock
 
 
+# --- copies that a permutation would part ---------------------------------------------------------------------------
+
+
+def _fold(gm: GraphModule, tape: Tape, sizes: Sizes) -> None:
+    """Where k adjacent copies would be parted (a channel shuffle), they go through the permutation in the batch."""
+    for node in list(gm.graph.nodes):
+        dim, copies = tape.apart.get(node.name, (0, None))
+        if copies is None or resolve(copies) not in sizes:
+            continue
+        source, at = _before_permutation(tape, node, resolve(copies))
+        if at == 0 or dim == 0:
+            raise Refused(f"{node.name} permutes the copies of positions with the batch", [resolve(copies)])
+        region = _between(source, node)
+        with gm.graph.inserting_after(source):
+            folded = gm.graph.call_function(fold_copies, (source, at, resolve(tape.node_values[source.name].axes[at]).size))
+        with gm.graph.inserting_after(node):
+            result = gm.graph.call_function(unfold_copies, (node, dim, source))
+        node.replace_all_uses_with(result, lambda user, own=result: user is not own)
+        moved: dict[Node, Node] = {source: folded}
+        for old in region:
+            with gm.graph.inserting_before(node):
+                moved[old] = gm.graph.node_copy(old, lambda n: moved.get(n, n))
+        result.update_arg(0, moved[node])
+        for new in (result, *moved.values()):
+            new.meta["folded"] = True
+        for old in reversed(region):
+            if not old.users:
+                gm.graph.erase_node(old)
+
+
+def _before_permutation(tape: Tape, node: Node, copies: Atom) -> tuple[Node, int]:
+    """The value whose whole axis, copies adjacent, the nodes up to `node` permute; and that axis."""
+    total = next(resolve(a).size for a in tape.node_values[node.name].axes if copies in atoms(a))
+    while True:
+        values = {n: v for n in node.all_input_nodes if isinstance(v := tape.node_values.get(n.name), Value)}
+        if len(values) != 1:
+            raise Refused(f"{node.name} permutes the copies of several values", [copies])
+        (node, value), = values.items()
+        for at, axis in enumerate(value.axes):
+            if copies in atoms(axis) and resolve(axis).size == total:
+                return node, at
+
+
+def _between(source: Node, end: Node) -> list[Node]:
+    """The nodes that lead from `source` to `end`, which is the last of them."""
+    after, node, order = {source}, source.next, []
+    while True:
+        if after.intersection(node.all_input_nodes):
+            after.add(node)
+            order.append(node)
+        if node is end:
+            break
+        node = node.next
+    needed = {end}
+    for node in reversed(order):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return [n for n in order if n in needed]
+
+
 # --- comparing with the expected shapes ------------------------------------------------------------------------------
 
 SHAPE_READERS = {"size", "dim", "numel", "ndimension"}
@@ -340,6 +401,12 @@ def _check(gm: GraphModule, tape: Tape, sizes: Sizes) -> None:
             for node in list(gm.graph.nodes):
                 if node.op == "placeholder":
                     env[node] = next(inputs)
+                    continue
+                if node.meta.get("folded"):
+                    env[node], problem = attempt(node, env)
+                    if problem:
+                        raise Refused(f"{node.name} cannot take copies through the batch: {problem.splitlines()[0]}",
+                                      [a for a in sizes if a.size == 1])
                     continue
                 _pin_scalars(node, tape, scalars)
                 expected = _expected(tape.node_values.get(node.name), tape.shapes.get(node.name), sizes)

@@ -15,6 +15,19 @@ def by_mode(training: bool, train_value, eval_value):
     return train_value if training else eval_value
 
 
+def fold_copies(x: Tensor, dim: int, positions: int) -> Tensor:
+    """Moves the k adjacent copies of each position of `dim` (size `positions*k`) into the batch: `[N*k, ..., positions, ...]`.
+
+    What is done to the batch's members alone is then done to each set of copies alone, and copies stay together.
+    """
+    return x.unflatten(dim, (positions, -1)).movedim(dim + 1, 1).flatten(0, 1)
+
+
+def unfold_copies(x: Tensor, dim: int, like: Tensor) -> Tensor:
+    """The inverse of `fold_copies`: `[N*k, ..., positions, ...]` to `[N, ..., positions*k, ...]`, N that of `like`."""
+    return x.unflatten(0, (like.shape[0], -1)).movedim(1, dim + 1).flatten(dim, dim + 1)
+
+
 class MultiheadAttention(nn.Module):
     """`torch.nn.MultiheadAttention` (Vaswani 2017) with head count and head widths free of the embedding width.
 

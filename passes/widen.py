@@ -202,6 +202,12 @@ class Widen(PassBase):
             if target < width:
                 raise GrowthError(f"{c.name} has {width} positions; to={target} would shrink it")
             size = c.size + math.ceil((target - width) / repeat)
+            if c.role == "copies" and (target - width) % repeat:
+                raise Inexact(f"only whole multiples are possible (its positions are shuffled or cut unevenly): try "
+                              f"{width * (-(-target // width))}")
+        if c.role == "copies" and self.factor is not None and self.factor % 1:
+            raise Inexact("only an integer factor is possible (its positions are shuffled or cut unevenly): try "
+                          f"{math.ceil(self.factor)} times")
         if size == c.size:
             raise Inexact("it has the size asked for already")
         return size
@@ -211,6 +217,8 @@ class Widen(PassBase):
         """The size rounded to what the contents need, and a note where that changed it."""
         added = size - c.size
         if certificate.base == "pair" and added % 2:
+            if c.size == 1:
+                raise Inexact(f"pairs would make it {size + 1} times as wide")
             return size + 1, f" (pairs: {size} rounded up to {size + 1})"
         if certificate.uniform and size % c.size:
             raise Inexact(f"only an integer factor is exact (a norm or mean runs over it): try {-(-size // c.size)} times")
