@@ -166,7 +166,15 @@ def _from_factory(spec: str) -> _Found:
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec} gave a {type(module).__name__}; it should return a torch.nn.Module")
-    return _Found(module, (inputs,) if isinstance(inputs, Tensor) else inputs)
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    return _Found(module, tree_map(_telling, inputs))
+
+
+def _telling(value):
+    """An example input, or only its shape if it is a constant tensor, on which too many networks agree."""
+    constant = isinstance(value, Tensor) and value.is_floating_point() and bool((value == value.reshape(-1)[:1]).all())
+    return Input(tuple(value.shape), value.dtype) if constant else value
 
 
 LIBRARIES = {"torchvision": _from_torchvision, "timm": _from_timm, "zoo": _from_zoo}

@@ -86,13 +86,17 @@ def options(cls: type) -> list[click.Option]:
         text = docs.get(field.name, "")
         if default is not None:
             text = f"{text}  [default: {default}]".strip()
+        if required:
+            settings["required"] = True
+        else:
+            settings["default"] = None  # not given: the field's own default
         flag = "--" + field.name.replace("_", "-")
         made.append(click.Option([f"{flag}/--no-{flag[2:]}" if settings.get("is_flag") else flag, field.name], help=text,
-                                 required=required, default=None, **settings))
+                                 **settings))
     return made
 
 
-def _settings(hint) -> dict | None:
+def _settings(hint) -> dict[str, typing.Any] | None:
     """Click's settings for a type annotation; None where the command line cannot give such a value."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = [k for k in (typing.get_args(hint) if union else (hint,)) if k is not type(None)]

@@ -164,8 +164,9 @@ def run(out: Path) -> list[Result]:
         check(results[0], results[-1])
     console.print(table(results))
     draw(results, photos, out / "demo.png")
-    console.print(f"verified: the same labels, and every probability within {TOLERANCE}, for {', '.join(METHODS)}")
-    console.print(f"written: {', '.join(r.file for r in results[1:])} and {out / 'demo.png'}")
+    console.print(f"verified: the same labels, and every probability within {TOLERANCE}, for {', '.join(METHODS)}",
+                  soft_wrap=True)
+    console.print(f"written: {', '.join(r.file for r in results[1:])} and {out / 'demo.png'}", soft_wrap=True)
     return results
 
 

@@ -1,0 +1,359 @@
+"""The command line: what each command prints and writes, and one line, exit 1 and no file for each thing that goes wrong."""
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torchvision.models.resnet import BasicBlock, ResNet
+
+import fxgrow
+from fxgrow import _cli, _pass_options
+from fxgrow.passes import Widen
+
+NETS = '''
+import torch
+from torch import nn
+
+def mlp():
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(3, 4)
+
+def normed():
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)), torch.zeros(3, 4)
+
+class Branchy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if x.sum() > 0:
+            return self.layer(x)
+        return x
+
+def branchy():
+    return Branchy(), torch.zeros(3, 4)
+'''
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with models to name: nets_for_cli.py, and model.pt, a small ResNet as torch.save writes it."""
+    (tmp_path / "nets_for_cli.py").write_text(NETS)
+    torch.save(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5), tmp_path / "model.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("nets_for_cli", None)
+    return tmp_path
+
+
+def run(words: str | list[str], code: int = 0):
+    result = CliRunner().invoke(_cli.main, shlex.split(words) if isinstance(words, str) else words)
+    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
+    return result
+
+
+def refused(words: str, folder: Path) -> str:
+    """Runs what must fail: exit 1, one line on stderr, nothing on stdout and no new file; gives the line."""
+    before = sorted(folder.iterdir())
+    result = run(words, code=1)
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: .+\n", result.stderr), result.stderr
+    assert [p for p in sorted(folder.iterdir()) if p.name != "__pycache__"] == [p for p in before if p.name != "__pycache__"]
+    return result.stderr
+
+
+RESNET = "model.pt --input 2,3,32,32"
+
+
+# --- what works ---------------------------------------------------------------------------------------------------
+
+
+def test_transform_verify_info_on_a_saved_module(here):
+    done = run(f"transform {RESNET} --pass widen --where 'layer1.*' --factor 2 --method r2r --seed 0 -o wide.pt")
+    assert re.search(r"parameters +[\d,]+ -> [\d,]+ \(\d\.\d\dx\)", done.stdout)
+    assert "exact in eval and train mode" in done.stdout and "wide.pt" in done.stdout
+    assert done.stderr == ""
+    assert "equal" in run("verify model.pt wide.pt").stdout
+    shown = run("info wide.pt").stdout
+    assert "2,3,32,32:float32" in shown and "method r2r" in shown and "layer1.0.conv1" in shown
+
+
+def test_transform_reports_as_json(here):
+    report = json.loads(run(f"transform {RESNET} --pass widen --factor 1.5 -o wide.pt --json").stdout)
+    assert report["parameters"]["after"] > 1.5 * report["parameters"]["before"]
+    assert report["verification"]["ok"] and report["preserves"]
+    assert {"name", "before", "after", "method", "reason"} <= report["outcomes"][0].keys()
+    assert report["lineage"][0]["pass"] == "widen"
+    assert report["file"] == "wide.pt" and (here / "wide.pt").is_file()
+
+
+def test_passes_chain_in_order_each_with_its_options(here):
+    report = json.loads(run("transform nets_for_cli:mlp -o a.pt --pass widen --factor 2 --method net2net --json "
+                            "--pass=widen --where 0 --to 20 --method netmorph").stdout)
+    assert [(step["method"], step.get("factor"), step.get("to")) for step in report["lineage"]] == [
+        ("net2net", 2.0, None), ("netmorph", None, 20)]
+    assert fxgrow.load("a.pt").get_submodule("0").weight.shape == (20, 4)
+
+
+def test_where_is_repeatable_and_explain_shows_every_class(here):
+    done = run(f"transform {RESNET} -o a.pt --explain --pass widen --where layer1.0.conv1 --where layer2.0.conv1 --by 4")
+    assert "layer1.0.conv1" in done.stdout and "layer2.0.conv1" in done.stdout and "why it is exact" in done.stdout
+
+
+def test_an_odd_by_is_rounded_up_for_pairs_and_said(here):
+    done = run("transform nets_for_cli:mlp -o a.pt --pass widen --where 0 --by 3 --method r2r")
+    assert "11 rounded up to 12" in " ".join(done.stdout.split())
+
+
+def test_random_is_written_and_said_to_preserve_nothing(here):
+    done = run("transform nets_for_cli:mlp -o a.pt --pass widen --factor 2 --method random")
+    assert "NOT function preserving" in done.stdout and (here / "a.pt").is_file()
+    assert "do not compute the same" in run("verify nets_for_cli:mlp a.pt", code=1).stderr
+    report = run("verify nets_for_cli:mlp a.pt --json", code=1)
+    assert json.loads(report.stdout)["ok"] is False
+
+
+def test_growing_what_was_grown_keeps_the_lineage(here):
+    run("transform nets_for_cli:mlp -o a.pt --pass widen --factor 2")
+    run("transform a.pt -o b.pt --pass widen --factor 1.5 --method net2net")
+    assert [s["method"] for s in json.loads(run("info b.pt --json").stdout)["lineage"]] == ["r2r", "net2net"]
+    run("verify nets_for_cli:mlp b.pt")
+
+
+def test_axes(here):
+    assert "layer1.0.conv1" in run(f"axes {RESNET}").stdout
+    rows = json.loads(run(f"axes {RESNET} --json").stdout)["classes"]
+    assert {"name", "size", "producers", "consumers", "may", "reason"} <= rows[0].keys()
+
+
+def test_info_needs_no_input(here):
+    report = json.loads(run("info model.pt --json").stdout)
+    assert report["inputs"] == [] and report["dtypes"] == ["float32", "int64"]
+    assert report["bytes"] > 4 * report["parameters"]
+
+
+def test_verify_of_models_that_take_different_inputs(here):
+    assert "do not take the same input" in refused("verify nets_for_cli:mlp model.pt", here)
+
+
+def test_passes_lists_options_and_their_help(here):
+    assert "--where" in run("passes").stdout
+    widen = next(p for p in json.loads(run("passes --json").stdout)["passes"] if p["name"] == "widen")
+    options = {o["option"]: o for o in widen["options"]}
+    assert {"--where", "--factor", "--to", "--by", "--method", "--init", "--noise", "--fallback", "--seed"} <= set(options)
+    assert options["--where"]["repeatable"] and all(o["help"] for o in options.values())
+
+
+# --- help ---------------------------------------------------------------------------------------------------------
+
+
+def examples() -> list[str]:
+    found = []
+    for words in ([], ["transform"], *([c] for c in ("verify", "axes", "info", "passes"))):
+        text = CliRunner().invoke(_cli.main, [*words, "--help"]).output
+        example = text.rpartition("Example:")[2].split("\n\n")[0]
+        found.append(" ".join(example.split()))
+    return found
+
+
+def test_each_help_has_an_example_that_runs(here):
+    for example in examples():
+        program, *words = shlex.split(example)
+        assert program == "fxgrow"
+        run(words)
+
+
+def test_version():
+    assert fxgrow.__version__ in run("--version").output
+
+
+def test_help_comes_without_torch():
+    code = ("import sys; from fxgrow._cli import main; main(['--help'], standalone_mode=False); "
+            "sys.exit('torch' in sys.modules)")
+    if subprocess.run([sys.executable, "-c", code], capture_output=True).returncode:
+        pytest.xfail("importing the package itself imports torch")
+
+
+# --- wrong usage: exit 2 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words, said", [
+    ("transform nets_for_cli:mlp --pass widen --factor 2", "--output"),
+    ("transform nets_for_cli:mlp -o a.pt", "at least one --pass"),
+    ("transform nets_for_cli:mlp -o a.pt --pass wden --factor 2", "did you mean widen"),
+    ("transform nets_for_cli:mlp -o a.pt --pass --factor 2", "--pass needs a name"),
+    ("transform nets_for_cli:mlp -o a.pt --factor 2 --pass widen", "behind --pass widen"),
+    ("transform nets_for_cli:mlp -o a.pt --pass widen --fctor 2", "Did you mean --factor"),
+    ("transform nets_for_cli:mlp -o a.pt --pass widen --factor two", "'--factor'"),
+    ("transform nets_for_cli:mlp -o a.pt --input 1,x --pass widen --factor 2", "is no shape"),
+    ("frobnicate", "The commands are"), ("verify a.pt", "AFTER")])
+def test_wrong_usage(here, words, said):
+    assert said in run(words, code=2).stderr
+    assert not (here / "a.pt").exists()
+
+
+# --- what cannot be done: exit 1, one line, no file ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options, said", [
+    ("--where layer1.0.conf1 --factor 2", "layer1.0.conv1"),
+    ("--where 'laier*' --factor 2", "laier*"),
+    ("--where layer1.0.conv1 --to 3", "64"),
+    ("--factor 0.5", "0.5"),
+    ("--where layer1.0.conv1 --by 0", "by 0"),
+    ("--where layer1.0.conv1", "factor, to and by"),
+    ("--factor 2 --method better", "r2r"),
+    ("--factor 2 --init better", "match_std")])
+def test_what_widen_cannot_do(here, options, said):
+    assert said in refused(f"transform {RESNET} -o a.pt --pass widen {options}", here)
+
+
+def test_missing_input_shape(here):
+    assert "--input 1,3,224,224" in refused("transform model.pt -o a.pt --pass widen --factor 2", here)
+
+
+def test_an_input_that_does_not_fit(here):
+    assert "conv1" in refused("transform model.pt --input 1,4,32,32 -o a.pt --pass widen --factor 2", here)
+
+
+def test_an_untraceable_model_names_the_module_and_the_line(here):
+    said = refused("transform nets_for_cli:branchy -o a.pt --pass widen --factor 2", here)
+    assert "Branchy" in said and f"nets_for_cli.py:{NETS.splitlines().index('        if x.sum() > 0:') + 1}" in said
+
+
+def test_a_method_that_the_layer_forbids(here):
+    said = refused("transform nets_for_cli:normed -o a.pt --pass widen --where 0 --by 2 --method netmorph --fallback never",
+                   here)
+    assert "norm" in said
+
+
+@pytest.mark.parametrize("place", ["absent/a.pt", "model.pt/a.pt", "."])
+def test_unwritable_paths_are_found_before_the_work(here, place, monkeypatch):
+    monkeypatch.setattr(fxgrow, "transform", None)
+    assert "-o" in refused(f"transform nets_for_cli:mlp -o {place} --pass widen --factor 2", here)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_device(here):
+    assert "No space left" in refused("transform nets_for_cli:mlp -o /dev/full --pass widen --factor 2", here)
+
+
+def test_a_disk_that_fills_up_while_writing(here):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (here / "a.pt").write_bytes(b"what was there")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        said = refused(f"transform {RESNET} -o a.pt --pass widen --factor 2", here)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "a.pt" in said and (here / "a.pt").read_bytes() == b"what was there"
+
+
+def test_out_of_memory(here, monkeypatch):
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1 TB")):
+        def full(*args, error=error):
+            raise error
+
+        monkeypatch.setattr(fxgrow, "transform", full)
+        assert "out of memory" in refused("transform nets_for_cli:mlp -o a.pt --pass widen --factor 2", here)
+
+
+def test_a_bug_is_one_line_too_and_traceback_shows_it(here, monkeypatch):
+    def bug(*args):
+        raise KeyError("what\nnobody foresaw")
+
+    monkeypatch.setattr(fxgrow, "transform", bug)
+    words = "transform nets_for_cli:mlp -o a.pt --pass widen --factor 2"
+    assert "--traceback" in refused(words, here)
+    result = CliRunner().invoke(_cli.main, shlex.split(words + " --traceback"))
+    assert isinstance(result.exception, KeyError)
+
+
+def test_what_is_not_equal_is_not_written(here, monkeypatch):
+    def spoil(model, inputs, passes, honest=fxgrow.transform):
+        grown = honest(model, inputs, passes)
+        with torch.no_grad():
+            next(iter(grown.model.parameters())).mul_(2)
+        return grown
+
+    monkeypatch.setattr(fxgrow, "transform", spoil)
+    said = refused("transform nets_for_cli:mlp -o a.pt --pass widen --factor 2", here)
+    assert "does not compute the same" in said and "nothing was written" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense" * 9, b"PK\3\4" + b"x" * 99])
+def test_files_that_are_no_model(here, content):
+    (here / "junk.pt").write_bytes(content)
+    assert "cannot load 'junk.pt'" in refused("info junk.pt", here)
+
+
+# --- what other packages add --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stranger(here):
+    """A package with a pass and a command, as pip would leave it."""
+    (here / "stranger.py").write_text('''
+from __future__ import annotations
+from dataclasses import dataclass
+import click
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+@dataclass
+class Nothing(PassBase):
+    """Does nothing.
+
+    Args:
+        times: how often,
+            on two lines.
+        loud: say so.
+        names: of anything.
+    """
+    times: int
+    loud: bool = False
+    names: tuple[str, ...] = ()
+
+    def call(self, graph_module):
+        graph_module.meta["seen"] = (self.times, self.loud, self.names)
+        return PassResult(graph_module, False)
+
+@click.command()
+def hello():
+    """Say hello."""
+    raise MemoryError
+''')
+    info = here / "stranger-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fxgrow.passes]\nnothing = stranger:Nothing\nbroken = stranger:Absent\n"
+                                           "[fxgrow.commands]\nhello = stranger:hello\n")
+    return here
+
+
+def test_a_strangers_pass_gets_its_options(stranger):
+    cls, given, left = _pass_options.parse("nothing", shlex.split("--times 3 --loud --names a --names b -o x.pt"))
+    assert given == {"times": 3, "loud": True, "names": ["a", "b"]} and left == ["-o", "x.pt"]
+    assert _pass_options.argument_docs(cls)["times"] == "how often, on two lines."
+    assert "Missing option '--times'" in run("transform nets_for_cli:mlp -o a.pt --pass nothing", code=2).stderr
+    assert "cannot be imported" in refused("transform nets_for_cli:mlp -o a.pt --pass broken", stranger)
+
+
+def test_a_strangers_command_is_found_and_its_errors_are_told_alike(stranger):
+    assert "Say hello." in run("--help").output
+    assert "out of memory" in refused("hello", stranger)
+
+
+def test_options_of_widen_become_its_arguments():
+    words = shlex.split("--where a --where 'b.*' --factor 1.5 --init 0.25 --noise 0 --seed 3")
+    cls, given, left = _pass_options.parse("widen", words)
+    assert cls is Widen and left == []
+    assert given == {"where": ["a", "b.*"], "factor": 1.5, "init": 0.25, "noise": 0.0, "seed": 3}
+    assert _pass_options.parse("widen", ["--init", "kaiming", "--by", "2"])[1] == {"init": "kaiming", "by": 2}
