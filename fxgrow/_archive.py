@@ -29,7 +29,8 @@ __all__ = ["atomic_write", "load", "save"]
 RECORD = "record/"
 
 
-def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_inputs: Any = None, extra: Any = None) -> None:
+def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_inputs: Any = None,
+         extra: Any = None) -> None:
     """Writes a model, its growth record and its input shapes to one file, whole or not at all.
 
     The same model gives the same bytes. Tied parameters, dtypes, memory layouts, `requires_grad` and the training flag of
@@ -48,6 +49,7 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
         CaptureError: the model cannot be captured.
     """
     gm, record = _captured(model_or_grown, example_inputs)
+    _check_record(record, gm)
     encoder = Encoder(gm)
     if extra is None:
         extra = gm.meta.get("fxgrow", {}).get("extra")
@@ -131,6 +133,16 @@ def _record_json(record: GrowthRecord) -> Any:
         raise ArchiveError(f"the growth record holds something that is not data: {one_line(error)}") from error
 
 
+def _check_record(record: GrowthRecord, gm: GraphModule) -> None:
+    """Every entry fits the parameter or buffer it is about."""
+    tensors = {**dict(gm.named_parameters(remove_duplicate=False)), **dict(gm.named_buffers(remove_duplicate=False))}
+    for name in record.parameters.keys() & tensors.keys():
+        try:
+            record.new_mask(name, tensors[name])
+        except Exception as error:
+            raise ArchiveError(f"the growth record does not fit {name!r}") from error
+
+
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
     try:
         return safetensors.torch.save(tensors)
@@ -160,6 +172,7 @@ def _build(description: dict, tensors: bytes) -> GraphModule:
     record = _rebuild_record(recorded, {n.removeprefix(RECORD): t for n, t in data.items() if n.startswith(RECORD)})
     tree = Tree(modules, objects, strides, {n: t for n, t in data.items() if not n.startswith(RECORD)})
     gm = _assemble(class_name, tree, decode_graph(nodes, tree))
+    _check_record(record, gm)
     _describe(gm, inputs, leaves, decode(extra), record)
     return gm
 
@@ -207,7 +220,7 @@ def _meta_tensor(kind: str, content: Any) -> Any:
 
 def _rebuild_record(data: dict, tensors: dict[str, Tensor]) -> GrowthRecord:
     """The record, if writing it again would give the same."""
-    if any(t.ndim != 1 or t.dtype not in (torch.bool, torch.int64) for t in tensors.values()):
+    if any(t.is_floating_point() or t.is_complex() for t in tensors.values()):
         raise ArchiveError("an index map of the growth record is not a list of positions")
     try:
         record = GrowthRecord.rebuild(json.dumps(data), tensors)

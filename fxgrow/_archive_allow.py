@@ -238,6 +238,19 @@ def find_enum(name: Any) -> type[enum.Enum]:
     return found
 
 
+def find_plain(name: Any) -> type:
+    """A plain class that torchvision's or timm's models come with; nothing of it but its attributes is ever set."""
+    found = _defined(name, MODULE_PREFIXES[1:], _is_plain) if isinstance(name, str) else None
+    if found is None:
+        raise ArchiveError(f"{_shown(name)} is not a class that comes with a model")
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    special = {"__del__", "__setstate__", "__reduce__", "__reduce_ex__", "__slots__", "__new__"}
+    return isinstance(value, type) and type(value) is type and not any(special & vars(c).keys() for c in value.__mro__[:-1])
+
+
 # --- names ----------------------------------------------------------------------------------------------------------
 
 

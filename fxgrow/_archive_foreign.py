@@ -30,9 +30,9 @@ torch.nn.parameter.Parameter torch._utils._rebuild_tensor_v2 torch._utils._rebui
 torch._utils._rebuild_parameter_with_state torch.serialization._get_layout""".split())
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, torch.layout,
          torch.memory_format)
-ITEM_SIZES = {f"{kind}Storage": size for kind, size in dict(
-    Double=8, Float=4, Half=2, BFloat16=2, ComplexDouble=16, ComplexFloat=8, Long=8, Int=4, Short=2, Char=1, Byte=1, Bool=1,
-    Untyped=1).items()}
+ITEM_SIZES = {"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "ComplexDoubleStorage": 16,
+              "ComplexFloatStorage": 8, "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1,
+              "ByteStorage": 1, "BoolStorage": 1, "UntypedStorage": 1}
 TELL = {"torchscript": "it is a TorchScript program, which has no modules to grow; save the Python module with torch.save",
         "export": "it is a torch.export program, which has no modules to grow; save the Python module with torch.save",
         "safetensors": "it holds only weights", "empty": "it is empty",
@@ -66,14 +66,14 @@ def _kind_of_zip(file: BinaryIO) -> str:
             names = archive.namelist()
     except Exception as error:
         raise ArchiveError("it is damaged or cut short") from error
+    if set(MEMBERS) & set(names):
+        return "fxgrow"
     ends = {n.partition("/")[2] for n in names}
     if "constants.pkl" in ends:
         return "torchscript"
     if ends & {"archive_format", "models/model.json"} or "serialized_exported_program.json" in names:
         return "export"
-    if "data.pkl" in ends:
-        return "torch"
-    return "fxgrow" if set(MEMBERS) & set(names) else "zip"
+    return "torch" if "data.pkl" in ends else "zip"
 
 
 def load(file: BinaryIO, kind: str, trust_pickle: bool) -> nn.Module:
@@ -102,8 +102,11 @@ def _trusting(file: BinaryIO) -> Any:
 
 
 def _wary(file: BinaryIO, kind: str) -> Any:
-    names = _names_in_zip(file) if kind == "torch" else _names_in_legacy(file)
-    stand_ins = [(s, n) for n in sorted(names) if (s := _stand_in(n)) is not None]
+    if kind == "torch":
+        names, file = _unpacked(file)
+    else:
+        names = _names_in_legacy(file)
+    stand_ins: list[Any] = [(s, n) for n in sorted(names) if (s := _stand_in(n)) is not None]
     file.seek(0)
     with torch.serialization.safe_globals(stand_ins):
         return _Finish().value(torch.load(file, map_location="cpu", weights_only=True))
@@ -136,7 +139,7 @@ class _DryRun(pickle._Unpickler):  # type: ignore[name-defined]  # in Python: th
         self.storages: list[tuple[str, int]] = []
 
     def find_class(self, module, name):
-        module, name = _compat_pickle.NAME_MAPPING.get((module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name))
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)  # Python 2's names, which pickles still use
         self.names.add(f"{module}.{name}")
         return type(name, (_Stub,), {"named": f"{module}.{name}"})
 
@@ -158,20 +161,24 @@ def _item_size(name: str) -> int:
     return ITEM_SIZES[attribute]
 
 
-def _names_in_zip(file: BinaryIO) -> set[str]:
+def _unpacked(file: BinaryIO) -> tuple[set[str], BinaryIO]:
+    """The names in the pickle, and the members in a fresh zip file, so that torch sees what was checked here."""
     size = file.seek(0, os.SEEK_END)
-    with zipfile.ZipFile(file) as archive:
+    fresh = io.BytesIO()
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as copy:
         infos = {i.filename.partition("/")[2]: i for i in archive.infolist()}
         if len(infos) != len(archive.infolist()) or any(
-                i.compress_type != zipfile.ZIP_STORED or i.file_size != i.compress_size or i.file_size > size
-                for i in infos.values()):
+                i.compress_type != zipfile.ZIP_STORED or i.file_size != i.compress_size for i in infos.values()) \
+                or sum(i.file_size for i in infos.values()) > size:
             raise ArchiveError("its members are compressed, doubled or larger than the file")
         run = _DryRun(io.BytesIO(archive.read(infos["data.pkl"])))
         run.load()
-    for key, claimed in run.storages:
-        if f"data/{key}" not in infos or infos[f"data/{key}"].file_size != claimed:
-            raise ArchiveError(f"it is damaged: storage {key[:40]!r} is not as large as it claims")
-    return run.names
+        for key, claimed in run.storages:
+            if f"data/{key}" not in infos or infos[f"data/{key}"].file_size != claimed:
+                raise ArchiveError(f"it is damaged: storage {key[:40]!r} is not as large as it claims")
+        for name, info in infos.items():
+            copy.writestr(f"archive/{name}", archive.read(info))
+    return run.names, fresh
 
 
 def _names_in_legacy(file: BinaryIO) -> set[str]:
@@ -213,6 +220,10 @@ class _Layer(_Shell):
         raise ArchiveError(f"it calls the constructor of {self.real.__name__}")
 
 
+class _Plain(_Layer):
+    """An object of a plain class that comes with a model (a box coder, a configuration)."""
+
+
 class _Member(_Shell):
     """A member of an enumeration, by value."""
 
@@ -246,7 +257,7 @@ def _stand_in(name: str) -> Any:
         return _Partial
     if name == "builtins.getattr":
         return _MemberByName
-    for base, find in ((_Layer, allow.find_class), (_Member, allow.find_enum)):
+    for base, find in ((_Layer, allow.find_class), (_Member, allow.find_enum), (_Plain, allow.find_plain)):
         try:
             return type(attribute, (base,), {"real": find(name)})
         except ArchiveError as error:
@@ -274,6 +285,8 @@ class _Finish:
         return self.done[id(value)]
 
     def _make(self, value: Any) -> Any:
+        if isinstance(value, _Plain):
+            return self._plain(value)
         if isinstance(value, _Layer):
             return self._layer(value)
         if isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter):
@@ -308,6 +321,14 @@ class _Finish:
         module.__setstate__(state)
         return module
 
+    def _plain(self, shell: _Plain) -> Any:
+        made = self.done[id(shell)] = object.__new__(shell.real)
+        state = self.value(shell.state)
+        for name in state or ():
+            self._check_own(shell.real, name, True)
+        vars(made).update(state or {})
+        return made
+
     def _check_attribute(self, cls: type, name: Any, value: Any) -> None:
         kinds = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
         if name in kinds:
@@ -320,6 +341,11 @@ class _Finish:
         elif name in OWN_OF_MODULE:
             fits = not value  # hooks
         else:
-            fits = isinstance(name, str) and not name.startswith("__") and not allow.shadows(cls, name)
-        if not fits:
-            raise ArchiveError(f"a layer of class {cls.__name__} has an attribute {allow._shown(name)} that may hold code")
+            fits = True
+        self._check_own(cls, name, fits)
+
+    @staticmethod
+    def _check_own(cls: type, name: Any, fits: bool) -> None:
+        own = isinstance(name, str) and (name in OWN_OF_MODULE or not (name.startswith("__") or allow.shadows(cls, name)))
+        if not (fits and own):
+            raise ArchiveError(f"an object of class {cls.__name__} has an attribute {allow._shown(name)} that may hold code")

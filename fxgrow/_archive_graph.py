@@ -12,6 +12,7 @@ from fxgrow._archive_modules import Tree
 from fxgrow._archive_values import Unencodable, decode, encode, fields
 from fxgrow.errors import ArchiveError
 
+MAX_NODES = 100_000  # torch.fx compiles a function of as many lines
 OPS = ("placeholder", "get_attr", "call_function", "call_method", "call_module", "output")
 
 
@@ -24,6 +25,8 @@ def encode_graph(graph: Graph) -> list[dict]:
     Raises:
         ArchiveError: a node calls something, or is given something, that a file cannot hold; it is named.
     """
+    if len(graph.nodes) > MAX_NODES:
+        raise ArchiveError(f"the graph has {len(graph.nodes)} nodes; an archive holds at most {MAX_NODES}")
     return [_encode_node(node) for node in graph.nodes]
 
 
@@ -69,8 +72,8 @@ def decode_graph(data: Any, tree: Tree) -> Graph:
     """
     graph = Graph()
     nodes: dict[str, Node] = {}
-    if not isinstance(data, list) or not data:
-        raise ArchiveError("the graph has no nodes")
+    if not isinstance(data, list) or not 0 < len(data) <= MAX_NODES:
+        raise ArchiveError(f"the graph has no nodes, or more than {MAX_NODES}")
     for position, entry in enumerate(data):
         if isinstance(entry, dict) and entry.get("op") == "output" and position != len(data) - 1:
             raise ArchiveError("the graph has an output before its end")

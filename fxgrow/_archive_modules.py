@@ -55,13 +55,14 @@ class Encoder:
                 raise ArchiveError(f"module {path!r} contains itself; an archive cannot hold that")
             return known
         self._module_index[id(module)] = None
+        is_layer = id(module) in self._layers
+        layer = _layer_name(module, path) if is_layer else None
         _refuse_hooks(module, path)
         for name in [*module._modules, *module._parameters, *module._buffers]:
             if not usable_name(name, type(module)):
                 raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
         children = {n: None if m is None else self._add_module(m, _join(path, n)) for n, m in module._modules.items()}
-        is_layer = id(module) in self._layers
-        entry = {"class": _layer_name(module, path) if is_layer else None, "training": bool(module.training),
+        entry = {"class": layer, "training": bool(module.training),
                  "attributes": self._attributes(module, path) if is_layer else {},
                  "parameters": {n: self._add_tensor(t, _join(path, n)) for n, t in module._parameters.items()},
                  "buffers": {n: self._add_tensor(t, _join(path, n)) for n, t in module._buffers.items()},

@@ -32,14 +32,17 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     name = os.fspath(path)
     try:
         place = os.path.realpath(name)
-        mode = os.stat(place).st_mode if os.path.exists(place) else stat.S_IFREG
+        exists = os.path.exists(place)
+        mode = os.stat(place).st_mode if exists else stat.S_IFREG
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(None, "it is a directory")
         if stat.S_ISCHR(mode):
             with _device(place) as file:
                 yield file
         elif stat.S_ISREG(mode):
-            with _beside(place) as file:
+            if exists and not os.access(place, os.W_OK):
+                raise PermissionError(None, "the file there is write-protected")
+            with _beside(place, stat.S_IMODE(mode) if exists else None) as file:
                 yield file
         else:
             raise OSError(None, "it is neither a file nor a device")
@@ -56,7 +59,7 @@ def _advice(error: BaseException, name: str | bytes) -> str:
 
 
 @contextlib.contextmanager
-def _beside(place: str) -> Iterator[BinaryIO]:
+def _beside(place: str, mode: int | None) -> Iterator[BinaryIO]:
     folder, name = os.path.split(place)
     temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.part")
     # os.open, so that the umask decides the permissions as it does for any other file
@@ -66,6 +69,8 @@ def _beside(place: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
             file.flush()
             os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, mode)
         os.replace(temporary, place)
     except BaseException:
         with contextlib.suppress(OSError):
