@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import warnings
 import zipfile
 from typing import Any, BinaryIO
 
@@ -186,7 +187,9 @@ def _assemble(class_name: str, tree: Tree, graph: Graph) -> GraphModule:
         getattr(gm, part).update(getattr(tree.root, part))
     gm.training = tree.root.training
     try:
-        gm.graph = graph
+        with warnings.catch_warnings():  # the source that torch.fx compiles is not the user's
+            warnings.simplefilter("ignore", SyntaxWarning)
+            gm.graph = graph
         graph.lint()
     except Exception as error:
         raise ArchiveError(f"the graph is not a program: {one_line(error)}") from error

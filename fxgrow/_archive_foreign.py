@@ -38,6 +38,7 @@ TELL = {"torchscript": "it is a TorchScript program, which has no modules to gro
         "safetensors": "it holds only weights", "empty": "it is empty",
         "zip": "it is a zip file, but neither an fxgrow archive nor a model written by torch.save",
         "unknown": "it is neither an fxgrow archive nor a model written by torch.save"}
+TRUST = ", or, if you trust whoever wrote the file, pass trust_pickle=True (command line: --trust-pickle)"
 WEIGHTS = ("it holds only weights, not a model: load it into the model it belongs to with load_state_dict (command line: "
            "MODEL --weights FILE)")
 
@@ -106,6 +107,8 @@ def _wary(file: BinaryIO, kind: str) -> Any:
         names, file = _unpacked(file)
     else:
         names = _names_in_legacy(file)
+    if any(n.startswith("torch.fx.graph_module.") for n in names):
+        raise ArchiveError(f"it is a traced graph, which torch.save writes as code: write it with fxgrow.save{TRUST}")
     stand_ins: list[Any] = [(s, n) for n in sorted(names) if (s := _stand_in(n)) is not None]
     file.seek(0)
     with torch.serialization.safe_globals(stand_ins):
@@ -145,9 +148,8 @@ class _DryRun(pickle._Unpickler):  # type: ignore[name-defined]  # in Python: th
 
     def persistent_load(self, pid):
         if isinstance(pid, tuple) and pid[:1] == ("module",):
-            raise ArchiveError("it is a module in the format of torch before 1.6, which is code; save it again with a newer "
-                               "torch, or, if you trust whoever wrote it, pass trust_pickle=True (command line: "
-                               "--trust-pickle)")
+            raise ArchiveError("it is a module in the format of torch before 1.6, which is code: save it with a newer torch"
+                               + TRUST)
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or type(pid[4]) is not int or pid[4] < 0:
             raise ArchiveError("it asks for something that is not a tensor's storage")
         self.storages.append((str(pid[2]), pid[4] * _item_size(getattr(pid[1], "named", ""))))
@@ -267,8 +269,8 @@ def _stand_in(name: str) -> Any:
     try:
         return _Function(name)
     except ArchiveError:
-        raise ArchiveError(f"it asks for {allow._shown(name)}, which is not a layer of torch, torchvision or timm; if you "
-                           "trust whoever wrote the file, pass trust_pickle=True (command line: --trust-pickle)") from None
+        raise ArchiveError(f"it asks for {allow._shown(name)}, which is not a layer of torch, torchvision or timm: save its "
+                           f"state_dict instead{TRUST}") from None
 
 
 class _Finish:
