@@ -198,10 +198,14 @@ def _match(a, b) -> None:
     else:
         total, factors = (a, b) if isinstance(a, Sum) else (b, a)
         outer = factors.parts[0]
-        pieces = view([total], [outer.size, factors.size // outer.size])
+        if outer.size == factors.size:  # positions and their copies: each segment has the copies of its own
+            pieces = cut(factors, [p.size for p in total.parts])
+        else:
+            pieces = view([total], [outer.size, factors.size // outer.size]) if outer.size > 1 else None
         if pieces is None:
             raise Mismatch(f"{total} is not made of {outer.size} equal parts")
-        _match(product(pieces), factors)
+        left, right = (total, concat(pieces)) if outer.size == factors.size else (product(pieces), factors)
+        _match(left, right)
 
 
 def _match_parts(left: list, right: list, kind: type) -> None:
