@@ -18,7 +18,8 @@ from torch.fx import Graph, GraphModule
 
 from fxgrow import _archive_foreign, _archive_zip
 from fxgrow._archive_graph import decode_graph, encode_graph
-from fxgrow._archive_modules import Encoder, Tree
+from fxgrow._archive_modules import Encoder
+from fxgrow._archive_tree import Tree
 from fxgrow._archive_values import Unencodable, decode, encode, fields
 from fxgrow._atomic import atomic_write, one_line
 from fxgrow._capture import capture
@@ -89,7 +90,7 @@ def load(path: str | os.PathLike, *, trust_pickle: bool = False) -> nn.Module:
                     return _build(*_archive_zip.read(file, archive))
             return _archive_foreign.load(file, kind, trust_pickle)
     except ArchiveError as error:
-        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {error}") from error
+        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {' '.join(str(error).split())}") from error
     except (Exception, RecursionError, MemoryError) as error:  # a damaged file can upset any reader in any way
         what = f"({type(error).__name__}: {one_line(error)})"
         reason = one_line(error) if isinstance(error, OSError) and error.strerror else f"it is damaged {what}"

@@ -164,7 +164,7 @@ def _operator(name: str) -> Callable | None:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) < 80 else text[:76] + "...'"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch.fx import Graph, Node
 
 from fxgrow import _archive_allow as allow
-from fxgrow._archive_modules import Tree
+from fxgrow._archive_tree import Tree
 from fxgrow._archive_values import Unencodable, decode, encode, fields
 from fxgrow.errors import ArchiveError
 

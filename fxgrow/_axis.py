@@ -31,36 +31,55 @@ class Fixed:
 
 class Atom:
     """A growable run of positions. `reason` says why it may not grow; `bound` is what it was refined or unified to."""
-    __slots__ = ("bound", "hint", "reason", "serial", "size")
+    __slots__ = ("_bound", "hint", "reason", "serial", "size")
     _serials = itertools.count()
+    bindings = 0  # how many there have been: what normal forms were computed under
 
     def __init__(self, size: int, hint: str = "", reason: str | None = None):
         self.size, self.hint, self.reason = size, hint, reason
-        self.bound: Fixed | Atom | Prod | Sum | None = None
+        self._bound: Fixed | Atom | Prod | Sum | None = None
         self.serial = next(Atom._serials)
+
+    @property
+    def bound(self):
+        return self._bound
+
+    @bound.setter
+    def bound(self, e):
+        self._bound = e
+        Atom.bindings += 1
 
     def __repr__(self):
         return f"{self.hint or 'a'}{self.serial}:{self.size}" if self.bound is None else repr(self.bound)
 
 
-class Prod:
-    """Row-major product of at least two factors."""
-    __slots__ = ("parts", "size")
+class _Compound:
+    """Parts, and the normal form and atoms as they were after `known` bindings."""
+    __slots__ = ("held", "known", "normal", "parts", "size")
 
     def __init__(self, parts: Sequence):
         self.parts = tuple(parts)
+        self.known, self.normal, self.held = -1, None, None
+
+
+class Prod(_Compound):
+    """Row-major product of at least two factors."""
+    __slots__ = ()
+
+    def __init__(self, parts: Sequence):
+        super().__init__(parts)
         self.size = prod(p.size for p in parts)
 
     def __repr__(self):
         return "*".join(f"({p})" if isinstance(p, Sum) else repr(p) for p in self.parts)
 
 
-class Sum:
+class Sum(_Compound):
     """Concatenation of at least two segments."""
-    __slots__ = ("parts", "size")
+    __slots__ = ()
 
     def __init__(self, parts: Sequence):
-        self.parts = tuple(parts)
+        super().__init__(parts)
         self.size = sum(p.size for p in parts)
 
     def __repr__(self):
@@ -72,11 +91,15 @@ def resolve(e):
     if isinstance(e, Fixed):
         return e
     if isinstance(e, Atom):
-        if e.bound is None:
-            return e
-        e.bound = resolve(e.bound)
-        return e.bound
-    return product(e.parts) if isinstance(e, Prod) else concat(e.parts)
+        while e._bound is not None and isinstance(e._bound, Atom):
+            e = e._bound
+        return e if e._bound is None else resolve(e._bound)
+    if e.known != Atom.bindings:
+        e.normal = product(e.parts) if isinstance(e, Prod) else concat(e.parts)
+        e.held, e.known = None, Atom.bindings
+        if isinstance(e.normal, _Compound):
+            e.normal.normal, e.normal.held, e.normal.known = e.normal, None, Atom.bindings
+    return e.normal
 
 
 def product(parts: Iterable):
@@ -107,12 +130,14 @@ def concat(parts: Iterable):
     return Fixed(0) if not flat else flat[0] if len(flat) == 1 else Sum(flat)
 
 
-def atoms(e) -> list[Atom]:
+def atoms(e) -> tuple[Atom, ...]:
     """Every atom of an expression, in order, repeats included."""
     e = resolve(e)
-    if isinstance(e, Atom):
-        return [e]
-    return [] if isinstance(e, Fixed) else [a for p in e.parts for a in atoms(p)]
+    if not isinstance(e, _Compound):
+        return (e,) if isinstance(e, Atom) else ()
+    if e.held is None:
+        e.held = tuple(a for p in e.parts for a in atoms(p))
+    return e.held
 
 
 def is_fixed(e) -> bool:

@@ -271,12 +271,23 @@ class _Tracer(Tracer):
             if node.op == "get_attr":
                 return to_meta(operator.attrgetter(node.target)(self.root))
             if node.op == "call_module":
-                return self.root.get_submodule(node.target)(*args, **kwargs)
+                return _leaf_value(self.root.get_submodule(node.target), args, kwargs)
             if node.op == "call_method":
                 return getattr(args[0], node.target)(*args[1:], **kwargs)
             return node.target(*args, **kwargs)
         finally:
             self.running = False
+
+
+def _leaf_value(module: nn.Module, args, kwargs):
+    """A leaf on meta tensors. Torch's own layers give the same shapes in both modes, and need no batch of two in eval."""
+    training = module.training
+    if type(module).__module__.startswith("torch.nn"):
+        module.eval()
+    try:
+        return module(*args, **kwargs)
+    finally:
+        module.train(training)
 
 
 def _value(a):

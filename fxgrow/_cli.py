@@ -1,15 +1,12 @@
 """The command line: `fxgrow COMMAND ...`, one function a command.
 
 What lives here: the commands, and how an error becomes one line and an exit code (0 done, 1 it could not be done, 2 usage).
-What does not: how a MODEL is found (fxgrow/_models.py) and how passes become options (fxgrow/_pass_options.py). Torch
-is imported inside the commands, so that help comes at once. Other packages add commands through `fxgrow.commands`.
+What does not: how a MODEL is found (fxgrow/_models.py), how passes become options (fxgrow/_pass_options.py), how reports
+are printed (fxgrow/_cli_report.py). Torch is imported inside the commands, so that help comes at once. Other packages add commands through `fxgrow.commands`.
 """
 from __future__ import annotations
 
-import json
-import math
 import os
-import re
 import sys
 import tempfile
 import warnings
@@ -20,6 +17,7 @@ from pathlib import Path
 import click
 
 from fxgrow import _pass_options
+from fxgrow._cli_report import console, describe_model, notes, print_json, print_table, size, status, summarise
 from fxgrow.errors import FxgrowError
 
 EXAMPLE = "\b\nExample:\n  "
@@ -112,45 +110,10 @@ def model_options(command: Callable) -> Callable:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 
 
-def _console(stderr: bool = False):
-    from rich.console import Console
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
-
-
-def _status(text: str):
-    """A spinner on stderr while something takes long, on terminals only."""
-    return _console(stderr=True).status(text)
-
-
-def _print_json(data) -> None:
-    def plain(value):
-        if isinstance(value, float) and not math.isfinite(value):
-            return str(value)
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}
-        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-    click.echo(json.dumps(plain(data), indent=2, default=str))
-
-
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
-    from rich.table import Table
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(str, row))
-    _console().print(table)
-
-
 def _load(model: str, **options):
     from fxgrow._models import load_model
-    with _status(f"Loading {model}"):
+    with status(f"Loading {model}"):
         return load_model(model, **options)
-
-
-def _size(module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 # --- the commands -------------------------------------------------------------------------------------------------
@@ -220,48 +183,31 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     passes = ctx.meta["fxgrow.transform"]
     check_writable(output)
     module, inputs = _load(model, **options)
-    with _status(f"Growing {model}"):
+    with status(f"Growing {model}"):
         grown = fxgrow.transform(module, inputs, passes)
-    with _status("Comparing both on the same input"):
+    with status("Comparing both on the same input"):
         checked = fxgrow.verify(module, grown.model, inputs)
     inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") == "random" or getattr(p, "noise", 0)]
     if not checked.ok and not inexact:
-        raise FxgrowError(f"the grown {model} does not compute the same ({checked}{_notes(checked)}), so nothing was "
+        raise FxgrowError(f"the grown {model} does not compute the same ({checked}{notes(checked)}), so nothing was "
                           "written: please report it, and try another --method or fewer layers with --where")
-    with _status(f"Writing {output}"):
+    with status(f"Writing {output}"):
         fxgrow.save(grown, output, example_inputs=inputs)
-    before, after = _size(module), _size(grown.model)
+    before, after = size(module), size(grown.model)
     if as_json:
-        _print_json({"model": model, "file": output, "parameters": {"before": before, "after": after},
+        print_json({"model": model, "file": output, "parameters": {"before": before, "after": after},
                      "preserves": not inexact, "verification": checked.to_json(), "outcomes": grown.to_json(),
                      "lineage": grown.record.lineage})
         return
     if explain:
-        _console().print(grown.table())
+        console().print(grown.table())
     else:
-        _table("What was done", ("classes", "such as", "method", "why"), summarise(grown.outcomes))
+        print_table("What was done", ("classes", "such as", "method", "why"), summarise(grown.outcomes))
     click.echo(f"parameters  {before:,} -> {after:,} ({after / max(before, 1):.2f}x)")
-    click.echo(f"compared    {checked}{_notes(checked)}")
+    click.echo(f"compared    {checked}{notes(checked)}")
     if inexact:
         click.echo(f"NOT function preserving: {', '.join(inexact)} was asked to draw numbers that change what is computed")
     click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
-
-
-def _notes(checked) -> str:
-    return "".join(f"; {note}" for note in checked.notes)
-
-
-def summarise(outcomes, most: int = 12) -> list[tuple]:
-    """Axis classes that were treated alike in one row each: how many, some names, the method, why."""
-    alike: dict[tuple[str, str], list] = {}
-    for o in outcomes:
-        alike.setdefault((o.method, re.sub(r"\d+|\bin \S+", "", o.certificate or o.reason)), []).append(o)
-    rows = []
-    for (method, _), members in alike.items():
-        names = ", ".join(f"{o.name} {o.before} -> {o.after}" if method else o.name for o in members[:2])
-        rows.append((len(members), names, method or "left alone", members[0].certificate or members[0].reason))
-    rows.sort(key=lambda row: row[2] == "left alone")
-    return rows[:most] + ([("", f"{len(rows) - most} more rows: see --explain", "", "")] if len(rows) > most else [])
 
 
 def check_writable(path: str) -> None:
@@ -297,20 +243,20 @@ def verify(before: str, after: str, after_weights: str | None, weights: str | No
     first, inputs = _load(before, weights=weights, input_shape=input_shape, trust_pickle=trust_pickle, need_inputs=False)
     second, others = _load(after, weights=after_weights, input_shape=input_shape, trust_pickle=trust_pickle,
                            need_inputs=not inputs)
-    with _status("Comparing both on the same input"):
+    with status("Comparing both on the same input"):
         try:
             checked = fxgrow.verify(first, second, inputs or others)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise FxgrowError(f"{before} and {after} do not take the same input: {error}; say which with --input") from error
     if as_json:
-        _print_json({"before": before, "after": after, **checked.to_json()})
+        print_json({"before": before, "after": after, **checked.to_json()})
     else:
         rows = [(mode, f"{error:.2e}", "yes" if mode in checked.exact_in else "no")
                 for mode, error in checked.errors.items()]
-        _table(f"{before} and {after}", ("mode", "max error, relative", "equal"), rows)
-        click.echo(f"{checked}{_notes(checked)}")
+        print_table(f"{before} and {after}", ("mode", "max error, relative", "equal"), rows)
+        click.echo(f"{checked}{notes(checked)}")
     if not checked.ok:
-        raise FxgrowError(f"{before} and {after} do not compute the same{_notes(checked)}: if one is a stock model, did "
+        raise FxgrowError(f"{before} and {after} do not compute the same{notes(checked)}: if one is a stock model, did "
                           "both have the same --weights?")
 
 
@@ -327,12 +273,12 @@ def axes(model: str, as_json: bool, **options) -> None:
     import fxgrow
 
     module, inputs = _load(model, **options)
-    with _status(f"Analysing {model}"):
+    with status(f"Analysing {model}"):
         report = fxgrow.axes(module, inputs)
     if as_json:
-        _print_json({"model": model, "classes": report.to_json()})
+        print_json({"model": model, "classes": report.to_json()})
     else:
-        _console().print(report.table())
+        console().print(report.table())
 
 
 @main.command(epilog=EXAMPLE + "fxgrow info torchvision:resnet18")
@@ -344,7 +290,7 @@ def info(model: str, as_json: bool, **options) -> None:
     module, inputs = _load(model, need_inputs=False, **options)
     report = {"model": model, **describe_model(module, inputs)}
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
     click.echo(f"{model}: {report['class']}")
     click.echo(f"parameters  {report['parameters']:,} and {report['buffers']:,} numbers in buffers")
@@ -352,33 +298,8 @@ def info(model: str, as_json: bool, **options) -> None:
     click.echo(f"inputs      {'; '.join(report['inputs']) or 'not known'}")
     for i, step in enumerate(report["lineage"], 1):
         click.echo(f"growth {i:<4} {', '.join(f'{k} {v}' for k, v in step.items() if v not in (None, [], ''))}")
-    _table("Layers", ("layer", "kind", "weights", "parameters"),
+    print_table("Layers", ("layer", "kind", "weights", "parameters"),
            [(r["name"], r["kind"], r["weights"], f"{r['parameters']:,}") for r in report["layers"]])
-
-
-def _type(tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def describe_model(module, inputs) -> dict:
-    """What `info` reports, as data."""
-    tensors = [*module.parameters(), *module.buffers()]
-    meta = getattr(module, "meta", {})
-    record = meta.get("fxgrow", {}).get("record") or meta.get("growth", {}).get("record")
-    layers = []
-    for name, m in module.named_modules():
-        own = dict(m.named_parameters(recurse=False))
-        if own:
-            shapes = ", ".join(f"{k} {'x'.join(map(str, p.shape))}" for k, p in own.items())
-            layers.append({"name": name, "kind": type(m).__name__, "weights": shapes,
-                           "parameters": sum(p.numel() for p in own.values())})
-    flat = [t for i in inputs for t in (i if isinstance(i, list) else [i])]
-    return {"class": type(module).__name__, "parameters": _size(module),
-            "buffers": sum(b.numel() for b in module.buffers()),
-            "bytes": sum(t.numel() * t.element_size() for t in tensors),
-            "dtypes": sorted({_type(t) for t in tensors}),
-            "inputs": [f"{','.join(map(str, t.shape))}:{_type(t)}" for t in flat],
-            "lineage": record.lineage if record else [], "layers": layers}
 
 
 @main.command(epilog=EXAMPLE + "fxgrow passes")
@@ -387,8 +308,8 @@ def passes(as_json: bool) -> None:
     """List the passes and their options."""
     described = [_pass_options.describe(name) for name in _pass_options.found()]
     if as_json:
-        _print_json({"passes": described})
+        print_json({"passes": described})
         return
     for d in described:
-        _table(f"{d['name']}: {d['does']}", ("option", "what it says"),
+        print_table(f"{d['name']}: {d['does']}", ("option", "what it says"),
                [(o["option"] + (" (repeatable)" if o["repeatable"] else ""), o["help"]) for o in d["options"]])

@@ -60,57 +60,66 @@ def size_of(e, sizes: Sizes) -> int:
     return math.prod(parts) if isinstance(e, Prod) else sum(parts)
 
 
-def extend_axis(x: Tensor, dim: int, e, atom: Atom, sizes: Sizes, content: Content,
-                fn: Callable[[Content, Tensor, int], Tensor]) -> Tensor:
-    """Applies `fn(content, x, axis)` along every occurrence of `atom` in axis `dim` of `x`, whose expression is `e`."""
+def grow_axis(x: Tensor, dim: int, e, contents: dict[Atom, Content],
+              fn: Callable[[Atom, Content, Tensor, int], Tensor]) -> Tensor:
+    """Applies `fn(atom, content, x, axis)` along every occurrence of the given atoms in axis `dim` of `x`, whose
+    expression is `e`."""
     e = resolve(e)
-    if e is atom:
-        return fn(content, x, dim)
-    if isinstance(e, Prod):
-        factors = x.unflatten(dim, [size_of(p, sizes) for p in e.parts])
-        at = next(i for i, p in enumerate(e.parts) if atom in atoms(p))
-        if isinstance(content, ByPart) and content.atom in e.parts:
-            part = e.parts.index(content.atom)
-            slices = [extend_axis(s, dim + at - (at > part), e.parts[at], atom, sizes, c, fn)
-                      for s, c in zip(factors.unbind(dim + part), content.contents)]
-            grown = torch.stack(slices, dim + part)
-        else:
-            grown = extend_axis(factors, dim + at, e.parts[at], atom, sizes, content, fn)
-        return grown.flatten(dim, dim + len(e.parts) - 1)
-    assert isinstance(e, Sum)
-    segments = x.split([size_of(p, sizes) for p in e.parts], dim)
-    return torch.cat([extend_axis(s, dim, p, atom, sizes, content, fn) if atom in atoms(p) else s
-                      for s, p in zip(segments, e.parts)], dim)
+    if isinstance(e, Atom):
+        return fn(e, contents[e], x, dim) if e in contents else x
+    if not any(a in contents for a in atoms(e)):
+        return x
+    if isinstance(e, Sum):
+        segments = x.split([p.size for p in e.parts], dim)
+        return torch.cat([grow_axis(s, dim, p, contents, fn) for s, p in zip(segments, e.parts)], dim)
+    factors = x.unflatten(dim, [p.size for p in e.parts])
+    for i, part in enumerate(e.parts):
+        factors = _grow_factor(factors, dim, i, part, e.parts, contents, fn)
+    return factors.flatten(dim, dim + len(e.parts) - 1)
+
+
+def _grow_factor(x: Tensor, dim: int, i: int, part, parts, contents: dict[Atom, Content], fn) -> Tensor:
+    """Grows factor `i` of a product laid out from `dim` on; where its content differs between the positions of another
+    factor (q, k and v stacked), one of these at a time."""
+    apart = next((c for a in atoms(part) if isinstance(c := contents.get(a), ByPart) and c.atom in parts), None)
+    if apart is None:
+        return grow_axis(x, dim + i, part, contents, fn)
+    at = parts.index(apart.atom)
+    slices = []
+    for k, s in enumerate(x.unbind(dim + at)):
+        chosen = {a: c.contents[k] if isinstance(c, ByPart) and c.atom is apart.atom else c for a, c in contents.items()}
+        slices.append(grow_axis(s, dim + i - (i > at), part, chosen, fn))
+    return torch.stack(slices, dim + at)
 
 
 def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth]) -> dict[str, Tensor]:
-    """The grown version of every parameter and buffer that changes, one growth after another."""
-    by_param: dict[str, list[tuple[Growth, int]]] = {}
-    rescaled: dict[str, list[tuple[int, Growth]]] = {}
-    for k, growth in enumerate(growths):
-        for name, dim in growth.certificate.contents:
-            by_param.setdefault(name, []).append((growth, dim))
-        for norm in growth.certificate.norms:
-            if norm.weight is not None and not any(g is growth for _, g in rescaled.get(norm.weight, ())):
-                rescaled.setdefault(norm.weight, []).append((k, growth))
+    """The grown version of every parameter and buffer that changes, one axis after another."""
+    of = {g.atom: g for g in growths}
+    places: dict[str, dict[int, dict[Atom, Content]]] = {}
+    for g in growths:
+        for (name, dim), content in g.certificate.contents.items():
+            places.setdefault(name, {}).setdefault(dim, {})[g.atom] = content
     out = {}
-    for name, steps in by_param.items():
-        x, sizes = tensors[name].detach(), {}
-        order = {id(g): i for i, g in enumerate(growths)}
-        steps.sort(key=lambda s: order[id(s[0])])
-        for growth, dim in steps:
-            axis = tape.params[name].axes[dim]
-            x = extend_axis(x, dim, axis, growth.atom, sizes, growth.certificate.contents[name, dim],
-                            lambda c, t, a, g=growth, key=(name, dim): g.extend(c, t, a, g, key))
-            sizes_done = [d for g, d in steps if g is growth]
-            if dim == sizes_done[-1]:
-                sizes[growth.atom] = growth.size
-            elif len(sizes_done) > 1:
-                continue
-        for _, growth in rescaled.get(name, ()):
-            x = x * math.sqrt(growth.atom.size / growth.size)
+    for name, dims in places.items():
+        x = tensors[name].detach()
+        for dim, contents in sorted(dims.items()):
+            def extend(atom, content, t, axis, key=(name, dim)):
+                return of[atom].extend(content, t, axis, of[atom], key)
+
+            x = grow_axis(x, dim, tape.params[name].axes[dim], contents, extend)
         out[name] = x
+    for name, scale in rescaled(growths).items():
+        out[name] = out[name] * scale
     return out
+
+
+def rescaled(growths: Sequence[Growth]) -> dict[str, float]:
+    """The factors sqrt(n/m) on the weights of norms over classes grown from n to m positions."""
+    scales: dict[str, float] = {}
+    for g in growths:
+        for weight in {norm.weight for norm in g.certificate.norms if norm.weight is not None}:
+            scales[weight] = scales.get(weight, 1.0) * math.sqrt(g.atom.size / g.size)
+    return scales
 
 
 def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
@@ -514,25 +523,18 @@ def _mend_slice(node: Node, args: list, dim: int, start: int, stop: int, env: di
 def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord:
     """Index maps, new positions and scales of every parameter that the growths change."""
     record = GrowthRecord(lineage=[step])
-    touched: dict[str, set[int]] = {}
+    sizes = {g.atom: g.size for g in growths}
+    scales = rescaled(growths)
+    places: dict[str, dict[int, dict[Atom, Content]]] = {}
     for g in growths:
         for name, dim in g.certificate.contents:
-            touched.setdefault(name, set()).add(dim)
-    for name, dims in touched.items():
+            places.setdefault(name, {}).setdefault(dim, {})[g.atom] = "index"
+
+    def unknown(atom, _, x, axis):
+        return torch.cat([x, x.new_full((*x.shape[:axis], sizes[atom] - x.shape[axis], *x.shape[axis + 1:]), -1)], axis)
+
+    for name, dims in places.items():
         axes = tape.params[name].axes
-        entry = ParameterRecord([None] * len(axes), [None] * len(axes))
-        for dim in dims:
-            index, sizes = torch.arange(resolve(axes[dim]).size), {}
-            for g in growths:
-                content = g.certificate.contents.get((name, dim))
-                if content is not None:
-                    index = extend_axis(index, 0, axes[dim], g.atom, sizes, "index",
-                                        lambda _, x, a, m=g.size: torch.cat(
-                                            [x, x.new_full((*x.shape[:a], m - x.shape[a], *x.shape[a + 1:]), -1)], a))
-                    sizes[g.atom] = g.size
-            entry.index[dim], entry.fresh[dim] = index, index < 0
-        for g in growths:
-            if any(norm.weight == name for norm in g.certificate.norms):
-                entry.scale *= math.sqrt(g.atom.size / g.size)
-        record.parameters[name] = entry
+        index = [grow_axis(torch.arange(a.size), 0, a, dims[d], unknown) if d in dims else None for d, a in enumerate(axes)]
+        record.parameters[name] = ParameterRecord(index, [None if i is None else i < 0 for i in index], scales.get(name, 1.0))
     return record
