@@ -2,7 +2,8 @@
 
 What lives here: the commands, and how an error becomes one line and an exit code (0 done, 1 it could not be done, 2 usage).
 What does not: how a MODEL is found (fxgrow/_models.py), how passes become options (fxgrow/_pass_options.py), how reports
-are printed (fxgrow/_cli_report.py). Torch is imported inside the commands, so that help comes at once. Other packages add commands through `fxgrow.commands`.
+are printed (fxgrow/_cli_report.py). Torch is imported inside the commands, so that help comes at once. Other packages
+add commands through `fxgrow.commands`.
 """
 from __future__ import annotations
 
