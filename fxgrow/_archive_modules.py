@@ -165,10 +165,8 @@ class Nesting:
 
 def missing_constant(module: nn.Module) -> str | None:
     """The first attribute that the module's class counts on and the module lacks."""
-    names = [*getattr(type(module), "__constants__", ())]
-    for cls in type(module).__mro__:
-        if cls.__module__.startswith("torch.nn.modules.") and cls is not nn.Module:
-            names += [n for n in vars(cls).get("__annotations__", ()) if n not in REBUILT_OF_RNN and not n.startswith("__")]
+    annotated = {n for cls in type(module).__mro__ for n in vars(cls).get("__annotations__", ())}
+    names = [*getattr(type(module), "__constants__", ()), *({"weight"} & annotated)]
     return next((n for n in names if not hasattr(module, n)), None)
 
 
