@@ -24,6 +24,8 @@ from fxgrow.layers import by_mode
 
 Rule = Callable[["Tape", Any, tuple, dict, Any], None]
 RULES: dict[str, Rule] = {}
+CREATED = {"zeros": "zeros", "new_zeros": "zeros", "ones": "equal", "full": "equal", "new_ones": "equal",
+           "new_full": "equal"}
 UNEVEN = "does not divide it evenly"
 
 
@@ -37,11 +39,12 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 class Value:
     """One version of a tensor: its axes, and the parameter or buffer it is, if it is one."""
-    __slots__ = ("axes", "op", "param_only", "source")
+    __slots__ = ("axes", "constant", "op", "param_only", "source")
 
     def __init__(self, axes: Sequence, source: str | None = None, param_only: bool = False):
         self.axes, self.source, self.param_only = tuple(axes), source, param_only
         self.op: Op | None = None
+        self.constant: str | None = None  # "zeros" or "equal", of a tensor made of one number
 
     def __repr__(self):
         return f"{self.source or 'value'}[{', '.join(repr(resolve(a)) for a in self.axes)}]"
@@ -170,11 +173,16 @@ class Tape(TorchDispatchMode):
         out = func(*args, **kwargs)
         live = [t for t in tensors if id(t) in self.values and not all(map(is_fixed, self.values[id(t)].axes))]
         if not live:
+            namespace, _, name = func._schema.name.partition("::")
+            if namespace == "aten" and name in CREATED and out.is_floating_point():
+                self.set(out, [Atom(s) if s > 1 else Fixed(s) for s in out.shape]).constant = CREATED[name]
+                return out
             for o in tree_flatten(out)[0]:
                 if isinstance(o, Tensor) and id(o) in self.values:
                     self.values.pop(id(o))
             return out
-        name = func._schema.name.partition("::")[2]
+        namespace, _, name = func._schema.name.partition("::")
+        name = name if namespace == "aten" else f"{namespace}::{name}"
         if name == "detach":
             name = "alias"
         fn = RULES.get(name)
@@ -185,6 +193,10 @@ class Tape(TorchDispatchMode):
             self._opaque(name, tensors, out)
         else:
             fn(self, name.rstrip("_") if written else name, args, kwargs, out)
+        if not all((v := self.values.get(id(t))) and v.param_only for t in tensors):  # looked up by the data, say
+            for o in tree_flatten(out)[0]:
+                if isinstance(o, Tensor) and id(o) in self.values:
+                    self.values[id(o)].param_only = False
         if written:
             self._written(name, args[0], out)
         elif isinstance(out, Tensor) and out._is_view() and tensors:
@@ -214,7 +226,7 @@ class Tape(TorchDispatchMode):
         self.unknown[name] = self.node
         for t in tensors:
             for axis in self.of(t).axes:
-                self.freeze(axis, f"no rule for aten.{name}")
+                self.freeze(axis, f"no rule for {name if ':' in name else 'aten.' + name}")
         for o in tree_flatten(out)[0]:
             if isinstance(o, Tensor):
                 self.set(o, [Fixed(s) for s in o.shape])

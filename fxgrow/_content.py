@@ -28,6 +28,7 @@ COMPLEMENT = {"pair": "signed", "signed": "pair", "free": "zero", "zero": "free"
               "share": "copy"}
 COPIES = ("copy", "share")
 CONST = "const"  # the same at every position: a broadcast value
+NIL = "nil"  # zero at every position, old and new: it agrees with every content
 
 
 class Inexact(Exception):
@@ -35,10 +36,10 @@ class Inexact(Exception):
 
 
 class NeedsFlip(Inexact):
-    """A product of two values over the class: one side's producers must carry the complement."""
+    """A sum of products over the class that does not vanish: one side's producers must carry the complement."""
 
     def __init__(self, op: Op):
-        super().__init__(f"a product of two values runs over it in {op.node}")
+        super().__init__(f"{op.node} sums products over it, and neither side's new positions can be chosen to cancel")
         self.op = op
 
 
@@ -112,6 +113,8 @@ class Interpreter:
         if value.source is not None:
             return self.out.contents.get((value.source, dim), Var(value.source, dim))
         tag = self.tags.get((value, dim))
+        if tag is None and value.constant:
+            return NIL if value.constant == "zeros" else CONST
         if tag is None:
             raise Inexact("its content is not known here")
         if isinstance(tag, Var):
@@ -178,6 +181,7 @@ class Interpreter:
         known, free = self._contents(op, sources)
         lone = op.extra.get("cat") is None and len({i for i, _ in sources}) < len(op.ins) - (op.name == "where")
         constant = op.const or lone or not sources
+        known = [t for t in known if t != NIL] or known[:1] * (not free)
         if free and not known:
             if len(sources) == 1 and not constant and op.outs[0].param_only:
                 return free[0]
@@ -191,6 +195,8 @@ class Interpreter:
         known, free = self._contents(op, sources)
         if not known and not free:
             return CONST
+        if NIL in known:
+            return NIL
         if free and not known:
             if len(free) == 1 and op.outs[0].param_only:
                 return free[0]
@@ -224,7 +230,7 @@ class Interpreter:
     def _carrier(self, known: list) -> Content:
         """What a per-channel parameter holds so that the content it meets survives."""
         def one(tags):
-            tags = set(tags) - {CONST}
+            tags = set(tags) - {CONST, NIL}
             if tags & set(COPIES):
                 return "copy"
             return "pair" if tags <= {"pair", "signed"} else "free"
@@ -261,6 +267,8 @@ class Interpreter:
         if len(reduced) != 2:
             raise Inexact(f"it is summed over more than once in {op.node}")
         tags = [self._tag(op.ins[i], d) for i, d in reduced]
+        if NIL in tags:
+            return
         for one, two in ((0, 1), (1, 0)):
             if isinstance(tags[one], Var) and not isinstance(tags[two], Var):
                 complement = self._lift(lambda ts: self._complement(op, ts[0]), [tags[two]])
@@ -275,9 +283,7 @@ class Interpreter:
         else:
             ok = self._vanish(*tags)
         if not ok:
-            if not any(op.ins[i].param_only for i, _ in reduced):
-                raise NeedsFlip(op)
-            raise Inexact(f"{op.node} sums over it, and its columns cannot be chosen ({' x '.join(map(str, tags))})")
+            raise NeedsFlip(op)
 
     def _complement(self, op: Op, tag: str) -> str:
         if tag == CONST:
@@ -394,7 +400,9 @@ class Interpreter:
         if len(kinds) == 1:
             return tags[0]
         constant = CONST in kinds
-        kinds -= {CONST}
+        kinds -= {CONST, NIL}
+        if not kinds:
+            return CONST
         if kinds & {*COPIES}:
             if kinds == {"copy"}:
                 return "copy"
@@ -424,8 +432,10 @@ class Interpreter:
 
     def _unary(self, fn: str, tag: str) -> str:
         """Contents under a function of one value, the same at every position."""
-        if tag in ("pair", "copy", CONST):
+        if tag in ("pair", "copy", CONST) or tag == NIL and fn in ("fn0", "odd"):
             return tag
+        if tag == NIL:
+            return CONST
         if tag == "share":
             raise Inexact("shares of a copy pass a non-linear function")
         if tag == "zero":
@@ -434,7 +444,9 @@ class Interpreter:
 
     def _nonlinear(self, tags: list) -> str:
         """Contents under a function of several values."""
-        kinds = set(tags) - {CONST}
+        kinds = set(tags) - {CONST, NIL}
+        if not kinds:
+            return CONST
         if kinds & {*COPIES}:
             if kinds == {"copy"}:
                 return "copy"
@@ -510,7 +522,11 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True) -> Certificat
 
 def _flip(interpreter: Interpreter, op: Op, flips: set[tuple]) -> set[tuple] | None:
     """The producers of one side of a product of two values, to carry the complement."""
-    sides = [interpreter._producers(op.ins[i], d) for i, d, e in op.reduced if interpreter.atom in atoms(e)]
+    summed = [(op.ins[i], d) for i, d, e in op.reduced if interpreter.atom in atoms(e)]
+    sides = [interpreter._producers(v, d) for v, d in summed]
+    for (value, _), side in zip(summed, sides):
+        if value.param_only:  # the parameter is a producer elsewhere (tied weights)
+            return side if side and not side & flips else None
     for one, two in ((1, 0), (0, 1)):
         if sides[one] and not sides[one] & sides[two] and not sides[one] & flips and not sides[two] & flips:
             return sides[one]

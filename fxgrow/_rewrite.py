@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxgrow._analysis import Tape, Value, _shape_of, run_meta
+from fxgrow._analysis import CREATED, Tape, Value, _shape_of
 from fxgrow._axis import Atom, Fixed, Prod, Sum, atoms, resolve, view
 from fxgrow._capture import clone_structure
 from fxgrow._content import ByPart, Certificate, Content
@@ -133,8 +133,9 @@ def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModu
     grown = grow_tensors(tape, tensors, growths)
     new_of = {id(t): grown[n] if n in grown else t.detach().clone() for n, t in tensors.items()}
     new = clone_structure(gm, lambda t: new_of[id(t)])
+    rescaled_eps: set[int] = set()
     for node in new.graph.nodes:
-        _resize(new, node, tape, sizes, growths)
+        _resize(new, node, tape, sizes, growths, rescaled_eps)
     _fold(new, tape, sizes)
     new.graph.lint()
     _check(new, tape, sizes)
@@ -149,7 +150,7 @@ def _ops_of(tape: Tape, node: Node):
     return tape.by_node.get(node.name, ())
 
 
-def _resize(gm: GraphModule, node: Node, tape: Tape, sizes: Sizes, growths: Sequence[Growth]) -> None:
+def _resize(gm: GraphModule, node: Node, tape: Tape, sizes: Sizes, growths: Sequence[Growth], done: set[int]) -> None:
     """Brings the size attributes of a leaf module, or the size arguments of a functional call, up to date."""
     if node.op == "call_module":
         module = gm.get_submodule(str(node.target))
@@ -168,10 +169,10 @@ def _resize(gm: GraphModule, node: Node, tape: Tape, sizes: Sizes, growths: Sequ
             shape = tuple(size_of(e, sizes) for _, _, e in op.reduced)
             if isinstance(owner, Node) or hasattr(owner, "normalized_shape"):
                 _put(owner, "normalized_shape", 1, shape)
-        for growth in growths:
-            if any(norm.op is op for norm in growth.certificate.norms):
-                ratio = growth.atom.size / growth.size
-                _scale_eps(owner, op, ratio)
+        ratios = [g.atom.size / g.size for g in growths if any(norm.op is op for norm in g.certificate.norms)]
+        if ratios and id(owner) not in done:  # a module called twice has one eps
+            done.add(id(owner))
+            _scale_eps(owner, op, math.prod(ratios))
     if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
         _pin_scale(node, tape, sizes)
 
@@ -483,6 +484,9 @@ def _mend(node: Node, tape: Tape, sizes: Sizes, expected, env: dict) -> None:
         width = len(args[2])
         dim = args[1] % (len(expected) - width + 1)
         args[2] = tuple(g if now(g) == -1 else e for g, e in zip(args[2], expected[dim:dim + width]))
+    elif name in CREATED and isinstance(expected, tuple):
+        first = int(name.startswith("new_"))
+        args = [*args[:first], tuple(expected), *(args[first + 1:] if isinstance(args[first], (tuple, list)) else ())]
     elif name in ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk") and isinstance(expected, list):
         dim = node.kwargs.get("dim", args[2] if len(args) > 2 else 0)
         args = [args[0], [e[dim] for e in expected], dim]

@@ -53,4 +53,4 @@ def group_norm(tape, name, args, kwargs, out):
     value = tape.set(out[0], x.axes)
     tape.record("norm", name, [x, *affine], [value], how="layer",
                 dmaps=[{i: i for i in range(len(x.axes))}] + [{0: 1}] * len(affine),
-                reduced=[(0, 1, inner)], extra={"num_groups": outer})
+                reduced=[(0, 1, inner), *((0, i, x.axes[i]) for i in range(2, len(x.axes)))], extra={"num_groups": outer})
