@@ -56,10 +56,12 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
     if extra is None:
         extra = gm.meta.get("fxgrow", {}).get("extra")
     recorded = {RECORD + name: tensor.contiguous() for name, tensor in record.to_tensors().items()}
-    graph = {"class": type(gm).__name__, "inputs": _encoded("an example input", gm.meta["example_inputs"], _shape),
+    name = type(gm).__name__
+    graph = {"class": name if name.isidentifier() else "GraphModule",
+             "inputs": _encoded("an example input", gm.meta["example_inputs"], _shape),
              "leaves": dict(gm.meta.get("leaves", {})), "extra": _encoded("extra", extra), "record": _record_json(record),
              "modules": encoder.modules, "tensors": encoder.objects, "strides": encoder.strides,
-             "nodes": encode_graph(gm.graph)}
+             "nodes": encode_graph(gm)}
     data = _tensor_bytes({**encoder.data, **recorded})
     with atomic_write(path) as file:
         _archive_zip.write(file, graph, data)
@@ -86,8 +88,7 @@ def load(path: str | os.PathLike, *, trust_pickle: bool = False) -> nn.Module:
         with _open(path) as file:
             kind = _archive_foreign.kind_of(file)
             if kind == "fxgrow":
-                with zipfile.ZipFile(file) as archive:
-                    return _build(*_archive_zip.read(file, archive))
+                return _build(*_read(file))
             return _archive_foreign.load(file, kind, trust_pickle)
     except ArchiveError as error:
         raise ArchiveError(f"cannot load {os.fspath(path)!r}: {' '.join(str(error).split())}") from error
@@ -166,13 +167,19 @@ def _open(path: str | os.PathLike) -> BinaryIO:
     return open(path, "rb")
 
 
-def _build(description: dict, tensors: bytes) -> GraphModule:
+def _read(file: BinaryIO) -> tuple[dict, dict[str, Tensor]]:
+    with zipfile.ZipFile(file) as archive:
+        description, tensors = _archive_zip.read(file, archive)
+        return description, safetensors.torch.load(tensors)
+
+
+def _build(description: dict, data: dict[str, Tensor]) -> GraphModule:
     _, _, class_name, inputs, leaves, extra, recorded, modules, objects, strides, nodes = fields(
         description, "graph.json", format=str, version=int, **{"class": str}, inputs=dict, leaves=dict, extra=object,
         record=dict, modules=list, tensors=list, strides=dict, nodes=list)
-    data = safetensors.torch.load(tensors)
-    record = _rebuild_record(recorded, {n.removeprefix(RECORD): t for n, t in data.items() if n.startswith(RECORD)})
-    tree = Tree(modules, objects, strides, {n: t for n, t in data.items() if not n.startswith(RECORD)})
+    maps = {n.removeprefix(RECORD): data.pop(n) for n in list(data) if n.startswith(RECORD)}
+    record = _rebuild_record(recorded, maps)
+    tree = Tree(modules, objects, strides, data)
     gm = _assemble(class_name, tree, decode_graph(nodes, tree))
     _check_record(record, gm)
     _describe(gm, inputs, leaves, decode(extra), record)

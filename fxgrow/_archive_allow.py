@@ -33,7 +33,9 @@ inv invert ior ipow irshift is_ is_not isub itruediv ixor le lshift lt matmul mo
 sub truediv truth xor""".split()
 BUILTINS = "abs bool float getattr int len list max min range round slice sum tuple".split()
 ATTRIBUTES = frozenset("""H T data device dtype imag is_cpu is_cuda is_meta is_quantized is_sparse itemsize layout mH mT
-nbytes ndim real requires_grad shape start step stop""".split())
+nbytes ndim real requires_grad shape start step stop""".split()
+                       + [n for cls in vars(torch.return_types).values() if isinstance(cls, type)  # values, indices, ...
+                          for n, field in vars(cls).items() if isinstance(field, types.MemberDescriptorType)])
 
 # Of the functions of the namespaces below, those that reach outside their tensors, and packed or vendor formats whose
 # arguments are addresses in disguise.
@@ -42,7 +44,7 @@ UNSAFE_FUNCTIONS = re.compile(r"from_file|from_numpy|frombuffer|set_.*|.*data_pt
                               r"|handle_torch_function|boolean_dispatch|assert_int_or_pair|import_.*|save|load")
 UNSAFE_METHODS = re.compile(r"apply_|as_subclass|backward|.*data_ptr|map2?_|module_load|new|numpy|pin_memory|record_stream"
                             r"|register_.*|reinforce|resize.*|retain_grad|set_|share_memory_|is_shared|sparse_resize.*"
-                            r"|.*storage.*|unsafe_.*|tofile|requires_grad_")
+                            r"|.*storage.*|unsafe_.*|tofile")
 ARITHMETIC = """abs add and bool div eq float floordiv ge getitem gt iadd iand idiv ifloordiv ilshift imul index int invert
 ior ipow irshift isub itruediv ixor le len long lshift lt matmul mod mul ne neg or pos pow radd rand rdiv rfloordiv rlshift
 rmatmul rmod rmul ror rpow rrshift rshift rsub rtruediv rxor setitem sub truediv xor""".split()

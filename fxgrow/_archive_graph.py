@@ -5,9 +5,10 @@ from __future__ import annotations
 import keyword
 from typing import Any
 
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
 from fxgrow import _archive_allow as allow
+from fxgrow._archive_modules import is_readable
 from fxgrow._archive_tree import Tree
 from fxgrow._archive_values import Unencodable, decode, encode, fields
 from fxgrow.errors import ArchiveError
@@ -19,15 +20,26 @@ OPS = ("placeholder", "get_attr", "call_function", "call_method", "call_module",
 # --- to JSON --------------------------------------------------------------------------------------------------------
 
 
-def encode_graph(graph: Graph) -> list[dict]:
-    """Every node, in order.
+def encode_graph(gm: GraphModule) -> list[dict]:
+    """Every node of the model's graph, in order.
 
     Raises:
         ArchiveError: a node calls something, or is given something, that a file cannot hold; it is named.
     """
+    graph = gm.graph
     if len(graph.nodes) > MAX_NODES:
         raise ArchiveError(f"the graph has {len(graph.nodes)} nodes; an archive holds at most {MAX_NODES}")
+    for node in graph.nodes:
+        _check_node(node, gm)
     return [_encode_node(node) for node in graph.nodes]
+
+
+def _check_node(node: Node, gm: GraphModule) -> None:
+    if node.op == "get_attr" and not is_readable(gm, str(node.target)):
+        raise ArchiveError(f"node {node.name!r} reads {node.target!r}, which is not a parameter or buffer; register it as a "
+                           "buffer")
+    if node.op == "call_function" and node.target is getattr:
+        _function("builtins.getattr", node.args, node.kwargs)
 
 
 def _encode_node(node: Node) -> dict:
@@ -116,7 +128,7 @@ def _decode_node(graph: Graph, nodes: dict[str, Node], entry: Any, tree: Tree) -
         nodes[name].meta["owner"] = owned[0]
 
 
-def _function(target, args: tuple, kwargs: dict, tree: Tree):
+def _function(target, args: tuple, kwargs: dict, tree: Tree | None = None):
     if isinstance(target, dict):
         content, = fields(target, "a named tuple", namedtuple=list)
         if len(content) != 2 or not isinstance(content[0], str) or not isinstance(content[1], list):

@@ -163,6 +163,23 @@ class Nesting:
             raise ArchiveError(f"the model nests more than {MAX_DEPTH} modules, or shares them too many times over")
 
 
+def find_module(root: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path, by registered names only: no attribute of a module is ever looked up."""
+    module: nn.Module | None = root
+    for name in path.split(".") if path else ():
+        module = None if module is None else module._modules.get(name)
+    return module
+
+
+def is_readable(root: nn.Module, path: str) -> bool:
+    """Whether the path is a parameter, a buffer, or the training flag of a module: what a graph may read."""
+    parent, _, name = path.rpartition(".")
+    module = find_module(root, parent)
+    if module is None:
+        return False
+    return name == "training" or isinstance({**module._parameters, **module._buffers}.get(name), Tensor)
+
+
 def missing_constant(module: nn.Module) -> str | None:
     """The first attribute that the module's class counts on and the module lacks."""
     annotated = {n for cls in type(module).__mro__ for n in vars(cls).get("__annotations__", ())}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxgrow import _archive_allow as allow
-from fxgrow._archive_modules import Nesting, is_dense, missing_constant, usable_name
+from fxgrow._archive_modules import Nesting, find_module, is_dense, is_readable, missing_constant, usable_name
 from fxgrow._archive_values import decode, fields
 from fxgrow.errors import ArchiveError
 
@@ -42,24 +42,13 @@ class Tree:
             raise ArchiveError("the model itself is not a plain container")
 
     def is_layer(self, path: str) -> bool:
-        return self.is_layer_module(self._find(path))
+        return self.is_layer_module(find_module(self.root, path))
 
     def is_layer_module(self, module: nn.Module | None) -> bool:
         return id(module) in self._is_layer
 
     def is_readable(self, path: str) -> bool:
-        """Whether the path is a parameter, a buffer, or the training flag of a module."""
-        parent, _, name = path.rpartition(".")
-        module = self._find(parent) if parent else self.root
-        if module is None:
-            return False
-        return name == "training" or isinstance({**module._parameters, **module._buffers}.get(name), Tensor)
-
-    def _find(self, path: str) -> nn.Module | None:
-        module: nn.Module | None = self.root
-        for name in path.split("."):
-            module = None if module is None else module._modules.get(name)
-        return module
+        return is_readable(self.root, path)
 
     def _make_tensors(self, objects: list) -> list[Tensor]:
         made: list[Tensor] = []
@@ -148,7 +137,8 @@ def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
     if not isinstance(strides, dict) or not strides.keys() <= data.keys():
         raise ArchiveError("the layouts do not fit the tensors")
     result = {}
-    for key, tensor in data.items():
+    for key in list(data):
+        tensor = data.pop(key)  # one at a time: the whole model is not held twice
         shape, stride = tuple(tensor.shape), strides.get(key)
         if stride is not None and not (isinstance(stride, list) and len(stride) == len(shape) and is_dense(shape, stride)
                                        and all(type(s) is int and 0 <= s < 2 ** 48 for s in stride)):
