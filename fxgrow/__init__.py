@@ -2,21 +2,37 @@
 
     grown = fxgrow.transform(model, example_inputs, [Widen("layer1.*", factor=2)])
     fxgrow.verify(model, grown.model, example_inputs).ok
+
+Names are loaded when first used, so that `fxgrow --help` does not wait for torch.
 """
-from fxgrow._capture import capture
-from fxgrow._classes import AxesReport, axes
-from fxgrow._record import GrowthRecord
-from fxgrow._transform import Grown, Outcome, transform
-from fxgrow._verify import Verification, verify
-from fxgrow.errors import ArchiveError, CaptureError, FxgrowError, GrowthError, SelectionError
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fxgrow._archive import load, save
+    from fxgrow._capture import capture
+    from fxgrow._classes import AxesReport, axes
+    from fxgrow._record import GrowthRecord
+    from fxgrow._transform import Grown, Outcome, transform
+    from fxgrow._verify import Verification, verify
+    from fxgrow.errors import ArchiveError, CaptureError, FxgrowError, GrowthError, SelectionError
 
 __version__ = "0.1.0"
 __all__ = ["ArchiveError", "AxesReport", "CaptureError", "FxgrowError", "Grown", "GrowthError", "GrowthRecord", "Outcome",
            "SelectionError", "Verification", "axes", "capture", "load", "save", "transform", "verify"]
+_HOME = {"_archive": "load save", "_capture": "capture", "_classes": "AxesReport axes", "_record": "GrowthRecord",
+         "_transform": "Grown Outcome transform", "_verify": "Verification verify",
+         "errors": "ArchiveError CaptureError FxgrowError GrowthError SelectionError"}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
 
 def __getattr__(name: str):
-    if name in ("load", "save"):
-        from fxgrow import _archive
-        return getattr(_archive, name)
-    raise AttributeError(name)
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'fxgrow' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fxgrow.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

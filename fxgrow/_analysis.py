@@ -253,7 +253,8 @@ class Tape(TorchDispatchMode):
         """A graph node that divides a value by its own vector norm (`F.normalize`) is one norm, to unit length."""
         for fx, ops in self.by_node.items():
             value, lengths = self.node_values.get(fx), [op for op in ops if op.how == "norm"]
-            last = value.op if isinstance(value, Value) else None
+            if not isinstance(value, Value) or (last := value.op) is None:
+                continue
             if len(lengths) == 1 and last in ops and last.fn == "div" and last.ins[0] is lengths[0].ins[0]:
                 fused = Op("norm", "normalize", last.node, fx, last.ins[:1], last.outs, how="unit", dmaps=last.dmaps[:1],
                            reduced=lengths[0].reduced)
@@ -315,7 +316,7 @@ def analyse(gm: GraphModule) -> Tape:
     of a channel shuffle) are analysed again with positions that only grow into k adjacent ones each."""
     tape = _run(gm)
     uneven = {(name, dim) for name, value in tape.params.items() for dim, axis in enumerate(value.axes)
-              if is_fixed(axis) and any(UNEVEN in a.reason for a in atoms(axis))}
+              if is_fixed(axis) and any(UNEVEN in str(a.reason) for a in atoms(axis))}
     return _run(gm, uneven) if uneven else tape
 
 
@@ -326,7 +327,7 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
     tape = Tape(copied)
     for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
         tape.add_param(name, tensor)
-    constants = {}
+    constants: dict[Any, Tensor] = {}
 
     def before(node: Node) -> None:
         tape.node, tape.fx = _place(node), node.name

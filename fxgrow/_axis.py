@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from math import prod
+from typing import Any
 
 Axis = "Fixed | Atom | Prod | Sum"
 
@@ -59,7 +60,9 @@ class _Compound:
 
     def __init__(self, parts: Sequence):
         self.parts = tuple(parts)
-        self.known, self.normal, self.held = -1, None, None
+        self.known = -1
+        self.normal: Any = None
+        self.held: tuple[Atom, ...] | None = None
 
 
 class Prod(_Compound):
@@ -337,7 +340,7 @@ def _split_factor(e, outer: int) -> list | None:
     if isinstance(e, Atom):
         return list(refine(e, (outer, rest), Prod).parts)
     if all(p.size % rest == 0 for p in e.parts):  # each segment is a multiple of the rest: split it, tie the rests
-        halves = [view([p], [p.size // rest, rest]) for p in e.parts]
+        halves: list[Any] = [view([p], [p.size // rest, rest]) for p in e.parts]
         if any(h is None for h in halves) or not _tied([h[1] for h in halves]):
             return None
         return [concat(h[0] for h in halves), resolve(halves[0][1])]

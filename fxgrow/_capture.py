@@ -54,7 +54,10 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
             new = nn.Parameter(new, requires_grad=t.requires_grad)
         memo[id(t)] = new
     keep = list(memo.values())  # noqa: F841  (memo holds ids only of what stays alive)
-    return copy.deepcopy(module, memo)
+    new = copy.deepcopy(module, memo)
+    if isinstance(module, GraphModule):  # each has a class of its own, whose name a copy loses
+        type(new).__name__ = type(module).__name__
+    return new
 
 
 def meta_twin(module: nn.Module) -> nn.Module:
@@ -206,7 +209,7 @@ class _Tracer(Tracer):
         if type(m).__module__.startswith("torch.nn") and not isinstance(m, TRACED_TORCH_MODULES):
             return True
         stateless = not m._modules and not m._parameters and not m._buffers
-        return stateless and _reads_training(type(m))
+        return stateless and _reads_training(type(m))  # type: ignore[arg-type]  # classes are hashable
 
     def call_module(self, m, forward, args, kwargs):
         if self.running:
@@ -314,7 +317,8 @@ def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.fx._symbolic_trace._wrapped_fns_to_patch.clear()
         torch.backends.mha.set_fastpath_enabled(False)
-        verify_batch_size, F._verify_batch_size = F._verify_batch_size, lambda size: None  # shapes only: any batch will do
+        verify_batch_size = F._verify_batch_size  # type: ignore[attr-defined]
+        F._verify_batch_size = lambda size: None  # type: ignore[attr-defined]  # shapes only: any batch will do
         try:
             with torch.no_grad():
                 return tracer.trace(twin)
@@ -328,7 +332,7 @@ def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
                                "Pass the submodule that does the work instead (its backbone), or rewrite that line "
                                "without control flow over tensor data") from error
         finally:
-            F._verify_batch_size = verify_batch_size
+            F._verify_batch_size = verify_batch_size  # type: ignore[attr-defined]
             torch.fx._symbolic_trace._wrapped_fns_to_patch.update(saved)
             torch.backends.mha.set_fastpath_enabled(fast_path)
     raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")
@@ -337,7 +341,7 @@ def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
 # --- train and eval -----------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _reads_training(cls: type) -> bool:
     """Whether any method of the class, its bases below nn.Module included, mentions `.training`."""
     def mentions(code: types.CodeType) -> bool:
@@ -357,7 +361,7 @@ def _mode_matters(twin: nn.Module) -> bool:
     for path, module in twin.named_modules():
         if path and (tracer.is_leaf_module(module, path) or path.rpartition(".")[0] in leaf_below):
             leaf_below.add(path)
-        elif not type(module).__module__.startswith("torch.nn") and _reads_training(type(module)):
+        elif not type(module).__module__.startswith("torch.nn") and _reads_training(type(module)):  # type: ignore[arg-type]
             return True
     return False
 
@@ -403,7 +407,7 @@ def _merge_modes(train: Graph, evaluation: Graph) -> Graph:
         else:
             only, mapping = (a, of_train) if a is not None else (b, of_eval)
             node = mapping[only] = merged.node_copy(only, lambda n: mapping[n])
-        node.meta = dict((a or b).meta)
+        node.meta = dict((b if a is None else a).meta)  # type: ignore[union-attr]  # not both are None
     return merged
 
 

@@ -107,7 +107,8 @@ def growable(tape: Tape) -> list[AxisClass]:
 def possible_methods(tape: Tape, atom: Atom) -> tuple[list[str], str]:
     """The methods that are exact for a class, and the first reason against the others."""
     able, reason = [], ""
-    for base, label in (("pair", "r2r"), ("copy", "net2net"), ("free", "netmorph"), ("average", "average"), ("zero", "zero")):
+    labels = {"pair": "r2r", "copy": "net2net", "free": "netmorph", "average": "average", "zero": "zero"}
+    for base, label in labels.items():
         try:
             certificate = certify(tape, atom, base)
             able.append(label + (" (integer factors)" if certificate.uniform else ""))

@@ -238,7 +238,8 @@ class Interpreter:
 
     def _per_position(self, var: Var) -> bool:
         """Whether a parameter is one number for each position of the class."""
-        return all(axis.size == 1 or d == var.dim and self._alone(axis) for d, axis in enumerate(self.params[var.source].axes))
+        axes = self.params[var.source].axes
+        return all(axis.size == 1 or d == var.dim and self._alone(axis) for d, axis in enumerate(axes))
 
     def _layer_scale(self, op: Op, sources, scale: Var) -> Content:
         """An average times a layer scale: the producers take the average weighted by the scale."""

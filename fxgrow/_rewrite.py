@@ -220,7 +220,7 @@ def _pin_scale(node: Node, tape: Tape, sizes: Sizes) -> None:
 
 def _resize_module(module: nn.Module, node: Node, tape: Tape, sizes: Sizes) -> nn.Module:
     """Size attributes of torch's layers, read off their new parameters."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     if isinstance(module, nn.MultiheadAttention):
         return _resize_attention(module, node, tape, sizes)
     if isinstance(module, MultiheadAttention):
@@ -509,13 +509,7 @@ def _mend_slice(node: Node, args: list, dim: int, start: int, stop: int, env: di
     if Ellipsis in index:
         at = index.index(Ellipsis)
         index[at:at + 1] = [slice(None)] * (env[args[0]].ndim - len([i for i in index if i is not None]) + 1)
-    at, seen = 0, 0
-    for at, i in enumerate(index):
-        if i is None:
-            continue
-        if seen == dim:
-            break
-        seen += 1
+    at = [i for i, item in enumerate(index) if item is not None][dim]
     if isinstance(index[at], slice):
         index[at] = slice(start or None, stop, index[at].step)
         args[1] = tuple(index) if isinstance(args[1], tuple) else index[0]
@@ -540,5 +534,6 @@ def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord
     for name, dims in places.items():
         axes = tape.params[name].axes
         index = [grow_axis(torch.arange(a.size), 0, a, dims[d], unknown) if d in dims else None for d, a in enumerate(axes)]
-        record.parameters[name] = ParameterRecord(index, [None if i is None else i < 0 for i in index], scales.get(name, 1.0))
+        fresh = [None if i is None else i < 0 for i in index]
+        record.parameters[name] = ParameterRecord(index, fresh, scales.get(name, 1.0))
     return record

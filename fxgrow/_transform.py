@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase
 from torch.fx.passes.infra.pass_manager import PassManager
 
-from fxgrow._capture import as_tuple, capture
+from fxgrow._capture import as_tuple, capture, clone_structure
 from fxgrow._classes import render
 from fxgrow._record import GrowthRecord
 from fxgrow.errors import FxgrowError
@@ -70,7 +70,9 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     passes = [passes] if isinstance(passes, PassBase) else list(passes)
     inputs = as_tuple(example_inputs)
     gm: GraphModule = capture(model, inputs)
-    before = gm.meta.get("growth", {"record": GrowthRecord(), "outcomes": []})
+    if gm is model:  # a pass may edit in place
+        gm = clone_structure(gm)
+    before = gm.meta.get("growth", {"record": GrowthRecord()})
     gm.meta["growth"] = {"record": before["record"], "outcomes": []}
     try:
         result = PassManager(passes=passes)(gm).graph_module
@@ -79,6 +81,4 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
             raise error.__cause__ from None
         raise
     growth = result.meta["growth"]
-    if gm is model:
-        gm.meta["growth"] = before
     return Grown(result, growth["record"], growth["outcomes"], inputs)

@@ -34,7 +34,8 @@ class Verification:
     def __str__(self):
         modes = " and ".join(self.exact_in) or "neither eval nor train"
         verdict = "equal" if self.ok else "NOT equal"
-        return f"{verdict}: max relative error {self.max_rel_error:.2e} (absolute {self.max_abs_error:.2e}), exact in {modes} mode"
+        return (f"{verdict}: max relative error {self.max_rel_error:.2e} (absolute {self.max_abs_error:.2e}), "
+                f"exact in {modes} mode")
 
 
 def _outputs(model: nn.Module, inputs: tuple, mode: str, seed: int) -> list[Tensor]:

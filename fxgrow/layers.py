@@ -16,8 +16,9 @@ def by_mode(training: bool, train_value, eval_value):
 
 
 def fold_copies(x: Tensor, dim: int, positions: int) -> Tensor:
-    """Moves the k adjacent copies of each position of `dim` (size `positions*k`) into the batch: `[N*k, ..., positions, ...]`.
+    """Moves the k adjacent copies of each position of `dim` (size `positions*k`) into the batch.
 
+    Shape `[N, ..., positions*k, ...]` to `[N*k, ..., positions, ...]`.
     What is done to the batch's members alone is then done to each set of copies alone, and copies stay together.
     """
     return x.unflatten(dim, (positions, -1)).movedim(dim + 1, 1).flatten(0, 1)

@@ -6,6 +6,7 @@ import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,11 +53,11 @@ class Widen(PassBase):
     factor: float | None = None
     to: int | None = None
     by: int | None = None
-    method: str = "r2r"
+    method: Literal["r2r", "net2net", "net2net-unequal", "netmorph", "random"] = "r2r"
     init: Init = "match_std"
     noise: float = 0.0
-    residual: str = "grow"
-    fallback: str = "auto"
+    residual: Literal["grow", "fold"] = "grow"
+    fallback: Literal["auto", "never"] = "auto"
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -269,7 +270,9 @@ def _matches(pattern: str, c: AxisClass) -> bool:
 
 def _unknown(pattern: str, found: list[AxisClass]) -> str:
     names = sorted({p for c in found for p in c.producers} | {c.name for c in found})
-    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
+    letters = pattern.strip("*.")
+    holding = [n for n in names if letters and letters in n]
+    near = holding[:3] or difflib.get_close_matches(letters, names, n=3, cutoff=0.3) or names[:3]
     return f"no layer that produces a growable axis is called {pattern!r}; the nearest are: {', '.join(near)}"
 
 

@@ -145,13 +145,14 @@ def _select(tape: Tape, name: str, x: Value, dim: int, index: int, out: Tensor) 
 @rule("slice")
 def slice_(tape, name, args, kwargs, out):
     x = tape.of(args[0])
-    dim, start, _, step = (*args[1:], *(0, None, None, 1)[len(args) - 1:])
+    given = list(args[1:])
+    dim, start, _, step = given + [0, None, None, 1][len(given):]
     dim %= len(x.axes)
     size, new = x.axes[dim].size, out.shape[dim]
     extra: dict = {}
     axis, pick, same = resolve(x.axes[dim]), None, {i: i for i in range(len(x.axes))}
-    if new == size:
-        piece = axis
+    if new == size:  # its bounds may be literal: they grow with it
+        piece, extra = axis, {"slice": (dim, [axis], 0)}
     elif is_fixed(axis) or step != 1 or new == 0:
         tape.freeze(axis, "only some of its positions are used")
         piece = Fixed(new)
@@ -214,9 +215,9 @@ def creation(tape, name, args, kwargs, out):
 
 @rule("as_strided")
 def as_strided(tape, name, args, kwargs, out):
-    """Only a change of memory format is understood."""
-    x = tape.of(args[0])
-    if tuple(out.shape) == tuple(a.size for a in x.axes):
+    """Only the same view again is understood."""
+    x, same = tape.of(args[0]), args[0]
+    if (out.shape, out.stride(), out.storage_offset()) == (same.shape, same.stride(), same.storage_offset()):
         return move(tape, name, [x], out, x.axes, [{i: i for i in range(len(x.axes))}])
     for axis in x.axes:
         tape.freeze(axis, "its memory is re-read with other strides")

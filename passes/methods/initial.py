@@ -53,7 +53,7 @@ class Drawing:
             return math.sqrt(2.0 / max(fan_in, 1))
         if self.init == "xavier":
             return math.sqrt(2.0 / max(fan_in + fan_out, 1))
-        return float(self.init)
+        return float(self.init)  # type: ignore[arg-type]  # a number: INITS and callables are dealt with
 
     def _uniform(self, shape, std: float, like: Tensor) -> Tensor:
         """Uniform with the given standard deviation: U(-sqrt(3) std, sqrt(3) std)."""
