@@ -1,6 +1,7 @@
 """Archives that are damaged, forged or no archives: one ArchiveError, whatever the file says."""
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -110,6 +111,15 @@ def test_bombs_are_refused_at_once(archive, tmp_path):
         refused(path)
     rezip(archive, path, lambda m: [(m[0][0], b"[" * 1_000_000), *m[1:]])
     refused(path, "nested")
+
+
+def test_a_right_seal_does_not_stand_for_right_members(archive, path):
+    rezip(archive, path, lambda m: [(n, c.replace(b"1.5", b"2.5")) for n, c in m])
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = b"sha256=" + b"0" * 64
+    data = path.read_bytes()[:-71]
+    path.write_bytes(data + b"sha256=" + hashlib.sha256(data).hexdigest().encode())
+    refused(path, "checksum in manifest.json")
 
 
 def test_versions_and_formats(archive, path):
