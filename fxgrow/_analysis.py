@@ -346,6 +346,12 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
                     for axis in tape.of(t).axes:
                         freeze(axis, "it is the model's output")
 
+    targets = {str(node.target) for node in gm.graph.nodes if node.op in ("call_module", "get_attr")}
+    for name, value in tape.params.items():
+        parts = name.split(".")
+        if not any(".".join(parts[:i + 1]) in targets for i in range(len(parts))):
+            for axis in value.axes:
+                freeze(axis, "the model never uses it")
     with tape:
         run_meta(gm, visit, before, twin)
     tape.index()

@@ -101,10 +101,38 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
             root.register_buffer(node.target, getattr(twin, node.target), persistent=False)
     _remove_dead_code(graph)
     gm = GraphModule(root, graph, class_name=type(model).__name__)
+    keep_state(root, gm)
     _copy_modes(model, gm)
     gm.meta["leaves"] = leaves
     gm.meta["example_inputs"] = to_meta(inputs)
     return gm
+
+
+def keep_state(root: nn.Module, gm: GraphModule) -> None:
+    """A GraphModule holds what its graph uses, in that order: brings back the rest and the model's own order, so that the
+    state_dict is the model's."""
+    for path, module in root.named_modules():
+        if not module._parameters and not module._buffers and path:
+            continue
+        place: nn.Module = gm
+        for name in path.split(".") if path else ():
+            if name not in place._modules:
+                place.add_module(name, nn.Module())
+            place = place._modules[name]  # type: ignore[assignment]
+        for name, parameter in module._parameters.items():
+            if name not in place._parameters:
+                place.register_parameter(name, parameter)
+        for name, buffer in module._buffers.items():
+            if name not in place._buffers:
+                place.register_buffer(name, buffer, name not in module._non_persistent_buffers_set)
+    for path, module in root.named_modules():
+        try:
+            children = gm.get_submodule(path)._modules
+        except AttributeError:
+            continue
+        for name in [*module._modules, *(n for n in children if n not in module._modules)]:
+            if name in children:
+                children[name] = children.pop(name)
 
 
 def _copy_modes(source: nn.Module, target: nn.Module) -> None:

@@ -11,8 +11,9 @@ from torch.fx.passes.infra.pass_manager import PassManager
 
 from fxgrow._capture import as_tuple, capture, clone_structure
 from fxgrow._classes import render
+from fxgrow._parts import capture_parts, put_back
 from fxgrow._record import GrowthRecord
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import CaptureError, FxgrowError, SelectionError
 
 
 @dataclass
@@ -58,8 +59,9 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     """Grows a copy of `model` by the passes, in order; `model` itself is never changed.
 
     Args:
-        model: any module that `capture` takes, a GraphModule of ours included.
-        example_inputs: a tensor or tuple of tensors.
+        model: any module that `capture` takes, a GraphModule of ours included; of a model whose outer shell cannot be
+            traced (a detector), the largest submodules that can be grow inside the untouched shell.
+        example_inputs: a tensor or tuple of tensors (for a detector, what it takes: `([image],)`).
         passes: `fxgrow.passes` (any `torch.fx` pass over a captured module works here).
 
     Raises:
@@ -69,9 +71,35 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     """
     passes = [passes] if isinstance(passes, PassBase) else list(passes)
     inputs = as_tuple(example_inputs)
-    gm: GraphModule = capture(model, inputs)
-    if gm is model:  # a pass may edit in place
-        gm = clone_structure(gm)
+    try:
+        gm = capture(model, inputs)
+    except CaptureError as stop:
+        return _transform_parts(model, inputs, passes, stop)
+    return _apply(clone_structure(gm) if gm is model else gm, inputs, passes)  # a copy: a pass may edit in place
+
+
+def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], stop: CaptureError) -> Grown:
+    """Grows the traceable submodules of a model whose outer shell is not (a detector's backbone)."""
+    try:
+        parts = capture_parts(model, inputs)
+    except Exception:
+        raise stop from None
+    grown: dict[str, Grown] = {}
+    nothing: SelectionError | None = None
+    for path, part in parts.items():
+        try:
+            grown[path] = _apply(part, inputs, passes)
+        except SelectionError as why:
+            nothing = why
+    if not grown and nothing is not None:
+        raise nothing
+    record = GrowthRecord({n: p for g in grown.values() for n, p in g.record.parameters.items()},
+                          next(iter(grown.values())).record.lineage)
+    return Grown(put_back(model, {path: g.model for path, g in grown.items()}), record,
+                 [o for g in grown.values() for o in g.outcomes], inputs)
+
+
+def _apply(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
     before = gm.meta.get("growth", {"record": GrowthRecord()})
     gm.meta["growth"] = {"record": before["record"], "outcomes": []}
     try:
