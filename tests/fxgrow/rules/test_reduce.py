@@ -1,0 +1,177 @@
+"""Rules of reductions and of ops that mix one dimension: over the class itself, and beside it."""
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import grow
+from torch import nn
+
+from fxgrow.errors import SelectionError
+from fxgrow.passes import Widen
+
+proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
+                           suppress_health_check=[HealthCheck.too_slow])
+METHODS = ["r2r", "net2net", "netmorph"]
+
+
+class Between(nn.Module):
+    """first -> function -> last: on sequences `[2, 5, C]`, or with `space` on `[2, C, 5]`."""
+
+    def __init__(self, function, space: bool = False, width: int = 6):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = (nn.Conv1d(3, width, 1), nn.Conv1d(width, 2, 1)) if space else \
+            (nn.Linear(3, width), nn.Linear(width, 2))
+        self.function = function
+        self.example = torch.randn(2, 3, 5) if space else torch.randn(2, 5, 3)
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)))
+
+
+def widened(model: Between, method: str, factor: float = 2) -> set[str]:
+    """The methods that were used; all equal where the one asked for is exact."""
+    grown = grow(model, model.example, Widen(factor=factor, method=method, seed=0))
+    return {o.method for o in grown.outcomes if o.method}
+
+
+BESIDE = {
+    "sum": lambda x: x * x.sum(1, keepdim=True),
+    "sum, dimension gone": lambda x: x + x.sum(1)[:, None],
+    "sum of the batch": lambda x: x + x.sum(0),
+    "mean": lambda x: x - x.mean(1, keepdim=True),
+    "mean of all but the class": lambda x: x - x.mean((0, 1)),
+    "amax": lambda x: x * x.amax(1, keepdim=True),
+    "amin of two": lambda x: x - x.amin((0, 1), keepdim=True),
+    "max": lambda x: x * x.max(1, keepdim=True).values,
+    "min": lambda x: x * x.min(1, keepdim=True)[0],
+    "var": lambda x: x / x.var(1, keepdim=True),
+    "std": lambda x: x / x.std(1, keepdim=True, unbiased=False),
+    "var_mean": lambda x: (x - torch.var_mean(x, 1, keepdim=True)[1]) / torch.var_mean(x, 1, keepdim=True)[0],
+    "norm": lambda x: x / x.norm(dim=1, keepdim=True),
+    "norm of order one": lambda x: x / torch.linalg.vector_norm(x, 1, 1, keepdim=True),
+    "least norm": lambda x: x * torch.linalg.vector_norm(x, -float("inf"), 1, keepdim=True),
+    "softmax": lambda x: x * x.softmax(1),
+    "log_softmax": lambda x: F.log_softmax(x, 1),
+    "softmin": lambda x: F.softmin(x, 1),
+    "logsumexp": lambda x: x - x.logsumexp(1, keepdim=True),
+    "cumsum": lambda x: x.cumsum(1),
+    "cumprod": lambda x: x.cumprod(1),
+    "logcumsumexp": lambda x: x.logcumsumexp(1),
+    "sort": lambda x: x.sort(1, descending=True).values,
+    "topk": lambda x: x.topk(3, 1)[0],
+    "argmax": lambda x: x * x.argmax(1, keepdim=True).double(),
+    "diff": lambda x: x.diff(dim=1),
+    "roll": lambda x: x.roll(2, 1) + x.flip(1),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", BESIDE)
+def test_beside_the_class_every_method_is_exact(case, method):
+    """A reduction over another dimension acts on each position of the class alone."""
+    assert widened(Between(BESIDE[case]), method) == {method}
+
+
+OVER = {
+    "mean": lambda x: x - x.mean(-1, keepdim=True),
+    "mean of all": lambda x: x - x.mean(),
+    "mean, dimension gone": lambda x: x * x.mean(-1)[..., None],
+    "amax": lambda x: x - x.amax(-1, keepdim=True),
+    "max": lambda x: x - x.max(-1, keepdim=True).values,
+    "max of all": lambda x: x / x.max(),
+    "min": lambda x: x - x.min(-1, keepdim=True)[0],
+    "variance of the population": lambda x: x * x.var(-1, keepdim=True, unbiased=False),
+    "deviation of the population": lambda x: x / x.std((1, 2), keepdim=True, correction=0),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", OVER)
+def test_over_the_class_copies_are_exact(case, method):
+    """Means and maxima stay what they are when every position is copied equally often; no other contents keep them."""
+    assert widened(Between(OVER[case]), method) == {"net2net"}
+
+
+def test_unequal_copies_keep_maxima_but_no_means():
+    """Half as many positions again: a mean would count some twice, a maximum does not mind."""
+    assert widened(Between(OVER["amax"]), "net2net", factor=1.5) == {"net2net"}
+    with pytest.raises(SelectionError, match="only an integer factor is exact"):
+        widened(Between(OVER["mean"]), "net2net", factor=1.5)
+
+
+NEVER = {
+    "sum": (lambda x: x * x.sum(-1, keepdim=True), "takes the sum over it"),
+    "norm": (lambda x: x / x.norm(dim=-1, keepdim=True), "takes the norm over it"),
+    "number of positive ones": (lambda x: x * (x > 0).sum(-1, keepdim=True).double(), "takes the sum over it"),
+    "softmax": (lambda x: x.softmax(-1), "softmax runs over it"),
+    "logsumexp": (lambda x: x - x.logsumexp(-1, keepdim=True), "logsumexp runs over it"),
+    "cumsum": (lambda x: x.cumsum(-1), "cumsum runs over it"),
+    "sort": (lambda x: x.sort(-1)[0], "sort runs over it"),
+    "topk": (lambda x: x.topk(6, -1)[0], "topk runs over it"),
+    "argmax": (lambda x: x * x.argmax(-1, keepdim=True).double(), "argmax runs over it"),
+    "flip": (lambda x: x.flip(-1), "flip runs over it"),
+    "roll": (lambda x: x.roll(1, -1), "roll runs over it"),
+    "product": (lambda x: x * x.prod(1, keepdim=True), "no rule for aten.prod"),
+    "median": (lambda x: x - x.median(1, keepdim=True)[0], "no rule for aten.median"),
+    "any": (lambda x: x * (x > 0).any(-1, keepdim=True).double(), "no rule for aten.any"),
+    "distances": (lambda x: torch.cdist(x, x) @ x, "no rule for aten._cdist_forward"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", NEVER)
+def test_what_nothing_keeps_is_left_alone(case, method):
+    """The reason names the op."""
+    function, reason = NEVER[case]
+    with pytest.raises(SelectionError, match=reason):
+        widened(Between(function), method)
+
+
+WRONG = {
+    "sample variance": (lambda x: x * x.var(-1, keepdim=True), False, "k copies: the sum over kn - 1, not k(n - 1)"),
+    "sample deviation": (lambda x: x / x.std(-1, keepdim=True), False, "as above"),
+    "sample variance and mean": (lambda x: x / torch.var_mean(x, -1, keepdim=True)[0], False, "as above"),
+    "roll of the flattened tensor": (lambda x: x.roll(1), True, "roll without dims runs over every dimension"),
+    "renorm": (lambda x: x.renorm(2, 0, 0.1), True, "renorm takes the norm over every dimension but one"),
+    "renorm of places": (lambda x: x.renorm(2, 2, 0.1), True, "as above"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.xfail(strict=True, reason=WRONG[c][2])) for c in WRONG])
+def test_known_to_go_wrong(case, method):
+    """Growth that claims to be exact and is not: each must be refused."""
+    function, space, _ = WRONG[case]
+    with pytest.raises(SelectionError):
+        widened(Between(function, space), method)
+
+
+def test_argmax_of_the_flattened_tensor_is_refused():
+    with pytest.raises(SelectionError, match="argmax"):
+        widened(Between(lambda x: x * x.argmax().double(), space=True), "r2r")
+
+
+# --- random compositions ---------------------------------------------------------------------------------------------
+
+STEPS = {**BESIDE, **{f"{name} over it": f for name, f in OVER.items()}, "relu": F.relu, "tanh": torch.tanh}
+STEPS = {name: f for name, f in STEPS.items() if name not in ("topk", "diff")}  # they change the sequence
+
+
+@proves(max_examples=50)
+@given(st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=4), st.sampled_from(METHODS))
+def test_chains_of_reductions(names, method):
+    """Copies pass all of them; another method is used only where none is taken over the class."""
+    def function(x):
+        for name in names:
+            x = torch.tanh(STEPS[name](x)) + x
+        return x
+
+    used = widened(Between(function), method)
+    over = any(name.endswith("over it") for name in names)
+    assert used == ({"net2net"} if over else {method})
