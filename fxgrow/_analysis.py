@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten
 
 from fxgrow._axis import Atom, Fixed, Prod, atoms, concat, cut, freeze, is_fixed, product, resolve, unify, view
 from fxgrow._capture import meta_twin, to_meta
+from fxgrow._shapes import compute
 from fxgrow.layers import by_mode
 
 Rule = Callable[["Tape", Any, tuple, dict, Any], None]
@@ -170,7 +171,7 @@ class Tape(TorchDispatchMode):
         kwargs = kwargs or {}
         flat = tree_flatten((args, kwargs))[0]
         tensors = [a for a in flat if isinstance(a, Tensor)]
-        out = func(*args, **kwargs)
+        out = compute(func, args, kwargs)
         live = [t for t in tensors if id(t) in self.values and not all(map(is_fixed, self.values[id(t)].axes))]
         if not live:
             namespace, _, name = func._schema.name.partition("::")
@@ -275,14 +276,14 @@ class Tape(TorchDispatchMode):
         self.params[name] = value
 
 
-def run_node(node: Node, env: dict[Node, Any], root: torch.nn.Module):
+def run_node(node: Node, env: dict[Node, Any], root: torch.nn.Module, leaf=lambda m, args, kwargs: m(*args, **kwargs)):
     """One node of a graph on the values in `env` (shapes and scalars as in the captured program)."""
     args = map_aggregate(node.args, lambda a: env[a] if isinstance(a, Node) else a)
     kwargs = map_aggregate(node.kwargs, lambda a: env[a] if isinstance(a, Node) else a)
     if node.op == "get_attr":
         return operator.attrgetter(node.target)(root)
     if node.op == "call_module":
-        return root.get_submodule(node.target)(*args, **kwargs)
+        return leaf(root.get_submodule(node.target), args, kwargs)
     if node.op == "call_method":
         return getattr(args[0], node.target)(*args[1:], **kwargs)
     if node.op == "output":

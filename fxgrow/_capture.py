@@ -5,6 +5,7 @@ example inputs while shape arithmetic stays in the graph. What cannot be traced 
 """
 from __future__ import annotations
 
+import collections
 import copy
 import difflib
 import functools
@@ -23,6 +24,7 @@ from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
 from torch.utils._pytree import tree_map
 
+from fxgrow._shapes import Shapes
 from fxgrow.errors import CaptureError
 from fxgrow.layers import MultiheadAttention, by_mode
 
@@ -45,24 +47,74 @@ def to_meta(value):
     return tree_map(lambda v: v.detach().to("meta") if isinstance(v, Tensor) and not v.is_meta else v, value)
 
 
+SHARED = (int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
+          torch.device, torch.Size, type(None))
+
+
 def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
     """A copy of the module tree whose parameters and buffers are `tensor(old)`; no tensor data is copied here."""
-    memo: dict[int, Any] = {}
-    for t in list(module.parameters()) + list(module.buffers()):
-        new = tensor(t)
-        if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=t.requires_grad)
-        memo[id(t)] = new
-    keep = list(memo.values())  # noqa: F841  (memo holds ids only of what stays alive)
-    new = copy.deepcopy(module, memo)
-    if isinstance(module, GraphModule):  # each has a class of its own, whose name a copy loses
-        type(new).__name__ = type(module).__name__
+    memo = _tensors(module, tensor)
+    if not isinstance(module, GraphModule):
+        return _clone(module, memo)
+    new = GraphModule(nn.Module(), Graph(), class_name=type(module).__name__)
+    new.__dict__.update(_state(module, memo))
+    new.meta = dict(module.meta)
+    new.graph = copy.deepcopy(module.graph)
     return new
 
 
 def meta_twin(module: nn.Module) -> nn.Module:
-    """The same module tree on meta tensors: shapes without memory."""
-    return clone_structure(module, lambda t: t.detach().to("meta"))
+    """The same module tree on meta tensors: shapes without memory (and, of a captured module, without its graph)."""
+    memo = _tensors(module, lambda t: t.detach().to("meta"))
+    if not isinstance(module, GraphModule):
+        return _clone(module, memo)
+    twin = nn.Module()
+    twin.__dict__.update(_state(module, memo))
+    return twin
+
+
+def _tensors(module: nn.Module, tensor) -> dict[int, Any]:
+    memo: dict[int, Any] = {}
+    for t in [*module.parameters(), *module.buffers()]:
+        new = tensor(t)
+        if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=t.requires_grad)
+        memo[id(t)] = new
+    memo[id(memo)] = list(memo.values())
+    return memo
+
+
+def _state(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
+    """What a captured module holds beside its graph."""
+    held = {k: _clone_value(getattr(module, k), memo) for k in ("_modules", "_parameters", "_buffers")}
+    return {**held, "training": module.training, "_non_persistent_buffers_set": set(module._non_persistent_buffers_set)}
+
+
+def _clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """`copy.deepcopy` for modules, without its cost for the plain attributes that nearly all of them are made of."""
+    if id(module) in memo:
+        return memo[id(module)]
+    cls = type(module)
+    plain = all(getattr(cls, n, None) is getattr(nn.Module, n, None) for n in ("__setstate__", "__getstate__", "__reduce_ex__"))
+    if hasattr(cls, "__deepcopy__") or isinstance(module, nn.RNNBase) or \
+            not plain and not cls.__module__.startswith("torch.nn.modules"):
+        return copy.deepcopy(module, memo)
+    new = memo[id(module)] = cls.__new__(cls)
+    new.__dict__.update({k: _clone_value(v, memo) for k, v in vars(module).items()})
+    return new
+
+
+def _clone_value(value, memo: dict[int, Any]):
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, SHARED):
+        return value
+    kind = type(value)
+    if kind in (dict, collections.OrderedDict):
+        return kind((k, _clone_value(v, memo)) for k, v in value.items())
+    if kind in (list, tuple, set):
+        return kind(_clone_value(v, memo) for v in value)
+    return _clone(value, memo) if isinstance(value, nn.Module) else copy.deepcopy(value, memo)
 
 
 def capture(model: nn.Module, example_inputs) -> GraphModule:
@@ -301,16 +353,17 @@ class _Tracer(Tracer):
         try:
             if node.op == "get_attr":
                 return to_meta(operator.attrgetter(node.target)(self.root))
-            if node.op == "call_module":
-                return _leaf_value(self.root.get_submodule(node.target), args, kwargs)
-            if node.op == "call_method":
-                return getattr(args[0], node.target)(*args[1:], **kwargs)
-            return node.target(*args, **kwargs)
+            with Shapes():
+                if node.op == "call_module":
+                    return leaf_value(self.root.get_submodule(node.target), args, kwargs)
+                if node.op == "call_method":
+                    return getattr(args[0], node.target)(*args[1:], **kwargs)
+                return node.target(*args, **kwargs)
         finally:
             self.running = False
 
 
-def _leaf_value(module: nn.Module, args, kwargs):
+def leaf_value(module: nn.Module, args, kwargs):
     """A leaf on meta tensors. Torch's own layers give the same shapes in both modes, and need no batch of two in eval."""
     training = module.training
     if type(module).__module__.startswith("torch.nn"):

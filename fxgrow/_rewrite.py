@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxgrow._analysis import CREATED, Tape, Value, _shape_of
+from fxgrow._analysis import CREATED, Tape, Value, _shape_of, run_node
 from fxgrow._axis import Atom, Fixed, Prod, Sum, atoms, resolve, view
-from fxgrow._capture import clone_structure
+from fxgrow._capture import clone_structure, leaf_value, meta_twin
 from fxgrow._content import ByPart, Certificate, Content
 from fxgrow._record import GrowthRecord, ParameterRecord
+from fxgrow._shapes import Shapes
 from fxgrow.layers import MultiheadAttention, fold_copies, unfold_copies
 
 Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], Tensor]
@@ -390,15 +391,13 @@ def _atoms_at(tape: Tape, node: Node, sizes: Sizes) -> list[Atom]:
 
 def _check(gm: GraphModule, tape: Tape, sizes: Sizes) -> None:
     """Runs the graph on meta tensors, mending size arguments, until every shape is the expected one."""
-    from fxgrow._capture import meta_twin
     root = meta_twin(gm).eval()
     by_name = {n.name: n for n in gm.graph.nodes}
     scalars: dict[str, Any] = {}
 
     def attempt(node: Node, env: dict) -> tuple[Any, str]:
-        from fxgrow._analysis import run_node
         try:
-            return run_node(by_name[node.name], env, root), ""
+            return run_node(by_name[node.name], env, root, leaf_value), ""
         except Exception as error:  # any failure of a meta run means: these sizes do not fit
             return None, f"{type(error).__name__}: {error}"
 
@@ -407,7 +406,7 @@ def _check(gm: GraphModule, tape: Tape, sizes: Sizes) -> None:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Shapes():
             for node in list(gm.graph.nodes):
                 if node.op == "placeholder":
                     env[node] = next(inputs)

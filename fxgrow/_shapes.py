@@ -1,0 +1,92 @@
+"""Shapes of common ATen ops on meta tensors, without the slow decompositions behind torch's own meta kernels.
+
+Capture, analysis and the check of a rewritten graph each run the model once on meta tensors. A shortcut gives the same
+shape, type and layout as the op, or None where it is not sure: then the op itself runs, and raises what it raises.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+
+def _pointwise(args, kwargs) -> Tensor | None:
+    x, y = args[0], args[1] if len(args) > 1 else None
+    if not (isinstance(x, Tensor) and x.is_meta and x.is_floating_point()):
+        return None
+    if not isinstance(y, Tensor) or y.shape == x.shape and y.stride() == x.stride() and y.dtype is x.dtype and y.is_meta:
+        return torch.empty_like(x)
+    if y.dtype is not x.dtype or not y.is_meta or not (x.is_contiguous() and y.is_contiguous()):
+        return None
+    return x.new_empty(torch.broadcast_shapes(x.shape, y.shape))
+
+
+def _in_place(args, kwargs) -> Tensor | None:
+    out = _pointwise(args, kwargs)
+    return args[0] if out is not None and out.shape == args[0].shape else None
+
+
+def _alike(args, kwargs) -> Tensor | None:
+    return torch.empty_like(args[0]) if args[0].is_meta else None
+
+
+def _addmm(args, kwargs) -> Tensor | None:
+    bias, a, b = args[:3]
+    if not bias.is_meta or a.shape[1] != b.shape[0] or bias.shape != b.shape[1:]:
+        return None
+    return a.new_empty((a.shape[0], b.shape[1]))
+
+
+def _batch_norm(args, kwargs) -> tuple | None:
+    x, *vectors = args[:5]
+    if not x.is_meta or any(v is not None and v.shape != x.shape[1:2] for v in vectors):
+        return None
+    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+
+
+def _layer_norm(args, kwargs) -> tuple | None:
+    x, shape, *affine = args[:4]
+    if not x.is_meta or any(tuple(w.shape) != tuple(shape) for w in affine if w is not None) or \
+            tuple(x.shape[x.ndim - len(shape):]) != tuple(shape):
+        return None
+    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(0), x.new_empty(0)
+
+
+def _mean(args, kwargs) -> Tensor | None:
+    x, dims = args[0], args[1] if len(args) > 1 else None
+    if not x.is_meta or not dims or kwargs:
+        return None
+    gone = {d % x.ndim for d in dims}
+    keep = len(args) > 2 and args[2]
+    return x.new_empty([1 if i in gone else s for i, s in enumerate(x.shape) if keep or i not in gone])
+
+
+SHORTCUTS: dict[object, Callable] = {
+    aten.addmm.default: _addmm, aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
+    aten.mean.dim: _mean, aten._softmax.default: _alike, aten.roll.default: _alike,
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _pointwise),
+    **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor), _in_place),
+}
+for _name in ("relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish",
+              "neg", "exp", "clamp"):
+    for _suffix, _rule in (("", _pointwise), ("_", _in_place)):
+        if hasattr(aten, _name + _suffix):
+            SHORTCUTS[getattr(aten, _name + _suffix).default] = _rule
+
+
+def compute(func, args, kwargs):
+    """`func(*args, **kwargs)` of an ATen op, by a shortcut where there is one."""
+    shortcut = SHORTCUTS.get(func)
+    out = None if shortcut is None else shortcut(args, kwargs)
+    return func(*args, **kwargs) if out is None else out
+
+
+class Shapes(TorchDispatchMode):
+    """Inside, meta tensors get their shapes by shortcuts."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {})

@@ -1,0 +1,137 @@
+"""How fast a whole network is widened, against Torch-Pruning's pruner in the same run, and what the result costs.
+
+    python tools/bench_transform.py                 all of it
+    python tools/bench_transform.py resnet18 swin_t  some networks
+
+Ours: capture, analysis and rewriting of every class that can grow, by R2R and 1.25. Theirs (the nearest tool that rewrites
+any network): the dependency graph and one pruning step. Seconds are medians of five, on one thread, taken in turns.
+Then: peak memory over old and new weights, and forward and backward time of the widened resnet50 over torchvision's
+own wide_resnet50_2.
+"""
+from __future__ import annotations
+
+import copy
+import gc
+import statistics
+import sys
+import time
+import warnings
+
+import torch
+import torchvision
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import fxgrow
+from fxgrow.passes import Widen
+
+AGAINST = ("resnet18", "resnet152", "vit_b_16", "convnext_tiny", "efficientnet_b0")
+ALONE = ("densenet201", "swin_t")
+ROUNDS = 5
+
+
+def ours(model: nn.Module, x: torch.Tensor) -> None:
+    fxgrow.transform(model, x, [Widen(factor=1.25, method="r2r", seed=0)])
+
+
+def theirs(model: nn.Module, x: torch.Tensor) -> None:
+    import torch_pruning as tp
+
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    pruner = tp.pruner.MetaPruner(model, x, importance=tp.importance.MagnitudeImportance(), pruning_ratio=0.2,
+                                  ignored_layers=heads)
+    pruner.step()
+
+
+def seconds(work, model: nn.Module, x: torch.Tensor) -> float:
+    """One run on a fresh copy, made before the clock starts."""
+    model = copy.deepcopy(model)
+    gc.collect()
+    start = time.perf_counter()
+    work(model, x)
+    return time.perf_counter() - start
+
+
+def speed(names: list[str], console: Console) -> None:
+    table = Table(title="seconds to rewrite a whole network")
+    for column in ("network", "fxgrow", "Torch-Pruning", "ratio"):
+        table.add_column(column, justify="right")
+    ratios = []
+    for name in names:
+        model, x = torchvision.models.get_model(name).eval(), torch.randn(1, 3, 224, 224)
+        rivals = [ours, theirs] if name in AGAINST else [ours]
+        times: dict = {work: [] for work in rivals}
+        for _ in range(ROUNDS):
+            for work in rivals:
+                try:
+                    times[work].append(seconds(work, model, x))
+                except Exception as error:
+                    console.print(f"{work.__name__} {name}: {type(error).__name__}: {error}")
+        mine = statistics.median(times[ours])
+        peer = statistics.median(times[theirs]) if times.get(theirs) else None
+        ratios += [mine / peer] if peer else []
+        table.add_row(name, f"{mine:.3f}", f"{peer:.3f}" if peer else "-", f"{mine / peer:.2f}" if peer else "-")
+    console.print(table)
+    if ratios:
+        console.print(f"geometric mean of the ratios {statistics.geometric_mean(ratios):.2f}, largest {max(ratios):.2f}")
+
+
+def _status(field: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def memory(console: Console, name: str = "wide_resnet101_2") -> None:
+    model, x = torchvision.models.get_model(name).eval(), torch.randn(1, 3, 224, 224)
+    ours(torchvision.models.resnet18(), x)  # what the first call imports is not the network's
+    gc.collect()
+    try:
+        with open("/proc/self/clear_refs", "w") as refs:
+            refs.write("5")  # peak := now
+    except OSError:
+        return console.print("peak memory: not measured (needs Linux)")
+    before = _status("VmRSS")
+    grown = fxgrow.transform(model, x, [Widen(factor=1.25, method="r2r", seed=0)]).model
+    peak = _status("VmHWM") - before
+    old, new = (sum(t.numel() * t.element_size() for t in m.state_dict().values()) for m in (model, grown))
+    console.print(f"{name}: peak memory {(old + peak) / 1e6:.0f} MB over old + new weights {(old + new) / 1e6:.0f} MB: "
+                  f"{(old + peak) / (old + new):.2f}")
+
+
+def result(console: Console) -> None:
+    x = torch.randn(4, 3, 224, 224)
+    inner = [f"layer{i}.*.conv{j}" for i in range(1, 5) for j in (1, 2)]
+    grown = fxgrow.transform(torchvision.models.resnet50(), x[:1], [Widen(inner, factor=2, seed=0)]).model
+    stock = torchvision.models.wide_resnet50_2()
+    stock.load_state_dict(grown.state_dict())
+    for what in ("forward", "forward and backward"):
+        times: dict = {grown: [], stock: []}
+        for _ in range(2 * ROUNDS + 1):
+            for model in (grown, stock):
+                model.train(what != "forward")
+                start = time.perf_counter()
+                with torch.set_grad_enabled(what != "forward"):
+                    out = model(x).sum()
+                if what != "forward":
+                    out.backward()
+                times[model].append(time.perf_counter() - start)
+        mine, peer = (statistics.median(t[1:]) for t in times.values())
+        console.print(f"widened resnet50, {what}: {mine:.3f} s, wide_resnet50_2 {peer:.3f} s: {mine / peer:.3f}")
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    console = Console()
+    names = sys.argv[1:]
+    speed(names or [*AGAINST, *ALONE], console)
+    if not names:
+        memory(console)
+        result(console)
+
+
+if __name__ == "__main__":
+    main()
