@@ -55,7 +55,8 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
     encoder = Encoder(gm)
     if extra is None:
         extra = gm.meta.get("fxgrow", {}).get("extra")
-    recorded = {RECORD + name: tensor.contiguous() for name, tensor in record.to_tensors().items()}
+    recorded = {RECORD + name: tensor.detach().cpu().contiguous().clone()  # maps may be shared between parameters
+                for name, tensor in record.to_tensors().items()}
     name = type(gm).__name__
     graph = {"class": name if name.isidentifier() else "GraphModule",
              "inputs": _encoded("an example input", gm.meta["example_inputs"], _shape),

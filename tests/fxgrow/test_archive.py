@@ -23,6 +23,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 import fxgrow
+from fxgrow._record import ParameterRecord
 from fxgrow.errors import ArchiveError
 from fxgrow.passes import Widen
 
@@ -200,6 +201,15 @@ def test_a_grown_model_keeps_its_record_and_grows_on(path):
     assert len(more.record.lineage) == 2 and fxgrow.verify(model, more.model, x).ok
     fxgrow.save(more, path)
     assert len(fxgrow.load(path).meta["growth"]["record"].lineage) == 2
+
+
+def test_maps_of_a_record_may_be_one_tensor(path):
+    grown = fxgrow.capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)), torch.randn(IMAGE))
+    index, fresh = torch.tensor([0, 1, -1, -1]), torch.tensor([False, False, True, True])
+    entry = ParameterRecord([index, None, None, None], [fresh, None, None, None])
+    grown.meta["growth"] = {"record": fxgrow.GrowthRecord({"0.weight": entry, "1.weight": entry}), "outcomes": []}
+    fxgrow.save(grown, path)
+    assert torch.equal(fxgrow.load(path).meta["fxgrow"]["record"].parameters["1.weight"].index[0], index)
 
 
 def test_a_loaded_model_is_a_module_like_any_other(path):

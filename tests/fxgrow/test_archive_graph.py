@@ -2,18 +2,25 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
 import operator
+import zipfile
 
 import pytest
+import safetensors.torch
 import torch
 from archives import refused, resealed, small_archive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.fx import GraphModule
 
 import fxgrow
 from fxgrow import _archive_allow as allow
+from fxgrow import _archive_zip
 from fxgrow.errors import ArchiveError
+from fxgrow.passes import Widen
 
 
 @pytest.fixture
@@ -38,7 +45,7 @@ FORBIDDEN = """os.system posix.system builtins.eval builtins.exec builtins.open 
 builtins.setattr builtins.type torch.load torch.save torch.hub.load torch.from_file torch.from_numpy torch.ops.load_library
 torch.set_default_dtype torch.set_num_threads torch.manual_seed torch.compile torch.jit.load torch.jit.script torch.fork
 torch.utils.cpp_extension.load torch._dynamo.optimize torch._C._jit_set_profiling_mode torch.ops.aten.from_file
-torch.ops.aten.save torch.ops.aten.set_data torch.ops.aten._print torch.ops.image.read_file torch.ops.torchvision._cuda_version
+torch.ops.aten.save torch.ops.aten.manual_seed torch.ops.aten.warn torch.ops.aten.set_data torch.ops.aten._print torch.ops.image.read_file torch.ops.torchvision._cuda_version
 torch.classes.load_library torch.serialization.load torch.package.PackageImporter torch.nn.Linear torch.cuda.synchronize
 torch.distributed.init_process_group torch.import_ir_module torch.nn.functional.torch torch.special.torch torch.seed
 operator.attrgetter operator.methodcaller operator.itemgetter operator.call operator.delitem math.__loader__ subprocess.run
@@ -164,6 +171,39 @@ def test_lies(name, archive, path, capsys):
     path.write_bytes(resealed(archive, EDITS[name]))
     refused(path)
     assert not capsys.readouterr().out
+
+
+def with_tensors(archive, edit):
+    """The archive with its tensors edited and all checksums right again."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        graph, tensors = json.loads(file.read("graph.json")), safetensors.torch.load(file.read("tensors.safetensors"))
+    edit(tensors)
+    out = io.BytesIO()
+    _archive_zip.write(out, {k: v for k, v in graph.items() if k not in ("format", "version")},
+                       safetensors.torch.save(tensors))
+    return out.getvalue()
+
+
+def test_tensors_that_nobody_has_or_that_are_missing(archive, path):
+    path.write_bytes(with_tensors(archive, lambda t: t.update({"model/more": torch.ones(3)})))
+    refused(path, "not part of the model")
+    path.write_bytes(with_tensors(archive, lambda t: t.pop("model/conv.bias")))
+    refused(path, "conv.bias.*not in the file")
+
+
+def test_records_fit_their_parameters(path):
+    x = torch.randn(2, 3, 8, 8)
+    grown = fxgrow.transform(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)).eval(), x, [Widen("0", to=6, seed=0)])
+    fxgrow.save(grown, path)
+    good = path.read_bytes()
+    name = "record/fresh/0/0.weight"
+    for lie in (torch.ones(5, dtype=torch.bool), torch.ones(6)):
+        path.write_bytes(with_tensors(good, lambda t: t.update({name: lie})))
+        refused(path, "record")
+    path.write_bytes(with_tensors(good, lambda t: t.update({"record/fresh/7/0.weight": t[name].clone()})))
+    refused(path, "record")
+    path.write_bytes(with_tensors(good, lambda t: None))
+    assert path.read_bytes() == good and fxgrow.load(path) is not None
 
 
 def test_deep_and_shared_trees_do_not_explode(archive, path):
