@@ -261,6 +261,12 @@ def test_code_of_others_is_refused_with_a_reason(path):
     assert "\n" not in str(caught.value) and not path.exists()
 
 
+def test_a_model_grown_in_parts_names_them(path):
+    part = fxgrow.capture(nn.Sequential(nn.Linear(3, 3)), torch.randn(2, 3))
+    with pytest.raises(ArchiveError, match="grown in parts .'0'. inside a shell"):
+        fxgrow.save(fxgrow.Grown(nn.Sequential(part), fxgrow.GrowthRecord(), []), path)
+
+
 def test_attributes_that_are_not_data_are_refused(path):
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     model[0].note = object()
