@@ -109,8 +109,8 @@ def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[G
     if not (isinstance(model, GraphModule) and "example_inputs" in model.meta):
         if isinstance(model_or_grown, Grown):
             parts = ", ".join(repr(n) for n, m in model.named_modules() if isinstance(m, GraphModule))
-            raise ArchiveError(f"{type(model).__name__} was grown in parts ({parts}) inside a shell that cannot be traced, and "
-                               "an archive holds one graph: save the parts, or the whole with torch.save")
+            raise ArchiveError(f"{type(model).__name__} was grown in parts ({parts}) inside a shell that cannot be traced, "
+                               "and an archive holds one graph: save the parts, or the whole with torch.save")
         if example_inputs is None:
             raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor or tuple of "
                                "tensors as you would call the model with")
