@@ -206,6 +206,8 @@ class Pyramid(nn.Module):
     def _fits(name, width, space):
         if name == "shuffle":
             return width >= 8 and space <= 8
+        if name == "mixed" and width < 4:
+            return False
         if name in ("unshuffle", "max", "average", "norms"):
             return space % 2 == 0 and space >= 2 and width <= 32
         return space <= 8 and (name != "pad" or space > 1)
