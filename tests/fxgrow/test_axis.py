@@ -252,7 +252,7 @@ def test_refine_is_seen_wherever_the_atom_occurs(size, data):
     assert np.array_equal(whole[whole < NEW], np.arange(size))
 
 
-@proves(max_examples=300)
+@proves(max_examples=200)
 @given(expressions(2), st.data())
 def test_view_commutes_with_growing(dims, data):
     """Reshaping the grown tensor gives the grown axes that `view` returned, for any factorisation of the size."""
@@ -264,7 +264,7 @@ def test_view_commutes_with_growing(dims, data):
         assert reshaped(dims, out)(grow(data, [*dims, *out]))
 
 
-@proves(max_examples=300)
+@proves(max_examples=200)
 @given(expressions(1), st.data())
 def test_cut_commutes_with_growing(e, data):
     """Cutting the grown axis at the grown sizes gives the pieces that `cut` returned."""
@@ -280,7 +280,7 @@ def test_cut_commutes_with_growing(e, data):
             assert len(tied) == 1 or isinstance(resolve(e), Sum), "equal pieces of one axis stay equal"
 
 
-@proves(max_examples=400)
+@proves(max_examples=250)
 @given(st.data())
 def test_unify_makes_layouts_identical(data):
     """After `unify` both sides have the same layout under every growth, matched or frozen, and it never raises."""
@@ -383,7 +383,7 @@ def _join(data, known: list) -> list:
     return []
 
 
-@proves(max_examples=600)
+@proves(max_examples=400)
 @given(st.data())
 def test_claims_survive_later_operations(data):
     """A random program of views, cuts, joins, unifications and freezes: everything it claimed holds at its end."""
