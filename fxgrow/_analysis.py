@@ -169,8 +169,7 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        flat = tree_flatten((args, kwargs))[0]
-        tensors = [a for a in flat if isinstance(a, Tensor)]
+        tensors = _tensors_in((*args, *kwargs.values()))
         out = compute(func, args, kwargs)
         live = [t for t in tensors if id(t) in self.values and not all(map(is_fixed, self.values[id(t)].axes))]
         if not live:
@@ -178,9 +177,8 @@ class Tape(TorchDispatchMode):
             if namespace == "aten" and name in CREATED and out.is_floating_point():
                 self.set(out, [Atom(s) if s > 1 else Fixed(s) for s in out.shape]).constant = CREATED[name]
                 return out
-            for o in tree_flatten(out)[0]:
-                if isinstance(o, Tensor) and id(o) in self.values:
-                    self.values.pop(id(o))
+            for o in _tensors_in((out,)):
+                self.values.pop(id(o), None)
             return out
         namespace, _, name = func._schema.name.partition("::")
         name = name if namespace == "aten" else f"{namespace}::{name}"
@@ -195,8 +193,8 @@ class Tape(TorchDispatchMode):
         else:
             fn(self, name.rstrip("_") if written else name, args, kwargs, out)
         if not all((v := self.values.get(id(t))) and v.param_only for t in tensors):  # looked up by the data, say
-            for o in tree_flatten(out)[0]:
-                if isinstance(o, Tensor) and id(o) in self.values:
+            for o in _tensors_in((out,)):
+                if id(o) in self.values:
                     self.values[id(o)].param_only = False
         if written:
             self._written(name, args[0], out)
@@ -228,9 +226,8 @@ class Tape(TorchDispatchMode):
         for t in tensors:
             for axis in self.of(t).axes:
                 self.freeze(axis, f"no rule for {name if ':' in name else 'aten.' + name}")
-        for o in tree_flatten(out)[0]:
-            if isinstance(o, Tensor):
-                self.set(o, [Fixed(s) for s in o.shape])
+        for o in _tensors_in((out,)):
+            self.set(o, [Fixed(s) for s in o.shape])
 
     def index(self) -> None:
         """Which ops and which parameter axes touch each atom, once all bindings are known."""
@@ -274,6 +271,17 @@ class Tape(TorchDispatchMode):
         value = self.set(tensor, axes, param_only=True)
         value.source = name
         self.params[name] = value
+
+
+def _tensors_in(values) -> list[Tensor]:
+    """The tensors among the arguments or results of an ATen op (which nest lists at most)."""
+    found: list[Tensor] = []
+    for v in values:
+        if isinstance(v, Tensor):
+            found.append(v)
+        elif isinstance(v, (list, tuple)):
+            found += _tensors_in(v)
+    return found
 
 
 def run_node(node: Node, env: dict[Node, Any], root: torch.nn.Module, leaf=lambda m, args, kwargs: m(*args, **kwargs)):

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
+from torch.fx.graph_module import _copy_attr
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
 from torch.utils._pytree import tree_map
@@ -47,19 +48,21 @@ def to_meta(value):
     return tree_map(lambda v: v.detach().to("meta") if isinstance(v, Tensor) and not v.is_meta else v, value)
 
 
-SHARED = (int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
-          torch.device, torch.Size, type(None))
+SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
+          torch.device, torch.Size, type(None)}
 
 
 def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
-    """A copy of the module tree whose parameters and buffers are `tensor(old)`; no tensor data is copied here."""
+    """A copy of the module tree whose parameters and buffers are `tensor(old)`; no tensor data is copied here. A captured
+    module's code is not compiled: `recompile()` when its graph is as it should be."""
     memo = _tensors(module, tensor)
     if not isinstance(module, GraphModule):
         return _clone(module, memo)
     new = GraphModule(nn.Module(), Graph(), class_name=type(module).__name__)
     new.__dict__.update(_state(module, memo))
     new.meta = dict(module.meta)
-    new.graph = copy.deepcopy(module.graph)
+    new._graph = copy.deepcopy(module.graph)
+    new._graph.owning_module = new
     return new
 
 
@@ -95,21 +98,30 @@ def _clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         return memo[id(module)]
     cls = type(module)
-    plain = all(getattr(cls, n, None) is getattr(nn.Module, n, None) for n in ("__setstate__", "__getstate__", "__reduce_ex__"))
+    plain = all(getattr(cls, name, None) is getattr(nn.Module, name, None)
+                for name in ("__setstate__", "__getstate__", "__reduce_ex__"))
     if hasattr(cls, "__deepcopy__") or isinstance(module, nn.RNNBase) or \
             not plain and not cls.__module__.startswith("torch.nn.modules"):
         return copy.deepcopy(module, memo)
     new = memo[id(module)] = cls.__new__(cls)
-    new.__dict__.update({k: _clone_value(v, memo) for k, v in vars(module).items()})
+    state = new.__dict__
+    for name, value in vars(module).items():
+        kind = type(value)
+        if kind in SHARED:
+            state[name] = value
+        elif not value and kind in (dict, collections.OrderedDict, set):
+            state[name] = kind()
+        else:
+            state[name] = _clone_value(value, memo)
     return new
 
 
 def _clone_value(value, memo: dict[int, Any]):
     if id(value) in memo:
         return memo[id(value)]
-    if isinstance(value, SHARED):
-        return value
     kind = type(value)
+    if kind in SHARED:
+        return value
     if kind in (dict, collections.OrderedDict):
         return kind((k, _clone_value(v, memo)) for k, v in value.items())
     if kind in (list, tuple, set):
@@ -131,9 +143,16 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
     Raises:
         CaptureError: names the module and the line that stopped the tracing.
     """
+    gm = capture_graph(model, as_tuple(example_inputs))
+    if gm is not model:
+        gm.recompile()
+    return gm
+
+
+def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
+    """`capture` without compiled code, for those who go on to rewrite the graph."""
     if isinstance(model, GraphModule) and "example_inputs" in model.meta:
         return model
-    inputs = as_tuple(example_inputs)
     root = clone_structure(model)
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
@@ -152,7 +171,11 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
         if node.op == "get_attr" and node.target.startswith("_tensor_constant") and not hasattr(root, node.target):
             root.register_buffer(node.target, getattr(twin, node.target), persistent=False)
     _remove_dead_code(graph)
-    gm = GraphModule(root, graph, class_name=type(model).__name__)
+    gm = GraphModule(root, Graph(), class_name=type(model).__name__)
+    gm._graph, graph.owning_module = graph, gm
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            _copy_attr(root, gm, node.target)
     keep_state(root, gm)
     _copy_modes(model, gm)
     gm.meta["leaves"] = leaves

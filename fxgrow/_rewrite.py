@@ -138,7 +138,6 @@ def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModu
     for node in new.graph.nodes:
         _resize(new, node, tape, sizes, growths, rescaled_eps)
     _fold(new, tape, sizes)
-    new.graph.lint()
     _check(new, tape, sizes)
     new.recompile()
     return new

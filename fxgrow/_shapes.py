@@ -14,15 +14,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 
 
+def _like(x: Tensor) -> Tensor:
+    """`torch.empty_like`, whose meta kernel is a hundred times slower."""
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+
+
+def _new(x: Tensor, shape) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
 def _pointwise(args, kwargs) -> Tensor | None:
     x, y = args[0], args[1] if len(args) > 1 else None
     if not (isinstance(x, Tensor) and x.is_meta and x.is_floating_point()):
         return None
     if not isinstance(y, Tensor) or y.shape == x.shape and y.stride() == x.stride() and y.dtype is x.dtype and y.is_meta:
-        return torch.empty_like(x)
+        return _like(x)
     if y.dtype is not x.dtype or not y.is_meta or not (x.is_contiguous() and y.is_contiguous()):
         return None
-    return x.new_empty(torch.broadcast_shapes(x.shape, y.shape))
+    return _new(x, torch.broadcast_shapes(x.shape, y.shape))
 
 
 def _in_place(args, kwargs) -> Tensor | None:
@@ -31,21 +40,21 @@ def _in_place(args, kwargs) -> Tensor | None:
 
 
 def _alike(args, kwargs) -> Tensor | None:
-    return torch.empty_like(args[0]) if args[0].is_meta else None
+    return _like(args[0]) if args[0].is_meta else None
 
 
 def _addmm(args, kwargs) -> Tensor | None:
     bias, a, b = args[:3]
     if not bias.is_meta or a.shape[1] != b.shape[0] or bias.shape != b.shape[1:]:
         return None
-    return a.new_empty((a.shape[0], b.shape[1]))
+    return _new(a, (a.shape[0], b.shape[1]))
 
 
 def _batch_norm(args, kwargs) -> tuple | None:
     x, *vectors = args[:5]
     if not x.is_meta or any(v is not None and v.shape != x.shape[1:2] for v in vectors):
         return None
-    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+    return _like(x), _new(x, 0), _new(x, 0)
 
 
 def _layer_norm(args, kwargs) -> tuple | None:
@@ -53,7 +62,17 @@ def _layer_norm(args, kwargs) -> tuple | None:
     if not x.is_meta or any(tuple(w.shape) != tuple(shape) for w in affine if w is not None) or \
             tuple(x.shape[x.ndim - len(shape):]) != tuple(shape):
         return None
-    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(0), x.new_empty(0)
+    return _new(x, x.shape), _new(x, 0), _new(x, 0)
+
+
+def _convolution(args, kwargs) -> Tensor | None:
+    x, w, bias, stride, padding, dilation, transposed, _, groups = args
+    if transposed or not x.is_meta or x.ndim != w.ndim or not x.is_contiguous() or x.shape[1] != w.shape[1] * groups or \
+            w.shape[0] % groups or bias is not None and bias.shape != w.shape[:1]:
+        return None
+    each = [v * (x.ndim - 2) if len(v) == 1 else v for v in (stride, padding, dilation)]
+    space = [(s + 2 * p - d * (k - 1) - 1) // st + 1 for s, k, st, p, d in zip(x.shape[2:], w.shape[2:], *each)]
+    return _new(x, [x.shape[0], w.shape[0], *space]) if min(space) > 0 else None
 
 
 def _mean(args, kwargs) -> Tensor | None:
@@ -62,11 +81,11 @@ def _mean(args, kwargs) -> Tensor | None:
         return None
     gone = {d % x.ndim for d in dims}
     keep = len(args) > 2 and args[2]
-    return x.new_empty([1 if i in gone else s for i, s in enumerate(x.shape) if keep or i not in gone])
+    return _new(x, [1 if i in gone else s for i, s in enumerate(x.shape) if keep or i not in gone])
 
 
 SHORTCUTS: dict[object, Callable] = {
-    aten.addmm.default: _addmm, aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
+    aten.convolution.default: _convolution, aten.addmm.default: _addmm, aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
     aten.mean.dim: _mean, aten._softmax.default: _alike, aten.roll.default: _alike,
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _pointwise),
     **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor), _in_place),

@@ -1,6 +1,8 @@
 """`transform`: capture, then one pass after another, with what each did and why."""
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +11,7 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase
 from torch.fx.passes.infra.pass_manager import PassManager
 
-from fxgrow._capture import as_tuple, capture, clone_structure
+from fxgrow._capture import as_tuple, capture_graph, clone_structure
 from fxgrow._classes import render
 from fxgrow._parts import capture_parts, put_back
 from fxgrow._record import GrowthRecord
@@ -71,11 +73,26 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     """
     passes = [passes] if isinstance(passes, PassBase) else list(passes)
     inputs = as_tuple(example_inputs)
+    with _without_collector():
+        try:
+            gm = capture_graph(model, inputs)
+        except CaptureError as stop:
+            return _transform_parts(model, inputs, passes, stop)
+        if gm is model:  # a copy: a pass may edit in place
+            gm = clone_structure(gm)
+        return _apply(gm, inputs, passes)
+
+
+@contextlib.contextmanager
+def _without_collector():
+    """Graphs and expressions are many small objects: the cyclic garbage collector would walk them all again and again."""
+    was = gc.isenabled()
+    gc.disable()
     try:
-        gm = capture(model, inputs)
-    except CaptureError as stop:
-        return _transform_parts(model, inputs, passes, stop)
-    return _apply(clone_structure(gm) if gm is model else gm, inputs, passes)  # a copy: a pass may edit in place
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], stop: CaptureError) -> Grown:

@@ -14,14 +14,14 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow._analysis import Tape, analyse
-from fxgrow._axis import Atom, Prod, Sum, atoms, resolve
+from fxgrow._axis import Atom, Prod, atoms, resolve
 from fxgrow._classes import AxisClass, classes
 from fxgrow._content import FALLBACKS, Certificate, Inexact, certify
 from fxgrow._rewrite import Growth, Refused, record_of, rewrite
 from fxgrow._transform import Outcome
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes.methods import BASES, EXTEND, METHOD_OF, Drawing
-from fxgrow.passes.methods.initial import INITS, Init
+from fxgrow.passes.methods.initial import INITS, Init, deviation
 
 WHY = {"pair": "new positions come in equal pairs, consumed with opposite signs",
        "free": "new positions are free, consumed by zeros",
@@ -153,13 +153,14 @@ class Widen(PassBase):
         outcomes, growths = [], []
         generator = torch.Generator().manual_seed(seed)
         tensors = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
+        deviations: dict[str, float] = {}
         for first, others in wanted:
             tried = []
             for c in (first, *others):
                 try:
                     if c.atom in refused:
                         raise Inexact(refused[c.atom])
-                    growth = self._growth(tape, c, tensors, generator)
+                    growth = self._growth(tape, c, tensors, deviations, generator)
                 except Inexact as why:
                     tried.append(Outcome(c.name, c.size, c.size, c.producers, reason=str(why)))
                     continue
@@ -170,13 +171,15 @@ class Widen(PassBase):
                 outcomes += tried
         return outcomes, growths
 
-    def _growth(self, tape: Tape, c: AxisClass, tensors: dict[str, Tensor], generator: torch.Generator) -> Growth:
+    def _growth(self, tape: Tape, c: AxisClass, tensors: dict[str, Tensor], deviations: dict[str, float],
+                generator: torch.Generator) -> Growth:
         """The growth of one class by the first method that is exact for it and its size."""
         size = self._size(tape, c)
         base = BASES[self.method]
         if base == "random":
             certificate = certify(tape, c.atom, "free", exact=False)
-            return Growth(c.atom, size, certificate, self._extend(c, size, tensors, generator), "random", WHY["random"])
+            extend = self._extend(c, size, tensors, deviations, generator)
+            return Growth(c.atom, size, certificate, extend, "random", WHY["random"])
         reasons = []
         for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
             try:
@@ -187,7 +190,7 @@ class Widen(PassBase):
                 continue
             name = self.method if candidate == base else METHOD_OF[candidate]
             note = WHY[candidate] + note + (f"; {self.method} is not exact here: {reasons[0]}" if reasons else "")
-            return Growth(c.atom, grown, certificate, self._extend(c, grown, tensors, generator), name, note)
+            return Growth(c.atom, grown, certificate, self._extend(c, grown, tensors, deviations, generator), name, note)
         raise Inexact(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
 
     def _size(self, tape: Tape, c: AxisClass) -> int:
@@ -225,7 +228,8 @@ class Widen(PassBase):
             raise Inexact(f"only an integer factor is exact (a norm or mean runs over it): try {-(-size // c.size)} times")
         return size, ""
 
-    def _extend(self, c: AxisClass, m: int, tensors: dict[str, Tensor], generator: torch.Generator) -> Callable:
+    def _extend(self, c: AxisClass, m: int, tensors: dict[str, Tensor], deviations: dict[str, float],
+                generator: torch.Generator) -> Callable:
         """The function that extends a tensor along this class, with everything random about it drawn here."""
         n = c.size
         if m % n == 0:
@@ -251,6 +255,9 @@ class Widen(PassBase):
             drawing.weight = weight
             old = tensors[key[0]].shape
             drawing.per_position = math.prod(old) == max(old)
+            if key[0] not in deviations and self.init == "match_std" and not drawing.per_position:
+                deviations[key[0]] = deviation(tensors[key[0]].detach())
+            drawing.std = deviations.get(key[0])
             return EXTEND[content](x, axis, drawing)
 
         return extend
@@ -281,12 +288,11 @@ def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
     found: dict[Atom, None] = {}
 
     def walk(e) -> None:
-        e = resolve(e)
-        if isinstance(e, Prod) and atom in atoms(e):
-            found.update(dict.fromkeys(atoms(e)))
-        elif isinstance(e, (Sum, Prod)):
-            for p in e.parts:
-                walk(p)
+        for part in getattr(e := resolve(e), "parts", ()):
+            if atom in atoms(part):
+                walk(part)
+                if isinstance(e, Prod):
+                    found.update(dict.fromkeys(a for p in e.parts if p is not part for a in atoms(p)))
 
     for name, dim in tape.params_of[atom]:
         walk(tape.params[name].axes[dim])

@@ -12,6 +12,15 @@ Init = str | float | Callable[..., Tensor]
 INITS = ("match_std", "kaiming", "xavier", "copy", "zero")
 
 
+def deviation(x: Tensor) -> float:
+    """Standard deviation of all numbers of `x`; from dot products where these keep enough digits (`Tensor.std` is slow)."""
+    flat, n = x.reshape(-1), x.numel()
+    if n < 2 or x.is_meta:
+        return 0.0
+    squares, shift = float(torch.dot(flat, flat)), float(flat.sum()) ** 2 / n
+    return math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(x.std())
+
+
 @dataclass
 class Drawing:
     """Everything random about the growth of one class from n to m positions.
@@ -20,6 +29,7 @@ class Drawing:
     shares: for each of the m positions, its share of its old position (shape `[m]`; shares of one position sum to 1).
     weight: the average's weights, one for each old position (shape `[n]`), or None for equal ones.
     per_position: whether the tensor being grown holds one number for each position (a bias, a norm's weight).
+    std: the standard deviation of the existing kernel, if it has been computed.
     """
     n: int
     m: int
@@ -30,6 +40,7 @@ class Drawing:
     noise: float = 0.0
     weight: Tensor | None = None
     per_position: bool = False
+    std: float | None = None
 
     def new(self, x: Tensor, axis: int, count: int, source: Tensor) -> Tensor:
         """`count` new positions along `axis` of `x` (shape of `x` with that axis replaced)."""
@@ -46,7 +57,7 @@ class Drawing:
         if x.is_meta or self.init == "zero":
             return 0.0
         if self.init == "match_std":
-            return float(x.std()) if x.numel() > 1 else 0.0
+            return self.std if self.std is not None else deviation(x)
         receptive = math.prod(x.shape[2:])
         fan_out, fan_in = x.shape[0] * receptive, math.prod(x.shape[1:])
         if self.init == "kaiming":
