@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -40,12 +42,13 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 class Value:
     """One version of a tensor: its axes, and the parameter or buffer it is, if it is one."""
-    __slots__ = ("axes", "constant", "op", "param_only", "source")
+    __slots__ = ("axes", "constant", "derived", "op", "param_only", "source")
 
     def __init__(self, axes: Sequence, source: str | None = None, param_only: bool = False):
         self.axes, self.source, self.param_only = tuple(axes), source, param_only
         self.op: Op | None = None
         self.constant: str | None = None  # "zeros" or "equal", of a tensor made of one number
+        self.derived = False  # computed from growable axes, though it may have none left (a sum over them)
 
     def __repr__(self):
         return f"{self.source or 'value'}[{', '.join(repr(resolve(a)) for a in self.axes)}]"
@@ -171,8 +174,8 @@ class Tape(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = _tensors_in((*args, *kwargs.values()))
         out = compute(func, args, kwargs)
-        live = [t for t in tensors if id(t) in self.values and not all(map(is_fixed, self.values[id(t)].axes))]
-        if not live:
+        known = [v for t in tensors if (v := self.values.get(id(t)))]
+        if not any(v.derived or not all(map(is_fixed, v.axes)) for v in known):
             namespace, _, name = func._schema.name.partition("::")
             if namespace == "aten" and name in CREATED and out.is_floating_point():
                 self.set(out, [Atom(s) if s > 1 else Fixed(s) for s in out.shape]).constant = CREATED[name]
@@ -192,10 +195,10 @@ class Tape(TorchDispatchMode):
             self._opaque(name, tensors, out)
         else:
             fn(self, name.rstrip("_") if written else name, args, kwargs, out)
-        if not all((v := self.values.get(id(t))) and v.param_only for t in tensors):  # looked up by the data, say
-            for o in _tensors_in((out,)):
-                if id(o) in self.values:
-                    self.values[id(o)].param_only = False
+        of_params = len(known) == len(tensors) and all(v.param_only for v in known)  # else looked up by the data, say
+        for o in _tensors_in((out,)):
+            if value := self.values.get(id(o)):
+                value.param_only, value.derived = value.param_only and of_params, True
         if written:
             self._written(name, args[0], out)
         elif isinstance(out, Tensor) and out._is_view() and tensors:
@@ -271,6 +274,26 @@ class Tape(TorchDispatchMode):
         value = self.set(tensor, axes, param_only=True)
         value.source = name
         self.params[name] = value
+
+
+class _Whole(TorchFunctionMode):
+    """Functions that torch takes apart before an ATen op is seen, and that a rule understands as a whole."""
+
+    def __init__(self, tape: Tape):
+        super().__init__()
+        self.tape = tape
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func not in (torch.rms_norm, F.rms_norm):
+            return func(*args, **kwargs)
+        names = ("input", "normalized_shape", "weight", "eps")
+        x, shape, weight, _ = [*args, *(kwargs.get(name) for name in names[len(args):])]
+        if weight is not None and tuple(weight.shape) != tuple(shape) or tuple(x.shape[-len(shape):]) != tuple(shape):
+            return func(*args, **kwargs)  # which raises
+        out = x.new_empty(x.shape)
+        RULES["rms_norm"](self.tape, "rms_norm", (x, shape, weight), {}, out)
+        return out
 
 
 def _tensors_in(values) -> list[Tensor]:
@@ -361,7 +384,7 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
         if not any(".".join(parts[:i + 1]) in targets for i in range(len(parts))):
             for axis in value.axes:
                 freeze(axis, "the model never uses it")
-    with tape:
+    with _Whole(tape), tape:
         run_meta(gm, visit, before, twin)
     tape.index()
     return tape

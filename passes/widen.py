@@ -72,6 +72,8 @@ class Widen(PassBase):
                                      (self.fallback, ("auto", "never"), "fallback")):
             if value not in allowed:
                 raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        if self.residual == "fold":
+            raise GrowthError('residual="fold" is not built yet; residual="grow" grows the whole residual stream')
         if isinstance(self.init, str) and self.init not in INITS:
             raise GrowthError(f"init {self.init!r} is not known; choose one of {', '.join(INITS)}, a number or a callable")
 
