@@ -109,7 +109,7 @@ def _clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         kind = type(value)
         if kind in SHARED:
             state[name] = value
-        elif not value and kind in (dict, collections.OrderedDict, set):
+        elif kind in (dict, collections.OrderedDict, set) and not value:
             state[name] = kind()
         else:
             state[name] = _clone_value(value, memo)

@@ -85,7 +85,8 @@ def _mean(args, kwargs) -> Tensor | None:
 
 
 SHORTCUTS: dict[object, Callable] = {
-    aten.convolution.default: _convolution, aten.addmm.default: _addmm, aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
+    aten.convolution.default: _convolution, aten.addmm.default: _addmm,
+    aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
     aten.mean.dim: _mean, aten._softmax.default: _alike, aten.roll.default: _alike,
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _pointwise),
     **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor), _in_place),

@@ -1,0 +1,140 @@
+"""Whole networks of torchvision and timm, every class that can grow, by every method: exact, and really bigger.
+
+A representative few run always; the marker `sweep` runs them all.
+"""
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from support import shake, size, still
+from torch import nn
+
+import fxgrow
+from fxgrow.passes import Widen
+
+TORCHVISION = torchvision.models.list_models(module=torchvision.models)
+VIDEO = {"r3d_18": (8, 48), "mc3_18": (8, 48), "r2plus1d_18": (8, 48), "s3d": (16, 224), "mvit_v1_b": (16, 224),
+         "mvit_v2_s": (16, 224), "swin3d_t": (8, 64), "swin3d_s": (8, 64), "swin3d_b": (8, 64)}
+SEGMENTATION = ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
+BIG = 60_000_000  # parameters from which only shapes are checked, on the meta device
+FEW = ["resnet18", "densenet121", "efficientnet_b0", "regnet_y_400mf", "shufflenet_v2_x1_0", "squeezenet1_1", "googlenet",
+       "convnext_tiny", "swin_t", "swin_v2_t", "mobilenet_v3_small"]
+TIMM_FEW = ["levit_128s", "mobilevit_xxs", "xcit_nano_12_p8_224", "efficientnet_lite0"]
+
+
+def build(name: str) -> tuple[nn.Module, torch.Tensor]:
+    if name in timm.list_models():
+        model = timm.create_model(name, pretrained=False)
+        return model, torch.randn(2, *model.default_cfg["input_size"])
+    known = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}.get(name, {})
+    model = torchvision.models.get_model(name, weights=None, **known,
+                                         **({"weights_backbone": None} if name in SEGMENTATION else {}))
+    frames, width = VIDEO.get(name, (0, {"inception_v3": 299}.get(name, 64)))
+    if name.startswith(("vit", "maxvit", "alexnet", "vgg")):
+        width = 224
+    return model, torch.randn(2 if width < 200 else 1, 3, *[frames] * bool(frames), width, width)
+
+
+def check(name: str, factor: float, method: str, least: float) -> None:
+    torch.manual_seed(0)
+    model, x = build(name)
+    if size(model) > BIG:
+        model, x = model.to("meta"), x.to("meta")
+        grown = fxgrow.transform(model, x, [Widen(factor=factor, method=method, seed=0)])
+        with torch.no_grad():
+            assert grown.model.eval()(x).shape == model.eval()(x).shape
+    else:
+        model, x = still(shake(model)).double(), x.double()
+        grown = fxgrow.transform(model, x, [Widen(factor=factor, method=method, seed=0)])
+        found = fxgrow.verify(model, grown.model, x)
+        assert found.ok, f"{found}\n{grown.explain()}"
+        assert found.errors.get("train", 0) <= 1e-9, found
+    assert size(grown.model) >= least * size(model), grown.explain()
+    assert all(o.method or o.reason for o in grown.outcomes)
+
+
+@pytest.mark.parametrize("method, factor", [("r2r", 1.5), ("net2net", 2), ("netmorph", 2)])
+@pytest.mark.parametrize("name", FEW)
+def test_a_few(name, method, factor):
+    check(name, factor, method, 1.8 if factor == 2 else 1.3)
+
+
+@pytest.mark.parametrize("name", TIMM_FEW)
+def test_a_few_of_timm(name):
+    check(name, 2, "r2r", 1.3)
+
+
+def tiny_vit() -> tuple[nn.Module, torch.Tensor]:
+    model = torchvision.models.VisionTransformer(32, 8, 2, 3, 24, 48, num_classes=5)
+    return still(shake(model)).double(), torch.randn(2, 3, 32, 32).double()
+
+
+def tiny_swin(version: int = 1) -> tuple[nn.Module, torch.Tensor]:
+    block = torchvision.models.swin_transformer
+    model = torchvision.models.SwinTransformer(
+        [4, 4], 12, [2, 2], [3, 6], [4, 4], num_classes=5, stochastic_depth_prob=0.0,
+        **({} if version == 1 else {"block": block.SwinTransformerBlockV2, "downsample_layer": block.PatchMergingV2}))
+    return still(shake(model)).double(), torch.randn(2, 3, 32, 32).double()
+
+
+@pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
+@pytest.mark.parametrize("factor", [2, 1.5])
+@pytest.mark.parametrize("make, where, whole", [
+    (tiny_vit, "*:heads", False), (tiny_vit, "*:head_dim", False), (tiny_vit, "conv_proj", False), (tiny_vit, "*.mlp.0", False),
+    (tiny_swin, "*:heads", False), (tiny_swin, "*:head_dim", False), (tiny_swin, "features.0.0", True),
+    (tiny_swin, "*.mlp.0", False), (lambda: tiny_swin(2), "*:heads", False), (lambda: tiny_swin(2), "*:head_dim", True),
+    (lambda: tiny_swin(2), "features.0.0", True), (lambda: tiny_swin(2), "*.mlp.0", False)])
+def test_each_part_of_a_transformer(make, where, whole, factor, method):
+    """Stream, MLP width, head count and head dimension; `whole`: only by integer factors."""
+    model, x = make()
+    if whole and factor == 1.5:
+        with pytest.raises(fxgrow.SelectionError, match="integer factor"):
+            fxgrow.transform(model, x, [Widen(where, factor=factor, method=method, seed=0)])
+        return
+    grown = fxgrow.transform(model, x, [Widen(where, factor=factor, method=method, seed=0)])
+    found = fxgrow.verify(model, grown.model, x)
+    assert found.exact_in == ("eval", "train"), f"{found}\n{grown.explain()}"
+    assert size(grown.model) > 1.02 * size(model)
+
+
+def test_blind_duplication_through_a_channel_shuffle_is_wrong(monkeypatch):
+    """With 58 channels the next cut falls between the copies of one channel, unless copies pass the shuffle together."""
+    torch.manual_seed(0)
+    model, x = build("shufflenet_v2_x1_0")
+    model, x = shake(model).double(), x.double()
+    widen = Widen("*:copies", factor=2, method="net2net", seed=0)
+    assert fxgrow.verify(model, fxgrow.transform(model, x, [widen]).model, x).ok
+    monkeypatch.setattr("fxgrow._rewrite._fold", lambda *_: None)
+    assert not fxgrow.verify(model, fxgrow.transform(model, x, [widen]).model, x).ok
+
+
+# --- everything -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
+@pytest.mark.parametrize("factor", [2, 1.5])
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_every_torchvision_classifier(name, factor, method):
+    check(name, factor, method, 1.8 if factor == 2 else 1.3)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", [*VIDEO, *SEGMENTATION])
+def test_video_and_segmentation(name):
+    check(name, 2, "r2r", 1.8)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("family", timm.list_modules())
+def test_every_timm_family(family):
+    """The first small model of each family: captured as it is, and grown."""
+    names = timm.list_models(module=family)
+    small = [n for n in names if any(word in n for word in ("atto", "femto", "pico", "nano", "tiny", "xxs", "small", "_s"))]
+    torch.manual_seed(0)
+    model, x = build((small or names)[0])
+    captured = fxgrow.verify(model, fxgrow.capture(model, x), x)
+    assert captured.errors == {"eval": 0, "train": 0}, captured
+    check((small or names)[0], 2, "r2r", 1.3)
