@@ -287,8 +287,8 @@ class _Whole(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in (torch.rms_norm, F.rms_norm):
             return func(*args, **kwargs)
-        names = ("input", "normalized_shape", "weight", "eps")
-        x, shape, weight, _ = [*args, *(kwargs.get(name) for name in names[len(args):])]
+        given = dict(zip(("input", "normalized_shape", "weight", "eps"), args), **kwargs)
+        x, shape, weight = given["input"], given["normalized_shape"], given.get("weight")
         if weight is not None and tuple(weight.shape) != tuple(shape) or tuple(x.shape[-len(shape):]) != tuple(shape):
             return func(*args, **kwargs)  # which raises
         out = x.new_empty(x.shape)

@@ -97,7 +97,7 @@ def _clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """`copy.deepcopy` for modules, without its cost for the plain attributes that nearly all of them are made of."""
     if id(module) in memo:
         return memo[id(module)]
-    cls = type(module)
+    cls: Any = type(module)
     plain = all(getattr(cls, name, None) is getattr(nn.Module, name, None)
                 for name in ("__setstate__", "__getstate__", "__reduce_ex__"))
     if hasattr(cls, "__deepcopy__") or isinstance(module, nn.RNNBase) or \

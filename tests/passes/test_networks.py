@@ -82,9 +82,10 @@ def tiny_swin(version: int = 1) -> tuple[nn.Module, torch.Tensor]:
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 @pytest.mark.parametrize("factor", [2, 1.5])
 @pytest.mark.parametrize("make, where, whole", [
-    (tiny_vit, "*:heads", False), (tiny_vit, "*:head_dim", False), (tiny_vit, "conv_proj", False), (tiny_vit, "*.mlp.0", False),
-    (tiny_swin, "*:heads", False), (tiny_swin, "*:head_dim", False), (tiny_swin, "features.0.0", True),
-    (tiny_swin, "*.mlp.0", False), (lambda: tiny_swin(2), "*:heads", False), (lambda: tiny_swin(2), "*:head_dim", True),
+    (tiny_vit, "*:heads", False), (tiny_vit, "*:head_dim", False), (tiny_vit, "conv_proj", False),
+    (tiny_vit, "*.mlp.0", False), (tiny_swin, "*:heads", False), (tiny_swin, "*:head_dim", False),
+    (tiny_swin, "features.0.0", True), (tiny_swin, "*.mlp.0", False), (lambda: tiny_swin(2), "*:heads", False),
+    (lambda: tiny_swin(2), "*:head_dim", True),
     (lambda: tiny_swin(2), "features.0.0", True), (lambda: tiny_swin(2), "*.mlp.0", False)])
 def test_each_part_of_a_transformer(make, where, whole, factor, method):
     """Stream, MLP width, head count and head dimension; `whole`: only by integer factors."""
