@@ -194,12 +194,11 @@ def keep_state(root: nn.Module, gm: GraphModule) -> None:
             if name not in place._modules:
                 place.add_module(name, nn.Module())
             place = place._modules[name]  # type: ignore[assignment]
-        for name, parameter in module._parameters.items():
-            if name not in place._parameters:
-                place.register_parameter(name, parameter)
-        for name, buffer in module._buffers.items():
-            if name not in place._buffers:
-                place.register_buffer(name, buffer, name not in module._non_persistent_buffers_set)
+        place._non_persistent_buffers_set |= module._non_persistent_buffers_set
+        for own, held in ((module._parameters, place._parameters), (module._buffers, place._buffers)):
+            if own is not held:
+                for name, tensor in own.items():
+                    held[name] = held.pop(name, tensor)  # type: ignore[assignment]
     for path, module in root.named_modules():
         try:
             children = gm.get_submodule(path)._modules
