@@ -22,14 +22,19 @@ from torch.utils._pytree import tree_flatten
 
 from fxgrow._axis import Atom, Fixed, Prod, atoms, concat, cut, freeze, is_fixed, product, resolve, unify, view
 from fxgrow._capture import meta_twin, to_meta
+from fxgrow._memory import Memory, effects
 from fxgrow._shapes import compute
-from fxgrow.layers import by_mode
+from fxgrow.layers import by_mode, fold_pairs
 
 Rule = Callable[["Tape", Any, tuple, dict, Any], None]
 RULES: dict[str, Rule] = {}
-CREATED = {"zeros": "zeros", "new_zeros": "zeros", "ones": "equal", "full": "equal", "new_ones": "equal",
-           "new_full": "equal"}
+# Tensors made of one number. What is in an empty one before it is written may be taken for zeros.
+CREATED = {"zeros": "zeros", "new_zeros": "zeros", "empty": "zeros", "new_empty": "zeros", "ones": "equal",
+           "full": "equal", "new_ones": "equal", "new_full": "equal"}
+SHAPE_ONLY = {*CREATED, "zero", "fill", "zeros_like", "ones_like", "full_like", "empty_like", "new_empty_strided"}
+FORMS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 UNEVEN = "does not divide it evenly"
+OUTPUT = "it is the model's output: name its layer in full to add outputs"
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -59,7 +64,8 @@ class Op:
     """One operation on growable axes, as far as the contents of new positions are concerned.
 
     kind: `map` (acts on each position alone), `contract` (sums products over `reduced`), `reduce` (`how` over
-    `reduced`), `norm` (normalises over `reduced`; `how`: layer, rms, or unit, to a vector of length one).
+    `reduced`), `norm` (normalises over `reduced`; `how`: layer, rms, or unit, to a vector of length one), `fold` (takes
+    the difference of the pairs in `reduced`, and makes a new class of as many old positions, padded by zeros).
     fn: for `map`: linear | mul | div | odd | fn0 (f(0) = 0) | any.
     dmaps: for each input, input dimension -> output dimension; None where atoms alone tell.
     reduced: (input, dimension, axis) that disappear or are normalised over.
@@ -92,9 +98,9 @@ class Tape(TorchDispatchMode):
         self.apart: dict[str, tuple[int, Atom]] = {}  # graph nodes that permute copies: the output axis, the copies
         self.values: dict[int, Value] = {}
         self.alive: list[Tensor] = []
-        self.base: dict[int, int] = {}
-        self.stale: set[int] = set()
-        self.whole: set[int] = set()  # views that are whole pieces of a cut of their base
+        self.memory = Memory(self)
+        self.unread: dict[int, tuple[str, list]] = {}  # results without a rule of their own: frozen if they are read
+        self.inner: dict[str, list[tuple[str, list, list]]] = {}  # graph node: the ATen ops in it, their results and numbers
         self.ops: list[Op] = []
         self.params: dict[str, Value] = {}
         self.node_values: dict[str, Any] = {}
@@ -102,19 +108,25 @@ class Tape(TorchDispatchMode):
         self.fx = ""  # the name of the graph node we are in
         self.shapes: dict[str, Any] = {}
         self.by_node: dict[str, list[Op]] = {}
-        self.unknown: dict[str, str] = {}
+        self.opened: set[Atom] = set()  # classes of outputs that may grow
 
     # -- what rules use ---------------------------------------------------------------------------------------------
 
     def of(self, tensor: Tensor) -> Value:
         """The value of a tensor; one never seen before has fixed axes."""
         value = self.values.get(id(tensor))
-        if value is None:
-            value = self.set(tensor, [Fixed(s) for s in tensor.shape])
-        elif id(tensor) in self.stale:
-            for axis in value.axes:
-                freeze(axis, f"a view of it was written in place before {self.node}")
-        return value
+        if value is not None:
+            return self.memory.fresh(tensor, value)
+        name, axes = self.unread.get(id(tensor), ("", ()))
+        for axis in axes:
+            self.freeze(axis, f"a result of {name} is used that is not followed")
+        return self.set(tensor, [Fixed(s) for s in tensor.shape])
+
+    def leave(self, tensor: Tensor, axes: Sequence, name: str) -> None:
+        """A result that is seldom used: `axes` are frozen once it is."""
+        self.values.pop(id(tensor), None)
+        self.unread[id(tensor)] = name, list(axes)
+        self.alive.append(tensor)
 
     def set(self, tensor: Tensor, axes: Sequence, param_only: bool = False) -> Value:
         value = Value([resolve(a) for a in axes], None, param_only)
@@ -174,63 +186,67 @@ class Tape(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = _tensors_in((*args, *kwargs.values()))
         out = compute(func, args, kwargs)
+        name, view, written = effects(func)
+        outs = _tensors_in((out,))
         known = [v for t in tensors if (v := self.values.get(id(t)))]
-        if not any(v.derived or not all(map(is_fixed, v.axes)) for v in known):
-            namespace, _, name = func._schema.name.partition("::")
-            if namespace == "aten" and name in CREATED and out.is_floating_point():
-                self.set(out, [Atom(s) if s > 1 else Fixed(s) for s in out.shape]).constant = CREATED[name]
-                return out
-            for o in _tensors_in((out,)):
-                self.values.pop(id(o), None)
-            return out
-        namespace, _, name = func._schema.name.partition("::")
-        name = name if namespace == "aten" else f"{namespace}::{name}"
-        if name == "detach":
-            name = "alias"
-        fn = RULES.get(name)
-        written = name.endswith("_") and not name.startswith("_") or "out" in kwargs
-        if fn is None and written:
-            fn = RULES.get(name[:-1])
-        if fn is None:
-            self._opaque(name, tensors, out)
+        if any(v.derived or not all(map(is_fixed, v.axes)) for v in known):
+            self._follow(name, tensors, args, kwargs, out, outs, view, written)
         else:
-            fn(self, name.rstrip("_") if written else name, args, kwargs, out)
-        of_params = len(known) == len(tensors) and all(v.param_only for v in known)  # else looked up by the data, say
-        for o in _tensors_in((out,)):
-            if value := self.values.get(id(o)):
-                value.param_only, value.derived = value.param_only and of_params, True
-        if written:
-            self._written(name, args[0], out)
-        elif isinstance(out, Tensor) and out._is_view() and tensors:
-            self.base[id(out)] = self.base.get(id(tensors[0]), id(tensors[0]))
-            if (value := self.values.get(id(out))) and value.op and "slice" in value.op.extra:
-                self.whole.add(id(out))
+            for o in outs:
+                self.values.pop(id(o), None)
+            if name in CREATED and out.is_floating_point():
+                self.set(out, [Atom(s) if s > 1 else Fixed(s) for s in out.shape]).constant = CREATED[name]
+        numbers = numbers_in(name, args, kwargs)
+        self.inner.setdefault(self.fx, []).append((name, [self.values.get(id(o), tuple(o.shape)) for o in outs], numbers))
         return out
 
-    def _written(self, name: str, target: Tensor, out: Tensor) -> None:
-        """After an in-place op: the tensor has a new value; what shares its memory must not be read again."""
-        if out is not target:
-            self.values[id(target)] = self.values[id(out)]
-        root = self.base.get(id(target), id(target))
-        sharing = {root, *(v for v, b in self.base.items() if b == root)} - {id(target)}
-        old = self.values.get(root)
-        if name == "zero_" and id(target) in self.whole and old and not old.source:  # zeros keep every content
-            self.values[root] = new = Value(old.axes, None, old.param_only)
-            self.record("map", "zero_", [old], [new], fn="linear", dmaps=[{i: i for i in range(len(old.axes))}])
-            sharing.discard(root)
-        if old and old.source:
-            for axis in self.values[id(target)].axes:
-                self.freeze(axis, "a parameter is written in place")
-        self.stale |= sharing
-        self.stale.discard(id(target))
+    def _follow(self, name, tensors, args, kwargs, out, outs, view, written) -> None:
+        """Applies the rule of an op. Whatever it does not say is frozen: operands it did not use, results it did not set."""
+        called = name
+        if written:
+            name = name.rstrip("_")
+            targets = [t for w in written for t in _tensors_in((kwargs[w] if isinstance(w, str) else args[w],))]
+            before = [self.values.get(id(t)) for t in targets]
+            kwargs = {k: v for k, v in kwargs.items() if k not in written}
+            tensors = _tensors_in((*args, *kwargs.values()))
+        fn = RULES.get("alias" if name == "detach" else name)
+        start, reads = len(self.ops), name not in SHAPE_ONLY
+        known = [self.of(t) if reads else self.values[id(t)] for t in tensors if id(t) in self.values]
+        if fn is None or written and len(targets) > 1:
+            self._opaque(f"no rule for {called if ':' in called else 'aten.' + called}", tensors, outs)
+        else:
+            try:
+                fn(self, name, args, kwargs, out)
+            except FORMS as why:  # a form that the rule does not foresee
+                self._opaque(f"this form of {called} is not understood ({why or type(why).__name__})", tensors, outs)
+        used = {id(v) for op in self.ops[start:] for v in op.ins}
+        for axis in (a for v in known if reads and id(v) not in used for a in v.axes):
+            if not is_fixed(axis):
+                self.freeze(axis, f"{name} uses it in a way that is not followed")
+        of_params = len(known) == len(tensors) and all(v.param_only for v in known)  # else looked up by the data, say
+        for o in outs:
+            if value := self.values.get(id(o)):
+                value.param_only, value.derived = value.param_only and of_params, True
+            elif id(o) not in self.unread:
+                self.leave(o, [a for v in known for a in v.axes], name)
+        if written and len(targets) == 1:
+            new = self.values.get(id(out)) or self.set(out, [Fixed(s) for s in out.shape])
+            self.memory.written(targets[0], before[0], new)
+        elif view:
+            self.memory.viewed(name, tensors[0], outs)
 
-    def _opaque(self, name: str, tensors: Sequence[Tensor], out) -> None:
-        self.unknown[name] = self.node
+    def _opaque(self, reason: str, tensors: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
         for t in tensors:
             for axis in self.of(t).axes:
-                self.freeze(axis, f"no rule for {name if ':' in name else 'aten.' + name}")
-        for o in _tensors_in((out,)):
+                self.freeze(axis, reason)
+        for o in outs:
             self.set(o, [Fixed(s) for s in o.shape])
+
+    def open(self, atom: Atom) -> None:
+        """Lets a class of the model's outputs grow: more outputs were asked for."""
+        atom.reason = None
+        self.opened.add(atom)
+        self.index()
 
     def index(self) -> None:
         """Which ops and which parameter axes touch each atom, once all bindings are known."""
@@ -307,6 +323,32 @@ def _tensors_in(values) -> list[Tensor]:
     return found
 
 
+# ATen ops that are told sizes, which may change: all of their numbers are sizes, or only some.
+SIZED = {*CREATED, "view", "_unsafe_view", "expand", "repeat", "split", "split_with_sizes", "unsafe_split", "as_strided",
+         "unsafe_split_with_sizes", "native_layer_norm", "native_group_norm", "_fused_rms_norm", "new_empty_strided"}
+SIZED -= {"full", "new_full"}
+
+
+def numbers_in(name: str, args, kwargs) -> list:
+    """The numbers that an ATen op is given and that must be the same in a grown graph (the start of a slice: as it is
+    expected there)."""
+    if name in SIZED:
+        return []
+    if name == "slice":
+        dim, start, _, step = (*args[1:], *(0, None, None, 1)[len(args) - 1:])
+        return [dim, bound(start, args[0].shape[dim]), step]
+    if name in ("full", "new_full"):
+        args = args[-1:]
+    elif name == "convolution":
+        args = args[3:8]  # without the groups
+    return [a for a in (*args, *kwargs.values()) if not _tensors_in((a,))]
+
+
+def bound(start: int | None, size: int) -> int:
+    """The start of a slice as a position."""
+    return 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)
+
+
 def run_node(node: Node, env: dict[Node, Any], root: torch.nn.Module, leaf=lambda m, args, kwargs: m(*args, **kwargs)):
     """One node of a graph on the values in `env` (shapes and scalars as in the captured program)."""
     args = map_aggregate(node.args, lambda a: env[a] if isinstance(a, Node) else a)
@@ -367,6 +409,8 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
     def visit(node: Node, value, env) -> None:
         if node.op == "get_attr" and isinstance(value, Tensor) and not value.is_meta:
             env[node] = constants.setdefault(node.target, to_meta(value))
+        if node.target is fold_pairs and (idle := env[node.args[0]]) is value:
+            env[node] = _volume(tape, idle, node.args[1])
         if node.target is by_mode:
             train = map_aggregate(node.args[1], lambda a: env[a] if isinstance(a, Node) else a)
             env[node] = _either(tape, train, value)
@@ -376,7 +420,7 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
             for t in tree_flatten(value)[0]:
                 if isinstance(t, Tensor):
                     for axis in tape.of(t).axes:
-                        freeze(axis, "it is the model's output")
+                        freeze(axis, OUTPUT)
 
     targets = {str(node.target) for node in gm.graph.nodes if node.op in ("call_module", "get_attr")}
     for name, value in tape.params.items():
@@ -388,6 +432,15 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
         run_meta(gm, visit, before, twin)
     tape.index()
     return tape
+
+
+def _volume(tape: Tape, x: Tensor, dim: int) -> Tensor:
+    """Behind an idle fold: a value of which one axis is a class of its own."""
+    value, out = tape.of(x), x.new_empty(x.shape)
+    axes = [Atom(a.size) if i == dim else a for i, a in enumerate(value.axes)]
+    tape.record("fold", "fold_pairs", [value], [tape.set(out, axes)], reduced=[(0, dim, value.axes[dim])],
+                dmaps=[{i: i for i in range(out.ndim) if i != dim}], extra={"dim": dim})
+    return out
 
 
 def _either(tape: Tape, train_value, eval_value):

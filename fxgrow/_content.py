@@ -350,6 +350,17 @@ class Interpreter:
         self.out.norms.append(Norm(op, affine[0].source))
         self._set(op, dim, "zero")
 
+    def _fold(self, op: Op) -> None:
+        """Pairs vanish as their difference, and zeros do; what follows is padded by zeros."""
+        (_, dim, axis), = op.reduced
+        for d in self._dims(op.ins[0]):
+            if d == dim and (not self._alone(axis) or self._tag(op.ins[0], d) not in ("pair", "zero", NIL)):
+                raise Inexact(f"{op.node} folds equal pairs only")
+        for d in self._out_dims(op):
+            if d == dim and (not self._alone(op.outs[0].axes[d]) or self.base != "pair"):
+                raise Inexact(f"{op.node} pads the skip path by pairs of zeros only")
+            self._set(op, d, "zero" if d == dim else self._linear(op, self._sources(op, d)))
+
     def _bind_all(self, value: Value, content: str) -> None:
         for d in self._dims(value):
             tag = self._tag(value, d)

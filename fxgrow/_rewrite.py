@@ -7,7 +7,6 @@ that still disagrees refuses the growth (`Refused`), and the caller leaves those
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,23 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxgrow._analysis import CREATED, Tape, Value, _shape_of, run_node
-from fxgrow._axis import Atom, Fixed, Prod, Sum, atoms, resolve, view
-from fxgrow._capture import clone_structure, leaf_value, meta_twin
+from fxgrow._analysis import Tape, Value
+from fxgrow._axis import Atom, Sum, atoms, resolve, view
+from fxgrow._capture import clone_structure
 from fxgrow._content import ByPart, Certificate, Content
+from fxgrow._fit import Refused, Sizes, fit, size_of
+from fxgrow._fold import drop_idle
 from fxgrow._record import GrowthRecord, ParameterRecord
-from fxgrow._shapes import Shapes
-from fxgrow.layers import MultiheadAttention, fold_copies, unfold_copies
+from fxgrow.layers import MultiheadAttention, fold_copies, fold_pairs, unfold_copies
 
 Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], Tensor]
-
-
-class Refused(Exception):
-    """A node cannot take its new sizes; `atoms` are the classes to leave alone."""
-
-    def __init__(self, reason: str, found: Sequence[Atom]):
-        super().__init__(reason)
-        self.atoms = list(found)
 
 
 @dataclass
@@ -45,20 +37,6 @@ class Growth:
     extend: Extend
     method: str = ""
     note: str = ""
-
-
-Sizes = dict[Atom, int]
-
-
-def size_of(e, sizes: Sizes) -> int:
-    """The size of an axis expression once atoms have grown."""
-    e = resolve(e)
-    if isinstance(e, Fixed):
-        return e.size
-    if isinstance(e, Atom):
-        return sizes.get(e, e.size)
-    parts = [size_of(p, sizes) for p in e.parts]
-    return math.prod(parts) if isinstance(e, Prod) else sum(parts)
 
 
 def grow_axis(x: Tensor, dim: int, e, contents: dict[Atom, Content],
@@ -138,16 +116,13 @@ def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModu
     for node in new.graph.nodes:
         _resize(new, node, tape, sizes, growths, rescaled_eps)
     _fold(new, tape, sizes)
-    _check(new, tape, sizes)
+    fit(new, tape, sizes)
+    drop_idle(new, lambda x, dim: size_of(tape.node_values[x.name].axes[dim], sizes))
     new.recompile()
     return new
 
 
 # --- sizes held by modules and arguments ---------------------------------------------------------------------------
-
-
-def _ops_of(tape: Tape, node: Node):
-    return tape.by_node.get(node.name, ())
 
 
 def _resize(gm: GraphModule, node: Node, tape: Tape, sizes: Sizes, growths: Sequence[Growth], done: set[int]) -> None:
@@ -160,7 +135,7 @@ def _resize(gm: GraphModule, node: Node, tape: Tape, sizes: Sizes, growths: Sequ
         owner: Any = replaced
     else:
         owner = node
-    for op in _ops_of(tape, node):
+    for op in tape.by_node.get(node.name, ()):
         if "groups" in op.extra:
             _put(owner, "groups", 6, size_of(op.extra["groups"], sizes))
         if "num_groups" in op.extra:
@@ -173,6 +148,8 @@ def _resize(gm: GraphModule, node: Node, tape: Tape, sizes: Sizes, growths: Sequ
         if ratios and id(owner) not in done:  # a module called twice has one eps
             done.add(id(owner))
             _scale_eps(owner, op, math.prod(ratios))
+    if node.target is fold_pairs:
+        _resize_fold(node, tape, sizes)
     if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
         _pin_scale(node, tape, sizes)
 
@@ -208,6 +185,16 @@ def _scale_eps(owner, op, ratio: float) -> None:
             owner.update_kwarg("eps", 1e-5 * ratio)
 
 
+def _resize_fold(node: Node, tape: Tape, sizes: Sizes) -> None:
+    """The old positions of a fold are those in front of the pairs; of an idle one they stay what they are."""
+    x, dim, old, _ = node.args
+    ops = tape.by_node.get(node.name, ())
+    if not any(op.kind == "fold" for op in ops):
+        front = next((op.outs[0] for op in ops if "split" in op.name), tape.node_values[x.name])
+        old = size_of(front.axes[dim], sizes)
+    node.args = (x, dim, old, size_of(tape.node_values[node.name].axes[dim], sizes))
+
+
 def _pin_scale(node: Node, tape: Tape, sizes: Sizes) -> None:
     """`scaled_dot_product_attention` takes its scale from the head size: keep the old one."""
     query = tape.node_values.get(node.args[0].name if node.args else node.kwargs["query"].name)
@@ -230,7 +217,7 @@ def _resize_module(module: nn.Module, node: Node, tape: Tape, sizes: Sizes) -> n
     elif isinstance(module, nn.Bilinear):
         module.out_features, module.in1_features, module.in2_features = weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
-        groups = next((size_of(op.extra["groups"], sizes) for op in _ops_of(tape, node) if "groups" in op.extra),
+        groups = next((size_of(op.extra["groups"], sizes) for op in tape.by_node.get(node.name, ()) if "groups" in op.extra),
                       module.groups)
         module.groups = groups
         first, second = weight.shape[:2]
@@ -346,171 +333,6 @@ def _between(source: Node, end: Node) -> list[Node]:
         if node in needed:
             needed.update(node.all_input_nodes)
     return [n for n in order if n in needed]
-
-
-# --- comparing with the expected shapes ------------------------------------------------------------------------------
-
-SHAPE_READERS = {"size", "dim", "numel", "ndimension"}
-SIZED_CALLS = {"view", "reshape", "expand", "repeat", "unflatten", "split", "chunk", "tensor_split", "split_with_sizes",
-               "new_zeros", "new_ones", "zeros", "ones", "arange", "narrow", "broadcast_to", "tile", "interpolate",
-               "expand_as", "view_as", "unbind", "getitem", "full", "empty", "new_full", "new_empty", "linspace", "pad"}
-
-
-def _name(node: Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "").lstrip("_")
-
-
-def _expected(value, shape, sizes: Sizes):
-    """The new shape of a value; a tensor that the analysis does not follow keeps its old one."""
-    if isinstance(value, Value):
-        return tuple(size_of(a, sizes) for a in value.axes)
-    if isinstance(value, list):
-        return [_expected(v, s, sizes) for v, s in zip(value, shape)]
-    return shape if isinstance(shape, tuple) else None
-
-
-def _agrees(expected, got) -> bool:
-    if expected is None:
-        return True
-    if isinstance(expected, list):
-        return isinstance(got, (list, tuple)) and all(_agrees(e, g) for e, g in zip(expected, got))
-    return tuple(expected) == tuple(got) if isinstance(got, tuple) else False
-
-
-def _atoms_at(tape: Tape, node: Node, sizes: Sizes) -> list[Atom]:
-    """The grown classes a node touches."""
-    found = {a for op in _ops_of(tape, node) for v in (*op.ins, *op.outs) for axis in v.axes for a in atoms(axis)}
-    for n in (node, *node.all_input_nodes):
-        values = tape.node_values.get(n.name)
-        for v in values if isinstance(values, list) else [values]:
-            if isinstance(v, Value):
-                found |= {a for axis in v.axes for a in atoms(axis)}
-    return [a for a in found if a in sizes]
-
-
-def _check(gm: GraphModule, tape: Tape, sizes: Sizes) -> None:
-    """Runs the graph on meta tensors, mending size arguments, until every shape is the expected one."""
-    root = meta_twin(gm).eval()
-    by_name = {n.name: n for n in gm.graph.nodes}
-    scalars: dict[str, Any] = {}
-
-    def attempt(node: Node, env: dict) -> tuple[Any, str]:
-        try:
-            return run_node(by_name[node.name], env, root, leaf_value), ""
-        except Exception as error:  # any failure of a meta run means: these sizes do not fit
-            return None, f"{type(error).__name__}: {error}"
-
-    env: dict[Node, Any] = {}
-    inputs = iter(gm.meta["example_inputs"])
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), Shapes():
-            for node in list(gm.graph.nodes):
-                if node.op == "placeholder":
-                    env[node] = next(inputs)
-                    continue
-                if node.meta.get("folded"):
-                    env[node], problem = attempt(node, env)
-                    if problem:
-                        raise Refused(f"{node.name} cannot take copies through the batch: {problem.splitlines()[0]}",
-                                      [a for a in sizes if a.size == 1])
-                    continue
-                _pin_scalars(node, tape, scalars)
-                expected = _expected(tape.node_values.get(node.name), tape.shapes.get(node.name), sizes)
-                value, problem = attempt(node, env)
-                if problem or not _agrees(expected, _shape_of(value)):
-                    _mend(node, tape, sizes, expected, env)
-                    value, problem = attempt(node, env)
-                if problem or not _agrees(expected, _shape_of(value)):
-                    why = problem or f"gives {_shape_of(value)} where {expected} is needed"
-                    raise Refused(f"{node.meta.get('owner') or node.target} ({node.name}) cannot take the new sizes: "
-                                  f"{why.splitlines()[0]}", _atoms_at(tape, node, sizes))
-                if isinstance(value, Tensor) and not value.is_meta:
-                    value = value.to("meta")
-                env[node] = value
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and value != tape.shapes.get(node.name):
-                    scalars[node.name] = tape.shapes.get(node.name)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _pin_scalars(node: Node, tape: Tape, scalars: dict[str, Any]) -> None:
-    """A number computed from a size that has grown keeps its old value wherever it is not a size (a scale, say)."""
-    changed = [n for n in node.all_input_nodes if n.name in scalars]
-    if not changed or node.op == "output" or isinstance(tape.shapes.get(node.name), (int, float)):
-        return
-    if _name(node) in SIZED_CALLS or (isinstance(node.target, type(operator.add)) and _is_scalar(tape, node)):
-        return
-    for n in changed:
-        node.replace_input_with(n, n) if scalars[n.name] is None else _replace(node, n, scalars[n.name])
-
-
-def _is_scalar(tape: Tape, node: Node) -> bool:
-    shape = tape.shapes.get(node.name)
-    return isinstance(shape, (int, float)) or isinstance(shape, list)
-
-
-def _replace(node: Node, old: Node, value) -> None:
-    swap = lambda a: torch.fx.node.map_aggregate(a, lambda x: value if x is old else x)  # noqa: E731
-    node.args, node.kwargs = swap(node.args), swap(node.kwargs)
-
-
-def _mend(node: Node, tape: Tape, sizes: Sizes, expected, env: dict) -> None:
-    """Writes the expected sizes into the arguments of a call that takes sizes."""
-    name = _name(node)
-    args = list(node.args)
-
-    def now(a):
-        return env[a] if isinstance(a, Node) else a
-
-    if name in ("view", "reshape", "expand", "broadcast_to") and isinstance(expected, tuple) and len(args) > 1:
-        spread = not isinstance(args[1], (list, tuple))
-        if isinstance(args[1], Node) and not isinstance(env[args[1]], int):
-            args = [args[0], tuple(expected)]
-        else:
-            given = args[1:] if spread else list(args[1])
-            written = [g if now(g) in (-1, e) else e for g, e in zip(given, expected)]
-            args = [args[0], *written] if spread else [args[0], type(args[1])(written)]
-    elif name == "repeat" and isinstance(expected, tuple):
-        spread = not isinstance(args[1], (list, tuple))
-        given = args[1:] if spread else list(args[1])
-        old = (1,) * (len(expected) - env[args[0]].ndim) + tuple(env[args[0]].shape)
-        written = [g if now(g) * o == e else e // o for g, o, e in zip(given, old, expected)]
-        args = [args[0], *written] if spread else [args[0], tuple(written)]
-    elif name == "unflatten" and isinstance(expected, tuple):
-        width = len(args[2])
-        dim = args[1] % (len(expected) - width + 1)
-        args[2] = tuple(g if now(g) == -1 else e for g, e in zip(args[2], expected[dim:dim + width]))
-    elif name in CREATED and isinstance(expected, tuple):
-        first = int(name.startswith("new_"))
-        args = [*args[:first], tuple(expected), *(args[first + 1:] if isinstance(args[first], (tuple, list)) else ())]
-    elif name in ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk") and isinstance(expected, list):
-        dim = node.kwargs.get("dim", args[2] if len(args) > 2 else 0)
-        args = [args[0], [e[dim] for e in expected], dim]
-        node.target = "split" if node.op == "call_method" else torch.split
-        node.kwargs = {}
-    elif name in ("getitem", "narrow"):
-        ops = [op for op in _ops_of(tape, node) if "slice" in op.extra]
-        for op in ops:
-            dim, pieces, at = op.extra["slice"]
-            start = sum(size_of(p, sizes) for p in pieces[:at])
-            _mend_slice(node, args, dim, start, start + size_of(pieces[at], sizes), env)
-    node.args = tuple(args)
-
-
-def _mend_slice(node: Node, args: list, dim: int, start: int, stop: int, env: dict) -> None:
-    if _name(node) == "narrow":
-        args[2:4] = [start, stop - start]
-        return
-    index = list(args[1]) if isinstance(args[1], tuple) else [args[1]]
-    if Ellipsis in index:
-        at = index.index(Ellipsis)
-        index[at:at + 1] = [slice(None)] * (env[args[0]].ndim - len([i for i in index if i is not None]) + 1)
-    at = [i for i, item in enumerate(index) if item is not None][dim]
-    if isinstance(index[at], slice):
-        index[at] = slice(start or None, stop, index[at].step)
-        args[1] = tuple(index) if isinstance(args[1], tuple) else index[0]
 
 
 # --- the record ------------------------------------------------------------------------------------------------------

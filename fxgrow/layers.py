@@ -29,6 +29,23 @@ def unfold_copies(x: Tensor, dim: int, like: Tensor) -> Tensor:
     return x.unflatten(0, (like.shape[0], -1)).movedim(1, dim + 1).flatten(dim, dim + 1)
 
 
+def fold_pairs(x: Tensor, dim: int, old: int, out: int) -> Tensor:
+    """The skip path of a widened volume: `r(x) = x_old + x_L - x_R` (R2R, Painter), then zeros up to `out` positions.
+
+    Shape `[..., old + 2p, ...]` to `[..., out, ...]`; the pairs (x_L, x_R) lie side by side behind the `old` positions, and
+    the differences are added to the first of these (from the start again where there are more pairs than positions).
+    """
+    if x.shape[dim] > old:
+        kept, new = x.split([old, x.shape[dim] - old], dim)
+        left, right = new.unflatten(dim, (-1, 2)).unbind(dim + 1)
+        for part in (left - right).split(old, dim):
+            count = part.shape[dim]
+            first, *rest = kept.split([count, old - count], dim) if count < old else (kept,)
+            kept = torch.cat([first + part, *rest], dim) if rest else first + part
+        x = kept
+    return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, out - old]) if out > old else x
+
+
 class MultiheadAttention(nn.Module):
     """`torch.nn.MultiheadAttention` (Vaswani 2017) with head count and head widths free of the embedding width.
 

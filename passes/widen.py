@@ -5,7 +5,7 @@ import difflib
 import fnmatch
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow._analysis import Tape, analyse
+from fxgrow._analysis import OUTPUT, Tape, analyse
 from fxgrow._axis import Atom, Prod, atoms, resolve
 from fxgrow._classes import AxisClass, classes
 from fxgrow._content import FALLBACKS, Certificate, Inexact, certify
+from fxgrow._fold import with_folds
 from fxgrow._rewrite import Growth, Refused, record_of, rewrite
 from fxgrow._transform import Outcome
 from fxgrow.errors import GrowthError, SelectionError
@@ -27,7 +28,10 @@ WHY = {"pair": "new positions come in equal pairs, consumed with opposite signs"
        "free": "new positions are free, consumed by zeros",
        "copy": "new positions copy old ones, whose uses are shared out",
        "average": "new positions hold the mean of the old ones: the norm makes them zero; its weight and eps are rescaled",
-       "zero": "new positions are zero: the norm's weight and eps are rescaled", "random": "not exact: everything is drawn"}
+       "zero": "new positions are zero: the norm's weight and eps are rescaled",
+       "random": "not exact: everything is drawn",
+       "extend": "new outputs are an extension: the old ones stay, the new ones are drawn and have no counterpart",
+       "fold": "; skip paths fold the pairs: x_old + x_L - x_R"}
 
 
 @dataclass
@@ -36,7 +40,8 @@ class Widen(PassBase):
 
     Args:
         where: a glob, or several, over qualified names of the layers whose output axis grows, or over class names as
-            `fxgrow axes` prints them (`*:head_dim`); None: every class that can grow.
+            `fxgrow axes` prints them (`*:head_dim`); None: every class that can grow. A layer of the model's outputs
+            grows only if it is named in full: new outputs are an extension, the old ones stay what they are.
         factor: new size / old size (at least 1). Sizes are rounded to the nearest integer, pairs upwards.
         to: the new size of the output axis, in positions.
         by: the number of new positions of the output axis. One of factor, to, by must be given.
@@ -45,11 +50,13 @@ class Widen(PassBase):
         init: of free numbers: match_std (uniform, with the standard deviation of the existing kernel), kaiming, xavier,
             copy (pairs start as copies of existing filters), zero, a standard deviation, or `f(shape, generator)`.
         noise: net2net: deviation of the noise on copies, as a fraction of the kernel's (0: exact).
-        residual: grow (the whole residual stream grows together) or fold (only one volume grows; the skip path folds it).
+        residual: grow (the whole residual stream grows together) or fold (by r2r: each volume between two additions grows
+            alone, and the skip path folds its pairs: x_old + x_L - x_R).
         fallback: auto (a method that is exact is used where the asked one is not) or never (the class is left alone).
         seed: of every random choice; None takes one from torch's global generator.
     """
     where: str | Sequence[str] | None = None
+    _: KW_ONLY
     factor: float | None = None
     to: int | None = None
     by: int | None = None
@@ -72,8 +79,8 @@ class Widen(PassBase):
                                      (self.fallback, ("auto", "never"), "fallback")):
             if value not in allowed:
                 raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
-        if self.residual == "fold":
-            raise GrowthError('residual="fold" is not built yet; residual="grow" grows the whole residual stream')
+        if self.residual == "fold" and self.method != "r2r":
+            raise GrowthError(f'residual="fold" folds the pairs of r2r; with {self.method} use residual="grow"')
         if isinstance(self.init, str) and self.init not in INITS:
             raise GrowthError(f"init {self.init!r} is not known; choose one of {', '.join(INITS)}, a number or a callable")
 
@@ -81,6 +88,9 @@ class Widen(PassBase):
 
     def call(self, graph_module: GraphModule) -> PassResult:
         tape = analyse(graph_module)
+        if self.residual == "fold":
+            graph_module = with_folds(graph_module, tape)
+            tape = analyse(graph_module)
         seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
         wanted, fixed = self._select(tape)
         refused: dict[Atom, str] = {}
@@ -126,6 +136,9 @@ class Widen(PassBase):
                 if not matched:
                     raise SelectionError(_unknown(pattern, found))
                 chosen += [c for c in matched if c not in chosen]
+                for c in matched:
+                    if c.reason == OUTPUT and pattern in c.producers:
+                        tape.open(c.atom)
         able = [c for c in chosen if c.reason is None and (c.producers or patterns is None)]
         fixed = [Outcome(c.name, c.size, c.size, c.producers, reason=c.reason or "no layer produces it")
                  for c in chosen if c not in able]
@@ -177,11 +190,10 @@ class Widen(PassBase):
                 generator: torch.Generator) -> Growth:
         """The growth of one class by the first method that is exact for it and its size."""
         size = self._size(tape, c)
-        base = BASES[self.method]
-        if base == "random":
-            certificate = certify(tape, c.atom, "free", exact=False)
-            extend = self._extend(c, size, tensors, deviations, generator)
-            return Growth(c.atom, size, certificate, extend, "random", WHY["random"])
+        base = "extend" if c.atom in tape.opened else BASES[self.method]
+        if base in ("random", "extend"):
+            certificate = certify(tape, c.atom, "free", exact=base == "extend")
+            return Growth(c.atom, size, certificate, self._extend(c, size, tensors, deviations, generator), base, WHY[base])
         reasons = []
         for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
             try:
@@ -191,6 +203,7 @@ class Widen(PassBase):
                 reasons.append(str(why))
                 continue
             name = self.method if candidate == base else METHOD_OF[candidate]
+            note += WHY["fold"] if any(op.kind == "fold" for op in tape.ops_of[c.atom]) else ""
             note = WHY[candidate] + note + (f"; {self.method} is not exact here: {reasons[0]}" if reasons else "")
             return Growth(c.atom, grown, certificate, self._extend(c, grown, tensors, deviations, generator), name, note)
         raise Inexact(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))

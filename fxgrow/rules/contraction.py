@@ -108,6 +108,7 @@ def convolution(tape, name, args, kwargs, out):
 @rule("embedding")
 def embedding(tape, name, args, kwargs, out):
     w, index = tape.of(args[0]), tape.of(args[1])
-    tape.freeze(w.axes[0], "its positions are looked up by number (embedding)")
+    for axis in (w.axes[0], *index.axes):
+        tape.freeze(axis, "its positions are looked up by number (embedding)")
     value = tape.set(out, [*index.axes, w.axes[1]])
     tape.record("map", name, [w], [value], fn="linear", dmaps=[{1: len(index.axes)}])

@@ -1,29 +1,32 @@
 """Pointwise ops with broadcasting: every position is computed from the same position of the inputs."""
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fxgrow._analysis import Tape, Value, rule
 from fxgrow._axis import Atom, Fixed
 
-LINEAR = ("add", "sub", "rsub", "neg", "clone", "_to_copy", "alias", "lift_fresh", "contiguous", "copy", "dropout",
-          "native_dropout", "feature_dropout", "lift", "positive", "real", "view_as_real", "masked_fill", "where",
-          "addcmul", "lerp", "to", "type_as", "fill", "zero")
-PRODUCT = ("mul", "multiply")
-QUOTIENT = ("div", "divide", "true_divide")
-ODD = ("tanh", "erf", "sin", "sign", "hardshrink", "softshrink", "asinh", "atan", "sgn", "trunc")
+LINEAR = ("add", "sub", "rsub", "neg", "clone", "_to_copy", "alias", "lift_fresh", "contiguous", "copy", "lift", "positive",
+          "real", "masked_fill", "where")
+PRODUCT = ("mul",)
+QUOTIENT = ("div",)
+ODD = ("tanh", "erf", "sin", "sign", "hardshrink", "softshrink", "asinh", "atan", "sgn", "trunc", "round", "sinh",
+       "tan", "asin", "atanh", "erfinv")
 ZERO_AT_ZERO = ("relu", "gelu", "silu", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish", "abs", "sqrt", "relu6",
-                "square", "_prelu_kernel", "prelu", "expm1", "log1p", "softsign", "rrelu", "rrelu_with_noise", "floor",
-                "ceil", "round", "hardtanh", "clamp", "clip", "pow", "nan_to_num", "glu_jvp")
+                "square", "_prelu_kernel", "prelu", "expm1", "log1p", "rrelu_with_noise", "floor", "ceil", "hardtanh",
+                "clamp", "pow", "nan_to_num")
 OTHER = ("sigmoid", "hardsigmoid", "exp", "log", "rsqrt", "reciprocal", "softplus", "log_sigmoid_forward", "logit", "cos",
          "maximum", "minimum", "eq", "ne", "gt", "lt", "ge", "le", "logical_and", "logical_or", "logical_not", "threshold",
-         "bitwise_and", "bitwise_or", "bitwise_not", "isnan", "isinf", "remainder", "fmod", "floor_divide", "clamp_min",
-         "clamp_max", "atan2", "log2", "exp2", "erfc", "erfinv", "acos", "asin", "tan", "sinh", "cosh", "log_sigmoid",
-         "addcdiv", "fmin", "fmax", "zeros_like", "ones_like", "full_like", "empty_like")
+         "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "logical_xor", "isnan", "isinf", "remainder", "fmod",
+         "floor_divide", "clamp_min", "clamp_max", "atan2", "log2", "log10", "exp2", "erfc", "acos", "acosh", "cosh",
+         "addcdiv", "addcmul", "lerp", "fmin", "fmax", "xlogy", "hypot", "copysign", "logaddexp", "float_power")
+CONSTANTS = {"zeros_like": "zeros", "empty_like": "zeros", "zero": "zeros", "ones_like": "equal", "full_like": "equal",
+             "fill": "equal"}
 
 
 def broadcast(tape: Tape, name: str, tensors: list[Tensor], out: Tensor) -> Value:
-    """Aligns the inputs' axes at the right and unifies those of the output's size."""
+    """Aligns the inputs' axes at the right and unifies those of the output's size; others must be of one position."""
     ins = [tape.of(t) for t in tensors]
     axes = []
     for j in range(out.ndim):
@@ -35,6 +38,8 @@ def broadcast(tape: Tape, name: str, tensors: list[Tensor], out: Tensor) -> Valu
                     axis = value.axes[i]
                 else:
                     tape.unify(axis, value.axes[i], name)
+            elif i >= 0 and value.axes[i].size != 1:
+                tape.freeze(value.axes[i], f"{name} gives it another size")
         axes.append(Fixed(out.shape[j]) if axis is None else axis)
     return tape.set(out, axes)
 
@@ -59,6 +64,20 @@ def _scalars(args) -> bool:
     return len(args) > 1 and isinstance(args[1], (int, float, bool)) and args[1] != 0
 
 
+@rule(*CONSTANTS)
+def constants(tape, name, args, kwargs, out):
+    """The same number at every position, whatever was there."""
+    tape.set(out, [Fixed(1) if s == 1 else a for s, a in zip(out.shape, tape.of(args[0]).axes)]).constant = CONSTANTS[name]
+
+
+@rule("native_dropout")
+def dropout(tape, name, args, kwargs, out):
+    """Outside of training nothing is dropped; what is dropped at every call is never the same."""
+    if len(args) > 2 and args[2] and args[1]:
+        return random_values(tape, name, args, kwargs, out[0])
+    pointwise(tape, name, args[:1], out, "linear")
+
+
 @rule(*LINEAR)
 def linear(tape, name, args, kwargs, out):
     if name == "where":
@@ -67,11 +86,17 @@ def linear(tape, name, args, kwargs, out):
         return pointwise(tape, name, [condition, *branches], out, fn, const=len(branches) < 2)
     if name == "masked_fill":
         fn = "linear" if _plain(tape, args[1]) else "any"
-        return pointwise(tape, name, _tensors(args, kwargs), out, fn, const=args[2] != 0)
-    if name in ("addcmul", "lerp"):
-        return pointwise(tape, name, _tensors(args, kwargs), out, "any")
-    if name in ("fill", "zero"):
-        return pointwise(tape, name, [args[0]], out, "any")
+        return pointwise(tape, name, _tensors(args, kwargs), out, fn, const=isinstance(args[2], Tensor) or args[2] != 0)
+    if name == "copy":  # what was there is gone, but its axes are those of what is there now
+        old, new = tape.of(args[0]), args[1]
+        for i, axis in enumerate(tape.of(new).axes):
+            if axis.size > 1:
+                tape.unify(old.axes[i + out.ndim - new.ndim], axis, name)
+        value = tape.set(out, old.axes)
+        return tape.record("map", name, [tape.of(new)], [value], fn="linear",
+                           dmaps=[{i: i + out.ndim - new.ndim for i in range(new.ndim)}])
+    if name == "_to_copy" and not out.is_floating_point() and not out.is_complex():
+        return pointwise(tape, name, _tensors(args, kwargs), out, "fn0" if out.dtype is torch.bool else "odd")
     const = name in ("add", "sub", "rsub") and _scalars(args)
     pointwise(tape, name, _tensors(args, kwargs), out, "linear", const)
 
@@ -109,7 +134,8 @@ def zero_at_zero(tape, name, args, kwargs, out):
             (high is None or high >= 0)
         fn = "fn0" if inside else "any"
     elif name == "pow":
-        fn = "fn0" if isinstance(args[0], Tensor) and not isinstance(args[1], Tensor) and args[1] > 0 else "any"
+        number = isinstance(args[0], Tensor) and not isinstance(args[1], Tensor)
+        fn = "any" if not number or args[1] <= 0 else "odd" if args[1] % 2 == 1 else "fn0"
     elif name in ("prelu", "_prelu_kernel"):
         if tape.of(args[1]).axes and len(tensors) == 2 and args[1].ndim == 1 and args[0].ndim > 1:
             return _prelu(tape, args, out)
@@ -130,7 +156,8 @@ def other(tape, name, args, kwargs, out):
     pointwise(tape, name, _tensors(args, kwargs), out, "any")
 
 
-@rule("bernoulli", "rand_like", "randn_like", "random", "uniform", "normal", "bernoulli_")
+@rule("bernoulli", "rand_like", "randn_like", "randint_like", "random", "uniform", "normal", "exponential", "geometric",
+      "cauchy", "log_normal", "multinomial", "poisson")
 def random_values(tape, name, args, kwargs, out):
     for axis in tape.of(args[0]).axes:
         tape.freeze(axis, "random values are drawn")

@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxgrow._analysis import Tape, Value, rule
+from fxgrow._analysis import CREATED, Tape, Value, bound, rule
 from fxgrow._axis import Atom, Fixed, concat, is_fixed, product, resolve
 
 
@@ -44,7 +44,7 @@ def unsqueeze(tape, name, args, kwargs, out):
 def squeeze(tape, name, args, kwargs, out):
     x = tape.of(args[0])
     dims = range(len(x.axes)) if len(args) < 2 else args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
-    gone = {d % len(x.axes) for d in dims if args[0].shape[d] == 1}
+    gone = {d % len(x.axes) for d in dims if x.axes[d].size == 1}
     kept = [i for i in range(len(x.axes)) if i not in gone]
     move(tape, name, [x], out, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}])
 
@@ -157,7 +157,7 @@ def slice_(tape, name, args, kwargs, out):
         tape.freeze(axis, "only some of its positions are used")
         piece = Fixed(new)
     else:
-        start = 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)
+        start = bound(start, size)
         bounds = [start, new, size - start - new]
         pieces = tape.cut(axis, [b for b in bounds if b], "slice")
         at = 1 if start else 0
@@ -173,7 +173,7 @@ def narrow(tape, name, args, kwargs, out):
     slice_(tape, name, (args[0], args[1], args[2], args[2] + args[3]), kwargs, out)
 
 
-@rule("index", "index_select", "gather", "take_along_dim", "_unsafe_index")
+@rule("index", "index_select", "_unsafe_index")
 def index(tape, name, args, kwargs, out):
     """Look-ups by number: the dimension looked up keeps its size, the others are mapped."""
     x = tape.of(args[0])
@@ -182,11 +182,11 @@ def index(tape, name, args, kwargs, out):
         tape.freeze(x.axes[dim], "its positions are looked up by number")
         return move(tape, name, [x], out, [Fixed(out.shape[i]) if i == dim else a for i, a in enumerate(x.axes)],
                     [{i: i for i in range(len(x.axes)) if i != dim}])
-    indices = args[1] if name in ("index", "_unsafe_index") else None
-    places = [i for i, t in enumerate(indices) if t is not None] if indices is not None else list(range(len(x.axes)))
+    indices = args[1]
+    places = [i for i, t in enumerate(indices) if t is not None]
     for i in places:
         tape.freeze(x.axes[i], "its positions are looked up by number")
-    contiguous = indices is not None and places and places == list(range(places[0], places[-1] + 1)) and \
+    contiguous = places and places == list(range(places[0], places[-1] + 1)) and \
         all(indices[i].dtype is not torch.bool for i in places)
     if not contiguous:
         for axis in x.axes:
@@ -207,10 +207,27 @@ def channel_shuffle(tape, name, args, kwargs, out):
     move(tape, name, [x], out, [x.axes[0], product((inner, outer)), *x.axes[2:]], [{i: i for i in range(len(x.axes))}])
 
 
-@rule("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
+@rule(*CREATED, "new_empty_strided")
 def creation(tape, name, args, kwargs, out):
-    """A new tensor that takes only dtype and device from the old one."""
-    tape.set(out, [Fixed(s) for s in out.shape])
+    """A new tensor that takes only dtype and device from the old one: it is the same at every position."""
+    axes = [Atom(s) if s > 1 and name in CREATED and out.is_floating_point() else Fixed(s) for s in out.shape]
+    tape.set(out, axes).constant = CREATED.get(name)
+
+
+@rule("gather")
+def gather(tape, name, args, kwargs, out):
+    """`out[i, j] = x[index[i, j], j]`: the dimension looked up keeps its size, the others are mapped."""
+    x, numbers = tape.of(args[0]), tape.of(args[2])
+    dim = args[1] % len(x.axes)
+    for i, (a, b) in enumerate(zip(x.axes, numbers.axes)):
+        if i == dim:
+            tape.freeze(a, "its positions are looked up by number")
+        elif a.size == b.size:
+            tape.unify(a, b, name)
+        else:
+            tape.freeze(a, "only some of its positions are used")
+    tape.record("map", name, [x, numbers], [tape.set(out, numbers.axes)], fn="any",
+                dmaps=[{i: i for i in range(out.ndim) if i != dim}, {i: i for i in range(out.ndim)}])
 
 
 @rule("as_strided")
