@@ -51,8 +51,8 @@ def _roles(op: Op) -> Iterable[tuple[Atom, str]]:
         return
     inner = op.reduced_atoms()
     products = not any(v.param_only for v in op.ins)
-    grouped = "groups" in op.extra and any(isinstance(resolve(v.axes[d]), Prod) for v, (_, d, _) in
-                                           zip(op.ins, op.reduced))
+    grouped = "groups" in op.extra and resolve(op.extra["groups"]).size > 1 and \
+        any(isinstance(resolve(v.axes[d]), Prod) for v, (_, d, _) in zip(op.ins, op.reduced))
     if products:
         yield from ((a, "head_dim") for a in inner)
         yield from ((a, "heads") for a in set(atoms(op.ins[0].axes[0])) & set(atoms(op.ins[1].axes[0])))
