@@ -2,20 +2,26 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from fxgrow._capture import as_tuple
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+INF = float("inf")
 
 
 @dataclass
 class Verification:
-    """How far two models are apart. Errors are those of eval mode; relative ones are to the largest output."""
+    """How far two models are apart. Errors are those of eval mode; relative ones are to the largest output.
+
+    An output that is NaN or infinite is equal to nothing, and whole numbers and truth values are equal or infinitely far
+    apart: their errors are then infinite, and a note says why.
+    """
     max_abs_error: float
     max_rel_error: float
     exact_in: tuple[str, ...]
@@ -38,31 +44,10 @@ class Verification:
                 f"exact in {modes} mode")
 
 
-def _outputs(model: nn.Module, inputs: tuple, mode: str, seed: int) -> list[Tensor]:
-    """Outputs of a copy of the model, so that running statistics are left alone."""
-    if mode == "train":
-        model = copy.deepcopy(model)
-    was = {m: m.training for m in model.modules()}
-    model.train(mode == "train")
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            leaves = tree_flatten(_plain(model(*inputs)))[0]
-            return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]
-    finally:
-        for m, training in was.items():
-            m.training = training
-
-
-def _plain(out):
-    """Dict-like and tuple-like model outputs as plain ones."""
-    if isinstance(out, dict):
-        return {k: _plain(v) for k, v in out.items()}
-    return [_plain(v) for v in out] if isinstance(out, (tuple, list)) else out
-
-
 def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0) -> Verification:
     """Compares two models on `example_inputs` in eval and in train mode (same random numbers drawn in both).
+
+    Outputs may be tensors of any type, numbers, and tuples, lists, dicts and dataclasses of these.
 
     Raises:
         nothing of its own: what a model raises in eval mode passes through; in train mode it becomes a note.
@@ -73,21 +58,70 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0) -
     tolerance = TOLERANCE.get(dtype, 1e-4)
     for mode in ("eval", "train"):
         try:
-            a, b = _outputs(before, inputs, mode, seed), _outputs(after, inputs, mode, seed)
+            a, b = (_run(model, inputs, mode, seed) for model in (before, after))
         except Exception as error:  # a batch of one under batch norm, a detector without targets
             if mode == "eval":
                 raise
             notes.append(f"train mode not run: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}")
             continue
-        if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b)):
-            notes.append(f"outputs differ in number or shape in {mode} mode")
-            errors[mode] = float("inf")
-            continue
-        gap = max((float((x - y).abs().max()) for x, y in zip(a, b) if x.numel()), default=0.0)
-        size = max((float(x.abs().max()) for x in a if x.numel()), default=0.0)
-        errors[mode] = gap / size if size else gap
+        gap, errors[mode], note = _compare(a, b)
+        if note:
+            notes.append(f"{note} in {mode} mode")
         if mode == "eval":
             absolute = gap
         if errors[mode] <= tolerance:
             exact.append(mode)
-    return Verification(absolute, errors.get("eval", float("nan")), tuple(exact), tolerance, errors, tuple(notes))
+    return Verification(absolute, errors["eval"], tuple(exact), tolerance, errors, tuple(notes))
+
+
+def _run(model: nn.Module, inputs: tuple, mode: str, seed: int) -> Any:
+    """What the model gives for a copy of the inputs; running statistics are left alone."""
+    if mode == "train":
+        model = copy.deepcopy(model)
+    was = {m: m.training for m in model.modules()}
+    model.train(mode == "train")
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _plain(model(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs)))
+    finally:
+        for m, training in was.items():
+            m.training = training
+
+
+def _plain(out):
+    """Outputs that are like dicts, like tuples or dataclasses, as plain dicts and lists."""
+    if isinstance(out, dict):
+        return {k: _plain(v) for k, v in out.items()}
+    if is_dataclass(out) and not isinstance(out, type):
+        return {f.name: _plain(getattr(out, f.name)) for f in fields(out)}
+    return [_plain(v) for v in out] if isinstance(out, (tuple, list)) else out
+
+
+def _compare(a, b) -> tuple[float, float, str]:
+    """The largest difference, the same relative to the largest output, and what makes it infinite."""
+    (ours, ours_in), (theirs, theirs_in) = tree_flatten(a), tree_flatten(b)
+    if ours_in != theirs_in or any(_kind(x) != _kind(y) for x, y in zip(ours, theirs)):
+        return INF, INF, "outputs differ in number or shape"
+    pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(ours, theirs) if _kind(x)]
+    if not pairs:
+        return INF, INF, "there are no numbers in the outputs to compare"
+    gap = largest = 0.0
+    for x, y in pairs:
+        if not (x.is_floating_point() or x.is_complex()):
+            if x.dtype is not y.dtype or not torch.equal(x, y):
+                return INF, INF, "outputs that are whole numbers or truth values differ"
+        elif x.numel():
+            wide = torch.complex128 if x.is_complex() else torch.float64
+            x, y = x.to(wide), y.to(wide)
+            if not (x.isfinite().all() and y.isfinite().all()):
+                return INF, INF, "outputs hold NaN or infinity, which equals nothing"
+            gap, largest = max(gap, float((x - y).abs().max())), max(largest, float(x.abs().max()))
+    return gap, gap / largest if largest else gap, ""
+
+
+def _kind(value) -> tuple | None:
+    """What two outputs must have in common to be compared; None for what holds no number."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.is_floating_point() or value.is_complex()
+    return ((), isinstance(value, (float, complex))) if isinstance(value, (int, float, complex)) else None
