@@ -99,6 +99,7 @@ class Tape(TorchDispatchMode):
         self.values: dict[int, Value] = {}
         self.alive: list[Tensor] = []
         self.memory = Memory(self)
+        self.ignored: set[int] = set()
         self.unread: dict[int, tuple[str, list]] = {}  # results without a rule of their own: frozen if they are read
         self.inner: dict[str, list[tuple[str, list, list]]] = {}  # graph node: the ATen ops in it, their results and numbers
         self.ops: list[Op] = []
@@ -117,10 +118,14 @@ class Tape(TorchDispatchMode):
         value = self.values.get(id(tensor))
         if value is not None:
             return self.memory.fresh(tensor, value)
-        name, axes = self.unread.get(id(tensor), ("", ()))
+        name, axes = self.unread.pop(id(tensor), ("", ()))
         for axis in axes:
             self.freeze(axis, f"a result of {name} is used that is not followed")
         return self.set(tensor, [Fixed(s) for s in tensor.shape])
+
+    def ignore(self, tensor: Tensor) -> None:
+        """The rule of this op does not use an operand, rightly."""
+        self.ignored.add(id(self.values.get(id(tensor))))
 
     def leave(self, tensor: Tensor, axes: Sequence, name: str) -> None:
         """A result that is seldom used: `axes` are frozen once it is."""
@@ -188,6 +193,10 @@ class Tape(TorchDispatchMode):
         out = compute(func, args, kwargs)
         name, view, written = effects(func)
         outs = _tensors_in((out,))
+        if self.unread:
+            for t in tensors:
+                if id(t) in self.unread:
+                    self.of(t)
         known = [v for t in tensors if (v := self.values.get(id(t)))]
         if any(v.derived or not all(map(is_fixed, v.axes)) for v in known):
             self._follow(name, tensors, args, kwargs, out, outs, view, written)
@@ -197,7 +206,8 @@ class Tape(TorchDispatchMode):
             if name in CREATED and out.is_floating_point():
                 self.set(out, [Atom(s) if s > 1 else Fixed(s) for s in out.shape]).constant = CREATED[name]
         numbers = numbers_in(name, args, kwargs)
-        self.inner.setdefault(self.fx, []).append((name, [self.values.get(id(o), tuple(o.shape)) for o in outs], numbers))
+        shapes = [None if id(o) in self.unread else self.values.get(id(o), tuple(o.shape)) for o in outs]
+        self.inner.setdefault(self.fx, []).append((name, shapes, numbers))
         return out
 
     def _follow(self, name, tensors, args, kwargs, out, outs, view, written) -> None:
@@ -208,7 +218,7 @@ class Tape(TorchDispatchMode):
             targets = [t for w in written for t in _tensors_in((kwargs[w] if isinstance(w, str) else args[w],))]
             before = [self.values.get(id(t)) for t in targets]
             kwargs = {k: v for k, v in kwargs.items() if k not in written}
-            tensors = _tensors_in((*args, *kwargs.values()))
+            tensors = _tensors_in((*args[name == "copy":], *kwargs.values()))  # what is copied over does not matter
         fn = RULES.get("alias" if name == "detach" else name)
         start, reads = len(self.ops), name not in SHAPE_ONLY
         known = [self.of(t) if reads else self.values[id(t)] for t in tensors if id(t) in self.values]
@@ -219,7 +229,7 @@ class Tape(TorchDispatchMode):
                 fn(self, name, args, kwargs, out)
             except FORMS as why:  # a form that the rule does not foresee
                 self._opaque(f"this form of {called} is not understood ({why or type(why).__name__})", tensors, outs)
-        used = {id(v) for op in self.ops[start:] for v in op.ins}
+        used = self.ignored.union(id(v) for op in self.ops[start:] for v in op.ins)
         for axis in (a for v in known if reads and id(v) not in used for a in v.axes):
             if not is_fixed(axis):
                 self.freeze(axis, f"{name} uses it in a way that is not followed")
@@ -377,7 +387,9 @@ def run_meta(gm: GraphModule, visit: Callable[[Node, Any, dict], None], before: 
             for node in gm.graph.nodes:
                 if before:
                     before(node)
-                env[node] = next(inputs) if node.op == "placeholder" else run_node(node, env, root)
+                env[node] = value = next(inputs) if node.op == "placeholder" else run_node(node, env, root)
+                if isinstance(value, Tensor) and not value.is_meta and node.op != "get_attr":
+                    env[node] = value.to("meta")  # made of plain numbers, on the device that is the default
                 visit(node, env[node], env)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

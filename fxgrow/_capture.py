@@ -23,7 +23,7 @@ from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 from torch.fx.graph_module import _copy_attr
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_any, tree_map
 
 from fxgrow._shapes import Shapes
 from fxgrow.errors import CaptureError
@@ -156,20 +156,10 @@ def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
     root = clone_structure(model)
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
-    modes = (True, False) if _mode_matters(twin) else (False,)
-    graphs = []
-    for mode in modes:
-        found = len(leaves)
-        graphs.append(_trace(twin.train(mode), inputs, leaves))
-    if len(modes) == 2 and len(leaves) > found:  # a leaf found in the second trace holds for the first
-        graphs[0] = _trace(twin.train(True), inputs, leaves)
-    graph = graphs[0] if len(graphs) == 1 else _merge_modes(*graphs)
-    for name, value in list(vars(twin).items()):
+    graph = _trace_modes(twin, inputs, leaves)
+    for name, value in vars(twin).items():
         if name.startswith("_tensor_constant"):
-            setattr(root, name, value)
-    for node in graph.nodes:
-        if node.op == "get_attr" and node.target.startswith("_tensor_constant") and not hasattr(root, node.target):
-            root.register_buffer(node.target, getattr(twin, node.target), persistent=False)
+            root.register_buffer(name, value, persistent=False)
     _remove_dead_code(graph)
     gm = GraphModule(root, Graph(), class_name=type(model).__name__)
     gm._graph, graph.owning_module = graph, gm
@@ -253,6 +243,14 @@ class _Proxy(Proxy):
 
     def __setitem__(self, key, value):
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def _in_place(self, operation, other):
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    __iadd__ = functools.partialmethod(_in_place, operator.iadd)
+    __isub__ = functools.partialmethod(_in_place, operator.isub)
+    __imul__ = functools.partialmethod(_in_place, operator.imul)
+    __itruediv__ = functools.partialmethod(_in_place, operator.itruediv)
 
     def __contains__(self, item):
         return item in self.value
@@ -356,7 +354,20 @@ class _Tracer(Tracer):
             return a.node
         if isinstance(a, torch.Size):
             return tuple(self.create_arg(x) for x in a)
+        if isinstance(a, Tensor) and not isinstance(a, nn.Parameter):
+            return self._constant(a)
         return super().create_arg(a)
+
+    def _constant(self, value: Tensor) -> Node:
+        """A tensor that the forward made of plain numbers: one attribute for equal ones, in both modes."""
+        for name, known in vars(self.root).items():
+            if name.startswith("_tensor_constant") and known.dtype is value.dtype and torch.equal(known, value):
+                node = self.create_node("get_attr", name, (), {})
+                break
+        else:
+            node = super().create_arg(value)
+        node.meta["val"] = to_meta(value)
+        return node
 
     def create_proxy(self, kind, target, args, kwargs, name=None, type_expr=None, proxy_factory_fn=None):
         rv = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
@@ -367,6 +378,13 @@ class _Tracer(Tracer):
             node.meta["val"] = self._run(node)
             node.meta["owner"] = self.stack[-1] if self.stack else ""
         return rv
+
+    def check_buffers(self) -> None:
+        """A buffer that a forward replaces by a function of data (not by one of shapes: a cache) would not be updated."""
+        for path, module in self.root.named_modules():
+            for name, value in module._buffers.items():
+                if isinstance(value, Proxy) and not _without_data(value.node, f"{path}.{name}" if path else name):
+                    raise _LeafNeeded(path, f"its forward replaces the buffer {name!r}")
 
     def _run(self, node: Node):
         args = to_meta(map_aggregate(node.args, _value))
@@ -396,6 +414,16 @@ def leaf_value(module: nn.Module, args, kwargs):
         module.train(training)
 
 
+def _without_data(node: Node, buffer: str) -> bool:
+    """Whether a value is the buffer itself, written in place, or computed from shapes alone."""
+    while _in_place(node):
+        node = node.args[0]  # type: ignore[assignment]
+    if node.op == "get_attr":
+        return node.target == buffer
+    inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta["val"])]
+    return node.op not in ("placeholder", "call_module") and all(_without_data(n, "") for n in inputs)
+
+
 def _value(a):
     return a.meta["val"] if isinstance(a, Node) else a
 
@@ -410,6 +438,29 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}{place}"
 
 
+def _trace_modes(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
+    """The graph of one trace, or of one in each mode where the mode matters."""
+    if not _mode_matters(twin):
+        return _trace(twin.eval(), inputs, leaves)
+    while True:
+        train = _trace(twin.train(), inputs, leaves)
+        found = len(leaves)
+        evaluation = _trace(twin.eval(), inputs, leaves)
+        if len(leaves) > found:  # a leaf found in the second trace holds for the first
+            continue
+        try:
+            return _merge_modes(train, evaluation)
+        except _LeafNeeded as stop:
+            _keep_opaque(twin, leaves, stop)
+
+
+def _keep_opaque(twin: nn.Module, leaves: dict[str, str], stop: _LeafNeeded) -> None:
+    if stop.path in leaves or not stop.path:
+        raise CaptureError(f"{stop.path or 'the model'} ({type(twin.get_submodule(stop.path)).__name__}) "
+                           f"cannot be captured: {stop.reason}") from stop
+    leaves[stop.path] = stop.reason
+
+
 def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
     """Traces `twin`, adding to `leaves` each submodule that has to stay opaque, until it succeeds."""
     for _ in range(MAX_LEAF_RETRIES):
@@ -422,19 +473,23 @@ def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
         torch.backends.mha.set_fastpath_enabled(False)
         verify_batch_size = F._verify_batch_size  # type: ignore[attr-defined]
         F._verify_batch_size = lambda size: None  # type: ignore[attr-defined]  # shapes only: any batch will do
+        before = [(m, dict(vars(m)), dict(m._buffers)) for m in twin.modules()]
         try:
             with torch.no_grad():
-                return tracer.trace(twin)
+                graph = tracer.trace(twin)
+            tracer.check_buffers()
+            return graph
         except _LeafNeeded as stop:
-            if stop.path in leaves:
-                raise CaptureError(f"{stop.path or 'the model'} ({type(twin.get_submodule(stop.path)).__name__}) "
-                                   f"cannot be captured: {stop.reason}") from stop
-            leaves[stop.path] = stop.reason
+            _keep_opaque(twin, leaves, stop)
         except Exception as error:
             raise CaptureError(f"the forward of {type(twin).__name__} itself cannot be traced: {_where(error)}. "
                                "Pass the submodule that does the work instead (its backbone), or rewrite that line "
                                "without control flow over tensor data") from error
         finally:
+            for module, attributes, buffers in before:  # what a forward has stored is of this trace
+                attributes |= {n: v for n, v in vars(module).items() if n.startswith("_tensor_constant")}
+                module.__dict__ = attributes
+                module._buffers = buffers
             F._verify_batch_size = verify_batch_size  # type: ignore[attr-defined]
             torch.fx._symbolic_trace._wrapped_fns_to_patch.update(saved)
             torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -500,8 +555,19 @@ def _merge_modes(train: Graph, evaluation: Graph) -> Graph:
         eval_value = map_aggregate(b, lambda x: of_eval[x] if isinstance(x, Node) else x)
         return merged.call_function(by_mode, (flag(node), train_value, eval_value))
 
-    left, right = list(train.nodes), list(evaluation.nodes)
-    for a, b in _align(left, right):
+    def spare_other_mode(only: Node, node: Node) -> None:
+        """Both branches run in both modes: what one of them writes in place is a copy in the other mode."""
+        if only.args[0].op != "get_attr":  # type: ignore[union-attr]
+            raise _LeafNeeded(only.meta.get("owner", ""), f"{only.name} writes in place in one mode only")
+        with merged.inserting_before(node):
+            written = node.args[0]
+            spare = merged.call_method("clone", (written,))
+            choice = (written, spare) if only in of_train else (spare, written)
+            node.update_arg(0, merged.call_function(by_mode, (flag(only), *choice)))
+
+    pairs = list(_align(list(train.nodes), list(evaluation.nodes)))
+    common = {_memory(n) for a, b in pairs for n in (a, b) if n and (a and b or n.op == "get_attr")}
+    for a, b in pairs:
         if a is not None and b is not None:
             args = join(a, a.args, b.args)
             kwargs = join(a, a.kwargs, b.kwargs)
@@ -510,6 +576,8 @@ def _merge_modes(train: Graph, evaluation: Graph) -> Graph:
         else:
             only, mapping = (a, of_train) if a is not None else (b, of_eval)
             node = mapping[only] = merged.node_copy(only, lambda n: mapping[n])
+            if _in_place(only) and _memory(only.args[0]) in common:
+                spare_other_mode(only, node)
         node.meta = dict((b if a is None else a).meta)  # type: ignore[union-attr]  # not both are None
     return merged
 
@@ -525,6 +593,12 @@ def _align(left: list[Node], right: list[Node]) -> Iterator[tuple[Node | None, N
             yield from ((None, n) for n in right[j1:j2])
 
 
+def _memory(node) -> int | None:
+    """Which memory a node's value lies in: that of the tensor that it is a view of."""
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
+
+
 def _key(node: Node):
     return (node.op, str(node.target), node.meta.get("owner", "")) if node.op != "output" else ("output", "", "")
 
@@ -532,11 +606,12 @@ def _key(node: Node):
 def _remove_dead_code(graph: Graph) -> None:
     """Drops what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
     for node in reversed(list(graph.nodes)):
-        if node.users or node.op in ("placeholder", "output", "call_module"):
-            continue
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        in_place = node.op in ("call_function", "call_method") and (
-            name in ("setitem", "iadd", "imul", "isub", "itruediv") or (name.endswith("_") and not name.endswith("__"))
-            or node.kwargs.get("inplace") is True)
-        if not in_place:
+        if not (node.users or node.op in ("placeholder", "output", "call_module") or _in_place(node)):
             graph.erase_node(node)
+
+
+def _in_place(node: Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and (
+        name in ("setitem", "iadd", "imul", "isub", "itruediv") or (name.endswith("_") and not name.endswith("__"))
+        or node.kwargs.get("inplace") is True)
