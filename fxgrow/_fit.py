@@ -15,12 +15,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxgrow._analysis import CREATED, Tape, Value, _shape_of, _tensors_in, numbers_in, run_node
-from fxgrow._axis import Atom, Fixed, Prod, atoms, resolve
+from fxgrow._axis import Atom, Sizes, atoms, size_of
 from fxgrow._capture import leaf_value, meta_twin
 from fxgrow._memory import effects
 from fxgrow._shapes import Shapes
-
-Sizes = dict[Atom, int]
 
 
 class Refused(Exception):
@@ -31,19 +29,8 @@ class Refused(Exception):
         self.atoms = list(found)
 
 
-def size_of(e, sizes: Sizes) -> int:
-    """The size of an axis expression once atoms have grown."""
-    e = resolve(e)
-    if isinstance(e, Fixed):
-        return e.size
-    if isinstance(e, Atom):
-        return sizes.get(e, e.size)
-    parts = [size_of(p, sizes) for p in e.parts]
-    return math.prod(parts) if isinstance(e, Prod) else sum(parts)
-
-
 SIZED_CALLS = {*CREATED, "view", "reshape", "expand", "repeat", "unflatten", "split", "chunk", "tensor_split", "narrow",
-               "split_with_sizes", "broadcast_to", "tile", "getitem"}
+               "split_with_sizes", "broadcast_to", "tile", "getitem", "setitem"}
 FILLS = {"full": 1, "new_full": 2}  # where the number stands that is no size
 
 
@@ -66,7 +53,8 @@ def _differs(before: Sequence[tuple[str, list, list]], seen: Sequence[tuple[str,
     if [name for name, *_ in before] != [name for name, *_ in seen]:
         return ""
     for (name, values, old), (_, shapes, new) in zip(before, seen):
-        expected = [v if isinstance(v, tuple) else tuple(size_of(a, sizes) for a in v.axes) for v in values]
+        expected = [tuple(size_of(a, sizes) for a in v.axes) if isinstance(v, Value) else s if v is None else v
+                    for v, s in zip(values, shapes)]
         if name == "slice" and isinstance(values[0], Value) and values[0].op and "slice" in values[0].op.extra:
             _, pieces, at = values[0].op.extra["slice"]
             old = [old[0], sum(size_of(p, sizes) for p in pieces[:at]), old[2]]
@@ -218,13 +206,27 @@ def _mend(node: Node, tape: Tape, sizes: Sizes, expected, env: dict) -> None:
         args = [args[0], [e[dim] for e in expected], dim]
         node.target = "split" if node.op == "call_method" else torch.split
         node.kwargs = {}
-    elif name in ("getitem", "narrow"):
+    elif name in ("getitem", "setitem", "narrow"):
+        if name != "narrow":
+            args[1] = _whole_slices(args[1], tape.shapes.get(args[0].name))
         for op in tape.by_node.get(node.name, ()):
             if "slice" in op.extra:
                 dim, pieces, at = op.extra["slice"]
                 start = sum(size_of(p, sizes) for p in pieces[:at])
                 _mend_slice(node, args, dim, start, start + size_of(pieces[at], sizes), env)
     node.args = tuple(args)
+
+
+def _whole_slices(index, shape):
+    """The index with every slice up to the very end of its dimension (which is no op: torch leaves it out) as `:`."""
+    items, dim = list(index) if isinstance(index, tuple) else [index], 0
+    if not isinstance(shape, tuple) or any(isinstance(i, (Node, Tensor)) for i in items):
+        return index
+    for k, item in enumerate(items):
+        if isinstance(item, slice) and item.start in (None, 0) and item.step in (None, 1) and item.stop == shape[dim]:
+            items[k] = slice(None)
+        dim += len(shape) - len([i for i in items if i is not None]) + 1 if item is Ellipsis else item is not None
+    return tuple(items) if isinstance(index, tuple) else items[0]
 
 
 def _mend_slice(node: Node, args: list, dim: int, start: int, stop: int, env: dict) -> None:

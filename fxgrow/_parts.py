@@ -31,6 +31,11 @@ class _Shell(nn.Module):
         return self.get_submodule(self.path)(*inputs)
 
 
+def _some(example):
+    """An example input; where there was nothing to look at (no box was found), two of it."""
+    return example if not isinstance(example, Tensor) or example.numel() else example.new_zeros([s or 2 for s in example.shape])
+
+
 def _calls(model: nn.Module, inputs: tuple) -> dict[str, list[tuple]]:
     """The positional tensor arguments with which each submodule is called; calls of any other form are left out."""
     calls: dict[str, list[tuple]] = {}
@@ -40,7 +45,7 @@ def _calls(model: nn.Module, inputs: tuple) -> dict[str, list[tuple]]:
         def hook(_, args, kwargs):
             if kwargs or not args or not all(isinstance(a, Tensor) for a in args):
                 odd.add(name)
-            calls.setdefault(name, []).append(args)
+            calls.setdefault(name, []).append(tuple(map(_some, args)))
         return hook
 
     hooks = [m.register_forward_pre_hook(watch(n), with_kwargs=True) for n, m in model.named_modules() if n]
