@@ -117,7 +117,7 @@ class Tape(TorchDispatchMode):
         """The value of a tensor; one never seen before has fixed axes."""
         value = self.values.get(id(tensor))
         if value is not None:
-            return self.memory.fresh(tensor, value)
+            return self.memory.fresh(id(tensor))
         name, axes = self.unread.pop(id(tensor), ("", ()))
         for axis in axes:
             self.freeze(axis, f"a result of {name} is used that is not followed")
@@ -198,7 +198,7 @@ class Tape(TorchDispatchMode):
                 if id(t) in self.unread:
                     self.of(t)
         known = [v for t in tensors if (v := self.values.get(id(t)))]
-        if any(v.derived or not all(map(is_fixed, v.axes)) for v in known):
+        if any(v.derived or not all(map(is_fixed, v.axes)) for v in known) or name in ("expand", "repeat"):
             self._follow(name, tensors, args, kwargs, out, outs, view, written)
         else:
             for o in outs:

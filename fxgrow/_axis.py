@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 Axis = "Fixed | Atom | Prod | Sum"
+Sizes = dict["Atom", int]  # the new sizes of atoms that grow
 
 
 class Mismatch(Exception):
@@ -146,6 +147,17 @@ def atoms(e) -> tuple[Atom, ...]:
 def is_fixed(e) -> bool:
     """Whether no position of the expression may grow."""
     return all(a.reason is not None for a in atoms(e))
+
+
+def size_of(e, sizes: Sizes) -> int:
+    """The size of an axis expression once atoms have grown."""
+    e = resolve(e)
+    if isinstance(e, Fixed):
+        return e.size
+    if isinstance(e, Atom):
+        return sizes.get(e, e.size)
+    parts = [size_of(p, sizes) for p in e.parts]
+    return prod(parts) if isinstance(e, Prod) else sum(parts)
 
 
 def freeze(e, reason: str) -> None:

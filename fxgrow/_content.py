@@ -138,6 +138,8 @@ class Interpreter:
             content = self._base(var.source, var.dim)
         if isinstance(content, ByPart) and content.atom not in atoms(self.params[var.source].axes[var.dim]):
             raise Inexact(f"{var.source} would need several contents at once")
+        if self.out.contents.get((var.source, var.dim), content) != content:
+            raise Inexact(f"{var.source} would have to be its own complement")
         self.out.contents[var.source, var.dim] = content
         return content
 
@@ -231,6 +233,8 @@ class Interpreter:
         """What a per-channel parameter holds so that the content it meets survives."""
         def one(tags):
             tags = set(tags) - {CONST, NIL}
+            if not tags:
+                return CONST
             if tags & set(COPIES):
                 return "copy"
             return "pair" if tags <= {"pair", "signed"} else "free"
@@ -344,6 +348,11 @@ class Interpreter:
             raise Inexact(f"{op.node} normalises over it and has no weight to rescale")
         if affine[0].source is None:
             raise Inexact(f"the weight of {op.node} is computed")
+        if not self._dims(affine[0]):
+            raise Inexact(f"the weight of {op.node} has other positions, and cannot rescale these")
+        if any(affine[0] in other.ins and not (other.kind == "norm" and self.atom in other.reduced_atoms())
+               for other in self.tape.ops_of[self.atom]):
+            raise Inexact(f"the weight of {op.node} is used elsewhere too, and cannot be rescaled")
         self._bind_all(affine[0], "free")
         for v in affine[1:]:
             self._bind_all(v, "zero")
@@ -484,6 +493,8 @@ class Interpreter:
                 return
             if alone and self.uses.get(v, 0) > 1:
                 raise Inexact("a value is used before and after its layer scale")
+            if v.constant:
+                return
             if v.op is None:
                 raise Inexact("its producers are not known")
             if alone and (v.op.kind not in ("contract", "map") or v.op.kind == "map" and v.op.fn != "linear"):

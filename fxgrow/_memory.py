@@ -34,60 +34,79 @@ def effects(func) -> tuple[str, bool, tuple]:
 
 
 class Memory:
-    """Views and their bases, by the identity of tensors that the tape keeps alive."""
+    """Views of views, by the identity of tensors that the tape keeps alive."""
 
     def __init__(self, tape: Tape):
         self.tape = tape
-        self.bases: dict[int, tuple[int, dict[int, int] | None]] = {}  # view: its base; view dimension -> base dimension
-        self.sharing: dict[int, list[int]] = {}
-        self.stale: set[int] = set()  # views whose base was written since
+        self.parents: dict[int, tuple[int, dict[int, int] | None]] = {}  # view: what it looks at; its dimensions there
+        self.children: dict[int, list[int]] = {}
+        self.stale: set[int] = set()  # views of what was written since
         self.lost: dict[int, int] = {}  # tensors written through a view that is not understood: that view
 
     def viewed(self, name: str, source: Tensor, outs: Iterable[Tensor]) -> None:
-        base, inner = self.bases.get(id(source), (id(source), {i: i for i in range(source.ndim)}))
         for out in outs:
+            if out is source:
+                continue
             value, dims = self.tape.values.get(id(out)), None
-            if name in WHOLE and inner is not None and value is not None and value.op is not None:
-                dims = {j: inner[i] for i, j in (value.op.dmaps[0] or {}).items() if i in inner}
-            self.bases[id(out)] = base, dims
-            self.sharing.setdefault(base, []).append(id(out))
+            if name in WHOLE and value is not None and value.op is not None:
+                dims = {j: i for i, j in (value.op.dmaps[0] or {}).items()}
+            self.parents[id(out)] = id(source), dims
+            self.children.setdefault(id(source), []).append(id(out))
 
-    def fresh(self, tensor: Tensor, value: Value) -> Value:
+    def fresh(self, key: int) -> Value:
         """The value of a tensor as it is now, after writes through others."""
-        key = id(tensor)
-        base, dims = self.bases.get(key, (key, None))
-        if key in self.lost or key in self.stale and (dims is None or base not in self.tape.values):
+        value = self.tape.values[key]
+        if key in self.lost:
             self._freeze(value)
         elif key in self.stale:
             self.stale.discard(key)
-            whole = self.tape.values[base]
-            value = self._joined("read again", [whole], value.axes, [{i: j for j, i in dims.items()}])  # type: ignore
-            self.tape.values[key] = value
+            parent, dims = self.parents[key]
+            if dims is None or parent not in self.tape.values:
+                self._freeze(value)
+            else:
+                same = {i: j for j, i in dims.items()}
+                value = self.tape.values[key] = self._joined("read again", [self.fresh(parent)], value.axes, [same])
         return value
 
     def written(self, target: Tensor, old: Value | None, new: Value) -> None:
-        """`target`, whose value was `old`, now has the value `new`."""
-        tape, key = self.tape, id(target)
-        base, dims = self.bases.get(key, (key, None))
-        whole = tape.values.get(base) if base != key else old
-        tape.values[key] = new
-        if any(v is not None and v.source for v in (old, whole)):
-            for axis in new.axes:
-                tape.freeze(axis, "a parameter is written in place")
-        if base in self.lost:
-            self._freeze(new)
-            self._freeze(tape.values[self.lost[base]])
-        self.stale.update(v for v in self.sharing.get(base, ()) if v != key)
+        """`target`, whose value was `old`, now has the value `new`: so have the tensors that it is a view of."""
+        values, key = self.tape.values, id(target)
+        values[key] = new
         self.stale.discard(key)
-        if base == key or whole is None:
-            return
-        if dims is None:  # from here on, it is the base of what is made of it
-            others = {base, *self.sharing.pop(base, ())} - {key}
-            self.lost.update(dict.fromkeys(others, key))
-            del self.bases[key]
-        else:
-            same = {i: i for i in range(len(whole.axes))}
-            tape.values[base] = self._joined("write", [whole, new], whole.axes, [same, dims])
+        self._age(key)
+        while True:
+            if key in self.lost:
+                self._freeze(new)
+                self._freeze(values[self.lost[key]])
+            if old is not None and old.source:
+                for axis in new.axes:
+                    self.tape.freeze(axis, "a parameter is written in place")
+            parent, dims = self.parents.get(key, (None, None))
+            if parent is None or parent not in values:
+                return
+            old = self.fresh(parent)
+            if dims is None:
+                break
+            same = {i: i for i in range(len(old.axes))}
+            values[parent] = new = self._joined("write", [old, new], old.axes, [same, dims])
+            self._age(parent, key)
+            key = parent
+        self.children[parent].remove(key)
+        del self.parents[key]  # it stands alone from here on
+        while parent in self.parents:
+            parent = self.parents[parent][0]
+        self._age(parent)
+        for other in (parent, *self._below(parent)):
+            self.lost[other] = key
+
+    def _below(self, key: int, but: int | None = None) -> Iterable[int]:
+        for child in self.children.get(key, ()):
+            if child != but:
+                yield child
+                yield from self._below(child)
+
+    def _age(self, key: int, but: int | None = None) -> None:
+        self.stale.update(self._below(key, but))
 
     def _freeze(self, value: Value) -> None:
         for axis in value.axes:

@@ -7,8 +7,7 @@ that still disagrees refuses the growth (`Refused`), and the caller leaves those
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,88 +16,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fxgrow._analysis import Tape, Value
-from fxgrow._axis import Atom, Sum, atoms, resolve, view
+from fxgrow._axis import Atom, Sizes, atoms, resolve, size_of, view
 from fxgrow._capture import clone_structure
-from fxgrow._content import ByPart, Certificate, Content
-from fxgrow._fit import Refused, Sizes, fit, size_of
+from fxgrow._content import Content
+from fxgrow._fit import Refused, fit
 from fxgrow._fold import drop_idle
 from fxgrow._record import GrowthRecord, ParameterRecord
+from fxgrow._tensors import Growth, grow_tensors, index_map, rescaled
 from fxgrow.layers import MultiheadAttention, fold_copies, fold_pairs, unfold_copies
-
-Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], Tensor]
-
-
-@dataclass
-class Growth:
-    """One atom grown from its size to `size` positions, old ones first, by the contents of a certificate."""
-    atom: Atom
-    size: int
-    certificate: Certificate
-    extend: Extend
-    method: str = ""
-    note: str = ""
-
-
-def grow_axis(x: Tensor, dim: int, e, contents: dict[Atom, Content],
-              fn: Callable[[Atom, Content, Tensor, int], Tensor]) -> Tensor:
-    """Applies `fn(atom, content, x, axis)` along every occurrence of the given atoms in axis `dim` of `x`, whose
-    expression is `e`."""
-    e = resolve(e)
-    if isinstance(e, Atom):
-        return fn(e, contents[e], x, dim) if e in contents else x
-    if not any(a in contents for a in atoms(e)):
-        return x
-    if isinstance(e, Sum):
-        segments = x.split([p.size for p in e.parts], dim)
-        return torch.cat([grow_axis(s, dim, p, contents, fn) for s, p in zip(segments, e.parts)], dim)
-    factors = x.unflatten(dim, [p.size for p in e.parts])
-    for i, part in enumerate(e.parts):
-        factors = _grow_factor(factors, dim, i, part, e.parts, contents, fn)
-    return factors.flatten(dim, dim + len(e.parts) - 1)
-
-
-def _grow_factor(x: Tensor, dim: int, i: int, part, parts, contents: dict[Atom, Content], fn) -> Tensor:
-    """Grows factor `i` of a product laid out from `dim` on; where its content differs between the positions of another
-    factor (q, k and v stacked), one of these at a time."""
-    apart = next((c for a in atoms(part) if isinstance(c := contents.get(a), ByPart) and c.atom in parts), None)
-    if apart is None:
-        return grow_axis(x, dim + i, part, contents, fn)
-    at = parts.index(apart.atom)
-    slices = []
-    for k, s in enumerate(x.unbind(dim + at)):
-        chosen = {a: c.contents[k] if isinstance(c, ByPart) and c.atom is apart.atom else c for a, c in contents.items()}
-        slices.append(grow_axis(s, dim + i - (i > at), part, chosen, fn))
-    return torch.stack(slices, dim + at)
-
-
-def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth]) -> dict[str, Tensor]:
-    """The grown version of every parameter and buffer that changes, one axis after another."""
-    of = {g.atom: g for g in growths}
-    places: dict[str, dict[int, dict[Atom, Content]]] = {}
-    for g in growths:
-        for (name, dim), content in g.certificate.contents.items():
-            places.setdefault(name, {}).setdefault(dim, {})[g.atom] = content
-    out = {}
-    for name, dims in places.items():
-        x = tensors[name].detach()
-        for dim, contents in sorted(dims.items()):
-            def extend(atom, content, t, axis, key=(name, dim)):
-                return of[atom].extend(content, t, axis, of[atom], key)
-
-            x = grow_axis(x, dim, tape.params[name].axes[dim], contents, extend)
-        out[name] = x
-    for name, scale in rescaled(growths).items():
-        out[name] = out[name] * scale
-    return out
-
-
-def rescaled(growths: Sequence[Growth]) -> dict[str, float]:
-    """The factors sqrt(n/m) on the weights of norms over classes grown from n to m positions."""
-    scales: dict[str, float] = {}
-    for g in growths:
-        for weight in {norm.weight for norm in g.certificate.norms if norm.weight is not None}:
-            scales[weight] = scales.get(weight, 1.0) * math.sqrt(g.atom.size / g.size)
-    return scales
 
 
 def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
@@ -169,6 +94,9 @@ def _put(owner, name: str, position: int, value) -> None:
 
 def _scale_eps(owner, op, ratio: float) -> None:
     if isinstance(owner, nn.Module):
+        if not isinstance(owner, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
+            raise Refused(f"{op.node} is a norm inside a layer that is not traced: its eps cannot be rescaled",
+                          list(op.reduced_atoms()))
         eps = getattr(owner, "eps", None)
         if eps is None and "rms" in op.name:
             eps = torch.finfo(next(owner.parameters()).dtype).eps
@@ -207,7 +135,7 @@ def _pin_scale(node: Node, tape: Tape, sizes: Sizes) -> None:
 
 def _resize_module(module: nn.Module, node: Node, tape: Tape, sizes: Sizes) -> nn.Module:
     """Size attributes of torch's layers, read off their new parameters."""
-    weight: Any = getattr(module, "weight", None)
+    weight = _weight(module)
     if isinstance(module, nn.MultiheadAttention):
         return _resize_attention(module, node, tape, sizes)
     if isinstance(module, MultiheadAttention):
@@ -247,6 +175,15 @@ def _resize_module(module: nn.Module, node: Node, tape: Tape, sizes: Sizes) -> n
             dim = module.dim % (len(value.axes) - width + 1)
             module.unflattened_size = tuple(size_of(a, sizes) for a in value.axes[dim:dim + width])
     return module
+
+
+def _weight(module: nn.Module) -> Any:
+    """The weight of a layer; of a parametrised one the original, as computing it may change its state (spectral norm)."""
+    if nn.utils.parametrize.is_parametrized(module, "weight"):
+        originals: Any = module.parametrizations["weight"]
+        if hasattr(originals, "original"):
+            return originals.original
+    return getattr(module, "weight", None)
 
 
 def _heads(module, node: Node, tape: Tape, sizes: Sizes) -> int:
@@ -347,13 +284,15 @@ def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord
     for g in growths:
         for name, dim in g.certificate.contents:
             places.setdefault(name, {}).setdefault(dim, {})[g.atom] = "index"
-
-    def unknown(atom, _, x, axis):
-        return torch.cat([x, x.new_full((*x.shape[:axis], sizes[atom] - x.shape[axis], *x.shape[axis + 1:]), -1)], axis)
-
+    maps: dict[tuple, Tensor] = {}  # most axes are those of several parameters
     for name, dims in places.items():
-        axes = tape.params[name].axes
-        index = [grow_axis(torch.arange(a.size), 0, a, dims[d], unknown) if d in dims else None for d, a in enumerate(axes)]
+        index: list[Tensor | None] = [None] * len(tape.params[name].axes)
+        for dim, atoms_there in dims.items():
+            axis = resolve(tape.params[name].axes[dim])
+            key = (axis, *atoms_there)
+            if key not in maps:
+                maps[key] = index_map(axis, atoms_there, sizes)
+            index[dim] = maps[key]
         fresh = [None if i is None else i < 0 for i in index]
         record.parameters[name] = ParameterRecord(index, fresh, scales.get(name, 1.0))
     return record

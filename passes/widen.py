@@ -4,10 +4,11 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -17,8 +18,10 @@ from fxgrow._analysis import OUTPUT, Tape, analyse
 from fxgrow._axis import Atom, Prod, atoms, resolve
 from fxgrow._classes import AxisClass, classes
 from fxgrow._content import FALLBACKS, Certificate, Inexact, certify
+from fxgrow._fit import Refused
 from fxgrow._fold import with_folds
-from fxgrow._rewrite import Growth, Refused, record_of, rewrite
+from fxgrow._rewrite import record_of, rewrite
+from fxgrow._tensors import Extend, Growth
 from fxgrow._transform import Outcome
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes.methods import BASES, EXTEND, METHOD_OF, Drawing
@@ -166,16 +169,15 @@ class Widen(PassBase):
 
     def _plan(self, tape: Tape, gm: GraphModule, wanted, refused: dict[Atom, str], seed: int):
         outcomes, growths = [], []
-        generator = torch.Generator().manual_seed(seed)
-        tensors = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
-        deviations: dict[str, float] = {}
+        numbers = _Numbers({**dict(gm.named_parameters()), **dict(gm.named_buffers())}, torch.Generator().manual_seed(seed),
+                           np.random.Generator(np.random.SFC64(seed)))
         for first, others in wanted:
             tried = []
             for c in (first, *others):
                 try:
                     if c.atom in refused:
                         raise Inexact(refused[c.atom])
-                    growth = self._growth(tape, c, tensors, deviations, generator)
+                    growth = self._growth(tape, c, numbers)
                 except Inexact as why:
                     tried.append(Outcome(c.name, c.size, c.size, c.producers, reason=str(why)))
                     continue
@@ -186,14 +188,13 @@ class Widen(PassBase):
                 outcomes += tried
         return outcomes, growths
 
-    def _growth(self, tape: Tape, c: AxisClass, tensors: dict[str, Tensor], deviations: dict[str, float],
-                generator: torch.Generator) -> Growth:
+    def _growth(self, tape: Tape, c: AxisClass, numbers: _Numbers) -> Growth:
         """The growth of one class by the first method that is exact for it and its size."""
         size = self._size(tape, c)
         base = "extend" if c.atom in tape.opened else BASES[self.method]
         if base in ("random", "extend"):
             certificate = certify(tape, c.atom, "free", exact=base == "extend")
-            return Growth(c.atom, size, certificate, self._extend(c, size, tensors, deviations, generator), base, WHY[base])
+            return Growth(c.atom, size, certificate, self._extend(c, size, numbers), base, WHY[base])
         reasons = []
         for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
             try:
@@ -205,7 +206,7 @@ class Widen(PassBase):
             name = self.method if candidate == base else METHOD_OF[candidate]
             note += WHY["fold"] if any(op.kind == "fold" for op in tape.ops_of[c.atom]) else ""
             note = WHY[candidate] + note + (f"; {self.method} is not exact here: {reasons[0]}" if reasons else "")
-            return Growth(c.atom, grown, certificate, self._extend(c, grown, tensors, deviations, generator), name, note)
+            return Growth(c.atom, grown, certificate, self._extend(c, grown, numbers), name, note)
         raise Inexact(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
 
     def _size(self, tape: Tape, c: AxisClass) -> int:
@@ -243,10 +244,9 @@ class Widen(PassBase):
             raise Inexact(f"only an integer factor is exact (a norm or mean runs over it): try {-(-size // c.size)} times")
         return size, ""
 
-    def _extend(self, c: AxisClass, m: int, tensors: dict[str, Tensor], deviations: dict[str, float],
-                generator: torch.Generator) -> Callable:
-        """The function that extends a tensor along this class, with everything random about it drawn here."""
-        n = c.size
+    def _extend(self, c: AxisClass, m: int, numbers: _Numbers) -> Extend:
+        """The function that extends a tensor along this class, with its positions and shares drawn here."""
+        n, generator = c.size, numbers.generator
         if m % n == 0:
             source = torch.arange(n).repeat(m // n - 1)
         else:
@@ -257,25 +257,37 @@ class Widen(PassBase):
         else:
             raw = torch.ones(m, dtype=torch.float64)
         shares = raw / torch.zeros(n, dtype=torch.float64).index_add(0, index, raw)[index]
-        drawing = Drawing(n, m, self.init, source, shares, generator, self.noise if self.method.startswith("net2net") else 0)
+        drawing = Drawing(n, m, self.init, source, shares, generator, numbers.uniform,
+                          self.noise if self.method.startswith("net2net") else 0)
 
-        def extend(content: str, x: Tensor, axis: int, growth: Growth, key: tuple[str, int]) -> Tensor:
+        def extend(content: str, x: Tensor, axis: int, growth: Growth, key: tuple[str, int]) -> tuple[Tensor, Tensor | None]:
             certificate = growth.certificate
             if key in certificate.scales:
-                return torch.cat([x, _typical(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])], axis)
-            weight = None
+                return x, _typical(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])
+            drawing.weight = None
             if key in certificate.weights:
-                scale = tensors[certificate.weights[key][0]].detach().reshape(-1)
-                weight = scale / (n * _typical(scale))
-            drawing.weight = weight
-            old = tensors[key[0]].shape
-            drawing.per_position = math.prod(old) == max(old)
-            if key[0] not in deviations and self.init == "match_std" and not drawing.per_position:
-                deviations[key[0]] = deviation(tensors[key[0]].detach())
-            drawing.std = deviations.get(key[0])
+                scale = numbers.tensors[certificate.weights[key][0]].detach().reshape(-1)
+                drawing.weight = scale / (n * _typical(scale))
+            shape = numbers.tensors[key[0]].shape
+            drawing.per_position = math.prod(shape) == max(shape)
+            drawing.std = numbers.deviation(key[0]) if self.init == "match_std" and not drawing.per_position else None
             return EXTEND[content](x, axis, drawing)
 
         return extend
+
+
+@dataclass
+class _Numbers:
+    """The old tensors, and what new numbers are drawn from."""
+    tensors: dict[str, Tensor]
+    generator: torch.Generator
+    uniform: np.random.Generator
+    deviations: dict[str, float] = field(default_factory=dict)
+
+    def deviation(self, name: str) -> float:
+        if name not in self.deviations:
+            self.deviations[name] = deviation(self.tensors[name].detach())
+        return self.deviations[name]
 
 
 def _typical(scale: Tensor) -> Tensor:

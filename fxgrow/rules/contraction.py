@@ -49,6 +49,7 @@ def addmm(tape, name, args, kwargs, out):
     bias, a, b = (tape.of(t) for t in args[:3])
     value = _matmul(tape, name, a, b, len(a.axes) - 2)
     if kwargs.get("beta", 1) == 0:
+        tape.ignore(args[0])
         return _keep(tape, out, value)
     shift = len(value.axes) - len(bias.axes)
     _plus_bias(tape, name, value, bias, {i: i + shift for i in range(len(bias.axes))}, out)

@@ -11,8 +11,7 @@ LINEAR = ("add", "sub", "rsub", "neg", "clone", "_to_copy", "alias", "lift_fresh
           "real", "masked_fill", "where")
 PRODUCT = ("mul",)
 QUOTIENT = ("div",)
-ODD = ("tanh", "erf", "sin", "sign", "hardshrink", "softshrink", "asinh", "atan", "sgn", "trunc", "round", "sinh",
-       "tan", "asin", "atanh", "erfinv")
+ODD = ("tanh", "erf", "sin", "sign", "hardshrink", "softshrink", "asinh", "atan", "sgn", "trunc", "round", "sinh", "tan")
 ZERO_AT_ZERO = ("relu", "gelu", "silu", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish", "abs", "sqrt", "relu6",
                 "square", "_prelu_kernel", "prelu", "expm1", "log1p", "rrelu_with_noise", "floor", "ceil", "hardtanh",
                 "clamp", "pow", "nan_to_num")
@@ -20,7 +19,8 @@ OTHER = ("sigmoid", "hardsigmoid", "exp", "log", "rsqrt", "reciprocal", "softplu
          "maximum", "minimum", "eq", "ne", "gt", "lt", "ge", "le", "logical_and", "logical_or", "logical_not", "threshold",
          "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "logical_xor", "isnan", "isinf", "remainder", "fmod",
          "floor_divide", "clamp_min", "clamp_max", "atan2", "log2", "log10", "exp2", "erfc", "acos", "acosh", "cosh",
-         "addcdiv", "addcmul", "lerp", "fmin", "fmax", "xlogy", "hypot", "copysign", "logaddexp", "float_power")
+         "asin", "atanh", "erfinv", "addcdiv", "addcmul", "lerp", "fmin", "fmax", "xlogy", "hypot", "copysign", "logaddexp",
+         "float_power")
 CONSTANTS = {"zeros_like": "zeros", "empty_like": "zeros", "zero": "zeros", "ones_like": "equal", "full_like": "equal",
              "fill": "equal"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fxgrow._analysis import rule
-from fxgrow._axis import Fixed, concat, is_fixed
+from fxgrow._axis import Fixed, concat, is_fixed, product
 
 AVERAGES = {"avg_pool1d": 1, "avg_pool2d": 2, "avg_pool3d": 3, "_adaptive_avg_pool2d": 2, "_adaptive_avg_pool3d": 3,
             "adaptive_avg_pool1d": 1, "upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_nearest3d": 3,
@@ -25,10 +25,10 @@ def spatial(tape, name, args, kwargs, out):
         tape.freeze(axis, "it is spatial")
     first, *others = out if isinstance(out, (tuple, list)) else [out]
     axes = [*x.axes[:len(x.axes) - space], *(Fixed(s) for s in first.shape[first.ndim - space:])]
+    same = {i: i for i in range(len(axes))}
     for o in others:
-        tape.set(o, axes)
-    tape.record("map", name, [x], [tape.set(first, axes)], fn="linear" if name in AVERAGES else "fn0",
-                dmaps=[{i: i for i in range(len(axes))}])
+        tape.record("map", name, [x], [tape.set(o, axes)], fn="any", dmaps=[same])
+    tape.record("map", name, [x], [tape.set(first, axes)], fn="linear" if name in AVERAGES else "fn0", dmaps=[same])
 
 
 @rule("constant_pad_nd", "pad")
@@ -56,7 +56,6 @@ def im2col(tape, name, args, kwargs, out):
     x = tape.of(args[0])
     for axis in x.axes[-2:]:
         tape.freeze(axis, "it is spatial")
-    from fxgrow._axis import product
     kernel = args[1][0] * args[1][1]
     value = tape.set(out, [*x.axes[:-3], product((x.axes[-3], Fixed(kernel))), Fixed(out.shape[-1])])
     tape.record("map", name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
@@ -86,7 +85,6 @@ def pixel_shuffle(tape, name, args, kwargs, out):
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(tape, name, args, kwargs, out):
-    from fxgrow._axis import product
     x, r = tape.of(args[0]), args[1]
     for axis in x.axes[-2:]:
         tape.freeze(axis, "it is spatial")

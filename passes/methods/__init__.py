@@ -1,7 +1,8 @@
-"""Growth methods: pure functions from old tensors to grown ones, one method a file.
+"""Growth methods: pure functions from old tensors to new positions, one method a file.
 
-A method says which content it wants new positions to have (`BASES`); each content has a function here that extends a
-tensor along an axis. Which content is exact where is decided in fxgrow/_content.py, never here.
+A method says which content it wants new positions to have (`BASES`); each content has a function here that gives, for a
+tensor and an axis, the old positions as they are to be and the new ones (None: zeros). Which content is exact where is
+decided in fxgrow/_content.py, never here.
 """
 from __future__ import annotations
 

@@ -5,17 +5,15 @@ positions are zero: weight * sqrt(n/m) and eps * n/m give back the old values, a
 """
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fxgrow.passes.methods.initial import Drawing
 
 
-def average(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
-    """`[x; mean(x)]` along `axis`, the mean weighted by `drawing.weight` where there is a layer scale behind."""
+def average(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
+    """Behind x: `mean(x)` along `axis`, weighted by `drawing.weight` where there is a layer scale behind."""
     if drawing.weight is None:
         mean = x.mean(axis, keepdim=True)
     else:
         mean = (x * drawing.weight.to(x).view(-1, *[1] * (x.ndim - axis - 1))).sum(axis, keepdim=True)
-    shape = (*x.shape[:axis], drawing.m - drawing.n, *x.shape[axis + 1:])
-    return torch.cat([x, mean.expand(shape)], axis)
+    return x, mean.expand(*x.shape[:axis], drawing.m - drawing.n, *x.shape[axis + 1:])

@@ -11,21 +11,16 @@ from torch import Tensor
 from fxgrow.passes.methods.initial import Drawing
 
 
-def _gathered(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
-    old = torch.arange(drawing.n)
-    return x.index_select(axis, torch.cat([old, drawing.source]).to(x.device))
-
-
-def copy(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
-    """`x[g]` along `axis`; with `noise`, the copies of a kernel differ by noise of that fraction of its deviation."""
-    out = _gathered(x, axis, drawing)
+def copy(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
+    """Behind x: `x[g]` along `axis`; with `noise`, a kernel's copies differ by noise of that fraction of its deviation."""
+    new = x.index_select(axis, drawing.source.to(x.device))
     if drawing.noise and not drawing.per_position and not x.is_meta:
-        new = out.narrow(axis, drawing.n, drawing.m - drawing.n)
-        new += torch.randn(new.shape, dtype=new.dtype, generator=drawing.generator).to(x.device) * drawing.noise * x.std()
-    return out
+        drawn = torch.randn(new.shape, dtype=new.dtype, generator=drawing.generator)
+        new += drawn.to(x.device) * drawing.noise * x.std()
+    return x, new
 
 
-def share(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
-    """`x[g] * shares` along `axis`."""
-    shares = drawing.shares.to(x).view(-1, *[1] * (x.ndim - axis - 1))
-    return _gathered(x, axis, drawing) * shares
+def share(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
+    """`x` and, behind it, `x[g]` along `axis`, both times their shares."""
+    old, new = drawing.shares.to(x).view(-1, *[1] * (x.ndim - axis - 1)).split([drawing.n, drawing.m - drawing.n])
+    return x * old, x.index_select(axis, drawing.source.to(x.device)) * new

@@ -10,13 +10,13 @@ from torch import Tensor
 from fxgrow.passes.methods.initial import Drawing
 
 
-def pair(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
-    """`[x; u1, u1, u2, u2, ...]` along `axis` (m - n is even)."""
+def pair(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
+    """Behind x: `u1, u1, u2, u2, ...` along `axis` (m - n is even)."""
     u = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
-    return torch.cat([x, u.repeat_interleave(2, axis)], axis)
+    return x, torch.stack([u, u], axis + 1).flatten(axis, axis + 1)
 
 
-def signed(x: Tensor, axis: int, drawing: Drawing) -> Tensor:
-    """`[x; v1, -v1, v2, -v2, ...]` along `axis`."""
+def signed(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
+    """Behind x: `v1, -v1, v2, -v2, ...` along `axis`."""
     v = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
-    return torch.cat([x, torch.stack([v, -v], axis + 1).flatten(axis, axis + 1)], axis)
+    return x, torch.stack([v, -v], axis + 1).flatten(axis, axis + 1)

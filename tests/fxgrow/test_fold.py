@@ -107,8 +107,9 @@ def test_folding_composes_with_every_other_widening(kinds, data):
     where = ["stem", "blocks.*.3", "blocks.0.3"]
     steps = [Widen(where[:1 + data.draw(st.integers(0, 2))] if m == "fold" else None, factor=1.5, seed=i,
                    **({"residual": "fold"} if m == "fold" else {"method": m})) for i, m in enumerate(["fold", *methods])]
-    for step in steps:
+    grown = grow(Residual(*kinds), picture(), steps[0])
+    for step in steps[1:]:
         try:
-            model = grow(model.model if step is not steps[0] else Residual(*kinds), picture(), step)
-        except SelectionError:  # volumes that are folded already, only
-            assert step is not steps[0]
+            grown = grow(grown.model, picture(), step)
+        except SelectionError as why:
+            assert step.residual == "fold", why  # only volumes that are folded already

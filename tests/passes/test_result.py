@@ -143,7 +143,7 @@ def test_to_by_and_rounding():
 
 
 @pytest.mark.parametrize("arguments", [{"factor": 0.5}, {"by": 0}, {}, {"factor": 2, "by": 1}, {"factor": 2, "method": "no"},
-                                       {"factor": 2, "residual": "fold"}, {"factor": float("nan")}])
+                                       {"factor": 2, "residual": "fold", "method": "net2net"}, {"factor": float("nan")}])
 def test_senseless_requests(arguments):
     with pytest.raises(GrowthError):
         Widen(**arguments)
