@@ -503,6 +503,33 @@ def _set(x):
     return y
 
 
+def _written(x):
+    y = torch.zeros_like(x)
+    y[:, :4] = x[:, 8:]
+    y[:, 4:8] += x[:, :4]
+    return y + x
+
+
+def _shifted(x):
+    y = torch.zeros_like(x)
+    y[:, :3, 1:] = x[:, :3, :-1]
+    y[:, 3:] = x[:, 3:]
+    return y
+
+
+def _through_a_reshape(x):
+    y = x.clone()
+    y.view(2, 3, 4).relu_()
+    return y
+
+
+def _read_after(x):
+    y = x.clone()
+    z = y.unsqueeze(1)
+    y.add_(x).relu_()
+    return z * 2
+
+
 FUNCTIONS = {
     "another view of the same memory": ((2, 4), lambda x: x.as_strided((2, 4), (1, 2)), []),
     "the transposed view of the same memory": ((2, 4), lambda x: x.as_strided((x.size(0), x.size(1)), (1, x.size(0))), []),
@@ -519,6 +546,19 @@ FUNCTIONS = {
     "zeros written to a part": (FLAT, _zeroed, [2, 10]),
     "a part written in place": (FLAT, _half_relu, [6]),
     "one position written over another": (FLAT, _set, []),
+    "a part in the middle": (FLAT, lambda x: x[:, 3:4], [3, 8]),
+    "a narrow part": (FLAT, lambda x: x.narrow(1, 3, 1), [3, 8]),
+    "a new dimension before": (FLAT, lambda x: x[:, None, :8], [4, 8]),
+    "a number before": (IMAGE, lambda x: x.transpose(1, 3)[:, 0, :, :8], [4, 8]),
+    "all forms at once": (IMAGE, lambda x: x[None, ..., 2:9, 0, 1:, None], [2, 3, 7]),
+    "a constant made in forward": (FLAT, lambda x: x * torch.arange(12.0), [12]),
+    "looked up over another dimension": (IMAGE, lambda x: x.gather(2, x.argsort(2)[:, :, :2]), [12]),
+    "numbers of another, expanded": (IMAGE, lambda x: x.gather(
+        3, torch.ones(2, 1, 2, 1, dtype=torch.long).expand(2, x.size(1), 2, 1)), [12]),
+    "a part written by another": (FLAT, _written, [4]),
+    "shifted over another dimension": (IMAGE, _shifted, [3, 9]),
+    "written through a reshape": (FLAT, _through_a_reshape, []),
+    "a view of what is written": (FLAT, _read_after, [12]),
     "unbound heads": (FLAT, lambda x: sum(x.unflatten(1, (3, 4)).unbind(1)), [4]),
     "a diagonal": (IMAGE, lambda x: x.diagonal(0, 1, 2), []),
     "a triangle": (IMAGE, lambda x: x.transpose(1, 3).tril(), []),
@@ -587,24 +627,6 @@ def test_classes_that_meet(case):
     assert survivors(model, model.input()) == sorted(free)
     for method in ("r2r", "net2net", "netmorph"):
         assert (exact(model, model.input(), method) is not None) == bool(free)
-
-
-# Bugs elsewhere: each of these should grow, exactly.
-WRONG = {
-    "a part in the middle": (FLAT, lambda x: x[:, 3:4], "a literal slice of the right length keeps its old start"),
-    "a narrow part": (FLAT, lambda x: x.narrow(1, 3, 1), "as above"),
-    "a new dimension before": (FLAT, lambda x: x[:, None, :8], "_mend_slice counts dimensions before new ones are made"),
-    "a number before": (IMAGE, lambda x: x.transpose(1, 3)[:, 0, :, :8], "_mend_slice counts dimensions that are gone"),
-    "a constant made in forward": (FLAT, lambda x: x * torch.arange(12.0), "capture: a constant has no value while tracing"),
-}
-
-
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.xfail(strict=True, reason=WRONG[c][2])) for c in WRONG])
-def test_forms_known_to_go_wrong(case):
-    """Kept here until each is mended."""
-    shape, function, _ = WRONG[case]
-    model = Apply(shape, function)
-    assert survivors(model, model.input()) and exact(model, model.input()) is not None
 
 
 @proves(max_examples=150)
