@@ -4,36 +4,43 @@ What a file may name is in `_archive_allow`, the container in `_archive_zip`, fi
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import warnings
 import zipfile
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
+from torch.utils._pytree import tree_leaves
 
 from fxgrow import _archive_foreign, _archive_zip
 from fxgrow._archive_graph import decode_graph, encode_graph
-from fxgrow._archive_modules import Encoder
+from fxgrow._archive_modules import Encoder, graphs_of
 from fxgrow._archive_tree import Tree
 from fxgrow._archive_values import Unencodable, decode, encode, fields
 from fxgrow._atomic import atomic_write, one_line
-from fxgrow._capture import capture
+from fxgrow._capture import as_tuple, capture, to_meta
+from fxgrow._parts import capture_parts, put_back
 from fxgrow._record import GrowthRecord
 from fxgrow._transform import Grown
-from fxgrow.errors import ArchiveError
+from fxgrow.errors import ArchiveError, CaptureError
 
-__all__ = ["atomic_write", "load", "save"]
+__all__ = ["atomic_write", "check", "load", "load_weights", "save"]
 RECORD = "record/"
 
 
 def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_inputs: Any = None,
          extra: Any = None) -> None:
     """Writes a model, its growth record and its input shapes to one file, whole or not at all.
+
+    A model is written as the graph that capture made of it. One that can only be captured in parts (a detector) is written
+    as these graphs inside its outer modules, which must be torchvision's or timm's own.
 
     The same model gives the same bytes. Tied parameters, dtypes, memory layouts, `requires_grad` and the training flag of
     every module are kept; parameters are written from any device and load on the CPU.
@@ -50,19 +57,19 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
             file cannot be written.
         CaptureError: the model cannot be captured.
     """
-    gm, record = _captured(model_or_grown, example_inputs)
-    _check_record(record, gm)
-    encoder = Encoder(gm)
+    model, inputs, record = _captured(model_or_grown, example_inputs)
+    _check_record(record, model)
+    encoder = Encoder(model)
+    meta: dict = getattr(model, "meta", {})
     if extra is None:
-        extra = gm.meta.get("fxgrow", {}).get("extra")
+        extra = meta.get("fxgrow", {}).get("extra")
     recorded = {RECORD + name: tensor.detach().cpu().contiguous().clone()  # maps may be shared between parameters
                 for name, tensor in record.to_tensors().items()}
-    name = type(gm).__name__
-    graph = {"class": name if name.isidentifier() else "GraphModule",
-             "inputs": _encoded("an example input", gm.meta["example_inputs"], _shape),
-             "leaves": dict(gm.meta.get("leaves", {})), "extra": _encoded("extra", extra), "record": _record_json(record),
-             "modules": encoder.modules, "tensors": encoder.objects, "strides": encoder.strides,
-             "nodes": encode_graph(gm)}
+    parts = {path: {"class": _class_name(gm), "nodes": encode_graph(gm)} for path, gm in encoder.graphs.items()}
+    whole = parts.pop("", {"class": _class_name(model), "nodes": None})
+    graph = {**whole, "parts": parts, "inputs": _encoded("an example input", to_meta(inputs), _shape),
+             "leaves": dict(meta.get("leaves", {})), "extra": _encoded("extra", extra), "record": _record_json(record),
+             "modules": encoder.modules, "tensors": encoder.objects, "strides": encoder.strides, "meta": encoder.meta}
     data = _tensor_bytes({**encoder.data, **recorded})
     with atomic_write(path) as file:
         _archive_zip.write(file, graph, data)
@@ -72,7 +79,8 @@ def load(path: str | os.PathLike, *, trust_pickle: bool = False) -> nn.Module:
     """Reads a model; no code from the file ever runs.
 
     Returns:
-        For an archive written by `save`, a GraphModule that computes bit by bit what the saved one did. Its
+        For an archive written by `save`, a model that computes bit by bit what the saved one did: a GraphModule, or the
+        outer module with GraphModules in it. Its
         `meta["fxgrow"]` holds `input_shapes`, `input_dtypes`, `extra` and `record`; it can be grown further. For a module
         written by `torch.save`, that module, if it is made of layers of torch, torchvision and timm only.
 
@@ -85,39 +93,74 @@ def load(path: str | os.PathLike, *, trust_pickle: bool = False) -> nn.Module:
         ArchiveError: the file is missing, damaged, of another kind, holds only weights, or asks for something that
             loading never does.
     """
-    try:
-        with _open(path) as file:
-            kind = _archive_foreign.kind_of(file)
-            if kind == "fxgrow":
-                return _build(*_read(file))
-            return _archive_foreign.load(file, kind, trust_pickle)
-    except ArchiveError as error:
-        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {' '.join(str(error).split())}") from error
-    except (Exception, RecursionError, MemoryError) as error:  # a damaged file can upset any reader in any way
-        what = f"({type(error).__name__}: {one_line(error)})"
-        reason = one_line(error) if isinstance(error, OSError) and error.strerror else f"it is damaged {what}"
-        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {reason}") from error
+    with _opened(path) as file:
+        kind = _archive_foreign.kind_of(file)
+        if kind == "fxgrow":
+            return _build(*_read(file))
+        return _archive_foreign.load(file, kind, trust_pickle)
+
+
+def load_weights(path: str | os.PathLike) -> Any:
+    """The state_dict in a file of any kind that `load` reads, or what else the file holds; no code from it ever runs.
+
+    Raises:
+        ArchiveError: as for `load`.
+    """
+    with _opened(path) as file:
+        kind = _archive_foreign.kind_of(file)
+        found = _build(*_read(file)) if kind == "fxgrow" else _archive_foreign.read(file, kind)
+        return found.state_dict() if isinstance(found, nn.Module) else found
 
 
 # --- saving ---------------------------------------------------------------------------------------------------------
 
 
-def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[GraphModule, GrowthRecord]:
-    model: Any = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
+def check(model: nn.Module, example_inputs: Any) -> nn.Module:
+    """Finds out before the long work whether what grows out of a model can be written.
+
+    Returns:
+        the captured model, to be grown in its place; a model that can only be captured in parts, as it is.
+
+    Raises:
+        ArchiveError, CaptureError: as `save` would.
+    """
+    captured, _, _ = _captured(model, example_inputs)
+    for gm in Encoder(captured).graphs.values():
+        encode_graph(gm)
+    return captured if isinstance(captured, GraphModule) else model
+
+
+def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[nn.Module, tuple, GrowthRecord]:
+    """The captured model or the shell with its captured parts, its inputs, and its growth."""
+    grown = model_or_grown if isinstance(model_or_grown, Grown) else None
+    model: Any = model_or_grown if grown is None else grown.model
     if not isinstance(model, nn.Module):
         raise ArchiveError(f"a {type(model).__name__} is not a model; pass a module, or what fxgrow.transform returned")
-    if not (isinstance(model, GraphModule) and "example_inputs" in model.meta):
-        if isinstance(model_or_grown, Grown):
-            parts = ", ".join(repr(n) for n, m in model.named_modules() if isinstance(m, GraphModule))
-            raise ArchiveError(f"{type(model).__name__} was grown in parts ({parts}) inside a shell that cannot be traced, "
-                               "and an archive holds one graph: save the parts, or the whole with torch.save")
-        if example_inputs is None:
-            raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor or tuple of "
-                               "tensors as you would call the model with")
-        model = capture(model, example_inputs)
-    if isinstance(model_or_grown, Grown):
-        return model, model_or_grown.record
-    return model, model.meta.get("growth", {}).get("record") or GrowthRecord()
+    meta: dict = getattr(model, "meta", {})
+    inputs = meta.get("example_inputs") or (grown.example_inputs if grown else None) or example_inputs
+    if inputs is None:
+        raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor or tuple of "
+                           "tensors as you would call the model with")
+    if not graphs_of(model) or isinstance(model, GraphModule) and "example_inputs" not in meta:
+        model = _captured_in_parts(model, as_tuple(inputs))
+    record = grown.record if grown else meta.get("growth", {}).get("record") or GrowthRecord()
+    return model, as_tuple(inputs), record
+
+
+def _captured_in_parts(model: nn.Module, inputs: tuple) -> nn.Module:
+    """The model as one graph, else its largest parts that can be captured inside its own outer modules."""
+    try:
+        return capture(model, inputs)
+    except CaptureError as stop:
+        try:
+            return put_back(model, capture_parts(model, inputs))
+        except Exception:
+            raise stop from None
+
+
+def _class_name(model: nn.Module) -> str:
+    name = type(model).__name__
+    return name if name.isidentifier() else "GraphModule"
 
 
 def _encoded(what: str, value: Any, special=lambda value: None) -> Any:
@@ -141,14 +184,14 @@ def _record_json(record: GrowthRecord) -> Any:
         raise ArchiveError(f"the growth record holds something that is not data: {one_line(error)}") from error
 
 
-def _check_record(record: GrowthRecord, gm: GraphModule) -> None:
+def _check_record(record: GrowthRecord, model: nn.Module) -> None:
     """Every entry fits the parameter or buffer it is about."""
-    tensors = {**dict(gm.named_parameters(remove_duplicate=False)), **dict(gm.named_buffers(remove_duplicate=False))}
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     for name in record.parameters.keys() & tensors.keys():
-        try:
-            record.new_mask(name, tensors[name])
-        except Exception as error:
-            raise ArchiveError(f"the growth record does not fit {name!r}") from error
+        entry, shape = record.parameters[name], tensors[name].shape
+        for maps in (entry.index, entry.fresh):
+            if len(maps) > len(shape) or any(t is not None and t.shape != shape[d:d + 1] for d, t in enumerate(maps)):
+                raise ArchiveError(f"the growth record does not fit {name!r}")
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
@@ -162,14 +205,23 @@ def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-def _open(path: str | os.PathLike) -> BinaryIO:
-    """The file; only a regular one, since a pipe would block and a device never ends."""
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        raise ArchiveError("it is a directory")
-    if not stat.S_ISREG(mode):
-        raise ArchiveError("it is not a regular file")
-    return open(path, "rb")
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """The file; only a regular one, since a pipe would block and a device never ends. All that goes wrong is told alike."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise ArchiveError("it is a directory")
+        if not stat.S_ISREG(mode):
+            raise ArchiveError("it is not a regular file")
+        with open(path, "rb") as file:
+            yield file
+    except ArchiveError as error:
+        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {' '.join(str(error).split())}") from error
+    except (Exception, RecursionError, MemoryError) as error:  # a damaged file can upset any reader in any way
+        what = f"({type(error).__name__}: {one_line(error)})"
+        reason = one_line(error) if isinstance(error, OSError) and error.strerror else f"it is damaged {what}"
+        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {reason}") from error
 
 
 def _read(file: BinaryIO) -> tuple[dict, dict[str, Tensor]]:
@@ -178,23 +230,43 @@ def _read(file: BinaryIO) -> tuple[dict, dict[str, Tensor]]:
         return description, safetensors.torch.load(tensors)
 
 
-def _build(description: dict, data: dict[str, Tensor]) -> GraphModule:
-    _, _, class_name, inputs, leaves, extra, recorded, modules, objects, strides, nodes = fields(
-        description, "graph.json", format=str, version=int, **{"class": str}, inputs=dict, leaves=dict, extra=object,
-        record=dict, modules=list, tensors=list, strides=dict, nodes=list)
+def _build(description: dict, data: dict[str, Tensor]) -> nn.Module:
+    _, _, class_name, nodes, parts, inputs, leaves, extra, recorded, modules, objects, strides, meta = fields(
+        description, "graph.json", format=str, version=int, **{"class": str}, nodes=(list, type(None)), parts=dict,
+        inputs=dict, leaves=dict, extra=object, record=dict, modules=list, tensors=list, strides=dict, meta=dict)
     maps = {n.removeprefix(RECORD): data.pop(n) for n in list(data) if n.startswith(RECORD)}
     record = _rebuild_record(recorded, maps)
-    tree = Tree(modules, objects, strides, data)
-    gm = _assemble(class_name, tree, decode_graph(nodes, tree))
-    _check_record(record, gm)
-    _describe(gm, inputs, leaves, decode(extra), record)
-    return gm
+    tree = Tree(modules, objects, strides, data, meta)
+    if nodes is None:
+        model = _shell(tree, parts)
+    elif parts:
+        raise ArchiveError("a model is one graph or has parts, not both")
+    else:
+        model = _assemble(class_name, tree.part(""), nodes)
+    _check_record(record, model)
+    _describe(model, inputs, leaves, decode(extra), record)
+    return model
 
 
-def _assemble(class_name: str, tree: Tree, graph: Graph) -> GraphModule:
+def _shell(tree: Tree, parts: dict) -> nn.Module:
+    """The outer module, each part in its places made a graph."""
+    made: dict[int, nn.Module] = {}
+    for path, entry in parts.items():
+        name, nodes = fields(entry, f"part {path[:80]!r}", **{"class": str}, nodes=list)
+        part = tree.part(path)
+        made[id(part.root)] = _assemble(name, part, nodes)
+    if not made or not tree.is_layer_module(tree.root):
+        raise ArchiveError("the model has neither a graph nor parts")
+    for module in list(tree.root.modules()):
+        module._modules.update({n: made[id(m)] for n, m in module._modules.items() if id(m) in made})
+    return tree.root
+
+
+def _assemble(class_name: str, tree: Tree, nodes: list) -> GraphModule:
     """The GraphModule, its parts in the order they had (torch.fx alone would order them by use and drop the unused)."""
     if not class_name.isidentifier():
         raise ArchiveError("the model's class name is not a name")
+    graph = decode_graph(nodes, tree)
     gm = GraphModule(nn.Module(), Graph(), class_name)
     for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
         getattr(gm, part).update(getattr(tree.root, part))
@@ -209,14 +281,16 @@ def _assemble(class_name: str, tree: Tree, graph: Graph) -> GraphModule:
     return gm
 
 
-def _describe(gm: GraphModule, inputs: Any, leaves: dict, extra: Any, record: GrowthRecord) -> None:
+def _describe(model: Any, inputs: Any, leaves: dict, extra: Any, record: GrowthRecord) -> None:
     example = decode(inputs, _meta_tensor)
     if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
         raise ArchiveError("the model's inputs are not described")
-    gm.meta["example_inputs"], gm.meta["leaves"] = example, leaves
-    gm.meta["growth"] = {"record": record, "outcomes": []}
-    gm.meta["fxgrow"] = {"input_shapes": [tuple(getattr(t, "shape", ())) for t in example],
-                         "input_dtypes": [getattr(t, "dtype", type(t)) for t in example], "extra": extra, "record": record}
+    flat = tree_leaves(example)
+    known = {"input_shapes": [tuple(getattr(t, "shape", ())) for t in flat],
+             "input_dtypes": [getattr(t, "dtype", type(t)) for t in flat], "extra": extra, "record": record}
+    if not isinstance(model, GraphModule):
+        model.meta = {}
+    model.meta.update(example_inputs=example, leaves=leaves, growth={"record": record, "outcomes": []}, fxgrow=known)
 
 
 def _meta_tensor(kind: str, content: Any) -> Any:

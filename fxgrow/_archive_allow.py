@@ -53,8 +53,12 @@ METHODS = frozenset(
     + [f"__{n}__" for n in ARITHMETIC]
     + ["index", "count", "keys", "values", "items", "get", "numel", "bit_length", "is_integer"])
 
+PARAMETRIZATIONS = frozenset(f"torch.nn.utils.{name}" for name in (
+    "parametrize.ParametrizationList", "parametrizations._WeightNorm", "parametrizations._SpectralNorm",
+    "parametrizations._Orthogonal", "parametrizations._OrthMaps"))
 MODULE_PREFIXES = ("torch.nn.modules.", "torchvision.ops.", "torchvision.models.", "timm.layers.", "timm.models.",
                    "fxgrow.layers.", "fxgrow.zoo.")
+PLAIN_PREFIXES = MODULE_PREFIXES[1:]
 FUNCTION_PREFIXES = ("torchvision.ops.", "timm.layers.activations", "timm.layers.drop.", "timm.layers.fast_norm.",
                      "timm.layers.norm.", "fxgrow.layers.")
 
@@ -190,7 +194,8 @@ def _import(module: str, name: str) -> types.ModuleType:
 def _defined(name: str, prefixes: tuple[str, ...], accepts: Callable[[Any], bool]) -> Any | None:
     """What `name` means, if it lies below the prefixes, was defined there (not merely imported) and is acceptable."""
     module, _, attribute = name.rpartition(".")
-    if not f"{module}.".startswith(prefixes) or "__" in name or not DOTTED.fullmatch(name):
+    within = f"{module}.".startswith(prefixes) or prefixes is MODULE_PREFIXES and name in PARAMETRIZATIONS
+    if not within or "__" in name or not DOTTED.fullmatch(name):
         return None
     value = vars(_import(module, name)).get(attribute)
     defined = getattr(value, "__module__", None) == module and getattr(value, "__qualname__", None) == attribute
@@ -240,9 +245,14 @@ def find_enum(name: Any) -> type[enum.Enum]:
     return found
 
 
+def plain_name(cls: type) -> str | None:
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    return name if _defined(name, PLAIN_PREFIXES, _is_plain) is cls else None
+
+
 def find_plain(name: Any) -> type:
     """A plain class that torchvision's or timm's models come with; nothing of it but its attributes is ever set."""
-    found = _defined(name, MODULE_PREFIXES[1:], _is_plain) if isinstance(name, str) else None
+    found = _defined(name, PLAIN_PREFIXES, _is_plain) if isinstance(name, str) else None
     if found is None:
         raise ArchiveError(f"{_shown(name)} is not a class that comes with a model")
     return found

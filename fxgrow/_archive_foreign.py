@@ -13,6 +13,7 @@ import pickle
 import zipfile
 from typing import Any, BinaryIO
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -71,18 +72,29 @@ def load(file: BinaryIO, kind: str, trust_pickle: bool) -> nn.Module:
     Raises:
         ArchiveError: the file is of another kind, holds no module, or asks for anything but known layers.
     """
-    if kind in ("torch", "legacy"):
-        with torch.no_grad():
-            found = _trusting(file) if trust_pickle else _wary(file, kind)
-    elif kind == "safetensors":
+    if kind == "safetensors":
         raise ArchiveError(WEIGHTS)
-    else:
-        raise ArchiveError(TELL[kind])
+    found = read(file, kind, trust_pickle)
     if isinstance(found, nn.Module):
         return found
     if isinstance(found, (dict, list, tuple, Tensor)):
         raise ArchiveError(WEIGHTS)
     raise ArchiveError(f"it holds a {type(found).__name__}, not a model")
+
+
+def read(file: BinaryIO, kind: str, trust_pickle: bool = False) -> Any:
+    """Whatever a file written by `torch.save` or by safetensors holds.
+
+    Raises:
+        ArchiveError: the file is of another kind, is damaged, or asks for anything but known layers.
+    """
+    if kind == "safetensors":
+        file.seek(0)
+        return safetensors.torch.load(file.read())
+    if kind not in ("torch", "legacy"):
+        raise ArchiveError(TELL[kind])
+    with torch.no_grad():
+        return _trusting(file) if trust_pickle else _wary(file, kind)
 
 
 def _trusting(file: BinaryIO) -> Any:

@@ -22,26 +22,49 @@ MAX_PATHS = 1_000_000  # names in the tree: layers shared many times over would 
 PREFIX = "model/"
 OWN_OF_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 _UNUSABLE_NAME = re.compile(r'[."\\\x00-\x1f\x7f]|__.*__')  # torch.fx writes names of modules into Python source
 
 
-class Encoder:
-    """Collects modules (children before parents), tensor objects and tensor data of a captured model."""
+def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
+    """The captured graphs in a model, by path: the model itself, or the parts of a shell that cannot be traced."""
+    if isinstance(model, GraphModule):
+        return {path: model}
+    found: dict[str, GraphModule] = {}
+    for name, child in model.named_children():  # each child once
+        found.update(graphs_of(child, _join(path, name)))
+    return found
 
-    def __init__(self, gm: GraphModule):
+
+def _shell(model: nn.Module) -> set[int]:
+    """The modules outside all captured graphs: their classes' own code runs."""
+    if isinstance(model, GraphModule):
+        return set()
+    return {id(model)}.union(*map(_shell, model.children()))
+
+
+class Encoder:
+    """Collects modules (children before parents), tensor objects and tensor data of a captured model, or of a shell with
+    captured parts."""
+
+    def __init__(self, model: nn.Module):
+        self.graphs = graphs_of(model)
         self.modules: list[dict] = []
         self.objects: list[dict] = []
         self.data: dict[str, Tensor] = {}
         self.strides: dict[str, list[int]] = {}
+        self.meta: dict[str, dict] = {}
         self._module_index: dict[int, int | None] = {}
         self._object_index: dict[int, int] = {}
         self._memory: dict[tuple, str] = {}
         self._parameter_ranges: list[tuple[int, int, str]] = []
         self._nesting = Nesting()
-        called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
-        self._layers = {id(m) for path in called for m in gm.get_submodule(path).modules()}
-        self._add_module(gm, "")
+        self._layers = _shell(model)
+        for gm in self.graphs.values():
+            called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
+            self._layers.update(id(m) for path in called for m in gm.get_submodule(path).modules())
+        self._add_module(model, "")
         self._refuse_overlaps()
 
     def _add_module(self, module: nn.Module, path: str) -> int:
@@ -70,7 +93,7 @@ class Encoder:
         return len(self.modules) - 1
 
     def _attributes(self, module: nn.Module, path: str) -> dict[str, Any]:
-        skipped = OWN_OF_MODULE.union(REBUILT_OF_RNN if isinstance(module, nn.RNNBase) else ())
+        skipped = OWN_OF_MODULE.union(REBUILT_OF_RNN if isinstance(module, nn.RNNBase) else (), () if path else (META,))
         entry = {}
         if missing_constant(module):
             raise ArchiveError(f"layer {path!r} ({type(module).__name__}) lacks its attribute {missing_constant(module)!r}")
@@ -105,6 +128,9 @@ class Encoder:
             return {"class": allow.class_name(value)}
         if callable(value) and value is not getattr and allow.function_name(value):
             return {"function": allow.function_name(value)}
+        if allow.plain_name(type(value)) and all(usable_name(n, type(value)) for n in vars(value)):
+            held = {n: encode(v, functools.partial(self._special, where)) for n, v in vars(value).items()}
+            return {"plain": [allow.plain_name(type(value)), held]}
         return None
 
     def _add_tensor(self, tensor: Tensor | None, path: str) -> int | None:
@@ -122,9 +148,12 @@ class Encoder:
     def _add_data(self, tensor: Tensor, path: str) -> str:
         """The key of the tensor's data; the same memory seen the same way has one key."""
         view = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        if tensor.numel() and view in self._memory:
+        if tensor.numel() and view in self._memory and not tensor.is_meta:
             return self._memory[view]
         key = self._memory[view] = PREFIX + path
+        if tensor.is_meta:  # no numbers: sizes, strides and type
+            self.meta[key] = {"size": list(tensor.shape), "strides": list(tensor.stride()), "dtype": encode(tensor.dtype)}
+            return key
         self.data[key] = plain_copy(tensor)
         if tensor.stride() != self.data[key].stride() and is_dense(tuple(tensor.shape), tensor.stride()):
             self.strides[key] = list(tensor.stride())
@@ -182,9 +211,10 @@ def is_readable(root: nn.Module, path: str) -> bool:
 
 def missing_constant(module: nn.Module) -> str | None:
     """The first attribute that the module's class counts on and the module lacks."""
+    computed = getattr(module._modules.get("parametrizations"), "_modules", {})
     annotated = {n for cls in type(module).__mro__ for n in vars(cls).get("__annotations__", ())}
     names = [*getattr(type(module), "__constants__", ()), *({"weight"} & annotated)]
-    return next((n for n in names if not hasattr(module, n)), None)
+    return next((n for n in names if n not in computed and not hasattr(module, n)), None)
 
 
 def plain_copy(tensor: Tensor) -> Tensor:
@@ -220,14 +250,18 @@ def usable_name(name: Any, cls: type) -> bool:
 
 
 def _layer_name(module: nn.Module, path: str) -> str:
-    cls = type(module)
-    if nn.utils.parametrize.is_parametrized(module):
+    cls = nn.utils.parametrize.type_before_parametrizations(module)
+    if cls is not type(module) and isinstance(module, nn.RNNBase):
         names = ", ".join(module.parametrizations)  # type: ignore[union-attr, arg-type]
-        raise ArchiveError(f"layer {path!r} has parametrizations ({names}), which an archive cannot hold; call "
-                           "torch.nn.utils.parametrize.remove_parametrizations on it first")
+        raise ArchiveError(f"layer {path!r} has parametrizations ({names}), which an archive cannot hold in a recurrent "
+                           "layer; call torch.nn.utils.parametrize.remove_parametrizations on it first")
     if issubclass(cls, nn.modules.lazy.LazyModuleMixin):
         raise ArchiveError(f"layer {path!r} ({cls.__name__}) has no weights yet; run the model once first")
     name = allow.class_name(cls)
+    if name is None and not path:
+        raise ArchiveError(f"{cls.__name__} itself cannot be traced, only parts of it, and its own code cannot go into an "
+                           "archive: grow the submodule that does the work instead (its backbone), or rewrite its forward "
+                           "without control flow over tensor data")
     if name is None:
         raise ArchiveError(f"layer {path!r} is of class {cls.__module__}.{cls.__qualname__}, kept whole because its code "
                            "could not be traced; an archive holds no code, so rewrite its forward with torch's functions "
@@ -245,8 +279,6 @@ def _refuse_tensor(tensor: Tensor, path: str) -> None:
     reason = None
     if type(tensor) not in (Tensor, nn.Parameter):
         reason = f"is a {type(tensor).__name__}"
-    elif tensor.is_meta:
-        reason = "has no data (it is on the meta device)"
     elif tensor.layout is not torch.strided or tensor.is_quantized:
         reason = "is sparse or quantized"
     if reason:

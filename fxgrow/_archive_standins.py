@@ -123,7 +123,10 @@ class Finish:
         if isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter):
             return value
         if type(value) in (dict, collections.OrderedDict):
-            return type(value)((self.value(k), self.value(v)) for k, v in value.items())
+            made = type(value)((self.value(k), self.value(v)) for k, v in value.items())
+            if "_metadata" in getattr(value, "__dict__", ()):  # the versions of a state_dict's layers
+                made._metadata = self.value(value._metadata)
+            return made
         if type(value) in (list, tuple, set):
             return type(value)(self.value(v) for v in value)
         if isinstance(value, _Function) and value.real is not getattr:

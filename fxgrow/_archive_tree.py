@@ -2,6 +2,7 @@
 as `Encoder` would have written it is refused."""
 from __future__ import annotations
 
+import copy
 import functools
 import weakref
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn.utils import parametrize
 
 from fxgrow import _archive_allow as allow
 from fxgrow._archive_modules import Nesting, find_module, is_dense, is_readable, missing_constant, usable_name
@@ -23,10 +25,10 @@ class Tree:
         ArchiveError: whatever in the description is not as `Encoder` would have written it.
     """
 
-    def __init__(self, modules: Any, objects: Any, strides: Any, data: dict[str, Tensor]):
+    def __init__(self, modules: Any, objects: Any, strides: Any, data: dict[str, Tensor], meta: Any):
         if not all(isinstance(part, list) for part in (modules, objects)) or not modules:
             raise ArchiveError("the model has no modules")
-        self._data = _laid_out(data, strides)
+        self._data = {**_laid_out(data, strides), **_without_data(meta)}
         self.tensors = self._make_tensors(objects)
         self.modules: list[nn.Module] = []
         self._is_layer: set[int] = set()
@@ -37,9 +39,20 @@ class Tree:
         if len(self._used) != len(modules) - 1:
             raise ArchiveError("the model has modules that are not part of it")
         self.root = self.modules[-1]
-        if self.is_layer_module(self.root) or not all(
-                usable_name(n, GraphModule) for n in [*self.root._modules, *self.root._parameters, *self.root._buffers]):
-            raise ArchiveError("the model itself is not a plain container")
+
+    def part(self, path: str) -> Tree:
+        """The tree below a path, which will become a captured graph.
+
+        Raises:
+            ArchiveError: the module there has code of its own.
+        """
+        root = find_module(self.root, path)
+        if root is None or self.is_layer_module(root) or not all(
+                usable_name(n, GraphModule) for n in [*root._modules, *root._parameters, *root._buffers]):
+            raise ArchiveError(f"{path or 'the model itself'!r} is not a plain container")
+        below = copy.copy(self)
+        below.root = root
+        return below
 
     def is_layer(self, path: str) -> bool:
         return self.is_layer_module(find_module(self.root, path))
@@ -96,6 +109,8 @@ class Tree:
             raise ArchiveError(f"a layer of class {type(module).__name__} lacks its attribute {missing_constant(module)!r}")
         if isinstance(module, nn.RNNBase):
             _tie_flat_weights(module)
+        if module._modules.get("parametrizations") is not None and type(module) is not nn.Module:
+            _parametrize(module)
 
     def _child(self, index: Any) -> nn.Module | None:
         if index is None:
@@ -123,6 +138,13 @@ class Tree:
             return allow.find_class(content)
         if kind == "enum" and isinstance(content, list) and len(content) == 2 and isinstance(content[1], str):
             return allow.find_enum(content[0]).__members__.get(content[1])
+        if kind == "plain" and isinstance(content, list) and len(content) == 2 and isinstance(content[1], dict):
+            cls = allow.find_plain(content[0])
+            if not all(usable_name(n, cls) for n in content[1]):
+                raise ArchiveError(f"an object of class {cls.__name__} has attributes that may hold code")
+            made = object.__new__(cls)
+            vars(made).update({n: decode(v, self._special) for n, v in content[1].items()})
+            return made
         if kind == "partial" and isinstance(content, list) and len(content) == 3:
             function, args, kwargs = (decode(v, self._special) for v in content)
             if callable(function) and isinstance(args, list) and isinstance(kwargs, dict) \
@@ -147,6 +169,33 @@ def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
             else torch.empty_strided(shape, stride, dtype=tensor.dtype)
         result[key] = memory.copy_(tensor)
     return result
+
+
+def _without_data(meta: Any) -> dict[str, Tensor]:
+    """Tensors on the meta device."""
+    if not isinstance(meta, dict):
+        raise ArchiveError("the tensors without data are not described")
+    made = {}
+    for key, entry in meta.items():
+        size, strides, kind = fields(entry, f"tensor {key[:80]!r}", size=list, strides=list, dtype=dict)
+        try:
+            shape, stride, dtype = decode({"size": size}), decode({"size": strides}), decode(kind)
+            made[key] = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        except (TypeError, RuntimeError) as error:
+            raise ArchiveError(f"tensor {key[:80]!r} has an impossible shape or type") from error
+    return made
+
+
+def _parametrize(module: nn.Module) -> None:
+    """Gives a layer the properties that compute its weights (weight_norm, spectral_norm), as torch does."""
+    held = module._modules["parametrizations"]
+    if not isinstance(held, nn.ModuleDict) or not held._modules or isinstance(module, nn.RNNBase) or not all(
+            isinstance(p, parametrize.ParametrizationList) and allow.IDENTIFIER.fullmatch(name)
+            and name not in module._parameters and usable_name(name, type(module)) for name, p in held._modules.items()):
+        raise ArchiveError(f"a layer of class {type(module).__name__} has parametrizations that are none")
+    parametrize._inject_new_class(module)
+    for name in held._modules:
+        parametrize._inject_property(module, name)
 
 
 def _tie_flat_weights(module: nn.RNNBase) -> None:

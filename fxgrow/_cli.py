@@ -57,7 +57,7 @@ class Main(click.Group):
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             if ctx.meta.get("fxgrow.traceback"):
                 raise
             click.echo(f"error: {one_line(error)}", err=True)
@@ -68,11 +68,15 @@ def _remember_traceback(ctx: click.Context, param: click.Parameter, value: bool)
     ctx.meta["fxgrow.traceback"] = ctx.meta.get("fxgrow.traceback") or value
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What went wrong, where, and what to do about it, on one line."""
     text = " ".join(str(error).split())
     if isinstance(error, FxgrowError):
         return text
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted: nothing was written"
+    if type(error) is Exception and error.__cause__ is not None:  # torch's pass manager wraps what a pass raises
+        return one_line(error.__cause__)
     if isinstance(error, MemoryError) or "t allocate memory" in text or "not enough memory" in text:
         return "out of memory: grow fewer layers (--where) or by a smaller factor, or use a machine with more memory"
     if isinstance(error, OSError):
@@ -180,12 +184,15 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     the exit code is 1, unless a pass was asked not to preserve (--method random, or --noise).
     """
     import fxgrow
+    from fxgrow._archive import check
 
     passes = ctx.meta["fxgrow.transform"]
     check_writable(output)
     module, inputs = _load(model, **options)
+    with status(f"Capturing {model}"):
+        captured = check(module, inputs)
     with status(f"Growing {model}"):
-        grown = fxgrow.transform(module, inputs, passes)
+        grown = fxgrow.transform(captured, inputs, passes)
     with status("Comparing both on the same input"):
         checked = fxgrow.verify(module, grown.model, inputs)
     inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") == "random" or getattr(p, "noise", 0)]

@@ -1,10 +1,12 @@
 """What the commands print: tables, JSON, a spinner while something takes long, and reports as data."""
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import sys
+from collections.abc import Iterator
 
 import click
 
@@ -15,9 +17,11 @@ def console(stderr: bool = False):
     return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
 
 
-def status(text: str):
-    """A spinner on stderr while something takes long, on terminals only."""
-    return console(stderr=True).status(text)
+@contextlib.contextmanager
+def status(text: str) -> Iterator[None]:
+    """A spinner on stderr while something takes long, on terminals only; what a model prints is kept out of the report."""
+    with console(stderr=True).status(text), contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def print_json(data) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import ArchiveError, FxgrowError
 
 DTYPES = {name: getattr(torch, name) for name in
           ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")}
@@ -70,7 +70,7 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | None
         torch.manual_seed(seed)
         found = _find(spec, pretrained, trust_pickle)
     if weights and not pretrained:
-        load_weights(found.module, weights)
+        _load_weights(found.module, weights)
     inputs = found.inputs if input_shape is None else parse_inputs(input_shape)
     if input_shape is not None and found.inputs is not None and isinstance(found.inputs[0], list):
         inputs = [inputs]
@@ -206,8 +206,8 @@ def _fetched(spec: str, pretrained: bool, build) -> nn.Module:
 # --- weights and inputs -------------------------------------------------------------------------------------------
 
 
-def load_weights(module: nn.Module, path: str) -> None:
-    """Loads a state_dict (torch.save or safetensors; nothing in the file is run) into `module`, every name matched."""
+def _load_weights(module: nn.Module, path: str) -> None:
+    """Loads a state_dict (or that of a saved module; nothing in the file is run) into `module`, every name matched."""
     state = _read_state(path)
     try:
         module.load_state_dict(state, strict=True)
@@ -220,14 +220,13 @@ def _read_state(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise ModelError(f"{path} is no file here{_nearest_file(path)}; --weights takes the file of a state_dict, or "
                          "DEFAULT")
+    from fxgrow._archive import load_weights
     try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ModelError(f"{path} is no state_dict that can be read without running code from it "
-                         f"({type(error).__name__}): save it with torch.save(model.state_dict(), ...)") from error
+        state = load_weights(path)
+    except ArchiveError as error:
+        why = str(error).partition(": ")[2].partition(": save its state_dict")[0]
+        raise ModelError(f"{path} is no state_dict that can be read without running code from it ({why}): save it with "
+                         "torch.save(model.state_dict(), ...)") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -161,6 +161,21 @@ EDITS = {
         inputs={"tuple": [{"tensor": [[2 ** 62, 2 ** 62], {"dtype": "float32"}]}]}),
     "a record of nothing": lambda g: g.update(record={}),
     "a record without its maps": lambda g: g.update(record={"lineage": 1, "parameters": {"conv.weight": {"axes": "x"}}}),
+    "a record of other sizes": lambda g: g.update(record={"lineage": [], "parameters": {"conv.weight": {
+        "axes": 9, "scale": 1.0}}}),
+    "a graph and parts": lambda g: g.update(parts={"conv": {"class": "A", "nodes": g["nodes"]}}),
+    "neither a graph nor parts": lambda g: g.update(nodes=None),
+    "parts of a container": lambda g: g.update(nodes=None, parts={"": {"class": "A", "nodes": g["nodes"]}}),
+    "a part that is a layer": lambda g: g.update(nodes=None, parts={"conv": {"class": "A", "nodes": g["nodes"]}}),
+    "parametrizations that are none": lambda g: first_layer(g)["children"].update(parametrizations=0),
+    "an object with a constructor": lambda g: first_layer(g)["attributes"].update(
+        note={"plain": ["torchvision.models.resnet.ResNet", {}]}),
+    "an object of a foreign class": lambda g: first_layer(g)["attributes"].update(note={"plain": ["pathlib.Path", {}]}),
+    "an object with a method of its own": lambda g: first_layer(g)["attributes"].update(
+        note={"plain": ["torchvision.models.detection._utils.BoxCoder", {"decode": {"function": "torch.relu"}}]}),
+    "a tensor without data or size": lambda g: g["meta"].update({"model/x": {"size": [-1], "strides": [1], "dtype": {}}}),
+    "a tensor beyond all memory": lambda g: g["meta"].update({"model/x": {
+        "size": [2 ** 62, 2 ** 62], "strides": [2 ** 62, 1], "dtype": {"dtype": "float32"}}}),
     "a part too few": lambda g: g.pop("leaves"),
     "a part too many": lambda g: g.update(code="print(1)"),
 }

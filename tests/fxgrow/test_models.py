@@ -85,7 +85,9 @@ def test_weights_from_a_file(tmp_path):
     torch.save(other.state_dict(), tmp_path / "w.pth")
     torch.save({"epoch": 3, "state_dict": other.state_dict()}, tmp_path / "checkpoint.pth")
     save_file(other.state_dict(), tmp_path / "w.safetensors")
-    for name in ("w.pth", "checkpoint.pth", "w.safetensors"):
+    torch.save(other, tmp_path / "module.pth")
+    fxgrow.save(other, tmp_path / "ours.pth", example_inputs=torch.zeros(1, 3, 64, 64))
+    for name in ("w.pth", "checkpoint.pth", "w.safetensors", "module.pth", "ours.pth"):
         assert same(load_model("torchvision:squeezenet1_1", weights=str(tmp_path / name))[0], other)
     with pytest.raises(ModelError, match="does not fit MobileNetV3"):
         load_model("torchvision:mobilenet_v3_small", weights=str(tmp_path / "w.pth"))
@@ -94,7 +96,7 @@ def test_weights_from_a_file(tmp_path):
 def test_weights_that_are_none(tmp_path):
     (tmp_path / "w.pth").write_bytes(b"nothing")
     torch.save([1, 2], tmp_path / "list.pth")
-    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    torch.save(Mine(), tmp_path / "module.pth")
     for name, why in (("w.pth", "no state_dict"), ("list.pth", "no state_dict"), ("module.pth", "without running code"),
                       ("absent.pth", "no file here")):
         with pytest.raises(ModelError, match=why):
