@@ -6,6 +6,7 @@ example inputs while shape arithmetic stays in the graph. What cannot be traced 
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import difflib
 import functools
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
+from torch.fx._symbolic_trace import _find_proxy
 from torch.fx.graph_module import _copy_attr
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
@@ -32,6 +34,8 @@ from fxgrow.layers import MultiheadAttention, by_mode
 TRACED_TORCH_MODULES = (nn.Sequential, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
                         nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.ModuleList, nn.ModuleDict)
 MAX_LEAF_RETRIES = 200
+MADE = ("arange", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
+DRAWN = ("rand", "randint", "randn", "randperm")
 
 
 def as_tuple(example_inputs) -> tuple:
@@ -403,6 +407,28 @@ class _Tracer(Tracer):
             self.running = False
 
 
+@contextlib.contextmanager
+def _watch_creation(tracer: _Tracer):
+    """Inside, calls of torch's functions that make tensors become nodes where they take a size of the graph, and where they
+    draw random numbers, which else would be drawn once for ever."""
+    plain = {name: getattr(torch, name) for name in (*MADE, *DRAWN)}
+
+    def watched(name, fn):
+        def make(*args, **kwargs):
+            if tracer.running or name in MADE and _find_proxy(args, kwargs) is None:
+                return fn(*args, **kwargs)
+            return tracer.create_proxy("call_function", fn, args, kwargs)
+        return make
+
+    try:
+        for name, fn in plain.items():
+            setattr(torch, name, watched(name, fn))
+        yield
+    finally:
+        for name, fn in plain.items():
+            setattr(torch, name, fn)
+
+
 def leaf_value(module: nn.Module, args, kwargs):
     """A leaf on meta tensors. Torch's own layers give the same shapes in both modes, and need no batch of two in eval."""
     training = module.training
@@ -475,7 +501,7 @@ def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
         F._verify_batch_size = lambda size: None  # type: ignore[attr-defined]  # shapes only: any batch will do
         before = [(m, dict(vars(m)), dict(m._buffers)) for m in twin.modules()]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _watch_creation(tracer):
                 graph = tracer.trace(twin)
             tracer.check_buffers()
             return graph
