@@ -21,12 +21,12 @@ from torch.utils._pytree import tree_leaves
 
 from fxgrow import _archive_foreign, _archive_zip
 from fxgrow._archive_graph import decode_graph, encode_graph
-from fxgrow._archive_modules import Encoder, graphs_of
+from fxgrow._archive_modules import Encoder, graphs_of, usable_name
 from fxgrow._archive_tree import Tree
 from fxgrow._archive_values import Unencodable, decode, encode, fields
 from fxgrow._atomic import atomic_write, one_line
 from fxgrow._capture import as_tuple, capture, to_meta
-from fxgrow._parts import capture_parts, put_back
+from fxgrow._parts import capture_parts, plain_attributes, put_back
 from fxgrow._record import GrowthRecord
 from fxgrow._transform import Grown
 from fxgrow.errors import ArchiveError, CaptureError
@@ -65,8 +65,12 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
         extra = meta.get("fxgrow", {}).get("extra")
     recorded = {RECORD + name: tensor.detach().cpu().contiguous().clone()  # maps may be shared between parameters
                 for name, tensor in record.to_tensors().items()}
-    parts = {path: {"class": _class_name(gm), "nodes": encode_graph(gm)} for path, gm in encoder.graphs.items()}
-    whole = parts.pop("", {"class": _class_name(model), "nodes": None})
+    if isinstance(model, GraphModule):
+        whole, parts = {"class": _class_name(model), "nodes": encode_graph(model)}, {}
+    else:
+        whole = {"class": _class_name(model), "nodes": None}
+        parts = {path: {"class": _class_name(gm), "nodes": encode_graph(gm), "attributes": encode(plain_attributes(gm))}
+                 for path, gm in encoder.graphs.items()}
     graph = {**whole, "parts": parts, "inputs": _encoded("an example input", to_meta(inputs), _shape),
              "leaves": dict(meta.get("leaves", {})), "extra": _encoded("extra", extra), "record": _record_json(record),
              "modules": encoder.modules, "tensors": encoder.objects, "strides": encoder.strides, "meta": encoder.meta}
@@ -217,9 +221,9 @@ def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             yield file
     except ArchiveError as error:
-        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {' '.join(str(error).split())}") from error
+        raise ArchiveError(f"cannot load {os.fspath(path)!r}: {' '.join(str(error).split())[:1000]}") from error
     except (Exception, RecursionError, MemoryError) as error:  # a damaged file can upset any reader in any way
-        what = f"({type(error).__name__}: {one_line(error)})"
+        what = f"({type(error).__name__}: {one_line(error)[:200]})"  # it may quote the file
         reason = one_line(error) if isinstance(error, OSError) and error.strerror else f"it is damaged {what}"
         raise ArchiveError(f"cannot load {os.fspath(path)!r}: {reason}") from error
 
@@ -252,9 +256,13 @@ def _shell(tree: Tree, parts: dict) -> nn.Module:
     """The outer module, each part in its places made a graph."""
     made: dict[int, nn.Module] = {}
     for path, entry in parts.items():
-        name, nodes = fields(entry, f"part {path[:80]!r}", **{"class": str}, nodes=list)
+        name, nodes, encoded = fields(entry, f"part {path[:80]!r}", **{"class": str}, nodes=list, attributes=dict)
         part = tree.part(path)
-        made[id(part.root)] = _assemble(name, part, nodes)
+        made[id(part.root)] = gm = _assemble(name, part, nodes)
+        attributes = decode(encoded)
+        if not isinstance(attributes, dict) or not all(usable_name(n, GraphModule) for n in attributes):
+            raise ArchiveError(f"part {path[:80]!r} has attributes that may hold code")
+        vars(gm).update(attributes)
     if not made or not tree.is_layer_module(tree.root):
         raise ArchiveError("the model has neither a graph nor parts")
     for module in list(tree.root.modules()):

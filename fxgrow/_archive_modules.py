@@ -150,7 +150,10 @@ class Encoder:
         view = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and view in self._memory and not tensor.is_meta:
             return self._memory[view]
-        key = self._memory[view] = PREFIX + path
+        key = PREFIX + path
+        while key in self.data or key in self.meta:  # an attribute may hold several tensors
+            key += "'"
+        self._memory[view] = key
         if tensor.is_meta:  # no numbers: sizes, strides and type
             self.meta[key] = {"size": list(tensor.shape), "strides": list(tensor.stride()), "dtype": encode(tensor.dtype)}
             return key

@@ -185,16 +185,21 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     """
     import fxgrow
     from fxgrow._archive import check
+    from fxgrow._models import try_out
 
     passes = ctx.meta["fxgrow.transform"]
     check_writable(output)
     module, inputs = _load(model, **options)
+    with status(f"Running {model}"):
+        try_out(model, module, inputs)
     with status(f"Capturing {model}"):
         captured = check(module, inputs)
     with status(f"Growing {model}"):
         grown = fxgrow.transform(captured, inputs, passes)
+    extended = [f"{o.name} has {o.after} outputs, the first {o.before} of them as before"
+                for o in grown.outcomes if o.method == "extend"]
     with status("Comparing both on the same input"):
-        checked = fxgrow.verify(module, grown.model, inputs)
+        checked = fxgrow.verify(module, grown.model, inputs, extended=bool(extended))
     inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") == "random" or getattr(p, "noise", 0)]
     if not checked.ok and not inexact:
         raise FxgrowError(f"the grown {model} does not compute the same ({checked}{notes(checked)}), so nothing was "
@@ -204,7 +209,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     before, after = size(module), size(grown.model)
     if as_json:
         print_json({"model": model, "file": output, "parameters": {"before": before, "after": after},
-                     "preserves": not inexact, "verification": checked.to_json(), "outcomes": grown.to_json(),
+                     "preserves": not (inexact or extended), "verification": checked.to_json(), "outcomes": grown.to_json(),
                      "lineage": grown.record.lineage})
         return
     if explain:
@@ -215,6 +220,8 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     click.echo(f"compared    {checked}{notes(checked)}")
     if inexact:
         click.echo(f"NOT function preserving: {', '.join(inexact)} was asked to draw numbers that change what is computed")
+    if extended:
+        click.echo(f"NOT function preserving: {'; '.join(extended)}, and the others are drawn")
     click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
 
 
@@ -223,8 +230,8 @@ def check_writable(path: str) -> None:
     target = Path(path)
     if target.is_char_device():
         return
-    if target.exists() and not target.is_file():
-        raise FxgrowError(f"{path} is a folder, not a file: name a file with -o")
+    if not path or target.exists() and not target.is_file():
+        raise FxgrowError(f"{path!r} is a folder, not a file: name a file with -o")
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent):
             pass
@@ -247,15 +254,15 @@ def verify(before: str, after: str, after_weights: str | None, weights: str | No
     by a fixed seed in the shape that BEFORE, or else AFTER, was made for.
     """
     import fxgrow
+    from fxgrow._models import try_out
 
     first, inputs = _load(before, weights=weights, input_shape=input_shape, trust_pickle=trust_pickle, need_inputs=False)
     second, others = _load(after, weights=after_weights, input_shape=input_shape, trust_pickle=trust_pickle,
                            need_inputs=not inputs)
     with status("Comparing both on the same input"):
-        try:
-            checked = fxgrow.verify(first, second, inputs or others)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise FxgrowError(f"{before} and {after} do not take the same input: {error}; say which with --input") from error
+        for name, module in ((before, first), (after, second)):
+            try_out(name, module, inputs or others)
+        checked = fxgrow.verify(first, second, inputs or others)
     if as_json:
         print_json({"before": before, "after": after, **checked.to_json()})
     else:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import re
@@ -19,8 +20,9 @@ def console(stderr: bool = False):
 
 @contextlib.contextmanager
 def status(text: str) -> Iterator[None]:
-    """A spinner on stderr while something takes long, on terminals only; what a model prints is kept out of the report."""
-    with console(stderr=True).status(text), contextlib.redirect_stdout(sys.stderr):
+    """A spinner on stderr while something takes long, on terminals only. What a model prints meanwhile is dropped: stdout
+    is for reports, stderr for errors."""
+    with console(stderr=True).status(text), contextlib.redirect_stdout(io.StringIO()):
         yield
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fxgrow.errors import ArchiveError, FxgrowError
 
@@ -154,6 +154,7 @@ def _from_factory(spec: str) -> _Found:
     place, _, name = spec.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    importlib.invalidate_caches()
     try:
         target: Any = importlib.import_module(place)
         for part in name.split("."):
@@ -161,7 +162,7 @@ def _from_factory(spec: str) -> _Found:
         made = target if isinstance(target, nn.Module) else target()
     except ModuleNotFoundError as error:
         raise ModelError(f"{spec}: there is no module {error.name!r} here or installed; MODEL is {FORMS}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{spec} raised {type(error).__name__}: {error}") from error
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
@@ -271,6 +272,38 @@ def draw_inputs(inputs: Sequence[Any], dtype: torch.dtype, seed: int = 0) -> tup
         return torch.randint(2, i.shape, generator=generator).to(kind)
 
     return tuple(tree_map(draw, list(inputs)))
+
+
+def try_out(spec: str, module: nn.Module, inputs: tuple) -> None:
+    """Runs the model once, so that an input which does not suit it is told of by the layer that it stops at.
+
+    Raises:
+        ModelError: the model does not take these inputs.
+    """
+    path: list[str] = []
+    hooks = [hook for name, m in module.named_modules() for hook in (
+        m.register_forward_pre_hook(lambda m, args, name=name: path.append(name)),
+        m.register_forward_hook(lambda m, args, out: path.pop() and None))]
+    try:
+        with torch.no_grad():
+            module(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))
+    except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise
+        layer = path[-1] if path else ""
+        where = f"{layer} ({type(module.get_submodule(layer)).__name__})" if layer else type(module).__name__
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{spec} does not run on the input {describe(inputs)}: {where}: {what}; say with --input what it "
+                         "takes") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def describe(inputs: tuple) -> str:
+    """Shapes and types, as --input takes them."""
+    return ";".join(f"{','.join(map(str, t.shape))}:{str(t.dtype).removeprefix('torch.')}" for t in tree_leaves(inputs)
+                    if isinstance(t, Tensor))
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

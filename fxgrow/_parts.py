@@ -33,7 +33,8 @@ class _Shell(nn.Module):
 
 def _some(example):
     """An example input; where there was nothing to look at (no box was found), two of it."""
-    return example if not isinstance(example, Tensor) or example.numel() else example.new_zeros([s or 2 for s in example.shape])
+    empty = isinstance(example, Tensor) and not example.numel()
+    return example.new_zeros([s or 2 for s in example.shape]) if empty else example
 
 
 def _calls(model: nn.Module, inputs: tuple) -> dict[str, list[tuple]]:
@@ -95,9 +96,18 @@ def put_back(model: nn.Module, parts: dict[str, GraphModule]) -> nn.Module:
     """A copy of the outer module with the parts in their places."""
     held = {id(t) for path in parts for t in model.get_submodule(path).state_dict(keep_vars=True).values()}
     new = clone_structure(model, lambda t: t.detach() if id(t) in held else t.detach().clone())
+    vars(new).pop("meta", None)  # of a loaded one: its growth before this
     for path, part in parts.items():
-        new.set_submodule(path, _inner(part, path))
+        inner = _inner(part, path)
+        vars(inner).update(plain_attributes(model.get_submodule(path)))
+        new.set_submodule(path, inner)
     return new
+
+
+def plain_attributes(module: nn.Module) -> dict[str, bool | int | float | str]:
+    """What an outer module may read of a part beside its layers: numbers and words."""
+    return {name: value for name, value in vars(module).items()
+            if type(value) in (bool, int, float, str) and not name.startswith("_") and name != "training"}
 
 
 def _inner(part: GraphModule, path: str) -> GraphModule:

@@ -112,7 +112,8 @@ def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], st
         raise nothing
     record = GrowthRecord({n: p for g in grown.values() for n, p in g.record.parameters.items()},
                           next(iter(grown.values())).record.lineage)
-    return Grown(put_back(model, {path: g.model for path, g in grown.items()}), record,
+    before = getattr(model, "meta", {}).get("growth", {}).get("record", GrowthRecord())
+    return Grown(put_back(model, {path: g.model for path, g in grown.items()}), before.then(record),
                  [o for g in grown.values() for o in g.outcomes], inputs)
 
 

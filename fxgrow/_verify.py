@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from fxgrow._capture import as_tuple
 
@@ -44,10 +44,11 @@ class Verification:
                 f"exact in {modes} mode")
 
 
-def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0) -> Verification:
+def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *, extended: bool = False) -> Verification:
     """Compares two models on `example_inputs` in eval and in train mode (same random numbers drawn in both).
 
-    Outputs may be tensors of any type, numbers, and tuples, lists, dicts and dataclasses of these.
+    Outputs may be tensors of any type, numbers, and tuples, lists, dicts and dataclasses of these. With `extended`, `after`
+    may have more of them along any axis (classes that were added at the end), and the old ones are compared.
 
     Raises:
         nothing of its own: what a model raises in eval mode passes through; in train mode it becomes a note.
@@ -64,7 +65,7 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0) -
                 raise
             notes.append(f"train mode not run: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}")
             continue
-        gap, errors[mode], note = _compare(a, b)
+        gap, errors[mode], note = _compare(a, _cut(a, b) if extended else b)
         if note:
             notes.append(f"{note} in {mode} mode")
         if mode == "eval":
@@ -118,6 +119,13 @@ def _compare(a, b) -> tuple[float, float, str]:
                 return INF, INF, "outputs hold NaN or infinity, which equals nothing"
             gap, largest = max(gap, float((x - y).abs().max())), max(largest, float(x.abs().max()))
     return gap, gap / largest if largest else gap, ""
+
+
+def _cut(a, b):
+    """`b` without the positions that `a` does not have."""
+    ours, (theirs, form) = tree_leaves(a), tree_flatten(b)
+    return tree_unflatten([y[tuple(map(slice, x.shape))] if isinstance(x, Tensor) and isinstance(y, Tensor)
+                           and x.ndim == y.ndim else y for x, y in zip(ours, theirs)] + theirs[len(ours):], form)
 
 
 def _kind(value) -> tuple | None:

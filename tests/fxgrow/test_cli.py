@@ -120,6 +120,13 @@ def test_random_is_written_and_said_to_preserve_nothing(here):
     assert json.loads(report.stdout)["ok"] is False
 
 
+def test_more_classes_are_written_and_said_to_be_an_extension(here):
+    done = run(f"transform {RESNET} --pass widen --where fc --by 3 -o a.pt")
+    assert "NOT function preserving: fc has 8 outputs, the first 5 of them as before" in done.stdout
+    report = json.loads(run(f"transform {RESNET} --pass widen --where fc --by 3 -o a.pt --json").stdout)
+    assert report["verification"]["ok"] and not report["preserves"]
+
+
 def test_growing_what_was_grown_keeps_the_lineage(here):
     run("transform nets_for_cli:mlp -o a.pt --pass widen --factor 2")
     run("transform a.pt -o b.pt --pass widen --factor 1.5 --method net2net")
@@ -140,7 +147,8 @@ def test_info_needs_no_input(here):
 
 
 def test_verify_of_models_that_take_different_inputs(here):
-    assert "do not take the same input" in refused("verify nets_for_cli:mlp model.pt", here)
+    said = refused("verify nets_for_cli:mlp model.pt", here)
+    assert "model.pt does not run on the input 3,4:float32: conv1 (Conv2d)" in said and "--input" in said
 
 
 def test_passes_lists_options_and_their_help(here):
@@ -218,8 +226,48 @@ def test_missing_input_shape(here):
     assert "--input 1,3,224,224" in refused("transform model.pt -o a.pt --pass widen --factor 2", here)
 
 
-def test_an_input_that_does_not_fit(here):
-    assert "conv1" in refused("transform model.pt --input 1,4,32,32 -o a.pt --pass widen --factor 2", here)
+@pytest.mark.parametrize("shape", ["1,4,32,32", "1,3,32", "1,3,32,32:int64", "1,3,2,2,2"])
+def test_an_input_that_does_not_fit(here, shape):
+    said = refused(f"transform model.pt --input {shape} -o a.pt --pass widen --factor 2", here)
+    assert f"does not run on the input {shape}" in said and "conv1 (Conv2d): " in said and "--input" in said
+
+
+def test_inputs_that_are_too_many(here):
+    assert "3 were given" in refused("transform model.pt --input '1,3,32,32;1,3' -o a.pt --pass widen --factor 2", here)
+
+
+def test_what_a_model_prints_stays_out_of_the_report(here):
+    Path("loud.py").write_text("from nets_for_cli import mlp as quiet\nprint('one')\ndef mlp():\n    print('two')\n"
+                               "    return quiet()\n")
+    for words in ("info loud:mlp", "axes loud:mlp", "verify loud:mlp loud:mlp",
+                  "transform loud:mlp --pass widen --factor 2 -o a.pt"):
+        json.loads(run(words + " --json").stdout)
+
+
+def test_a_layer_that_no_file_can_hold_is_found_before_the_work(here, monkeypatch):
+    monkeypatch.setattr(fxgrow, "transform", None)
+    Path("own.py").write_text("from torch import Tensor, nn, zeros\nclass Own(nn.Module):\n    def forward(self, x):\n"
+                              "        assert type(x) is Tensor\n        return x * 2\n"
+                              "def net():\n    return nn.Sequential(nn.Linear(4, 8), Own(), nn.Linear(8, 2)), zeros(3, 4)\n")
+    assert "an archive holds no code" in refused("transform own:net -o a.pt --pass widen --factor 2", here)
+
+
+def test_an_interrupt_is_one_line(here, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fxgrow, "transform", stop)
+    assert "interrupted" in refused("transform nets_for_cli:mlp -o a.pt --pass widen --factor 2", here)
+
+
+def test_what_a_pass_raises_is_told(here, monkeypatch):
+    def bug(self, graph_module):
+        raise self.error
+
+    monkeypatch.setattr(Widen, "call", bug)
+    for error, said in ((MemoryError(), "out of memory"), (KeyError("deep down"), "KeyError: 'deep down'")):
+        monkeypatch.setattr(Widen, "error", error, raising=False)
+        assert said in refused("transform nets_for_cli:mlp -o a.pt --pass widen --factor 2", here)
 
 
 def test_an_untraceable_model_names_the_module_and_the_line(here):

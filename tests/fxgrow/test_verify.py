@@ -72,6 +72,13 @@ def test_outputs_that_do_not_match_or_say_nothing():
         assert not found.ok and found.notes
 
 
+def test_outputs_that_were_added_are_left_out_on_request():
+    one, other = Gives(lambda x: {"a": x, "b": 1}), Gives(lambda x: {"a": torch.cat([x, x + 1], 1), "b": 1})
+    assert fxgrow.verify(one, other, X, extended=True).ok and not fxgrow.verify(one, other, X).ok
+    assert not fxgrow.verify(other, one, X, extended=True).ok
+    assert not fxgrow.verify(one, Gives(lambda x: {"a": torch.cat([x + 1, x], 1), "b": 1}), X, extended=True).ok
+
+
 def test_models_that_write_into_their_input_get_a_fresh_one():
     x = X.clone()
     assert fxgrow.verify(Gives(lambda x: x.add_(1)), Gives(lambda x: x.add_(1)), x).ok
