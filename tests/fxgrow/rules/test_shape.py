@@ -128,11 +128,11 @@ def survivors(model: nn.Module, x: Tensor, seed: int = 0, most: float = 1.0) -> 
     return sorted(a.size for a in sizes)
 
 
-def _anything(content, x: Tensor, axis: int, growth: Growth, key) -> Tensor:
+def _anything(content, x: Tensor, axis: int, growth: Growth, key) -> tuple[Tensor, Tensor]:
     """New positions hold arbitrary numbers."""
     assert not isinstance(content, ByPart)
     shape = (*x.shape[:axis], growth.size - growth.atom.size, *x.shape[axis + 1:])
-    return torch.cat([x, torch.rand(shape, dtype=x.dtype) + 0.5], axis)
+    return x, torch.rand(shape, dtype=x.dtype) + 0.5
 
 
 def exact(model: nn.Module, x: Tensor, method: str = "r2r", **how) -> fxgrow.Grown | None:
@@ -412,7 +412,7 @@ LAYOUTS = {
     "slice from the start": (FLAT, ("slice", 1, slice(None, 5)), [5, 7]),
     "slice to before the end": (FLAT, ("slice", 1, slice(2, -3)), [2, 7, 3]),
     "slice of half": (FLAT, ("slice", 1, slice(6, None)), [6]),
-    "slice of all": (FLAT, ("slice", 1, slice(0, 12)), []),  # no op is left that tells its bounds
+    "slice of all": (FLAT, ("slice", 1, slice(0, 12)), [12]),
     "narrow to all": (FLAT, ("narrow_all", 1, 12), [12]),
     "slice with a step": (FLAT, ("slice", 1, slice(None, None, 2)), []),
     "narrow": (FLAT, ("narrow", 1), [6]),
