@@ -6,6 +6,7 @@ operation does (fxgrow/rules) and what new positions contain (fxgrow/_content.py
 """
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +14,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from fxgrow._axis import Atom, Fixed, Prod, atoms, concat, cut, freeze, is_fixed, product, resolve, unify, view
-from fxgrow._capture import meta_twin, to_meta
+from fxgrow._capture import mentions, meta_twin, to_meta
 from fxgrow._memory import Memory, effects
-from fxgrow._shapes import compute
+from fxgrow._shapes import Watching, compute
 from fxgrow.layers import by_mode, fold_pairs
 
 Rule = Callable[["Tape", Any, tuple, dict, Any], None]
@@ -47,13 +47,21 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 class Value:
     """One version of a tensor: its axes, and the parameter or buffer it is, if it is one."""
-    __slots__ = ("axes", "constant", "derived", "op", "param_only", "source")
+    __slots__ = ("axes", "constant", "derived", "op", "param_only", "places", "source")
 
     def __init__(self, axes: Sequence, source: str | None = None, param_only: bool = False):
         self.axes, self.source, self.param_only = tuple(axes), source, param_only
         self.op: Op | None = None
         self.constant: str | None = None  # "zeros" or "equal", of a tensor made of one number
         self.derived = False  # computed from growable axes, though it may have none left (a sum over them)
+
+    def place(self) -> None:
+        """Brings the axes to normal form and notes which dimensions hold each atom."""
+        self.axes = tuple(map(resolve, self.axes))
+        self.places: dict[Atom, list[int]] = {}
+        for dim, axis in enumerate(self.axes):
+            for atom in dict.fromkeys(atoms(axis)):
+                self.places.setdefault(atom, []).append(dim)
 
     def __repr__(self):
         return f"{self.source or 'value'}[{', '.join(repr(resolve(a)) for a in self.axes)}]"
@@ -89,7 +97,7 @@ class Op:
         return {a for _, _, e in self.reduced for a in atoms(e)}
 
 
-class Tape(TorchDispatchMode):
+class Tape(Watching):
     """Watches ATen ops and keeps the axes of every tensor they touch."""
 
     def __init__(self, copied: Collection[tuple[str, int]] = ()):
@@ -268,10 +276,14 @@ class Tape(TorchDispatchMode):
                 for atom in dict.fromkeys(atoms(axis)):
                     self.params_of.setdefault(atom, []).append((name, dim))
                     self.ops_of.setdefault(atom, [])
+        placed: set[Value] = set()
         for op in self.ops:
+            touched: dict[Atom, None] = {}
             for value in (*op.ins, *op.outs):
-                value.axes = tuple(map(resolve, value.axes))
-            touched = dict.fromkeys(a for v in (*op.ins, *op.outs) for axis in v.axes for a in atoms(axis))
+                if value not in placed:
+                    placed.add(value)
+                    value.place()
+                touched.update(dict.fromkeys(value.places))
             for atom in touched:
                 if atom.reason is None:
                     self.ops_of.setdefault(atom, []).append(op)
@@ -322,6 +334,12 @@ class _Whole(TorchFunctionMode):
         return out
 
 
+def _may_call_whole(gm: GraphModule) -> bool:
+    """Whether a function of `_Whole` may be called: by the graph, by a layer, or inside what was not traced."""
+    return any(node.op == "call_function" and node.target in (torch.rms_norm, F.rms_norm) for node in gm.graph.nodes) or \
+        any(isinstance(m, nn.RMSNorm) or mentions(type(m), "rms_norm") for m in gm.modules())  # type: ignore[arg-type]
+
+
 def _tensors_in(values) -> list[Tensor]:
     """The tensors among the arguments or results of an ATen op (which nest lists at most)."""
     found: list[Tensor] = []
@@ -335,7 +353,8 @@ def _tensors_in(values) -> list[Tensor]:
 
 # ATen ops that are told sizes, which may change: all of their numbers are sizes, or only some.
 SIZED = {*CREATED, "view", "_unsafe_view", "expand", "repeat", "split", "split_with_sizes", "unsafe_split", "as_strided",
-         "unsafe_split_with_sizes", "native_layer_norm", "native_group_norm", "_fused_rms_norm", "new_empty_strided"}
+         "as_strided_", "unsafe_split_with_sizes", "native_layer_norm", "native_group_norm", "_fused_rms_norm",
+         "new_empty_strided"}
 SIZED -= {"full", "new_full"}
 
 
@@ -359,14 +378,16 @@ def bound(start: int | None, size: int) -> int:
     return 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)
 
 
-def run_node(node: Node, env: dict[Node, Any], root: torch.nn.Module, leaf=lambda m, args, kwargs: m(*args, **kwargs)):
-    """One node of a graph on the values in `env` (shapes and scalars as in the captured program)."""
+def run_node(node: Node, env: dict[Node, Any], root: nn.Module, modules: dict[str, nn.Module],
+             leaf=lambda m, args, kwargs: m(*args, **kwargs)):
+    """One node of a graph on the values in `env` (shapes and scalars as in the captured program); `modules` are those of
+    `root`, by name."""
     args = map_aggregate(node.args, lambda a: env[a] if isinstance(a, Node) else a)
     kwargs = map_aggregate(node.kwargs, lambda a: env[a] if isinstance(a, Node) else a)
     if node.op == "get_attr":
         return operator.attrgetter(node.target)(root)
     if node.op == "call_module":
-        return leaf(root.get_submodule(node.target), args, kwargs)
+        return leaf(modules[node.target], args, kwargs)
     if node.op == "call_method":
         return getattr(args[0], node.target)(*args[1:], **kwargs)
     if node.op == "output":
@@ -375,9 +396,10 @@ def run_node(node: Node, env: dict[Node, Any], root: torch.nn.Module, leaf=lambd
 
 
 def run_meta(gm: GraphModule, visit: Callable[[Node, Any, dict], None], before: Callable[[Node], None] | None = None,
-             root: torch.nn.Module | None = None) -> dict[Node, Any]:
+             root: nn.Module | None = None) -> dict[Node, Any]:
     """Runs the graph in eval mode on meta tensors of the example inputs' shapes, freeing nothing."""
     root = meta_twin(gm).eval() if root is None else root
+    modules = dict(root.named_modules(remove_duplicate=False))
     inputs = iter(gm.meta["example_inputs"])
     env: dict[Node, Any] = {}
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -387,7 +409,7 @@ def run_meta(gm: GraphModule, visit: Callable[[Node, Any, dict], None], before: 
             for node in gm.graph.nodes:
                 if before:
                     before(node)
-                env[node] = value = next(inputs) if node.op == "placeholder" else run_node(node, env, root)
+                env[node] = value = next(inputs) if node.op == "placeholder" else run_node(node, env, root, modules)
                 if isinstance(value, Tensor) and not value.is_meta and node.op != "get_attr":
                     env[node] = value.to("meta")  # made of plain numbers, on the device that is the default
                 visit(node, env[node], env)
@@ -440,7 +462,7 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
         if not any(".".join(parts[:i + 1]) in targets for i in range(len(parts))):
             for axis in value.axes:
                 freeze(axis, "the model never uses it")
-    with _Whole(tape), tape:
+    with _Whole(tape) if _may_call_whole(gm) else contextlib.nullcontext(), tape:
         run_meta(gm, visit, before, twin)
     tape.index()
     return tape
