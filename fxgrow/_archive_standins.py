@@ -25,6 +25,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.d
 ITEM_SIZES = {"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "ComplexDoubleStorage": 16,
               "ComplexFloatStorage": 8, "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1,
               "ByteStorage": 1, "BoolStorage": 1, "UntypedStorage": 1}
+MAX_EXPANDED = 2 ** 30  # bytes that a tensor may claim beyond what the file holds: a copy of it would be as large
 TRUST = ", or, if you trust whoever wrote the file, pass trust_pickle=True (command line: --trust-pickle)"
 
 
@@ -121,6 +122,8 @@ class Finish:
         if isinstance(value, _Layer):
             return self._layer(value)
         if isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter):
+            if value.nbytes > max(value.untyped_storage().nbytes(), MAX_EXPANDED):
+                raise ArchiveError(f"it holds a tensor of shape {tuple(value.shape)} made of a few repeated numbers")
             return value
         if type(value) in (dict, collections.OrderedDict):
             made = type(value)((self.value(k), self.value(v)) for k, v in value.items())

@@ -74,7 +74,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, FxgrowError):
         return text
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted: nothing was written"
+        return "interrupted before it was done"
     if type(error) is Exception and error.__cause__ is not None:  # torch's pass manager wraps what a pass raises
         return one_line(error.__cause__)
     if isinstance(error, MemoryError) or "t allocate memory" in text or "not enough memory" in text:

@@ -106,6 +106,17 @@ def test_storages_must_be_as_large_as_they_claim(path, tmp_path):
     refused(path, "as large as it claims")
 
 
+def test_tensors_of_a_few_repeated_numbers_are_not_endless(path):
+    for name, count in (("small", 1000), ("huge", 2 ** 40)):
+        model = nn.Sequential(nn.Linear(2, 2))
+        model.register_buffer(name, torch.ones(1).expand(count))
+        torch.save(model, path)
+        if name == "small":
+            assert fxgrow.load(path).small.shape == (1000,)
+        else:
+            refused(path, "repeated numbers")
+
+
 def test_torch_files_may_be_damaged_anywhere(path):
     torch.save(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), path)
     good = path.read_bytes()
