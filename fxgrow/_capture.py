@@ -82,11 +82,13 @@ def meta_twin(module: nn.Module) -> nn.Module:
 
 def _tensors(module: nn.Module, tensor) -> dict[int, Any]:
     memo: dict[int, Any] = {}
-    for t in [*module.parameters(), *module.buffers()]:
-        new = tensor(t)
-        if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=t.requires_grad)
-        memo[id(t)] = new
+    for owner in module.modules():
+        for t in (*owner._parameters.values(), *owner._buffers.values()):
+            if t is not None and id(t) not in memo:
+                new = tensor(t)
+                if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
+                    new = nn.Parameter(new, requires_grad=t.requires_grad)
+                memo[id(t)] = new
     memo[id(memo)] = list(memo.values())
     return memo
 
@@ -180,20 +182,24 @@ def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
 def keep_state(root: nn.Module, gm: GraphModule) -> None:
     """A GraphModule holds what its graph uses, in that order: brings back the rest and the model's own order, so that the
     state_dict is the model's."""
-    for path, module in root.named_modules():
+    placed: dict[int, nn.Module] = {}
+    for path, module in root.named_modules(remove_duplicate=False):
         if not module._parameters and not module._buffers and path:
             continue
         place: nn.Module = gm
-        for name in path.split(".") if path else ():
-            if name not in place._modules:
-                place.add_module(name, nn.Module())
+        steps = path.split(".") if path else []
+        for depth, name in enumerate(steps, 1):
+            if name not in place._modules:  # nothing calls it by this name: it is unused, or another name of a shared module
+                shared = placed.get(id(module)) if depth == len(steps) else None
+                place.add_module(name, shared or nn.Module())
             place = place._modules[name]  # type: ignore[assignment]
+        placed.setdefault(id(module), place)
         place._non_persistent_buffers_set |= module._non_persistent_buffers_set
         for own, held in ((module._parameters, place._parameters), (module._buffers, place._buffers)):
             if own is not held:
                 for name, tensor in own.items():
                     held[name] = held.pop(name, tensor)  # type: ignore[assignment]
-    for path, module in root.named_modules():
+    for path, module in root.named_modules(remove_duplicate=False):
         try:
             children = gm.get_submodule(path)._modules
         except AttributeError:
@@ -313,7 +319,7 @@ class _Tracer(Tracer):
         if type(m).__module__.startswith("torch.nn") and not isinstance(m, TRACED_TORCH_MODULES):
             return True
         stateless = not m._modules and not m._parameters and not m._buffers
-        return stateless and _reads_training(type(m))  # type: ignore[arg-type]  # classes are hashable
+        return stateless and mentions(type(m))  # type: ignore[arg-type]  # classes are hashable
 
     def call_module(self, m, forward, args, kwargs):
         if self.running:
@@ -340,7 +346,7 @@ class _Tracer(Tracer):
 
     def trace(self, root, concrete_args=None):
         self._names = {id(t): n for n, t in [*root.named_parameters(), *root.named_buffers()]}
-        self.root = root
+        self.root, self.modules = root, dict(root.named_modules(remove_duplicate=False))
         return super().trace(root, concrete_args)
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
@@ -387,19 +393,19 @@ class _Tracer(Tracer):
         """A buffer that a forward replaces by a function of data (not by one of shapes: a cache) would not be updated."""
         for path, module in self.root.named_modules():
             for name, value in module._buffers.items():
-                if isinstance(value, Proxy) and not _without_data(value.node, f"{path}.{name}" if path else name):
+                if isinstance(value, Proxy) and not _updates(value.node, f"{path}.{name}" if path else name) and not (
+                        name in module._non_persistent_buffers_set and _without_data(value.node)):
                     raise _LeafNeeded(path, f"its forward replaces the buffer {name!r}")
 
     def _run(self, node: Node):
-        args = to_meta(map_aggregate(node.args, _value))
-        kwargs = to_meta(map_aggregate(node.kwargs, _value))
+        args, kwargs = map_aggregate(node.args, _value), map_aggregate(node.kwargs, _value)
         self.running = True
         try:
             if node.op == "get_attr":
                 return to_meta(operator.attrgetter(node.target)(self.root))
             with Shapes():
                 if node.op == "call_module":
-                    return leaf_value(self.root.get_submodule(node.target), args, kwargs)
+                    return leaf_value(self.modules[node.target], args, kwargs)
                 if node.op == "call_method":
                     return getattr(args[0], node.target)(*args[1:], **kwargs)
                 return node.target(*args, **kwargs)
@@ -432,26 +438,33 @@ def _watch_creation(tracer: _Tracer):
 def leaf_value(module: nn.Module, args, kwargs):
     """A leaf on meta tensors. Torch's own layers give the same shapes in both modes, and need no batch of two in eval."""
     training = module.training
-    if type(module).__module__.startswith("torch.nn"):
-        module.eval()
-    try:
+    if not training or not type(module).__module__.startswith("torch.nn"):
         return module(*args, **kwargs)
+    try:
+        return module.eval()(*args, **kwargs)
     finally:
         module.train(training)
 
 
-def _without_data(node: Node, buffer: str) -> bool:
-    """Whether a value is the buffer itself, written in place, or computed from shapes alone."""
+def _updates(node: Node, buffer: str) -> bool:
+    """Whether a value is the buffer itself, written in place."""
     while _in_place(node):
         node = node.args[0]  # type: ignore[assignment]
-    if node.op == "get_attr":
-        return node.target == buffer
+    return node.op == "get_attr" and node.target == buffer
+
+
+def _without_data(node: Node) -> bool:
+    """Whether a value is computed from shapes alone."""
     inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta["val"])]
-    return node.op not in ("placeholder", "call_module") and all(_without_data(n, "") for n in inputs)
+    if node.op == "get_attr":
+        return str(node.target).startswith("_tensor_constant")
+    return node.op not in ("placeholder", "call_module") and all(map(_without_data, inputs))
 
 
 def _value(a):
-    return a.meta["val"] if isinstance(a, Node) else a
+    """An argument on meta tensors: what a node gave, or a constant."""
+    a = a.meta["val"] if isinstance(a, Node) else a
+    return a if isinstance(a, (int, str)) or isinstance(a, Tensor) and a.is_meta else to_meta(a)
 
 
 def _where(error: BaseException) -> str:
@@ -459,7 +472,7 @@ def _where(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     frames = [f for f in traceback.extract_tb(error.__traceback__)
-              if "/torch/" not in f.filename and not f.filename.endswith("_capture.py")]
+              if "/torch/" not in f.filename and f.filename != __file__]
     place = f" at {frames[-1].filename.rsplit('/', 2)[-1]}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}{place}"
 
@@ -526,15 +539,15 @@ def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
 
 
 @functools.cache
-def _reads_training(cls: type) -> bool:
-    """Whether any method of the class, its bases below nn.Module included, mentions `.training`."""
-    def mentions(code: types.CodeType) -> bool:
-        return "training" in code.co_names or any(mentions(c) for c in code.co_consts if isinstance(c, types.CodeType))
+def mentions(cls: type, name: str = "training") -> bool:
+    """Whether any method of the class, its bases below nn.Module included, mentions a name (`self.training`)."""
+    def inside(code: types.CodeType) -> bool:
+        return name in code.co_names or any(inside(c) for c in code.co_consts if isinstance(c, types.CodeType))
 
     for base in cls.__mro__[:cls.__mro__.index(nn.Module)]:
         for value in vars(base).values():
             code = getattr(getattr(value, "__func__", value), "__code__", None)
-            if code is not None and mentions(code):
+            if code is not None and inside(code):
                 return True
     return False
 
@@ -545,7 +558,7 @@ def _mode_matters(twin: nn.Module) -> bool:
     for path, module in twin.named_modules():
         if path and (tracer.is_leaf_module(module, path) or path.rpartition(".")[0] in leaf_below):
             leaf_below.add(path)
-        elif not type(module).__module__.startswith("torch.nn") and _reads_training(type(module)):  # type: ignore[arg-type]
+        elif not type(module).__module__.startswith("torch.nn") and mentions(type(module)):  # type: ignore[arg-type]
             return True
     return False
 

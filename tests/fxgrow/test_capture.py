@@ -1,0 +1,213 @@
+"""Capture: each trap between a forward and a graph that behaves like it in both modes, for any batch."""
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from support import shake
+from torch import nn
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+from torchvision.ops import StochasticDepth
+
+import fxgrow
+from fxgrow.errors import CaptureError
+from fxgrow.passes import Widen
+
+X = torch.randn(3, 4)
+
+
+class Base(nn.Module):
+    """A layer, a buffer, and one step of many."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("state", torch.zeros(4))
+        self.register_buffer("cache", torch.zeros(1), persistent=False)
+        self.drop, self.path = nn.Dropout(0.5), timm.layers.DropPath(0.5)
+
+    def forward(self, x):
+        return self.step(self.layer(x))
+
+
+def traced(step) -> nn.Module:
+    return type("Traced", (Base,), {"step": step})()
+
+
+def in_train(module, x):
+    if module.training:
+        x = torch.tanh(x) * 2
+    return x + 1
+
+
+def in_place_on_a_view(module, x):
+    half = x[:, :2]
+    half += 1
+    half *= x.shape[1]
+    return x
+
+
+def in_place_in_train(module, x):
+    if module.training:
+        x.mul_(2)
+    return x + 1
+
+
+def counts_in_train(module, x):
+    if module.training:
+        module.state.add_(1)
+    return x - module.state
+
+
+def moving_average(module, x):
+    if module.training:
+        module.state = 0.9 * module.state + 0.1 * x.detach().mean(0)
+    return x - module.state
+
+
+def moving_average_in_place(module, x):
+    if module.training:
+        module.state *= 0.9
+        module.state += 0.1 * x.detach().mean(0)
+    return x - module.state
+
+
+def fills_a_cache(module, x):
+    if module.cache.shape[0] != 2 * x.shape[1]:
+        module.cache = torch.arange(2 * x.shape[1]).to(x.dtype)
+    return x + module.cache[4:]
+
+
+def made_of_sizes(module, x):
+    return x + torch.ones(x.shape[0], x.size(-1), dtype=x.dtype, device=x.device) + torch.tensor([1.0, 2, 3, 4])
+
+
+def asserts_shapes(module, x):
+    batch, width = x.shape
+    torch._assert(width == x.shape[-1], "a width")
+    assert len(x) == batch
+    return x.reshape(batch, 2, width // 2).flatten(1)
+
+
+STEPS = {f.__name__: f for f in (
+    in_train, in_place_on_a_view, in_place_in_train, counts_in_train, moving_average, moving_average_in_place, fills_a_cache,
+    made_of_sizes, asserts_shapes)} | {
+    "functional dropout": lambda m, x: F.dropout(x, 0.5, training=m.training),
+    "dropout": lambda m, x: m.drop(x),
+    "drop path": lambda m, x: x + m.path(x),
+    "stochastic depth": lambda m, x: StochasticDepth(0.5, "row")(x) if m.training else x,
+    "random numbers": lambda m, x: x + torch.rand(4) if m.training else x,
+    "called twice": lambda m, x: m.layer(torch.relu(m.layer(x))),
+    "unpacks": lambda m, x: torch.stack([*x.unbind(-1)], -1) + x.chunk(2, -1)[0].sum(),
+}
+
+
+def same(model: nn.Module, graph: nn.Module, *inputs: torch.Tensor) -> None:
+    """Equal outputs and equal state after steps in both modes, with the same random numbers."""
+    model, graph = copy.deepcopy(model), copy.deepcopy(graph)
+    for mode in (True, False, True):
+        outs = []
+        for module in (model.train(mode), graph.train(mode)):
+            torch.manual_seed(1)
+            outs.append(module(*(x.clone() for x in inputs)))
+        assert torch.equal(*outs), f"training={mode}"
+    state = graph.state_dict()
+    assert list(state) == list(model.state_dict())
+    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_it_behaves_like_the_model(name):
+    model = nn.Sequential(traced(STEPS[name]), nn.ReLU(), traced(STEPS[name]))
+    graph = fxgrow.capture(model, X)
+    same(model, graph, X)
+    same(model, graph, torch.randn(5, 4))  # any batch
+    assert {id(p) for p in graph.parameters()} == {id(p) for p in model.parameters()}
+    assert model.training and graph.training
+
+
+def test_what_only_a_submodule_can_do_is_left_to_it():
+    """A running average that replaces its buffer stays opaque, with the reason; the layers around it do not."""
+    model = nn.Sequential(nn.Linear(4, 4), traced(moving_average), nn.Linear(4, 4))
+    graph = fxgrow.capture(model, X)
+    assert graph.meta["leaves"] == {"1": "its forward replaces the buffer 'state'"}
+    model[1] = traced(in_place_in_train)
+    assert "writes in place in one mode only" in fxgrow.capture(model, X).meta["leaves"]["1"]
+    model[1] = traced(lambda self, x: x + len(x.data_ptr().bit_length.__name__))
+    assert "test_capture.py:" in fxgrow.capture(model, X).meta["leaves"]["1"]
+
+
+class Ordered(nn.Module):
+    """Its parameters are used in another order than they are held in, and one not at all; two are one."""
+
+    def __init__(self):
+        super().__init__()
+        self.second, self.unused, self.first = (nn.Parameter(torch.randn(4)) for _ in range(3))
+        self.register_buffer("late", torch.ones(4))
+        self.register_buffer("hidden", torch.ones(4), persistent=False)
+        self.register_buffer("early", torch.ones(4))
+        self.out, self.tied = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.tied.weight = self.out.weight
+
+    def forward(self, x):
+        return self.tied(self.out(x * self.first + self.early + self.hidden) * self.second + self.late)
+
+
+def test_names_order_and_ties_are_the_model_s():
+    model = nn.Sequential(Ordered(), nn.Tanh())
+    graph = fxgrow.capture(model, X)
+    assert list(graph.state_dict()) == list(model.state_dict()) and "0.hidden" not in graph.state_dict()
+    assert [n for n, _ in graph.named_parameters()] == [n for n, _ in model.named_parameters()]
+    assert all(a is b for a, b in zip(graph.parameters(), model.parameters()))
+    assert graph.get_submodule("0").tied.weight is model[0].out.weight
+    same(model, graph, X)
+
+
+@pytest.mark.parametrize("forward, reason", [
+    (lambda self, x: self.body(x) if float(x.sum()) > 0 else x, "control flow depends on the data"),
+    (lambda self, x: self.body(x.numpy()), r"test_capture\.py:\d+")])
+def test_a_shell_that_cannot_be_traced(forward, reason):
+    class Shell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+
+    Shell.forward = forward
+    with pytest.raises(CaptureError, match="Shell") as stop:
+        fxgrow.capture(Shell(), X)
+    assert stop.match(reason)
+
+
+def test_both_modes_hold_one_copy_of_a_constant():
+    graph = fxgrow.capture(traced(lambda m, x: F.dropout(x, 0.5, m.training) + torch.tensor([1.0, 2, 3, 4])), X)
+    assert len([n for n in graph.graph.nodes if n.op == "get_attr" and "constant" in n.target]) == 1
+
+
+@pytest.mark.parametrize("name", ["convit_tiny", "test_convnext", "resnetv2_18", "levit_128s", "coat_lite_tiny"])
+def test_networks_of_timm(name):
+    model = shake(timm.create_model(name, pretrained=False, drop_rate=0.1, drop_path_rate=0.2))
+    x = torch.randn(2, *model.default_cfg["input_size"])
+    graph = fxgrow.capture(model, x)
+    assert not graph.meta["leaves"]
+    same(model, graph, x)
+    same(model, graph, torch.cat([x, x[:1]]))
+
+
+def test_a_detector_grows_inside_its_shell():
+    torch.manual_seed(0)
+    model = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64,
+                                                  max_size=64)
+    model, image = shake(model).double().eval(), torch.rand(3, 64, 64, dtype=torch.float64)
+    grown = fxgrow.transform(model, ([image],), [Widen(factor=2, seed=0)])
+    assert type(grown.model) is type(model) and list(grown.model.state_dict()) == list(model.state_dict())
+    assert fxgrow.verify(model, grown.model, ([image],)).ok
+    targets = [{"boxes": torch.tensor([[4.0, 4, 40, 40]]).double(), "labels": torch.tensor([1])}]
+    losses = []
+    for detector in (model.train(), grown.model.train()):
+        torch.manual_seed(1)
+        losses.append(detector([image], targets))
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][name], loss, rtol=1e-9, atol=1e-12)
