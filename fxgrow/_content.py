@@ -17,7 +17,7 @@ method, with its reason. Nothing here touches numbers: methods (fxgrow.passes.me
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,8 +106,8 @@ class Interpreter:
 
     # -- looking up ---------------------------------------------------------------------------------------------------
 
-    def _dims(self, value: Value) -> list[int]:
-        return [i for i, axis in enumerate(value.axes) if self.atom in atoms(axis)]
+    def _dims(self, value: Value) -> Sequence[int]:
+        return value.places.get(self.atom, ())
 
     def _tag(self, value: Value, dim: int) -> Content:
         if value.source is not None:
@@ -319,10 +319,16 @@ class Interpreter:
     def _norm(self, op: Op) -> None:
         reduced = [(i, d, e) for i, d, e in op.reduced if self.atom in atoms(e)]
         if not reduced:
-            return self._map(op)
+            self._map(op)
+            kept = [self._tag(op.ins[0], d) for d in self._dims(op.ins[0])] if op.name == "weight norm" else []
+            if any(t == "zero" or isinstance(t, ByPart) and "zero" in t.contents for t in kept):
+                raise Inexact(f"{op.node} divides by the norm of each position, and new ones would be zero")
+            return None
         (_, dim, axis), *more = reduced
         x, *affine = op.ins
         tag = self._tag(x, dim)
+        if isinstance(tag, Var) and op.name == "weight norm" and self.exact:
+            tag = self._bind(tag, "zero")
         if isinstance(tag, Var):
             raise Inexact(f"{op.node} normalises a parameter over it")
         whole = self._alone(axis) and not more and len([r for r in op.reduced if r[2].size > 1]) == 1
@@ -525,7 +531,7 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True) -> Certificat
             raise Inexact("it occurs twice in one product")
     for op in tape.ops_of[atom]:
         for v in (*op.ins, *op.outs):
-            if not v.param_only and sum(atom in atoms(a) for a in v.axes) > 1:
+            if not v.param_only and len(v.places.get(atom, ())) > 1:
                 raise Inexact(f"it is on two axes of one value in {op.node}")
     flips: set[tuple] = set()
     for _ in range(8):

@@ -108,13 +108,14 @@ def _atoms_at(tape: Tape, node: Node, sizes: Sizes) -> list[Atom]:
 def fit(gm: GraphModule, tape: Tape, sizes: Sizes) -> None:
     """Runs the graph on meta tensors, mending size arguments, until every shape is the expected one."""
     root = meta_twin(gm).eval()
+    modules = dict(root.named_modules(remove_duplicate=False))
     by_name = {n.name: n for n in gm.graph.nodes}
     scalars: dict[str, Any] = {}
 
     def attempt(node: Node, env: dict, expected=None) -> tuple[Any, str]:
         watch.seen = []
         try:
-            value = run_node(by_name[node.name], env, root, leaf_value)
+            value = run_node(by_name[node.name], env, root, modules, leaf_value)
         except Exception as error:  # any failure of a meta run means: these sizes do not fit
             return None, f"{type(error).__name__}: {error}"
         if not _agrees(expected, _shape_of(value)):
@@ -195,9 +196,11 @@ def _mend(node: Node, tape: Tape, sizes: Sizes, expected, env: dict) -> None:
         written = [g if now(g) * o == e else e // o for g, o, e in zip(given, old, expected)]
         args = [args[0], *written] if spread else [args[0], tuple(written)]
     elif name == "unflatten" and isinstance(expected, tuple):
-        width = len(args[2])
-        dim = args[1] % (len(expected) - width + 1)
-        args[2] = tuple(g if now(g) == -1 else e for g, e in zip(args[2], expected[dim:dim + width]))
+        given = {**dict(zip(("dim", "sizes"), args[1:])), **{k: v for k, v in node.kwargs.items() if k != "input"}}
+        dim, written = given["dim"], given.get("sizes", given.get("unflattened_size"))
+        dim %= len(expected) - len(written) + 1
+        written = tuple(g if now(g) == -1 else e for g, e in zip(written, expected[dim:]))
+        args, node.kwargs = [*(args or [node.kwargs["input"]])[:1], dim, written], {}
     elif name in CREATED and isinstance(expected, tuple):
         first = int(name.startswith("new_"))
         args = [*args[:first], tuple(expected), *(args[first + 1:] if isinstance(args[first], (tuple, list)) else ())]

@@ -6,7 +6,6 @@ that still disagrees refuses the growth (`Refused`), and the caller leaves those
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxgrow._analysis import Tape, Value
+from fxgrow._analysis import Op, Tape, Value
 from fxgrow._axis import Atom, Sizes, atoms, resolve, size_of, view
 from fxgrow._capture import clone_structure
 from fxgrow._content import Content
@@ -37,9 +36,14 @@ def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModu
     grown = grow_tensors(tape, tensors, growths)
     new_of = {id(t): grown[n] if n in grown else t.detach().clone() for n, t in tensors.items()}
     new = clone_structure(gm, lambda t: new_of[id(t)])
+    modules = dict(new.named_modules(remove_duplicate=False))
+    ratios: dict[Op, float] = {}
+    for g in growths:
+        for op in {norm.op for norm in g.certificate.norms}:
+            ratios[op] = ratios.get(op, 1.0) * g.atom.size / g.size
     rescaled_eps: set[int] = set()
     for node in new.graph.nodes:
-        _resize(new, node, tape, sizes, growths, rescaled_eps)
+        _resize(new, modules, node, tape, sizes, ratios, rescaled_eps)
     _fold(new, tape, sizes)
     fit(new, tape, sizes)
     drop_idle(new, lambda x, dim: size_of(tape.node_values[x.name].axes[dim], sizes))
@@ -50,13 +54,15 @@ def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModu
 # --- sizes held by modules and arguments ---------------------------------------------------------------------------
 
 
-def _resize(gm: GraphModule, node: Node, tape: Tape, sizes: Sizes, growths: Sequence[Growth], done: set[int]) -> None:
+def _resize(gm: GraphModule, modules: dict[str, nn.Module], node: Node, tape: Tape, sizes: Sizes, ratios: dict[Op, float],
+            done: set[int]) -> None:
     """Brings the size attributes of a leaf module, or the size arguments of a functional call, up to date."""
     if node.op == "call_module":
-        module = gm.get_submodule(str(node.target))
+        module = modules[str(node.target)]
         replaced = _resize_module(module, node, tape, sizes)
         if replaced is not module:
             gm.set_submodule(str(node.target), replaced)
+            modules[str(node.target)] = replaced
         owner: Any = replaced
     else:
         owner = node
@@ -69,10 +75,9 @@ def _resize(gm: GraphModule, node: Node, tape: Tape, sizes: Sizes, growths: Sequ
             shape = tuple(size_of(e, sizes) for _, _, e in op.reduced)
             if isinstance(owner, Node) or hasattr(owner, "normalized_shape"):
                 _put(owner, "normalized_shape", 1, shape)
-        ratios = [g.atom.size / g.size for g in growths if any(norm.op is op for norm in g.certificate.norms)]
-        if ratios and id(owner) not in done:  # a module called twice has one eps
+        if op in ratios and id(owner) not in done:  # a module called twice has one eps
             done.add(id(owner))
-            _scale_eps(owner, op, math.prod(ratios))
+            _scale_eps(owner, op, ratios[op])
     if node.target is fold_pairs:
         _resize_fold(node, tape, sizes)
     if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
@@ -103,14 +108,19 @@ def _scale_eps(owner, op, ratio: float) -> None:
         if eps is None:
             raise Refused(f"{op.node} has no eps to rescale", op.reduced_atoms())
         owner.eps = eps * ratio
-    elif "eps" in owner.kwargs:
-        owner.update_kwarg("eps", owner.kwargs["eps"] * ratio)
     else:
-        position = {"layer": 4, "rms": 3}[op.how] if owner.target is not F.group_norm else 4
-        if len(owner.args) > position and owner.args[position] is not None:
-            owner.update_arg(position, owner.args[position] * ratio)
+        position = 3 if op.how == "rms" else 4
+        by_name = "eps" in owner.kwargs or len(owner.args) <= position
+        eps = owner.kwargs.get("eps") if by_name else owner.args[position]
+        if isinstance(eps, Node):
+            raise Refused(f"the eps of {op.node} is computed, and cannot be rescaled", list(op.reduced_atoms()))
+        if eps is None and op.how == "rms":
+            eps = torch.finfo(owner.graph.owning_module.get_parameter(op.ins[1].source).dtype).eps
+        eps = (1e-5 if eps is None else eps) * ratio
+        if by_name:
+            owner.update_kwarg("eps", eps)
         else:
-            owner.update_kwarg("eps", 1e-5 * ratio)
+            owner.update_arg(position, eps)
 
 
 def _resize_fold(node: Node, tape: Tape, sizes: Sizes) -> None:

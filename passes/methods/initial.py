@@ -45,11 +45,16 @@ class Drawing:
     per_position: bool = False
     std: float | None = None
 
+    @property
+    def constant(self) -> bool:
+        """Whether all new positions are the same: those of a bias, norm weight or statistic start at the old ones' mean."""
+        return self.per_position and self.init != "copy"
+
     def new(self, x: Tensor, axis: int, count: int, source: Tensor) -> Tensor:
         """`count` new positions along `axis` of `x` (shape of `x` with that axis replaced)."""
         if self.init == "copy":
             return x.index_select(axis, source.to(x.device))
-        if self.per_position:  # bias, norm weight, statistics: their mean
+        if self.constant:
             return x.mean(axis, keepdim=True).expand(*x.shape[:axis], count, *x.shape[axis + 1:])
         shape = (*x.shape[:axis], count, *x.shape[axis + 1:])
         if callable(self.init):

@@ -12,6 +12,8 @@ from fxgrow.passes.methods.initial import Drawing
 
 def pair(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
     """Behind x: `u1, u1, u2, u2, ...` along `axis` (m - n is even)."""
+    if drawing.constant:
+        return x, drawing.new(x, axis, drawing.m - drawing.n, drawing.source)
     u = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
     return x, torch.stack([u, u], axis + 1).flatten(axis, axis + 1)
 
