@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from fxgrow._capture import as_tuple
@@ -48,7 +49,8 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
     """Compares two models on `example_inputs` in eval and in train mode (same random numbers drawn in both).
 
     Outputs may be tensors of any type, numbers, and tuples, lists, dicts and dataclasses of these. With `extended`, `after`
-    may have more of them along any axis (classes that were added at the end), and the old ones are compared.
+    may have more of them along any axis (classes that were added at the end), and the old ones are compared. Of models
+    grown in parts (detectors, which may find nothing) what the parts give is compared as well.
 
     Raises:
         nothing of its own: what a model raises in eval mode passes through; in train mode it becomes a note.
@@ -57,9 +59,11 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
     errors, exact, notes, absolute = {}, [], [], float("nan")
     dtype = next((p.dtype for p in after.parameters() if p.is_floating_point()), torch.float32)
     tolerance = TOLERANCE.get(dtype, 1e-4)
+    known = dict(before.named_modules())
+    parts = [name for name, m in after.named_modules() if name in known and name and isinstance(m, GraphModule)]
     for mode in ("eval", "train"):
         try:
-            a, b = (_run(model, inputs, mode, seed) for model in (before, after))
+            a, b = (_run(model, inputs, mode, seed, parts) for model in (before, after))
         except Exception as error:  # a batch of one under batch norm, a detector without targets
             if mode == "eval":
                 raise
@@ -75,17 +79,23 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
     return Verification(absolute, errors["eval"], tuple(exact), tolerance, errors, tuple(notes))
 
 
-def _run(model: nn.Module, inputs: tuple, mode: str, seed: int) -> Any:
-    """What the model gives for a copy of the inputs; running statistics are left alone."""
+def _run(model: nn.Module, inputs: tuple, mode: str, seed: int, parts: list[str]) -> Any:
+    """What the model and its parts give for a copy of the inputs; running statistics are left alone."""
     if mode == "train":
         model = copy.deepcopy(model)
+    given: list[Any] = []
+    hooks = [model.get_submodule(name).register_forward_hook(lambda m, args, out: given.append(_plain(out)))
+             for name in parts]
     was = {m: m.training for m in model.modules()}
     model.train(mode == "train")
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _plain(model(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs)))
+            out = _plain(model(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs)))
+            return [out, given]
     finally:
+        for hook in hooks:
+            hook.remove()
         for m, training in was.items():
             m.training = training
 
@@ -118,7 +128,8 @@ def _compare(a, b) -> tuple[float, float, str]:
             if not (x.isfinite().all() and y.isfinite().all()):
                 return INF, INF, "outputs hold NaN or infinity, which equals nothing"
             gap, largest = max(gap, float((x - y).abs().max())), max(largest, float(x.abs().max()))
-    return gap, gap / largest if largest else gap, ""
+    empty = "" if any(x.numel() for x, _ in pairs) else "the outputs are empty, so nothing was compared"
+    return gap, gap / largest if largest else gap, empty
 
 
 def _cut(a, b):

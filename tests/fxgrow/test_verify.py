@@ -79,6 +79,21 @@ def test_outputs_that_were_added_are_left_out_on_request():
     assert not fxgrow.verify(one, Gives(lambda x: {"a": torch.cat([x + 1, x], 1), "b": 1}), X, extended=True).ok
 
 
+def test_parts_are_compared_where_the_whole_finds_nothing():
+    class Finds(nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, x):
+            return self.body(x)[:0]
+
+    layer = nn.Linear(3, 2)
+    part, other = fxgrow.capture(layer, X), fxgrow.capture(nn.Linear(3, 2), X)
+    assert fxgrow.verify(Finds(layer), Finds(part), X).ok and not fxgrow.verify(Finds(layer), Finds(other), X).ok
+    assert "empty" in fxgrow.verify(Finds(layer), Finds(layer), X).notes[0]
+
+
 def test_models_that_write_into_their_input_get_a_fresh_one():
     x = X.clone()
     assert fxgrow.verify(Gives(lambda x: x.add_(1)), Gives(lambda x: x.add_(1)), x).ok
