@@ -55,7 +55,7 @@ def addmm(tape, name, args, kwargs, out):
     _plus_bias(tape, name, value, bias, {i: i + shift for i in range(len(bias.axes))}, out)
 
 
-@rule("mv", "dot")
+@rule("mv", "dot", "vdot")
 def mv(tape, name, args, kwargs, out):
     a, b = tape.of(args[0]), tape.of(args[1])
     last = len(a.axes) - 1
@@ -63,6 +63,22 @@ def mv(tape, name, args, kwargs, out):
     value = tape.set(out, a.axes[:last])
     tape.record("contract", name, [a, b], [value], dmaps=[{i: i for i in range(last)}, {}],
                 reduced=[(0, last, a.axes[last]), (1, 0, b.axes[0])])
+
+
+@rule("_trilinear")
+def trilinear(tape, name, args, kwargs, out):
+    """`out[n, o] = sum_ij x[n, i] weight[o, i, j] y[n, j]`, as torch takes a bilinear layer apart."""
+    if list(map(list, args[3:7])) != [[1, 3], [0], [1, 2], [2, 3]]:
+        raise ValueError("another expansion")
+    x, w, y = (tape.of(t) for t in args[:3])
+    tape.unify(x.axes[1], w.axes[1], name)
+    half = Value([x.axes[0], w.axes[0], w.axes[2]])
+    tape.record("contract", name, [x, w], [half], dmaps=[{0: 0}, {0: 1, 2: 2}],
+                reduced=[(0, 1, x.axes[1]), (1, 1, w.axes[1])])
+    tape.unify(half.axes[0], y.axes[0], name)
+    tape.unify(half.axes[2], y.axes[1], name)
+    tape.record("contract", name, [half, y], [tape.set(out, half.axes[:2])], dmaps=[{0: 0, 1: 1}, {0: 0}],
+                reduced=[(0, 2, half.axes[2]), (1, 1, y.axes[1])])
 
 
 @rule("linear")
@@ -113,3 +129,12 @@ def embedding(tape, name, args, kwargs, out):
         tape.freeze(axis, "its positions are looked up by number (embedding)")
     value = tape.set(out, [*index.axes, w.axes[1]])
     tape.record("map", name, [w], [value], fn="linear", dmaps=[{1: len(index.axes)}])
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(tape, name, args, kwargs, out):
+    """Sums, means (modes 0 and 1) or maxima (mode 2) of rows that are looked up by number."""
+    w, mode = tape.of(args[0]), args[4] if len(args) > 4 else 0
+    tape.freeze(w.axes[0], "its positions are looked up by number (embedding)")
+    value = tape.set(out[0], [Fixed(out[0].shape[0]), w.axes[1]])
+    tape.record("map", "embedding", [w], [value], fn="any" if mode == 2 else "linear", dmaps=[{1: 1}])

@@ -8,7 +8,7 @@ from fxgrow._analysis import Tape, Value, rule
 from fxgrow._axis import Atom, Fixed
 
 LINEAR = ("add", "sub", "rsub", "neg", "clone", "_to_copy", "alias", "lift_fresh", "contiguous", "copy", "lift", "positive",
-          "real", "masked_fill", "where")
+          "real", "masked_fill", "where", "complex", "_conj", "_conj_physical", "conj_physical", "_neg_view", "resolve_conj")
 PRODUCT = ("mul",)
 QUOTIENT = ("div",)
 ODD = ("tanh", "erf", "sin", "sign", "hardshrink", "softshrink", "asinh", "atan", "sgn", "trunc", "round", "sinh", "tan")
@@ -20,7 +20,7 @@ OTHER = ("sigmoid", "hardsigmoid", "exp", "log", "rsqrt", "reciprocal", "softplu
          "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "logical_xor", "isnan", "isinf", "remainder", "fmod",
          "floor_divide", "clamp_min", "clamp_max", "atan2", "log2", "log10", "exp2", "erfc", "acos", "acosh", "cosh",
          "asin", "atanh", "erfinv", "addcdiv", "addcmul", "lerp", "fmin", "fmax", "xlogy", "hypot", "copysign", "logaddexp",
-         "float_power")
+         "float_power", "polar", "angle")
 CONSTANTS = {"zeros_like": "zeros", "empty_like": "zeros", "zero": "zeros", "ones_like": "equal", "full_like": "equal",
              "fill": "equal"}
 
@@ -104,6 +104,15 @@ def linear(tape, name, args, kwargs, out):
 def _plain(tape: Tape, tensor: Tensor) -> bool:
     """Whether a mask has no growable axis."""
     return not any(isinstance(a, Atom) or not isinstance(a, Fixed) for a in tape.of(tensor).axes)
+
+
+@rule("index_put", "_unsafe_index_put")
+def index_put(tape, name, args, kwargs, out):
+    """`x[mask] = number` with a mask of x's shape; other forms are not understood."""
+    x, masks, number = args[:3]
+    if len(masks) != 1 or masks[0].dtype is not torch.bool or masks[0].shape != x.shape or number.numel() != 1:
+        raise ValueError("positions are written by number")
+    pointwise(tape, name, [x, masks[0]], out, "any", const=True)
 
 
 @rule(*PRODUCT)

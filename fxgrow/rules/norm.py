@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fxgrow._analysis import rule
+from fxgrow._analysis import Value, rule
 from fxgrow._axis import is_fixed
 
 
@@ -54,3 +54,18 @@ def group_norm(tape, name, args, kwargs, out):
     tape.record("norm", name, [x, *affine], [value], how="layer",
                 dmaps=[{i: i for i in range(len(x.axes))}] + [{0: 1}] * len(affine),
                 reduced=[(0, 1, inner), *((0, i, x.axes[i]) for i in range(2, len(x.axes)))], extra={"num_groups": outer})
+
+
+@rule("_weight_norm_interface", "_weight_norm")
+def weight_norm(tape, name, args, kwargs, out):
+    """`g v / |v|`, the norm over all dimensions of v but one: new positions of these must be zero to keep it."""
+    v, g = tape.of(args[0]), tape.of(args[1])
+    kept = (args[2] if len(args) > 2 else 0) % len(v.axes)
+    first = out[0] if isinstance(out, (tuple, list)) else out
+    if g.axes[kept].size > 1:
+        tape.unify(v.axes[kept], g.axes[kept], name)
+    same = {i: i for i in range(len(v.axes))}
+    unit = Value(v.axes)
+    tape.record("norm", "weight norm", [v], [unit], how="unit", dmaps=[same],
+                reduced=[(0, i, a) for i, a in enumerate(v.axes) if i != kept])
+    tape.record("map", name, [unit, g], [tape.set(first, v.axes)], fn="mul", dmaps=[same, {kept: kept}])

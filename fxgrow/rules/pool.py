@@ -50,6 +50,20 @@ def constant_pad(tape, name, args, kwargs, out):
                 dmaps=[{i: i for i in range(len(axes))}])
 
 
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(tape, name, args, kwargs, out):
+    """Each number goes to the place in space where its maximum was; the places belong to the same channels."""
+    x, places = tape.of(args[0]), tape.of(args[1])
+    channels = len(x.axes) - int(name[-2])
+    for a, b in zip(x.axes[:channels], places.axes):
+        tape.unify(a, b, name)
+    for axis in x.axes[channels:]:
+        tape.freeze(axis, "it is spatial")
+    same = {i: i for i in range(channels)}
+    axes = [*x.axes[:channels], *map(Fixed, out.shape[channels:])]
+    tape.record("map", name, [x, places], [tape.set(out, axes)], fn="any", dmaps=[same, same])
+
+
 @rule("im2col")
 def im2col(tape, name, args, kwargs, out):
     """`[N, C, H, W]` to `[N, C*k, L]`."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from fxgrow._analysis import rule
 from fxgrow._axis import Fixed, is_fixed
 
-MIXED = dict.fromkeys(("cumsum", "flip", "roll", "tril", "triu"), "linear")
+FOURIER = ("_fft_r2c", "_fft_c2c", "_fft_c2r")
+MIXED = dict.fromkeys(("cumsum", "flip", "roll", "tril", "triu", *FOURIER), "linear")
 # What each takes over its dimensions, as far as it matters which contents keep it: copies keep a max and a mean, zeros a sum
 # and a norm, opposite pairs a sum. Nothing keeps the others.
 HOW = {"sum": "sum", "nansum": "sum", "mean": "mean", "amax": "max", "amin": "max", "max": "max", "min": "max", "any": "max",
@@ -60,7 +61,7 @@ def reduce(tape, name, args, kwargs, out):
 
 
 @rule("_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "topk", "flip", "roll", "_safe_softmax", "logcumsumexp",
-      "renorm", "cummax", "cummin", "_cummax_helper", "argsort", "msort", "tril", "triu")
+      "renorm", "cummax", "cummin", "_cummax_helper", "argsort", "msort", "tril", "triu", *FOURIER)
 def mixes_one_dimension(tape, name, args, kwargs, out):
     """Positions of one dimension depend on each other: it keeps its size; the other dimensions are mapped."""
     x = tape.of(args[0])

@@ -198,6 +198,31 @@ def index(tape, name, args, kwargs, out):
     move(tape, name, [x], out, axes, [{i: i if i < places[0] else i + shift for i in range(len(x.axes)) if i not in places}])
 
 
+@rule("index_add", "index_copy")
+def index_write(tape, name, args, kwargs, out):
+    """Rows written by number: their dimension keeps its size, the others are mapped."""
+    x, source = tape.of(args[0]), tape.of(args[3])
+    dim = args[1] % len(x.axes)
+    for i, (a, b) in enumerate(zip(x.axes, source.axes)):
+        if i == dim:
+            tape.freeze(a, "its positions are written by number")
+            tape.freeze(b, "its positions are written by number")
+        else:
+            tape.unify(a, b, name)
+    same = {i: i for i in range(out.ndim)}
+    move(tape, name, [x, source], out, x.axes, [same, same], extra={"cat": dim})
+
+
+@rule("view_as_complex", "view_as_real")
+def pairs_of_numbers(tape, name, args, kwargs, out):
+    """`[*, 2]` read as complex `[*]`, and back."""
+    x = tape.of(args[0])
+    if out.ndim < len(x.axes):
+        tape.freeze(x.axes[-1], "it holds real and imaginary parts")
+    axes = x.axes[:-1] if out.ndim < len(x.axes) else [*x.axes, Fixed(2)]
+    move(tape, name, [x], out, axes, [{i: i for i in range(min(out.ndim, len(x.axes)))}])
+
+
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(tape, name, args, kwargs, out):
     """`[N, g*c, ...]` read as `[N, c*g, ...]`."""

@@ -74,6 +74,8 @@ LAYERS = {
     "depthwise transposed": (lambda: chain(nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 4, 2, groups=4), nn.Conv2d(4, 2, 1)),
                              of(2, 3, 3, 3), "0 2"),
     "embedding": (lambda: chain(nn.Embedding(7, 4, padding_idx=0), nn.Linear(4, 2)), torch.tensor([[1, 0], [2, 6]]), "0"),
+    **{f"bags of embeddings, {mode}": (lambda mode=mode: chain(nn.EmbeddingBag(7, 4, mode=mode), nn.Linear(4, 2)),
+                                       torch.tensor([[1, 0], [2, 6]]), "0") for mode in ("sum", "mean", "max")},
 }
 
 
@@ -128,7 +130,8 @@ FUNCTIONS = {
     "F.conv1d, depthwise": (lambda x, w: F.conv1d(x.mT, w, groups=w.shape[0]).mT, 6, [(6, 1, 3)], 6, [6]),
     "F.conv_transpose1d": (lambda x, w: F.conv_transpose1d(x.mT, w, groups=2).mT, 6, [(6, 2, 1)], 4, [2]),
     "a Gram matrix": (lambda x: x @ x.mT, 6, [], 5, []),
-    "F.bilinear": (lambda x, w: F.bilinear(x, x, w), 6, [(4, 6, 6)], 4, []),
+    "F.bilinear of one": (lambda x, w: F.bilinear(x, x, w), 6, [(4, 6, 6)], 4, [4, 6]),
+    "F.bilinear": (lambda x, v, w, b: F.bilinear(x, F.linear(x, v), w, b), 6, [(5, 6), (4, 6, 5), (4,)], 4, [4, 5, 6]),
     "a dot product": (lambda x, v, w: x * torch.dot(v, w), 6, [(3,), (3,)], 6, [3, 6]),
 }
 

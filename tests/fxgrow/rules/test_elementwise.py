@@ -172,6 +172,49 @@ def test_functions_of_several_values(case, method):
     assert methods(grown) == {method} and grown.model.first.out_features >= 12
 
 
+# A size read off the class is a number here: it stays what it was.
+NUMBERS = {
+    "a quotient": lambda x: x / x.shape[-1], "a power": lambda x: x * x.size(2) ** -0.5,
+    "a root": lambda x: x / x.shape[-1] ** 0.5, "added": lambda x: x + x.numel(),
+    "a bound": lambda x: x.clamp(max=x.shape[-1] / 9),
+    "a filled tensor": lambda x: x + torch.full((1,), float(x.shape[-1])),
+    "its fill": lambda x: x + x.new_full((6,), x.shape[2]),
+    "a tensor": lambda x: x + torch.tensor(x.shape[-1]), "a shift": lambda x: x.roll(x.shape[-1] // 4, 1),
+    "masked": lambda x: x.masked_fill(x > 0, x.shape[-1]),
+    "a range": lambda x: x + torch.linspace(0, x.shape[-1], 5)[:, None],
+    "a size and a number": lambda x: x * x.new_full((x.shape[-1],), x.shape[-1]),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", NUMBERS)
+def test_sizes_used_as_numbers(case, method):
+    torch.manual_seed(0)
+    model = Between(NUMBERS[case])
+    assert methods(grow(model, model.input(), Widen(factor=2, method=method, seed=0))) == {method}
+
+
+def _masked_write(x, value):
+    y = x.clone()
+    y[y > 0] = value
+    return y
+
+
+COMPLEX = {
+    "a product": lambda x: torch.view_as_real(torch.complex(x, x.sin()) * torch.polar(x.abs(), x)).sum(-1),
+    "parts": lambda x: (z := torch.complex(x, x.sin()).conj()).imag + z.abs() + z.angle() + z.real,
+    "a written mask": lambda x: _masked_write(x, 0.5),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", COMPLEX)
+def test_complex_numbers_and_masks(case, method):
+    torch.manual_seed(0)
+    model = Between(COMPLEX[case])
+    assert methods(grow(model, model.input(), Widen(factor=2, method=method, seed=0))) == {method}
+
+
 HALVES = {
     "glu": (lambda x: F.glu(x, -1), 3), "swiglu": (lambda x: F.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1], 3),
     "gate of a part": (lambda x: x[..., :4] * x[..., 4:].sum(-1, keepdim=True).sigmoid(), 4),

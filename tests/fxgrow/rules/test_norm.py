@@ -205,9 +205,8 @@ REFUSED = {
     "batch statistics over the class": (lambda: (nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(5), nn.Linear(6, 2)),
                                                  torch.randn(2, 5, 3)), "batch statistics are taken over it"),
     "neighbouring channels": (lambda: image(nn.LocalResponseNorm(2)), "it is spatial"),
-    "a normalised weight": (lambda: (nn.Sequential(weight_norm(nn.Linear(3, 6)), nn.ReLU(), nn.Linear(6, 2)),
-                                     torch.randn(5, 3)), "an axis that is fixed"),
     "unit vectors": (lambda: tokens(Call(lambda x: F.normalize(x, dim=-1))), "an axis that is fixed"),
+    "unit vectors of another norm": (lambda: tokens(Call(lambda x: F.normalize(x, p=1, dim=-1))), "norm of another order"),
 }
 
 
@@ -219,13 +218,38 @@ def test_what_is_refused_and_why(case, method):
         widened(build, method)
 
 
+def _weight_norms():
+    layers = (weight_norm(nn.Conv1d(6, 6, 3, padding=1)), nn.ReLU(), weight_norm(nn.Conv1d(6, 6, 1)))
+    return sound(Residual(nn.LeakyReLU(), *layers), weight_norm(nn.Conv1d(6, 6, 1)), nn.Tanh())
+
+
+@pytest.mark.parametrize("method, used", [("r2r", "r2r"), ("net2net", "netmorph"), ("netmorph", "netmorph")])
+def test_a_normalised_weight_takes_zeros(method, used):
+    """New columns of zeros keep the norm of each row: pairs and free contents are consumed by them, copies are not."""
+    torch.manual_seed(0)
+    model, x = _weight_norms()
+    grown = grow(model, x, Widen(factor=2, method=method, seed=0))
+    assert [o.method for o in grown.outcomes if o.name == "0"] == [used]
+
+
+def test_zero_rows_have_no_direction():
+    """Behind a weight norm no new row may be zero: a root mean square norm is left with copies, which new columns forbid."""
+    torch.manual_seed(0)
+    model, x = tokens(weight_norm(nn.Linear(6, 6)), nn.RMSNorm(6))
+    grown = grow(model, x, Widen(factor=2, method="net2net", seed=0))
+    assert {o.method for o in grown.outcomes if o.method} <= {"net2net", "netmorph"}
+
+
+@pytest.mark.parametrize("where", [0, 2])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_spectral_norm_is_exact_in_eval_mode(training):
+def test_a_spectral_norm_is_exact_in_eval_mode(training, where):
     """Its vectors are kept, in whichever mode it grows; a power iteration in train mode sees the new columns."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), spectral_norm(nn.Linear(6, 2))).train(training)
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+    spectral_norm(model[where])
+    model.train(training)
     for method in METHODS:
-        grow(model, torch.randn(5, 3), Widen(factor=2, method=method, seed=0), train=method == "netmorph")
+        grow(model, torch.randn(5, 3), Widen(factor=2, method=method, seed=0), train=False)
 
 
 # --- random streams --------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ CHANNELS_STAY = {
     "replicated": (2, nn.ReplicationPad2d((1, 0, 2, 1))),
     "replicated in one dimension": (1, nn.ReplicationPad1d(1)),
     "replicated in three": (3, nn.ReplicationPad3d(1)),
+    "unpooled": (2, lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
     "around the circle": (1, lambda x: F.pad(x, (1, 1), mode="circular")),
     "around the circle, in two": (2, nn.CircularPad2d((1, 0, 2, 1))),
     "sampled from a grid": (2, warp),

@@ -77,6 +77,8 @@ BESIDE = {
     "place of the largest": lambda x: x * x.max(1, keepdim=True)[1].double(),
     "cummax": lambda x: x.cummax(1)[0],
     "renorm": lambda x: x.renorm(2, 2, 0.5),
+    "a filter of frequencies": lambda x: torch.fft.irfft(torch.fft.rfft(x, dim=1) * 2, n=5, dim=1),
+    "quantile": lambda x: x - x.quantile(0.5, 1, keepdim=True),
 }
 
 
@@ -135,6 +137,7 @@ NEVER = {
     "sample variance": (lambda x: x * x.var(-1, keepdim=True), "takes the sample variance over it"),
     "sample deviation": (lambda x: x / x.std(-1, keepdim=True), "takes the sample variance over it"),
     "sample variance and mean": (lambda x: x / torch.var_mean(x, -1, keepdim=True)[0], "takes the sample variance over it"),
+    "frequencies": (lambda x: torch.fft.fft(x, dim=-1).real, "fft_r2c runs over it"),
     "triangle": (lambda x: x.tril(), "tril runs over it"),
     "distances": (lambda x: torch.cdist(x, x) @ x, "no rule for aten._cdist_forward"),
 }

@@ -517,6 +517,13 @@ def _shifted(x):
     return y
 
 
+def _filled(x):
+    y = x.new_empty(x.shape)
+    y[:, :, 0] = x[:, :, 1]
+    y[:, :, 1:] = x[:, :, :1].relu()
+    return y
+
+
 def _through_a_reshape(x):
     y = x.clone()
     y.view(2, 3, 4).relu_()
@@ -555,6 +562,12 @@ FUNCTIONS = {
     "looked up over another dimension": (IMAGE, lambda x: x.gather(2, x.argsort(2)[:, :, :2]), [12]),
     "numbers of another, expanded": (IMAGE, lambda x: x.gather(
         3, torch.ones(2, 1, 2, 1, dtype=torch.long).expand(2, x.size(1), 2, 1)), [12]),
+    "rows added by number": (IMAGE, lambda x: x.index_add(2, torch.tensor([1, 1]), x.sin()), [12]),
+    "rows copied by number": (IMAGE, lambda x: x.index_copy(3, torch.tensor([1]), x[..., :1].sin()), [12]),
+    "columns added by number": (FLAT, lambda x: x.index_add(1, torch.tensor([1, 0]), x[:, :2]), []),
+    "unflattened by name": (FLAT, lambda x: x.unflatten(dim=1, sizes=(3, -1)).transpose(1, 2).flatten(1), [3, 4]),
+    "numbers and pairs": (FLAT, lambda x: torch.view_as_real(torch.view_as_complex(x.view(2, 3, 2, 2))), [2, 3]),
+    "written to an empty tensor": (IMAGE, _filled, [12]),
     "a part written by another": (FLAT, _written, [4]),
     "shifted over another dimension": (IMAGE, _shifted, [3, 9]),
     "written through a reshape": (FLAT, _through_a_reshape, []),
