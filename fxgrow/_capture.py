@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 from torch.fx._symbolic_trace import _find_proxy
-from torch.fx.graph_module import _copy_attr
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
 from torch.utils._pytree import tree_any, tree_map
@@ -54,6 +53,9 @@ def to_meta(value):
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
           torch.device, torch.Size, type(None)}
+
+
+CONTAINERS = {dict, collections.OrderedDict, set}
 
 
 def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
@@ -99,15 +101,22 @@ def _state(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
     return {**held, "training": module.training, "_non_persistent_buffers_set": set(module._non_persistent_buffers_set)}
 
 
+@functools.cache
+def _copies_plainly(cls: type) -> bool:
+    """Whether a copy of a module of this class is a copy of its attributes."""
+    if hasattr(cls, "__deepcopy__") or issubclass(cls, nn.RNNBase):
+        return False
+    own = ("__setstate__", "__getstate__", "__reduce_ex__")
+    return cls.__module__.startswith("torch.nn.modules") or \
+        all(getattr(cls, name, None) is getattr(nn.Module, name, None) for name in own)
+
+
 def _clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """`copy.deepcopy` for modules, without its cost for the plain attributes that nearly all of them are made of."""
     if id(module) in memo:
         return memo[id(module)]
     cls: Any = type(module)
-    plain = all(getattr(cls, name, None) is getattr(nn.Module, name, None)
-                for name in ("__setstate__", "__getstate__", "__reduce_ex__"))
-    if hasattr(cls, "__deepcopy__") or isinstance(module, nn.RNNBase) or \
-            not plain and not cls.__module__.startswith("torch.nn.modules"):
+    if not _copies_plainly(cls):
         return copy.deepcopy(module, memo)
     new = memo[id(module)] = cls.__new__(cls)
     state = new.__dict__
@@ -115,7 +124,7 @@ def _clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         kind = type(value)
         if kind in SHARED:
             state[name] = value
-        elif kind in (dict, collections.OrderedDict, set) and not value:
+        elif kind in CONTAINERS and not value:
             state[name] = kind()
         else:
             state[name] = _clone_value(value, memo)
@@ -159,60 +168,54 @@ def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
     """`capture` without compiled code, for those who go on to rewrite the graph."""
     if isinstance(model, GraphModule) and "example_inputs" in model.meta:
         return model
-    root = clone_structure(model)
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     graph = _trace_modes(twin, inputs, leaves)
+    _remove_dead_code(graph)
+    memo = _tensors(model, lambda t: t)
+    gm = assemble(model, graph, type(model).__name__, lambda leaf: _clone(leaf, memo))
     for name, value in vars(twin).items():
         if name.startswith("_tensor_constant"):
-            root.register_buffer(name, value, persistent=False)
-    _remove_dead_code(graph)
-    gm = GraphModule(root, Graph(), class_name=type(model).__name__)
-    gm._graph, graph.owning_module = graph, gm
-    for node in graph.nodes:
-        if node.op in ("call_module", "get_attr"):
-            _copy_attr(root, gm, node.target)
-    keep_state(root, gm)
-    _copy_modes(model, gm)
+            gm.register_buffer(name, value, persistent=False)
     gm.meta["leaves"] = leaves
     gm.meta["example_inputs"] = to_meta(inputs)
     return gm
 
 
-def keep_state(root: nn.Module, gm: GraphModule) -> None:
-    """A GraphModule holds what its graph uses, in that order: brings back the rest and the model's own order, so that the
-    state_dict is the model's."""
+def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module: module) -> GraphModule:
+    """A captured module, not compiled yet: `leaf(module)` for each layer that the graph calls, and plain modules around
+    them for all else that `root` holds, in its own order, so that the state_dict is the model's. (torch.fx alone would
+    order by use and drop the unused.)"""
+    called = {id(root.get_submodule(n.target)) for n in graph.nodes if n.op == "call_module"}
+    read = {n.target for n in graph.nodes if n.op == "get_attr"}
+    around = {target[:i] for target in read for i, c in enumerate(target) if c == "."}
     placed: dict[int, nn.Module] = {}
-    for path, module in root.named_modules(remove_duplicate=False):
-        if not module._parameters and not module._buffers and path:
-            continue
-        place: nn.Module = gm
-        steps = path.split(".") if path else []
-        for depth, name in enumerate(steps, 1):
-            if name not in place._modules:  # nothing calls it by this name: it is unused, or another name of a shared module
-                shared = placed.get(id(module)) if depth == len(steps) else None
-                place.add_module(name, shared or nn.Module())
-            place = place._modules[name]  # type: ignore[assignment]
-        placed.setdefault(id(module), place)
-        place._non_persistent_buffers_set |= module._non_persistent_buffers_set
-        for own, held in ((module._parameters, place._parameters), (module._buffers, place._buffers)):
-            if own is not held:
-                for name, tensor in own.items():
-                    held[name] = held.pop(name, tensor)  # type: ignore[assignment]
-    for path, module in root.named_modules(remove_duplicate=False):
-        try:
-            children = gm.get_submodule(path)._modules
-        except AttributeError:
-            continue
-        for name in [*module._modules, *(n for n in children if n not in module._modules)]:
-            if name in children:
-                children[name] = children.pop(name)
 
+    def fill(place: nn.Module, module: nn.Module, path: str) -> None:
+        place.training = module.training
+        place._parameters.update(module._parameters)
+        place._buffers.update(module._buffers)
+        place._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
+        for name, child in module._modules.items():
+            if child is None:
+                continue
+            if id(child) not in placed:  # else another name of a shared module
+                placed[id(child)] = leaf(child) if id(child) in called else nn.Module()
+                if id(child) not in called:
+                    fill(placed[id(child)], child, f"{path}{name}.")
+            new = placed[id(child)]
+            if id(child) in called or new._modules or new._parameters or new._buffers or path + name in around:
+                place._modules[name] = new
 
-def _copy_modes(source: nn.Module, target: nn.Module) -> None:
-    modes = {name: m.training for name, m in source.named_modules()}
-    for name, module in target.named_modules():
-        module.training = modes.get(name, source.training)
+    gm = GraphModule(nn.Module(), Graph(), class_name=class_name)
+    fill(gm, root, "")
+    for target in read:
+        owner, _, attribute = target.rpartition(".")
+        place, value = gm.get_submodule(owner), getattr(root.get_submodule(owner), attribute, None)
+        if isinstance(value, Tensor) and not hasattr(place, attribute):  # a plain attribute
+            place.register_buffer(attribute, value, persistent=False)
+    gm._graph, graph.owning_module = graph, gm
+    return gm
 
 
 # --- tracing ------------------------------------------------------------------------------------------------------

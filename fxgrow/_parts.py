@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
-from fxgrow._capture import capture, clone_structure, keep_state
+from fxgrow._capture import assemble, capture, clone_structure
 from fxgrow.errors import CaptureError
 
 
@@ -119,7 +119,7 @@ def _inner(part: GraphModule, path: str) -> GraphModule:
         if node.op in ("call_module", "get_attr"):
             node.target = node.target.removeprefix(f"{path}.")
     root = part.get_submodule(path)
-    inner = GraphModule(root, graph, class_name=type(root).__name__)
-    keep_state(root, inner)
+    inner = assemble(root, graph, type(root).__name__)
+    inner.recompile()
     inner.train(root.training)
     return inner

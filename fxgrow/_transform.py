@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase
-from torch.fx.passes.infra.pass_manager import PassManager
 
 from fxgrow._capture import as_tuple, capture_graph, clone_structure
 from fxgrow._classes import render
 from fxgrow._parts import capture_parts, put_back
 from fxgrow._record import GrowthRecord
-from fxgrow.errors import CaptureError, FxgrowError, SelectionError
+from fxgrow.errors import CaptureError, SelectionError
 
 
 @dataclass
@@ -120,11 +119,12 @@ def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], st
 def _apply(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
     before = gm.meta.get("growth", {"record": GrowthRecord()})
     gm.meta["growth"] = {"record": before["record"], "outcomes": []}
-    try:
-        result = PassManager(passes=passes)(gm).graph_module
-    except Exception as error:  # the pass manager wraps what a pass raises
-        if isinstance(error.__cause__, FxgrowError):
-            raise error.__cause__ from None
-        raise
+    result = gm
+    for each in passes:  # as PassManager does, which compiles a graph that is new and hides what a pass raises
+        given, result = result, each(result).graph_module
+        if result is given:
+            result.recompile()  # edited in place
+    if not passes:
+        result.recompile()
     growth = result.meta["growth"]
     return Grown(result, growth["record"], growth["outcomes"], inputs)
