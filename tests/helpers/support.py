@@ -31,7 +31,7 @@ def still(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name in ("dropout", "attn_dropout", "dropout_p", "p", "drop_prob"):
+        for name in ("dropout", "attn_dropout", "dropout_p", "p", "drop_prob", "drop_rate"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     return model

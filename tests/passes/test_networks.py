@@ -161,7 +161,8 @@ def smallest(family: str) -> str:
             return size(timm.create_model(name, pretrained=False))
 
     names = timm.list_models(module=family)
-    return min([n for n in names if not any(w in n for w in ("large", "huge", "giant", "xl", "so150m"))] or names, key=parameters)
+    few = [n for n in names if not any(word in n for word in ("large", "huge", "giant", "xl", "so150m"))]
+    return min(few or names, key=parameters)
 
 
 @pytest.mark.sweep
