@@ -24,6 +24,7 @@ from fxgrow._axis import Atom, Fixed, Prod, atoms, concat, cut, freeze, is_fixed
 from fxgrow._capture import mentions, meta_twin, to_meta
 from fxgrow._memory import Memory, effects
 from fxgrow._shapes import Watching, compute
+from fxgrow.errors import CaptureError
 from fxgrow.layers import by_mode, fold_pairs
 
 Rule = Callable[["Tape", Any, tuple, dict, Any], None]
@@ -409,7 +410,10 @@ def run_meta(gm: GraphModule, visit: Callable[[Node, Any, dict], None], before: 
             for node in gm.graph.nodes:
                 if before:
                     before(node)
-                env[node] = value = next(inputs) if node.op == "placeholder" else run_node(node, env, root, modules)
+                try:
+                    env[node] = value = next(inputs) if node.op == "placeholder" else run_node(node, env, root, modules)
+                except Exception as error:
+                    raise CaptureError(f"{_place(node)} cannot run without data: {type(error).__name__}: {error}") from error
                 if isinstance(value, Tensor) and not value.is_meta and node.op != "get_attr":
                     env[node] = value.to("meta")  # made of plain numbers, on the device that is the default
                 visit(node, env[node], env)

@@ -164,13 +164,14 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
     return gm
 
 
-def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
-    """`capture` without compiled code, for those who go on to rewrite the graph."""
+def capture_graph(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphModule:
+    """`capture` without compiled code, for those who go on to rewrite the graph; not `settled`: nor is it known yet that
+    every node can run on meta tensors, for those who are about to run them all."""
     if isinstance(model, GraphModule) and "example_inputs" in model.meta:
         return model
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
-    graph = _trace_modes(twin, inputs, leaves)
+    graph = _trace_modes(twin, inputs, leaves, settled)
     _remove_dead_code(graph)
     memo = _tensors(model, lambda t: t)
     gm = assemble(model, graph, type(model).__name__, lambda leaf: _clone(leaf, memo))
@@ -226,7 +227,9 @@ class _Proxy(Proxy):
 
     @property
     def value(self):
-        return self.node.meta["val"]
+        node = self.node  # an attribute becomes a node now
+        self.tracer.settle()
+        return node.meta["val"]
 
     def _scalar(self, kind):
         if isinstance(self.value, Tensor):
@@ -305,14 +308,19 @@ class _LeafNeeded(Exception):
         self.path, self.reason = path, reason
 
 
+class _TooLate(Exception):
+    """A node cannot run, which is found after it was recorded: trace again, and run each at once, to see where."""
+
+
 class _Tracer(Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: dict[str, str]):
+    def __init__(self, leaves: dict[str, str], eager: bool = False):
         super().__init__(autowrap_functions=())
-        self.leaves = leaves
+        self.leaves, self.eager = leaves, eager
         self.stack: list[str] = []
         self.running = False  # inside the meta run of a node, modules are called as usual
+        self.pending: list[Node] = []  # nodes whose values nobody has asked for yet
 
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
         if qualified_name in self.leaves or isinstance(m, MultiheadAttention):
@@ -330,8 +338,10 @@ class _Tracer(Tracer):
         path = self.path_of_module(m)
         self.stack.append(path)
         try:
-            return super().call_module(m, forward, args, kwargs)
-        except (_LeafNeeded, CaptureError):
+            if self.is_leaf_module(m, path):
+                return self.create_proxy("call_module", path, args, kwargs)
+            return forward(*args, **kwargs)
+        except (_LeafNeeded, _TooLate, CaptureError):
             raise
         except Exception as error:
             raise _LeafNeeded(path, _where(error)) from error
@@ -388,16 +398,29 @@ class _Tracer(Tracer):
         if kind == "placeholder":
             node.meta["val"] = next(self.values)
         elif kind != "output":
-            node.meta["val"] = self._run(node)
             node.meta["owner"] = self.stack[-1] if self.stack else ""
+            self.pending.append(node)
+            if self.eager:
+                self.settle()
         return rv
+
+    def settle(self) -> None:
+        """Runs what has been recorded since the last time."""
+        pending, self.pending = self.pending, []
+        for node in pending:
+            try:
+                node.meta["val"] = self._run(node)
+            except Exception as error:
+                if self.eager:
+                    raise
+                raise _TooLate from error
 
     def check_buffers(self) -> None:
         """A buffer that a forward replaces by a function of data (not by one of shapes: a cache) would not be updated."""
         for path, module in self.root.named_modules():
             for name, value in module._buffers.items():
                 if isinstance(value, Proxy) and not _updates(value.node, f"{path}.{name}" if path else name) and not (
-                        name in module._non_persistent_buffers_set and _without_data(value.node)):
+                        self.settle() or name in module._non_persistent_buffers_set and _without_data(value.node)):
                     raise _LeafNeeded(path, f"its forward replaces the buffer {name!r}")
 
     def _run(self, node: Node):
@@ -480,10 +503,10 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}{place}"
 
 
-def _trace_modes(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
+def _trace_modes(twin: nn.Module, inputs: tuple, leaves: dict[str, str], settled: bool) -> Graph:
     """The graph of one trace, or of one in each mode where the mode matters."""
     if not _mode_matters(twin):
-        return _trace(twin.eval(), inputs, leaves)
+        return _trace(twin.eval(), inputs, leaves, settled)
     while True:
         train = _trace(twin.train(), inputs, leaves)
         found = len(leaves)
@@ -503,10 +526,11 @@ def _keep_opaque(twin: nn.Module, leaves: dict[str, str], stop: _LeafNeeded) -> 
     leaves[stop.path] = stop.reason
 
 
-def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
+def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str], settled: bool = True) -> Graph:
     """Traces `twin`, adding to `leaves` each submodule that has to stay opaque, until it succeeds."""
+    eager = False
     for _ in range(MAX_LEAF_RETRIES):
-        tracer = _Tracer(leaves)
+        tracer = _Tracer(leaves, eager)
         tracer.example = to_meta(inputs)
         tracer.values = iter(tracer.example)
         saved = dict(torch.fx._symbolic_trace._wrapped_fns_to_patch)
@@ -519,10 +543,14 @@ def _trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
         try:
             with torch.no_grad(), _watch_creation(tracer):
                 graph = tracer.trace(twin)
-            tracer.check_buffers()
+                if settled:
+                    tracer.settle()
+                tracer.check_buffers()
             return graph
         except _LeafNeeded as stop:
             _keep_opaque(twin, leaves, stop)
+        except _TooLate:
+            eager = True
         except Exception as error:
             raise CaptureError(f"the forward of {type(twin).__name__} itself cannot be traced: {_where(error)}. "
                                "Pass the submodule that does the work instead (its backbone), or rewrite that line "

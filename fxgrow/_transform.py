@@ -74,12 +74,18 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     inputs = as_tuple(example_inputs)
     with _without_collector():
         try:
-            gm = capture_graph(model, inputs)
-        except CaptureError as stop:
-            return _transform_parts(model, inputs, passes, stop)
-        if gm is model:  # a copy: a pass may edit in place
-            gm = clone_structure(gm)
-        return _apply(gm, inputs, passes)
+            return _apply(_captured(model, inputs, settled=False), inputs, passes)
+        except CaptureError:  # found late that a node cannot run
+            try:
+                gm = _captured(model, inputs)
+            except CaptureError as stop:
+                return _transform_parts(model, inputs, passes, stop)
+            return _apply(gm, inputs, passes)
+
+
+def _captured(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphModule:
+    gm = capture_graph(model, inputs, settled)
+    return clone_structure(gm) if gm is model else gm  # a copy: a pass may edit in place
 
 
 @contextlib.contextmanager
