@@ -84,10 +84,22 @@ def _mean(args, kwargs) -> Tensor | None:
     return _new(x, [1 if i in gone else s for i, s in enumerate(x.shape) if keep or i not in gone])
 
 
+def _cat(args, kwargs) -> Tensor | None:
+    first, *rest = args[0]
+    dim = args[1] if len(args) > 1 else 0
+    if not all(t.is_meta and t.dtype is first.dtype and t.is_contiguous() and t.ndim == first.ndim for t in args[0]) or \
+            first.ndim == 0 or kwargs:
+        return None
+    shape = list(first.shape)
+    shape[dim] = sum(t.shape[dim] for t in args[0])
+    fits = all(t.shape[i] == s for t in rest for i, s in enumerate(shape) if i != dim % first.ndim)
+    return _new(first, shape) if fits else None
+
+
 SHORTCUTS: dict[object, Callable] = {
     aten.convolution.default: _convolution, aten.addmm.default: _addmm,
     aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
-    aten.mean.dim: _mean, aten._softmax.default: _alike, aten.roll.default: _alike,
+    aten.mean.dim: _mean, aten.cat.default: _cat, aten._softmax.default: _alike, aten.roll.default: _alike,
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _pointwise),
     **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor), _in_place),
 }

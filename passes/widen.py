@@ -316,7 +316,7 @@ def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
 
     def walk(e) -> None:
         for part in getattr(e := resolve(e), "parts", ()):
-            if atom in atoms(part):
+            if not isinstance(part, Atom) and atom in atoms(part) or part is atom and isinstance(e, Prod):
                 walk(part)
                 if isinstance(e, Prod):
                     found.update(dict.fromkeys(a for p in e.parts if p is not part for a in atoms(p)))
