@@ -596,6 +596,35 @@ def test_forms_of_indexing_writing_and_reading_memory(case):
         assert (exact(model, model.input(), method) is not None) == bool(free)
 
 
+class Whole(nn.Module):
+    """Kept whole, as it reads the mode: nothing in it is rewritten."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x) if self.training or x.ndim else x
+
+
+INSIDE = {
+    "halves": (lambda x: torch.cat([x[:, :6].relu(), x[:, 6:]], 1), "slice gives .* inside"),
+    "a place": (lambda x: x * x[:, 2:3], "slice is given .* inside|slice gives .* inside"),
+    "a scale": (lambda x: x * x.shape[1] ** -0.5, "mul is given .* inside"),
+    "a size filled in": (lambda x: x + torch.full_like(x, x.shape[1]), "full_like is given .* inside"),
+    "a size as a condition": (lambda x: x.sin() if x.shape[1] > 12 else x.relu(), "it does other things at another size"),
+}
+
+
+@pytest.mark.parametrize("case", INSIDE)
+def test_what_a_layer_that_is_kept_whole_says_of_sizes(case):
+    """Ops inside are compared one by one: no literal size or number may mean something else once the class has grown."""
+    function, reason = INSIDE[case]
+    torch.manual_seed(0)
+    with pytest.raises(SelectionError, match=reason):
+        fxgrow.transform(nn.Sequential(nn.Linear(3, 12), Whole(function), nn.Linear(12, 2)), torch.randn(2, 3), Widen(factor=2))
+
+
 class Meet(Apply):
     """Two producers, of `shape[1]` and of `width` positions, whose outputs meet in the function."""
 
