@@ -82,6 +82,8 @@ class Widen(PassBase):
                                      (self.fallback, ("auto", "never"), "fallback")):
             if value not in allowed:
                 raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        if not (math.isfinite(self.noise) and self.noise >= 0):
+            raise GrowthError(f"noise {self.noise} is no deviation; it must be zero or more")
         if self.residual == "fold" and self.method != "r2r":
             raise GrowthError(f'residual="fold" folds the pairs of r2r; with {self.method} use residual="grow"')
         if isinstance(self.init, str) and self.init not in INITS:
@@ -163,7 +165,8 @@ class Widen(PassBase):
     def _nothing(self, outcomes: list[Outcome]) -> None:
         reasons = "; ".join(f"{o.name}: {o.reason}" for o in outcomes[:3])
         more = f" and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
-        raise SelectionError(f"nothing that {self.where or 'the model'!r} names can grow: {reasons}{more}")
+        what = f"that {self.where!r} names" if self.where else "in the model"
+        raise SelectionError(f"nothing {what} can grow: {reasons or 'no layer has an axis of its own'}{more}")
 
     # -- how each grows ---------------------------------------------------------------------------------------------------
 

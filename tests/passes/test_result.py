@@ -142,8 +142,9 @@ def test_to_by_and_rounding():
     assert grown.model.get_submodule("0").out_features == 12 and "rounded up to 12" in grown.explain().replace("\n", " ")
 
 
-@pytest.mark.parametrize("arguments", [{"factor": 0.5}, {"by": 0}, {}, {"factor": 2, "by": 1}, {"factor": 2, "method": "no"},
-                                       {"factor": 2, "residual": "fold", "method": "net2net"}, {"factor": float("nan")}])
+@pytest.mark.parametrize("arguments", [
+    {"factor": 0.5}, {"by": 0}, {}, {"factor": 2, "by": 1}, {"factor": 2, "method": "no"}, {"factor": float("nan")},
+    {"factor": 2, "residual": "fold", "method": "net2net"}, {"factor": 2, "noise": -1}])
 def test_senseless_requests(arguments):
     with pytest.raises(GrowthError):
         Widen(**arguments)

@@ -144,7 +144,7 @@ def test_functions_with_free_parameters(case, method):
     function, width, shapes, last, growing = FUNCTIONS[case]
     model = Net(nn.Linear(3, width), nn.Linear(last, 2), function, *shapes)
     if growing == []:
-        with pytest.raises(SelectionError, match="nothing that 'the model' names can grow"):
+        with pytest.raises(SelectionError, match="nothing in the model can grow"):
             grow(model, of(2, 5, 3), Widen(factor=2, method=method, seed=0))
         return
     grown = grow(model, of(2, 5, 3), Widen(factor=2, method=method, seed=0))
