@@ -365,7 +365,7 @@ def numbers_in(name: str, args, kwargs) -> list:
     if name in SIZED:
         return []
     if name == "slice":
-        dim, start, _, step = (*args[1:], *(0, None, None, 1)[len(args) - 1:])
+        dim, start, _, step = (list(args[1:]) + [0, None, None, 1][len(args) - 1:])
         return [dim, bound(start, args[0].shape[dim]), step]
     if name in ("full", "new_full"):
         args = args[-1:]

@@ -200,11 +200,11 @@ def _mend(node: Node, tape: Tape, sizes: Sizes, expected, env: dict) -> None:
         written = [g if now(g) * o == e else e // o for g, o, e in zip(given, old, expected)]
         args = [args[0], *written] if spread else [args[0], tuple(written)]
     elif name == "unflatten" and isinstance(expected, tuple):
-        given = {**dict(zip(("dim", "sizes"), args[1:])), **{k: v for k, v in node.kwargs.items() if k != "input"}}
-        dim, written = given["dim"], given.get("sizes", given.get("unflattened_size"))
-        dim %= len(expected) - len(written) + 1
-        written = tuple(g if now(g) == -1 else e for g, e in zip(written, expected[dim:]))
-        args, node.kwargs = [*(args or [node.kwargs["input"]])[:1], dim, written], {}
+        named = {**dict(zip(("dim", "sizes"), args[1:])), **{k: v for k, v in node.kwargs.items() if k != "input"}}
+        dim, into = named["dim"], named["sizes"]
+        dim %= len(expected) - len(into) + 1
+        into = tuple(g if now(g) == -1 else e for g, e in zip(into, expected[dim:]))
+        args, node.kwargs = [*(args or [node.kwargs["input"]])[:1], dim, into], {}
     elif name in CREATED and isinstance(expected, tuple):
         first = int(name.startswith("new_"))
         args = [*args[:first], tuple(expected), *(args[first + 1:] if isinstance(args[first], (tuple, list)) else ())]
