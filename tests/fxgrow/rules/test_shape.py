@@ -621,8 +621,9 @@ def test_what_a_layer_that_is_kept_whole_says_of_sizes(case):
     """Ops inside are compared one by one: no literal size or number may mean something else once the class has grown."""
     function, reason = INSIDE[case]
     torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 12), Whole(function), nn.Linear(12, 2))
     with pytest.raises(SelectionError, match=reason):
-        fxgrow.transform(nn.Sequential(nn.Linear(3, 12), Whole(function), nn.Linear(12, 2)), torch.randn(2, 3), Widen(factor=2))
+        fxgrow.transform(model, torch.randn(2, 3), Widen(factor=2))
 
 
 class Meet(Apply):
