@@ -66,12 +66,12 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
     recorded = {RECORD + name: tensor.detach().cpu().contiguous().clone()  # maps may be shared between parameters
                 for name, tensor in record.to_tensors().items()}
     if isinstance(model, GraphModule):
-        whole, parts = {"class": _class_name(model), "nodes": encode_graph(model)}, {}
+        nodes, parts = encode_graph(model), {}
     else:
-        whole = {"class": _class_name(model), "nodes": None}
+        nodes = None
         parts = {path: {"class": _class_name(gm), "nodes": encode_graph(gm), "attributes": encode(plain_attributes(gm))}
                  for path, gm in encoder.graphs.items()}
-    graph = {**whole, "parts": parts, "inputs": _encoded("an example input", to_meta(inputs), _shape),
+    graph = {"class": _class_name(model), "nodes": nodes, "parts": parts, "inputs": _encoded("an example input", to_meta(inputs), _shape),
              "leaves": dict(meta.get("leaves", {})), "extra": _encoded("extra", extra), "record": _record_json(record),
              "modules": encoder.modules, "tensors": encoder.objects, "strides": encoder.strides, "meta": encoder.meta}
     data = _tensor_bytes({**encoder.data, **recorded})

@@ -142,7 +142,7 @@ class Tree:
             cls = allow.find_plain(content[0])
             if not all(usable_name(n, cls) for n in content[1]):
                 raise ArchiveError(f"an object of class {cls.__name__} has attributes that may hold code")
-            made = object.__new__(cls)
+            made: Any = object.__new__(cls)
             vars(made).update({n: decode(v, self._special) for n, v in content[1].items()})
             return made
         if kind == "partial" and isinstance(content, list) and len(content) == 3:

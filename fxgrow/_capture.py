@@ -419,8 +419,10 @@ class _Tracer(Tracer):
         """A buffer that a forward replaces by a function of data (not by one of shapes: a cache) would not be updated."""
         for path, module in self.root.named_modules():
             for name, value in module._buffers.items():
-                if isinstance(value, Proxy) and not _updates(value.node, f"{path}.{name}" if path else name) and not (
-                        self.settle() or name in module._non_persistent_buffers_set and _without_data(value.node)):
+                if not isinstance(value, Proxy) or _updates(value.node, f"{path}.{name}" if path else name):
+                    continue
+                self.settle()
+                if name not in module._non_persistent_buffers_set or not _without_data(value.node):
                     raise _LeafNeeded(path, f"its forward replaces the buffer {name!r}")
 
     def _run(self, node: Node):
@@ -646,7 +648,7 @@ def _merge_modes(train: Graph, evaluation: Graph) -> Graph:
         else:
             only, mapping = (a, of_train) if a is not None else (b, of_eval)
             node = mapping[only] = merged.node_copy(only, lambda n: mapping[n])
-            if _in_place(only) and _memory(only.args[0]) in common:
+            if _in_place(only) and _memory(only.args[0]) in common:  # type: ignore[union-attr]
                 spare_other_mode(only, node)
         node.meta = dict((b if a is None else a).meta)  # type: ignore[union-attr]  # not both are None
     return merged

@@ -166,8 +166,8 @@ class Interpreter:
                     found.append((i, d))
         return found
 
-    def _out_dims(self, op: Op) -> list[int]:
-        return self._dims(op.outs[0]) if op.outs else []
+    def _out_dims(self, op: Op) -> Sequence[int]:
+        return self._dims(op.outs[0]) if op.outs else ()
 
     def _map(self, op: Op) -> None:
         combine: Callable = {"linear": self._linear, "mul": self._mul, "div": self._div}.get(op.fn, self._any)
