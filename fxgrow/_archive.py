@@ -71,7 +71,8 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
         nodes = None
         parts = {path: {"class": _class_name(gm), "nodes": encode_graph(gm), "attributes": encode(plain_attributes(gm))}
                  for path, gm in encoder.graphs.items()}
-    graph = {"class": _class_name(model), "nodes": nodes, "parts": parts, "inputs": _encoded("an example input", to_meta(inputs), _shape),
+    graph = {"class": _class_name(model), "nodes": nodes, "parts": parts,
+             "inputs": _encoded("an example input", to_meta(inputs), _shape),
              "leaves": dict(meta.get("leaves", {})), "extra": _encoded("extra", extra), "record": _record_json(record),
              "modules": encoder.modules, "tensors": encoder.objects, "strides": encoder.strides, "meta": encoder.meta}
     data = _tensor_bytes({**encoder.data, **recorded})
