@@ -141,6 +141,8 @@ def _clone_value(value, memo: dict[int, Any]):
         return kind((k, _clone_value(v, memo)) for k, v in value.items())
     if kind in (list, tuple, set):
         return kind(_clone_value(v, memo) for v in value)
+    if isinstance(value, Tensor) and not value.is_leaf:  # what a hook computes before each call
+        return value.detach().clone()
     return _clone(value, memo) if isinstance(value, nn.Module) else copy.deepcopy(value, memo)
 
 
@@ -172,6 +174,7 @@ def capture_graph(model: nn.Module, inputs: tuple, settled: bool = True) -> Grap
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     graph = _trace_modes(twin, inputs, leaves, settled)
+    _renew_constants(graph)
     _remove_dead_code(graph)
     memo = _tensors(model, lambda t: t)
     gm = assemble(model, graph, type(model).__name__, lambda leaf: _clone(leaf, memo))
@@ -675,6 +678,17 @@ def _key(node: Node):
     return (node.op, str(node.target), node.meta.get("owner", "")) if node.op != "output" else ("output", "", "")
 
 
+def _renew_constants(graph: Graph) -> None:
+    """A tensor that the forward makes and then writes to is made anew at each call."""
+    for node in list(graph.nodes):
+        made = node.kwargs.get("out", node.args[0] if node.args and _in_place(node) else None)
+        if isinstance(made, Node) and made.op == "get_attr" and str(made.target).startswith("_tensor_constant"):
+            with graph.inserting_after(made):
+                fresh = graph.call_method("clone", (made,))
+            fresh.meta = {"owner": node.meta.get("owner", "")}
+            made.replace_all_uses_with(fresh, lambda user, own=fresh: user is not own)
+
+
 def _remove_dead_code(graph: Graph) -> None:
     """Drops what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
     for node in reversed(list(graph.nodes)):
@@ -686,4 +700,4 @@ def _in_place(node: Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.op in ("call_function", "call_method") and (
         name in ("setitem", "iadd", "imul", "isub", "itruediv") or (name.endswith("_") and not name.endswith("__"))
-        or node.kwargs.get("inplace") is True)
+        or node.kwargs.get("inplace") is True or "out" in node.kwargs)

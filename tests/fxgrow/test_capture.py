@@ -211,3 +211,26 @@ def test_a_detector_grows_inside_its_shell():
         losses.append(detector([image], targets))
     for name, loss in losses[0].items():
         torch.testing.assert_close(losses[1][name], loss, rtol=1e-9, atol=1e-12)
+
+
+def into(x):
+    y = torch.empty(3, 4)
+    torch.add(x.detach(), 1, out=y)
+    return y
+
+
+@pytest.mark.parametrize("step", [lambda m, x: torch.zeros(3, 4).add_(x), lambda m, x: into(x)])
+def test_what_a_forward_makes_and_writes_to_is_made_anew_at_each_call(step):
+    model = traced(step)
+    graph = fxgrow.capture(model, X)
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(graph(X), model(X))
+
+
+def test_weights_that_a_hook_computes():
+    model = shake(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.utils.weight_norm(nn.Linear(6, 4)))).double()
+    x = X.double()
+    model(x)
+    grown = fxgrow.transform(model, x, [Widen("0", factor=2, seed=0)])
+    assert fxgrow.verify(model, grown.model, x).ok and grown.model.get_submodule("0").out_features == 12
