@@ -680,13 +680,14 @@ def _key(node: Node):
 
 def _renew_constants(graph: Graph) -> None:
     """A tensor that the forward makes and then writes to is made anew at each call."""
-    for node in list(graph.nodes):
-        made = node.kwargs.get("out", node.args[0] if node.args and _in_place(node) else None)
-        if isinstance(made, Node) and made.op == "get_attr" and str(made.target).startswith("_tensor_constant"):
-            with graph.inserting_after(made):
-                fresh = graph.call_method("clone", (made,))
-            fresh.meta = {"owner": node.meta.get("owner", "")}
-            made.replace_all_uses_with(fresh, lambda user, own=fresh: user is not own)
+    made = [n.kwargs.get("out", n.args[0] if n.args else None) for n in graph.nodes if _in_place(n)]
+    for target in {n.target for n in made if isinstance(n, Node) and str(n.target).startswith("_tensor_constant")}:
+        first, *others = [n for n in graph.nodes if n.op == "get_attr" and n.target == target]
+        with graph.inserting_after(first):
+            fresh = graph.call_method("clone", (first,))
+        fresh.meta = {"owner": first.meta.get("owner", "")}
+        for node in (first, *others):
+            node.replace_all_uses_with(fresh, lambda user, own=fresh: user is not own)
 
 
 def _remove_dead_code(graph: Graph) -> None:
