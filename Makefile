@@ -1,6 +1,6 @@
 # make demo      sets up, widens a trained network by each method, classifies two photographs before and after
 # make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm
-# make lint      make types      make docs      make bench
+# make lint      make types      make docs      make bench (against Torch-Pruning)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -31,6 +31,7 @@ docs: $(VENV)/.test
 	$(BIN)/python tools/run_doc_blocks.py
 
 bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python tools/bench_transform.py
 
 clean:
