@@ -9,6 +9,7 @@ import torch
 import torchvision
 from support import grow, shake, size, still
 from torch import nn
+from torch.fx.passes.infra.pass_manager import PassManager
 
 import fxgrow
 from fxgrow.errors import GrowthError, SelectionError
@@ -190,3 +191,10 @@ def test_a_detectors_backbone_grows_inside_its_untouched_shell():
     grown = fxgrow.transform(model, inputs, [Widen("backbone.*", factor=1.5, seed=0)])
     assert size(grown.model) > 1.3 * size(model) and list(grown.model.state_dict()) == list(model.state_dict())
     assert type(grown.model) is type(model) and fxgrow.verify(model, grown.model, inputs).ok
+
+
+def test_passes_work_in_a_pass_manager_of_torch():
+    model, x = shake(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))), torch.randn(5, 4)
+    manager = PassManager(passes=[Widen("0", factor=2, seed=0), Widen("0", by=4, method="netmorph", seed=1)])
+    grown = manager(fxgrow.capture(model, x)).graph_module
+    assert grown.get_submodule("0").out_features == 20 and fxgrow.verify(model, grown, x).ok
