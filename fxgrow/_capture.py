@@ -402,6 +402,9 @@ class _Tracer(Tracer):
             node.meta["val"] = next(self.values)
         elif kind != "output":
             node.meta["owner"] = self.stack[-1] if self.stack else ""
+            if kind == "get_attr":  # as it is now: the forward may replace it
+                node.meta["val"] = self._run(node)
+                return rv
             self.pending.append(node)
             if self.eager:
                 self.settle()

@@ -234,3 +234,15 @@ def test_weights_that_a_hook_computes():
     model(x)
     grown = fxgrow.transform(model, x, [Widen("0", factor=2, seed=0)])
     assert fxgrow.verify(model, grown.model, x).ok and grown.model.get_submodule("0").out_features == 12
+
+
+def test_a_counter_of_training_steps_counts_them():
+    def step(model, x):
+        if model.training:
+            model.state += 1
+        return x + 1
+
+    model = traced(step)
+    graph = fxgrow.capture(model, X)
+    graph.train()(X), graph.eval()(X)
+    assert not graph.meta["leaves"] and torch.equal(graph.state, torch.ones(4))
