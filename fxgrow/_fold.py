@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from fxgrow._analysis import Tape, Value
 from fxgrow._axis import Atom, is_fixed, resolve
-from fxgrow._capture import clone_structure
+from fxgrow._capture import _in_place, clone_structure
 from fxgrow.layers import fold_pairs
 
 
@@ -42,10 +42,11 @@ def _skips(node: Node, tape: Tape) -> list[Node]:
 
 
 def _read_later(x: Node, node: Node) -> bool:
-    """Whether x is read after `node`, which may write to it."""
+    """Whether `node` writes to x, which is read after it: then x may not be exchanged for a copy."""
+    if not _in_place(node) or x is not node.args[0]:
+        return False
     order = {n: i for i, n in enumerate(node.graph.nodes)}
-    return str(getattr(node.target, "__name__", node.target)).strip("_") == "iadd" and x is node.args[0] and \
-        any(order[user] > order[node] for user in x.users)
+    return any(order[user] > order[node] for user in x.users)
 
 
 def drop_idle(gm: GraphModule, width_of) -> None:

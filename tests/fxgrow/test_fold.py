@@ -18,6 +18,7 @@ STEPS = {
     "before": lambda x, f: x + f(torch.relu(x)),
     "in place": lambda x, f: f(x).add_(x).relu_(),
     "onto the stream": lambda x, f: torch.tanh(x.__iadd__(f(x))),
+    "written to, then read": lambda x, f: (x.add_(f(x)), torch.tanh(x))[1],
     "twice": lambda x, f: x + f(x) + x,
 }
 
