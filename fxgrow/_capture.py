@@ -72,6 +72,13 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
     return new
 
 
+def skeleton(gm: GraphModule) -> GraphModule:
+    """A captured module's layers and graph on meta tensors, without its growth."""
+    new: GraphModule = clone_structure(gm, lambda t: t.detach().to("meta"))  # type: ignore[assignment]
+    new.meta.pop("growth", None)
+    return new
+
+
 def meta_twin(module: nn.Module) -> nn.Module:
     """The same module tree on meta tensors: shapes without memory (and, of a captured module, without its graph)."""
     memo = _tensors(module, lambda t: t.detach().to("meta"))

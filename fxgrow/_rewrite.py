@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from fxgrow._analysis import Op, Tape, Value
@@ -288,21 +288,20 @@ def _between(source: Node, end: Node) -> list[Node]:
 def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord:
     """Index maps, new positions and scales of every parameter that the growths change."""
     record = GrowthRecord(lineage=[step])
-    sizes = {g.atom: g.size for g in growths}
+    of = {g.atom: g for g in growths}
     scales = rescaled(growths)
     places: dict[str, dict[int, dict[Atom, Content]]] = {}
     for g in growths:
-        for name, dim in g.certificate.contents:
-            places.setdefault(name, {}).setdefault(dim, {})[g.atom] = "index"
-    maps: dict[tuple, Tensor] = {}  # most axes are those of several parameters
+        for (name, dim), content in g.certificate.contents.items():
+            places.setdefault(name, {}).setdefault(dim, {})[g.atom] = content
+    known: dict[tuple, tuple] = {}  # most axes are those of several parameters
     for name, dims in places.items():
-        index: list[Tensor | None] = [None] * len(tape.params[name].axes)
-        for dim, atoms_there in dims.items():
+        maps: list[tuple] = [(None, None, None)] * len(tape.params[name].axes)
+        for dim, contents in dims.items():
             axis = resolve(tape.params[name].axes[dim])
-            key = (axis, *atoms_there)
-            if key not in maps:
-                maps[key] = index_map(axis, atoms_there, sizes)
-            index[dim] = maps[key]
-        fresh = [None if i is None else i < 0 for i in index]
-        record.parameters[name] = ParameterRecord(index, fresh, scales.get(name, 1.0))
+            key = (axis, *contents.items())
+            if key not in known:
+                known[key] = index_map(axis, contents, of)
+            maps[dim] = known[key]
+        record.parameters[name] = ParameterRecord(name, *map(list, zip(*maps)), scales.get(name, 1.0))  # type: ignore[arg-type]
     return record

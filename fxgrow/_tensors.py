@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from fxgrow._analysis import Tape
 from fxgrow._axis import Atom, Sizes, Sum, atoms, resolve, size_of
-from fxgrow._content import ByPart, Certificate, Content
+from fxgrow._content import COPIES, ByPart, Certificate, Content
 
 Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], tuple[Tensor, Tensor | None]]
 Contents = dict[Atom, Content]
@@ -24,11 +24,16 @@ Fill = Callable[[Atom, Content, Tensor, int], tuple[Tensor, Tensor | None]]
 
 @dataclass
 class Growth:
-    """One atom grown from its size to `size` positions, old ones first, by the contents of a certificate."""
+    """One atom grown from its size to `size` positions, old ones first, by the contents of a certificate.
+
+    source: for each new position, the old one that copies copy; shares: the share of each position in its old one.
+    """
     atom: Atom
     size: int
     certificate: Certificate
     extend: Extend
+    source: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    shares: Tensor = field(default_factory=lambda: torch.ones(0))
     method: str = ""
     note: str = ""
 
@@ -118,12 +123,36 @@ def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growt
     return out
 
 
-def index_map(e, contents: Contents, sizes: Sizes) -> Tensor:
-    """For each position of a grown axis the old one that it was, or -1."""
-    def fill(atom, _, x, axis):
-        return x, x.new_full((*x.shape[:axis], sizes[atom] - atom.size, *x.shape[axis + 1:]), -1)
+def index_map(e, contents: Contents, growths: dict[Atom, Growth]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """For each position of a grown axis: the old one that it was or copies, or -1; whether it is new; and its share of the
+    old one (None where all are one)."""
+    sizes = {atom: g.size for atom, g in growths.items()}
 
-    return grow_tensor(torch.arange(resolve(e).size), [e], {0: contents}, sizes, lambda dim: fill)
+    def grown(x: Tensor, new: Callable[[Growth, Content, Tensor, int], tuple[Tensor, Tensor]]) -> Tensor:
+        return grow_tensor(x, [e], {0: contents}, sizes, lambda dim: lambda atom, content, x, axis: new(
+            growths[atom], content, x, axis))
+
+    def index(g: Growth, content: Content, x: Tensor, axis: int):
+        if content in COPIES:
+            return x, x.index_select(axis, g.source)
+        return x, x.new_full((*x.shape[:axis], g.size - g.atom.size, *x.shape[axis + 1:]), -1)
+
+    def fresh(g: Growth, content: Content, x: Tensor, axis: int):
+        return x, x.new_ones((*x.shape[:axis], g.size - g.atom.size, *x.shape[axis + 1:]))
+
+    def share(g: Growth, content: Content, x: Tensor, axis: int):
+        factors = g.shares if content == "share" else torch.ones_like(g.shares)
+        old, new = factors.view(-1, *[1] * (x.ndim - axis - 1)).split([g.atom.size, g.size - g.atom.size])
+        return x * old, x.index_select(axis, g.source) * new
+
+    size = resolve(e).size
+    shares = grown(torch.ones(size, dtype=torch.float64), share) if "share" in map(_plain, contents.values()) else None
+    return grown(torch.arange(size), index), grown(torch.zeros(size, dtype=torch.bool), fresh), shares
+
+
+def _plain(content: Content) -> Content:
+    """One content of those that are told apart: shares are, in all parts or in none."""
+    return _plain(content.contents[-1]) if isinstance(content, ByPart) else content
 
 
 def rescaled(growths: Sequence[Growth]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase
 
-from fxgrow._capture import as_tuple, capture_graph, clone_structure
+from fxgrow._capture import as_tuple, capture_graph, clone_structure, skeleton
 from fxgrow._classes import render
 from fxgrow._parts import capture_parts, put_back
 from fxgrow._record import GrowthRecord
@@ -115,16 +116,20 @@ def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], st
             nothing = why
     if not grown and nothing is not None:
         raise nothing
-    record = GrowthRecord({n: p for g in grown.values() for n, p in g.record.parameters.items()},
-                          next(iter(grown.values())).record.lineage)
+    records = [g.record for g in grown.values()]
+    record = GrowthRecord({n: p for r in records for n, p in r.parameters.items()}, records[0].lineage,
+                          {n for r in records for n in r.removed}, {path: r.origin[""] for path, r in
+                                                                    zip(grown, records)})
     before = getattr(model, "meta", {}).get("growth", {}).get("record", GrowthRecord())
     return Grown(put_back(model, {path: g.model for path, g in grown.items()}), before.then(record),
                  [o for g in grown.values() for o in g.outcomes], inputs)
 
 
 def _apply(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
-    before = gm.meta.get("growth", {"record": GrowthRecord()})
-    gm.meta["growth"] = {"record": before["record"], "outcomes": []}
+    record = gm.meta.get("growth", {"record": GrowthRecord()})["record"]
+    if not record.origin:
+        record = dataclasses.replace(record, origin={"": skeleton(gm)})
+    gm.meta["growth"] = {"record": record, "outcomes": []}
     result = gm
     for each in passes:  # as PassManager does, which compiles a graph that is new and hides what a pass raises
         given, result = result, each(result).graph_module

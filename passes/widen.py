@@ -197,7 +197,7 @@ class Widen(PassBase):
         base = "extend" if c.atom in tape.opened else BASES[self.method]
         if base in ("random", "extend"):
             certificate = certify(tape, c.atom, "free", exact=base == "extend")
-            return Growth(c.atom, size, certificate, self._extend(c, size, numbers), base, WHY[base])
+            return Growth(c.atom, size, certificate, *self._extend(c, size, numbers), base, WHY[base])
         reasons = []
         for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
             try:
@@ -209,7 +209,7 @@ class Widen(PassBase):
             name = self.method if candidate == base else METHOD_OF[candidate]
             note += WHY["fold"] if any(op.kind == "fold" for op in tape.ops_of[c.atom]) else ""
             note = WHY[candidate] + note + (f"; {self.method} is not exact here: {reasons[0]}" if reasons else "")
-            return Growth(c.atom, grown, certificate, self._extend(c, grown, numbers), name, note)
+            return Growth(c.atom, grown, certificate, *self._extend(c, grown, numbers), name, note)
         raise Inexact(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
 
     def _size(self, tape: Tape, c: AxisClass) -> int:
@@ -247,8 +247,8 @@ class Widen(PassBase):
             raise Inexact(f"only an integer factor is exact (a norm or mean runs over it): try {-(-size // c.size)} times")
         return size, ""
 
-    def _extend(self, c: AxisClass, m: int, numbers: _Numbers) -> Extend:
-        """The function that extends a tensor along this class, with its positions and shares drawn here."""
+    def _extend(self, c: AxisClass, m: int, numbers: _Numbers) -> tuple[Extend, Tensor, Tensor]:
+        """The function that extends a tensor along this class, and the positions and shares drawn for it."""
         n, generator = c.size, numbers.generator
         if m % n == 0:
             source = torch.arange(n).repeat(m // n - 1)
@@ -276,7 +276,7 @@ class Widen(PassBase):
             drawing.std = numbers.deviation(key[0]) if self.init == "match_std" and not drawing.per_position else None
             return EXTEND[content](x, axis, drawing)
 
-        return extend
+        return extend, source, shares
 
 
 @dataclass

@@ -1,0 +1,90 @@
+"""Convolutions and linear layers as a graph calls them: by layer (`nn.Conv2d`) or by function (`F.conv2d`), seen alike."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import GraphModule, Node
+
+CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
+TRANSPOSED = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
+ARGUMENTS = {**dict.fromkeys(CONVOLUTIONS, ("input", "weight", "bias", "stride", "padding", "dilation", "groups")),
+             **dict.fromkeys(TRANSPOSED, ("input", "weight", "bias", "stride", "padding", "output_padding", "groups",
+                                          "dilation")),
+             F.linear: ("input", "weight", "bias")}
+DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
+
+
+@dataclass
+class Call:
+    """One call of a convolution or linear layer.
+
+    name: the layer, or what owns the weight of a functional call. weight, bias: names of the tensors (bias None: none).
+    rank: spatial axes (0 for linear).
+    """
+    node: Node
+    name: str
+    weight: str
+    bias: str | None
+    rank: int
+    transposed: bool
+    module: nn.Module | None
+
+    @property
+    def input(self) -> Node:
+        return self.argument("input")
+
+    def argument(self, name: str) -> Any:
+        """An argument of the call or the setting of the layer: input, stride, padding, dilation, groups, output_padding."""
+        if self.module is not None and name != "input":
+            return getattr(self.module, name, DEFAULTS[name])
+        position = 0 if self.module is not None else ARGUMENTS[self.node.target].index(name)
+        if len(self.node.args) > position:
+            return self.node.args[position]
+        return self.node.kwargs.get(name, DEFAULTS.get(name))
+
+    def setting(self, name: str) -> tuple[int, ...]:
+        """stride, dilation, output_padding, or padding (of a number or a name), one number for each spatial axis."""
+        value = self.argument(name)
+        return (value,) * self.rank if isinstance(value, int) else tuple(value)
+
+    def set(self, name: str, value) -> None:
+        """Writes a setting to the layer or to the call."""
+        if self.module is not None:
+            setattr(self.module, name, value)
+        elif len(self.node.args) > (position := ARGUMENTS[self.node.target].index(name)):
+            self.node.update_arg(position, value)
+        else:
+            self.node.update_kwarg(name, value)
+
+
+def call_of(gm: GraphModule, node: Node) -> Call | None:
+    """The convolution or linear layer that a node calls, if it calls one whose weight is a parameter or buffer."""
+    if node.op == "call_module":
+        module = gm.get_submodule(str(node.target))
+        if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or nn.utils.parametrize.is_parametrized(module):
+            return None
+        rank = len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 0
+        bias = f"{node.target}.bias" if module.bias is not None else None
+        return Call(node, str(node.target), f"{node.target}.weight", bias, rank, bool(getattr(module, "transposed", False)),
+                    module)
+    if node.op != "call_function" or node.target not in ARGUMENTS:
+        return None
+    call = Call(node, "", "", None, {**CONVOLUTIONS, **TRANSPOSED}.get(node.target, 0), node.target in TRANSPOSED, None)
+    weight, bias = call.argument("weight"), call.argument("bias")
+    if not (isinstance(weight, Node) and weight.op == "get_attr") or bias is not None and not (
+            isinstance(bias, Node) and bias.op == "get_attr"):
+        return None
+    call.weight, call.bias = str(weight.target), None if bias is None else str(bias.target)
+    call.name = call.weight.rpartition(".")[0] or call.weight
+    return call
+
+
+def calls(gm: GraphModule, convolutions: bool = False) -> list[Call]:
+    """All of them in the order of the graph; with `convolutions`, only these."""
+    found = [c for node in gm.graph.nodes if (c := call_of(gm, node)) is not None]
+    return [c for c in found if c.rank] if convolutions else found
+
+

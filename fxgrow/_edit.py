@@ -1,0 +1,144 @@
+"""Editing a captured module: what a pass that inserts nodes and layers does to a copy, with the growth record kept.
+
+`Edit` holds the copy, the values of every node (on meta tensors) and the record of what is new; a pass says what to put
+where. What lives here: the bookkeeping. What does not: which numbers new layers start with.
+"""
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxgrow._analysis import run_meta
+from fxgrow._capture import clone_structure
+from fxgrow._record import GrowthRecord, ParameterRecord
+from fxgrow._transform import Outcome
+from fxgrow.errors import SelectionError
+
+
+class Edit:
+    """A copy of a captured module under change.
+
+    gm, graph: the copy (nodes have the names that they have in the original); every tensor of it is its own.
+    record, outcomes: what has been done so far.
+    """
+
+    def __init__(self, before: GraphModule, step: dict):
+        self.before = before
+        self.gm: GraphModule = clone_structure(before, lambda t: t.detach().clone())  # type: ignore[assignment]
+        self.graph = self.gm.graph
+        self.record = GrowthRecord(lineage=[step])
+        self.outcomes: list[Outcome] = []
+        self._like = next((p for p in self.gm.parameters() if p.is_floating_point()), torch.empty(0))
+
+    # -- looking up -------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def values(self) -> dict[str, Any]:
+        """What every node of the original gives, on meta tensors, by node name."""
+        return {node.name: value for node, value in run_meta(self.before, lambda *_: None).items()}
+
+    @functools.cached_property
+    def nodes(self) -> dict[str, Node]:
+        """The original's nodes in the copy, by name."""
+        return {node.name: node for node in self.graph.nodes}
+
+    def select(self, where: str | Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
+        """Those of `names` that a glob of `where` matches or is a parent of; all for None.
+
+        Raises:
+            SelectionError: a glob matches none; the nearest names are given.
+        """
+        names = list(dict.fromkeys(names))
+        if where is None:
+            return names
+        chosen: list[str] = []
+        for pattern in [where] if isinstance(where, str) else where:
+            found = [n for n in names if fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
+            if not found:
+                near = difflib.get_close_matches(pattern.strip("*."), names, n=3, cutoff=0.3) or names[:3]
+                raise SelectionError(f"{pattern!r} names no {what}; the nearest are: {', '.join(near) or 'there are none'}")
+            chosen += [n for n in found if n not in chosen]
+        return chosen
+
+    def free_name(self, path: str) -> str:
+        """`path`, or `path_2`, `path_3`, ... where that is taken."""
+        taken = {*dict(self.gm.named_modules(remove_duplicate=False)), *(n for n, _ in self.gm.named_parameters()),
+                 *(n for n, _ in self.gm.named_buffers())}
+        count, name = 1, path
+        while name in taken:
+            count += 1
+            name = f"{path}_{count}"
+        return name
+
+    # -- changing ---------------------------------------------------------------------------------------------------
+
+    def add_layer(self, path: str, layer: nn.Module) -> str:
+        """Registers a layer with new numbers, of the model's type, device and mode, and gives the name it got."""
+        path = self.free_name(path)
+        self.gm.add_submodule(path, layer.to(device=self._like.device, dtype=self._like.dtype).train(self.gm.training))
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            self.record.parameters[f"{path}.{name}"] = ParameterRecord.new(tensor.ndim)
+        return path
+
+    def tensor(self, name: str) -> Tensor:
+        """A parameter or buffer of the copy."""
+        owner, _, attribute = name.rpartition(".")
+        return getattr(self.gm.get_submodule(owner), attribute)
+
+    def put(self, name: str, tensor: Tensor, entry: ParameterRecord) -> None:
+        """Exchanges (or adds) a parameter or buffer; `entry` says where its numbers come from, in the original."""
+        owner, _, attribute = name.rpartition(".")
+        place = self.gm.get_submodule(owner)
+        if attribute in place._buffers:
+            place._buffers[attribute] = tensor.detach()
+        else:
+            old = place._parameters.get(attribute)
+            place.register_parameter(attribute, nn.Parameter(tensor.detach(), old is None or old.requires_grad))
+        self.record.parameters[name] = entry
+
+    def drop(self, path: str) -> None:
+        """Takes a layer out; what the original had in it is recorded as removed unless an entry names it as its source."""
+        layer = self.gm.get_submodule(path)
+        for name, _ in [*layer.named_parameters(), *layer.named_buffers()]:
+            self.record.parameters.pop(f"{path}.{name}", None)
+            self.record.removed.add(f"{path}.{name}")
+        self.gm.delete_submodule(path)
+
+    def call(self, before: Node, target, *args, owner: str = "", **kwargs) -> Node:
+        """A new node in front of `before`: a call of a layer (by name), of a method (`".name"`) or of a function."""
+        with self.graph.inserting_before(before):
+            if not isinstance(target, str):
+                node = self.graph.call_function(target, args, kwargs)
+            elif target.startswith("."):
+                node = self.graph.call_method(target[1:], args, kwargs)
+            else:
+                node = self.graph.call_module(target, args, kwargs)
+        node.meta["owner"] = owner
+        return node
+
+    def exchange(self, node: Node, new: Node) -> None:
+        """Gives the users of `node` (but not `new`, nor what `new` is made of) the value of `new`."""
+        made, queue = {new}, [new]
+        while queue:
+            for source in queue.pop().all_input_nodes:
+                if source is not node and source not in made and source.name not in self.nodes:
+                    made.add(source)
+                    queue.append(source)
+        node.replace_all_uses_with(new, lambda user: user not in made)
+
+    def finish(self) -> PassResult:
+        """The edited module, its record behind that of the original."""
+        self.graph.lint()
+        self.gm.recompile()
+        growth = self.before.meta.get("growth")
+        self.gm.meta["growth"] = {"record": growth["record"].then(self.record) if growth else self.record,
+                                  "outcomes": (growth["outcomes"] if growth else []) + self.outcomes}
+        return PassResult(self.gm, True)
