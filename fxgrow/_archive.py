@@ -33,6 +33,7 @@ from fxgrow.errors import ArchiveError, CaptureError
 
 __all__ = ["atomic_write", "check", "load", "load_weights", "save"]
 RECORD = "record/"
+_MAPS = {"index": torch.int64, "fresh": torch.bool, "shares": torch.float64}
 
 
 def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_inputs: Any = None,
@@ -194,8 +195,8 @@ def _check_record(record: GrowthRecord, model: nn.Module) -> None:
     tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     for name in record.parameters.keys() & tensors.keys():
         entry, shape = record.parameters[name], tensors[name].shape
-        for maps in (entry.index, entry.fresh):
-            if len(maps) > len(shape) or any(t is not None and t.shape != shape[d:d + 1] for d, t in enumerate(maps)):
+        for maps in (entry.index, entry.fresh, entry.shares):
+            if len(maps) != len(shape) or any(t is not None and t.shape != shape[d:d + 1] for d, t in enumerate(maps)):
                 raise ArchiveError(f"the growth record does not fit {name!r}")
 
 
@@ -318,14 +319,20 @@ def _meta_tensor(kind: str, content: Any) -> Any:
 
 
 def _rebuild_record(data: dict, tensors: dict[str, Tensor]) -> GrowthRecord:
-    """The record, if writing it again would give the same."""
-    if any(t.is_floating_point() or t.is_complex() for t in tensors.values()):
-        raise ArchiveError("an index map of the growth record is not a list of positions")
+    """The record, if it holds what a record holds and writing it again would give the same."""
+    if any(t.dtype is not _MAPS.get(name.partition("/")[0]) for name, t in tensors.items()):
+        raise ArchiveError("a map of the growth record does not hold positions, truth values or shares")
     try:
         record = GrowthRecord.rebuild(json.dumps(data), tensors)
         same = json.loads(record.to_json()) == data and record.to_tensors().keys() == tensors.keys()
+        typed = all(isinstance(step, dict) for step in record.lineage) and all(map(_is_text, record.removed)) and all(
+            (p.source is None or _is_text(p.source)) and isinstance(p.scale, float) for p in record.parameters.values())
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ArchiveError("the growth record does not hold what it should") from error
-    if not same:
+    if not same or not typed:
         raise ArchiveError("the growth record does not fit its index maps")
     return record
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

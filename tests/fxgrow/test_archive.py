@@ -229,7 +229,7 @@ def test_a_grown_model_keeps_its_record_and_grows_on(path):
 def test_maps_of_a_record_may_be_one_tensor(path):
     grown = fxgrow.capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)), torch.randn(IMAGE))
     index, fresh = torch.tensor([0, 1, -1, -1]), torch.tensor([False, False, True, True])
-    entry = ParameterRecord([index, None, None, None], [fresh, None, None, None])
+    entry = ParameterRecord("0.weight", [index, None, None, None], [fresh, None, None, None])
     grown.meta["growth"] = {"record": fxgrow.GrowthRecord({"0.weight": entry, "1.weight": entry}), "outcomes": []}
     fxgrow.save(grown, path)
     assert torch.equal(fxgrow.load(path).meta["fxgrow"]["record"].parameters["1.weight"].index[0], index)

@@ -161,8 +161,14 @@ EDITS = {
         inputs={"tuple": [{"tensor": [[2 ** 62, 2 ** 62], {"dtype": "float32"}]}]}),
     "a record of nothing": lambda g: g.update(record={}),
     "a record without its maps": lambda g: g.update(record={"lineage": 1, "parameters": {"conv.weight": {"axes": "x"}}}),
-    "a record of other sizes": lambda g: g.update(record={"lineage": [], "parameters": {"conv.weight": {
-        "axes": 9, "scale": 1.0}}}),
+    "a record of other sizes": lambda g: g.update(record={"lineage": [], "removed": [], "parameters": {"conv.weight": {
+        "source": "conv.weight", "axes": 9, "scale": 1.0}}}),
+    "a record of a source that is no name": lambda g: g.update(record={"lineage": [], "removed": [], "parameters": {
+        "conv.weight": {"source": 3, "axes": 4, "scale": 1.0}}}),
+    "a record of removed numbers": lambda g: g.update(record={"lineage": [], "removed": [1], "parameters": {}}),
+    "a record of removed words in disorder": lambda g: g.update(record={
+        "lineage": [], "removed": ["b", "a"], "parameters": {}}),
+    "a record of passes that are none": lambda g: g.update(record={"lineage": ["widen"], "removed": [], "parameters": {}}),
     "a graph and parts": lambda g: g.update(parts={"conv": {"class": "A", "nodes": g["nodes"]}}),
     "neither a graph nor parts": lambda g: g.update(nodes=None),
     "parts of a container": lambda g: g.update(nodes=None, parts={"": {"class": "A", "nodes": g["nodes"]}}),
@@ -215,7 +221,10 @@ def test_records_fit_their_parameters(path):
     for lie in (torch.ones(5, dtype=torch.bool), torch.ones(6)):
         path.write_bytes(with_tensors(good, lambda t: t.update({name: lie})))
         refused(path, "record")
-    path.write_bytes(with_tensors(good, lambda t: t.update({"record/fresh/7/0.weight": t[name].clone()})))
+    for other in ("record/fresh/7/0.weight", "record/shares/0/0.weight", "record/other/0/0.weight"):
+        path.write_bytes(with_tensors(good, lambda t: t.update({other: t[name].clone()})))
+        refused(path, "record")
+    path.write_bytes(with_tensors(good, lambda t: t.update({"record/shares/0/0.weight": torch.ones(5, dtype=torch.double)})))
     refused(path, "record")
     path.write_bytes(with_tensors(good, lambda t: None))
     assert path.read_bytes() == good and fxgrow.load(path) is not None
