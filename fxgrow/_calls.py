@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule, Node
+from torch.nn.modules.conv import _ConvNd
 
 CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 TRANSPOSED = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
@@ -46,9 +47,10 @@ class Call:
         return self.node.kwargs.get(name, DEFAULTS.get(name))
 
     def setting(self, name: str) -> tuple[int, ...]:
-        """stride, dilation, output_padding, or padding (of a number or a name), one number for each spatial axis."""
+        """stride, dilation, output_padding, or a padding that is not a word, one number for each spatial axis."""
         value = self.argument(name)
-        return (value,) * self.rank if isinstance(value, int) else tuple(value)
+        value = (value,) if isinstance(value, int) else tuple(value)
+        return value * self.rank if len(value) == 1 else value
 
     def set(self, name: str, value) -> None:
         """Writes a setting to the layer or to the call."""
@@ -60,13 +62,26 @@ class Call:
             self.node.update_kwarg(name, value)
 
 
+    def set_kernel(self, size: tuple[int, ...], padding: tuple[int, ...] | str) -> None:
+        """Writes a kernel size and its padding (a number for each spatial axis, or a word) to the layer or to the call."""
+        if isinstance(self.module, _ConvNd):
+            old = self.module
+            like = type(old)(old.in_channels, old.out_channels, size, padding=padding, dilation=old.dilation,
+                             groups=old.groups, padding_mode=old.padding_mode, device="meta")
+            for name in ("kernel_size", "padding", "_reversed_padding_repeated_twice"):
+                setattr(old, name, getattr(like, name))
+        else:
+            self.set("padding", padding)
+
+
 def call_of(gm: GraphModule, node: Node) -> Call | None:
     """The convolution or linear layer that a node calls, if it calls one whose weight is a parameter or buffer."""
     if node.op == "call_module":
         module = gm.get_submodule(str(node.target))
-        if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or nn.utils.parametrize.is_parametrized(module):
+        if not isinstance(module, (nn.Linear, _ConvNd)) or not type(module).__module__.startswith("torch.nn.modules.") \
+                or module._parameters.get("weight") is None:  # computed at each call
             return None
-        rank = len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 0
+        rank = len(module.kernel_size) if isinstance(module, _ConvNd) else 0
         bias = f"{node.target}.bias" if module.bias is not None else None
         return Call(node, str(node.target), f"{node.target}.weight", bias, rank, bool(getattr(module, "transposed", False)),
                     module)

@@ -93,16 +93,26 @@ class Edit:
         owner, _, attribute = name.rpartition(".")
         return getattr(self.gm.get_submodule(owner), attribute)
 
+    def known_as(self, name: str) -> str:
+        """The name under which the record holds a tensor: the first one, of a tensor with several names."""
+        tensor = self.tensor(name)
+        return next(n for n, t in [*self.gm.named_parameters(), *self.gm.named_buffers()] if t is tensor)
+
     def put(self, name: str, tensor: Tensor, entry: ParameterRecord) -> None:
-        """Exchanges (or adds) a parameter or buffer; `entry` says where its numbers come from, in the original."""
+        """Exchanges (or adds) a parameter or buffer; `entry` says where its numbers come from, in the original. A tensor
+        with several names is exchanged under each of them."""
         owner, _, attribute = name.rpartition(".")
         place = self.gm.get_submodule(owner)
-        if attribute in place._buffers:
-            place._buffers[attribute] = tensor.detach()
+        old = place._buffers.get(attribute, place._parameters.get(attribute))
+        new = tensor.detach()
+        if old is None or isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, old is None or old.requires_grad)
+        if old is None:
+            place.register_parameter(attribute, new)
         else:
-            old = place._parameters.get(attribute)
-            place.register_parameter(attribute, nn.Parameter(tensor.detach(), old is None or old.requires_grad))
-        self.record.parameters[name] = entry
+            for held in (d for m in self.gm.modules() for d in (m._parameters, m._buffers)):
+                held.update({n: new for n, t in held.items() if t is old})
+        self.record.parameters[self.known_as(name)] = entry
 
     def drop(self, path: str) -> None:
         """Takes a layer out; what the original had in it is recorded as removed unless an entry names it as its source."""
@@ -133,6 +143,14 @@ class Edit:
                     made.add(source)
                     queue.append(source)
         node.replace_all_uses_with(new, lambda user: user not in made)
+
+    def insist(self, where: str | Sequence[str] | None) -> None:
+        """Raises a SelectionError with the reasons unless something was done."""
+        if not any(o.method for o in self.outcomes):
+            reasons = "; ".join(f"{o.name}: {o.reason}" for o in self.outcomes[:3])
+            more = f"; and {len(self.outcomes) - 3} more" if len(self.outcomes) > 3 else ""
+            what = f"that {where!r} names" if where else "in the model"
+            raise SelectionError(f"nothing {what} can be done: {reasons or 'there is no such layer'}{more}")
 
     def finish(self) -> PassResult:
         """The edited module, its record behind that of the original."""

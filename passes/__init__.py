@@ -1,4 +1,0 @@
-"""Growth passes: classes over `torch.fx`'s PassBase, one pass a file."""
-from fxgrow.passes.widen import Widen
-
-__all__ = ["Widen"]

@@ -1,0 +1,204 @@
+"""Kernel: convolutions with larger kernels (Network Morphism, Wei 2016: kernel size morphing)."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+from torch.nn.modules.conv import _ConvNd
+
+from fxgrow._calls import CONVOLUTIONS, TRANSPOSED, Call, call_of
+from fxgrow._edit import Edit
+from fxgrow._record import ParameterRecord
+from fxgrow._transform import Outcome
+from fxgrow.errors import GrowthError
+
+Sizes = tuple[int, ...]
+
+
+class Refused(Exception):
+    """A convolution that stays as it is; the message says why."""
+
+
+@dataclass
+class Kernel(PassBase):
+    """Gives convolutions larger kernels, whose new taps start at zero, without changing what the network computes.
+
+    Args:
+        where: a glob, or several, over qualified names of convolutions; None: all. One whose kernel is a single tap grows
+            only if it is named in full.
+        size: the new size: one number for every spatial axis, or one for each (`3,7`). It may exceed the present one
+            by an even number only, unless the padding is "same".
+    """
+    where: str | Sequence[str] | None = None
+    _: KW_ONLY
+    size: int | str | Sequence[int] = 5
+
+    def __post_init__(self) -> None:
+        words = [self.size] if isinstance(self.size, (int, str)) else list(self.size)
+        try:
+            self.sizes: Sizes = tuple(int(n) for word in words for n in str(word).split(","))
+        except ValueError:
+            raise GrowthError(f"size {self.size!r} is not a number, nor numbers with commas between them") from None
+        if not self.sizes or min(self.sizes) < 1:
+            raise GrowthError(f"size {self.size!r} is no kernel size; it must be at least 1 on every axis")
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        named = [self.where] if isinstance(self.where, str) else list(self.where or [])
+        edit = Edit(graph_module, {"pass": "kernel", "where": named, "size": list(self.sizes)})
+        found: dict[Tensor, list[Call]] = {}  # calls of one weight grow together
+        names: dict[str, Tensor | str] = {}  # a convolution's name: its weight, or why that is out of reach
+        for node in edit.graph.nodes:
+            if _convolves(edit, node):
+                call = call_of(edit.gm, node)
+                if call is None:
+                    names[_place(node)] = ("its weight is computed at each call (weight_norm and the like); take that "
+                                           "parametrization off first")
+                else:
+                    weight = edit.tensor(call.weight)
+                    found.setdefault(weight, []).append(call)
+                    names[call.name] = weight
+        done = set()
+        for name in edit.select(self.where, names, "convolution"):
+            weight = names[name]
+            if isinstance(weight, str):
+                edit.outcomes.append(Outcome(name, 0, 0, [name], reason=weight))
+            elif max(weight.shape[2:]) == 1 and name not in named:
+                edit.outcomes.append(Outcome(name, 1, 1, [name], reason="one tap grows only if it is named in full"))
+            elif weight not in done:
+                done.add(weight)
+                edit.outcomes.append(self._grow(edit, name, weight, found[weight]))
+        edit.insist(self.where)
+        return edit.finish()
+
+    def ensures(self, graph_module: GraphModule) -> None:
+        graph_module.graph.lint()
+
+    def _grow(self, edit: Edit, name: str, weight: Tensor, calls: list[Call]) -> Outcome:
+        """Grows one weight and all calls of it, or says why not."""
+        old = tuple(weight.shape[2:])
+        taps = math.prod(old)
+        try:
+            new = self._size(old)
+            users = _other_users(edit, weight, calls)
+            sizes = [u for u in users if isinstance(edit.values[u.name], (int, tuple))]
+            if others := dict.fromkeys(_place(u) for u in users if u not in sizes):
+                raise Refused(f"its weight is also used by {', '.join(others)}")
+            changes = [_shift(call, old, new, edit.values[call.input.name]) for call in calls]
+            front = changes[0][0]
+            if any(f != front for f, _ in changes):
+                raise Refused("its calls would need the new taps in different places")
+        except Refused as why:
+            return Outcome(name, taps, taps, [name], reason=str(why))
+        for node in sizes:
+            _pin(node, edit.values[node.name])
+        _enlarge(edit, calls[0].weight, front, new)
+        seen: set = set()
+        for call, (_, padding) in zip(calls, changes):
+            if (holder := call.node if call.module is None else call.module) not in seen:
+                seen.add(holder)
+                call.set_kernel(new, padding)
+        return Outcome(name, taps, math.prod(new), [name], "zero taps",
+                       f"{_by(old)} becomes {_by(new)}: the new taps are zero; padding {_show(changes[0][1])} leaves the "
+                       "old ones where they were")
+
+    def _size(self, old: Sizes) -> Sizes:
+        new = self.sizes * len(old) if len(self.sizes) == 1 else self.sizes
+        if len(new) != len(old):
+            raise Refused(f"it has {len(old)} spatial axes, and size {_show(new)} speaks of {len(new)}")
+        if new == old:
+            raise Refused(f"its kernel is {_by(old)} already")
+        if any(n < o for n, o in zip(new, old)):
+            raise Refused(f"size {_by(new)} would shrink its kernel of {_by(old)}")
+        return new
+
+
+def _convolves(edit: Edit, node: Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(edit.gm.get_submodule(str(node.target)), _ConvNd)
+    return node.op == "call_function" and node.target in {**CONVOLUTIONS, **TRANSPOSED}
+
+
+def _place(node: Node) -> str:
+    return str(node.target) if node.op == "call_module" else node.meta.get("owner") or node.name
+
+
+def _other_users(edit: Edit, weight: Tensor, calls: list[Call]) -> list[Node]:
+    """What uses a weight in other ways than the calls do."""
+    known = {call.node for call in calls}
+    reads = [n for n in edit.graph.nodes if n.op == "get_attr" and edit.tensor(str(n.target)) is weight]
+    return [u for r in reads for u in r.users if u not in known] + [
+        n for n in edit.graph.nodes if n.op == "call_module" and n not in known
+        and any(p is weight for p in edit.gm.get_submodule(str(n.target)).parameters())]
+
+
+def _pin(node: Node, value: int | tuple) -> None:
+    """Writes the size that a node reads off a weight into its users: a padding computed from it stays what it was."""
+    value = value if isinstance(value, int) else tuple(value)
+    for user in list(node.users):
+        user.args, user.kwargs = map_arg((user.args, user.kwargs), lambda n: value if n is node else n)
+    node.graph.erase_node(node)
+
+
+def _shift(call: Call, old: Sizes, new: Sizes, x: Tensor) -> tuple[Sizes, Sizes | str]:
+    """How many new taps come in front of the old ones on each axis, and the padding that keeps every output in its place.
+
+    Output i of a convolution is the sum over taps t of `w[t] x[i stride - padding + t dilation]`. With `a` new taps in front
+    the old tap t is tap t + a, so the padding grows by `a dilation`; the number of outputs stays for any stride if it
+    grows by half of what the kernel gains. A transposed convolution swaps the roles of x and output.
+    """
+    padding, dilation = call.argument("padding"), call.argument("dilation")
+    if isinstance(padding, Node) or isinstance(dilation, Node) or any(
+            isinstance(n, Node) for v in (padding, dilation) if not isinstance(v, (int, str)) for n in v):
+        raise Refused("its padding or dilation is computed at each call")
+    dilation = call.setting("dilation")
+    gained = [n - o for n, o in zip(new, old)]
+    if padding == "same":  # dilation (size - 1) zeros in all, of which the smaller half comes in front
+        grown = [d * (n - 1) // 2 - d * (o - 1) // 2 for d, n, o in zip(dilation, new, old)]
+        if any(g % d for g, d in zip(grown, dilation)):
+            raise Refused(f"growth from {_by(old)} to {_by(new)} at dilation {_show(dilation)} moves the old taps off their "
+                          "places; choose a size that differs by an even number")
+        _check_room(call, x, tuple(-(d * (1 - n) // 2) for d, n in zip(dilation, new)))
+        return tuple(g // d for g, d in zip(grown, dilation)), "same"
+    if any(g % 2 for g in gained):
+        raise Refused(f"an odd number of taps between {_by(old)} and {_by(new)} needs more padding on one side than on the "
+                      "other; choose a size that differs by an even number")
+    front = tuple(g // 2 for g in gained)
+    present = (0,) * len(old) if padding == "valid" else call.setting("padding")
+    wider = tuple(p + a * d for p, a, d in zip(present, front, dilation))
+    _check_room(call, x, wider)
+    return front, wider
+
+
+def _check_room(call: Call, x: Tensor, padding: Sizes) -> None:
+    """Raises Refused where a padding that repeats the input is larger than that."""
+    mode, space = getattr(call.module, "padding_mode", "zeros"), tuple(x.shape[-call.rank:])
+    spare = {"reflect": 1, "circular": 0}.get(mode)
+    if spare is not None and any(p > s - spare for p, s in zip(padding, space)):
+        raise Refused(f"{mode} padding of {_show(padding)} does not fit its input of {_by(space)}")
+
+
+def _enlarge(edit: Edit, name: str, front: Sizes, new: Sizes) -> None:
+    """Zeros around a kernel; the record says that they are new."""
+    weight = edit.tensor(name)
+    old = tuple(weight.shape[2:])
+    around = [n for o, a, s in reversed(list(zip(old, front, new))) for n in (a, s - o - a)]
+    index = [None, None, *(None if s == o else torch.tensor([-1] * a + [*range(o)] + [-1] * (s - o - a))
+                           for o, a, s in zip(old, front, new))]
+    known = edit.known_as(name)
+    edit.put(name, F.pad(weight.detach(), around),
+             ParameterRecord(known, index, [None if i is None else i < 0 for i in index]))
+
+
+def _by(size: Sizes) -> str:
+    return "x".join(map(str, size))
+
+
+def _show(value) -> str:
+    return value if isinstance(value, str) else ", ".join(map(str, value))
