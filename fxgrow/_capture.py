@@ -619,13 +619,18 @@ def _merge_modes(train: Graph, evaluation: Graph) -> Graph:
         owner = node.meta.get("owner", "")
         return merged.get_attr(f"{owner}.training" if owner else "training")
 
+    def choice(node: Node, train_value, eval_value) -> Node:
+        made = merged.call_function(by_mode, (flag(node), train_value, eval_value))
+        made.meta["owner"] = node.meta.get("owner", "")
+        return made
+
     def join(node: Node, a, b):
         """The argument of a node that both traces have: `a` as the train trace gives it, `b` as the eval trace does."""
         if isinstance(a, Node) and isinstance(b, Node) and of_train[a] is of_eval[b]:
             return of_train[a]
         if isinstance(a, Node) or isinstance(b, Node):
             values = (of_train[a] if isinstance(a, Node) else a, of_eval[b] if isinstance(b, Node) else b)
-            return merged.call_function(by_mode, (flag(node), *values))
+            return choice(node, *values)
         if type(a) is type(b) and isinstance(a, (tuple, list)) and len(a) == len(b):
             return type(a)(join(node, x, y) for x, y in zip(a, b))
         if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
@@ -638,7 +643,7 @@ def _merge_modes(train: Graph, evaluation: Graph) -> Graph:
             return flag(node)
         train_value = map_aggregate(a, lambda x: of_train[x] if isinstance(x, Node) else x)
         eval_value = map_aggregate(b, lambda x: of_eval[x] if isinstance(x, Node) else x)
-        return merged.call_function(by_mode, (flag(node), train_value, eval_value))
+        return choice(node, train_value, eval_value)
 
     def spare_other_mode(only: Node, node: Node) -> None:
         """Both branches run in both modes: what one of them writes in place is a copy in the other mode."""
@@ -647,8 +652,8 @@ def _merge_modes(train: Graph, evaluation: Graph) -> Graph:
         with merged.inserting_before(node):
             written = node.args[0]
             spare = merged.call_method("clone", (written,))
-            choice = (written, spare) if only in of_train else (spare, written)
-            node.update_arg(0, merged.call_function(by_mode, (flag(only), *choice)))
+            spare.meta["owner"] = only.meta.get("owner", "")
+            node.update_arg(0, choice(only, *((written, spare) if only in of_train else (spare, written))))
 
     pairs = list(_align(list(train.nodes), list(evaluation.nodes)))
     common = {_memory(n) for a, b in pairs for n in (a, b) if n and (a and b or n.op == "get_attr")}

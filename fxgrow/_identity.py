@@ -1,0 +1,402 @@
+"""Which start makes a block compute the identity: a walk back from its output, over the ATen ops of a captured graph.
+
+The output is to be the block's input. An addition asks one operand to be the input and the others to be zero, a
+rearrangement asks what it rearranges, an activation that leaves the input's range alone asks its argument; a product asks
+one factor to be zero, a norm that its weight and bias are, a convolution or matrix product the same of its parameters, or
+(R2R) that its inputs come in pairs. What is asked of parameters is the start; a demand that no op can pass on is the
+reason why there is none. Nothing here touches numbers.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from fxgrow._analysis import _place, run_meta
+from fxgrow._capture import meta_twin
+from fxgrow._memory import effects
+from fxgrow._shapes import Watching, compute
+from fxgrow.layers import by_mode
+from fxgrow.rules.elementwise import ODD, ZERO_AT_ZERO
+
+INF = math.inf
+Range = tuple[float, float]
+REARRANGED = {"view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze",
+              "slice", "select", "split", "split_with_sizes", "unbind", "roll", "flip", "clone", "alias", "detach",
+              "lift_fresh", "contiguous", "expand", "unfold"}
+SUMMED = {"mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+          "adaptive_avg_pool1d", "max_pool2d_with_indices", "max_pool3d_with_indices", "upsample_nearest2d",
+          "upsample_bilinear2d", "upsample_bicubic2d", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"}
+CONTRACTIONS = {"convolution": (1, 2), "addmm": (2, 0), "mm": (1, None), "linear": (1, 2)}  # where weight and bias stand
+NORMS = {"native_batch_norm": (1, 2, 3, 7), "native_layer_norm": (2, 3, None, 4), "native_group_norm": (1, 2, None, 7),
+         "_fused_rms_norm": (2, None, None, 3)}  # weight, bias, running mean, eps
+KEEPING = {*REARRANGED, *SUMMED, *ODD, *ZERO_AT_ZERO, "native_dropout", "neg", "_to_copy"}  # f(0) = 0
+DEAD = {"relu", "relu6", "hardtanh", "clamp", "abs", "square", "sqrt", "pow"}  # slope zero at zero (or none)
+
+
+class NoIdentity(Exception):
+    """There is no start; the message says which op is in the way."""
+
+
+@dataclass(eq=False)
+class Val:
+    """What one ATen op gave: the op, where in the model it is, and what it was given (of tensors, their Vals)."""
+    tensor: Tensor
+    name: str = ""
+    place: str = ""
+    func: Any = None
+    args: tuple = ()
+    ins: list[Val] = field(default_factory=list)
+    of: list[Val | None] = field(default_factory=list)  # for each positional argument that is one tensor, its Val
+    at: int = 0  # which of several results
+    source: str | None = None
+    param_only: bool = False
+    range: Range = (-INF, INF)
+
+    def arg(self, position: int, default=None):
+        return self.args[position] if len(self.args) > position else default
+
+
+class Trace(Watching):
+    """Runs a captured graph on meta tensors and keeps, for every node, what its value is made of."""
+
+    def __init__(self, gm: GraphModule, ranges: dict[str, Range] | None = None):
+        super().__init__()
+        self.known: dict[int, Val] = {}
+        self.memory: dict[int, list[int]] = {}  # storage: the tensors that look at it
+        self.alive: list[Tensor] = []
+        self.values: dict[str, Any] = {}  # node name: its value on meta tensors
+        self.reads: dict[tuple[str, str], Val] = {}  # (node, an input of it): the input when the node ran
+        self.gives: dict[str, Val] = {}  # node name: its value when it ran
+        self.place = ""
+        twin = meta_twin(gm).eval()
+        for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+            self._keep(tensor, Val(tensor, source=name, param_only=True))
+
+        def before(node: Node) -> None:
+            self.place = _place(node)
+            for given in node.all_input_nodes:
+                if isinstance(tensor := self.values.get(given.name), Tensor):
+                    self.reads[node.name, given.name] = self.val(tensor)
+
+        def visit(node: Node, value, env: dict) -> None:
+            if node.target is by_mode and isinstance(value, Tensor):
+                train = env.get(node.args[1], node.args[1]) if isinstance(node.args[1], Node) else node.args[1]
+                if isinstance(train, Tensor):
+                    ins = [self.val(train), self.val(value)]
+                    value = env[node] = torch.empty_like(value)
+                    self._keep(value, Val(value, "by_mode", self.place, ins=ins, range=_union(ins)))
+            self.values[node.name] = value
+            if isinstance(value, Tensor):
+                if node.op == "placeholder":
+                    self._keep(value, Val(value, "input", range=(ranges or {}).get(node.name, (-INF, INF))))
+                self.gives[node.name] = self.val(value)
+
+        with self:
+            run_meta(gm, visit, before, twin)
+
+    def val(self, tensor: Tensor) -> Val:
+        """What a tensor is now."""
+        found = self.known.get(id(tensor))
+        return found if found is not None else self._keep(tensor, Val(tensor, "unknown", self.place))
+
+    def _keep(self, tensor: Tensor, val: Val) -> Val:
+        if id(tensor) not in self.known:
+            self.alive.append(tensor)
+            self.memory.setdefault(tensor.untyped_storage()._cdata, []).append(id(tensor))
+        self.known[id(tensor)] = val
+        return val
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        of = [self.val(a) if isinstance(a, Tensor) else None for a in args]
+        ins = [v for v in of if v is not None]
+        ins += [self.val(t) for a in (*args, *kwargs.values()) if isinstance(a, (list, tuple)) for t in a
+                if isinstance(t, Tensor)]
+        ins += [self.val(t) for t in kwargs.values() if isinstance(t, Tensor)]
+        out = compute(func, args, kwargs)
+        name, _, written = effects(func)
+        for w in written:
+            target = kwargs.get(w) if isinstance(w, str) else args[w]
+            if isinstance(target, Tensor):
+                for other in self.memory.get(target.untyped_storage()._cdata, ()):
+                    if other != id(target):
+                        self.known[other] = Val(target, "written through another view", self.place)
+        name = name.rstrip("_") if written else name
+        for at, tensor in enumerate(out if isinstance(out, (tuple, list)) else (out,)):
+            if isinstance(tensor, Tensor):
+                params = bool(ins) and all(v.param_only for v in ins)
+                self._keep(tensor, Val(tensor, name, self.place, func, args, ins, of, at, None, params,
+                                       _range(name, args, kwargs, of, ins)))
+        return out
+
+
+# --- ranges ---------------------------------------------------------------------------------------------------------
+
+
+def _union(vals: Iterable[Val]) -> Range:
+    ranges = [v.range for v in vals]
+    return min((r[0] for r in ranges), default=-INF), max((r[1] for r in ranges), default=INF)
+
+
+def _bounds(name: str, args: tuple, kwargs: dict) -> Range:
+    """Of a clamping op, the interval that it clamps to."""
+    if name in ("relu", "relu6"):
+        return 0.0, 6.0 if name == "relu6" else INF
+    low, high = (kwargs.get(k, args[i] if len(args) > i else d) for k, i, d in (
+        ("min_val" if name == "hardtanh" else "min", 1, -1.0 if name == "hardtanh" else None),
+        ("max_val" if name == "hardtanh" else "max", 2, 1.0 if name == "hardtanh" else None)))
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return INF, -INF
+    return -INF if low is None else float(low), INF if high is None else float(high)
+
+
+CLAMPS = ("relu", "relu6", "hardtanh", "clamp")
+ABOVE = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "_softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "abs": (0.0, INF),
+         "square": (0.0, INF), "exp": (0.0, INF), "softplus": (0.0, INF), "sqrt": (0.0, INF)}
+
+
+def _range(name: str, args: tuple, kwargs: dict, of: list, ins: list[Val]) -> Range:
+    """An interval that holds every number of the result (sound; whole line where nothing is known)."""
+    if name in ABOVE:
+        return ABOVE[name]
+    if not ins:
+        return -INF, INF
+    low, high = ins[0].range
+    if name in CLAMPS:
+        least, most = _bounds(name, args, kwargs)
+        return (max(low, least), min(max(high, least), most)) if least <= most else (-INF, INF)
+    if name in REARRANGED or name in ("cat", "stack"):
+        return _union(ins)
+    if name in SUMMED and name != "sum" or name == "native_dropout":
+        zero = 0.0 if name != "constant_pad_nd" else float(args[2]) if len(args) > 2 else 0.0
+        return min(low, zero), max(high, zero)
+    if name == "add" and len(ins) == 2 and kwargs.get("alpha", 1) == 1:
+        return low + ins[1].range[0], high + ins[1].range[1]
+    if name == "mul" and len(ins) == 2 and low >= 0 and ins[1].range[0] >= 0:
+        return 0.0, INF
+    return -INF, INF
+
+
+def leaves_alone(v: Val, x: Range) -> bool:
+    """Whether an activation gives back every number of the interval `x`."""
+    if v.name in CLAMPS:
+        least, most = _bounds(v.name, v.args, {})
+        return least <= x[0] and x[1] <= most
+    if v.name in ("leaky_relu", "prelu", "_prelu_kernel", "abs", "rrelu_with_noise"):
+        return x[0] >= 0
+    if v.name in ("elu", "celu"):
+        return x[0] >= 0 and v.arg(2, 1) in (1, 1.0) and v.name == "elu" or v.name == "celu" and x[0] >= 0
+    return False
+
+
+# --- demands --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Start:
+    """What the parameters of a block must be for it to compute the identity.
+
+    zeros: parameters (and running means) that are zero. slopes: norm weights, and the number that each is set to.
+    pairs: weights whose inputs come in pairs with opposite signs. paths: what was decided, in words.
+    """
+    zeros: set[str] = field(default_factory=set)
+    slopes: dict[str, float] = field(default_factory=dict)
+    pairs: set[str] = field(default_factory=set)
+    paths: list[str] = field(default_factory=list)
+
+    def take(self, other: Start) -> None:
+        self.zeros |= other.zeros
+        self.slopes |= other.slopes
+        self.pairs |= other.pairs
+        self.paths += [p for p in other.paths if p not in self.paths]
+
+
+@dataclass
+class Demand:
+    """The walk back through a block from its output to its input `x`.
+
+    own: whether a parameter belongs to the block (others are in use elsewhere and stay as they are).
+    paired: says whether the inputs of a weight may come in pairs (R2R); None: zeros are asked for instead.
+    """
+    x: Val
+    own: Callable[[str], bool]
+    paired: Callable[[str], bool] | None = None
+
+    def identity(self, out: Val) -> Start:
+        """The start by which `out` is `x`.
+
+        Raises:
+            NoIdentity: with the op that is in the way.
+        """
+        self._carriers: dict[Val, bool] = {}
+        start = Start()
+        labels = self._same(out, start)
+        whole = torch.arange(self.x.tensor.numel()).view(self.x.tensor.shape)
+        if labels.shape != whole.shape or not torch.equal(labels, whole):
+            raise NoIdentity(f"{out.place} gives the positions of its input in another order")
+        return start
+
+    def zero(self, out: Val) -> Start:
+        """The start by which `out` is zero everywhere."""
+        start = Start()
+        self._zero(out, start)
+        return start
+
+    def _carries(self, v: Val) -> bool:
+        """Whether the input comes here by rearrangements, sums and activations alone."""
+        if v is self.x:
+            return True
+        if v not in self._carriers:
+            passes = v.name in REARRANGED or v.name in ("add", "by_mode", "constant_pad_nd") or \
+                leaves_alone(v, self.x.range)
+            self._carriers[v] = passes and any(self._carries(i) for i in v.ins)
+        return self._carriers[v]
+
+    def _same(self, v: Val, start: Start) -> Tensor:
+        """Asks `v` to hold x's numbers, rearranged; gives for each of them its position in x."""
+        if v is self.x:
+            return torch.arange(v.tensor.numel()).view(v.tensor.shape)
+        if not self._carries(v):
+            raise NoIdentity(_in_the_way(v))
+        if v.name == "by_mode":
+            both = [self._same(i, start) for i in v.ins]
+            if not torch.equal(*both):
+                raise NoIdentity(f"{v.place} differs between train and eval mode")
+            return both[0]
+        if v.name == "add":
+            if len(v.ins) != 2 or v.func is None or v.arg(2, 1) != 1:
+                raise NoIdentity(_in_the_way(v))
+            skip, branch = v.ins if self._carries(v.ins[0]) else reversed(v.ins)
+            if self._carries(branch):
+                raise NoIdentity(f"{v.place} adds its input to itself")
+            labels = self._same(skip, start)
+            if labels.shape != v.tensor.shape:
+                raise NoIdentity(f"{v.place} adds values of another shape to its input")
+            self._zero(branch, start)
+            return labels
+        labels = self._same(v.ins[0], start)
+        if v.name in REARRANGED or v.name == "constant_pad_nd":
+            return _rearrange(v, labels)
+        return labels  # an activation that leaves x's range alone
+
+    def _zero(self, v: Val, start: Start) -> None:
+        """Asks `v` to be zero everywhere."""
+        if v.source is not None:
+            if not self.own(v.source):
+                raise NoIdentity(f"{v.source} is used elsewhere too, and cannot be zero")
+            start.zeros.add(v.source)
+        elif v.param_only and len(v.ins) == 1 and v.name in REARRANGED:
+            self._zero(v.ins[0], start)
+        elif v.name in CONTRACTIONS:
+            self._zero_product(v, start)
+        elif v.name in NORMS and v.at == 0:
+            self._zero_norm(v, start)
+        elif v.name in ("mul", "bmm", "baddbmm", "div") or v.name.startswith("_scaled_dot_product"):
+            self._one_of(v, v.ins[:1] if v.name == "div" else v.ins[2:3] if "dot_product" in v.name else v.ins, start)
+        elif v.name in ("add", "sub", "cat", "stack", "by_mode", "where") and _only_tensors(v):
+            for each in v.ins[v.name == "where":]:
+                self._zero(each, start)
+        elif v.name in DEAD and _keeps_zero(v):
+            raise NoIdentity(f"{v.place} has no slope at zero, so a {v.name} of zeros would never learn")
+        elif v.name in KEEPING and _keeps_zero(v):
+            if v.name == "constant_pad_nd" and v.arg(2, 0) != 0:
+                raise NoIdentity(_in_the_way(v))
+            self._zero(v.ins[0], start)
+        else:
+            raise NoIdentity(_in_the_way(v))
+
+    def _zero_product(self, v: Val, start: Start) -> None:
+        weight, bias = (None if i is None or len(v.of) <= i else v.of[i] for i in CONTRACTIONS[v.name])
+        if weight is None or not weight.param_only:
+            return self._one_of(v, [i for i in v.ins if i is not bias], start)
+        if bias is not None:
+            self._zero(bias, start)
+        name = _plain_source(weight)
+        if name and self.own(name) and self.paired is not None and self.paired(name):
+            start.pairs.add(name)
+            start.paths.append(f"{v.place} takes pairs with opposite signs")
+        else:
+            self._zero(weight, start)
+            start.paths.append(f"{v.place} starts at zero")
+
+    def _zero_norm(self, v: Val, start: Start) -> None:
+        weight, bias, mean, at = NORMS[v.name]
+        weights, biases, means = (None if i is None or len(v.of) <= i else v.of[i] for i in (weight, bias, mean))
+        if biases is not None:
+            self._zero(biases, start)
+        scale = _plain_source(weights) if weights is not None else None
+        if self.paired is None and scale is not None and self.own(scale):
+            start.zeros.add(scale)
+            start.paths.append(f"the weight of {v.place} starts at zero")
+            return
+        deeper = Start()
+        try:
+            self._zero(v.ins[0], deeper)
+            if means is not None and means.source is not None:
+                deeper.zeros.add(means.source)
+        except NoIdentity:
+            deeper = Start()
+        if deeper.pairs or scale is None or not self.own(scale):
+            if not deeper.zeros and not deeper.pairs:
+                raise NoIdentity(f"{v.place} has no weight of its own that could be zero")
+            if scale is not None:  # its slope at variance zero is weight / sqrt(eps): one
+                start.slopes[scale] = math.sqrt(float(v.arg(at) or torch.finfo(v.tensor.dtype).eps))
+            start.take(deeper)
+        else:
+            start.zeros.add(scale)
+            start.paths.append(f"the weight of {v.place} starts at zero")
+
+    def _one_of(self, v: Val, candidates: list[Val], start: Start) -> None:
+        """Asks one factor to be zero: what is computed from data before a parameter."""
+        reasons = []
+        for factor in sorted(candidates, key=lambda f: f.param_only):
+            attempt = Start()
+            try:
+                self._zero(factor, attempt)
+            except NoIdentity as why:
+                reasons.append(str(why))
+                continue
+            return start.take(attempt)
+        raise NoIdentity(reasons[0] if reasons else _in_the_way(v))
+
+
+def _in_the_way(v: Val) -> str:
+    return f"{v.name.strip('_') or 'a value'} at {v.place or 'its input'} is in the way"
+
+
+def _plain_source(v: Val) -> str | None:
+    """The parameter that a value is a plain view of."""
+    while v.source is None and v.param_only and len(v.ins) == 1 and v.name in REARRANGED:
+        v = v.ins[0]
+    return v.source
+
+
+def _only_tensors(v: Val) -> bool:
+    """No plain number is added (and nothing is scaled differently: zero stays zero)."""
+    return not any(isinstance(a, (int, float)) and a != 0 for a in v.args[1:2])
+
+
+def _keeps_zero(v: Val) -> bool:
+    """f(0) = 0 for the arguments at hand."""
+    if v.name in CLAMPS:
+        least, most = _bounds(v.name, v.args, {})
+        return least <= 0 <= most
+    return v.name != "pow" or isinstance(v.arg(1), (int, float)) and v.arg(1) > 0
+
+
+def _rearrange(v: Val, labels: Tensor) -> Tensor:
+    """The op, done to labels."""
+    if v.name in ("view", "_unsafe_view", "reshape", "_reshape_alias"):
+        return labels.reshape(v.tensor.shape)
+    if v.name in ("clone", "alias", "detach", "lift_fresh", "contiguous"):
+        return labels
+    if v.name == "constant_pad_nd":
+        return torch.nn.functional.pad(labels, list(v.args[1]), value=-1)
+    out = v.func(labels, *v.args[1:])
+    return out[v.at] if isinstance(out, (tuple, list)) else out
