@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from fxgrow._archive import load, save
     from fxgrow._capture import capture
     from fxgrow._classes import AxesReport, axes
-    from fxgrow._record import GrowthRecord
+    from fxgrow._freeze import scale_updates
+    from fxgrow._record import GrowthRecord, ParameterRecord
+    from fxgrow._tie import tie, untie
     from fxgrow._transform import Grown, Outcome, transform
     from fxgrow._verify import Verification, verify
     from fxgrow.errors import ArchiveError, CaptureError, FxgrowError, GrowthError, SelectionError
 
 __version__ = "0.1.0"
 __all__ = ["ArchiveError", "AxesReport", "CaptureError", "FxgrowError", "Grown", "GrowthError", "GrowthRecord", "Outcome",
-           "SelectionError", "Verification", "axes", "capture", "load", "save", "transform", "verify"]
-_HOME = {"_archive": "load save", "_capture": "capture", "_classes": "AxesReport axes", "_record": "GrowthRecord",
+           "ParameterRecord", "SelectionError", "Verification", "axes", "capture", "load", "save", "scale_updates", "tie",
+           "transform", "untie", "verify"]
+_HOME = {"_archive": "load save", "_capture": "capture", "_classes": "AxesReport axes", "_freeze": "scale_updates",
+         "_record": "GrowthRecord ParameterRecord", "_tie": "tie untie",
          "_transform": "Grown Outcome transform", "_verify": "Verification verify",
          "errors": "ArchiveError CaptureError FxgrowError GrowthError SelectionError"}
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

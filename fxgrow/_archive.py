@@ -21,18 +21,20 @@ from torch.utils._pytree import tree_leaves
 
 from fxgrow import _archive_foreign, _archive_zip
 from fxgrow._archive_graph import decode_graph, encode_graph
-from fxgrow._archive_modules import Encoder, graphs_of, usable_name
+from fxgrow._archive_modules import Encoder, find_module, graphs_of, usable_name
 from fxgrow._archive_tree import Tree
 from fxgrow._archive_values import Unencodable, decode, encode, fields
 from fxgrow._atomic import atomic_write, one_line
 from fxgrow._capture import as_tuple, capture, to_meta
 from fxgrow._parts import capture_parts, plain_attributes, put_back
-from fxgrow._record import GrowthRecord
+from fxgrow._record import GrowthRecord, tensors_of
+from fxgrow._tie import untie
 from fxgrow._transform import Grown
 from fxgrow.errors import ArchiveError, CaptureError
 
 __all__ = ["atomic_write", "check", "load", "load_weights", "save"]
-RECORD = "record/"
+RECORD, ORIGIN = "record/", "origin/{}/"
+TREE = {"modules": list, "tensors": list, "strides": dict, "meta": dict}
 _MAPS = {"index": torch.int64, "fresh": torch.bool, "shares": torch.float64}
 
 
@@ -72,11 +74,11 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
         nodes = None
         parts = {path: {"class": _class_name(gm), "nodes": encode_graph(gm), "attributes": encode(plain_attributes(gm))}
                  for path, gm in encoder.graphs.items()}
-    graph = {"class": _class_name(model), "nodes": nodes, "parts": parts,
-             "inputs": _encoded("an example input", to_meta(inputs), _shape),
+    origin, held = _encode_origin(record)
+    graph = {"class": _class_name(model), "nodes": nodes, "parts": parts, "inputs": _encode_inputs(inputs),
              "leaves": dict(meta.get("leaves", {})), "extra": _encoded("extra", extra), "record": _record_json(record),
-             "modules": encoder.modules, "tensors": encoder.objects, "strides": encoder.strides, "meta": encoder.meta}
-    data = _tensor_bytes({**encoder.data, **recorded})
+             "origin": origin, **_encoded_tree(encoder)}
+    data = _tensor_bytes({**encoder.data, **recorded, **held})
     with atomic_write(path) as file:
         _archive_zip.write(file, graph, data)
 
@@ -136,6 +138,25 @@ def check(model: nn.Module, example_inputs: Any) -> nn.Module:
     return captured if isinstance(captured, GraphModule) else model
 
 
+def _encode_origin(record: GrowthRecord) -> tuple[dict[str, dict], dict[str, Tensor]]:
+    """The structure of the small model, by path, and the few tensors in it that are not parameters or buffers."""
+    described, data = {}, {}
+    for number, (path, gm) in enumerate(sorted(record.origin.items())):
+        encoder = Encoder(gm, ORIGIN.format(number))
+        described[path] = {"class": _class_name(gm), "nodes": encode_graph(gm), "inputs": _encode_inputs(
+            gm.meta["example_inputs"]), "leaves": dict(gm.meta.get("leaves", {})), **_encoded_tree(encoder)}
+        data.update(encoder.data)
+    return described, data
+
+
+def _encoded_tree(encoder: Encoder) -> dict:
+    return {"modules": encoder.modules, "tensors": encoder.objects, "strides": encoder.strides, "meta": encoder.meta}
+
+
+def _encode_inputs(inputs: tuple) -> Any:
+    return _encoded("an example input", to_meta(inputs), _shape)
+
+
 def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[nn.Module, tuple, GrowthRecord]:
     """The captured model or the shell with its captured parts, its inputs, and its growth."""
     grown = model_or_grown if isinstance(model_or_grown, Grown) else None
@@ -150,7 +171,7 @@ def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[n
     if not graphs_of(model) or isinstance(model, GraphModule) and "example_inputs" not in meta:
         model = _captured_in_parts(model, as_tuple(inputs))
     record = grown.record if grown else meta.get("growth", {}).get("record") or GrowthRecord()
-    return model, as_tuple(inputs), record
+    return untie(model), as_tuple(inputs), record
 
 
 def _captured_in_parts(model: nn.Module, inputs: tuple) -> nn.Module:
@@ -191,13 +212,15 @@ def _record_json(record: GrowthRecord) -> Any:
 
 
 def _check_record(record: GrowthRecord, model: nn.Module) -> None:
-    """Every entry fits the parameter or buffer it is about."""
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    """Every entry fits the parameter or buffer it is about, and the one of the small model that it names."""
+    tensors = tensors_of(model)
+    small = {name: t.shape for gm in record.origin.values() for name, t in tensors_of(gm).items()}
     for name in record.parameters.keys() & tensors.keys():
-        entry, shape = record.parameters[name], tensors[name].shape
-        for maps in (entry.index, entry.fresh, entry.shares):
-            if len(maps) != len(shape) or any(t is not None and t.shape != shape[d:d + 1] for d, t in enumerate(maps)):
-                raise ArchiveError(f"the growth record does not fit {name!r}")
+        entry = record.parameters[name]
+        if entry.misfit(tensors[name].shape, small.get(str(entry.source))):
+            raise ArchiveError(f"the growth record does not fit {name!r}")
+        if record.origin and entry.source is not None and entry.source not in small:
+            raise ArchiveError(f"the growth record has {name!r} from {entry.source[:80]!r}, which the small model has not")
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
@@ -237,12 +260,12 @@ def _read(file: BinaryIO) -> tuple[dict, dict[str, Tensor]]:
 
 
 def _build(description: dict, data: dict[str, Tensor]) -> nn.Module:
-    _, _, class_name, nodes, parts, inputs, leaves, extra, recorded, modules, objects, strides, meta = fields(
+    _, _, class_name, nodes, parts, inputs, leaves, extra, recorded, origin, *described = fields(
         description, "graph.json", format=str, version=int, **{"class": str}, nodes=(list, type(None)), parts=dict,
-        inputs=dict, leaves=dict, extra=object, record=dict, modules=list, tensors=list, strides=dict, meta=dict)
-    maps = {n.removeprefix(RECORD): data.pop(n) for n in list(data) if n.startswith(RECORD)}
-    record = _rebuild_record(recorded, maps)
-    tree = Tree(modules, objects, strides, data, meta)
+        inputs=dict, leaves=dict, extra=object, record=dict, origin=dict, **TREE)
+    record = _rebuild_record(recorded, _taken(data, RECORD))
+    record.origin = _decode_origin(origin, data)
+    tree = _tree(described, data)
     if nodes is None:
         model = _shell(tree, parts)
     elif parts:
@@ -252,6 +275,34 @@ def _build(description: dict, data: dict[str, Tensor]) -> nn.Module:
     _check_record(record, model)
     _describe(model, inputs, leaves, decode(extra), record)
     return model
+
+
+def _decode_origin(described: dict, data: dict[str, Tensor]) -> dict[str, nn.Module]:
+    """The small model's structure: as safe as the model itself, and without numbers."""
+    if list(described) != sorted(described) or "" in described and len(described) > 1:
+        raise ArchiveError("the small model is one graph or has parts, not both")
+    found: dict[str, nn.Module] = {}
+    for number, (path, entry) in enumerate(described.items()):
+        name, nodes, inputs, leaves, *tree = fields(entry, "the small model", **{"class": str}, nodes=list, inputs=dict,
+                                                    leaves=dict, **TREE)
+        prefix = ORIGIN.format(number)
+        held = {prefix + n: t for n, t in _taken(data, prefix).items()}
+        found[path] = gm = _assemble(name, _tree(tree, held).part(""), nodes)
+        if not all(t.is_meta for t in tensors_of(gm).values()) or path and not isinstance(
+                find_module(gm, path), nn.Module):
+            raise ArchiveError("the small model has numbers, or is not where its path says")
+        gm.meta.update(_meta_of(inputs, leaves))
+    return found
+
+
+def _taken(data: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, without it, out of `data`."""
+    return {n.removeprefix(prefix): data.pop(n) for n in list(data) if n.startswith(prefix)}
+
+
+def _tree(described: list, data: dict[str, Tensor]) -> Tree:
+    modules, objects, strides, meta = described
+    return Tree(modules, objects, strides, data, meta)
 
 
 def _shell(tree: Tree, parts: dict) -> nn.Module:
@@ -292,15 +343,21 @@ def _assemble(class_name: str, tree: Tree, nodes: list) -> GraphModule:
 
 
 def _describe(model: Any, inputs: Any, leaves: dict, extra: Any, record: GrowthRecord) -> None:
-    example = decode(inputs, _meta_tensor)
-    if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
-        raise ArchiveError("the model's inputs are not described")
-    flat = tree_leaves(example)
+    told = _meta_of(inputs, leaves)
+    flat = tree_leaves(told["example_inputs"])
     known = {"input_shapes": [tuple(getattr(t, "shape", ())) for t in flat],
              "input_dtypes": [getattr(t, "dtype", type(t)) for t in flat], "extra": extra, "record": record}
     if not isinstance(model, GraphModule):
         model.meta = {}
-    model.meta.update(example_inputs=example, leaves=leaves, growth={"record": record, "outcomes": []}, fxgrow=known)
+    model.meta.update(told, growth={"record": record, "outcomes": []}, fxgrow=known)
+
+
+def _meta_of(inputs: Any, leaves: dict) -> dict:
+    """What a captured model knows of itself."""
+    example = decode(inputs, _meta_tensor)
+    if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
+        raise ArchiveError("the model's inputs are not described")
+    return {"example_inputs": example, "leaves": leaves}
 
 
 def _meta_tensor(kind: str, content: Any) -> Any:

@@ -22,6 +22,7 @@ MAX_PATHS = 1_000_000  # names in the tree: layers shared many times over would 
 PREFIX = "model/"
 OWN_OF_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have
 META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 _UNUSABLE_NAME = re.compile(r'[."\\\x00-\x1f\x7f]|__.*__')  # torch.fx writes names of modules into Python source
@@ -48,8 +49,9 @@ class Encoder:
     """Collects modules (children before parents), tensor objects and tensor data of a captured model, or of a shell with
     captured parts."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, prefix: str = PREFIX):
         self.graphs = graphs_of(model)
+        self.prefix = prefix
         self.modules: list[dict] = []
         self.objects: list[dict] = []
         self.data: dict[str, Tensor] = {}
@@ -150,7 +152,7 @@ class Encoder:
         view = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and view in self._memory and not tensor.is_meta:
             return self._memory[view]
-        key = PREFIX + path
+        key = self.prefix + path
         while key in self.data or key in self.meta:  # an attribute may hold several tensors
             key += "'"
         self._memory[view] = key
@@ -273,7 +275,7 @@ def _layer_name(module: nn.Module, path: str) -> str:
 
 
 def _refuse_hooks(module: nn.Module, path: str) -> None:
-    if any(getattr(module, name, None) for name in FORWARD_HOOKS):
+    if any(not getattr(hook, TRANSIENT, False) for name in FORWARD_HOOKS for hook in getattr(module, name, {}).values()):
         raise ArchiveError(f"module {path!r} has hooks (old-style weight_norm and pruning use them), which an archive "
                            "cannot hold; remove them first")
 

@@ -6,10 +6,21 @@ network back, shared storage) is in fxgrow/_migrate.py, _freeze.py, _shrink.py a
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from fxgrow.errors import GrowthError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from fxgrow._freeze import Frozen
+
+Named = nn.Module | Iterable[tuple[str, nn.Parameter]]
 
 
 @dataclass
@@ -41,6 +52,23 @@ class ParameterRecord:
         """A tensor of which every number is new."""
         return cls(None, [None] * ndim, [None] * ndim)
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether every number is an old one, at its place."""
+        maps = (*self.index, *self.fresh, *self.shares)
+        return self.source is not None and self.scale == 1.0 and all(m is None for m in maps)
+
+    def misfit(self, shape: Sequence[int], small: Sequence[int] | None) -> bool:
+        """Whether a grown tensor of this shape, from one of the shape `small` (None: not known), has another record."""
+        if any(len(maps) != len(shape) or any(m is not None and m.shape != (n,) for m, n in zip(maps, shape))
+               for maps in (self.index, self.fresh, self.shares)):
+            return True
+        if self.source is None or small is None:
+            return False
+        return len(small) != len(shape) or any(
+            was != n if m is None else m.numel() > 0 and not -1 <= int(m.min()) <= int(m.max()) < was
+            for m, n, was in zip(self.index, shape, small))
+
     def then(self, later: ParameterRecord) -> ParameterRecord:
         """This growth, and a later one of the same tensor (whose `source` is this one's name)."""
         if self.source is None or later.source is None:
@@ -69,14 +97,33 @@ class GrowthRecord:
         """The record of one parameter or buffer of the grown model."""
         return self.parameters.get(name) or ParameterRecord.same(name, ndim)
 
+    def located(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ParameterRecord]]:
+        """Each tensor of the grown model once, with its record; of the names of a tied one, that which has a record.
+
+        Raises:
+            GrowthError: a tensor has another shape than the record says.
+        """
+        names: dict[int, list[str]] = {}
+        for name, tensor in tensors.items():
+            names.setdefault(id(tensor), []).append(name)
+        found = {}
+        for known in names.values():
+            name = next((n for n in known if n in self.parameters), known[0])
+            plain = name.replace(".parametrizations.", ".").removesuffix(".original")
+            if plain != name and plain in self.parameters:
+                raise GrowthError(f"{plain} is computed from other parameters (of a tied network, say), so its old and new "
+                                  "numbers are not told apart: call fxgrow.untie first, or use the parent's parameters")
+            tensor, entry = tensors[name], self.entry(name, tensors[name].ndim)
+            if entry.misfit(tensor.shape, None):
+                raise GrowthError(f"{name} is {list(tensor.shape)}, which does not fit its growth record: give the model "
+                                  "that the record is about")
+            found[name] = tensor, entry
+        return found
+
     def new_mask(self, name: str, tensor: Tensor) -> Tensor:
         """True where a number of the grown `tensor` is new; shape of `tensor`."""
         entry = self.entry(name, tensor.ndim)
-        mask = torch.full(tensor.shape, entry.source is None)
-        for dim, fresh in enumerate(entry.fresh):
-            if fresh is not None:
-                mask |= fresh.view(-1, *[1] * (tensor.ndim - dim - 1))
-        return mask
+        return new_numbers(entry, tensor)
 
     def then(self, later: GrowthRecord) -> GrowthRecord:
         """This growth followed by a later one."""
@@ -84,7 +131,72 @@ class GrowthRecord:
         chained = {n: p if p.source is None else self.entry(p.source, len(p.index)).then(p)
                    for n, p in later.parameters.items()}
         return GrowthRecord({**kept, **chained}, self.lineage + later.lineage,
-                            (self.removed | later.removed) - later.parameters.keys(), self.origin or later.origin)
+                            (self.removed | later.removed) - later.parameters.keys(), {**later.origin, **self.origin})
+
+    # -- what follows from it ----------------------------------------------------------------------------------------
+
+    def shrink(self, model: nn.Module) -> nn.Module:
+        """The small network back, with the numbers that the grown `model` has now.
+
+        Exact for r2r and netmorph, which leave old numbers as they are (a factor on norm weights is divided out). Under
+        net2net a column that was shared out among copies is the sum of its shares, and of copied positions the first is
+        taken. `model` is left as it is.
+
+        Raises:
+            GrowthError: a number of the small network is found nowhere; the tensor is named.
+        """
+        from fxgrow._shrink import shrink
+        return shrink(self, model)
+
+    def migrate_tensors(self, tensors: Mapping[str, Tensor], like: nn.Module | Mapping[str, Tensor] | None = None
+                        ) -> dict[str, Tensor]:
+        """Tensors of the small model (an EMA copy of its numbers) as tensors of the grown one.
+
+        Args:
+            tensors: by the names of the small model; parameters, buffers or a whole state_dict.
+            like: the grown model or its state_dict, for the new numbers; without it they are zeros, and tensors that are
+                new altogether are left out, as their shapes are not known.
+
+        Raises:
+            GrowthError: a tensor has another shape than the small model's.
+        """
+        from fxgrow._migrate import migrate_tensors
+        return migrate_tensors(self, tensors, like)
+
+    def migrate_optimizer(self, optimizer: Optimizer, new_params: Named, old_params: Named | None = None) -> Optimizer:
+        """An optimizer of the same class for the grown model, with the state that the small model's has.
+
+        Args:
+            optimizer: the one that trained the small model. It is left as it is.
+            new_params: the grown model, or (name, parameter) pairs of it.
+            old_params: the small model, or such pairs; None: the optimizer has one group with the small model's parameters
+                in their order (or was given named parameters).
+
+        Raises:
+            GrowthError: parameters cannot be told apart, or the optimizer keeps a state that does not belong to single
+                numbers.
+        """
+        from fxgrow._migrate import migrate_optimizer
+        return migrate_optimizer(self, optimizer, new_params, old_params)
+
+    def freeze_old(self, model: nn.Module) -> Frozen:
+        """Keeps every old number of the grown `model` as it is, whatever optimizer runs, until `.remove()` or the end of
+        a `with` block. Running statistics of old positions are kept as well."""
+        from fxgrow._freeze import Frozen
+        return Frozen(self, model)
+
+    def lr_scales(self, model: nn.Module, *, new: float = 1.0, old: float = 1.0) -> dict[str, float | Tensor]:
+        """For each parameter of the grown `model`, how much faster its numbers are to learn: a factor, or a tensor of the
+        parameter's shape where it holds old and new numbers. `fxgrow.scale_updates` makes an optimizer follow."""
+        from fxgrow._freeze import lr_scales
+        return lr_scales(self, model, new, old)
+
+    def parameter_groups(self, model: nn.Module, lr: float, *, new: float = 1.0) -> list[dict]:
+        """Two groups for any optimizer: parameters that hold old numbers at `lr`, those that are new at `lr * new`."""
+        from fxgrow._freeze import parameter_groups
+        return parameter_groups(self, model, lr, new)
+
+    # -- for an archive ------------------------------------------------------------------------------------------------
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The index maps, masks and shares, flat, for an archive."""
@@ -105,6 +217,25 @@ class GrowthRecord:
                                                            for kind in ("index", "fresh", "shares")), p["scale"])
                       for name, p in data["parameters"].items()}
         return cls(parameters, data["lineage"], set(data["removed"]))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer under every name that it has."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def new_numbers(entry: ParameterRecord, tensor: Tensor) -> Tensor:
+    """True where a number of the grown `tensor` is new; shape and device of `tensor`."""
+    mask = torch.full(tensor.shape, entry.source is None, device=tensor.device)
+    for dim, fresh in enumerate(entry.fresh):
+        if fresh is not None:
+            mask |= along(fresh.to(tensor.device), dim, tensor.ndim)
+    return mask
+
+
+def along(values: Tensor, dim: int, ndim: int) -> Tensor:
+    """Values of the positions of one axis, shaped to broadcast against a tensor of `ndim` axes."""
+    return values.view(-1, *[1] * (ndim - dim - 1))
 
 
 def _chain(old: Tensor | None, new: Tensor | None) -> Tensor | None:

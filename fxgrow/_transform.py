@@ -127,7 +127,7 @@ def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], st
 
 def _apply(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
     record = gm.meta.get("growth", {"record": GrowthRecord()})["record"]
-    if not record.origin:
+    if not record.origin and not record.lineage:
         record = dataclasses.replace(record, origin={"": skeleton(gm)})
     gm.meta["growth"] = {"record": record, "outcomes": []}
     result = gm

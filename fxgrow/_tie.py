@@ -1,0 +1,156 @@
+"""Shared storage: a grown network whose old numbers are the small one's own parameters.
+
+A tensor that is as it was becomes the parent's parameter object; a grown one is computed at each use from the parent's
+parameter and the new numbers, by `torch.nn.utils.parametrize`.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn.utils import parametrize
+
+from fxgrow._capture import clone_structure
+from fxgrow._record import GrowthRecord, ParameterRecord, new_numbers, tensors_of
+from fxgrow._transform import Grown
+from fxgrow.errors import GrowthError
+
+
+class Tied(nn.Module):
+    """`W' = scale * W` at the old positions and the new numbers, in order, at all others.
+
+    forward: new numbers `[k]` to the grown tensor; right_inverse: the grown tensor to its new numbers.
+    """
+
+    def __init__(self, parent: nn.Parameter, entry: ParameterRecord, order: Sequence[str]):
+        super().__init__()
+        self.parent = parent
+        self.entry = entry
+        self.order = tuple(order)  # of the layer's parameters, for `untie`
+
+    def forward(self, new: Tensor) -> Tensor:
+        whole: Tensor = self.parent
+        for dim, index in enumerate(self.entry.index):
+            if index is not None:
+                whole = whole.index_select(dim, index.clamp_min(0).to(whole.device))
+        if self.entry.scale != 1.0:
+            whole = whole * self.entry.scale
+        return whole.masked_scatter(new_numbers(self.entry, whole), new)
+
+    def right_inverse(self, whole: Tensor) -> Tensor:
+        return whole.masked_select(new_numbers(self.entry, whole))
+
+
+def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None = None) -> nn.Module:
+    """A copy of a grown network whose old numbers *are* the parameters of `parent`.
+
+    One step of an optimizer on either moves both. Of its own the child has its new numbers and its buffers (running
+    statistics are of what a network has seen itself). `{*parent.parameters(), *child.parameters()}` are all parameters
+    of both, each once. Where the child's old numbers are no longer the parent's, the parent's are used.
+
+    Args:
+        parent: the small model that `child` grew from, captured or not.
+        child: what `fxgrow.transform` returned, or a grown model that `fxgrow.load` read.
+        record: of a model that does not hold it.
+
+    Raises:
+        GrowthError: a parameter is not the parent's (net2net shares its columns out), does not fit it, or belongs to a layer
+            that cannot compute its weights (nn.LSTM).
+    """
+    grown = child if isinstance(child, Grown) else None
+    model: nn.Module = child if grown is None else grown.model  # type: ignore[assignment]
+    if record is None:
+        record = grown.record if grown else getattr(model, "meta", {}).get("growth", {}).get("record")
+    if record is None:
+        raise GrowthError("tie needs a growth record: give what fxgrow.transform returned, or the record as well")
+    model = untie(model)
+    theirs, ours = dict(parent.named_parameters(remove_duplicate=False)), tensors_of(model)
+    entries = {name: entry for name, (tensor, entry) in record.located(ours).items()
+               if entry.source is not None and isinstance(tensor, nn.Parameter)}
+    for name, entry in entries.items():
+        _check(name, ours[name], entry, theirs.get(str(entry.source)))
+    known = {id(ours[name]): (theirs[str(entry.source)], entry) for name, entry in entries.items()}
+    new = _copy(model, known)
+    shared: dict[int, nn.Parameter] = {}  # new numbers of a parameter that several layers have
+    for path, module in list(new.named_modules()):
+        order = tuple(module._parameters)
+        for attribute, held in list(module._parameters.items()):
+            source, entry = getattr(held, "tied_to", (None, None))
+            if held is None or source is None:
+                continue
+            if entry.unchanged:
+                setattr(module, attribute, source)  # of an LSTM, its list of weights as well
+                continue
+            _refuse_opaque(module, f"{path}.{attribute}".lstrip("."))
+            module._parameters[attribute] = nn.Parameter(held.detach(), held.requires_grad)  # set to the new ones
+            parametrize.register_parametrization(module, attribute, Tied(source, entry, order), unsafe=True)
+            chain = module.parametrizations[attribute]  # type: ignore[index]
+            chain.original = shared.setdefault(id(held), chain.original)
+    return new
+
+
+def _copy(model: nn.Module, known: dict[int, tuple[nn.Parameter, ParameterRecord]]) -> nn.Module:
+    """The model with parameters that say what they will be tied to; all others are copies."""
+    def tensor(old: Tensor) -> Tensor:
+        if id(old) not in known:
+            return old.detach().clone()
+        new = nn.Parameter(old.detach(), old.requires_grad)
+        new.tied_to = known[id(old)]  # type: ignore[attr-defined]
+        return new
+
+    return _compiled(clone_structure(model, tensor))
+
+
+def _check(name: str, tensor: Tensor, entry: ParameterRecord, source: nn.Parameter | None) -> None:
+    if source is None or entry.misfit(tensor.shape, source.shape):
+        raise GrowthError(f"{name} grew from {entry.source}, which the parent has not, or of another shape: give the model "
+                          "that was grown")
+    if (source.dtype, source.device) != (tensor.dtype, tensor.device):
+        raise GrowthError(f"{name} is {tensor.dtype} on {tensor.device}, the parent's {entry.source} is {source.dtype} on "
+                          f"{source.device}: bring both to one type and device")
+    if any(s is not None for s in entry.shares):
+        raise GrowthError(f"{name} cannot be tied: net2net shares its columns out among copies, so they are not the "
+                          "parent's; grow by r2r or netmorph")
+
+
+def _refuse_opaque(module: nn.Module, name: str) -> None:
+    if isinstance(module, (nn.RNNBase, GraphModule, parametrize.ParametrizationList)):
+        raise GrowthError(f"{name} cannot be tied: a {type(module).__name__} cannot compute its weights from the parent's; "
+                          "leave its axes as they are with where=")
+
+
+def untie(model: nn.Module) -> nn.Module:
+    """A copy of a tied network with all numbers of its own, under their usual names; a model that is not tied, as it is."""
+    if not any(isinstance(m, Tied) for m in model.modules()):
+        return model
+    new = clone_structure(model, lambda t: t.detach().clone())
+    shared: dict[int, nn.Parameter] = {}
+    for module in list(new.modules()):
+        if parametrize.is_parametrized(module):
+            _untie_one(module, shared)
+    return _compiled(new)
+
+
+def _untie_one(module: nn.Module, shared: dict[int, nn.Parameter]) -> None:
+    """Back to the layer's own class (the parametrized one is shared with the model that this is a copy of)."""
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    chains = dict(module._modules.pop("parametrizations").items())  # type: ignore[union-attr, operator]
+    for attribute, chain in chains.items():
+        if isinstance(chain[0], Tied):
+            whole = nn.Parameter(chain().detach(), chain.original.requires_grad)
+            module.register_parameter(attribute, shared.setdefault(id(chain.original), whole))
+            module._parameters = {n: module._parameters[n] for n in chain[0].order if n in module._parameters}
+    others = {n: c for n, c in chains.items() if not isinstance(c[0], Tied)}
+    if others:
+        module.add_module("parametrizations", nn.ModuleDict(others))
+        parametrize._inject_new_class(module)
+        for attribute in others:
+            parametrize._inject_property(module, attribute)
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, GraphModule):
+            module.recompile()
+    return model
