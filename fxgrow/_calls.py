@@ -1,11 +1,13 @@
 """Convolutions and linear layers as a graph calls them: by layer (`nn.Conv2d`) or by function (`F.conv2d`), seen alike."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.modules.conv import _ConvNd
 
@@ -103,3 +105,10 @@ def calls(gm: GraphModule, convolutions: bool = False) -> list[Call]:
     return [c for c in found if c.rank] if convolutions else found
 
 
+def other_users(gm: GraphModule, tensor: Tensor, known: Sequence[Call]) -> list[Node]:
+    """What uses a parameter in other ways than the `known` calls do."""
+    own = {call.node for call in known}
+    reads = [n for n in gm.graph.nodes if n.op == "get_attr" and attrgetter(str(n.target))(gm) is tensor]
+    return [u for r in reads for u in r.users if u not in own] + [
+        n for n in gm.graph.nodes if n.op == "call_module" and n not in own
+        and any(p is tensor for p in gm.get_submodule(str(n.target)).parameters())]

@@ -9,6 +9,7 @@ import difflib
 import fnmatch
 import functools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,23 +18,32 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxgrow._analysis import run_meta
-from fxgrow._capture import clone_structure
+from fxgrow._capture import capture, clone_structure
 from fxgrow._record import GrowthRecord, ParameterRecord
 from fxgrow._transform import Outcome
 from fxgrow.errors import SelectionError
+
+
+@dataclass
+class Traced:
+    """A module with new numbers as a graph of one input; what it gives (on meta tensors); whether it writes to its input."""
+    gm: GraphModule
+    gives: Any
+    writes: bool
 
 
 class Edit:
     """A copy of a captured module under change.
 
     gm, graph: the copy (nodes have the names that they have in the original); every tensor of it is its own.
-    record, outcomes: what has been done so far.
+    nodes: the original's nodes in the copy, by name. record, outcomes: what has been done so far.
     """
 
     def __init__(self, before: GraphModule, step: dict):
         self.before = before
         self.gm: GraphModule = clone_structure(before, lambda t: t.detach().clone())  # type: ignore[assignment]
         self.graph = self.gm.graph
+        self.nodes: dict[str, Node] = {node.name: node for node in self.graph.nodes}
         self.record = GrowthRecord(lineage=[step])
         self.outcomes: list[Outcome] = []
         self._like = next((p for p in self.gm.parameters() if p.is_floating_point()), torch.empty(0))
@@ -43,12 +53,34 @@ class Edit:
     @functools.cached_property
     def values(self) -> dict[str, Any]:
         """What every node of the original gives, on meta tensors, by node name."""
-        return {node.name: value for node, value in run_meta(self.before, lambda *_: None).items()}
+        return self._run[0]
 
     @functools.cached_property
-    def nodes(self) -> dict[str, Node]:
-        """The original's nodes in the copy, by name."""
-        return {node.name: node for node in self.graph.nodes}
+    def _run(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """The values, and how often the memory of each had been written to when its node had run."""
+        versions: dict[str, int] = {}
+
+        def visit(node: Node, value, env: dict) -> None:
+            if isinstance(value, Tensor):
+                versions[node.name] = value._version
+
+        return {node.name: value for node, value in run_meta(self.before, visit).items()}, versions
+
+    def written(self, node: Node) -> bool:
+        """Whether something writes to the memory of a node's value after the node has run."""
+        values, versions = self._run
+        return node.name in versions and values[node.name]._version > versions[node.name]
+
+    def read_elsewhere(self, node: Node) -> bool:
+        """Whether the memory of a node's value, which is written to later, is read after that under an older name: then the
+        writing must not go to another tensor."""
+        if not self.written(node):
+            return False
+        order = {n: i for i, n in enumerate(self.graph.nodes)}
+        memory = self.values[node.name].untyped_storage()._cdata
+        older = [n for n in self.nodes.values() if order[n] < order[node] and isinstance(v := self.values[n.name], Tensor)
+                 and v.untyped_storage()._cdata == memory]
+        return any(u is not node and order[u] > order[node] for n in older for u in n.users)
 
     def select(self, where: str | Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
         """Those of `names` that a glob of `where` matches or is a parent of; all for None.
@@ -115,11 +147,9 @@ class Edit:
         self.record.parameters[self.known_as(name)] = entry
 
     def drop(self, path: str) -> None:
-        """Takes a layer out; what the original had in it is recorded as removed unless an entry names it as its source."""
-        layer = self.gm.get_submodule(path)
-        for name, _ in [*layer.named_parameters(), *layer.named_buffers()]:
+        """Takes a layer out, its record too."""
+        for name in _names(self.gm.get_submodule(path)):
             self.record.parameters.pop(f"{path}.{name}", None)
-            self.record.removed.add(f"{path}.{name}")
         self.gm.delete_submodule(path)
 
     def call(self, before: Node, target, *args, owner: str = "", **kwargs) -> Node:
@@ -134,6 +164,51 @@ class Edit:
         node.meta["owner"] = owner
         return node
 
+    def trace(self, module: nn.Module, x: Node) -> Traced:
+        """The graph of a module with new numbers for the value of `x`, of its type and the model's device and mode.
+
+        Raises:
+            CaptureError: it cannot be traced, or cannot take such a value.
+        """
+        value = torch.empty_like(self.values[x.name])
+        gm = capture(module.to(device=self._like.device, dtype=value.dtype).train(self.gm.training), value)
+        own, = gm.meta["example_inputs"]
+        before = own._version
+        return Traced(gm, list(run_meta(gm, lambda *_: None).values())[-1], own._version > before)
+
+    def graft(self, path: str, traced: Traced, x: Node, before: Node) -> Node:
+        """Puts a traced module in front of `before`, on the value of `x`, its layers below `path` (registered once), and
+        gives the node of its result. It works on a copy of the value where one of the two is written to: training would
+        miss what was read."""
+        if path not in dict(self.gm.named_modules(remove_duplicate=False)):
+            self._register(path, traced.gm)
+        if traced.writes or self.written(x):
+            x = self.call(before, ".clone", x, owner=path)
+        env: dict[Node, Any] = {}
+        for node in traced.gm.graph.nodes:
+            if node.op == "placeholder":
+                env[node] = x
+            elif node.op == "output":
+                break
+            else:
+                with self.graph.inserting_before(before):
+                    new = env[node] = self.graph.node_copy(node, lambda n: env[n])
+                if node.op in ("call_module", "get_attr"):
+                    new.target = f"{path}.{node.target}"
+                new.meta = {"owner": f"{path}.{node.meta.get('owner', '')}".rstrip(".")}
+        return env[node.args[0]]  # type: ignore[index]
+
+    def _register(self, path: str, gm: GraphModule) -> None:
+        """The layers of a traced module below a path."""
+        layers = nn.Module().train(self.gm.training)
+        for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            getattr(layers, part).update(getattr(gm, part))
+        self.gm.add_submodule(path, layers)
+        leaves = {f"{path}.{n}".rstrip("."): why for n, why in gm.meta["leaves"].items()}
+        self.gm.meta["leaves"] = {**self.gm.meta.get("leaves", {}), **leaves}
+        for name, tensor in [*layers.named_parameters(prefix=path), *layers.named_buffers(prefix=path)]:
+            self.record.parameters[name] = ParameterRecord.new(tensor.ndim)
+
     def exchange(self, node: Node, new: Node) -> None:
         """Gives the users of `node` (but not `new`, nor what `new` is made of) the value of `new`."""
         made, queue = {new}, [new]
@@ -143,6 +218,9 @@ class Edit:
                     made.add(source)
                     queue.append(source)
         node.replace_all_uses_with(new, lambda user: user not in made)
+        for known in self.__dict__.get("_run", ()):
+            if node.name in known:
+                known[new.name] = known[node.name]
 
     def insist(self, where: str | Sequence[str] | None) -> None:
         """Raises a SelectionError with the reasons unless something was done."""
@@ -156,7 +234,12 @@ class Edit:
         """The edited module, its record behind that of the original."""
         self.graph.lint()
         self.gm.recompile()
+        self.record.removed = set(_names(self.before)) - set(_names(self.gm))
         growth = self.before.meta.get("growth")
         self.gm.meta["growth"] = {"record": growth["record"].then(self.record) if growth else self.record,
                                   "outcomes": (growth["outcomes"] if growth else []) + self.outcomes}
         return PassResult(self.gm, True)
+
+
+def _names(module: nn.Module) -> list[str]:
+    return [n for n, _ in [*module.named_parameters(), *module.named_buffers()]]
