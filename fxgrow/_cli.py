@@ -18,7 +18,18 @@ from pathlib import Path
 import click
 
 from fxgrow import _pass_options
-from fxgrow._cli_report import console, describe_model, notes, print_json, print_table, size, status, summarise
+from fxgrow._cli_report import (
+    console,
+    describe_model,
+    describe_step,
+    notes,
+    print_json,
+    print_table,
+    record_of,
+    size,
+    status,
+    summarise,
+)
 from fxgrow.errors import FxgrowError
 
 EXAMPLE = "\b\nExample:\n  "
@@ -239,6 +250,49 @@ def check_writable(path: str) -> None:
         raise FxgrowError(f"{path} cannot be written ({error.strerror}): choose another place with -o") from error
 
 
+@main.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --factor 2 -o big.pt\n  "
+              "fxgrow shrink big.pt -o small.pt")
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the small model goes; fxgrow.load reads it.")
+@model_options
+@json_option
+def shrink(model: str, output: str, as_json: bool, **options) -> None:
+    """Take the network that MODEL grew from out of it and write it to FILE.
+
+    MODEL is a file that `fxgrow transform` or fxgrow.save wrote. The small network has the numbers that MODEL has now at
+    the old places: if MODEL was not trained since it grew, or with its old numbers frozen, those that it grew from. Under
+    net2net, what was shared out among copies is added up. It is compared with MODEL, and the outcome is told: they are
+    equal until the new numbers of MODEL have learned something.
+    """
+    import fxgrow
+
+    check_writable(output)
+    module, inputs = _load(model, **options)
+    record = record_of(module)
+    if record is None or not record.lineage:
+        raise FxgrowError(f"{model} has not grown, so there is no smaller network in it; name a file that `fxgrow "
+                          "transform` wrote")
+    with status(f"Shrinking {model}"):
+        small = record.shrink(module)
+    with status("Comparing both on the same input"):
+        checked = fxgrow.verify(small, module, inputs, extended=True)
+    with status(f"Writing {output}"):
+        fxgrow.save(small, output, example_inputs=inputs)
+    before, after = size(module), size(small)
+    if as_json:
+        print_json({"model": model, "file": output, "parameters": {"before": before, "after": after},
+                    "verification": checked.to_json(), "lineage": record.lineage})
+        return
+    click.echo(f"parameters  {before:,} -> {after:,} ({after / max(before, 1):.2f}x)")
+    for i, step in enumerate(record.lineage, 1):
+        click.echo(f"undone {i:<4} {describe_step(step)}")
+    click.echo(f"compared    {checked}{notes(checked)}")
+    if not checked.ok:
+        click.echo(f"NOT the same function: {model} was trained since it grew, or a pass was not preserving, and what its "
+                   "new numbers do is cut off")
+    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+
+
 @main.command(epilog=EXAMPLE + "fxgrow verify torchvision:resnet18 big.pt")
 @click.argument("before")
 @click.argument("after")
@@ -312,7 +366,7 @@ def info(model: str, as_json: bool, **options) -> None:
     click.echo(f"size        {report['bytes']:,} bytes of {', '.join(report['dtypes'])}")
     click.echo(f"inputs      {'; '.join(report['inputs']) or 'not known'}")
     for i, step in enumerate(report["lineage"], 1):
-        click.echo(f"growth {i:<4} {', '.join(f'{k} {v}' for k, v in step.items() if v not in (None, [], ''))}")
+        click.echo(f"growth {i:<4} {describe_step(step)}")
     print_table("Layers", ("layer", "kind", "weights", "parameters"),
            [(r["name"], r["kind"], r["weights"], f"{r['parameters']:,}") for r in report["layers"]])
 

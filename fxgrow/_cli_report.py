@@ -71,11 +71,34 @@ def type_of(tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+def record_of(module):
+    """The growth record that a model holds, or None."""
+    meta = getattr(module, "meta", {})
+    return meta.get("growth", {}).get("record") or meta.get("fxgrow", {}).get("record")
+
+
+def describe_step(step: dict) -> str:
+    """A pass of the lineage on one line: its name, where, by which method, its other settings, the seed."""
+    rest = dict(step)
+    name, where, method, seed = (rest.pop(k, None) for k in ("pass", "where", "method", "seed"))
+    places = [where] if isinstance(where, str) else where or []
+    words = [str(name or "a pass without a name"), ", ".join(map(str, places)) or "everywhere"]
+    words += [f"by {method}"] if method else []
+    settings = [f"{k} {_shown(v)}" for k, v in rest.items() if v is not None and v != [] and v != ""]
+    settings += [] if seed is None else [f"seed {seed}"]
+    return " ".join(words) + (f" ({', '.join(settings)})" if settings else "")
+
+
+def _shown(value) -> str:
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    return "yes" if value is True else "no" if value is False else str(value)
+
+
 def describe_model(module, inputs) -> dict:
     """What `info` reports, as data."""
     tensors = [*module.parameters(), *module.buffers()]
-    meta = getattr(module, "meta", {})
-    record = meta.get("fxgrow", {}).get("record") or meta.get("growth", {}).get("record")
+    record = record_of(module)
     layers = []
     for name, m in module.named_modules():
         own = dict(m.named_parameters(recurse=False))

@@ -82,7 +82,7 @@ def test_transform_verify_info_on_a_saved_module(here):
     assert done.stderr == ""
     assert "equal" in run("verify model.pt wide.pt").stdout
     shown = run("info wide.pt").stdout
-    assert "2,3,32,32:float32" in shown and "method r2r" in shown and "layer1.0.conv1" in shown
+    assert "2,3,32,32:float32" in shown and "by r2r" in shown and "layer1.0.conv1" in shown
 
 
 def test_transform_reports_as_json(here):
