@@ -293,6 +293,8 @@ def _rename(edit: Edit, prefix: str, moving: dict[str, str]) -> None:
         head, dot, tail = rest.partition(".")
         return f"{prefix}{moving[head]}{dot}{tail}" if name.startswith(prefix) and head in moving else name
 
+    for outcome in edit.outcomes:
+        outcome.name, outcome.producers = new(outcome.name), [new(n) for n in outcome.producers]
     edit.record.parameters = {new(n): p for n, p in edit.record.parameters.items()}
     edit.gm.meta["leaves"] = {new(n): why for n, why in edit.gm.meta.get("leaves", {}).items()}
     for node in edit.graph.nodes:

@@ -131,7 +131,8 @@ class Deepen(PassBase):
             return self.method, "not exact: everything is drawn"
         start = settle(piece, given, pairs=self.method == "r2r", draw=place.draw and self.method != "net2net",
                        numbers=numbers)
-        why = "; ".join(["copies of the neighbour's numbers"] * (self.method == "net2net" and place.draw) + start.paths)
+        why = "; ".join(["copies of the neighbour's numbers"] * (self.method == "net2net" and place.draw) +
+                        [path.replace(f"{piece.paths[0]}.", "") for path in start.paths])
         if self.method == "r2r" and not start.pairs:
             return "netmorph", f"{why}; r2r is not exact here: nothing that it sums over can come in pairs"
         return self.method, why

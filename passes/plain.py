@@ -111,7 +111,8 @@ def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: s
         inner = {name: inverse(m) if isinstance(m, NORMS) else copy.deepcopy(m) for name, m in layers.items()}
         return Chain({"layer": identity_layer(call, channels), **inner})
 
-    return Like(lambda names: built(chain(), names, value), ["layer", *layers], exact)
+    parts = ["layer", *(name for name, m in layers.items() if not isinstance(m, Function))]
+    return Like(lambda names: built(chain(), names, value), parts, exact)
 
 
 def fitted(layer: nn.Module, channels: int, width: int) -> nn.Module:

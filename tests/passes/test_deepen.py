@@ -1,0 +1,287 @@
+"""Deepen: blocks and layers that start as the identity, on networks of every family."""
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from support import shake, size, still
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+import fxgrow
+from fxgrow.errors import GrowthError, SelectionError
+from fxgrow.passes import Deepen, Widen
+
+IMAGE = (2, 3, 64, 64)
+METHODS = ("r2r", "net2net", "netmorph")
+
+
+def vision(name: str, **options):
+    return lambda: torchvision.models.get_model(name, num_classes=5, **options)
+
+
+def deepened(model: nn.Module, shape, *passes, exact=("eval", "train"),
+             dtype=torch.float64) -> tuple[nn.Module, fxgrow.Grown]:
+    model = still(shake(model.to(dtype)))
+    x = torch.randn(shape, dtype=dtype)
+    grown = fxgrow.transform(model, x, list(passes))
+    found = fxgrow.verify(model, grown.model, x)
+    assert set(exact) <= set(found.exact_in), f"{found.errors} {found.notes}\n{grown.explain()}"
+    assert size(grown.model) > size(model)
+    return model, grown
+
+
+FAMILIES = {
+    "resnet": (vision("resnet18"), IMAGE, "layer1.2"), "resnext": (vision("resnext50_32x4d"), IMAGE, "layer3.6"),
+    "regnet": (vision("regnet_y_400mf"), IMAGE, "trunk_output.block3.block3-6"),
+    "mobilenet_v2": (vision("mobilenet_v2"), IMAGE, "features.4"),
+    "mobilenet_v3": (vision("mobilenet_v3_small"), IMAGE, "features.4"),
+    "efficientnet": (vision("efficientnet_b0"), IMAGE, "features.4.3"),
+    "convnext": (vision("convnext_tiny"), IMAGE, "features.5.9"),
+    "vit": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3), (2, 3, 32, 32), "blocks.3"),
+    "torchvision vit": (lambda: torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 64), (2, 3, 32, 32),
+                        "encoder.layers.encoder_layer_2"),
+    "swin": (lambda: torchvision.models.SwinTransformer([2, 2], 32, [2, 2], [2, 4], [4, 4]), (2, 3, 32, 32), "features.1.2"),
+    "maxvit": (lambda: torchvision.models.MaxVit((64, 64), 16, 4, [16, 32], [2, 2], 8, 0.0), IMAGE, "blocks.0.layers.2"),
+    "video": (vision("r3d_18"), (2, 3, 4, 16, 16), "layer2.2"),
+    "pre-activation": (lambda: timm.create_model("resnetv2_18"), IMAGE, "stages.1.blocks.2"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_clone_at_the_end_of_every_stage(family, method):
+    """Exact in both modes, with a name that continues the stage's, by layers like its neighbours'."""
+    make, shape, name = FAMILIES[family]
+    model, grown = deepened(make(), shape, Deepen(method=method, seed=0))
+    assert name in [o.name for o in grown.outcomes]
+    tensors = dict([*grown.model.named_parameters(), *grown.model.named_buffers()])
+    sources = {grown.record.entry(n, t.ndim).source for n, t in tensors.items()}
+    assert sources - {None} == set(dict([*model.named_parameters(), *model.named_buffers()]))
+    owner = model.get_submodule(name.rpartition(".")[0])
+    parts = [n for n, _ in grown.model.get_submodule(name).named_parameters()]
+    assert parts and any(parts == [n for n, _ in m.named_parameters()] for m in owner.children())
+    for o in grown.outcomes:
+        assert o.method and all(grown.record.new_mask(f"{o.name}.{n}", p).all()
+                                for n, p in grown.model.get_submodule(o.name).named_parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_deepened_resnet50_is_torchvisions_deeper_resnet(method):
+    torch.manual_seed(0)
+    model, grown = deepened(torchvision.models.resnet50(num_classes=7), IMAGE, Deepen("layer3", method=method, seed=1))
+    stock = ResNet(Bottleneck, [3, 4, 7, 3], num_classes=7).double()
+    stock.load_state_dict(grown.model.state_dict(), strict=True)
+    assert list(stock.state_dict()) == list(grown.model.state_dict())
+    for mode in ("eval", "train"):
+        assert mode in fxgrow.verify(model, stock, torch.randn(IMAGE).double()).exact_in
+
+
+@pytest.mark.parametrize("where,names", [("layer3.2", ["layer3.3", "layer3.4"]), ("layer3", ["layer3.6", "layer3.7"])])
+def test_blocks_in_the_middle_move_those_behind_them(where, names):
+    model, grown = deepened(torchvision.models.resnet50(num_classes=7), IMAGE, Deepen(where, times=2, seed=0))
+    assert sorted(o.name for o in grown.outcomes) == names
+    stock = ResNet(Bottleneck, [3, 4, 8, 3], num_classes=7).double()
+    stock.load_state_dict(grown.model.state_dict(), strict=True)
+    assert fxgrow.verify(model, stock, torch.randn(IMAGE).double()).ok
+    if where == "layer3.2":
+        moved = grown.record.parameters["layer3.5.conv1.weight"]
+        assert moved.source == "layer3.3.conv1.weight" and grown.record.parameters["layer3.3.conv1.weight"].source is None
+        assert torch.equal(grown.model.layer3.get_submodule("5").conv1.weight, model.layer3[3].conv1.weight)
+
+
+def test_a_pattern_of_blocks_goes_on():
+    """Swin's blocks shift their windows in turn."""
+    model, grown = deepened(torchvision.models.SwinTransformer([4, 4], 32, [4, 4], [2, 4], [4, 4]), (2, 3, 64, 64),
+                            Deepen("features.1", times=2, seed=0))
+    rolled = {n.meta["owner"] for n in grown.model.graph.nodes if "roll" in str(n.target)}
+    assert {"features.1.1.attn", "features.1.3.attn"} <= rolled and "features.1.2.attn" not in rolled
+
+
+def test_blocks_without_a_skip_path_are_cloned_beside_one():
+    inception = torchvision.models.googlenet(num_classes=5, aux_logits=False, init_weights=False)
+    for method in ("r2r", "netmorph"):
+        _, grown = deepened(inception, IMAGE, Deepen(["inception4b", "inception4a"], method=method, seed=0))
+        for name in ("inception4a", "inception4b"):  # 4a takes fewer channels than it gives
+            parts = [n for n, _ in grown.model.get_submodule(f"{name}_2").named_children()]
+            assert parts[:4] == ["branch1", "branch2", "branch3", "branch4"] and "project" in parts
+        assert "adapt" in dict(grown.model.inception4a_2.named_children())
+
+
+@pytest.mark.parametrize("block", ("basic", "bottleneck", "mbconv", "inception"))
+@pytest.mark.parametrize("method", ("r2r", "netmorph"))
+def test_blocks_that_are_built(block, method):
+    for model, shape, where in ((vision("resnet18"), IMAGE, "layer2"),
+                                (vision("densenet121"), IMAGE, "features.transition1"), (Sequence1d, (4, 3, 16), "layers.0"),
+                                (vision("r3d_18"), (2, 3, 4, 16, 16), "layer1.1")):
+        _, grown = deepened(model(), shape, Deepen(where, block=block, method=method, seed=0))
+        assert any(o.method == method for o in grown.outcomes), grown.explain()
+
+
+@pytest.mark.parametrize("method", ("r2r", "netmorph"))
+def test_a_transformer_block_that_is_built(method):
+    make, shape, _ = FAMILIES["vit"]
+    _, grown = deepened(make(), shape, Deepen("blocks.0", block="transformer", method=method, seed=0))
+    assert [o.method for o in grown.outcomes] == [method] and grown.outcomes[0].name == "blocks.1"
+    with pytest.raises(SelectionError, match=r"takes \[N, T, C\]"):
+        fxgrow.transform(torchvision.models.resnet18(), torch.randn(IMAGE), Deepen("layer1", block="transformer"))
+
+
+class Sequence1d(nn.Module):
+    """A plain network over [N, C, L], with odd widths and functions for layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv1d(3, 7, 3, padding=1), nn.Conv1d(7, 7, 3, padding=1)])
+        self.fc = nn.Linear(7, 2)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return self.fc(x.mean(-1))
+
+
+class Perceptron(nn.Sequential):
+    def __init__(self, act):
+        super().__init__(nn.Linear(6, 5), act, nn.Linear(5, 4), act, nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("end", ("input", "output"))
+def test_new_first_and_last_layers(method, end):
+    for make, shape in ((vision("resnet18"), IMAGE), (lambda: Perceptron(nn.ReLU()), (4, 6)), (Sequence1d, (4, 3, 16))):
+        _, grown = deepened(make(), shape, Deepen(end, method=method, times=2, seed=0))
+        names = [n.target for n in grown.model.graph.nodes if n.op == "call_module"]
+        assert str(names[0 if end == "input" else -1]).startswith(end)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_plain_layers(method):
+    """Layers of a network without skip paths: an identity layer, or a residual one."""
+    exact = ("eval",) if method == "net2net" else ("eval", "train")
+    model, grown = deepened(torchvision.models.vgg11_bn(num_classes=3), IMAGE, Deepen("features.0", method=method, times=2,
+                                                                                     seed=0), exact=exact)
+    if method == "net2net":  # the layers of torchvision's vgg13_bn with one more
+        kinds = [type(m) for m in grown.model.features.children()]
+        assert kinds[:9] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 3
+    deepened(Perceptron(nn.ReLU()), (4, 6), Deepen(["0", "2"], method=method, seed=0))
+    deepened(Sequence1d(), (4, 3, 16), Deepen("layers.1", method=method, seed=0))
+
+
+def test_net2net_refuses_what_is_not_idempotent():
+    x = torch.randn(4, 6)
+    for act in (nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Sigmoid(), nn.SELU(), nn.ELU(2.0)):
+        with pytest.raises(SelectionError, match="not idempotent"):
+            fxgrow.transform(Perceptron(act), x, Deepen("0", method="net2net"))
+    for act in (nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.5, 2.0)):
+        deepened(Perceptron(act), (4, 6), Deepen("0", method="net2net", seed=0))
+    norm = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 2))
+    with pytest.raises(SelectionError, match="no running statistics"):
+        fxgrow.transform(norm, x, Deepen("0", method="net2net"))
+
+
+class Scaled(nn.Module):
+    """A block whose skip path is not the identity."""
+
+    def __init__(self, skip):
+        super().__init__()
+        self.first, self.fc, self.skip = nn.Linear(6, 6), nn.Linear(6, 6), skip
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.skip(x) + self.fc(torch.relu(x))
+
+
+@pytest.mark.parametrize("skip", [lambda x: 2 * x, torch.relu, lambda x: x.flip(1), lambda x: x + 1, lambda x: x.T,
+                                  torch.neg],
+                         ids=["twice", "relu", "flip", "plus one", "transposed", "negative"])
+def test_a_skip_path_that_changes_its_input_is_seen(skip):
+    """Such a block is not taken for one that can be the identity: it is cloned beside a skip path of its own."""
+    class Net(nn.Sequential):
+        pass
+
+    net = Net(Scaled(skip), Scaled(skip))
+    model, grown = deepened(net, (6, 6), Deepen("0", seed=0))
+    assert "project" in dict(grown.model.get_submodule("1").named_children())
+
+
+def test_random_is_not_exact_and_says_so():
+    model = still(shake(torchvision.models.resnet18(num_classes=3).double()))
+    x = torch.randn(IMAGE).double()
+    grown = fxgrow.transform(model, x, Deepen(method="random", seed=0))
+    assert not fxgrow.verify(model, grown.model, x).ok and "not exact" in grown.explain()
+
+
+def test_single_precision():
+    for method in METHODS:
+        deepened(torchvision.models.resnet50(num_classes=7), IMAGE, Deepen(method=method, times=2, seed=0),
+                 dtype=torch.float32)
+
+
+def train(model: nn.Module, x, steps: int = 2) -> dict[str, torch.Tensor]:
+    """The gradients of the step after `steps` steps."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    model.train()
+    for step in range(steps + 1):
+        optimizer.zero_grad()
+        out = model(x)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=x.dtype).view_as(out)).sum().backward()
+        if step < steps:
+            optimizer.step()
+    return {n: p.grad for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", ["resnet", "mobilenet_v3", "efficientnet", "convnext", "torchvision vit", "swin",
+                                    "video"])
+@pytest.mark.parametrize("method", METHODS)
+def test_new_depth_learns(family, method):
+    """After two steps every new tensor has gradients, all of whose numbers are finite."""
+    make, shape, _ = FAMILIES[family]
+    _, grown = deepened(make(), shape, Deepen(method=method, seed=0))
+    gradients = train(grown.model, torch.randn((4, *shape[1:])).double())
+    for name, p in grown.model.named_parameters():
+        if grown.record.new_mask(name, p).any():
+            grad = gradients[name]
+            assert grad is not None and grad.isfinite().all() and grad.abs().max() > 0, name
+
+
+def test_it_is_reproducible_and_leaves_the_model_alone():
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=3)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    x = torch.randn(IMAGE)
+    one, two, other = (fxgrow.transform(model, x, Deepen(seed=s)).model.state_dict() for s in (0, 0, 1))
+    assert all(torch.equal(one[n], two[n]) for n in one) and any(not torch.equal(one[n], other[n]) for n in one)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_it_composes_with_widening_and_archives(tmp_path):
+    model, grown = deepened(torchvision.models.resnet18(num_classes=3), IMAGE, Deepen("layer2", seed=0),
+                            Widen("layer2.*.conv1", factor=1.5, seed=1), Deepen("layer2", method="net2net", seed=2),
+                            Widen(factor=2, method="netmorph", seed=3))
+    fxgrow.save(grown, tmp_path / "deep.pt")
+    loaded, x = fxgrow.load(tmp_path / "deep.pt"), torch.randn(IMAGE).double()
+    assert torch.equal(loaded.eval()(x), grown.model.eval()(x))
+    assert [s["pass"] for s in grown.record.lineage] == ["deepen", "widen", "deepen", "widen"]
+    assert grown.record.new_mask("layer2.2.conv1.weight", grown.model.layer2.get_submodule("2").conv1.weight).all()
+
+
+def test_a_detector():
+    make = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    model, images = make(weights=None, weights_backbone=None).double().eval(), ([torch.randn(3, 96, 96).double()],)
+    grown = fxgrow.transform(model, images, Deepen("backbone.body.*", seed=0))
+    assert fxgrow.verify(model, grown.model, images).ok and "backbone.body.2" in [o.name for o in grown.outcomes]
+
+
+def test_what_makes_no_sense_is_refused():
+    model, x = torchvision.models.resnet18(), torch.randn(IMAGE)
+    for options, message in (({"times": 0}, "inserts nothing"), ({"method": "r2"}, "not known"),
+                             ({"block": "x"}, "not known")):
+        with pytest.raises(GrowthError, match=message):
+            Deepen(**options)
+    with pytest.raises(SelectionError, match="layer4"):
+        fxgrow.transform(model, x, Deepen("layer9"))
+    dense = torchvision.models.densenet121()
+    with pytest.raises(SelectionError, match="is given .* values, not one tensor"):
+        fxgrow.transform(dense, x, Deepen("features.denseblock1.denselayer3"))
