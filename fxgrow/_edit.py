@@ -62,6 +62,8 @@ class Edit:
 
         def visit(node: Node, value, env: dict) -> None:
             if isinstance(value, Tensor):
+                if _drops_in_place(self.before, node):
+                    value.zero_()  # as it does in training; there is no data here
                 versions[node.name] = value._version
 
         return {node.name: value for node, value in run_meta(self.before, visit).items()}, versions
@@ -243,3 +245,12 @@ class Edit:
 
 def _names(module: nn.Module) -> list[str]:
     return [n for n, _ in [*module.named_parameters(), *module.named_buffers()]]
+
+
+def _drops_in_place(gm: GraphModule, node: Node) -> bool:
+    """Whether a node is a dropout that writes to its input, which in eval mode it only passes on."""
+    if node.op == "call_module":
+        layer = gm.get_submodule(str(node.target))
+        return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.inplace
+    return node.op == "call_function" and "dropout" in getattr(node.target, "__name__", "") and (
+        node.kwargs.get("inplace") is True or node.args[3:4] == (True,))

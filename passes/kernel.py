@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.nn.modules.conv import _ConvNd
 
-from fxgrow._calls import CONVOLUTIONS, TRANSPOSED, Call, call_of
+from fxgrow._calls import CONVOLUTIONS, TRANSPOSED, Call, call_of, other_users
 from fxgrow._edit import Edit
 from fxgrow._record import ParameterRecord
 from fxgrow._transform import Outcome
@@ -86,7 +86,7 @@ class Kernel(PassBase):
         taps = math.prod(old)
         try:
             new = self._size(old)
-            users = _other_users(edit, weight, calls)
+            users = other_users(edit.gm, weight, calls)
             sizes = [u for u in users if isinstance(edit.values[u.name], (int, tuple))]
             if others := dict.fromkeys(_place(u) for u in users if u not in sizes):
                 raise Refused(f"its weight is also used by {', '.join(others)}")
@@ -127,15 +127,6 @@ def _convolves(edit: Edit, node: Node) -> bool:
 
 def _place(node: Node) -> str:
     return str(node.target) if node.op == "call_module" else node.meta.get("owner") or node.name
-
-
-def _other_users(edit: Edit, weight: Tensor, calls: list[Call]) -> list[Node]:
-    """What uses a weight in other ways than the calls do."""
-    known = {call.node for call in calls}
-    reads = [n for n in edit.graph.nodes if n.op == "get_attr" and edit.tensor(str(n.target)) is weight]
-    return [u for r in reads for u in r.users if u not in known] + [
-        n for n in edit.graph.nodes if n.op == "call_module" and n not in known
-        and any(p is weight for p in edit.gm.get_submodule(str(n.target)).parameters())]
 
 
 def _pin(node: Node, value: int | tuple) -> None:

@@ -1,0 +1,107 @@
+"""Activation: parametric activations that start as the identity or as a present one (Network Morphism, Wei 2016)."""
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import GraphModule, Node
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxgrow._edit import Edit
+from fxgrow._region import Region, Unfit, apply, kept, read_parameter
+from fxgrow._transform import Outcome
+from fxgrow.errors import GrowthError
+
+ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "leaky_relu": F.leaky_relu, "elu": F.elu, "selu": F.selu, "gelu": F.gelu,
+               "silu": F.silu, "mish": F.mish, "hardswish": F.hardswish, "softplus": F.softplus, "tanh": torch.tanh,
+               "sigmoid": torch.sigmoid}
+
+
+@dataclass
+class Activation(PassBase):
+    """Puts in activations `(1 - a) f(x) + a x` that start as the identity (a = 1), or bends present ones.
+
+    Args:
+        where: a glob, or several, over qualified names of layers, blocks and calls (`module:node`).
+        to: the activation f: relu, relu6, leaky_relu, elu, selu, gelu, silu, mish, hardswish, softplus, tanh, sigmoid, or,
+            in mode replace, identity.
+        mode: insert (behind what is named) or replace (what is named is itself an activation g; it becomes
+            `(1 - a) g(x) + a f(x)`, which starts as g, a = 0).
+        weight: scalar (one a) or channel (one for each channel).
+    """
+    where: str | Sequence[str]
+    _: KW_ONLY
+    to: str = "relu"
+    mode: Literal["insert", "replace"] = "insert"
+    weight: Literal["scalar", "channel"] = "scalar"
+
+    def __post_init__(self) -> None:
+        known = (*ACTIVATIONS, *(["identity"] if self.mode == "replace" else []))
+        for value, allowed, name in ((self.mode, ("insert", "replace"), "mode"), (self.to, known, "to"),
+                                     (self.weight, ("scalar", "channel"), "weight")):
+            if value not in allowed:
+                raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        where = [self.where] if isinstance(self.where, str) else list(self.where)
+        edit = Edit(graph_module, {"pass": "activation", "where": where, "to": self.to, "mode": self.mode,
+                                   "weight": self.weight})
+        put = self._insert if self.mode == "insert" else self._replace
+        return apply(edit, where, "layer, block or call", lambda place: put(edit, place))
+
+    def ensures(self, graph_module: GraphModule) -> None:
+        graph_module.graph.lint()
+
+    def _insert(self, edit: Edit, place: Region) -> Outcome:
+        y, shape = place.gives, self._shape(place)
+        path = edit.free_name(place.below("activation"))
+        if self.to == "relu" and any(_is_relu(edit, n) for n in (y, *y.users)):
+            raise Unfit("a relu next to a relu changes nothing and would never learn; choose another activation")
+        if self.to == "relu" and len(shape) in (0, place.value(y).ndim - 1):  # channels on axis 1, where PReLU has them
+            layer = nn.PReLU(shape[0] if shape else 1, init=1.0)
+            edit.exchange(y, edit.call(y.next, edit.add_layer(path, layer), y, owner=path))
+        else:
+            edit.exchange(y, self._blend(edit, y.next, path, shape, 1.0, y, None))
+        return Outcome(place.name, 0, shape.numel(), [path], "identity", f"(1 - a) {self.to}(x) + a x, and a starts at one")
+
+    def _replace(self, edit: Edit, place: Region) -> Outcome:
+        x, y, shape, reader = place.takes, place.gives, self._shape(place), place.reader
+        if place.value(x).shape != place.value(y).shape:
+            raise Unfit("its input and output differ in size: it is no activation")
+        path = edit.free_name(place.below("activation"))
+        x = kept(edit, reader, x)
+        if self.to != "identity":
+            x = edit.call(reader, ACTIVATIONS[self.to], x, owner=path)
+        edit.exchange(y, self._blend(edit, y.next, path, shape, 0.0, x, y))
+        return Outcome(place.name, 0, shape.numel(), [path], "as before", f"(1 - a) times what it was + a {self.to}(x), "
+                       "and a starts at zero")
+
+    def _blend(self, edit: Edit, before: Node, path: str, shape: torch.Size, start: float, x: Node, y: Node | None) -> Node:
+        """`a x + (1 - a) y`, `y` being f(x) if it is not given."""
+        layer = nn.Module()
+        layer.a = nn.Parameter(torch.full(shape, start))
+        edit.add_layer(path, layer)
+        if y is None:
+            y = edit.call(before, ACTIVATIONS[self.to], x, owner=path)
+        a = read_parameter(edit, before, f"{path}.a")
+        rest = edit.call(before, operator.sub, 1, a, owner=path)
+        return edit.call(before, torch.add, edit.call(before, torch.mul, x, a, owner=path),
+                         edit.call(before, torch.mul, y, rest, owner=path), owner=path)
+
+    def _shape(self, place: Region) -> torch.Size:
+        """The shape of `a`, which is multiplied with what the place gives."""
+        if self.weight == "scalar":
+            return torch.Size()
+        sizes = place.value(place.gives).shape[place.channels:]
+        return torch.Size([sizes[0], *[1] * (len(sizes) - 1)])
+
+
+def _is_relu(edit: Edit, node: Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(edit.gm.get_submodule(str(node.target)), (nn.ReLU, nn.ReLU6))
+    return node.target in (F.relu, F.relu_, torch.relu, torch.relu_, F.relu6, "relu", "relu_")

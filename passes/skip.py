@@ -1,0 +1,100 @@
+"""Skip: connections past layers and blocks that start with weight zero (ResNet, He 2015; ReZero, Bachlechner 2020)."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxgrow._edit import Edit
+from fxgrow._region import CONVOLUTION, Region, Unfit, apply, kept, read_parameter, regions
+from fxgrow._transform import Outcome
+from fxgrow.errors import GrowthError, SelectionError
+
+
+@dataclass
+class Skip(PassBase):
+    """Adds connections past layers or blocks, whose weights start at zero: the input, weighted, is added to the output.
+
+    Args:
+        where: a glob, or several, over qualified names of layers, blocks and calls (`module:node`): each gets a connection
+            from what it takes to what it gives.
+        to: the layer, block or call to whose output the connections lead instead; it comes after those of `where`.
+        weight: scalar (one number), channel (one for each channel) or matrix (a 1x1 convolution or linear layer). Where
+            input and output differ in size it is a matrix; where space shrinks, its convolution has a stride.
+    """
+    where: str | Sequence[str]
+    _: KW_ONLY
+    to: str | None = None
+    weight: Literal["scalar", "channel", "matrix"] = "scalar"
+
+    def __post_init__(self) -> None:
+        if self.weight not in ("scalar", "channel", "matrix"):
+            raise GrowthError(f"weight {self.weight!r} is not known; choose one of scalar, channel, matrix")
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        where = [self.where] if isinstance(self.where, str) else list(self.where)
+        edit = Edit(graph_module, {"pass": "skip", "where": where, "to": self.to, "weight": self.weight})
+        end = None if self.to is None else _end(edit, self.to)
+        return apply(edit, where, "layer, block or call", lambda start: self._connect(edit, start, end or start))
+
+    def ensures(self, graph_module: GraphModule) -> None:
+        graph_module.graph.lint()
+
+    def _connect(self, edit: Edit, start: Region, end: Region) -> Outcome:
+        x, y, reader = start.takes, end.gives, start.reader
+        order = {node: i for i, node in enumerate(edit.graph.nodes)}
+        if order[reader] > order[y]:
+            raise Unfit(f"{end.name} comes before it")
+        path = edit.free_name(start.below("skip"))
+        layer = self._layer(start, end)
+        count = sum(p.numel() for p in layer.parameters())
+        edit.add_layer(path, layer)
+        x = kept(edit, reader, x)
+        if isinstance(layer, (nn.Linear, *CONVOLUTION.values())):
+            skip = edit.call(reader, path, x, owner=path)
+        else:
+            skip = edit.call(reader, torch.mul, x, read_parameter(edit, reader, f"{path}.weight"), owner=path)
+        edit.exchange(y, edit.call(y.next, torch.add, y, skip, owner=path))
+        return Outcome(start.name if end is start else f"{start.name} to {end.name}", 0, count, [path], "zero weight",
+                       "what is added starts as zero times the input")
+
+    def _layer(self, start: Region, end: Region) -> nn.Module:
+        """What the input goes through, all zero."""
+        x, y = start.value(start.takes).shape, end.value(end.gives).shape
+        if x == y and self.weight != "matrix":
+            layer = nn.Module()
+            shape = () if self.weight == "scalar" else (y[end.channels], *[1] * (len(y) - end.channels - 1))
+            layer.weight = nn.Parameter(torch.zeros(shape))
+            return layer
+        sizes = f"its input of {'x'.join(map(str, x))} and the output of {'x'.join(map(str, y))}"
+        if len(x) != len(y) or x[0] != y[0]:
+            raise Unfit(f"no connection leads from {sizes}")
+        axis = end.channels
+        if axis == len(y) - 1 and x[:-1] == y[:-1]:
+            layer = nn.Linear(x[-1], y[-1], bias=False)
+        elif axis == 1 and len(y) in CONVOLUTION:
+            stride = tuple(-(-n // m) for n, m in zip(x[2:], y[2:]))
+            if any((n - 1) // s + 1 != m for n, s, m in zip(x[2:], stride, y[2:])):
+                raise Unfit(f"no stride leads from {sizes}")
+            layer = CONVOLUTION[len(y)](x[1], y[1], 1, stride, bias=False)
+        else:
+            raise Unfit(f"no layer leads from {sizes} with channels on axis {axis}")
+        nn.init.zeros_(layer.weight)
+        return layer
+
+
+def _end(edit: Edit, name: str) -> Region:
+    """The one place of a name.
+
+    Raises:
+        SelectionError: there is none, or it is called several times.
+    """
+    found = regions(edit).get(name, [])
+    if len(found) != 1:
+        raise SelectionError(f"to={name!r} names {len(found) or 'no'} calls; it must name one layer, block or call in full")
+    return found[0]
