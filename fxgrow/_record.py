@@ -109,7 +109,7 @@ class GrowthRecord:
         found = {}
         for known in names.values():
             name = next((n for n in known if n in self.parameters), known[0])
-            plain = name.replace(".parametrizations.", ".").removesuffix(".original")
+            plain = name.replace(".parametrizations.", ".").removesuffix(".original").removesuffix("_tied.new")
             if plain != name and plain in self.parameters:
                 raise GrowthError(f"{plain} is computed from other parameters (of a tied network, say), so its old and new "
                                   "numbers are not told apart: call fxgrow.untie first, or use the parent's parameters")

@@ -1,7 +1,8 @@
 """Shared storage: a grown network whose old numbers are the small one's own parameters.
 
 A tensor that is as it was becomes the parent's parameter object; a grown one is computed at each use from the parent's
-parameter and the new numbers, by `torch.nn.utils.parametrize`.
+parameter and the new numbers: that of a layer by `torch.nn.utils.parametrize`, that which the graph itself reads by a layer
+in its place (`Computed`).
 """
 from __future__ import annotations
 
@@ -42,6 +43,19 @@ class Tied(nn.Module):
         return whole.masked_select(new_numbers(self.entry, whole))
 
 
+class Computed(nn.Module):
+    """A tied parameter that a graph reads by name: called where it was read."""
+
+    def __init__(self, tied: Tied, whole: nn.Parameter, attribute: str):
+        super().__init__()
+        self.tied = tied
+        self.new = nn.Parameter(tied.right_inverse(whole.detach()), whole.requires_grad)
+        self.attribute = attribute
+
+    def forward(self) -> Tensor:
+        return self.tied(self.new)
+
+
 def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None = None) -> nn.Module:
     """A copy of a grown network whose old numbers *are* the parameters of `parent`.
 
@@ -73,6 +87,9 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     known = {id(ours[name]): (theirs[str(entry.source)], entry) for name, entry in entries.items()}
     new = _copy(model, known)
     shared: dict[int, nn.Parameter] = {}  # new numbers of a parameter that several layers have
+    for gm in list(new.modules()):
+        if isinstance(gm, GraphModule):
+            _compute_read(gm)
     for path, module in list(new.named_modules()):
         order = tuple(module._parameters)
         for attribute, held in list(module._parameters.items()):
@@ -87,7 +104,50 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
             parametrize.register_parametrization(module, attribute, Tied(source, entry, order), unsafe=True)
             chain = module.parametrizations[attribute]  # type: ignore[index]
             chain.original = shared.setdefault(id(held), chain.original)
-    return new
+    return _compiled(new)
+
+
+def _compute_read(gm: GraphModule) -> None:
+    """Makes grown parameters that a graph reads by name the results of layers."""
+    called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
+    for node in list(gm.graph.nodes):
+        owner, _, attribute = str(node.target).rpartition(".")
+        if node.op != "get_attr" or owner in called:
+            continue
+        place, path = gm.get_submodule(owner), f"{node.target}_tied"
+        held = place._parameters.get(attribute)
+        source, entry = getattr(held, "tied_to", (None, None))
+        if held is not None and source is not None and not entry.unchanged:
+            tied = Tied(source, entry, tuple(place._parameters))
+            del place._parameters[attribute]
+            gm.add_submodule(path, Computed(tied, held, attribute))
+        if isinstance(place._modules.get(f"{attribute}_tied"), Computed):
+            with gm.graph.inserting_before(node):
+                node.replace_all_uses_with(gm.graph.call_module(path))
+            gm.graph.erase_node(node)
+
+
+def _read_again(gm: GraphModule) -> None:
+    """The inverse of `_compute_read`."""
+    for node in list(gm.graph.nodes):
+        layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, Computed):
+            path = str(node.target).removesuffix("_tied")
+            place = gm.get_submodule(path.rpartition(".")[0])
+            if layer.attribute not in place._parameters:
+                place.register_parameter(layer.attribute, nn.Parameter(layer().detach(), layer.new.requires_grad))
+                _in_order(place, layer.tied.order)
+            with gm.graph.inserting_before(node):
+                node.replace_all_uses_with(gm.graph.get_attr(path))
+            gm.graph.erase_node(node)
+    for path in [n for n, m in gm.named_modules(remove_duplicate=False) if isinstance(m, Computed)]:
+        gm.delete_submodule(path)
+
+
+def _in_order(module: nn.Module, order: Sequence[str]) -> None:
+    """Puts a layer's parameters in the order that they had, others behind them."""
+    held = module._parameters
+    module._parameters = {n: held[n] for n in [*(n for n in order if n in held), *(n for n in held if n not in order)]}
 
 
 def _copy(model: nn.Module, known: dict[int, tuple[nn.Parameter, ParameterRecord]]) -> nn.Module:
@@ -99,7 +159,7 @@ def _copy(model: nn.Module, known: dict[int, tuple[nn.Parameter, ParameterRecord
         new.tied_to = known[id(old)]  # type: ignore[attr-defined]
         return new
 
-    return _compiled(clone_structure(model, tensor))
+    return clone_structure(model, tensor)
 
 
 def _check(name: str, tensor: Tensor, entry: ParameterRecord, source: nn.Parameter | None) -> None:
@@ -127,6 +187,8 @@ def untie(model: nn.Module) -> nn.Module:
     new = clone_structure(model, lambda t: t.detach().clone())
     shared: dict[int, nn.Parameter] = {}
     for module in list(new.modules()):
+        if isinstance(module, GraphModule):
+            _read_again(module)
         if parametrize.is_parametrized(module):
             _untie_one(module, shared)
     return _compiled(new)
@@ -140,7 +202,7 @@ def _untie_one(module: nn.Module, shared: dict[int, nn.Parameter]) -> None:
         if isinstance(chain[0], Tied):
             whole = nn.Parameter(chain().detach(), chain.original.requires_grad)
             module.register_parameter(attribute, shared.setdefault(id(chain.original), whole))
-            module._parameters = {n: module._parameters[n] for n in chain[0].order if n in module._parameters}
+            _in_order(module, chain[0].order)
     others = {n: c for n, c in chains.items() if not isinstance(c[0], Tied)}
     if others:
         module.add_module("parametrizations", nn.ModuleDict(others))

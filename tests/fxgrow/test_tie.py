@@ -131,6 +131,38 @@ def test_untied_and_saved_it_stands_alone(tmp_path):
     assert not fxgrow.verify(child, alone, x).ok
 
 
+class Reads(nn.Module):
+    """Its graph reads parameters by name, twice, as vision transformers and functional models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.body, self.place = nn.Parameter(torch.randn(1, 6)), nn.Module(), nn.Parameter(torch.randn(6))
+        self.body.weight, self.head = nn.Parameter(torch.randn(6, 5)), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = torch.nn.functional.linear(x, self.body.weight) * self.place
+        return self.head(torch.tanh(torch.cat([self.token, x + self.token]) + self.place))
+
+
+def test_parameters_that_the_graph_reads(tmp_path):
+    torch.manual_seed(0)
+    parent, x = Reads().double(), torch.randn(3, 5, dtype=torch.float64)
+    grown = fxgrow.transform(parent, x, Widen("body", by=4, method="netmorph", seed=0))
+    child = fxgrow.tie(parent, grown)
+    assert fxgrow.verify(parent, child, x).ok and fxgrow.verify(child, copy.deepcopy(child), x).max_abs_error == 0
+    assert size(own(child, parent)) == size(grown.model.parameters()) - size(parent.parameters())
+    assert size(own(copy.deepcopy(child), parent)) == size(child.parameters())
+    backward(child, x)
+    assert all(p.grad is not None for p in [*parent.parameters(), *child.parameters()])
+    alone = fxgrow.untie(child)
+    assert list(alone.state_dict()) == list(grown.model.state_dict())
+    assert str(alone.graph) == str(grown.model.graph) and fxgrow.verify(child, alone, x).max_abs_error == 0
+    fxgrow.save(child, tmp_path / "child.pt")
+    assert fxgrow.verify(parent, fxgrow.load(tmp_path / "child.pt"), x).ok
+    with pytest.raises(fxgrow.GrowthError, match="untie"):
+        grown.record.lr_scales(child)
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
