@@ -60,8 +60,8 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     """A copy of a grown network whose old numbers *are* the parameters of `parent`.
 
     One step of an optimizer on either moves both. Of its own the child has its new numbers and its buffers (running
-    statistics are of what a network has seen itself). `{*parent.parameters(), *child.parameters()}` are all parameters
-    of both, each once. Where the child's old numbers are no longer the parent's, the parent's are used.
+    statistics are of what a network has seen itself). `dict.fromkeys([*parent.parameters(), *child.parameters()])`
+    are the parameters of both, each once. Where the child's old numbers are no longer the parent's, the parent's are used.
 
     Args:
         parent: the small model that `child` grew from, captured or not.

@@ -20,7 +20,7 @@ STEPS = {"r2r": [Widen(factor=1.5, method="r2r", seed=1), Widen(by=2, method="r2
 
 
 def close(a, b, tolerance=1e-12):
-    return float((a - b).abs().max()) <= tolerance * (1 + float(b.abs().max()))
+    return float((a - b).detach().abs().max()) <= tolerance * (1 + float(b.detach().abs().max()))
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -77,6 +77,26 @@ def test_rescaled_norm_weights_have_the_momentum_of_their_scale():
     backward(grown.model, x, 0)
     p = grown.model.norm.weight
     assert close(moved.state[p]["exp_avg_sq"][:8], 0.001 * p.grad[:8].square(), 1e-10)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+@pytest.mark.parametrize("init", ["match_std", "zero"])
+def test_under_grown_norms_a_step_of_sgd_is_felt_alike(norm, init):
+    """Rows of producers are shifted by one vector in common, which a LayerNorm takes out: what is computed is the same."""
+    torch.manual_seed(0)
+    model, x = shake(Normed(norm).double()), torch.randn(16, 5, dtype=torch.float64)
+    optimizer = SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    train(model, optimizer, x, 3)
+    grown = fxgrow.transform(model, x, Widen("embed", by=4, init=init, seed=0))
+    follower = grown.record.migrate_optimizer(optimizer, grown.model)
+    fxgrow.scale_updates(follower, grown.model, {n: p.scale ** 2 for n, p in grown.record.parameters.items()})
+    train(model, optimizer, x, 1, first=3)
+    train(grown.model, follower, x, 1, first=3)
+    small = grown.record.shrink(grown.model)
+    assert fxgrow.verify(model, small, x).max_rel_error < 1e-12
+    shift = small.embed.weight - model.embed.weight
+    assert close(shift, shift.mean(0, keepdim=True).expand_as(shift))
+    assert (float(shift.abs().max()) > 1e-6) == (norm is nn.LayerNorm)
 
 
 def test_new_numbers_take_no_leap():
