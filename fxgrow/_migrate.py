@@ -131,7 +131,8 @@ def _members(new: Mapping[str, tuple[Tensor, ParameterRecord]], group_of: Mappin
     then stands closest. What was in no group stays in none.
     """
     order = {name: i for i, name in enumerate(new)}
-    chosen = {name: group_of[entry.source] for name, (_, entry) in new.items() if entry.source in group_of}
+    chosen = {name: group_of[entry.source] for name, (_, entry) in new.items()
+              if entry.source is not None and entry.source in group_of}
     if not chosen:
         raise GrowthError("the optimizer holds no parameter that the grown model has: give its small model as old_params")
     placed = dict(chosen)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fxgrow._freeze import Frozen
 
-Named = nn.Module | Iterable[tuple[str, nn.Parameter]]
+Named: TypeAlias = "nn.Module | Iterable[tuple[str, nn.Parameter]]"
 
 
 @dataclass
@@ -213,9 +213,12 @@ class GrowthRecord:
     def rebuild(cls, text: str, tensors: dict[str, Tensor]) -> GrowthRecord:
         """The inverse of `to_json` and `to_tensors`."""
         data = json.loads(text)
-        parameters = {name: ParameterRecord(p["source"], *([tensors.get(f"{kind}/{d}/{name}") for d in range(p["axes"])]
-                                                           for kind in ("index", "fresh", "shares")), p["scale"])
-                      for name, p in data["parameters"].items()}
+
+        def maps(kind: str, name: str) -> list[Tensor | None]:
+            return [tensors.get(f"{kind}/{dim}/{name}") for dim in range(data["parameters"][name]["axes"])]
+
+        parameters = {name: ParameterRecord(p["source"], maps("index", name), maps("fresh", name), maps("shares", name),
+                                            p["scale"]) for name, p in data["parameters"].items()}
         return cls(parameters, data["lineage"], set(data["removed"]))
 
 

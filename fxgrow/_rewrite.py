@@ -303,5 +303,5 @@ def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord
             if key not in known:
                 known[key] = index_map(axis, contents, of)
             maps[dim] = known[key]
-        record.parameters[name] = ParameterRecord(name, *map(list, zip(*maps)), scales.get(name, 1.0))  # type: ignore[arg-type]
+        record.parameters[name] = ParameterRecord(name, *map(list, zip(*maps)), scales.get(name, 1.0))  # type: ignore[arg-type, call-arg]
     return record

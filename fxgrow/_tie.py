@@ -93,9 +93,9 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     for path, module in list(new.named_modules()):
         order = tuple(module._parameters)
         for attribute, held in list(module._parameters.items()):
-            source, entry = getattr(held, "tied_to", (None, None))
-            if held is None or source is None:
+            if held is None or not hasattr(held, "tied_to"):
                 continue
+            source, entry = held.tied_to
             if entry.unchanged:
                 setattr(module, attribute, source)  # of an LSTM, its list of weights as well
                 continue
@@ -116,8 +116,8 @@ def _compute_read(gm: GraphModule) -> None:
             continue
         place, path = gm.get_submodule(owner), f"{node.target}_tied"
         held = place._parameters.get(attribute)
-        source, entry = getattr(held, "tied_to", (None, None))
-        if held is not None and source is not None and not entry.unchanged:
+        if held is not None and hasattr(held, "tied_to") and not held.tied_to[1].unchanged:
+            source, entry = held.tied_to
             tied = Tied(source, entry, tuple(place._parameters))
             del place._parameters[attribute]
             gm.add_submodule(path, Computed(tied, held, attribute))
