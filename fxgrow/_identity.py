@@ -54,6 +54,7 @@ class Val:
     ins: list[Val] = field(default_factory=list)
     of: list[Val | None] = field(default_factory=list)  # for each positional argument that is one tensor, its Val
     at: int = 0  # which of several results
+    alpha: Any = 1  # of a sum: the factor on its second operand
     source: str | None = None
     param_only: bool = False
     range: Range = (-INF, INF)
@@ -131,8 +132,8 @@ class Trace(Watching):
         for at, tensor in enumerate(out if isinstance(out, (tuple, list)) else (out,)):
             if isinstance(tensor, Tensor):
                 params = bool(ins) and all(v.param_only for v in ins)
-                self._keep(tensor, Val(tensor, name, self.place, func, args, ins, of, at, None, params,
-                                       _range(name, args, kwargs, of, ins)))
+                self._keep(tensor, Val(tensor, name, self.place, func, args, ins, of, at, kwargs.get("alpha", 1),
+                                       param_only=params, range=_range(name, args, kwargs, ins)))
         return out
 
 
@@ -161,7 +162,7 @@ ABOVE = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "_softmax": (0.0, 1.0
          "square": (0.0, INF), "exp": (0.0, INF), "softplus": (0.0, INF), "sqrt": (0.0, INF)}
 
 
-def _range(name: str, args: tuple, kwargs: dict, of: list, ins: list[Val]) -> Range:
+def _range(name: str, args: tuple, kwargs: dict, ins: list[Val]) -> Range:
     """An interval that holds every number of the result (sound; whole line where nothing is known)."""
     if name in ABOVE:
         return ABOVE[name]
@@ -237,8 +238,7 @@ class Demand:
         self._carriers: dict[Val, bool] = {}
         start = Start()
         labels = self._same(out, start)
-        whole = torch.arange(self.x.tensor.numel()).view(self.x.tensor.shape)
-        if labels.shape != whole.shape or not torch.equal(labels, whole):
+        if labels is not None and not (labels.shape == self.x.tensor.shape and torch.equal(labels, self._labels())):
             raise NoIdentity(f"{out.place} gives the positions of its input in another order")
         return start
 
@@ -258,31 +258,47 @@ class Demand:
             self._carriers[v] = passes and any(self._carries(i) for i in v.ins)
         return self._carriers[v]
 
-    def _same(self, v: Val, start: Start) -> Tensor:
-        """Asks `v` to hold x's numbers, rearranged; gives for each of them its position in x."""
+    def _obstacle(self, v: Val) -> str:
+        """What keeps the input from coming to `v`: the op on the way that is no layer with weights, if there is one."""
+        found, queue, seen = [v], [v], {v}
+        while queue:
+            for each in queue.pop(0).ins:
+                if each not in seen and each.ins and not each.param_only:
+                    seen.add(each)
+                    found.append(each)
+                    queue += [each] * (each.name not in CONTRACTIONS)
+        blocking = [f for f in found if f.name not in REARRANGED and f.name != "add" and any(map(self._carries, f.ins))]
+        return _in_the_way(next((f for f in blocking if f.name not in CONTRACTIONS), blocking[0] if blocking else v))
+
+    def _labels(self) -> Tensor:
+        """A number for each position of x."""
+        return torch.arange(self.x.tensor.numel()).view(self.x.tensor.shape)
+
+    def _same(self, v: Val, start: Start) -> Tensor | None:
+        """Asks `v` to hold x's numbers, rearranged; gives for each of them its position in x (None: they are as in x)."""
         if v is self.x:
-            return torch.arange(v.tensor.numel()).view(v.tensor.shape)
+            return None
         if not self._carries(v):
-            raise NoIdentity(_in_the_way(v))
+            raise NoIdentity(self._obstacle(v))
         if v.name == "by_mode":
             both = [self._same(i, start) for i in v.ins]
-            if not torch.equal(*both):
+            if not torch.equal(*(self._labels() if b is None else b for b in both)):
                 raise NoIdentity(f"{v.place} differs between train and eval mode")
             return both[0]
         if v.name == "add":
-            if len(v.ins) != 2 or v.func is None or v.arg(2, 1) != 1:
+            if len(v.ins) != 2 or v.alpha != 1 and not self._carries(v.ins[0]):
                 raise NoIdentity(_in_the_way(v))
             skip, branch = v.ins if self._carries(v.ins[0]) else reversed(v.ins)
             if self._carries(branch):
                 raise NoIdentity(f"{v.place} adds its input to itself")
             labels = self._same(skip, start)
-            if labels.shape != v.tensor.shape:
+            if (self.x.tensor if labels is None else labels).shape != v.tensor.shape:
                 raise NoIdentity(f"{v.place} adds values of another shape to its input")
             self._zero(branch, start)
             return labels
         labels = self._same(v.ins[0], start)
         if v.name in REARRANGED or v.name == "constant_pad_nd":
-            return _rearrange(v, labels)
+            return _rearrange(v, self._labels() if labels is None else labels)
         return labels  # an activation that leaves x's range alone
 
     def _zero(self, v: Val, start: Start) -> None:
@@ -379,7 +395,7 @@ def _plain_source(v: Val) -> str | None:
 
 def _only_tensors(v: Val) -> bool:
     """No plain number is added (and nothing is scaled differently: zero stays zero)."""
-    return not any(isinstance(a, (int, float)) and a != 0 for a in v.args[1:2])
+    return v.name not in ("add", "sub") or len(v.ins) == 2 or v.arg(1) == 0
 
 
 def _keeps_zero(v: Val) -> bool:
