@@ -48,6 +48,14 @@ class Call:
             return self.node.args[position]
         return self.node.kwargs.get(name, DEFAULTS.get(name))
 
+    @property
+    def extra(self) -> tuple[tuple, dict[str, Any]]:
+        """What a layer is given beside its input (the `output_size` of a transposed convolution)."""
+        if self.module is None:
+            return (), {}
+        args, kwargs = self.node.args[1:], {k: v for k, v in self.node.kwargs.items() if k != "input" and v is not None}
+        return args if any(a is not None for a in args) else (), kwargs
+
     def setting(self, name: str) -> tuple[int, ...]:
         """stride, dilation, output_padding, or a padding that is not a word, one number for each spatial axis."""
         value = self.argument(name)
@@ -103,6 +111,13 @@ def calls(gm: GraphModule, convolutions: bool = False) -> list[Call]:
     """All of them in the order of the graph; with `convolutions`, only these."""
     found = [c for node in gm.graph.nodes if (c := call_of(gm, node)) is not None]
     return [c for c in found if c.rank] if convolutions else found
+
+
+def computes(gm: GraphModule, node: Node) -> bool:
+    """Whether a node calls a convolution or linear layer that no `Call` speaks of: its weight is computed, or the class is
+    not torch's own."""
+    return node.op == "call_module" and isinstance(gm.get_submodule(str(node.target)), (nn.Linear, _ConvNd)) and \
+        call_of(gm, node) is None
 
 
 def other_users(gm: GraphModule, tensor: Tensor, known: Sequence[Call]) -> list[Node]:

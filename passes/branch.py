@@ -1,0 +1,210 @@
+"""Branch: one layer into parallel ones, and new branches whose use starts at zero (Szegedy 2015; Cai 2018; R2R)."""
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxgrow._calls import Call, calls, computes
+from fxgrow._edit import Edit
+from fxgrow._record import GrowthRecord, ParameterRecord
+from fxgrow._transform import Outcome
+from fxgrow.errors import CaptureError, GrowthError, SelectionError
+from fxgrow.passes.parallel import Region, activation, numbered, outermost, pointwise, region, seeded, stack
+from fxgrow.passes.split import add, share_out
+from fxgrow.passes.widen import Widen
+
+SUM = {"r2r": "each new branch makes equal pairs, which its 1x1 layer reads with opposite signs: it adds zero",
+       "netmorph": "each new branch ends in a 1x1 layer of zeros: it adds zero"}
+SPLIT = "the layer's outputs are shared out among its parts, and concatenated in their order"
+NEW = {"r2r": "the new branch makes equal pairs, and what reads them does so with opposite signs",
+       "netmorph": "what reads the new branch does so with zeros"}
+
+
+@dataclass
+class Branch(PassBase):
+    """Puts branches beside layers or blocks without changing what the network computes.
+
+    Args:
+        where: sum, concat: globs over convolutions and linear layers (None: all). new: a layer, or a block such as an
+            inception block, or globs over these (None: every block that concatenates).
+        branches: how many there are then, with the old one (for new: how many come in addition, 1 unless given).
+        join: sum (the layer stays, and others like it are added, which start at zero), concat (the layer's outputs are
+            shared out among that many layers side by side), or new (a branch of 1x1 and larger convolution whose outputs
+            come behind those that are there; what reads them starts at zero).
+        kernel: the kernel size of new branches; None: the layer's own (new: 3).
+        width: new: how many channels a new branch has; None: the mean of those there, or a quarter of the layer's.
+        method: r2r (pairs with opposite signs: all new numbers learn at once) or netmorph (zeros: a branch waits one step).
+        seed: of every random choice; None takes one from torch's global generator.
+    """
+    where: str | Sequence[str] | None = None
+    _: KW_ONLY
+    branches: int | None = None
+    join: Literal["sum", "concat", "new"] = "sum"
+    kernel: int | None = None
+    width: int | None = None
+    method: Literal["r2r", "netmorph"] = "r2r"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for value, allowed, name in ((self.method, tuple(SUM), "method"), (self.join, ("sum", "concat", "new"), "join")):
+            if value not in allowed:
+                raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        self.count = self.branches if self.branches is not None else 1 if self.join == "new" else 2
+        for value, least, name in ((self.count, 1 if self.join == "new" else 2, "branches"), (self.kernel, 1, "kernel"),
+                                   (self.width, 1, "width")):
+            if value is not None and value < least:
+                raise GrowthError(f"{name} {value} makes no sense; it must be at least {least}")
+        if self.kernel is not None and self.join == "concat":
+            raise GrowthError("join concat shares out a kernel as it is: enlarge it afterwards with the pass kernel")
+        if self.width is not None and self.join != "new":
+            raise GrowthError(f"width is an option of join new; with {self.join} a branch is as wide as the layer")
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
+        step = {"pass": "branch", "where": [self.where] if isinstance(self.where, str) else list(self.where or []),
+                "join": self.join, "branches": self.count, "kernel": self.kernel, "width": self.width, "method": self.method,
+                "seed": seed}
+        with seeded(seed):
+            return self._new(graph_module, step, seed) if self.join == "new" else self._split(graph_module, step)
+
+    def ensures(self, graph_module: GraphModule) -> None:
+        graph_module.graph.lint()
+
+    # -- sum and concat ---------------------------------------------------------------------------------------------------
+
+    def _split(self, graph_module: GraphModule, step: dict) -> PassResult:
+        edit = Edit(graph_module, step)
+        found: dict[Tensor, list[Call]] = {}  # the calls of one weight have the same branches
+        for call in calls(edit.gm):
+            found.setdefault(edit.tensor(call.weight), []).append(call)
+        owners = Counter(group[0].name for group in found.values())
+        named: dict[str, list[Call]] = {g[0].name if owners[g[0].name] == 1 else g[0].weight: g for g in found.values()}
+        named |= {str(n.target): [] for n in edit.graph.nodes if computes(edit.gm, n)}
+        for name in edit.select(self.where, named, "convolution or linear layer"):
+            try:
+                if not named[name]:
+                    raise GrowthError("its weight is computed at each call (weight_norm, say): put a subnet beside it")
+                if self.join == "sum":
+                    paths = add(edit, name, named[name], self.count - 1, self.kernel, self.method)
+                    edit.outcomes.append(Outcome(name, 1, self.count, [name, *paths], self.method, SUM[self.method]))
+                else:
+                    paths = share_out(edit, name, named[name], self.count)
+                    edit.outcomes.append(Outcome(name, 1, self.count, paths, "split", SPLIT))
+            except GrowthError as why:
+                edit.outcomes.append(Outcome(name, 1, 1, [name], reason=str(why)))
+        edit.insist(self.where)
+        return edit.finish()
+
+    # -- new --------------------------------------------------------------------------------------------------------------
+
+    def _new(self, graph_module: GraphModule, step: dict, seed: int) -> PassResult:
+        edit = Edit(graph_module, step)
+        names = list(dict.fromkeys(n.meta["owner"] for n in edit.graph.nodes if _concatenates(n) and n.meta.get("owner"))) \
+            if self.where is None else outermost(edit, self.where, "layer or block")
+        refused: list[Outcome] = []
+        gm, done = graph_module, False
+        for name in (n for n in names for _ in range(self.count)):
+            try:
+                gm = self._open(gm, name, [] if done else [step], seed)
+                done = True
+            except (GrowthError, CaptureError) as why:
+                refused.append(Outcome(name, 0, 0, [name], reason=str(why)))
+        edit.outcomes += refused
+        if not done:
+            edit.insist(self.where)
+        gm.meta["growth"]["outcomes"] += refused
+        return PassResult(gm, True)
+
+    def _open(self, gm: GraphModule, name: str, lineage: list[dict], seed: int) -> GraphModule:
+        """One more branch beside the part of a network below a name.
+
+        What reads the part is widened as behind a 1x1 layer that stands for it, of which nothing is kept: its new outputs
+        are those of the branch.
+        """
+        edit = Edit(gm, {})
+        part = region(edit, name)
+        channels = edit.values[part.y.name].shape[part.axis]
+        operands = _operands(part)
+        width = self.width or max(channels // (len(operands) or 4), 1)
+        stand_in = edit.add_layer(f"{name}_out", pointwise(part.rank, channels, channels))
+        reader = edit.call(part.y.next, stand_in, part.y)
+        edit.exchange(part.y, reader)
+        edit.gm.meta = {k: v for k, v in edit.gm.meta.items() if k != "growth"}
+        wide, method, note = self._widened(edit.gm, stand_in, width, seed)
+        record: GrowthRecord = wide.meta["growth"]["record"]
+        _insist_behind(record.parameters.pop(f"{stand_in}.weight"), channels)
+        before = gm.meta.get("growth", {"record": GrowthRecord(), "outcomes": []})
+        wide.meta["growth"] = before | {"record": before["record"].then(dataclasses.replace(record, lineage=[]))}
+        edit = Edit(wide, {})
+        edit.record.lineage = lineage
+        self._fill(edit, name, stand_in, reader.name, method, note)
+        gm = edit.finish().graph_module
+        gm.meta["growth"]["record"].removed.discard(f"{stand_in}.weight")
+        return gm
+
+    def _widened(self, gm: GraphModule, stand_in: str, width: int, seed: int) -> tuple[GraphModule, str, str]:
+        """The readers of the stand-in widened by the method, or by netmorph where r2r is not exact."""
+        reasons = []
+        for method in dict.fromkeys((self.method, "netmorph")):
+            by = width + width % 2 if method == "r2r" else width
+            try:
+                wide = Widen(f"{stand_in[:-1]}?", by=by, method=method, fallback="never", seed=seed)  # type: ignore[arg-type]
+                note = f"; r2r is not exact here: {reasons[0]}" if reasons else ""
+                return wide.call(gm).graph_module, method, note
+            except (SelectionError, GrowthError) as why:
+                reasons.append(str(why).partition("can grow: ")[2] or str(why))
+        raise GrowthError(f"what reads it cannot take more channels: {reasons[-1]}")
+
+    def _fill(self, edit: Edit, name: str, stand_in: str, reader: str, method: str, note: str) -> None:
+        """The branch in the place of the stand-in's new outputs."""
+        part, node = region(edit, name), edit.nodes[reader]
+        old, new = (edit.values[n.name].shape[part.axis] for n in (part.y, node))
+        width, size = new - old, self.kernel or 3
+        net = stack(edit, part, [(1, width), (size, width)], closed=activation(edit, part.nodes) is not None)
+        if method == "r2r":
+            with torch.no_grad():
+                for p in next(m for m in reversed(net) if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))).parameters():
+                    p.copy_(p[::2].repeat_interleave(2, 0))
+        layer = any(str(n.target) == name for n in part.nodes) or name not in dict(edit.gm.named_modules())
+        path, = numbered(edit, name + ("_branch" if layer else ".branch"), 1)
+        z = edit.graft(path, edit.trace(net, part.x), part.x, part.first)
+        if _operands(part) and list(part.y.users) == [node]:
+            part.y.update_arg(0, [*part.y.args[0], z])  # type: ignore[misc]
+            joined = part.y
+        else:
+            joined = edit.call(node, torch.cat, [part.y, z], part.axis, owner=name.rpartition(".")[0])
+        node.replace_all_uses_with(joined)
+        edit.graph.erase_node(node)
+        edit.drop(stand_in)
+        edit.outcomes.append(Outcome(name, old, new, [path], method, NEW[method] + note))
+
+
+def _concatenates(node: Node) -> bool:
+    return node.op == "call_function" and node.target in (torch.cat, torch.concat, torch.concatenate) and \
+        bool(node.args) and isinstance(node.args[0], (list, tuple))
+
+
+def _operands(part: Region) -> list[Node]:
+    """What a part concatenates along its channels at its end."""
+    y = part.y
+    if not _concatenates(y):
+        return []
+    dim = y.args[1] if len(y.args) > 1 else y.kwargs.get("dim", 0)
+    return list(y.args[0]) if dim in (part.axis, part.ndim + part.axis) else []  # type: ignore[arg-type]
+
+
+def _insist_behind(entry: ParameterRecord, channels: int) -> None:
+    """The new outputs of the stand-in must be behind the old ones, and its inputs as they were."""
+    index = entry.index[0]
+    if entry.index[1] is not None:
+        raise GrowthError("what reads it is added to what it is made of, whose channels would have to grow: name more of it")
+    if index is None or index[:channels].tolist() != list(range(channels)) or bool((index[channels:] >= 0).any()):
+        raise GrowthError("what reads it takes its channels in groups, and new ones would have to go between the old ones")

@@ -1,0 +1,158 @@
+"""Subnet: a sub-network beside a part of the network (Network Morphism, Wei 2016, section 3.6)."""
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxgrow._calls import calls
+from fxgrow._capture import meta_twin
+from fxgrow._edit import Edit
+from fxgrow._transform import Outcome
+from fxgrow.errors import CaptureError, GrowthError
+from fxgrow.passes.parallel import Region, oppose, outermost, pointwise, region, seeded, stack
+
+Factory = Callable[[int, int], nn.Module]
+WHY = {"r2r": "two sub-networks with equal numbers, read with opposite signs, cancel whatever they compute",
+       "netmorph": "the layer behind the sub-network is zero, whatever that computes"}
+
+
+@dataclass
+class Subnet(PassBase):
+    """Puts a sub-network beside layers or blocks: f(x) becomes f(x) + z(x), where z starts at zero.
+
+    Args:
+        where: a layer, a block or a stage (`layer3.2`), or globs over these: of names below one another the outermost is
+            taken. It must have one tensor in and one out. None: every convolution and linear layer.
+        module: a function from the channels of x and of f(x) to any module that makes a value like f(x) of x, or its name,
+            `package.module:function`. None: a built-in block.
+        block: the built-in one: bottleneck (1x1 to a quarter of the channels, at least 8, and 3x3) or basic (3x3, 3x3).
+        method: r2r (two copies of z with opposite signs: all of it learns at once, at twice the cost) or netmorph (the layer
+            behind z is zero: z waits one step).
+        seed: of every random choice; None takes one from torch's global generator.
+    """
+    where: str | Sequence[str] | None = None
+    _: KW_ONLY
+    module: Factory | str | None = None
+    block: Literal["bottleneck", "basic"] = "bottleneck"
+    method: Literal["r2r", "netmorph"] = "r2r"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for value, allowed, name in ((self.method, tuple(WHY), "method"), (self.block, ("bottleneck", "basic"), "block")):
+            if value not in allowed:
+                raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
+        factory = imported(self.module) if isinstance(self.module, str) else self.module
+        named = self.module if isinstance(self.module, str) or factory is None else getattr(factory, "__name__", "callable")
+        edit = Edit(graph_module, {"pass": "subnet", "where": [self.where] if isinstance(self.where, str)
+                                   else list(self.where or []), "module": named, "block": self.block, "method": self.method,
+                                   "seed": seed})
+        names = list(dict.fromkeys(c.name for c in calls(edit.gm))) if self.where is None else outermost(
+            edit, self.where, "layer or block")
+        with seeded(seed):
+            for name in names:
+                try:
+                    edit.outcomes.append(self._insert(edit, region(edit, name), factory))
+                except (GrowthError, CaptureError) as why:
+                    edit.outcomes.append(Outcome(name, 0, 0, [name], reason=str(why)))
+        edit.insist(self.where)
+        return edit.finish()
+
+    def ensures(self, graph_module: GraphModule) -> None:
+        graph_module.graph.lint()
+
+    def _insert(self, edit: Edit, part: Region, factory: Factory | None) -> Outcome:
+        x, y = edit.values[part.x.name], edit.values[part.y.name]
+        outs = width = y.shape[part.axis]
+        if factory is not None:
+            net = factory(x.shape[part.axis if x.ndim == y.ndim else 1], outs)
+            if not isinstance(net, nn.Module):
+                raise GrowthError(f"the function that was to make its sub-network gave {type(net).__name__}, not a module")
+            net = copy.deepcopy(net)
+        elif self.block == "basic":
+            net = stack(edit, part, [(3, width), (3, width)])
+        else:
+            width = max(outs // 4, min(outs, 8))  # a few units at least: one alone may be dead
+            net = stack(edit, part, [(1, width), (3, width)])
+        alone = edit.trace(net, part.x)
+        wanted = [*y.shape[:part.axis], width, *y.shape[part.axis:][1:]]
+        given = list(alone.gives.shape) if isinstance(alone.gives, Tensor) else type(alone.gives).__name__
+        if given != wanted:
+            raise GrowthError(f"its sub-network gives {given} for {list(x.shape)}, and {part.path} gives {list(y.shape)}: "
+                              "they are added, so make it give the same")
+        method, note = self.method, ""
+        if method == "r2r" and draws(net, x):
+            method, note = "netmorph", "; r2r is not exact here: the sub-network draws random numbers, each copy its own"
+        ended = Ended(net, pointwise(part.rank, width * (2 if method == "r2r" else 1), outs), part.axis, method == "r2r",
+                      alone.writes)
+        path = edit.free_name(f"{part.path}_subnet")
+        z = edit.graft(path, edit.trace(ended, part.x), part.x, part.first)
+        edit.exchange(part.y, edit.call(part.y.next, torch.add, part.y, z, owner=part.path.rpartition(".")[0]))
+        size = sum(p.numel() for p in edit.gm.get_submodule(path).parameters())
+        return Outcome(part.path, 0, size, [path], method, WHY[method] + note)
+
+
+class Ended(nn.Module):
+    """A sub-network and a last layer that makes its result zero, along one axis.
+
+    paired: beside the sub-network stands its twin, and the last layer reads the two with opposite signs.
+    writes: the sub-network writes to its input.
+    """
+
+    def __init__(self, net: nn.Module, project: nn.Module, axis: int, paired: bool, writes: bool):
+        super().__init__()
+        self.axis, self.writes = axis, writes
+        self.net, self.twin, self.project = net, copy.deepcopy(net) if paired else None, project
+        if paired:
+            oppose(project.weight)  # type: ignore[arg-type]
+        else:
+            nn.init.zeros_(project.weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.twin is None:
+            return self.project(self.net(x))
+        z = self.net(x.clone() if self.writes else x)
+        return self.project(torch.cat([z, self.twin(x)], self.axis))
+
+
+class _Random(TorchDispatchMode):
+    found = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found |= torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+
+def draws(net: nn.Module, x: Tensor) -> bool:
+    """Whether a module draws random numbers while training."""
+    twin: Any = meta_twin(net).to(x.dtype).train()
+    with torch.no_grad(), _Random() as watch:
+        twin(torch.empty_like(x))
+    return watch.found
+
+
+def imported(name: str) -> Factory:
+    """The function that `package.module:function` names.
+
+    Raises:
+        GrowthError: there is none.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:
+        raise GrowthError(f"module {name!r} is not package.module:function of something importable: {error}") from error
+    if not callable(found):
+        raise GrowthError(f"module {name!r} is no function from channels in and out to a module")
+    return found
