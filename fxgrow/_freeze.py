@@ -94,7 +94,7 @@ class Frozen(_Handle):
 def lr_scales(record: GrowthRecord, model: nn.Module, new: float, old: float) -> dict[str, float | Tensor]:
     """See `GrowthRecord.lr_scales`."""
     scales: dict[str, float | Tensor] = {}
-    for name, (tensor, entry) in record.located(dict(model.named_parameters())).items():
+    for name, (tensor, entry) in record.located(dict(model.named_parameters(remove_duplicate=False))).items():
         mask = new_numbers(entry, tensor)
         if mask.all() or not mask.any():
             scales[name] = new if mask.any() else old
@@ -148,7 +148,7 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
 def parameter_groups(record: GrowthRecord, model: nn.Module, lr: float, new: float) -> list[dict]:
     """See `GrowthRecord.parameter_groups`."""
     groups: list[dict] = [{"params": [], "lr": lr}, {"params": [], "lr": lr * new}]
-    for tensor, entry in record.located(dict(model.named_parameters())).values():
+    for tensor, entry in record.located(dict(model.named_parameters(remove_duplicate=False))).values():
         if tensor.requires_grad:
             groups[entry.source is None]["params"].append(tensor)
     return groups
