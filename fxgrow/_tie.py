@@ -104,6 +104,7 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
             parametrize.register_parametrization(module, attribute, Tied(source, entry, order), unsafe=True)
             chain = module.parametrizations[attribute]  # type: ignore[index]
             chain.original = shared.setdefault(id(held), chain.original)
+    new.meta = {**getattr(new, "meta", {}), "growth": {"record": record, "outcomes": []}}  # an outer module has none
     return _compiled(new)
 
 

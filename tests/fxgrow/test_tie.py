@@ -184,6 +184,26 @@ def test_recurrent_layers_share_what_is_unchanged_and_are_refused_where_they_gre
     assert fxgrow.verify(model, child, x).ok
 
 
+def test_a_model_grown_in_parts():
+    class Shell(nn.Sequential):
+        def forward(self, x):
+            if x.sum() > 1e9:
+                return x
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    parent, x = Shell(body, nn.Linear(2, 2)).double(), torch.randn(3, 3, dtype=torch.float64)
+    grown = fxgrow.transform(parent, x, Widen("0.0", by=2, seed=0))
+    assert list(grown.record.origin) == ["0"]
+    child = fxgrow.tie(parent, grown)
+    assert fxgrow.verify(parent, child, x).ok and child[1].weight is parent[1].weight
+    assert size(own(child, parent)) == 2 * 3 + 2 + 2 * 2
+    assert fxgrow.verify(child, fxgrow.untie(child), x).max_abs_error == 0
+    assert fxgrow.verify(child, copy.deepcopy(child), x).max_abs_error == 0
+    assert fxgrow.untie(child).meta["growth"]["record"].lineage == grown.record.lineage
+
+
 def test_what_cannot_be_tied_is_refused():
     parent, x = made("residual")
     shared_out = fxgrow.transform(parent, x, Widen(factor=2, method="net2net", seed=0))
