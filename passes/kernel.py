@@ -20,6 +20,7 @@ from fxgrow._transform import Outcome
 from fxgrow.errors import GrowthError
 
 Sizes = tuple[int, ...]
+COMPUTED = "its weight is computed at each call (weight_norm and the like); take that parametrization off first"
 
 
 class Refused(Exception):
@@ -52,39 +53,36 @@ class Kernel(PassBase):
     def call(self, graph_module: GraphModule) -> PassResult:
         named = [self.where] if isinstance(self.where, str) else list(self.where or [])
         edit = Edit(graph_module, {"pass": "kernel", "where": named, "size": list(self.sizes)})
-        found: dict[Tensor, list[Call]] = {}  # calls of one weight grow together
-        names: dict[str, Tensor | str] = {}  # a convolution's name: its weight, or why that is out of reach
+        calls: dict[Tensor, list[Call]] = {}  # those of one weight grow together
+        names: dict[str, list[Tensor | None]] = {}  # a layer, or what owns the weights of calls: these (None: computed)
         for node in edit.graph.nodes:
             if _convolves(edit, node):
                 call = call_of(edit.gm, node)
-                if call is None:
-                    names[_place(node)] = ("its weight is computed at each call (weight_norm and the like); take that "
-                                           "parametrization off first")
-                else:
-                    weight = edit.tensor(call.weight)
-                    found.setdefault(weight, []).append(call)
-                    names[call.name] = weight
-        done = set()
+                weight = None if call is None else edit.tensor(call.weight)
+                names.setdefault(_place(node) if call is None else call.name, []).append(weight)
+                if call is not None and weight is not None:
+                    calls.setdefault(weight, []).append(call)
+        done: set[Tensor] = set()
         for name in edit.select(self.where, names, "convolution"):
-            weight = names[name]
-            if isinstance(weight, str):
-                edit.outcomes.append(Outcome(name, 0, 0, [name], reason=weight))
-            elif max(weight.shape[2:]) == 1 and name not in named:
-                edit.outcomes.append(Outcome(name, 1, 1, [name], reason="one tap grows only if it is named in full"))
-            elif weight not in done:
-                done.add(weight)
-                edit.outcomes.append(self._grow(edit, name, weight, found[weight]))
+            for weight in names[name]:
+                if weight is None:
+                    edit.outcomes.append(Outcome(name, 0, 0, [name], reason=COMPUTED))
+                elif weight not in done:
+                    done.add(weight)
+                    edit.outcomes.append(self._grow(edit, name, weight, calls[weight], name in named))
         edit.insist(self.where)
         return edit.finish()
 
     def ensures(self, graph_module: GraphModule) -> None:
         graph_module.graph.lint()
 
-    def _grow(self, edit: Edit, name: str, weight: Tensor, calls: list[Call]) -> Outcome:
+    def _grow(self, edit: Edit, name: str, weight: Tensor, calls: list[Call], named: bool) -> Outcome:
         """Grows one weight and all calls of it, or says why not."""
         old = tuple(weight.shape[2:])
         taps = math.prod(old)
         try:
+            if taps == 1 and not named:
+                raise Refused("one tap grows only if it is named in full")
             new = self._size(old)
             users = other_users(edit.gm, weight, calls)
             sizes = [u for u in users if isinstance(edit.values[u.name], (int, tuple))]
@@ -122,7 +120,7 @@ class Kernel(PassBase):
 def _convolves(edit: Edit, node: Node) -> bool:
     if node.op == "call_module":
         return isinstance(edit.gm.get_submodule(str(node.target)), _ConvNd)
-    return node.op == "call_function" and node.target in {**CONVOLUTIONS, **TRANSPOSED}
+    return node.op == "call_function" and (node.target in CONVOLUTIONS or node.target in TRANSPOSED)
 
 
 def _place(node: Node) -> str:

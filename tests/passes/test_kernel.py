@@ -163,6 +163,19 @@ def test_a_layer_that_is_called_often_grows_once():
     assert [o.name for o in grown.outcomes if o.method] == ["layer"]
 
 
+def test_a_module_with_weights_of_two_calls():
+    class Calls(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(2, 4, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(F.relu(F.conv2d(x, self.first)), self.last, None, 1, [1])
+
+    grown = grow(nn.Sequential(Calls()), torch.randn(2, 3, 9, 9), Kernel(size=5)).model
+    assert {tuple(p.shape[2:]) for p in grown.parameters()} == {(5, 5)}
+
+
 def test_two_layers_of_one_weight_still_share_it():
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3, padding=2))
     model[2].weight = model[0].weight
