@@ -98,7 +98,8 @@ class GrowthRecord:
         return self.parameters.get(name) or ParameterRecord.same(name, ndim)
 
     def located(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ParameterRecord]]:
-        """Each tensor of the grown model once, with its record; of the names of a tied one, that which has a record.
+        """Each tensor of the grown model once, with its record; of the names of a tied one, that which has a record. What
+        was put into the model since (another head) is new.
 
         Raises:
             GrowthError: a tensor has another shape than the record says.
@@ -106,14 +107,17 @@ class GrowthRecord:
         names: dict[int, list[str]] = {}
         for name, tensor in tensors.items():
             names.setdefault(id(tensor), []).append(name)
+        small = tensors_of(self.origin[""]).keys() if "" in self.origin else tensors.keys()
         found = {}
         for known in names.values():
-            name = next((n for n in known if n in self.parameters), known[0])
+            name = next((n for n in known if n in self.parameters), next((n for n in known if n in small), known[0]))
             plain = name.replace(".parametrizations.", ".").removesuffix(".original").removesuffix("_tied.new")
             if plain != name and plain in self.parameters:
                 raise GrowthError(f"{plain} is computed from other parameters (of a tied network, say), so its old and new "
                                   "numbers are not told apart: call fxgrow.untie first, or use the parent's parameters")
-            tensor, entry = tensors[name], self.entry(name, tensors[name].ndim)
+            tensor = tensors[name]
+            entry = self.entry(name, tensor.ndim) if name in self.parameters or name in small else \
+                ParameterRecord.new(tensor.ndim)
             if entry.misfit(tensor.shape, None):
                 raise GrowthError(f"{name} is {list(tensor.shape)}, which does not fit its growth record: give the model "
                                   "that the record is about")
@@ -122,8 +126,7 @@ class GrowthRecord:
 
     def new_mask(self, name: str, tensor: Tensor) -> Tensor:
         """True where a number of the grown `tensor` is new; shape of `tensor`."""
-        entry = self.entry(name, tensor.ndim)
-        return new_numbers(entry, tensor)
+        return new_numbers(self.entry(name, tensor.ndim), tensor)
 
     def then(self, later: GrowthRecord) -> GrowthRecord:
         """This growth followed by a later one."""

@@ -162,6 +162,15 @@ def test_scales_of_whole_parameters_are_numbers():
     torch.optim.SGD(groups)
 
 
+def test_layers_that_were_put_in_later_are_new():
+    _, grown, x = grown_net()
+    grown.model.add_module("other", nn.Linear(2, 2).double())
+    with grown.record.freeze_old(grown.model):
+        assert grown.model.other.weight.requires_grad and not grown.model.fc.bias.requires_grad
+    assert grown.record.lr_scales(grown.model, new=2.0)["other.weight"] == 2.0
+    grown.record.shrink(grown.model)
+
+
 def test_factors_of_another_model_are_refused():
     _, grown, _ = grown_net()
     optimizer = torch.optim.SGD(grown.model.parameters(), lr=0.1)
