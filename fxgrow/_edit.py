@@ -35,13 +35,15 @@ class Traced:
 class Edit:
     """A copy of a captured module under change.
 
-    gm, graph: the copy (nodes have the names that they have in the original); every tensor of it is its own.
+    gm, graph: the copy (nodes have the names that they have in the original); every tensor of it is its own
+        (unless it is not to `own` them: then none may be changed).
     nodes: the original's nodes in the copy, by name. record, outcomes: what has been done so far.
     """
 
-    def __init__(self, before: GraphModule, step: dict):
+    def __init__(self, before: GraphModule, step: dict, own: bool = True):
         self.before = before
-        self.gm: GraphModule = clone_structure(before, lambda t: t.detach().clone())  # type: ignore[assignment]
+        tensor = (lambda t: t.detach().clone()) if own else (lambda t: t)
+        self.gm: GraphModule = clone_structure(before, tensor)  # type: ignore[assignment]
         self.graph = self.gm.graph
         self.nodes: dict[str, Node] = {node.name: node for node in self.graph.nodes}
         self.record = GrowthRecord(lineage=[step])

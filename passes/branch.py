@@ -58,10 +58,10 @@ class Branch(PassBase):
             if value not in allowed:
                 raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
         self.count = self.branches if self.branches is not None else 1 if self.join == "new" else 2
-        for value, least, name in ((self.count, 1 if self.join == "new" else 2, "branches"), (self.kernel, 1, "kernel"),
-                                   (self.width, 1, "width")):
-            if value is not None and value < least:
-                raise GrowthError(f"{name} {value} makes no sense; it must be at least {least}")
+        for number, least, name in ((self.count, 1 if self.join == "new" else 2, "branches"), (self.kernel, 1, "kernel"),
+                                    (self.width, 1, "width")):
+            if number is not None and number < least:
+                raise GrowthError(f"{name} {number} makes no sense; it must be at least {least}")
         if self.kernel is not None and self.join == "concat":
             raise GrowthError("join concat shares out a kernel as it is: enlarge it afterwards with the pass kernel")
         if self.width is not None and self.join != "new":
@@ -106,7 +106,7 @@ class Branch(PassBase):
     # -- new --------------------------------------------------------------------------------------------------------------
 
     def _new(self, graph_module: GraphModule, step: dict, seed: int) -> PassResult:
-        edit = Edit(graph_module, step)
+        edit = Edit(graph_module, step, own=False)
         names = list(dict.fromkeys(n.meta["owner"] for n in edit.graph.nodes if _concatenates(n) and n.meta.get("owner"))) \
             if self.where is None else outermost(edit, self.where, "layer or block")
         refused: list[Outcome] = []
@@ -129,7 +129,7 @@ class Branch(PassBase):
         What reads the part is widened as behind a 1x1 layer that stands for it, of which nothing is kept: its new outputs
         are those of the branch.
         """
-        edit = Edit(gm, {})
+        edit = Edit(gm, {}, own=False)
         part = region(edit, name)
         channels = edit.values[part.y.name].shape[part.axis]
         operands = _operands(part)
@@ -143,7 +143,7 @@ class Branch(PassBase):
         _insist_behind(record.parameters.pop(f"{stand_in}.weight"), channels)
         before = gm.meta.get("growth", {"record": GrowthRecord(), "outcomes": []})
         wide.meta["growth"] = before | {"record": before["record"].then(dataclasses.replace(record, lineage=[]))}
-        edit = Edit(wide, {})
+        edit = Edit(wide, {}, own=False)  # its tensors are new
         edit.record.lineage = lineage
         self._fill(edit, name, stand_in, reader.name, method, note)
         gm = edit.finish().graph_module
@@ -152,7 +152,7 @@ class Branch(PassBase):
 
     def _widened(self, gm: GraphModule, stand_in: str, width: int, seed: int) -> tuple[GraphModule, str, str]:
         """The readers of the stand-in widened by the method, or by netmorph where r2r is not exact."""
-        reasons = []
+        reasons: list[str] = []
         for method in dict.fromkeys((self.method, "netmorph")):
             by = width + width % 2 if method == "r2r" else width
             try:

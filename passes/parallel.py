@@ -87,7 +87,8 @@ def region(edit: Edit, path: str) -> Region:
     known = {c.node for c in own}
     nodes = [n for n in edit.graph.nodes if n in known or _below(_place(n), path)]
     inside = set(nodes)
-    outs = [n for n in nodes if any(u not in inside for u in n.users)]
+    outs = [n for n in nodes if any(u not in inside for u in n.users) and n.op != "get_attr"
+            and not isinstance(edit.values.get(n.name), (int, float, torch.Size))]
     ins = list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and _is_data(edit, i)))
     if len(ins) != 1 or len(outs) != 1 or not _is_data(edit, outs[0]):
         given, gives = (", ".join(n.name for n in found) or "none" for found in (ins, outs))
