@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from fxgrow._record import GrowthRecord, Named, ParameterRecord, along, tensors_of
 from fxgrow.errors import GrowthError
 
+SHIFT = 8.0  # by which parameters are moved to see whether a state follows them
+
 # --- tensors --------------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +98,7 @@ def migrate_optimizer(record: GrowthRecord, optimizer: Optimizer, new_params: Na
             parameter, entry = new[name]
             source = old.get(entry.source or "")
             if source is not None and optimizer.state.get(source):
-                made.state[parameter] = {key: _state(name, key, value, entry, source, try_out)
+                made.state[parameter] = {key: _state(name, key, value, entry, source, parameter, try_out)
                                          for key, value in optimizer.state[source].items()}
     return made
 
@@ -167,45 +169,48 @@ def _same_class(optimizer: Optimizer, members: list[list[tuple[str, Tensor]]]) -
 
 
 class _Kind:
-    """What a state is, found by trying: its power of the parameter's scale, and whether it is signed.
+    """What a state is, found by trying: its power of the parameter's scale, whether it is signed, and whether it follows the
+    parameter's own value (an average of parameters), as it does if all of it moves by what the parameter is moved by.
 
     If W' = s W computes the same, its gradient is g' = g / s. A momentum then is s^-1 of the old one (power -1), a mean of
-    squares s^-2, an average of parameters s.
+    squares s^-2.
     """
 
-    def __init__(self, plain: Tensor, doubled: Tensor):
+    def __init__(self, plain: Tensor, doubled: Tensor, moved: Tensor):
+        self.follows = bool(((moved - plain) / SHIFT - 1).abs().max() < 0.25)
         sizes = [float(t.double().abs().sum()) for t in (plain, doubled)]
         self.power = round(math.log2(sizes[1] / sizes[0])) if all(math.isfinite(s) and s > 0 for s in sizes) else 0
         self.signed = bool((plain < 0).any()) or not sizes[0]
 
 
 def _try_out(optimizer: Optimizer, number: int, ndim: int, device: torch.device) -> dict[str, _Kind]:
-    """Runs a new optimizer of the class for three steps on a few numbers, and again with the numbers doubled and the
-    gradients halved (as a rescaled parameter has them): how each state answers tells what it is. The gradients are large:
-    weight decay and epsilons do not matter."""
+    """Runs a new optimizer of the class for three steps on a few numbers, again with the numbers doubled and the gradients
+    halved (as a rescaled parameter has them), and again with other numbers: how each state answers tells what it is. There
+    is no weight decay, and gradients are large, so that epsilons do not matter."""
     shape = [4] * ndim
     count = math.prod(shape)
     start = torch.linspace(1, 2, count, dtype=torch.float64, device=device).view(shape)
     slope = torch.where(torch.arange(count, device=device) % 2 == 0, 900.0, -1100.0).view(shape) * start
     seen: list[dict[str, Tensor]] = []
-    for scale in (1.0, 2.0):
-        p = nn.Parameter(start * scale)
+    for scale, shift in ((1.0, 0.0), (2.0, 0.0), (1.0, SHIFT)):
+        p = nn.Parameter(start * scale + shift)
         lists: list[list[tuple[str, Tensor]]] = [[] for _ in optimizer.param_groups]
         lists[number] = [("p", p)]
         trial = _same_class(optimizer, lists)
+        trial.param_groups[number].update((k, 0.0) for k in ("weight_decay", "wd") if k in trial.param_groups[number])
         try:
             for size in (1.0, 0.7, 0.9):
-                p.data.copy_(start * scale)
+                p.data.copy_(start * scale + shift)
                 p.grad = slope * size / scale
                 trial.step()
         except Exception as error:
             raise GrowthError(f"a step of {type(optimizer).__name__} could not be tried out: {error}; make an optimizer for "
                               "the grown model yourself, without the old state") from error
         seen.append({k: v for k, v in trial.state[p].items() if isinstance(v, Tensor) and v.shape == p.shape})
-    return {key: _Kind(seen[0][key], seen[1][key]) for key in seen[0].keys() & seen[1].keys()}
+    return {key: _Kind(*(run[key] for run in seen)) for key in seen[0] if all(key in run for run in seen)}
 
 
-def _state(name: str, key: str, value: Any, entry: ParameterRecord, source: Tensor,
+def _state(name: str, key: str, value: Any, entry: ParameterRecord, source: Tensor, grown: Tensor,
            try_out: Callable[[int, torch.device], dict[str, _Kind]]) -> Any:
     """One entry of a parameter's state, for the grown parameter."""
     plain = value is None or isinstance(value, (bool, int, float, str))
@@ -218,6 +223,8 @@ def _state(name: str, key: str, value: Any, entry: ParameterRecord, source: Tens
     if kind is None:
         raise GrowthError(f"the optimizer's state {key!r} of {entry.source} does not have one number for each of the "
                           f"parameter's, so it cannot follow the growth of {name}: start a new optimizer for the grown one")
+    if kind.follows:
+        return _values(name, entry, value.detach(), grown)
     return _grown_state(name, value.detach(), entry, kind)
 
 

@@ -116,6 +116,33 @@ def test_new_numbers_take_no_leap():
     assert max(float((p - before[n]).abs().max()) for n, p in grown.model.named_parameters()) < 0.02
 
 
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_a_large_weight_decay_confuses_nothing(optimizer):
+    model, x = made("residual")
+    settings = {"lr": 1e-4, "weight_decay": 0.3} | ({"momentum": 0.9} if optimizer is SGD else {})
+    first = optimizer(model.parameters(), **settings)
+    train(model, first, x, 3)
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=1))
+    state = grown.record.migrate_optimizer(first, grown.model).state[grown.model.fc.weight]
+    new = grown.record.new_mask("fc.weight", grown.model.fc.weight)
+    assert not state["momentum_buffer" if optimizer is SGD else "exp_avg"][new].any()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_an_average_of_parameters_is_one_of_the_grown_ones(decay):
+    """ASGD's `ax`: of new numbers it is not zero, but what they are."""
+    torch.manual_seed(0)
+    model, x = shake(Normed(nn.RMSNorm).double()), torch.randn(4, 5, dtype=torch.float64)
+    optimizer = torch.optim.ASGD(model.parameters(), lr=1e-3, t0=0, weight_decay=decay)
+    train(model, optimizer, x, 3)
+    average = {n: optimizer.state[p]["ax"] for n, p in model.named_parameters()}
+    grown = fxgrow.transform(model, x, Widen("embed", by=4, seed=0))
+    follower = grown.record.migrate_optimizer(optimizer, grown.model)
+    expected = grown.record.migrate_tensors(average, like=grown.model)
+    for name, p in grown.model.named_parameters():
+        assert torch.equal(follower.state[p]["ax"], expected[name]), name
+
+
 def test_groups_and_schedules_stay():
     model, x = made("residual")
     decayed = [p for p in model.parameters() if p.ndim > 1]
