@@ -5,7 +5,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,9 +69,11 @@ class Branch(PassBase):
 
     def call(self, graph_module: GraphModule) -> PassResult:
         seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
-        step = {"pass": "branch", "where": [self.where] if isinstance(self.where, str) else list(self.where or []),
-                "join": self.join, "branches": self.count, "kernel": self.kernel, "width": self.width, "method": self.method,
-                "seed": seed}
+        named = [self.where] if isinstance(self.where, str) else list(self.where or [])
+        step: dict[str, Any] = {"pass": "branch", "where": named, "join": self.join, "branches": self.count,
+                                "kernel": self.kernel, "width": self.width, "seed": seed}
+        if self.join != "concat":  # nothing of which is new
+            step["method"] = self.method
         with seeded(seed):
             return self._new(graph_module, step, seed) if self.join == "new" else self._split(graph_module, step)
 
