@@ -6,41 +6,85 @@ in its place (`Computed`).
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow._capture import clone_structure
-from fxgrow._record import GrowthRecord, ParameterRecord, new_numbers, tensors_of
+from fxgrow._record import GrowthRecord, ParameterRecord, tensors_of
 from fxgrow._transform import Grown
 from fxgrow.errors import GrowthError
 
 
-class Tied(nn.Module):
-    """`W' = scale * W` at the old positions and the new numbers, in order, at all others.
+@dataclass
+class Axis:
+    """One axis of a grown tensor.
 
-    forward: new numbers `[k]` to the grown tensor; right_inverse: the grown tensor to its new numbers.
+    source: for its old positions, those of the parent (None: all in order). old, new: where old and new positions are.
+    place: for each position, which of the old and then the new ones it is (None: they are in this order).
+    """
+    source: Tensor | None
+    old: Tensor
+    new: Tensor
+    place: Tensor | None
+
+    @classmethod
+    def of(cls, index: Tensor, fresh: Tensor | None, size: int) -> Axis:
+        mask = torch.zeros(len(index), dtype=torch.bool) if fresh is None else fresh
+        old, new = (~mask).nonzero().flatten(), mask.nonzero().flatten()
+        place = torch.cat([old, new]).argsort()
+        return cls(_unless_in_order(index[old], size), old, new, _unless_in_order(place, len(index)))
+
+
+def _unless_in_order(positions: Tensor, size: int) -> Tensor | None:
+    return None if torch.equal(positions, torch.arange(size)) else positions
+
+
+def _select(x: Tensor, dim: int, positions: Tensor | None) -> Tensor:
+    return x if positions is None else x.index_select(dim, positions.to(x.device))
+
+
+class Tied(nn.Module):
+    """`W' = scale * W` at the old positions and new numbers at all others.
+
+    New numbers lie in one vector: for each axis from the last to the first, those at its new positions (and at the old ones
+    of all axes before it), so that they are put behind the old ones axis by axis. forward: that vector to the grown tensor;
+    right_inverse: the grown tensor to it.
     """
 
     def __init__(self, parent: nn.Parameter, entry: ParameterRecord, order: Sequence[str]):
         super().__init__()
         self.parent = parent
-        self.entry = entry
+        self.scale = entry.scale
+        self.axes = {dim: Axis.of(index, entry.fresh[dim], parent.shape[dim])
+                     for dim, index in reversed(list(enumerate(entry.index))) if index is not None}
         self.order = tuple(order)  # of the layer's parameters, for `untie`
 
     def forward(self, new: Tensor) -> Tensor:
         whole: Tensor = self.parent
-        for dim, index in enumerate(self.entry.index):
-            if index is not None:
-                whole = whole.index_select(dim, index.clamp_min(0).to(whole.device))
-        if self.entry.scale != 1.0:
-            whole = whole * self.entry.scale
-        return whole.masked_scatter(new_numbers(self.entry, whole), new)
+        for dim, axis in self.axes.items():
+            whole = _select(whole, dim, axis.source)
+        if self.scale != 1.0:
+            whole = whole * self.scale
+        for dim, axis in self.axes.items():
+            shape = [*whole.shape[:dim], len(axis.new), *whole.shape[dim + 1:]]
+            part, new = new.split([math.prod(shape), len(new) - math.prod(shape)])
+            whole = _select(torch.cat([whole, part.view(shape)], dim), dim, axis.place)
+        return whole
 
     def right_inverse(self, whole: Tensor) -> Tensor:
-        return whole.masked_select(new_numbers(self.entry, whole))
+        parts = [whole.new_empty(0)]
+        for dim, axis in self.axes.items():
+            part = _select(whole, dim, axis.new)
+            for before in (d for d in self.axes if d < dim):
+                part = _select(part, before, self.axes[before].old)
+            parts.append(part.flatten())
+        return torch.cat(parts)
 
 
 class Computed(nn.Module):
