@@ -174,7 +174,7 @@ class Branch(PassBase):
         if method == "r2r":
             with torch.no_grad():
                 for p in next(m for m in reversed(net) if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))).parameters():
-                    p.copy_(p[::2].repeat_interleave(2, 0))
+                    p.copy_(p[_equal_rows(edit.tensor(f"{stand_in}.weight")[old:])])
         layer = any(str(n.target) == name for n in part.nodes) or name not in dict(edit.gm.named_modules())
         path, = numbered(edit, name + ("_branch" if layer else ".branch"), 1)
         z = edit.graft(path, edit.trace(net, part.x), part.x, part.first)
@@ -187,6 +187,12 @@ class Branch(PassBase):
         edit.graph.erase_node(node)
         edit.drop(stand_in)
         edit.outcomes.append(Outcome(name, old, new, [path], method, NEW[method] + note))
+
+
+def _equal_rows(new: Tensor) -> Tensor:
+    """For each row the first that is equal to it: which new positions are pairs (side by side, or group by group)."""
+    rows = new.flatten(1)
+    return (rows[:, None] == rows[None]).all(-1).int().argmax(1)
 
 
 def _concatenates(node: Node) -> bool:
