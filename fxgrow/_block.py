@@ -59,7 +59,7 @@ def find_out(gm: GraphModule, path: str, trace: Trace) -> tuple[list[Node], Node
     """
     nodes = [n for n in gm.graph.nodes if inside(n, path)]
     if not nodes:
-        raise NoBlock(f"the graph calls nothing below {path}")
+        raise NoBlock(f"{path} is inside a layer that is called as a whole, or never called: name the layer around it")
     known = set(nodes)
     outs = [n for n in nodes if any(u not in known for u in n.users)]
     if len(outs) != 1 or not isinstance(trace.values[outs[0].name], Tensor):
@@ -163,7 +163,8 @@ def built(module: nn.Module, names: str | dict[str, str], x: Tensor) -> Piece:
         part, dot, rest = old.partition(".")
         return f"{names}.{old}".rstrip(".") if isinstance(names, str) else f"{names.get(part, '')}{dot}{rest}"
 
-    graph, env = Graph(), {}
+    graph = Graph()
+    env: dict[Node, Node] = {}
     for node in gm.graph.nodes:
         new = env[node] = graph.node_copy(node, lambda n: env[n])
         if node.op in ("call_module", "get_attr"):

@@ -171,12 +171,12 @@ class _Places:
 
     def _at(self, path: str) -> list[Place]:
         """The places that one name means: the ends of the stages in it, or the place behind it."""
-        if self.what.block != "clone" and path:
-            return [self._behind(path)]
-        runs = self._stages(path)
-        if runs:
-            return [self._behind(run[-1], _template(self.gm, self.trace, run)) for run in runs]
         try:
+            if self.what.block != "clone" and path:
+                return [self._behind(path)]
+            runs = self._stages(path)
+            if runs:
+                return [self._behind(run[-1], _template(self.gm, self.trace, run)) for run in runs]
             return [self._behind(path)] if path else [self._last_layer("")]
         except (NoBlock, NoIdentity, GrowthError) as why:
             self.refused.append(Outcome(path or type(self.gm).__name__, 0, 0, [], reason=str(why)))

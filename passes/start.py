@@ -84,8 +84,8 @@ def settle(piece: Piece, given: Range, *, pairs: bool, draw: bool, numbers: Numb
                 tensors[name].copy_(value)
         for name in start.zeros:
             tensors[name].zero_()
-        for name, value in start.slopes.items():
-            tensors[name].fill_(value)
+        for name, slope in start.slopes.items():
+            tensors[name].fill_(slope)
     return start
 
 
