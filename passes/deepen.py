@@ -108,6 +108,10 @@ class Deepen(PassBase):
 
     def _insert(self, edit: Edit, trace: Trace, place: Place, numbers: Numbers) -> None:
         """`times` pieces, one behind the other; a refusal comes before anything is changed."""
+        written = trace.val(trace.values[place.x.name]) is not trace.gives[place.x.name]
+        if written and edit.read_elsewhere(edit.nodes[place.x.name]):
+            raise GrowthError(f"the memory of {place.x.name} is written to later and read under another name; write to a "
+                              "new tensor there, in the model's code")
         count = len(place.parts) or 1
         names: list[Any] = _block.next_names(edit, place.base, self.times * count)
         if place.parts:

@@ -1,12 +1,13 @@
-"""How fast a whole network is widened, against Torch-Pruning's pruner in the same run, and what the result costs.
+"""How fast a whole network is widened, against Torch-Pruning's pruner in the same run, and what the result costs; how fast
+it is deepened, against its capture.
 
     python tools/bench_transform.py                 all of it
     python tools/bench_transform.py resnet18 swin_t  some networks
 
 Ours: capture, analysis and rewriting of every class that can grow, by R2R and 1.25. Theirs (the nearest tool that rewrites
 any network): the dependency graph and one pruning step. Seconds are medians of five, on one thread, taken in turns.
-Then: peak memory over old and new weights, and forward and backward time of the widened resnet50 over torchvision's
-own wide_resnet50_2.
+Then: resnet152 with one more block in each stage, and its capture alone; peak memory over old and new weights; forward and
+backward time of the widened resnet50 over torchvision's own wide_resnet50_2.
 """
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from rich.table import Table
 from torch import nn
 
 import fxgrow
-from fxgrow.passes import Widen
+from fxgrow.passes import Deepen, Widen
 
 AGAINST = ("resnet18", "resnet152", "vit_b_16", "convnext_tiny", "efficientnet_b0")
 ALONE = ("densenet201", "swin_t")
@@ -100,6 +101,17 @@ def memory(console: Console, name: str = "wide_resnet101_2") -> None:
                   f"{(old + peak) / (old + new):.2f}")
 
 
+def depth(console: Console) -> None:
+    """A clone at the end of each stage, and the capture alone, in turns."""
+    model, x = torchvision.models.resnet152(), torch.randn(1, 3, 224, 224)
+    for method in ("r2r", "net2net", "netmorph"):
+        pairs = [(seconds(lambda m, i: fxgrow.transform(m, i, Deepen(method=method, seed=0)), model, x),
+                  seconds(fxgrow.capture, model, x)) for _ in range(ROUNDS)]
+        deepened, captured = map(statistics.median, zip(*pairs))
+        console.print(f"resnet152 deepened by {method} in four places: {deepened:.2f} s, its capture {captured:.2f} s: "
+                      f"{deepened - captured:+.2f} s")
+
+
 def result(console: Console) -> None:
     x = torch.randn(4, 3, 224, 224)
     inner = [f"layer{i}.*.conv{j}" for i in range(1, 5) for j in (1, 2)]
@@ -129,6 +141,7 @@ def main() -> None:
     names = sys.argv[1:]
     speed(names or [*AGAINST, *ALONE], console)
     if not names:
+        depth(console)
         memory(console)
         result(console)
 
