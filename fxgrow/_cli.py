@@ -371,6 +371,50 @@ def info(model: str, as_json: bool, **options) -> None:
            [(r["name"], r["kind"], r["weights"], f"{r['parameters']:,}") for r in report["layers"]])
 
 
+@main.command(epilog=EXAMPLE + "fxgrow flops torchvision:resnet18 --input 8,3,224,224 --depth 2 --sort total")
+@click.argument("model")
+@click.option("--ops", type=click.Choice(["matmul", "all"]), default="matmul", show_default=True, help="Count matrix "
+              "products, convolutions and attention, or also norms, activations, pooling, softmax and arithmetic.")
+@click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules down to this level (0: the whole alone).")
+@click.option("--sort", type=click.Choice(["forward", "total", "params", "memory"]), help="The costliest of each level "
+              "first; without it in the model's own order.")
+@click.option("--train", is_flag=True, help="Count MODEL in train mode: with dropout masks and auxiliary heads.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write the rows, in plain numbers, to FILE (-: to stdout).")
+@model_options
+@json_option
+def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool, csv_file: str | None, as_json: bool,
+          **options) -> None:
+    """Count what a forward and a backward pass of MODEL cost.
+
+    Each row is a module with all below it: FLOPs (a multiply-add is two) forward and backward, its share of them, its
+    parameters, the memory that it keeps for the backward pass, and FLOPs for each byte that its forward pass moves.
+    --input sets the batch and the size.
+    """
+    import fxgrow
+    from fxgrow._flops_report import csv_text, lines
+
+    if csv_file is not None and as_json:
+        raise click.UsageError("--csv and --json: choose one of them")
+    if csv_file not in (None, "-"):
+        check_writable(csv_file)
+    module, inputs = _load(model, **options)
+    with status(f"Counting {model}"):
+        count = fxgrow.count_flops(module.train(train), inputs, ops)
+    if as_json:
+        print_json({"model": model, **count.to_json()})
+    elif csv_file == "-":
+        click.echo(csv_text(count, depth, sort), nl=False)
+    elif csv_file is not None:
+        from fxgrow._atomic import atomic_write
+        with atomic_write(csv_file) as file:
+            file.write(csv_text(count, depth, sort).encode())
+        click.echo(f"written     {csv_file} ({os.path.getsize(csv_file):,} bytes)")
+    else:
+        console().print(count.table(depth, sort))
+        for line in lines(count):
+            click.echo(line)
+
+
 @main.command(epilog=EXAMPLE + "fxgrow passes")
 @json_option
 def passes(as_json: bool) -> None:

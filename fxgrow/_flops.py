@@ -12,7 +12,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxgrow._analysis import _place, _tensors_in, run_node
@@ -27,7 +28,7 @@ from fxgrow._capture import as_tuple, capture_graph, meta_twin
 from fxgrow._memory import effects
 from fxgrow._shapes import Watching, compute
 from fxgrow.errors import CaptureError, FxgrowError
-from fxgrow.flop_rules import GROUPS, RULES, free
+from fxgrow.flop_rules import GROUPS, NOTHING, RULES, Flops
 from fxgrow.layers import by_mode
 
 
@@ -114,21 +115,25 @@ class FlopCount:
         return table(self, depth, sort)
 
 
-@dataclass(eq=False)
 class _Memory:
-    """One piece of memory: when it is made, last read, and first kept for the backward pass, in numbers of ops."""
-    bytes: int
-    born: int
-    used: int
-    param: bool = False
-    kept: int | None = None
+    """One piece of memory: when it is made, last read, and first kept for the backward pass, in numbers of ops.
+
+    hidden: made where autograd does not look (inside a custom `autograd.Function`, or under `no_grad`) out of what needs a
+        gradient: its own is due if autograd uses it after all.
+    """
+    __slots__ = ("born", "bytes", "hidden", "identity", "kept", "param", "used")
+
+    def __init__(self, storage: torch.UntypedStorage, now: int, param: bool):
+        self.bytes, self.born, self.used, self.param = storage.nbytes(), now, now, param
+        self.kept: int | None = None
+        self.hidden = False
+        self.identity = StorageWeakRef(storage)  # while it stands, no other memory gets the same identity
 
 
-@dataclass(eq=False)
-class _Op:
-    """One op that ran: where, its gradients (`[(memories, FLOPs)]`), and the memories with gradients in and out of it."""
+class _Op(NamedTuple):
+    """One op that ran: where, the FLOPs of its backward pass, the memories in it that need a gradient, and its results'."""
     where: tuple[str, str]
-    backward: list[tuple[list[_Memory], int]]
+    backward: int
     ins: list[_Memory]
     outs: list[_Memory]
 
@@ -141,23 +146,18 @@ class _Meter(Watching):
         self.wanted = GROUPS[:GROUPS.index(ops) + 1]
         self.where = ("", "")  # graph node, module
         self.memory: dict[int, _Memory] = {}
-        self.all: list[_Memory] = []
         self.ops: list[_Op] = []
         self.costs: defaultdict[tuple[str, str], Cost] = defaultdict(Cost)
         self.uncounted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.known: dict[Any, tuple] = {}
-        self.alive: list[Any] = []
 
     def of(self, tensor: Tensor, param: bool = False) -> _Memory:
         """The memory that a tensor lies in."""
         storage = tensor.untyped_storage()
         found = self.memory.get(storage._cdata)
-        return found if found is not None else self._made(storage, param)
-
-    def _made(self, storage, param: bool = False) -> _Memory:
-        made = self.memory[storage._cdata] = _Memory(storage.nbytes(), len(self.ops), len(self.ops), param)
-        self.all.append(made)
-        return made
+        if found is None:
+            found = self.memory[storage._cdata] = _Memory(storage, len(self.ops), param)
+        return found
 
     def keep(self, tensor: Tensor) -> None:
         """Autograd keeps this for the backward pass."""
@@ -170,9 +170,7 @@ class _Meter(Watching):
     def _about(self, func) -> tuple:
         name, view, written = effects(func)
         group, rule = RULES.get(name.rstrip("_") if written else name, ("", None))
-        if rule is None and func._can_decompose():
-            return None, view, name
-        return rule if group in self.wanted else None, view, "" if group in self.wanted else name
+        return (rule, view, "") if group in self.wanted else (None, view, name)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -183,37 +181,28 @@ class _Meter(Watching):
         out = compute(func, args, kwargs)
         if view:
             return out
-        ins = _tensors_in((*args, *kwargs.values()))
-        outs = _tensors_in((out,))
-        self.record(func, rule, uncounted, args, kwargs, out, ins, outs)
-        return out
-
-    def record(self, func, rule, uncounted, args, kwargs, out, ins, outs) -> None:
-        now, cost = len(self.ops), self.costs[self.where]
-        read = [self.of(t) for t in ins]
-        for memory in read:
-            memory.used = now
-        inside = {id(m) for m in read}
-        made = []
-        for t in outs:
-            storage = t.untyped_storage()
-            memory = self.memory.get(storage._cdata)
-            made.append(memory if memory is not None and id(memory) in inside else self._made(storage))
-        if rule is not free:
-            cost.moved_bytes += sum(t.numel() * t.element_size() for t in (*ins, *outs))
-        backward = []
         if uncounted:
             self.uncounted[uncounted][self.where[1]] += 1
-        elif rule is not None:
-            flops = rule(args, kwargs, out)
-            cost.forward += flops.forward
-            cost.macs += flops.macs
-            for tensors, amount in flops.backward:
-                needing = [t for t in (tensors if isinstance(tensors, tuple) else (tensors,))
-                           if isinstance(t, Tensor) and t.requires_grad]
-                if needing and amount:
-                    backward.append(([self.of(t) for t in needing], amount))
-        self.ops.append(_Op(self.where, backward, [m for m, t in zip(read, ins) if t.requires_grad], made))
+        self._record(NOTHING if rule is None else rule(args, kwargs, out),
+                     _tensors_in((*args, *kwargs.values())), _tensors_in((out,)))
+        return out
+
+    def _record(self, flops: Flops, ins: list[Tensor], outs: list[Tensor]) -> None:
+        now, cost, seen = len(self.ops), self.costs[self.where], torch.is_grad_enabled()
+        read, made = [self.of(t) for t in ins], [self.of(t) for t in outs]
+        for memory in read:
+            memory.used = now
+        needing = [m for t, m in zip(ins, read) if t.requires_grad or not seen and m.hidden]
+        if not seen and needing:
+            for memory in made:
+                memory.hidden = True
+        cost.forward += flops.forward
+        cost.macs += flops.macs
+        cost.moved_bytes += sum(t.numel() * t.element_size() for t in (*ins, *outs))
+        backward = sum(amount for of, amount in flops.backward if any(
+            t.requires_grad or not seen and self.of(t).hidden
+            for t in (of if isinstance(of, tuple) else (of,)) if isinstance(t, Tensor))) if needing else 0
+        self.ops.append(_Op(self.where, backward, needing, made))
 
     # -- the backward pass -------------------------------------------------------------------------------------------
 
@@ -223,7 +212,7 @@ class _Meter(Watching):
         reached = {self.of(t) for t in results if t.requires_grad}
         steps = len(self.ops)
         for t in results:
-            self.of(t).used = 2 * steps
+            self.of(t).used = 2 * steps  # the caller holds it
         first_grad = dict.fromkeys(reached, steps)  # which op's backward makes the gradient first (counted backwards)
         last_grad: dict[_Memory, int] = {}
         for at in range(steps - 1, -1, -1):
@@ -235,8 +224,7 @@ class _Meter(Watching):
                 for memory in op.ins:
                     reached.add(memory)
                     first_grad.setdefault(memory, at)
-                cost = self.costs[op.where]
-                cost.backward += sum(amount for _, amount in op.backward)
+                self.costs[op.where].backward += op.backward
         return self._peak(first_grad, last_grad), reached
 
     def _peak(self, first_grad: dict[_Memory, int], last_grad: dict[_Memory, int]) -> int:
@@ -248,7 +236,7 @@ class _Meter(Watching):
             change[start] += size
             change[end + 1] -= size
 
-        for memory in self.all:
+        for memory in self.memory.values():
             if memory.param or not memory.bytes:
                 continue
             end = memory.used if memory.kept is None else max(memory.used, 2 * steps - min(memory.kept, steps - 1))
@@ -287,17 +275,19 @@ def count_flops(model: nn.Module, example_inputs, ops: str = "matmul") -> FlopCo
         raise ValueError(f"ops={ops!r}: choose 'matmul' or 'all'")
     inputs = as_tuple(example_inputs)
     try:
-        gm = capture_graph(model, inputs, settled=False)
-        return _count(_Meter(ops), gm, inputs)
+        count = _count(_Meter(ops), capture_graph(model, inputs, settled=False), inputs)
     except CaptureError as why:
         if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
             raise
         try:
-            return _count_eager(_Meter(ops), model, inputs)
+            count = _count_eager(_Meter(ops), model, inputs)
         except FxgrowError:
             raise
         except Exception as error:
             raise CaptureError(f"{why}; nor does it run as it is: {type(error).__name__}: {error}") from error
+    count.kinds = {name: type(m).__name__ for name, m in model.named_modules(remove_duplicate=False)
+                   if type(m) is not nn.Module}
+    return count
 
 
 @contextlib.contextmanager
@@ -363,7 +353,6 @@ def _count(meter: _Meter, gm: GraphModule, inputs: tuple) -> FlopCount:
             if isinstance(value, Tensor) and not value.is_meta:
                 value = value.to("meta")
             if node.op == "placeholder":
-                meter.alive.append(value)
                 for t in tree_leaves(value):
                     if isinstance(t, Tensor):
                         meter.of(t)
@@ -444,8 +433,7 @@ def _result(meter: _Meter, root: nn.Module, peak: int, reached: set[_Memory], ow
             nodes: set[str], eager: bool) -> FlopCount:
     by_node: defaultdict[str, Cost] = defaultdict(Cost)
     by_module: defaultdict[str, Cost] = defaultdict(Cost)
-    kinds = {name: type(m).__name__ for name, m in root.named_modules(remove_duplicate=False)}
-    for name in kinds:
+    for name, _ in root.named_modules(remove_duplicate=False):
         by_module[name] = Cost()
     for (node, module), cost in meter.costs.items():
         by_node[node] += cost
@@ -462,7 +450,7 @@ def _result(meter: _Meter, root: nn.Module, peak: int, reached: set[_Memory], ow
                 seen.add((name, id(p)))
                 by_module[name] += held
     uncounted = {op: dict(places) for op, places in sorted(meter.uncounted.items())}
-    return FlopCount(meter.wanted[-1], eager, peak, uncounted, dict(by_node), dict(by_module), kinds)
+    return FlopCount(meter.wanted[-1], eager, peak, uncounted, dict(by_node), dict(by_module))
 
 
 def _upwards(name: str) -> Iterator[str]:

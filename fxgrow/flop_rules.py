@@ -115,6 +115,17 @@ def attention(args, kwargs, out) -> Flops:
                  first + second)
 
 
+@flop_rule("mkldnn_rnn_layer")
+def recurrent_layer(args, kwargs, out) -> Flops:
+    """An LSTM layer of an eager run on a CPU: both matrices `[4H, I]` and `[4H, H]` once for each step and member of the
+    batch. The gates' arithmetic is not counted."""
+    x, of_input, of_state = args[:3]
+    each = prod(x.shape[:2])
+    first, second = each * of_input.numel(), each * of_state.numel()
+    return Flops(2 * (first + second), [(x, 2 * first), (of_input, 2 * first), (of_state, 2 * second),
+                                        ((*args[:3], *args[5:7]), 2 * second)], first + second)
+
+
 @flop_rule("torchvision::deform_conv2d")
 def deformable_convolution(args, kwargs, out) -> Flops:
     """As a convolution; the interpolation of its inputs is not counted."""
@@ -140,10 +151,10 @@ FREE = """
 
 @flop_rule(*FREE)
 def free(args, kwargs, out) -> Flops:
-    return _NOTHING
+    return NOTHING
 
 
-_NOTHING = Flops(0)
+NOTHING = Flops(0)
 
 
 # --- elementwise, norms, pooling: counted with ops="all" ------------------------------------------------------------
