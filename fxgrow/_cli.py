@@ -350,6 +350,33 @@ def axes(model: str, as_json: bool, **options) -> None:
         console().print(report.table())
 
 
+@main.command(epilog=EXAMPLE + "fxgrow draw torchvision:resnet18 -o arch.svg")
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the picture goes: .svg, .png, .pdf or .dot.")
+@click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules so many levels deep are one box each; 0: "
+              "every level. Without it, as deep as 60 boxes allow.")
+@click.option("--collapse", multiple=True, metavar="GLOB", help="Modules whose path matches are one box each; repeatable.")
+@click.option("--repeats/--no-repeats", default=None, help="Equal blocks that follow each other once, with their number; "
+              "without it, where there are more than 60 boxes.")
+@click.option("--heat", type=click.Choice(["flops", "params", "memory"]), help="Colour by share of the cost instead of by "
+              "kind of operation.")
+@model_options
+def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], repeats: bool | None, heat: str | None,
+         **options) -> None:
+    """Draw MODEL as a diagram.
+
+    Modules are frames, layers are boxes with their settings and the shape of what they give, coloured by kind; the legend
+    says which. Pictures other than .dot need Graphviz's program `dot`.
+    """
+    import fxgrow
+
+    check_writable(output)
+    module, inputs = _load(model, **options)
+    with status(f"Drawing {model}"):
+        fxgrow.draw(module, inputs, output, depth=depth, collapse=collapse, repeats=repeats, heat=heat)
+    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+
+
 @main.command(epilog=EXAMPLE + "fxgrow info torchvision:resnet18")
 @click.argument("model")
 @model_options

@@ -19,3 +19,7 @@ class GrowthError(FxgrowError):
 
 class ArchiveError(FxgrowError):
     """A file is not one of ours, is damaged, or asks for something that loading never does."""
+
+
+class DrawError(FxgrowError):
+    """A picture cannot be drawn as asked for, or the program that draws it is not installed."""

@@ -1,0 +1,226 @@
+"""`draw`: a model as a picture, by Graphviz.
+
+What lives here: layout, colours, legend and files. What does not: what is drawn (fxgrow/_diagram.py, _repeats.py).
+"""
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import graphviz
+from torch import nn
+from torch.fx import GraphModule
+
+from fxgrow._atomic import atomic_write
+from fxgrow._capture import as_tuple, capture_graph
+from fxgrow._diagram import Box, Cluster, Diagram, Item, build, kinds_of
+from fxgrow._heat import VIRIDIS, WORDS, Heat
+from fxgrow._repeats import fold_repeats
+from fxgrow._transform import Grown
+from fxgrow.errors import DrawError
+
+MOST = 60  # boxes in a picture, unless more are asked for
+FORMATS = ("svg", "png", "pdf", "dot")
+# Okabe and Ito's colours, which all readers can tell apart, lightened so that black letters stand out on them
+COLOURS = {"convolution": "#7FB8D8", "matrix product": "#EAAE7F", "attention": "#E5BBD3", "recurrent": "#CC79A7",
+           "normalisation": "#F7F1A0", "activation": "#7FCEB9", "pooling": "#AAD9F4", "arithmetic": "#F2CF7F",
+           "join": "#FFFFFF", "shape": "#E2E2E2", "random": "#F4F4F4", "other": "#FFFFFF", "in and out": "#FFFFFF"}
+FRAME, PALE, INK = "#555555", "#666666", "#333333"
+
+
+def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathLike, *, depth: int | None = None,
+         collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None) -> Path:
+    """Draws a model and gives the path of the picture.
+
+    Args:
+        model_or_grown: any module that `capture` takes, or what `transform` gave.
+        example_inputs: as for `capture`; None for a captured, loaded or grown model, which holds its own.
+        path: where the picture goes; svg, png, pdf or dot (Graphviz's own text) by its suffix.
+        depth: modules so many levels deep are one box each; 0 for every level. None: as deep as 60 boxes allow.
+        collapse: globs over the paths of modules that are one box each.
+        repeats: draw equal blocks that follow each other once, with their number; None: where there are more than 60 boxes.
+        heat: colour by the share of "flops", "params" or "memory" (bytes of activations) instead of by family.
+
+    Raises:
+        DrawError: an unknown suffix or heat, a glob that matches nothing, or Graphviz's program is not installed.
+        CaptureError: the model cannot be captured.
+    """
+    target = Path(path)
+    kind = format_of(target)
+    picture = source(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat)
+    content = rendered(picture, kind)
+    with atomic_write(target) as file:
+        file.write(content)
+    return target
+
+
+def source(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: int | None = None,
+           collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None) -> graphviz.Digraph:
+    """The picture as a `graphviz.Digraph`; arguments as for `draw`."""
+    model, gm = captured(model_or_grown, example_inputs)
+    diagram = chosen(build(gm, kinds_of(model)), depth, [collapse] if isinstance(collapse, str) else list(collapse), repeats)
+    return Picture(gm, diagram, None if heat is None else Heat(gm, diagram, heat)).graph
+
+
+def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:
+    """The model itself, and its graph."""
+    model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
+    if example_inputs is None and isinstance(model_or_grown, Grown):
+        example_inputs = model_or_grown.example_inputs
+    if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+        return model, model
+    return model, capture_graph(model, as_tuple(example_inputs))
+
+
+def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: bool | None) -> Diagram:
+    """The diagram with modules folded and repetitions drawn once, as asked for or as its size wants it."""
+    def count(some: Diagram) -> int:
+        return sum(1 for _ in some.root.boxes())
+
+    if depth is not None and depth < 0:
+        raise DrawError(f"depth {depth}: say how many levels of modules to draw, or 0 for all")
+    diagram.check(globs)
+    whole = diagram.fold(depth, globs)
+    if repeats or repeats is None and count(whole) > MOST:
+        diagram = fold_repeats(diagram)
+        whole = diagram.fold(depth, globs)
+    if depth is None and count(whole) > MOST:
+        folded = [diagram.fold(level, globs) for level in range(1, diagram.depths() + 1)]
+        return max((d for d in folded if count(d) <= MOST), key=count, default=folded[0])
+    return whole
+
+
+def format_of(path: Path) -> str:
+    """The format that a suffix stands for."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise DrawError(f"{path}: a picture is {', '.join(FORMATS)}, by its suffix")
+    return kind
+
+
+def rendered(graph: graphviz.Digraph, kind: str) -> bytes:
+    """The bytes of a picture."""
+    if kind == "dot":
+        return graph.source.encode()
+    try:
+        return graph.pipe(format=kind, engine="dot", quiet=True)
+    except graphviz.ExecutableNotFound as error:
+        raise DrawError(f"{kind} pictures are made by Graphviz's program `dot`, which is not installed: install graphviz "
+                        "(apt install graphviz, brew install graphviz), or write a .dot file") from error
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or b"").decode(errors="replace").strip().splitlines() or [f"exit code {error.returncode}"]
+        raise DrawError(f"Graphviz's program `dot` could not draw it ({said[0]}): write a .dot file and draw fewer boxes") \
+            from error
+
+
+def text(name: str) -> str:
+    """A name as the text of a label: no markup, no control characters."""
+    return escape("".join(c if c.isprintable() else "?" for c in name))
+
+
+def tooltip(words: str) -> str:
+    return graphviz.escape("".join(c if c.isprintable() or c == "\n" else "?" for c in words))
+
+
+class Picture:
+    """A diagram as a Graphviz graph. `fill(box, row)` may be replaced to colour by something else than the family."""
+
+    def __init__(self, gm: GraphModule, diagram: Diagram, heat: Heat | None = None):
+        self.gm, self.diagram, self.heat, self.clusters = gm, diagram, heat, 0
+        self.graph = graphviz.Digraph("model", graph_attr={
+            "fontname": "Helvetica", "fontsize": "11", "labelloc": "t", "ranksep": "0.25", "nodesep": "0.25",
+            "bgcolor": "white", "style": "rounded", "color": "#BBBBBB", "fontcolor": PALE, "labeljust": "l"},
+            node_attr={"shape": "plain", "fontname": "Helvetica", "fontsize": "10"},
+            edge_attr={"fontname": "Helvetica", "fontsize": "8", "color": FRAME, "fontcolor": PALE, "arrowsize": "0.6"})
+        self._fill(self.graph, diagram.root)
+        for edge in diagram.edges():
+            self.graph.edge(edge.tail.key, edge.head.key, label=graphviz.escape(edge.shape),
+                            tooltip=tooltip(edge.shape or edge.tail.shape))
+        self.graph.attr(label=self.legend())
+
+    def _fill(self, graph: graphviz.Digraph, cluster: Cluster) -> None:
+        for child in cluster.children:
+            if isinstance(child, Box):
+                graph.node(child.key, label=self.label(child, cluster.path), tooltip=tooltip(self.hover(child)),
+                           id=child.key)
+            else:
+                self.clusters += 1
+                with graph.subgraph(name=f"cluster{self.clusters}") as inner:
+                    inner.attr(label=f"<{self.heading(child)}>", tooltip=tooltip(child.path))
+                    self._fill(inner, child)
+
+    def heading(self, cluster: Cluster) -> str:
+        """Of a module: its name, its class, how often it is repeated."""
+        words = text(cluster.path) if not cluster.group else ""
+        if cluster.kind:
+            words += f' <font color="{PALE}">{text(cluster.kind)}</font>'
+        return words + self.times(cluster)
+
+    def times(self, item: Item) -> str:
+        if item.times == 1:
+            return ""
+        return f' <b>× {item.times}</b> <font point-size="8" color="{PALE}">to {text(item.last)}</font>'
+
+    def label(self, box: Box, path: str) -> str:
+        rows = self._folded_rows(box, path) if box.folded else [self._row(box, i, path) for i in range(len(box.rows))]
+        if box.shape and not box.rows[0].title == "output":
+            rows.append(f'<tr><td colspan="9"><font point-size="8" color="{PALE}">{text(box.shape)}</font></td></tr>')
+        width = 2 if box.folded else 1
+        return (f'<<table border="{width}" color="{FRAME}" cellborder="0" cellspacing="0" cellpadding="3" bgcolor="white">'
+                f'{"".join(rows)}</table>>')
+
+    def _row(self, box: Box, i: int, path: str) -> str:
+        row = box.rows[i]
+        name = text(below(row.name, path))
+        words = f"<b>{text(row.title)}</b> {text(row.settings)}" if i == 0 else f"{text(row.title)} {text(row.settings)}"
+        words += "".join(f'<br/><font point-size="8">with {text(below(p, path))}</font>' for p in row.parameters)
+        if name and (i == 0 or row.nodes[0].op == "call_module"):
+            words += f' <font point-size="8" color="{self.pale(box)}">{name}</font>'
+        if i == 0:
+            words += self.times(box)
+        return f'<tr><td colspan="9" bgcolor="{self.fill(box, row.family)}">{self.inked(box, words)}</td></tr>'
+
+    def _folded_rows(self, box: Box, path: str) -> list[str]:
+        kind = f' <font color="{self.pale(box)}">{text(box.kind)}</font>' if box.kind else ""
+        head = f'<b>{text(below(box.path, path))}</b>{kind}{self.times(box)}'
+        top = f'<tr><td colspan="9" bgcolor="{self.fill(box, "")}">{self.inked(box, head)}</td></tr>'
+        cells = "".join(f'<td bgcolor="{COLOURS[f]}"><font point-size="8">{n}</font></td>'
+                        for f in COLOURS if (n := box.families.get(f)) and f != "in and out")
+        return [top, f"<tr>{cells}</tr>"]
+
+    def fill(self, box: Box, family: str) -> str:
+        if self.heat is not None:
+            return self.heat.colour(box)
+        return COLOURS.get(family, "#EFEFEF")
+
+    def inked(self, box: Box, words: str) -> str:
+        return f'<font color="{self.heat.ink(box)}">{words}</font>' if self.heat is not None else words
+
+    def pale(self, box: Box) -> str:
+        return self.heat.ink(box) if self.heat is not None else INK
+
+    def hover(self, box: Box) -> str:
+        """Everything about a box, in full."""
+        lines = [f"{box.path} {box.kind}".strip()] if box.folded else [
+            " ".join(filter(None, (r.name, r.title, r.settings))) for r in box.rows]
+        lines += [f"× {box.times}, to {box.last}"] if box.times > 1 else []
+        lines += [f"{self.heat.shares[box.key]:.1%} of {WORDS[self.heat.what]}"] if self.heat is not None else []
+        return "\n".join([*lines, box.shape])
+
+    def legend(self) -> str:
+        """What the colours mean."""
+        if self.heat is not None:
+            cells = "".join(f'<td bgcolor="{c}" width="16" height="10"></td>' for c in VIRIDIS)
+            cells = f"<td>share of {WORDS[self.heat.what]}: 0</td>{cells}<td>{self.heat.top:.1%}</td>"
+        else:
+            used = {row.family for box in self.diagram.root.boxes() for row in box.rows} - {"in and out"}
+            cells = "".join(f'<td border="1" bgcolor="{c}">{f}</td>' for f, c in COLOURS.items() if f in used)
+        return f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr></table>>'
+
+
+def below(name: str, path: str) -> str:
+    """A name as it is called within a module."""
+    return name.removeprefix(path + ".") if path and name != path else "" if name == path else name
