@@ -17,15 +17,11 @@ from fxgrow._capture import capture, clone_structure
 from fxgrow._edit import Edit
 from fxgrow._identity import Trace, Val
 from fxgrow._record import ParameterRecord
+from fxgrow._region import below, boundary, inside
 
 
 class NoBlock(Exception):
     """A name is not that of a block; the message says why."""
-
-
-def below(path: str, root: str) -> bool:
-    """Whether a name is `root` or lies below it."""
-    return path == root or path.startswith(root + ".") or not root
 
 
 @dataclass
@@ -39,16 +35,9 @@ class Block:
     def values(self, trace: Trace) -> tuple[Val, Val]:
         """What comes in, as the first of the nodes reads it, and what goes out."""
         reader = next(n for n in self.nodes if self.x in n.all_input_nodes)
-        inside = set(self.nodes)
-        user = next((u for u in self.out.users if u not in inside), None)
+        user = next((u for u in self.out.users if u not in self.nodes), None)
         given = trace.gives[self.out.name] if user is None else trace.reads[user.name, self.out.name]
         return trace.reads[reader.name, self.x.name], given
-
-
-def inside(node: Node, path: str) -> bool:
-    if node.op in ("call_module", "get_attr"):
-        return below(str(node.target), path)
-    return node.op in ("call_function", "call_method") and bool(node.meta.get("owner")) and below(node.meta["owner"], path)
 
 
 def find_out(gm: GraphModule, path: str, trace: Trace) -> tuple[list[Node], Node]:
@@ -60,8 +49,7 @@ def find_out(gm: GraphModule, path: str, trace: Trace) -> tuple[list[Node], Node
     nodes = [n for n in gm.graph.nodes if inside(n, path)]
     if not nodes:
         raise NoBlock(f"{path} is inside a layer that is called as a whole, or never called: name the layer around it")
-    known = set(nodes)
-    outs = [n for n in nodes if any(u not in known for u in n.users)]
+    _, outs = boundary(nodes)
     if len(outs) != 1 or not isinstance(trace.values[outs[0].name], Tensor):
         raise NoBlock(f"{path} gives {len(outs)} values, not one tensor")
     return nodes, outs[0]
@@ -74,10 +62,8 @@ def find_block(gm: GraphModule, path: str, trace: Trace) -> Block:
         NoBlock: nothing is there, or it has several values in or out.
     """
     nodes, out = find_out(gm, path, trace)
-    known = set(nodes)
-    given = list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in known))
-    found = [i for i in given if i.op != "get_attr" and isinstance(v := trace.values.get(i.name), Tensor)
-             and v.is_floating_point()]
+    given, _ = boundary(nodes)
+    found = [i for i in given if isinstance(v := trace.values.get(i.name), Tensor) and v.is_floating_point()]
     alike = [i for i in found if trace.values[i.name].shape == trace.values[out.name].shape]
     candidates = alike or found
     if len(candidates) != 1:

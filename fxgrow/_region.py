@@ -27,6 +27,36 @@ class Unfit(Exception):
     """A place where a pass can do nothing; the message says why."""
 
 
+def below(path: str, root: str) -> bool:
+    """Whether a name is `root` or lies below it (`""`: the whole model)."""
+    return path == root or path.startswith(root + ".") or not root
+
+
+def place_of(node: Node) -> str:
+    """Where in the model a node is: the layer that it calls, or the module whose code it is."""
+    return str(node.target) if node.op == "call_module" else node.meta.get("owner") or ""
+
+
+def inside(node: Node, path: str) -> bool:
+    """Whether a node calls or reads what is below a path, or is of the code of a module there."""
+    if node.op == "get_attr":
+        return below(str(node.target), path)
+    return node.op.startswith("call") and bool(place_of(node)) and below(place_of(node), path)
+
+
+def boundary(nodes: Sequence[Node]) -> tuple[list[Node], list[Node]]:
+    """The nodes outside whose values are used inside (tensors of the model apart), and those inside whose values are used
+    outside."""
+    known = set(nodes)
+    ins = dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in known and i.op != "get_attr")
+    return list(ins), [n for n in nodes if n.op != "get_attr" and not known.issuperset(n.users)]
+
+
+def outer(names: Sequence[str]) -> list[str]:
+    """The names that lie below no other one of them (calls of a module, `module:node`, lie below it)."""
+    return [n for n in names if not any(n.startswith((o + ".", o + ":")) for o in names)]
+
+
 @dataclass
 class Region:
     """Some nodes of the original graph, in its order; what it says of nodes are those of the copy.
@@ -41,15 +71,12 @@ class Region:
     @property
     def gives(self) -> Node:
         """The one node whose value, a floating tensor, is used outside."""
-        inside = set(self.nodes)
-        return self._one([n for n in self.nodes if not inside.issuperset(n.users)], "gives")
+        return self._one(boundary(self.nodes)[1], "gives")
 
     @property
     def takes(self) -> Node:
         """The one node outside whose value, a floating tensor, is used inside."""
-        inside = set(self.nodes)
-        return self._one(list(dict.fromkeys(i for n in self.nodes for i in n.all_input_nodes if i not in inside
-                                            and i.op != "get_attr")), "takes")
+        return self._one(boundary(self.nodes)[0], "takes")
 
     @property
     def reader(self) -> Node:
@@ -125,9 +152,7 @@ def select(edit: Edit, where: str | Sequence[str], what: str) -> list[Region]:
     known = regions(edit)
     chosen: dict[str, list[Region]] = {}
     for pattern in [where] if isinstance(where, str) else where:
-        names = edit.select(pattern, known, what)
-        inner = {n for n in names for outer in names if n.startswith((outer + ".", outer + ":"))}
-        chosen.update({n: known[n] for n in names if n not in inner})
+        chosen.update({n: known[n] for n in outer(edit.select(pattern, known, what))})
     order = {node: i for i, node in enumerate(edit.before.graph.nodes)}
     return sorted((r for found in chosen.values() for r in found), key=lambda r: order[r.nodes[-1]])
 

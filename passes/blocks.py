@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,20 +20,14 @@ AVERAGE = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 SQUEEZE = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 
 
-class Residual(nn.Module):
+class Residual(nn.Sequential):
     """`x + f(x)`, f the layers one after another."""
 
     def __init__(self, **layers: nn.Module):
-        super().__init__()
-        self.names = list(layers)
-        for name, layer in layers.items():
-            self.add_module(name, layer)
+        super().__init__(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for name in self.names:
-            out = getattr(self, name)(out)
-        return x + out
+        return x + super().forward(x)
 
 
 def conv(rank: int, ins: int, outs: int, kernel: int = 1, **options) -> nn.Module:

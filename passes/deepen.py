@@ -18,14 +18,16 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow import _block
-from fxgrow._block import Block, NoBlock, Piece, below, find_block, find_out, inside
+from fxgrow._block import Block, NoBlock, Piece, find_block, find_out
 from fxgrow._calls import call_of, calls
 from fxgrow._edit import Edit
 from fxgrow._identity import Demand, NoIdentity, Range, Trace, Val
+from fxgrow._region import below, inside, outer
 from fxgrow._transform import Outcome
-from fxgrow.errors import GrowthError, SelectionError
+from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.passes import plain
 from fxgrow.passes.blocks import BLOCKS, build, conv
+from fxgrow.passes.parallel import seeded
 from fxgrow.passes.start import Numbers, settle
 
 METHODS = ("r2r", "net2net", "netmorph", "random")
@@ -87,16 +89,16 @@ class Deepen(PassBase):
         trace = Trace(graph_module)
         edit.__dict__["values"] = trace.values
         order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
-        assert edit.nodes
         numbers = Numbers(seed)
         places, refused = _Places(self, graph_module, trace).find(where or None)
         done = False
-        for place in sorted(places, key=lambda p: order[p.after], reverse=True):
-            try:
-                self._insert(edit, trace, place, numbers)
-                done = True
-            except (NoIdentity, GrowthError) as why:
-                refused.append(Outcome(place.base, 0, 0, [], reason=str(why)))
+        with seeded(seed):
+            for place in sorted(places, key=lambda p: order[p.after], reverse=True):
+                try:
+                    self._insert(edit, trace, place, numbers)
+                    done = True
+                except (NoIdentity, GrowthError, CaptureError) as why:
+                    refused.append(Outcome(place.base, 0, 0, [], reason=str(why)))
         if not done:
             reasons = "; ".join(dict.fromkeys(f"{o.name}: {o.reason}" for o in refused[:3]))
             what = f"that {self.where!r} names" if self.where else "in the model"
@@ -171,7 +173,7 @@ class _Places:
         if not names:
             near = difflib.get_close_matches(pattern.strip("*."), self.modules, n=3, cutoff=0.3) or self.modules[:3]
             raise SelectionError(f"no layer or block is called {pattern!r}; the nearest are: {', '.join(near)}")
-        return [n for n in names if not any(o != n and below(n, o) for o in names)]
+        return outer(names)
 
     def _at(self, path: str) -> list[Place]:
         """The places that one name means: the ends of the stages in it, or the place behind it."""

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from fxgrow._calls import CONVOLUTIONS, TRANSPOSED, Call, call_of, other_users
 from fxgrow._edit import Edit
 from fxgrow._record import ParameterRecord
+from fxgrow._region import place_of
 from fxgrow._transform import Outcome
 from fxgrow.errors import GrowthError
 
@@ -59,7 +60,7 @@ class Kernel(PassBase):
             if _convolves(edit, node):
                 call = call_of(edit.gm, node)
                 weight = None if call is None else edit.tensor(call.weight)
-                names.setdefault(_place(node) if call is None else call.name, []).append(weight)
+                names.setdefault((place_of(node) or node.name) if call is None else call.name, []).append(weight)
                 if call is not None and weight is not None:
                     calls.setdefault(weight, []).append(call)
         done: set[Tensor] = set()
@@ -86,7 +87,7 @@ class Kernel(PassBase):
             new = self._size(old)
             users = other_users(edit.gm, weight, calls)
             sizes = [u for u in users if isinstance(edit.values[u.name], (int, tuple))]
-            if others := dict.fromkeys(_place(u) for u in users if u not in sizes):
+            if others := dict.fromkeys(place_of(u) or u.name for u in users if u not in sizes):
                 raise Refused(f"its weight is also used by {', '.join(others)}")
             changes = [_shift(call, old, new, edit.values[call.input.name]) for call in calls]
             front = changes[0][0]
@@ -121,10 +122,6 @@ def _convolves(edit: Edit, node: Node) -> bool:
     if node.op == "call_module":
         return isinstance(edit.gm.get_submodule(str(node.target)), _ConvNd)
     return node.op == "call_function" and (node.target in CONVOLUTIONS or node.target in TRANSPOSED)
-
-
-def _place(node: Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.meta.get("owner") or node.name
 
 
 def _pin(node: Node, value: int | tuple) -> None:

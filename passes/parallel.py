@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from torch.fx import Node
 
 from fxgrow._calls import Call, calls
 from fxgrow._edit import Edit
+from fxgrow._region import below, boundary, inside, outer, place_of
 from fxgrow.errors import GrowthError
 
 Sizes = tuple[int, ...]
@@ -58,7 +60,7 @@ def paths(edit: Edit) -> list[str]:
     """Every name below which the graph calls something."""
     found: dict[str, None] = {}
     for node in edit.graph.nodes:
-        parts = _place(node).split(".")
+        parts = place_of(node).split(".")
         found.update({".".join(parts[:i + 1]): None for i in range(len(parts))})
     found.update({call.name: None for call in calls(edit.gm)})
     return [p for p in found if p]
@@ -72,8 +74,7 @@ def outermost(edit: Edit, where: str | Sequence[str], what: str) -> list[str]:
     """
     names, chosen = paths(edit), []
     for pattern in [where] if isinstance(where, str) else where:
-        found = edit.select(pattern, names, what)
-        chosen += [n for n in found if n not in chosen and not any(n.startswith(f + ".") for f in found)]
+        chosen += [n for n in outer(edit.select(pattern, names, what)) if n not in chosen]
     return chosen
 
 
@@ -83,13 +84,12 @@ def region(edit: Edit, path: str) -> Region:
     Raises:
         GrowthError: it has not exactly one tensor in and one out.
     """
-    own = [c for c in calls(edit.gm) if c.name == path or c.name.startswith(path + ".")]
+    own = [c for c in calls(edit.gm) if below(c.name, path)]
     known = {c.node for c in own}
-    nodes = [n for n in edit.graph.nodes if n in known or _below(_place(n), path)]
-    inside = set(nodes)
-    outs = [n for n in nodes if any(u not in inside for u in n.users) and n.op != "get_attr"
-            and not isinstance(edit.values.get(n.name), (int, float, torch.Size))]
-    ins = list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and _is_data(edit, i)))
+    nodes = [n for n in edit.graph.nodes if n in known or inside(n, path)]
+    ins, outs = boundary(nodes)
+    ins = [n for n in ins if _is_data(edit, n)]
+    outs = [n for n in outs if not isinstance(edit.values.get(n.name), (int, float, torch.Size))]
     if len(ins) != 1 or len(outs) != 1 or not _is_data(edit, outs[0]):
         given, gives = (", ".join(n.name for n in found) or "none" for found in (ins, outs))
         raise GrowthError(f"it takes {len(ins)} tensors ({given}) and gives {len(outs)} values ({gives}); name a part with "
@@ -102,17 +102,9 @@ def region(edit: Edit, path: str) -> Region:
     return Region(path, nodes, x, y, _axis(ndim, own), ndim, own)
 
 
-def _place(node: Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.meta.get("owner") or ""
-
-
-def _below(name: str, path: str) -> bool:
-    return name == path or name.startswith(path + ".")
-
-
 def _is_data(edit: Edit, node: Node) -> bool:
     value = edit.values.get(node.name)
-    return node.op != "get_attr" and isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
 
 
 def _axis(ndim: int, own: list[Call]) -> int:
@@ -270,9 +262,8 @@ class Function(nn.Module):
         self.options = {k: v for k, v in node.kwargs.items() if k not in ("inplace", "input")}
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.target, str):
-            return getattr(x, self.target.rstrip("_"))()
-        return self.target(x, *self.rest, **self.options)
+        called = getattr(x, self.target.rstrip("_")) if isinstance(self.target, str) else functools.partial(self.target, x)
+        return called(*self.rest, **self.options)
 
 
 def batch_norm(edit: Edit, rank: int, nodes: Iterable[Node]):

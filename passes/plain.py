@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from fxgrow._block import Piece, built
@@ -15,37 +16,11 @@ from fxgrow._calls import Call
 from fxgrow._identity import ABOVE, Trace, leaves_alone
 from fxgrow.errors import GrowthError
 from fxgrow.passes.blocks import Residual, conv
+from fxgrow.passes.parallel import Function
 from fxgrow.rules.elementwise import ODD, OTHER, ZERO_AT_ZERO
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 POINTWISE = {*ABOVE, *ODD, *ZERO_AT_ZERO, *OTHER}
-
-
-class Function(nn.Module):
-    """A function or method of the graph as a layer."""
-
-    def __init__(self, node: Node):
-        super().__init__()
-        self.op, self.target, self.rest, self.kwargs = node.op, node.target, node.args[1:], dict(node.kwargs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        call = getattr(x, self.target) if self.op == "call_method" else lambda *a, **k: self.target(x, *a, **k)
-        return call(*self.rest, **self.kwargs)
-
-
-class Chain(nn.Module):
-    """Layers one after another."""
-
-    def __init__(self, layers: dict[str, nn.Module]):
-        super().__init__()
-        self.names = list(layers)
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for name in self.names:
-            x = getattr(self, name)(x)
-        return x
 
 
 def unit(gm: GraphModule, trace: Trace, call: Call) -> list[Node]:
@@ -109,7 +84,7 @@ def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: s
 
     def chain() -> nn.Module:
         inner = {name: inverse(m) if isinstance(m, NORMS) else copy.deepcopy(m) for name, m in layers.items()}
-        return Chain({"layer": identity_layer(call, channels), **inner})
+        return nn.Sequential(OrderedDict(layer=identity_layer(call, channels), **inner))
 
     parts = ["layer", *(name for name, m in layers.items() if not isinstance(m, Function))]
     return Like(lambda names: built(chain(), names, value), parts, exact)

@@ -7,13 +7,16 @@ import torch
 import torchvision
 from support import shake, size, still
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.vgg import make_layers
+from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
 
 import fxgrow
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes import Deepen, Widen
 
-IMAGE = (2, 3, 64, 64)
+IMAGE, VIDEO = (2, 3, 64, 64), (2, 3, 4, 16, 16)
 METHODS = ("r2r", "net2net", "netmorph")
 
 
@@ -38,13 +41,15 @@ FAMILIES = {
     "mobilenet_v2": (vision("mobilenet_v2"), IMAGE, "features.4"),
     "mobilenet_v3": (vision("mobilenet_v3_small"), IMAGE, "features.4"),
     "efficientnet": (vision("efficientnet_b0"), IMAGE, "features.4.3"),
-    "convnext": (vision("convnext_tiny"), IMAGE, "features.5.9"),
+    "convnext": (lambda: ConvNeXt([CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 3)], num_classes=5), IMAGE,
+                 "features.3.3"),
     "vit": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3), (2, 3, 32, 32), "blocks.3"),
     "torchvision vit": (lambda: torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 64), (2, 3, 32, 32),
                         "encoder.layers.encoder_layer_2"),
     "swin": (lambda: torchvision.models.SwinTransformer([2, 2], 32, [2, 2], [2, 4], [4, 4]), (2, 3, 32, 32), "features.1.2"),
     "maxvit": (lambda: torchvision.models.MaxVit((64, 64), 16, 4, [16, 32], [2, 2], 8, 0.0), IMAGE, "blocks.0.layers.2"),
-    "video": (vision("r3d_18"), (2, 3, 4, 16, 16), "layer2.2"),
+    "video": (lambda: VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1, 2, 1, 1], BasicStem, num_classes=5), VIDEO,
+              "layer2.2"),
     "pre-activation": (lambda: timm.create_model("resnetv2_18"), IMAGE, "stages.1.blocks.2"),
 }
 
@@ -114,7 +119,7 @@ def test_blocks_without_a_skip_path_are_cloned_beside_one():
 def test_blocks_that_are_built(block, method):
     for model, shape, where in ((vision("resnet18"), IMAGE, "layer2"),
                                 (vision("densenet121"), IMAGE, "features.transition1"), (Sequence1d, (4, 3, 16), "layers.0"),
-                                (vision("r3d_18"), (2, 3, 4, 16, 16), "layer1.1")):
+                                (FAMILIES["video"][0], VIDEO, "layer1.0")):
         _, grown = deepened(model(), shape, Deepen(where, block=block, method=method, seed=0))
         assert any(o.method == method for o in grown.outcomes), grown.explain()
 
@@ -160,11 +165,12 @@ def test_new_first_and_last_layers(method, end):
 def test_plain_layers(method):
     """Layers of a network without skip paths: an identity layer, or a residual one."""
     exact = ("eval",) if method == "net2net" else ("eval", "train")
-    model, grown = deepened(torchvision.models.vgg11_bn(num_classes=3), IMAGE, Deepen("features.0", method=method, times=2,
-                                                                                     seed=0), exact=exact)
-    if method == "net2net":  # the layers of torchvision's vgg13_bn with one more
-        kinds = [type(m) for m in grown.model.features.children()]
-        assert kinds[:9] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 3
+    vgg = nn.Sequential(make_layers([8, "M", 16, "M"], batch_norm=True), nn.Flatten(), nn.Linear(16 * 16 * 16, 3))
+    model, grown = deepened(vgg, IMAGE, Deepen("0.0", method=method, times=2, seed=0), exact=exact)
+    if method == "net2net":  # as in torchvision's vgg13_bn, and once more
+        deeper = nn.Sequential(make_layers([8, 8, 8, "M", 16, "M"], batch_norm=True), nn.Flatten(), vgg[2]).double()
+        deeper.load_state_dict(grown.model.state_dict(), strict=True)
+        assert fxgrow.verify(model, deeper, torch.randn(IMAGE).double()).ok
     deepened(Perceptron(nn.ReLU()), (4, 6), Deepen(["0", "2"], method=method, seed=0))
     deepened(Sequence1d(), (4, 3, 16), Deepen("layers.1", method=method, seed=0))
 
@@ -251,8 +257,10 @@ def test_it_is_reproducible_and_leaves_the_model_alone():
     model = torchvision.models.resnet18(num_classes=3)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     x = torch.randn(IMAGE)
-    one, two, other = (fxgrow.transform(model, x, Deepen(seed=s)).model.state_dict() for s in (0, 0, 1))
-    assert all(torch.equal(one[n], two[n]) for n in one) and any(not torch.equal(one[n], other[n]) for n in one)
+    for block in ("clone", "basic"):
+        one, two, other = (fxgrow.transform(model, x, Deepen("layer2", block=block, seed=s)).model.state_dict()
+                           for s in (0, 0, 1))
+        assert all(torch.equal(one[n], two[n]) for n in one) and any(not torch.equal(one[n], other[n]) for n in one)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
 
