@@ -1,4 +1,4 @@
-# make demo      sets up, widens a trained network by each method, classifies two photographs before and after
+# make demo      sets up, makes a trained network wider and deeper, classifies two photographs before and after
 # make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm
 # make lint      make types      make docs      make bench (against Torch-Pruning)
 PYTHON ?= python3

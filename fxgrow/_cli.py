@@ -138,7 +138,7 @@ def _load(model: str, **options):
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fxgrow")
 def main() -> None:
-    """Make a trained PyTorch network wider without changing what it computes.
+    """Make a trained PyTorch network wider or deeper without changing what it computes.
 
     MODEL is a file (written by fxgrow or by torch.save), torchvision:NAME, timm:NAME, zoo:NAME, or
     package.module:factory for a function of your own that returns a module.
@@ -350,19 +350,29 @@ def axes(model: str, as_json: bool, **options) -> None:
         console().print(report.table())
 
 
+def picture_options(command: Callable) -> Callable:
+    """The options that say how much of a model is drawn."""
+    for option in (
+            click.option("--repeats/--no-repeats", default=None, help="Equal blocks that follow each other once, with their "
+                         "number; without it, where there are more than 60 boxes."),
+            click.option("--collapse", multiple=True, metavar="GLOB", help="Modules whose path matches are one box each; "
+                         "repeatable."),
+            click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules so many levels deep are one box "
+                         "each; 0: every level. Without it, as deep as 60 boxes allow.")):
+        command = option(command)
+    return command
+
+
 @main.command(epilog=EXAMPLE + "fxgrow draw torchvision:resnet18 -o arch.svg")
 @click.argument("model")
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where the picture goes: .svg, .png, .pdf or .dot.")
-@click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules so many levels deep are one box each; 0: "
-              "every level. Without it, as deep as 60 boxes allow.")
-@click.option("--collapse", multiple=True, metavar="GLOB", help="Modules whose path matches are one box each; repeatable.")
-@click.option("--repeats/--no-repeats", default=None, help="Equal blocks that follow each other once, with their number; "
-              "without it, where there are more than 60 boxes.")
+@picture_options
 @click.option("--heat", type=click.Choice(["flops", "params", "memory"]), help="Colour by share of the cost instead of by "
               "kind of operation.")
+@click.option("--logdir", metavar="DIR", help="Write the picture and a table of its boxes to TensorBoard as well.")
 @model_options
 def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], repeats: bool | None, heat: str | None,
-         **options) -> None:
+         logdir: str | None, **options) -> None:
     """Draw MODEL as a diagram.
 
     Modules are frames, layers are boxes with their settings and the shape of what they give, coloured by kind; the legend
@@ -373,8 +383,45 @@ def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], 
     check_writable(output)
     module, inputs = _load(model, **options)
     with status(f"Drawing {model}"):
-        fxgrow.draw(module, inputs, output, depth=depth, collapse=collapse, repeats=repeats, heat=heat)
+        fxgrow.draw(module, inputs, output, depth=depth, collapse=collapse, repeats=repeats, heat=heat, logdir=logdir)
     click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+
+
+@main.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --where 'layer1.*' --factor 2 -o big.pt\n"
+              "  fxgrow diff big.pt -o diff.svg")
+@click.argument("before")
+@click.argument("after", required=False)
+@click.option("-o", "--output", metavar="FILE", help="Where the picture goes, if one is wanted: .svg, .png, .pdf or .dot.")
+@click.option("--all", "every", is_flag=True, help="List untouched layers too.")
+@picture_options
+@click.option("--after-weights", metavar="FILE", help="A state_dict for AFTER (--weights is that of BEFORE).")
+@model_options
+@json_option
+def diff(before: str, after: str | None, output: str | None, every: bool, depth: int | None, collapse: tuple[str, ...],
+         repeats: bool | None, after_weights: str | None, weights: str | None, as_json: bool, **options) -> None:
+    """Show what stands where in two models, and what a growth did.
+
+    BEFORE alone is a grown model: it is compared with the one that it grew from. The table says for each layer that changed
+    its sizes, parameters and FLOPs before and after; in the picture untouched layers are grey, new numbers hatched, and
+    inserted layers framed.
+    """
+    import fxgrow
+
+    if output is not None:
+        check_writable(output)
+    first, inputs = _load(before, weights=weights, need_inputs=after is None, **options)
+    second, others = (None, ()) if after is None else _load(after, weights=after_weights, need_inputs=not inputs, **options)
+    with status("Comparing"):
+        found = fxgrow.diff(first, second, inputs or others)
+    if output is not None:
+        with status(f"Drawing {output}"):
+            found.draw(output, depth=depth, collapse=collapse, repeats=repeats)
+    if as_json:
+        print_json({"before": before, "after": after, "file": output, **found.to_json()})
+        return
+    console().print(found.table(every))
+    if output is not None:
+        click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
 
 
 @main.command(epilog=EXAMPLE + "fxgrow info torchvision:resnet18")

@@ -1,4 +1,4 @@
-"""Widens an ImageNet-trained EfficientNet-Lite0 by each method and classifies two photographs before and after.
+"""Grows an ImageNet-trained EfficientNet-Lite0, wider by each method and deeper, and classifies two photographs before and after.
 
     python tools/demo.py [--out out]
 
@@ -24,14 +24,16 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import functional as TF
 
 import fxgrow
-from fxgrow.passes import Widen
+from fxgrow.passes import Deepen, Widen
 
-METHODS = ("r2r", "net2net", "netmorph")
 FACTOR = 1.5
+STEPS = {**{method: Widen(factor=FACTOR, method=method, seed=0) for method in ("r2r", "net2net", "netmorph")},
+         "deeper": Deepen(method="r2r", seed=0)}
 PHOTOS = ("china.jpg", "flower.jpg")
 EXPECTED = {"bell cote", "palace", "castle"}  # what china.jpg shows, as ImageNet calls it
 TOLERANCE = 1e-4
-COLOURS = {"before": "#555555", "r2r": "#0072B2", "net2net": "#E69F00", "netmorph": "#009E73"}  # Okabe and Ito
+COLOURS = {"before": "#555555", "r2r": "#0072B2", "net2net": "#E69F00", "netmorph": "#009E73",
+           "deeper": "#CC79A7"}  # Okabe and Ito
 
 
 @dataclass
@@ -75,14 +77,14 @@ def classify(name: str, model: nn.Module, inputs: Tensor) -> Result:
     return Result(name, sum(p.numel() for p in model.parameters()), probabilities, top)
 
 
-def grow_and_reload(model: nn.Module, inputs: Tensor, method: str, out: Path) -> Result:
-    """Widens, verifies, saves, and classifies with what the file gives back."""
-    grown = fxgrow.transform(model, inputs, [Widen(factor=FACTOR, method=method, seed=0)])
+def grow_and_reload(model: nn.Module, inputs: Tensor, name: str, out: Path) -> Result:
+    """Grows, verifies, saves, and classifies with what the file gives back."""
+    grown = fxgrow.transform(model, inputs, STEPS[name])
     checked = fxgrow.verify(model, grown.model, inputs)
-    assert checked.ok, f"{method}: {checked}"
-    file = out / f"lite0_{method}.pt"
+    assert checked.ok, f"{name}: {checked}"
+    file = out / f"lite0_{name}.pt"
     fxgrow.save(grown, file, example_inputs=inputs)
-    result = classify(method, fxgrow.load(file), inputs)
+    result = classify(name, fxgrow.load(file), inputs)
     result.error, result.file = checked.max_rel_error, str(file)
     return result
 
@@ -96,7 +98,7 @@ def check(before: Result, after: Result) -> None:
 
 
 def table(results: list[Result]) -> Table:
-    rows = Table(title=f"EfficientNet-Lite0, widened {FACTOR} times", show_lines=True)
+    rows = Table(title=f"EfficientNet-Lite0, {FACTOR} times as wide by each method, and deeper by r2r", show_lines=True)
     for column in ("network", "parameters", *PHOTOS, "max error", "file"):
         rows.add_column(column, justify="right" if column in ("parameters", "max error") else "left")
     for r in results:
@@ -113,7 +115,7 @@ def draw(results: list[Result], photos: list[np.ndarray], path: Path) -> None:
 
     figure, places = plt.subplots(2, 3, figsize=(10.5, 4.8), width_ratios=(1, 2.1, 1.2), sharex="col",
                                   layout="constrained")
-    figure.suptitle(f"EfficientNet-Lite0 widened {FACTOR} times: more parameters, the same answers", fontweight="bold")
+    figure.suptitle(f"EfficientNet-Lite0 {FACTOR} times as wide, or deeper: more parameters, the same answers", fontweight="bold")
     for i, (left, middle) in enumerate(places[:, :2]):
         left.imshow(photos[i])
         left.axis("off")
@@ -158,20 +160,20 @@ def run(out: Path) -> list[Result]:
     model = trained_network()
     results = [classify("before", model, inputs)]
     assert {label for label, _ in results[0].top[0]} & EXPECTED, f"china.jpg is taken for {results[0].top[0]}"
-    for method in METHODS:
-        console.print(f"widening by {method} ...")
-        results.append(grow_and_reload(model, inputs, method, out))
+    for name in STEPS:
+        console.print(f"growing: {name} ...")
+        results.append(grow_and_reload(model, inputs, name, out))
         check(results[0], results[-1])
     console.print(table(results))
     draw(results, photos, out / "demo.png")
-    console.print(f"verified: the same labels, and every probability within {TOLERANCE}, for {', '.join(METHODS)}",
+    console.print(f"verified: the same labels, and every probability within {TOLERANCE}, for {', '.join(STEPS)}",
                   soft_wrap=True)
     console.print(f"written: {', '.join(r.file for r in results[1:])} and {out / 'demo.png'}", soft_wrap=True)
     return results
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Widen a trained network and classify two photographs before and after.")
+    parser = argparse.ArgumentParser(description="Grow a trained network and classify two photographs before and after.")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the models and the picture (default: out)")
     run(parser.parse_args().out)
 
