@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fxgrow._archive import load, save
     from fxgrow._capture import capture
     from fxgrow._classes import AxesReport, axes
+    from fxgrow._diff import Difference, diff
     from fxgrow._draw import draw
     from fxgrow._flops import Cost, FlopCount, count_flops
     from fxgrow._freeze import scale_updates
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
     from fxgrow.flop_rules import Flops, flop_rule
 
 __version__ = "0.1.0"
-__all__ = ["ArchiveError", "AxesReport", "CaptureError", "Cost", "DrawError", "FlopCount", "Flops", "FxgrowError", "Grown",
-           "GrowthError", "GrowthRecord", "Outcome", "ParameterRecord", "SelectionError", "Verification", "axes", "capture",
-           "count_flops", "draw", "flop_rule", "load", "save", "scale_updates", "tie", "transform", "untie", "verify"]
-_HOME = {"_archive": "load save", "_capture": "capture", "_classes": "AxesReport axes", "_draw": "draw",
-         "_flops": "Cost FlopCount count_flops", "_freeze": "scale_updates", "flop_rules": "Flops flop_rule",
+__all__ = ["ArchiveError", "AxesReport", "CaptureError", "Cost", "Difference", "DrawError", "FlopCount", "Flops",
+           "FxgrowError", "Grown", "GrowthError", "GrowthRecord", "Outcome", "ParameterRecord", "SelectionError",
+           "Verification", "axes", "capture", "count_flops", "diff", "draw", "flop_rule", "load", "save", "scale_updates",
+           "tie", "transform", "untie", "verify"]
+_HOME = {"_archive": "load save", "_capture": "capture", "_classes": "AxesReport axes", "_diff": "Difference diff",
+         "_draw": "draw", "_flops": "Cost FlopCount count_flops", "_freeze": "scale_updates",
          "_record": "GrowthRecord ParameterRecord", "_tie": "tie untie",
          "_transform": "Grown Outcome transform", "_verify": "Verification verify",
-         "errors": "ArchiveError CaptureError DrawError FxgrowError GrowthError SelectionError"}
+         "errors": "ArchiveError CaptureError DrawError FxgrowError GrowthError SelectionError",
+         "flop_rules": "Flops flop_rule"}
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
 import graphviz
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from fxgrow._atomic import atomic_write
 from fxgrow._capture import as_tuple, capture_graph
@@ -32,7 +32,8 @@ FRAME, PALE, INK = "#555555", "#666666", "#333333"
 
 
 def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathLike, *, depth: int | None = None,
-         collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None) -> Path:
+         collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None,
+         logdir: str | os.PathLike | None = None) -> Path:
     """Draws a model and gives the path of the picture.
 
     Args:
@@ -43,26 +44,31 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
         collapse: globs over the paths of modules that are one box each.
         repeats: draw equal blocks that follow each other once, with their number; None: where there are more than 60 boxes.
         heat: colour by the share of "flops", "params" or "memory" (bytes of activations) instead of by family.
+        logdir: a folder of TensorBoard's, which gets the picture and a table of its boxes as well.
 
     Raises:
-        DrawError: an unknown suffix or heat, a glob that matches nothing, or Graphviz's program is not installed.
+        DrawError: an unknown suffix or heat, a glob that matches nothing, or Graphviz's program (for `logdir`: TensorBoard)
+            is not installed.
         CaptureError: the model cannot be captured.
     """
     target = Path(path)
     kind = format_of(target)
-    picture = source(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat)
-    content = rendered(picture, kind)
+    made = picture(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat)
+    content = rendered(made.graph, kind)
+    if logdir is not None:
+        from fxgrow._tensorboard import log
+        log(logdir, rendered(made.graph, "png"), made.diagram)
     with atomic_write(target) as file:
         file.write(content)
     return target
 
 
-def source(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: int | None = None,
-           collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None) -> graphviz.Digraph:
-    """The picture as a `graphviz.Digraph`; arguments as for `draw`."""
+def picture(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: int | None = None,
+            collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None) -> Picture:
+    """What `draw` draws, with the same arguments; `.graph` is a `graphviz.Digraph`."""
     model, gm = captured(model_or_grown, example_inputs)
     diagram = chosen(build(gm, kinds_of(model)), depth, [collapse] if isinstance(collapse, str) else list(collapse), repeats)
-    return Picture(gm, diagram, None if heat is None else Heat(gm, diagram, heat)).graph
+    return Picture(gm, diagram, None if heat is None else Heat(gm, diagram, heat))
 
 
 def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:
@@ -75,8 +81,10 @@ def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Modu
     return model, capture_graph(model, as_tuple(example_inputs))
 
 
-def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: bool | None) -> Diagram:
-    """The diagram with modules folded and repetitions drawn once, as asked for or as its size wants it."""
+def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: bool | None,
+           mark: Callable[[Node], object] | None = None) -> Diagram:
+    """The diagram with modules folded and repetitions drawn once, as asked for or as its size wants it. Repetitions have the
+    same `mark` on every operation."""
     def count(some: Diagram) -> int:
         return sum(1 for _ in some.root.boxes())
 
@@ -85,7 +93,7 @@ def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: b
     diagram.check(globs)
     whole = diagram.fold(depth, globs)
     if repeats or repeats is None and count(whole) > MOST:
-        diagram = fold_repeats(diagram)
+        diagram = fold_repeats(diagram, mark)
         whole = diagram.fold(depth, globs)
     if depth is None and count(whole) > MOST:
         folded = [diagram.fold(level, globs) for level in range(1, diagram.depths() + 1)]
@@ -121,12 +129,17 @@ def text(name: str) -> str:
     return escape("".join(c if c.isprintable() else "?" for c in name))
 
 
+def small(words: str, colour: str = PALE) -> str:
+    """A name in small letters behind what it belongs to; nothing for no name (which Graphviz would refuse)."""
+    return f' <font point-size="8" color="{colour}">{text(words)}</font>' if words else ""
+
+
 def tooltip(words: str) -> str:
     return graphviz.escape("".join(c if c.isprintable() or c == "\n" else "?" for c in words))
 
 
 class Picture:
-    """A diagram as a Graphviz graph. `fill(box, row)` may be replaced to colour by something else than the family."""
+    """A diagram as a Graphviz graph."""
 
     def __init__(self, gm: GraphModule, diagram: Diagram, heat: Heat | None = None):
         self.gm, self.diagram, self.heat, self.clusters = gm, diagram, heat, 0
@@ -149,7 +162,7 @@ class Picture:
             else:
                 self.clusters += 1
                 with graph.subgraph(name=f"cluster{self.clusters}") as inner:
-                    inner.attr(label=f"<{self.heading(child)}>", tooltip=tooltip(child.path))
+                    inner.attr(label=f"<{self.heading(child)}>", tooltip=tooltip(child.path), color=self.frame(child))
                     self._fill(inner, child)
 
     def heading(self, cluster: Cluster) -> str:
@@ -162,23 +175,22 @@ class Picture:
     def times(self, item: Item) -> str:
         if item.times == 1:
             return ""
-        return f' <b>× {item.times}</b> <font point-size="8" color="{PALE}">to {text(item.last)}</font>'
+        return f" <b>× {item.times}</b>{small(f'to {item.last}')}"
 
     def label(self, box: Box, path: str) -> str:
         rows = self._folded_rows(box, path) if box.folded else [self._row(box, i, path) for i in range(len(box.rows))]
         if box.shape and not box.rows[0].title == "output":
-            rows.append(f'<tr><td colspan="9"><font point-size="8" color="{PALE}">{text(box.shape)}</font></td></tr>')
+            rows.append(f'<tr><td colspan="9">{small(box.shape)}</td></tr>')
         width = 2 if box.folded else 1
-        return (f'<<table border="{width}" color="{FRAME}" cellborder="0" cellspacing="0" cellpadding="3" bgcolor="white">'
-                f'{"".join(rows)}</table>>')
+        return (f'<<table border="{width}" color="{self.frame(box)}" cellborder="0" cellspacing="0" cellpadding="3" '
+                f'bgcolor="white">{"".join(rows)}</table>>')
 
     def _row(self, box: Box, i: int, path: str) -> str:
         row = box.rows[i]
-        name = text(below(row.name, path))
         words = f"<b>{text(row.title)}</b> {text(row.settings)}" if i == 0 else f"{text(row.title)} {text(row.settings)}"
-        words += "".join(f'<br/><font point-size="8">with {text(below(p, path))}</font>' for p in row.parameters)
-        if name and (i == 0 or row.nodes[0].op == "call_module"):
-            words += f' <font point-size="8" color="{self.pale(box)}">{name}</font>'
+        words += "".join(f"<br/>{small(f'with {below(p, path)}', self.pale(box))}" for p in row.parameters)
+        if i == 0 or row.nodes[0].op == "call_module":
+            words += small(below(row.name, path), self.pale(box))
         if i == 0:
             words += self.times(box)
         return f'<tr><td colspan="9" bgcolor="{self.fill(box, row.family)}">{self.inked(box, words)}</td></tr>'
@@ -190,6 +202,9 @@ class Picture:
         cells = "".join(f'<td bgcolor="{COLOURS[f]}"><font point-size="8">{n}</font></td>'
                         for f in COLOURS if (n := box.families.get(f)) and f != "in and out")
         return [top, f"<tr>{cells}</tr>"]
+
+    def frame(self, item: Item) -> str:
+        return FRAME if isinstance(item, Box) else "#BBBBBB"
 
     def fill(self, box: Box, family: str) -> str:
         if self.heat is not None:

@@ -6,7 +6,7 @@ turns (Swin's plain and shifted windows) are repeated together.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch.fx import Node
@@ -16,9 +16,13 @@ from fxgrow._diagram import Box, Cluster, Diagram, Item
 PERIODS = (1, 2, 3, 4)
 
 
-def fold_repeats(diagram: Diagram) -> Diagram:
-    """The diagram with repetitions drawn once; `times` of what is left says how often."""
-    folder = _Folder(diagram)
+def fold_repeats(diagram: Diagram, mark: Callable[[Node], object] | None = None) -> Diagram:
+    """The diagram with repetitions drawn once; `times` of what is left says how often.
+
+    Args:
+        mark: what operations must have in common beside all else.
+    """
+    folder = _Folder(diagram, mark or (lambda node: None))
     root = folder.folded(diagram.root)
     stands = folder.stands
     for node, first in stands.items():
@@ -31,7 +35,8 @@ def fold_repeats(diagram: Diagram) -> Diagram:
 class _Folder:
     """sources, readers: of each node in the picture. stands: the nodes of repetitions, and those of the first in the row."""
 
-    def __init__(self, diagram: Diagram):
+    def __init__(self, diagram: Diagram, mark: Callable[[Node], object]):
+        self.mark = mark
         self.sources: dict[Node, list[Node]] = {}
         self.readers: dict[Node, list[Node]] = {}
         for tail, head, _ in diagram.flow:
@@ -60,7 +65,7 @@ class _Folder:
         for period in PERIODS:
             units = [list(items[i:i + period]) for i in range(at, len(items) - period + 1, period)]
             times, link = 1, None
-            while times < len(units) and _form(units[0]) == _form(units[times]):
+            while times < len(units) and self.form(units[0]) == self.form(units[times]):
                 following = self.link(units[times - 1], units[times])
                 if following is None or link not in (None, following):
                     break
@@ -68,6 +73,13 @@ class _Folder:
             if times > 1 and period * (times - 1) > best[0] * (best[1] - 1):
                 best = period, times
         return best
+
+    def form(self, items: Sequence[Item]) -> list:
+        """What two repetitions have in common: the tree of modules and the operations in them. Rates of dropout may
+        differ."""
+        return [("box", i.shape, i.kind, [(r.title, r.family == "random" or r.settings, len(r.parameters),
+                                           *map(self.mark, r.nodes)) for r in i.rows])
+                if isinstance(i, Box) else ("module", i.kind, self.form(i.children)) for i in items]
 
     def link(self, unit: Sequence[Item], following: Sequence[Item]) -> tuple | None:
         """How a unit takes what the one before gives, if it can be its repetition: for each operation, which operations of
@@ -112,12 +124,6 @@ def _boxes(items: Sequence[Item]) -> list[Box]:
 
 def _nodes(items: Sequence[Item]) -> list[Node]:
     return [node for box in _boxes(items) for node in box.nodes]
-
-
-def _form(items: Sequence[Item]) -> list:
-    """What two repetitions have in common: the tree of modules and the operations in them. Rates of dropout may differ."""
-    return [("box", i.shape, i.kind, [(r.title, r.family == "random" or r.settings, len(r.parameters)) for r in i.rows])
-            if isinstance(i, Box) else ("module", i.kind, _form(i.children)) for i in items]
 
 
 def _spanned(first: Item, last: Item) -> Item:

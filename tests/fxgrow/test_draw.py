@@ -9,7 +9,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow._diagram import Box, Diagram, build, kinds_of
-from fxgrow._draw import COLOURS, MOST, captured, chosen, source
+from fxgrow._draw import COLOURS, MOST, captured, chosen, picture
 from fxgrow._heat import VIRIDIS, Heat
 from fxgrow._repeats import fold_repeats
 from fxgrow.errors import CaptureError, DrawError
@@ -236,7 +236,7 @@ def test_large_networks_fit(name):
 
 
 def test_families_have_their_colours_and_the_legend_tells_them():
-    text = source(Concat().float(), torch.zeros(1, 3, 8, 8)).source
+    text = picture(Concat().float(), torch.zeros(1, 3, 8, 8)).graph.source
     for family in ("convolution", "normalisation", "activation", "shape", "matrix product"):
         assert text.count(COLOURS[family]) >= 2 and f">{family}<" in text
     assert "attention" not in text and COLOURS["attention"] not in text
@@ -268,7 +268,7 @@ def test_heat_colours_the_largest_share_brightest():
     assert heat.shares == pytest.approx({"input_1": 0, "_0": 500 / 702, "_2": 202 / 702, "output": 0})
     colours = [heat.colour(b) for b in boxes(d)]
     assert colours[1] == VIRIDIS[-1] and colours[0] == VIRIDIS[0]
-    assert "share of parameters" in source(model, torch.zeros(1, 4), heat="params").source
+    assert "share of parameters" in picture(model, torch.zeros(1, 4), heat="params").graph.source
 
 
 def test_heat_of_repetitions_and_shared_parameters_is_the_whole():
