@@ -205,15 +205,16 @@ class _Places:
         return self.blocks[path]
 
     def _stages(self, path: str) -> list[list[str]]:
-        """Runs of neighbouring blocks that are numbered and keep the shape of one value, the deepest there are."""
-        children = [f"{path}.{n}" if path else n for n, _ in self.gm.get_submodule(path).named_children()]
+        """Runs of neighbouring blocks in numbered lists that keep the shape of one value, the deepest there are."""
+        names = [n for n, _ in self.gm.get_submodule(path).named_children()]
+        children = [f"{path}.{n}" if path else n for n in names]
         deeper = [run for child in children for run in self._stages(child)]
-        if deeper:
+        if deeper or len({re.sub(r"\d+$", "", n) for n in names}) != 1 or not names[0][-1].isdigit():
             return deeper
         runs: list[list[str]] = []
         previous = None
         for child in children:
-            block = self._block(child) if child[-1].isdigit() and any(self.gm.get_submodule(child).children()) else ""
+            block = self._block(child) if any(self.gm.get_submodule(child).children()) else ""
             if isinstance(block, Block):
                 if previous is not None and block.x is previous.out:
                     runs[-1].append(child)
@@ -313,7 +314,8 @@ class _Places:
         found = [c for c in calls(self.gm) if below(c.name, path) or inside(c.node, path)]
         ends = [(c, plain.unit(self.gm, self.trace, c)) for c in found]
         if not path:
-            ends = [(c, nodes) for c, nodes in ends if not any(u.op == "output" for u in nodes[-1].users)]
+            hidden = self._before_layers()
+            ends = [(c, nodes) for c, nodes in ends if nodes[-1] in hidden]
         if not ends:
             raise GrowthError(f"{path or 'the model'} has no convolution or linear layer to insert behind")
         call, nodes = ends[-1]
@@ -322,6 +324,15 @@ class _Places:
         made = plain.like(self.gm, self.trace, call, nodes, self.what.method)
         return Place(base if series else call.name, nodes[-1], nodes[-1], made.piece, False, made.exact,
                      made.parts if series else [])
+
+
+    def _before_layers(self) -> set[Node]:
+        """The nodes that some layer with weights comes after."""
+        layers, found = {c.node for c in calls(self.gm)}, set()
+        for node in reversed(self.gm.graph.nodes):
+            if any(u in found or u in layers for u in node.users):
+                found.add(node)
+        return found
 
 
 def channels_last(gm: GraphModule, node: Node, value: Val) -> bool:

@@ -13,7 +13,7 @@ from fxgrow._block import Piece
 from fxgrow._classes import _source
 from fxgrow._content import Certificate, Inexact, certify
 from fxgrow._identity import Demand, Range, Start, Trace
-from fxgrow._tensors import Growth, grow_tensors, index_map
+from fxgrow._tensors import Growth, grow_tensor, grow_tensors
 from fxgrow.passes.methods import EXTEND, Drawing
 from fxgrow.passes.methods.initial import deviation
 
@@ -125,7 +125,8 @@ class _Pairs:
         return None if None in parts else {a: c for p in parts for a, c in p.items()}  # type: ignore[union-attr]
 
     def numbers(self, weights: Sequence[str] | set[str], numbers: Numbers) -> dict[str, Tensor]:
-        """The tensors that hold the pairs: what growing each class to twice its size would put behind its positions."""
+        """The tensors that hold the pairs: what growing each class to twice its size would put behind its positions, in
+        their place."""
         certificates = {a: c for w in sorted(weights) for a, c in self.chosen[w].items()}
         if not certificates:
             return {}
@@ -146,9 +147,15 @@ class _Pairs:
                 there = {a: of[a].certificate.contents[name, dim] for a in atoms(axis)
                          if a in of and (name, dim) in of[a].certificate.contents}
                 if there:
-                    fresh = index_map(axis, there, of)[1]
-                    value = value.index_select(dim, fresh.nonzero().flatten().to(value.device))
+                    value = value.index_select(dim, _without_old(axis, there).to(value.device))
             out[name] = value
         return out
 
 
+def _without_old(axis, contents: dict) -> Tensor:
+    """The positions of an axis whose given classes are twice as large, without the old ones of these classes."""
+    def fill(atom, content, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(x), torch.ones_like(x)
+
+    kept = torch.ones(resolve(axis).size, dtype=torch.bool)
+    return grow_tensor(kept, [axis], {0: contents}, {a: 2 * a.size for a in contents}, lambda dim: fill).nonzero().flatten()

@@ -293,3 +293,41 @@ def test_what_makes_no_sense_is_refused():
     dense = torchvision.models.densenet121()
     with pytest.raises(SelectionError, match="is given .* values, not one tensor"):
         fxgrow.transform(dense, x, Deepen("features.denseblock1.denselayer3"))
+
+
+class Gated(nn.Module):
+    """One layer makes values and a gate beside them, as in FocalNet."""
+
+    def __init__(self, c: int):
+        super().__init__()
+        self.norm, self.inner, self.outer = nn.LayerNorm(c), nn.Linear(c, 2 * c + 1), nn.Linear(c, c)
+
+    def forward(self, x):
+        c = x.shape[-1]
+        a, b, gate = self.inner(self.norm(x)).split([c, c, 1], -1)
+        return x + self.outer(a * torch.tanh(b) * gate)
+
+
+def test_pairs_beside_what_is_none():
+    """Of a layer that makes several things, only those that the last layer sums over come in pairs."""
+    net = nn.Sequential(nn.Linear(3, 6), nn.Sequential(Gated(6), Gated(6)), nn.Linear(6, 2))
+    _, grown = deepened(net, (5, 3), Deepen("1", seed=0))
+    assert [(o.name, o.method) for o in grown.outcomes] == [("1.2", "r2r")]
+    inner = grown.model.get_submodule("1.2").inner.weight
+    assert torch.equal(inner[0], inner[1]) and not torch.equal(inner[11], inner[12])
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+def test_every_classifier_of_torchvision(name):
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    side = 299 if name == "inception_v3" else 256 if name.startswith("swin_v2") else 224
+    model = still(shake(torchvision.models.get_model(name, **options)).double())
+    x = torch.randn(2, 3, side, side).double()
+    for method in METHODS if "vgg" not in name else ("r2r", "netmorph"):
+        try:
+            grown = fxgrow.transform(model, x, Deepen(method=method, seed=0))
+        except SelectionError as why:
+            assert method == "net2net" and ("idempotent" in str(why) or "statistics" in str(why))
+            continue
+        assert fxgrow.verify(model, grown.model, x).ok, grown.explain()
