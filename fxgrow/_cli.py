@@ -353,8 +353,10 @@ def axes(model: str, as_json: bool, **options) -> None:
 def picture_options(command: Callable) -> Callable:
     """The options that say how much of a model is drawn."""
     for option in (
+            click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Columns of a long picture; without it, "
+                         "as many as make it about as wide as it is high."),
             click.option("--repeats/--no-repeats", default=None, help="Equal blocks that follow each other once, with their "
-                         "number; without it, where there are more than 60 boxes."),
+                         "number; without it, where a model has more than 60 boxes."),
             click.option("--collapse", multiple=True, metavar="GLOB", help="Modules whose path matches are one box each; "
                          "repeatable."),
             click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules so many levels deep are one box "
@@ -372,7 +374,7 @@ def picture_options(command: Callable) -> Callable:
 @click.option("--logdir", metavar="DIR", help="Write the picture and a table of its boxes to TensorBoard as well.")
 @model_options
 def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], repeats: bool | None, heat: str | None,
-         logdir: str | None, **options) -> None:
+         columns: int | None, logdir: str | None, **options) -> None:
     """Draw MODEL as a diagram.
 
     Modules are frames, layers are boxes with their settings and the shape of what they give, coloured by kind; the legend
@@ -383,7 +385,8 @@ def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], 
     check_writable(output)
     module, inputs = _load(model, **options)
     with status(f"Drawing {model}"):
-        fxgrow.draw(module, inputs, output, depth=depth, collapse=collapse, repeats=repeats, heat=heat, logdir=logdir)
+        fxgrow.draw(module, inputs, output, depth=depth, collapse=collapse, repeats=repeats, heat=heat, columns=columns,
+                    logdir=logdir)
     click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
 
 
@@ -398,7 +401,8 @@ def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], 
 @model_options
 @json_option
 def diff(before: str, after: str | None, output: str | None, every: bool, depth: int | None, collapse: tuple[str, ...],
-         repeats: bool | None, after_weights: str | None, weights: str | None, as_json: bool, **options) -> None:
+         repeats: bool | None, columns: int | None, after_weights: str | None, weights: str | None, as_json: bool,
+         **options) -> None:
     """Show what stands where in two models, and what a growth did.
 
     BEFORE alone is a grown model: it is compared with the one that it grew from. The table says for each layer that changed
@@ -415,7 +419,7 @@ def diff(before: str, after: str | None, output: str | None, every: bool, depth:
         found = fxgrow.diff(first, second, inputs or others)
     if output is not None:
         with status(f"Drawing {output}"):
-            found.draw(output, depth=depth, collapse=collapse, repeats=repeats)
+            found.draw(output, depth=depth, collapse=collapse, repeats=repeats, columns=columns)
     if as_json:
         print_json({"before": before, "after": after, "file": output, **found.to_json()})
         return

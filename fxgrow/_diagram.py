@@ -187,8 +187,7 @@ def build(gm: GraphModule, kinds: Mapping[str, str] | None = None) -> Diagram:
     clusters = {"": root}
     for box in _chains(gm, shown, flow, reads, values):
         place = ""
-        for part in box.path.split(".") if box.path else ():
-            inner = f"{place}.{part}" if place else part
+        for inner in _places(box.path):
             if inner not in clusters:
                 clusters[inner] = Cluster(inner, (kinds or {}).get(inner, ""))
                 clusters[place].children.append(clusters[inner])
@@ -253,12 +252,14 @@ def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, N
     operations that only move numbers with those before."""
     readers, sources = Counter(t for t, _, _ in flow), Counter(h for _, h, _ in flow)
     before = {head: tail for tail, head, _ in flow if readers[tail] == 1 and sources[head] == 1}
+    inside = Counter(place for node in shown for place in _places(node.meta.get("owner", "")))
     at: dict[Node, Box] = {}
     boxes = []
     for node in shown:
         target, kind = str(node.target), family(gm, node)
         name = target if node.op == "call_module" else node.meta.get("owner", "")
-        path = name.rpartition(".")[0] if node.op == "call_module" else name
+        alone = node.op == "call_module" or inside[name] == 1  # a module that calls one function is as good as a layer
+        path = name.rpartition(".")[0] if alone else name
         if node.op in ("placeholder", "output"):
             name, path = "" if node.op == "output" else target, ""
         named = reads[node] if kind in ("arithmetic", "shape", "other", "join", "in and out") else ()
@@ -276,6 +277,12 @@ def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, N
             boxes.append(box)
         at[node] = box
     return boxes
+
+
+def _places(path: str) -> list[str]:
+    """A module and all that it is in."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:i + 1]) for i in range(len(parts))]
 
 
 def _joins(last: Row, row: Row) -> bool:

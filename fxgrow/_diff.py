@@ -64,11 +64,11 @@ class Difference:
     graph: GraphModule = field(repr=False)
 
     def draw(self, path: str | os.PathLike, *, depth: int | None = None, collapse: str | Sequence[str] = (),
-             repeats: bool | None = None) -> Path:
+             repeats: bool | None = None, columns: int | None = None) -> Path:
         """The new model as a picture: untouched layers grey, grown ones with a bar whose hatched part is new, inserted ones
         framed. Arguments as for `fxgrow.draw`."""
         from fxgrow._diff_picture import draw_difference
-        return draw_difference(self, path, depth, collapse, repeats)
+        return draw_difference(self, path, depth, collapse, repeats, columns)
 
     def to_json(self) -> dict:
         return {"recorded": self.recorded, "total": vars(self.total), "layers": [vars(c) for c in self.layers]}

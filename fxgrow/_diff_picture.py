@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fxgrow._atomic import atomic_write
-from fxgrow._diagram import Box, Cluster, build, kinds_of
+from fxgrow._diagram import Box, Cluster, Diagram, build, kinds_of
 from fxgrow._diff import Change, Difference
 from fxgrow._draw import PALE, Picture, below, chosen, format_of, rendered, small, text
 
@@ -15,14 +15,14 @@ CELLS = 20  # in a bar
 
 
 def draw_difference(difference: Difference, path: str | os.PathLike, depth: int | None, collapse: str | Sequence[str],
-                    repeats: bool | None) -> Path:
+                    repeats: bool | None, columns: int | None) -> Path:
     """Draws a difference and gives the path; see `Difference.draw`."""
     target = Path(path)
     kind = format_of(target)
     diagram = chosen(build(difference.graph, kinds_of(difference.after)), depth,
                      [collapse] if isinstance(collapse, str) else list(collapse), repeats,
                      lambda node: _mark(difference.nodes[node.name]))
-    content = rendered(DiffPicture(difference, diagram).graph, kind)
+    content = rendered(DiffPicture(difference, diagram, columns).graph, kind)
     with atomic_write(target) as file:
         file.write(content)
     return target
@@ -34,9 +34,9 @@ def _mark(change: Change) -> tuple:
 
 
 class DiffPicture(Picture):
-    def __init__(self, difference: Difference, diagram):
+    def __init__(self, difference: Difference, diagram: Diagram, columns: int | None):
         self.difference = difference
-        super().__init__(difference.graph, diagram)
+        super().__init__(difference.graph, diagram, columns)
 
     def changes(self, box: Box) -> list[Change]:
         return [self.difference.nodes[node.name] for node in self.diagram.all_nodes(box)]
@@ -96,4 +96,4 @@ def bar(new: int, size: int) -> str:
     cells += [f'<td bgcolor="{NEW}"><font point-size="6" color="white">/</font></td>'] * count
     share = small(f"{new / size:.0%} new" if new / size >= 0.01 else "less than 1% new")
     return (f'<tr><td colspan="9"><table border="0" cellborder="0" cellspacing="0" cellpadding="1"><tr>{"".join(cells)}</tr>'
-            f'</table></td></tr><tr><td colspan="9" cellpadding="0">{share}</td></tr>')
+            f'</table></td></tr><tr><td colspan="9" cellpadding="0">{share.strip()}</td></tr>')

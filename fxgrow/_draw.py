@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 
 from fxgrow._atomic import atomic_write
 from fxgrow._capture import as_tuple, capture_graph
+from fxgrow._columns import columns_of
 from fxgrow._diagram import Box, Cluster, Diagram, Item, build, kinds_of
 from fxgrow._heat import VIRIDIS, WORDS, Heat
 from fxgrow._repeats import fold_repeats
@@ -33,7 +34,7 @@ FRAME, PALE, INK = "#555555", "#666666", "#333333"
 
 def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathLike, *, depth: int | None = None,
          collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None,
-         logdir: str | os.PathLike | None = None) -> Path:
+         columns: int | None = None, logdir: str | os.PathLike | None = None) -> Path:
     """Draws a model and gives the path of the picture.
 
     Args:
@@ -44,6 +45,7 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
         collapse: globs over the paths of modules that are one box each.
         repeats: draw equal blocks that follow each other once, with their number; None: where there are more than 60 boxes.
         heat: colour by the share of "flops", "params" or "memory" (bytes of activations) instead of by family.
+        columns: how many columns a long picture is broken into; None: as many as make it about as wide as it is high.
         logdir: a folder of TensorBoard's, which gets the picture and a table of its boxes as well.
 
     Raises:
@@ -53,7 +55,8 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
     """
     target = Path(path)
     kind = format_of(target)
-    made = picture(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat)
+    made = picture(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat,
+                   columns=columns)
     content = rendered(made.graph, kind)
     if logdir is not None:
         from fxgrow._tensorboard import log
@@ -64,11 +67,14 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
 
 
 def picture(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: int | None = None,
-            collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None) -> Picture:
+            collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None,
+            columns: int | None = None) -> Picture:
     """What `draw` draws, with the same arguments; `.graph` is a `graphviz.Digraph`."""
+    if columns is not None and columns < 1:
+        raise DrawError(f"columns {columns}: say 1 or more")
     model, gm = captured(model_or_grown, example_inputs)
     diagram = chosen(build(gm, kinds_of(model)), depth, [collapse] if isinstance(collapse, str) else list(collapse), repeats)
-    return Picture(gm, diagram, None if heat is None else Heat(gm, diagram, heat))
+    return Picture(gm, diagram, columns, None if heat is None else Heat(gm, diagram, heat))
 
 
 def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:
@@ -91,10 +97,9 @@ def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: b
     if depth is not None and depth < 0:
         raise DrawError(f"depth {depth}: say how many levels of modules to draw, or 0 for all")
     diagram.check(globs)
-    whole = diagram.fold(depth, globs)
-    if repeats or repeats is None and count(whole) > MOST:
+    if repeats or repeats is None and count(diagram) > MOST:
         diagram = fold_repeats(diagram, mark)
-        whole = diagram.fold(depth, globs)
+    whole = diagram.fold(depth, globs)
     if depth is None and count(whole) > MOST:
         folded = [diagram.fold(level, globs) for level in range(1, diagram.depths() + 1)]
         return max((d for d in folded if count(d) <= MOST), key=count, default=folded[0])
@@ -141,7 +146,7 @@ def tooltip(words: str) -> str:
 class Picture:
     """A diagram as a Graphviz graph."""
 
-    def __init__(self, gm: GraphModule, diagram: Diagram, heat: Heat | None = None):
+    def __init__(self, gm: GraphModule, diagram: Diagram, columns: int | None = None, heat: Heat | None = None):
         self.gm, self.diagram, self.heat, self.clusters = gm, diagram, heat, 0
         self.graph = graphviz.Digraph("model", graph_attr={
             "fontname": "Helvetica", "fontsize": "11", "labelloc": "t", "ranksep": "0.25", "nodesep": "0.25",
@@ -149,10 +154,23 @@ class Picture:
             node_attr={"shape": "plain", "fontname": "Helvetica", "fontsize": "10"},
             edge_attr={"fontname": "Helvetica", "fontsize": "8", "color": FRAME, "fontcolor": PALE, "arrowsize": "0.6"})
         self._fill(self.graph, diagram.root)
-        for edge in diagram.edges():
-            self.graph.edge(edge.tail.key, edge.head.key, label=graphviz.escape(edge.shape),
-                            tooltip=tooltip(edge.shape or edge.tail.shape))
+        self._connect(columns)
         self.graph.attr(label=self.legend())
+
+    def _connect(self, columns: int | None) -> None:
+        """Edges; those from one column to another are grey and do not push what they lead to down."""
+        column = columns_of(self.diagram, columns)
+        for edge in self.diagram.edges():
+            across = column[edge.tail.key] != column[edge.head.key]
+            self.graph.edge(edge.tail.key, edge.head.key, label=graphviz.escape(edge.shape),
+                            tooltip=tooltip(edge.shape or edge.tail.shape),
+                            **({"constraint": "false", "color": "#999999"} if across else {}))
+        first = {c: key for key, c in reversed(column.items())}
+        if len(first) > 1:
+            self.graph.attr(newrank="true")
+            with self.graph.subgraph(graph_attr={"rank": "same"}) as top:
+                for c in range(1, len(first)):
+                    top.edge(first[c - 1], first[c], style="invis", weight="0")
 
     def _fill(self, graph: graphviz.Digraph, cluster: Cluster) -> None:
         for child in cluster.children:
@@ -180,7 +198,7 @@ class Picture:
     def label(self, box: Box, path: str) -> str:
         rows = self._folded_rows(box, path) if box.folded else [self._row(box, i, path) for i in range(len(box.rows))]
         if box.shape and not box.rows[0].title == "output":
-            rows.append(f'<tr><td colspan="9">{small(box.shape)}</td></tr>')
+            rows.append(f'<tr><td colspan="9">{small(box.shape).strip()}</td></tr>')
         width = 2 if box.folded else 1
         return (f'<<table border="{width}" color="{self.frame(box)}" cellborder="0" cellspacing="0" cellpadding="3" '
                 f'bgcolor="white">{"".join(rows)}</table>>')

@@ -8,6 +8,7 @@ from small_nets import Concat, Residual
 from torch import nn
 
 import fxgrow
+from fxgrow._columns import columns_of
 from fxgrow._diagram import Box, Diagram, build, kinds_of
 from fxgrow._draw import COLOURS, MOST, captured, chosen, picture
 from fxgrow._heat import VIRIDIS, Heat
@@ -159,6 +160,15 @@ def test_a_branch_on_the_mode_is_a_join():
     d = diagram(Mode(), torch.zeros(2, 3))
     assert titles(d) == ["input", "Linear", "Linear", "train | eval", "output"]
     assert {("a", "by_mode"), ("b", "by_mode")} <= links(d)
+
+
+def test_a_module_that_calls_one_function_is_as_good_as_a_layer():
+    class Gelu(nn.Module):
+        def forward(self, x):
+            return nn.functional.gelu(x)
+
+    d = diagram(nn.Sequential(nn.Linear(3, 3), Gelu(), nn.Linear(3, 3)), torch.zeros(1, 3))
+    assert titles(d) == ["input", "Linear, gelu", "Linear", "output"]
 
 
 def test_modules_are_nested_and_one_that_holds_one_box_is_that_box():
@@ -314,3 +324,31 @@ def test_without_the_program_only_dot_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     fxgrow.draw(nn.Linear(3, 2), torch.zeros(1, 3), tmp_path / "a.dot")
     assert [p.name for p in tmp_path.iterdir()] == ["a.dot"]
+
+
+# --- columns ------------------------------------------------------------------------------------------------------
+
+
+def test_long_pictures_are_broken_between_modules():
+    d = fold_repeats(diagram(torchvision.models.resnet152(), torch.zeros(1, 3, 64, 64)))
+    column = columns_of(d, 3)
+    assert list(column.values()) == sorted(column.values()) and set(column.values()) == {0, 1, 2}
+    for module in d.root.children:
+        assert isinstance(module, Box) or len({column[b.key] for b in module.boxes()}) == 1
+    assert set(columns_of(d, None).values()) == {0, 1, 2} and set(columns_of(d, 1).values()) == {0}
+    graph = picture(torchvision.models.resnet152(), torch.zeros(1, 3, 64, 64), columns=3).graph.source
+    across = [e for e in d.edges() if column[e.tail.key] != column[e.head.key]]
+    assert graph.count("constraint=false") == len(across) == 4 and graph.count("style=invis") == 2
+
+
+def test_a_module_longer_than_a_column_is_parted():
+    d = diagram(Blocks(20), torch.zeros(2, 4))
+    found = columns_of(d, 4)
+    counts = [list(found.values()).count(i) for i in range(4)]
+    assert min(counts) > 0 and max(counts) - min(counts) <= 4
+
+
+def test_short_pictures_have_one_column():
+    assert set(columns_of(diagram(Blocks(3), torch.zeros(2, 4)), None).values()) == {0}
+    with pytest.raises(DrawError, match="columns 0"):
+        picture(Blocks(3), torch.zeros(2, 4), columns=0)
