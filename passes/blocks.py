@@ -17,6 +17,7 @@ from fxgrow.errors import GrowthError
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 AVERAGE = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+FEWEST = 8  # hidden channels: of one or two, all may be off for every input, and then nothing would ever learn
 SQUEEZE = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 
 
@@ -39,7 +40,7 @@ def basic(rank: int, c: int) -> nn.Module:
     """Two 3x3 convolutions (He 2015, figure 5 left), with no activation behind the sum; of rank 0 a norm and two layers."""
     w = c + c % 2
     if not rank:
-        return perceptron(c, w)
+        return perceptron(c, max(w, FEWEST))
     return Residual(conv1=conv(rank, c, w, 3, bias=False), bn1=NORM[rank](w), relu=nn.ReLU(),
                     conv2=conv(rank, w, c, 3, bias=False), bn2=NORM[rank](c))
 
@@ -51,7 +52,7 @@ def perceptron(c: int, w: int) -> nn.Module:
 
 def bottleneck(rank: int, c: int) -> nn.Module:
     """1x1, 3x3 and 1x1 convolutions over a quarter of the channels (He 2015, figure 5 right)."""
-    w = 2 * max(c // 8, 1)
+    w = max(2 * (c // 8), FEWEST)
     if not rank:
         return perceptron(c, w)
     return Residual(conv1=conv(rank, c, w, bias=False), bn1=NORM[rank](w), relu1=nn.ReLU(),
@@ -85,7 +86,7 @@ class Inception(nn.Module):
 
     def __init__(self, rank: int, c: int):
         super().__init__()
-        w = 2 * max(c // 8, 1)
+        w = max(2 * (c // 8), FEWEST)
 
         def layer(ins: int, outs: int, kernel: int) -> nn.Sequential:
             return nn.Sequential(conv(rank, ins, outs, kernel, bias=False), NORM[rank](outs), nn.ReLU())
