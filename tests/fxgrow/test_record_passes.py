@@ -9,7 +9,7 @@ from optimizers import OPTIMIZERS
 from small_nets import made, train
 
 import fxgrow
-from fxgrow.passes import Activation, Deepen, Kernel, Skip, SqueezeExcite, Widen
+from fxgrow.passes import Activation, Branch, Deepen, Kernel, Skip, SqueezeExcite, Subnet, Widen
 
 CHAINS = {
     "deepen": [Deepen("block1", seed=0), Deepen("block2", method="netmorph", seed=1)],
@@ -17,6 +17,9 @@ CHAINS = {
     "skip": [Skip("block1.conv1"), Skip("block2", weight="channel")],
     "gates": [SqueezeExcite("block1", reduction=3, seed=0)],
     "activation": [Activation("block1.conv1")],
+    "branch": [Branch("block1.conv1", seed=0), Branch("block2.conv1", join="concat"),
+               Branch("block2.conv2", join="new", seed=1)],
+    "subnet": [Subnet("block1", seed=0), Subnet("block2.conv2", method="netmorph", seed=1)],
     "chain": [Kernel("block1.*", size=5), Widen(factor=1.5, seed=0), Deepen("block2", seed=1),
               SqueezeExcite("block2", reduction=3, seed=0), Widen(by=2, method="netmorph", seed=3), Skip("block1")],
 }
