@@ -11,15 +11,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from fxgrow._atomic import atomic_write
 from fxgrow._capture import as_tuple, capture_graph
 from fxgrow._ops import settings, title
 from fxgrow._record import GrowthRecord, tensors_of
 from fxgrow._transform import Grown
 from fxgrow.errors import GrowthError
+
+if TYPE_CHECKING:
+    from fxgrow._diff_picture import DiffPicture
 
 
 @dataclass
@@ -66,9 +71,19 @@ class Difference:
     def draw(self, path: str | os.PathLike, *, depth: int | None = None, collapse: str | Sequence[str] = (),
              repeats: bool | None = None, columns: int | None = None) -> Path:
         """The new model as a picture: untouched layers grey, grown ones with a bar whose hatched part is new, inserted ones
-        framed. Arguments as for `fxgrow.draw`."""
-        from fxgrow._diff_picture import draw_difference
-        return draw_difference(self, path, depth, collapse, repeats, columns)
+        framed. Arguments and errors as for `fxgrow.draw`."""
+        from fxgrow._draw import format_of, rendered
+        kind = format_of(target := Path(path))
+        content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns).graph, kind)
+        with atomic_write(target) as file:
+            file.write(content)
+        return target
+
+    def picture(self, *, depth: int | None = None, collapse: str | Sequence[str] = (), repeats: bool | None = None,
+                columns: int | None = None) -> DiffPicture:
+        """What `draw` draws; `.graph` is a `graphviz.Digraph`."""
+        from fxgrow._diff_picture import picture
+        return picture(self, depth, collapse, repeats, columns)
 
     def to_json(self) -> dict:
         return {"recorded": self.recorded, "total": vars(self.total), "layers": [vars(c) for c in self.layers]}

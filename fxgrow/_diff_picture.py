@@ -1,31 +1,23 @@
 """The picture of a `Difference`: untouched layers grey, new numbers hatched, inserted layers framed."""
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from fxgrow._atomic import atomic_write
 from fxgrow._diagram import Box, Cluster, Diagram, build, kinds_of
 from fxgrow._diff import Change, Difference
-from fxgrow._draw import PALE, Picture, below, chosen, format_of, rendered, small, text
+from fxgrow._draw import PALE, Picture, below, chosen, small, text
 
 GREY, GROWN, NEW, OLD = "#EDEDED", "#FFFFFF", "#0072B2", "#BBBBBB"  # the blue is Okabe and Ito's
 CELLS = 20  # in a bar
 
 
-def draw_difference(difference: Difference, path: str | os.PathLike, depth: int | None, collapse: str | Sequence[str],
-                    repeats: bool | None, columns: int | None) -> Path:
-    """Draws a difference and gives the path; see `Difference.draw`."""
-    target = Path(path)
-    kind = format_of(target)
+def picture(difference: Difference, depth: int | None, collapse: str | Sequence[str], repeats: bool | None,
+            columns: int | None) -> DiffPicture:
+    """The picture of a difference; see `Difference.draw`."""
     diagram = chosen(build(difference.graph, kinds_of(difference.after)), depth,
                      [collapse] if isinstance(collapse, str) else list(collapse), repeats,
                      lambda node: _mark(difference.nodes[node.name]))
-    content = rendered(DiffPicture(difference, diagram, columns).graph, kind)
-    with atomic_write(target) as file:
-        file.write(content)
-    return target
+    return DiffPicture(difference, diagram, columns)
 
 
 def _mark(change: Change) -> tuple:

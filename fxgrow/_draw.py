@@ -197,8 +197,10 @@ class Picture:
 
     def label(self, box: Box, path: str) -> str:
         rows = self._folded_rows(box, path) if box.folded else [self._row(box, i, path) for i in range(len(box.rows))]
-        if box.shape and not box.rows[0].title == "output":
-            rows.append(f'<tr><td colspan="9">{small(box.shape).strip()}</td></tr>')
+        facts = [box.shape] if box.rows[0].title != "output" else []
+        facts += [f"{share:.1%}"] if self.heat is not None and (share := self.heat.shares[box.key]) else []
+        if any(facts):
+            rows.append(f'<tr><td colspan="9">{small(", ".join(filter(None, facts))).strip()}</td></tr>')
         width = 2 if box.folded else 1
         return (f'<<table border="{width}" color="{self.frame(box)}" cellborder="0" cellspacing="0" cellpadding="3" '
                 f'bgcolor="white">{"".join(rows)}</table>>')
@@ -217,6 +219,8 @@ class Picture:
         kind = f' <font color="{self.pale(box)}">{text(box.kind)}</font>' if box.kind else ""
         head = f'<b>{text(below(box.path, path))}</b>{kind}{self.times(box)}'
         top = f'<tr><td colspan="9" bgcolor="{self.fill(box, "")}">{self.inked(box, head)}</td></tr>'
+        if self.heat is not None:
+            return [top]
         cells = "".join(f'<td bgcolor="{COLOURS[f]}"><font point-size="8">{n}</font></td>'
                         for f in COLOURS if (n := box.families.get(f)) and f != "in and out")
         return [top, f"<tr>{cells}</tr>"]

@@ -14,6 +14,7 @@ WORDS = {"flops": "FLOPs, forward and backward", "params": "parameters", "memory
 # Viridis (S. van der Walt and N. Smith, 2015) at tenths, from nothing to the largest share
 VIRIDIS = ("#440154", "#482475", "#414487", "#355F8D", "#2A788E", "#21918C", "#22A884", "#44BF70", "#7AD151", "#BDDF26",
            "#FDE725")
+NOTHING = "#F4F4F4"
 
 
 class Heat:
@@ -30,11 +31,12 @@ class Heat:
         self.top = max(self.shares.values(), default=0.0)
 
     def colour(self, box: Box) -> str:
-        return VIRIDIS[round(10 * self.shares[box.key] / self.top) if self.top else 0]
+        """Pale where there is no cost."""
+        return VIRIDIS[round(10 * self.shares[box.key] / self.top)] if self.shares[box.key] else NOTHING
 
     def ink(self, box: Box) -> str:
         """Letters that stand out on that colour."""
-        return "white" if VIRIDIS.index(self.colour(box)) < 6 else "black"
+        return "white" if self.colour(box) in VIRIDIS[:6] else "black"
 
 
 def parameters(gm: GraphModule, diagram: Diagram, boxes: Iterable[Box]) -> dict[str, int]:

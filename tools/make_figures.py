@@ -2,7 +2,8 @@
 
     python tools/make_figures.py [--out docs/img] [--format svg] [NAME ...]
 
-Old numbers are grey, new ones coloured and hatched (Okabe and Ito's colours), zeros white and dotted.
+Old numbers are grey, new ones coloured and hatched (Okabe and Ito's colours), zeros white and dotted. The pictures of whole
+networks are fxgrow's own, laid out by Graphviz.
 """
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import graphviz
 import matplotlib
 
 matplotlib.use("Agg")
@@ -29,10 +31,11 @@ KINDS = {  # fill, edge, hatch
     "mean": ("#F2D3E4", "#CC79A7", "xxx"),
 }
 Part = tuple[str, str]  # label, kind
-FIGURES: dict[str, Callable[[], plt.Figure]] = {}
+Drawing = plt.Figure | graphviz.Digraph
+FIGURES: dict[str, Callable[[], Drawing]] = {}
 
 
-def figure(fn: Callable[[], plt.Figure]) -> Callable[[], plt.Figure]:
+def figure(fn: Callable[[], Drawing]) -> Callable[[], Drawing]:
     """Registers a figure under its function's name (underscores become dashes)."""
     FIGURES[fn.__name__.replace("_", "-")] = fn
     return fn
@@ -316,11 +319,47 @@ def capture() -> plt.Figure:
     return fig
 
 
+def network(name: str):
+    """A torchvision model without numbers, and an input for it."""
+    import torch
+    import torchvision
+    with torch.device("meta"):
+        return torchvision.models.get_model(name), torch.zeros(1, 3, 224, 224)
+
+
+@figure
+def diagram() -> graphviz.Digraph:
+    from fxgrow._draw import picture
+    return picture(*network("vit_b_16")).graph
+
+
+@figure
+def diagram_heat() -> graphviz.Digraph:
+    from fxgrow._draw import picture
+    return picture(*network("resnet18"), depth=2, heat="params", columns=1).graph
+
+
+@figure
+def diagram_diff() -> graphviz.Digraph:
+    import torch
+    import torchvision
+
+    import fxgrow
+    from fxgrow.passes import Deepen, Widen
+    torch.manual_seed(0)
+    grown = fxgrow.transform(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224), [
+        Widen("layer1.0.conv1", factor=1.5, seed=0), Deepen("layer1.0", seed=0), Widen("layer4.1.conv1", factor=2, seed=0)])
+    return fxgrow.diff(grown).picture(collapse=["layer[234]", "layer1.2"], columns=1).graph
+
+
 def draw(name: str, folder: Path, suffix: str = "svg") -> Path:
     """Draws one figure into `folder`; the path written."""
+    target = folder / f"{name}.{suffix}"
     with matplotlib.rc_context(STYLE):
         fig = FIGURES[name]()
-        target = folder / f"{name}.{suffix}"
+        if isinstance(fig, graphviz.Digraph):
+            target.write_bytes(fig.pipe(format=suffix))
+            return target
         fig.savefig(target, metadata={"Date": None, "Creator": None} if suffix == "svg" else None, dpi=110)
         plt.close(fig)
     return target

@@ -11,7 +11,7 @@ import fxgrow
 from fxgrow._columns import columns_of
 from fxgrow._diagram import Box, Diagram, build, kinds_of
 from fxgrow._draw import COLOURS, MOST, captured, chosen, picture
-from fxgrow._heat import VIRIDIS, Heat
+from fxgrow._heat import NOTHING, VIRIDIS, Heat
 from fxgrow._repeats import fold_repeats
 from fxgrow.errors import CaptureError, DrawError
 
@@ -277,8 +277,9 @@ def test_heat_colours_the_largest_share_brightest():
     heat = Heat(gm, d, "params")
     assert heat.shares == pytest.approx({"input_1": 0, "_0": 500 / 702, "_2": 202 / 702, "output": 0})
     colours = [heat.colour(b) for b in boxes(d)]
-    assert colours[1] == VIRIDIS[-1] and colours[0] == VIRIDIS[0]
-    assert "share of parameters" in picture(model, torch.zeros(1, 4), heat="params").graph.source
+    assert colours[1] == VIRIDIS[-1] and colours[0] == NOTHING
+    text = picture(model, torch.zeros(1, 4), heat="params").graph.source
+    assert "share of parameters" in text and "1×2, 28.8%" in text
 
 
 def test_heat_of_repetitions_and_shared_parameters_is_the_whole():

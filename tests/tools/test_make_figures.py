@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("widening.md", "axes.md", "capture.md")
+PAGES = ("widening.md", "axes.md", "capture.md", "diagrams.md")
 
 
 @pytest.fixture(scope="module")
