@@ -104,14 +104,19 @@ class Region:
     @property
     def channels(self) -> int:
         """The axis of what it gives that some layer makes: neither the batch nor space nor time."""
-        axes, made = _channels(self.edit.before)
-        found = [d for d, axis in enumerate(axes.get(self.gives.name, ())) if d and made.intersection(atoms(axis))]
+        found = channel_axes(self.edit.before, self.gives.name)
         if len(found) == 1:
             return found[0]
         if self.value(self.gives).ndim == 2:
             return 1
         raise Unfit(f"which axis of {self.gives.name} its channels are on is not clear: {len(found) or 'none'} of them "
                     f"{'is' if len(found) < 2 else 'are'} made by layers")
+
+
+def channel_axes(gm: GraphModule, node: str) -> list[int]:
+    """The axes of what a node gives that some layer makes: one, where it is clear which its channels are on."""
+    axes, made = _channels(gm)
+    return [d for d, axis in enumerate(axes.get(node, ())) if d and made.intersection(atoms(axis))]
 
 
 @functools.lru_cache(maxsize=1)
