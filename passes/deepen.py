@@ -119,4 +119,6 @@ class Deepen(PassBase):
                         [path.replace(f"{piece.paths[0]}.", "") for path in start.paths])
         if self.method == "r2r" and not start.pairs:
             return "netmorph", f"{why}; r2r is not exact here: nothing that it sums over can come in pairs"
+        if self.method == "net2net" and not place.draw:
+            return "netmorph", f"{why}; there are no numbers of a neighbour to copy"
         return self.method, why
