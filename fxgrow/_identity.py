@@ -36,7 +36,6 @@ CONTRACTIONS = {"convolution": (1, 2), "addmm": (2, 0), "mm": (1, None), "linear
 NORMS = {"native_batch_norm": (1, 2, 3, 7), "native_layer_norm": (2, 3, None, 4), "native_group_norm": (1, 2, None, 7),
          "_fused_rms_norm": (2, None, None, 3)}  # weight, bias, running mean, eps
 KEEPING = {*REARRANGED, *SUMMED, *ODD, *ZERO_AT_ZERO, "native_dropout", "neg", "_to_copy"}  # f(0) = 0
-DEAD = {"relu", "relu6", "hardtanh", "clamp", "abs", "square", "sqrt", "pow"}  # slope zero at zero (or none)
 
 
 class NoIdentity(Exception):
@@ -318,7 +317,7 @@ class Demand:
         elif v.name in ("add", "sub", "cat", "stack", "by_mode", "where") and _only_tensors(v):
             for each in v.ins[v.name == "where":]:
                 self._zero(each, start)
-        elif v.name in DEAD and _keeps_zero(v):
+        elif _keeps_zero(v) and _dead(v):
             raise NoIdentity(f"{v.place} has no slope at zero, so a {v.name} of zeros would never learn")
         elif v.name in KEEPING and _keeps_zero(v):
             if v.name == "constant_pad_nd" and v.arg(2, 0) != 0:
@@ -404,6 +403,12 @@ def _keeps_zero(v: Val) -> bool:
         least, most = _bounds(v.name, v.args, {})
         return least <= 0 <= most
     return v.name != "pow" or isinstance(v.arg(1), (int, float)) and v.arg(1) > 0
+
+
+def _dead(v: Val) -> bool:
+    """The slope of an activation at zero is zero, or there is none."""
+    return v.name in CLAMPS and 0 in _bounds(v.name, v.args, {}) or v.name in ("abs", "square", "sqrt") or \
+        v.name == "pow" and v.arg(1) != 1
 
 
 def _rearrange(v: Val, labels: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ IDENTITIES = {
     "windows": (lambda m, x: windows(x + m.conv(x)), {"conv.weight", "conv.bias"}),
     "windows within": (lambda m, x: x + windows(m.conv(x)), {"conv.weight", "conv.bias"}),
     "padded and cut": (lambda m, x: F.pad(x, (1, 1))[..., 1:-1] + m.conv(x), {"conv.weight", "conv.bias"}),
+    "a clamp around zero": (lambda m, x: x + F.hardtanh(m.conv(x)), {"conv.weight", "conv.bias"}),
     "an activation": (lambda m, x: x + F.gelu(m.conv(x)), {"conv.weight", "conv.bias"}),
     "pooled": (lambda m, x: x + F.adaptive_avg_pool2d(m.conv(x), 1), {"conv.weight", "conv.bias"}),
     "joined": (lambda m, x: x + torch.cat([m.conv(x)[:, :2], m.conv2(x)[:, 2:]], 1), {"conv.weight", "conv.bias",
