@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fxgrow._atomic import atomic_write
-from fxgrow._capture import as_tuple, capture_graph
+from fxgrow._capture import as_tuple, capture_graph, skeleton
 from fxgrow._ops import settings, title
-from fxgrow._record import GrowthRecord, tensors_of
+from fxgrow._record import GrowthRecord, new_numbers, tensors_of
 from fxgrow._transform import Grown
 from fxgrow.errors import GrowthError
 
@@ -119,7 +119,7 @@ def diff(before: nn.Module | Grown, after: nn.Module | Grown | None = None, exam
         example_inputs: as for `capture`; not needed for what was captured, grown or loaded.
 
     Raises:
-        GrowthError: there is no `after`, and `before` has not grown.
+        GrowthError: there is no `after`, and `before` has not grown; or the record is not about this model.
         CaptureError: one of the models cannot be captured.
     """
     new = before if after is None else after
@@ -158,7 +158,10 @@ class _Comparison:
         from fxgrow._flops import count_flops
         self.before, self.after, self.record = before, after, record
         self.tensors = {id(gm): tensors_of(gm) for gm in (before, after)}
-        self.costs = {id(gm): count_flops(gm, gm.meta["example_inputs"]).by_node() for gm in (before, after)}
+        self.entries = {} if record is None else {
+            id(t): entry for t, entry in record.located(dict(after.named_parameters(remove_duplicate=False))).values()}
+        self.costs = {id(gm): count_flops(skeleton(gm).train(after.training), gm.meta["example_inputs"]).by_node()
+                      for gm in (before, after)}  # both in one mode
         self.old = {node.name: node for node in before.graph.nodes}
         self.seen: dict[int, set[int]] = {id(before): set(), id(after): set()}
 
@@ -189,7 +192,7 @@ class _Comparison:
     def change(self, new: Node | None, old: Node | None) -> Change:
         """What became of an operation; None: it is not there."""
         now, then = self.held(self.after, new), self.held(self.before, old)
-        fresh = sum(self.new_numbers(name, t, then.get(key)) for key, (name, t) in now.items())
+        fresh = sum(self.fresh(t, then.get(key)) for key, (_, t) in now.items())
         before, after = (settings(gm, n) if n is not None else "" for gm, n in ((self.before, old), (self.after, new)))
         status = "inserted" if old is None else "removed" if new is None else \
             "grown" if fresh or before != after or _sizes(now) != _sizes(then) else "same"
@@ -211,12 +214,13 @@ class _Comparison:
             names = {str(i): str(n.target) for i, n in enumerate(node.all_input_nodes) if n.op == "get_attr"}
         return {key: (n, tensors[n]) for key, n in names.items() if isinstance(tensors.get(n), nn.Parameter)}
 
-    def new_numbers(self, name: str, tensor: Tensor, old: tuple[str, Tensor] | None) -> int:
+    def fresh(self, tensor: Tensor, old: tuple[str, Tensor] | None) -> int:
         """How many numbers of a parameter are new; each parameter is counted where it is first used."""
         if id(tensor) in self.seen[id(self.after)]:
             return 0
-        if self.record is not None:
-            return int(self.record.new_mask(name, tensor).sum())
+        entry = self.entries.get(id(tensor))
+        if entry is not None and not (entry.unchanged and old is not None and old[1].shape != tensor.shape):
+            return int(new_numbers(entry, tensor).sum())
         if old is None or old[1].ndim != tensor.ndim:
             return tensor.numel()
         return tensor.numel() - math.prod(min(a, b) for a, b in zip(old[1].shape, tensor.shape))

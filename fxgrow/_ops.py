@@ -6,6 +6,7 @@ What lives here: words for single nodes. What does not: which nodes are drawn an
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def shape_of(value: Any) -> str:
     return ", ".join(shapes[:3]) + (f", … ({len(shapes)})" if len(shapes) > 3 else "")
 
 
-def passes_on(gm: GraphModule, node: Node, values: dict[Node, Any]) -> bool:
+def passes_on(gm: GraphModule, node: Node, values: Mapping[Node, Any]) -> bool:
     """Whether a node hands its input on: a copy, Identity, dropout of rate zero, a member taken out of a tuple."""
     if node.op == "call_module":
         layer = gm.get_submodule(str(node.target))

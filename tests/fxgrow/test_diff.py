@@ -110,6 +110,28 @@ def test_a_record_of_another_model_is_not_asked():
     assert not found.recorded and changed(found)["block1.conv1"] == "grown"
 
 
+def test_what_was_put_in_after_the_growth_is_not_taken_for_old():
+    grown = widened()
+    grown.model.fc = nn.Linear(6, 7)
+    found = {c.name: c for c in fxgrow.diff(grown).layers}
+    assert (found["fc"].status, found["fc"].parameters, found["fc"].new) == ("grown", (35, 49), 14)
+
+
+def test_both_are_counted_in_the_mode_of_the_new_one():
+    class Aux(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.aux = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            x = self.fc(x)
+            return x + self.aux(x) if self.training else x
+
+    before, after = Aux().eval(), Aux().train()
+    total = fxgrow.diff(before, after, torch.zeros(1, 3)).total
+    assert total.flops[0] == total.flops[1] > 0 and not before.training and after.training
+
+
 def test_other_settings_are_a_change():
     a, b = nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Sequential(nn.Conv2d(3, 4, 3, stride=2))
     change, = fxgrow.diff(a, b, IMAGE).layers
