@@ -206,28 +206,27 @@ def _flow(gm: GraphModule, values: Mapping[Node, Any]) -> tuple[list[tuple[Node,
     """What goes from where to where among the nodes that are shown, and the parameters that each of them reads directly."""
     flow: list[tuple[Node, Node, str]] = []
     reads: dict[Node, tuple[str, ...]] = {}
-    origins: dict[Node, dict[Node, str]] = {}  # of each node: shown nodes that its value comes from, and the shapes
+    origins: dict[Node, list[tuple[Node, str]]] = {}  # of each node: shown nodes that its value comes from, with the shapes
     constants: dict[Node, tuple[str, ...]] = {}  # of each hidden node: parameters that its value comes from
     for node in gm.graph.nodes:
         tensors = any(isinstance(v, Tensor) for v in tree_leaves(values[node]))
-        given: dict[Node, str] = {}
-        for each in node.all_input_nodes:
-            given.update(origins[each] if not MAKES.match(title(gm, node)) else {})
+        makes = MAKES.match(title(gm, node)) is not None
+        given = [] if makes else list(dict.fromkeys(o for each in node.all_input_nodes for o in origins[each]))
         names = tuple(dict.fromkeys(c for each in node.all_input_nodes for c in constants.get(each, ())))
         written = _writes_to(node) if node.op in ("call_function", "call_method") else None
         if node.op not in ("placeholder", "output") and (
                 not given or not tensors and written is None or passes_on(gm, node, values) or _same_anyway(node, origins)):
             shape = shape_of(values[node])
-            origins[node] = dict.fromkeys(given, shape) if tensors else {}
+            origins[node] = [(tail, shape) for tail, _ in given] if tensors else []
             constants[node] = (str(node.target),) if node.op == "get_attr" and tensors else names if tensors else ()
             if written is not None and not given:
                 constants[written] = tuple(dict.fromkeys((*constants.get(written, ()), *names)))
             continue
-        flow += [(tail, node, shape) for tail, shape in given.items()]
+        flow += [(tail, node, shape) for tail, shape in given]
         reads[node] = names
-        origins[node] = {node: shape_of(values[node])}
+        origins[node] = [(node, shape_of(values[node]))]
         if written is not None:  # whoever reads that memory later reads what was written
-            origins[written] = {node: shape_of(values[written])}
+            origins[written] = [(node, shape_of(values[written]))]
     return flow, reads
 
 
@@ -238,7 +237,7 @@ def _writes_to(node: Node) -> Node | None:
     return node.args[0] if writes and node.args and isinstance(node.args[0], Node) else None
 
 
-def _same_anyway(node: Node, origins: Mapping[Node, dict[Node, str]]) -> bool:
+def _same_anyway(node: Node, origins: Mapping[Node, Sequence[tuple[Node, str]]]) -> bool:
     """Whether a value that depends on the mode comes from the same place in both."""
     if node.target is not by_mode:
         return False

@@ -254,7 +254,7 @@ class Picture:
             cells = f"<td>share of {WORDS[self.heat.what]}: 0</td>{cells}<td>{self.heat.top:.1%}</td>"
         else:
             used = {row.family for box in self.diagram.root.boxes() for row in box.rows} - {"in and out"}
-            cells = "".join(f'<td border="1" bgcolor="{c}">{f}</td>' for f, c in COLOURS.items() if f in used)
+            cells = "".join(f'<td border="1" bgcolor="{c}">{f}</td>' for f, c in COLOURS.items() if f in used) or "<td></td>"
         return f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr></table>>'
 
 

@@ -48,7 +48,7 @@ def title(gm: GraphModule, node: Node) -> str:
     if name.startswith("i") and name[1:] in ("add", "sub", "mul", "truediv", "matmul"):
         name = name[1:]
     name = name.rstrip("_") if not name.endswith("__") else name
-    return NAMES.get(name, name)
+    return NAMES.get(name, name) or "_"
 
 
 def family(gm: GraphModule, node: Node) -> str:

@@ -270,6 +270,27 @@ def test_names_are_text(tmp_path):
     assert picture.count('class="node"') == 10
 
 
+def test_a_model_that_does_nothing(tmp_path):
+    for heat in (None, "params", "flops"):
+        assert b"output" in fxgrow.draw(nn.Identity(), torch.zeros(1, 3), tmp_path / "a.svg", heat=heat).read_bytes()
+
+
+def test_several_outputs_and_integer_inputs(tmp_path):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.lstm = nn.Embedding(5, 3), nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x):
+            y, (h, _) = self.lstm(self.embed(x))
+            return {"y": y, "h": h}
+
+    d = diagram(Recurrent(), torch.zeros(2, 6, dtype=torch.long))
+    assert [b.rows[0].settings for b in boxes(d)] == ["", "5→3", "3→4", ""]
+    assert {e.shape for e in d.edges() if e.tail.key == "lstm"} == {"2×6×4", "1×2×4"}
+    assert b"<svg" in fxgrow.draw(Recurrent(), torch.zeros(2, 6, dtype=torch.long), tmp_path / "a.svg").read_bytes()
+
+
 def test_heat_colours_the_largest_share_brightest():
     model = nn.Sequential(nn.Linear(4, 100), nn.ReLU(), nn.Linear(100, 2), nn.Sigmoid())
     _, gm = captured(model, torch.zeros(1, 4))
