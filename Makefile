@@ -1,6 +1,6 @@
 # make demo      sets up, makes a trained network wider and deeper, classifies two photographs before and after
 # make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm
-# make lint      make types      make docs      make bench (against Torch-Pruning)
+# make lint      make types      make docs      make bench (against Torch-Pruning and fvcore)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -33,6 +33,7 @@ docs: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python tools/bench_transform.py
+	$(BIN)/python tools/bench_flops.py
 
 clean:
 	rm -rf $(VENV) build out

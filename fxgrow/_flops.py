@@ -18,15 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxgrow._analysis import _place, _tensors_in, run_node
-from fxgrow._capture import as_tuple, capture_graph, meta_twin
+from fxgrow._capture import _remove_dead_code, _renew_constants, _trace, as_tuple, meta_twin
 from fxgrow._memory import effects
 from fxgrow._shapes import Watching, compute
+from fxgrow._transform import _without_collector
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.flop_rules import GROUPS, NOTHING, RULES, Flops
 from fxgrow.layers import by_mode
@@ -61,8 +62,18 @@ class Cost:
         return self.forward / self.moved_bytes if self.moved_bytes else 0.0
 
     def __iadd__(self, other: Cost) -> Cost:
-        for name in COST_FIELDS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.forward += other.forward
+        self.backward += other.backward
+        self.macs += other.macs
+        self.activation_bytes += other.activation_bytes
+        self.moved_bytes += other.moved_bytes
+        return self.hold(other.parameters, other.parameter_bytes, other.gradient_bytes)
+
+    def hold(self, parameters: int, parameter_bytes: int, gradient_bytes: int) -> Cost:
+        """Adds parameters."""
+        self.parameters += parameters
+        self.parameter_bytes += parameter_bytes
+        self.gradient_bytes += gradient_bytes
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -94,8 +105,8 @@ class FlopCount:
         raise AttributeError(name)
 
     def by_node(self) -> dict[str, Cost]:
-        """The cost of each graph node that costs anything, in the order they run (of a model that cannot be captured: of
-        each module's own ops)."""
+        """The cost of each graph node that costs anything. The names are those of the module's own graph if a captured or
+        grown one was counted; of a model that cannot be captured they are modules, each with its own ops."""
         return dict(self.nodes)
 
     def by_module(self) -> dict[str, Cost]:
@@ -169,7 +180,8 @@ class _Meter(Watching):
 
     def _about(self, func) -> tuple:
         name, view, written = effects(func)
-        group, rule = RULES.get(name.rstrip("_") if written else name, ("", None))
+        name = name.rstrip("_") if written else name
+        group, rule = RULES.get(name, ("", None))
         return (rule, view, "") if group in self.wanted else (None, view, name)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -213,8 +225,9 @@ class _Meter(Watching):
         steps = len(self.ops)
         for t in results:
             self.of(t).used = 2 * steps  # the caller holds it
-        first_grad = dict.fromkeys(reached, steps)  # which op's backward makes the gradient first (counted backwards)
+        first_grad = dict.fromkeys(reached, steps)  # the op whose backward makes the gradient first (the last that reads it)
         last_grad: dict[_Memory, int] = {}
+        twice: list[tuple[int, int]] = []  # ops whose backward holds the gradient of some memory twice, and its bytes
         for at in range(steps - 1, -1, -1):
             op = self.ops[at]
             if op.ins and any(m in reached for m in op.outs):
@@ -222,12 +235,13 @@ class _Meter(Watching):
                     if m in reached:
                         last_grad[m] = at
                 for memory in op.ins:
+                    if first_grad.setdefault(memory, at) != at:  # added to that of later readers, or of what is written here
+                        twice.append((at, memory.bytes))
                     reached.add(memory)
-                    first_grad.setdefault(memory, at)
                 self.costs[op.where].backward += op.backward
-        return self._peak(first_grad, last_grad), reached
+        return self._peak(first_grad, last_grad, twice), reached
 
-    def _peak(self, first_grad: dict[_Memory, int], last_grad: dict[_Memory, int]) -> int:
+    def _peak(self, first_grad: dict[_Memory, int], last_grad: dict[_Memory, int], twice: list[tuple[int, int]]) -> int:
         """The most bytes alive at once. Time runs over the ops, forward, then backward in reverse."""
         steps = len(self.ops)
         change: Counter[int] = Counter()
@@ -243,6 +257,8 @@ class _Meter(Watching):
             alive(memory.born, end, memory.bytes)
             if memory in first_grad and memory in last_grad:
                 alive(2 * steps - first_grad[memory], 2 * steps - last_grad[memory], memory.bytes)
+        for at, size in twice:
+            alive(2 * steps - at, 2 * steps - at, size)
         now = most = 0
         for time in sorted(change):
             now += change[time]
@@ -274,20 +290,39 @@ def count_flops(model: nn.Module, example_inputs, ops: str = "matmul") -> FlopCo
     if ops not in GROUPS:
         raise ValueError(f"ops={ops!r}: choose 'matmul' or 'all'")
     inputs = as_tuple(example_inputs)
+    with _without_collector():
+        count = _captured_or_eager(model, inputs, ops)
+    count.kinds = {name: type(m).__name__ for name, m in model.named_modules(remove_duplicate=False)
+                   if type(m) is not nn.Module}
+    return count
+
+
+def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
+    root = meta_twin(model)
     try:
-        count = _count(_Meter(ops), capture_graph(model, inputs, settled=False), inputs)
+        if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+            return _count(_Meter(ops), model.graph, root, inputs)
+        try:
+            return _count(_Meter(ops), _graph(root, inputs, settled=False), root, inputs)
+        except CaptureError:  # some layer cannot run without data: it has to be found, and kept whole
+            return _count(_Meter(ops), _graph(root, inputs, settled=True), root, inputs)
     except CaptureError as why:
         if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
             raise
         try:
-            count = _count_eager(_Meter(ops), model, inputs)
+            return _count_eager(_Meter(ops), model, inputs)
         except FxgrowError:
             raise
         except Exception as error:
             raise CaptureError(f"{why}; nor does it run as it is: {type(error).__name__}: {error}") from error
-    count.kinds = {name: type(m).__name__ for name, m in model.named_modules(remove_duplicate=False)
-                   if type(m) is not nn.Module}
-    return count
+
+
+def _graph(root: nn.Module, inputs: tuple, settled: bool) -> Graph:
+    """The graph of a module's forward pass in the mode that it is in."""
+    graph = _trace(root, inputs, {}, settled)
+    _renew_constants(graph)
+    _remove_dead_code(graph)
+    return graph
 
 
 @contextlib.contextmanager
@@ -328,13 +363,12 @@ def _following(meter: _Meter, modules: dict[str, nn.Module], nodes: bool) -> Ite
             handle.remove()
 
 
-def _count(meter: _Meter, gm: GraphModule, inputs: tuple) -> FlopCount:
-    root = meta_twin(gm)
+def _count(meter: _Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopCount:
     for tensor in (*root.parameters(), *root.buffers()):
         meter.of(tensor, param=True)
     modules = dict(root.named_modules(remove_duplicate=False))
     values = iter(tree_map(_on_meta, inputs))
-    nodes = _needed(gm, modules)
+    nodes = _needed(graph, modules)
     called = {str(n.target) for n in nodes if n.op == "call_module"}
     inner = {f"{name}.{sub}": m for name in called for sub, m in modules[name].named_modules() if sub}
     env: dict[Node, Any] = {}
@@ -359,7 +393,7 @@ def _count(meter: _Meter, gm: GraphModule, inputs: tuple) -> FlopCount:
             env[node] = value
         peak, reached = meter.finish(env[nodes[-1]])
     owners = _parameter_nodes(nodes, modules, root)
-    return _result(meter, root, peak, reached, owners, {n.name for n in nodes}, False)
+    return _result(meter, root, peak, reached, owners, False)
 
 
 def _on_meta(value):
@@ -379,20 +413,19 @@ def _chosen(node: Node, modules: dict[str, nn.Module]):
     return train if flag else evaluation
 
 
-def _needed(gm: GraphModule, modules: dict[str, nn.Module]) -> list[Node]:
+def _needed(graph: Graph, modules: dict[str, nn.Module]) -> list[Node]:
     """The nodes that the model's mode runs: those that the result depends on, in order. (A graph of both modes holds both
     branches.)"""
-    both = any(node.target is by_mode for node in gm.graph.nodes)
-    if not both:
-        return list(gm.graph.nodes)
-    needed: set[Node] = {n for n in gm.graph.nodes if n.op in ("placeholder", "output")}
-    for node in reversed(gm.graph.nodes):
+    if not any(node.target is by_mode for node in graph.nodes):
+        return list(graph.nodes)
+    needed: set[Node] = {n for n in graph.nodes if n.op in ("placeholder", "output")}
+    for node in reversed(graph.nodes):
         writes = node.args and isinstance(node.args[0], Node) and node.args[0] in needed and not node.users
         if node in needed or writes:
             needed.add(node)
             read = (_chosen(node, modules),) if node.target is by_mode else (node.args, node.kwargs)
             map_aggregate(read, lambda a: needed.add(a) if isinstance(a, Node) else a)
-    return [n for n in gm.graph.nodes if n in needed]
+    return [n for n in graph.nodes if n in needed]
 
 
 def _parameter_nodes(nodes: list[Node], modules: dict[str, nn.Module], root: nn.Module) -> dict[int, str]:
@@ -426,29 +459,32 @@ def _count_eager(meter: _Meter, model: nn.Module, inputs: tuple) -> FlopCount:
             for buffer, old in saved:
                 buffer.copy_(old)
     owners = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
-    return _result(meter, model, peak, reached, owners, set(), True)
+    return _result(meter, model, peak, reached, owners, True)
 
 
 def _result(meter: _Meter, root: nn.Module, peak: int, reached: set[_Memory], owners: dict[int, str],
-            nodes: set[str], eager: bool) -> FlopCount:
+            eager: bool) -> FlopCount:
     by_node: defaultdict[str, Cost] = defaultdict(Cost)
     by_module: defaultdict[str, Cost] = defaultdict(Cost)
     for name, _ in root.named_modules(remove_duplicate=False):
         by_module[name] = Cost()
+    own: defaultdict[str, Cost] = defaultdict(Cost)
     for (node, module), cost in meter.costs.items():
         by_node[node] += cost
+        own[module] += cost
+    for module, cost in own.items():
         for name in _upwards(module):
             by_module[name] += cost
     seen = set()
     for path, p in root.named_parameters(remove_duplicate=False):
         size = p.numel() * p.element_size()
-        held = Cost(parameters=p.numel(), parameter_bytes=size, gradient_bytes=size * (meter.of(p) in reached))
+        held = p.numel(), size, size * (meter.of(p) in reached)
         if id(p) in owners:
-            by_node[owners.pop(id(p))] += held
+            by_node[owners.pop(id(p))].hold(*held)
         for name in _upwards(path.rpartition(".")[0]):
             if (name, id(p)) not in seen:
                 seen.add((name, id(p)))
-                by_module[name] += held
+                by_module[name].hold(*held)
     uncounted = {op: dict(places) for op, places in sorted(meter.uncounted.items())}
     return FlopCount(meter.wanted[-1], eager, peak, uncounted, dict(by_node), dict(by_module))
 

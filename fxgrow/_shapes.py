@@ -54,7 +54,8 @@ def _batch_norm(args, kwargs) -> tuple | None:
     x, *vectors = args[:5]
     if not x.is_meta or any(v is not None and v.shape != x.shape[1:2] for v in vectors):
         return None
-    return _like(x), _new(x, 0), _new(x, 0)
+    kept = x.shape[1] if args[5] else 0  # the statistics of the batch, for the backward pass
+    return _like(x), _new(x, kept), _new(x, kept)
 
 
 def _layer_norm(args, kwargs) -> tuple | None:
@@ -62,7 +63,8 @@ def _layer_norm(args, kwargs) -> tuple | None:
     if not x.is_meta or any(tuple(w.shape) != tuple(shape) for w in affine if w is not None) or \
             tuple(x.shape[x.ndim - len(shape):]) != tuple(shape):
         return None
-    return _new(x, x.shape), _new(x, 0), _new(x, 0)
+    kept = [*x.shape[:x.ndim - len(shape)], *[1] * len(shape)]  # means and deviations, for the backward pass
+    return _new(x, x.shape), _new(x, kept), _new(x, kept)
 
 
 def _convolution(args, kwargs) -> Tensor | None:

@@ -120,10 +120,11 @@ def recurrent_layer(args, kwargs, out) -> Flops:
     """An LSTM layer of an eager run on a CPU: both matrices `[4H, I]` and `[4H, H]` once for each step and member of the
     batch. The gates' arithmetic is not counted."""
     x, of_input, of_state = args[:3]
-    each = prod(x.shape[:2])
+    each = prod(x.shape[:2])  # [T, N]
     first, second = each * of_input.numel(), each * of_state.numel()
-    return Flops(2 * (first + second), [(x, 2 * first), (of_input, 2 * first), (of_state, 2 * second),
-                                        ((*args[:3], *args[5:7]), 2 * second)], first + second)
+    start = second // x.shape[0]  # the gradient of the first state
+    return Flops(2 * (first + second), [(x, 2 * first), (of_input, 2 * first), (of_state, 2 * second), (args[5], 2 * start),
+                                        ((*args[:3], *args[5:7]), 2 * (second - start))], first + second)
 
 
 @flop_rule("torchvision::deform_conv2d")
@@ -181,7 +182,7 @@ PER_INPUT: dict[str, tuple[int, int]] = {
     **dict.fromkeys("sum amax amin max min argmax argmin any all cumsum".split(), (1, 0)),
     **dict.fromkeys("mean nansum".split(), (1, 1)), "prod": (1, 2), "cumprod": (1, 3),
     **dict.fromkeys("var std var_mean std_mean".split(), (4, 3)), "linalg_vector_norm": (2, 2), "norm": (2, 2),
-    "_softmax": (5, 4),  # largest, difference, exp, sum, quotient; y (g - sum g y)
+    **dict.fromkeys(("_softmax", "_safe_softmax"), (5, 4)),  # largest, difference, exp, sum, quotient; y (g - sum g y)
     "_log_softmax": (5, 3), "logsumexp": (4, 2), "logcumsumexp": (4, 4),
     "native_layer_norm": (7, 9), "native_group_norm": (7, 9),  # mean, difference, square, sum, scale; weight and bias
     "_fused_rms_norm": (4, 7), "topk": (1, 0), "sort": (1, 0),
