@@ -1,4 +1,4 @@
-"""Grows an ImageNet-trained EfficientNet-Lite0, wider by each method and deeper, and classifies two photographs before and after.
+"""Grows an ImageNet-trained EfficientNet-Lite0, wider by each method and deeper, and classifies two photographs each time.
 
     python tools/demo.py [--out out]
 
@@ -115,7 +115,8 @@ def draw(results: list[Result], photos: list[np.ndarray], path: Path) -> None:
 
     figure, places = plt.subplots(2, 3, figsize=(10.5, 4.8), width_ratios=(1, 2.1, 1.2), sharex="col",
                                   layout="constrained")
-    figure.suptitle(f"EfficientNet-Lite0 {FACTOR} times as wide, or deeper: more parameters, the same answers", fontweight="bold")
+    figure.suptitle(f"EfficientNet-Lite0 {FACTOR} times as wide, or deeper: more parameters, the same answers",
+                    fontweight="bold")
     for i, (left, middle) in enumerate(places[:, :2]):
         left.imshow(photos[i])
         left.axis("off")
