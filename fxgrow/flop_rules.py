@@ -10,8 +10,9 @@ What lives here: sizes to FLOPs. What does not: which gradients are needed (fxgr
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -195,28 +196,20 @@ def _first(out) -> Tensor:
     return out if isinstance(out, Tensor) else out[0]
 
 
-@flop_rule(*PER_ELEMENT, ops="all")
-def per_element(args, kwargs, out, rates=(1, 1)) -> Flops:
+def per_element(args, kwargs, out, rates: tuple[int, int]) -> Flops:
     """`PER_ELEMENT`: FLOPs for each element of the result."""
     size = _first(out).numel()
     return Flops(rates[0] * size, [(x, rates[1] * size) for x in args if isinstance(x, Tensor)])
 
 
-@flop_rule(*PER_INPUT, ops="all")
-def per_input(args, kwargs, out, rates=(1, 1)) -> Flops:
+def per_input(args, kwargs, out, rates: tuple[int, int]) -> Flops:
     """`PER_INPUT`: FLOPs for each element of the first operand; weights and biases in it."""
     size = args[0].numel()
     return Flops(rates[0] * size, [(args[0], rates[1] * size)])
 
 
-def _bind(fn, table: dict[str, tuple[int, int]]) -> Iterable[tuple[str, Rule]]:
-    for name, rates in table.items():
-        yield name, lambda args, kwargs, out, rates=rates: fn(args, kwargs, out, rates)
-
-
 for _fn, _table in ((per_element, PER_ELEMENT), (per_input, PER_INPUT)):
-    for _name, _rule in _bind(_fn, _table):
-        RULES[_name] = "all", _rule
+    RULES.update({name: ("all", partial(_fn, rates=rates)) for name, rates in _table.items()})
 
 
 @flop_rule("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", ops="all")
@@ -241,10 +234,12 @@ def pool(args, kwargs, out) -> Flops:
     return Flops(window * result.numel(), [(x, (window if average else 1) * result.numel())])
 
 
-@flop_rule("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d",
-           "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", ops="all")
-def upsample(args, kwargs, out) -> Flops:
-    """A multiply-add for each of the 2, 4, 8 or (bicubic) 16 neighbours of a position."""
+def _upsample(args, kwargs, out, side: int) -> Flops:
+    """A multiply-add for each of a position's `side` neighbours along each axis: 2, 4 or 8 of linear, 16 of bicubic."""
     x = args[0]
-    taps = 2 * 2 ** (x.ndim - 2)
+    taps = 2 * side ** (x.ndim - 2)
     return Flops(taps * out.numel(), [(x, taps * out.numel())])
+
+
+for _name, _side in {"linear1d": 2, "bilinear2d": 2, "trilinear3d": 2, "bicubic2d": 4}.items():
+    RULES[f"upsample_{_name}"] = "all", partial(_upsample, side=_side)

@@ -430,6 +430,16 @@ def test_all_ops_and_what_is_not_counted():
         fxgrow.flop_rule("mm", ops="some")
 
 
+def test_interpolation_and_pooling_count_their_windows():
+    x = torch.randn(1, 2, 6, 6, requires_grad=True)
+    for layer, forward, backward in ((nn.Upsample(scale_factor=2, mode="bilinear"), 288 * 8, 288 * 8),
+                                     (nn.Upsample(scale_factor=2, mode="bicubic"), 288 * 32, 288 * 32),
+                                     (nn.Upsample(scale_factor=2), 0, 0), (nn.AvgPool2d(3), 8 * 9, 8 * 9),
+                                     (nn.MaxPool2d(3), 8 * 9, 8), (nn.MaxPool2d((2, 3)), 12 * 6, 12)):
+        count = fxgrow.count_flops(nn.Sequential(layer), x, ops="all")
+        assert (count.forward, count.backward, count.uncounted) == (forward, backward, {}), layer
+
+
 def test_a_rule_of_a_users_own():
     model, x = nn.Sequential(nn.Linear(4, 6), nn.Hardshrink()), torch.randn(8, 4)
     assert fxgrow.count_flops(model, x, ops="all").uncounted == {"hardshrink": {"1": 1}}
