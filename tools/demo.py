@@ -1,4 +1,4 @@
-"""Grows an ImageNet-trained EfficientNet-Lite0, wider by each method and deeper, and classifies two photographs each time.
+"""Grows an ImageNet-trained EfficientNet-Lite0, wider by each method and deeper, and classifies two photographs with each.
 
     python tools/demo.py [--out out]
 
