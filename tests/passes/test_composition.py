@@ -54,13 +54,13 @@ def check(model: nn.Module, x, seed: int, count: int, methods: tuple[str, ...] =
 
 
 @given(st.integers(0, 10_000), st.integers(1, 10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)  # more seeds: test_many_random_networks
 def test_random_networks(seed, count):
     check(RandomNet(seed), torch.randn(3, 3, 7, 7, dtype=torch.float64), seed, count)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 10))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_random_networks_by_net2net_as_well(seed, count):
     check(RandomNet(seed), torch.randn(3, 3, 7, 7, dtype=torch.float64), seed, count, ("r2r", "net2net", "netmorph"))
 
@@ -83,3 +83,11 @@ KNOWN = {"resnet18": lambda: torchvision.models.resnet18(num_classes=5),
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_networks(name, seed):
     assert check(KNOWN[name](), torch.randn(2, 3, 32, 32, dtype=torch.float64), seed, 10) >= 3
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("seed", range(0, 1000, 100))
+def test_many_random_networks(seed):
+    for s in range(seed, seed + 100):
+        check(RandomNet(s), torch.randn(3, 3, 7, 7, dtype=torch.float64), s, 1 + s % 10,
+              EXACT if s % 2 else ("r2r", "net2net", "netmorph"))
