@@ -117,7 +117,7 @@ def copied(gm: GraphModule, block: Block, trace: Trace, path: str, wrap: Callabl
     x = graph.placeholder("x")
     known = {block.x, *block.nodes}
     others = [i for i in dict.fromkeys(i for n in block.nodes for i in n.all_input_nodes) if i not in known]
-    outer = {i: graph.placeholder(i.name) for i in others}
+    outer = {i: graph.placeholder(f"given_{k}") for k, i in enumerate(others)}
 
     def body(value: Node) -> Node:
         env = {block.x: value, **outer}

@@ -331,3 +331,30 @@ def test_every_classifier_of_torchvision(name):
             assert method == "net2net" and ("idempotent" in str(why) or "statistics" in str(why))
             continue
         assert fxgrow.verify(model, grown.model, x).ok, grown.explain()
+
+
+def test_a_block_that_reads_the_models_input_too():
+    """Beside the value that it passes on, whatever that is called."""
+    class Fed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.blocks, self.last = nn.Linear(4, 6), nn.ModuleList([Mixed(), Mixed()]), nn.Linear(6, 2)
+
+        def forward(self, x):
+            h = self.first(x)
+            for block in self.blocks:
+                h = block(h, x)
+            return self.last(h)
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(4, 8), nn.Linear(8, 6)
+
+        def forward(self, h, x):
+            return h + self.c(torch.relu(self.a(h) + self.b(x)))
+
+    for method in METHODS:
+        _, grown = deepened(Fed(), (5, 4), Deepen(method=method, times=2, seed=0))
+        assert [o.method for o in grown.outcomes] == [method, method]
+        assert sorted(o.name for o in grown.outcomes) == ["blocks.2", "blocks.3"]
