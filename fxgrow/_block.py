@@ -17,7 +17,7 @@ from fxgrow._capture import capture, clone_structure
 from fxgrow._edit import Edit
 from fxgrow._identity import Trace, Val
 from fxgrow._record import ParameterRecord
-from fxgrow._region import below, boundary, inside
+from fxgrow._region import below, boundary
 
 
 class NoBlock(Exception):
@@ -40,13 +40,13 @@ class Block:
         return trace.reads[reader.name, self.x.name], given
 
 
-def find_out(gm: GraphModule, path: str, trace: Trace) -> tuple[list[Node], Node]:
+def find_out(path: str, trace: Trace) -> tuple[list[Node], Node]:
     """The nodes below `path`, in order, and the one of them that others use.
 
     Raises:
         NoBlock: nothing is there, or others use several of its values.
     """
-    nodes = [n for n in gm.graph.nodes if inside(n, path)]
+    nodes = trace.below.get(path)
     if not nodes:
         raise NoBlock(f"{path} is inside a layer that is called as a whole, or never called: name the layer around it")
     _, outs = boundary(nodes)
@@ -55,13 +55,13 @@ def find_out(gm: GraphModule, path: str, trace: Trace) -> tuple[list[Node], Node
     return nodes, outs[0]
 
 
-def find_block(gm: GraphModule, path: str, trace: Trace) -> Block:
+def find_block(path: str, trace: Trace) -> Block:
     """The block below `path`.
 
     Raises:
         NoBlock: nothing is there, or it has several values in or out.
     """
-    nodes, out = find_out(gm, path, trace)
+    nodes, out = find_out(path, trace)
     given, _ = boundary(nodes)
     found = [i for i in given if isinstance(v := trace.values.get(i.name), Tensor) and v.is_floating_point()]
     alike = [i for i in found if trace.values[i.name].shape == trace.values[out.name].shape]

@@ -73,6 +73,7 @@ class Trace(Watching):
         self.values: dict[str, Any] = {}  # node name: its value on meta tensors
         self.reads: dict[tuple[str, str], Val] = {}  # (node, an input of it): the input when the node ran
         self.gives: dict[str, Val] = {}  # node name: its value when it ran
+        self.below: dict[str, list[Node]] = {}  # every path: the nodes that call, read or are code of what is below it
         self.place = ""
         twin = meta_twin(gm).eval()
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
@@ -80,6 +81,9 @@ class Trace(Watching):
 
         def before(node: Node) -> None:
             self.place = _place(node)
+            parts = (str(node.target) if node.op in ("call_module", "get_attr") else node.meta.get("owner") or "").split(".")
+            for i in range(1, len(parts) + 1) if parts != [""] and node.op not in ("placeholder", "output") else ():
+                self.below.setdefault(".".join(parts[:i]), []).append(node)
             for given in node.all_input_nodes:
                 if isinstance(tensor := self.values.get(given.name), Tensor):
                     self.reads[node.name, given.name] = self.val(tensor)

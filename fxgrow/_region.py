@@ -5,7 +5,7 @@ is put there.
 """
 from __future__ import annotations
 
-import functools
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -119,12 +119,16 @@ def channel_axes(gm: GraphModule, node: str) -> list[int]:
     return [d for d, axis in enumerate(axes.get(node, ())) if d and made.intersection(atoms(axis))]
 
 
-@functools.lru_cache(maxsize=1)
+_KNOWN: weakref.WeakKeyDictionary[GraphModule, tuple[dict, set]] = weakref.WeakKeyDictionary()
+
+
 def _channels(gm: GraphModule) -> tuple[dict, set]:
     """The axes of every node's value, and all that some layer makes."""
-    tape = analyse(gm)
-    return ({n: v.axes for n, v in tape.node_values.items() if isinstance(v, Value)},
-            {c.atom for c in classes(tape) if c.producers})
+    if gm not in _KNOWN:
+        tape = analyse(gm)
+        _KNOWN[gm] = ({n: v.axes for n, v in tape.node_values.items() if isinstance(v, Value)},
+                      {c.atom for c in classes(tape) if c.producers})
+    return _KNOWN[gm]
 
 
 def regions(edit: Edit) -> dict[str, list[Region]]:

@@ -78,7 +78,7 @@ class Places:
                 return [self._behind(path)]
             runs = self._stages(path)
             if runs:
-                return [self._behind(run[-1], _template(self.gm, run)) for run in runs]
+                return [self._behind(run[-1], _template(self.gm, self.trace, run)) for run in runs]
             return [self._behind(path)] if path else [self._last_layer("")]
         except (NoBlock, NoIdentity, GrowthError) as why:
             self.refused.append(Outcome(path or type(self.gm).__name__, 0, 0, [], reason=str(why)))
@@ -90,7 +90,7 @@ class Places:
         """The block below a path that can be the identity as it is, or why it cannot."""
         if path not in self.blocks:
             try:
-                block = find_block(self.gm, path, self.trace)
+                block = find_block(path, self.trace)
                 x, out = block.values(self.trace)
                 if x.tensor.shape != out.tensor.shape:
                     raise NoIdentity(f"it turns {list(x.tensor.shape)} into {list(out.tensor.shape)}")
@@ -124,7 +124,7 @@ class Places:
     def _behind(self, path: str, template: str | None = None) -> Place:
         """The place behind a block or layer."""
         if self.kind != "clone":
-            nodes, out = find_out(self.gm, path, self.trace)
+            nodes, out = find_out(path, self.trace)
             return self._built(self._last_child(path, out), out, nodes[-1])
         block = self._block(path)
         if isinstance(block, Block):
@@ -132,15 +132,15 @@ class Places:
             assert isinstance(source, Block)
             return Place(path, block.out, block.nodes[-1], lambda name: _block.copied(self.gm, source, self.trace, name))
         if any(inside(c.node, path) and str(c.node.target) != path and c.name != path for c in calls(self.gm)):
-            nodes, _ = find_out(self.gm, path, self.trace)
+            nodes, _ = find_out(path, self.trace)
             if any(n.op != "get_attr" and n.meta.get("owner") == path for n in nodes):
-                return self._wrapped(path, find_block(self.gm, path, self.trace))
+                return self._wrapped(path, find_block(path, self.trace))
         return self._last_layer(path)
 
     def _last_child(self, path: str, out: Node) -> str:
         """Of a stage, its last block, where blocks are numbered."""
         for name, _ in self.gm.get_submodule(path).named_children():
-            if name.isdigit() and any(n is out for n in self.gm.graph.nodes if inside(n, f"{path}.{name}")):
+            if name.isdigit() and any(n is out for n in self.trace.below.get(f"{path}.{name}", ())):
                 return f"{path}.{name}"
         return path
 
@@ -238,17 +238,17 @@ def channels_last(gm: GraphModule, node: Node, value: Tensor) -> bool:
     return not any(c.rank for u in node.users if (c := call_of(gm, u)) is not None) and value.ndim == 3
 
 
-def _template(gm: GraphModule, run: list[str]) -> str:
+def _template(gm: GraphModule, trace: Trace, run: list[str]) -> str:
     """The block of a run that goes on with its pattern (shifted and unshifted windows in turn): the last but p - 1, p the
     least period of their forms."""
-    forms = [_form(gm, path) for path in run]
+    forms = [_form(gm, trace, path) for path in run]
     for period in range(1, len(run) + 1):
         if all(a == b for a, b in zip(forms, forms[period:])):
             return run[-period] if period < len(run) or period <= 2 else run[-1]
     return run[-1]
 
 
-def _form(gm: GraphModule, path: str) -> list[tuple]:
+def _form(gm: GraphModule, trace: Trace, path: str) -> list[tuple]:
     """What a block is made of: ops, layers and whole numbers, without names and rates."""
     def numbers(a) -> tuple:
         found: list[int] = []
@@ -256,12 +256,11 @@ def _form(gm: GraphModule, path: str) -> list[tuple]:
         return tuple(found)
 
     form = []
-    for node in gm.graph.nodes:
-        if inside(node, path):
-            layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
-            what = str(node.target).removeprefix(path) if node.op == "get_attr" else str(node.target) if layer is None else \
-                (type(layer), *re.findall(r"(?<![\d.])\d+(?![\d.])", layer.extra_repr()))
-            form.append((node.op, what, numbers((node.args, node.kwargs))))
+    for node in trace.below[path]:
+        layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
+        what = str(node.target).removeprefix(path) if node.op == "get_attr" else str(node.target) if layer is None else \
+            (type(layer), *re.findall(r"(?<![\d.])\d+(?![\d.])", layer.extra_repr()))
+        form.append((node.op, what, numbers((node.args, node.kwargs))))
     return form
 
 
