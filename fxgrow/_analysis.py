@@ -498,11 +498,26 @@ def _either(tape: Tape, train_value, eval_value):
     return eval_value
 
 
+def place_of(node: Node) -> str:
+    """Where in the model a node is: the layer that it calls, or the module whose code it is."""
+    return str(node.target) if node.op == "call_module" else node.meta.get("owner") or ""
+
+
+def path_of(node: Node) -> str:
+    """What a node calls or reads, or the module whose code it is."""
+    return str(node.target) if node.op == "get_attr" else place_of(node)
+
+
+def prefixes(path: str) -> list[str]:
+    """A path and all that it lies below, the outermost first; none for the whole model."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:i + 1]) for i in range(len(parts))]
+
+
 def _place(node: Node) -> str:
-    if node.op == "call_module":
-        return str(node.target)
-    owner = node.meta.get("owner", "")
-    return f"{owner}:{node.name}" if owner else node.name
+    """Where a node is, in words."""
+    place = place_of(node)
+    return place if node.op == "call_module" else f"{place}:{node.name}" if place else node.name
 
 
 def _values_of(tape: Tape, value):

@@ -25,9 +25,9 @@ from fxgrow._archive_modules import Encoder, find_module, graphs_of, usable_name
 from fxgrow._archive_tree import Tree
 from fxgrow._archive_values import Unencodable, decode, encode, fields
 from fxgrow._atomic import atomic_write, one_line
-from fxgrow._capture import as_tuple, capture, to_meta
+from fxgrow._capture import as_tuple, capture, hold, to_meta
 from fxgrow._parts import capture_parts, plain_attributes, put_back
-from fxgrow._record import GrowthRecord, tensors_of
+from fxgrow._record import GrowthRecord, record_in, tensors_of
 from fxgrow._tie import untie
 from fxgrow._transform import Grown
 from fxgrow.errors import ArchiveError, CaptureError
@@ -170,7 +170,7 @@ def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[n
                            "tensors as you would call the model with")
     if not graphs_of(model) or isinstance(model, GraphModule) and "example_inputs" not in meta:
         model = _captured_in_parts(model, as_tuple(inputs))
-    record = grown.record if grown else meta.get("growth", {}).get("record") or GrowthRecord()
+    record = grown.record if grown else record_in(model) or GrowthRecord()
     return untie(model), as_tuple(inputs), record
 
 
@@ -328,9 +328,7 @@ def _assemble(class_name: str, tree: Tree, nodes: list) -> GraphModule:
     if not class_name.isidentifier():
         raise ArchiveError("the model's class name is not a name")
     graph = decode_graph(nodes, tree)
-    gm = GraphModule(nn.Module(), Graph(), class_name)
-    for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
-        getattr(gm, part).update(getattr(tree.root, part))
+    gm: Any = hold(GraphModule(nn.Module(), Graph(), class_name), tree.root)
     gm.training = tree.root.training
     try:
         with warnings.catch_warnings():  # the source that torch.fx compiles is not the user's

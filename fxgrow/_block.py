@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from fxgrow._capture import capture, clone_structure
-from fxgrow._edit import Edit
+from fxgrow._capture import capture, clone_structure, hold
+from fxgrow._edit import Edit, copy_nodes
 from fxgrow._identity import Trace, Val
 from fxgrow._record import ParameterRecord
 from fxgrow._region import below, boundary
@@ -121,12 +121,7 @@ def copied(gm: GraphModule, block: Block, trace: Trace, path: str, wrap: Callabl
 
     def body(value: Node) -> Node:
         env = {block.x: value, **outer}
-        for node in block.nodes:
-            new = env[node] = graph.node_copy(node, lambda n: env[n])
-            if node.op in ("call_module", "get_attr"):
-                new.target = renamed(str(node.target), block.path, path)
-            if "owner" in node.meta:
-                new.meta = {"owner": renamed(node.meta["owner"], block.path, path)}
+        copy_nodes(block.nodes, graph, env, lambda name: path + name[len(block.path):] if below(name, block.path) else name)
         return env[block.out]
 
     graph.output(body(x) if wrap is None else wrap(graph, x, body, source))
@@ -138,10 +133,7 @@ def built(module: nn.Module, names: str | dict[str, str], x: Tensor) -> Piece:
     """A module of our own as a piece, under one name or its parts each under theirs."""
     gm = capture(module.to(x.dtype), x)
     if isinstance(names, str):
-        layers = nn.Module()
-        for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
-            getattr(layers, part).update(getattr(gm, part))
-        shell = _shell({names: layers})
+        shell = _shell({names: hold(nn.Module(), gm)})
     else:
         shell = _shell({path: gm.get_submodule(part) for part, path in names.items()})
 
@@ -150,18 +142,12 @@ def built(module: nn.Module, names: str | dict[str, str], x: Tensor) -> Piece:
         return f"{names}.{old}".rstrip(".") if isinstance(names, str) else f"{names.get(part, '')}{dot}{rest}"
 
     graph = Graph()
-    env: dict[Node, Node] = {}
-    for node in gm.graph.nodes:
-        new = env[node] = graph.node_copy(node, lambda n: env[n])
-        if node.op in ("call_module", "get_attr"):
-            new.target = named(str(node.target))
-        new.meta = {"owner": named(node.meta.get("owner", ""))}
+    first, *nodes, output = gm.graph.nodes
+    env = {first: graph.placeholder("x")}
+    copy_nodes(nodes, graph, env, named)
+    graph.output(env[output.args[0]])  # type: ignore[index]
     paths = [names] if isinstance(names, str) else list(names.values())
     return Piece(_finish(shell, graph, list(gm.meta["example_inputs"])), paths)
-
-
-def renamed(name: str, old: str, new: str) -> str:
-    return new + name[len(old):] if below(name, old) else name
 
 
 def put_in(edit: Edit, piece: Piece, after: Node, x: Node) -> tuple[Node, Node]:
@@ -176,20 +162,18 @@ def put_in(edit: Edit, piece: Piece, after: Node, x: Node) -> tuple[Node, Node]:
         place_behind(edit, path, layer.to(device=like.device))
         for name, tensor in [*layer.named_parameters(prefix=path), *layer.named_buffers(prefix=path)]:
             edit.record.parameters[name] = ParameterRecord.new(tensor.ndim)
-    placeholders = [n for n in piece.gm.graph.nodes if n.op == "placeholder"]
+    *nodes, _ = piece.gm.graph.nodes
+    placeholders = [n for n in nodes if n.op == "placeholder"]
     env: dict[Node, Node] = dict(zip(placeholders, [x, *(edit.nodes[n.name] for n in piece.others)]))
-    users, position = list(x.users), after
-    for node in piece.gm.graph.nodes:
-        if node.op not in ("placeholder", "output"):
-            with edit.graph.inserting_after(position):
-                new = env[node] = position = edit.graph.node_copy(node, lambda n: env[n])
-            new.meta = dict(node.meta)
+    users, behind = list(x.users), after.next
+    with edit.graph.inserting_before(behind):
+        copy_nodes(nodes[len(placeholders):], edit.graph, env, lambda name: name)
     out = env[piece.out]
     order = {n: i for i, n in enumerate(edit.graph.nodes)}
     for user in users:
         if order[user] > order[after]:
             user.replace_input_with(x, out)
-    return position, out
+    return behind.prev, out
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

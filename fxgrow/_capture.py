@@ -72,6 +72,13 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
     return new
 
 
+def hold(place: nn.Module, module: nn.Module) -> nn.Module:
+    """Gives a plain module the layers and tensors that another one holds."""
+    for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+        getattr(place, part).update(getattr(module, part))
+    return place
+
+
 def skeleton(gm: GraphModule) -> GraphModule:
     """A captured module's layers and graph on meta tensors, without its growth."""
     new: GraphModule = clone_structure(gm, lambda t: t.detach().to("meta"))  # type: ignore[assignment]

@@ -25,7 +25,6 @@ from fxgrow._cli_report import (
     notes,
     print_json,
     print_table,
-    record_of,
     size,
     status,
     summarise,
@@ -265,10 +264,11 @@ def shrink(model: str, output: str, as_json: bool, **options) -> None:
     equal until the new numbers of MODEL have learned something.
     """
     import fxgrow
+    from fxgrow._record import record_in
 
     check_writable(output)
     module, inputs = _load(model, **options)
-    record = record_of(module)
+    record = record_in(module)
     if record is None or not record.lineage:
         raise FxgrowError(f"{model} has not grown, so there is no smaller network in it; name a file that `fxgrow "
                           "transform` wrote")

@@ -71,12 +71,6 @@ def type_of(tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def record_of(module):
-    """The growth record that a model holds, or None."""
-    meta = getattr(module, "meta", {})
-    return meta.get("growth", {}).get("record") or meta.get("fxgrow", {}).get("record")
-
-
 def describe_step(step: dict) -> str:
     """A pass of the lineage on one line: its name, where, by which method, its other settings, the seed."""
     rest = dict(step)
@@ -97,8 +91,10 @@ def _shown(value) -> str:
 
 def describe_model(module, inputs) -> dict:
     """What `info` reports, as data."""
+    from fxgrow._record import record_in
+
     tensors = [*module.parameters(), *module.buffers()]
-    record = record_of(module)
+    record = record_in(module)
     layers = []
     for name, m in module.named_modules():
         own = dict(m.named_parameters(recurse=False))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from fxgrow._analysis import run_meta
+from fxgrow._analysis import place_of, prefixes, run_meta
 from fxgrow._ops import MAKES, family, passes_on, settings, shape_of, title
 from fxgrow.errors import DrawError
 from fxgrow.layers import by_mode
@@ -187,7 +187,7 @@ def build(gm: GraphModule, kinds: Mapping[str, str] | None = None) -> Diagram:
     clusters = {"": root}
     for box in _chains(gm, shown, flow, reads, values):
         place = ""
-        for inner in _places(box.path):
+        for inner in prefixes(box.path):
             if inner not in clusters:
                 clusters[inner] = Cluster(inner, (kinds or {}).get(inner, ""))
                 clusters[place].children.append(clusters[inner])
@@ -251,12 +251,12 @@ def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, N
     operations that only move numbers with those before."""
     readers, sources = Counter(t for t, _, _ in flow), Counter(h for _, h, _ in flow)
     before = {head: tail for tail, head, _ in flow if readers[tail] == 1 and sources[head] == 1}
-    inside = Counter(place for node in shown for place in _places(node.meta.get("owner", "")))
+    inside = Counter(place for node in shown for place in prefixes(node.meta.get("owner", "")))
     at: dict[Node, Box] = {}
     boxes = []
     for node in shown:
         target, kind = str(node.target), family(gm, node)
-        name = target if node.op == "call_module" else node.meta.get("owner", "")
+        name = place_of(node)
         alone = node.op == "call_module" or inside[name] == 1  # a module that calls one function is as good as a layer
         path = name.rpartition(".")[0] if alone else name
         if node.op in ("placeholder", "output"):
@@ -276,12 +276,6 @@ def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, N
             boxes.append(box)
         at[node] = box
     return boxes
-
-
-def _places(path: str) -> list[str]:
-    """A module and all that it is in."""
-    parts = path.split(".") if path else []
-    return [".".join(parts[:i + 1]) for i in range(len(parts))]
 
 
 def _joins(last: Row, row: Row) -> bool:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from fxgrow._analysis import place_of
 from fxgrow._atomic import atomic_write
-from fxgrow._capture import as_tuple, capture_graph, skeleton
+from fxgrow._capture import skeleton
 from fxgrow._ops import settings, title
-from fxgrow._record import GrowthRecord, new_numbers, tensors_of
-from fxgrow._transform import Grown
+from fxgrow._record import GrowthRecord, new_numbers, record_in, tensors_of
+from fxgrow._transform import Grown, captured
 from fxgrow.errors import GrowthError
 
 if TYPE_CHECKING:
@@ -123,28 +124,19 @@ def diff(before: nn.Module | Grown, after: nn.Module | Grown | None = None, exam
         CaptureError: one of the models cannot be captured.
     """
     new = before if after is None else after
-    record = new.record if isinstance(new, Grown) else _record_in(new)
+    record = new.record if isinstance(new, Grown) else record_in(new)
     if after is None and (record is None or "" not in record.origin):
         raise GrowthError("this model holds no record of the one that it grew from: give both models to diff")
     old: nn.Module | Grown = record.origin[""] if after is None else before  # type: ignore[union-attr]
     inputs = example_inputs if example_inputs is not None else _inputs(new) or _inputs(old)
-    (_, theirs), (model, ours) = _captured(old, inputs), _captured(new, inputs)
+    (_, theirs), (model, ours) = captured(old, inputs), captured(new, inputs)
     if record is not None and "" in record.origin and _shapes(record.origin[""]) != _shapes(theirs):
         record = None  # of another model
     return _Comparison(theirs, ours, record).difference(model)
 
 
-def _record_in(model: nn.Module) -> GrowthRecord | None:
-    return getattr(model, "meta", {}).get("growth", {}).get("record")
-
-
 def _inputs(model: nn.Module | Grown):
     return model.example_inputs if isinstance(model, Grown) else getattr(model, "meta", {}).get("example_inputs")
-
-
-def _captured(model: nn.Module | Grown, inputs) -> tuple[nn.Module, GraphModule]:
-    plain = model.model if isinstance(model, Grown) else model
-    return plain, capture_graph(plain, as_tuple(inputs))
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -242,9 +234,7 @@ def _sizes(held: Mapping[str, tuple[str, Tensor]]) -> dict[str, tuple[int, ...]]
 
 def _layer(node: Node | None) -> str:
     """The layer that a node calls, or the module in which it stands."""
-    if node is None:
-        return ""
-    return str(node.target) if node.op == "call_module" else node.meta.get("owner", "")
+    return "" if node is None else place_of(node)
 
 
 def _cells(change: Change) -> list[str]:

@@ -15,12 +15,11 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from fxgrow._atomic import atomic_write
-from fxgrow._capture import as_tuple, capture_graph
 from fxgrow._columns import columns_of
 from fxgrow._diagram import Box, Cluster, Diagram, Item, build, kinds_of
 from fxgrow._heat import VIRIDIS, WORDS, Heat
 from fxgrow._repeats import fold_repeats
-from fxgrow._transform import Grown
+from fxgrow._transform import Grown, captured
 from fxgrow.errors import DrawError
 
 MOST = 60  # boxes in a picture, unless more are asked for
@@ -75,16 +74,6 @@ def picture(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: in
     model, gm = captured(model_or_grown, example_inputs)
     diagram = chosen(build(gm, kinds_of(model)), depth, [collapse] if isinstance(collapse, str) else list(collapse), repeats)
     return Picture(gm, diagram, columns, None if heat is None else Heat(gm, diagram, heat))
-
-
-def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:
-    """The model itself, and its graph."""
-    model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
-    if example_inputs is None and isinstance(model_or_grown, Grown):
-        example_inputs = model_or_grown.example_inputs
-    if isinstance(model, GraphModule) and "example_inputs" in model.meta:
-        return model, model
-    return model, capture_graph(model, as_tuple(example_inputs))
 
 
 def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: bool | None,

@@ -8,19 +8,19 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxgrow._analysis import run_meta
-from fxgrow._capture import capture, clone_structure
+from fxgrow._capture import capture, clone_structure, hold
 from fxgrow._record import GrowthRecord, ParameterRecord
-from fxgrow._transform import Outcome
+from fxgrow._transform import Outcome, keep_growth
 from fxgrow.errors import SelectionError
 
 
@@ -86,7 +86,8 @@ class Edit:
                  and v.untyped_storage()._cdata == memory]
         return any(u is not node and order[u] > order[node] for n in older for u in n.users)
 
-    def select(self, where: str | Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
+    @staticmethod
+    def select(where: str | Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
         """Those of `names` that a glob of `where` matches or is a parent of; all for None.
 
         Raises:
@@ -188,25 +189,15 @@ class Edit:
             self._register(path, traced.gm)
         if traced.writes or self.written(x):
             x = self.call(before, ".clone", x, owner=path)
-        env: dict[Node, Any] = {}
-        for node in traced.gm.graph.nodes:
-            if node.op == "placeholder":
-                env[node] = x
-            elif node.op == "output":
-                break
-            else:
-                with self.graph.inserting_before(before):
-                    new = env[node] = self.graph.node_copy(node, lambda n: env[n])
-                if node.op in ("call_module", "get_attr"):
-                    new.target = f"{path}.{node.target}"
-                new.meta = {"owner": f"{path}.{node.meta.get('owner', '')}".rstrip(".")}
-        return env[node.args[0]]  # type: ignore[index]
+        first, *nodes, output = traced.gm.graph.nodes
+        env = {first: x}
+        with self.graph.inserting_before(before):
+            copy_nodes(nodes, self.graph, env, lambda name: f"{path}.{name}".rstrip("."))
+        return env[output.args[0]]  # type: ignore[index]
 
     def _register(self, path: str, gm: GraphModule) -> None:
         """The layers of a traced module below a path."""
-        layers = nn.Module().train(self.gm.training)
-        for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
-            getattr(layers, part).update(getattr(gm, part))
+        layers = hold(nn.Module().train(self.gm.training), gm)
         self.gm.add_submodule(path, layers)
         leaves = {f"{path}.{n}".rstrip("."): why for n, why in gm.meta["leaves"].items()}
         self.gm.meta["leaves"] = {**self.gm.meta.get("leaves", {}), **leaves}
@@ -239,10 +230,18 @@ class Edit:
         self.graph.lint()
         self.gm.recompile()
         self.record.removed = set(_names(self.before)) - set(_names(self.gm))
-        growth = self.before.meta.get("growth")
-        self.gm.meta["growth"] = {"record": growth["record"].then(self.record) if growth else self.record,
-                                  "outcomes": (growth["outcomes"] if growth else []) + self.outcomes}
+        keep_growth(self.before, self.gm, self.record, self.outcomes)
         return PassResult(self.gm, True)
+
+
+def copy_nodes(nodes: Iterable[Node], graph: Graph, env: dict[Node, Node], rename: Callable[[str], str]) -> None:
+    """Copies nodes to where a graph is being added to; `env` has their inputs, and gets them. What they call and read, and
+    whose code they are, goes through `rename`."""
+    for node in nodes:
+        new = env[node] = graph.node_copy(node, lambda n: env[n])
+        if node.op in ("call_module", "get_attr"):
+            new.target = rename(str(node.target))
+        new.meta = {"owner": rename(node.meta.get("owner", ""))}
 
 
 def _names(module: nn.Module) -> list[str]:

@@ -23,7 +23,7 @@ from torch.fx.node import map_aggregate
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxgrow._analysis import _place, _tensors_in, run_node
+from fxgrow._analysis import _place, _tensors_in, place_of, prefixes, run_node
 from fxgrow._capture import _remove_dead_code, _renew_constants, _trace, as_tuple, meta_twin
 from fxgrow._memory import effects
 from fxgrow._shapes import Watching, compute
@@ -374,7 +374,7 @@ def _count(meter: _Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopC
     env: dict[Node, Any] = {}
     with _watching(meter), _following(meter, inner, True):
         for node in nodes:
-            meter.where = node.name, _module_of(node)
+            meter.where = node.name, place_of(node)
             try:
                 if node.op == "placeholder":
                     value = next(values)
@@ -398,10 +398,6 @@ def _count(meter: _Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopC
 
 def _on_meta(value):
     return value.detach().to("meta").requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
-
-
-def _module_of(node: Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.meta.get("owner", "")
 
 
 def _chosen(node: Node, modules: dict[str, nn.Module]):
@@ -473,7 +469,7 @@ def _result(meter: _Meter, root: nn.Module, peak: int, reached: set[_Memory], ow
         by_node[node] += cost
         own[module] += cost
     for module, cost in own.items():
-        for name in _upwards(module):
+        for name in ("", *prefixes(module)):
             by_module[name] += cost
     seen = set()
     for path, p in root.named_parameters(remove_duplicate=False):
@@ -481,17 +477,9 @@ def _result(meter: _Meter, root: nn.Module, peak: int, reached: set[_Memory], ow
         held = p.numel(), size, size * (meter.of(p) in reached)
         if id(p) in owners:
             by_node[owners.pop(id(p))].hold(*held)
-        for name in _upwards(path.rpartition(".")[0]):
+        for name in ("", *prefixes(path.rpartition(".")[0])):
             if (name, id(p)) not in seen:
                 seen.add((name, id(p)))
                 by_module[name].hold(*held)
     uncounted = {op: dict(places) for op, places in sorted(meter.uncounted.items())}
     return FlopCount(meter.wanted[-1], eager, peak, uncounted, dict(by_node), dict(by_module))
-
-
-def _upwards(name: str) -> Iterator[str]:
-    """A module and all that it is in, the whole model last."""
-    while name:
-        yield name
-        name = name.rpartition(".")[0]
-    yield ""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from fxgrow._analysis import _place, run_meta
+from fxgrow._analysis import _place, path_of, prefixes, run_meta
 from fxgrow._capture import meta_twin
 from fxgrow._memory import effects
 from fxgrow._shapes import Watching, compute
@@ -81,9 +81,8 @@ class Trace(Watching):
 
         def before(node: Node) -> None:
             self.place = _place(node)
-            parts = (str(node.target) if node.op in ("call_module", "get_attr") else node.meta.get("owner") or "").split(".")
-            for i in range(1, len(parts) + 1) if parts != [""] and node.op not in ("placeholder", "output") else ():
-                self.below.setdefault(".".join(parts[:i]), []).append(node)
+            for path in prefixes(path_of(node)) if node.op not in ("placeholder", "output") else ():
+                self.below.setdefault(path, []).append(node)
             for given in node.all_input_nodes:
                 if isinstance(tensor := self.values.get(given.name), Tensor):
                     self.reads[node.name, given.name] = self.val(tensor)

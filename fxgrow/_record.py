@@ -225,6 +225,11 @@ class GrowthRecord:
         return cls(parameters, data["lineage"], set(data["removed"]))
 
 
+def record_in(model: nn.Module) -> GrowthRecord | None:
+    """The growth record that a grown or loaded model holds."""
+    return getattr(model, "meta", {}).get("growth", {}).get("record")
+
+
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer under every name that it has."""
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}

@@ -9,18 +9,16 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 from torch.utils._pytree import tree_leaves
 
-from fxgrow._analysis import Value, analyse
+from fxgrow._analysis import Value, analyse, path_of
 from fxgrow._axis import atoms
 from fxgrow._classes import classes
 from fxgrow._edit import Edit
 from fxgrow._transform import Outcome
-
-CONVOLUTION = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}  # by the axes of what it takes
 
 
 class Unfit(Exception):
@@ -32,16 +30,9 @@ def below(path: str, root: str) -> bool:
     return path == root or path.startswith(root + ".") or not root
 
 
-def place_of(node: Node) -> str:
-    """Where in the model a node is: the layer that it calls, or the module whose code it is."""
-    return str(node.target) if node.op == "call_module" else node.meta.get("owner") or ""
-
-
 def inside(node: Node, path: str) -> bool:
     """Whether a node calls or reads what is below a path, or is of the code of a module there."""
-    if node.op == "get_attr":
-        return below(str(node.target), path)
-    return node.op.startswith("call") and bool(place_of(node)) and below(place_of(node), path)
+    return node.op not in ("placeholder", "output") and bool(path_of(node)) and below(path_of(node), path)
 
 
 def boundary(nodes: Sequence[Node]) -> tuple[list[Node], list[Node]]:

@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow._capture import clone_structure
-from fxgrow._record import GrowthRecord, ParameterRecord, tensors_of
+from fxgrow._record import GrowthRecord, ParameterRecord, record_in, tensors_of
 from fxgrow._transform import Grown
 from fxgrow.errors import GrowthError
 
@@ -119,7 +119,7 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     grown = child if isinstance(child, Grown) else None
     model: nn.Module = child if grown is None else grown.model  # type: ignore[assignment]
     if record is None:
-        record = grown.record if grown else getattr(model, "meta", {}).get("growth", {}).get("record")
+        record = grown.record if grown else record_in(model)
     if record is None:
         raise GrowthError("tie needs a growth record: give what fxgrow.transform returned, or the record as well")
     model = untie(model)

@@ -14,7 +14,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from fxgrow._capture import as_tuple, capture_graph, clone_structure, skeleton
 from fxgrow._classes import render
 from fxgrow._parts import capture_parts, put_back
-from fxgrow._record import GrowthRecord
+from fxgrow._record import GrowthRecord, record_in
 from fxgrow.errors import CaptureError, SelectionError
 
 
@@ -84,6 +84,16 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
             return _apply(gm, inputs, passes)
 
 
+def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:
+    """The model itself, and its graph."""
+    model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
+    if example_inputs is None and isinstance(model_or_grown, Grown):
+        example_inputs = model_or_grown.example_inputs
+    if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+        return model, model
+    return model, capture_graph(model, as_tuple(example_inputs))
+
+
 def _captured(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphModule:
     gm = capture_graph(model, inputs, settled)
     return clone_structure(gm) if gm is model else gm  # a copy: a pass may edit in place
@@ -120,9 +130,16 @@ def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], st
     record = GrowthRecord({n: p for r in records for n, p in r.parameters.items()}, records[0].lineage,
                           {n for r in records for n in r.removed}, {path: r.origin[""] for path, r in
                                                                     zip(grown, records)})
-    before = getattr(model, "meta", {}).get("growth", {}).get("record", GrowthRecord())
+    before = record_in(model) or GrowthRecord()
     return Grown(put_back(model, {path: g.model for path, g in grown.items()}), before.then(record),
                  [o for g in grown.values() for o in g.outcomes], inputs)
+
+
+def keep_growth(before: GraphModule, after: GraphModule, record: GrowthRecord, outcomes: list[Outcome]) -> None:
+    """Notes on the module that a pass made what it did, behind what was done before."""
+    growth = before.meta.get("growth")
+    after.meta["growth"] = {"record": growth["record"].then(record) if growth else record,
+                            "outcomes": (growth["outcomes"] if growth else []) + outcomes}
 
 
 def _apply(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:

@@ -15,7 +15,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow._edit import Edit
 from fxgrow._region import Region, Unfit, apply, kept, read_parameter
 from fxgrow._transform import Outcome
-from fxgrow.errors import GrowthError
+from fxgrow.passes.options import insist_known, listed
 
 ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "leaky_relu": F.leaky_relu, "elu": F.elu, "selu": F.selu, "gelu": F.gelu,
                "silu": F.silu, "mish": F.mish, "hardswish": F.hardswish, "softplus": F.softplus, "tanh": torch.tanh,
@@ -42,20 +42,16 @@ class Activation(PassBase):
 
     def __post_init__(self) -> None:
         known = (*ACTIVATIONS, *(["identity"] if self.mode == "replace" else []))
-        for value, allowed, name in ((self.mode, ("insert", "replace"), "mode"), (self.to, known, "to"),
-                                     (self.weight, ("scalar", "channel"), "weight")):
-            if value not in allowed:
-                raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        insist_known("mode", self.mode, ("insert", "replace"))
+        insist_known("to", self.to, known)
+        insist_known("weight", self.weight, ("scalar", "channel"))
 
     def call(self, graph_module: GraphModule) -> PassResult:
-        where = [self.where] if isinstance(self.where, str) else list(self.where)
+        where = listed(self.where)
         edit = Edit(graph_module, {"pass": "activation", "where": where, "to": self.to, "mode": self.mode,
                                    "weight": self.weight})
         put = self._insert if self.mode == "insert" else self._replace
         return apply(edit, where, "layer, block or call", lambda place: put(edit, place))
-
-    def ensures(self, graph_module: GraphModule) -> None:
-        graph_module.graph.lint()
 
     def _insert(self, edit: Edit, place: Region) -> Outcome:
         y, shape = place.gives, self._shape(place)

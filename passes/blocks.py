@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fxgrow._calls import LAYERS
 from fxgrow.errors import GrowthError
+from fxgrow.passes.parallel import NORMS
 
-CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 AVERAGE = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 FEWEST = 8  # hidden channels: of one or two, all may be off for every input, and then nothing would ever learn
 SQUEEZE = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
@@ -33,7 +33,7 @@ class Residual(nn.Sequential):
 
 def conv(rank: int, ins: int, outs: int, kernel: int = 1, **options) -> nn.Module:
     """A convolution that keeps the size of its input; of rank 0 a linear layer."""
-    return CONV[rank](ins, outs, kernel, padding=kernel // 2, **options) if rank else nn.Linear(ins, outs)
+    return LAYERS[rank, False](ins, outs, kernel, padding=kernel // 2, **options) if rank else nn.Linear(ins, outs)
 
 
 def basic(rank: int, c: int) -> nn.Module:
@@ -41,8 +41,8 @@ def basic(rank: int, c: int) -> nn.Module:
     w = c + c % 2
     if not rank:
         return perceptron(c, max(w, FEWEST))
-    return Residual(conv1=conv(rank, c, w, 3, bias=False), bn1=NORM[rank](w), relu=nn.ReLU(),
-                    conv2=conv(rank, w, c, 3, bias=False), bn2=NORM[rank](c))
+    return Residual(conv1=conv(rank, c, w, 3, bias=False), bn1=NORMS[rank](w), relu=nn.ReLU(),
+                    conv2=conv(rank, w, c, 3, bias=False), bn2=NORMS[rank](c))
 
 
 def perceptron(c: int, w: int) -> nn.Module:
@@ -55,9 +55,9 @@ def bottleneck(rank: int, c: int) -> nn.Module:
     w = max(2 * (c // 8), FEWEST)
     if not rank:
         return perceptron(c, w)
-    return Residual(conv1=conv(rank, c, w, bias=False), bn1=NORM[rank](w), relu1=nn.ReLU(),
-                    conv2=conv(rank, w, w, 3, bias=False), bn2=NORM[rank](w), relu2=nn.ReLU(),
-                    conv3=conv(rank, w, c, bias=False), bn3=NORM[rank](c))
+    return Residual(conv1=conv(rank, c, w, bias=False), bn1=NORMS[rank](w), relu1=nn.ReLU(),
+                    conv2=conv(rank, w, w, 3, bias=False), bn2=NORMS[rank](w), relu2=nn.ReLU(),
+                    conv3=conv(rank, w, c, bias=False), bn3=NORMS[rank](c))
 
 
 class SqueezeExcitation(nn.Module):
@@ -75,9 +75,9 @@ class SqueezeExcitation(nn.Module):
 def mbconv(rank: int, c: int, expansion: int = 4) -> nn.Module:
     """Inverted bottleneck with a depthwise convolution and squeeze-and-excitation (Sandler 2018; Tan 2019)."""
     w = 2 * max(expansion * c // 2, 1)
-    return Residual(expand=conv(rank, c, w, bias=False), bn1=NORM[rank](w), act1=nn.SiLU(),
-                    depthwise=conv(rank, w, w, 3, groups=w, bias=False), bn2=NORM[rank](w), act2=nn.SiLU(),
-                    se=SqueezeExcitation(rank, w, max(c // 4, 1)), project=conv(rank, w, c, bias=False), bn3=NORM[rank](c))
+    return Residual(expand=conv(rank, c, w, bias=False), bn1=NORMS[rank](w), act1=nn.SiLU(),
+                    depthwise=conv(rank, w, w, 3, groups=w, bias=False), bn2=NORMS[rank](w), act2=nn.SiLU(),
+                    se=SqueezeExcitation(rank, w, max(c // 4, 1)), project=conv(rank, w, c, bias=False), bn3=NORMS[rank](c))
 
 
 class Inception(nn.Module):
@@ -89,7 +89,7 @@ class Inception(nn.Module):
         w = max(2 * (c // 8), FEWEST)
 
         def layer(ins: int, outs: int, kernel: int) -> nn.Sequential:
-            return nn.Sequential(conv(rank, ins, outs, kernel, bias=False), NORM[rank](outs), nn.ReLU())
+            return nn.Sequential(conv(rank, ins, outs, kernel, bias=False), NORMS[rank](outs), nn.ReLU())
 
         self.branch1x1 = layer(c, w, 1)
         self.branch3x3 = nn.Sequential(layer(c, w, 1), layer(w, w, 3))

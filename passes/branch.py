@@ -17,6 +17,7 @@ from fxgrow._edit import Edit
 from fxgrow._record import GrowthRecord, ParameterRecord
 from fxgrow._transform import Outcome
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
+from fxgrow.passes.options import insist_known, listed, seed_of
 from fxgrow.passes.parallel import Region, activation, numbered, outermost, pointwise, region, seeded, stack
 from fxgrow.passes.split import add, share_out
 from fxgrow.passes.widen import Widen
@@ -54,9 +55,8 @@ class Branch(PassBase):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for value, allowed, name in ((self.method, tuple(SUM), "method"), (self.join, ("sum", "concat", "new"), "join")):
-            if value not in allowed:
-                raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        insist_known("method", self.method, tuple(SUM))
+        insist_known("join", self.join, ("sum", "concat", "new"))
         self.count = self.branches if self.branches is not None else 1 if self.join == "new" else 2
         for number, least, name in ((self.count, 1 if self.join == "new" else 2, "branches"), (self.kernel, 1, "kernel"),
                                     (self.width, 1, "width")):
@@ -68,17 +68,13 @@ class Branch(PassBase):
             raise GrowthError(f"width is an option of join new; with {self.join} a branch is as wide as the layer")
 
     def call(self, graph_module: GraphModule) -> PassResult:
-        seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
-        named = [self.where] if isinstance(self.where, str) else list(self.where or [])
-        step: dict[str, Any] = {"pass": "branch", "where": named, "join": self.join, "branches": self.count,
+        seed = seed_of(self.seed)
+        step: dict[str, Any] = {"pass": "branch", "where": listed(self.where), "join": self.join, "branches": self.count,
                                 "kernel": self.kernel, "width": self.width, "seed": seed}
         if self.join != "concat":  # nothing of which is new
             step["method"] = self.method
         with seeded(seed):
             return self._new(graph_module, step, seed) if self.join == "new" else self._split(graph_module, step)
-
-    def ensures(self, graph_module: GraphModule) -> None:
-        graph_module.graph.lint()
 
     # -- sum and concat ---------------------------------------------------------------------------------------------------
 

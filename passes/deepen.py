@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
-import torch
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
@@ -20,6 +19,7 @@ from fxgrow._identity import NoIdentity, Range, Trace
 from fxgrow._transform import Outcome
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.passes.blocks import BLOCKS
+from fxgrow.passes.options import insist_known, listed, seed_of
 from fxgrow.passes.parallel import seeded
 from fxgrow.passes.places import Place, Places
 from fxgrow.passes.start import Numbers, settle
@@ -51,33 +51,29 @@ class Deepen(PassBase):
 
     def __post_init__(self) -> None:
         blocks = ("clone", "transformer", *BLOCKS)
-        for value, allowed, name in ((self.method, METHODS, "method"), (self.block, blocks, "block")):
-            if value not in allowed:
-                raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        insist_known("method", self.method, METHODS)
+        insist_known("block", self.block, blocks)
         if not isinstance(self.times, int) or self.times < 1:
             raise GrowthError(f"times {self.times} inserts nothing; it must be a whole number of at least 1")
 
     # -- the pass ---------------------------------------------------------------------------------------------------------
 
     def call(self, graph_module: GraphModule) -> PassResult:
-        seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
-        where = [self.where] if isinstance(self.where, str) else list(self.where or [])
+        seed = seed_of(self.seed)
+        where = listed(self.where)
         edit = Edit(graph_module, {"pass": "deepen", "where": where, "times": self.times, "method": self.method,
                                    "block": self.block, "seed": seed})
         trace = Trace(graph_module)
-        edit.__dict__["values"] = trace.values
         order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
         numbers = Numbers(seed)
         places, refused = Places(graph_module, trace, self.block, self.method).find(where or None)
-        done = False
         with seeded(seed):
             for place in sorted(places, key=lambda p: order[p.after], reverse=True):
                 try:
                     self._insert(edit, trace, place, numbers)
-                    done = True
                 except (NoIdentity, GrowthError, CaptureError) as why:
                     refused.append(Outcome(place.base, 0, 0, [], reason=str(why)))
-        if not done:
+        if not edit.outcomes:
             reasons = "; ".join(dict.fromkeys(f"{o.name}: {o.reason}" for o in refused[:3]))
             what = f"that {self.where!r} names" if self.where else "in the model"
             raise SelectionError(f"nothing {what} can be deepened: "

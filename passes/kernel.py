@@ -13,12 +13,13 @@ from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.nn.modules.conv import _ConvNd
 
+from fxgrow._analysis import place_of
 from fxgrow._calls import CONVOLUTIONS, TRANSPOSED, Call, call_of, other_users
 from fxgrow._edit import Edit
 from fxgrow._record import ParameterRecord
-from fxgrow._region import place_of
 from fxgrow._transform import Outcome
 from fxgrow.errors import GrowthError
+from fxgrow.passes.options import listed
 
 Sizes = tuple[int, ...]
 COMPUTED = "its weight is computed at each call (weight_norm and the like); take that parametrization off first"
@@ -52,7 +53,7 @@ class Kernel(PassBase):
             raise GrowthError(f"size {self.size!r} is no kernel size; it must be at least 1 on every axis")
 
     def call(self, graph_module: GraphModule) -> PassResult:
-        named = [self.where] if isinstance(self.where, str) else list(self.where or [])
+        named = listed(self.where)
         edit = Edit(graph_module, {"pass": "kernel", "where": named, "size": list(self.sizes)})
         calls: dict[Tensor, list[Call]] = {}  # those of one weight grow together
         names: dict[str, list[Tensor | None]] = {}  # a layer, or what owns the weights of calls: these (None: computed)
@@ -73,9 +74,6 @@ class Kernel(PassBase):
                     edit.outcomes.append(self._grow(edit, name, weight, calls[weight], name in named))
         edit.insist(self.where)
         return edit.finish()
-
-    def ensures(self, graph_module: GraphModule) -> None:
-        graph_module.graph.lint()
 
     def _grow(self, edit: Edit, name: str, weight: Tensor, calls: list[Call], named: bool) -> Outcome:
         """Grows one weight and all calls of it, or says why not."""

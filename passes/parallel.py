@@ -17,15 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from fxgrow._calls import Call, calls
+from fxgrow._analysis import place_of, prefixes
+from fxgrow._calls import LAYERS, Call, calls
 from fxgrow._edit import Edit
-from fxgrow._region import below, boundary, inside, outer, place_of
+from fxgrow._region import below, boundary, inside, outer
 from fxgrow.errors import GrowthError
 
 Sizes = tuple[int, ...]
-LAYERS: dict[tuple[int, bool], type] = {
-    (0, False): nn.Linear, (1, False): nn.Conv1d, (2, False): nn.Conv2d, (3, False): nn.Conv3d,
-    (1, True): nn.ConvTranspose1d, (2, True): nn.ConvTranspose2d, (3, True): nn.ConvTranspose3d}
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 FUNCTIONS = {F.relu, F.relu6, F.gelu, F.silu, F.mish, F.elu, F.celu, F.selu, F.leaky_relu, F.hardswish, F.hardtanh,
              F.hardsigmoid, F.softplus, F.sigmoid, F.tanh, torch.relu, torch.sigmoid, torch.tanh}
@@ -60,9 +58,8 @@ def paths(edit: Edit) -> list[str]:
     """Every name below which the graph calls something."""
     found: dict[str, None] = {}
     for node in edit.graph.nodes:
-        parts = place_of(node).split(".")
-        found.update({".".join(parts[:i + 1]): None for i in range(len(parts))})
-    found.update({call.name: None for call in calls(edit.gm)})
+        found.update(dict.fromkeys(prefixes(place_of(node))))
+    found.update(dict.fromkeys(call.name for call in calls(edit.gm)))
     return [p for p in found if p]
 
 

@@ -5,8 +5,6 @@ the numbers that it starts with.
 """
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,10 +17,11 @@ from torch.fx import Graph, GraphModule, Node
 from fxgrow import _block
 from fxgrow._block import Block, NoBlock, Piece, find_block, find_out
 from fxgrow._calls import call_of, calls
+from fxgrow._edit import Edit
 from fxgrow._identity import Demand, NoIdentity, Trace
 from fxgrow._region import below, channel_axes, inside, outer
 from fxgrow._transform import Outcome
-from fxgrow.errors import GrowthError, SelectionError
+from fxgrow.errors import GrowthError
 from fxgrow.passes import plain
 from fxgrow.passes.blocks import build, conv
 
@@ -65,11 +64,7 @@ class Places:
 
     def _matches(self, pattern: str) -> list[str]:
         """The outermost modules that a glob matches."""
-        names = [n for n in self.modules if fnmatch.fnmatchcase(n, pattern)]
-        if not names:
-            near = difflib.get_close_matches(pattern.strip("*."), self.modules, n=3, cutoff=0.3) or self.modules[:3]
-            raise SelectionError(f"no layer or block is called {pattern!r}; the nearest are: {', '.join(near)}")
-        return outer(names)
+        return outer(Edit.select(pattern, self.modules, "layer or block"))
 
     def _at(self, path: str) -> list[Place]:
         """The places that one name means: the ends of the stages in it, or the place behind it."""

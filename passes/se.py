@@ -11,10 +11,12 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from fxgrow._calls import LAYERS
 from fxgrow._edit import Edit
-from fxgrow._region import CONVOLUTION, Region, Unfit, apply
+from fxgrow._region import Region, Unfit, apply
 from fxgrow._transform import Outcome
 from fxgrow.errors import GrowthError
+from fxgrow.passes.options import listed, seed_of
 
 FEWEST = 8  # hidden channels: of one or two, all may be off for every input, and then nothing would ever learn
 
@@ -39,14 +41,11 @@ class SqueezeExcite(PassBase):
             raise GrowthError(f"reduction {self.reduction} makes no sense; it must be at least 1")
 
     def call(self, graph_module: GraphModule) -> PassResult:
-        seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
-        where = [self.where] if isinstance(self.where, str) else list(self.where)
+        seed = seed_of(self.seed)
+        where = listed(self.where)
         edit = Edit(graph_module, {"pass": "se", "where": where, "reduction": self.reduction, "seed": seed})
         generator = torch.Generator().manual_seed(seed)
         return apply(edit, where, "layer, block or call", lambda place: self._gate(edit, place, generator))
-
-    def ensures(self, graph_module: GraphModule) -> None:
-        graph_module.graph.lint()
 
     def _gate(self, edit: Edit, place: Region, generator: torch.Generator) -> Outcome:
         """`y * 2 sigmoid(fc2(relu(fc1(mean of y over space))))`, with fc2 zero."""
@@ -76,6 +75,6 @@ def _layer(axis: int, shape: torch.Size, inputs: int, outputs: int) -> nn.Module
     """A layer over the channels, not filled: a 1x1 convolution where space comes behind them, else a linear one."""
     if axis == len(shape) - 1:
         return nn.utils.skip_init(nn.Linear, inputs, outputs)
-    if axis == 1 and len(shape) in CONVOLUTION:
-        return nn.utils.skip_init(CONVOLUTION[len(shape)], inputs, outputs, 1)
+    if axis == 1 and (len(shape) - 2, False) in LAYERS:
+        return nn.utils.skip_init(LAYERS[len(shape) - 2, False], inputs, outputs, 1)
     raise Unfit(f"no layer takes {len(shape)} axes with channels on axis {axis}")

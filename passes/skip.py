@@ -10,10 +10,12 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from fxgrow._calls import LAYERS
 from fxgrow._edit import Edit
-from fxgrow._region import CONVOLUTION, Region, Unfit, apply, kept, read_parameter, regions
+from fxgrow._region import Region, Unfit, apply, kept, read_parameter, regions
 from fxgrow._transform import Outcome
-from fxgrow.errors import GrowthError, SelectionError
+from fxgrow.errors import SelectionError
+from fxgrow.passes.options import insist_known, listed
 
 
 @dataclass
@@ -33,17 +35,13 @@ class Skip(PassBase):
     weight: Literal["scalar", "channel", "matrix"] = "scalar"
 
     def __post_init__(self) -> None:
-        if self.weight not in ("scalar", "channel", "matrix"):
-            raise GrowthError(f"weight {self.weight!r} is not known; choose one of scalar, channel, matrix")
+        insist_known("weight", self.weight, ("scalar", "channel", "matrix"))
 
     def call(self, graph_module: GraphModule) -> PassResult:
-        where = [self.where] if isinstance(self.where, str) else list(self.where)
+        where = listed(self.where)
         edit = Edit(graph_module, {"pass": "skip", "where": where, "to": self.to, "weight": self.weight})
         end = None if self.to is None else _end(edit, self.to)
         return apply(edit, where, "layer, block or call", lambda start: self._connect(edit, start, end or start))
-
-    def ensures(self, graph_module: GraphModule) -> None:
-        graph_module.graph.lint()
 
     def _connect(self, edit: Edit, start: Region, end: Region) -> Outcome:
         x, y, reader = start.takes, end.gives, start.reader
@@ -55,7 +53,7 @@ class Skip(PassBase):
         count = sum(p.numel() for p in layer.parameters())
         edit.add_layer(path, layer)
         x = kept(edit, reader, x)
-        if isinstance(layer, (nn.Linear, *CONVOLUTION.values())):
+        if isinstance(layer, tuple(LAYERS.values())):
             skip = edit.call(reader, path, x, owner=path)
         else:
             skip = edit.call(reader, torch.mul, x, read_parameter(edit, reader, f"{path}.weight"), owner=path)
@@ -77,11 +75,11 @@ class Skip(PassBase):
         axis = end.channels
         if axis == len(y) - 1 and x[:-1] == y[:-1]:
             layer = nn.Linear(x[-1], y[-1], bias=False)
-        elif axis == 1 and len(y) in CONVOLUTION:
+        elif axis == 1 and (len(y) - 2, False) in LAYERS:
             stride = tuple(-(-n // m) for n, m in zip(x[2:], y[2:]))
             if any((n - 1) // s + 1 != m for n, s, m in zip(x[2:], stride, y[2:])):
                 raise Unfit(f"no stride leads from {sizes}")
-            layer = CONVOLUTION[len(y)](x[1], y[1], 1, stride, bias=False)
+            layer = LAYERS[len(y) - 2, False](x[1], y[1], 1, stride, bias=False)
         else:
             raise Unfit(f"no layer leads from {sizes} with channels on axis {axis}")
         nn.init.zeros_(layer.weight)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,15 +14,14 @@ from fxgrow._content import Certificate, Inexact, certify
 from fxgrow._identity import Demand, Range, Start, Trace
 from fxgrow._tensors import Growth, grow_tensor, grow_tensors
 from fxgrow.passes.methods import EXTEND, Drawing
-from fxgrow.passes.methods.initial import deviation
+from fxgrow.passes.methods.initial import deviation, generators
 
 
 class Numbers:
     """What new numbers are drawn from."""
 
     def __init__(self, seed: int):
-        self.generator = torch.Generator().manual_seed(seed)
-        self.uniform = np.random.Generator(np.random.SFC64(seed))
+        self.generator, self.uniform = generators(seed)
 
     def drawing(self, n: int, m: int, x: Tensor) -> Drawing:
         source = torch.arange(n).repeat(m // n - 1) if n else torch.arange(0)

@@ -18,6 +18,7 @@ from fxgrow._capture import meta_twin
 from fxgrow._edit import Edit
 from fxgrow._transform import Outcome
 from fxgrow.errors import CaptureError, GrowthError
+from fxgrow.passes.options import insist_known, listed, seed_of
 from fxgrow.passes.parallel import Region, oppose, outermost, pointwise, region, seeded, stack
 
 Factory = Callable[[int, int], nn.Module]
@@ -47,17 +48,15 @@ class Subnet(PassBase):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for value, allowed, name in ((self.method, tuple(WHY), "method"), (self.block, ("bottleneck", "basic"), "block")):
-            if value not in allowed:
-                raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        insist_known("method", self.method, tuple(WHY))
+        insist_known("block", self.block, ("bottleneck", "basic"))
 
     def call(self, graph_module: GraphModule) -> PassResult:
-        seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
+        seed = seed_of(self.seed)
         factory = imported(self.module) if isinstance(self.module, str) else self.module
         named = self.module if isinstance(self.module, str) or factory is None else getattr(factory, "__name__", "callable")
-        edit = Edit(graph_module, {"pass": "subnet", "where": [self.where] if isinstance(self.where, str)
-                                   else list(self.where or []), "module": named, "block": self.block, "method": self.method,
-                                   "seed": seed})
+        edit = Edit(graph_module, {"pass": "subnet", "where": listed(self.where), "module": named, "block": self.block,
+                                   "method": self.method, "seed": seed})
         names = list(dict.fromkeys(c.name for c in calls(edit.gm))) if self.where is None else outermost(
             edit, self.where, "layer or block")
         with seeded(seed):
@@ -68,9 +67,6 @@ class Subnet(PassBase):
                     edit.outcomes.append(Outcome(name, 0, 0, [name], reason=str(why)))
         edit.insist(self.where)
         return edit.finish()
-
-    def ensures(self, graph_module: GraphModule) -> None:
-        graph_module.graph.lint()
 
     def _insert(self, edit: Edit, part: Region, factory: Factory | None) -> Outcome:
         x, y = edit.values[part.x.name], edit.values[part.y.name]

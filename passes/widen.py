@@ -22,10 +22,11 @@ from fxgrow._fit import Refused
 from fxgrow._fold import with_folds
 from fxgrow._rewrite import record_of, rewrite
 from fxgrow._tensors import Extend, Growth
-from fxgrow._transform import Outcome
+from fxgrow._transform import Outcome, keep_growth
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes.methods import BASES, EXTEND, METHOD_OF, Drawing
-from fxgrow.passes.methods.initial import INITS, Init, deviation
+from fxgrow.passes.methods.initial import INITS, Init, deviation, generators
+from fxgrow.passes.options import insist_known, listed, seed_of
 
 WHY = {"pair": "new positions come in equal pairs, consumed with opposite signs",
        "free": "new positions are free, consumed by zeros",
@@ -78,10 +79,9 @@ class Widen(PassBase):
             raise GrowthError(f"factor {self.factor} would shrink; it must be at least 1")
         if self.by is not None and self.by < 1:
             raise GrowthError(f"by {self.by} adds nothing; it must be at least 1")
-        for value, allowed, name in ((self.method, tuple(BASES), "method"), (self.residual, ("grow", "fold"), "residual"),
-                                     (self.fallback, ("auto", "never"), "fallback")):
-            if value not in allowed:
-                raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        insist_known("method", self.method, tuple(BASES))
+        insist_known("residual", self.residual, ("grow", "fold"))
+        insist_known("fallback", self.fallback, ("auto", "never"))
         if not (math.isfinite(self.noise) and self.noise >= 0):
             raise GrowthError(f"noise {self.noise} is no deviation; it must be zero or more")
         if self.residual == "fold" and self.method != "r2r":
@@ -96,7 +96,7 @@ class Widen(PassBase):
         if self.residual == "fold":
             graph_module = with_folds(graph_module, tape)
             tape = analyse(graph_module)
-        seed = int(torch.randint(2 ** 31, ())) if self.seed is None else self.seed
+        seed = seed_of(self.seed)
         wanted, fixed = self._select(tape)
         refused: dict[Atom, str] = {}
         while True:
@@ -111,10 +111,7 @@ class Widen(PassBase):
                 if not found:
                     raise GrowthError(str(why)) from why
                 refused.update(dict.fromkeys(found, str(why)))
-        growth = graph_module.meta.get("growth")
-        record = record_of(tape, growths, self._describe(seed))
-        new.meta["growth"] = {"record": growth["record"].then(record) if growth else record,
-                              "outcomes": (growth["outcomes"] if growth else []) + outcomes + fixed}
+        keep_growth(graph_module, new, record_of(tape, growths, self._describe(seed)), outcomes + fixed)
         return PassResult(new, True)
 
     def ensures(self, graph_module: GraphModule) -> None:
@@ -122,8 +119,7 @@ class Widen(PassBase):
 
     def _describe(self, seed: int) -> dict:
         size = next({k: v} for k in ("factor", "to", "by") if (v := getattr(self, k)) is not None)
-        where = [self.where] if isinstance(self.where, str) else list(self.where or [])
-        return {"pass": "widen", "where": where, **size, "method": self.method, "seed": seed,
+        return {"pass": "widen", "where": listed(self.where), **size, "method": self.method, "seed": seed,
                 "init": self.init if isinstance(self.init, (str, int, float)) else "callable"}
 
     # -- which classes ----------------------------------------------------------------------------------------------------
@@ -172,8 +168,7 @@ class Widen(PassBase):
 
     def _plan(self, tape: Tape, gm: GraphModule, wanted, refused: dict[Atom, str], seed: int):
         outcomes, growths = [], []
-        numbers = _Numbers({**dict(gm.named_parameters()), **dict(gm.named_buffers())}, torch.Generator().manual_seed(seed),
-                           np.random.Generator(np.random.SFC64(seed)))
+        numbers = _Numbers({**dict(gm.named_parameters()), **dict(gm.named_buffers())}, *generators(seed))
         for first, others in wanted:
             tried = []
             for c in (first, *others):
