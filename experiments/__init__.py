@@ -1,0 +1,1 @@
+"""Data, training, growth while training, and the papers' experiments."""

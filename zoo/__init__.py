@@ -1,0 +1,1 @@
+"""Architectures of the papers that fxgrow follows, each with its citation."""
