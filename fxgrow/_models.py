@@ -135,18 +135,14 @@ def _from_timm(name: str, pretrained: bool) -> _Found:
     return _Found(module, [Input((1, *size))])
 
 
-def _from_zoo(name: str, pretrained: bool) -> _Found:
-    try:
-        zoo = importlib.import_module("fxgrow.zoo")
-    except ImportError:
-        raise ModelError(f"zoo:{name}: this version of fxgrow comes without a zoo; MODEL is {FORMS}") from None
+def _from_zoo(text: str, pretrained: bool) -> _Found:
+    """`NAME` or `NAME:key=value,key=value`."""
+    zoo = importlib.import_module("fxgrow.zoo")
+    name, _, options = text.partition(":")
     if pretrained:
-        raise ModelError(f"zoo:{name} has no DEFAULT weights; pass --weights FILE")
-    if name not in zoo.list_models():
-        raise ModelError(f"the zoo has no model {name!r}{_nearest(name, zoo.list_models())}")
-    module = zoo.create_model(name)
-    shape = getattr(module, "input_shape", None)
-    return _Found(module, None if shape is None else [Input((1, *shape))])
+        raise ModelError(f"zoo:{text} has no DEFAULT weights; pass --weights FILE")
+    module = zoo.create_model(name, **zoo.parse_options(options))
+    return _Found(module, [Input((1, *module.input_shape))])
 
 
 def _from_factory(spec: str) -> _Found:

@@ -1,0 +1,19 @@
+"""1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn: the data of examples, for they need no download.
+
+E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998,
+https://doi.org/10.24432/C50P49
+"""
+from __future__ import annotations
+
+import torch
+
+from fxgrow.experiments.data._arrays import Arrays
+from fxgrow.experiments.data._registry import Request, library, register
+
+
+@register("digits")
+def digits(request: Request) -> Arrays:
+    """1 x 8 x 8, values 0 to 16, ten classes."""
+    found = library("sklearn.datasets", "scikit-learn", "digits").load_digits()
+    names = tuple(str(c) for c in range(10))
+    return Arrays(torch.from_numpy(found.images).float()[:, None], torch.from_numpy(found.target).long(), names)

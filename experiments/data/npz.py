@@ -1,0 +1,60 @@
+"""Any NumPy archive with arrays `images` and `labels`."""
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxgrow.experiments.data._arrays import Arrays
+from fxgrow.experiments.data._registry import DataError, Request, register
+
+FORM = "it holds `images`, N x height x width or N x channels x ... numbers, and `labels`, N whole numbers from 0"
+
+
+@register("npz")
+def npz(request: Request) -> Arrays:
+    """`images` [N, height, width] or [N, channels, ...] and `labels` [N]; `test_images` and `test_labels` if it has them,
+    `class_names` (strings) if it has them.
+
+    Nothing in the file is run: it is read without pickles.
+    """
+    path = Path(request.path or (request.root or ""))
+    if not path.is_file():
+        raise DataError(f"there is no file {path}: name one as npz:PATH; {FORM}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read as an .npz archive of plain arrays ({error}); {FORM}") from error
+    missing = [key for key in ("images", "labels") if key not in arrays]
+    if missing:
+        raise DataError(f"{path} has no array {missing[0]!r} (it has {', '.join(arrays) or 'none'}); {FORM}")
+    x, y = _pair(path, arrays, "")
+    test = _pair(path, arrays, "test_") if {"test_images", "test_labels"} & arrays.keys() else None
+    if test and test[0].shape[1:] != x.shape[1:]:
+        raise DataError(f"{path}: test_images are {tuple(test[0].shape[1:])}, images {tuple(x.shape[1:])}: they must agree")
+    highest = max(int(part.max()) for part in (y, test[1] if test else y) if len(part))
+    names = arrays.get("class_names", range(highest + 1))
+    return Arrays(x, y, tuple(str(name) for name in names), test)
+
+
+def _pair(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[Tensor, Tensor]:
+    """Examples with a channel axis, and labels; or an error that says what is wrong with them."""
+    names = f"{prefix}images", f"{prefix}labels"
+    if not all(n in arrays for n in names):
+        raise DataError(f"{path} has one of {names[0]} and {names[1]} only; it needs both or neither")
+    x, y = (arrays[n] for n in names)
+    if x.ndim < 3 or x.dtype.kind not in "uifb" or not x.size:
+        raise DataError(f"{path}: {names[0]} is {x.dtype} of shape {x.shape}; {FORM}")
+    if y.ndim != 1 or y.dtype.kind not in "ui":
+        raise DataError(f"{path}: {names[1]} is {y.dtype} of shape {y.shape}; {FORM}")
+    if len(x) != len(y):
+        raise DataError(f"{path}: {len(x)} {names[0]} but {len(y)} {names[1]}; {FORM}")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise DataError(f"{path}: {names[0]} holds numbers that are not finite: clean them first")
+    if x.dtype not in (np.uint8, np.float32):
+        x = x.astype(np.float32)
+    return torch.from_numpy(x if x.ndim > 3 else x[:, None]), torch.from_numpy(y.astype(np.int64))

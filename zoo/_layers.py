@@ -1,0 +1,48 @@
+"""What several families of the zoo are made of: scaled widths, and a convolution with its norm and activation."""
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fxgrow.zoo._registry import ZooError
+
+
+def scaled(width: int, r: float) -> int:
+    """`width * r`, rounded, at least one channel.
+
+    Raises:
+        ZooError: less than half a channel would be left.
+    """
+    if width * r < 0.5:
+        raise ZooError(f"r = {r:g} leaves nothing of a layer of {width} channels: take at least {1 / width:g}")
+    return max(1, round(width * r))
+
+
+def init_convolutions(model: nn.Module) -> None:
+    """Normal weights of variance 2 / fan-out, which keeps the variance of gradients behind a ReLU (He et al. 2015)."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class Residual(nn.Module):
+    """relu(x + bn2(conv2(relu(bn1(conv1(x)))))); where sizes change, x passes through a 1-wide convolution and its norm.
+
+    Args:
+        dims: 2 for images, 1 for sequences.
+        kernel: size of both convolutions; odd, so that they keep the size of what they read.
+    """
+
+    def __init__(self, channels: int, out: int, stride: int = 1, *, dims: int = 2, kernel: int = 3):
+        super().__init__()
+        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv1d, nn.BatchNorm1d)
+        self.conv1 = conv(channels, out, kernel, stride, kernel // 2, bias=False)
+        self.bn1 = norm(out)
+        self.conv2 = conv(out, out, kernel, 1, kernel // 2, bias=False)
+        self.bn2 = norm(out)
+        self.relu = nn.ReLU()
+        same = stride == 1 and channels == out
+        self.downsample = nn.Identity() if same else nn.Sequential(conv(channels, out, 1, stride, bias=False), norm(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
