@@ -1,0 +1,122 @@
+"""Networks of parallel layers written as plans, close to how their papers print them.
+
+`"1x1:64 3x3:96"` is a chain of two units, each a convolution without bias, batch norm and ReLU. Behind the channels, `/2`
+is the stride and `v` means that nothing is padded ("valid"). `max` and `avg` are 3 x 3 poolings of stride 1, padded;
+`max/2v` is one of stride 2 that is not. A list is a chain of plans; a tuple has its plans side by side, their channels
+concatenated.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxgrow.zoo._layers import scaled
+
+Plan = Any  # str | list[Plan] | tuple[Plan, ...] | Residual
+STEP = re.compile(r"(?:(max|avg)|(\d+)x(\d+):(\d+))(?:/(\d))?(v?)")
+EPS = 1e-3  # of the batch norms of the Inception papers
+
+
+@dataclass(frozen=True)
+class Residual:
+    """relu(x + scale * conv(plan(x))), the convolution 1 x 1 with a bias. `last`: without the ReLU."""
+    plan: Plan
+    scale: float
+    last: bool = False
+
+
+class Unit(nn.Module):
+    """relu(bn(conv(x)))."""
+
+    def __init__(self, channels: int, out: int, kernel: tuple[int, int], stride: int, padding: tuple[int, int]):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
+        self.bn, self.relu = nn.BatchNorm2d(out, eps=EPS), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(x)))
+
+
+class Parallel(nn.Module):
+    """Branches that read the same input, their outputs concatenated along the channels."""
+
+    def __init__(self, branches: Sequence[nn.Module]):
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+class ResidualParallel(nn.Module):
+    """relu(x + scale * conv(branches(x)))."""
+
+    def __init__(self, branches: nn.Module, channels: int, out: int, scale: float, last: bool):
+        super().__init__()
+        self.branches, self.scale = branches, scale
+        self.conv, self.relu = nn.Conv2d(channels, out, 1), nn.Identity() if last else nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(x + self.scale * self.conv(self.branches(x)))
+
+
+def built(plan: Plan, channels: int, r: float) -> tuple[nn.Module, int]:
+    """The module of a plan whose input has `channels` channels, every width times r; and how many channels it gives."""
+    if isinstance(plan, Residual):
+        inner, out = built(plan.plan, channels, r)
+        return ResidualParallel(inner, out, channels, plan.scale, plan.last), channels
+    if isinstance(plan, tuple):
+        branches = [built(branch, channels, r) for branch in plan]
+        return Parallel([module for module, _ in branches]), sum(out for _, out in branches)
+    steps = [_step(text, r) for text in plan.split()] if isinstance(plan, str) else [
+        lambda c, part=part: built(part, c, r) for part in plan]
+    modules = []
+    for step in steps:
+        module, channels = step(channels)
+        modules.append(module)
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules), channels
+
+
+def _step(text: str, r: float):
+    """What makes a step's module from the number of channels before it."""
+    match = STEP.fullmatch(text)
+    assert match, text
+    pool, high, wide, width, stride, valid = match.groups()
+    steps = int(stride or 1)
+    if pool:
+        padding = 0 if valid else 1
+        make = nn.MaxPool2d(3, steps, padding) if pool == "max" else nn.AvgPool2d(3, steps, padding, count_include_pad=False)
+        return lambda channels: (make, channels)
+    kernel, out = (int(high), int(wide)), scaled(int(width), r)
+    around = (0, 0) if valid else (kernel[0] // 2, kernel[1] // 2)
+    return lambda channels: (Unit(channels, out, kernel, steps, around), out)
+
+
+class Planned(nn.Module):
+    """The stages of a plan, the mean over the image, dropout, a linear layer.
+
+    Args:
+        stages: the plan of each stage, by its name.
+        r: factor on every width.
+        input_shape: (channels, height, width).
+        dropout: share of the last features that are dropped in train mode.
+    """
+
+    def __init__(self, stages: dict[str, Plan], r: float, input_shape: tuple[int, int, int], num_classes: int,
+                 dropout: float = 0.0):
+        super().__init__()
+        self.input_shape = input_shape
+        self.features, channels = nn.Sequential(), input_shape[0]
+        for name, plan in stages.items():
+            module, channels = built(plan, channels, r)
+            self.features.add_module(name, module)
+        self.avgpool, self.dropout = nn.AdaptiveAvgPool2d(1), nn.Dropout(dropout) if dropout else nn.Identity()
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.dropout(torch.flatten(self.avgpool(self.features(x)), 1)))
