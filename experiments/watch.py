@@ -1,0 +1,104 @@
+"""Watchers of a run: lines on the terminal, a progress bar, TensorBoard."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fxgrow._cli_report import console
+from fxgrow._flops_report import quantity
+from fxgrow.experiments.config import TrainError
+
+if TYPE_CHECKING:
+    from fxgrow.experiments.trainer import Trainer
+
+
+class Watcher:
+    """Told of what happens in a run; a subclass does what it likes with it. Between `started` and `ended`, which comes
+    after an error too, are steps, evaluations (rows of the history) and growths (entries of `history.growths`)."""
+
+    def started(self, trainer: Trainer) -> None: ...
+    def stepped(self, trainer: Trainer, loss: float) -> None: ...
+    def evaluated(self, trainer: Trainer, row: dict[str, Any]) -> None: ...
+    def grown(self, trainer: Trainer, growth: dict[str, Any]) -> None: ...
+    def ended(self, trainer: Trainer) -> None: ...
+
+
+class Lines(Watcher):
+    """A line on stdout for each evaluation and growth."""
+
+    def evaluated(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        numbers = [f"{label} {row[name]:.4f}" for label, name in (
+            ("loss", "train_loss"), ("validation", "val_loss"), ("accuracy", "val_accuracy")) if row[name] is not None]
+        click.echo(f"step {row['step']:>6} epoch {row['epoch']:>6.2f}  {'  '.join(numbers)}  lr {row['lr']:.3g}  "
+                   f"{quantity(row['flops'], 'FLOP')}")
+
+    def grown(self, trainer: Trainer, growth: dict[str, Any]) -> None:
+        before, after = growth["parameters"]
+        click.echo(f"grown at step {growth['step']}: {growth['entry']}: parameters {before:,} -> {after:,}; "
+                   + (growth["verification"] if growth["preserving"] else
+                      f"NOT function preserving, as asked: {', '.join(growth['inexact'])}"))
+
+
+class Progress(Watcher):
+    """A bar with the time that is left, on stderr, on terminals only."""
+
+    def started(self, trainer: Trainer) -> None:
+        from rich import progress
+        bar = progress.Progress(progress.TextColumn("training"), progress.BarColumn(), progress.MofNCompleteColumn(),
+                                progress.TimeRemainingColumn(), progress.TextColumn("loss {task.fields[loss]:.4f}"),
+                                console=console(stderr=True), transient=True)
+        self.bar, self.task = bar, bar.add_task("", total=trainer.total, completed=trainer.step, loss=float("nan"))
+        if bar.console.is_terminal:
+            bar.start()
+
+    def stepped(self, trainer: Trainer, loss: float) -> None:
+        self.bar.update(self.task, completed=trainer.step + 1, loss=loss)
+
+    def ended(self, trainer: Trainer) -> None:
+        self.bar.stop()
+
+
+class TensorBoard(Watcher):
+    """Scalars and histograms of weights at each evaluation, filters of the first convolution and the account of each
+    growth, in the folder `tensorboard` of the run.
+
+    Raises:
+        TrainError: TensorBoard is not installed, or the run has no folder.
+    """
+
+    def started(self, trainer: Trainer) -> None:
+        if trainer.out is None:
+            raise TrainError("TensorBoard's files need a folder: give the run one with -o")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise TrainError(f"TensorBoard's files cannot be written ({error}): pip install 'fxgrow[plots]'") from error
+        self.writer = SummaryWriter(str(trainer.out / "tensorboard"), purge_step=trainer.step + 1 if trainer.step else None)
+
+    def evaluated(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        step = row["step"]
+        for tag, name in (("loss/train", "train_loss"), ("loss/validation", "val_loss"),
+                          ("accuracy/validation", "val_accuracy"), ("lr", "lr"), ("parameters", "parameters"),
+                          ("flops", "flops")):
+            if row[name] is not None:
+                self.writer.add_scalar(tag, row[name], step)
+        for name, p in trainer.model.named_parameters():
+            self.writer.add_histogram(name, p.detach().float().cpu(), step)
+
+    def grown(self, trainer: Trainer, growth: dict[str, Any]) -> None:
+        words = "\n".join(f"    {line}" for line in growth["explain"].splitlines())
+        self.writer.add_text("growth", f"{growth['entry']}\n\n{words}", growth["step"])
+        self._filters(trainer)
+
+    def ended(self, trainer: Trainer) -> None:
+        self._filters(trainer)
+        self.writer.close()
+
+    def _filters(self, trainer: Trainer) -> None:
+        from fxgrow._filters import filter_grid, first_convolution
+        name = first_convolution(trainer.model)
+        if name is not None:
+            weight = trainer.model.get_parameter(name).detach().cpu()
+            new = None if trainer.last is None else trainer.last.record.new_mask(name, weight)
+            self.writer.add_image(f"filters/{name}", filter_grid(weight, new), trainer.step, dataformats="HWC")
