@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fxgrow._flops import Cost, FlopCount, count_flops
     from fxgrow._freeze import scale_updates
     from fxgrow._record import GrowthRecord, ParameterRecord
+    from fxgrow._report import report
     from fxgrow._tie import tie, untie
     from fxgrow._transform import Grown, Outcome, transform
     from fxgrow._verify import Verification, verify
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["ArchiveError", "AxesReport", "CaptureError", "Cost", "Difference", "DrawError", "FlopCount", "Flops",
            "FxgrowError", "Grown", "GrowthError", "GrowthRecord", "Outcome", "ParameterRecord", "SelectionError",
-           "Verification", "axes", "capture", "count_flops", "diff", "draw", "flop_rule", "load", "save", "scale_updates",
-           "tie", "transform", "untie", "verify"]
+           "Verification", "axes", "capture", "count_flops", "diff", "draw", "flop_rule", "load", "report", "save",
+           "scale_updates", "tie", "transform", "untie", "verify"]
 _HOME = {"_archive": "load save", "_capture": "capture", "_classes": "AxesReport axes", "_diff": "Difference diff",
          "_draw": "draw", "_flops": "Cost FlopCount count_flops", "_freeze": "scale_updates",
          "_record": "GrowthRecord ParameterRecord", "_tie": "tie untie",
-         "_transform": "Grown Outcome transform", "_verify": "Verification verify",
+         "_report": "report", "_transform": "Grown Outcome transform", "_verify": "Verification verify",
          "errors": "ArchiveError CaptureError DrawError FxgrowError GrowthError SelectionError",
          "flop_rules": "Flops flop_rule"}
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

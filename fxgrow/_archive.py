@@ -29,7 +29,7 @@ from fxgrow._capture import as_tuple, capture, hold, to_meta
 from fxgrow._parts import capture_parts, plain_attributes, put_back
 from fxgrow._record import GrowthRecord, record_in, tensors_of
 from fxgrow._tie import untie
-from fxgrow._transform import Grown
+from fxgrow._transform import Grown, Outcome
 from fxgrow.errors import ArchiveError, CaptureError
 
 __all__ = ["atomic_write", "check", "load", "load_weights", "save"]
@@ -378,8 +378,10 @@ def _rebuild_record(data: dict, tensors: dict[str, Tensor]) -> GrowthRecord:
     if any(t.dtype is not _MAPS.get(name.partition("/")[0]) for name, t in tensors.items()):
         raise ArchiveError("a map of the growth record does not hold positions, truth values or shares")
     try:
+        data = {"certificate": [], **data}
         record = GrowthRecord.rebuild(json.dumps(data), tensors)
         same = json.loads(record.to_json()) == data and record.to_tensors().keys() == tensors.keys()
+        [Outcome(**each) for each in record.certificate]
         typed = all(isinstance(step, dict) for step in record.lineage) and all(map(_is_text, record.removed)) and all(
             (p.source is None or _is_text(p.source)) and isinstance(p.scale, float) for p in record.parameters.values())
     except (TypeError, KeyError, AttributeError, ValueError) as error:

@@ -176,8 +176,18 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
     """
     gm = capture_graph(model, as_tuple(example_inputs))
     if gm is not model:
+        insist_callable(gm)
         gm.recompile()
     return gm
+
+
+def insist_callable(gm: GraphModule) -> None:
+    """Raises CaptureError where a name cannot stand in the code that torch.fx writes for a graph, which puts it between
+    quotation marks as it is."""
+    for node in gm.graph.nodes:
+        if node.op in ("call_module", "get_attr") and any(c in '"\\' or c < " " for c in node.target):
+            raise CaptureError(f"the name {node.target!r} has a quotation mark, a backslash or a control character, which "
+                               "cannot stand in the code of a graph: give that part of the model another name")
 
 
 def capture_graph(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphModule:

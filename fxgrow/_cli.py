@@ -367,7 +367,8 @@ def picture_options(command: Callable) -> Callable:
 
 @main.command(epilog=EXAMPLE + "fxgrow draw torchvision:resnet18 -o arch.svg")
 @click.argument("model")
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where the picture goes: .svg, .png, .pdf or .dot.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the picture goes: .svg, .png, .pdf, .dot or "
+              ".html.")
 @picture_options
 @click.option("--heat", type=click.Choice(["flops", "params", "memory"]), help="Colour by share of the cost instead of by "
               "kind of operation.")
@@ -378,7 +379,7 @@ def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], 
     """Draw MODEL as a diagram.
 
     Modules are frames, layers are boxes with their settings and the shape of what they give, coloured by kind; the legend
-    says which. Pictures other than .dot need Graphviz's program `dot`.
+    says which. In an .html page modules open and close; svg, png and pdf need Graphviz's program `dot`.
     """
     import fxgrow
 
@@ -394,7 +395,8 @@ def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], 
               "  fxgrow diff big.pt -o diff.svg")
 @click.argument("before")
 @click.argument("after", required=False)
-@click.option("-o", "--output", metavar="FILE", help="Where the picture goes, if one is wanted: .svg, .png, .pdf or .dot.")
+@click.option("-o", "--output", metavar="FILE", help="Where the picture goes, if one is wanted: .svg, .png, .pdf, .dot or "
+              ".html.")
 @click.option("--all", "every", is_flag=True, help="List untouched layers too.")
 @picture_options
 @click.option("--after-weights", metavar="FILE", help="A state_dict for AFTER (--weights is that of BEFORE).")
@@ -426,6 +428,33 @@ def diff(before: str, after: str | None, output: str | None, every: bool, depth:
     console().print(found.table(every))
     if output is not None:
         click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+
+
+@main.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --where 'layer1.*' --factor 2 -o big.pt\n"
+              "  fxgrow report big.pt -o report.html")
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the page goes: an .html file.")
+@click.option("--before", metavar="MODEL", help="The model to compare with; without it, of a grown MODEL the small network "
+              "that is in it.")
+@click.option("--before-weights", metavar="FILE", help="A state_dict for the model of --before.")
+@model_options
+def report(model: str, output: str, before: str | None, before_weights: str | None, **options) -> None:
+    """Write one page about MODEL that opens in any browser, without a network.
+
+    It holds the diagram (drag and zoom, open and close modules, search by name), and what each module costs, as a tree and
+    as an icicle. Of a grown MODEL also what grew, why that is exact, how far it is from the network that it grew from, the
+    growth record, and the filters of the first convolution before and after.
+    """
+    import fxgrow
+
+    if before_weights and not before:
+        raise click.UsageError("--before-weights is for the model of --before: name it")
+    check_writable(output)
+    module, inputs = _load(model, **options)
+    small = None if before is None else _load(before, **{**options, "weights": before_weights}, need_inputs=False)[0]
+    with status(f"Reporting on {model}"):
+        fxgrow.report(module, inputs, output, before=small, title=model)
+    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
 
 
 @main.command(epilog=EXAMPLE + "fxgrow info torchvision:resnet18")

@@ -74,8 +74,12 @@ class Difference:
         """The new model as a picture: untouched layers grey, grown ones with a bar whose hatched part is new, inserted ones
         framed. Arguments and errors as for `fxgrow.draw`."""
         from fxgrow._draw import format_of, rendered
-        kind = format_of(target := Path(path))
-        content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns).graph, kind)
+        if (kind := format_of(target := Path(path))) == "html":
+            from fxgrow._page_diagram import diagram_page
+            content = diagram_page(self.after, self.graph, self, depth=depth, repeats=repeats,
+                                   collapse=[collapse] if isinstance(collapse, str) else list(collapse))
+        else:
+            content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns).graph, kind)
         with atomic_write(target) as file:
             file.write(content)
         return target

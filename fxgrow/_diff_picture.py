@@ -16,11 +16,11 @@ def picture(difference: Difference, depth: int | None, collapse: str | Sequence[
     """The picture of a difference; see `Difference.draw`."""
     diagram = chosen(build(difference.graph, kinds_of(difference.after)), depth,
                      [collapse] if isinstance(collapse, str) else list(collapse), repeats,
-                     lambda node: _mark(difference.nodes[node.name]))
+                     lambda node: mark(difference.nodes[node.name]))
     return DiffPicture(difference, diagram, columns)
 
 
-def _mark(change: Change) -> tuple:
+def mark(change: Change) -> tuple:
     """What repetitions must have in common."""
     return change.status, change.before, change.after, change.new, change.parameters
 

@@ -23,7 +23,7 @@ from fxgrow._transform import Grown, captured
 from fxgrow.errors import DrawError
 
 MOST = 60  # boxes in a picture, unless more are asked for
-FORMATS = ("svg", "png", "pdf", "dot")
+FORMATS = ("svg", "png", "pdf", "dot", "html")
 # Okabe and Ito's colours, which all readers can tell apart, lightened so that black letters stand out on them
 COLOURS = {"convolution": "#7FB8D8", "matrix product": "#EAAE7F", "attention": "#E5BBD3", "recurrent": "#CC79A7",
            "normalisation": "#F7F1A0", "activation": "#7FCEB9", "pooling": "#AAD9F4", "arithmetic": "#F2CF7F",
@@ -39,7 +39,8 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
     Args:
         model_or_grown: any module that `capture` takes, or what `transform` gave.
         example_inputs: as for `capture`; None for a captured, loaded or grown model, which holds its own.
-        path: where the picture goes; svg, png, pdf or dot (Graphviz's own text) by its suffix.
+        path: where the picture goes; svg, png, pdf, dot (Graphviz's own text) or html by its suffix. An html page needs
+            neither Graphviz nor a network, and its modules open and close.
         depth: modules so many levels deep are one box each; 0 for every level. None: as deep as 60 boxes allow.
         collapse: globs over the paths of modules that are one box each.
         repeats: draw equal blocks that follow each other once, with their number; None: where there are more than 60 boxes.
@@ -54,9 +55,15 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
     """
     target = Path(path)
     kind = format_of(target)
-    made = picture(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat,
-                   columns=columns)
-    content = rendered(made.graph, kind)
+    collapse = [collapse] if isinstance(collapse, str) else list(collapse)
+    if kind == "html":
+        from fxgrow._page_diagram import diagram_page
+        content = diagram_page(*captured(model_or_grown, example_inputs), depth=depth, collapse=collapse, repeats=repeats,
+                               heat=heat)
+    if kind != "html" or logdir is not None:
+        made = picture(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat,
+                       columns=columns)
+        content = content if kind == "html" else rendered(made.graph, kind)
     if logdir is not None:
         from fxgrow._tensorboard import log
         log(logdir, rendered(made.graph, "png"), made.diagram)
@@ -77,21 +84,21 @@ def picture(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: in
 
 
 def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: bool | None,
-           mark: Callable[[Node], object] | None = None) -> Diagram:
-    """The diagram with modules folded and repetitions drawn once, as asked for or as its size wants it. Repetitions have the
-    same `mark` on every operation."""
+           mark: Callable[[Node], object] | None = None, most: int = MOST) -> Diagram:
+    """The diagram with modules folded and repetitions drawn once, as asked for or as its size wants it (`most` boxes).
+    Repetitions have the same `mark` on every operation."""
     def count(some: Diagram) -> int:
         return sum(1 for _ in some.root.boxes())
 
     if depth is not None and depth < 0:
         raise DrawError(f"depth {depth}: say how many levels of modules to draw, or 0 for all")
     diagram.check(globs)
-    if repeats or repeats is None and count(diagram) > MOST:
+    if repeats or repeats is None and count(diagram) > most:
         diagram = fold_repeats(diagram, mark)
     whole = diagram.fold(depth, globs)
-    if depth is None and count(whole) > MOST:
+    if depth is None and count(whole) > most:
         folded = [diagram.fold(level, globs) for level in range(1, diagram.depths() + 1)]
-        return max((d for d in folded if count(d) <= MOST), key=count, default=folded[0])
+        return max((d for d in folded if count(d) <= most), key=count, default=folded[0])
     return whole
 
 

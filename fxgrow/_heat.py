@@ -21,8 +21,7 @@ class Heat:
     """what: a key of WORDS. shares: of the whole, of each box, by its key. top: the largest."""
 
     def __init__(self, gm: GraphModule, diagram: Diagram, what: str):
-        if what not in WORDS:
-            raise DrawError(f"heat {what!r}: choose one of {', '.join(WORDS)}")
+        check_heat(what)
         self.what = what
         boxes = list(diagram.root.boxes())
         costs = parameters(gm, diagram, boxes) if what == "params" else counted(gm, diagram, boxes, what)
@@ -37,6 +36,12 @@ class Heat:
     def ink(self, box: Box) -> str:
         """Letters that stand out on that colour."""
         return "white" if self.colour(box) in VIRIDIS[:6] else "black"
+
+
+def check_heat(what: str) -> None:
+    """Raises DrawError where there is no such cost."""
+    if what not in WORDS:
+        raise DrawError(f"heat {what!r}: choose one of {', '.join(WORDS)}")
 
 
 def parameters(gm: GraphModule, diagram: Diagram, boxes: Iterable[Box]) -> dict[str, int]:

@@ -86,11 +86,13 @@ class GrowthRecord:
     parameters: every parameter and buffer that is not as it was; all others are.
     lineage: the passes applied, in order.
     removed: names of parameters and buffers that the small model has and the grown one has not.
+    certificate: what was done to each axis class and why that is exact, or why nothing was (`Outcome`s as data), in order.
     origin: the small model's graph and layers without numbers, by path (`""` if it was captured as a whole).
     """
     parameters: dict[str, ParameterRecord] = field(default_factory=dict)
     lineage: list[dict] = field(default_factory=list)
     removed: set[str] = field(default_factory=set)
+    certificate: list[dict] = field(default_factory=list, repr=False, compare=False)
     origin: dict[str, nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     def entry(self, name: str, ndim: int) -> ParameterRecord:
@@ -134,7 +136,8 @@ class GrowthRecord:
         chained = {n: p if p.source is None else self.entry(p.source, len(p.index)).then(p)
                    for n, p in later.parameters.items()}
         return GrowthRecord({**kept, **chained}, self.lineage + later.lineage,
-                            (self.removed | later.removed) - later.parameters.keys(), {**later.origin, **self.origin})
+                            (self.removed | later.removed) - later.parameters.keys(),
+                            self.certificate + later.certificate, {**later.origin, **self.origin})
 
     # -- what follows from it ----------------------------------------------------------------------------------------
 
@@ -208,9 +211,9 @@ class GrowthRecord:
 
     def to_json(self) -> str:
         """Everything that is neither a tensor nor the origin."""
-        return json.dumps({"lineage": self.lineage, "removed": sorted(self.removed), "parameters": {
-            n: {"source": p.source, "axes": len(p.index), "scale": p.scale} for n, p in self.parameters.items()}},
-            sort_keys=True)
+        return json.dumps({"lineage": self.lineage, "removed": sorted(self.removed), "certificate": self.certificate,
+                           "parameters": {n: {"source": p.source, "axes": len(p.index), "scale": p.scale}
+                                          for n, p in self.parameters.items()}}, sort_keys=True)
 
     @classmethod
     def rebuild(cls, text: str, tensors: dict[str, Tensor]) -> GrowthRecord:
@@ -222,7 +225,7 @@ class GrowthRecord:
 
         parameters = {name: ParameterRecord(p["source"], maps("index", name), maps("fresh", name), maps("shares", name),
                                             p["scale"]) for name, p in data["parameters"].items()}
-        return cls(parameters, data["lineage"], set(data["removed"]))
+        return cls(parameters, data["lineage"], set(data["removed"]), data.get("certificate", []))
 
 
 def record_in(model: nn.Module) -> GrowthRecord | None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase
 
-from fxgrow._capture import as_tuple, capture_graph, clone_structure, skeleton
+from fxgrow._capture import as_tuple, capture_graph, clone_structure, insist_callable, skeleton
 from fxgrow._classes import render
 from fxgrow._parts import capture_parts, put_back
 from fxgrow._record import GrowthRecord, record_in
@@ -128,8 +128,8 @@ def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], st
         raise nothing
     records = [g.record for g in grown.values()]
     record = GrowthRecord({n: p for r in records for n, p in r.parameters.items()}, records[0].lineage,
-                          {n for r in records for n in r.removed}, {path: r.origin[""] for path, r in
-                                                                    zip(grown, records)})
+                          {n for r in records for n in r.removed}, [c for r in records for c in r.certificate],
+                          {path: r.origin[""] for path, r in zip(grown, records)})
     before = record_in(model) or GrowthRecord()
     return Grown(put_back(model, {path: g.model for path, g in grown.items()}), before.then(record),
                  [o for g in grown.values() for o in g.outcomes], inputs)
@@ -143,6 +143,7 @@ def keep_growth(before: GraphModule, after: GraphModule, record: GrowthRecord, o
 
 
 def _apply(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
+    insist_callable(gm)
     record = gm.meta.get("growth", {"record": GrowthRecord()})["record"]
     if not record.origin and not record.lineage:
         record = dataclasses.replace(record, origin={"": skeleton(gm)})
@@ -155,4 +156,6 @@ def _apply(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
     if not passes:
         result.recompile()
     growth = result.meta["growth"]
+    growth["record"] = dataclasses.replace(
+        growth["record"], certificate=growth["record"].certificate + [vars(o) for o in growth["outcomes"]])
     return Grown(result, growth["record"], growth["outcomes"], inputs)

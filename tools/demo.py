@@ -2,7 +2,8 @@
 
     python tools/demo.py [--out out]
 
-Ends with a table, a picture (demo.png) and the grown models, and fails if a label or a probability changed.
+Ends with a table, a picture (demo.png), the grown models and a page about one of them (report.html), and fails if a label
+or a probability changed.
 """
 from __future__ import annotations
 
@@ -167,9 +168,11 @@ def run(out: Path) -> list[Result]:
         check(results[0], results[-1])
     console.print(table(results))
     draw(results, photos, out / "demo.png")
+    fxgrow.report(fxgrow.load(out / "lite0_r2r.pt"), inputs, out / "report.html", title="EfficientNet-Lite0, widened by r2r")
     console.print(f"verified: the same labels, and every probability within {TOLERANCE}, for {', '.join(STEPS)}",
                   soft_wrap=True)
-    console.print(f"written: {', '.join(r.file for r in results[1:])} and {out / 'demo.png'}", soft_wrap=True)
+    console.print(f"written: {', '.join(r.file for r in results[1:])}", soft_wrap=True)
+    console.print(f"to look at: {out / 'demo.png'}, and {out / 'report.html'} in a browser", soft_wrap=True)
     return results
 
 

@@ -27,9 +27,10 @@ def test_the_demo(demo, tmp_path, monkeypatch, capsys):
     demo.main()
     said = capsys.readouterr().out
     assert "dot" in said.splitlines()[0]
-    assert "verified: the same labels" in said and said.splitlines()[-1].startswith("written: ")
+    assert "verified: the same labels" in said and said.splitlines()[-1].startswith("to look at: ")
     for method in demo.STEPS:
         assert (tmp_path / "out" / f"lite0_{method}.pt").stat().st_size > 20e6
+    assert "equal: max relative error" in (tmp_path / "out" / "report.html").read_text()
     picture = tmp_path / "out" / "demo.png"
     assert picture.stat().st_size < 300_000 and Image.open(picture).width > 600
 
