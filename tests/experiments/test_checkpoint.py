@@ -57,7 +57,7 @@ def crashed(tmp_path, step: int, *grow, **settings):
         trainer(*grow, out=tmp_path / "run", watchers=[Stop(step)], **settings).fit()
 
 
-# --- going on ---------------------------------------------------------------------------------------------------------
+# --- going on ----------------------------------------
 
 
 @pytest.mark.parametrize("settings", [{}, {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1},
@@ -192,7 +192,7 @@ def test_asked_to_stop(tmp_path):
     assert_same(whole, again)
 
 
-# --- the file -----------------------------------------------------------------------------------------------------------
+# --- the file ----------------------------------------
 
 
 def test_random_states_come_back():
