@@ -25,11 +25,13 @@ class DataError(FxgrowError):
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader of a data set is asked for: `name:path`, the folder of its files, and whether it may fetch them."""
+    """What a reader of a data set is asked for: `name:path`, the folder of its files, whether it may fetch them, and the
+    side of images that are read from folders."""
     name: str
     path: str
     root: Path | None
     download: bool
+    size: int | None
 
 
 class Source(Protocol):
@@ -73,7 +75,7 @@ def list_data() -> list[str]:
 
 
 def load_data(name: str, *, root: str | Path | None = None, download: bool = False, validation: float = 0.1, seed: int = 0,
-              augment: bool | None = None, limit: int | None = None) -> Data:
+              augment: bool | None = None, limit: int | None = None, size: int | None = None) -> Data:
     """The parts of a data set.
 
     Validation is cut from the train part, each class with its share, and so is a test part where the data set has none
@@ -88,17 +90,18 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
         seed: of the validation part and of the choice that `limit` makes.
         augment: None: as papers do on these data; True: shifted at random at least; False: not at all.
         limit: at most so many examples in each part, each class with its share.
+        size: height and width of images from folders, in pixels (224 if not said); the other data have theirs.
 
     Raises:
         DataError: there is no such data set, its files are missing or damaged, or a number makes no sense.
     """
-    _check(validation, limit)
+    _check(validation, limit, size)
     kind, _, path = name.partition(":") if not name.endswith(".npz") or name.startswith("npz:") else ("npz", "", name)
     if kind not in _READERS:
         near = difflib.get_close_matches(kind, list_data(), n=3, cutoff=0.5)
         raise DataError(f"there is no data set {name!r}{'; the nearest are ' + ', '.join(near) if near else ''}; there are "
                         f"{', '.join(list_data())}, where npz and imagefolder take a path: npz:PATH")
-    source = _READERS[kind](Request(kind, path, Path(root) if root is not None else None, download))
+    source = _READERS[kind](Request(kind, path, Path(root) if root is not None else None, download, size))
     labels, test_labels = source.labels, source.test_labels
     _check_labels(name, labels, test_labels, len(source.class_names))
     rest, test = stratified_split(labels, TEST if test_labels is None else 0.0, seed=0)
@@ -115,11 +118,13 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
     return Data(name, *parts, source.class_names, source.input_shape)
 
 
-def _check(validation: float, limit: int | None) -> None:
+def _check(validation: float, limit: int | None, size: int | None) -> None:
     if not 0 <= validation < 1:
         raise DataError(f"validation is {validation}: it is a share of the train part, from 0 to less than 1")
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}: keep at least one example, or leave it out")
+    if size is not None and size < 1:
+        raise DataError(f"size is {size}: it is the side of the images in pixels")
 
 
 def _check_labels(name: str, labels: Tensor, test_labels: Tensor | None, classes: int) -> None:
@@ -139,3 +144,20 @@ def library(module: str, package: str, name: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise DataError(f"{name} needs {package} ({error}): pip install 'fxgrow[train]'") from error
+
+
+def root_of(request: Request, *, can_fetch: bool) -> Path:
+    """The folder of a data set's files.
+
+    Raises:
+        DataError: none is named, there is none, or fetching is asked for where it cannot be done.
+    """
+    if request.root is None:
+        raise DataError(f"{request.name} needs root, the folder of its files"
+                        f"{', into which download=True fetches them' if can_fetch else ''}")
+    if request.download and not can_fetch:
+        raise DataError(f"{request.name} cannot be downloaded: its terms want every user to sign in for it")
+    if not request.root.is_dir() and not request.download:
+        raise DataError(f"{request.name}: there is no folder {request.root}"
+                        f"{'; download=True makes it and fetches the files' if can_fetch else ''}")
+    return request.root

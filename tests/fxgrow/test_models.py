@@ -45,6 +45,28 @@ def test_library_models_know_their_inputs(spec, expected):
     assert not model.training
 
 
+@pytest.mark.parametrize("spec, shape, parameters", [
+    ("zoo:mlp", (1, 1, 28, 28), 269_322), ("zoo:cifar_resnet18", (1, 3, 32, 32), 1_423_178),
+    ("zoo:cifar_resnet18:r=2**-3,num_classes=7,in_channels=1,stem=3", (1, 1, 32, 32), None),
+    ("zoo:mlp:input_shape=(1,40),hidden=(8,)", (1, 1, 40), 40 * 8 + 8 + 8 * 10 + 10)])
+def test_zoo_models_with_options(spec, shape, parameters):
+    model, inputs = load_model(spec)
+    assert shapes(inputs) == [shape] and not model.training
+    assert parameters in (None, sum(p.numel() for p in model.parameters()))
+    assert same(model, load_model(spec)[0]) and not same(model, load_model(spec, seed=1)[0])
+
+
+@pytest.mark.parametrize("spec, why", [
+    ("zoo:cifar_resnt18", "no model 'cifar_resnt18'; the nearest are cifar_resnet18"), ("zoo:mlp:r", "are no options"),
+    ("zoo:mlp:hiden=(3,)", "no option 'hiden'; the nearest are hidden"), ("zoo:mlp:r=0", "a positive number"),
+    ("zoo:mlp:r=__import__('os')", "no number or literal")])
+def test_zoo_names_that_name_nothing(spec, why):
+    with pytest.raises(ModelError, match=why):
+        load_model(spec)
+    with pytest.raises(ModelError, match="has no DEFAULT weights"):
+        load_model("zoo:mlp", weights="DEFAULT")
+
+
 def test_detectors_take_a_list_of_images():
     model, (images,) = load_model("torchvision:ssdlite320_mobilenet_v3_large")
     assert shapes(images) == [(3, 320, 320)]

@@ -1,0 +1,126 @@
+"""Folders of images, a subfolder a class, and ImageNet as torchvision lays it out: read from the disk one by one.
+
+O. Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2014, https://arxiv.org/abs/1409.0575
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fxgrow.experiments.data._registry import DataError, Request, library, register, root_of
+
+# of ImageNet's train part, as every published model takes them: constants, not taken from the data at hand
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE = 224
+LAYOUT = "PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE with PATH/test (or PATH/val) beside it"
+
+
+class Images(Dataset):
+    """Pairs (float32 normalised image [3, size, size], int label) of some of a folder's files."""
+
+    def __init__(self, files: list[str], labels: Tensor, rows: Tensor, transform: Callable, random: bool):
+        self.files, self.y, self.rows, self.transform, self.random = files, labels, rows, transform, random
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+        row = int(self.rows[index])
+        try:
+            with Image.open(self.files[row]) as image:
+                pixels = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's SyntaxError: a broken PNG
+            raise DataError(f"{self.files[row]} is no image that can be read ({error}): replace or remove it") from error
+        return self.transform(pixels), int(self.y[row])
+
+    @property
+    def labels(self) -> Tensor:
+        """Shape [n]."""
+        return self.y[self.rows]
+
+
+@dataclass
+class Folder:
+    """Files and labels of the train part, and of the test part if the layout has one."""
+    files: list[str]
+    labels: Tensor
+    class_names: tuple[str, ...]
+    size: int
+    test: tuple[list[str], Tensor] | None = None
+
+    @property
+    def test_labels(self) -> Tensor | None:
+        return self.test[1] if self.test else None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return 3, self.size, self.size
+
+    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> tuple[Dataset, ...]:
+        """Train: a random part of the image and at random its mirror; the others: its middle, an eighth cut away."""
+        t = library("torchvision.transforms", "torchvision", "imagefolder")
+        last = [t.ToTensor(), t.Normalize(MEAN, STD)]
+        middle = t.Compose([t.Resize(self.size * 8 // 7), t.CenterCrop(self.size), *last])
+        varied = t.Compose([t.RandomResizedCrop(self.size), t.RandomHorizontalFlip(), *last])
+        files, labels = self.test or (self.files, self.labels)
+        return (Images(self.files, self.labels, train, middle if augment is False else varied, augment is not False),
+                Images(self.files, self.labels, validation, middle, False), Images(files, labels, test, middle, False))
+
+
+@register("imagefolder")
+def imagefolder(request: Request) -> Folder:
+    """`imagefolder:PATH`, 3 x 224 x 224 or the size asked for: PATH has one folder a class, or PATH/train has, and
+    PATH/test or PATH/val (test where there are both) is the test part."""
+    path = Path(request.path or (request.root or ""))
+    if not path.is_dir():
+        raise DataError(f"there is no folder {path}: name one as imagefolder:PATH, laid out as {LAYOUT}")
+    read = library("torchvision.datasets", "torchvision", "imagefolder").ImageFolder
+    if not (path / "train").is_dir():
+        return _folder(_listed(read, path), request.size)
+    second = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
+    return _folder(_listed(read, path / "train"), request.size, second and _listed(read, second))
+
+
+@register("imagenet")
+def imagenet(request: Request) -> Folder:
+    """The ILSVRC 2012 archives in `root`, which torchvision unpacks; its validation images are the test part."""
+    read = library("torchvision.datasets", "torchvision", "imagenet").ImageNet
+    root = root_of(request, can_fetch=False)
+    try:
+        parts = [read(root, split=split) for split in ("train", "val")]
+    except Exception as error:
+        raise DataError(f"imagenet cannot be read from {root} ({str(error).strip().splitlines()[0]}): put the archives "
+                        "ILSVRC2012_devkit_t12, _img_train and _img_val there (https://image-net.org)") from error
+    return _folder(parts[0], request.size, parts[1])
+
+
+def _listed(read: Callable[[Path], Any], path: Path) -> Any:
+    try:
+        return read(path)
+    except (FileNotFoundError, OSError) as error:
+        raise DataError(f"{path} is no folder of images ({error}); it should be laid out as {LAYOUT}") from error
+
+
+def _folder(train: Any, size: int | None, test: Any = None) -> Folder:
+    """What torchvision found, the test part's labels renumbered as the train part's."""
+    names = [name if isinstance(name, str) else ", ".join(name) for name in train.classes]
+    pair = None
+    if test is not None:
+        known, found = _indices(train), {index: name for name, index in _indices(test).items()}
+        strange = [name for name in found.values() if name not in known]
+        if strange:
+            raise DataError(f"{test.root} has a class {strange[0]!r} that {train.root} has not: give both the same folders")
+        pair = [file for file, _ in test.samples], torch.tensor([known[found[label]] for label in test.targets])
+    return Folder([file for file, _ in train.samples], torch.tensor(train.targets), tuple(names), size or SIZE, pair)
+
+
+def _indices(part: Any) -> dict[str, int]:
+    """The label of each class folder; ImageNet's are called by WordNet numbers."""
+    return getattr(part, "wnid_to_idx", part.class_to_idx)

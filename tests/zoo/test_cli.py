@@ -1,0 +1,41 @@
+"""zoo:NAME and zoo:NAME:key=value on the command line, in every command that takes a MODEL."""
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from fxgrow._cli import main
+
+SMALL = "zoo:cifar_resnet10:r=2**-4,num_classes=3,in_channels=1,size=16"
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def test_info_says_the_options_inputs():
+    result = run("info", SMALL, "--json")
+    assert result.exit_code == 0, result.output
+    assert "1,1,16,16" in result.output
+
+
+def test_growing_comparing_counting_and_drawing(tmp_path):
+    grown = tmp_path / "big.pt"
+    result = run("transform", SMALL, "--pass", "widen", "--factor", 2, "--seed", 0, "-o", grown)
+    assert result.exit_code == 0, result.output
+    assert run("verify", SMALL, grown).exit_code == 0
+    small, big = (json.loads(run("flops", m, "--json").stdout) for m in (SMALL, grown))
+    assert big["forward"] > 3 * small["forward"] > 0
+    for args in (["draw", SMALL, "-o", tmp_path / "arch.dot"], ["diff", SMALL, grown, "-o", tmp_path / "diff.dot"],
+                 ["axes", SMALL], ["shrink", grown, "-o", tmp_path / "small.pt"]):
+        result = run(*args)
+        assert result.exit_code == 0, (args, result.output)
+    assert (tmp_path / "arch.dot").stat().st_size and run("verify", SMALL, tmp_path / "small.pt").exit_code == 0
+
+
+@pytest.mark.parametrize("spec, why", [("zoo:cifar_resnet", "cifar_resnet10"), (f"{SMALL},depth=3", "no option 'depth'"),
+                                       ("zoo:mlp:r=1;2", "key=value")])
+def test_one_line_for_what_cannot_be_had(spec, why):
+    result = run("info", spec)
+    assert result.exit_code == 1 and why in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
