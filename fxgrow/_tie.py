@@ -57,16 +57,16 @@ class Tied(nn.Module):
     right_inverse: the grown tensor to it.
     """
 
-    def __init__(self, parent: nn.Parameter, entry: ParameterRecord, order: Sequence[str]):
+    def __init__(self, parent: nn.Parameter | nn.Module, entry: ParameterRecord, order: Sequence[str]):
         super().__init__()
-        self.parent = parent
+        self.parent = parent  # a module: of a parent that is tied itself, what computes its tensor
         self.scale = entry.scale
-        self.axes = {dim: Axis.of(index, entry.fresh[dim], parent.shape[dim])
+        self.axes = {dim: Axis.of(index, entry.fresh[dim], _tensor(parent).shape[dim])
                      for dim, index in reversed(list(enumerate(entry.index))) if index is not None}
         self.order = tuple(order)  # of the layer's parameters, for `untie`
 
     def forward(self, new: Tensor) -> Tensor:
-        whole: Tensor = self.parent
+        whole = _tensor(self.parent)
         for dim, axis in self.axes.items():
             whole = _select(whole, dim, axis.source)
         if self.scale != 1.0:
@@ -85,6 +85,10 @@ class Tied(nn.Module):
                 part = _select(part, before, self.axes[before].old)
             parts.append(part.flatten())
         return torch.cat(parts)
+
+
+def _tensor(source: nn.Parameter | nn.Module) -> Tensor:
+    return source() if isinstance(source, nn.Module) else source
 
 
 class Computed(nn.Module):
@@ -108,9 +112,10 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     are the parameters of both, each once. Where the child's old numbers are no longer the parent's, the parent's are used.
 
     Args:
-        parent: the small model that `child` grew from, captured or not.
+        parent: the small model that `child` grew from, captured or not; it may be tied to its own parent.
         child: what `fxgrow.transform` returned, or a grown model that `fxgrow.load` read.
-        record: of a model that does not hold it.
+        record: how `child` grew from `parent`, where the record that it holds is not that (of a model that does not hold
+            it, or of one that `parent` is only the last step to).
 
     Raises:
         GrowthError: a parameter is not the parent's (net2net shares its columns out), does not fit it, or belongs to a layer
@@ -123,7 +128,7 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     if record is None:
         raise GrowthError("tie needs a growth record: give what fxgrow.transform returned, or the record as well")
     model = untie(model)
-    theirs, ours = dict(parent.named_parameters(remove_duplicate=False)), tensors_of(model)
+    theirs, ours = _sources(parent), tensors_of(model)
     entries = {name: entry for name, (tensor, entry) in record.located(ours).items()
                if entry.source is not None and isinstance(tensor, nn.Parameter)}
     for name, entry in entries.items():
@@ -140,7 +145,7 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
             if held is None or not hasattr(held, "tied_to"):
                 continue
             source, entry = held.tied_to
-            if entry.unchanged:
+            if entry.unchanged and isinstance(source, nn.Parameter):
                 setattr(module, attribute, source)  # of an LSTM, its list of weights as well
                 continue
             _refuse_opaque(module, f"{path}.{attribute}".lstrip("."))
@@ -152,6 +157,19 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     return _compiled(new)
 
 
+def _sources(parent: nn.Module) -> dict[str, nn.Parameter | nn.Module]:
+    """The parent's parameters by the names that they have in a network that is not tied; those that are computed from other
+    networks' as what computes them."""
+    found: dict[str, nn.Parameter | nn.Module] = dict(parent.named_parameters(remove_duplicate=False))
+    for path, module in parent.named_modules(remove_duplicate=False):
+        if isinstance(module, Computed):
+            found[path.removesuffix("_tied")] = module
+        elif parametrize.is_parametrized(module):
+            chains = module.parametrizations.items()  # type: ignore[union-attr, operator]
+            found |= {f"{path}.{n}".lstrip("."): chain for n, chain in chains if isinstance(chain[0], Tied)}
+    return found
+
+
 def _compute_read(gm: GraphModule) -> None:
     """Makes grown parameters that a graph reads by name the results of layers."""
     called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
@@ -161,8 +179,8 @@ def _compute_read(gm: GraphModule) -> None:
             continue
         place, path = gm.get_submodule(owner), f"{node.target}_tied"
         held = place._parameters.get(attribute)
-        if held is not None and hasattr(held, "tied_to") and not held.tied_to[1].unchanged:
-            source, entry = held.tied_to
+        source, entry = getattr(held, "tied_to", (None, None))
+        if source is not None and not (entry.unchanged and isinstance(source, nn.Parameter)):
             tied = Tied(source, entry, tuple(place._parameters))
             del place._parameters[attribute]
             gm.add_submodule(path, Computed(tied, held, attribute))
@@ -195,7 +213,7 @@ def _in_order(module: nn.Module, order: Sequence[str]) -> None:
     module._parameters = {n: held[n] for n in [*(n for n in order if n in held), *(n for n in held if n not in order)]}
 
 
-def _copy(model: nn.Module, known: dict[int, tuple[nn.Parameter, ParameterRecord]]) -> nn.Module:
+def _copy(model: nn.Module, known: dict[int, tuple[nn.Parameter | nn.Module, ParameterRecord]]) -> nn.Module:
     """The model with parameters that say what they will be tied to; all others are copies."""
     def tensor(old: Tensor) -> Tensor:
         if id(old) not in known:
@@ -207,7 +225,8 @@ def _copy(model: nn.Module, known: dict[int, tuple[nn.Parameter, ParameterRecord
     return clone_structure(model, tensor)
 
 
-def _check(name: str, tensor: Tensor, entry: ParameterRecord, source: nn.Parameter | None) -> None:
+def _check(name: str, tensor: Tensor, entry: ParameterRecord, found: nn.Parameter | nn.Module | None) -> None:
+    source = None if found is None else _tensor(found)
     if source is None or entry.misfit(tensor.shape, source.shape):
         raise GrowthError(f"{name} grew from {entry.source}, which the parent has not, or of another shape: give the model "
                           "that was grown")

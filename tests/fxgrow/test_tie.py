@@ -95,6 +95,31 @@ def test_children_of_children():
     assert size(own(grandchild, parent)) == size(more.model.parameters()) - size(parent.parameters())
 
 
+@pytest.mark.parametrize("net, where", [("residual", None), ("residual", "block1.conv1"), ("concat", None)])
+@pytest.mark.parametrize("method", STEPS)
+def test_a_tied_parent(net, where, method):
+    """A child of a tied child: each holds its own new numbers alone, and a step on any moves all three."""
+    parent, _, child, x = family(net, method)
+    alone = fxgrow.untie(child)
+    del alone.meta["growth"]
+    more = fxgrow.transform(alone, x, Widen(where, factor=1.5, method=method, seed=7))
+    grandchild = fxgrow.tie(child, more, more.record)
+    assert fxgrow.verify(child, grandchild, x).ok
+    everything = {*parent.parameters(), *child.parameters(), *grandchild.parameters()}
+    assert everything == set(grandchild.parameters())
+    assert size(everything) == size(more.model.parameters())
+    whole = fxgrow.untie(grandchild)
+    assert all(torch.equal(t, whole.state_dict()[n]) for n, t in more.model.state_dict().items())
+    optimizer = torch.optim.SGD(everything, lr=0.01)
+    was = [m(x) for m in (parent, child, grandchild)]
+    backward(grandchild, x)
+    optimizer.step()
+    assert all(float((m(x) - old).abs().max()) > 1e-6 for m, old in zip((parent, child, grandchild), was))
+    expected = fxgrow.untie(grandchild)  # what the child holds is in it
+    assert all(torch.equal(p, more.record.shrink(expected).state_dict()[n])
+               for n, p in fxgrow.untie(child).named_parameters())
+
+
 def test_parents_that_are_captured_and_norms_that_are_rescaled():
     torch.manual_seed(0)
     parent, x = shake(Normed().double()), torch.randn(4, 5, dtype=torch.float64)
