@@ -119,12 +119,13 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
 
 def _run(model: str | None, given: dict[str, Any]) -> Run:
     settings: dict[str, Any] = {}
+    origin = "the options"
     if model is not None and model.endswith(".toml"):
-        settings = read_toml(model)
+        settings, origin = read_toml(model), model
     elif model is not None:
         settings = {"model": model}
     try:
-        run = Run.of({**settings, **given}, model if "model" not in settings or model != settings["model"] else "options")
+        run = Run.of({**settings, **given}, origin)
     except TrainError as error:
         raise click.UsageError(str(error)) from error
     if not run.model:

@@ -144,10 +144,11 @@ class Trainer:
         while self.step < self.total and not self.stopped:
             try:
                 x, y = next(batches)
-            except RuntimeError as error:
-                if not self._asked_to_stop:
-                    raise TrainError(f"the data of step {self.step} cannot be had ({str(error).splitlines()[0]}); try "
-                                     f"with workers 0{self._advice()}") from error
+            except Exception as error:
+                if not self._asked_to_stop:  # else Ctrl-C has ended the workers too
+                    why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                    raise TrainError(f"the data of step {self.step} cannot be had: {why}; workers 0 shows where"
+                                     f"{self._advice()}") from error
             else:
                 self._train_step(x, y)
                 self.step += 1

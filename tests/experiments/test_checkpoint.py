@@ -245,6 +245,26 @@ def test_a_loss_that_is_not_finite(tmp_path):
     assert all(t.isfinite().all() for t in model.state_dict().values())
 
 
+class Fails(Shifted):
+    """Ends its worker, or raises where there is none, at one sample."""
+
+    def __getitem__(self, index):
+        if index == 17:
+            if torch.utils.data.get_worker_info() is not None:
+                os._exit(1)
+            raise ValueError("sample 17 is torn")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers, said", [(0, "sample 17 is torn"), (1, "worker.*exited unexpectedly")])
+def test_data_that_cannot_be_had(tmp_path, workers, said):
+    data = clusters()
+    data.train = Fails(data.train)
+    with pytest.raises(TrainError, match=rf"the data of step \d cannot be had: .*{said}.*--resume"):
+        trainer(out=tmp_path / "run", data=data, workers=workers, checkpoint_every=1).fit()
+    assert checkpoint.read(tmp_path / "run" / checkpoint.NAME)[2]["step"] < 10
+
+
 def test_other_data_and_a_folder_with_a_run(tmp_path):
     trainer(out=tmp_path / "run", steps=10).fit()
     with pytest.raises(TrainError, match="other data"):
