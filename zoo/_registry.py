@@ -89,7 +89,8 @@ def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> di
     {'num_classes': 10, 'in_channels': 1, 'size': 8}
 
     Raises:
-        ZooError: there is no such model, or it takes no such inputs (a sequence where it expects an image).
+        ZooError: there is no such model, or it takes no such inputs (a sequence where it expects an image, an image that is
+            higher than wide).
     """
     has = model_options(name)
     offered = {"input_shape": tuple(input_shape), "in_channels": input_shape[0], "size": max(input_shape[1:], default=1),
@@ -99,6 +100,8 @@ def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> di
             takes = _BUILDERS[name]().input_shape
         if len(takes) != len(input_shape):
             raise ZooError(f"model {name!r} takes inputs such as {takes}; the data are of shape {tuple(input_shape)}")
+        if len(set(input_shape[1:])) > 1:
+            raise ZooError(f"model {name!r} takes square images; the data are of shape {tuple(input_shape)}: pad them")
     return {option: offered[option] for option in has if option in offered}
 
 

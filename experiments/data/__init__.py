@@ -5,12 +5,14 @@ A file beside this one whose name has no underscore in front registers data sets
 import importlib
 import pkgutil
 
+from fxgrow.experiments.data._arrays import Arrays
 from fxgrow.experiments.data._loader import Batches, loader
-from fxgrow.experiments.data._registry import Data, DataError, list_data, load_data, register
+from fxgrow.experiments.data._registry import Data, DataError, Request, list_data, load_data, register
 from fxgrow.experiments.data._split import stratified_split
 
 for _file in pkgutil.iter_modules(__path__):
     if not _file.name.startswith("_"):
         importlib.import_module(f"{__name__}.{_file.name}")
 
-__all__ = ["Batches", "Data", "DataError", "list_data", "load_data", "loader", "register", "stratified_split"]
+__all__ = ["Arrays", "Batches", "Data", "DataError", "Request", "list_data", "load_data", "loader", "register",
+           "stratified_split"]

@@ -17,6 +17,7 @@ from fxgrow.experiments.data._split import stratified_split, stratified_subset
 
 TEST = 0.2  # share of the test part where a data set has none
 _READERS: dict[str, Callable[[Request], Source]] = {}
+_WITH_PATH: set[str] = set()
 
 
 class DataError(FxgrowError):
@@ -61,17 +62,23 @@ class Data:
         return len(self.class_names)
 
 
-def register(name: str):
-    """A decorator for a function that takes a `Request` and returns a `Source`."""
+def register(name: str, *, path: bool = False):
+    """A decorator for a function that takes a `Request` and returns a `Source`.
+
+    Args:
+        path: whether the data set is called `name:PATH`.
+    """
     def keep(read: Callable[[Request], Source]) -> Callable[[Request], Source]:
         _READERS[name] = read
+        if path:
+            _WITH_PATH.add(name)
         return read
     return keep
 
 
 def list_data() -> list[str]:
-    """The names that `load_data` takes; `npz` and `imagefolder` have a path behind a colon."""
-    return sorted(_READERS)
+    """The names that `load_data` takes."""
+    return sorted(f"{name}:PATH" if name in _WITH_PATH else name for name in _READERS)
 
 
 def load_data(name: str, *, root: str | Path | None = None, download: bool = False, validation: float = 0.1, seed: int = 0,
@@ -83,7 +90,7 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
     the train part is augmented.
 
     Args:
-        name: one of `list_data()`, `npz:PATH` (or a path that ends in .npz), or `imagefolder:PATH`.
+        name: one of `list_data()`; a path that ends in .npz is enough for npz:PATH.
         root: the folder that holds the files of mnist, cifar10, cifar100, svhn or imagenet.
         download: fetch the files into `root` if they are not there.
         validation: share of the train part that is held out, in [0, 1).
@@ -96,11 +103,15 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
         DataError: there is no such data set, its files are missing or damaged, or a number makes no sense.
     """
     _check(validation, limit, size)
-    kind, _, path = name.partition(":") if not name.endswith(".npz") or name.startswith("npz:") else ("npz", "", name)
+    kind, _, path = name.partition(":")
+    if kind not in _READERS and name.endswith(".npz"):
+        kind, path = "npz", name
     if kind not in _READERS:
-        near = difflib.get_close_matches(kind, list_data(), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(kind, sorted(_READERS), n=3, cutoff=0.5)
         raise DataError(f"there is no data set {name!r}{'; the nearest are ' + ', '.join(near) if near else ''}; there are "
-                        f"{', '.join(list_data())}, where npz and imagefolder take a path: npz:PATH")
+                        f"{', '.join(list_data())}")
+    if path and kind not in _WITH_PATH:
+        raise DataError(f"{name}: {kind} takes no path; say where its files are with root")
     source = _READERS[kind](Request(kind, path, Path(root) if root is not None else None, download, size))
     labels, test_labels = source.labels, source.test_labels
     _check_labels(name, labels, test_labels, len(source.class_names))

@@ -74,12 +74,12 @@ class Folder:
                 Images(self.files, self.labels, validation, middle, False), Images(files, labels, test, middle, False))
 
 
-@register("imagefolder")
+@register("imagefolder", path=True)
 def imagefolder(request: Request) -> Folder:
     """`imagefolder:PATH`, 3 x 224 x 224 or the size asked for: PATH has one folder a class, or PATH/train has, and
     PATH/test or PATH/val (test where there are both) is the test part."""
-    path = Path(request.path or (request.root or ""))
-    if not path.is_dir():
+    path = Path(request.path)
+    if not request.path or not path.is_dir():
         raise DataError(f"there is no folder {path}: name one as imagefolder:PATH, laid out as {LAYOUT}")
     read = library("torchvision.datasets", "torchvision", "imagefolder").ImageFolder
     if not (path / "train").is_dir():

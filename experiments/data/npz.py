@@ -15,14 +15,14 @@ from fxgrow.experiments.data._registry import DataError, Request, register
 FORM = "it holds `images`, N x height x width or N x channels x ... numbers, and `labels`, N whole numbers from 0"
 
 
-@register("npz")
+@register("npz", path=True)
 def npz(request: Request) -> Arrays:
     """`images` [N, height, width] or [N, channels, ...] and `labels` [N]; `test_images` and `test_labels` if it has them,
     `class_names` (strings) if it has them.
 
     Nothing in the file is run: it is read without pickles.
     """
-    path = Path(request.path or (request.root or ""))
+    path = Path(request.path)
     if not path.is_file():
         raise DataError(f"there is no file {path}: name one as npz:PATH; {FORM}")
     try:

@@ -112,12 +112,12 @@ def test_files_that_are_none(tmp_path):
 @pytest.mark.parametrize("name, options, why", [
     ("digit", {}, "no data set 'digit'; the nearest are digits"), ("", {}, "no data set ''"),
     ("digits", {"validation": 1.0}, "validation is 1.0"), ("digits", {"validation": -0.1}, "share of the train part"),
-    ("digits", {"limit": 0}, "limit is 0"), ("digits", {"size": 0}, "size is 0"),
+    ("digits:all", {}, "digits takes no path"), ("digits", {"limit": 0}, "limit is 0"), ("digits", {"size": 0}, "size is 0"),
     ("digits", {"validation": float("nan")}, "validation is nan")])
 def test_what_makes_no_sense(name, options, why):
     with pytest.raises(DataError, match=why):
         load_data(name, **options)
-    assert "digits" in list_data()
+    assert {"digits", "npz:PATH", "imagefolder:PATH"} <= set(list_data())
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -1,10 +1,14 @@
 """zoo:NAME and zoo:NAME:key=value on the command line, in every command that takes a MODEL."""
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+import fxgrow
 from fxgrow._cli import main
+from fxgrow.zoo import create_model, list_models, model_options
 
 SMALL = "zoo:cifar_resnet10:r=2**-4,num_classes=3,in_channels=1,size=16"
 
@@ -39,3 +43,24 @@ def test_one_line_for_what_cannot_be_had(spec, why):
     result = run("info", spec)
     assert result.exit_code == 1 and why in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_list():
+    found = {m["name"]: m for m in json.loads(run("zoo", "--json").stdout)}
+    assert sorted(found) == list_models()
+    assert found["mlp"]["input"] == [1, 28, 28] and found["mlp"]["parameters"] == 269_322
+    assert all(m["what"].endswith(".") and list(m["options"]) == list(model_options(n)) for n, m in found.items())
+    text = run("zoo").output
+    assert all(f"zoo:{name}"[:12] in text for name in list_models())
+
+
+def test_the_table_of_the_documentation():
+    """docs/zoo.md says for each model what it really is."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "zoo.md").read_text()
+    for name in list_models():
+        with torch.device("meta"):
+            model = create_model(name)
+            x = torch.zeros(1, *model.input_shape)
+        counted = fxgrow.count_flops(model, x)
+        shape = " x ".join(map(str, model.input_shape))
+        assert f"| `{name}` | {shape} | {counted.parameters:,} | {counted.forward / 1e6:,.1f} |" in page, name

@@ -50,6 +50,8 @@ def test_options_that_fit_data():
         assert model.input_shape == shape and model(torch.randn(2, *shape)).shape == (2, 7)
     with pytest.raises(ZooError, match=r"takes inputs such as \(3, 32, 32\); the data are of shape \(1, 40\)"):
         options_for("cifar_resnet10", (1, 40), 10)
+    with pytest.raises(ZooError, match="takes square images"):
+        options_for("cifar_resnet10", (1, 6, 5), 10)
 
 
 def test_options_as_text():
