@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fxgrow.experiments.data._registry import Parts
+
 
 class Tensors(Dataset):
     """Pairs (float32 normalised example, int label) of some of a tensor's rows.
@@ -56,7 +58,7 @@ class Arrays:
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.x.shape[1:])
 
-    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> tuple[Dataset, ...]:
+    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> Parts:
         """The three parts, normalised by mean and standard deviation of each channel of the train part."""
         mean, std = statistics(self.x[train])
         change = {None: self.usual, False: None}.get(augment, self.usual or padded_crop(self.input_shape))

@@ -49,9 +49,12 @@ class _Keyed(Dataset):
         epoch, index = key
         if not getattr(self.dataset, "random", True):
             return self.dataset[index]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed(self.seed, epoch, index))
+        state = torch.default_generator.get_state()  # several times faster than fork_rng and manual_seed
+        try:
+            torch.default_generator.manual_seed(mixed(self.seed, epoch, index))
             return self.dataset[index]
+        finally:
+            torch.default_generator.set_state(state)
 
 
 def mixed(*numbers: int) -> int:

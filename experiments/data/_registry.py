@@ -35,6 +35,9 @@ class Request:
     size: int | None
 
 
+Parts = tuple[Dataset, Dataset, Dataset]  # train, validation, test
+
+
 class Source(Protocol):
     """What a reader returns (see `Arrays`)."""
     labels: Tensor
@@ -44,7 +47,7 @@ class Source(Protocol):
     def test_labels(self) -> Tensor | None: ...
     @property
     def input_shape(self) -> tuple[int, ...]: ...
-    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> tuple[Dataset, ...]: ...
+    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> Parts: ...
 
 
 @dataclass(frozen=True)

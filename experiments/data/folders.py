@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fxgrow.experiments.data._registry import DataError, Request, library, register, root_of
+from fxgrow.experiments.data._registry import DataError, Parts, Request, library, register, root_of
 
 # of ImageNet's train part, as every published model takes them: constants, not taken from the data at hand
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -63,7 +63,7 @@ class Folder:
     def input_shape(self) -> tuple[int, ...]:
         return 3, self.size, self.size
 
-    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> tuple[Dataset, ...]:
+    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> Parts:
         """Train: a random part of the image and at random its mirror; the others: its middle, an eighth cut away."""
         t = library("torchvision.transforms", "torchvision", "imagefolder")
         last = [t.ToTensor(), t.Normalize(MEAN, STD)]
