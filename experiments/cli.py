@@ -177,9 +177,7 @@ def _new(run: Run, as_json: bool) -> Trainer:
     data = _load_data(run)
     model = _load_model(run, data)
     with status(f"Capturing {run.model}"):
-        trainer = Trainer(model, data, run, run.out, watchers=_watchers(as_json))
-    trainer.check_folder()
-    return trainer
+        return Trainer(model, data, run, run.out, watchers=_watchers(as_json))
 
 
 def _resumed(folder: str, given: dict[str, Any], as_json: bool) -> tuple[Trainer, Run]:
@@ -193,6 +191,9 @@ def _resumed(folder: str, given: dict[str, Any], as_json: bool) -> tuple[Trainer
 
 
 def _tell_plan(trainer: Trainer, planned, run: Run) -> None:
+    if not planned.segments:
+        click.echo(f"the run has ended at step {trainer.step}; this is its report")
+        return
     rows = [(f"{s.start} - {s.end}", f"{s.parameters:,}", quantity(s.flops, "FLOP"),
              quantity((s.end - s.start) * s.flops, "FLOP"), s.event) for s in planned.segments]
     print_table(f"What it will cost: {run.model} on {run.data}, {trainer.device}",
@@ -209,7 +210,7 @@ def _report(trainer: Trainer, run: Run, planned) -> dict[str, Any]:
     loss, accuracy = trainer.evaluate(trainer.data.test) if len(trainer.data.test) else (None, None)
     rows = trainer.history.rows
     files = {} if trainer.out is None else {name: str(trainer.out / name) for name in sorted(
-        p.name for p in trainer.out.iterdir() if not p.name.startswith("."))}
+        {"report.json", *(p.name for p in trainer.out.iterdir() if not p.name.startswith("."))})}
     report = {"model": run.model, "data": run.data, "steps": trainer.step, "epochs": trainer.step / trainer.per_epoch,
               "stopped": trainer.stopped, "parameters": {"before": rows[0]["parameters"], "after": rows[-1]["parameters"]},
               "flops": {"spent": trainer.flops, "planned": planned.flops, "evaluation": trainer.eval_flops},
@@ -234,6 +235,6 @@ def _tell_report(report: dict[str, Any]) -> None:
         click.echo(f"test        accuracy {report['test']['accuracy']:.4f}, loss {report['test']['loss']:.4f}")
     files = report["files"]
     if files:
-        click.echo(f"written     {Path(next(iter(files.values()))).parent}: {', '.join(files)}, report.json")
+        click.echo(f"written     {Path(next(iter(files.values()))).parent}: {', '.join(files)}")
     else:
         click.echo("written     nothing: name a folder with -o to keep the model")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fxgrow._atomic import atomic_write
+from fxgrow._atomic import atomic_write, one_line
+from fxgrow.errors import ArchiveError
 
 COLUMNS = ("step", "epoch", "samples", "flops", "eval_flops", "train_loss", "val_loss", "val_accuracy", "lr", "parameters",
            "seconds", "event")
@@ -47,5 +48,17 @@ class History:
         """A new row, in the file of lines as well."""
         self.rows.append(row)
         if folder is not None:
-            with open(folder / "history.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_line(folder / "history.jsonl", json.dumps(row))
+
+
+def append_line(path: Path, text: str) -> None:
+    """Adds a line to a file.
+
+    Raises:
+        ArchiveError: it cannot be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be written ({one_line(error)}); the last checkpoint is as it was") from error

@@ -1,7 +1,6 @@
 """What a run starts from: the device, a captured copy of the model that fits the data, and an optimizer."""
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,8 @@ from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 import fxgrow
-from fxgrow.experiments.config import TrainConfig, TrainError
+from fxgrow._capture import clone_structure
+from fxgrow.experiments.config import TrainConfig, TrainError, nearest
 
 
 class Parts(Protocol):
@@ -43,7 +43,9 @@ def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] |
 
 def captured(model: nn.Module, inputs: Tensor, data: Parts) -> GraphModule:
     """A captured copy of the model, which takes such inputs and gives one logit for each class."""
-    gm = fxgrow.capture(copy.deepcopy(model), inputs)
+    gm: GraphModule = clone_structure(fxgrow.capture(model, inputs),  # type: ignore[assignment]
+                                      lambda t: t.detach().cpu().clone())
+    gm.recompile()
     was = gm.training
     with torch.no_grad():
         out = gm.eval()(inputs)
@@ -57,11 +59,18 @@ def captured(model: nn.Module, inputs: Tensor, data: Parts) -> GraphModule:
 
 
 def device_of(config: TrainConfig) -> torch.device:
-    """The device that `config.device` means here."""
+    """The device that `config.device` means here.
+
+    Raises:
+        TrainError: it is not here, or does not do what else is asked for.
+    """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(d for d in there if there[d]) if config.device == "auto" else config.device
     if not there[name]:
         raise TrainError(f"there is no {name} device here: use device auto")
+    if config.compile and config.compile not in (known := torch.compiler.list_backends(())):
+        raise TrainError(f"compile is {config.compile!r}, which is no backend of torch.compile"
+                         f"{nearest(config.compile, known)}; there are {', '.join(known)}")
     if config.precision == "fp16" and name != "cuda":
         raise TrainError(f"fp16 needs a CUDA device: use bf16 or fp32 on {name}")
     return torch.device(name)

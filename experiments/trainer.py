@@ -28,7 +28,7 @@ from fxgrow.experiments.costs import Plan, eval_flops, plan, size, step_flops
 from fxgrow.experiments.data import loader
 from fxgrow.experiments.effects import Effects, LastGrowth
 from fxgrow.experiments.growth import Entry, Step, grow, parse_growth, seed_for, stalled
-from fxgrow.experiments.history import History
+from fxgrow.experiments.history import History, append_line
 from fxgrow.experiments.prepare import Parts, captured, device_of, make_optimizer
 from fxgrow.experiments.schedules import Rates, after_growth, rate
 from fxgrow.experiments.state import gather, restore
@@ -121,9 +121,7 @@ class Trainer:
             Interrupted: by Ctrl-C or SIGTERM; a checkpoint of the last step is written.
             GrowthError: a growth is not exact although nothing random was asked for.
         """
-        self.check_folder()
-        if self.out is not None:
-            self.history.save(self.out)  # rows behind the checkpoint that is gone on from are dropped
+        self._prepare_folder()
         first = self.random_states is None and self.step == 0 and not self.history.rows
         if first:
             checkpoint.seed_all(self.config.seed)
@@ -335,20 +333,16 @@ class Trainer:
 
     # -- files, signals ---------------------------------------------------------------------------------------------------
 
-    def check_folder(self) -> None:
-        """Finds out before the long work whether the run can be written to its folder.
-
-        Raises:
-            TrainError: it cannot be made, or holds another run.
-        """
+    def _prepare_folder(self) -> None:
         if self.out is None:
             return
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainError(f"{self.out} cannot be made ({error.strerror}): choose another folder") from error
-        if self.checkpoint_step is None and self.step == 0 and (self.out / checkpoint.NAME).exists():
+        if self.checkpoint_step is None and (self.out / checkpoint.NAME).exists():
             raise TrainError(f"{self.out} holds a run already: go on with --resume {self.out}, or choose another folder")
+        self.history.save(self.out)  # rows behind the checkpoint that is gone on from are dropped
 
     def _finish(self) -> None:
         self.model.eval()
@@ -360,8 +354,7 @@ class Trainer:
     def say(self, text: str) -> None:
         """A line, or several, in `log.txt`."""
         if self.out is not None:
-            with open(self.out / "log.txt", "a", encoding="utf-8") as file:
-                file.write(text + "\n")
+            append_line(self.out / "log.txt", text)
 
     def _advice(self) -> str:
         if self.out is None or self.checkpoint_step is None:

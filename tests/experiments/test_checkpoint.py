@@ -88,7 +88,7 @@ def test_stopped_at_the_step_at_which_old_numbers_thaw(tmp_path):
 
 
 def test_resumed_twice(tmp_path):
-    whole = trainer(*TWO, checkpoint_every=2)
+    whole = trainer(*TWO, checkpoint_every=2, out=tmp_path / "whole")
     whole.fit()
     crashed(tmp_path, 9, *TWO, checkpoint_every=2)
     with pytest.raises(RuntimeError, match="pulled"):
@@ -96,6 +96,7 @@ def test_resumed_twice(tmp_path):
     again = Trainer.resume(tmp_path / "run", clusters())
     again.fit()
     assert_same(whole, again)
+    assert (tmp_path / "run" / "model.pt").read_bytes() == (tmp_path / "whole" / "model.pt").read_bytes()
 
 
 def test_tied_weights_and_an_adaptive_growth(tmp_path):

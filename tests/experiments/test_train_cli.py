@@ -70,13 +70,14 @@ def test_resumes(here, monkeypatch):
     assert again["flops"]["spent"] == whole["flops"]["spent"] and again["flops"]["planned"] < whole["flops"]["planned"]
     done = json.loads(run("--resume half --json").stdout)
     assert done["test"] == whole["test"] and done["flops"]["planned"] == 0
+    assert "the run has ended at step" in run("--resume half").stdout
     run("--resume half --lr 1", 2)
     run("zoo:mlp --resume half", 2)
     assert "there is no checkpoint" in run("--resume nowhere", 1).stderr
 
 
 def test_dry_run_writes_nothing(here):
-    shown = run(MLP + "--steps 100 --grow 'step=50: widen by=4' --grow 'plateau=3: widen by=2' --dry-run").stdout
+    shown = run(MLP + "--steps 100 --grow 'step=50: widen by=4' --grow 'plateau=3: widen by=2' --dry-run -o x").stdout
     assert "50 - 100" in shown and "not counted plateau=3: widen by=2" in shown
     plan = json.loads(run(MLP + "--steps 100 --dry-run --json").stdout)["plan"]
     assert plan["segments"][0]["end"] == 100 and plan["flops"] == 100 * plan["segments"][0]["flops"]

@@ -273,6 +273,8 @@ def test_what_does_not_go_together():
     data.train = []
     with pytest.raises(TrainError, match="no training data"):
         trainer(data=data)
+    with pytest.raises(TrainError, match="no backend of torch.compile; did you mean inductor"):
+        trainer(compile="inducto")
     if not torch.cuda.is_available():
         with pytest.raises(TrainError, match="no cuda device"):
             trainer(device="cuda")
