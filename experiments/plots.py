@@ -217,14 +217,15 @@ def _width(figure: Figure, words: str) -> float:
 # --- figures and files --------------------------------------------------------------------------------------------------
 
 
-def _check(path: str | os.PathLike | None) -> None:
-    """Finds out before the work whether the file can be drawn.
-
-    Raises:
-        PlotError: its suffix is not known, or a package is missing.
-    """
-    if path is not None and Path(path).suffix.lower() not in SUFFIXES:
+def check_suffix(path: str | os.PathLike) -> None:
+    """Finds out before the work whether it is known what is to be drawn; raises PlotError."""
+    if Path(path).suffix.lower() not in SUFFIXES:
         raise PlotError(f"{os.fspath(path)!r} does not say what to draw: end its name in {', '.join(SUFFIXES)}")
+
+
+def _check(path: str | os.PathLike | None) -> None:
+    if path is not None:
+        check_suffix(path)
     try:
         import matplotlib  # noqa: F401
         import seaborn  # noqa: F401
