@@ -1,4 +1,4 @@
-"""What several families of the zoo are made of: scaled widths, and a convolution with its norm and activation."""
+"""What several families of the zoo are made of: scaled widths, first weights, and the residual block of two convolutions."""
 from __future__ import annotations
 
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def init_convolutions(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class Residual(nn.Module):
+class BasicBlock(nn.Module):
     """relu(x + bn2(conv2(relu(bn1(conv1(x)))))); where sizes change, x passes through a 1-wide convolution and its norm.
 
     Args:

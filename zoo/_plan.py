@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.zoo._layers import scaled
+from fxgrow.zoo._registry import ZooError
 
 Plan = Any  # str | list[Plan] | tuple[Plan, ...] | Residual
 STEP = re.compile(r"(?:(max|avg)|(\d+)x(\d+):(\d+))(?:/(\d))?(v?)")
@@ -73,28 +74,27 @@ def built(plan: Plan, channels: int, r: float) -> tuple[nn.Module, int]:
     if isinstance(plan, tuple):
         branches = [built(branch, channels, r) for branch in plan]
         return Parallel([module for module, _ in branches]), sum(out for _, out in branches)
-    steps = [_step(text, r) for text in plan.split()] if isinstance(plan, str) else [
-        lambda c, part=part: built(part, c, r) for part in plan]
     modules = []
-    for step in steps:
-        module, channels = step(channels)
+    for part in plan.split() if isinstance(plan, str) else plan:
+        module, channels = _step(part, channels, r) if isinstance(plan, str) else built(part, channels, r)
         modules.append(module)
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules), channels
 
 
-def _step(text: str, r: float):
-    """What makes a step's module from the number of channels before it."""
+def _step(text: str, channels: int, r: float) -> tuple[nn.Module, int]:
+    """The module of one step, and how many channels it gives."""
     match = STEP.fullmatch(text)
-    assert match, text
-    pool, high, wide, width, stride, valid = match.groups()
-    steps = int(stride or 1)
-    if pool:
-        padding = 0 if valid else 1
-        make = nn.MaxPool2d(3, steps, padding) if pool == "max" else nn.AvgPool2d(3, steps, padding, count_include_pad=False)
-        return lambda channels: (make, channels)
+    if match is None:
+        raise ZooError(f"{text!r} is no step of a plan: write 3x3:64, 3x3:64/2v, max or avg")
+    pool, high, wide, width, steps, valid = match.groups()
+    stride = int(steps or 1)
+    if pool == "max":
+        return nn.MaxPool2d(3, stride, 0 if valid else 1), channels
+    if pool == "avg":
+        return nn.AvgPool2d(3, stride, 0 if valid else 1, count_include_pad=False), channels
     kernel, out = (int(high), int(wide)), scaled(int(width), r)
-    around = (0, 0) if valid else (kernel[0] // 2, kernel[1] // 2)
-    return lambda channels: (Unit(channels, out, kernel, steps, around), out)
+    padding = (0, 0) if valid else (kernel[0] // 2, kernel[1] // 2)
+    return Unit(channels, out, kernel, stride, padding), out
 
 
 class Planned(nn.Module):

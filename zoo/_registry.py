@@ -35,14 +35,14 @@ def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     returns says in `input_shape` what it takes, without the batch: `(3, 32, 32)`.
 
     Raises:
-        ZooError: the name is taken, or an argument has no default.
+        ZooError: the name is taken, or an argument has no such default.
     """
     name = build.__name__
     if name in _BUILDERS:
         raise ZooError(f"the zoo has a model {name!r} already: give the new one another name")
     for option, parameter in inspect.signature(build).parameters.items():
-        if parameter.default is parameter.empty:
-            raise ZooError(f"model {name!r}: option {option!r} needs a default")
+        if type(parameter.default) not in (int, float, bool, tuple):
+            raise ZooError(f"model {name!r}: option {option!r} needs a default that is a number, a bool or a tuple")
     _BUILDERS[name] = build
     return build
 
@@ -90,7 +90,7 @@ def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> di
 
     Raises:
         ZooError: there is no such model, or it takes no such inputs (a sequence where it expects an image, an image that is
-            higher than wide).
+            not square).
     """
     has = model_options(name)
     offered = {"input_shape": tuple(input_shape), "in_channels": input_shape[0], "size": max(input_shape[1:], default=1),
@@ -115,30 +115,33 @@ def parse_options(text: str) -> dict[str, Any]:
         call = ast.parse(f"f({text})", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         call = None
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or not all(
-            k.arg for k in call.keywords):
-        raise ZooError(f"{text!r} are no options: write key=value,key=value, as r=2**-3,num_classes=10")
-    return {str(k.arg): _value(k.value, f"{text!r}: {k.arg}") for k in call.keywords}
+    named = {str(k.arg): k.value for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or len(named) < len(call.keywords):
+        raise ZooError(f"{text!r} are no options: write key=value,key=value, each key once, as r=2**-3,num_classes=10")
+    return {key: _value(value, f"{text[:80]!r}: {key}") for key, value in named.items()}
 
 
 def _value(node: ast.expr, where: str) -> Any:
-    """What a literal or a small sum of arithmetic means."""
-    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        left, right = _value(node.left, where), _value(node.right, where)
-        if all(type(v) in (int, float) and abs(v) < LARGEST for v in (left, right)):
-            try:
-                result = _ARITHMETIC[type(node.op)](float(left), float(right))
-            except (OverflowError, ZeroDivisionError):
-                result = None
-            if not isinstance(result, float):  # a root of a negative number is complex
-                raise ZooError(f"{where} is no number: {ast.unparse(node)}") from None
-            whole = isinstance(left, int) and isinstance(right, int) and result.is_integer()
-            return int(result) if whole else result
+    """What a literal or a little arithmetic means."""
     try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ZooError(f"{where} is no number or literal: {ast.unparse(node)}; "
-                       "write 0.125, 2**-3, True or (64, 64)") from None
+        return _number(node) if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC else ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
+        raise ZooError(f"{where} is no number or literal; write 0.125, 2**-3, True or (64, 64)") from None
+
+
+def _number(node: ast.expr) -> int | float:
+    """A product, quotient or power, in floats, so that none is ever large; whole ones of whole numbers are whole."""
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _ARITHMETIC:
+        value = ast.literal_eval(node)
+        if type(value) in (int, float):
+            return value
+        raise ValueError(value)
+    left, right = _number(node.left), _number(node.right)
+    result = _ARITHMETIC[type(node.op)](float(left), float(right))
+    if isinstance(result, complex):
+        raise ValueError(result)
+    whole = isinstance(left, int) and isinstance(right, int) and result.is_integer()
+    return int(result) if whole else result
 
 
 def _checked(where: str, value: Any, default: Any) -> Any:

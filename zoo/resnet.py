@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxgrow.zoo._layers import Residual, init_convolutions, scaled
+from fxgrow.zoo._layers import BasicBlock, init_convolutions, scaled
 from fxgrow.zoo._registry import ZooError, register
 
 
@@ -36,8 +36,8 @@ class ResNet(nn.Module):
         self.maxpool = nn.Identity() if stem == 3 else nn.MaxPool2d(3, 2, 1)
         before, stages = widths[0], []
         for i, (width, count) in enumerate(zip(widths, blocks)):
-            first = Residual(before, width, 2 if i else 1)
-            stages.append(nn.Sequential(first, *(Residual(width, width) for _ in range(count - 1))))
+            first = BasicBlock(before, width, 2 if i else 1)
+            stages.append(nn.Sequential(first, *(BasicBlock(width, width) for _ in range(count - 1))))
             before = width
         self.stages = nn.Sequential(*stages)
         self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(before, num_classes)

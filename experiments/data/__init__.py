@@ -7,12 +7,12 @@ import pkgutil
 
 from fxgrow.experiments.data._arrays import Arrays
 from fxgrow.experiments.data._loader import Batches, loader
-from fxgrow.experiments.data._registry import Data, DataError, Request, list_data, load_data, register
+from fxgrow.experiments.data._registry import Data, DataError, Examples, Request, list_data, load_data, register
 from fxgrow.experiments.data._split import stratified_split
 
 for _file in pkgutil.iter_modules(__path__):
     if not _file.name.startswith("_"):
         importlib.import_module(f"{__name__}.{_file.name}")
 
-__all__ = ["Arrays", "Batches", "Data", "DataError", "Request", "list_data", "load_data", "loader", "register",
+__all__ = ["Arrays", "Batches", "Data", "DataError", "Examples", "Request", "list_data", "load_data", "loader", "register",
            "stratified_split"]

@@ -6,39 +6,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from fxgrow.experiments.data._registry import Parts
+from fxgrow.experiments.data._registry import Examples, Parts
 
 
-class Tensors(Dataset):
-    """Pairs (float32 normalised example, int label) of some of a tensor's rows.
+class Tensors(Examples):
+    """Some rows of a tensor of any number type. Shape [N, channels, ...].
 
     Args:
-        x: all examples, of any number type. Shape [N, channels, ...].
-        y: all labels, int64. Shape [N].
-        rows: which of them, in this order. Shape [n].
         mean, std: of each channel. Shape [channels].
         augment: acts on a normalised example; random numbers come from torch's generator.
     """
 
     def __init__(self, x: Tensor, y: Tensor, rows: Tensor, mean: Tensor, std: Tensor, augment: Callable | None = None):
-        self.x, self.y, self.rows, self.augment = x, y, rows, augment
+        super().__init__(y, rows, random=augment is not None)
+        self.x, self.augment = x, augment
         self.mean, self.std = (t.float().view(-1, *[1] * (x.ndim - 2)) for t in (mean, std))
-        self.random = augment is not None
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        row = self.rows[index]
+    def read(self, row: int) -> Tensor:
         x = (self.x[row].float() - self.mean) / self.std
-        return self.augment(x) if self.augment else x, int(self.y[row])
-
-    @property
-    def labels(self) -> Tensor:
-        """Shape [n]."""
-        return self.y[self.rows]
+        return self.augment(x) if self.augment else x
 
 
 @dataclass
@@ -68,15 +55,13 @@ class Arrays:
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel (1 where a channel is constant); in float64, a thousand rows at a time."""
-    sums = torch.zeros(2, x.shape[1], dtype=torch.float64)
-    dims = [0, *range(2, x.ndim)]
-    for rows in x.split(1000):
-        rows = rows.double()
-        sums += torch.stack([rows.sum(dims), rows.square().sum(dims)])
-    mean, square = sums * x.shape[1] / x.numel()
-    std = (square - mean.square()).clamp(min=0).sqrt()
-    return mean, torch.where(std > 1e-12 * square.sqrt(), std, 1.0)
+    """Mean and standard deviation of each channel (1 where a channel is constant), in float64. Shape [channels] each."""
+    dims, each = [0, *range(2, x.ndim)], x.numel() // x.shape[1]
+    parts = x.split(1000)  # so that the float64 copies stay small
+    mean = sum(p.double().sum(dims) for p in parts) / each
+    around = mean.view(-1, *[1] * (x.ndim - 2))
+    std = (sum((p.double() - around).square().sum(dims) for p in parts) / each).sqrt()
+    return mean, torch.where(std > 1e-12 * mean.abs(), std, 1.0)
 
 
 class padded_crop:

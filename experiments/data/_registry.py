@@ -1,7 +1,6 @@
 """The names of data sets, and how a train, a validation and a test part are made of one."""
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fxgrow._models import _nearest as nearest
 from fxgrow.errors import FxgrowError
 from fxgrow.experiments.data._split import stratified_split, stratified_subset
 
@@ -35,7 +35,35 @@ class Request:
     size: int | None
 
 
-Parts = tuple[Dataset, Dataset, Dataset]  # train, validation, test
+class Examples(Dataset):
+    """Pairs (float32 normalised tensor, int label) of some rows of a data set; a subclass says how one is read.
+
+    Args:
+        y: all labels, int64. Shape [N].
+        rows: which of them, in this order. Shape [n].
+        random: whether an example is drawn anew each time, from torch's generator.
+    """
+
+    def __init__(self, y: Tensor, rows: Tensor, random: bool):
+        self.y, self.rows, self.random = y, rows, random
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        row = int(self.rows[index])
+        return self.read(row), int(self.y[row])
+
+    def read(self, row: int) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def labels(self) -> Tensor:
+        """Shape [n]."""
+        return self.y[self.rows]
+
+
+Parts = tuple[Examples, Examples, Examples]  # train, validation, test
 
 
 class Source(Protocol):
@@ -54,9 +82,9 @@ class Source(Protocol):
 class Data:
     """Three map-style datasets of pairs (float32 tensor of shape `input_shape`, int label)."""
     name: str
-    train: Dataset
-    validation: Dataset
-    test: Dataset
+    train: Examples
+    validation: Examples
+    test: Examples
     class_names: tuple[str, ...]
     input_shape: tuple[int, ...]
 
@@ -110,17 +138,16 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
     if kind not in _READERS and name.endswith(".npz"):
         kind, path = "npz", name
     if kind not in _READERS:
-        near = difflib.get_close_matches(kind, sorted(_READERS), n=3, cutoff=0.5)
-        raise DataError(f"there is no data set {name!r}{'; the nearest are ' + ', '.join(near) if near else ''}; there are "
-                        f"{', '.join(list_data())}")
+        raise DataError(f"there is no data set {name!r}{nearest(kind, list(_READERS))}; there are {', '.join(list_data())}")
     if path and kind not in _WITH_PATH:
         raise DataError(f"{name}: {kind} takes no path; say where its files are with root")
     source = _READERS[kind](Request(kind, path, Path(root) if root is not None else None, download, size))
     labels, test_labels = source.labels, source.test_labels
     _check_labels(name, labels, test_labels, len(source.class_names))
-    rest, test = stratified_split(labels, TEST if test_labels is None else 0.0, seed=0)
-    if test_labels is not None:
-        test = torch.arange(len(test_labels))
+    if test_labels is None:
+        rest, test = stratified_split(labels, TEST, seed=0)
+    else:
+        rest, test = torch.arange(len(labels)), torch.arange(len(test_labels))
     train, held = stratified_split(labels[rest], validation, seed)
     train, held = rest[train], rest[held]
     if limit is not None:

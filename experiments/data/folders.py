@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from fxgrow.experiments.data._registry import DataError, Parts, Request, library, register, root_of
+from fxgrow.experiments.data._registry import DataError, Examples, Parts, Request, library, register, root_of
 
 # of ImageNet's train part, as every published model takes them: constants, not taken from the data at hand
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,29 +20,21 @@ SIZE = 224
 LAYOUT = "PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE with PATH/test (or PATH/val) beside it"
 
 
-class Images(Dataset):
-    """Pairs (float32 normalised image [3, size, size], int label) of some of a folder's files."""
+class Images(Examples):
+    """Some of a folder's files, read when they are asked for. Shape [3, size, size]."""
 
-    def __init__(self, files: list[str], labels: Tensor, rows: Tensor, transform: Callable, random: bool):
-        self.files, self.y, self.rows, self.transform, self.random = files, labels, rows, transform, random
+    def __init__(self, files: list[str], y: Tensor, rows: Tensor, transform: Callable, random: bool):
+        super().__init__(y, rows, random)
+        self.files, self.transform = files, transform
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def read(self, row: int) -> Tensor:
         from PIL import Image
-        row = int(self.rows[index])
         try:
             with Image.open(self.files[row]) as image:
                 pixels = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's SyntaxError: a broken PNG
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
             raise DataError(f"{self.files[row]} is no image that can be read ({error}): replace or remove it") from error
-        return self.transform(pixels), int(self.y[row])
-
-    @property
-    def labels(self) -> Tensor:
-        """Shape [n]."""
-        return self.y[self.rows]
+        return self.transform(pixels)
 
 
 @dataclass

@@ -37,9 +37,20 @@ def npz(request: Request) -> Arrays:
     test = _pair(path, arrays, "test_") if {"test_images", "test_labels"} & arrays.keys() else None
     if test and test[0].shape[1:] != x.shape[1:]:
         raise DataError(f"{path}: test_images are {tuple(test[0].shape[1:])}, images {tuple(x.shape[1:])}: they must agree")
-    highest = max(int(part.max()) for part in (y, test[1] if test else y) if len(part))
-    names = arrays.get("class_names", range(highest + 1))
-    return Arrays(x, y, tuple(str(name) for name in names), test)
+    return Arrays(x, y, _class_names(path, arrays, torch.cat([y, test[1]]) if test else y), test)
+
+
+def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: Tensor) -> tuple[str, ...]:
+    """Those of the file, or the numbers up to the highest label."""
+    if "class_names" in arrays:
+        names = arrays["class_names"]
+        if names.ndim != 1 or names.dtype.kind not in "US":
+            raise DataError(f"{path}: class_names is {names.dtype} of shape {names.shape}; it holds one string a class")
+        return tuple(str(name) for name in names)
+    highest = int(labels.max())
+    if highest >= max(2, len(labels)):
+        raise DataError(f"{path}: labels go up to {highest}, but there are {len(labels)} examples: count classes from 0")
+    return tuple(str(c) for c in range(highest + 1))
 
 
 def _pair(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[Tensor, Tensor]:

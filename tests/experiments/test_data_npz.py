@@ -80,6 +80,8 @@ def test_augmentation_of_the_train_part_alone(tmp_path):
     ({"labels": np.arange(40) / 2}, "labels is float64"), ({"labels": np.arange(39)}, "40 images but 39 labels"),
     ({"labels": np.arange(40) - 1}, "from -1 to 38; with 39 classes they must be in 0"),
     ({"labels": np.arange(40) % 4, "class_names": np.array(["a", "b"])}, "from 0 to 3; with 2 classes"),
+    ({"labels": np.arange(40) * 10 ** 9}, "go up to 39000000000, but there are 40 examples"),
+    ({"class_names": np.arange(4)}, "one string a class"), ({"class_names": np.array("ant")}, "one string a class"),
     ({"images": np.full((40, 6, 5), np.nan)}, "not finite"),
     ({"test_images": np.zeros((3, 6, 5))}, "one of test_images and test_labels only"),
     ({"test_images": np.zeros((3, 6, 6)), "test_labels": np.zeros(3, int)}, "must agree"),

@@ -63,7 +63,8 @@ def test_options_as_text():
 
 @pytest.mark.parametrize("text", [
     "r", "r=", "10", "**{}", "r=1)+(2", "r=__import__('os').getpid()", "r=x", "r=2**9999999", "r=1/0", "r=9**9**9",
-    "r=[i for i in (1,)]", "r=lambda: 1", "r=1 if 1 else 2", "r=" + "(" * 500, "r=1\x00", "r='a'*2", "r=(-8)**0.5"])
+    "r=[i for i in (1,)]", "r=lambda: 1", "r=1 if 1 else 2", "r=" + "(" * 500, "r=1\x00", "r='a'*2", "r=(-8)**0.5",
+    "r=1,r=2", "r={[]: 1}", "r=True*2", "r=" + "*".join("1" * 20_000), "r=2**1e9", "r=1+1"])
 def test_text_that_is_no_options(text):
     with pytest.raises(ZooError):
         parse_options(text)
@@ -79,13 +80,16 @@ def names():
 
 def test_a_new_model_is_one_function(names):
     @zoo.register
-    def two_layers(num_classes: int = 10, width: int = 4) -> nn.Module:
-        model = nn.Sequential(nn.Linear(3, width), nn.Linear(width, num_classes))
+    def two_layers(num_classes: int = 10, width: int = 4, bias: bool = True) -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, width, bias=bias), nn.Linear(width, num_classes))
         model.input_shape = (3,)
         return model
 
     assert "two_layers" in list_models()
     assert create_model("two_layers", width=5)[0].out_features == 5
+    assert create_model("two_layers", bias=False)[0].bias is None
+    with pytest.raises(ZooError, match="True or False"):
+        create_model("two_layers", bias=1)
     with pytest.raises(ZooError, match="already"):
         zoo.register(two_layers)
 
