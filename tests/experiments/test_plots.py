@@ -2,16 +2,23 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import matplotlib
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from matplotlib.collections import PolyCollection
 from matplotlib.text import Text
+from torch.utils.tensorboard import SummaryWriter
+from training import trainer
 
+from fxgrow._cli import main
+from fxgrow.experiments.cli import Run
 from fxgrow.experiments.history import History
 from fxgrow.experiments.plots import bars, curves
-from fxgrow.experiments.plots_data import PlotError, aligned, curve, smoothed, to_csv
+from fxgrow.experiments.plots_data import PlotError, aligned, curve, points, smoothed, to_csv
+from fxgrow.experiments.plots_read import grouped, read_runs
 
 GREW = "step=2: widen factor=2 where=layer1.*"
 
@@ -269,7 +276,7 @@ def test_a_failure_while_drawing_leaves_the_old_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("package", ["seaborn", "matplotlib"])
 def test_a_missing_package_is_named(monkeypatch, package):
-    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(PlotError, match=rf"{package}.*pip install 'fxgrow\[plots\]'"):
         curves({"a": THREE})
 
@@ -278,3 +285,208 @@ def test_the_data_as_text():
     c = curve("a, b", [rows([0, 10], [0.25, 0.5])], "flops", "val_accuracy")
     assert to_csv([c]) == 'label,x,mean,low,high,count\n"a, b",0.0,0.25,,,1\n"a, b",10.0,0.5,,,1\n'
     assert json.loads(json.dumps(c.to_json(), allow_nan=False))["low"] == [None, None]
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def event_files(folder, scalars, texts=(), new_style=False):
+    """`scalars`: (tag, value, step). A wall time of one second a step makes `seconds` known."""
+    with SummaryWriter(str(folder)) as writer:
+        for tag, value, step in scalars:
+            writer.add_scalar(tag, value, step, walltime=1000.0 + step, new_style=new_style)
+        for text, step in texts:
+            writer.add_text("growth", text, step)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Four runs of twelve steps: two seeds that grow at step 6, two that do not."""
+    folder = tmp_path_factory.mktemp("plots") / "runs"
+    for name, grow in (("grown", ["step=6: widen by=2 method=r2r"]), ("scratch", [])):
+        for seed in (0, 1):
+            run = trainer(*grow, out=folder / f"{name}-{seed}", steps=12, eval_every=3, seed=seed, tensorboard=bool(grow))
+            run.config = Run(**{**run.config.to_json(), "model": "perceptron", "data": "clusters"})
+            run.fit()
+    return folder
+
+
+@pytest.mark.parametrize("new_style", [False, True])
+def test_event_files(tmp_path, new_style):
+    scalars = [("loss", 2.0, 0), ("loss", 1.0, 10), ("acc", 0.5, 10), ("loss", 0.5, 20)]
+    event_files(tmp_path / "a", scalars, new_style=new_style)
+    run, = read_runs([tmp_path])
+    assert run.name == "a" and run.source == "tensorboard" and run.settings == {}
+    plain = [{k: v for k, v in row.items() if k != "event"} for row in run.rows]
+    assert plain == [{"step": 0, "seconds": 0.0, "loss": 2.0}, {"step": 10, "seconds": 10.0, "loss": 1.0, "acc": 0.5},
+                     {"step": 20, "seconds": 20.0, "loss": 0.5}]
+    figure = curves({"a": [run.rows]}, x="step", y="loss")
+    assert lines(figure)[0].get_xdata().tolist() == [0, 10, 20] and lines(figure)[0].get_ydata().tolist() == [2, 1, 0.5]
+
+
+def test_event_files_of_an_interrupted_run(tmp_path):
+    """What was written behind the step that a run went on from is not drawn."""
+    event_files(tmp_path, [("loss", 2.0, 0), ("loss", 1.0, 10), ("loss", 9.0, 20)])
+    with SummaryWriter(str(tmp_path), purge_step=11, filename_suffix=".z") as writer:
+        writer.add_scalar("loss", 0.5, 20)
+    run, = read_runs([tmp_path])
+    assert [(row["step"], row["loss"]) for row in run.rows] == [(0, 2.0), (10, 1.0), (20, 0.5)]
+
+
+def test_growths_in_event_files(tmp_path):
+    scalars = [("loss", 2.0, 0), ("loss", 1.0, 5), ("loss", 1.5, 5), ("loss", 1.75, 5), ("loss", 0.5, 9)]
+    event_files(tmp_path, scalars, [("step=5: widen by=2\n\n    words", 5), ("step=5: deepen", 5), ("step=7: kernel", 7)])
+    run, = read_runs([tmp_path])
+    assert [(row["step"], row.get("loss"), row["event"]) for row in run.rows] == [
+        (0, 2.0, ""), (5, 1.0, ""), (5, 1.5, "step=5: widen by=2"), (5, 1.75, "step=5: deepen"),
+        (7, None, "step=7: kernel"), (9, 0.5, "")]
+    assert flags(curves({"a": [run.rows]}, x="step", y="loss")) == {"widen by=2": 5, "deepen": 5, "kernel": 7}
+
+
+def test_the_history_and_the_event_files_of_a_run_say_the_same(runs):
+    history, events = read_runs([runs / "grown-0"]), read_runs([runs / "grown-0" / "tensorboard"])
+    assert [run.source for run in history + events] == ["history", "tensorboard"]
+    for name in ("val_loss", "val_accuracy", "train_loss", "flops"):
+        a, b = (points("", run.rows, "step", name) for run in history + events)
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_allclose(a[1], b[1], rtol=1e-6)
+    assert [row["event"] for row in history[0].rows] == [row["event"] for row in events[0].rows]
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_curve(runs):
+    groups = grouped(read_runs([runs]))
+    assert {label: [run.name for run in members] for label, members in groups.items()} == {
+        "grown": ["grown-0", "grown-1"], "scratch": ["scratch-0", "scratch-1"]}
+
+
+def test_each_run_is_found_once(runs):
+    found = read_runs([runs / "grown-0", runs, str(runs / "grown-1") + "/."])
+    assert sorted(run.name for run in found) == ["grown-0", "grown-1", "scratch-0", "scratch-1"]
+
+
+@pytest.mark.parametrize("group, labels", [
+    ("grow", ["grow step=6: widen by=2 method=r2r", "grow none"]), ("seed", ["seed 0", "seed 1"]),
+    (r"-(\d)", ["0", "1"]), ("grown|scratch", ["grown", "scratch"]), (r"(\w)\w*-(\d)", ["g 0", "g 1", "s 0", "s 1"])])
+def test_groups(runs, group, labels):
+    groups = grouped(read_runs([runs]), group)
+    assert list(groups) == labels and sum(map(len, groups.values())) == 4
+
+
+@pytest.mark.parametrize("group, message", [
+    ("grw", "neither a setting; did you mean grow.* nor found in the name grown-0"),
+    ("grown", "found in the name scratch-0"),
+    ("(", "unterminated")])
+def test_groups_that_leave_a_run_out(runs, group, message):
+    with pytest.raises(PlotError, match=message):
+        grouped(read_runs([runs]), group)
+
+
+def test_runs_whose_settings_are_not_known_are_not_mixed(tmp_path):
+    for name in ("s-0", "s-1"):
+        event_files(tmp_path / name, [("loss", 1.0, 0)])
+    assert list(grouped(read_runs([tmp_path]))) == ["s-0", "s-1"]
+
+
+def folder_of(path, *rows, rest=""):
+    path.mkdir(parents=True)
+    (path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + rest)
+    return path
+
+
+def test_a_line_that_is_being_written_is_waited_for(tmp_path):
+    run, = read_runs([folder_of(tmp_path / "a", {"step": 0}, rest='{"step": 1, "va')])
+    assert run.rows == [{"step": 0}]
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "\x00"])
+def test_a_damaged_history_is_refused(tmp_path, line):
+    with pytest.raises(PlotError, match="history.jsonl is damaged in line 2"):
+        read_runs([folder_of(tmp_path / "a", {"step": 0}, rest=f"{line}\n")])
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def command(*words):
+    return CliRunner().invoke(main, ["plot", *map(str, words)])
+
+
+def test_command(runs, tmp_path):
+    done = command(runs, "-o", tmp_path / "a.png", "--csv", tmp_path / "a.csv", "--title", "x")
+    assert done.exit_code == 0, done.output
+    assert "widen by=2 method=r2r at" in done.output and "a.csv" in done.output
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    groups = grouped(read_runs([runs]))
+    expected = [curve(label, [r.rows for r in members], "flops", "val_accuracy") for label, members in groups.items()]
+    assert (tmp_path / "a.csv").read_text() == to_csv(expected) == command(runs, "--csv", "-").output
+    curves({label: [r.rows for r in members] for label, members in groups.items()}, tmp_path / "b.png", title="x")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_command_json(runs):
+    report = json.loads(command(runs, "-x", "step", "-y", "val_loss", "--json").output)
+    grown = report["curves"][0]
+    assert (report["x"], report["y"], report["file"]) == ("step", "val_loss", None)
+    assert grown["x"] == [0, 3, 6, 6, 9, 12] and grown["growths"] == [{"x": 6.0, "what": "widen by=2 method=r2r"}]
+    losses = [[row["val_loss"] for row in map(json.loads, open(runs / f"grown-{s}" / "history.jsonl"))] for s in (0, 1)]
+    np.testing.assert_allclose(grown["mean"], np.mean(losses, 0))
+    np.testing.assert_allclose(grown["high"], np.mean(losses, 0) + np.std(losses, 0, ddof=1))
+    assert grown["last"] == [each[-1] for each in losses]
+
+
+def test_command_list(runs):
+    listed = command(runs, "--list")
+    assert listed.exit_code == 0 and "scratch-1" in listed.output and "val_accuracy" in listed.output
+    report = json.loads(command(runs / "grown-0" / "tensorboard", "--list", "--json").output)["runs"]
+    assert report[0]["source"] == "tensorboard" and {"loss/train", "train_loss", "step"} <= set(report[0]["columns"])
+
+
+def test_command_bars(runs, tmp_path):
+    done = command(runs, "--bars", "-y", "val_loss", "-o", tmp_path / "a.svg", "--csv", tmp_path / "a.csv")
+    assert done.exit_code == 0, done.output
+    label, run, value = (tmp_path / "a.csv").read_text().splitlines()[2].split(",")
+    assert (label, run) == ("grown", "grown-1") and float(value) == read_runs([runs / run])[0].rows[-1]["val_loss"]
+    assert b"grown (2)" in (tmp_path / "a.svg").read_bytes()
+
+
+def test_command_without_flops_runs_over_steps(tmp_path):
+    event_files(tmp_path / "[red]$x_1$<b>[b]", [("a[/b]", 2.0, 0), ("a[/b]", 1.0, 1)])
+    done = command(tmp_path, "-y", "a[/b]", "-o", tmp_path / "p.pdf")
+    assert done.exit_code == 0 and "a[/b] over step" in done.output and "[red]$x_1$<b>[b]" in done.output
+    assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("words, code, message", [
+    (["nowhere", "-o", "a.png"], 1, "nowhere is not there"),
+    (["file", "-o", "a.png"], 1, "file is a file"),
+    (["empty", "-o", "a.png"], 1, "empty: there is no run in it"),
+    (["{runs}", "-o", "a.bmp"], 1, "end its name in .png, .svg, .pdf"),
+    (["{runs}", "-o", "none/a.png"], 1, "cannot be written"),
+    (["{runs}", "-o", "a.png", "--csv", "none/a.csv"], 1, "cannot be written"),
+    (["{runs}", "-y", "val_los", "-o", "a.png"], 1, "did you mean val_loss"),
+    (["{runs}", "--group", "zzz", "-o", "a.png", "--csv", "a.csv"], 1, "neither a setting"),
+    (["{runs}"], 2, "name the picture with -o"),
+    (["-o", "a.png"], 2, "Missing argument"),
+    (["{runs}", "--csv", "-", "--json"], 2, "choose one"),
+    (["{runs}", "--smooth", "1", "-o", "a.png"], 2, "--smooth"),
+    (["{runs}", "--band", "se", "-o", "a.png"], 2, "--band")])
+def test_a_failed_command_leaves_no_file(runs, tmp_path, monkeypatch, words, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    done = command(*(word.format(runs=runs) for word in words))
+    assert done.exit_code == code and message in done.output, done.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_command_without_tensorboard(runs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
+    done = command(runs / "grown-0" / "tensorboard", "--list")
+    assert done.exit_code == 1 and "pip install 'fxgrow[plots]'" in done.output
+    assert command(runs, "--list").exit_code == 0
+
+
+def test_confidence_intervals_without_scipy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(PlotError, match="scipy.*fxgrow"):
+        curves({"a": THREE}, band="ci")
