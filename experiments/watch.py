@@ -1,9 +1,8 @@
 """Watchers of a run: lines on the terminal, a progress bar, TensorBoard."""
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from fxgrow._cli_report import console
 from fxgrow._flops_report import quantity
@@ -25,19 +24,19 @@ class Watcher:
 
 
 class Lines(Watcher):
-    """A line on stdout for each evaluation and growth."""
+    """A line on stdout for each evaluation and growth (by `print`, which a progress bar on the same terminal sees)."""
 
     def evaluated(self, trainer: Trainer, row: dict[str, Any]) -> None:
         numbers = [f"{label} {row[name]:.4f}" for label, name in (
             ("loss", "train_loss"), ("validation", "val_loss"), ("accuracy", "val_accuracy")) if row[name] is not None]
-        click.echo(f"step {row['step']:>6} epoch {row['epoch']:>6.2f}  {'  '.join(numbers)}  lr {row['lr']:.3g}  "
-                   f"{quantity(row['flops'], 'FLOP')}")
+        print(f"step {row['step']:>6} epoch {row['epoch']:>6.2f}  {'  '.join(numbers)}  lr {row['lr']:.3g}  "
+              f"{quantity(row['flops'], 'FLOP')}", flush=True)
 
     def grown(self, trainer: Trainer, growth: dict[str, Any]) -> None:
         before, after = growth["parameters"]
-        click.echo(f"grown at step {growth['step']}: {growth['entry']}: parameters {before:,} -> {after:,}; "
-                   + (growth["verification"] if growth["preserving"] else
-                      f"NOT function preserving, as asked: {', '.join(growth['inexact'])}"))
+        print(f"grown at step {growth['step']}: {growth['entry']}: parameters {before:,} -> {after:,}; "
+              + (growth["verification"] if growth["preserving"] else
+                 f"NOT function preserving, as asked: {', '.join(growth['inexact'])}"), flush=True)
 
 
 class Progress(Watcher):
@@ -47,7 +46,7 @@ class Progress(Watcher):
         from rich import progress
         bar = progress.Progress(progress.TextColumn("training"), progress.BarColumn(), progress.MofNCompleteColumn(),
                                 progress.TimeRemainingColumn(), progress.TextColumn("loss {task.fields[loss]:.4f}"),
-                                console=console(stderr=True), transient=True)
+                                console=console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
         self.bar, self.task = bar, bar.add_task("", total=trainer.total, completed=trainer.step, loss=float("nan"))
         if bar.console.is_terminal:
             bar.start()
@@ -85,6 +84,7 @@ class TensorBoard(Watcher):
                 self.writer.add_scalar(tag, row[name], step)
         for name, p in trainer.model.named_parameters():
             self.writer.add_histogram(name, p.detach().float().cpu(), step)
+        self.writer.flush()  # a run that goes on from this step's checkpoint finds them there
 
     def grown(self, trainer: Trainer, growth: dict[str, Any]) -> None:
         words = "\n".join(f"    {line}" for line in growth["explain"].splitlines())

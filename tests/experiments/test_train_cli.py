@@ -42,6 +42,15 @@ def test_trains_grows_and_tells(here):
     assert "holds a run already" in run(MLP + "-o runs/x", 1).stderr
 
 
+def test_a_trained_model_is_trained_further():
+    run(MLP + "--epochs 2 --grow 'epoch=1: widen by=4' -o first")
+    report = json.loads(run("first/model.pt --limit 200 --epochs 2 --grow 'epoch=1: widen by=2' -o second --json").stdout)
+    assert report["growths"][0]["preserving"] and report["parameters"]["before"] == 20 * 75 + 10
+    record = fxgrow.load("second/model.pt").meta["growth"]["record"]
+    assert [step["by"] for step in record.lineage] == [4, 2]
+    assert sum(p.numel() for p in record.shrink(fxgrow.load("second/model.pt")).parameters()) == 16 * 75 + 10
+
+
 def test_json_and_options_over_toml(here):
     (here / "run.toml").write_text('model = "zoo:mlp:hidden=(16,)"\ndata = "digits"\nlimit = 100\nepochs = 9\nlr = 0.2\n'
                                    'grow = ["fraction=0.5: widen factor=2"]\n')

@@ -342,3 +342,20 @@ def test_tensorboard(tmp_path):
     assert "step=12: widen where=0 by=4" in text and "4 -> 8" in text
     with pytest.raises(TrainError, match="need a folder"):
         trainer(tensorboard=True).fit()
+
+
+def test_tensorboard_of_a_resumed_run_has_each_step_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Crash(Watcher):
+        def stepped(self, trainer, loss):
+            if trainer.step == 17:
+                raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError):
+        trainer("step=12: widen by=4", eval_every=5, checkpoint_every=10, out=tmp_path, tensorboard=True,
+                watchers=[Crash()]).fit()
+    Trainer.resume(tmp_path, clusters()).fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("lr")] == [0, 5, 10, 12, 12, 15, 20, 25, 30]
