@@ -5,9 +5,10 @@ https://arxiv.org/abs/1511.05641
 S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift", 2015,
 https://arxiv.org/abs/1502.03167
 
-All of the first paper's measurements are on the second's Inception network (figure 5 there) and ImageNet; its teacher has
-0.3 ** 0.5 of the channels. The plain network is in neither: it is a stack of the layers that Net2WiderNet and Net2DeeperNet
-are derived for, h' = relu(W h), without norms and skip paths.
+All of the first paper's measurements are on the second's Inception network (figure 5 there, whose first convolution is a
+separable one) and ImageNet; the teacher that it widens has 0.3 ** 0.5 of the channels inside the inception modules. The
+plain network is in neither: it is a stack of the layers that Net2WiderNet and Net2DeeperNet are derived for,
+h' = relu(W h), without norms and skip paths.
 """
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ INCEPTION_BN: dict[str, Plan] = {
 
 @register
 def inception_bn(num_classes: int = 1000, in_channels: int = 3, size: int = 224, r: float = 1.0) -> nn.Module:
-    """Inception with batch norm, as in figure 5 of Ioffe and Szegedy; Net2Net's teacher is r=0.3**0.5."""
+    """Inception with batch norm, as in figure 5 of Ioffe and Szegedy; about as wide as Net2Net's teacher with r=0.3**0.5."""
     model = Planned(INCEPTION_BN, r, (in_channels, size, size), num_classes)
     init_convolutions(model)
     return model

@@ -30,7 +30,6 @@ def narrow(name: str):
     return model, torch.randn(2, *model.input_shape)
 
 
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", list_models())
 def test_widened(name, method):
