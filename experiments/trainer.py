@@ -29,7 +29,7 @@ from fxgrow.experiments.data import loader
 from fxgrow.experiments.effects import Effects, LastGrowth
 from fxgrow.experiments.growth import Entry, Step, grow, parse_growth, seed_for, stalled
 from fxgrow.experiments.history import History, append_line
-from fxgrow.experiments.prepare import Parts, captured, device_of, make_optimizer
+from fxgrow.experiments.prepare import Parts, captured, cpu_copy, device_of, make_optimizer
 from fxgrow.experiments.schedules import Rates, after_growth, rate
 from fxgrow.experiments.state import gather, restore
 from fxgrow.experiments.watch import TensorBoard, Watcher
@@ -40,6 +40,10 @@ PROBE = 16  # samples that a grown network is compared on
 
 class Interrupted(TrainError):
     """Training was asked to stop (Ctrl-C, SIGTERM), and stopped between two steps."""
+
+
+class Diverged(TrainError):
+    """The loss is not finite any more."""
 
 
 class Trainer:
@@ -106,8 +110,8 @@ class Trainer:
         """What is still to come, in FLOPs; the growths are tried out on a copy of the network."""
         left = [(i, e) for i, e in enumerate(self.entries) if i not in self.fired]
         left.sort(key=lambda pair: pair[1].at(self.per_epoch, self.total) or 0)
-        return plan(self.model, self.probe, left, self.per_epoch, self.total, self.batch, self.config.seed, self.step,
-                    self.last)
+        return plan(cpu_copy(self.model), self.probe, left, self.per_epoch, self.total, self.batch, self.config.seed,
+                    self.step, self.last)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -117,7 +121,7 @@ class Trainer:
         Seeds and uses the global generators of torch, numpy and Python.
 
         Raises:
-            TrainError: the loss is not finite, a data worker died, ... The last checkpoint stays.
+            Diverged: the loss is not finite. TrainError: a data worker died, ... The last checkpoint stays.
             Interrupted: by Ctrl-C or SIGTERM; a checkpoint of the last step is written.
             GrowthError: a growth is not exact although nothing random was asked for.
         """
@@ -173,8 +177,8 @@ class Trainer:
                                    y.to(self.device, non_blocking=True), label_smoothing=self.config.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainError(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f}): lower lr, "
-                             f"clip the gradient or warm up{self._advice()}")
+            raise Diverged(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f}): lower lr, "
+                           f"clip the gradient or warm up{self._advice()}")
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.config.clip is not None:
@@ -233,8 +237,8 @@ class Trainer:
     def _record_row(self, event: str = "") -> None:
         loss, accuracy = self.evaluate(self.data.validation) if len(self.data.validation) else (None, None)
         if loss is not None and not math.isfinite(loss):
-            raise TrainError(f"the validation loss is {loss} at step {self.step}: lower lr, clip the gradient or warm up"
-                             f"{self._advice()}")
+            raise Diverged(f"the validation loss is {loss} at step {self.step}: lower lr, clip the gradient or warm up"
+                           f"{self._advice()}")
         self.seconds = time.monotonic() - self._began
         row = {"step": self.step, "epoch": self.step / self.per_epoch, "samples": self.step * self.batch,
                "flops": self.flops, "eval_flops": self.eval_flops,

@@ -1,0 +1,197 @@
+"""`fxgrow experiment`: says what an experiment costs, runs what has not been run, and reports."""
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fxgrow._cli_report import console, print_json, print_table, status
+from fxgrow._flops_report import quantity
+from fxgrow.experiments.watch import Watcher
+
+if TYPE_CHECKING:
+    from fxgrow.experiments.papers._cost import Cost
+    from fxgrow.experiments.papers._run import Setup
+    from fxgrow.experiments.trainer import Trainer
+
+
+@click.command(epilog="\b\nExamples:\n  fxgrow experiment --list\n  "
+               "fxgrow experiment convergence-widen --data digits --seeds 5 --scale small --out results/widen")
+@click.argument("name", required=False)
+@click.option("--list", "listing", is_flag=True, help="List the experiments.")
+@click.option("--data", metavar="NAME", help="A data set (digits, mnist1d, cifar10, ...), a FILE.npz or imagefolder:PATH; "
+              "without it, the one of the scale.")
+@click.option("--root", metavar="DIR", help="The folder of the data sets that are not built in.")
+@click.option("--download", is_flag=True, help="Fetch the data into root where they are missing.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each arm, with the seeds "
+              "0, 1, ...")
+@click.option("--scale", type=click.Choice(["smoke", "small", "paper"]), default="small", show_default=True,
+              help="smoke: seconds, to see that it runs; small: minutes on one core; paper: the original setup.")
+@click.option("-o", "--out", metavar="DIR", help="The result folder  [default: results/NAME-SCALE-DATA].")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, of one thread each.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
+              help="What it is trained on.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, and train nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def experiment(name: str | None, listing: bool, data: str | None, root: str | None, download: bool, seeds: int, scale: str,
+               out: str | None, jobs: int, device: str, dry_run: bool, as_json: bool) -> None:
+    """Run the experiment NAME of the papers on function-preserving growth.
+
+    Every arm is trained with every seed; scratch and random padding are always among the arms. A finished run is a file
+    in the result folder and is not run again: after an interruption the same command goes on. At the end the folder holds
+    results.json, table.md and figures.
+    """
+    from fxgrow.experiments import papers
+
+    if listing:
+        _list(as_json)
+        return
+    if name is None:
+        raise click.UsageError("name an experiment; `fxgrow experiment --list` lists them")
+    try:
+        declared = papers.get_experiment(name)
+    except papers.ExperimentError as error:
+        raise click.UsageError(str(error)) from error
+    from fxgrow.experiments.papers._run import Setup, insist_writable
+    where = data or declared.scale(scale).data
+    folder = Path(out or f"results/{name}-{scale}-{Path(where).stem if '.' in where else where.replace(':', '-')}")
+    setup = Setup(name, scale, folder, data or "", root, download, device)
+    numbers = list(range(seeds))
+    with status(f"Counting what {name} costs"):
+        planned = costs_of(setup, numbers)
+    if not as_json:
+        _tell_costs(setup, planned, jobs)
+    if dry_run:
+        if as_json:
+            print_json({"experiment": name, "scale": scale, "costs": _costs_json(planned)})
+        return
+    insist_writable(folder)
+    run_all(setup, planned, jobs)
+    words = ["fxgrow", "experiment", name, "--data", where, "--seeds", str(seeds), "--scale", scale]
+    report = _report(setup, shlex.join(words), numbers)
+    report["costs"] = _costs_json(planned)
+    if as_json:
+        print_json(report)
+    else:
+        _tell(setup, report)
+
+
+def _list(as_json: bool) -> None:
+    from fxgrow.experiments import papers
+    found = papers.list_experiments()
+    if as_json:
+        print_json({"experiments": [{"name": e.name, "title": e.title, "source": e.source,
+                                     "arms": [arm.key for arm in e.arms]} for e in found]})
+    else:
+        print_table("Experiments", ("name", "what is compared", "follows", "arms"),
+                    [(e.name, e.title, e.source, len(e.arms)) for e in found])
+
+
+# --- before -------------------------------------------------------------------------------------------------------------
+
+
+def costs_of(setup: Setup, seeds: Sequence[int]) -> list[Cost]:
+    from fxgrow.experiments.papers._cost import costs
+    return costs(setup, seeds)
+
+
+def _tell_costs(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
+    rows = [(c.arm.key, len(c.todo), quantity(c.flops, "FLOP"), _duration(c.seconds)) for c in planned]
+    print_table(f"What it will cost: {setup.experiment}, scale {setup.scale}", ("arm", "runs to do", "FLOPs of a run",
+                                                                                "about"), rows)
+    runs = sum(len(c.todo) for c in planned)
+    flops = sum(len(c.todo) * c.flops for c in planned)
+    click.echo(f"in all      {runs} runs, {quantity(flops, 'FLOP')} of training, about "
+               f"{_duration(sum(len(c.todo) * c.seconds for c in planned) / jobs)}")
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _costs_json(planned: Sequence[Cost]) -> list[dict[str, Any]]:
+    return [{"arm": c.arm.key, "todo": c.todo, "flops": c.flops} for c in planned]
+
+
+# --- the runs -----------------------------------------------------------------------------------------------------------
+
+
+class _Steps(Watcher):
+    """Moves a bar by the share of a run that each step is."""
+
+    def __init__(self, bar, task, seconds: float):
+        self.bar, self.task, self.seconds = bar, task, seconds
+
+    def stepped(self, trainer: Trainer, loss: float) -> None:
+        self.bar.advance(self.task, self.seconds / trainer.total)
+
+
+def run_all(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
+    """Makes every run that has not been made, teachers first, with a bar on terminals that says how much time is left.
+
+    Raises:
+        FxgrowError: a run failed or was interrupted; finished ones are kept.
+    """
+    from rich import progress
+    cost = {c.arm.key: c for c in planned}
+    bar = progress.Progress(progress.TextColumn("{task.description}"), progress.BarColumn(),
+                            progress.TaskProgressColumn(), progress.TimeRemainingColumn(),
+                            console=console(stderr=True), transient=True)
+    task = bar.add_task(setup.experiment, total=sum(len(c.todo) * c.seconds for c in planned))
+    if bar.console.is_terminal:
+        bar.start()
+    try:
+        for level in setup.declared.levels():
+            tasks = [(arm.key, seed) for arm in level for seed in cost[arm.key].todo]
+            if jobs == 1:
+                _one_by_one(setup, tasks, cost, bar, task)
+            else:
+                _side_by_side(setup, tasks, cost, bar, task, jobs)
+    finally:
+        bar.stop()
+
+
+def _one_by_one(setup: Setup, tasks, cost, bar, task) -> None:
+    from fxgrow.experiments.papers._run import run
+    for key, seed in tasks:
+        bar.update(task, description=f"{setup.experiment}: {key}, seed {seed}")
+        run(setup, setup.declared.arm(key), seed, [_Steps(bar, task, cost[key].seconds)])
+
+
+def _side_by_side(setup: Setup, tasks, cost, bar, task, jobs: int) -> None:
+    from fxgrow.experiments.papers._run import in_process
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    try:
+        left = {pool.submit(in_process, setup, key, seed): key for key, seed in tasks}
+        for future in concurrent.futures.as_completed(left):
+            future.result()
+            bar.advance(task, cost[left[future]].seconds)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# --- after --------------------------------------------------------------------------------------------------------------
+
+
+def _report(setup: Setup, command: str, seeds: Sequence[int]) -> dict[str, Any]:
+    from fxgrow.experiments.papers import _figures, _results
+    from fxgrow.experiments.papers._run import finished
+    runs = {arm.key: [finished(setup, arm, seed) for seed in seeds] for arm in setup.declared.arms}
+    with status("Drawing"):
+        figures = _figures.draw(setup, runs, seeds)
+    return _results.write(setup, command, seeds, _results.summary(setup, runs), runs, figures)
+
+
+def _tell(setup: Setup, report: dict[str, Any]) -> None:
+    from fxgrow.experiments.papers._results import COLUMNS, cells
+    print_table(f"{report['title']} ({report['data']}, {len(report['seeds'])} seeds, accuracies in %)", COLUMNS,
+                [cells(row) for row in report["summary"]])
+    click.echo(f"written     {setup.out}: results.json, table.md, {', '.join(report['figures'])}")
