@@ -65,10 +65,11 @@ def test_one_of_the_parallel_layers(branch, width, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_parallel_layer_of_a_residual_block(method):
-    model, x = narrow("inception_resnet_v2")
-    grown = grow(model, x, Widen("features.b.7.branches.*", factor=2, method=method, fallback="never", seed=0))
-    assert grown.model.get_submodule("features.b.7.conv").in_channels == 2 * model.features.b[7].conv.in_channels
-    assert grown.model.get_submodule("features.b.7.conv").out_channels == model.features.b[7].conv.out_channels
+    """The stream around the block stays as wide as it was."""
+    model, x = narrow("inception_resnet_v2_small")
+    grown = grow(model, x, Widen("features.b.branches.*", factor=2, method=method, fallback="never", seed=0))
+    before, after = model.features.b.conv, grown.model.get_submodule("features.b.conv")
+    assert (after.in_channels, after.out_channels) == (2 * before.in_channels, before.out_channels)
 
 
 @pytest.mark.parametrize("name, passes", [
