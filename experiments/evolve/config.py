@@ -1,0 +1,104 @@
+"""The settings of a search: a dataclass, from TOML and from options."""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fxgrow.experiments.config import TrainConfig, TrainError, nearest
+
+# What the defaults are divided by where a search is to end in minutes on a CPU
+CPU = {"first_steps": 300, "steps": 300, "rounds": 4, "keep": 2, "children": 4, "final_steps": 150}
+
+
+@dataclass
+class SearchConfig:
+    """How a population evolves. The defaults are those of the report "Deep neuroevolution with shared weights".
+
+    Args:
+        model: the base network, as on the command line. data: the data set. limit: at most so many samples of each part.
+        seed: of everything.
+        first_steps: steps that the base network is trained for (N_i).
+        rounds: how often the population is selected, mutated and trained.
+        keep: how many are selected (K). children: how many are made of them (M).
+        steps: of a round, shared out evenly among its members (N_j).
+        final_steps: the best network is trained for so many more.
+        weights: inherit (each child has numbers of its own, and trains alone), or share (its old numbers are its parent's,
+            and all train together; passes that share columns out, as net2net, are left out then).
+        selection: how the ones to keep are chosen: best, aging, nsga2, diverse, hill or random.
+        mode: rounds (all of a round end before the next begins, so that one seed gives one result), or steady (a new child
+            whenever a worker is free; `rounds * children` in all).
+        growth: a child has at most so many times its parent's parameters, and FLOPs.
+        parameters, flops, latency: what a network may have at most: numbers, FLOPs of a forward pass, milliseconds.
+        total_flops: the search ends when so many FLOPs are spent in training.
+        sample: aging: of how many a parent is the best (tournament).
+        mutations: tables with `pass`, and maybe `weight`, `places` and options of the pass, a list being one to draw from;
+            none: the default list.
+        duplicates: how far back networks of the same structure are recognised: round, run, or keep (not at all).
+        train: settings of the trainer, as for `fxgrow train`.
+    """
+    model: str = "zoo:residual3"
+    data: str = "digits"
+    root: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    first_steps: int = 5000
+    rounds: int = 15
+    keep: int = 3
+    children: int = 10
+    steps: int = 5000
+    final_steps: int = 5000
+    weights: Literal["inherit", "share"] = "inherit"
+    selection: str = "best"
+    mode: Literal["rounds", "steady"] = "rounds"
+    growth: float = 2.0
+    parameters: int | None = None
+    flops: float | None = None
+    latency: float | None = None
+    total_flops: float | None = None
+    sample: int = 3
+    duplicates: Literal["round", "run", "keep"] = "run"
+    mutations: Sequence[Mapping[str, Any]] = ()
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from fxgrow.experiments.evolve.mutation import mutations_of
+        from fxgrow.experiments.evolve.selection import SELECTIONS
+        for name, known in (("weights", ("inherit", "share")), ("selection", tuple(SELECTIONS)),
+                            ("mode", ("rounds", "steady")), ("duplicates", ("round", "run", "keep"))):
+            if getattr(self, name) not in known:
+                raise TrainError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        for name in ("first_steps", "rounds", "keep", "children", "steps", "sample"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise TrainError(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1")
+        if self.growth <= 1:
+            raise TrainError(f"growth is {self.growth}; it must be above 1, as children are larger than their parents")
+        if self.mode == "steady" and self.weights == "share":
+            raise TrainError("mode steady trains each child alone: use weights inherit, or mode rounds")
+        if {"steps", "epochs", "grow"} & set(self.train):
+            raise TrainError("[train] takes no steps, epochs or grow here: steps and first_steps say how long")
+        mutations_of(self.mutations, self.weights)
+        self.trainer(1, 0)
+
+    def trainer(self, steps: int, seed: int) -> TrainConfig:
+        """The settings of one training."""
+        settings = {"schedule": "constant", **self.train, "steps": steps, "seed": seed, "eval_every": steps}
+        return TrainConfig.of(settings, "[train]")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], origin: str = "the settings") -> SearchConfig:
+        """From names and values.
+
+        Raises:
+            TrainError: a name is not known, or a value makes no sense.
+        """
+        names = [f.name for f in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise TrainError(f"{origin}: there is no setting {name!r}{nearest(name, names)}; `fxgrow evolve --help` "
+                                 "lists them")
+        return cls(**settings)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

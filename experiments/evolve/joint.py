@@ -1,0 +1,89 @@
+"""Joint training of networks that share their numbers: at each step one of them, drawn at random, takes a batch."""
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import GraphModule
+
+import fxgrow
+from fxgrow._record import record_in
+from fxgrow.experiments.config import TrainError
+from fxgrow.experiments.costs import step_flops
+from fxgrow.experiments.data import Data, loader
+from fxgrow.experiments.evolve.config import SearchConfig
+from fxgrow.experiments.prepare import device_of, make_optimizer
+from fxgrow.experiments.schedules import Rates, rate
+
+
+@dataclass
+class Shared:
+    """One network of a family: its parent's number, and itself, tied to its parent."""
+    parent: int | None
+    model: nn.Module
+
+
+def family(networks: Mapping[int, tuple[int | None, GraphModule]]) -> dict[int, Shared]:
+    """Networks tied to their parents, so that each number that several have is one number. A parent comes before its
+    children, and each child's record says how it grew from its parent.
+
+    Where a number differs between a parent and its child, the parent's is used."""
+    tied: dict[int, Shared] = {}
+    for number, (parent, model) in networks.items():
+        record = record_in(model)
+        whole: nn.Module = model if parent is None else fxgrow.tie(tied[parent].model, model, record)
+        tied[number] = Shared(parent, whole)
+    return tied
+
+
+def parameters(members: Mapping[int, Shared]) -> list[nn.Parameter]:
+    """Those of all networks, each once."""
+    return list(dict.fromkeys(p for m in members.values() for p in m.model.parameters()))
+
+
+def train_jointly(members: Mapping[int, Shared], trained: Sequence[int], data: Data, config: SearchConfig, steps: int,
+                  seed: int) -> tuple[dict[int, int], dict[int, int], float]:
+    """Trains the members numbered in `trained`, in place. Gives the FLOPs and the steps that each took, and the seconds.
+
+    Raises:
+        TrainError: a loss is not finite.
+    """
+    began = time.monotonic()
+    settings = config.trainer(steps, seed)
+    rng, device = random.Random(f"{seed} joint"), device_of(settings)
+    torch.manual_seed(seed)
+    everything = nn.ModuleDict({str(n): members[n].model.to(device) for n in trained})
+    optimizer = make_optimizer(settings, everything)
+    batch = min(settings.batch_size, len(data.train))  # type: ignore[arg-type]
+    costs = {n: step_flops(fxgrow.untie(members[n].model), batch, data.input_shape) for n in trained}  # type: ignore[arg-type]
+    spent, taken = dict.fromkeys(trained, 0), dict.fromkeys(trained, 0)
+    source = loader(data.train, batch, shuffle=True, seed=seed, drop_last=True)
+    batches = iter(source)
+    for step in range(steps):
+        number = rng.choice(list(trained))
+        model = members[number].model.train()
+        try:
+            x, y = next(batches)
+        except StopIteration:
+            batches = iter(source)
+            x, y = next(batches)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(settings, Rates(), step, steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(model(x.to(device)), y.to(device), label_smoothing=settings.label_smoothing)
+        if not torch.isfinite(loss):
+            raise TrainError(f"the loss of network {number} is {float(loss)} at step {step}: lower lr, clip the gradient or "
+                             "warm up")
+        loss.backward()
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        spent[number] += costs[number]
+        taken[number] += 1
+    everything.cpu()
+    return spent, taken, time.monotonic() - began

@@ -1,0 +1,79 @@
+"""A network of a population as data: where it comes from, what it costs, how well it does."""
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import networkx
+from torch.fx import GraphModule, Node
+
+from fxgrow._ops import settings, title
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network.
+
+    parent: its number (None: the base network). step: the pass that made it, with its seed, as `build` takes it.
+    graph: a hash of its structure. flops: of a forward pass for one sample. latency: milliseconds of that, if measured.
+    """
+    number: int
+    round: int
+    parent: int | None
+    step: dict[str, Any] | None
+    graph: str
+    parameters: int
+    flops: int
+    latency: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A member as it was after a training.
+
+    archive: a hash of its file. accuracy, loss: on the validation part; correct: which of its samples it got right, as a
+    string of 0 and 1. spent: FLOPs of this training. steps: of it.
+    """
+    member: Member
+    round: int
+    archive: str
+    accuracy: float
+    loss: float
+    correct: str
+    spent: int
+    steps: int
+    seconds: float
+
+    @property
+    def number(self) -> int:
+        return self.member.number
+
+
+def graph_hash(gm: GraphModule) -> str:
+    """A hash of a captured module's structure: the same for networks that differ in names and numbers alone (Weisfeiler and
+    Lehman's, as networkx computes it, over operations with their settings and the shapes of their parameters)."""
+    graph = networkx.DiGraph()
+    for node in gm.graph.nodes:
+        graph.add_node(node.name, label=_label(gm, node))
+    for node in gm.graph.nodes:
+        for at, read in enumerate(node.all_input_nodes):
+            graph.add_edge(read.name, node.name, label=str(at))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # hashes differ from those of networkx before 3.5
+        return networkx.weisfeiler_lehman_graph_hash(graph, node_attr="label", edge_attr="label", iterations=4)
+
+
+def _label(gm: GraphModule, node: Node) -> str:
+    shapes = ""
+    if node.op == "call_module":
+        shapes = str([tuple(p.shape) for p in gm.get_submodule(str(node.target)).parameters()])
+    elif node.op == "get_attr":
+        value = gm
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        shapes = str(tuple(getattr(value, "shape", ())))
+    return ascii(f"{title(gm, node)} {settings(gm, node)} {shapes}")  # networkx takes no others

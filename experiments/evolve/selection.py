@@ -1,0 +1,87 @@
+"""Selection: which networks are kept, and whose children come next. Pure functions over scored members."""
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from fxgrow.experiments.config import TrainError
+from fxgrow.experiments.evolve.member import Scored
+
+Selection = Callable[[Sequence[Scored], int, random.Random], list[Scored]]
+
+
+def best(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
+    """Those with the highest validation accuracy (of equals, the smaller loss, then the older)."""
+    return sorted(scored, key=lambda s: (-s.accuracy, s.loss, s.number))[:keep]
+
+
+def random_choice(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
+    """Any: random search with the same passes."""
+    return sorted(rng.sample(list(scored), min(keep, len(scored))), key=lambda s: s.number)
+
+
+def aging(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
+    """The youngest, whatever they can do: regularised evolution (Real et al., 2019, arXiv:1802.01548). Which of them has
+    children, `tournament` decides."""
+    return sorted(scored, key=lambda s: -s.number)[:keep]
+
+
+def tournament(scored: Sequence[Scored], sample: int, rng: random.Random) -> Scored:
+    """The best of a few drawn at random."""
+    return best(rng.sample(list(scored), min(sample, len(scored))), 1, rng)[0]
+
+
+def nsga2(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
+    """By non-dominated fronts of accuracy against FLOPs and parameters, the loneliest of the last front first (Deb et al.,
+    2002), the objectives being those of LEMONADE (Elsken et al., 2019, arXiv:1804.09081)."""
+    tools, points = _points(scored)
+    return [p.scored for p in tools.selNSGA2(points, min(keep, len(points)))]
+
+
+def front(scored: Sequence[Scored]) -> list[Scored]:
+    """The Pareto front of accuracy against FLOPs and parameters, from the smallest to the largest."""
+    tools, points = _points(scored)
+    first = tools.sortNondominated(points, len(points), first_front_only=True)[0] if points else []
+    return sorted((p.scored for p in first), key=lambda s: (s.member.flops, s.member.parameters, s.number))
+
+
+def _points(scored: Sequence[Scored]):
+    """DEAP's tools, and the members as they take them: error, FLOPs and parameters are to be small."""
+    try:
+        from deap import base, tools
+    except ImportError as error:
+        raise TrainError(f"Pareto fronts need the package deap ({error}): pip install 'fxgrow[evolve]'") from error
+
+    class Fitness(base.Fitness):
+        weights = (-1.0, -1.0, -1.0)
+
+    class Point:
+        def __init__(self, s: Scored):
+            self.scored, self.fitness = s, Fitness((1 - s.accuracy, s.member.flops, s.member.parameters))
+
+    return tools, [Point(s) for s in sorted(scored, key=lambda s: s.number)]
+
+
+def diverse(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
+    """Co-evolution with the validation samples: one after another, the network with the most right answers, where a sample
+    that n of the chosen solve counts (n + 1)^-2."""
+    solved = [0] * max((len(s.correct) for s in scored), default=0)
+    chosen: list[Scored] = []
+    left = sorted(scored, key=lambda s: s.number)
+    while left and len(chosen) < keep:
+        def worth(s: Scored) -> float:
+            return sum((n + 1) ** -2 for n, bit in zip(solved, s.correct) if bit == "1")
+        taken = max(left, key=lambda s: (worth(s), -s.loss))
+        chosen.append(taken)
+        left.remove(taken)
+        solved = [n + (bit == "1") for n, bit in zip(solved, taken.correct)]
+    return chosen
+
+
+def hill(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
+    """The best one alone: hill climbing (Elsken et al., 2018, arXiv:1711.04528)."""
+    return best(scored, 1, rng)
+
+
+SELECTIONS: dict[str, Selection] = {"best": best, "aging": aging, "nsga2": nsga2, "diverse": diverse, "hill": hill,
+                                    "random": random_choice}

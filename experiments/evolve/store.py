@@ -1,0 +1,259 @@
+"""What a search has found out, on disk: every evaluation before it counts, in SQLite, and networks in files by content.
+
+A kill at any moment leaves the last finished transaction. A network's file holds the difference to its parent's where that
+is smaller: the numbers of a child that come from its parent, as bits, exclusive-or with the parent's, so that what
+training hardly moved is mostly zero; new numbers as they are. Each file is named by a hash of the network that it gives, and
+is checked when it is read.
+"""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import tempfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+import fxgrow
+from fxgrow._atomic import atomic_write
+from fxgrow._capture import clone_structure
+from fxgrow._record import GrowthRecord, record_in, tensors_of
+from fxgrow.errors import ArchiveError, FxgrowError
+from fxgrow.experiments.config import TrainError
+from fxgrow.experiments.evolve.member import Member, Scored
+
+NAME = "search.sqlite"
+DEEPEST = 6    # differences in a row, at most
+REMEMBERED = 8  # networks that are kept in memory
+WHOLE, DIFFERENCE = b"fxw1", b"fxd1"
+TABLES = """
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS members (number INTEGER PRIMARY KEY, round INTEGER NOT NULL, parent INTEGER, step TEXT,
+    graph TEXT NOT NULL, parameters INTEGER NOT NULL, flops INTEGER NOT NULL, latency REAL);
+CREATE TABLE IF NOT EXISTS evaluations (member INTEGER NOT NULL REFERENCES members, round INTEGER NOT NULL,
+    archive TEXT NOT NULL, accuracy REAL NOT NULL, loss REAL NOT NULL, correct TEXT NOT NULL, spent INTEGER NOT NULL,
+    steps INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (member, round));
+CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, kept TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS discarded (round INTEGER NOT NULL, parent INTEGER NOT NULL, step TEXT NOT NULL,
+    reason TEXT NOT NULL);
+"""
+
+
+def to_bytes(model: GraphModule) -> bytes:
+    """A network as `fxgrow.save` writes it. The same network gives the same bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        fxgrow.save(model, path)
+        return path.read_bytes()
+
+
+def from_bytes(content: bytes) -> GraphModule:
+    """The network of `to_bytes`; nothing in the content is run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        path.write_bytes(content)
+        return fxgrow.load(path)  # type: ignore[return-value]
+
+
+class Store:
+    """The folder of a search.
+
+    Raises:
+        TrainError: it cannot be made or is not a search's.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._memory: OrderedDict[str, bytes] = OrderedDict()
+        try:
+            (self.folder / "networks").mkdir(parents=True, exist_ok=True)
+            self.db = sqlite3.connect(self.folder / NAME, isolation_level=None)
+            self.db.execute("PRAGMA journal_mode=WAL")
+            self.db.execute("PRAGMA synchronous=FULL")
+            self.db.executescript(TABLES)
+        except (OSError, sqlite3.Error) as error:
+            raise TrainError(f"{self.folder} cannot hold a search ({error}): choose another folder") from error
+
+    def close(self) -> None:
+        self.db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of what is written inside."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    # -- settings ---------------------------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any] | None:
+        """What the search was started with; None in a new folder."""
+        row = self.db.execute("SELECT value FROM settings WHERE name = 'config'").fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def keep_settings(self, config: Mapping[str, Any]) -> None:
+        self.db.execute("INSERT OR REPLACE INTO settings VALUES ('config', ?)", (json.dumps(config),))
+
+    # -- members and evaluations ------------------------------------------------------------------------------------------
+
+    def add_members(self, members: Sequence[Member], round: int, kept: Sequence[int], discarded: Sequence[Any] = ()) -> None:
+        """A round's new members, whom it keeps of the ones before, and the mutations that led to nothing."""
+        with self.transaction():
+            for m in members:
+                self.db.execute("INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (
+                    m.number, m.round, m.parent, None if m.step is None else json.dumps(m.step), m.graph, m.parameters,
+                    m.flops, m.latency))
+            self.db.execute("INSERT OR REPLACE INTO rounds VALUES (?, ?)", (round, json.dumps(list(kept))))
+            self.db.executemany("INSERT INTO discarded VALUES (?, ?, ?, ?)", [
+                (round, d.parent, json.dumps(d.step), d.reason) for d in discarded])
+
+    def members(self) -> dict[int, Member]:
+        rows = self.db.execute("SELECT * FROM members ORDER BY number")
+        return {n: Member(n, r, p, None if s is None else json.loads(s), g, c, f, t) for n, r, p, s, g, c, f, t in rows}
+
+    def kept(self, round: int) -> list[int] | None:
+        """Whom a round kept; None: it has not begun."""
+        row = self.db.execute("SELECT kept FROM rounds WHERE round = ?", (round,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def discarded(self) -> list[dict[str, Any]]:
+        rows = self.db.execute("SELECT * FROM discarded ORDER BY rowid")
+        return [{"round": r, "parent": p, "step": json.loads(s), "reason": why} for r, p, s, why in rows]
+
+    def add_evaluations(self, found: Sequence[Scored]) -> None:
+        with self.transaction():
+            for s in found:
+                self.db.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
+                    s.number, s.round, s.archive, s.accuracy, s.loss, s.correct, s.spent, s.steps, s.seconds))
+
+    def evaluations(self, members: Mapping[int, Member] | None = None) -> list[Scored]:
+        """In the order in which they ended."""
+        known = self.members() if members is None else members
+        return [Scored(known[n], *rest) for n, *rest in self.db.execute("SELECT * FROM evaluations ORDER BY rowid")]
+
+    # -- networks -----------------------------------------------------------------------------------------------------------
+
+    def put(self, content: bytes, parent: str | None = None) -> str:
+        """Keeps a network (`to_bytes`) and gives its hash; parent: that of what it grew from or is a later state of."""
+        name = hashlib.sha256(content).hexdigest()
+        self._remember(name, content)
+        path = self.path(name)
+        if path.exists():
+            return name
+        whole = WHOLE + zlib.compress(content, 1)
+        smaller = None if parent is None else self._difference(content, parent)
+        with atomic_write(path) as file:
+            file.write(smaller if smaller is not None and len(smaller) < len(whole) else whole)
+        return name
+
+    def path(self, name: str) -> Path:
+        return self.folder / "networks" / f"{name}.fxn"
+
+    def get(self, name: str) -> bytes:
+        """The network of a hash.
+
+        Raises:
+            ArchiveError: its file, or that of one that it is the difference to, is missing or damaged.
+        """
+        if name not in self._memory:
+            self._remember(name, self._read(name))
+        self._memory.move_to_end(name)
+        return self._memory[name]
+
+    def model(self, name: str) -> GraphModule:
+        return from_bytes(self.get(name))
+
+    def check(self) -> dict[str, str]:
+        """The networks that can no longer be read, and why; what is known of them stays."""
+        found = {}
+        for archive, in self.db.execute("SELECT DISTINCT archive FROM evaluations ORDER BY rowid").fetchall():
+            try:
+                self._read(archive)
+            except ArchiveError as error:
+                found[archive] = str(error)
+        return found
+
+    def _remember(self, name: str, content: bytes) -> None:
+        self._memory[name] = content
+        while len(self._memory) > REMEMBERED:
+            self._memory.popitem(last=False)
+
+    def _read(self, name: str) -> bytes:
+        path = self.path(name)
+        try:
+            kind, content = _parts(path.read_bytes())
+            if kind == DIFFERENCE:
+                parent, body = content[:64].decode(), content[64:]
+                content = to_bytes(_apply(from_bytes(body), from_bytes(self.get(parent))))
+        except ArchiveError as error:
+            raise ArchiveError(f"{path.name}: {error}") from error
+        except (OSError, ValueError, zlib.error, FxgrowError) as error:
+            raise ArchiveError(f"{path.name} cannot be read: {error}") from error
+        if hashlib.sha256(content).hexdigest() != name:
+            raise ArchiveError(f"{path.name} is damaged: what it holds is another network")
+        return content
+
+    def _difference(self, content: bytes, parent: str) -> bytes | None:
+        """The file of a network as a difference; None where there are too many in a row."""
+        if self._depth(parent) >= DEEPEST:
+            return None
+        theirs = from_bytes(self.get(parent))
+        body = to_bytes(_apply(from_bytes(content), theirs))
+        if to_bytes(_apply(from_bytes(body), theirs)) != content:  # of a type that does not come back bit by bit
+            return None
+        return DIFFERENCE + zlib.compress(parent.encode() + body, 1)
+
+    def _depth(self, name: str) -> int:
+        """How many differences have to be read for a network."""
+        depth = 0
+        while True:
+            try:
+                kind, content = _parts(self.path(name).read_bytes())
+            except (OSError, ValueError, zlib.error):
+                return DEEPEST  # nothing is built on what cannot be read
+            if kind == WHOLE:
+                return depth
+            depth, name = depth + 1, content[:64].decode()
+
+
+def _parts(raw: bytes) -> tuple[bytes, bytes]:
+    kind = raw[:4]
+    if kind not in (WHOLE, DIFFERENCE):
+        raise ValueError("it is no network of a search")
+    return kind, zlib.decompress(raw[4:])
+
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _apply(model: GraphModule, parent: GraphModule) -> GraphModule:
+    """The network with the bits of each tensor exclusive-or those that it has from its parent; done twice it is as it was.
+
+    `model` is a child whose record says how it grew from `parent`, or a later state of `parent` itself."""
+    theirs, ours = tensors_of(parent), tensors_of(model)
+    if {n: t.shape for n, t in theirs.items()} != {n: t.shape for n, t in ours.items()}:
+        theirs = (record_in(model) or GrowthRecord()).migrate_tensors(theirs)
+    names = {id(t): n for n, t in ours.items()}
+
+    def mixed(tensor: Tensor) -> Tensor:
+        was = theirs.get(names.get(id(tensor), ""))
+        if was is None or was.shape != tensor.shape or was.dtype != tensor.dtype or tensor.element_size() not in BITS:
+            return tensor.detach().clone()
+        a, b = (t.detach().reshape(-1).view(BITS[tensor.element_size()]) for t in (tensor, was))
+        return torch.empty_like(tensor).copy_((a ^ b).view(tensor.dtype).view(tensor.shape))
+
+    made: GraphModule = clone_structure(model, mixed)  # type: ignore[assignment]
+    made.recompile()
+    return made

@@ -1,0 +1,312 @@
+"""A search: mutations, selection, what is kept on disk, and that a search goes on from wherever it was cut off."""
+from __future__ import annotations
+
+import dataclasses
+import random
+import sqlite3
+
+import pytest
+import torch
+from torch import nn
+
+import fxgrow
+from fxgrow.errors import ArchiveError
+from fxgrow.experiments.config import TrainError
+from fxgrow.experiments.evolve import Member, Mutation, Scored, SearchConfig, default_mutations, mutate, search
+from fxgrow.experiments.evolve.engine import engine
+from fxgrow.experiments.evolve.joint import family, parameters
+from fxgrow.experiments.evolve.member import graph_hash
+from fxgrow.experiments.evolve.mutation import Limits, Parent, build, describe, grow, mutations_of
+from fxgrow.experiments.evolve.search import resumed
+from fxgrow.experiments.evolve.selection import SELECTIONS, best, diverse, front, nsga2, tournament
+from fxgrow.experiments.evolve.store import Store, from_bytes, to_bytes
+from fxgrow.passes import Deepen, Kernel, Widen
+
+SMALL = {"model": "zoo:mlp:hidden=(8,8)", "data": "digits", "limit": 60, "first_steps": 4, "rounds": 2, "keep": 2,
+         "children": 2, "steps": 8, "final_steps": 2, "train": {"batch_size": 20, "lr": 0.05},
+         "mutations": [{"pass": "widen", "factor": [1.5, 2.0]}]}
+
+
+def small(**changes) -> SearchConfig:
+    return SearchConfig.of({**SMALL, **changes})
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1),
+                         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).eval()
+
+
+X = torch.randn(2, 1, 8, 8)
+
+
+def parent(seed: int = 0, number: int = 0) -> Parent:
+    return Parent(number, fxgrow.capture(net(seed), X), X)
+
+
+def scored(number: int, accuracy: float, flops: int = 10, correct: str = "", parameters: int = 10) -> Scored:
+    member = Member(number, 1, 0, None, f"g{number}", parameters, flops)
+    return Scored(member, 1, f"a{number}", accuracy, 1 - accuracy, correct, 1, 1, 0.0)
+
+
+# --- mutations ---------------------------------------------------------------------------------------------------------
+
+
+def test_children_are_equal_to_their_parents_within_the_limits_and_new():
+    one, rng, known = parent(), random.Random(0), set()
+    limits = Limits(growth=1.8, parameters=600)
+    for _ in range(8):
+        child, _ = mutate([one], default_mutations(), rng, limits, known)
+        if child is None:
+            break
+        assert child.graph not in known and child.parameters <= min(600, 1.8 * one.costs[0])
+        assert child.flops <= 1.8 * one.costs[1] and child.flops == fxgrow.count_flops(child.grown.model, X[:1]).forward
+        assert fxgrow.verify(one.model, child.grown.model, X).ok and child.parent == 0
+        known.add(child.graph)
+        again = grow(one.model, X, child.step).model.state_dict()  # a step makes the same child
+        assert all(torch.equal(t, again[n]) for n, t in child.grown.model.state_dict().items())
+    assert len(known) >= 4
+
+
+def test_the_same_seed_gives_the_same_children():
+    one, two = (mutate([parent()], default_mutations(), random.Random(5), Limits())[0] for _ in range(2))
+    assert one.step == two.step and one.graph == two.graph
+
+
+def test_what_is_too_large_or_not_equal_is_discarded_with_its_reason():
+    for mutation, limits, reason in (
+            (Mutation("widen", 1, "classes", {"factor": 4}), Limits(growth=1.1), "times its parent's"),
+            (Mutation("widen", 1, "classes", {"factor": 2, "method": "random"}), Limits(growth=9), "not equal to its"),
+            (Mutation("kernel", 1, "modules", {"size": 5}), Limits(latency=1e-9), "ms; at most")):
+        child, discarded = mutate([parent()], [mutation], random.Random(0), limits)
+        assert child is None and any(reason in d.reason for d in discarded)
+
+
+def test_functions_of_ones_own_are_mutations():
+    mine = Mutation("mine", make=lambda model, inputs, rng: Widen("0", by=rng.choice([2, 4]), seed=1))
+    child, _ = mutate([parent()], [mine], random.Random(0), Limits())
+    assert child.step["pass"] == "widen" and child.step["by"] in (2, 4)
+    nothing = Mutation("none", make=lambda model, inputs, rng: None)
+    assert mutate([parent()], [nothing], random.Random(0), Limits()) == (None, [])
+
+
+@pytest.mark.parametrize("made", [Widen("0", factor=2, seed=3), Deepen("0", method="netmorph", seed=1), Kernel("0", size=5)])
+def test_passes_are_data(made):
+    assert build(describe(made)) == made
+
+
+@pytest.mark.parametrize("table, said", [
+    ({"pass": "widn"}, "did you mean widen"), ({}, "needs a pass"), ({"pass": "widen", "places": "x"}, "places is 'x'"),
+    ({"pass": "widen", "factor": 2, "weight": 0}, "weight is 0"), ({"pass": "widen", "size": 2}, "widen"),
+    ({"pass": "widen", "factor": 2, "method": "no"}, "method")])
+def test_wrong_mutations_are_told(table, said):
+    with pytest.raises(TrainError, match=said):
+        mutations_of([table])
+
+
+def test_shared_weights_take_no_net2net():
+    with pytest.raises(TrainError, match="r2r or netmorph"):
+        mutations_of([{"pass": "widen", "factor": 2, "method": "net2net"}], "share")
+
+
+def test_graph_hashes_see_structure_alone():
+    one = fxgrow.capture(net(0), X)
+    assert graph_hash(one) == graph_hash(fxgrow.capture(net(1), X))
+    steps = (Widen("0", by=2), Widen("3", by=2), Kernel("0", size=5), Kernel("3", size=5), Deepen("0", seed=0))
+    hashes = [graph_hash(grow(one, X, step).model) for step in steps]
+    assert len({graph_hash(one), *hashes}) == 6
+
+
+# --- selection ---------------------------------------------------------------------------------------------------------
+
+
+def test_best_and_random_and_aging():
+    some = [scored(i, a) for i, a in enumerate((0.2, 0.9, 0.5, 0.9))]
+    assert [s.number for s in best(some, 2, random.Random(0))] == [1, 3]
+    assert {s.number for s in SELECTIONS["aging"](some, 2, random.Random(0))} == {2, 3}
+    assert tournament(some, 4, random.Random(0)).number == 1
+    assert len(SELECTIONS["random"](some, 3, random.Random(0))) == 3
+    assert [s.number for s in SELECTIONS["hill"](some, 3, random.Random(0))] == [1]
+
+
+def test_nsga2_keeps_the_front_of_accuracy_flops_and_parameters():
+    some = [scored(0, 0.5, 10), scored(1, 0.9, 100), scored(2, 0.7, 50), scored(3, 0.6, 80),
+            scored(4, 0.5, 10, parameters=20)]
+    assert [s.number for s in front(some)] == [0, 2, 1]
+    assert {s.number for s in nsga2(some, 3, random.Random(0))} == {0, 1, 2}
+    assert {s.number for s in nsga2(some, 2, random.Random(0))} == {0, 1}  # the ends are the loneliest
+
+
+def test_diverse_rewards_what_the_others_get_wrong():
+    """Of samples that n of the chosen solve each counts (n + 1)^-2: 0.25 + 0.25 + 0.25 < 1."""
+    some = [scored(0, 0.75, correct="1110"), scored(1, 0.75, correct="1110"), scored(2, 0.25, correct="0001")]
+    assert [s.number for s in diverse(some, 2, random.Random(0))] == [0, 2]
+
+
+# --- the store ----------------------------------------------------------------------------------------------------------
+
+
+def test_networks_come_back_bit_by_bit_from_differences(tmp_path):
+    store = Store(tmp_path)
+    one = fxgrow.capture(net(), X)
+    names, contents = [], []
+    for step in (None, Widen("0", factor=1.5, seed=1), Deepen("3", seed=2), None):
+        model = from_bytes(contents[-1]) if contents else one
+        if step is not None:
+            model = grow(model, X, step).model
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1 + 1e-3 * torch.rand_like(p))
+        contents.append(to_bytes(model))
+        names.append(store.put(contents[-1], names[-1] if names else None))
+    kinds = [store.path(n).read_bytes()[:4] for n in names]
+    assert kinds[0] == b"fxw1" and b"fxd1" in kinds[1:]
+    fresh = Store(tmp_path)
+    assert [fresh.get(n) for n in reversed(names)] == contents[::-1]
+    assert fresh.check() == {}
+
+
+def test_small_changes_make_small_files(tmp_path):
+    torch.manual_seed(0)
+    model = fxgrow.capture(nn.Sequential(nn.Linear(100, 200), nn.ReLU(), nn.Linear(200, 10)).eval(), torch.zeros(1, 100))
+    store = Store(tmp_path)
+    name = store.put(to_bytes(model))
+    with torch.no_grad():
+        model.get_submodule("2").bias.add_(1.0)
+    assert store.path(store.put(to_bytes(model), name)).stat().st_size < store.path(name).stat().st_size / 5
+
+
+@pytest.mark.parametrize("hurt", [lambda b: b[:50], lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:], lambda b: b"", None])
+def test_a_damaged_network_is_reported_and_its_lineage_kept(tmp_path, hurt):
+    found = search(small(), tmp_path / "run")
+    store = Store(tmp_path / "run")
+    path = store.path(found.evaluations[1].archive)
+    path.unlink() if hurt is None else path.write_bytes(hurt(path.read_bytes()))
+    broken = store.check()
+    assert found.evaluations[1].archive in broken
+    with pytest.raises(ArchiveError, match=path.name):
+        store.get(found.evaluations[1].archive)
+    assert len(store.evaluations()) == len(found.evaluations)
+    assert store.members() == {s.number: s.member for s in found.evaluations}
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path):
+    store = Store(tmp_path)
+    store.add_members([Member(0, 0, None, None, "g", 1, 1)], 0, [])
+    with pytest.raises(sqlite3.IntegrityError):
+        store.add_members([Member(1, 1, 0, {}, "g", 1, 1), Member(0, 1, 0, {}, "g", 1, 1)], 1, [0])
+    assert list(store.members()) == [0] and store.kept(1) is None
+
+
+# --- searches -------------------------------------------------------------------------------------------------------------
+
+
+def facts(found):
+    """All that a search says, seconds aside."""
+    return [dataclasses.replace(s, seconds=0.0) for s in (*found.evaluations, found.best, *found.population)]
+
+
+MODES = {"inherit": {}, "share": {"weights": "share"}, "steady": {"mode": "steady", "selection": "aging"},
+         "nsga2": {"selection": "nsga2", "mode": "steady"}}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_search_that_is_cut_off_anywhere_goes_on_to_the_same_end(tmp_path, mode):
+    config = small(**MODES[mode])
+    whole = search(config, tmp_path / "whole")
+    assert len(whole.evaluations) >= 6
+    pieces = 0
+    while True:  # stopped after each evaluation, one more each time
+        def stop(run, s):
+            if s is not None:
+                raise KeyboardInterrupt
+        try:
+            found = search(config, tmp_path / "pieces", watch=[stop])
+            break
+        except KeyboardInterrupt:
+            pieces += 1
+    assert pieces >= (4 if mode == "share" else len(whole.evaluations)) and facts(found) == facts(whole)
+    assert resumed(tmp_path / "pieces") == config
+
+
+def test_a_pool_of_processes_gives_the_same(tmp_path):
+    one = search(small(), tmp_path / "one")
+    with engine("processes", 2) as pool:
+        two = search(small(), tmp_path / "two", engine=pool)
+    key = lambda s: (s.round, s.number)  # noqa: E731  # the order in which they end is not the same
+    assert sorted(facts(one), key=key) == sorted(facts(two), key=key)
+
+
+def test_children_start_where_their_parent_was(tmp_path):
+    found = search(small(steps=3, keep=2, children=1, rounds=1, train={"batch_size": 20, "lr": 0.0}), tmp_path / "run")
+    base, child = found.evaluations[0], next(s for s in found.evaluations if s.member.parent == 0)
+    assert child.accuracy == base.accuracy and child.correct == base.correct
+    assert child.loss == pytest.approx(base.loss, rel=1e-5)
+    assert child.member.parameters > base.member.parameters
+
+
+def test_shared_networks_hold_each_number_once():
+    base = fxgrow.capture(net(), X)
+    networks = {0: (None, base)}
+    steps = [(0, Widen("0", factor=2, seed=1)), (1, Deepen("3", seed=2)), (0, Kernel("3", size=5))]
+    for number, (of, step) in enumerate(steps, 1):
+        networks[number] = of, grow(networks[of][1], X, step).model
+    tied = family(networks)
+    for number, (_, model) in networks.items():
+        assert fxgrow.verify(model, tied[number].model, X).ok
+    sizes = {n: sum(p.numel() for p in m.parameters()) for n, (_, m) in networks.items()}
+    grown = [sizes[1] - sizes[0], sizes[2] - sizes[1], sizes[3] - sizes[0]]
+    assert sum(p.numel() for p in parameters(tied)) == sizes[0] + sum(grown)
+    before = {n: m.model(X) for n, m in tied.items()}
+    loss = tied[2].model.train()(X).square().sum()
+    loss.backward()
+    torch.optim.SGD(parameters(tied), 0.1).step()
+    tied[2].model.eval()
+    assert all(not torch.allclose(before[n], m.model(X)) for n, m in tied.items())  # a step on one moves all
+
+
+def test_a_diverging_child_does_not_end_the_search(tmp_path, monkeypatch):
+    found = search(small(train={"batch_size": 20, "lr": 0.05}), tmp_path / "fine")
+    from fxgrow.experiments.evolve import worker
+    fit = worker.Trainer.fit
+
+    def fails(self):
+        if self.config.seed == broken:
+            raise TrainError("the loss is nan")
+        return fit(self)
+
+    from fxgrow.experiments.data._loader import mixed
+    broken = mixed(0, 1, 1) % 2 ** 31  # the first child
+    monkeypatch.setattr(worker.Trainer, "fit", fails)
+    other = search(small(train={"batch_size": 20, "lr": 0.05}), tmp_path / "one_fails")
+    failed = next(s for s in other.evaluations if (s.number, s.round) == (1, 1))
+    assert failed.archive == "" and failed.accuracy == 0 and failed not in other.population
+    assert len({s.round for s in other.evaluations}) == len({s.round for s in found.evaluations})
+
+
+def test_limits_and_budgets(tmp_path):
+    found = search(small(growth=1.5, parameters=1200, rounds=3), tmp_path / "a")
+    assert all(s.member.parameters <= 1200 for s in found.evaluations)
+    spent = found.evaluations[0].spent
+    short = search(small(total_flops=spent, rounds=3), tmp_path / "b")
+    assert {s.round for s in short.evaluations} == {0, 4} and Store(tmp_path / "b").kept(1) is None
+    graphs = [s.member.graph for s in {s.number: s for s in found.evaluations}.values()]
+    assert len(graphs) == len(set(graphs))
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path):
+    search(small(rounds=1), tmp_path)
+    with pytest.raises(TrainError, match="other settings"):
+        search(small(rounds=2), tmp_path)
+    with pytest.raises(TrainError, match="holds no search"):
+        resumed(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"roundz": 1}, "did you mean rounds"), ({"rounds": 0}, "at least 1"), ({"selection": "x"}, "one of best"),
+    ({"growth": 1}, "above 1"), ({"mode": "steady", "weights": "share"}, "mode steady"),
+    ({"train": {"steps": 1}}, "takes no steps"), ({"train": {"lrr": 1}}, "no setting 'lrr'"),
+    ({"mutations": [{"pass": "x"}]}, "none called 'x'")])
+def test_wrong_settings_are_told(changes, said):
+    with pytest.raises(TrainError, match=said):
+        small(**changes)
