@@ -151,7 +151,7 @@ def _plain(words: str, width: int = 90) -> str:
 def _legend(figure: Figure, lines: Sequence[Any], drawn: Sequence[Curve], band: str, left_out: int) -> None:
     """Below the axes, where it hides nothing, in as many columns as fit; the figure is made higher for it."""
     one = "1 run" if band == "none" else "1 run, no band"
-    names = [f"{_plain(c.label, 80)} ({one if c.runs == 1 else f'{c.runs} runs'})" for c in drawn]
+    names = [f"{_plain(str(c.label), 80)} ({one if c.runs == 1 else f'{c.runs} runs'})" for c in drawn]
     columns = max(1, min(len(names), 110 // (max(map(len, names)) + 8)))
     words = [f"mean over runs, band: {BANDS[band]}"] if band != "none" and any(c.runs > 1 for c in drawn) else []
     words += [f"{left_out} more growths have no label"] if left_out else []
@@ -176,7 +176,8 @@ def _flags(figure: Figure, axes: Axes, drawn: Sequence[Curve], colors: Sequence[
     marks: dict[tuple[float, str], list[Any]] = {}
     for c, color in zip(drawn, colors):
         for mark in c.growths:
-            marks.setdefault(mark, []).append(color)
+            if mark[0] > 0 or axes.get_xscale() != "log":
+                marks.setdefault(mark, []).append(color)
     if not marks:
         return 0
     for (where, _), owners in marks.items():
@@ -186,8 +187,6 @@ def _flags(figure: Figure, axes: Axes, drawn: Sequence[Curve], colors: Sequence[
     box, rows, left_out = axes.get_window_extent(), [float("inf")] * FLAG_ROWS, 0
     for (where, what), owners in sorted(marks.items(), reverse=True):
         at = axes.transData.transform((where, axes.get_ylim()[0]))[0]
-        if not box.x0 <= at <= box.x1:  # not on a logarithmic axis
-            continue
         color = owners[0] if len(owners) == 1 else GREY
         words = _plain(what, 60)
         width = _width(figure, words)

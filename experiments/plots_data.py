@@ -70,7 +70,8 @@ def curve(label: str, runs: Sequence[Run], x: str, y: str, band: str = "sd", smo
     """The mean and the band of column `y` over column `x`.
 
     A run is the straight lines between its points, and nothing outside them. All runs are read off where any of them has
-    a point, so that no point is lost; runs with the same x are not interpolated at all.
+    a point, so that no point is lost; runs with the same x are not
+    interpolated at all. Of more than two points at one x (several growths at once) the first and the last are drawn.
 
     Args:
         smooth: weight of the past in an exponential moving average over a run's own points (0: none), corrected for its
@@ -109,7 +110,7 @@ def what_grew(event: str) -> str:
 
 
 def points(label: str, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[Array, Array]:
-    """x and y [points] of the rows that have both.
+    """x and y [points] of the rows that have both; y is nan where it is not finite, which is a gap in the curve.
 
     Raises:
         PlotError: there are none, a column is not there, or x falls.
@@ -120,31 +121,30 @@ def points(label: str, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tup
             raise PlotError(f"{label}: there is no column {name!r} with numbers{nearest(name, known)}; there are "
                             f"{', '.join(known) or 'none at all'}")
     pairs = [(float(row[x]), float(row[y])) for row in rows if row.get(x) is not None and row.get(y) is not None]
-    pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
-    if not pairs:
-        raise PlotError(f"{label}: no row has both {x!r} and {y!r}: choose another x")
+    if not any(map(math.isfinite, (value for _, value in pairs))):
+        raise PlotError(f"{label}: no row has both {x!r} and a finite {y!r}: choose another x or y")
     xs, ys = np.array(pairs).T
-    if (np.diff(xs) < 0).any():
+    ys[np.isinf(ys)] = np.nan
+    if not (np.diff(xs) >= 0).all():
         raise PlotError(f"{label}: {x!r} falls along a run, so nothing can be drawn over it: choose step, epoch or flops")
     return xs, ys
 
 
 def smoothed(ys: Array, weight: float) -> Array:
-    average, out = 0.0, np.empty_like(ys)
-    for i, value in enumerate(ys):
-        average = weight * average + (1 - weight) * value
-        out[i] = average / (1 - weight ** (i + 1))
+    average, out = 0.0, ys.copy()
+    for count, i in enumerate(np.flatnonzero(~np.isnan(ys)), 1):
+        average = weight * average + (1 - weight) * ys[i]
+        out[i] = average / (1 - weight ** count)
     return out
 
 
 def aligned(runs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     """All runs on one grid: x [points] and values [runs, points], nan where a run has no data."""
     first, last = min(xs[0] for xs, _ in runs), max(xs[-1] for xs, _ in runs)
-    twice = np.concatenate([xs[1:][np.diff(xs) == 0] for xs, _ in runs] + [xs[[0, -1]] for xs, _ in runs])
     once = np.unique(np.concatenate([xs for xs, _ in runs]))
-    ends = [e for e in (first, last) if not any((np.diff(xs) == 0)[xs[1:] == e].any() for xs, _ in runs)]
-    twice = np.setdiff1d(twice, ends)  # nothing lies in front of the first point and behind the last
-    grid = np.sort(np.concatenate([once, twice]))
+    jumps = np.concatenate([xs[1:][np.diff(xs) == 0] for xs, _ in runs])
+    ends = np.concatenate([xs[[0, -1]] for xs, _ in runs])
+    grid = np.sort(np.concatenate([once, np.union1d(jumps, ends[(ends > first) & (ends < last)])]))
     behind = np.append(False, np.diff(grid) == 0)
     in_front = np.append(np.diff(grid) == 0, False)
     return grid, np.stack([_read(run, grid, in_front, behind, first, last) for run in runs])

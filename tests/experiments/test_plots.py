@@ -126,10 +126,12 @@ def test_one_point():
     assert line.get_xdata().tolist() == [3] and line.get_marker() == "o"
 
 
-def test_rows_without_a_number_are_left_out():
-    run = rows([0, 10, 20], [0.1, None, float("nan")]) + rows([30], [0.4])
-    line, = lines(curves({"a": [run]}))
-    assert line.get_xdata().tolist() == [0, 30]
+def test_rows_without_a_number_are_left_out_and_a_number_that_is_not_finite_is_a_gap():
+    run = rows([0, 10, 20, 30, 40], [1.0, None, 3.0, float("nan"), 5.0])
+    c = curve("a", [run, rows([0, 25, 40], [1.0, 1.0, 1.0])], "flops", "val_accuracy")
+    assert c.x.tolist() == [0, 20, 25, 30, 40] and c.count.tolist() == [2, 2, 1, 1, 2]
+    np.testing.assert_allclose(c.mean, [1, 2, 1, 1, 3])
+    np.testing.assert_allclose(smoothed(np.array([1.0, np.nan, 2.0]), 0.5), [1, np.nan, 5 / 3])
 
 
 def test_smoothing():
@@ -167,6 +169,11 @@ def test_labels_of_growths_do_not_overlap_and_stay_in_the_picture():
     assert len(boxes) == 5
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert all(0 <= b.x0 and b.x1 <= 800 for b in boxes)
+
+
+def test_a_growth_at_zero_is_not_on_a_logarithmic_axis():
+    figure = curves({"a": [rows([0, 0, 10, 10, 20], [0.1, 0.1, 0.5, 0.5, 0.8], events=[1, 3])]}, log_x=True)
+    assert marks(figure) == [10] and figure.axes[0].get_xlim()[0] > 5
 
 
 def test_more_growths_than_labels_have_room_is_said():
@@ -251,6 +258,7 @@ def test_settings_of_the_caller_neither_matter_nor_change(tmp_path):
     ({"a": [rows([0, 2, 1], [1, 1, 1])]}, {}, "'flops' falls along a run"),
     ({"a": THREE}, {"band": "se"}, "choose one of sd, ci, range, none"),
     ({"a": THREE}, {"smooth": 1.0}, "smooth=1.0"),
+    ({"a": [rows([0, 1], [float("nan")] * 2)]}, {}, "no row has both 'flops' and a finite 'val_accuracy'"),
     ({"a": [rows([0], [0.5])]}, {"log_x": True}, "no flops is above 0"),
     ({"a": THREE}, {"path": "a.gif"}, "'a.gif' does not say what to draw: end its name in .png, .svg, .pdf")])
 def test_refusals(tmp_path, monkeypatch, runs, settings, message):
