@@ -7,21 +7,29 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SCRIPTS = ("dom.js", "layout.js", "diagram.js", "sections.js")
+STYLES = (HERE / "page.css",)
+PARTS = tuple(HERE / name for name in ("dom.js", "stage.js", "layout.js", "diagram.js", "sections.js"))  # of any page
+SCRIPTS = (*PARTS, HERE / "report.js")
 
 
-def page(told: dict[str, Any]) -> bytes:
-    """The page with its data in it. Sections of which nothing is told are left out."""
-    def part(name: str) -> str:
-        return (HERE / name).read_text(encoding="utf-8")
+def page(told: dict[str, Any], *, scripts: Sequence[Path] = SCRIPTS, styles: Sequence[Path] = STYLES) -> bytes:
+    """The page with its data in it. Sections of which nothing is told are left out.
+
+    Args:
+        told: the data, which the scripts read from the element with the id `data`.
+        scripts: in the order in which they run; the last one makes the page.
+    """
+    def text(files: Sequence[Path]) -> str:
+        return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
     data = json.dumps(_plain(told)).translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})  # no end of a script in it
-    parts = {"style": part("page.css"), "script": "\n".join(map(part, SCRIPTS)), "data": data}
-    return re.sub(r"/\* (style|script|data) \*/", lambda found: parts[found[1]], part("page.html")).encode()
+    parts = {"style": text(styles), "script": text(scripts), "data": data}
+    return re.sub(r"/\* (style|script|data) \*/", lambda found: parts[found[1]], text([HERE / "page.html"])).encode()
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-// The diagram: what is open, how it looks, pan and zoom, search. Where things stand says layout.js.
+// The diagram: what is open, how it looks. Where things stand says layout.js; how it moves, stage.js.
 const LINE = 16, FONT = "11px Helvetica, Arial, sans-serif", CLIP = 44;
 const measure = (() => {
   const context = document.createElement("canvas").getContext("2d");
@@ -50,32 +50,25 @@ class Tree {
   }
 }
 
-class DiagramView {
+class DiagramView extends Stage {
   constructor(told, onpick) {
+    super("Diagram: drag to move, wheel or + and - to zoom",
+      svg("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+        svg("rect", { width: 5, height: 5, fill: "white" }), svg("rect", { width: 2, height: 5, fill: "#0072B2" })),
+      svg("marker", { id: "head", viewBox: "0 0 6 6", refX: 5, refY: 3, markerWidth: 5, markerHeight: 5, orient: "auto" },
+        svg("path", { d: "M0,0 L6,3 L0,6 z", fill: "#777" })));
     this.told = told;
     this.onpick = onpick;
     this.trees = told.views.map((v) => new Tree(v));
     this.tree = this.trees[told.start];
     this.colours = told.colours;
-    this.at = { x: 0, y: 0, k: 1 };
-    this.world = svg("g");
-    this.svg = svg("svg", { tabindex: 0, role: "application", "aria-label": "Diagram: drag to move, wheel or + and - to zoom" },
-      svg("defs", {},
-        svg("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-          svg("rect", { width: 5, height: 5, fill: "white" }), svg("rect", { width: 2, height: 5, fill: "#0072B2" })),
-        svg("marker", { id: "head", viewBox: "0 0 6 6", refX: 5, refY: 3, markerWidth: 5, markerHeight: 5, orient: "auto" },
-          svg("path", { d: "M0,0 L6,3 L0,6 z", fill: "#777" }))), this.world);
-    this.tip = el("div", { class: "tip", hidden: true });
-    this.stage = el("div", { class: "stage" }, this.svg, this.tip);
     this.details = el("div", { class: "details", id: "details", "aria-live": "polite" }, "Click a layer for all about it; click a module's name to open or close it.");
     this.legend = el("div", { class: "legend" });
     this.element = el("div", {}, this.controls(), this.stage, this.legend, this.details);
-    this.listen();
   }
 
   // -- what is around it -------------------------------------------------------------------------------------------------
   controls() {
-    const button = (name, title, act) => el("button", { title, onclick: act }, name);
     const choices = Object.keys(WHAT).map((w) => [w, `share of ${WHAT[w]}`]);
     const options = [["kinds", "kind of operation"], ...choices, ...(this.tree.root.change ? [["changes", "what changed"]] : [])];
     const colours = el("select", { id: "colours", onchange: (e) => { this.colours = e.target.value; this.render(); } },
@@ -84,47 +77,15 @@ class DiagramView {
       onchange: (e) => { this.tree = this.trees[e.target.value]; this.render(); this.fit(0.6); } },
       this.trees.map((t, i) => el("option", { value: i, selected: t === this.tree }, t.name)))];
     this.viewSelect = view[0];
-    return el("div", { class: "bar" }, this.search(), button("+", "Zoom in", () => this.zoom(1.25)),
-      button("−", "Zoom out", () => this.zoom(0.8)), button("fit", "Show all of it", () => this.fit()),
+    return el("div", { class: "bar" }, this.search(), this.zoomButtons(),
       button("expand all", "Open every module", () => this.all(true)),
       button("collapse all", "Close every module", () => this.all(false)), ...view,
       el("label", {}, "colours ", colours));
   }
   search() {
     const names = [...this.trees[0].byName].map(([name, part]) => ({ name, text: plain(name), kind: this.kindOf(name, part) }));
-    const hits = el("ul", { class: "hits", id: "hits", role: "listbox" });
-    let found = [], chosen = 0;
-    const input = el("input", { type: "search", id: "search", placeholder: `search ${names.length} layers and modules`,
-      "aria-label": "Search layers and modules by name or kind", autocomplete: "off", role: "combobox",
-      "aria-controls": "hits", "aria-expanded": "false" });
-    const show = () => {
-      input.setAttribute("aria-expanded", String(found.length > 0));
-      hits.replaceChildren(...found.map((f, i) => el("li", { role: "option", "aria-selected": String(i === chosen),
-        onpointerdown: (e) => { e.preventDefault(); go(f); } }, f.text, " ", el("small", {}, plain(f.kind)))));
-    };
-    const go = (f) => { found = []; show(); input.value = f.text; this.reveal(f.name); };
-    const look = () => {
-      const words = input.value.trim().toLowerCase();
-      const rank = (n) => (n.text.toLowerCase() === words ? 0 : n.text.toLowerCase().startsWith(words) ? 1 : 2);
-      found = !words ? [] : names.filter((n) => `${n.text} ${n.kind}`.toLowerCase().includes(words))
-        .sort((a, b) => rank(a) - rank(b)).slice(0, 50);
-      chosen = 0;
-      show();
-      if (words && !found.length) hits.append(el("li", {}, "no layer or module is called so"));
-    };
-    input.addEventListener("input", look);
-    input.addEventListener("blur", () => { found = []; show(); });
-    input.addEventListener("keydown", (e) => {
-      if (e.key === "Enter" && found.length) go(found[chosen]);
-      else if (e.key === "Escape") { found = []; show(); }
-      else if ((e.key === "ArrowDown" || e.key === "ArrowUp") && found.length) {
-        chosen = (chosen + (e.key === "ArrowDown" ? 1 : found.length - 1)) % found.length;
-        show();
-        hits.children[chosen].scrollIntoView({ block: "nearest" });
-        e.preventDefault();
-      }
-    });
-    return el("div", { class: "search" }, input, hits);
+    return finder(names, (f) => this.reveal(f.name), { id: "search", hits: "hits", none: "no layer or module is called so",
+      placeholder: `search ${names.length} layers and modules`, label: "Search layers and modules by name or kind" });
   }
   kindOf(name, part) {
     const row = (part.rows || []).find((r) => r.name === name);
@@ -250,7 +211,7 @@ class DiagramView {
     group.setAttribute("tabindex", -1);
     group.addEventListener("click", () => { if (!this.moved) act(); });
     group.addEventListener("keydown", (e) => { if (e.key === "Enter" || e.key === " ") { act(); e.preventDefault(); e.stopPropagation(); } });
-    group.addEventListener("pointermove", (e) => this.hint(part, e));
+    group.addEventListener("pointermove", (e) => this.hint(this.about(part), e));
     group.addEventListener("pointerleave", () => { this.tip.hidden = true; });
     return group;
   }
@@ -281,15 +242,6 @@ class DiagramView {
     if (change) lines.push({ same: "as it was", inserted: "inserted", removed: "removed", grown: "grown" }[change.status] +
       (change.was ? `, was ${change.was}` : "") + (change.new ? `, ${change.new.toLocaleString("en")} of ${change.params.toLocaleString("en")} parameters new` : ""));
     return lines.map(plain);
-  }
-  hint(part, event) {
-    if (event.pointerType === "touch") return;
-    this.tip.textContent = this.about(part).join("\n");
-    this.tip.hidden = false;
-    const box = this.stage.getBoundingClientRect();
-    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    this.tip.style.left = `${Math.max(4, Math.min(x + 14, box.width - this.tip.offsetWidth - 6))}px`;
-    this.tip.style.top = `${y + 18 + this.tip.offsetHeight > box.height ? Math.max(4, y - this.tip.offsetHeight - 10) : y + 18}px`;
   }
   toggle(part) {
     const before = this.shapes.get(part.id);
@@ -335,59 +287,5 @@ class DiagramView {
     this.at.y = shape.h * this.at.k > box.height ? 20 - shape.y * this.at.k : box.height / 2 - (shape.y + shape.h / 2) * this.at.k;
     this.move();
     return true;
-  }
-  move() { this.world.setAttribute("transform", `translate(${this.at.x} ${this.at.y}) scale(${this.at.k})`); }
-  // All of it, or (least: a scale) as much from the top as can be read.
-  fit(least = 0) {
-    const box = this.stage.getBoundingClientRect();
-    const wide = (box.width - 16) / this.size.w, high = (box.height - 16) / this.size.h;
-    this.at.k = Math.min(1, wide, Math.max(high, least));
-    this.at.x = (box.width - this.size.w * this.at.k) / 2;
-    this.at.y = 8;
-    this.move();
-  }
-  zoom(factor, x = this.stage.clientWidth / 2, y = this.stage.clientHeight / 2) {
-    const k = Math.min(4, Math.max(0.02, this.at.k * factor));
-    this.at.x = x - (x - this.at.x) * k / this.at.k;
-    this.at.y = y - (y - this.at.y) * k / this.at.k;
-    this.at.k = k;
-    this.move();
-  }
-  listen() {
-    const held = new Map();
-    const place = (e) => { const box = this.stage.getBoundingClientRect(); return [e.clientX - box.left, e.clientY - box.top]; };
-    const spread = () => { const [a, b] = [...held.values()]; return [Math.hypot(a[0] - b[0], a[1] - b[1]), (a[0] + b[0]) / 2, (a[1] + b[1]) / 2]; };
-    this.svg.addEventListener("pointerdown", (e) => { held.set(e.pointerId, place(e)); this.moved = false; });
-    window.addEventListener("pointermove", (e) => {
-      if (!held.has(e.pointerId)) return;
-      const from = held.get(e.pointerId), to = place(e);
-      if (Math.hypot(to[0] - from[0], to[1] - from[1]) < 3 && !this.moved) return;
-      this.moved = true;
-      if (held.size === 2) {
-        const [was] = spread();
-        held.set(e.pointerId, to);
-        const [now, x, y] = spread();
-        if (was > 0) this.zoom(now / was, x, y);
-      } else {
-        this.at.x += to[0] - from[0];
-        this.at.y += to[1] - from[1];
-        held.set(e.pointerId, to);
-        this.move();
-      }
-    });
-    for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, (e) => held.delete(e.pointerId));
-    this.svg.addEventListener("wheel", (e) => {
-      e.preventDefault();
-      const [x, y] = place(e);
-      this.zoom(Math.exp(-e.deltaY * (e.deltaMode ? 0.05 : 0.0015)), x, y);
-    }, { passive: false });
-    this.svg.addEventListener("keydown", (e) => {
-      const step = { ArrowLeft: [40, 0], ArrowRight: [-40, 0], ArrowUp: [0, 40], ArrowDown: [0, -40] }[e.key];
-      if (step) { this.at.x += step[0]; this.at.y += step[1]; this.move(); }
-      else if (e.key === "+" || e.key === "=") this.zoom(1.25);
-      else if (e.key === "-") this.zoom(0.8);
-      else return;
-      e.preventDefault();
-    });
   }
 }
