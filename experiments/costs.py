@@ -59,10 +59,10 @@ class Plan:
 
 def plan(model: GraphModule, inputs: Tensor, entries: Sequence[tuple[int, Entry]], per_epoch: int, total: int,
          batch: int, seed: int = 0, start: int = 0, last: LastGrowth | None = None) -> Plan:
-    """Grows copies of the model, as it is now, as the schedule says, and counts each network on the way.
+    """Grows a model, as it is now, as the schedule says, and counts each network on the way.
 
     Args:
-        model: captured.
+        model: captured, on the CPU.
         inputs: a small batch.
         entries: the growths that are still to come, each with its number, in the order in which they are due.
         start: the step from which it counts.

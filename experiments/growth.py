@@ -212,10 +212,9 @@ def grow(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -> Step:
     finally:
         if before is not None:
             model.meta["growth"] = before
-    inexact = [f"{type(p).__name__.lower()} by {why}" for p in passes for why in
-               ("random", "noise") if getattr(p, "method", "") == why or why == "noise" and getattr(p, "noise", 0)]
-    extended = [o.name for o in grown.outcomes if o.method == "extend"]
-    inexact += [f"more outputs of {name}" for name in extended]
+    extended = [f"more outputs of {o.name}" for o in grown.outcomes if o.method == "extend"]
+    inexact = [f"{type(p).__name__.lower()} by random" for p in passes if getattr(p, "method", "") == "random"]
+    inexact += [f"{type(p).__name__.lower()} by noise" for p in passes if getattr(p, "noise", 0)] + extended
     record = grown.record
     if before is not None:
         grown.record = grown.model.meta["growth"]["record"] = before["record"].then(record)

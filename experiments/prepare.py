@@ -42,10 +42,13 @@ def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] |
 
 
 def captured(model: nn.Module, inputs: Tensor, data: Parts) -> GraphModule:
-    """A captured copy of the model, which takes such inputs and gives one logit for each class."""
-    gm: GraphModule = clone_structure(fxgrow.capture(model, inputs),  # type: ignore[assignment]
-                                      lambda t: t.detach().cpu().clone())
-    gm.recompile()
+    """A captured copy of the model on the CPU, which takes such inputs and gives one logit for each class.
+
+    Raises:
+        CaptureError: it cannot be captured.
+        TrainError: it gives something else.
+    """
+    gm = cpu_copy(fxgrow.capture(model, inputs))
     was = gm.training
     with torch.no_grad():
         out = gm.eval()(inputs)
@@ -56,6 +59,13 @@ def captured(model: nn.Module, inputs: Tensor, data: Parts) -> GraphModule:
         raise TrainError(f"the model gives {out.shape[1]} outputs and the data have {data.classes} classes: build it with "
                          f"{data.classes} outputs, or give data with {out.shape[1]} classes")
     return gm
+
+
+def cpu_copy(gm: GraphModule) -> GraphModule:
+    """A copy of a captured module that shares nothing with it."""
+    new: GraphModule = clone_structure(gm, lambda t: t.detach().cpu().clone())  # type: ignore[assignment]
+    new.recompile()
+    return new
 
 
 def device_of(config: TrainConfig) -> torch.device:

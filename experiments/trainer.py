@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,36 +136,50 @@ class Trainer:
         with self._signals(), self._watched(), self._in_force():
             if first:
                 self._boundary()
-            if self.step < self.total and not self.stopped:
-                self._loop()
+            try:
+                if self.step < self.total and not self.stopped:
+                    self._loop()
+            except Exception as error:
+                if isinstance(error, TrainError) or "DataLoader worker" not in str(error):
+                    raise
+                raise self._no_data(error) from error  # torch tells of a dead worker from a signal handler: anywhere
         self._finish()
         return self.history
 
     def _loop(self) -> None:
-        batches = self._batches()
-        while self.step < self.total and not self.stopped:
-            try:
-                x, y = next(batches)
-            except Exception as error:
-                if not self._asked_to_stop:  # else Ctrl-C has ended the workers too
-                    why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                    raise TrainError(f"the data of step {self.step} cannot be had: {why}; workers 0 shows where"
-                                     f"{self._advice()}") from error
-            else:
-                self._train_step(x, y)
-                self.step += 1
-                self._boundary()
-            if self._asked_to_stop and self.step < self.total and not self.stopped:
-                self._asked_to_stop = False
-                self.save_checkpoint()
-                raise Interrupted(f"interrupted at step {self.step} of {self.total}{self._advice()}")
+        with contextlib.closing(self._batches()) as batches:
+            while self.step < self.total and not self.stopped:
+                try:
+                    x, y = next(batches)
+                except Exception as error:
+                    if not self._asked_to_stop:  # else Ctrl-C has ended the workers too
+                        raise self._no_data(error) from error
+                else:
+                    self._train_step(x, y)
+                    self.step += 1
+                    self._boundary()
+                if self._asked_to_stop and self.step < self.total and not self.stopped:
+                    self._asked_to_stop = False
+                    self.save_checkpoint()
+                    raise Interrupted(f"interrupted at step {self.step} of {self.total}{self._advice()}")
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _no_data(self, error: Exception) -> TrainError:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        if self.config.workers:  # how a dead one shows depends on what it was doing
+            why = f"a worker failed: {why}; workers 0 shows where"
+        return TrainError(f"the data of step {self.step} cannot be had: {why}{self._advice()}")
+
+    def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         found = loader(self.data.train, self.batch, shuffle=True, seed=self.config.seed, workers=self.config.workers,
                        drop_last=True)
         found.batch_sampler.set_epoch(*divmod(self.step, self.per_epoch))  # type: ignore[union-attr]
-        while True:
-            yield from found
+        try:
+            while True:
+                yield from found
+        finally:  # at once: while a traceback keeps dead workers in mind, torch raises at every signal
+            workers = getattr(found, "_iterator", None)
+            if workers is not None:
+                workers._shutdown_workers()
 
     def _train_step(self, x: Tensor, y: Tensor) -> None:
         for group in self.optimizer.param_groups:

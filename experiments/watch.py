@@ -45,14 +45,14 @@ class Progress(Watcher):
     def started(self, trainer: Trainer) -> None:
         from rich import progress
         bar = progress.Progress(progress.TextColumn("training"), progress.BarColumn(), progress.MofNCompleteColumn(),
-                                progress.TimeRemainingColumn(), progress.TextColumn("loss {task.fields[loss]:.4f}"),
+                                progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[loss]}"),
                                 console=console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
-        self.bar, self.task = bar, bar.add_task("", total=trainer.total, completed=trainer.step, loss=float("nan"))
+        self.bar, self.task = bar, bar.add_task("", total=trainer.total, completed=trainer.step, loss="")
         if bar.console.is_terminal:
             bar.start()
 
     def stepped(self, trainer: Trainer, loss: float) -> None:
-        self.bar.update(self.task, completed=trainer.step + 1, loss=loss)
+        self.bar.update(self.task, completed=trainer.step + 1, loss=f"loss {loss:.4f}")
 
     def ended(self, trainer: Trainer) -> None:
         self.bar.stop()

@@ -257,7 +257,7 @@ class Fails(Shifted):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("workers, said", [(0, "sample 17 is torn"), (1, "worker.*exited unexpectedly")])
+@pytest.mark.parametrize("workers, said", [(0, "sample 17 is torn"), (1, "a worker failed: ")])
 def test_data_that_cannot_be_had(tmp_path, workers, said):
     data = clusters()
     data.train = Fails(data.train)
