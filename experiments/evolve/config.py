@@ -35,6 +35,8 @@ class SearchConfig:
         sample: aging: of how many a parent is the best (tournament).
         mutations: tables with `pass`, and maybe `weight`, `places` and options of the pass, a list being one to draw from;
             none: the default list.
+        predictor: forest or gp: children are the most promising of `candidates` times as many, by what a random forest or a
+            Gaussian process has learned from the evaluations so far (expected improvement); none: all that are made.
         duplicates: how far back networks of the same structure are recognised: round, run, or keep (not at all).
         train: settings of the trainer, as for `fxgrow train`.
     """
@@ -58,6 +60,8 @@ class SearchConfig:
     latency: float | None = None
     total_flops: float | None = None
     sample: int = 3
+    predictor: Literal["none", "forest", "gp"] = "none"
+    candidates: int = 4
     duplicates: Literal["round", "run", "keep"] = "run"
     mutations: Sequence[Mapping[str, Any]] = ()
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -66,10 +70,11 @@ class SearchConfig:
         from fxgrow.experiments.evolve.mutation import mutations_of
         from fxgrow.experiments.evolve.selection import SELECTIONS
         for name, known in (("weights", ("inherit", "share")), ("selection", tuple(SELECTIONS)),
-                            ("mode", ("rounds", "steady")), ("duplicates", ("round", "run", "keep"))):
+                            ("mode", ("rounds", "steady")), ("duplicates", ("round", "run", "keep")),
+                            ("predictor", ("none", "forest", "gp"))):
             if getattr(self, name) not in known:
                 raise TrainError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        for name in ("first_steps", "rounds", "keep", "children", "steps", "sample"):
+        for name in ("first_steps", "rounds", "keep", "children", "steps", "sample", "candidates"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise TrainError(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1")
         if self.growth <= 1:
@@ -78,6 +83,7 @@ class SearchConfig:
             raise TrainError("mode steady trains each child alone: use weights inherit, or mode rounds")
         if {"steps", "epochs", "grow"} & set(self.train):
             raise TrainError("[train] takes no steps, epochs or grow here: steps and first_steps say how long")
+        self.mutations = [dict(table) for table in self.mutations]  # as they come back from the store
         mutations_of(self.mutations, self.weights)
         self.trainer(1, 0)
 

@@ -26,6 +26,7 @@ from fxgrow.experiments.evolve.engine import Engine, Serial
 from fxgrow.experiments.evolve.joint import family, train_jointly
 from fxgrow.experiments.evolve.member import Member, Scored, graph_hash
 from fxgrow.experiments.evolve.mutation import Limits, Mutation, Parent, costs, grow, latency, mutate, mutations_of
+from fxgrow.experiments.evolve.predictor import Predictor
 from fxgrow.experiments.evolve.selection import SELECTIONS, best, tournament
 from fxgrow.experiments.evolve.store import Store, to_bytes
 from fxgrow.experiments.evolve.worker import Outcome, Task, data_of, evaluate
@@ -40,6 +41,7 @@ class Found:
     population: list[Scored]
     evaluations: list[Scored]
     folder: Path
+    config: SearchConfig
 
     def model(self, scored: Scored | None = None) -> GraphModule:
         """A network as it was then; the best one without an argument."""
@@ -88,6 +90,8 @@ class Search:
         self.scored = self.store.evaluations(self.members)
         self.limits = Limits(config.growth, config.parameters, config.flops, config.latency)
         self.parents: dict[str, Parent] = {}
+        self.predictor = Predictor(config.predictor, config.seed, self.store.model) if config.predictor != "none" \
+            else None
 
     @cached_property
     def data(self):
@@ -108,7 +112,7 @@ class Search:
                 each(self, None)
             population = self._base()
             population = self._steady() if self.config.mode == "steady" else self._rounds(population)
-            return Found(self._final(population), population, self.scored, self.store.folder)
+            return Found(self._final(population), population, self.scored, self.store.folder, self.config)
         finally:
             self.store.close()
 
@@ -149,24 +153,33 @@ class Search:
     def _select_and_mutate(self, population: list[Scored], round: int) -> None:
         rng = random.Random(f"{self.config.seed} round {round}")
         kept = SELECTIONS[self.config.selection](population, self.config.keep, rng)
-        members, discarded = [], []
-        for _ in range(self.config.children):
-            parents = [tournament(kept, self.config.sample, rng)] if self.config.selection == "aging" else kept
-            child, refused = self._child(parents, rng, round, members)
-            discarded += refused
-            members += [child] if child is not None else []
+
+        def parents() -> Sequence[Scored]:
+            return [tournament(kept, self.config.sample, rng)] if self.config.selection == "aging" else kept
+
+        members, discarded = self._children(self.config.children, parents, rng, round)
         self._add(members, round, [s.number for s in kept], discarded)
 
-    def _child(self, parents: Sequence[Scored], rng: random.Random, round: int, siblings: Sequence[Member] = ()):
-        """A new member of one of the parents (None: nothing could be found), and what was discarded on the way."""
-        known = {m.graph for m in (*self.members.values(), *siblings)
+    def _children(self, count: int, parents: Callable[[], Sequence[Scored]], rng: random.Random, round: int):
+        """New members (fewer where nothing more could be found), and what was discarded on the way. A predictor that has
+        learned enough chooses them among `candidates` times as many."""
+        known = {m.graph for m in self.members.values()
                  if self.config.duplicates == "run" or self.config.duplicates == "round" and m.round == round}
-        child, discarded = mutate([self._parent(s) for s in parents], self.mutations, rng, self.limits, known)
-        if child is None:
-            return None, discarded
-        number = max(self.members | {m.number: m for m in siblings}) + 1
-        return Member(number, round, child.parent, child.step, child.graph, child.parameters, child.flops,
-                      child.latency), discarded
+        advised = self.predictor is not None and self.predictor.learn(self.scored)
+        pool, discarded, origin = [], [], {}
+        for _ in range(count * (self.config.candidates if advised else 1)):
+            chosen = parents()
+            origin |= {s.number: s for s in chosen}
+            child, refused = mutate([self._parent(s) for s in chosen], self.mutations, rng, self.limits, known)
+            discarded += refused
+            if child is not None:
+                pool.append(child)
+                known |= {child.graph} if self.config.duplicates != "keep" else set()
+        if self.predictor is not None and advised:
+            pool = self.predictor.choose(pool, origin, count)
+        first = max(self.members) + 1
+        return [Member(first + i, round, c.parent, c.step, c.graph, c.parameters, c.flops, c.latency)
+                for i, c in enumerate(pool)], discarded
 
     def _parent(self, s: Scored) -> Parent:
         if s.archive not in self.parents:
@@ -276,9 +289,9 @@ class Search:
                 rng = random.Random(f"{config.seed} child {number}")
                 parents = [tournament(population, config.sample, rng)] if config.selection == "aging" else \
                     select(population, config.keep, rng)
-                child, discarded = self._child(parents, rng, number)
-                self._add([] if child is None else [child], number, [], discarded)
-                if child is None:
+                child, discarded = self._children(1, lambda: parents, rng, number)
+                self._add(child, number, [], discarded)
+                if not child:
                     break
                 running[self.engine.submit(self._task(number, number, steps))] = number
             if not running:

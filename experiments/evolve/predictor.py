@@ -1,0 +1,209 @@
+"""A performance predictor: what a child will gain, from its graph alone, learned from the evaluations so far; and the choice
+among more children than are to be trained.
+
+Sequential model-based search with a random forest (Hutter et al., 2011, SMAC) or a Gaussian process over features of graphs,
+among them counts of subtrees (Shervashidze et al., 2011; Ru et al., 2021, arXiv:2006.07556).
+"""
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import networkx
+import numpy as np
+from torch.fx import GraphModule
+
+from fxgrow._calls import calls
+from fxgrow._ops import FAMILIES, family, title
+from fxgrow.errors import ArchiveError
+from fxgrow.experiments.config import TrainError
+from fxgrow.experiments.evolve.member import Scored
+from fxgrow.experiments.evolve.mutation import Child
+
+ENOUGH = 8      # evaluated children, from which on there is something to learn
+STAGES = 4      # parts of the depth whose widths are told apart
+SUBTREES = 32   # bins that names of subtrees are hashed into
+STEPS = 8       # those for names of passes
+
+Features = np.ndarray
+
+
+# --- features -----------------------------------------------------------------------------------------------------------
+
+
+def graph_features(gm: GraphModule) -> Features:
+    """What a captured network looks like, its numbers aside: operations of each family, depth, widths by stage, and
+    subtrees of Weisfeiler and Lehman up to height 2. Shape [len(FAMILIES) + 2 + 1 + STAGES + SUBTREES]."""
+    nodes = list(gm.graph.nodes)
+    met = Counter(family(gm, node) for node in nodes)
+    counts = [math.log1p(met[name]) for name in (*FAMILIES, "in and out", "other")]
+    found = calls(gm)
+    deep: dict[Any, int] = {}
+    layers = {c.node for c in found}
+    for node in nodes:
+        deep[node] = max((deep[n] for n in node.all_input_nodes), default=0) + (node in layers)
+    depth = max(deep.values(), default=0)
+    stages: list[list[float]] = [[] for _ in range(STAGES)]
+    for call in found:
+        weight = gm.get_parameter(call.weight) if call.weight in dict(gm.named_parameters()) else gm.get_buffer(call.weight)
+        width = weight.shape[1 if call.transposed else 0]
+        stages[min(STAGES - 1, (deep[call.node] - 1) * STAGES // depth)].append(math.log2(width))
+    return np.array([*counts, math.log1p(depth), *(sum(s) / len(s) if s else 0.0 for s in stages), *_subtrees(gm)])
+
+
+def _subtrees(gm: GraphModule) -> Features:
+    graph = networkx.DiGraph()
+    for node in gm.graph.nodes:
+        graph.add_node(node.name, label=ascii(title(gm, node)))
+    graph.add_edges_from((node.name, read.name) for node in gm.graph.nodes for read in node.all_input_nodes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # hashes differ from those of networkx before 3.5
+        named = networkx.weisfeiler_lehman_subgraph_hashes(graph, node_attr="label", iterations=2)
+    return _hashed((name for names in named.values() for name in names), SUBTREES)
+
+
+def _hashed(names, bins: int) -> Features:
+    """log(1 + how many names fall into each bin); the same in every process."""
+    counts = np.zeros(bins)
+    for name in names:
+        counts[int(hashlib.sha1(name.encode()).hexdigest(), 16) % bins] += 1
+    return np.log1p(counts)
+
+
+def features(graph: Features, step: Mapping[str, Any], size: tuple[int, int], before: tuple[int, int],
+             accuracy: float) -> Features:
+    """Those of a child: its graph's, its size and its parent's (parameters, FLOPs), the step, and its parent's accuracy."""
+    logs = [math.log(max(n, 1)) for n in (*size, *before)]
+    return np.array([*graph, *logs[:2], logs[0] - logs[2], logs[1] - logs[3], *_hashed([step["pass"]], STEPS), accuracy])
+
+
+# --- what was, and what will be ------------------------------------------------------------------------------------------
+
+
+def trained_children(scored: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
+    """Each child as it was first evaluated, and its parent as it was when the child was made of it; those that failed are
+    left out. In the order of rounds and numbers, whatever the order in which they ended."""
+    pairs = []
+    for s in sorted(scored, key=lambda s: (s.round, s.number)):
+        if s.archive and s.member.parent is not None and s.round == s.member.round:
+            was = [p for p in scored if p.number == s.member.parent and p.archive and p.round < s.round]
+            pairs.append((s, max(was, key=lambda p: p.round)))
+    return pairs
+
+
+class Predictor:
+    """Forecasts what a child gains over its parent's accuracy by its first training.
+
+    kind: forest, whose trees' spread is the uncertainty, or gp, a Gaussian process. load: the network of an archive.
+    """
+
+    def __init__(self, kind: str, seed: int, load: Callable[[str], GraphModule]):
+        self.kind, self.seed, self.load = kind, seed, load
+        self.graphs: dict[str, Features | None] = {}  # by archive
+        self.model: Any = None
+        self.best = 0.0
+
+    def learn(self, scored: Sequence[Scored]) -> bool:
+        """From all evaluations so far; False: there are too few of children."""
+        rows, gains = [], []
+        for child, parent in trained_children(scored):
+            if (row := self.row(child, parent)) is not None:
+                rows.append(row)
+                gains.append(child.accuracy - parent.accuracy)
+        if len(rows) < ENOUGH:
+            return False
+        self.best = max(s.accuracy for s in scored)
+        self.model = _regressor(self.kind, self.seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a length scale at its bound
+            self.model.fit(np.array(rows), np.array(gains))
+        return True
+
+    def row(self, child: Scored, parent: Scored) -> Features | None:
+        """The features of an evaluated child; None where its network cannot be read any more (`Store.check` tells of it)."""
+        if child.archive not in self.graphs:
+            try:
+                self.graphs[child.archive] = graph_features(self.load(child.archive))
+            except ArchiveError:
+                self.graphs[child.archive] = None
+        graph, c, p = self.graphs[child.archive], child.member, parent.member
+        return None if graph is None else features(graph, c.step or {"pass": ""}, (c.parameters, c.flops),
+                                                   (p.parameters, p.flops), parent.accuracy)
+
+    def forecast(self, rows: Sequence[Features]) -> tuple[np.ndarray, np.ndarray]:
+        """Expected accuracies, and their standard deviations."""
+        table = np.array(rows)
+        if self.kind == "forest":
+            each = np.stack([tree.predict(table) for tree in self.model.estimators_])
+            gain, sd = each.mean(0), each.std(0)
+        else:
+            gain, sd = self.model.predict(table, return_std=True)
+        return table[:, -1] + gain, sd
+
+    def choose(self, children: Sequence[Child], parents: Mapping[int, Scored], count: int) -> list[Child]:
+        """Those with the highest expected improvement over the best accuracy so far, in their own order."""
+        if len(children) <= count:
+            return list(children)
+        rows = []
+        for child in children:
+            parent = parents[child.parent]
+            rows.append(features(graph_features(child.grown.model), child.step, (child.parameters, child.flops),  # type: ignore
+                                 (parent.member.parameters, parent.member.flops), parent.accuracy))
+        mean, sd = self.forecast(rows)
+        worth = expected_improvement(mean, sd, self.best)  # zero where an improvement is all but out of the question
+        chosen = sorted(range(len(rows)), key=lambda i: (-worth[i], -mean[i], i))[:count]
+        return [children[i] for i in sorted(chosen)]
+
+
+def expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> np.ndarray:
+    """E[max(0, y - best)] for y ~ N(mean, sd^2) (Jones et al., 1998). Shape [children]."""
+    from scipy.stats import norm
+    sd = np.maximum(sd, 1e-9)
+    z = (mean - best) / sd
+    return (mean - best) * norm.cdf(z) + sd * norm.pdf(z)
+
+
+def _regressor(kind: str, seed: int):
+    try:
+        from sklearn.ensemble import RandomForestRegressor
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise TrainError(f"a predictor needs scikit-learn ({error}): pip install 'fxgrow[evolve]'") from error
+    if kind == "forest":
+        return RandomForestRegressor(100, min_samples_leaf=2, max_features=1 / 3, random_state=seed)
+    kernel = ConstantKernel() * RBF(10.0) + WhiteKernel(0.5)
+    return make_pipeline(StandardScaler(), GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed))
+
+
+def held_out(scored: Sequence[Scored], kind: str, load: Callable[[str], GraphModule], seed: int = 0
+             ) -> list[dict[str, float]]:
+    """Each round's children as they are forecast from the rounds before it alone, and as they turned out: `forecast`,
+    `accuracy`, and what could be said without learning: the `parent` accuracy, and the `flops`."""
+    predictor, told = Predictor(kind, seed, load), []
+    for round in sorted({s.round for s in scored}):
+        rows = [(predictor.row(c, p), c, p) for c, p in trained_children(scored) if c.round == round]
+        known = [(row, c, p) for row, c, p in rows if row is not None]
+        if known and predictor.learn([s for s in scored if s.round < round]):
+            means, _ = predictor.forecast([row for row, _, _ in known])
+            told += [{"round": round, "forecast": float(mean), "accuracy": c.accuracy, "parent": p.accuracy,
+                      "flops": c.member.flops} for mean, (_, c, p) in zip(means, known)]
+    return told
+
+
+def rank_correlation(told: Sequence[Mapping[str, float]], by: str = "forecast") -> float | None:
+    """Spearman's, of what was said beforehand with how children of the same round turned out: the mean over rounds of at
+    least three children that differ in both; None where there is no such round."""
+    from scipy.stats import spearmanr
+    found = []
+    for round in sorted({row["round"] for row in told}):
+        said, was = ([row[name] for row in told if row["round"] == round] for name in (by, "accuracy"))
+        if len(said) >= 3 and len(set(said)) > 1 and len(set(was)) > 1:
+            found.append(float(spearmanr(said, was).statistic))
+    return sum(found) / len(found) if found else None
