@@ -106,7 +106,7 @@ function growthSections(growth, link) {
   return found;
 }
 
-function changeTable(changes, link) {
+function changeTable(changes, link, id = "changes") {
   const pair = (p) => (p[0] === p[1] ? p[0].toLocaleString("en") : `${p[0].toLocaleString("en")} ⇒ ${p[1].toLocaleString("en")}`);
   const words = (c) => plain(c.before && c.after && c.before !== c.after ? `${c.before} ⇒ ${c.after}` : c.after || c.before);
   const columns = [{ name: "layer", of: (c) => c.name || c.was, cell: (c) => el("span", {}, c.name ? link(c.name, plain(c.name)) : plain(c.was),
@@ -115,8 +115,9 @@ function changeTable(changes, link) {
   { name: "new", number: true, of: (c) => c.new, cell: (c) => (c.new ? c.new.toLocaleString("en") : "") },
   { name: "FLOPs, forward and backward", number: true, of: (c) => c.flops[1], cell: (c) => pair(c.flops) }];
   const changed = changes.filter((c) => c.status !== "same");
-  const hold = el("div", {}, sortable(changed, columns, { id: "changes" }));
-  const box = el("input", { type: "checkbox", onchange: (e) => hold.replaceChildren(sortable(e.target.checked ? changes : changed, columns, { id: "changes" })) });
+  const hold = el("div", {}, sortable(changed, columns, { id }));
+  if (changed.length === changes.length) return hold;
+  const box = el("input", { type: "checkbox", onchange: (e) => hold.replaceChildren(sortable(e.target.checked ? changes : changed, columns, { id })) });
   return el("div", {}, el("label", {}, box, ` the ${changes.length - changed.length} layers that are as they were, too`), hold);
 }
 

@@ -1,6 +1,17 @@
 // A drawing that is moved and zoomed, with a box that tells of what is under the pointer; and a box to search by name.
 function button(name, title, act) { return el("button", { title, onclick: act }, name); }
 
+// Shows lines beside the pointer, within `around`.
+function hint(around, tip, lines, event) {
+  if (event.pointerType === "touch") return;
+  tip.textContent = lines.join("\n");
+  tip.hidden = false;
+  const box = around.getBoundingClientRect();
+  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  tip.style.left = `${Math.max(4, Math.min(x + 14, box.width - tip.offsetWidth - 6))}px`;
+  tip.style.top = `${y + 18 + tip.offsetHeight > box.height ? Math.max(4, y - tip.offsetHeight - 10) : y + 18}px`;
+}
+
 class Stage {
   // label: what a screen reader says. size: of all that is drawn, for whoever draws to set.
   constructor(label, ...defs) {
@@ -16,15 +27,7 @@ class Stage {
     return [button("+", "Zoom in", () => this.zoom(1.25)), button("−", "Zoom out", () => this.zoom(0.8)),
       button("fit", "Show all of it", () => this.fit())];
   }
-  hint(lines, event) {
-    if (event.pointerType === "touch") return;
-    this.tip.textContent = lines.join("\n");
-    this.tip.hidden = false;
-    const box = this.stage.getBoundingClientRect();
-    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    this.tip.style.left = `${Math.max(4, Math.min(x + 14, box.width - this.tip.offsetWidth - 6))}px`;
-    this.tip.style.top = `${y + 18 + this.tip.offsetHeight > box.height ? Math.max(4, y - this.tip.offsetHeight - 10) : y + 18}px`;
-  }
+  hint(lines, event) { hint(this.stage, this.tip, lines, event); }
   move() { this.world.setAttribute("transform", `translate(${this.at.x} ${this.at.y}) scale(${this.at.k})`); }
   // All of it, or (least: a scale) as much from the top as can be read.
   fit(least = 0) {
