@@ -4,7 +4,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,8 @@ def run_all(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
         FxgrowError: a run failed or was interrupted; finished ones are kept.
     """
     from rich import progress
+
+    from fxgrow.experiments.papers._run import run
     cost = {c.arm.key: c for c in planned}
     bar = progress.Progress(progress.TextColumn("{task.description}"), progress.BarColumn(),
                             progress.TaskProgressColumn(), progress.TimeRemainingColumn(),
@@ -149,31 +151,28 @@ def run_all(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
     if bar.console.is_terminal:
         bar.start()
     try:
-        for level in setup.declared.levels():
-            tasks = [(arm.key, seed) for arm in level for seed in cost[arm.key].todo]
-            if jobs == 1:
-                _one_by_one(setup, tasks, cost, bar, task)
-            else:
-                _side_by_side(setup, tasks, cost, bar, task, jobs)
+        levels = [[(arm.key, seed) for arm in level for seed in cost[arm.key].todo] for level in setup.declared.levels()]
+        if jobs == 1:
+            for key, seed in (pair for level in levels for pair in level):
+                bar.update(task, description=f"{setup.experiment}: {key}, seed {seed}")
+                run(setup, setup.declared.arm(key), seed, [_Steps(bar, task, cost[key].seconds)])
+        else:
+            for key in _side_by_side(setup, levels, jobs):
+                bar.advance(task, cost[key].seconds)
     finally:
         bar.stop()
 
 
-def _one_by_one(setup: Setup, tasks, cost, bar, task) -> None:
-    from fxgrow.experiments.papers._run import run
-    for key, seed in tasks:
-        bar.update(task, description=f"{setup.experiment}: {key}, seed {seed}")
-        run(setup, setup.declared.arm(key), seed, [_Steps(bar, task, cost[key].seconds)])
-
-
-def _side_by_side(setup: Setup, tasks, cost, bar, task, jobs: int) -> None:
+def _side_by_side(setup: Setup, levels: Sequence[Sequence[tuple[str, int]]], jobs: int) -> Iterator[str]:
+    """The runs in processes, a level behind the one that it needs; gives the arm of each as it is done."""
     from fxgrow.experiments.papers._run import in_process
     pool = concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
     try:
-        left = {pool.submit(in_process, setup, key, seed): key for key, seed in tasks}
-        for future in concurrent.futures.as_completed(left):
-            future.result()
-            bar.advance(task, cost[left[future]].seconds)
+        for level in levels:
+            left = {pool.submit(in_process, setup, key, seed): key for key, seed in level}
+            for future in concurrent.futures.as_completed(left):
+                future.result()
+                yield left[future]
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -23,11 +23,13 @@ def draw(setup: Setup, runs: Runs, seeds: Sequence[int]) -> list[str]:
     drawn = []
     for group in setup.declared.groups:
         arms = [arm for arm in setup.declared.arms if arm.group == group]
+        taught = any(arm.teacher for arm in arms)
+        later = any(growth["step"] for arm in arms for run in runs[arm.key] for growth in run["growths"])
         for suffix, x in COLUMNS.items():
             name = "-".join(filter(None, ["accuracy", "".join(c if c.isalnum() else "-" for c in group), suffix])) + ".png"
             shown = {arm.name: [with_teacher(run) if x == "flops" else run["rows"] for run in runs[arm.key]] for arm in arms}
-            later = any(growth["step"] for arm in arms for run in runs[arm.key] for growth in run["growths"])
-            curves(shown, setup.out / name, x=x, y="val_accuracy", title=group or setup.declared.title, growths=later)
+            title = (group or setup.declared.name) + (", teachers' FLOPs included" if x == "flops" and taught else "")
+            curves(shown, setup.out / name, x=x, y="val_accuracy", title=title, growths=later)
             drawn.append(name)
     if setup.declared.filters:
         drawn.append(filters(setup, seeds[0]))

@@ -20,7 +20,7 @@ SMOKE = {
 }
 SMALL = {
     "residual": Network("cifar_resnet10:r=2**-4,stem=3", "resnet1d:r=2**-4"),
-    "plain": Network("net2net_conv:r=2**-3", "mlp:hidden=(16,16)", PLAIN_WHERE),
+    "plain": Network("net2net_conv:r=2**-2", "mlp:hidden=(16,16)", PLAIN_WHERE),
 }
 PAPER = {
     "residual": Network("cifar_resnet10:r=2**-3", "resnet1d:r=2**-2"),
@@ -40,14 +40,14 @@ def scales(*, small: Mapping[str, Any] | None = None, student: Mapping[str, Any]
         networks: more networks, by scale.
     """
     extra = networks or {}
-    own = {"batch_size": 64, "steps": 120, "eval_every": 10, "lr": 0.05, "schedule": "cosine"}
+    own = {"batch_size": 64, "steps": 200, "eval_every": 10, "lr": 0.05, "schedule": "cosine"}
     papers = {"batch_size": 128, "epochs": 60, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-3, "schedule": "step",
               "milestones": (0.5, 0.75), "workers": 2}
     return {
         "smoke": Scale({**SMOKE, "wide": SMOKE["residual"], **extra.get("smoke", {})},
-                       {"batch_size": 32, "steps": 4, "eval_every": 2, "lr": 0.05}, words={"factor": 2}, limit=64),
+                       {"batch_size": 32, "steps": 4, "eval_every": 4, "lr": 0.05}, words={"factor": 2}, limit=64),
         "small": Scale({**SMALL, "wide": SMALL["residual"], **extra.get("small", {})}, {**own, **(small or {})},
-                       student=student or {}, words={"factor": 2}),
+                       student={"lr": 0.02, "steps": 100, **(student or {})}, words={"factor": 2}),
         "paper": Scale({**PAPER, **extra.get("paper", {})}, {**papers, **(paper or {})},
                        student={"lr": 6e-4, "weight_decay": 1e-6}, words={"factor": 2 ** 0.5}, data="cifar10",
                        validation=0.1, checkpoints=True),

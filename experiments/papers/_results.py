@@ -13,8 +13,8 @@ from fxgrow.experiments.papers._declare import Arm
 from fxgrow.experiments.papers._run import Setup
 
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # by the keys of arms
-COLUMNS = ("arm", "parameters", "test accuracy", "validation accuracy", "updates", "FLOPs", "with the teacher's",
-           "reaches the reference after", "FLOPs to there")
+COLUMNS = ("arm", "parameters", "test accuracy", "test loss", "validation accuracy", "updates", "FLOPs",
+           "with the teacher's", "reaches the reference after", "FLOPs to there")
 
 
 def spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
@@ -66,8 +66,9 @@ def _last_train_loss(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def reaching(runs: Sequence[Mapping[str, Any]], level: float) -> dict[str, float] | None:
-    """The step, and the FLOPs with the teacher's, at which the mean validation accuracy of the runs first is `level`."""
-    for rows in zip(*(run["rows"] for run in runs)):
+    """The step, and the FLOPs with the teacher's, at which the mean validation accuracy of the runs first is `level`; of two
+    evaluations at one step, before and behind a growth, the second counts."""
+    for rows in zip(*({row["step"]: row for row in run["rows"]}.values() for run in runs)):
         if statistics.fmean(row["val_accuracy"] for row in rows) >= level:
             return {"step": statistics.fmean(row["step"] for row in rows),
                     "flops": statistics.fmean(row["flops"] + run["teacher_flops"] for row, run in zip(rows, runs))}
@@ -78,7 +79,9 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A row of the summary as text, under `COLUMNS`."""
     at, ratio = row["reached"], row["ratio"]
     name = row["arm"] + (f" ({row['diverged']} of {len(row['seeds'])} diverged)" if row["diverged"] else "")
-    return (name, f"{row['parameters']:,.0f}", _percent(row["test_accuracy"]), _percent(row["val_accuracy"]),
+    loss = row["test_loss"]["mean"]
+    return (name, f"{row['parameters']:,.0f}", _percent(row["test_accuracy"]), "" if loss is None else f"{loss:.3f}",
+            _percent(row["val_accuracy"]),
             f"{row['steps']:,.0f}", quantity(row["flops"], "FLOP"), quantity(row["flops_with_teacher"], "FLOP"),
             "not reached" if at is None else f"{at['step']:,.0f} updates",
             "" if at is None else quantity(at["flops"], "FLOP") + ("" if ratio is None else f" ({ratio:.2f} x)"))

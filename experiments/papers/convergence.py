@@ -9,16 +9,14 @@ from __future__ import annotations
 from fxgrow.experiments.papers._declare import Experiment, register
 from fxgrow.experiments.papers._presets import converging, scales
 
-STUDENT = {"lr": 0.02}
-
 register(Experiment(
     "convergence-widen", "Convergence of wider students of a trained teacher, with and without residual connections",
     "Net2Net (Chen 2015), figure 4; R2R (Painter 2024), table 2 and figure 5",
     (*converging("wide", "widen factor={factor}", "residual"), *converging("plain", "widen factor={factor}", "plain")),
-    scales(student=STUDENT)))
+    scales()))
 
 register(Experiment(
     "convergence-deepen", "Convergence of deeper students of a trained teacher, with and without residual connections",
     "Net2Net (Chen 2015), figure 5; R2R (Painter 2024), table 2 and figure 6",
     (*converging("residual", "deepen {places} times=2", "residual"), *converging("plain", "deepen {places}", "plain")),
-    scales(student=STUDENT)))
+    scales()))

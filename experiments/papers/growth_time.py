@@ -18,4 +18,5 @@ register(Experiment(
     "growth-time", "When to grow: accuracy and FLOPs when widening or deepening at 0, 25, 50, 75 % of training",
     "R2R (Painter 2024, arXiv:2410.11038), report 5.2: 24 % (widening) and 21 % (deepening) of the time saved",
     (*_arms("wide", "widen", "widen factor={factor}"), *_arms("residual", "deepen", "deepen {places} times=2")),
-    scales(paper={"batch_size": 64, "epochs": None, "steps": 6000, "lr": 1e-3, "schedule": "constant"})))
+    scales(small={"steps": 150, "lr": 0.1},
+           paper={"batch_size": 64, "epochs": None, "steps": 6000, "lr": 1e-3, "schedule": "constant"})))

@@ -14,5 +14,5 @@ register(Experiment(
     "Net2Net (Chen 2015), figure 4; networks of Szegedy 2016",
     (*converging("inception_resnet_v2", "widen factor={factor}", "Inception-ResNet-v2"),
      *converging("inception_v4", "widen factor={factor}", "Inception-v4")),
-    scales(small={"steps": 40, "eval_every": 5, "batch_size": 32, "lr": 0.05}, student={"lr": 0.02, "steps": 30},
+    scales(small={"steps": 80, "eval_every": 5, "batch_size": 32}, student={"steps": 40},
            networks={"smoke": _networks("r=2**-5"), "small": _networks("r=2**-5"), "paper": _networks("r=2**-1.5")})))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fxgrow.experiments.papers._declare import Arm, Experiment, register
 from fxgrow.experiments.papers._presets import scales
 
-INITS = ("match_std", "kaiming", "xavier", "0.01", "0.3", "0.6", "1.0")
+INITS = ("match_std", "kaiming", "xavier", "0.01", "0.3", "0.5")
 GROWTH = "step=0: widen factor={factor} "
 
 register(Experiment(
@@ -18,4 +18,4 @@ register(Experiment(
      *(Arm(f"r2r, {init}", "plain", (f"{GROWTH}method=r2r init={init}",), "teacher") for init in INITS),
      Arm("random padding", "plain", (f"{GROWTH}method=random",), "teacher"),
      Arm("scratch", "plain", (f"{GROWTH}method=r2r",), fresh=True)),
-    scales(student={"lr": 0.02, "steps": 60, "eval_every": 5})))
+    scales(student={"lr": 0.05, "steps": 60, "eval_every": 5})))

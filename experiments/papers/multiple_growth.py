@@ -22,7 +22,7 @@ def _arms(group: str, first: str, second: str, both: str) -> list[Arm]:
             Arm("scratch", "residual", (f"step=0: {_by('r2r', both)}",), fresh=True, group=group)]
 
 
-SCALES = scales()
+SCALES = scales(small={"steps": 150, "lr": 0.1})
 for _scale, _half in (("smoke", 1.5), ("small", 1.5), ("paper", 2 ** 0.25)):
     SCALES[_scale].words["half"] = _half  # type: ignore[index]
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from fxgrow.experiments.papers._declare import Arm, Experiment, register
 from fxgrow.experiments.papers._presets import converging, scales
 
-SCALES = scales(small={"steps": 200, "eval_every": 20, "batch_size": 32, "schedule": "constant", "lr": 0.05},
-                student={"lr": 0.02}, paper={"weight_decay": 1e-5})
+SCALES = scales(small={"steps": 300, "eval_every": 20, "batch_size": 32, "lr": 0.02}, student={"lr": 0.01},
+                paper={"weight_decay": 1e-5})
 SCALES["small"] = replace(SCALES["small"], limit=200)  # so few that they are learnt by heart
 SCALES["paper"] = replace(SCALES["paper"], student={"lr": 6e-4, "weight_decay": 1e-5})
 GROWTH = "widen factor={factor}"

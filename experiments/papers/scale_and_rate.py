@@ -32,4 +32,4 @@ register(Experiment(
      Arm("random padding", "wide", _growth(passes="method=random"), group="learning rate"),
      Arm("scratch", "wide", _growth(), fresh=True, group="learning rate"),
      Arm("scratch, warm-up, stable, decay", "wide", _growth(), fresh=True, settings=WSD, group="learning rate")),
-    scales()))
+    scales(small={"steps": 150, "lr": 0.1})))
