@@ -108,8 +108,8 @@ def _facts(h: History, damaged: Mapping[str, str]) -> dict[str, str]:
              "time of training": _duration(sum(s.seconds for s in h.scored))}
     first = h.of(0)
     if h.best is not None and base is not None and first:
-        m = h.best.member
-        facts |= {"best network": f"#{m.number}, {len(h.line(m.number)) - 1} steps from the base network",
+        m, steps = h.best.member, len(h.line(h.best.number)) - 1
+        facts |= {"best network": f"#{m.number}, {steps} step{'s' * (steps != 1)} from the base network",
                   "its accuracy": f"{h.best.accuracy:.4f}; base {first[0].accuracy:.4f} after its first training",
                   "its parameters": f"{m.parameters:,}; base {base.parameters:,}",
                   "its FLOPs forward": f"{quantity(m.flops)}; base {quantity(base.flops)}"}
@@ -202,12 +202,13 @@ def _ensembles(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return {"ensembles": [], "ensembles_problem": f"{path.name} cannot be read: {error}"}
-    rows = held if isinstance(held, list) else next((v for v in held.values() if isinstance(v, list)), []) \
-        if isinstance(held, dict) else []
+        return {"ensembles": [], "ensembles_about": "", "ensembles_problem": f"{path.name} cannot be read: {error}"}
+    told = {"rows": held} if isinstance(held, list) else held if isinstance(held, dict) else {}
     rows = [{str(k): v if isinstance(v, (int, float, str)) else _shown(v) for k, v in row.items()}
-            for row in rows if isinstance(row, dict)]
-    return {"ensembles": rows, "ensembles_problem": "" if rows else f"{path.name} holds no list of ensembles"}
+            for row in next((v for v in told.values() if isinstance(v, list)), []) if isinstance(row, dict)]
+    about = ", ".join(f"{k} {v}" for k, v in told.items() if isinstance(v, (int, float, str)))
+    return {"ensembles": rows, "ensembles_about": about,
+            "ensembles_problem": "" if rows else f"{path.name} holds no list of ensembles"}
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------

@@ -166,15 +166,16 @@ def test_discarded_mutations_of_a_search_are_all_told(finished):
     assert sum(g["count"] for g in told["discarded"]) == len(Store(finished.folder).discarded()) > 0
 
 
-@pytest.mark.parametrize("held, rows, problem", [
-    ([{"method": "mean", "accuracy": 0.9, "members": [1, 2]}], 1, ""),
-    ({"seed": 1, "ensembles": [{"a": 1}, {"a": 2}]}, 2, ""),
-    ("not json", 0, "cannot be read"), ({"a": 1}, 0, "no list")])
-def test_ensembles_are_told_if_there_are_any(copy, held, rows, problem):
+@pytest.mark.parametrize("held, rows, problem, about", [
+    ([{"method": "mean", "accuracy": 0.9, "members": [1, 2]}], 1, "", ""),
+    ({"seed": 1, "ensembles": [{"a": 1}, {"a": 2}]}, 2, "", "seed 1"),
+    ("not json", 0, "cannot be read", ""), ({"a": 1}, 0, "no list", "a 1")])
+def test_ensembles_are_told_if_there_are_any(copy, held, rows, problem, about):
     assert "ensembles" not in tell(copy, changes="none")
     (copy / "ensembles.json").write_text(held if isinstance(held, str) else json.dumps(held))
     told = tell(copy, changes="none")
     assert len(told["ensembles"]) == rows and problem in told["ensembles_problem"]
+    assert told["ensembles_about"] == about
 
 
 def test_the_command(finished, copy, tmp_path):

@@ -119,7 +119,8 @@ def test_it_fits_the_screen(opened, name, width):
     sections = run(browser, "return [...document.querySelectorAll('section')].map((s) => s.id)")
     assert set(sections) >= {"lineage", "fronts", "progress", "best", "all", "discarded", "settings"}
     assert ("damaged" in sections) == ("ensembles" in sections) == (name == "odd")
-    assert inside(bounds(browser, "[data-number='0'] circle"), bounds(browser, ".lineage .stage"))
+    best = run(browser, "return fxgrow.told.best")
+    assert inside(bounds(browser, f"[data-number='{best}'] circle"), bounds(browser, ".lineage .stage"))
     run(browser, "fxgrow.go(5)")
     assert run(browser, "return document.documentElement.scrollWidth") <= width
     for chart in run(browser, """return [...document.querySelectorAll('.chart')].map(
@@ -188,7 +189,8 @@ def test_500_networks_open_fold_and_move(opened):
     assert shown(browser) == living
     run(browser, "document.querySelector('#columns').value = 'generation'; "
                  "document.querySelector('#columns').dispatchEvent(new Event('change'))")
-    assert run(browser, "return fxgrow.view.lineage.place().last") < 51
+    generations = run(browser, "return fxgrow.view.lineage.place().columns")
+    assert generations == list(range(len(generations))) and len(generations) < 51
     assert run(browser, "return document.querySelectorAll('#members tbody tr').length") == 500
 
 

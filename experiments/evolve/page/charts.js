@@ -75,6 +75,7 @@ function frontChart(members, cost, name, told, picked, onpick) {
   return new Chart({ title: `Accuracy against ${name}`, xs: trained.map((m) => m[cost]), ys: trained.map((m) => m.accuracy), log: true,
     xname: `${name} (logarithmic)`, yname: "validation accuracy", xform: (v) => quantity(v), draw: (chart) => {
       let path = "";
+      const rank = (m) => (m.number === picked() ? 3 : m.number === told.best ? 2 : marked.has(m) ? 1 : 0);  // the last one is on top
       front.forEach((m, i) => { path += i ? ` H${chart.x(m[cost])} V${chart.y(m.accuracy)}` : `M${chart.x(m[cost])},${chart.y(m.accuracy)}`; });
       const point = (m) => {
         const best = m.number === told.best, on = marked.has(m);
@@ -92,7 +93,7 @@ function frontChart(members, cost, name, told, picked, onpick) {
         return svg("text", { x: x - 6, y: chart.y(m.accuracy) - 9, "text-anchor": "middle", class: "halo title" }, `#${m.number}`);
       });
       return [svg("path", { d: path, fill: "none", stroke: INKS.best, "stroke-width": 2, "stroke-opacity": 0.6 }),
-        ...trained.filter((m) => !marked.has(m)).map(point), ...front.map(point), ...names.filter(Boolean)];
+        ...[...trained].sort((a, b) => rank(a) - rank(b)).map(point), ...names.filter(Boolean)];
     } });
 }
 

@@ -45,7 +45,8 @@
   } else sections.push(section("Best network", "best", el("p", {}, `There is none: ${plain(told.missing)}`)));
   if (told.ensembles) {
     const names = [...new Set(told.ensembles.flatMap((e) => Object.keys(e)))];
-    sections.push(section("Ensembles", "ensembles", told.ensembles_problem ? el("p", { class: "bad" }, plain(told.ensembles_problem)) : sortable(told.ensembles, names.map((name) => {
+    sections.push(section("Ensembles", "ensembles", told.ensembles_problem ? el("p", { class: "bad" }, plain(told.ensembles_problem)) : null,
+      el("p", {}, plain(told.ensembles_about)), !told.ensembles.length ? null : sortable(told.ensembles, names.map((name) => {
       const number = told.ensembles.every((e) => e[name] === undefined || typeof e[name] === "number");
       const words = (v) => (v === undefined ? "" : typeof v !== "number" ? plain(v) : Number.isInteger(v) ? v.toLocaleString("en") : v.toFixed(4));
       return { name: plain(name), number, of: (e) => (e[name] === undefined ? "" : e[name]), cell: (e) => words(e[name]) };
@@ -60,7 +61,7 @@
   main.append(...sections);
   document.getElementById("contents").append(...[...main.querySelectorAll("section")].map((s) => el("a", { href: `#${s.id}` }, s.querySelector("h2").textContent)));
   view.render();
-  view.fit(0.6);
+  view.fit(0.8);
   if (model) { model.render(); model.fit(0.6); }
   window.fxgrow = { view, model, pick, go, told };
 })();

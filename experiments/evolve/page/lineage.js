@@ -28,7 +28,7 @@ class Lineage {
     for (let n = node; n.up; n = n.up) if (!this.seen(n.up).includes(n)) n.up.show = "all";
   }
   descent(node) { return node.up ? [...this.descent(node.up), node] : [node]; }
-  // Columns are rounds or generations. A leaf takes the next row; a parent stands beside its child that leads to the best, else
+  // Columns are the rounds or generations of which something is shown. A leaf takes the next row; a parent stands beside its child that leads to the best, else
   // in the middle of its children.
   place() {
     const placed = [];
@@ -38,12 +38,13 @@ class Lineage {
       kids.forEach(put);
       const straight = kids.find((k) => this.line.has(k.number));
       node.row = !kids.length ? row++ : straight ? straight.row : (kids[0].row + kids[kids.length - 1].row) / 2;
-      node.x = 24 + COLUMN * node[this.columns];
       node.y = TOP + ROW * (node.row + 0.5);
       placed.push(node);
     };
     if (this.root) put(this.root);
-    const last = Math.max(0, ...placed.map((n) => n[this.columns]));
-    return { placed, last, w: COLUMN * (last + 1) + 40, h: TOP + ROW * row + 8 };
+    const columns = [...new Set(placed.map((n) => n[this.columns]))].sort((a, b) => a - b);
+    const at = new Map(columns.map((c, i) => [c, 24 + COLUMN * i]));
+    for (const node of placed) node.x = at.get(node[this.columns]);
+    return { placed, columns, w: COLUMN * columns.length + 40, h: TOP + ROW * row + 8 };
   }
 }

@@ -32,8 +32,8 @@ class LineageView extends Stage {
   }
   controls(told) {
     const names = told.members.map((m) => ({ name: m.number, text: String(m.number), kind: `#${m.number} ${m.step}` }));
-    const show = (how) => () => { this.lineage.showAll(how); this.render(); this.fit(0.5); };
-    const columns = el("select", { id: "columns", onchange: (e) => { this.lineage.columns = e.target.value; this.render(); this.fit(0.5); } },
+    const show = (how) => () => { this.lineage.showAll(how); this.render(); this.fit(0.8); };
+    const columns = el("select", { id: "columns", onchange: (e) => { this.lineage.columns = e.target.value; this.render(); this.fit(0.8); } },
       ["round", "generation"].map((c) => el("option", { value: c, selected: c === this.lineage.columns }, c)));
     return el("div", { class: "bar" }, finder(names, (f) => this.onpick(f.name), { id: "member", hits: "members-found",
       placeholder: `search ${names.length} networks`, label: "Search networks by number, pass or place", none: "no network is called so" }),
@@ -52,11 +52,11 @@ class LineageView extends Stage {
 
   // -- drawing ------------------------------------------------------------------------------------------------------------
   render() {
-    const { placed, last, w, h } = this.lineage.place();
+    const { placed, columns, w, h } = this.lineage.place();
     this.size = { w, h };
     const line = new Set(this.picked === null ? [] : this.lineage.descent(this.lineage.nodes.get(this.picked)).map((n) => n.number));
     const head = svg("g"), wires = svg("g"), above = svg("g"), dots = svg("g");
-    for (let c = 0; c <= last; c += 1) head.append(this.column(c, h));
+    columns.forEach((c, at) => head.append(this.column(c, at, h)));
     for (const node of placed) {
       if (node.up) (this.lineage.line.has(node.number) ? above : wires).append(this.wire(node, line.has(node.number)));
       dots.append(this.dot(node));
@@ -64,10 +64,10 @@ class LineageView extends Stage {
     this.world.replaceChildren(head, wires, above, dots);
     this.shown = new Set(placed.map((n) => n.number));
   }
-  column(c, h) {
-    const x = 24 + COLUMN * c - COLUMN / 2;
+  column(c, at, h) {
+    const x = 24 + COLUMN * (at - 0.5);
     const name = c === 0 ? "base" : `${this.lineage.columns} ${c}`;
-    return svg("g", {}, c % 2 ? svg("rect", { x, y: 0, width: COLUMN, height: h, fill: "#f7f7f9" }) : null,
+    return svg("g", {}, at % 2 ? svg("rect", { x, y: 0, width: COLUMN, height: h, fill: "#f7f7f9" }) : null,
       svg("text", { x: x + COLUMN / 2, y: 16, "text-anchor": "middle", class: "name" }, name));
   }
   wire(node, picked) {
@@ -137,13 +137,13 @@ class LineageView extends Stage {
     }
     this.move();
   }
-  // As much as can be read, with the base network in sight.
+  // All of it, or (least: a scale) as much as can be read, with the best network in sight.
   fit(least = 0) {
-    super.fit(least);
-    const { clientWidth: w, clientHeight: h } = this.stage, root = this.lineage.root;
-    if (root && this.size.w * this.at.k > w) this.at.x = 16;
-    else this.at.x = Math.max(8, (w - this.size.w * this.at.k) / 2);
-    if (root && this.size.h * this.at.k > h) this.at.y = Math.min(8, h / 2 - root.y * this.at.k);
+    const { clientWidth: w, clientHeight: h } = this.stage, best = this.lineage.nodes.get(this.best) || this.lineage.root;
+    this.at.k = Math.min(1, Math.max(Math.min((w - 16) / this.size.w, (h - 16) / this.size.h), least));
+    const along = (room, size, spot) => (size <= room - 8 ? (room - size) / 2 : Math.max(room - size - 8, Math.min(8, room / 2 - spot)));
+    this.at.x = along(w, this.size.w * this.at.k, best.x * this.at.k);
+    this.at.y = this.size.h * this.at.k <= h ? 8 : along(h, this.size.h * this.at.k, best.y * this.at.k);
     this.move();
   }
 }
