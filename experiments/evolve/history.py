@@ -81,7 +81,8 @@ class History:
     def _steady(self) -> list[Stage]:
         """As search.py goes through the trainings: who survives each follows from the seed."""
         config, size = self.config, self.config.keep + self.config.children
-        spent, found, population = 0, [], []
+        spent, found = 0, []
+        population: list[Scored] = []
         for count, s in enumerate(self.scored, 1):
             spent += s.spent
             if not s.archive or s.round != s.number:
@@ -137,7 +138,7 @@ def history(folder: str | os.PathLike) -> History:
     """
     if not (Path(folder) / NAME).is_file():
         raise TrainError(f"{os.fspath(folder)} holds no search: name the folder that `fxgrow evolve -o` wrote")
-    store = Store(folder)
+    store = Store(Path(folder))
     try:
         store.db.execute("BEGIN")
         settings, members = store.settings(), store.members()

@@ -69,7 +69,7 @@ def tell(folder: str | os.PathLike, *, title: str = "", changes: Changes = "all"
          progress: Progress = lambda done, all: None) -> dict[str, Any]:
     """Everything that the page shows; arguments and errors are those of `report`."""
     h = history(folder)
-    store = Store(folder)
+    store = Store(Path(folder))
     try:
         damaged = store.check(thorough)
         line = h.line(h.best.number) if h.best is not None else [0]
@@ -151,7 +151,8 @@ def _words(value: Any) -> str:
 
 def _curves(h: History) -> dict[str, Any]:
     """Of the population after each round (each training, where there are no rounds): its best and mean accuracy."""
-    points, highest = [], 0.0
+    points: list[dict[str, Any]] = []
+    highest = 0.0
     for stage in h.stages:
         found = [s.accuracy for s in stage.population]
         if found:
