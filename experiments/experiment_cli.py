@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import pkgutil
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 @click.option("--list", "listing", is_flag=True, help="List the experiments.")
 @click.option("--data", metavar="NAME", help="A data set (digits, mnist1d, cifar10, ...), a FILE.npz or imagefolder:PATH; "
               "without it, the one of the scale.")
+@click.option("--model", metavar="MODEL", help="neighbours: the architecture, zoo:NAME[:options].")
+@click.option("--count", type=click.IntRange(min=1), help="neighbours: how many.  [default: 10]")
 @click.option("--root", metavar="DIR", help="The folder of the data sets that are not built in.")
 @click.option("--download", is_flag=True, help="Fetch the data into root where they are missing.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each arm, with the seeds "
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def experiment(name: str | None, listing: bool, data: str | None, root: str | None, download: bool, seeds: int, scale: str,
-               out: str | None, jobs: int, device: str, dry_run: bool, as_json: bool) -> None:
+               out: str | None, jobs: int, device: str, dry_run: bool, as_json: bool, model: str | None,
+               count: int | None) -> None:
     """Run the experiment NAME of the papers on function-preserving growth.
 
     Every arm is trained with every seed; scratch and random padding are always among the arms. A finished run is a file
@@ -57,10 +61,14 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
         declared = papers.get_experiment(name)
     except papers.ExperimentError as error:
         raise click.UsageError(str(error)) from error
-    from fxgrow.experiments.papers._run import Setup, insist_writable
+    from fxgrow.experiments.papers._run import Setup, file_name, insist_writable
     where = data or declared.scale(scale).data
-    folder = Path(out or f"results/{name}-{scale}-{Path(where).stem if '.' in where else where.replace(':', '-')}")
-    setup = Setup(name, scale, folder, data or "", root, download, device)
+    folder = Path(out or f"results/{name}-{scale}-{file_name(Path(where).stem)}")
+    own = {k: v for k, v in {"model": model, "count": count}.items() if v is not None}
+    if own and not declared.setup:
+        raise click.UsageError(f"experiment {name} has networks of its own: --model and --count are for neighbours")
+    make = pkgutil.resolve_name(declared.setup) if declared.setup else Setup
+    setup: Setup = make(name, scale, folder, data or "", root, download, device, **own)
     numbers = list(range(seeds))
     with status(f"Counting what {name} costs"):
         planned = costs_of(setup, numbers)
@@ -73,6 +81,7 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
     insist_writable(folder)
     run_all(setup, planned, jobs)
     words = ["fxgrow", "experiment", name, "--data", where, "--seeds", str(seeds), "--scale", scale]
+    words += [word for option, value in own.items() for word in (f"--{option}", str(value))]
     report = _report(setup, shlex.join(words), numbers)
     report["costs"] = _costs_json(planned)
     if as_json:
@@ -138,11 +147,13 @@ def run_all(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
     """Makes every run that has not been made, teachers first, with a bar on terminals that says how much time is left.
 
     Raises:
-        FxgrowError: a run failed or was interrupted; finished ones are kept.
+        ExperimentError: it was interrupted. FxgrowError: a run failed. Finished ones are kept.
     """
     from rich import progress
 
+    from fxgrow.experiments.papers import ExperimentError
     from fxgrow.experiments.papers._run import run
+    from fxgrow.experiments.trainer import Interrupted
     cost = {c.arm.key: c for c in planned}
     bar = progress.Progress(progress.TextColumn("{task.description}"), progress.BarColumn(),
                             progress.TaskProgressColumn(), progress.TimeRemainingColumn(),
@@ -159,6 +170,8 @@ def run_all(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
         else:
             for key in _side_by_side(setup, levels, jobs):
                 bar.advance(task, cost[key].seconds)
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise ExperimentError("interrupted: the runs that are finished are kept, and the same command goes on") from error
     finally:
         bar.stop()
 
@@ -183,14 +196,18 @@ def _side_by_side(setup: Setup, levels: Sequence[Sequence[tuple[str, int]]], job
 def _report(setup: Setup, command: str, seeds: Sequence[int]) -> dict[str, Any]:
     from fxgrow.experiments.papers import _figures, _results
     from fxgrow.experiments.papers._run import finished
-    runs = {arm.key: [finished(setup, arm, seed) for seed in seeds] for arm in setup.declared.arms}
+    runs = {arm.key: [found for seed in seeds if (found := finished(setup, arm, seed)) is not None]
+            for arm in setup.declared.arms}
     with status("Drawing"):
-        figures = _figures.draw(setup, runs, seeds)
-    return _results.write(setup, command, seeds, _results.summary(setup, runs), runs, figures)
+        sentences, more = setup.conclude(runs)
+        figures = [*_figures.draw(setup, runs, seeds), *more]
+    return _results.write(setup, command, seeds, _results.summary(setup, runs), runs, figures, sentences)
 
 
 def _tell(setup: Setup, report: dict[str, Any]) -> None:
     from fxgrow.experiments.papers._results import COLUMNS, cells
     print_table(f"{report['title']} ({report['data']}, {len(report['seeds'])} seeds, accuracies in %)", COLUMNS,
                 [cells(row) for row in report["summary"]])
+    for sentence in report["conclusions"]:
+        click.echo(sentence)
     click.echo(f"written     {setup.out}: results.json, table.md, {', '.join(report['figures'])}")

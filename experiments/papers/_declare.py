@@ -105,6 +105,7 @@ class Experiment:
         scales: smoke, small and paper.
         reference: the arm of each group whose accuracy the others are to reach.
         filters: whether the first layers' filters are drawn.
+        setup: `module:class` of the `Setup` that works out more arms, from a network of the user's (--model, --count).
     """
     name: str
     title: str
@@ -113,6 +114,7 @@ class Experiment:
     scales: Mapping[str, Scale]
     reference: str = "scratch"
     filters: bool = False
+    setup: str = ""
 
     def arm(self, key: str) -> Arm:
         return next(arm for arm in self.arms if arm.key == key)

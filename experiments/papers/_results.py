@@ -98,19 +98,20 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write(setup: Setup, command: str, seeds: Sequence[int], rows: Sequence[Mapping[str, Any]], runs: Runs,
-          figures: Sequence[str]) -> dict[str, Any]:
+          figures: Sequence[str], sentences: Sequence[str] = ()) -> dict[str, Any]:
     """Writes `results.json` and `table.md`; returns what the first holds, its curves aside."""
     experiment = setup.declared
     head = {"experiment": experiment.name, "title": experiment.title, "source": experiment.source, "scale": setup.scale,
             "data": setup.data or setup.preset.data, "seeds": list(seeds), "reference": experiment.reference,
-            "command": command, "summary": list(rows), "figures": list(figures)}
+            "command": command, "summary": list(rows), "figures": list(figures),
+            "conclusions": list(sentences)}
     curves = {key: [{k: run[k] for k in ("seed", "rows", "growths", "teacher_flops")} for run in found]
               for key, found in runs.items()}
     with atomic_write(setup.out / "results.json") as file:
         file.write(json.dumps({**head, "runs": curves}, indent=1).encode())
     text = [f"# {experiment.title}", "", experiment.source, "", f"Data: {head['data']}, scale {setup.scale}, "
             f"{len(seeds)} seeds (mean ± standard deviation). Accuracies in %. Made by", "", f"    {command}", "",
-            markdown(rows)]
+            markdown(rows), *sentences]
     with atomic_write(setup.out / "table.md") as file:
         file.write("\n".join(text).encode())
     return head

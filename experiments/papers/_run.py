@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ class Setup:
     def preset(self) -> Scale:
         return self.declared.scale(self.scale)
 
+    def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+        """Sentences on what came out, and the names of figures drawn, beside those that all experiments have."""
+        return [], []
+
     def load(self, seed: int) -> Data:
         return _load(self.data or self.preset.data, self.root, self.download, self.preset.validation, seed,
                      self.preset.limit)
@@ -76,10 +80,10 @@ class Setup:
         return [" ".join(text.format(places=places, **self.preset.words).split()) for text in arm.grow]
 
     def file(self, arm: Arm, seed: int) -> Path:
-        return self.out / "runs" / f"{_name(arm.key)}-{seed}.json"
+        return self.out / "runs" / f"{file_name(arm.key)}-{seed}.json"
 
     def model_file(self, arm: Arm, seed: int) -> Path:
-        return self.out / "models" / f"{_name(arm.key)}-{seed}.pt"
+        return self.out / "models" / f"{file_name(arm.key)}-{seed}.pt"
 
     def keeps_model(self, arm: Arm) -> bool:
         return arm.key in self.declared.teachers or self.declared.filters
@@ -101,7 +105,8 @@ def _load(name: str, root: str | None, download: bool, validation: float, seed: 
     return load_data(name, root=root, download=download, validation=validation, seed=seed, limit=limit)
 
 
-def _name(key: str) -> str:
+def file_name(key: str) -> str:
+    """A name of an arm or of data as part of a file's name."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in key)
 
 
@@ -182,7 +187,7 @@ def run(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> 
         return found
     data = setup.load(seed)
     config = setup.config(arm, data, seed)
-    folder = setup.out / "running" / f"{_name(arm.key)}-{seed}" if setup.preset.checkpoints else None
+    folder = setup.out / "running" / f"{file_name(arm.key)}-{seed}" if setup.preset.checkpoints else None
     if folder is not None and (folder / checkpoint.NAME).exists():
         trainer = Trainer.resume(folder, data, watchers=watchers, config=config)
     else:
