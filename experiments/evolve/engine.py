@@ -4,6 +4,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -26,7 +27,7 @@ class Engine(Protocol):
 
 
 class Serial:
-    """One task after another, in this process."""
+    """One task after another, in this process, with one thread, so that sums are those of the other engines."""
     workers = 1
 
     def __init__(self) -> None:
@@ -40,7 +41,8 @@ class Serial:
 
     def wait(self) -> tuple[int, Outcome]:
         token, task = self.waiting.pop(0)
-        return token, run(task)
+        with threads(1):
+            return token, run(task)
 
     def close(self) -> None:
         self.waiting.clear()
@@ -79,8 +81,19 @@ def _one_thread() -> None:
 
 
 @contextlib.contextmanager
-def engine(name: str, workers: int = 1, address: str | None = None) -> Iterator[Engine]:
-    """An engine by its name: serial, processes or ray.
+def threads(count: int) -> Iterator[None]:
+    """So many threads for torch, then as many as before: their number decides how it sums up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def engine(name: str, workers: int | None = None, address: str | None = None) -> Iterator[Engine]:
+    """An engine by its name: serial, processes or ray. workers: tasks at a time; None: as many as there are CPUs.
 
     Raises:
         TrainError: there is no such engine, or its package is not installed.
@@ -89,7 +102,7 @@ def engine(name: str, workers: int = 1, address: str | None = None) -> Iterator[
     if name == "serial":
         made = Serial()
     elif name == "processes":
-        made = Processes(workers)
+        made = Processes(workers or os.cpu_count() or 1)
     elif name == "ray":
         from fxgrow.experiments.evolve.ray_engine import Ray
         made = Ray(workers, address)

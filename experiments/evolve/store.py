@@ -55,7 +55,7 @@ def to_bytes(model: GraphModule) -> bytes:
         return path.read_bytes()
 
 
-def from_bytes(content: bytes) -> GraphModule:
+def from_bytes(content: bytes | memoryview) -> GraphModule:
     """The network of `to_bytes`; nothing in the content is run."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"

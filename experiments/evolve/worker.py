@@ -17,7 +17,7 @@ from fxgrow.experiments.data import Data, load_data, loader
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.mutation import grow
 from fxgrow.experiments.evolve.store import from_bytes, to_bytes
-from fxgrow.experiments.trainer import Trainer
+from fxgrow.experiments.trainer import Interrupted, Trainer
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ def run(task: Task) -> Outcome:
     began = time.monotonic()
     config = SearchConfig.of(task.config)
     data = data_of(config.data, config.root, config.limit, config.seed)
-    model = from_bytes(bytes(task.network))
+    model = from_bytes(task.network)
     if task.step is not None:
         inputs = torch.stack([data.train[i][0] for i in range(min(2, len(data.train)))])
         model = grow(model, inputs, task.step).model  # type: ignore[assignment]
     trainer = Trainer(model, data, config.trainer(task.steps, task.seed))
     try:
         trainer.fit()
+    except Interrupted:  # nothing is wrong with the network: it is to be trained another time
+        raise KeyboardInterrupt from None
     except TrainError as error:  # a loss that is not finite, say: the search goes on without this network
         return Outcome(task.number, task.round, b"", 0.0, math.inf, "", trainer.flops, trainer.step,
                        time.monotonic() - began, str(error))

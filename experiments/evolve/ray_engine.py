@@ -1,0 +1,252 @@
+"""Tasks on a Ray cluster: one on this machine, or a running one of any number of nodes.
+
+What lives here: how a task gets to a worker and its outcome back, whatever dies on the way. Ray's own retries are off, as it
+repeats a task that runs out of memory for ever: each failure comes to `wait`, which submits the task again, at most
+`RETRIES` times. A task's outcome follows from the task alone, so that it is the same wherever and however often it runs.
+"""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+import fxgrow
+from fxgrow.errors import FxgrowError
+from fxgrow.experiments.config import TrainError
+from fxgrow.experiments.evolve.engine import threads
+from fxgrow.experiments.evolve.worker import Outcome, Task, run
+
+RETRIES = 4  # of one task
+IDLE = 8     # networks that no task needs at present and that stay in the object store
+PATIENCE = 20  # seconds for a cluster to answer
+LOCAL = "127.0.0.1"
+
+
+@dataclass
+class Job:
+    """A task that is submitted; network: a hash of its network's bytes; failures: how often it came to nothing."""
+    token: int
+    task: Task
+    network: str
+    failures: int = 0
+
+
+class Ray:
+    """One Ray task a network. Each network is put into the object store once for all the tasks that start from it, and
+    workers read it in place.
+
+    Args:
+        workers: how many tasks at a time, at most; None: as many as the cluster has room for.
+        address: of a running cluster (`host:port`, `auto`, `ray://host:port`); None: the one that this process is connected
+            to, else a new one on this machine, which listens on the loopback interface alone and ends with the engine.
+        cpus: CPUs that a task takes, which is how many threads it computes with. Only with 1 are sums those of the other
+            engines, bit by bit.
+        gpus: GPUs that a task takes (0.5: two tasks share one); None: one where the cluster has any. Without it trains on
+            the CPU, unless the settings name another device.
+
+    Raises:
+        TrainError: Ray is not installed, no cluster answers, or it has no room for a task.
+    """
+    work: Any  # what is run on a worker
+
+    def __init__(self, workers: int | None = None, address: str | None = None, *, cpus: int = 1, gpus: float | None = None):
+        try:
+            import ray
+        except ImportError as error:
+            raise TrainError(f"engine ray needs the package ray ({error}): pip install 'fxgrow[ray]'") from error
+        self.ray: Any = ray
+        self.most, self.cpus, self.gpus, self.count = workers, cpus, gpus or 0, 0
+        self.running: dict[Any, Job] = {}
+        self.networks: OrderedDict[str, Any] = OrderedDict()  # hash -> reference
+        self.connected = _connect(ray, address, None if workers is None else workers * cpus)
+        try:
+            if gpus is None:
+                self.gpus = 1 if any(n.get("GPU", 0) >= 1 for n in self._nodes()) else 0
+            if workers is None and not self._room():
+                raise TrainError(f"no node of the Ray cluster has {cpus} CPUs and {self.gpus:g} GPUs for a task: ask for "
+                                 "less, or say with workers how many tasks are to wait for nodes that will join")
+            self.remote = ray.remote(num_cpus=cpus, num_gpus=self.gpus, max_retries=0)(self.work)
+        except BaseException:
+            self.close()
+            raise
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+    def _room(self) -> int:
+        """How many tasks the nodes that are there now take at a time."""
+        def of(node: dict[str, float]) -> int:
+            room = [node.get("CPU", 0) // self.cpus] + ([node.get("GPU", 0) // self.gpus] if self.gpus else [])
+            return int(min(room))
+        return sum(of(node) for node in self._nodes())
+
+    @property
+    def workers(self) -> int:
+        """Follows the nodes that join and leave; at least 1, as others may come."""
+        return max(1, min(self._room(), math.inf if self.most is None else self.most))  # type: ignore[return-value]
+
+    def submit(self, task: Task) -> int:
+        self.count += 1
+        self._start(Job(self.count, task, hashlib.sha256(task.network).hexdigest()))
+        return self.count
+
+    def _start(self, job: Job) -> None:
+        small = replace(job.task, network=b"")
+        self.running[self.remote.remote(small, self._network(job), self.cpus, self.gpus > 0, _versions())] = job
+
+    def _network(self, job: Job) -> Any:
+        """A reference to a job's network, put into the object store unless it is there."""
+        import numpy
+        if job.network not in self.networks:
+            self.networks[job.network] = self.ray.put(numpy.frombuffer(job.task.network, dtype=numpy.uint8))
+        self.networks.move_to_end(job.network)
+        needed = {job.network, *(other.network for other in self.running.values())}
+        for name in [name for name in self.networks if name not in needed][:-IDLE]:
+            del self.networks[name]
+        return self.networks[job.network]
+
+    def wait(self) -> tuple[int, Outcome]:
+        """The next outcome. Work that is lost with a worker or a node is done again.
+
+        Raises:
+            TrainError: what fails would fail for every network: settings, data, or what is installed on a node.
+        """
+        while True:
+            done, _ = self.ray.wait(list(self.running), num_returns=1)
+            job = self.running.pop(done[0])
+            try:
+                return job.token, self.ray.get(done[0])
+            except self.ray.exceptions.RayError as error:
+                why = self._reason(error)
+            job.failures += 1
+            if job.failures > RETRIES:
+                task = job.task
+                return job.token, Outcome(task.number, task.round, b"", 0.0, math.inf, "", 0, 0, 0.0,
+                                          f"failed {job.failures} times on the cluster, at last so: {why}")
+            self._start(job)
+
+    def _reason(self, error: Any) -> str:
+        """Why a task failed, in one line. Where that is no matter of this task alone, it is raised."""
+        cause = getattr(error, "cause", None) or error
+        if isinstance(error, self.ray.exceptions.ObjectLostError) or isinstance(cause, self.ray.exceptions.ObjectLostError):
+            self.networks.clear()  # put again from the bytes that each job has; tasks that run keep theirs
+        if isinstance(cause, ImportError) or "failed to import on the worker" in str(cause):
+            raise TrainError("a node of the Ray cluster cannot import what the search needs: install the same fxgrow[ray] "
+                             f"on each ({str(cause).strip().splitlines()[-1]})") from error
+        if isinstance(cause, FxgrowError):
+            raise cause
+        return f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
+
+    def close(self) -> None:
+        """Ends what runs, and what was started or connected to here."""
+        for ref in self.running:
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                self.ray.cancel(ref, force=True)
+        self.running.clear()
+        self.networks.clear()
+        if self.connected:
+            self.ray.shutdown()
+            self.connected = False
+
+
+def work(task: Task, network: Any, cpus: int, gpu: bool, versions: dict[str, str]) -> Outcome:
+    """What a worker does. network: bytes as an array in the object store, read where they lie."""
+    if versions != _versions():
+        raise TrainError(f"node {socket.gethostname()} has {_versions()} and the search runs with {versions}: install the "
+                         "same")
+    train = dict(task.config["train"])
+    if not gpu and train.get("device", "auto") == "auto":
+        train["device"] = "cpu"  # Ray does not hide the GPUs that a task has not asked for
+    with threads(cpus):
+        return run(replace(task, network=memoryview(network), config={**task.config, "train": train}))
+
+
+Ray.work = staticmethod(work)
+
+
+def _versions() -> dict[str, str]:
+    return {"fxgrow": fxgrow.__version__, "torch": torch.__version__}
+
+
+# --- clusters -------------------------------------------------------------------------------------------------------------
+
+
+def _connect(ray: Any, address: str | None, cpus: int | None) -> bool:
+    """Connects to a cluster; False: this process was connected already."""
+    if ray.is_initialized():
+        here = ray.get_runtime_context().gcs_address
+        if address not in (None, "auto", here):
+            raise TrainError(f"this process is connected to the Ray cluster at {here}, not to {address}: "
+                             "call ray.shutdown() before")
+        return False
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address is not None:
+            with _reached(address) as found:
+                ray.init(address=found, **quiet)
+        else:
+            with loopback():
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address=LOCAL, **quiet)
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if address is None:
+            raise TrainError(f"a Ray cluster cannot be started here ({why}): choose engine processes") from error
+        raise TrainError(f"no Ray cluster answers at {address} ({why}): start one with `ray start --head`, or leave the "
+                         "address out") from error
+    return True
+
+
+@contextlib.contextmanager
+def loopback() -> Iterator[None]:
+    """Ray listens and connects on the loopback interface, as it does on macOS and Windows, and reports no usage."""
+    from ray._private import ray_constants
+    was, usage = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get("RAY_USAGE_STATS_ENABLED")
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ["RAY_USAGE_STATS_ENABLED"] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = was
+        os.environ.pop("RAY_USAGE_STATS_ENABLED")
+        if usage is not None:
+            os.environ["RAY_USAGE_STATS_ENABLED"] = usage
+
+
+@contextlib.contextmanager
+def _reached(address: str) -> Iterator[str]:
+    """The address of a cluster that answers. `ray.init` would wait for ever where none does."""
+    from ray._private import services
+    if address.startswith("ray://"):
+        _, _, rest = address.partition("://")
+        socket.create_connection(_split(rest), timeout=PATIENCE).close()
+        yield address
+        return
+    host, port = _split(services.canonicalize_bootstrap_address_or_die(address))  # this machine's name instead of 127.0.0.1
+    own = contextlib.nullcontext()
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE).close()
+    except OSError:
+        if address == "auto" or not services.is_localhost(_split(address)[0]):
+            raise
+        host, own = LOCAL, loopback()  # type: ignore[assignment]
+        socket.create_connection((host, port), timeout=PATIENCE).close()
+    probe = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+    subprocess.run([sys.executable, "-c", probe, f"{host}:{port}"], timeout=PATIENCE, check=True, capture_output=True)
+    with own:
+        yield f"{host}:{port}"
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("an address is host:port, auto or ray://host:port")
+    return host, int(port)
