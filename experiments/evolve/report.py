@@ -113,6 +113,9 @@ def _facts(h: History, damaged: Mapping[str, str]) -> dict[str, str]:
                   "its accuracy": f"{h.best.accuracy:.4f}; base {first[0].accuracy:.4f} after its first training",
                   "its parameters": f"{m.parameters:,}; base {base.parameters:,}",
                   "its FLOPs forward": f"{quantity(m.flops)}; base {quantity(base.flops)}"}
+        top = max((good[-1] for n in h.members if (good := [s for s in h.of(n) if s.archive])), key=lambda s: s.accuracy)
+        if top.accuracy > h.best.accuracy:
+            facts["highest accuracy of all"] = f"{top.accuracy:.4f}, #{top.number}"
     return facts | ({"damaged networks": f"{len(damaged)}"} if damaged else {})
 
 

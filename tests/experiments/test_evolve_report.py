@@ -59,6 +59,9 @@ def test_it_tells_what_the_search_found(found):
     points = told["curves"]["points"]
     assert points[-1]["spent"] == sum(s.spent for s in found.evaluations)
     assert points[-1]["highest"] == max(p["best"] for p in points)
+    higher = max(members.values(), key=lambda m: m["accuracy"])
+    assert told["facts"].get("highest accuracy of all") == (
+        f"{higher['accuracy']:.4f}, #{higher['number']}" if higher["accuracy"] > found.best.accuracy else None)
     assert told["line"][0] == 0 and told["line"][-1] == found.best.number
     assert "diagram" in told and (told["best"] == 0) == ("changes" not in told)
 
