@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,11 +130,12 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     return [row for step in sorted(steps) for row in steps[step]]
 
 
-def _mark(steps: Mapping[int, list[dict[str, Any]]], texts: Sequence[tuple[int, bytes]]) -> None:
+def _mark(steps: dict[int, list[dict[str, Any]]], texts: Sequence[tuple[int, bytes]]) -> None:
     """Each growth is that of the row which was written behind it: the last rows of its step."""
     for step in {step for step, _ in texts}:
         words = [text.decode(errors="replace").split("\n")[0] for at, text in texts if at == step]
-        rows = steps.setdefault(step, [{"step": step} for _ in words])
+        rows = steps.setdefault(step, [])
+        rows += [{"step": step} for _ in words[len(rows):]]
         for row, event in zip(rows[-len(words):], words):
             row["event"] = event
 
