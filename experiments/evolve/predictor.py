@@ -10,7 +10,8 @@ import hashlib
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import networkx
@@ -49,8 +50,7 @@ def graph_features(gm: GraphModule) -> Features:
     depth = max(deep.values(), default=0)
     stages: list[list[float]] = [[] for _ in range(STAGES)]
     for call in found:
-        weight = gm.get_parameter(call.weight) if call.weight in dict(gm.named_parameters()) else gm.get_buffer(call.weight)
-        width = weight.shape[1 if call.transposed else 0]
+        width = attrgetter(call.weight)(gm).shape[1 if call.transposed else 0]
         stages[min(STAGES - 1, (deep[call.node] - 1) * STAGES // depth)].append(math.log2(width))
     return np.array([*counts, math.log1p(depth), *(sum(s) / len(s) if s else 0.0 for s in stages), *_subtrees(gm)])
 
@@ -66,7 +66,7 @@ def _subtrees(gm: GraphModule) -> Features:
     return _hashed((name for names in named.values() for name in names), SUBTREES)
 
 
-def _hashed(names, bins: int) -> Features:
+def _hashed(names: Iterable[str], bins: int) -> Features:
     """log(1 + how many names fall into each bin); the same in every process."""
     counts = np.zeros(bins)
     for name in names:
