@@ -80,8 +80,6 @@ def curve(label: str, runs: Sequence[Run], x: str, y: str, band: str = "sd", smo
     Raises:
         PlotError: a run lacks a column, or x falls on the way.
     """
-    if band not in BANDS:
-        raise PlotError(f"band={band!r}: choose one of {', '.join(BANDS)}")
     if not 0 <= smooth < 1:
         raise PlotError(f"smooth={smooth}: choose a number from 0 (none) to below 1")
     if not runs or isinstance(runs, History) or isinstance(runs[0], Mapping):
@@ -168,7 +166,9 @@ def _read(run: tuple[Array, Array], grid: Array, in_front: NDArray[np.bool_], be
 
 
 def spread(values: Array, band: str) -> tuple[Array, Array, Array, NDArray[np.int64]]:
-    """mean, low, high and count [points] of values [runs, points]."""
+    """mean, low, high and count [points] of values [runs, points]; raises PlotError if `band` is none of BANDS."""
+    if band not in BANDS:
+        raise PlotError(f"band={band!r}: choose one of {', '.join(BANDS)}")
     there = ~np.isnan(values)
     count = there.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
