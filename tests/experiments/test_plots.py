@@ -226,8 +226,8 @@ def test_bars():
 
 
 @pytest.mark.parametrize("table, band, message", [
-    ({}, "sd", "at least one label"), ({"a": []}, "sd", "one finite number"), ({"a": [float("nan")]}, "sd", "one finite number"),
-    ({"a": [1.0]}, "se", "choose one of sd, ci, range, none")])
+    ({}, "sd", "at least one label"), ({"a": []}, "sd", "one finite number"),
+    ({"a": [float("nan")]}, "sd", "one finite number"), ({"a": [1.0]}, "se", "choose one of sd, ci, range, none")])
 def test_bars_refuse(table, band, message):
     with pytest.raises(PlotError, match=message):
         bars(table, band=band)
