@@ -7,6 +7,7 @@ split in two: the first half chooses members, the second fits weights and the st
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,9 +56,9 @@ def fitted_weights(logits: Tensor, labels: Tensor, steps: int = 1000) -> Tensor:
     problem, by expectation maximisation, w_m <- mean_i w_m p_m(y_i) / sum_n w_n p_n(y_i), which only ever climbs (Dempster
     et al., 1977). Weights that come out below LEAST are zero. Shape [members]."""
     right = logits.double().log_softmax(-1)[:, torch.arange(len(labels)), labels]  # [members, samples]
-    log_w = torch.full((len(logits), 1), -torch.tensor(float(len(logits))).log(), dtype=torch.float64)
+    log_w = torch.full((len(logits), 1), -math.log(len(logits)), dtype=torch.float64)
     for _ in range(steps):
-        log_w = torch.logsumexp((log_w + right).log_softmax(0), 1, keepdim=True) - torch.tensor(float(len(labels))).log()
+        log_w = torch.logsumexp((log_w + right).log_softmax(0), 1, keepdim=True) - math.log(len(labels))
     w = log_w.softmax(0)[:, 0].float()
     w = torch.where(w < LEAST, 0.0, w)
     return w / w.sum()
@@ -244,8 +245,10 @@ def _rows(numbers: Sequence[int], known: Tensor, labels: Tensor, told: Tensor, t
     truth: their labels, which nothing but the report looks at."""
     even = torch.full((len(numbers),), 1 / len(numbers))
     ways = {"average": even, "weighted": fitted_weights(known, labels), "greedy": greedy_weights(known, labels)}
-    found = [(way, weighted(told, w).clamp_min(1e-30).log(), w, sum(f for f, x in zip(flops, w.tolist()) if x > 0), None)
-             for way, w in ways.items()]
+    found: list[tuple[str, Tensor, Tensor, int, int | None]] = []
+    for way, w in ways.items():
+        cost = sum(f for f, x in zip(flops, w.tolist()) if x > 0)
+        found.append((way, weighted(told, w).clamp_min(1e-30).log(), w, cost, None))
     stack, steps = fit_stack(known, labels, seed)
     extra = fxgrow.count_flops(stack, told[:, :1]).forward if steps else 0
     with torch.no_grad():

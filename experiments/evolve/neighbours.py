@@ -99,7 +99,8 @@ def draw(setup: Neighbours) -> list[tuple[str, str]]:
     data = setup.load(0)
     base = untrained(alone, f"{GROWN}/start", 0)
     parent = Parent(0, base, torch.stack([data.train[i][0] for i in range(min(2, len(data.train)))]))
-    rng, known, found = random.Random("neighbours"), {graph_hash(base)}, []
+    rng, known = random.Random("neighbours"), {graph_hash(base)}
+    found: list[tuple[str, str]] = []
     for _ in range(3 * setup.count):
         child, _ = mutate([parent], default_mutations(), rng, Limits(growth=GROWTH), known)
         if child is None:
