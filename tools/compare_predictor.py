@@ -1,0 +1,95 @@
+"""Whether a predictor finds better networks than chance: the table in docs/evolve-ensembles.md.
+
+    python tools/compare_predictor.py --seeds 5 --out results/predictor
+
+Searches that differ in the predictor alone, each until the same number of FLOPs is spent in training; of the evaluations
+within that budget, the best on the validation part is what the search has found, and is evaluated on the test part. Those
+searches that train whatever is drawn also say how well a predictor's forecasts rank children that it has not seen.
+Searches that are there already are not made again.
+"""
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fxgrow.experiments.costs import step_flops
+from fxgrow.experiments.evolve import Scored, SearchConfig, search
+from fxgrow.experiments.evolve.predictor import held_out, rank_correlation
+from fxgrow.experiments.evolve.search import base_network
+from fxgrow.experiments.evolve.selection import best
+from fxgrow.experiments.evolve.store import Store
+from fxgrow.experiments.evolve.worker import data_of, evaluate
+
+KINDS = ("none", "forest", "gp")
+SAID = {"forest": "forecast", "gp": "forecast", "the parent's accuracy": "parent", "FLOPs": "flops"}
+
+
+def config(args: argparse.Namespace, kind: str, seed: int) -> SearchConfig:
+    plain = SearchConfig(model=args.model, data=args.data, limit=args.limit, seed=seed, first_steps=150, rounds=30, keep=2,
+                         children=6, steps=320, final_steps=0, predictor=kind, train={"batch_size": 64, "lr": 0.05})
+    data = data_of(plain.data, plain.root, plain.limit, plain.seed)
+    model = base_network(plain, data, torch.stack([data.train[i][0] for i in range(2)]))
+    budget = args.steps * step_flops(model, 64, data.input_shape)
+    return SearchConfig.of({**plain.to_json(), "total_flops": budget})
+
+
+def within(scored: Sequence[Scored], budget: float) -> list[Scored]:
+    """The evaluations up to the budget, in their order."""
+    found, spent = [], 0
+    for s in scored:
+        spent += s.spent
+        if spent <= budget:
+            found.append(s)
+    return found
+
+
+def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
+    sd = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.fmean(values):.{digits}f}{sd}" if values else "-"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="zoo:resnet1d:r=2**-4")
+    parser.add_argument("--data", default="mnist1d")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6000, help="the budget, in steps of the base network")
+    parser.add_argument("--out", type=Path, default=Path("results/predictor"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    accuracy: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    trained: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    ranks: dict[str, list[float]] = {name: [] for name in SAID}
+    for seed in range(args.seeds):
+        for kind in KINDS:
+            settings = config(args, kind, seed)
+            found = search(settings, args.out / f"{kind}-{seed}")
+            assert settings.total_flops is not None
+            seen = within(found.evaluations, settings.total_flops)
+            store = Store(found.folder)
+            one = best([s for s in seen if s.archive], 1, None)[0]  # type: ignore[arg-type]
+            data = data_of(settings.data, settings.root, settings.limit, settings.seed)
+            accuracy[kind].append(evaluate(store.model(one.archive), data.test)[0])
+            trained[kind].append(len({s.number for s in seen}) - 1)
+            if kind == "none":
+                for name, column in SAID.items():
+                    told = held_out(found.evaluations, "gp" if name == "gp" else "forest", store.model, seed)
+                    rank = rank_correlation(told, column)
+                    ranks[name] += [] if rank is None else [rank]
+            store.close()
+            print(f"seed {seed} {kind}: {accuracy[kind][-1]:.4f}, {trained[kind][-1]:.0f} children", flush=True)
+    print(f"\n| chosen by | test accuracy (%), {args.seeds} seeds | children trained |\n|---|---|---|")
+    for kind in KINDS:
+        print(f"| {'chance' if kind == 'none' else kind} | {spread(accuracy[kind], 100)} | {spread(trained[kind], 1, 1)} |")
+    print("\n| children of a round ranked by | Spearman's rank correlation with their accuracy |\n|---|---|")
+    for name in SAID:
+        print(f"| {name} | {spread(ranks[name])} |")
+
+
+if __name__ == "__main__":
+    main()
