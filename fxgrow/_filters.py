@@ -200,13 +200,13 @@ def _cells(tiles: Tiles, low: float, high: float, scale: int) -> ndarray:
         torch.full_like(tiles.values, 127.5)
     pixels = grey.expand(*grey.shape[:3], 3).nan_to_num(0).round().to(torch.uint8)
     pixels = torch.where(tiles.values.isfinite().all(-1, keepdim=True), pixels, torch.tensor(VERMILION, dtype=torch.uint8))
-    pixels = pixels.repeat_interleave(scale, 1).repeat_interleave(scale, 2).numpy()
+    drawn = pixels.repeat_interleave(scale, 1).repeat_interleave(scale, 2).numpy()
     fresh = (tiles.fresh & ~tiles.whole[:, None, None]).repeat_interleave(scale, 1).repeat_interleave(scale, 2).numpy()
-    count, h, w, _ = pixels.shape
+    count, h, w, _ = drawn.shape
     slope = numpy.add.outer(numpy.arange(h), numpy.arange(w))
-    pixels[fresh & (slope % HATCH == 0)] = BLUE
+    drawn[fresh & (slope % HATCH == 0)] = BLUE
     cells = numpy.full((count, h + 2 * MARGIN, w + 2 * MARGIN, 3), 255, numpy.uint8)
-    cells[:, MARGIN:-MARGIN, MARGIN:-MARGIN] = pixels
+    cells[:, MARGIN:-MARGIN, MARGIN:-MARGIN] = drawn
     slope = numpy.add.outer(numpy.arange(h + 2 * MARGIN), numpy.arange(w + 2 * MARGIN))
     ring = numpy.zeros(slope.shape, bool)
     ring[1:-1, 1:-1] = True

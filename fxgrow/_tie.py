@@ -180,7 +180,7 @@ def _compute_read(gm: GraphModule) -> None:
         place, path = gm.get_submodule(owner), f"{node.target}_tied"
         held = place._parameters.get(attribute)
         source, entry = getattr(held, "tied_to", (None, None))
-        if source is not None and not (entry.unchanged and isinstance(source, nn.Parameter)):
+        if held is not None and entry is not None and not (entry.unchanged and isinstance(source, nn.Parameter)):
             tied = Tied(source, entry, tuple(place._parameters))
             del place._parameters[attribute]
             gm.add_submodule(path, Computed(tied, held, attribute))

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +68,7 @@ def evolve(settings: str | None, out: str | None, preset: str, engine: str, work
 
     chosen = {name: value for name, value in given.items() if value is not None}
     config, folder = _config(settings, out, resume, preset, chosen)
-    count = workers or (1 if engine == "serial" else os.cpu_count() or 1)
-    with made(engine, count, address) as running, _progress(as_json) as shown:
+    with made(engine, workers, address) as running, _progress(as_json) as shown:
         watch = [shown, *([Scalars()] if tensorboard else [])]
         try:
             found = Search(config, folder, running, watch).run()

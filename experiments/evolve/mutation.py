@@ -185,7 +185,7 @@ def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random
     Args:
         known: graph hashes of networks that there are already.
     """
-    discarded = []
+    discarded: list[Discarded] = []
     for _ in range(TRIES):
         parent = rng.choice(list(parents))
         mutation, = rng.choices(list(mutations), [m.weight for m in mutations])

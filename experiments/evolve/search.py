@@ -25,7 +25,18 @@ from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.engine import Engine, Serial
 from fxgrow.experiments.evolve.joint import family, train_jointly
 from fxgrow.experiments.evolve.member import Member, Scored, graph_hash
-from fxgrow.experiments.evolve.mutation import Limits, Mutation, Parent, costs, grow, latency, mutate, mutations_of
+from fxgrow.experiments.evolve.mutation import (
+    Child,
+    Discarded,
+    Limits,
+    Mutation,
+    Parent,
+    costs,
+    grow,
+    latency,
+    mutate,
+    mutations_of,
+)
 from fxgrow.experiments.evolve.predictor import Predictor
 from fxgrow.experiments.evolve.selection import SELECTIONS, best, tournament
 from fxgrow.experiments.evolve.store import Store, to_bytes
@@ -145,6 +156,8 @@ class Search:
             else:
                 population = self._train(alive, round, max(1, self.config.steps // len(alive)))
             population = [s for s in population if s.archive]
+            if not population:
+                break
         return population
 
     def _exhausted(self) -> bool:
@@ -166,7 +179,9 @@ class Search:
         known = {m.graph for m in self.members.values()
                  if self.config.duplicates == "run" or self.config.duplicates == "round" and m.round == round}
         advised = self.predictor is not None and self.predictor.learn(self.scored)
-        pool, discarded, origin = [], [], {}
+        pool: list[Child] = []
+        discarded: list[Discarded] = []
+        origin: dict[int, Scored] = {}
         for _ in range(count * (self.config.candidates if advised else 1)):
             chosen = parents()
             origin |= {s.number: s for s in chosen}
@@ -210,11 +225,15 @@ class Search:
             origin = own if own is not None else self._last(self.members[number].parent, round)
             assert origin is not None
             network = self.store.get(origin.archive), None if own is not None else self.members[number].step
-        return Task(number, round, *network, steps, mixed(self.config.seed, round, number) % 2 ** 31, self.config.to_json())
+        content, step = network
+        seed = mixed(self.config.seed, round, number) % 2 ** 31
+        return Task(number, round, content, step, steps, seed, self.config.to_json())
 
     def _keep(self, outcome: Outcome) -> None:
         """The network first, then the row that counts."""
         archive = ""
+        if outcome.error and outcome.round == 0:
+            raise TrainError(f"the base network cannot be trained: {outcome.error}")
         if not outcome.error:
             before = self._last(outcome.number) or self._last(self.members[outcome.number].parent, outcome.round)
             archive = self.store.put(outcome.network, before.archive if before is not None else None)
@@ -313,6 +332,8 @@ class Search:
 
     def _final(self, population: list[Scored]) -> Scored:
         """The best network of the last round, trained on if the settings say so."""
+        if not any(s.archive for s in population):
+            raise TrainError("no network of the last round could be trained: lower lr, or clip the gradient")
         chosen = best([s for s in population if s.archive], 1, random.Random())[0]
         last = self.config.rounds * (self.config.children if self.config.mode == "steady" else 1) + 1
         if not self.config.final_steps:

@@ -284,6 +284,11 @@ def test_a_diverging_child_does_not_end_the_search(tmp_path, monkeypatch):
     assert len({s.round for s in other.evaluations}) == len({s.round for s in found.evaluations})
 
 
+def test_a_base_network_that_diverges_is_told(tmp_path):
+    with pytest.raises(TrainError, match="base network cannot be trained: the loss is"):
+        search(small(train={"batch_size": 20, "lr": 1e30}), tmp_path / "run")
+
+
 def test_limits_and_budgets(tmp_path):
     found = search(small(growth=1.5, parameters=1200, rounds=3), tmp_path / "a")
     assert all(s.member.parameters <= 1200 for s in found.evaluations)
