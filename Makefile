@@ -1,5 +1,5 @@
 # make demo      sets up, makes a trained network wider and deeper, classifies two photographs before and after
-# make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm
+# make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm, and Ray
 # make lint      make types      make docs      make bench (against Torch-Pruning and fvcore)
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,6 +15,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2
 
 test-all: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -e ".[ray]"
 	$(BIN)/python -m pytest -n 2 -m "sweep or not sweep"
 
 lint: $(VENV)/.test
@@ -34,6 +35,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python tools/bench_transform.py
 	$(BIN)/python tools/bench_flops.py
+	$(BIN)/python tools/bench_evolve.py
 
 clean:
 	rm -rf $(VENV) build out
