@@ -4,6 +4,7 @@ What lives here: the ascent for one network, and the values of a graph's nodes. 
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,7 +16,8 @@ from fxgrow._calls import call_of
 from fxgrow.errors import SelectionError
 
 STEPS, RATE = 128, 0.08
-DECAY, VARIATION, SIGMA, EVERY = 2e-3, 0.3, (1.0, 0.4), 4  # L2, total variation, blur at the start and at the end, and when
+DECAY, VARIATION = 2e-3, 0.1  # of the image towards the mean; of the total variation, against the gradient
+SIGMA = (3.0, 0.7)  # of the blur at the start and at the end: pixels of an image of 224
 
 
 def maximise(value: Callable[[Tensor], Tensor], shape: tuple[int, ...], mean: Tensor, std: Tensor, *, seed: int,
@@ -24,9 +26,10 @@ def maximise(value: Callable[[Tensor], Tensor], shape: tuple[int, ...], mean: Te
     """Gradient ascent from a nearly grey image; the image (0 to 1, float64 [C, H, W]), and the value before and after.
 
     Each step goes by the gradient over its root mean square, seen through a random shift of at most 1/16 of the image
-    (Mordvintsev et al. 2015, Olah et al. 2017, doi:10.23915/distill.00007), minus that of the total variation; the image
-    decays to the mean (the L2 penalty of Simonyan et al., arXiv:1312.6034), is blurred now and then, less and less
-    (Yosinski et al., arXiv:1506.06579), and stays among images that exist.
+    (Mordvintsev et al. 2015, Olah et al. 2017, doi:10.23915/distill.00007), minus that of the total variation. The step is
+    blurred, less and less, so that large shapes come first: Yosinski et al. (arXiv:1506.06579) blur the image instead, which
+    wears off what is there already. The image decays to the mean (the L2 penalty of Simonyan et al., arXiv:1312.6034), and
+    stays among images that exist.
 
     Args:
         value: normalised images [1, C, H, W] to a number.
@@ -45,11 +48,11 @@ def maximise(value: Callable[[Tensor], Tensor], shape: tuple[int, ...], mean: Te
             seen = image.detach().roll(shift, (2, 3)).requires_grad_()
             gradient, = torch.autograd.grad(value(seen), seen)
             smooth, = torch.autograd.grad(_variation(seen), seen)
+        sigma = (SIGMA[0] + (SIGMA[1] - SIGMA[0]) * i / steps) * min(shape[1:]) / 224
+        gradient = _blur(gradient, max(sigma, SIGMA[1]))
         gradient, smooth = (g.roll([-s for s in shift], (2, 3)) / (g.square().mean().sqrt() + 1e-12)
                             for g in (gradient, smooth))
         image = (image + RATE * (gradient - VARIATION * smooth)) * (1 - DECAY)
-        if i % EVERY == EVERY - 1 and i < steps - EVERY:
-            image = _blur(image, SIGMA[0] + (SIGMA[1] - SIGMA[0]) * i / steps)
         image = torch.minimum(torch.maximum(image, low), high)
         tick()
     with torch.no_grad():
@@ -63,11 +66,12 @@ def _variation(x: Tensor) -> Tensor:
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
     """A Gaussian blur by two one-dimensional convolutions, edges repeated."""
-    at = torch.arange(-2, 3, dtype=x.dtype)
+    reach = math.ceil(2.5 * sigma)
+    at = torch.arange(-reach, reach + 1, dtype=x.dtype)
     kernel = torch.exp(-at.square() / (2 * sigma ** 2))
     kernel = (kernel / kernel.sum()).repeat(x.shape[1], 1)
-    x = F.conv2d(F.pad(x, (2, 2, 0, 0), "replicate"), kernel[:, None, None], groups=x.shape[1])
-    return F.conv2d(F.pad(x, (0, 0, 2, 2), "replicate"), kernel[:, None, :, None], groups=x.shape[1])
+    x = F.conv2d(F.pad(x, (reach, reach, 0, 0), "replicate"), kernel[:, None, None], groups=x.shape[1])
+    return F.conv2d(F.pad(x, (0, 0, reach, reach), "replicate"), kernel[:, None, :, None], groups=x.shape[1])
 
 
 def part(gm: GraphModule, node: Node) -> GraphModule:

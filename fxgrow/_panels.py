@@ -135,7 +135,7 @@ def _draw(picture: Picture) -> Figure:
     heads = [LINE * max(map(len, row)) + 4 for row in words]
     tall = [max([0, *(p.image.shape[0] for p in row if p.image is not None)]) for row in picture.panels]
     width = sum(widths) + GAP * (len(widths) + 1)
-    title = _wrapped(picture.title, width)
+    title = _wrapped(picture.title, round(0.85 * (width - 2 * GAP)))  # bold letters are wider
     height = GAP * (len(tall) + 1) + sum(heads) + sum(tall) + LINE * len(title)
     if max(width, height) > LARGEST:
         raise DrawError(f"the picture would be {width} x {height} pixels: show fewer layers or models")
