@@ -1,370 +1,335 @@
-"""What networks have learned, side by side: their filters, what they look at, and what they answer to most.
+"""What pictures of weights, saliency and maximised activations share: the models, the images, and a labelled sheet.
 
-What lives here: which networks, layers and channels are shown, and how they are made comparable. What does not: filters
-as pixels (_filters.py), attributions (_saliency.py), the ascent (_activation_images.py), layout and files (_panels.py).
-Networks are copied before anything runs: a model is left as it was.
+What lives here: which models stand side by side, what they are run on, and how arrays of pixels become one figure. What does
+not: what is in the arrays (fxgrow/_visualize_weights.py, _saliency.py, _activation.py). Figures are matplotlib's `Figure`
+itself, so that no backend of the user's is touched.
 """
 from __future__ import annotations
 
-import copy
+import contextlib
+import io
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import TypeAlias
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
-from fxgrow import _filters
-from fxgrow._activation_images import STEPS, channel_axis, maximise, part, place, strength
-from fxgrow._atomic import one_line
-from fxgrow._calls import call_of
-from fxgrow._models import _nearest, dtype_of
-from fxgrow._panels import Panel, Picture, enlarged, plain
+from fxgrow._atomic import atomic_write
 from fxgrow._record import GrowthRecord, new_numbers, record_in, tensors_of
-from fxgrow._saliency import SIGNED, attribution, overlay, read_image, spread
 from fxgrow._transform import Grown, captured
-from fxgrow.errors import DrawError, SelectionError
+from fxgrow.errors import DrawError, GrowthError
 
-Model: TypeAlias = "nn.Module | Grown"
-Models: TypeAlias = "Model | Mapping[str, Model]"
-MOST_LAYERS, FEW = 24, 4  # rows that one picture takes; channels that are shown unless they are named
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy import ndarray
+
+Models: TypeAlias = "nn.Module | Grown | Mapping[str, nn.Module | Grown]"
+FORMATS = ("png", "svg", "pdf")
+GAP, LINE, DPI, LETTER = 16, 15, 100, 6.3  # pixels between cells, of a line of text, in an inch, of a letter
+
+
+# --- models -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Network:
-    """One column: its name, a copy of its graph in eval mode without gradients, and where its numbers come from.
-
-    inside: it is the small network taken out of this one.
-    """
+class Subject:
+    """One model of a picture: its name there, its graph, and the record of its growth."""
     name: str
     gm: GraphModule
     record: GrowthRecord
-    inside: Network | None = None
+
+    def entries(self) -> dict[str, tuple[str | None, Tensor]]:
+        """Each parameter and buffer by each of its names: the name of its source (None: it is new), and which of its numbers
+        are new."""
+        tensors = tensors_of(self.gm)
+        known = {id(t): (entry.source, new_numbers(entry, t)) for t, entry in self.record.located(tensors).values()}
+        return {name: known[id(t)] for name, t in tensors.items()}
 
 
-def networks(models: Models, example_inputs=None) -> list[Network]:
-    """The networks to show; in front of a single grown one, the small network that is in it."""
-    named = dict(models) if isinstance(models, Mapping) else {"": models}
-    if not named:
-        raise DrawError("there is no model to show: give at least one")
-    found = [Network(plain(name), _frozen(captured(model, example_inputs)[1]), _record(model))
-             for name, model in named.items()]
-    if len(found) == 1 and found[0].record.lineage:
-        only = found[0]
-        small = captured(only.record.shrink(only.gm), example_inputs)[1]
-        found = [Network("before: the small network in it", _frozen(small), GrowthRecord(), only),
-                 Network(f"{only.name} (grown)" if only.name else "grown", only.gm, only.record)]
+def subjects(models: Models, example_inputs=None) -> list[Subject]:
+    """The models of a picture, captured. One grown model alone stands beside the small network that is in it.
+
+    Raises:
+        CaptureError: a model cannot be captured.
+        DrawError: there is no model, or nobody says what its inputs are.
+    """
+    given: dict[str, Any] = dict(models) if isinstance(models, Mapping) else {"": models}
+    found = [_subject(name, model, example_inputs) for name, model in given.items()]
+    if not found:
+        raise DrawError("there is no model to look at: give one or several")
+    alone = found[0]
+    if len(found) == 1 and alone.record.lineage:
+        with contextlib.suppress(GrowthError):  # a pass replaced layers: there is nothing to put beside it
+            found.insert(0, _subject("what it grew from", alone.record.shrink(alone.gm), alone.gm.meta["example_inputs"]))
+            alone.name = alone.name or "grown"
     return found
 
 
-def plot_filters(models: Models, example_inputs=None, *, layer: str | None = None) -> Picture:
-    """The filters of convolutions, new ones framed; a row a layer, a column a model.
-
-    A row has one scale: equal numbers have equal colours. Wholly new filters have a solid frame, partly new ones a dashed
-    one, by each model's growth record (see fxgrow/_filters.py for how a filter is drawn).
-
-    Args:
-        models: a model or `Grown`, or several by name, in order. In front of a single grown one stands the small network
-            that is in it, with the numbers that it has there now.
-        example_inputs: for models that are not captured yet.
-        layer: name or glob of convolutions; None: the first one of each model.
-
-    Raises:
-        DrawError: a model has no convolution. SelectionError: no layer is named so.
-    """
-    shown = networks(models, example_inputs)
-    return Picture("Filters; new ones are framed in blue, partly new ones dashed",
-                   [_filter_row(shown, names) for names in _layers(shown, layer)])
+def _subject(name: str, model: nn.Module | Grown, example_inputs) -> Subject:
+    held = model.model if isinstance(model, Grown) else model
+    if example_inputs is None and not isinstance(model, Grown) and "example_inputs" not in getattr(held, "meta", {}):
+        raise DrawError(f"{name or type(held).__name__} does not say what its inputs are: give example_inputs")
+    _, gm = captured(model, example_inputs)
+    record = model.record if isinstance(model, Grown) else record_in(held) or record_in(gm)
+    return Subject(name, gm, record or GrowthRecord())
 
 
-def plot_saliency(models: Models, image: str | os.PathLike | Tensor, example_inputs=None, *, target: int | None = None,
-                  attribution: str = "saliency", steps: int = 50, mean: Sequence[float] | None = None,
-                  std: Sequence[float] | None = None, size: Sequence[int] | None = None) -> Picture:
-    """What of a photograph speaks for a class, over the photograph in grey: a column a model, one scale for all.
-
-    `facts` holds each model's class, logit and probability, and how far its attribution is from the first model's, over
-    the largest of the first's.
-
-    Args:
-        models: as for `plot_filters`; classifiers of one image.
-        image: a file, or a tensor [C, H, W] of numbers from 0 to 1 that is as large as the model takes it.
-        target: the class; None: the likeliest by the first model, for all.
-        attribution: saliency, input-x-gradient, integrated-gradients or occlusion (what each is: `fxgrow._saliency`).
-        steps: of integrated gradients.
-        mean, std: one number a channel; None: ImageNet's.
-        size: height and width that a file is scaled and cut to; None: that of the model's example input.
-
-    Raises:
-        DrawError: the image cannot be read, a model takes no image or gives no classes, the target is none of them, or
-            captum or Pillow is not installed.
-    """
-    shown = networks(models, example_inputs)
-    shape = image_shape(shown[0], size)
-    photo = image.detach().cpu().double() if isinstance(image, Tensor) else read_image(image, shape[0], shape[1:])
-    if photo.ndim != 3 or photo.shape[0] != shape[0] or not (0 <= float(photo.min()) and float(photo.max()) <= 1):
-        raise DrawError(f"the image is {list(photo.shape)}: give [{shape[0]}, H, W] with numbers from 0 to 1")
-    middle, width = spread(shape[0], mean, std)
-    inputs = ((photo - middle) / width).unsqueeze(0)
-    answers = [logits(network, inputs) for network in shown]
-    chosen = int(answers[0].argmax()) if target is None else target
-    maps = []
-    for network, answer in zip(shown, answers):
-        check_target(network, answer, chosen)
-        maps.append(_attributions(network, inputs, chosen, attribution, steps))
-    limit = max(float(m.abs().flatten().double().quantile(0.995)) for m in maps)
-    largest = float(maps[0].abs().max()) or 1.0
-    row = [Panel(_pixels(photo), "photograph", {"model": None})]
-    for network, answer, values in zip(shown, answers, maps):
-        gap = float((values.double() - maps[0].double()).abs().max()) / largest
-        share = float(answer.softmax(0)[chosen])
-        facts = {"model": network.name, "class": chosen, "logit": float(answer[chosen]), "probability": share,
-                 "largest": float(values.abs().max()), "difference": gap}
-        words = f"{network.name}\nclass {chosen}, probability {share:.3f}"
-        row.append(Panel(enlarged(overlay(photo, values, limit)), words + (f"\ndiffers by {gap:.1e} of the largest"
-                         if network is not shown[0] else ""), facts))
-    signs = "; vermilion speaks for the class, blue against it" if attribution in SIGNED else ""
-    return Picture(f"{attribution.replace('-', ' ').capitalize()} of class {chosen}{signs}", [row])
-
-
-def plot_features(models: Models, example_inputs=None, *, target: int | None = None, layer: str | None = None,
-                  channels: Sequence[int] | None = None, steps: int = STEPS, seed: int = 0,
-                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                  size: Sequence[int] | None = None, tick: Callable[[int], object] = lambda total: None) -> Picture:
-    """Images that raise a class's logit, or a channel, by activation maximisation from one start for all models.
-
-    Of a channel the root mean square of its positive part is raised: what a ReLU lets through, patterns more than a shade.
-
-    `facts` holds what is raised, before and after.
-
-    Args:
-        models: as for `plot_filters`; they take one image.
-        target: the class whose logit is raised. Give this, or a layer.
-        layer: a layer, module or node whose channels are raised, a row each; with neither, the first convolution.
-        channels: which of them; None: some old and some new ones where the layer is a convolution that grew, else the
-            first few.
-        steps: of the ascent. seed: of the start and the shifts.
-        mean, std, size: as for `plot_saliency`.
-        tick: called after each step with the number of all steps.
-
-    Raises:
-        DrawError: a model takes no image, gives no classes or has no such class or channel. SelectionError: no such layer.
-    """
-    if target is not None and (layer is not None or channels is not None):
-        raise DrawError("a class or the channels of a layer: give target, or layer and channels")
-    shown = networks(models, example_inputs)
-    shape = image_shape(shown[0], size)
-    middle, width = spread(shape[0], mean, std)
-    blank = torch.zeros(1, *shape, dtype=torch.float64)
-    rows: list[list[Panel]] = []
-
-    def panel(network: Network, what: str, value: Callable[[Tensor], Tensor], panels: int, fresh: bool = False) -> Panel:
-        image, first, last = maximise(value, shape, middle, width, seed=seed, steps=steps, dtype=dtype_of(network.gm),
-                                      tick=lambda: tick(steps * panels))
-        mark = f" ({'new' if fresh else 'old'})" if network.record.lineage and target is None else ""
-        return Panel(_pixels(image), f"{network.name}\n{what}{mark}\n{first:.3g} → {last:.3g}".strip(),
-                     {"model": network.name, "what": what, "new": fresh, "before": first, "after": last})
-
-    if target is not None:
-        for network in shown:
-            check_target(network, logits(network, blank), target)
-        rows.append([panel(n, f"class {target}", lambda x, n=n: n.gm(x)[0, target], len(shown))
-                     for n in shown])
-        return Picture(f"What raises the logit of class {target}: {steps} steps, seed {seed}", rows)
-    shown = [network for network in shown if network.inside is None]  # its channels stand elsewhere
-    layers = [layer or _first_layer(network) for network in shown]
-    nodes = [place(network.gm, name) for network, name in zip(shown, layers)]
-    parts = [part(network.gm, node) for network, node in zip(shown, nodes)]
-    sizes = [_channels(network, upto, name, blank) for network, upto, name in zip(shown, parts, layers)]
-    fresh = [_new_channels(network, node, n) for network, node, n in zip(shown, nodes, sizes)]
-    channels = _choose(fresh, sizes) if channels is None else list(channels)
-    for channel in channels:
-        if not 0 <= channel < max(sizes):
-            raise DrawError(f"{layers[0]} has no channel {channel}: they are 0 to {max(sizes) - 1}")
-    panels = sum(channel < count for channel in channels for count in sizes)
-    for channel in channels:
-        row = []
-        for network, upto, count, new, name in zip(shown, parts, sizes, fresh, layers):
-            if channel >= count:
-                row.append(Panel(None, f"{network.name}\nhas no channel {channel}", {"model": network.name}))
-                continue
-
-            def value(x: Tensor, upto=upto, channel=channel) -> Tensor:
-                found = upto(x)
-                return strength(found.select(channel_axis(found), channel))
-            row.append(panel(network, f"{plain(name)}, channel {channel}", value, panels, bool(new[channel])))
-        rows.append(row)
-    if len(shown) == 1:
-        rows = [[panel for row in rows for panel in row]]
-    return Picture(f"What raises a channel: {steps} steps, seed {seed}", rows)
-
-
-# --- networks and images --------------------------------------------------------------------------------------------
-
-
-def image_shape(network: Network, size: Sequence[int] | None) -> tuple[int, int, int]:
-    """Channels, height and width of the one image that a network takes; `size` says another height and width."""
-    inputs = network.gm.meta.get("example_inputs") or ()
-    only = inputs[0] if len(inputs) == 1 else None
-    if not (isinstance(only, Tensor) and only.is_floating_point() and only.ndim == 4 and only.shape[1] in (1, 3)):
-        told = ", ".join(str(list(t.shape)) if isinstance(t, Tensor) else type(t).__name__ for t in inputs)
-        raise DrawError(f"{network.name or 'the model'} takes {told or 'inputs that are not known'}, not one image "
-                        "[N, 1 or 3, H, W]: only networks for images can be shown this way")
-    height, width = size if size is not None else only.shape[2:]
-    return int(only.shape[1]), int(height), int(width)
-
-
-def logits(network: Network, inputs: Tensor) -> Tensor:
-    """The logits of one image, [classes], float64.
-
-    Raises:
-        DrawError: the network does not take the image, or gives anything else.
-    """
-    output = _run(network, lambda: network.gm(inputs.to(dtype_of(network.gm))), inputs)
-    if not (isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == 1):
-        told = str(list(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise DrawError(f"{network.name or 'the model'} gives {told}, not one logit a class ([N, classes]): give a "
-                        "classifier, or look at a layer's channels")
-    return output[0].double()
-
-
-def check_target(network: Network, answer: Tensor, target: int) -> None:
-    """Refuses a class that a network does not have."""
-    if not 0 <= target < len(answer):
-        raise DrawError(f"{network.name or 'the model'} has no class {target}: its classes are 0 to {len(answer) - 1}")
-
-
-def _channels(network: Network, upto: GraphModule, layer: str, inputs: Tensor) -> int:
-    """How many channels a layer's output has."""
-    value = _run(network, lambda: upto(inputs.to(dtype_of(network.gm))), inputs)
-    if not (isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2):
-        told = str(list(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise DrawError(f"{layer} gives {told}, which has no channels: name another layer")
-    return value.shape[channel_axis(value)]
-
-
-def _run(network: Network, call: Callable[[], Tensor], inputs: Tensor) -> Tensor:
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode, and afterwards the mode that each submodule had."""
+    was = {m: m.training for m in module.modules()}
+    module.eval()
     try:
-        with torch.no_grad():
-            return call()
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise DrawError(f"{network.name or 'the model'} does not run on an image {list(inputs.shape)}: "
-                        f"{one_line(error)}; say another size") from error
+        yield
+    finally:
+        for m, training in was.items():
+            m.training = training
 
 
-def _attributions(network: Network, inputs: Tensor, target: int, method: str, steps: int) -> Tensor:
-    return attribution(network.gm, inputs.to(dtype_of(network.gm)), target, method, steps)
+def run(subject: Subject, x: Tensor) -> Tensor:
+    """What a model gives for a copy of `x`; its own error becomes one that says which model, and for what."""
+    try:
+        return subject.gm(x.clone())
+    except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DrawError(f"{subject.name or 'the model'} does not run on an input of {list(x.shape)} ({what}): give the size "
+                        f"that it takes, {list(example(subject).shape)} or the like") from error
 
 
-def _pixels(image: Tensor):
-    """An image [1 or 3, H, W] of numbers from 0 to 1 as uint8 [H, W, 3]."""
-    return enlarged((image.expand(3, -1, -1).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
+def example(subject: Subject) -> Tensor:
+    """The only input of a model.
+
+    Raises:
+        DrawError: it takes several, or none of floating point numbers.
+    """
+    inputs = [t for t in tree_leaves(subject.gm.meta["example_inputs"]) if isinstance(t, Tensor)]
+    if len(inputs) != 1 or not inputs[0].is_floating_point() or inputs[0].ndim < 3:
+        shapes = "; ".join(f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs)
+        raise DrawError(f"{subject.name or 'the model'} takes {shapes}, not one image [batch, channels, height, width]: only "
+                        "the filters of such a model can be drawn")
+    return inputs[0]
 
 
-def _frozen(gm: GraphModule) -> GraphModule:
-    if any(t.is_meta for t in tensors_of(gm).values()):
-        raise DrawError("a model on the meta device has no numbers to show: give one that has its weights")
-    return copy.deepcopy(gm).eval().requires_grad_(False).cpu()
+def scores(subject: Subject, x: Tensor) -> Tensor:
+    """The class scores [batch, classes] of a model.
+
+    Raises:
+        DrawError: the model gives something else.
+    """
+    out = run(subject, x)
+    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x) or not out.is_floating_point():
+        said = f"a tensor of {list(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise DrawError(f"{subject.name or 'the model'} gives {said}, not a vector of class scores [batch, classes]: look at "
+                        "a channel of one of its layers instead")
+    return out
 
 
-def _record(model: Model) -> GrowthRecord:
-    return model.record if isinstance(model, Grown) else record_in(model) or GrowthRecord()
+def class_of(target: int, classes: int) -> int:
+    """A class that there is."""
+    if not 0 <= target < classes:
+        raise DrawError(f"there is no class {target}: the model has {classes} classes, 0 to {classes - 1}")
+    return target
 
 
-# --- filters ----------------------------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------------------------
 
 
-def _layers(shown: Sequence[Network], layer: str | None) -> list[list[str | None]]:
-    """Rows of weights: the name in each network, or None where it has none. The small network inside another one is asked
-    by the names that its numbers have there."""
-    known = [_filters.convolutions(network.gm) for network in shown]
-    for network, names in zip(shown, known):
-        if not names:
-            raise DrawError(f"{network.name or 'the model'} has no convolution with a weight of its own, so there are no "
-                            "filters to show")
-    if layer is None:
-        return [[next(iter(names)) for names in known]]
-    wanted = list(dict.fromkeys(name for network, names in zip(shown, known) if network.inside is None for name in names
-                                if layer in (name, owner(name)) or fnmatchcase(owner(name), layer)))
-    if not wanted:
-        every = list(dict.fromkeys(owner(name) for names in known for name in names))
-        raise SelectionError(f"no convolution is named {layer!r}{_nearest(layer, every)}; the first are "
-                             f"{', '.join(every[:6])}")
-    if len(wanted) > MOST_LAYERS:
-        raise SelectionError(f"{layer!r} names {len(wanted)} convolutions, and one picture shows {MOST_LAYERS} at most: "
-                             "name fewer")
-    rows: list[list[str | None]] = []
-    for name in wanted:
-        row = []
-        for network, names in zip(shown, known):
-            there = name if network.inside is None else network.inside.record.entry(
-                name, tensors_of(network.inside.gm)[name].ndim).source
-            row.append(there if there in names else None)
-        rows.append(row)
-    return rows
+class Normalisation(NamedTuple):
+    """How pixels from 0 to 1 become what a model takes: x = (pixels - mean) / std, one number or one for each channel."""
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Pixels [..., channels, *size] as the model takes them."""
+        mean, std = self._shaped(pixels)
+        return (pixels - mean) / std
+
+    def undo(self, x: Tensor) -> Tensor:
+        """What the model takes as pixels from 0 to 1."""
+        mean, std = self._shaped(x)
+        return (x * std + mean).clamp(0, 1)
+
+    def _shaped(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        dims = 2 if like.ndim >= 4 or like.ndim == 3 else 1
+        channels = like.shape[-dims - 1]
+        if any(len(v) not in (1, channels) for v in self) or min(self.std) <= 0:
+            raise DrawError(f"mean {list(self.mean)} and std {list(self.std)} do not suit {channels} channels: give one number "
+                            "or one for each channel, std above zero")
+        mean, std = (torch.tensor(list(v), dtype=like.dtype, device=like.device).view(-1, *[1] * dims) for v in self)
+        return mean, std
 
 
-def owner(weight: str) -> str:
-    """The layer that a weight belongs to."""
-    return weight.removesuffix(".weight")
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PLAIN = Normalisation((0.5,), (0.25,))
 
 
-def _filter_row(shown: Sequence[Network], names: Sequence[str | None]) -> list[Panel]:
-    weights = {i: _weight(network, name) for i, (network, name) in enumerate(zip(shown, names)) if name is not None}
-    views = {_filters.view_of(w) for w, _ in weights.values()}
-    view = "size" if len(views) > 1 and "rows" not in views else None  # one kind of tile, or they cannot be compared
-    limits = {view or _filters.view_of(w): _filters.filter_limits(
-        [v for v, _ in weights.values() if view or _filters.view_of(v) == _filters.view_of(w)], view=view)
-        for w, _ in weights.values()}
-    row = []
-    for i, (network, name) in enumerate(zip(shown, names)):
-        if name is None:
-            row.append(Panel(None, f"{network.name}\nhas no such layer", {"model": network.name, "layer": None}))
-            continue
-        weight, new = weights[i]
-        drawn, fresh = _filters.shown(len(weight)), new.flatten(1).all(1)
-        words = f"{network.name}\n{plain(owner(name))} {'x'.join(map(str, weight.shape))}".strip()
-        words += f"\n{int(fresh.sum())} of {len(weight)} filters are new" if network.record.lineage else ""
-        words += f"\n{len(drawn)} are shown" if len(drawn) < len(weight) else ""
-        row.append(Panel(_filters.filter_grid(weight, new, limits=limits[view or _filters.view_of(weight)], view=view),
-                         words, {"model": network.name, "layer": owner(name), "shape": list(weight.shape),
-                          "new_filters": fresh.nonzero().flatten().tolist(),
-                          "partly_new": (new.flatten(1).any(1) & ~fresh).nonzero().flatten().tolist()}))
-    return row
+def usual(channels: int) -> Normalisation:
+    """ImageNet's for three channels; for others pixels become numbers from -2 to 2."""
+    return IMAGENET if channels == 3 else PLAIN
 
 
-def _weight(network: Network, name: str) -> tuple[Tensor, Tensor]:
-    """A weight as [out, in, *kernel], and which of its numbers are new."""
-    weight, found = tensors_of(network.gm)[name].detach(), _filters.convolutions(network.gm)[name]
-    new = new_numbers(network.record.entry(name, weight.ndim), weight)
-    return (_filters.out_first(weight, found.groups), _filters.out_first(new, found.groups)) if found.transposed else \
-        (weight, new)
+def read_image(path: str | os.PathLike, channels: int, size: tuple[int, int]) -> Tensor:
+    """The middle of an image file as pixels from 0 to 1, [channels, height, width]: resized so that it covers 8/7 of the size
+    (256 for 224, as classifiers are evaluated on ImageNet), then cropped.
+
+    Raises:
+        DrawError: the file is missing or no image, the model takes neither grey nor colour, or Pillow is not installed.
+    """
+    try:
+        import numpy
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise DrawError(f"reading an image needs Pillow ({error}): pip install 'fxgrow[plots]'") from error
+    if channels not in (1, 3):
+        raise DrawError(f"the model takes {channels} channels, an image has 1 or 3: give the input as a tensor in Python")
+    if min(size) < 1:
+        raise DrawError(f"an image of {size[0]} x {size[1]} pixels holds nothing: give a size of 1 or more")
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("L" if channels == 1 else "RGB")
+    except FileNotFoundError as error:
+        raise DrawError(f"there is no image file {os.fspath(path)!r}: give the path of a photograph") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise DrawError(f"{os.fspath(path)!r} cannot be read as an image ({str(error).splitlines()[0]}): give a whole PNG or "
+                        "JPEG file") from error
+    ratio = max(size[0] / image.height, size[1] / image.width) * 8 / 7
+    image = image.resize((max(size[1], round(image.width * ratio)), max(size[0], round(image.height * ratio))),
+                         Image.Resampling.BILINEAR)
+    left, top = (image.width - size[1]) // 2, (image.height - size[0]) // 2
+    pixels = torch.from_numpy(numpy.array(image.crop((left, top, left + size[1], top + size[0]))))
+    return pixels.reshape(*size, channels).permute(2, 0, 1).float() / 255
 
 
-# --- channels ---------------------------------------------------------------------------------------------------------
+def pixels_of(image: Tensor) -> ndarray:
+    """Pixels from 0 to 1, [1 or 3, height, width], as a uint8 array [height, width, 3].
+
+    Raises:
+        DrawError: another number of channels or axes.
+    """
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise DrawError(f"{list(image.shape)} is no picture [1 or 3, height, width]: take the tensor itself, in Python")
+    return (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
-def _first_layer(network: Network) -> str:
-    name = _filters.first_convolution(network.gm)
-    if name is None:
-        raise DrawError(f"{network.name or 'the model'} has no convolution to begin with: name a --layer")
-    return owner(name)
+# --- the sheet ----------------------------------------------------------------------------------------------------
 
 
-def _new_channels(network: Network, node, count: int) -> Tensor:
-    """Which channels of a convolution are those of wholly new filters; of any other node none is known to be."""
-    call = call_of(network.gm, node)
-    if call is None or not call.rank:
-        return torch.zeros(count, dtype=torch.bool)
-    return _weight(network, call.weight)[1].flatten(1).all(1)
+@dataclass
+class Cell:
+    """One picture of a sheet: a uint8 array [height, width, 3], the words above it, and the colour of its frame (None: no
+    frame)."""
+    image: ndarray
+    title: str = ""
+    frame: tuple[int, int, int] | None = None
 
 
-def _choose(fresh: Sequence[Tensor], sizes: Sequence[int]) -> list[int]:
-    """Some old and some new channels of the network that has most new ones, or the first few."""
-    new = max(fresh, key=lambda f: int(f.sum()))
-    if not new.any() or new.all():
-        return list(range(min(FEW, max(sizes))))
-    kinds = [mask.nonzero().flatten().tolist() for mask in (~new, new)]  # first and last: neighbours may be a pair
-    return [i for found in kinds for i in dict.fromkeys((found[0], found[-1]))]
+@dataclass
+class Drawn:
+    """A figure, and what it says as data (one dict for each thing shown)."""
+    figure: Figure
+    facts: list[dict] = field(default_factory=list)
+
+    def save(self, path: str | os.PathLike, *, logdir: str | os.PathLike | None = None, tag: str = "model/visualize") -> Path:
+        """Writes the figure as png, svg or pdf (by the suffix), and to a folder of TensorBoard's.
+
+        Raises:
+            DrawError: another suffix, TensorBoard is not installed, or `logdir` cannot be written to.
+        """
+        target = Path(path)
+        kind = target.suffix.lower().removeprefix(".")
+        if kind not in FORMATS:
+            raise DrawError(f"{target}: a picture is {', '.join(FORMATS)}, by its suffix")
+        content = io.BytesIO()
+        self.figure.savefig(content, format=kind, dpi=DPI)
+        if logdir is not None:
+            _log(logdir, tag, self.figure)
+        with atomic_write(target) as file:
+            file.write(content.getvalue())
+        return target
+
+
+def sheet(title: str, rows: Sequence[Sequence[Cell | None]], notes: Sequence[str] = ()) -> Figure:
+    """Pictures in rows, each with its words above it and not resampled; None is an empty place.
+
+    Raises:
+        DrawError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+    except ImportError as error:
+        raise DrawError(f"figures need matplotlib ({error}): pip install 'fxgrow[plots]'") from error
+    columns = max(len(row) for row in rows)
+    widths = [max((r[i].image.shape[1] for r in rows if i < len(r) and r[i] is not None), default=0)  # type: ignore[union-attr]
+              for i in range(columns)]
+    if len(widths) == 1:
+        widths = [max(widths[0], 420)]
+    wide = max(sum(widths) + GAP * (columns + 1), 420)
+    head, foot = _wrapped(title, wide, 1.35), [line for note in notes for line in _wrapped(note, wide)]
+    words = [[_wrapped(c.title, widths[i]) if c is not None else [] for i, c in enumerate(row)] for row in rows]
+    tops = [LINE * max((len(w) for w in row), default=0) + 6 for row in words]
+    heights = [max((c.image.shape[0] for c in row if c is not None), default=0) for row in rows]
+    high = 24 * len(head) + sum(tops) + sum(heights) + GAP * (len(rows) + 1) + LINE * len(foot) + (8 if foot else 0)
+    figure = Figure(figsize=(wide / DPI, high / DPI), dpi=DPI, facecolor="white")
+
+    def write(x: float, y: float, lines: list[str], size: float, **style) -> None:
+        figure.text(x / wide, 1 - y / high, "\n".join(lines), fontsize=size, va="top", parse_math=False,
+                    linespacing=1.25, **style)
+
+    write(GAP, 8, head, 11, fontweight="bold")
+    y = 24 * len(head) + 10
+    for row, lines, top, height in zip(rows, words, tops, heights):
+        x = GAP
+        for cell, said, width in zip(row, lines, widths):
+            if cell is not None:
+                write(x, y, said, 8)
+                h, w = cell.image.shape[:2]
+                place = figure.add_axes((x / wide, 1 - (y + top + h) / high, w / wide, h / high))
+                place.imshow(cell.image, interpolation="nearest", aspect="auto")
+                place.axis("off")
+                if cell.frame is not None:
+                    place.add_patch(Rectangle((0, 0), 1, 1, transform=place.transAxes, fill=False, linewidth=4,
+                                              edgecolor=[c / 255 for c in cell.frame], clip_on=False))
+            x += width + GAP
+        y += top + height + GAP
+    if foot:
+        write(GAP, y, foot, 8, color="#444444")
+    return figure
+
+
+def enlarged(image: ndarray, least: int) -> ndarray:
+    """Small pictures at a whole multiple of their size, at least `least` wide."""
+    times = max(1, -(-least // image.shape[1]))
+    return image.repeat(times, 0).repeat(times, 1)
+
+
+def _wrapped(text: str, width: float, size: float = 1.0) -> list[str]:
+    plain = "".join(c if c.isprintable() else "?" for c in text.replace("\n", " | "))
+    lines: list[str] = []
+    for line in plain.split(" | "):
+        lines += textwrap.wrap(line, max(8, int(width / (LETTER * size)))) or [""]
+    return lines if text else []
+
+
+def _log(logdir: str | os.PathLike, tag: str, figure: Figure) -> None:
+    try:
+        import numpy
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise DrawError(f"TensorBoard's files cannot be written ({error}): pip install 'fxgrow[plots]'") from error
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    try:
+        with SummaryWriter(os.fspath(logdir)) as writer:
+            writer.add_image(tag, numpy.asarray(canvas.buffer_rgba())[..., :3], dataformats="HWC")
+    except OSError as error:
+        raise DrawError(f"{logdir} cannot be written to ({error.strerror or error}): choose another folder") from error

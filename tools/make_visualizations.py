@@ -1,6 +1,6 @@
 """Draws docs/img/visualize-*.png: what a pretrained EfficientNet-Lite0 sees, before and after it grows.
 
-    python tools/make_visualizations.py [--out docs/img] [--steps 64] [NAME ...]
+    python tools/make_visualizations.py [--out docs/img] [--steps 128] [NAME ...]
 
 Prints what was measured; about five minutes on one core. NAME is one of the pictures: filters, first-layer, saliency, class,
 channels.
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the pictures of docs/visualize.md.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(PICTURES)} (default: all)")
     parser.add_argument("--out", type=Path, default=Path("docs/img"))
-    parser.add_argument("--steps", type=int, default=64, help="of the ascent")
+    parser.add_argument("--steps", type=int, default=128, help="of the ascent")
     arguments = parser.parse_args()
     for name in arguments.names or PICTURES:
         PICTURES[name](arguments.out, arguments.steps)
