@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from fxgrow._draw import draw
     from fxgrow._flops import Cost, FlopCount, count_flops
     from fxgrow._freeze import scale_updates
+    from fxgrow._plots import plot_features, plot_filters, plot_saliency
     from fxgrow._record import GrowthRecord, ParameterRecord
     from fxgrow._report import report
     from fxgrow._tie import tie, untie
     from fxgrow._transform import Grown, Outcome, transform
     from fxgrow._verify import Verification, verify
-    from fxgrow._visualize import plot_features, plot_filters, plot_saliency
     from fxgrow.errors import ArchiveError, CaptureError, DrawError, FxgrowError, GrowthError, SelectionError
     from fxgrow.flop_rules import Flops, flop_rule
 
@@ -37,7 +37,7 @@ _HOME = {"_archive": "load save", "_capture": "capture", "_classes": "AxesReport
          "_draw": "draw", "_flops": "Cost FlopCount count_flops", "_freeze": "scale_updates",
          "_record": "GrowthRecord ParameterRecord", "_tie": "tie untie",
          "_report": "report", "_transform": "Grown Outcome transform", "_verify": "Verification verify",
-         "_visualize": "plot_features plot_filters plot_saliency",
+         "_plots": "plot_features plot_filters plot_saliency",
          "errors": "ArchiveError CaptureError DrawError FxgrowError GrowthError SelectionError",
          "flop_rules": "Flops flop_rule"}
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

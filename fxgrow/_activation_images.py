@@ -1,6 +1,6 @@
 """Images that a logit or a channel answers to most: activation maximisation.
 
-What lives here: the ascent for one network, and the values of a graph's nodes. What does not: pictures (_visualize.py).
+What lives here: the ascent for one network, and the values of a graph's nodes. What does not: pictures (_plots.py).
 """
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pictures beside each other with words above them: one row a subject, one column a model.
 
-What lives here: layout, files, TensorBoard. What does not: what the pictures show (fxgrow/_visualize.py). Every pixel of a
+What lives here: layout, files, TensorBoard. What does not: what the pictures show (fxgrow/_plots.py). Every pixel of a
 picture is one pixel of the file. Figures are matplotlib's, on a canvas of their own: no window, no pyplot state, and no
 setting of the user's is read or changed.
 """

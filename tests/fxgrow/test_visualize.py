@@ -14,9 +14,9 @@ from support import shake
 from torch import nn
 
 import fxgrow
+from fxgrow._attributions import METHODS, read_image, spread
 from fxgrow._cli import main
 from fxgrow._filters import BLUE, MARGIN
-from fxgrow._saliency import METHODS, read_image, spread
 from fxgrow.errors import ArchiveError, DrawError, SelectionError
 from fxgrow.passes import Deepen, Widen
 

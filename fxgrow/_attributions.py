@@ -1,6 +1,6 @@
 """What of a photograph a network looks at: attributions by captum, and the photograph as the network takes it.
 
-What lives here: numbers for one network. What does not: pictures (fxgrow/_visualize.py). Of captum's methods those are
+What lives here: numbers for one network. What does not: pictures (fxgrow/_plots.py). Of captum's methods those are
 offered that need no hooks, so that functional networks and grown ones are all served alike.
 """
 from __future__ import annotations
