@@ -1,7 +1,7 @@
 """The filters of a convolution as a picture, and which of a model's weights are convolutions.
 
 What lives here: one weight as an array of pixels, new numbers marked. What does not: figures with several models and
-labels (fxgrow/_visualize.py). One rule decides how a filter [in, *kernel] becomes a tile of grey or colour:
+labels (fxgrow/_plots.py). One rule decides how a filter [in, *kernel] becomes a tile of grey or colour:
 
 | weight | a tile is | its colours |
 |---|---|---|

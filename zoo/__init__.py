@@ -1,14 +1,22 @@
 """Architectures of the papers that fxgrow follows: one family a file, each with its citation.
 
-A file beside this one whose name has no underscore in front is imported here, so that its models are registered.
+A file beside this one whose name has no underscore in front is imported when a name is first used, so that its models are
+registered; not before, so that `fxgrow --help` does not wait for torch.
 """
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
-from fxgrow.zoo._registry import ZooError, create_model, list_models, model_options, options_for, parse_options, register
-
-for _file in pkgutil.iter_modules(__path__):
-    if not _file.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_file.name}")
+if TYPE_CHECKING:
+    from fxgrow.zoo._registry import ZooError, create_model, list_models, model_options, options_for, parse_options, register
 
 __all__ = ["ZooError", "create_model", "list_models", "model_options", "options_for", "parse_options", "register"]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module 'fxgrow.zoo' has no attribute {name!r}")
+    for file in pkgutil.iter_modules(__path__):
+        if not file.name.startswith("_"):
+            importlib.import_module(f"{__name__}.{file.name}")
+    return getattr(importlib.import_module("fxgrow.zoo._registry"), name)

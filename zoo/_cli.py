@@ -4,14 +4,17 @@ from __future__ import annotations
 import inspect
 
 import click
-import torch
 
 from fxgrow._cli_report import print_json, print_table
-from fxgrow.zoo._registry import _BUILDERS, create_model, list_models, model_options
 
 
 def describe(name: str) -> dict:
     """What a model is, its input without the batch, its number of parameters and its options; nothing is allocated."""
+    import torch
+
+    from fxgrow.zoo import create_model, model_options
+    from fxgrow.zoo._registry import _BUILDERS
+
     with torch.device("meta"):
         model = create_model(name)
     return {"name": name, "what": inspect.cleandoc(_BUILDERS[name].__doc__ or "").partition("\n\n")[0].replace("\n", " "),
@@ -26,6 +29,8 @@ def zoo(as_json: bool) -> None:
 
     Options go behind a colon: zoo:NAME:key=value,key=value.
     """
+    from fxgrow.zoo import list_models
+
     found = [describe(name) for name in list_models()]
     if as_json:
         print_json(found)

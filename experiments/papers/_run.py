@@ -27,9 +27,8 @@ from fxgrow.experiments.papers._declare import Arm, Experiment, ExperimentError,
 from fxgrow.experiments.prepare import captured
 from fxgrow.experiments.trainer import PROBE, Diverged, Trainer, finite
 from fxgrow.experiments.watch import Watcher
-from fxgrow.zoo import create_model
+from fxgrow.zoo import create_model, options_for, parse_options
 from fxgrow.zoo._layers import init_convolutions
-from fxgrow.zoo._registry import options_for, parse_options
 
 VERSION = 1
 

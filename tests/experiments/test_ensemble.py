@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 
 from fxgrow.experiments.config import TrainError
+from fxgrow.experiments.ensemble_cli import ensemble as command
 from fxgrow.experiments.evolve import SearchConfig, search
 from fxgrow.experiments.evolve import ensemble as module
 from fxgrow.experiments.evolve.ensemble import (
@@ -22,7 +23,6 @@ from fxgrow.experiments.evolve.ensemble import (
     last_states,
     weighted,
 )
-from fxgrow.experiments.evolve.ensemble_cli import ensemble as command
 from fxgrow.experiments.evolve.store import Store
 from fxgrow.experiments.evolve.worker import data_of
 

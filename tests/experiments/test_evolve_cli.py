@@ -61,7 +61,7 @@ def test_a_search_from_a_file_and_options(here):
 
 
 def test_presets(here):
-    from fxgrow.experiments.evolve.cli import _config
+    from fxgrow.experiments.evolve_cli import _config
     assert _config(None, "x", None, "report", {})[0].steps == 5000
     assert _config("search.toml", "x", None, "cpu", {"keep": 1})[0].keep == 1
     assert _config(None, "x", None, "cpu", {})[0].rounds == 4
