@@ -2,39 +2,20 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 
 import pytest
+from chromium import needed
 
 from fxgrow.experiments.evolve import Member, Scored, SearchConfig, search
 from fxgrow.experiments.evolve.report import report
 from fxgrow.experiments.evolve.store import Store
 
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="chromium and chromedriver are not installed")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", "--disable-quic")
+pytestmark = needed
 SETTINGS = {"model": "zoo:mlp:hidden=(8,8)", "data": "digits", "limit": 60, "first_steps": 4, "rounds": 2, "keep": 2,
             "children": 3, "steps": 10, "final_steps": 2, "train": {"batch_size": 20, "lr": 0.05},
             "mutations": [{"pass": "widen", "factor": [1.5, 2.0, 9.0]}, {"pass": "deepen"}]}
 ODD = "<script>hurt=1</script><img src=x onerror='hurt=1'>"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-    options = Options()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER, env=dict(os.environ)))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
