@@ -69,8 +69,8 @@ def _view(name: str, diagram: Diagram, costs: Mapping[str, Cost], difference: Di
         told |= {"key": each.key, "shape": each.shape,
                  "rows": [{"title": r.title, "family": r.family, "settings": r.settings, "name": r.name,
                            "parameters": r.parameters} for r in each.rows],
-                 "flops": sum(c.total for c in spent), "forward": sum(c.forward for c in spent),
-                 "params": sum(c.parameters for c in spent), "memory": sum(c.activation_bytes for c in spent)}
+                 "flops": sum(c.total for c in spent), "params": sum(c.parameters for c in spent),
+                 "memory": sum(c.activation_bytes for c in spent)}
         return told if difference is None else {**told, "change": _change([difference.nodes[n.name] for n in nodes])}
 
     return {"name": name, "root": item(diagram.root),

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fxgrow import _tensorboard
 from fxgrow._atomic import atomic_write
 from fxgrow.errors import DrawError
 
@@ -75,18 +76,9 @@ class Picture:
         Raises:
             DrawError: TensorBoard is not installed, or the folder cannot be written to.
         """
-        import numpy
-        try:
-            from PIL import Image
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise DrawError(f"TensorBoard's files cannot be written ({error}): pip install 'fxgrow[plots]'") from error
-        pixels = numpy.array(Image.open(io.BytesIO(self._png())).convert("RGB"))
-        try:
-            with SummaryWriter(os.fspath(logdir)) as writer:
-                writer.add_image(tag, pixels, step, dataformats="HWC")
-        except OSError as error:
-            raise DrawError(f"{logdir} cannot be written to ({error.strerror or error}): choose another folder") from error
+        image = _tensorboard.pixels(self._png())
+        with _tensorboard.writing(logdir) as writer:
+            writer.add_image(tag, image, step, dataformats="HWC")
 
     def _png(self) -> bytes:
         content = io.BytesIO()

@@ -1,7 +1,7 @@
 """What all tests share: one thread a worker, one seed, and sweeps only on request."""
 import pytest
 import torch
-from chromium import browser  # noqa: F401  # a fixture
+from chromium import browser, opened  # noqa: F401  # fixtures
 
 torch.set_num_threads(1)
 

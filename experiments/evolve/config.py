@@ -87,6 +87,11 @@ class SearchConfig:
         mutations_of(self.mutations, self.weights)
         self.trainer(1, 0)
 
+    @property
+    def last_round(self) -> int:
+        """The round in which the best network is trained on; in mode steady each child is a round."""
+        return self.rounds * (self.children if self.mode == "steady" else 1) + 1
+
     def trainer(self, steps: int, seed: int) -> TrainConfig:
         """The settings of one training."""
         settings = {"schedule": "constant", **self.train, "steps": steps, "seed": seed, "eval_every": steps}

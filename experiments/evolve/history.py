@@ -11,8 +11,8 @@ from typing import Any
 
 from fxgrow.experiments.config import TrainError
 from fxgrow.experiments.evolve.config import SearchConfig
-from fxgrow.experiments.evolve.member import Member, Scored
-from fxgrow.experiments.evolve.selection import SELECTIONS, best
+from fxgrow.experiments.evolve.member import Member, Scored, line
+from fxgrow.experiments.evolve.selection import best, survivors
 from fxgrow.experiments.evolve.store import NAME, Store
 
 
@@ -39,7 +39,7 @@ class History:
     @property
     def last(self) -> int:
         """The round in which the best network is trained on."""
-        return self.config.rounds * (self.config.children if self.config.mode == "steady" else 1) + 1
+        return self.config.last_round
 
     def of(self, number: int) -> list[Scored]:
         """The trainings of a member, in order; failed ones have no archive."""
@@ -54,10 +54,7 @@ class History:
 
     def line(self, number: int) -> list[int]:
         """A member's ancestors, the base network first, and itself."""
-        line = [number]
-        while (parent := self.members[line[0]].parent) is not None:
-            line.insert(0, parent)
-        return line
+        return line(self.members, number)
 
     def living(self, round: int) -> set[int]:
         """Those that a round kept, and those that it made."""
@@ -85,13 +82,9 @@ class History:
         population: list[Scored] = []
         for count, s in enumerate(self.scored, 1):
             spent += s.spent
-            if not s.archive or s.round != s.number:
-                continue
-            population = [*population, s]
-            if len(population) > size:
-                rng = random.Random(f"{config.seed} survivors {count}")
-                population = SELECTIONS[config.selection](population, size, rng)
-            found.append(Stage(str(s.number), population, spent))
+            population = survivors(population, s, config.selection, size, config.seed, count)
+            if s.archive and s.round == s.number:
+                found.append(Stage(str(s.number), population, spent))
         return found
 
     @property

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,6 +52,14 @@ class Scored:
     @property
     def number(self) -> int:
         return self.member.number
+
+
+def line(members: Mapping[int, Member], number: int) -> list[int]:
+    """A member's ancestors, the base network first, and itself."""
+    found = [number]
+    while (parent := members[found[0]].parent) is not None:
+        found.insert(0, parent)
+    return found
 
 
 def graph_hash(gm: GraphModule) -> str:

@@ -24,7 +24,7 @@ from fxgrow.experiments.data._loader import mixed
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.engine import Engine, Serial
 from fxgrow.experiments.evolve.joint import family, train_jointly
-from fxgrow.experiments.evolve.member import Member, Scored, graph_hash
+from fxgrow.experiments.evolve.member import Member, Scored, graph_hash, line
 from fxgrow.experiments.evolve.mutation import (
     Child,
     Discarded,
@@ -38,7 +38,7 @@ from fxgrow.experiments.evolve.mutation import (
     mutations_of,
 )
 from fxgrow.experiments.evolve.predictor import Predictor
-from fxgrow.experiments.evolve.selection import SELECTIONS, best, tournament
+from fxgrow.experiments.evolve.selection import SELECTIONS, best, survivors, tournament
 from fxgrow.experiments.evolve.store import Store, to_bytes
 from fxgrow.experiments.evolve.worker import Outcome, Task, data_of, evaluate
 
@@ -136,7 +136,6 @@ class Search:
             timed = latency(model, self.inputs) if self.config.latency is not None else None
             self._add([Member(0, 0, None, None, graph_hash(model), *costs(model, self.inputs), timed)], 0, [])
         return self._train([0], 0, self.config.first_steps, {0: (to_bytes(model), None)})
-
 
     def _add(self, members: Sequence[Member], round: int, kept: Sequence[int], discarded: Sequence[Any] = ()) -> None:
         self.store.add_members(members, round, kept, discarded)
@@ -261,7 +260,7 @@ class Search:
     def _train_together(self, alive: Sequence[int], round: int) -> list[Scored]:
         """Trains the living together, whose ancestors hold some of their numbers and so are kept up to date as well."""
         if any(self._at(n, round) is None for n in alive):
-            everyone = sorted({a for n in alive for a in self._line(n)})
+            everyone = sorted({a for n in alive for a in line(self.members, n)})
             members = family({n: (self.members[n].parent, self._network(n)) for n in everyone})
             seed = mixed(self.config.seed, round) % 2 ** 31
             spent, taken, seconds = train_jointly(members, alive, self.data, self.config, self.config.steps, seed)
@@ -275,11 +274,6 @@ class Search:
                                     taken.get(number, 0), seconds / len(alive)))
             self._count(found)
         return [s for n in alive if (s := self._at(n, round)) is not None]
-
-    def _line(self, number: int) -> list[int]:
-        """A member and its ancestors."""
-        parent = self.members[number].parent
-        return [number] if parent is None else [*self._line(parent), number]
 
     def _network(self, number: int) -> GraphModule:
         """A member as it was last, or as it grows from its parent as that was last."""
@@ -299,7 +293,7 @@ class Search:
         select = SELECTIONS[config.selection]
         population: list[Scored] = []
         for count, s in enumerate(self.scored, 1):
-            population = self._survivors(population, s, size, count)
+            population = survivors(population, s, config.selection, size, config.seed, count)
         running: dict[int, int] = {}
         for number in [n for n in self.members if self._at(n, n) is None]:
             running[self.engine.submit(self._task(number, number, steps))] = number
@@ -320,15 +314,8 @@ class Search:
             token, outcome = self.engine.wait()
             running.pop(token)
             self._keep(outcome)
-            population = self._survivors(population, self.scored[-1], size, len(self.scored))
-
-    def _survivors(self, population: list[Scored], new: Scored, size: int, count: int) -> list[Scored]:
-        """The population after evaluation number `count`."""
-        if not new.archive or new.round != new.number:  # it failed, or is the best one trained on
-            return population
-        population = [*population, new]
-        rng = random.Random(f"{self.config.seed} survivors {count}")
-        return population if len(population) <= size else SELECTIONS[self.config.selection](population, size, rng)
+            count = len(self.scored)
+            population = survivors(population, self.scored[-1], config.selection, size, config.seed, count)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
@@ -337,7 +324,7 @@ class Search:
         if not any(s.archive for s in population):
             raise TrainError("no network of the last round could be trained: lower lr, or clip the gradient")
         chosen = best([s for s in population if s.archive], 1, random.Random())[0]
-        last = self.config.rounds * (self.config.children if self.config.mode == "steady" else 1) + 1
+        last = self.config.last_round
         if not self.config.final_steps:
             return chosen
         kept = self.store.kept(last)

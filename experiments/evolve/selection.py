@@ -85,3 +85,12 @@ def hill(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored
 
 SELECTIONS: dict[str, Selection] = {"best": best, "aging": aging, "nsga2": nsga2, "diverse": diverse, "hill": hill,
                                     "random": random_choice}
+
+
+def survivors(population: Sequence[Scored], new: Scored, selection: str, size: int, seed: int, count: int) -> list[Scored]:
+    """The population of a search in mode steady after evaluation number `count`, which is `new`."""
+    if not new.archive or new.round != new.number:  # it failed, or is the best one trained on
+        return list(population)
+    together = [*population, new]
+    rng = random.Random(f"{seed} survivors {count}")
+    return together if len(together) <= size else SELECTIONS[selection](together, size, rng)

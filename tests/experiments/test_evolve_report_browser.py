@@ -5,7 +5,7 @@ import json
 import random
 
 import pytest
-from chromium import needed
+from chromium import bounds, by, needed, run
 
 from fxgrow.experiments.evolve import Member, Scored, SearchConfig, search
 from fxgrow.experiments.evolve.report import report
@@ -57,30 +57,6 @@ def synthetic(folder, network: bytes, count: int, where: str = "layers") -> Stor
     with store.transaction():
         store.db.execute("INSERT INTO discarded VALUES (1, 0, ?, ?)", (json.dumps({"pass": "widen", "where": where}), where))
     return store
-
-
-@pytest.fixture
-def opened(browser, pages):
-    def open_page(name: str, width: int = 1280, height: int = 900):
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height,
-                                                                       "deviceScaleFactor": 1, "mobile": width < 600})
-        browser.get(pages[name].as_uri())
-        return browser
-    yield open_page
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-
-
-def by(browser, selector: str):
-    from selenium.webdriver.common.by import By
-    return browser.find_element(By.CSS_SELECTOR, selector)
-
-
-def run(browser, script: str, *arguments):
-    return browser.execute_script(script, *arguments)
-
-
-def bounds(browser, selector: str) -> dict[str, float]:
-    return run(browser, "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector)
 
 
 def shown(browser) -> set[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from chromium import needed
+from chromium import bounds, by, needed, run
 from torch import nn
 
 import fxgrow
@@ -29,31 +29,11 @@ def pages(tmp_path_factory):
 ODD = ("<script>hurt=1</script>", "</g></svg><img src=x onerror='hurt=1'>", 'a"];b')
 
 
-@pytest.fixture
-def opened(browser, pages):
-    def open_page(name: str, width: int = 1280, height: int = 900):
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height,
-                                                                       "deviceScaleFactor": 1, "mobile": width < 600})
-        browser.get(pages[name].as_uri())
-        return browser
-    yield open_page
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-
-
 def part(browser, path: str):
     """The element of the diagram that stands for a module or box, or None."""
     from selenium.webdriver.common.by import By
     found = browser.find_elements(By.CSS_SELECTOR, ".stage g[data-path]")
     return next((g for g in found if g.get_attribute("data-path") == path), None)
-
-
-def by(browser, selector: str):
-    from selenium.webdriver.common.by import By
-    return browser.find_element(By.CSS_SELECTOR, selector)
-
-
-def run(browser, script: str, *arguments):
-    return browser.execute_script(script, *arguments)
 
 
 def press(browser, selector: str, start: str) -> None:
@@ -64,10 +44,6 @@ def press(browser, selector: str, start: str) -> None:
 
 def texts(browser, selector: str) -> list[str]:
     return run(browser, "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
-
-
-def bounds(browser, selector: str) -> dict[str, float]:
-    return run(browser, "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector)
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -25,3 +25,27 @@ def browser(tmp_path_factory):
     driver = webdriver.Chrome(options=options, service=Service(DRIVER, env=dict(os.environ)))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def opened(browser, pages):
+    def open_page(name: str, width: int = 1280, height: int = 900):
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height,
+                                                                       "deviceScaleFactor": 1, "mobile": width < 600})
+        browser.get(pages[name].as_uri())
+        return browser
+    yield open_page
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def by(browser, selector: str):
+    from selenium.webdriver.common.by import By
+    return browser.find_element(By.CSS_SELECTOR, selector)
+
+
+def run(browser, script: str, *arguments):
+    return browser.execute_script(script, *arguments)
+
+
+def bounds(browser, selector: str) -> dict[str, float]:
+    return run(browser, "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector)
