@@ -27,6 +27,12 @@ class Tensors(Examples):
         x = (self.x[row].float() - self.mean) / self.std
         return self.augment(x) if self.augment else x
 
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        """What a DataLoader asks for: a batch's examples, normalised together; an augmentation acts on each."""
+        rows = self.rows[indices]
+        x = ((self.x[rows].float() - self.mean) / self.std).unbind()
+        return list(zip(map(self.augment, x) if self.augment else x, self.y[rows].tolist()))
+
 
 @dataclass
 class Arrays:

@@ -46,15 +46,23 @@ class _Keyed(Dataset):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, key: tuple[int, int]):
-        epoch, index = key
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list:
+        """The examples of a batch; at once where the dataset can do so and draws nothing."""
         if not getattr(self.dataset, "random", True):
-            return self.dataset[index]
+            indices = [index for _, index in keys]
+            together = getattr(self.dataset, "__getitems__", None)
+            return together(indices) if together else [self.dataset[index] for index in indices]
         state = torch.default_generator.get_state()  # several times faster than fork_rng and manual_seed
         try:
-            torch.default_generator.manual_seed(mixed(self.seed, epoch, index))
-            return self.dataset[index]
+            return [self._drawn(*key) for key in keys]
         finally:
             torch.default_generator.set_state(state)
+
+    def _drawn(self, epoch: int, index: int):
+        torch.default_generator.manual_seed(mixed(self.seed, epoch, index))
+        return self.dataset[index]
 
 
 def mixed(*numbers: int) -> int:

@@ -98,3 +98,37 @@ def test_a_crop_is_a_shifted_image(shape):
     assert 0.0 in seen and len(seen) > 2
     rising = [float(padded_crop(shape, flip=True)(x).flatten()[-2:].diff()) for _ in range(100)]
     assert any(step == 1 for step in rising) and any(step == -1 for step in rising)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("name", ["digits", "mnist1d", "npz"])
+def test_a_batch_read_at_once_is_bit_by_bit_its_examples_read_one_by_one(name, augment, tmp_path):
+    if name == "npz":
+        numbers = np.random.default_rng(0)
+        name = str(tmp_path / "a.npz")
+        np.savez(name, images=numbers.integers(0, 256, (60, 3, 9, 7), dtype=np.uint8), labels=np.arange(60) % 3)
+    train = load_data(name, augment=augment, limit=30, seed=4).train
+    found = loader(train, 8, shuffle=True, seed=7)
+    for at in range(2):
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mixed(7, at))).tolist()
+        for i, (x, y) in enumerate(found):
+            assert x.dtype == torch.float32 and y.dtype == torch.int64
+            for index, image, label in zip(order[8 * i:], x, y):
+                with torch.random.fork_rng():
+                    torch.manual_seed(mixed(7, at, index))
+                    alone, one = train[index]
+                assert torch.equal(image, alone) and label == one
+
+
+class Paired(TensorDataset):
+    """A dataset that gives many examples at once counts how often it is asked."""
+    random, asked = False, 0
+
+    def __getitems__(self, indices):
+        self.asked += 1
+        return [self[i] for i in indices]
+
+
+def test_a_dataset_of_ones_own_may_give_a_batch_at_once():
+    data = Paired(torch.arange(10.0)[:, None], torch.arange(10))
+    assert [y.tolist() for _, y in loader(data, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]] and data.asked == 3
