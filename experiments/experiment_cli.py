@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 @click.option("--list", "listing", is_flag=True, help="List the experiments.")
 @click.option("--data", metavar="NAME", help="A data set (digits, mnist1d, cifar10, ...), a FILE.npz or imagefolder:PATH; "
               "without it, the one of the scale.")
-@click.option("--model", metavar="MODEL", help="neighbours: the architecture, zoo:NAME[:options].")
-@click.option("--count", type=click.IntRange(min=1), help="neighbours: how many.  [default: 10]")
+@click.option("--model", metavar="MODEL", help="neighbours, evolution: the architecture, zoo:NAME[:options].")
+@click.option("--count", type=click.IntRange(min=1), help="neighbours: how many (10); evolution: children of "
+              "a round.")
 @click.option("--root", metavar="DIR", help="The folder of the data sets that are not built in.")
 @click.option("--download", is_flag=True, help="Fetch the data into root where they are missing.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each arm, with the seeds "
@@ -66,7 +67,8 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
     folder = Path(out or f"results/{name}-{scale}-{file_name(Path(where).stem)}")
     own = {k: v for k, v in {"model": model, "count": count}.items() if v is not None}
     if own and not declared.setup:
-        raise click.UsageError(f"experiment {name} has networks of its own: --model and --count are for neighbours")
+        raise click.UsageError(f"experiment {name} has networks of its own: --model and --count are for neighbours and "
+                               "evolution")
     make = pkgutil.resolve_name(declared.setup) if declared.setup else Setup
     setup: Setup = make(name, scale, folder, data or "", root, download, device, **own)
     numbers = list(range(seeds))
@@ -152,7 +154,6 @@ def run_all(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
     from rich import progress
 
     from fxgrow.experiments.papers import ExperimentError
-    from fxgrow.experiments.papers._run import run
     from fxgrow.experiments.trainer import Interrupted
     cost = {c.arm.key: c for c in planned}
     bar = progress.Progress(progress.TextColumn("{task.description}"), progress.BarColumn(),
@@ -166,7 +167,7 @@ def run_all(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
         if jobs == 1:
             for key, seed in (pair for level in levels for pair in level):
                 bar.update(task, description=f"{setup.experiment}: {key}, seed {seed}")
-                run(setup, setup.declared.arm(key), seed, [_Steps(bar, task, cost[key].seconds)])
+                setup.run(setup.declared.arm(key), seed, [_Steps(bar, task, cost[key].seconds)])
         else:
             for key in _side_by_side(setup, levels, jobs):
                 bar.advance(task, cost[key].seconds)

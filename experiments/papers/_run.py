@@ -63,6 +63,10 @@ class Setup:
         """Sentences on what came out, and the names of figures drawn, beside those that all experiments have."""
         return [], []
 
+    def run(self, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
+        """`run`; a setup whose arms are more than one training each has a way of its own."""
+        return run(self, arm, seed, watchers)
+
     def load(self, seed: int) -> Data:
         return _load(self.data or self.preset.data, self.root, self.download, self.preset.validation, seed,
                      self.preset.limit)
@@ -233,7 +237,7 @@ def _teacher_flops(setup: Setup, arm: Arm, seed: int) -> int:
 def in_process(setup: Setup, key: str, seed: int) -> None:
     """`run` for a worker process, on one thread."""
     torch.set_num_threads(1)
-    run(setup, setup.declared.arm(key), seed)
+    setup.run(setup.declared.arm(key), seed)
 
 
 def insist_writable(folder: Path) -> None:
