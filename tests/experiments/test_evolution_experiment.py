@@ -1,0 +1,171 @@
+"""The comparison at equal FLOPs: all arms spend the same, nothing depends on an interruption or on test labels."""
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils.data import Subset
+
+from fxgrow._cli import main
+from fxgrow.experiments.evolve import comparison
+from fxgrow.experiments.evolve.comparison import POINTS, SIZES, WAYS, Comparison, curve, table, together, verdicts
+from fxgrow.experiments.evolve.engine import Serial
+from fxgrow.experiments.evolve.search import base_network, search
+from fxgrow.experiments.evolve.worker import evaluate
+from fxgrow.experiments.papers import ExperimentError, get_experiment
+from fxgrow.experiments.papers._run import finished, untrained
+from fxgrow.experiments.papers.evolution import APART, BASE, NETWORK, SCRATCH, SELECTIONS
+
+
+def setup(folder, **changes) -> Comparison:
+    return Comparison(**{"experiment": "evolution", "scale": "smoke", "out": folder, "data": "digits", **changes})
+
+
+def run(made, name):
+    return made.run(made.declared.arm(name), 0)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """All arms with one seed, by the command."""
+    folder = tmp_path_factory.mktemp("evolution")
+    words = [*"experiment evolution --scale smoke --data digits --seeds 1 --json --out".split(), str(folder)]
+    ended = CliRunner().invoke(main, words)
+    assert ended.exit_code == 0, ended.output
+    made = setup(folder)
+    return made, {arm.name: finished(made, arm, 0) for arm in made.declared.arms}, json.loads(ended.stdout), words
+
+
+def test_every_arm_spends_the_budget_to_within_a_step_of_each_last_network(done):
+    made, runs, *_ = done
+    step, sizes = made.cost(untrained(made, BASE, 0), 0), made.sizes
+    assert runs[BASE]["flops"] == made.budget(0) == made.preset.settings["steps"] * step
+    for name, found in runs.items():
+        ends = [found["flops"], *([found["ensemble"]["flops"]] if "ensemble" in found else [])]
+        for spent in ends:
+            assert made.budget(0) - 1.5 * sizes.members * sizes.largest * step < spent <= made.budget(0), name
+        if name in SELECTIONS:
+            assert sizes.share * made.budget(0) <= found["searched"] < found["flops"]
+            assert found["networks"] > 1 and len(found["ensemble"]["members"]) == sizes.members
+
+
+def test_a_round_that_begins_ends_in_the_budget():
+    for name, sizes in SIZES.items():
+        steps = get_experiment("evolution").scale(name).settings["steps"]
+        assert sizes.steps * sizes.largest <= (1 - sizes.share) * steps and sizes.first_steps < sizes.share * steps
+
+
+def test_the_search_starts_as_the_base_arm_does_on_the_same_data(tmp_path):
+    made = setup(tmp_path)
+    config, data = made.searching(made.declared.arm("best"), 3), made.load(3)
+    inputs = torch.stack([data.train[i][0] for i in range(2)])
+    ours, theirs = untrained(made, BASE, 3).state_dict(), base_network(config, data, inputs).state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))
+    from fxgrow.experiments.evolve.worker import data_of
+    other = data_of(config.data, config.root, config.limit, config.seed)
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(data, part).rows, getattr(other, part).rows)
+
+
+def test_results_do_not_depend_on_an_interruption(done, tmp_path, monkeypatch):
+    _, runs, *_ = done
+    made, wait, left = setup(tmp_path), Serial.wait, iter(range(4))
+
+    def cut_off(self):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return wait(self)
+
+    monkeypatch.setattr(Serial, "wait", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run(made, "diverse")
+    assert (made.running(made.declared.arm("diverse"), 0) / "search.sqlite").exists()
+    monkeypatch.setattr(Serial, "wait", wait)
+    again = run(made, "diverse")
+    assert {**again, "seconds": 0} == {**runs["diverse"], "seconds": 0}
+    assert not made.running(made.declared.arm("diverse"), 0).exists()
+
+
+def test_finished_runs_are_not_made_again_and_the_report_is_the_same(done, monkeypatch):
+    made, runs, report, words = done
+    monkeypatch.setattr(comparison, "search", lambda *_: pytest.fail("a finished search was made again"))
+    again = json.loads(CliRunner().invoke(main, words).stdout)
+    assert again["summary"] == report["summary"] and again["conclusions"] == report["conclusions"]
+    assert [c["todo"] for c in again["costs"]] == [[]] * len(runs)
+    text = (made.out / "table.md").read_text()
+    assert all(f"\n| {name} | " in text for name in runs) and all(c in text for c in report["conclusions"])
+    assert (made.out / "evolution.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ExperimentError, match="other settings"):
+        run(replace(made, count=3), "best")
+
+
+def test_another_architecture_is_drawn_anew_and_both_costs_are_told(done):
+    made, runs, *_ = done
+    anew, searched = runs[SCRATCH], runs["best"]
+    assert anew["parameters"] == searched["parameters"] and anew["teacher_flops"] == searched["flops"]
+    assert anew["rows"][0]["val_accuracy"] != searched["rows"][-1]["val_accuracy"]
+    assert len(runs[BASE]["rows"]) == POINTS + 1 and anew["rows"][-1]["flops"] == anew["flops"]
+
+
+def test_what_test_samples_are_decides_nothing(tmp_path, monkeypatch):
+    """With other test samples the same networks come out: the validation accuracies are equal."""
+    plain = run(setup(tmp_path / "a"), "hill")
+    load = Comparison.load
+
+    def fewer(self, seed):
+        data = load(self, seed)
+        return replace(data, test=Subset(data.test, range(5)))
+
+    monkeypatch.setattr(Comparison, "load", fewer)
+    other = run(setup(tmp_path / "b"), "hill")
+    assert plain["test"] != other["test"]
+    assert [r["val_accuracy"] for r in plain["rows"]] == [r["val_accuracy"] for r in other["rows"]]
+    assert plain["ensemble"]["val_accuracy"] == other["ensemble"]["val_accuracy"]
+
+
+def test_a_curve_tells_what_a_search_had_found_by_then(tmp_path):
+    made = setup(tmp_path)
+    data, budget = made.load(0), made.budget(0)
+    found = search(made.searching(made.declared.arm("random"), 0), tmp_path / "s")
+    rows = curve(found, data, budget)
+    assert rows[0]["flops"] >= found.evaluations[0].spent and rows[-1]["flops"] < budget
+    assert all(a["step"] <= b["step"] and a["val_accuracy"] <= 1 for a, b in zip(rows, rows[1:]))
+    ended = [s for s in found.evaluations if s.round <= max(x.round for x in found.evaluations)]
+    last = {s.number: s.accuracy for s in ended}
+    assert rows[-1]["val_accuracy"] == max(last.values())
+
+
+def test_ensembles_of_one_network_are_that_network(tmp_path):
+    made = setup(tmp_path)
+    data, net = made.load(0), untrained(made, BASE, 0)
+    found = together([net], data, 0)
+    assert found["average"]["accuracy"] == found["weighted"]["accuracy"] == evaluate(net, data.test)[0]
+    assert found["members"] == [found["average"]["accuracy"]]
+    assert set(WAYS) < set(found) and found["parameters"] == sum(p.numel() for p in net.parameters())
+
+
+def test_tables_and_verdicts():
+    def made(accuracy, ensemble=None):
+        more = {} if ensemble is None else {"ensemble": {"parameters": 30, "flops": 100, **{
+            way: {"accuracy": ensemble} for way in WAYS}}}
+        return {"test": {"accuracy": accuracy}, "parameters": 10, "flops": 100, **more}
+    runs = {BASE: [made(0.5), made(0.6)], APART: [made(0.7, 0.7), made(0.6, 0.6)], "hill": [made(0.6, 0.4), made(0.7, 0.4)]}
+    text = table(runs)
+    assert "| base | 55.0 ± 7.1 | 10 |  |  |  |  | 100 FLOP |" in text
+    assert "| hill | 65.0 ± 7.1 | 10 | 40.0 ± 0.0 |" in text and f"| {APART} |  |  | 65.0 ± 7.1 |" in text
+    assert verdicts(runs) == [
+        f"{APART}, average: +10.0 ± 14.1 points from base, above it with 1 of 2 seeds",
+        "hill, one network: +10.0 ± 0.0 points from base, above it with 2 of 2 seeds",
+        "hill, average: -15.0 ± 7.1 points from base, above it with 0 of 2 seeds"]
+
+
+def test_what_cannot_be_done_is_told(tmp_path):
+    with pytest.raises(ExperimentError, match="zoo:NAME"):
+        assert setup(tmp_path, model="torchvision:resnet18").preset
+    with pytest.raises(ExperimentError, match="has not been run"):
+        run(setup(tmp_path), SCRATCH)
+    short = setup(tmp_path, model="zoo:mlp:hidden=(4,)")
+    assert short.preset.networks[NETWORK].image == "mlp:hidden=(4,)" and setup(tmp_path, count=5).sizes.children == 5
