@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_flatten
 
 from fxgrow._axis import Atom, Fixed, Prod, atoms, concat, cut, freeze, is_fixed, product, resolve, unify, view
 from fxgrow._capture import mentions, meta_twin, to_meta
+from fxgrow._known import known
 from fxgrow._memory import Memory, effects
-from fxgrow._shapes import Watching, compute
+from fxgrow._shapes import Shapes, Watching, compute
 from fxgrow.errors import CaptureError
 from fxgrow.layers import by_mode, fold_pairs
 
@@ -119,6 +120,7 @@ class Tape(Watching):
         self.shapes: dict[str, Any] = {}
         self.by_node: dict[str, list[Op]] = {}
         self.opened: set[Atom] = set()  # classes of outputs that may grow
+        self.found: dict[Atom, str | None] = {}  # every class, and why it may not grow, as the analysis left them
 
     # -- what rules use ---------------------------------------------------------------------------------------------
 
@@ -266,6 +268,10 @@ class Tape(Watching):
         atom.reason = None
         self.opened.add(atom)
         self.index()
+
+    def as_found(self) -> bool:
+        """Whether no class was opened, refined or frozen since the analysis."""
+        return all(atom.bound is None and atom.reason == reason for atom, reason in self.found.items())
 
     def index(self) -> None:
         """Which ops and which parameter axes touch each atom, once all bindings are known."""
@@ -422,10 +428,21 @@ def run_meta(gm: GraphModule, visit: Callable[[Node, Any, dict], None], before: 
     return env
 
 
+def run_shapes(gm: GraphModule, visit: Callable[[Node, Any, dict], None] = lambda *_: None) -> dict[Node, Any]:
+    """`run_meta` for those who watch no ops, several times as fast."""
+    root = meta_twin(gm).eval()
+    with Shapes():
+        return run_meta(gm, visit, root=root)
+
+
 def analyse(gm: GraphModule) -> Tape:
     """The axes of every parameter, buffer and value of a captured module. Never raises for an unknown operation: what
     is not understood is frozen, with the reason. Axes that some reshape or cut does not divide evenly (the odd halves
     of a channel shuffle) are analysed again with positions that only grow into k adjacent ones each."""
+    return known(gm, "axes", _analyse, Tape.as_found)
+
+
+def _analyse(gm: GraphModule) -> Tape:
     tape = _run(gm)
     uneven = {(name, dim) for name, value in tape.params.items() for dim, axis in enumerate(value.axes)
               if is_fixed(axis) and any(UNEVEN in str(a.reason) for a in atoms(axis))}
@@ -469,6 +486,7 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
     with _Whole(tape) if _may_call_whole(gm) else contextlib.nullcontext(), tape:
         run_meta(gm, visit, before, twin)
     tape.index()
+    tape.found = {atom: atom.reason for atom in (*tape.params_of, *tape.ops_of)}
     return tape
 
 

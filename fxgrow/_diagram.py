@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from fxgrow._analysis import place_of, prefixes, run_meta
+from fxgrow._analysis import place_of, prefixes, run_shapes
 from fxgrow._ops import MAKES, family, passes_on, settings, shape_of, title
 from fxgrow.errors import DrawError
 from fxgrow.layers import by_mode
@@ -180,7 +180,7 @@ def build(gm: GraphModule, kinds: Mapping[str, str] | None = None) -> Diagram:
     Args:
         kinds: class names of modules, by path.
     """
-    values = run_meta(gm, lambda *_: None)
+    values = run_shapes(gm)
     flow, reads = _flow(gm, values)
     shown = [n for n in gm.graph.nodes if n in reads]
     root = Cluster("")

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxgrow._analysis import run_meta
+from fxgrow._analysis import run_shapes
 from fxgrow._capture import capture, clone_structure, hold
+from fxgrow._known import known
 from fxgrow._record import GrowthRecord, ParameterRecord
 from fxgrow._transform import Outcome, keep_growth
 from fxgrow.errors import SelectionError
@@ -58,22 +59,14 @@ class Edit:
         return self._run[0]
 
     @functools.cached_property
-    def _run(self) -> tuple[dict[str, Any], dict[str, int]]:
-        """The values, and how often the memory of each had been written to when its node had run."""
-        versions: dict[str, int] = {}
-
-        def visit(node: Node, value, env: dict) -> None:
-            if isinstance(value, Tensor):
-                if _drops_in_place(self.before, node):
-                    value.zero_()  # as it does in training; there is no data here
-                versions[node.name] = value._version
-
-        return {node.name: value for node, value in run_meta(self.before, visit).items()}, versions
+    def _run(self) -> tuple[dict[str, Any], dict[str, bool]]:
+        """The values, and whether the memory of each is written to after its node has run."""
+        values, written = known(self.before, "values", _values_of)
+        return dict(values), dict(written)
 
     def written(self, node: Node) -> bool:
         """Whether something writes to the memory of a node's value after the node has run."""
-        values, versions = self._run
-        return node.name in versions and values[node.name]._version > versions[node.name]
+        return self._run[1].get(node.name, False)
 
     def read_elsewhere(self, node: Node) -> bool:
         """Whether the memory of a node's value, which is written to later, is read after that under an older name: then the
@@ -179,7 +172,7 @@ class Edit:
         gm = capture(module.to(device=self._like.device, dtype=value.dtype).train(self.gm.training), value)
         own, = gm.meta["example_inputs"]
         before = own._version
-        return Traced(gm, list(run_meta(gm, lambda *_: None).values())[-1], own._version > before)
+        return Traced(gm, list(run_shapes(gm).values())[-1], own._version > before)
 
     def graft(self, path: str, traced: Traced, x: Node, before: Node) -> Node:
         """Puts a traced module in front of `before`, on the value of `x`, its layers below `path` (registered once), and
@@ -213,9 +206,9 @@ class Edit:
                     made.add(source)
                     queue.append(source)
         node.replace_all_uses_with(new, lambda user: user not in made)
-        for known in self.__dict__.get("_run", ()):
-            if node.name in known:
-                known[new.name] = known[node.name]
+        for facts in self.__dict__.get("_run", ()):
+            if node.name in facts:
+                facts[new.name] = facts[node.name]
 
     def insist(self, where: str | Sequence[str] | None) -> None:
         """Raises a SelectionError with the reasons unless something was done."""
@@ -242,6 +235,20 @@ def copy_nodes(nodes: Iterable[Node], graph: Graph, env: dict[Node, Node], renam
         if node.op in ("call_module", "get_attr"):
             new.target = rename(str(node.target))
         new.meta = {"owner": rename(node.meta.get("owner", ""))}
+
+
+def _values_of(gm: GraphModule) -> tuple[dict[str, Any], dict[str, bool]]:
+    """What every node gives, on meta tensors, and whether the memory of it is written to after that."""
+    versions: dict[str, int] = {}
+
+    def visit(node: Node, value, env: dict) -> None:
+        if isinstance(value, Tensor):
+            if _drops_in_place(gm, node):
+                value.zero_()  # as it does in training; there is no data here
+            versions[node.name] = value._version
+
+    values = {node.name: value for node, value in run_shapes(gm, visit).items()}
+    return values, {name: values[name]._version > version for name, version in versions.items()}
 
 
 def _names(module: nn.Module) -> list[str]:

@@ -13,6 +13,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxgrow._capture import as_tuple, capture_graph, clone_structure, insist_callable, skeleton
 from fxgrow._classes import render
+from fxgrow._known import known
 from fxgrow._parts import capture_parts, put_back
 from fxgrow._record import GrowthRecord, record_in
 from fxgrow.errors import CaptureError, SelectionError
@@ -146,7 +147,7 @@ def _apply(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
     insist_callable(gm)
     record = gm.meta.get("growth", {"record": GrowthRecord()})["record"]
     if not record.origin and not record.lineage:
-        record = dataclasses.replace(record, origin={"": skeleton(gm)})
+        record = dataclasses.replace(record, origin={"": known(gm, "skeleton", skeleton)})
     gm.meta["growth"] = {"record": record, "outcomes": []}
     result = gm
     for each in passes:  # as PassManager does, which compiles a graph that is new and hides what a pass raises

@@ -1,15 +1,18 @@
 """A network of a population as data: where it comes from, what it costs, how well it does."""
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import networkx
+from torch import nn
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_aggregate
 
-from fxgrow._ops import settings, title
+from fxgrow._ops import title
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,9 @@ def line(members: Mapping[int, Member], number: int) -> list[int]:
 def graph_hash(gm: GraphModule) -> str:
     """A hash of a captured module's structure: the same for networks that differ in names and numbers alone (Weisfeiler and
     Lehman's, as networkx computes it, over operations with their settings and the shapes of their parameters)."""
-    graph = networkx.DiGraph()
+    graph, modules = networkx.DiGraph(), dict(gm.named_modules(remove_duplicate=False))
     for node in gm.graph.nodes:
-        graph.add_node(node.name, label=_label(gm, node))
+        graph.add_node(node.name, label=_label(gm, modules, node))
     for node in gm.graph.nodes:
         for at, read in enumerate(node.all_input_nodes):
             graph.add_edge(read.name, node.name, label=str(at))
@@ -76,13 +79,13 @@ def graph_hash(gm: GraphModule) -> str:
         return networkx.weisfeiler_lehman_graph_hash(graph, node_attr="label", edge_attr="label", iterations=4)
 
 
-def _label(gm: GraphModule, node: Node) -> str:
-    shapes = ""
+def _label(gm: GraphModule, modules: Mapping[str, nn.Module], node: Node) -> str:
+    """A layer with its settings, or a call with its numbers; and the shapes of the parameters."""
+    what, tensors = title(gm, node), []
     if node.op == "call_module":
-        shapes = str([tuple(p.shape) for p in gm.get_submodule(str(node.target)).parameters()])
+        layer = modules[str(node.target)]
+        what, tensors = f"{type(layer).__name__} {layer.extra_repr()}", list(layer.parameters())
     elif node.op == "get_attr":
-        value = gm
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        shapes = str(tuple(getattr(value, "shape", ())))
-    return ascii(f"{title(gm, node)} {settings(gm, node)} {shapes}")  # networkx takes no others
+        tensors = [operator.attrgetter(str(node.target))(gm)]
+    given = map_aggregate((node.args, dict(node.kwargs)), lambda a: "_" if isinstance(a, Node) else a)
+    return ascii(f"{what} {[tuple(getattr(t, 'shape', ())) for t in tensors]} {given}")  # networkx takes no others

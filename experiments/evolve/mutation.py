@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +21,11 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 import fxgrow
 from fxgrow._analysis import analyse
-from fxgrow._calls import LAYERS
+from fxgrow._calls import LAYERS, calls
 from fxgrow._classes import growable
+from fxgrow._known import Known
 from fxgrow._pass_options import found, load_pass
+from fxgrow._region import below, inside
 from fxgrow._transform import Grown
 from fxgrow._verify import TOLERANCE
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
@@ -34,11 +38,18 @@ SHARED = ("r2r", "netmorph")  # methods under which a child's old numbers can be
 
 @dataclass
 class Parent:
-    """A network to mutate, with what is known of it: computed once for all its children."""
+    """A network to mutate, with what is known of it: computed once for all its children.
+
+    led: for each kind of step that was tried, and its place, the structure that it led to; "" where it led to nothing.
+    """
     number: int
     model: GraphModule
     inputs: Tensor
-    refused: set[tuple[str, str]] = field(default_factory=set)  # (pass, place) that led to nothing
+    led: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def known(self) -> Known:
+        return Known(self.model)
 
     @functools.cached_property
     def outputs(self) -> Tensor:
@@ -49,10 +60,16 @@ class Parent:
         return costs(self.model, self.inputs)
 
     def places(self, kind: str) -> list[str]:
-        """Names to draw from: axis classes, modules (blocks and layers), or convolutions."""
+        """Names to draw from (see `PLACES`)."""
         if kind not in self._places:
-            self._places[kind] = PLACES[kind](self.model, self.inputs)
+            with self.known.used():
+                self._places[kind] = PLACES[kind](self.model, self.inputs)
         return self._places[kind]
+
+    def open(self, kind: str, places: Sequence[str], known: Collection[str]) -> list[str]:
+        """The places where a kind of step has not led to nothing yet, nor to a structure that is known by now."""
+        led = {place: self.led.get((kind, place)) for place in places}
+        return [place for place in places if led[place] is None or led[place] and led[place] not in known]
 
     @functools.cached_property
     def _places(self) -> dict[str, list[str]]:
@@ -67,20 +84,29 @@ def _modules(gm: GraphModule, inputs: Tensor) -> list[str]:
     return [name for name, _ in gm.named_modules() if name]
 
 
+def _blocks(gm: GraphModule, inputs: Tensor) -> list[str]:
+    layers = calls(gm)
+    return [n for n in _modules(gm, inputs) if any(below(c.name, n) or inside(c.node, n) for c in layers)]
+
+
 def _convolutions(gm: GraphModule, inputs: Tensor) -> list[str]:
     kinds = tuple(v for (rank, _), v in LAYERS.items() if rank)
     called = dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
     return [name for name in called if isinstance(gm.get_submodule(name), kinds)]
 
 
+# Axis classes; all modules; those that are or hold a convolution or linear layer; convolutions.
 PLACES: dict[str, Callable[[GraphModule, Tensor], list[str]]] = {
-    "classes": _classes, "modules": _modules, "convolutions": _convolutions}
-USUAL = {"widen": "classes", "kernel": "convolutions", "branch": "convolutions"}
+    "classes": _classes, "modules": _modules, "blocks": _blocks, "convolutions": _convolutions}
+USUAL = {"widen": "classes", "deepen": "blocks", "kernel": "convolutions", "branch": "convolutions"}
 
 
 @dataclass
 class Mutation:
     """A pass to draw, how often, where, and with which options; an option that is a list is drawn from.
+
+    The seed of a pass is to decide numbers, not structure: a step that has led to nothing, or to a structure that is known,
+    is not drawn again with another seed.
 
     make: instead of a pass, a function of (network, inputs, generator) that gives one, or None where it has nothing to do.
     """
@@ -90,23 +116,25 @@ class Mutation:
     options: Mapping[str, Any] = field(default_factory=dict)
     make: Callable[[GraphModule, Tensor, random.Random], PassBase | None] | None = None
 
-    def draw(self, parent: Parent, rng: random.Random) -> PassBase | None:
+    def draw(self, parent: Parent, rng: random.Random, known: Collection[str] = ()) -> PassBase | None:
+        """A pass for one place; None where there is none. known: structures that are not wanted again."""
         if self.make is not None:
             return self.make(parent.model, parent.inputs, rng)
-        places = [p for p in parent.places(self.places) if (self.name, p) not in parent.refused]
-        if not places:
-            return None
         chosen = {k: rng.choice(list(v)) if isinstance(v, (list, tuple)) else v for k, v in sorted(self.options.items())}
         cls = passes()[self.name]
         if "seed" in {f.name for f in dataclasses.fields(cls)}:
             chosen["seed"] = rng.randrange(2 ** 31)
-        return cls(where=rng.choice(places), **chosen)
+        places = parent.places(self.places)
+        if places:
+            kind, _ = _form(describe(cls(where=places[0], **chosen)))
+            places = parent.open(kind, places, known)
+        return cls(where=rng.choice(places), **chosen) if places else None
 
 
 def default_mutations() -> list[Mutation]:
     """Widths and depths mostly, as in the report; kernels, branches, skips and gates now and then."""
     return [Mutation("widen", 4, "classes", {"factor": [1.25, 1.5, 2.0], "method": ["r2r", "netmorph"]}),
-            Mutation("deepen", 3, "modules", {"method": ["r2r", "netmorph"]}),
+            Mutation("deepen", 3, "blocks", {"method": ["r2r", "netmorph"]}),
             Mutation("kernel", 1, "convolutions", {"size": [5]}),
             Mutation("branch", 1, "convolutions", {"join": ["sum"], "method": ["r2r"]}),
             Mutation("skip", 0.5, "modules", {"weight": ["scalar", "channel"]}),
@@ -132,9 +160,12 @@ def mutations_of(tables: Sequence[Mapping[str, Any]], weights: str = "inherit") 
         if not isinstance(weight, (int, float)) or not weight > 0:
             raise TrainError(f"mutation {name}: weight is {weight!r}; it must be a number above 0")
         try:
-            passes()[name](where="x", **{k: v[0] if isinstance(v, (list, tuple)) and v else v for k, v in rest.items()})
-        except (TypeError, FxgrowError) as error:
+            for chosen in itertools.product(*(v if isinstance(v, (list, tuple)) else [v] for v in rest.values())):
+                passes()[name](where="x", **dict(zip(rest, chosen)))
+        except (TypeError, ValueError, FxgrowError) as error:
             raise TrainError(f"mutation {name}: {error}") from error
+        if empty := next((k for k, v in rest.items() if isinstance(v, (list, tuple)) and not v), None):
+            raise TrainError(f"mutation {name}: {empty} is an empty list; give at least one value to draw")
         made.append(Mutation(name, float(weight), places, rest))
     made = made or default_mutations()
     if weights == "share":
@@ -179,7 +210,7 @@ class Discarded:
 
 
 def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random.Random, limits: Limits,
-           known: set[str] = frozenset()) -> tuple[Child | None, list[Discarded]]:  # type: ignore[assignment]
+           known: Collection[str] = frozenset()) -> tuple[Child | None, list[Discarded]]:
     """One child of one of the parents: grown, compared with its parent, costed, and no duplicate; and what was tried before.
 
     Args:
@@ -189,32 +220,41 @@ def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random
     for _ in range(TRIES):
         parent = rng.choice(list(parents))
         mutation, = rng.choices(list(mutations), [m.weight for m in mutations])
-        drawn = mutation.draw(parent, rng)
+        drawn = mutation.draw(parent, rng, known)
         if drawn is None:
             continue
         step = describe(drawn)
         try:
-            grown = grow(parent.model, parent.inputs, drawn)
+            with parent.known.used():
+                grown = grow(parent.model, parent.inputs, drawn)
             return _checked(parent, grown, step, limits, known), discarded
         except (GrowthError, SelectionError, CaptureError) as error:
-            parent.refused.add((step["pass"], str(step.get("where"))))
+            parent.led[_form(step)] = ""
             discarded.append(Discarded(parent.number, step, str(error)))
         except Unwanted as why:
             discarded.append(Discarded(parent.number, step, str(why)))
     return None, discarded
 
 
+def _form(step: Mapping[str, Any]) -> tuple[str, str]:
+    """What a step's structure follows from: what is done (all but the seed), and where."""
+    rest = {k: v for k, v in step.items() if k not in ("where", "seed")}
+    return json.dumps(rest, sort_keys=True, default=repr), str(step.get("where"))
+
+
 class Unwanted(Exception):
     """A child that is too large, a duplicate, or not equal to its parent."""
 
 
-def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits, known: set[str]) -> Child:
-    structure = graph_hash(grown.model)  # type: ignore[arg-type]
+def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits, known: Collection[str]) -> Child:
+    structure = parent.led[_form(step)] = graph_hash(grown.model)  # type: ignore[arg-type]
     if structure in known:
         raise Unwanted("a network of this structure is there already")
     parameters, flops = costs(grown.model, parent.inputs)
     for name, value, before, most in (("parameters", parameters, parent.costs[0], limits.parameters),
                                       ("FLOPs", flops, parent.costs[1], limits.flops)):
+        if value > limits.growth * before or most is not None and value > most:
+            parent.led[_form(step)] = ""
         if value > limits.growth * before:
             raise Unwanted(f"{value / before:.2f} times its parent's {name}; at most {limits.growth:g} times")
         if most is not None and value > most:

@@ -178,7 +178,7 @@ class Search:
         known = {m.graph for m in self.members.values()
                  if self.config.duplicates == "run" or self.config.duplicates == "round" and m.round == round}
         for parent in self.parents.values():
-            parent.refused.clear()  # so that what is drawn does not depend on where the search was cut off
+            parent.led.clear()  # so that what is drawn does not depend on where the search was cut off
         advised = self.predictor is not None and self.predictor.learn(self.scored)
         pool: list[Child] = []
         discarded: list[Discarded] = []
