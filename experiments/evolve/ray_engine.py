@@ -29,6 +29,7 @@ from fxgrow.experiments.evolve.worker import Outcome, Task, run
 RETRIES = 4  # of one task
 IDLE = 8     # networks that no task needs at present and that stay in the object store
 PATIENCE = 20  # seconds for a cluster to answer
+STARTS = 3   # of a cluster of our own, at most: Ray gives each of its parts half a minute, which a busy machine may not
 LOCAL = "127.0.0.1"
 
 
@@ -190,20 +191,34 @@ def _connect(ray: Any, address: str | None, cpus: int | None) -> bool:
                              "call ray.shutdown() before")
         return False
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        _start(ray, num_cpus=cpus, **quiet)
+        return True
     try:
-        if address is not None:
-            with _reached(address) as found:
-                ray.init(address=found, **quiet)
-        else:
-            with loopback():
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address=LOCAL, **quiet)
+        with _reached(address) as found:
+            ray.init(address=found, **quiet)
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if address is None:
-            raise TrainError(f"a Ray cluster cannot be started here ({why}): choose engine processes") from error
-        raise TrainError(f"no Ray cluster answers at {address} ({why}): start one with `ray start --head`, or leave the "
-                         "address out") from error
+        raise TrainError(f"no Ray cluster answers at {address} ({_first_line(error)}): start one with `ray start --head`, "
+                         "or leave the address out") from error
     return True
+
+
+def _start(ray: Any, **options: Any) -> None:
+    """A cluster on this machine."""
+    for left in reversed(range(STARTS)):
+        try:
+            with loopback():
+                ray.init(address="local", include_dashboard=False, _node_ip_address=LOCAL, **options)
+            return
+        except Exception as error:  # of no class of its own where a node is slow to start
+            ray.shutdown()
+            if not left:
+                raise TrainError(f"a Ray cluster cannot be started here ({_first_line(error)}): choose engine processes") \
+                    from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager

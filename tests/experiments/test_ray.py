@@ -274,13 +274,46 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 
 
 def test_a_cluster_of_its_own_is_on_loopback_and_ends(tmp_path):
-    """In a process of its own, as it is for a user; its children are gone when it is."""
-    code = ("import ray, subprocess\nfrom fxgrow.experiments.evolve.engine import engine\n"
+    """In a process of its own, as it is for a user; the cluster's processes are gone soon after it."""
+    def processes(session: str) -> list[str]:
+        listed = subprocess.run(["ps", "-eo", "pid,args", "-ww"], capture_output=True, text=True, check=True).stdout
+        return [line for line in listed.splitlines() if session in line]
+
+    code = ("import ray, sys\nfrom fxgrow.experiments.evolve.engine import engine\n"
             "with engine('ray', 2) as e:\n    print(ray.get_runtime_context().gcs_address, e.workers, "
-            "subprocess.run(['ps', '-eo', 'pid,cmd'], capture_output=True, text=True).stdout.count('raylet/raylet'))\n"
+            "ray._private.worker.global_worker.node.session_name, flush=True)\n    sys.stdin.read()\n"
             "print(ray.is_initialized())")
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, env=env, cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
-    address, workers, raylets, left = said.stdout.split()
-    assert address.startswith("127.0.0.1:") and workers == "2" and int(raylets) >= 1 and left == "False"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], text=True, env=env, cwd=tmp_path, **pipes) as driver:
+        address, workers, session = driver.stdout.readline().split() or [driver.communicate()[1], "", ""]
+        assert address.startswith("127.0.0.1:") and workers == "2", address
+        assert any("raylet/raylet" in line for line in processes(session))
+        left, errors = driver.communicate()
+    assert driver.returncode == 0 and left.strip() == "False", errors
+    until = time.monotonic() + 60
+    while processes(session) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not processes(session)
+
+
+def test_a_cluster_that_is_slow_to_start_is_started_again():
+    class Slow:
+        def __init__(self, failures):
+            self.failures, self.starts = failures, 0
+
+        def is_initialized(self):
+            return False
+
+        def init(self, **options):
+            self.starts += 1
+            if self.starts <= self.failures:
+                raise Exception("The current node timed out during startup.\nMore.")
+
+        def shutdown(self):
+            pass
+
+    slow = Slow(2)
+    assert ray_engine._connect(slow, None, 1) and slow.starts == 3
+    with pytest.raises(TrainError, match=r"cannot be started here \(The current node timed out during startup\.\): choose"):
+        ray_engine._connect(Slow(9), None, 1)
