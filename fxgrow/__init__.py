@@ -26,20 +26,21 @@ if TYPE_CHECKING:
     from fxgrow._verify import Verification, verify
     from fxgrow.errors import ArchiveError, CaptureError, DrawError, FxgrowError, GrowthError, SelectionError
     from fxgrow.flop_rules import Flops, flop_rule
+    from fxgrow.passes.into import GrownInto, grow_into
 
 __version__ = "0.1.0"
 __all__ = ["ArchiveError", "AxesReport", "CaptureError", "Cost", "Difference", "DrawError", "FlopCount", "Flops",
-           "FxgrowError", "Grown", "GrowthError", "GrowthRecord", "Outcome", "ParameterRecord", "SelectionError",
-           "Verification", "axes", "capture", "count_flops", "diff", "draw", "flop_rule", "load", "plot_features",
-           "plot_filters", "plot_saliency", "report", "save",
-           "scale_updates", "tie", "transform", "untie", "verify"]
+           "FxgrowError", "Grown", "GrownInto", "GrowthError", "GrowthRecord", "Outcome", "ParameterRecord",
+           "SelectionError", "Verification", "axes", "capture", "count_flops", "diff", "draw", "flop_rule", "grow_into",
+           "load", "plot_features", "plot_filters", "plot_saliency", "report", "save", "scale_updates", "tie",
+           "transform", "untie", "verify"]
 _HOME = {"_archive": "load save", "_capture": "capture", "_classes": "AxesReport axes", "_diff": "Difference diff",
          "_draw": "draw", "_flops": "Cost FlopCount count_flops", "_freeze": "scale_updates",
          "_record": "GrowthRecord ParameterRecord", "_tie": "tie untie",
          "_report": "report", "_transform": "Grown Outcome transform", "_verify": "Verification verify",
          "_plots": "plot_features plot_filters plot_saliency",
          "errors": "ArchiveError CaptureError DrawError FxgrowError GrowthError SelectionError",
-         "flop_rules": "Flops flop_rule"}
+         "flop_rules": "Flops flop_rule", "passes.into": "GrownInto grow_into"}
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
 

@@ -73,7 +73,7 @@ class Certificate:
     atom: Atom
     base: str
     contents: dict[tuple[str, int], Content] = field(default_factory=dict)
-    uniform: bool = False  # every position must be copied equally often
+    uniform: str = ""  # the op for whose sake every position must be copied equally often
     norms: list[Norm] = field(default_factory=list)
     weights: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)  # averages weighted by a layer scale
     scales: set[tuple[str, int]] = field(default_factory=set)
@@ -308,7 +308,7 @@ class Interpreter:
             if isinstance(tag, Var):
                 tag = self._bind(tag, self._base(tag.source, tag.dim))
             if tag == "copy" and op.how == "mean" and self._covers(e):
-                self.out.uniform = True
+                self.out.uniform = op.node
             elif not (tag == "copy" and op.how == "max" or tag == "average" and op.name == "mean" and self._alone(e)
                       or tag == "zero" and op.how in ("sum", "norm") or tag == "signed" and op.how == "sum"):
                 raise Inexact(f"{op.node} takes the {op.how} over it")
@@ -336,7 +336,7 @@ class Interpreter:
         if op.how == "unit" and tag == "zero":
             return self._set(op, dim, "zero")
         if tag == "copy" and self._covers(axis):
-            self.out.uniform = True
+            self.out.uniform = op.node
             for v in affine:
                 self._bind_all(v, "copy")
             if op.how == "unit":

@@ -74,13 +74,15 @@ class Trace(Watching):
         self.reads: dict[tuple[str, str], Val] = {}  # (node, an input of it): the input when the node ran
         self.gives: dict[str, Val] = {}  # node name: its value when it ran
         self.below: dict[str, list[Node]] = {}  # every path: the nodes that call, read or are code of what is below it
+        self.made: dict[str, list[Val]] = {}  # node name: the results of the ATen ops in it, in order
+        self.inside: list[Val] = []
         self.place = ""
         twin = meta_twin(gm).eval()
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
             self._keep(tensor, Val(tensor, source=name, param_only=True))
 
         def before(node: Node) -> None:
-            self.place = _place(node)
+            self.place, self.inside = _place(node), self.made.setdefault(node.name, [])
             for path in prefixes(path_of(node)) if node.op not in ("placeholder", "output") else ():
                 self.below.setdefault(path, []).append(node)
             for given in node.all_input_nodes:
@@ -134,8 +136,8 @@ class Trace(Watching):
         for at, tensor in enumerate(out if isinstance(out, (tuple, list)) else (out,)):
             if isinstance(tensor, Tensor):
                 params = bool(ins) and all(v.param_only for v in ins)
-                self._keep(tensor, Val(tensor, name, self.place, func, args, ins, of, at, kwargs.get("alpha", 1),
-                                       param_only=params, range=_range(name, args, kwargs, ins)))
+                self.inside.append(self._keep(tensor, Val(tensor, name, self.place, func, args, ins, of, at, kwargs.get(
+                    "alpha", 1), param_only=params, range=_range(name, args, kwargs, ins))))
         return out
 
 
@@ -382,6 +384,57 @@ class Demand:
                 continue
             return start.take(attempt)
         raise NoIdentity(reasons[0] if reasons else _in_the_way(v))
+
+
+@dataclass
+class Layer:
+    """What the tensors of a layer, its norm and its activation must be for them to give back what they are given.
+
+    units: weights that are an identity kernel. zeros: biases, norm biases and running means. slopes: norm weights that are
+    the square root of a running variance (and of eps), or variances themselves where there are none.
+    """
+    units: list[str] = field(default_factory=list)
+    zeros: list[str] = field(default_factory=list)
+    slopes: list[tuple[str | None, str, float]] = field(default_factory=list)  # weight, variance, eps
+
+
+def identity_layer(x: Val, out: Val) -> Layer:
+    """The layer between `x` and `out`, as an identity layer (Chen 2015, eq. 4 and section 2.4).
+
+    Raises:
+        NoIdentity: it cannot be one; the reason.
+    """
+    layer, v = Layer(), out
+    while v is not x:
+        if v.name in REARRANGED or leaves_alone(v, x.range):
+            v = v.ins[0]
+        elif v.name == "native_batch_norm" and v.at == 0 and v.of[4] is not None and not layer.units:
+            weight, bias, mean, variance = (None if v.of[i] is None else _plain_source(v.of[i]) for i in (1, 2, 3, 4))
+            layer.slopes.append((weight, variance or "", float(v.arg(7))))
+            layer.zeros += [n for n in (bias, mean) if n]
+            v = v.ins[0]
+        elif v.name in CONTRACTIONS and not layer.units:
+            weight, bias = (None if i is None or len(v.of) <= i else v.of[i] for i in CONTRACTIONS[v.name])
+            name = None if weight is None else _plain_source(weight)
+            given = next(i for i in v.ins if i is not weight and i is not bias)
+            if name is None or v.name == "convolution" and not _keeps_places(v):
+                raise NoIdentity(_in_the_way(v))
+            layer.units.append(name)
+            layer.zeros += [bias.source] if bias is not None and bias.source else []
+            v = given
+        else:
+            raise NoIdentity(_in_the_way(v))
+    if not layer.units or out.tensor.shape != x.tensor.shape:
+        raise NoIdentity(f"{out.place} is no layer that gives what it is given")
+    return layer
+
+
+def _keeps_places(v: Val) -> bool:
+    """A convolution whose middle tap sees the position that it gives."""
+    weight, (stride, padding, dilation, transposed, _, groups) = v.ins[1].tensor, v.args[3:9]
+    taps = weight.shape[2:]
+    return not transposed and set(stride) == {1} and all(t % 2 for t in taps) and \
+        all(p == d * (t // 2) for p, d, t in zip(padding, dilation, taps)) and weight.shape[0] == weight.shape[1] * groups
 
 
 def _in_the_way(v: Val) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
@@ -36,6 +36,9 @@ WHY = {"pair": "new positions come in equal pairs, consumed with opposite signs"
        "random": "not exact: everything is drawn",
        "extend": "new outputs are an extension: the old ones stay, the new ones are drawn and have no counterpart",
        "fold": "; skip paths fold the pairs: x_old + x_L - x_R"}
+
+
+Fit = Callable[[AxisClass, int, Certificate], tuple[int, str]]
 
 
 @dataclass
@@ -168,7 +171,7 @@ class Widen(PassBase):
 
     def _plan(self, tape: Tape, gm: GraphModule, wanted, refused: dict[Atom, str], seed: int):
         outcomes, growths = [], []
-        numbers = _Numbers({**dict(gm.named_parameters()), **dict(gm.named_buffers())}, *generators(seed))
+        numbers = numbers_of(gm, seed)
         for first, others in wanted:
             tried = []
             for c in (first, *others):
@@ -186,9 +189,18 @@ class Widen(PassBase):
                 outcomes += tried
         return outcomes, growths
 
-    def _growth(self, tape: Tape, c: AxisClass, numbers: _Numbers) -> Growth:
-        """The growth of one class by the first method that is exact for it and its size."""
-        size = self._size(tape, c)
+    def _growth(self, tape: Tape, c: AxisClass, numbers: Numbers) -> Growth:
+        return self.growth(tape, c, self._size(tape, c), numbers)
+
+    def growth(self, tape: Tape, c: AxisClass, size: int, numbers: Numbers, fit: Fit | None = None) -> Growth:
+        """The growth of one class by the first method that is exact for it and its size.
+
+        fit: takes the class, its new size and a certificate, and gives the size that these contents can have and a note on
+            it (None: sizes may be rounded).
+
+        Raises:
+            Inexact: none is.
+        """
         base = "extend" if c.atom in tape.opened else BASES[self.method]
         if base in ("random", "extend"):
             certificate = certify(tape, c.atom, "free", exact=base == "extend")
@@ -197,7 +209,7 @@ class Widen(PassBase):
         for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
             try:
                 certificate = certify(tape, c.atom, candidate)
-                grown, note = self._fit(c, size, certificate)
+                grown, note = (fit or fitted)(c, size, certificate)
             except Inexact as why:
                 reasons.append(str(why))
                 continue
@@ -230,19 +242,7 @@ class Widen(PassBase):
             raise Inexact("it has the size asked for already")
         return size
 
-    @staticmethod
-    def _fit(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
-        """The size rounded to what the contents need, and a note where that changed it."""
-        added = size - c.size
-        if certificate.base == "pair" and added % 2:
-            if c.size == 1:
-                raise Inexact(f"pairs would make it {size + 1} times as wide")
-            return size + 1, f" (pairs: {size} rounded up to {size + 1})"
-        if certificate.uniform and size % c.size:
-            raise Inexact(f"only an integer factor is exact (a norm or mean runs over it): try {-(-size // c.size)} times")
-        return size, ""
-
-    def _extend(self, c: AxisClass, m: int, numbers: _Numbers) -> tuple[Extend, Tensor, Tensor]:
+    def _extend(self, c: AxisClass, m: int, numbers: Numbers) -> tuple[Extend, Tensor, Tensor]:
         """The function that extends a tensor along this class, and the positions and shares drawn for it."""
         n, generator = c.size, numbers.generator
         if m % n == 0:
@@ -274,8 +274,20 @@ class Widen(PassBase):
         return extend, source, shares
 
 
+def fitted(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
+    """The size rounded to what the contents need, and a note where that changed it."""
+    if certificate.base == "pair" and (size - c.size) % 2:
+        if c.size == 1:
+            raise Inexact(f"pairs would make it {size + 1} times as wide")
+        return size + 1, f" (pairs: {size} rounded up to {size + 1})"
+    if certificate.uniform and size % c.size:
+        raise Inexact(f"only an integer factor is exact, as {certificate.uniform} takes a mean over it: try "
+                      f"{-(-size // c.size)} times")
+    return size, ""
+
+
 @dataclass
-class _Numbers:
+class Numbers:
     """The old tensors, and what new numbers are drawn from."""
     tensors: dict[str, Tensor]
     generator: torch.Generator
@@ -286,6 +298,10 @@ class _Numbers:
         if name not in self.deviations:
             self.deviations[name] = deviation(self.tensors[name].detach())
         return self.deviations[name]
+
+
+def numbers_of(gm: GraphModule, seed: int) -> Numbers:
+    return Numbers({**dict(gm.named_parameters()), **dict(gm.named_buffers())}, *generators(seed))
 
 
 def _typical(scale: Tensor) -> Tensor:
