@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class Sizes:
     """How a search spends the budget.
 
     Args:
-        first_steps, keep, children, steps: as in `SearchConfig`.
+        first_steps, keep, children, steps, weights: as in `SearchConfig`.
         share: of the budget, behind which no round begins.
         members: of an ensemble.
         largest: a network has at most so many times the base network's FLOPs; so a round that begins ends in the budget.
@@ -65,6 +65,7 @@ class Sizes:
     share: float = 0.7
     members: int = 3
     largest: float = 6.0
+    weights: Literal["inherit", "share"] = "share"
 
 
 SIZES = {"smoke": Sizes(20, 2, 2, 24, share=0.5, largest=2.5), "small": Sizes(240, 2, 3, 240, share=0.65, largest=3.0),
@@ -109,7 +110,10 @@ class Comparison(Setup):
         return replace(sizes, children=self.count or sizes.children)
 
     def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
-        return {**super().identity(arm, seed), "sizes": asdict(self.sizes), "mutations": MUTATIONS}
+        told = super().identity(arm, seed)
+        if arm.name == APART:
+            return {**told, "members": self.sizes.members}
+        return told if arm.name == BASE else {**told, "sizes": asdict(self.sizes), "mutations": MUTATIONS}
 
     def budget(self, seed: int) -> int:
         """FLOPs that each arm may spend."""
@@ -128,7 +132,7 @@ class Comparison(Setup):
         return SearchConfig(
             model="zoo:" + self.preset.networks[NETWORK].on(data.input_shape)[0], data=self.data or self.preset.data,
             root=self.root, limit=self.preset.limit, seed=seed, selection=arm.name, keep=sizes.keep, children=sizes.children,
-            first_steps=sizes.first_steps, steps=sizes.steps, rounds=10 ** 6, final_steps=0,
+            weights=sizes.weights, first_steps=sizes.first_steps, steps=sizes.steps, rounds=10 ** 6, final_steps=0,
             total_flops=sizes.share * self.budget(seed), flops=sizes.largest * forward, mutations=MUTATIONS,
             train={**train, "device": self.device})
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,8 @@ from click.testing import CliRunner
 from torch.utils.data import Subset
 
 from fxgrow._cli import main
-from fxgrow.experiments.evolve import comparison
+from fxgrow.experiments.evolve import comparison, joint
 from fxgrow.experiments.evolve.comparison import POINTS, SIZES, WAYS, Comparison, curve, table, together, verdicts
-from fxgrow.experiments.evolve.engine import Serial
 from fxgrow.experiments.evolve.search import base_network, search
 from fxgrow.experiments.evolve.worker import evaluate
 from fxgrow.experiments.papers import ExperimentError, get_experiment
@@ -72,18 +72,18 @@ def test_the_search_starts_as_the_base_arm_does_on_the_same_data(tmp_path):
 
 def test_results_do_not_depend_on_an_interruption(done, tmp_path, monkeypatch):
     _, runs, *_ = done
-    made, wait, left = setup(tmp_path), Serial.wait, iter(range(4))
+    made, together, left = setup(tmp_path), joint.train_jointly, iter(range(1))
 
-    def cut_off(self):
+    def cut_off(*args):
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return wait(self)
+        return together(*args)
 
-    monkeypatch.setattr(Serial, "wait", cut_off)
+    monkeypatch.setattr(sys.modules[search.__module__], "train_jointly", cut_off)
     with pytest.raises(KeyboardInterrupt):
         run(made, "diverse")
     assert (made.running(made.declared.arm("diverse"), 0) / "search.sqlite").exists()
-    monkeypatch.setattr(Serial, "wait", wait)
+    monkeypatch.undo()
     again = run(made, "diverse")
     assert {**again, "seconds": 0} == {**runs["diverse"], "seconds": 0}
     assert not made.running(made.declared.arm("diverse"), 0).exists()
