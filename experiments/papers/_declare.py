@@ -9,6 +9,8 @@ from typing import Any
 
 from fxgrow.errors import FxgrowError
 
+SMALL_SIDE = 16  # pixels, up to which a network's first layers need not make an image smaller
+
 
 class ExperimentError(FxgrowError):
     """There is no such experiment, or it cannot be run as asked for."""
@@ -21,10 +23,12 @@ class Network:
     Args:
         image, sequence: as behind `zoo:` on the command line; empty: the experiment cannot be run on such data.
         where: options of `deepen` that say where this network gets new blocks (`where=...`), for either form.
+        large: the form for images whose side is above `SMALL_SIDE`, if they take another.
     """
     image: str = ""
     sequence: str = ""
     where: tuple[str, str] = ("", "")
+    large: str = ""
 
     def on(self, input_shape: tuple[int, ...]) -> tuple[str, str]:
         """The zoo's name and the places to deepen at, for inputs of this shape (without the batch).
@@ -33,7 +37,8 @@ class Network:
             ExperimentError: there is no such form.
         """
         form = len(input_shape) - 2
-        if form not in (0, 1) or not (spec := (self.sequence, self.image)[form]):
+        image = self.large if self.large and max(input_shape[1:], default=0) > SMALL_SIDE else self.image
+        if form not in (0, 1) or not (spec := (self.sequence, image)[form]):
             raise ExperimentError(f"this experiment has no network for inputs of shape {input_shape}: choose other --data")
         return spec, (self.where[1], self.where[0])[form]
 
@@ -75,6 +80,7 @@ class Arm:
             of the very architecture that the other arms end with.
         settings: of its training, over those of the scale.
         group: arms of a group share a figure and a part of the table.
+        share: of the scale's length of training, that it gets.
     """
     name: str
     network: str
@@ -83,6 +89,7 @@ class Arm:
     fresh: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     group: str = ""
+    share: float = 1.0
 
     @property
     def key(self) -> str:

@@ -19,8 +19,8 @@ SMOKE = {
     "plain": Network("net2net_conv:r=2**-4", "mlp:hidden=(4,4)", PLAIN_WHERE),
 }
 SMALL = {
-    "residual": Network("cifar_resnet10:r=2**-4,stem=3", "resnet1d:r=2**-4"),
-    "plain": Network("net2net_conv:r=2**-2", "mlp:hidden=(16,16)", PLAIN_WHERE),
+    "residual": Network("cifar_resnet10:r=2**-4,stem=3", "resnet1d:r=2**-4", large="cifar_resnet10:r=2**-4,stem=7"),
+    "plain": Network("net2net_conv:r=2**-2", "mlp:hidden=(16,16)", PLAIN_WHERE, large="net2net_conv:r=2**-3"),
 }
 PAPER = {
     "residual": Network("cifar_resnet10:r=2**-3", "resnet1d:r=2**-2"),

@@ -75,8 +75,11 @@ class Setup:
         """The settings of the arm's training; a `fresh` arm grows before it, not during it."""
         student = self.preset.student if arm.teacher else {}
         grow = () if arm.fresh else self.growths(arm, data)
-        return TrainConfig.of({"device": self.device, **self.preset.settings, **student, **arm.settings, "seed": seed,
-                               "grow": grow}, f"arm {arm.key}")
+        settings = {**self.preset.settings, **student, **arm.settings}
+        if arm.share != 1.0:
+            length = "steps" if settings.get("steps") else "epochs"
+            settings[length] = max(1, round(arm.share * settings[length]))
+        return TrainConfig.of({"device": self.device, **settings, "seed": seed, "grow": grow}, f"arm {arm.key}")
 
     def growths(self, arm: Arm, data: Data) -> list[str]:
         _, places = self.preset.networks[arm.network].on(data.input_shape)

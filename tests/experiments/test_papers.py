@@ -110,6 +110,24 @@ def test_each_has_its_baselines_and_scales(name):
         assert "scratch" in names and any(label.startswith("random padding") for label in names)
 
 
+def test_large_images_may_get_another_network():
+    network = Network("mlp:hidden=(2,)", "resnet1d", large="mlp:hidden=(3,)")
+    sides = {side: network.on((1, side, side))[0] for side in (8, 16, 17, 28)}
+    assert sides == {8: network.image, 16: network.image, 17: network.large, 28: network.large}
+    assert network.on((1, 8, 20))[0] == network.large and network.on((1, 40))[0] == "resnet1d"
+    assert Network("mlp").on((1, 28, 28))[0] == "mlp"
+
+
+@pytest.mark.parametrize("length", [{"steps": 6, "eval_every": 3}, {"epochs": 6}])
+def test_an_arm_may_get_a_share_of_the_training(tiny, images, tmp_path, monkeypatch, length):
+    scale = replace(tiny.scales["small"], settings={"batch_size": BATCH, "lr": 0.05, **length})
+    arms = (*tiny.arms, Arm("half", "net", share=0.5), Arm("hardly", "net", share=0.01))
+    monkeypatch.setitem(_declare._EXPERIMENTS, "tiny", replace(tiny, arms=arms, scales={"small": scale}))
+    setup = Setup("tiny", "small", tmp_path, images)
+    configs = [setup.config(setup.declared.arm(arm), setup.load(0), 0) for arm in ("scratch", "half", "hardly")]
+    assert [getattr(config, next(iter(length))) for config in configs] == [6, 3, 1]
+
+
 # --- runs are kept ----------------------------------------
 
 
