@@ -181,6 +181,21 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
     return gm
 
 
+@contextlib.contextmanager
+def uncached(*models: nn.Module) -> Iterator[None]:
+    """Models with a configuration that says `use_cache` (language models of Hugging Face) give no caches meanwhile, which
+    are objects of their own and no tensors."""
+    found = {id(c): c for model in models for m in model.modules()
+             if getattr(c := getattr(m, "config", None), "use_cache", None) is True}
+    for config in found.values():
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in found.values():
+            config.use_cache = True
+
+
 def insist_callable(gm: GraphModule) -> None:
     """Raises CaptureError where a name cannot stand in the code that torch.fx writes for a graph, which puts it between
     quotation marks as it is."""
@@ -197,7 +212,8 @@ def capture_graph(model: nn.Module, inputs: tuple, settled: bool = True) -> Grap
         return model
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
-    graph = _trace_modes(twin, inputs, leaves, settled)
+    with uncached(twin):
+        graph = _trace_modes(twin, inputs, leaves, settled)
     _renew_constants(graph)
     _remove_dead_code(graph)
     memo = _tensors(model, lambda t: t)

@@ -114,7 +114,7 @@ def match(small: Side, big: Side, place: str = "end") -> Match:
     extras, refused = find_extras(big)
     found = _Alignment(small, big, extras, set()).run()
     if isinstance(found, Match) and place != "end":
-        wanted = {e for row in _rows(extras) for e in _spread(row, found.extras, place)}
+        wanted = {e for row in _rows(extras) for e in _spread(big, row, found.extras, place)}
         again = _Alignment(small, big, extras, wanted).run()
         found = again if isinstance(again, Match) else found
     if not isinstance(found, Match):
@@ -125,10 +125,10 @@ def match(small: Side, big: Side, place: str = "end") -> Match:
 # --- what can be the identity -----------------------------------------------------------------------------------------
 
 
-def find_extras(side: Side) -> tuple[list[Extra], dict[int, str]]:
-    """Every part that can be the identity; and for those blocks that cannot, by the place of their first node, why."""
+def find_extras(side: Side) -> tuple[list[Extra], dict[tuple[int, int], str]]:
+    """Every part that can be the identity; and for those blocks that cannot, by their first and last place, why."""
     found: dict[tuple[int, int], Extra] = {}
-    refused: dict[int, str] = {}
+    refused: dict[tuple[int, int], str] = {}
     for path in side.trace.below:
         try:
             block = find_block(path, side.trace)
@@ -142,7 +142,7 @@ def find_extras(side: Side) -> tuple[list[Extra], dict[int, str]]:
             Demand(x, _owned(path)).identity(out)
             found.setdefault(span, Extra(path, *span, side.resolve(block.x), side.resolve(block.out), block))
         except NoIdentity as why:
-            refused.setdefault(span[0], f"{path} cannot be the identity: {why}")
+            refused.setdefault(span, f"{path} cannot be the identity: {why}")
     for extra in _layers(side):
         found.setdefault((extra.first, extra.last), extra)
     return sorted(found.values(), key=lambda e: (e.first, e.last)), refused
@@ -212,16 +212,20 @@ def _rows(extras: list[Extra]) -> Iterator[list[Extra]]:
     yield from rows.values()
 
 
-def _spread(row: list[Extra], left_out: list[Extra], place: str) -> list[Extra]:
+def _spread(side: Side, row: list[Extra], left_out: list[Extra], place: str) -> list[Extra]:
     """Which of a row are to be new, if as many are to be as are now."""
-    count, length = sum(e in left_out for e in row), len(row)
+    count = sum(e in left_out for e in row)
     if not count:
         return []
+    stem, number = re.fullmatch(r"(.*?)(\d+)", row[0].path).groups()  # type: ignore[union-attr]
+    opened = f"{stem}{int(number) - 1}" in side.layers  # a block that is no part of the row opens the stage
+    length = len(row) + opened
     if place == "spread":
-        return [row[(i + 1) * length // count - 1] for i in range(count)]
-    behind = list(range(0, length, 2))[:count]  # in front of a row stands the block that opens the stage
-    rest = [i for i in reversed(range(length)) if i not in behind]
-    return [row[i] for i in [*behind, *rest][:count]]
+        chosen = [-(-(i + 1) * length // count) - 1 for i in range(count)]
+    else:
+        behind = list(range(1, length, 2))[:count]
+        chosen = [*behind, *(i for i in reversed(range(1, length)) if i not in behind)][:count]
+    return [row[i - opened] for i in chosen]
 
 
 # --- alignment --------------------------------------------------------------------------------------------------------
@@ -364,10 +368,11 @@ def _taps(v: Val) -> list[int]:
     return list(v.ins[1].tensor.shape[2:])
 
 
-def _explain(small: Side, big: Side, i: int, k: int, why: str, refused: dict[int, str]) -> str:
+def _explain(small: Side, big: Side, i: int, k: int, why: str,
+             refused: dict[tuple[int, int], str]) -> str:
     def shown(side: Side, at: int) -> str:
         return side.describe(side.nodes[at]) if at < len(side.nodes) else "the end"
 
-    near = [text for at, text in sorted(refused.items()) if at <= k < at + 40][-1:]
+    near = [text for (first, last), text in sorted(refused.items()) if first <= k <= last and last > first][:1]
     return f"the small model is no part of the big one: {shown(small, i)} has no counterpart, as the big one has " \
         f"{shown(big, k)} there: {why}" + "".join(f"; {text}" for text in near)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
@@ -58,40 +59,68 @@ class Equations:
         self.sums.append((terms, number, place))
 
     def solve(self, free: Iterable[Val]) -> None:
-        """Finds all unknowns in sums; those of `free` that are left open are zero, the earliest first."""
-        waiting = list(free)
+        """Finds all unknowns in sums. What they leave open is zero, those of `free` before others and the earliest first."""
         while True:
-            left = []
-            for terms, number, place in self.sums:
-                open_terms: dict[Val, int] = {}
-                for v, k in terms:
-                    root = self.find(v)
-                    if root in self.known:
-                        number -= k * self.known[root]
-                    else:
-                        open_terms[root] = open_terms.get(root, 0) + k
-                open_terms = {v: k for v, k in open_terms.items() if k}
-                if len(open_terms) > 1:
-                    left.append((list(open_terms.items()), number, place))
-                elif open_terms:
-                    (v, k), = open_terms.items()
-                    self.fix(v, number / k, place)
-                elif abs(number) > 1e-9:
-                    raise Unfoldable(f"{place} would need a value at two scales")
-            settled = len(left) == len(self.sums)
-            self.sums = left
-            if not left:
-                return
-            if settled:
-                v = next((v for v in waiting if self.find(v) not in self.known), left[0][0][0][0])
-                self.known[self.find(v)] = 0.0
+            known = len(self.known)
+            self.sums = [each for terms in self.sums if (each := self._substituted(*terms)) is not None]
+            if len(self.known) == known:
+                break
+        wanted = {self.find(v): None for v in free}
+        roots = dict.fromkeys(v for terms, _, _ in self.sums for v, _ in terms)
+        columns = [v for v in roots if v not in wanted] + [v for v in reversed(wanted) if v in roots]
+        at = {v: i for i, v in enumerate(columns)}
+        matrix = np.zeros((len(self.sums), len(columns) + 1))
+        for row, (terms, number, _) in zip(matrix, self.sums):
+            row[-1] = number
+            for v, k in terms:
+                row[at[v]] = k
+        self.known.update(dict.fromkeys(columns, 0.0))
+        for column, value in _pivots(matrix, [place for _, _, place in self.sums]).items():
+            self.known[columns[column]] = value
+
+    def _substituted(self, terms: list[tuple[Val, int]], number: float, place: str):
+        """A sum without what is known; None: one unknown was left, and is known now."""
+        left: dict[Val, int] = {}
+        for v, k in terms:
+            root = self.find(v)
+            if root in self.known:
+                number -= k * self.known[root]
+            else:
+                left[root] = left.get(root, 0) + k
+        left = {v: k for v, k in left.items() if k}
+        if len(left) > 1:
+            return list(left.items()), number, place
+        for v, k in left.items():
+            self.fix(v, number / k, place)
+        if not left and abs(number) > 1e-9:
+            raise Unfoldable(f"{place} would need a value at two scales")
+        return None
 
 
-def factors(trace: Trace, outputs: list[Val], change: Callable[[Val], float]) -> dict[str, float]:
+def _pivots(matrix: np.ndarray, places: list[str]) -> dict[int, float]:
+    """Gauss-Jordan elimination: the columns that the rows determine, and their values where all others are zero."""
+    found: dict[int, int] = {}
+    for column in range(matrix.shape[1] - 1):
+        rest = [r for r in range(len(matrix)) if r not in found.values() and abs(matrix[r, column]) > 1e-9]
+        if rest:
+            row = max(rest, key=lambda r: abs(matrix[r, column]))
+            matrix[row] /= matrix[row, column]
+            others = np.arange(len(matrix)) != row
+            matrix[others] -= np.outer(matrix[others, column], matrix[row])
+            found[column] = row
+    for r, row in enumerate(matrix):
+        if r not in found.values() and abs(row[-1]) > 1e-9:
+            raise Unfoldable(f"{places[r]} would need a value at two scales")
+    return {column: float(matrix[row, -1]) for column, row in found.items()}
+
+
+def factors(trace: Trace, ops: Iterable[Val], same: Iterable[tuple[Val, Val]], outputs: list[Val],
+            change: Callable[[Val], float]) -> dict[str, float]:
     """The logarithm of the factor on each parameter and buffer, zeros left out.
 
     Args:
-        trace: the network, its ops in order.
+        trace: the network. ops: the results of its ops, in order.
+        same: what comes out of parts whose ops are not there, and the same value as it goes in.
         outputs: values that keep their scale.
         change: of a norm, log sqrt(its eps there / its eps here); of a product or quotient with a plain number, log(there /
             here) of that number.
@@ -100,11 +129,12 @@ def factors(trace: Trace, outputs: list[Val], change: Callable[[Val], float]) ->
         Unfoldable: there are none.
     """
     equations = Equations()
-    everything = [v for made in trace.made.values() for v in made]
     for v in outputs:
         equations.fix(v, 0.0, v.place)
+    for pair in same:
+        equations.equal(pair, pair[0].place)
     seen: dict[Val, None] = {}
-    for v in everything:
+    for v in ops:
         seen.update(dict.fromkeys([*v.ins, v]))
         _relate(equations, v, change)
     for v in seen:

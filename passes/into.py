@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,8 +20,9 @@ from torch.fx import GraphModule
 
 from fxgrow import _block
 from fxgrow._analysis import analyse
+from fxgrow._atomic import atomic_write
 from fxgrow._axis import Atom, Fixed, Prod, Sum, atoms, resolve, size_of
-from fxgrow._capture import as_tuple, capture_graph, clone_structure, skeleton
+from fxgrow._capture import as_tuple, capture_graph, clone_structure, skeleton, uncached
 from fxgrow._classes import AxisClass, classes
 from fxgrow._content import Certificate, Inexact
 from fxgrow._identity import NORMS, NoIdentity, Trace, Val, identity_layer
@@ -70,7 +72,24 @@ class GrownInto(OrderedDict):
         return OrderedDict(self)
 
     def explain(self) -> str:
+        """The steps as a table: what was done, how, and why it is exact."""
         return self.plan.explain()
+
+    def unreached(self, example_inputs, steps: int = 2) -> dict[str, int]:
+        """How many new numbers of each parameter get no gradient in so many steps of training on the example inputs."""
+        from fxgrow.passes.reach import unreached
+        with uncached(self.model):
+            return unreached(self.model, as_tuple(example_inputs), self.record, steps)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the numbers as a plain state_dict: as torch.save does, or safetensors by the suffix of the path."""
+        plain = {n: t.detach().cpu().contiguous() for n, t in self.items()}
+        with atomic_write(path) as file:
+            if os.fspath(path).endswith(".safetensors"):
+                from safetensors.torch import save
+                file.write(save({n: t.clone() for n, t in plain.items()}))
+            else:
+                torch.save(OrderedDict(plain), file)
 
 
 @dataclass
@@ -136,7 +155,8 @@ class Into:
         self.original, self.target = small, _like(big, small)
         self.small, self.big = (capture_graph(m, self.inputs) for m in (small, self.target))
         self.side = Side(self.big)
-        self.match = match(Side(self.small), self.side, place)
+        self.given = Side(self.small)
+        self.match = match(self.given, self.side, place)
         self.steps: list[Step] = []
         self.names = self._names()
         gm = self._kernels(clone_structure(self.small))
@@ -235,30 +255,30 @@ class Into:
 
     def _fold(self) -> dict[str, float]:
         """The logarithms of the factors by which constants of the stock class are made up for."""
-        trace = Trace(self.grown)
         changes: dict[Val, float] = {}
         self.eps: dict[str, tuple[str, float, float]] = {}  # weight of a batch norm: its variance, eps here, eps there
-        nodes = {n.name: n for n in self.grown.graph.nodes}
+        here, small, there = Trace(self.grown).made, self.given.trace.made, self.side.trace
         for a, b in self.match.nodes.items():
-            ours, theirs = trace.made.get(nodes[a.name].name, []), self.side.trace.made.get(b.name, [])
-            if [v.name for v in ours] != [v.name for v in theirs]:
-                continue
+            theirs = there.made.get(b.name, [])
+            ours = here.get(a.name, [])
+            if [v.name for v in ours] != [w.name for w in theirs]:
+                ours = small.get(a.name, [])  # a layer rewritten with its constants as they were
             for v, w in zip(ours, theirs):
-                if (ratio := _ratio(v, w)) == 1 or v.at:
+                if (ratio := _ratio(v, w)) == 1 or w.at:
                     continue
-                if v.name == "native_batch_norm":
-                    weight, variance = v.of[1], v.of[4]
-                    if weight is not None and variance is not None and weight.source and variance.source:
-                        self.eps[weight.source] = variance.source, _eps(v), _eps(w)
-                else:
-                    changes[v] = math.log(ratio) / (2 if v.name in NORMS else 1)
+                if w.name != "native_batch_norm":
+                    changes[w] = math.log(ratio) / (2 if w.name in NORMS else 1)
+                elif (weight := w.of[1]) is not None and (variance := w.of[4]) is not None and weight.source:
+                    self.eps[weight.source] = variance.source or "", _eps(v), _eps(w)
         if not changes:
             return {}
-        output = next(iter(self.grown.graph.find_nodes(op="output")))
+        ops = [w for b in self.match.nodes.values() for w in there.made.get(b.name, ())]
+        same = [(there.gives[e.out.name], there.gives[e.x.name]) for e in self.match.extras]
+        output = next(iter(self.big.graph.find_nodes(op="output")))
         try:
-            logs = factors(trace, results(trace, output), lambda v: changes.get(v, 0.0))
+            logs = factors(there, ops, same, results(there, output), lambda w: changes.get(w, 0.0))
         except Unfoldable as why:
-            self.steps.append(Step("rescale", ", ".join(dict.fromkeys(v.place for v in changes)), method="not possible",
+            self.steps.append(Step("rescale", ", ".join(dict.fromkeys(w.place for w in changes)), method="not possible",
                                    note=f"constants of the class differ, and weights cannot make up for them: {why}"))
             return {}
         some = ", ".join(list(logs)[:3]) + (f" and {len(logs) - 3} more" if len(logs) > 3 else "")
@@ -327,11 +347,11 @@ class Into:
         found = {}
         for theirs, ours in self.names.items():
             value = grown[ours].detach()
-            if ours in self.logs:
-                value = value * math.exp(self.logs[ours])
-            if ours in self.eps:
-                variance, here, there = self.eps[ours]
-                value = value * ((grown[variance] + there) / (grown[variance] + here)).sqrt()
+            if theirs in self.logs:
+                value = value * math.exp(self.logs[theirs])
+            if theirs in self.eps:
+                variance, here, there = self.eps[theirs]
+                value = value * ((grown[self.names[variance]] + there) / (grown[self.names[variance]] + here)).sqrt()
             found[theirs] = value
         return found
 
@@ -349,12 +369,13 @@ class Into:
                 tensors[name].copy_(value)
         for theirs, ours in self.names.items():
             entry = copy.copy(self.record.entry(ours, tensors[theirs].ndim))
-            entry.scale *= math.exp(self.logs.get(ours, 0.0))
+            entry.scale *= math.exp(self.logs.get(theirs, 0.0))
             record.parameters[theirs] = entry
         record.removed = tensors_of(self.small).keys() - tensors.keys()
         found = GrownInto(model.state_dict())
         found.model, found.plan, found.record = model, self.plan(), record
-        found.verification = checked = verify(self.original, model, self.inputs) if check else None
+        with uncached(self.original, model):
+            found.verification = checked = verify(self.original, model, self.inputs) if check else None
         if checked is not None and not checked.ok and not self.approximate:
             raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{self._doubt()}; "
                               "`approximate` gives these numbers all the same")

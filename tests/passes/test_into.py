@@ -1,0 +1,297 @@
+"""grow_into: the numbers of a small model in a bigger one of a stock class, which computes the same."""
+from __future__ import annotations
+
+import io
+import json
+from functools import partial
+
+import pytest
+import torch
+import torchvision.models as tv
+from click.testing import CliRunner
+from support import shake
+from torch import nn
+
+import fxgrow
+from fxgrow._cli import main
+from fxgrow.errors import GrowthError
+from fxgrow.passes.into import grow_into
+
+X = (2, 3, 32, 32)
+
+
+def resnet(layers, block="BasicBlock", **more):
+    return tv.ResNet(getattr(tv.resnet, block), layers, num_classes=7, **more)
+
+
+def vgg(plan, norm=False):
+    from torchvision.models.vgg import make_layers
+    return nn.Sequential(make_layers(plan, norm), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(plan[-2], 7))
+
+
+def vit(layers, heads, width, hidden):
+    return tv.VisionTransformer(32, 8, layers, heads, width, hidden, num_classes=7)
+
+
+def convnext(*sizes):
+    from torchvision.models.convnext import CNBlockConfig
+    return tv.ConvNeXt([CNBlockConfig(*s) for s in sizes], num_classes=7)
+
+
+def swin(depths):
+    return tv.SwinTransformer([4, 4], 16, depths, [2, 4], [4, 4], num_classes=7)
+
+
+def efficientnet(width, depth):
+    from torchvision.models.efficientnet import MBConvConfig, _make_divisible  # type: ignore[attr-defined]
+    assert _make_divisible
+    settings = [partial(MBConvConfig, width_mult=width, depth_mult=depth)(*s) for s in (
+        (1, 3, 1, 16, 8, 1), (4, 3, 2, 8, 16, 1), (4, 5, 2, 16, 24, 2))]
+    return tv.EfficientNet(settings, 0.2 * width, num_classes=7)
+
+
+def densenet(blocks):
+    return tv.DenseNet(8, blocks, 16, num_classes=7)
+
+
+PAIRS = {
+    "more residual blocks": (lambda: resnet([1, 1, 1, 1]), lambda: resnet([1, 2, 3, 1])),
+    "bottlenecks, wider inside": (lambda: resnet([1, 1, 1, 1], "Bottleneck"),
+                                  lambda: resnet([1, 2, 1, 1], "Bottleneck", width_per_group=96)),
+    "groups of more channels": (lambda: resnet([1, 1, 1, 1], "Bottleneck", groups=8, width_per_group=4),
+                                lambda: resnet([1, 1, 2, 1], "Bottleneck", groups=8, width_per_group=8)),
+    "layers without a skip path": (lambda: vgg([8, "M", 16, "M"]), lambda: vgg([8, 8, "M", 16, 16, 16, "M"])),
+    "layers with norms": (lambda: vgg([8, "M", 16, "M"], True), lambda: vgg([12, 12, "M", 24, 24, "M"], True)),
+    "inverted residuals": (lambda: tv.mobilenet_v2(width_mult=0.5, num_classes=7),
+                           lambda: tv.mobilenet_v2(width_mult=0.75, num_classes=7)),
+    "squeeze and excite": (lambda: efficientnet(1.0, 1.0), lambda: efficientnet(1.4, 2.0)),
+    "a transformer": (lambda: vit(2, 2, 16, 32), lambda: vit(3, 3, 24, 40)),
+    "layer scale": (lambda: convnext((16, 32, 1), (32, None, 1)), lambda: convnext((16, 32, 2), (32, None, 3))),
+    "a layer norm doubled": (lambda: convnext((16, 32, 1), (32, None, 1)), lambda: convnext((32, 64, 1), (64, None, 2))),
+    "shifted windows": (lambda: swin([2, 2]), lambda: swin([2, 6])),
+}
+
+
+def pair(name, dtype=torch.float64):
+    torch.manual_seed(0)
+    small, big = (make().to(dtype) for make in PAIRS[name])
+    return shake(small).eval(), big, torch.randn(X, dtype=dtype)
+
+
+def gap(small, big, x):
+    with torch.no_grad():
+        a, b = small.eval()(x), big.eval()(x)
+    return float((a - b).abs().max() / a.abs().max())
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
+def test_the_stock_class_computes_the_same(name, method):
+    small, big, x = pair(name)
+    grown = grow_into(small, big, x, method=method, seed=1, check=False)
+    big.load_state_dict(grown, strict=True)
+    assert gap(small, big, x) <= 1e-9
+    other = torch.randn(X, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    assert gap(small, big, other) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["a transformer", "more residual blocks"])
+def test_in_float32(name):
+    small, big, x = pair(name, torch.float32)
+    grown = grow_into(small, big, x, seed=1)
+    big.load_state_dict(grown)
+    assert gap(small, big, x) <= 1e-4 and grown.verification.ok
+
+
+def test_what_it_gives_is_a_plain_state_dict(tmp_path):
+    small, big, x = pair("more residual blocks")
+    before = {n: t.clone() for n, t in {**small.state_dict(), **big.state_dict(prefix="big.")}.items()}
+    grown = fxgrow.grow_into(small, big, x, seed=1)
+    after = {**small.state_dict(), **big.state_dict(prefix="big.")}
+    assert all(torch.equal(t, after[n]) for n, t in before.items())
+    held = io.BytesIO()
+    torch.save(grown, held)
+    held.seek(0)
+    read = torch.load(held, weights_only=True)
+    assert read.keys() == big.state_dict().keys() and all(torch.equal(t, grown[n]) for n, t in read.items())
+    for name in ("big.pth", "big.safetensors"):
+        grown.save(tmp_path / name)
+    from safetensors.torch import load_file
+    again = load_file(tmp_path / "big.safetensors")
+    assert all(torch.equal(t, again[n]) for n, t in torch.load(tmp_path / "big.pth", weights_only=True).items())
+
+
+def test_one_seed_gives_the_same_numbers():
+    small, big, x = pair("bottlenecks, wider inside")
+    one, two, other = (grow_into(small, big, x, seed=s, check=False) for s in (3, 3, 4))
+    assert all(torch.equal(t, two[n]) for n, t in one.items())
+    assert any(not torch.equal(t, other[n]) for n, t in one.items())
+
+
+@pytest.mark.parametrize("place, new", [("end", [2, 3, 4, 5]), ("interleave", [1, 3, 4, 5]), ("spread", [1, 2, 4, 5])])
+def test_new_blocks_stand_where_they_are_asked_to(place, new):
+    torch.manual_seed(0)
+    small, big = shake(resnet([2, 1, 1, 1]).double()).eval(), resnet([6, 1, 1, 1]).double()
+    x = torch.randn(X, dtype=torch.float64)
+    grown = grow_into(small, big, x, place=place, seed=0)
+    found = [int(s.name.rpartition(".")[2]) for s in grown.plan.steps if s.kind == "deepen"]
+    assert len(found) == 4 and gap(small, grown.model, x) <= 1e-9
+    assert found == new, found
+
+
+def test_shifts_of_windows_are_kept_wherever_new_blocks_stand():
+    torch.manual_seed(0)
+    small, big = shake(swin([2, 2]).double()).eval(), swin([2, 6]).double()
+    x = torch.randn(X, dtype=torch.float64)
+    for place in ("spread", "interleave"):
+        assert gap(small, grow_into(small, big, x, place=place, seed=0).model, x) <= 1e-9
+
+
+def test_kernels_get_zero_taps():
+    torch.manual_seed(0)
+    small = shake(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 7, 3, padding=1, stride=2))).double()
+    big = nn.Sequential(nn.Conv2d(3, 12, 5, padding=2), nn.ReLU(), nn.Conv2d(12, 7, 7, padding=3, stride=2)).double()
+    x = torch.randn(X, dtype=torch.float64)
+    grown = grow_into(small, big, x, seed=0)
+    assert gap(small, grown.model, x) <= 1e-9
+    assert [s.after for s in grown.plan.steps if s.kind == "kernel"] == ["5x5", "7x7"]
+
+
+def test_constants_of_the_class_are_folded_into_weights():
+    """A LayerNorm over more positions would need another eps, a longer head another scale."""
+    torch.manual_seed(0)
+    small, big = shake(vit(2, 2, 16, 32).double()).eval(), vit(2, 2, 32, 32).double()
+    for module in [*small.modules(), *big.modules()]:
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 0.3  # so large that an error would be seen
+    x = torch.randn(X, dtype=torch.float64)
+    grown = grow_into(small, big, x, seed=0)
+    assert gap(small, grown.model, x) <= 1e-9
+    assert [s.method for s in grown.plan.steps if s.kind == "rescale"] == ["fold"]
+
+
+def test_another_eps_of_a_batch_norm_is_folded():
+    torch.manual_seed(0)
+    small, big = shake(resnet([1, 1, 1, 1]).double()).eval(), resnet([1, 1, 1, 1], width_per_group=64).double()
+    for module in big.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.1
+    x = torch.randn(X, dtype=torch.float64)
+    assert gap(small, grow_into(small, big, x, seed=0).model, x) <= 1e-9
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def refused(small, big, x=X):
+    with pytest.raises(GrowthError) as why:
+        grow_into(small, big, torch.randn(x), seed=0)
+    return str(why.value)
+
+
+def test_a_network_that_is_no_part_of_the_other_is_refused_with_the_layer():
+    assert "layer1.1" in refused(resnet([2, 1, 1, 1]).eval(), resnet([1, 1, 1, 1]).eval())
+    text = refused(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU()))
+    assert "ReLU" in text and "GELU" in text
+    assert "shrink" in refused(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)),
+                               nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1)))
+
+
+def test_other_outputs_are_refused():
+    assert "output" in refused(resnet([1, 1, 1, 1]), tv.ResNet(tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=9))
+
+
+def test_a_norm_over_a_width_that_is_no_multiple_is_refused_and_approximated():
+    torch.manual_seed(0)
+    small, big = shake(convnext((16, 32, 1), (32, None, 1))).eval(), convnext((24, 48, 1), (48, None, 1))
+    text = refused(small, big)
+    assert "integer factor" in text and "features" in text and "approximate" in text
+    x = torch.randn(X)
+    grown = grow_into(small, big, x, seed=0, approximate=True)
+    assert grown.plan.approximate and not grown.verification.ok
+    fresh = convnext((24, 48, 1), (48, None, 1)).eval()
+    assert grown.verification.max_rel_error < gap(small, fresh, x)
+
+
+def test_an_activation_that_is_not_idempotent_forbids_an_identity_layer():
+    text = refused(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 4, 1)),
+                   nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 8, 3, padding=1), nn.GELU(),
+                                 nn.Conv2d(8, 4, 1)))
+    assert "no counterpart" in text
+
+
+# --- what follows -----------------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_reaches_every_new_number():
+    small, big, x = pair("a transformer")
+    grown = grow_into(small, big, x, seed=0)
+    assert grown.unreached(x) == {}
+    for p in grown.model.blocks.parameters() if hasattr(grown.model, "blocks") else ():
+        assert p.requires_grad
+
+
+def test_numbers_that_never_learn_are_found():
+    small, big, x = pair("a transformer")
+    grown = grow_into(small, big, x, seed=0)
+    name = "encoder.layers.encoder_layer_2.mlp.3.weight"
+    with torch.no_grad():  # both factors zero: neither gets a gradient
+        grown.model.get_parameter(name).zero_()
+        grown.model.get_parameter("encoder.layers.encoder_layer_2.mlp.0.weight").zero_()
+        grown.model.get_parameter("encoder.layers.encoder_layer_2.mlp.0.bias").zero_()
+    assert name in grown.unreached(x)
+
+
+@pytest.mark.parametrize("make", [partial(torch.optim.SGD, lr=0.1, momentum=0.9), torch.optim.AdamW])
+def test_the_optimizer_comes_along(make):
+    small, big, x = pair("more residual blocks")
+    optimizer = make(small.parameters())
+    small.train()(x).sum().backward()
+    optimizer.step()
+    small.eval()
+    grown = grow_into(small, big, x, seed=0)
+    moved = grown.record.migrate_optimizer(optimizer, grown.model, small)
+    key = "momentum_buffer" if "momentum" in optimizer.defaults else "exp_avg"
+    old = optimizer.state[small.layer4[0].conv1.weight][key]
+    assert torch.equal(moved.state[grown.model.layer4[0].conv1.weight][key], old) and old.abs().max() > 0
+
+
+def test_the_record_knows_every_number():
+    small, big, x = pair("bottlenecks, wider inside")
+    grown = grow_into(small, big, x, seed=0)
+    for name, p in grown.model.named_parameters():
+        mask = grown.record.new_mask(name, p)
+        if name in dict(small.named_parameters()):
+            assert int((~mask).sum()) == small.get_parameter(name).numel()
+            assert torch.equal(p[~mask], small.get_parameter(name).flatten())
+        else:
+            assert mask.all()
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def run(*words):
+    return CliRunner().invoke(main, ["grow", *words])
+
+
+def test_the_command_writes_what_the_class_loads(tmp_path):
+    out = tmp_path / "big.pth"
+    done = run("zoo:cifar_resnet10:r=0.125", "--into", "zoo:cifar_resnet18:r=0.25", "-o", str(out), "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["verification"]["ok"] and {s["kind"] for s in told["steps"]} >= {"widen"}
+    from fxgrow.zoo import create_model
+    create_model("cifar_resnet18", r=0.25).load_state_dict(torch.load(out, weights_only=True), strict=True)
+
+
+def test_a_plan_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("zoo:cifar_resnet10:r=0.125", "--into", "zoo:cifar_resnet18:r=0.25", "--plan")
+    assert done.exit_code == 0 and "deepen" in done.output and not list(tmp_path.iterdir())
+
+
+def test_a_refusal_leaves_no_file(tmp_path):
+    done = run("zoo:cifar_resnet18:r=0.25", "--into", "zoo:cifar_resnet10:r=0.25", "-o", str(tmp_path / "x.pth"))
+    assert done.exit_code == 1 and "no counterpart" in done.output and not list(tmp_path.iterdir())
+    assert run("zoo:mlp", "--into", "zoo:mlp").exit_code == 2
