@@ -153,16 +153,20 @@ class Scalars:
 
 def summary(found: Found) -> dict[str, Any]:
     """The outcome as data. The test part is looked at here alone."""
+    from fxgrow.experiments.evolve.store import Store
     from fxgrow.experiments.evolve.worker import data_of, evaluate
     c = found.config
     accuracy, loss, _ = evaluate(found.model(), data_of(c.data, c.root, c.limit, c.seed).test)
 
     def told(s: Scored) -> dict[str, Any]:
         return {**dataclasses.asdict(s.member), "round": s.round, "accuracy": s.accuracy, "loss": s.loss}
+    store = Store(found.folder)
+    discarded = len(store.discarded())
+    store.close()
     return {"folder": str(found.folder), "file": str(found.folder / "best.pt"), "best": told(found.best),
             "test": {"accuracy": accuracy, "loss": loss}, "population": [told(s) for s in found.population],
             "networks": len({s.number for s in found.evaluations}), "trainings": len(found.evaluations),
-            "spent": sum(s.spent for s in found.evaluations)}
+            "discarded": discarded, "spent": sum(s.spent for s in found.evaluations)}
 
 
 def _tell(report: dict[str, Any]) -> None:
@@ -173,5 +177,5 @@ def _tell(report: dict[str, Any]) -> None:
     click.echo(f"best        network {best['number']}: accuracy {best['accuracy']:.4f} on the validation part, "
                f"{report['test']['accuracy']:.4f} on the test part, {best['parameters']:,} parameters")
     click.echo(f"spent       {quantity(report['spent'], 'FLOP')} in {report['trainings']} trainings of {report['networks']} "
-               "networks")
+               f"networks; {report['discarded']} mutations led to nothing")
     click.echo(f"written     {report['file']}, and all networks in {report['folder']}")

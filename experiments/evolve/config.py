@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fxgrow.experiments.config import TrainConfig, TrainError, nearest
+from fxgrow.experiments.config import TrainConfig, TrainError, _checked, nearest
 
 # What the defaults are divided by where a search is to end in minutes on a CPU
 CPU = {"first_steps": 300, "steps": 300, "rounds": 4, "keep": 2, "children": 4, "final_steps": 150}
+LEAST = {"first_steps": 1, "rounds": 1, "keep": 1, "children": 1, "steps": 1, "final_steps": 0, "sample": 1, "candidates": 1,
+         "limit": 1, "parameters": 1}
 
 
 @dataclass
@@ -69,16 +72,23 @@ class SearchConfig:
     def __post_init__(self) -> None:
         from fxgrow.experiments.evolve.mutation import mutations_of
         from fxgrow.experiments.evolve.selection import SELECTIONS
-        for name, known in (("weights", ("inherit", "share")), ("selection", tuple(SELECTIONS)),
-                            ("mode", ("rounds", "steady")), ("duplicates", ("round", "run", "keep")),
-                            ("predictor", ("none", "forest", "gp"))):
-            if getattr(self, name) not in known:
-                raise TrainError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        for name in ("first_steps", "rounds", "keep", "children", "steps", "sample", "candidates"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise TrainError(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1")
+        for name, hint in typing.get_type_hints(type(self)).items():
+            if name not in ("mutations", "train"):
+                setattr(self, name, _checked(name, getattr(self, name), hint))
+        if self.selection not in SELECTIONS:
+            raise TrainError(f"selection is {self.selection!r}; it must be one of {', '.join(SELECTIONS)}")
+        for name, least in LEAST.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise TrainError(f"{name} is {value}; it must be at least {least}")
+        for name in ("flops", "latency", "total_flops"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise TrainError(f"{name} is {value:g}; it must be above 0")
         if self.growth <= 1:
             raise TrainError(f"growth is {self.growth}; it must be above 1, as children are larger than their parents")
+        if not isinstance(self.train, Mapping):
+            raise TrainError(f"train is {self.train!r}; it must be a table of the trainer's settings, [train]")
+        if isinstance(self.mutations, (str, Mapping)) or not all(isinstance(table, Mapping) for table in self.mutations):
+            raise TrainError(f"mutations is {self.mutations!r}; it must be tables, each under [[mutations]]")
         if self.mode == "steady" and self.weights == "share":
             raise TrainError("mode steady trains each child alone: use weights inherit, or mode rounds")
         if {"steps", "epochs", "grow"} & set(self.train):
@@ -94,7 +104,8 @@ class SearchConfig:
 
     def trainer(self, steps: int, seed: int) -> TrainConfig:
         """The settings of one training."""
-        settings = {"schedule": "constant", **self.train, "steps": steps, "seed": seed, "eval_every": steps}
+        schedule = "cosine" if self.selection == "hill" else "constant"  # restarts with each training, as in NASH
+        settings = {"schedule": schedule, **self.train, "steps": steps, "seed": seed, "eval_every": steps}
         return TrainConfig.of(settings, "[train]")
 
     @classmethod

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -155,17 +156,23 @@ def mutations_of(tables: Sequence[Mapping[str, Any]], weights: str = "inherit") 
             raise TrainError(f"a mutation needs a pass, and there is none called {name!r}"
                              f"{nearest(str(name), list(passes()))}; there are {', '.join(passes())}")
         weight, places = rest.pop("weight", 1.0), rest.pop("places", USUAL.get(name, "modules"))
-        if places not in PLACES:
+        if not isinstance(places, str) or places not in PLACES:
             raise TrainError(f"mutation {name}: places is {places!r}; it must be one of {', '.join(PLACES)}")
-        if not isinstance(weight, (int, float)) or not weight > 0:
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
             raise TrainError(f"mutation {name}: weight is {weight!r}; it must be a number above 0")
+        options = [f.name for f in dataclasses.fields(passes()[name]) if f.init]  # type: ignore[arg-type]
+        for option, value in rest.items():
+            if option in ("where", "seed"):
+                raise TrainError(f"mutation {name}: {option} is drawn anew for each child; leave it out")
+            if option not in options:
+                raise TrainError(f"mutation {name}: the pass has no option {option!r}{nearest(option, options)}")
+            if isinstance(value, (list, tuple)) and not value:
+                raise TrainError(f"mutation {name}: {option} is an empty list; give at least one value to draw")
         try:
             for chosen in itertools.product(*(v if isinstance(v, (list, tuple)) else [v] for v in rest.values())):
                 passes()[name](where="x", **dict(zip(rest, chosen)))
         except (TypeError, ValueError, FxgrowError) as error:
             raise TrainError(f"mutation {name}: {error}") from error
-        if empty := next((k for k, v in rest.items() if isinstance(v, (list, tuple)) and not v), None):
-            raise TrainError(f"mutation {name}: {empty} is an empty list; give at least one value to draw")
         made.append(Mutation(name, float(weight), places, rest))
     made = made or default_mutations()
     if weights == "share":
@@ -194,11 +201,13 @@ class Child:
 
 @dataclass
 class Limits:
-    """growth: how many times its parent a child may be, in parameters and in FLOPs; the others are of a child itself."""
+    """growth: how many times its parent a child may be, in parameters and in FLOPs; tied: whether its old numbers are to be
+    its parent's; the others are of a child itself."""
     growth: float = 2.0
     parameters: int | None = None
     flops: float | None = None
     latency: float | None = None
+    tied: bool = False
 
 
 @dataclass
@@ -215,7 +224,12 @@ def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random
 
     Args:
         known: graph hashes of networks that there are already.
+
+    Raises:
+        TrainError: there is nothing to draw from, or a pass cannot be kept as data.
     """
+    if not any(m.weight > 0 for m in mutations) or not all(0 <= m.weight < math.inf for m in mutations):
+        raise TrainError("there is no mutation to draw: give at least one with a weight above 0, and none below")
     discarded: list[Discarded] = []
     for _ in range(TRIES):
         parent = rng.choice(list(parents))
@@ -239,7 +253,7 @@ def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random
 def _form(step: Mapping[str, Any]) -> tuple[str, str]:
     """What a step's structure follows from: what is done (all but the seed), and where."""
     rest = {k: v for k, v in step.items() if k not in ("where", "seed")}
-    return json.dumps(rest, sort_keys=True, default=repr), str(step.get("where"))
+    return json.dumps(rest, sort_keys=True), str(step.get("where"))
 
 
 class Unwanted(Exception):
@@ -262,6 +276,8 @@ def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits,
     error = gap(parent.outputs, outputs(grown.model, parent.inputs))
     if error > TOLERANCE.get(parent.inputs.dtype, 1e-4):
         raise Unwanted(f"not equal to its parent: relative error {error:.1e}")
+    if limits.tied:
+        fxgrow.tie(parent.model, grown.model, grown.record)  # raises where that cannot be
     child = Child(parent.number, grown, step, structure, parameters, flops)
     if limits.latency is not None:
         child.latency = latency(grown.model, parent.inputs)
@@ -292,8 +308,15 @@ def describe(drawn: PassBase) -> dict[str, Any]:
     if name is None:
         raise TrainError(f"{type(drawn).__name__} is no pass that is registered under fxgrow.passes, so a search could not "
                          "go on after an interruption: register it")
-    return {"pass": name, **{f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn)  # type: ignore[arg-type]
+    step = {"pass": name, **{f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn)  # type: ignore[arg-type]
                              if f.init and getattr(drawn, f.name) is not None}}
+    for option, value in step.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise TrainError(f"{name}: {option} is {value!r}, which cannot be kept for going on after an interruption: give "
+                             "numbers and words") from error
+    return step
 
 
 def build(step: Mapping[str, Any]) -> PassBase:

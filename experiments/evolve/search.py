@@ -99,7 +99,8 @@ class Search:
                              "--resume, or choose another folder")
         self.members = self.store.members()
         self.scored = self.store.evaluations(self.members)
-        self.limits = Limits(config.growth, config.parameters, config.flops, config.latency)
+        self.limits = Limits(config.growth, config.parameters, config.flops, config.latency,
+                             config.weights == "share")
         self.parents: dict[str, Parent] = {}
         self.predictor = Predictor(config.predictor, config.seed, self.store.model) if config.predictor != "none" \
             else None
@@ -134,7 +135,13 @@ class Search:
         model = base_network(self.config, self.data, self.inputs)
         if 0 not in self.members:
             timed = latency(model, self.inputs) if self.config.latency is not None else None
-            self._add([Member(0, 0, None, None, graph_hash(model), *costs(model, self.inputs), timed)], 0, [])
+            first = Member(0, 0, None, None, graph_hash(model), *costs(model, self.inputs), timed)
+            for name in ("parameters", "flops", "latency"):
+                most, value = getattr(self.config, name), getattr(first, name)
+                if most is not None and value > most:
+                    raise TrainError(f"the base network has {name} {round(value, 3):,}, more than the {most:,} that a "
+                                     "network may have, and its children would have still more")
+            self._add([first], 0, [])
         return self._train([0], 0, self.config.first_steps, {0: (to_bytes(model), None)})
 
     def _add(self, members: Sequence[Member], round: int, kept: Sequence[int], discarded: Sequence[Any] = ()) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import sqlite3
 
@@ -90,6 +91,38 @@ def test_functions_of_ones_own_are_mutations():
     assert mutate([parent()], [nothing], random.Random(0), Limits()) == (None, [])
 
 
+@pytest.mark.parametrize("mutations, said", [
+    ([], "no mutation to draw"), ([Mutation("widen", 0.0)], "no mutation to draw"),
+    ([Mutation("mine", make=lambda model, inputs, rng: "widen")], "str is no pass"),
+    ([Mutation("mine", make=lambda model, inputs, rng: Widen("0", by=2, init=lambda shape, generator: torch.zeros(shape)))],
+     "widen: init is .* cannot be kept")])
+def test_mutations_that_no_search_can_take_are_told(mutations, said):
+    with pytest.raises(TrainError, match=said):
+        mutate([parent()], mutations, random.Random(0), Limits())
+
+
+def test_with_shared_weights_a_child_that_cannot_share_is_discarded():
+    own = Mutation("mine", make=lambda model, inputs, rng: Widen("0", by=2, method="net2net", seed=1))
+    child, discarded = mutate([parent()], [own], random.Random(0), Limits(tied=True))
+    assert child is None and "cannot be tied" in discarded[0].reason
+    assert mutate([parent()], [own], random.Random(0), Limits())[0] is not None
+
+
+def test_a_step_that_led_to_nothing_or_to_what_is_known_is_not_drawn_again():
+    one, known = parent(), set()
+    widen = Mutation("widen", places="classes", options={"factor": [1.5, 4.0], "method": "r2r"})
+    steps, discarded = [], []
+    while True:
+        child, refused = mutate([one], [widen], random.Random(len(steps)), Limits(growth=2.5), known)
+        discarded += refused
+        if child is None:
+            break
+        known.add(child.graph)
+        steps.append((child.step["where"], child.step["factor"]))
+    tried = steps + [(d.step["where"], d.step["factor"]) for d in discarded]
+    assert steps and discarded and len(tried) == len(set(tried))
+
+
 @pytest.mark.parametrize("made", [Widen("0", factor=2, seed=3), Deepen("0", method="netmorph", seed=1), Kernel("0", size=5)])
 def test_passes_are_data(made):
     assert build(describe(made)) == made
@@ -98,7 +131,11 @@ def test_passes_are_data(made):
 @pytest.mark.parametrize("table, said", [
     ({"pass": "widn"}, "did you mean widen"), ({}, "needs a pass"), ({"pass": "widen", "places": "x"}, "places is 'x'"),
     ({"pass": "widen", "factor": 2, "weight": 0}, "weight is 0"), ({"pass": "widen", "size": 2}, "widen"),
-    ({"pass": "widen", "factor": 2, "method": "no"}, "method")])
+    ({"pass": "widen", "factor": 2, "method": "no"}, "method"), ({"pass": "widen", "factor": [2, 0.5]}, "would shrink"),
+    ({"pass": "widen", "factor": []}, "empty list"), ({"pass": "widen", "factr": 2}, "did you mean factor"),
+    ({"pass": "widen", "factor": 2, "seed": 1}, "drawn anew"), ({"pass": "widen", "factor": "a"}, "mutation widen"),
+    ({"pass": "widen", "factor": 2, "places": ["x"]}, "places is"), ({"pass": "se", "weight": math.inf}, "weight is inf"),
+    ({"pass": "se", "weight": True}, "weight is True")])
 def test_wrong_mutations_are_told(table, said):
     with pytest.raises(TrainError, match=said):
         mutations_of([table])
@@ -311,7 +348,27 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     ({"roundz": 1}, "did you mean rounds"), ({"rounds": 0}, "at least 1"), ({"selection": "x"}, "one of best"),
     ({"growth": 1}, "above 1"), ({"mode": "steady", "weights": "share"}, "mode steady"),
     ({"train": {"steps": 1}}, "takes no steps"), ({"train": {"lrr": 1}}, "no setting 'lrr'"),
-    ({"mutations": [{"pass": "x"}]}, "none called 'x'")])
+    ({"mutations": [{"pass": "x"}]}, "none called 'x'"), ({"mutations": "widen"}, "tables, each"),
+    ({"mutations": {"pass": "widen"}}, "tables, each"), ({"mutations": ["widen"]}, "tables, each"),
+    ({"train": "x"}, "a table"), ({"growth": "big"}, "a number"), ({"growth": math.nan}, "a number"),
+    ({"flops": "x"}, "a number"), ({"seed": 1.5}, "whole"), ({"flops": -5}, "above 0"), ({"total_flops": 0}, "above 0"),
+    ({"latency": -1}, "above 0"), ({"parameters": 0}, "at least 1"), ({"parameters": 1.5}, "whole number"),
+    ({"limit": 0}, "at least 1"), ({"rounds": True}, "whole number"), ({"final_steps": -1}, "at least 0"),
+    ({"data": 3}, "a word"), ({"root": 3}, "a word"), ({"weights": 3}, "one of inherit")])
 def test_wrong_settings_are_told(changes, said):
     with pytest.raises(TrainError, match=said):
         small(**changes)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"parameters": 500}, r"has parameters 682, more than the 500 that"), ({"flops": 1000}, "has flops"),
+    ({"latency": 1e-6}, "has latency")])
+def test_a_base_network_beyond_a_limit_is_told_before_anything_is_trained(tmp_path, changes, said):
+    with pytest.raises(TrainError, match=said):
+        search(small(**changes), tmp_path)
+    assert not Store(tmp_path).evaluations()
+
+
+def test_hill_climbing_restarts_its_rate_with_each_training():
+    assert small(selection="hill").trainer(8, 0).schedule == "cosine" and small().trainer(8, 0).schedule == "constant"
+    assert small(selection="hill", train={"schedule": "linear"}).trainer(8, 0).schedule == "linear"

@@ -52,6 +52,7 @@ def run(words: str, code: int = 0):
 def test_a_search_from_a_file_and_options(here):
     shown = run("evolve search.toml --seed 3 --rounds 1 -o run --tensorboard").stdout
     assert "round 0   network 0" in shown and "The last population" in shown and "on the test part" in shown
+    assert "mutations led to nothing" in shown
     config = resumed("run")
     assert (config.seed, config.rounds, config.children) == (3, 1, 2)
     report = json.loads(run("evolve --resume run --json").stdout)  # it has ended: the same is told, nothing is trained
