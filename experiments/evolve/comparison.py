@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,10 +22,10 @@ from torch import nn
 
 import fxgrow
 from fxgrow._atomic import atomic_write
-from fxgrow._flops_report import quantity
 from fxgrow.experiments.costs import size, step_flops
 from fxgrow.experiments.data import Data
 from fxgrow.experiments.data._loader import mixed
+from fxgrow.experiments.evolve.comparison_report import figure, table, verdicts
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.ensemble import average, fit_stack, fitted_weights, last_states, logits_of, weighted
 from fxgrow.experiments.evolve.member import Scored
@@ -40,9 +39,8 @@ from fxgrow.experiments.papers.evolution import APART, BASE, NETWORK, SCRATCH
 from fxgrow.experiments.trainer import Diverged, Trainer
 from fxgrow.experiments.watch import Watcher
 
+FIGURE = "evolution.png"
 POINTS = 20  # of a curve
-TEST = "test accuracy (%)"
-WAYS = ("average", "weighted", "stacked")
 # The default list without the gate of a skip, which belongs to no layer: a network that has one cannot be drawn anew
 MUTATIONS = [{"pass": m.name, "weight": m.weight, "places": m.places, **m.options} for m in default_mutations()
              if m.name != "skip"]
@@ -232,11 +230,8 @@ class Comparison(Setup):
 
     def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
         """The table of networks and ensembles, what differs from the base network, and the figure of test accuracies."""
-        from fxgrow.experiments.plots import curves
-        shown = {key: [[{"flops": row["flops"], TEST: 100 * row["test_accuracy"]} for row in each["rows"] if row["step"]]
-                       for each in found] for key, found in runs.items()}
-        curves(shown, self.out / "evolution.png", y=TEST, title=self.load(0).name)
-        return [table(runs), *verdicts(runs)], ["evolution.png"]
+        figure(runs, self.out / FIGURE, self.load(0).name, self.budget(0) / POINTS)
+        return [table(runs), *verdicts(runs)], [FIGURE]
 
 
 # --- measures -----------------------------------------------------------------------------------------------------------
@@ -285,39 +280,3 @@ def curve(found: Found, data: Data, budget: int) -> list[dict[str, Any]]:
             rows.append({"step": float(np.interp(at, spent, steps)), "flops": at, "val_accuracy": one.accuracy,
                          "test_accuracy": tested[one.archive], "train_loss": None, "event": ""})
     return rows
-
-
-# --- what came out --------------------------------------------------------------------------------------------------------
-
-
-def table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """One network and ensembles of each arm: test accuracy in %, mean ± standard deviation over seeds."""
-    rows = ["| arm | one network | parameters | average | weighted | stacked | parameters | FLOPs spent |", "|---" * 8 + "|"]
-    for key, found in runs.items():
-        ensembles = [run["ensemble"] for run in found if "ensemble" in run]
-        many = [_percent([e[way]["accuracy"] for e in ensembles]) for way in WAYS] if ensembles else [""] * 3
-        one = ["", ""] if key == APART else [_percent([run["test"]["accuracy"] for run in found]),
-                                            f"{statistics.fmean(run['parameters'] for run in found):,.0f}"]
-        total = f"{statistics.fmean(e['parameters'] for e in ensembles):,.0f}" if ensembles else ""
-        spent = quantity(statistics.fmean(run["flops"] for run in found), "FLOP")
-        rows.append(f"| {' | '.join([key, *one, *many, total, spent])} |")
-    return "\n".join(rows)
-
-
-def _percent(values: Sequence[float], sign: str = "") -> str:
-    sd = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):{sign}.1f}{sd}"
-
-
-def verdicts(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """How far each arm's one network, and the average of its ensemble, are from the base network of the same seed."""
-    lines = []
-    for key, found in runs.items():
-        ends = {"one network": [run["test"]["accuracy"] for run in found if key not in (BASE, APART)],
-                "average": [run["ensemble"]["average"]["accuracy"] for run in found if "ensemble" in run]}
-        for what, accuracies in ends.items():
-            gains = [mine - base["test"]["accuracy"] for mine, base in zip(accuracies, runs[BASE])]
-            if gains:
-                lines.append(f"{key}, {what}: {_percent(gains, '+')} points from base, above it with "
-                             f"{sum(g > 0 for g in gains)} of {len(gains)} seeds")
-    return lines

@@ -12,7 +12,8 @@ from torch.utils.data import Subset
 
 from fxgrow._cli import main
 from fxgrow.experiments.evolve import comparison, joint
-from fxgrow.experiments.evolve.comparison import POINTS, SIZES, WAYS, Comparison, curve, table, together, verdicts
+from fxgrow.experiments.evolve.comparison import POINTS, SIZES, Comparison, curve, together
+from fxgrow.experiments.evolve.comparison_report import WAYS, table, verdicts
 from fxgrow.experiments.evolve.search import base_network, search
 from fxgrow.experiments.evolve.worker import evaluate
 from fxgrow.experiments.papers import ExperimentError, get_experiment
