@@ -360,6 +360,8 @@ class Trainer:
             raise TrainError(f"{self.out} cannot be made ({error.strerror}): choose another folder") from error
         if self.checkpoint_step is None and (self.out / checkpoint.NAME).exists():
             raise TrainError(f"{self.out} holds a run already: go on with --resume {self.out}, or choose another folder")
+        for left in self.out.glob(f".*.{12 * '[0-9a-f]'}.part"):  # of a file that was being written when a run was killed
+            left.unlink(missing_ok=True)
         self.history.save(self.out)  # rows behind the checkpoint that is gone on from are dropped
 
     def _finish(self) -> None:

@@ -283,3 +283,12 @@ def test_the_trained_model_has_its_whole_record(tmp_path):
     assert [step["pass"] for step in record.lineage] == ["widen", "widen"]
     shrunk = record.shrink(loaded)
     assert [p.shape for p in shrunk.parameters()] == [p.shape for p in small.parameters()]
+
+
+def test_what_a_kill_left_of_a_file_is_cleared_away(tmp_path):
+    trainer(out=tmp_path).fit()
+    torn, own = tmp_path / ".history.jsonl.4cfd23560680.part", tmp_path / ".notes.part"
+    for file in (torn, own):
+        file.write_text("{")
+    Trainer.resume(tmp_path, clusters()).fit()
+    assert own.exists() and not torn.exists()
