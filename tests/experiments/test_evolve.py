@@ -146,6 +146,19 @@ def test_shared_weights_take_no_net2net():
         mutations_of([{"pass": "widen", "factor": 2, "method": "net2net"}], "share")
 
 
+def test_graph_hashes_see_settings_and_numbers_in_calls():
+    class Net(nn.Module):
+        def __init__(self, slope=0.1, padding=1, factor=2):
+            super().__init__()
+            self.conv, self.act, self.factor = nn.Conv2d(1, 4, 3, padding=padding), nn.LeakyReLU(slope), factor
+
+        def forward(self, x):
+            return self.act(self.conv(x)) * self.factor
+    nets = [Net(), Net(slope=0.2), Net(padding="same"), Net(factor=3), Net()]
+    hashes = [graph_hash(fxgrow.capture(each, X)) for each in nets]
+    assert hashes[0] == hashes[4] and len(set(hashes)) == 4
+
+
 def test_graph_hashes_see_structure_alone():
     one = fxgrow.capture(net(0), X)
     assert graph_hash(one) == graph_hash(fxgrow.capture(net(1), X))
