@@ -10,7 +10,7 @@ import contextlib
 import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ RULES: dict[str, Rule] = {}
 CREATED = {"zeros": "zeros", "new_zeros": "zeros", "empty": "zeros", "new_empty": "zeros", "ones": "equal",
            "full": "equal", "new_ones": "equal", "new_full": "equal"}
 SHAPE_ONLY = {*CREATED, "zero", "fill", "zeros_like", "ones_like", "full_like", "empty_like", "new_empty_strided"}
+ROOTS = ("pow", "square", "mean", "add", "rsqrt", "mul")  # what an RMS norm is made of, where it is written out
 FORMS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 UNEVEN = "does not divide it evenly"
 OUTPUT = "it is the model's output: name its layer in full to add outputs"
@@ -49,13 +50,14 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 class Value:
     """One version of a tensor: its axes, and the parameter or buffer it is, if it is one."""
-    __slots__ = ("axes", "constant", "derived", "op", "param_only", "places", "source")
+    __slots__ = ("axes", "constant", "derived", "made", "op", "param_only", "places", "source")
 
     def __init__(self, axes: Sequence, source: str | None = None, param_only: bool = False):
         self.axes, self.source, self.param_only = tuple(axes), source, param_only
         self.op: Op | None = None
         self.constant: str | None = None  # "zeros" or "equal", of a tensor made of one number
         self.derived = False  # computed from growable axes, though it may have none left (a sum over them)
+        self.made: Made | None = None
 
     def place(self) -> None:
         """Brings the axes to normal form and notes which dimensions hold each atom."""
@@ -67,6 +69,14 @@ class Value:
 
     def __repr__(self):
         return f"{self.source or 'value'}[{', '.join(repr(resolve(a)) for a in self.axes)}]"
+
+
+class Made(NamedTuple):
+    """The ATen op that gave a value: its name, what it was given (tensors, their values; numbers), the graph node."""
+    name: str
+    ins: list[Value]
+    numbers: list
+    fx: str
 
 
 @dataclass(eq=False)
@@ -248,6 +258,8 @@ class Tape(Watching):
         for o in outs:
             if value := self.values.get(id(o)):
                 value.param_only, value.derived = value.param_only and of_params, True
+                if name in ROOTS:
+                    value.made = Made(name, known, [a for a in args if isinstance(a, (int, float))], self.fx)
             elif id(o) not in self.unread:
                 self.leave(o, [a for v in known for a in v.axes], name)
         if written and len(targets) == 1:
@@ -275,7 +287,8 @@ class Tape(Watching):
 
     def index(self) -> None:
         """Which ops and which parameter axes touch each atom, once all bindings are known."""
-        self._fuse_normalize()
+        from fxgrow._fuse import fuse
+        fuse(self)
         self.params_of: dict[Atom, list[tuple[str, int]]] = {}
         self.ops_of: dict[Atom, list[Op]] = {}
         for name, value in self.params.items():
@@ -294,21 +307,6 @@ class Tape(Watching):
             for atom in touched:
                 if atom.reason is None:
                     self.ops_of.setdefault(atom, []).append(op)
-
-    def _fuse_normalize(self) -> None:
-        """A graph node that divides a value by its own vector norm (`F.normalize`) is one norm, to unit length."""
-        for fx, ops in self.by_node.items():
-            value, lengths = self.node_values.get(fx), [op for op in ops if op.how == "norm"]
-            if not isinstance(value, Value) or (last := value.op) is None:
-                continue
-            if len(lengths) == 1 and last in ops and last.fn == "div" and last.ins[0] is lengths[0].ins[0]:
-                fused = Op("norm", "normalize", last.node, fx, last.ins[:1], last.outs, how="unit", dmaps=last.dmaps[:1],
-                           reduced=lengths[0].reduced)
-                value.op = fused
-                place, gone = self.ops.index(last), {id(op) for op in ops}
-                self.ops[place] = fused
-                self.ops = [op for op in self.ops if id(op) not in gone]
-                self.by_node[fx] = [fused]
 
     # -- sources -----------------------------------------------------------------------------------------------------
 

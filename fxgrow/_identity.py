@@ -208,16 +208,19 @@ class Start:
     """What the parameters of a block must be for it to compute the identity.
 
     zeros: parameters (and running means) that are zero. slopes: norm weights, and the number that each is set to.
-    pairs: weights whose inputs come in pairs with opposite signs. paths: what was decided, in words.
+    ones: weights of norms that normalise what is normal already. pairs: weights whose inputs come in pairs with opposite
+    signs. paths: what was decided, in words.
     """
     zeros: set[str] = field(default_factory=set)
     slopes: dict[str, float] = field(default_factory=dict)
+    ones: set[str] = field(default_factory=set)
     pairs: set[str] = field(default_factory=set)
     paths: list[str] = field(default_factory=list)
 
     def take(self, other: Start) -> None:
         self.zeros |= other.zeros
         self.slopes |= other.slopes
+        self.ones |= other.ones
         self.pairs |= other.pairs
         self.paths += [p for p in other.paths if p not in self.paths]
 
@@ -228,10 +231,12 @@ class Demand:
 
     own: whether a parameter belongs to the block (others are in use elsewhere and stay as they are).
     paired: says whether the inputs of a weight may come in pairs (R2R); None: zeros are asked for instead.
+    normal: `x` comes out of a LayerNorm without weight and bias, so that another one gives it back (but for eps).
     """
     x: Val
     own: Callable[[str], bool]
     paired: Callable[[str], bool] | None = None
+    normal: bool = False
 
     def identity(self, out: Val) -> Start:
         """The start by which `out` is `x`.
@@ -258,9 +263,15 @@ class Demand:
             return True
         if v not in self._carriers:
             passes = v.name in REARRANGED or v.name in ("add", "by_mode", "constant_pad_nd") or \
-                leaves_alone(v, self.x.range)
+                leaves_alone(v, self.x.range) or self._normalises(v)
             self._carriers[v] = passes and any(self._carries(i) for i in v.ins)
         return self._carriers[v]
+
+    def _normalises(self, v: Val) -> bool:
+        """Whether `v` is a LayerNorm of the block's own over the last axis, which leaves a normal `x` alone."""
+        names = layer_norm(v)
+        return self.normal and names is not None and all(map(self.own, names)) and \
+            v.tensor.shape[-1:] == self.x.tensor.shape[-1:]
 
     def _obstacle(self, v: Val) -> str:
         """What keeps the input from coming to `v`: the op on the way that is no layer with weights, if there is one."""
@@ -303,6 +314,10 @@ class Demand:
         labels = self._same(v.ins[0], start)
         if v.name in REARRANGED or v.name == "constant_pad_nd":
             return _rearrange(v, self._labels() if labels is None else labels)
+        if self._normalises(v):
+            weight, bias = layer_norm(v)  # type: ignore[misc]
+            start.ones.add(weight)
+            start.zeros.add(bias)
         return labels  # an activation that leaves x's range alone
 
     def _zero(self, v: Val, start: Start) -> None:
@@ -435,6 +450,14 @@ def _keeps_places(v: Val) -> bool:
     taps = weight.shape[2:]
     return not transposed and set(stride) == {1} and all(t % 2 for t in taps) and \
         all(p == d * (t // 2) for p, d, t in zip(padding, dilation, taps)) and weight.shape[0] == weight.shape[1] * groups
+
+
+def layer_norm(v: Val) -> tuple[str, str] | None:
+    """The weight and bias of the LayerNorm over the last axis that gave a value."""
+    if v.name != "native_layer_norm" or v.at or len(v.args[1]) != 1 or any(v.of[i] is None for i in (2, 3)):
+        return None
+    weight, bias = (_plain_source(v.of[i]) for i in (2, 3))  # type: ignore[arg-type]
+    return None if weight is None or bias is None else (weight, bias)
 
 
 def _in_the_way(v: Val) -> str:

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxgrow._analysis import _place, numbers_in
-from fxgrow._block import Block, NoBlock, find_block
-from fxgrow._identity import CONTRACTIONS, NORMS, Demand, NoIdentity, Trace, Val, identity_layer
+from fxgrow._block import Block, NoBlock, find_block, find_out
+from fxgrow._identity import CONTRACTIONS, NORMS, Demand, NoIdentity, Trace, Val, identity_layer, layer_norm
 from fxgrow.errors import GrowthError
 
-SCALED = ("mul", "div", "mul_", "div_")  # by a plain number, which can be folded into weights
+SCALED = ("mul", "div")  # by a plain number, which can be folded into weights
 
 
 class Side:
@@ -86,13 +86,19 @@ class Extra:
     """A part of the larger graph that can be the identity: its nodes from `first` to `last` in the order of the side.
 
     block: it has a path of its own, and a skip path. Else it is a layer with its norm and activation, and no way around it.
+    norms: of a block behind which a LayerNorm stands, as one stands in front of it: weight and bias of both. It is the
+    identity if the norm in front has neither, and hands them on.
+    joined: of a part that is no identity, but whose result is only ever concatenated with others, so that it can be left
+    out: the axis.
     """
     path: str
     first: int
     last: int
-    x: Node
+    x: Node | None
     out: Node
     block: Block | None = None
+    norms: tuple[tuple[str, str], tuple[str, str]] | None = None
+    joined: int | None = None
 
 
 @dataclass
@@ -105,7 +111,7 @@ class Match:
 def match(small: Side, big: Side, place: str = "end") -> Match:
     """Finds the smaller graph in the larger one.
 
-    place: where in a row of equal blocks the new ones stand: `end` (behind the old ones), `spread` (evenly among them) or
+    place: where in a row of equal blocks new ones stand: `end` (behind the old ones), `spread` (evenly among them) or
     `interleave` (one behind each old one, the rest at the end).
 
     Raises:
@@ -130,6 +136,9 @@ def find_extras(side: Side) -> tuple[list[Extra], dict[tuple[int, int], str]]:
     found: dict[tuple[int, int], Extra] = {}
     refused: dict[tuple[int, int], str] = {}
     for path in side.trace.below:
+        if (term := _term(side, path)) is not None:
+            found[term.first, term.last] = term
+            continue
         try:
             block = find_block(path, side.trace)
         except NoBlock:
@@ -138,11 +147,16 @@ def find_extras(side: Side) -> tuple[list[Extra], dict[tuple[int, int], str]]:
         if span is None or not _alike(side, block.x, block.out):
             continue
         x, out = block.values(side.trace)
+        extra = Extra(path, *span, side.resolve(block.x), side.resolve(block.out), block)
         try:
             Demand(x, _owned(path)).identity(out)
-            found.setdefault(span, Extra(path, *span, side.resolve(block.x), side.resolve(block.out), block))
+            found.setdefault(span, extra)
         except NoIdentity as why:
-            refused.setdefault(span, f"{path} cannot be the identity: {why}")
+            extra.norms = _norms(side, extra, x, out)
+            if extra.norms is not None:
+                found.setdefault(span, extra)
+            else:
+                refused.setdefault(span, f"{path} cannot be the identity: {why}")
     for extra in _layers(side):
         found.setdefault((extra.first, extra.last), extra)
     return sorted(found.values(), key=lambda e: (e.first, e.last)), refused
@@ -150,6 +164,33 @@ def find_extras(side: Side) -> tuple[list[Extra], dict[tuple[int, int], str]]:
 
 def _owned(path: str) -> Callable[[str], bool]:
     return lambda name: name.startswith(path + ".")
+
+
+def _term(side: Side, path: str) -> Extra | None:
+    """A part whose result is concatenated with others wherever it is used (a layer of a DenseNet, a branch)."""
+    try:
+        nodes, out = find_out(path, side.trace)
+    except NoBlock:
+        return None
+    span, users = _span(side, nodes), _users(side, side.resolve(out))
+    made = [side.trace.made.get(u.name, []) for u in users]
+    if span is None or not users or any([v.name for v in each] != ["cat"] for each in made):
+        return None
+    dims = {each[0].arg(1, 0) % each[0].tensor.ndim for each in made}
+    return Extra(path, *span, None, side.resolve(out), joined=dims.pop()) if len(dims) == 1 else None
+
+
+def _norms(side: Side, extra: Extra, x: Val, out: Val) -> tuple[tuple[str, str], tuple[str, str]] | None:
+    """The norms in front of a block and at its end, if it is the identity where the first has no weight and bias."""
+    front, end = layer_norm(x), layer_norm(out)
+    inside = set(side.nodes[extra.first:extra.last + 1])
+    if front is None or end is None or extra.x is None or not _users(side, extra.x) <= inside:
+        return None
+    try:
+        Demand(x, _owned(extra.path), normal=True).identity(out)
+    except NoIdentity:
+        return None
+    return front, end
 
 
 def _span(side: Side, nodes: list[Node]) -> tuple[int, int] | None:
@@ -250,7 +291,7 @@ class _Alignment:
     extras: list[Extra]
     first: set[Extra]
     nodes: dict[Node, Node] = field(default_factory=dict)
-    around: dict[Node, Node] = field(default_factory=dict)  # what an extra gives: what it is given
+    around: dict[Node, Node | None] = field(default_factory=dict)  # what an extra gives: what it is given, or nothing
     skipped: list[Extra] = field(default_factory=list)
 
     def run(self) -> Match | tuple[int, int, str]:
@@ -277,7 +318,7 @@ class _Alignment:
                 reached = i, move.last + 1
                 if reached in failed:
                     continue
-                self.around[move.out] = self._given(move.x)
+                self.around[move.out] = None if move.x is None else self._given(move.x)
                 self.skipped.append(move)
                 state.undo = move.out, self.around
             else:
@@ -306,15 +347,20 @@ class _Alignment:
                 self.skipped.pop()
             state.undo = None
 
-    def _given(self, node: Node) -> Node:
-        node = self.big.resolve(node)
-        while node in self.around:
-            node = self.around[node]
-        return node
+    def _given(self, node: Node) -> Node | None:
+        at: Node | None = self.big.resolve(node)
+        while at in self.around:
+            at = self.around[at]  # type: ignore[index]
+        return at
+
+    def _reads_alike(self, one: Node, two: Node) -> bool:
+        """Whether two nodes read the same values, those left out of concatenations apart."""
+        given = [self._given(n) for n in self.big.inputs(two)]
+        return [self.nodes.get(n) for n in self.small.inputs(one)] == [n for n in given if n is not None]
 
     def _same_result(self) -> bool:
         one, two = (next(iter(s.gm.graph.find_nodes(op="output"))) for s in (self.small, self.big))
-        return [self.nodes[n] for n in self.small.inputs(one)] == [self._given(n) for n in self.big.inputs(two)]
+        return self._reads_alike(one, two)
 
     def _differs(self, i: int, k: int) -> str | None:
         """Why the i-th node of the smaller graph is not the k-th of the larger; None: it is."""
@@ -323,7 +369,7 @@ class _Alignment:
         one, two = self.small.nodes[i], self.big.nodes[k]
         if (one.op == "placeholder") != (two.op == "placeholder"):
             return "one is an input of the model"
-        if [self.nodes.get(n) for n in self.small.inputs(one)] != [self._given(n) for n in self.big.inputs(two)]:
+        if not self._reads_alike(one, two):
             return "they read other values"
         if one.target is operator.getitem and one.args[1:] != two.args[1:] and not self.small.trace.made.get(one.name):
             return "they take other parts"

@@ -71,7 +71,7 @@ def _resize(gm: GraphModule, modules: dict[str, nn.Module], node: Node, tape: Ta
             _put(owner, "groups", 6, size_of(op.extra["groups"], sizes))
         if "num_groups" in op.extra:
             _put(owner, "num_groups", 1, size_of(op.extra["num_groups"], sizes))
-        if op.kind == "norm" and "num_groups" not in op.extra:
+        if op.kind == "norm" and not op.extra.keys() & {"num_groups", "eps"}:
             shape = tuple(size_of(e, sizes) for _, _, e in op.reduced)
             if isinstance(owner, Node) or hasattr(owner, "normalized_shape"):
                 _put(owner, "normalized_shape", 1, shape)
@@ -98,6 +98,13 @@ def _put(owner, name: str, position: int, value) -> None:
 
 
 def _scale_eps(owner, op, ratio: float) -> None:
+    if "eps" in op.extra:  # a norm that is written out: here it is added
+        if not isinstance(owner, Node) or not isinstance(owner.args[-1], (int, float)) or len(owner.args) != 2:
+            raise Refused(f"{op.node} is a norm that is written out, and its eps is not a plain number in the graph",
+                          list(op.reduced_atoms()))
+        owner.args = (owner.args[0], owner.args[1] * ratio)
+        owner.meta["rescaled"] = True
+        return
     if isinstance(owner, nn.Module):
         if not isinstance(owner, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
             raise Refused(f"{op.node} is a norm inside a layer that is not traced: its eps cannot be rescaled",

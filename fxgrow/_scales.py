@@ -18,6 +18,7 @@ from fxgrow._identity import CONTRACTIONS, NORMS, REARRANGED, SUMMED, Trace, Val
 
 HOMOGENEOUS = {*REARRANGED, *SUMMED, "cat", "stack", "neg", "native_dropout", "_to_copy", "relu", "leaky_relu", "index",
                "index_select", "where", "by_mode", "prelu", "_prelu_kernel", "amax", "amin", "abs", "copy", "empty_like"}
+POWERS = {"rsqrt": -0.5, "sqrt": 0.5, "square": 2, "reciprocal": -1, "pow": None}
 PRODUCTS = ("mul", "bmm", "mm", "matmul", "dot", "mv")
 
 
@@ -31,7 +32,7 @@ class Equations:
     def __init__(self) -> None:
         self.leader: dict[Val, Val] = {}
         self.known: dict[Val, float] = {}
-        self.sums: list[tuple[list[tuple[Val, int]], float, str]] = []
+        self.sums: list[tuple[list[tuple[Val, float]], float, str]] = []
 
     def find(self, v: Val) -> Val:
         root = v
@@ -54,7 +55,7 @@ class Equations:
         if abs(self.known.setdefault(root, number) - number) > 1e-12:
             raise Unfoldable(f"{place} would need a value at two scales")
 
-    def sum(self, terms: list[tuple[Val, int]], number: float, place: str) -> None:
+    def sum(self, terms: list[tuple[Val, float]], number: float, place: str) -> None:
         """The sum of `coefficient * unknown` is `number`."""
         self.sums.append((terms, number, place))
 
@@ -78,9 +79,9 @@ class Equations:
         for column, value in _pivots(matrix, [place for _, _, place in self.sums]).items():
             self.known[columns[column]] = value
 
-    def _substituted(self, terms: list[tuple[Val, int]], number: float, place: str):
+    def _substituted(self, terms: list[tuple[Val, float]], number: float, place: str):
         """A sum without what is known; None: one unknown was left, and is known now."""
-        left: dict[Val, int] = {}
+        left: dict[Val, float] = {}
         for v, k in terms:
             root = self.find(v)
             if root in self.known:
@@ -155,8 +156,13 @@ def _relate(equations: Equations, v: Val, change: Callable[[Val], float]) -> Non
         return _relate_norm(equations, v, change)
     if v.name in HOMOGENEOUS and real and not (v.name == "constant_pad_nd" and v.arg(2, 0) != 0):
         equations.equal([v, *real], v.place)
-    elif v.name in ("add", "sub") and len(real) == 2 or v.name in ("add", "sub") and v.arg(1) == 0:
+    elif v.name in ("add", "sub") and (len(real) == 2 or v.arg(1) == 0):
         equations.equal([v, *real], v.place)
+    elif v.name == "add" and len(real) == 1 and isinstance(v.arg(1), (int, float)):  # an eps
+        equations.equal([v, *real], v.place)
+        equations.fix(v, change(v), v.place)
+    elif v.name in POWERS and len(real) == 1 and isinstance(power := POWERS[v.name] or v.arg(1), (int, float)):
+        equations.sum([(v, 1), (real[0], -power)], 0.0, v.place)
     elif v.name in CONTRACTIONS:
         _, bias = CONTRACTIONS[v.name]
         offset = v.of[bias] if bias is not None and len(v.of) > bias else None

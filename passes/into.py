@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
@@ -20,19 +18,20 @@ from torch.fx import GraphModule
 
 from fxgrow import _block
 from fxgrow._analysis import analyse
-from fxgrow._atomic import atomic_write
-from fxgrow._axis import Atom, Fixed, Prod, Sum, atoms, resolve, size_of
+from fxgrow._axis import Atom, Fixed, atoms, resolve
 from fxgrow._capture import as_tuple, capture_graph, clone_structure, skeleton, uncached
 from fxgrow._classes import AxisClass, classes
-from fxgrow._content import Certificate, Inexact
+from fxgrow._content import Certificate, Inexact, certify
 from fxgrow._identity import NORMS, NoIdentity, Trace, Val, identity_layer
-from fxgrow._match import Extra, Match, Side, match
+from fxgrow._match import Extra, Side, match
 from fxgrow._record import GrowthRecord, ParameterRecord, tensors_of
 from fxgrow._rewrite import Refused, record_of, rewrite
 from fxgrow._scales import Unfoldable, factors, results
 from fxgrow._tensors import Growth
-from fxgrow._verify import Verification, verify
+from fxgrow._verify import TOLERANCE, Verification, verify
 from fxgrow.errors import GrowthError
+from fxgrow.passes.into_result import GrownInto, Plan, Step
+from fxgrow.passes.into_sizes import Sizes, kept, without
 from fxgrow.passes.kernel import Kernel
 from fxgrow.passes.options import insist_known, seed_of
 from fxgrow.passes.start import Numbers, settle
@@ -40,81 +39,6 @@ from fxgrow.passes.widen import Widen, fitted, numbers_of
 
 METHODS = ("r2r", "net2net", "netmorph")
 PLACES = ("end", "spread", "interleave")
-
-
-@dataclass
-class Step:
-    """One step of a plan: `kernel`, `widen`, `deepen` or `rescale`; what it is about, from what to what, and how."""
-    kind: str
-    name: str
-    before: Any = None
-    after: Any = None
-    method: str = ""
-    note: str = ""
-
-
-class GrownInto(OrderedDict):
-    """A state_dict of the big model, and how it came about.
-
-    model: a copy of the big model with these numbers. record: where each number came from. verification: the small model
-    and this one on the example inputs (None: not asked for). exact: whether every step preserves the function.
-    """
-    model: nn.Module
-    plan: Plan
-    record: GrowthRecord
-    verification: Verification | None
-
-    def __reduce__(self):
-        return OrderedDict, (), None, None, iter(self.items())
-
-    def state_dict(self) -> OrderedDict:
-        """The numbers alone, as a plain dictionary."""
-        return OrderedDict(self)
-
-    def explain(self) -> str:
-        """The steps as a table: what was done, how, and why it is exact."""
-        return self.plan.explain()
-
-    def unreached(self, example_inputs, steps: int = 2) -> dict[str, int]:
-        """How many new numbers of each parameter get no gradient in so many steps of training on the example inputs."""
-        from fxgrow.passes.reach import unreached
-        with uncached(self.model):
-            return unreached(self.model, as_tuple(example_inputs), self.record, steps)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the numbers as a plain state_dict: as torch.save does, or safetensors by the suffix of the path."""
-        plain = {n: t.detach().cpu().contiguous() for n, t in self.items()}
-        with atomic_write(path) as file:
-            if os.fspath(path).endswith(".safetensors"):
-                from safetensors.torch import save
-                file.write(save({n: t.clone() for n, t in plain.items()}))
-            else:
-                torch.save(OrderedDict(plain), file)
-
-
-@dataclass
-class Plan:
-    """What it takes to make one model of the other, step by step."""
-    steps: list[Step]
-    match: Match
-    names: dict[str, str]  # of the big model's tensors: that of the small model's
-    approximate: list[str]
-
-    def to_json(self) -> list[dict]:
-        return [asdict(s) for s in self.steps]
-
-    def table(self):
-        from rich.table import Table
-        table = Table(title="From the small model to the big one")
-        for column in ("step", "layer or class", "from", "to", "method", "why it is exact"):
-            table.add_column(column, overflow="fold")
-        for s in self.steps:
-            table.add_row(s.kind, s.name, *("" if v is None else str(v) for v in (s.before, s.after)), s.method, s.note)
-        return table
-
-    def explain(self) -> str:
-        from fxgrow._classes import render
-        return render(self.table())
 
 
 def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Literal["r2r", "net2net", "netmorph"] = "r2r",
@@ -160,7 +84,8 @@ class Into:
         self.steps: list[Step] = []
         self.names = self._names()
         gm = self._kernels(clone_structure(self.small))
-        self.tape = analyse(gm)
+        self.tape, self.there = analyse(gm), analyse(self.big)
+        self.terms = dict(term for e in self.match.extras if e.joined is not None for term in self._term(e))
         self.growths = self._widen(gm)
         self.grown, self.record = self._rewritten(gm)
         self.logs = self._fold()
@@ -203,13 +128,29 @@ class Into:
 
     def _wanted(self) -> dict[Atom, int]:
         """The size of each class of the small model in the big one."""
-        other, sizes = analyse(self.big), Sizes()
+        sizes = Sizes()
         for theirs, ours in self.names.items():
-            if ours not in self.tape.params or theirs not in other.params:
+            if ours not in self.tape.params or theirs not in self.there.params:
                 continue
-            for d, (e, f) in enumerate(zip(self.tape.params[ours].axes, other.params[theirs].axes)):
-                sizes.relate(e, f, f"axis {d} of {ours}")
+            for d, (e, f) in enumerate(zip(self.tape.params[ours].axes, self.there.params[theirs].axes)):
+                sizes.relate(e, without(f, self.terms), f"axis {d} of {ours}")
         return sizes.solved()
+
+    def _term(self, extra: Extra) -> Iterator[tuple[Atom, Certificate]]:
+        """The classes of a part that is left out of concatenations, and how what reads them leaves them out, too."""
+        value = self.there.node_values[extra.out.name]
+        for atom in atoms(resolve(value.axes[extra.joined])):
+            try:
+                if atom.reason is not None:
+                    raise Inexact(atom.reason)
+                yield atom, certify(self.there, atom, "free")
+            except Inexact as why:
+                raise GrowthError(f"{extra.path} adds positions to a concatenation that cannot be left out: {why}") from why
+
+    def _kept(self, name: str, dim: int) -> Tensor | None:
+        """Which positions of an axis of the big model are not of parts left out (None: all)."""
+        axis = resolve(self.there.params[name].axes[dim]) if name in self.there.params else Fixed(0)
+        return kept(axis, self.terms) if self.terms.keys() & set(atoms(axis)) else None
 
     def _widen(self, gm: GraphModule) -> list[Growth]:
         wanted = {a: n for a, n in self._wanted().items() if n != a.size}
@@ -273,7 +214,7 @@ class Into:
         if not changes:
             return {}
         ops = [w for b in self.match.nodes.values() for w in there.made.get(b.name, ())]
-        same = [(there.gives[e.out.name], there.gives[e.x.name]) for e in self.match.extras]
+        same = [(there.gives[e.out.name], there.gives[e.x.name]) for e in self.match.extras if e.x is not None]
         output = next(iter(self.big.graph.find_nodes(op="output")))
         try:
             logs = factors(there, ops, same, results(there, output), lambda w: changes.get(w, 0.0))
@@ -290,21 +231,26 @@ class Into:
 
     def _new(self, extra: Extra) -> dict[str, Tensor]:
         """The numbers of a block or layer that is to be the identity."""
+        if extra.joined is not None:
+            self.steps.append(Step("deepen", extra.path, method="netmorph", note="what reads its result starts at zero"))
+            return {}
         if extra.block is None:
             self.steps.append(Step("deepen", extra.path, method="net2net", note="an identity layer"))
             return self._layer(extra)
-        x, out = extra.block.values(self.side.trace)
+        x, _ = extra.block.values(self.side.trace)
         piece = _block.copied(self.big, extra.block, self.side.trace, extra.path)
         note = ""
         if self.method == "net2net" and (like := self._neighbour(extra, piece)) is not None:
             note = f"copies of {like}; "
         try:
             start = settle(piece, x.range, pairs=self.method == "r2r", draw=False,
-                           numbers=Numbers(self.seed + extra.first))
+                           numbers=Numbers(self.seed + extra.first), normal=extra.norms is not None)
         except NoIdentity as why:
             raise GrowthError(f"{extra.path} cannot start as the identity: {why}") from why
         kept = start.pairs if self.method == "r2r" else note if self.method == "net2net" else True
         method = self.method if kept else "netmorph"
+        if extra.norms is not None:
+            note += f"the last norm takes weight and bias of {extra.norms[0][0].rpartition('.')[0]}, exact but for eps; "
         self.steps.append(Step("deepen", extra.path, method=method, note=note + "; ".join(start.paths)))
         return {n: t.detach() for n, t in piece.tensors().items() if n.startswith(extra.path + ".")}
 
@@ -327,7 +273,8 @@ class Into:
     def _layer(self, extra: Extra) -> dict[str, Tensor]:
         trace, tensors = self.side.trace, tensors_of(self.big)
         first = self.side.nodes[extra.first]
-        x = trace.reads.get((first.name, self.side.inputs(first)[0].name), trace.gives[extra.x.name])
+        given = self.side.inputs(first)[0].name
+        x = trace.reads.get((first.name, given), trace.gives[given])
         found = identity_layer(x, trace.gives[extra.out.name])
         new = {n: torch.zeros_like(tensors[n]) for n in found.zeros}
         for name in found.units:
@@ -362,74 +309,88 @@ class Into:
                               certificate=[asdict(s) for s in self.steps], origin={"": skeleton(self.small)})
         record.parameters = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
         with torch.no_grad():
+            for (name, dim), content in self._zeros():
+                _blank(tensors[name], dim, self._kept(name, dim), content)
             for name, value in [*self._old().items(), *(item for new in self.pieces for item in new.items())]:
+                value = self._placed(name, tensors[name], value)
                 if tensors[name].shape != value.shape:
                     raise GrowthError(f"{name} is {list(tensors[name].shape)} in the big model, and would be "
                                       f"{list(value.shape)} by what its class grows to")
                 tensors[name].copy_(value)
         for theirs, ours in self.names.items():
-            entry = copy.copy(self.record.entry(ours, tensors[theirs].ndim))
+            entry = self._entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
             entry.scale *= math.exp(self.logs.get(theirs, 0.0))
             record.parameters[theirs] = entry
+        for extra in sorted(self.match.extras, key=lambda e: e.first):
+            for one, other, plain in zip(*(extra.norms or ((), ())), (1.0, 0.0)):
+                with torch.no_grad():
+                    tensors[other].copy_(tensors[one])
+                    tensors[one].fill_(plain)
+                record.parameters[other], record.parameters[one] = record.parameters[one], ParameterRecord.new(1)
         record.removed = tensors_of(self.small).keys() - tensors.keys()
         found = GrownInto(model.state_dict())
         found.model, found.plan, found.record = model, self.plan(), record
         with uncached(self.original, model):
-            found.verification = checked = verify(self.original, model, self.inputs) if check else None
+            found.verification = checked = self._allowing(verify(self.original, model, self.inputs)) if check else None
         if checked is not None and not checked.ok and not self.approximate:
             raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{self._doubt()}; "
                               "`approximate` gives these numbers all the same")
         return found
+
+    def _zeros(self) -> Iterator[tuple[tuple[str, int], Any]]:
+        """Where the big model reads parts that are left out, and what stands there."""
+        for certificate in self.terms.values():
+            yield from certificate.contents.items()
+
+    def _placed(self, name: str, tensor: Tensor, value: Tensor) -> Tensor:
+        """A tensor of the small model at its places among parts that are left out."""
+        if not self.terms:
+            return value
+        masks = [self._kept(name, d) for d in range(tensor.ndim)]
+        if all(m is None for m in masks):
+            return value
+        whole = tensor.detach().clone()
+        index = torch.meshgrid(*(torch.arange(n) if m is None else m.nonzero().flatten()
+                                 for m, n in zip(masks, tensor.shape)), indexing="ij")
+        if index[0].shape == value.shape:
+            whole[index] = value
+            return whole
+        return value
+
+    def _entry(self, name: str, entry: ParameterRecord) -> ParameterRecord:
+        """The record of a tensor, with the positions of parts left out as new ones."""
+        entry = ParameterRecord(entry.source, [*entry.index], [*entry.fresh], [*entry.shares], entry.scale)
+        for dim in range(len(entry.index)):
+            if (mask := self._kept(name, dim)) is not None:
+                maps = entry.index[dim], entry.fresh[dim], entry.shares[dim]
+                count = int(mask.sum())
+                defaults = torch.arange(count), torch.zeros(count, dtype=torch.bool), torch.ones(count, dtype=torch.float64)
+                index, fresh, shares = (d if m is None else m for m, d in zip(maps, defaults))
+                entry.index[dim] = torch.full(mask.shape, -1).masked_scatter(mask, index)
+                entry.fresh[dim] = torch.ones_like(mask).masked_scatter(mask, fresh)
+                if maps[2] is not None:
+                    entry.shares[dim] = torch.ones(mask.shape, dtype=shares.dtype).masked_scatter(mask, shares)
+        return entry
+
+    def _allowing(self, checked: Verification) -> Verification:
+        """A comparison by the tolerance of the least exact type that the big model computes in, whatever its numbers are."""
+        kinds = {v.tensor.dtype for made in self.side.trace.made.values() for v in made if v.tensor.is_floating_point()}
+        tolerance = max((TOLERANCE[k] for k in kinds if k in TOLERANCE), default=0.0)
+        if tolerance <= checked.tolerance:
+            return checked
+        exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
+        note = "its class computes partly in a type of less precision"
+        return replace(checked, tolerance=tolerance, exact_in=exact, notes=(*checked.notes, note))
 
     def _doubt(self) -> str:
         """What may be the reason for a difference."""
         return "".join(f"; {s.name}: {s.note}" for s in self.steps if s.method == "not possible")
 
 
-class Sizes:
-    """The sizes of the small model's classes, from pairs of axes: an expression here, and one there."""
-
-    def __init__(self) -> None:
-        self.found: dict[Atom, tuple[int, str]] = {}
-        self.open: list[tuple[Any, int, str]] = []
-
-    def relate(self, e, f, where: str) -> None:
-        e, f = resolve(e), resolve(f)
-        if isinstance(e, Atom):
-            size, first = self.found.setdefault(e, (f.size, where))
-            if size != f.size:
-                raise GrowthError(f"{where} has {f.size} positions in the big model, and {first}, whose positions are the "
-                                  f"same, has {size}")
-            if size < e.size:
-                raise GrowthError(f"{where} would shrink from {e.size} to {size} positions")
-        elif isinstance(e, (Prod, Sum)) and type(e) is type(f) and len(e.parts) == len(f.parts) and \
-                all(p.size <= q.size and not (isinstance(p, Fixed) and p.size != q.size) for p, q in zip(e.parts, f.parts)):
-            for p, q in zip(e.parts, f.parts):
-                self.relate(p, q, where)
-        else:
-            self.open.append((e, f.size, where))
-
-    def solved(self) -> dict[Atom, int]:
-        """The sizes, with those that follow from the rest of the axes.
-
-        Raises:
-            GrowthError: there are none.
-        """
-        sizes = {a: n for a, (n, _) in self.found.items()}
-        for e, size, where in self.open:
-            unknown = [a for a in dict.fromkeys(atoms(e)) if a not in sizes]
-            rest = size_of(e, sizes)
-            if rest != size and len(unknown) == 1:
-                one = size_of(e, {**sizes, unknown[0]: 1}), size_of(e, {**sizes, unknown[0]: 2})
-                step = one[1] - one[0]
-                if step and (size - one[0]) % step == 0 and (count := (size - one[0]) // step + 1) >= unknown[0].size:
-                    sizes[unknown[0]] = count
-                    continue
-            if rest != size:
-                raise GrowthError(f"{where} is {e} here and has {size} positions in the big model: which of its factors is "
-                                  "to grow does not follow" if len(unknown) > 1 else
-                                  f"{where} is {e} and cannot have the {size} positions that it has in the big model")
-        return sizes
+def _blank(tensor: Tensor, dim: int, kept: Tensor | None, content: Any) -> None:
+    """Zeros at the positions that are left out, if that is what stands there."""
+    if content == "zero" and kept is not None:
+        tensor.index_fill_(dim, (~kept).nonzero().flatten(), 0.0)
 
 
 def _like(big: nn.Module, small: nn.Module) -> nn.Module:
@@ -469,9 +430,8 @@ def _ratio(v: Val, w: Val) -> float:
     if v.name in NORMS:
         return _eps(w) / _eps(v)
     here, there = (u.arg(1) for u in (v, w))
-    if v.name in ("mul", "div") and isinstance(here, (int, float)) and isinstance(there, (int, float)) and here and there:
-        return there / here
-    return 1.0
+    plain = isinstance(here, (int, float)) and isinstance(there, (int, float)) and v.name in ("mul", "div", "add")
+    return there / here if plain and here and there else 1.0
 
 
 def _unit(weight: Tensor) -> Tensor:

@@ -60,18 +60,19 @@ def _norms(v) -> list:
     return found
 
 
-def settle(piece: Piece, given: Range, *, pairs: bool, draw: bool, numbers: Numbers) -> Start:
+def settle(piece: Piece, given: Range, *, pairs: bool, draw: bool, numbers: Numbers, normal: bool = False) -> Start:
     """Gives a piece numbers by which it computes the identity on values in the interval `given`; says how.
 
     pairs: the last products take pairs with opposite signs where they can (R2R); else they are zero.
     draw: all numbers are drawn; else those that are there stay.
+    normal: what is given comes out of a LayerNorm without weight and bias.
 
     Raises:
         NoIdentity: no numbers do.
     """
     trace = Trace(piece.gm, {"x": given})
     paired = _Pairs(piece) if pairs else None
-    demand = Demand(trace.gives["x"], piece.tensors().__contains__, paired.able if paired else None)
+    demand = Demand(trace.gives["x"], piece.tensors().__contains__, paired.able if paired else None, normal)
     start = demand.identity(trace.gives[piece.out.name])
     if draw:
         numbers.redraw(piece, trace)
@@ -82,6 +83,8 @@ def settle(piece: Piece, given: Range, *, pairs: bool, draw: bool, numbers: Numb
                 tensors[name].copy_(value)
         for name in start.zeros:
             tensors[name].zero_()
+        for name in start.ones:
+            tensors[name].fill_(1)
         for name, slope in start.slopes.items():
             tensors[name].fill_(slope)
     return start

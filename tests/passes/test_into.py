@@ -50,8 +50,8 @@ def efficientnet(width, depth):
     return tv.EfficientNet(settings, 0.2 * width, num_classes=7)
 
 
-def densenet(blocks):
-    return tv.DenseNet(8, blocks, 16, num_classes=7)
+def densenet(blocks, growth=8):
+    return tv.DenseNet(growth, blocks, 16, num_classes=7)
 
 
 PAIRS = {
@@ -68,6 +68,8 @@ PAIRS = {
     "a transformer": (lambda: vit(2, 2, 16, 32), lambda: vit(3, 3, 24, 40)),
     "layer scale": (lambda: convnext((16, 32, 1), (32, None, 1)), lambda: convnext((16, 32, 2), (32, None, 3))),
     "a layer norm doubled": (lambda: convnext((16, 32, 1), (32, None, 1)), lambda: convnext((32, 64, 1), (64, None, 2))),
+    "layers that are concatenated": (lambda: densenet([2, 2]), lambda: densenet([3, 4])),
+    "concatenated layers that are wider, too": (lambda: densenet([2, 1]), lambda: densenet([3, 2], 12)),
     "shifted windows": (lambda: swin([2, 2]), lambda: swin([2, 6])),
 }
 
