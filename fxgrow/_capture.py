@@ -185,8 +185,8 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
 def uncached(*models: nn.Module) -> Iterator[None]:
     """Models with a configuration that says `use_cache` (language models of Hugging Face) give no caches meanwhile, which
     are objects of their own and no tensors."""
-    found = {id(c): c for model in models for m in model.modules()
-             if getattr(c := getattr(m, "config", None), "use_cache", None) is True}
+    configs: list[Any] = [getattr(m, "config", None) for model in models for m in model.modules()]
+    found = {id(c): c for c in configs if getattr(c, "use_cache", None) is True}
     for config in found.values():
         config.use_cache = False
     try:

@@ -424,9 +424,9 @@ def identity_layer(x: Val, out: Val) -> Layer:
         if v.name in REARRANGED or leaves_alone(v, x.range):
             v = v.ins[0]
         elif v.name == "native_batch_norm" and v.at == 0 and v.of[4] is not None and not layer.units:
-            weight, bias, mean, variance = (None if v.of[i] is None else _plain_source(v.of[i]) for i in (1, 2, 3, 4))
-            layer.slopes.append((weight, variance or "", float(v.arg(7))))
-            layer.zeros += [n for n in (bias, mean) if n]
+            names = [None if each is None else _plain_source(each) for each in v.of[1:5]]
+            layer.slopes.append((names[0], names[3] or "", float(v.arg(7))))
+            layer.zeros += [n for n in names[1:3] if n]
             v = v.ins[0]
         elif v.name in CONTRACTIONS and not layer.units:
             weight, bias = (None if i is None or len(v.of) <= i else v.of[i] for i in CONTRACTIONS[v.name])

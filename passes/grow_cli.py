@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 
@@ -60,7 +61,7 @@ def grow(small: str, big: str, output: str | None, only_plan: bool, method: str,
         still = grown.unreached(inputs)
     with status(f"Writing {output}"):
         grown.save(output)  # type: ignore[arg-type]
-    checked = grown.verification
+    checked: Any = grown.verification
     new = sum(int(grown.record.new_mask(n, t).sum()) for n, t in grown.model.named_parameters())
     if as_json:
         print_json({"small": small, "big": big, "file": output, "steps": plan.to_json(), "verification": checked.to_json(),

@@ -22,7 +22,7 @@ from fxgrow._axis import Atom, Fixed, atoms, resolve
 from fxgrow._capture import as_tuple, capture_graph, clone_structure, skeleton, uncached
 from fxgrow._classes import AxisClass, classes
 from fxgrow._content import Certificate, Inexact, certify
-from fxgrow._identity import NORMS, NoIdentity, Trace, Val, identity_layer
+from fxgrow._identity import CONTRACTIONS, NORMS, NoIdentity, Trace, Val, identity_layer
 from fxgrow._match import Extra, Side, match
 from fxgrow._record import GrowthRecord, ParameterRecord, tensors_of
 from fxgrow._rewrite import Refused, record_of, rewrite
@@ -83,6 +83,7 @@ class Into:
         self.match = match(self.given, self.side, place)
         self.steps: list[Step] = []
         self.names = self._names()
+        self.neutral = dict(self._neutral())
         gm = self._kernels(clone_structure(self.small))
         self.tape, self.there = analyse(gm), analyse(self.big)
         self.terms = dict(term for e in self.match.extras if e.joined is not None for term in self._term(e))
@@ -110,6 +111,16 @@ class Into:
                 if found.setdefault(y, x) != x:
                     raise GrowthError(f"the big model uses {y} where the small one has both {found[y]} and {x}")
         return found
+
+    def _neutral(self) -> Iterator[tuple[str, float]]:
+        """Tensors of the big model's layers that those of the small one have not, and what they change nothing with."""
+        for a, b in self.match.nodes.items():
+            for v, w in zip(self.given.trace.made.get(a.name, ()), self.side.trace.made.get(b.name, ())):
+                at = [(CONTRACTIONS[w.name][1], 0.0)] if w.name in CONTRACTIONS else []
+                at += list(zip(NORMS[w.name][:2], (1.0, 0.0))) if w.name in NORMS else []
+                for i, number in at:
+                    if i is not None and i < len(w.of) and v.of[i] is None and w.of[i] is not None and w.of[i].source:
+                        yield w.of[i].source, number
 
     def _kernels(self, gm: GraphModule) -> GraphModule:
         """Larger kernels, where the big model has them."""
@@ -174,7 +185,7 @@ class Into:
 
     @staticmethod
     def _off(c: AxisClass, size: int, certificate: Certificate) -> bool:
-        return certificate.uniform and size % c.size > 0
+        return bool(certificate.uniform) and size % c.size > 0
 
     def _fit(self, c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
         """Exactly the size of the big model."""
@@ -309,6 +320,8 @@ class Into:
                               certificate=[asdict(s) for s in self.steps], origin={"": skeleton(self.small)})
         record.parameters = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
         with torch.no_grad():
+            for name, number in self.neutral.items():
+                tensors[name].fill_(number)
             for (name, dim), content in self._zeros():
                 _blank(tensors[name], dim, self._kept(name, dim), content)
             for name, value in [*self._old().items(), *(item for new in self.pieces for item in new.items())]:
@@ -328,8 +341,8 @@ class Into:
                     tensors[one].fill_(plain)
                 record.parameters[other], record.parameters[one] = record.parameters[one], ParameterRecord.new(1)
         record.removed = tensors_of(self.small).keys() - tensors.keys()
-        found = GrownInto(model.state_dict())
-        found.model, found.plan, found.record = model, self.plan(), record
+        found = GrownInto.of(model)
+        found.plan, found.record = self.plan(), record
         with uncached(self.original, model):
             found.verification = checked = self._allowing(verify(self.original, model, self.inputs)) if check else None
         if checked is not None and not checked.ok and not self.approximate:
@@ -395,6 +408,8 @@ def _blank(tensor: Tensor, dim: int, kept: Tensor | None, content: Any) -> None:
 
 def _like(big: nn.Module, small: nn.Module) -> nn.Module:
     """The big model with numbers of the small one's type, on its device."""
+    if any(t.is_meta for model in (small, big) for t in tensors_of(model).values()):
+        raise GrowthError("a model on the meta device has no numbers: build both with numbers")
     like = next((p for p in small.parameters() if p.is_floating_point()), None)
     first = next((p for p in big.parameters() if p.is_floating_point()), None)
     if like is None or first is None or (like.dtype, like.device) == (first.dtype, first.device):

@@ -34,16 +34,27 @@ class GrownInto(OrderedDict):
     and this one on the example inputs (None: not asked for). exact: whether every step preserves the function.
     """
     model: nn.Module
+    _metadata: dict
     plan: Plan
     record: GrowthRecord
     verification: Verification | None
 
+    @classmethod
+    def of(cls, model: nn.Module) -> GrownInto:
+        """The numbers of a model, with the versions of its classes that `load_state_dict` may ask for."""
+        state = model.state_dict()
+        found = cls(state)
+        found.model, found._metadata = model, state._metadata  # type: ignore[attr-defined]
+        return found
+
     def __reduce__(self):
-        return OrderedDict, (), None, None, iter(self.items())
+        return OrderedDict, (), {"_metadata": self._metadata}, None, iter(self.items())
 
     def state_dict(self) -> OrderedDict:
         """The numbers alone, as a plain dictionary."""
-        return OrderedDict(self)
+        plain = OrderedDict(self)
+        plain._metadata = self._metadata  # type: ignore[attr-defined]
+        return plain
 
     def explain(self) -> str:
         """The steps as a table: what was done, how, and why it is exact."""
@@ -57,13 +68,14 @@ class GrownInto(OrderedDict):
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the numbers as a plain state_dict: as torch.save does, or safetensors by the suffix of the path."""
-        plain = {n: t.detach().cpu().contiguous() for n, t in self.items()}
+        plain = self.state_dict()
+        plain.update((n, t.detach().cpu().contiguous()) for n, t in self.items())
         with atomic_write(path) as file:
             if os.fspath(path).endswith(".safetensors"):
                 from safetensors.torch import save
                 file.write(save({n: t.clone() for n, t in plain.items()}))
             else:
-                torch.save(OrderedDict(plain), file)
+                torch.save(plain, file)
 
 
 @dataclass

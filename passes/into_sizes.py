@@ -51,10 +51,19 @@ class Sizes:
                     sizes[unknown[0]] = count
                     continue
             if rest != size:
-                raise GrowthError(f"{where} is {e} here and has {size} positions in the big model: which of its factors is "
-                                  "to grow does not follow" if len(unknown) > 1 else
-                                  f"{where} is {e} and cannot have the {size} positions that it has in the big model")
+                raise GrowthError(f"{where} has {shown(e)} positions, and {size} in the big model: no growth of its factors "
+                                  "alone, which are split, shuffled or grouped, gives that")
         return sizes
+
+
+def shown(e) -> str:
+    """An axis by its sizes: `2*29 + 58`."""
+    e = resolve(e)
+    if isinstance(e, Sum):
+        return " + ".join(map(shown, e.parts))
+    if isinstance(e, Prod):
+        return "*".join(f"({shown(p)})" if isinstance(p, Sum) else shown(p) for p in e.parts)
+    return str(e.size)
 
 
 def without(e, gone: Collection[Atom]):

@@ -115,6 +115,7 @@ def test_what_it_gives_is_a_plain_state_dict(tmp_path):
     torch.save(grown, held)
     held.seek(0)
     read = torch.load(held, weights_only=True)
+    assert read._metadata == grown.state_dict()._metadata == big.state_dict()._metadata
     assert read.keys() == big.state_dict().keys() and all(torch.equal(t, grown[n]) for n, t in read.items())
     for name in ("big.pth", "big.safetensors"):
         grown.save(tmp_path / name)
@@ -180,6 +181,23 @@ def test_another_eps_of_a_batch_norm_is_folded():
             module.eps = 0.1
     x = torch.randn(X, dtype=torch.float64)
     assert gap(small, grow_into(small, big, x, seed=0).model, x) <= 1e-9
+
+
+def test_a_bias_or_a_norm_s_weight_that_only_the_big_model_has_changes_nothing():
+    torch.manual_seed(0)
+
+    def make(width, more):
+        return nn.Sequential(nn.Conv2d(3, width, 3, bias=more), nn.BatchNorm2d(width, affine=more), nn.ReLU(),
+                             nn.Conv2d(width, 4, 1)).double()
+
+    small, big, x = shake(make(8, False)).eval(), make(12, True), torch.randn(X, dtype=torch.float64)
+    assert gap(small, grow_into(small, shake(big), x, seed=0).model, x) <= 1e-9
+
+
+def test_a_model_without_numbers_is_refused():
+    small, big, x = pair("more residual blocks")
+    with pytest.raises(GrowthError, match="meta"):
+        grow_into(small, big.to("meta"), x)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
