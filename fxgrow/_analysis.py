@@ -34,7 +34,6 @@ RULES: dict[str, Rule] = {}
 CREATED = {"zeros": "zeros", "new_zeros": "zeros", "empty": "zeros", "new_empty": "zeros", "ones": "equal",
            "full": "equal", "new_ones": "equal", "new_full": "equal"}
 SHAPE_ONLY = {*CREATED, "zero", "fill", "zeros_like", "ones_like", "full_like", "empty_like", "new_empty_strided"}
-ROOTS = ("pow", "square", "mean", "add", "rsqrt", "mul")  # what an RMS norm is made of, where it is written out
 FORMS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 UNEVEN = "does not divide it evenly"
 OUTPUT = "it is the model's output: name its layer in full to add outputs"
@@ -258,8 +257,7 @@ class Tape(Watching):
         for o in outs:
             if value := self.values.get(id(o)):
                 value.param_only, value.derived = value.param_only and of_params, True
-                if name in ROOTS:
-                    value.made = Made(name, known, [a for a in args if isinstance(a, (int, float))], self.fx)
+                value.made = Made(name, known, [a for a in args if isinstance(a, (int, float))], self.fx)
             elif id(o) not in self.unread:
                 self.leave(o, [a for v in known for a in v.axes], name)
         if written and len(targets) == 1:

@@ -41,8 +41,8 @@ def _mean_square(tape: Tape, x: Value, root: Value) -> tuple[Op, Op, str] | None
     chain = []
     value = root
     for name in ("rsqrt", "add", "mean"):
-        if value.made is None or value.made.name != name or len(value.made.ins) != 1:
-            return None
+        if value.made is None or value.made.name != name or len(value.made.ins) != 1 or len(_uses(tape, value)) != 1:
+            return None  # or used elsewhere too
         chain.append(value.made)
         value = value.made.ins[0]
     squares, mean = value.op, next((op for op in tape.ops if op.ins == [value] and op.how == "mean"), None)
@@ -50,9 +50,14 @@ def _mean_square(tape: Tape, x: Value, root: Value) -> tuple[Op, Op, str] | None
         return None
     if squares.name == "pow" and value.made and value.made.numbers != [2] or squares.name not in ("pow", "square", "mul"):
         return None
-    if sum(value in op.ins for op in tape.ops) > 1 or len(mean.reduced) != 1:
-        return None  # used elsewhere too
+    if len(_uses(tape, value)) != 1 or len(mean.reduced) != 1:
+        return None
     return squares, mean, chain[1].fx
+
+
+def _uses(tape: Tape, value: Value) -> list[Value]:
+    """The values that are made of one."""
+    return [v for v in tape.values.values() if v.made is not None and value in v.made.ins]
 
 
 def _fuse_rms(tape: Tape, last: Op, x: Value, squares: Op, mean: Op, eps: str) -> None:

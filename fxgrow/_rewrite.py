@@ -99,10 +99,11 @@ def _put(owner, name: str, position: int, value) -> None:
 
 def _scale_eps(owner, op, ratio: float) -> None:
     if "eps" in op.extra:  # a norm that is written out: here it is added
-        if not isinstance(owner, Node) or not isinstance(owner.args[-1], (int, float)) or len(owner.args) != 2:
+        numbers = [a for a in owner.args if isinstance(a, (int, float))] if isinstance(owner, Node) else []
+        if len(numbers) != 1:
             raise Refused(f"{op.node} is a norm that is written out, and its eps is not a plain number in the graph",
                           list(op.reduced_atoms()))
-        owner.args = (owner.args[0], owner.args[1] * ratio)
+        owner.args = tuple(a * ratio if isinstance(a, (int, float)) else a for a in owner.args)
         owner.meta["rescaled"] = True
         return
     if isinstance(owner, nn.Module):
