@@ -74,7 +74,8 @@ class Arm:
     Args:
         name: in tables and figures; unique in its group.
         network: which network of the scale it starts as.
-        grow: growths as `fxgrow train --grow` takes them, with `{places}` for the network's places to deepen at.
+        grow: growths as `fxgrow train --grow` takes them, with `{places}` for the network's places to deepen at, and
+            `{name}` for a network of the scale as MODEL.
         teacher: the arm (of the same group) whose trained network it starts from.
         fresh: it is the network behind all growths from the start, every layer drawn anew: the from-scratch baseline,
             of the very architecture that the other arms end with.

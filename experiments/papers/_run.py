@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from fxgrow.experiments import checkpoint
 from fxgrow.experiments.config import TrainConfig
 from fxgrow.experiments.data import Data, load_data
 from fxgrow.experiments.growth import grow, parse_growth, seed_for
-from fxgrow.experiments.papers._declare import Arm, Experiment, ExperimentError, Scale, get_experiment
+from fxgrow.experiments.papers._declare import Arm, Experiment, ExperimentError, Network, Scale, get_experiment
 from fxgrow.experiments.prepare import captured
 from fxgrow.experiments.trainer import PROBE, Diverged, Trainer, finite
 from fxgrow.experiments.watch import Watcher
@@ -83,7 +84,9 @@ class Setup:
 
     def growths(self, arm: Arm, data: Data) -> list[str]:
         _, places = self.preset.networks[arm.network].on(data.input_shape)
-        return [" ".join(text.format(places=places, **self.preset.words).split()) for text in arm.grow]
+        models = {name: model_word(network, data) for name, network in self.preset.networks.items()
+                  if any(f"{{{name}}}" in text for text in arm.grow)}
+        return [" ".join(text.format(places=places, **models, **self.preset.words).split()) for text in arm.grow]
 
     def file(self, arm: Arm, seed: int) -> Path:
         return self.out / "runs" / f"{file_name(arm.key)}-{seed}.json"
@@ -119,6 +122,18 @@ def file_name(key: str) -> str:
 # --- the network that an arm starts from --------------------------------------------------------------------------------
 
 
+def model_options(network: Network, data: Data) -> tuple[str, dict[str, Any]]:
+    """The zoo's name of a network, and the options by which it fits the data."""
+    name, _, options = network.on(data.input_shape)[0].partition(":")
+    return name, {**options_for(name, data.input_shape, data.classes), **parse_options(options)}
+
+
+def model_word(network: Network, data: Data) -> str:
+    """The network as MODEL on the command line, in one word."""
+    name, options = model_options(network, data)
+    return shlex.quote(f"zoo:{name}:" + ",".join(f"{k}={v!r}".replace(" ", "") for k, v in options.items()))
+
+
 @functools.lru_cache(maxsize=16)
 def untrained(setup: Setup, key: str, seed: int) -> GraphModule:
     """An arm's network before training, its teacher not trained either; the numbers are drawn from the seed. Copy it."""
@@ -126,9 +141,9 @@ def untrained(setup: Setup, key: str, seed: int) -> GraphModule:
     if arm.teacher:
         teacher = setup.declared.arm(arm.teacher_key)
         return grown_through(untrained(setup, teacher.key, seed), setup.config(teacher, data, seed).grow, data, seed)
-    name, _, options = setup.preset.networks[arm.network].on(data.input_shape)[0].partition(":")
+    name, options = model_options(setup.preset.networks[arm.network], data)
     torch.manual_seed(seed)
-    model = create_model(name, **{**options_for(name, data.input_shape, data.classes), **parse_options(options)})
+    model = create_model(name, **options)
     probe = torch.stack([data.train[i][0] for i in range(min(PROBE, len(data.train)))])
     gm = captured(model, probe, data)
     return redrawn(grown_through(gm, setup.growths(arm, data), data, seed), seed) if arm.fresh else gm
