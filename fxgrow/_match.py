@@ -136,30 +136,38 @@ def find_extras(side: Side) -> tuple[list[Extra], dict[tuple[int, int], str]]:
     found: dict[tuple[int, int], Extra] = {}
     refused: dict[tuple[int, int], str] = {}
     for path in side.trace.below:
-        if (term := _term(side, path)) is not None:
-            found[term.first, term.last] = term
+        extra, why = _block(side, path)
+        if extra is None or why:
+            extra = _term(side, path) or extra
+        if extra is None:
             continue
-        try:
-            block = find_block(path, side.trace)
-        except NoBlock:
-            continue
-        span = _span(side, block.nodes)
-        if span is None or not _alike(side, block.x, block.out):
-            continue
-        x, out = block.values(side.trace)
-        extra = Extra(path, *span, side.resolve(block.x), side.resolve(block.out), block)
-        try:
-            Demand(x, _owned(path)).identity(out)
-            found.setdefault(span, extra)
-        except NoIdentity as why:
-            extra.norms = _norms(side, extra, x, out)
-            if extra.norms is not None:
-                found.setdefault(span, extra)
-            else:
-                refused.setdefault(span, f"{path} cannot be the identity: {why}")
-    for extra in _layers(side):
-        found.setdefault((extra.first, extra.last), extra)
+        if why and extra.joined is None:
+            refused.setdefault((extra.first, extra.last), why)
+        else:
+            found.setdefault((extra.first, extra.last), extra)
+    for layer in _layers(side):
+        found.setdefault((layer.first, layer.last), layer)
     return sorted(found.values(), key=lambda e: (e.first, e.last)), refused
+
+
+def _block(side: Side, path: str) -> tuple[Extra | None, str]:
+    """What lies below a path, if it takes and gives one value of one shape; and why it cannot be the identity."""
+    try:
+        block = find_block(path, side.trace)
+    except NoBlock:
+        return None, ""
+    span = _span(side, block.nodes)
+    if span is None or not _alike(side, block.x, block.out):
+        return None, ""
+    x, out = block.values(side.trace)
+    extra = Extra(path, *span, side.resolve(block.x), side.resolve(block.out), block)
+    try:
+        Demand(x, _owned(path)).identity(out)
+    except NoIdentity as why:
+        extra.norms = _norms(side, extra, x, out)
+        if extra.norms is None:
+            return extra, f"{path} cannot be the identity: {why}"
+    return extra, ""
 
 
 def _owned(path: str) -> Callable[[str], bool]:

@@ -106,8 +106,7 @@ class Into:
                 *([i for i in n.all_input_nodes if i.op == "get_attr"] for n in (a, b)))]
             if a.op == "call_module":
                 pairs += [(f"{a.target}.{name}", f"{b.target}.{name}") for name in _tensors(self.small, str(a.target))]
-            for x, y in pairs:
-                x, y = one.get(x, x), two.get(y, y)
+            for x, y in ((one[x], two[y]) for x, y in pairs if x in one and y in two):  # others are flags (`bn.training`)
                 if found.setdefault(y, x) != x:
                     raise GrowthError(f"the big model uses {y} where the small one has both {found[y]} and {x}")
         return found
@@ -351,9 +350,9 @@ class Into:
         return found
 
     def _zeros(self) -> Iterator[tuple[tuple[str, int], Any]]:
-        """Where the big model reads parts that are left out, and what stands there."""
+        """Where what the small model has reads parts that are left out, and what stands there."""
         for certificate in self.terms.values():
-            yield from certificate.contents.items()
+            yield from ((place, content) for place, content in certificate.contents.items() if place[0] in self.names)
 
     def _placed(self, name: str, tensor: Tensor, value: Tensor) -> Tensor:
         """A tensor of the small model at its places among parts that are left out."""
