@@ -115,11 +115,15 @@ class Into:
         """Tensors of the big model's layers that those of the small one have not, and what they change nothing with."""
         for a, b in self.match.nodes.items():
             for v, w in zip(self.given.trace.made.get(a.name, ()), self.side.trace.made.get(b.name, ())):
-                at = [(CONTRACTIONS[w.name][1], 0.0)] if w.name in CONTRACTIONS else []
-                at += list(zip(NORMS[w.name][:2], (1.0, 0.0))) if w.name in NORMS else []
+                at: list[tuple[int | None, float]] = []
+                if w.name in CONTRACTIONS:
+                    at = [(CONTRACTIONS[w.name][1], 0.0)]
+                elif w.name in NORMS:
+                    at = list(zip(NORMS[w.name][:2], (1.0, 0.0)))
                 for i, number in at:
-                    if i is not None and i < len(w.of) and v.of[i] is None and w.of[i] is not None and w.of[i].source:
-                        yield w.of[i].source, number
+                    given = None if i is None or i >= len(w.of) or v.of[i] is not None else w.of[i]
+                    if given is not None and given.source is not None:
+                        yield given.source, number
 
     def _kernels(self, gm: GraphModule) -> GraphModule:
         """Larger kernels, where the big model has them."""
