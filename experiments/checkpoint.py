@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow._atomic import atomic_write
+from fxgrow._atomic import atomic_write, one_line
 from fxgrow.errors import ArchiveError, FxgrowError
 
 NAME, VERSION = "checkpoint.zip", 1
@@ -41,8 +41,8 @@ def write(path: str | os.PathLike, model: nn.Module, tensors: Mapping[str, Tenso
     Raises:
         ArchiveError: it cannot be written; what was there before is still there.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / MODEL
+    with _temporary() as folder:
+        archive = folder / MODEL
         fxgrow.save(model, archive)
         plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as zipped:
@@ -57,11 +57,21 @@ def read(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Tensor], dict[st
     Raises:
         ArchiveError: the file is missing, damaged, or no checkpoint.
     """
-    with _opened(path) as (zipped, state), tempfile.TemporaryDirectory() as folder:
+    with _opened(path) as (zipped, state), _temporary() as folder:
         tensors = safetensors.torch.load(zipped.read(TENSORS))
-        archive = Path(folder) / MODEL
+        archive = folder / MODEL
         archive.write_bytes(zipped.read(MODEL))
         return fxgrow.load(archive), tensors, state
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[Path]:
+    try:
+        made = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise ArchiveError(f"no folder for temporary files can be made: {one_line(error)}") from error
+    with made as folder:
+        yield Path(folder)
 
 
 def settings(path: str | os.PathLike) -> dict[str, Any]:

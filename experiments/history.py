@@ -61,4 +61,4 @@ def append_line(path: Path, text: str) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(text + "\n")
     except OSError as error:
-        raise ArchiveError(f"{path} cannot be written ({one_line(error)}); the last checkpoint is as it was") from error
+        raise ArchiveError(f"cannot write {str(path)!r}: {one_line(error)}") from error

@@ -7,6 +7,7 @@ not: rates (schedules.py), growths (growth.py), files (checkpoint.py), what is c
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import signal
 import threading
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import fxgrow
+from fxgrow.errors import ArchiveError
 from fxgrow.experiments import checkpoint
 from fxgrow.experiments.config import TrainConfig, TrainError
 from fxgrow.experiments.costs import Plan, eval_flops, plan, size, step_flops
@@ -122,9 +124,18 @@ class Trainer:
 
         Raises:
             Diverged: the loss is not finite. TrainError: a data worker died, ... The last checkpoint stays.
+            ArchiveError: a file cannot be written (the disk is full, say). The last checkpoint stays.
             Interrupted: by Ctrl-C or SIGTERM; a checkpoint of the last step is written.
             GrowthError: a growth is not exact although nothing random was asked for.
         """
+        try:
+            self._fit()
+        except ArchiveError as error:
+            full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            raise ArchiveError(f"{error}{'; free space there' if full else ''}{self._advice()}") from error
+        return self.history
+
+    def _fit(self) -> None:
         self._prepare_folder()
         first = self.random_states is None and self.step == 0 and not self.history.rows
         if first:
@@ -144,7 +155,6 @@ class Trainer:
                     raise
                 raise self._no_data(error) from error  # torch tells of a dead worker from a signal handler: anywhere
         self._finish()
-        return self.history
 
     def _loop(self) -> None:
         with contextlib.closing(self._batches()) as batches:
@@ -359,7 +369,8 @@ class Trainer:
         except OSError as error:
             raise TrainError(f"{self.out} cannot be made ({error.strerror}): choose another folder") from error
         if self.checkpoint_step is None and (self.out / checkpoint.NAME).exists():
-            raise TrainError(f"{self.out} holds a run already: go on with --resume {self.out}, or choose another folder")
+            raise TrainError(f"{self.out} holds a run already: go on with fxgrow train --resume {self.out}, or choose "
+                             "another folder")
         for left in self.out.glob(f".*.{12 * '[0-9a-f]'}.part"):  # of a file that was being written when a run was killed
             left.unlink(missing_ok=True)
         self.history.save(self.out)  # rows behind the checkpoint that is gone on from are dropped
@@ -379,7 +390,7 @@ class Trainer:
     def _advice(self) -> str:
         if self.out is None or self.checkpoint_step is None:
             return "; there is no checkpoint to go on from"
-        return f"; go on from step {self.checkpoint_step} with --resume {self.out}"
+        return f"; go on from step {self.checkpoint_step} with fxgrow train --resume {self.out}"
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:

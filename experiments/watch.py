@@ -1,11 +1,16 @@
 """Watchers of a run: lines on the terminal, a progress bar, TensorBoard."""
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from fxgrow._atomic import one_line
 from fxgrow._cli_report import console
 from fxgrow._flops_report import quantity
+from fxgrow.errors import ArchiveError
 from fxgrow.experiments.config import TrainError
 
 if TYPE_CHECKING:
@@ -64,6 +69,7 @@ class TensorBoard(Watcher):
 
     Raises:
         TrainError: TensorBoard is not installed, or the run has no folder.
+        ArchiveError: its files cannot be written.
     """
 
     def started(self, trainer: Trainer) -> None:
@@ -73,10 +79,33 @@ class TensorBoard(Watcher):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise TrainError(f"TensorBoard's files cannot be written ({error}): pip install 'fxgrow[plots]'") from error
-        self.writer = SummaryWriter(str(trainer.out / "tensorboard"), purge_step=trainer.step + 1 if trainer.step else None)
+        folder = str(trainer.out / "tensorboard")
+        with self._writing(trainer):
+            self.writer = SummaryWriter(folder, purge_step=trainer.step + 1 if trainer.step else None)
+
+    @contextlib.contextmanager
+    def _writing(self, trainer: Trainer) -> Iterator[None]:
+        """A failure to write, in one sentence: it happens in a thread of the writer's, whose traceback says no more."""
+        before = threading.excepthook
+
+        def tell(failed: threading.ExceptHookArgs) -> None:
+            if not isinstance(failed.exc_value, OSError):
+                before(failed)
+
+        threading.excepthook = tell
+        try:
+            yield
+            self.writer.flush()  # and a run that goes on from this step's checkpoint finds its numbers there
+        except OSError as error:
+            raise ArchiveError(f"cannot write {str(trainer.out)!r}, folder tensorboard: {one_line(error)}") from error
+        finally:
+            threading.excepthook = before
 
     def evaluated(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        step = row["step"]
+        with self._writing(trainer):
+            self._numbers(trainer, row, row["step"])
+
+    def _numbers(self, trainer: Trainer, row: dict[str, Any], step: int) -> None:
         for tag, name in (("loss/train", "train_loss"), ("loss/validation", "val_loss"),
                           ("accuracy/validation", "val_accuracy"), ("lr", "lr"), ("parameters", "parameters"),
                           ("flops", "flops")):
@@ -84,15 +113,16 @@ class TensorBoard(Watcher):
                 self.writer.add_scalar(tag, row[name], step)
         for name, p in trainer.model.named_parameters():
             self.writer.add_histogram(name, p.detach().float().cpu(), step)
-        self.writer.flush()  # a run that goes on from this step's checkpoint finds them there
 
     def grown(self, trainer: Trainer, growth: dict[str, Any]) -> None:
         words = "\n".join(f"    {line}" for line in growth["explain"].splitlines())
-        self.writer.add_text("growth", f"{growth['entry']}\n\n{words}", growth["step"])
-        self._filters(trainer)
+        with self._writing(trainer):
+            self.writer.add_text("growth", f"{growth['entry']}\n\n{words}", growth["step"])
+            self._filters(trainer)
 
     def ended(self, trainer: Trainer) -> None:
-        self._filters(trainer)
+        with self._writing(trainer):
+            self._filters(trainer)
         self.writer.close()
 
     def _filters(self, trainer: Trainer) -> None:

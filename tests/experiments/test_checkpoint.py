@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import numpy as np
@@ -182,7 +183,7 @@ def test_asked_to_stop(tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match=r"interrupted at step 13 of 30; go on from step 13 with --resume .*run"):
+    with pytest.raises(Interrupted, match="at step 13 of 30; go on from step 13 with fxgrow train --resume .*run"):
         trainer(*TWO, out=tmp_path / "run", watchers=[Ask()]).fit()
     assert signal.getsignal(signal.SIGINT) is before
     again = Trainer.resume(tmp_path / "run", clusters())
@@ -230,12 +231,45 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monke
             if trainer.step == 15:
                 monkeypatch.setattr("os.fsync", full)
 
-    with pytest.raises(ArchiveError, match="No space left"):
+    with pytest.raises(ArchiveError, match="No space left on device; free space there; go on from step 10 with fxgrow train "
+                                           "--resume .*run"):
         trainer(*TWO, out=tmp_path / "run", watchers=[Fill()]).fit()
     monkeypatch.undo()
     again = Trainer.resume(tmp_path / "run", clusters())
     assert again.step == 10
     assert not [p for p in os.listdir(tmp_path / "run") if p.endswith(".part")]
+
+
+def test_tensorboard_s_files_cannot_be_written(tmp_path, monkeypatch, capfd):
+    """Its writer fails in a thread of its own."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    class Fill(Watcher):
+        def stepped(self, trainer, loss):
+            if trainer.step == 15:
+                monkeypatch.setattr(RecordWriter, "write", full)
+
+    hook = threading.excepthook
+    with pytest.raises(ArchiveError, match="tensorboard: No space left on device; free space there; go on from step 10 "):
+        trainer(*TWO, out=tmp_path / "run", watchers=[Fill()], tensorboard=True).fit()
+    assert "Traceback" not in capfd.readouterr().err and threading.excepthook is hook
+    monkeypatch.undo()
+    again, whole = Trainer.resume(tmp_path / "run", clusters()), trainer(*TWO)
+    for run in (again, whole):
+        run.fit()
+    assert_same(whole, again)
+
+
+def test_no_room_for_temporary_files(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(ArchiveError, match="no folder for temporary files .*No space left on device; free space there"):
+        trainer(out=tmp_path / "run").fit()
 
 
 def test_a_loss_that_is_not_finite(tmp_path):
@@ -248,11 +282,12 @@ def test_a_loss_that_is_not_finite(tmp_path):
 
 class Fails(Shifted):
     """Ends its worker, or raises where there is none, at one sample."""
+    end = staticmethod(lambda: os._exit(1))
 
     def __getitem__(self, index):
         if index == 17:
             if torch.utils.data.get_worker_info() is not None:
-                os._exit(1)
+                self.end()
             raise ValueError("sample 17 is torn")
         return super().__getitem__(index)
 
@@ -264,6 +299,23 @@ def test_data_that_cannot_be_had(tmp_path, workers, said):
     with pytest.raises(TrainError, match=rf"the data of step \d cannot be had: .*{said}.*--resume"):
         trainer(out=tmp_path / "run", data=data, workers=workers, checkpoint_every=1).fit()
     assert checkpoint.read(tmp_path / "run" / checkpoint.NAME)[2]["step"] < 10
+
+
+def test_a_worker_that_is_killed(tmp_path):
+    def data(dataset):
+        found = clusters()
+        found.train = dataset(found.train)
+        return found
+
+    torn = data(Fails)
+    torn.train.end = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(TrainError, match=r"a worker failed: DataLoader worker .*; go on from step \d+ with fxgrow train"):
+        trainer(out=tmp_path / "run", data=torn, workers=2, checkpoint_every=1, steps=10).fit()
+    again, whole = Trainer.resume(tmp_path / "run", data(Shifted)), trainer(data=data(Shifted), checkpoint_every=1, steps=10)
+    assert again.step < 10
+    for run in (again, whole):
+        run.fit()
+    assert_same(whole, again)
 
 
 def test_other_data_and_a_folder_with_a_run(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from training import clusters, perceptron, trainer
 
 import fxgrow
@@ -91,6 +92,22 @@ def test_slope():
     assert not due(losses[:3]) and not due(losses)  # too few rows; exactly 0.01 for each FLOP
     assert due([*losses, row(train=2.9, flops=300)])  # 1.1 / 200
     assert parse_growth("slope=0.01 window=1: widen by=2").due([*losses[2:], row(train=3.5, flops=300)])
+
+
+def test_slope_of_a_run_decides_when_it_grows():
+    """The threshold lies between two slopes of a run that does not grow: the same run must grow there, and not before."""
+    def run(*grow):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        made = trainer(*grow, model=model, eval_every=10, steps=80, lr=0.02, schedule="constant")
+        made.fit()
+        return made.history
+
+    rows = [r for r in run().rows if r["train_loss"] is not None]
+    slopes = [(a["train_loss"] - b["train_loss"]) / (b["flops"] - a["flops"]) for a, b in zip(rows, rows[2:])]
+    assert slopes == sorted(slopes, reverse=True) and slopes[3] > 0  # it falls ever more slowly
+    growths = run(f"slope={(slopes[2] + slopes[3]) / 2} window=2: widen by=2 method=netmorph").growths
+    assert [g["step"] for g in growths] == [rows[5]["step"]] == [60]
 
 
 def test_adaptive_entries_wait_for_each_other_and_count_anew():
