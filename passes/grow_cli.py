@@ -25,12 +25,13 @@ MOST = 8  # tensors that are named one by one
 @click.option("--place", type=click.Choice(["end", "spread", "interleave"]), default="end", show_default=True,
               help="Where in a stage new blocks stand.")
 @click.option("--approximate", is_flag=True, help="Where no way is exact, take the closest, and tell the error.")
+@click.option("--extend", is_flag=True, help="Let BIG give more numbers than SMALL; the first are as before.")
 @click.option("--seed", type=click.IntRange(0, 2 ** 63 - 1), default=0, show_default=True, help="Of every random choice.")
 @click.option("--into-weights", metavar="FILE", help="A state_dict for BIG (--weights is that of SMALL).")
 @model_options
 @json_option
-def grow(small: str, big: str, output: str | None, only_plan: bool, method: str, place: str, approximate: bool, seed: int,
-         into_weights: str | None, as_json: bool, **options) -> None:
+def grow(small: str, big: str, output: str | None, only_plan: bool, method: str, place: str, approximate: bool,
+         extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:
     """Give a bigger stock model numbers by which it computes what SMALL does.
 
     What is written is a plain state_dict that the class of BIG loads with strict=True. Both graphs are matched: blocks that
@@ -47,7 +48,7 @@ def grow(small: str, big: str, output: str | None, only_plan: bool, method: str,
     second, _ = _load(big, weights=into_weights, input_shape=options["input_shape"], trust_pickle=options["trust_pickle"],
                       need_inputs=False)
     with status(f"Matching {small} and {big}"):
-        into = Into(first, second, inputs, method, place, approximate, seed)  # type: ignore[arg-type]
+        into = Into(first, second, inputs, method, place, approximate, extend, seed)  # type: ignore[arg-type]
     plan = into.plan()
     if only_plan:
         if as_json:

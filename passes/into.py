@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxgrow import _block
-from fxgrow._analysis import analyse
+from fxgrow._analysis import OUTPUT, analyse
 from fxgrow._axis import Atom, Fixed, atoms, resolve
 from fxgrow._capture import as_tuple, capture_graph, clone_structure, skeleton, uncached
 from fxgrow._classes import AxisClass, classes
@@ -42,8 +42,8 @@ PLACES = ("end", "spread", "interleave")
 
 
 def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Literal["r2r", "net2net", "netmorph"] = "r2r",
-              place: Literal["end", "spread", "interleave"] = "end", approximate: bool = False, check: bool = True,
-              seed: int | None = None) -> GrownInto:
+              place: Literal["end", "spread", "interleave"] = "end", approximate: bool = False, extend: bool = False,
+              check: bool = True, seed: int | None = None) -> GrownInto:
     """Numbers for `big`, an untouched model of any class, by which it computes in eval mode what `small` does.
 
     Args:
@@ -54,6 +54,7 @@ def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Liter
             without a skip path are identity layers whatever the method.
         place: where in a stage new blocks stand: at its end, spread among the old ones, or one behind each old one.
         approximate: where no way is exact, take the closest one; the verification says how far off it is.
+        extend: the big model may give more numbers than the small one; the first along each axis are as before.
         check: compare both models on the example inputs.
         seed: of every random choice; None takes one from torch's global generator.
 
@@ -64,17 +65,17 @@ def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Liter
         GrowthError: there is no exact way; names the layer that forbids it, and why.
         CaptureError: a model cannot be captured.
     """
-    return Into(small, big, example_inputs, method, place, approximate, seed).grow(check)
+    return Into(small, big, example_inputs, method, place, approximate, extend, seed).grow(check)
 
 
 class Into:
     """The two models, their match, and the steps from one to the other."""
 
     def __init__(self, small: nn.Module, big: nn.Module, example_inputs, method: str = "r2r", place: str = "end",
-                 approximate: bool = False, seed: int | None = None):
+                 approximate: bool = False, extend: bool = False, seed: int | None = None):
         insist_known("method", method, METHODS)
         insist_known("place", place, PLACES)
-        self.method, self.approximate, self.seed = method, approximate, seed_of(seed)
+        self.method, self.approximate, self.extend, self.seed = method, approximate, extend, seed_of(seed)
         self.inputs = as_tuple(example_inputs)
         self.original, self.target = small, _like(big, small)
         self.small, self.big = (capture_graph(m, self.inputs) for m in (small, self.target))
@@ -172,7 +173,12 @@ class Into:
         for c in classes(self.tape):
             if (size := wanted.get(c.atom)) is None:
                 continue
-            if c.reason is not None:
+            if c.reason == OUTPUT:
+                if not self.extend:
+                    raise GrowthError(f"{c.name} is {c.size} of the model's outputs, and {size} of the big one's: `extend` "
+                                      "lets the big one give more, the first as before")
+                self.tape.open(c.atom)
+            elif c.reason is not None:
                 raise GrowthError(f"{c.name} would grow from {c.size} to {size} positions, but it cannot: {c.reason}")
             try:
                 growth = widen.growth(self.tape, c, size, numbers, self._fit)
@@ -347,7 +353,8 @@ class Into:
         found = GrownInto.of(model)
         found.plan, found.record = self.plan(), record
         with uncached(self.original, model):
-            found.verification = checked = self._allowing(verify(self.original, model, self.inputs)) if check else None
+            found.verification = checked = self._allowing(verify(
+                self.original, model, self.inputs, extended=self.extend)) if check else None
         if checked is not None and not checked.ok and not self.approximate:
             raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{self._doubt()}; "
                               "`approximate` gives these numbers all the same")

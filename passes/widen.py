@@ -201,11 +201,14 @@ class Widen(PassBase):
         Raises:
             Inexact: none is.
         """
-        base = "extend" if c.atom in tape.opened else BASES[self.method]
-        if base in ("random", "extend"):
-            certificate = certify(tape, c.atom, "free", exact=base == "extend")
-            return Growth(c.atom, size, certificate, *self._extend(c, size, numbers), base, WHY[base])
-        reasons = []
+        base, reasons = BASES[self.method], []
+        if base == "random" or c.atom in tape.opened:
+            how = "extend" if c.atom in tape.opened else base
+            try:
+                certificate = certify(tape, c.atom, "free", exact=how == "extend")
+                return Growth(c.atom, size, certificate, *self._extend(c, size, numbers), how, WHY[how])
+            except Inexact as why:  # a norm runs over the outputs
+                reasons.append(str(why))
         for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
             try:
                 certificate = certify(tape, c.atom, candidate)

@@ -217,8 +217,14 @@ def test_a_network_that_is_no_part_of_the_other_is_refused_with_the_layer():
                                nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1)))
 
 
-def test_other_outputs_are_refused():
-    assert "output" in refused(resnet([1, 1, 1, 1]), tv.ResNet(tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=9))
+def test_more_outputs_are_refused_unless_they_are_asked_for():
+    torch.manual_seed(0)
+    small, big = shake(resnet([1, 1, 1, 1])).eval(), tv.ResNet(tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=9).eval()
+    assert "output" in refused(small, big)
+    x = torch.randn(X)
+    grown = grow_into(small, big, x, seed=0, extend=True)
+    with torch.no_grad():
+        assert grown.verification.ok and torch.allclose(grown.model.eval()(x)[:, :7], small(x), atol=1e-4)
 
 
 def test_a_norm_over_a_width_that_is_no_multiple_is_refused_and_approximated():

@@ -99,3 +99,18 @@ def test_what_cannot_be_exact_is_refused():
         max_position_embeddings=16)) for w in (32, 64))
     with pytest.raises(GrowthError, match="output"):  # its outputs are as many as it is wide
         grow_into(a, b, WORDS, seed=0)
+
+
+def test_hidden_values_can_be_extended():
+    def make(width, heads):
+        return transformers.ViTModel(transformers.ViTConfig(
+            image_size=16, patch_size=8, hidden_size=width, intermediate_size=40, num_attention_heads=heads,
+            num_hidden_layers=2))
+
+    torch.manual_seed(0)
+    small, big = shake(make(32, 4).double()).eval(), make(48, 6).double().eval()
+    big.load_state_dict(grow_into(small, big, IMAGES, seed=0, extend=True))
+    with torch.no_grad():
+        a, b = small(IMAGES), big(IMAGES)
+    assert torch.allclose(a.last_hidden_state, b.last_hidden_state[..., :32], rtol=1e-9, atol=1e-9)
+    assert torch.allclose(a.pooler_output, b.pooler_output[..., :32], rtol=1e-9, atol=1e-9)
