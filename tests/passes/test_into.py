@@ -7,8 +7,11 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.models as tv
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import shake
 from torch import nn
 
@@ -95,6 +98,48 @@ def test_the_stock_class_computes_the_same(name, method):
     assert gap(small, big, x) <= 1e-9
     other = torch.randn(X, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     assert gap(small, big, other) <= 1e-9
+
+
+class Unit(nn.Module):
+    def __init__(self, width, inner, norm, act, groups, bias):
+        super().__init__()
+        self.one = nn.Conv2d(width, inner * groups, 3, padding=1, groups=groups, bias=bias)
+        self.norm = {"batch": nn.BatchNorm2d, "group": lambda n: nn.GroupNorm(groups, n), "none": nn.Identity}[norm](
+            inner * groups)
+        self.act, self.two = getattr(F, act), nn.Conv2d(inner * groups, width, 1)
+
+    def forward(self, x):
+        return x + self.two(self.act(self.norm(self.one(x))))
+
+
+def network(widths, depths, inner, *form):
+    """Stages of residual units, as wide and deep as given."""
+    layers = [nn.Conv2d(3, widths[0], 3, padding=1)]
+    for i, (width, depth) in enumerate(zip(widths, depths)):
+        layers += [nn.Sequential(*(Unit(width, inner, *form) for _ in range(depth)))]
+        if i + 1 < len(widths):
+            layers += [nn.Conv2d(width, widths[i + 1], 2, stride=2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * widths[-1], 5)).double()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_random_networks_grow_into_bigger_ones(data):
+    stages, size = data.draw(st.integers(1, 2)), st.integers(0, 2)
+    form = [data.draw(st.sampled_from(v)) for v in (["batch", "group", "none"], ["relu", "gelu", "tanh", "leaky_relu"],
+                                                    [1, 2], [True, False])]
+    small = [4 * data.draw(st.integers(1, 2)) for _ in range(stages)], [data.draw(st.integers(1, 2)) for _ in range(stages)]
+    inner, more = data.draw(st.integers(2, 4)), data.draw(size)
+    widths = [w + 2 * data.draw(size) for w in small[0]]
+    depths = [d + data.draw(size) for d in small[1]]
+    if form[0] == "group":  # a group's statistics run over its channels: whole multiples alone are exact
+        more = inner * (more % 2)
+    torch.manual_seed(0)
+    one, two = shake(network(*small, inner, *form)).eval(), network(widths, depths, inner + more, *form)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    method = data.draw(st.sampled_from(["r2r", "net2net", "netmorph"]))
+    place = data.draw(st.sampled_from(["end", "spread", "interleave"]))
+    assert gap(one, grow_into(one, two, x, method=method, place=place, seed=0, check=False).model, x) <= 1e-9
 
 
 @pytest.mark.parametrize("name", ["a transformer", "more residual blocks"])

@@ -11,9 +11,10 @@ pairs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pairs)
 
 NO_PART, NO_MULTIPLE = "no counterpart", "integer factor"
-REFUSED = {"regnet_y_800mf": NO_PART, "regnet_x_800mf": NO_PART, "convnext_base": NO_MULTIPLE,
-           "shufflenet_v2_x1_0": "shuffled", "swin_b": NO_MULTIPLE, "mobilenetv3_small_100": NO_PART, "mixer_b16_224": NO_MULTIPLE, "regnety_004": NO_PART,
-           "convnext_femto": NO_MULTIPLE, "repvgg_b0": NO_PART, "mixnet_m": NO_PART, "dla60": NO_PART}
+REFUSED = {"regnet_y_800mf": NO_PART, "regnet_x_800mf": NO_PART, "convnext_base": NO_MULTIPLE, "swin_b": NO_MULTIPLE,
+           "shufflenet_v2_x1_0": "shuffled", "mobilenetv3_small_100": NO_PART, "mixer_b16_224": NO_MULTIPLE,
+           "regnety_004": NO_PART, "convnext_femto": NO_MULTIPLE, "repvgg_b0": NO_PART, "mixnet_m": NO_PART,
+           "dla60": NO_PART}
 
 
 @pytest.mark.sweep
