@@ -40,8 +40,10 @@ class GrowInto(PassBase):
                           seed=seed)
         grown = capture(found.model, inputs)
         step = {"pass": "into", "where": [], "model": self.model, "method": self.method, "place": self.place, "seed": seed}
-        sizes = [(s.before, s.after) if s.kind == "widen" else (0, 0) for s in found.plan.steps]
-        outcomes = [Outcome(s.name, *size, [], s.method or s.kind, f"{s.kind}: {s.note}" if s.note else s.kind)
-                    for s, size in zip(found.plan.steps, sizes)]
+        outcomes = []
+        for s in found.plan.steps:
+            before, after = (s.before, s.after) if s.kind == "widen" else (0, 0)
+            why = f"{s.kind}: {s.note}" if s.note else s.kind
+            outcomes.append(Outcome(s.name, before, after, [], s.method or s.kind, why))
         keep_growth(graph_module, grown, replace(found.record, lineage=[step], certificate=[], origin={}), outcomes)
         return PassResult(grown, True)

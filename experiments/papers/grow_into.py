@@ -25,6 +25,7 @@ register(Experiment(
     (Arm("teacher", "small"),
      *(Arm(method, "small", (f"step=0: into model={{big}} method={method}",), "teacher")
        for method in METHODS if method != "random"),
+     Arm("net2net, noise", "small", ("step=0 noise=0.01: into model={big} method=net2net",), "teacher"),  # copies part
      Arm("random padding", "small", (PADDING,), "teacher"),
      Arm("scratch", "big"),
      Arm(f"scratch, {SHARE} of the updates", "big", share=SHARE)),
