@@ -386,12 +386,12 @@ class _Alignment:
 
 def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
     """Why two nodes do not compute the same, sizes and foldable constants aside."""
-    missing = small.tensors(one).keys() - big.tensors(two).keys()
-    if missing or len(small.reads(one)) != len(big.reads(two)):
-        return f"one has tensors that the other has not ({', '.join(sorted(missing)) or 'read by name'})"
     a, b = small.trace.made.get(one.name, []), big.trace.made.get(two.name, [])
     if [v.name for v in a] != [v.name for v in b]:
         return "they compute other things"
+    missing = small.tensors(one).keys() - big.tensors(two).keys()
+    if missing or len(small.reads(one)) != len(big.reads(two)):
+        return f"it has tensors that the big one's has not ({', '.join(sorted(missing)) or 'read by name'})"
     for v, w in zip(a, b):
         if v.tensor.ndim != w.tensor.ndim or any(m < n for n, m in zip(v.tensor.shape, w.tensor.shape)):
             return f"a size shrinks, from {list(v.tensor.shape)} to {list(w.tensor.shape)}"
