@@ -85,7 +85,9 @@ class Into:
         self.steps: list[Step] = []
         self.names = self._names()
         self.neutral = dict(self._neutral())
-        gm = self._kernels(clone_structure(self.small))
+        gm = clone_structure(self.small)
+        gm.meta.pop("growth", None)  # the record is about this growth alone
+        gm = self._kernels(gm)
         self.tape, self.there = analyse(gm), analyse(self.big)
         self.terms = dict(term for e in self.match.extras if e.joined is not None for term in self._term(e))
         self.growths = self._widen(gm)

@@ -339,6 +339,14 @@ def test_the_record_knows_every_number():
             assert mask.all()
 
 
+def test_the_record_of_a_model_that_has_grown_before_is_about_this_growth():
+    from fxgrow.passes import Widen
+    small, big, x = pair("more residual blocks")
+    before = fxgrow.transform(small, x, Widen("layer1.0.conv1", by=6, seed=0)).model
+    grown = grow_into(before, before, x, seed=0)
+    assert all(p.unchanged for p in grown.record.parameters.values())
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
