@@ -415,7 +415,7 @@ class Into:
 def _blank(tensor: Tensor, dim: int, kept: Tensor | None, content: Any) -> None:
     """Zeros at the positions that are left out, if that is what stands there."""
     if content == "zero" and kept is not None:
-        tensor.index_fill_(dim, (~kept).nonzero().flatten(), 0.0)
+        tensor.index_fill_(dim, (~kept).nonzero().flatten().to(tensor.device), 0.0)
 
 
 def _like(big: nn.Module, small: nn.Module) -> nn.Module:
