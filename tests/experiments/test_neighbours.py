@@ -109,5 +109,12 @@ def test_a_neighbour_without_a_counterpart_from_scratch_is_not_drawn(tmp_path, m
     one = setup(tmp_path, count=0, model="zoo:mlp:hidden=(64,64)")
     parent = Parent(0, untrained(one, f"{GROWN}/start", 0), one.load(0).train[0][0][None])
     assert mutate([parent], neighbours.default_mutations(), random.Random(0), Limits())[0] is not None
+    found = neighbours.draw(dataclasses.replace(one, count=1))
+    assert [text for _, text in found] == ["step=0: skip where=fc"]  # sizes differ there: a projection, which is a layer
+    monkeypatch.setattr(neighbours, "redrawn", refuse)
     with pytest.raises(ExperimentError, match="only 0 neighbours"):
-        assert dataclasses.replace(one, count=1).declared
+        neighbours.draw(dataclasses.replace(one, count=1))
+
+
+def refuse(*args):
+    raise ExperimentError("it cannot be drawn anew")
