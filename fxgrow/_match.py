@@ -408,7 +408,7 @@ def _numbers_differ(v: Val, w: Val) -> str | None:
     if v.name in NORMS or v.name in SCALED:
         return None
     a, b = numbers_in(v.name, v.args, {}), numbers_in(w.name, w.args, {})
-    if v.name == "convolution" and (kernels := [_taps(x) for x in (v, w)])[0] != kernels[1]:
+    if v.name == "convolution" and (kernels := [taps(x) for x in (v, w)])[0] != kernels[1]:
         spare = [(m - n) * d for n, m, d in zip(*kernels, a[2])]
         if len(kernels[0]) != len(kernels[1]) or min(spare) < 0 or any(s % 2 for s in spare) or \
                 list(b[1]) != [p + s // 2 for p, s in zip(a[1], spare)]:
@@ -417,7 +417,7 @@ def _numbers_differ(v: Val, w: Val) -> str | None:
     return None if a == b else f"{v.name.strip('_')} has {a} in one and {b} in the other"
 
 
-def _taps(v: Val) -> list[int]:
+def taps(v: Val) -> list[int]:
     """The kernel of a convolution."""
     return list(v.ins[1].tensor.shape[2:])
 

@@ -23,7 +23,7 @@ from fxgrow._capture import as_tuple, capture_graph, clone_structure, skeleton, 
 from fxgrow._classes import AxisClass, classes
 from fxgrow._content import Certificate, Inexact, certify
 from fxgrow._identity import CONTRACTIONS, NORMS, NoIdentity, Trace, Val, identity_layer
-from fxgrow._match import Extra, Side, match
+from fxgrow._match import Extra, Side, match, taps
 from fxgrow._record import GrowthRecord, ParameterRecord, tensors_of
 from fxgrow._rewrite import Refused, record_of, rewrite
 from fxgrow._scales import Unfoldable, factors, results
@@ -32,8 +32,9 @@ from fxgrow._verify import TOLERANCE, Verification, verify
 from fxgrow.errors import GrowthError
 from fxgrow.passes.into_result import GrownInto, Plan, Step
 from fxgrow.passes.into_sizes import Sizes, kept, without
-from fxgrow.passes.kernel import Kernel
+from fxgrow.passes.kernel import Kernel, by
 from fxgrow.passes.options import insist_known, seed_of
+from fxgrow.passes.plain import identity_kernel
 from fxgrow.passes.start import Numbers, settle
 from fxgrow.passes.widen import Widen, fitted, numbers_of
 
@@ -130,15 +131,15 @@ class Into:
 
     def _kernels(self, gm: GraphModule) -> GraphModule:
         """Larger kernels, where the big model has them."""
-        trace, growths = Trace(gm), []
+        growths = []
         for a, b in self.match.nodes.items():
-            for v, w in zip(trace.made.get(a.name, ()), self.side.trace.made.get(b.name, ())):
-                if v.name == "convolution" and (taps := _taps(v)) != (wanted := _taps(w)):
+            for v, w in zip(self.given.trace.made.get(a.name, ()), self.side.trace.made.get(b.name, ())):
+                if v.name == "convolution" and (before := taps(v)) != (wanted := taps(w)):
                     name = v.ins[1].source
                     if name is None:
                         raise GrowthError(f"the kernel of {v.place} is computed, and cannot be made larger")
                     growths.append((name.rpartition(".")[0], wanted))
-                    self.steps.append(Step("kernel", growths[-1][0], _by(taps), _by(wanted), "zero taps"))
+                    self.steps.append(Step("kernel", growths[-1][0], by(before), by(wanted), "zero taps"))
         for name, wanted in dict(growths).items():
             gm = Kernel(name, size=wanted)(gm).graph_module
         return gm
@@ -220,7 +221,8 @@ class Into:
         """The logarithms of the factors by which constants of the stock class are made up for."""
         changes: dict[Val, float] = {}
         self.eps: dict[str, tuple[str, float, float]] = {}  # weight of a batch norm: its variance, eps here, eps there
-        here, small, there = Trace(self.grown).made, self.given.trace.made, self.side.trace
+        small, there = self.given.trace.made, self.side.trace
+        here = Trace(self.grown).made if self.growths else small
         for a, b in self.match.nodes.items():
             theirs = there.made.get(b.name, [])
             ours = here.get(a.name, [])
@@ -300,7 +302,7 @@ class Into:
         found = identity_layer(x, trace.gives[extra.out.name])
         new = {n: torch.zeros_like(tensors[n]) for n in found.zeros}
         for name in found.units:
-            new[name] = _unit(tensors[name])
+            new[name] = identity_kernel(tensors[name])
         for weight, variance, eps in found.slopes:
             if weight is None:
                 new[variance] = torch.full_like(tensors[variance], 1 - eps)
@@ -439,14 +441,6 @@ def _tensors(gm: GraphModule, path: str) -> Mapping[str, Tensor]:
     return tensors_of(gm.get_submodule(path))
 
 
-def _taps(v: Val) -> list[int]:
-    return list(v.ins[1].tensor.shape[2:])
-
-
-def _by(sizes: list[int]) -> str:
-    return "x".join(map(str, sizes))
-
-
 def _eps(v: Val) -> float:
     eps = v.arg(NORMS[v.name][3])
     return float(torch.finfo(v.tensor.dtype).eps if eps is None else eps)
@@ -459,15 +453,6 @@ def _ratio(v: Val, w: Val) -> float:
     here, there = (u.arg(1) for u in (v, w))
     plain = isinstance(here, (int, float)) and isinstance(there, (int, float)) and v.name in ("mul", "div", "add")
     return there / here if plain and here and there else 1.0
-
-
-def _unit(weight: Tensor) -> Tensor:
-    """A kernel whose middle tap gives each channel back."""
-    new = torch.zeros_like(weight)
-    middle = tuple(s // 2 for s in weight.shape[2:])
-    for o in range(weight.shape[0]):
-        new[(o, o % weight.shape[1], *middle)] = 1
-    return new
 
 
 __all__ = ["GrownInto", "Into", "Plan", "Step", "grow_into"]

@@ -102,7 +102,7 @@ class Kernel(PassBase):
                 seen.add(holder)
                 call.set_kernel(new, padding)
         return Outcome(name, taps, math.prod(new), [name], "zero taps",
-                       f"{_by(old)} becomes {_by(new)}: the new taps are zero; padding {_show(changes[0][1])} leaves the "
+                       f"{by(old)} becomes {by(new)}: the new taps are zero; padding {_show(changes[0][1])} leaves the "
                        "old ones where they were")
 
     def _size(self, old: Sizes) -> Sizes:
@@ -110,9 +110,9 @@ class Kernel(PassBase):
         if len(new) != len(old):
             raise Refused(f"it has {len(old)} spatial axes, and size {_show(new)} speaks of {len(new)}")
         if new == old:
-            raise Refused(f"its kernel is {_by(old)} already")
+            raise Refused(f"its kernel is {by(old)} already")
         if any(n < o for n, o in zip(new, old)):
-            raise Refused(f"size {_by(new)} would shrink its kernel of {_by(old)}")
+            raise Refused(f"size {by(new)} would shrink its kernel of {by(old)}")
         return new
 
 
@@ -146,12 +146,12 @@ def _shift(call: Call, old: Sizes, new: Sizes, x: Tensor) -> tuple[Sizes, Sizes 
     if padding == "same":  # dilation (size - 1) zeros in all, of which the smaller half comes in front
         grown = [d * (n - 1) // 2 - d * (o - 1) // 2 for d, n, o in zip(dilation, new, old)]
         if any(g % d for g, d in zip(grown, dilation)):
-            raise Refused(f"growth from {_by(old)} to {_by(new)} at dilation {_show(dilation)} moves the old taps off their "
+            raise Refused(f"growth from {by(old)} to {by(new)} at dilation {_show(dilation)} moves the old taps off their "
                           "places; choose a size that differs by an even number")
         _check_room(call, x, tuple(-(d * (1 - n) // 2) for d, n in zip(dilation, new)))
         return tuple(g // d for g, d in zip(grown, dilation)), "same"
     if any(g % 2 for g in gained):
-        raise Refused(f"an odd number of taps between {_by(old)} and {_by(new)} needs more padding on one side than on the "
+        raise Refused(f"an odd number of taps between {by(old)} and {by(new)} needs more padding on one side than on the "
                       "other; choose a size that differs by an even number")
     front = tuple(g // 2 for g in gained)
     present = (0,) * len(old) if padding == "valid" else call.setting("padding")
@@ -165,7 +165,7 @@ def _check_room(call: Call, x: Tensor, padding: Sizes) -> None:
     mode, space = getattr(call.module, "padding_mode", "zeros"), tuple(x.shape[-call.rank:])
     spare = {"reflect": 1, "circular": 0}.get(mode)
     if spare is not None and any(p > s - spare for p, s in zip(padding, space)):
-        raise Refused(f"{mode} padding of {_show(padding)} does not fit its input of {_by(space)}")
+        raise Refused(f"{mode} padding of {_show(padding)} does not fit its input of {by(space)}")
 
 
 def _enlarge(edit: Edit, name: str, front: Sizes, new: Sizes) -> None:
@@ -180,7 +180,7 @@ def _enlarge(edit: Edit, name: str, front: Sizes, new: Sizes) -> None:
              ParameterRecord(known, index, [None if i is None else i < 0 for i in index]))
 
 
-def _by(size: Sizes) -> str:
+def by(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 

@@ -122,12 +122,18 @@ def identity_layer(call: Call, channels: int) -> nn.Module:
     layer: Any = conv(call.rank, channels, channels, _kernel(call) if call.rank else 1, bias=True, **options) \
         if call.rank else nn.Linear(channels, channels)
     with torch.no_grad():
-        layer.weight.zero_()
+        layer.weight.copy_(identity_kernel(layer.weight))
         layer.bias.zero_()
-        middle = tuple(s // 2 for s in layer.weight.shape[2:])
-        for o in range(channels):
-            layer.weight[(o, o if groups == 1 else 0, *middle)] = 1
     return layer
+
+
+def identity_kernel(weight: torch.Tensor) -> torch.Tensor:
+    """A kernel of the shape of `weight`, [out, in of a group, *taps], that gives each channel back by its middle tap."""
+    new = torch.zeros_like(weight)
+    middle = tuple(s // 2 for s in weight.shape[2:])
+    for o in range(weight.shape[0]):
+        new[(o, o % weight.shape[1], *middle)] = 1
+    return new
 
 
 def _check_idempotent(trace: Trace, nodes: list[Node], layers: list[nn.Module]) -> None:

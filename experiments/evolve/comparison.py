@@ -96,11 +96,7 @@ class Comparison(Setup):
         scale = super().preset
         if not self.model:
             return scale
-        if not self.model.startswith("zoo:"):
-            raise ExperimentError(f"model is {self.model!r}: what a search finds is also drawn anew, by the rules of the "
-                                  "zoo, so name one of its networks, zoo:NAME (`fxgrow zoo` lists them)")
-        name = self.model.removeprefix("zoo:")
-        return replace(scale, networks={NETWORK: Network(name, name)})
+        return replace(scale, networks={NETWORK: Network.named(self.model, "what a search finds is also drawn anew")})
 
     @property
     def sizes(self) -> Sizes:

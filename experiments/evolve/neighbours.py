@@ -50,11 +50,8 @@ class Neighbours(Setup):
         scale = super().declared.scale(self.scale)
         if not self.model:
             return scale
-        if not self.model.startswith("zoo:"):
-            raise ExperimentError(f"model is {self.model!r}: neighbours are also trained from scratch, by the rules of the "
-                                  "zoo, so name one of its networks, zoo:NAME (`fxgrow zoo` lists them)")
-        name = self.model.removeprefix("zoo:")
-        return replace(scale, networks={**scale.networks, NETWORK: Network(name, name)})
+        network = Network.named(self.model, "neighbours are also trained from scratch")
+        return replace(scale, networks={**scale.networks, NETWORK: network})
 
     def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
         """A sentence for each comparison, and the names of the figures that are drawn."""

@@ -30,6 +30,19 @@ class Network:
     where: tuple[str, str] = ("", "")
     large: str = ""
 
+    @classmethod
+    def named(cls, model: str, why: str) -> Network:
+        """A network of the zoo, `zoo:NAME`, in either form.
+
+        Raises:
+            ExperimentError: it is none of the zoo's; `why` says what needs one.
+        """
+        if not model.startswith("zoo:"):
+            raise ExperimentError(f"model is {model!r}: {why}, by the rules of the zoo, so name one of its networks, "
+                                  "zoo:NAME (`fxgrow zoo` lists them)")
+        name = model.removeprefix("zoo:")
+        return cls(name, name)
+
     def on(self, input_shape: tuple[int, ...]) -> tuple[str, str]:
         """The zoo's name and the places to deepen at, for inputs of this shape (without the batch).
 
