@@ -3,7 +3,7 @@
 `"1x1:64 3x3:96"` is a chain of two units, each a convolution without bias, batch norm and ReLU. Behind the channels, `/2`
 is the stride and `v` means that nothing is padded ("valid"). `max` and `avg` are 3 x 3 poolings of stride 1, padded;
 `max/2v` is one of stride 2 that is not. A list is a chain of plans; a tuple has its plans side by side, their channels
-concatenated.
+concatenated. A sequence is read as an image of one row: of `7x1:64` a kernel of one number is left, of `1x7:64` seven.
 """
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class Residual:
 
 
 class Unit(nn.Module):
-    """relu(bn(conv(x)))."""
+    """relu(bn(conv(x))), for images (a kernel of two sizes) or sequences (of one)."""
 
-    def __init__(self, channels: int, out: int, kernel: tuple[int, int], stride: int, padding: tuple[int, int]):
+    def __init__(self, channels: int, out: int, kernel: tuple[int, ...], stride: int, padding: tuple[int, ...]):
         super().__init__()
-        self.conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
-        self.bn, self.relu = nn.BatchNorm2d(out, eps=EPS), nn.ReLU()
+        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if len(kernel) == 2 else (nn.Conv1d, nn.BatchNorm1d)
+        self.conv = conv(channels, out, kernel, stride, padding, bias=False)
+        self.bn, self.relu = norm(out, eps=EPS), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(self.bn(self.conv(x)))
@@ -57,31 +58,32 @@ class Parallel(nn.Module):
 class ResidualParallel(nn.Module):
     """relu(x + scale * conv(branches(x)))."""
 
-    def __init__(self, branches: nn.Module, channels: int, out: int, scale: float, last: bool):
+    def __init__(self, branches: nn.Module, channels: int, out: int, scale: float, last: bool, dims: int = 2):
         super().__init__()
         self.branches, self.scale = branches, scale
-        self.conv, self.relu = nn.Conv2d(channels, out, 1), nn.Identity() if last else nn.ReLU()
+        self.conv = (nn.Conv2d if dims == 2 else nn.Conv1d)(channels, out, 1)
+        self.relu = nn.Identity() if last else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(x + self.scale * self.conv(self.branches(x)))
 
 
-def built(plan: Plan, channels: int, r: float) -> tuple[nn.Module, int]:
+def built(plan: Plan, channels: int, r: float, dims: int = 2) -> tuple[nn.Module, int]:
     """The module of a plan whose input has `channels` channels, every width times r; and how many channels it gives."""
     if isinstance(plan, Residual):
-        inner, out = built(plan.plan, channels, r)
-        return ResidualParallel(inner, out, channels, plan.scale, plan.last), channels
+        inner, out = built(plan.plan, channels, r, dims)
+        return ResidualParallel(inner, out, channels, plan.scale, plan.last, dims), channels
     if isinstance(plan, tuple):
-        branches = [built(branch, channels, r) for branch in plan]
+        branches = [built(branch, channels, r, dims) for branch in plan]
         return Parallel([module for module, _ in branches]), sum(out for _, out in branches)
     modules = []
     for part in plan.split() if isinstance(plan, str) else plan:
-        module, channels = _step(part, channels, r) if isinstance(plan, str) else built(part, channels, r)
+        module, channels = (_step if isinstance(plan, str) else built)(part, channels, r, dims)
         modules.append(module)
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules), channels
 
 
-def _step(text: str, channels: int, r: float) -> tuple[nn.Module, int]:
+def _step(text: str, channels: int, r: float, dims: int) -> tuple[nn.Module, int]:
     """The module of one step, and how many channels it gives."""
     match = STEP.fullmatch(text)
     if match is None:
@@ -89,33 +91,34 @@ def _step(text: str, channels: int, r: float) -> tuple[nn.Module, int]:
     pool, high, wide, width, steps, valid = match.groups()
     stride = int(steps or 1)
     if pool == "max":
-        return nn.MaxPool2d(3, stride, 0 if valid else 1), channels
+        return (nn.MaxPool2d if dims == 2 else nn.MaxPool1d)(3, stride, 0 if valid else 1), channels
     if pool == "avg":
-        return nn.AvgPool2d(3, stride, 0 if valid else 1, count_include_pad=False), channels
-    kernel, out = (int(high), int(wide)), scaled(int(width), r)
-    padding = (0, 0) if valid else (kernel[0] // 2, kernel[1] // 2)
-    return Unit(channels, out, kernel, stride, padding), out
+        average = nn.AvgPool2d if dims == 2 else nn.AvgPool1d
+        return average(3, stride, 0 if valid else 1, count_include_pad=False), channels
+    kernel, out = (int(high), int(wide))[2 - dims:], scaled(int(width), r)
+    return Unit(channels, out, kernel, stride, tuple(0 if valid else size // 2 for size in kernel)), out
 
 
 class Planned(nn.Module):
-    """The stages of a plan, the mean over the image, dropout, a linear layer.
+    """The stages of a plan, the mean over the image or sequence, dropout, a linear layer.
 
     Args:
         stages: the plan of each stage, by its name.
         r: factor on every width.
-        input_shape: (channels, height, width).
+        input_shape: (channels, height, width), or (channels, length).
         dropout: share of the last features that are dropped in train mode.
     """
 
-    def __init__(self, stages: dict[str, Plan], r: float, input_shape: tuple[int, int, int], num_classes: int,
+    def __init__(self, stages: dict[str, Plan], r: float, input_shape: tuple[int, ...], num_classes: int,
                  dropout: float = 0.0):
         super().__init__()
         self.input_shape = input_shape
-        self.features, channels = nn.Sequential(), input_shape[0]
+        self.features, channels, dims = nn.Sequential(), input_shape[0], len(input_shape) - 1
         for name, plan in stages.items():
-            module, channels = built(plan, channels, r)
+            module, channels = built(plan, channels, r, dims)
             self.features.add_module(name, module)
-        self.avgpool, self.dropout = nn.AdaptiveAvgPool2d(1), nn.Dropout(dropout) if dropout else nn.Identity()
+        self.avgpool = nn.AdaptiveAvgPool2d(1) if dims == 2 else nn.AdaptiveAvgPool1d(1)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

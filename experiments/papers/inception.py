@@ -6,7 +6,8 @@ from fxgrow.experiments.papers._presets import converging, scales
 
 
 def _networks(options: str) -> dict[str, Network]:
-    return {name: Network(f"{name}_small:{options}") for name in ("inception_resnet_v2", "inception_v4")}
+    return {name: Network(f"{name}_small:{options}", f"{name}_1d:{options}")
+            for name in ("inception_resnet_v2", "inception_v4")}
 
 
 register(Experiment(

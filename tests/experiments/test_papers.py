@@ -1,6 +1,7 @@
 """The papers' experiments: each runs through, finished runs are kept, the same seed gives the same table."""
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -26,7 +27,7 @@ from fxgrow.experiments.papers._run import Setup, finished, redrawn, run, untrai
 from fxgrow.experiments.trainer import Interrupted, Trainer
 from fxgrow.experiments.watch import Watcher
 from fxgrow.passes import Widen
-from fxgrow.zoo import create_model
+from fxgrow.zoo import create_model, options_for, parse_options
 
 NAMES = [experiment.name for experiment in papers.list_experiments() if not getattr(experiment, "setup", "")]
 STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 8, 64, 4, 3
@@ -116,6 +117,16 @@ def test_large_images_may_get_another_network():
     assert sides == {8: network.image, 16: network.image, 17: network.large, 28: network.large}
     assert network.on((1, 8, 20))[0] == network.large and network.on((1, 40))[0] == "resnet1d"
     assert Network("mlp").on((1, 28, 28))[0] == "mlp"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "grow-into"])  # two networks of stock, for images
+def test_every_scale_has_networks_for_images_and_for_sequences(name):
+    for scale in papers.get_experiment(name).scales.values():
+        for network, shape in itertools.product(scale.networks.values(), ((1, 28, 28), (2, 40))):
+            model, _, options = network.on(shape)[0].partition(":")
+            with torch.device("meta"):
+                built = create_model(model, **options_for(model, shape, 7) | parse_options(options))
+                assert built(torch.zeros(3, *shape)).shape == (3, 7)
 
 
 @pytest.mark.parametrize("length", [{"steps": 6, "eval_every": 3}, {"epochs": 6}])

@@ -16,12 +16,14 @@ NARROW = {
     "cifar_resnet10": {"r": 2 ** -3, "size": 16}, "cifar_resnet18": {"r": 2 ** -3, "size": 16}, "mlp": {"r": 2 ** -3},
     "resnet1d": {"r": 0.25}, "mnist_resnet": {"size": 12}, "residual3": {"r": 0.5, "size": 8},
     "net2net_conv": {"r": 0.25, "size": 8}, "inception_v4_small": {"r": 2 ** -4, "size": 16},
+    "inception_v4_1d": {"r": 2 ** -4}, "inception_resnet_v2_1d": {"r": 2 ** -4},
     "inception_resnet_v2_small": {"r": 2 ** -4, "size": 16}, "inception_bn": {"r": 2 ** -4, "size": 48, "num_classes": 10},
     "inception_v4": {"r": 2 ** -5, "size": 91, "num_classes": 10},
     "inception_resnet_v2": {"r": 2 ** -5, "size": 91, "num_classes": 10}}
 
 # net2net's new layers in these are a convolution with its batch norm, which undoes running statistics, not those of a batch
-IDENTITY_LAYERS = {"inception_bn", "inception_resnet_v2_small", "inception_v4", "inception_v4_small"}
+IDENTITY_LAYERS = {"inception_bn", "inception_resnet_v2_1d", "inception_resnet_v2_small", "inception_v4", "inception_v4_1d",
+                   "inception_v4_small"}
 
 
 def narrow(name: str):
@@ -87,7 +89,8 @@ def test_grown_twice_saved_and_taken_back(name, passes, tmp_path):
 
 @pytest.mark.parametrize("name, shape", [("cifar_resnet18", (1, 8, 8)), ("mnist_resnet", (1, 8, 8)), ("mlp", (1, 8, 8)),
                                          ("net2net_conv", (1, 8, 8)), ("inception_v4_small", (1, 8, 8)),
-                                         ("inception_resnet_v2_small", (1, 8, 8)), ("resnet1d", (1, 40))])
+                                         ("inception_resnet_v2_small", (1, 8, 8)), ("inception_v4_1d", (2, 24)),
+                                         ("resnet1d", (1, 40))])
 def test_what_the_smallest_data_need(name, shape):
     torch.manual_seed(0)
     model = create_model(name, **options_for(name, shape, 10), r=2 ** -4 if "inception" in name else 0.25)

@@ -13,7 +13,8 @@ from fxgrow.zoo import ZooError, create_model, list_models
 MODELS = {
     "cifar_resnet10": (684_362, 32), "cifar_resnet18": (1_423_178, 32), "inception_bn": (11_285_224, 64),
     "inception_resnet_v2": (55_843_464, 96), "inception_resnet_v2_small": (837_530, 32), "inception_v4": (42_679_816, 96),
-    "inception_v4_small": (805_922, 32), "mlp": (269_322, None), "mnist_resnet": (119_938, 28),
+    "inception_v4_small": (805_922, 32), "inception_v4_1d": (516_706, 40), "inception_resnet_v2_1d": (571_930, 40),
+    "mlp": (269_322, None), "mnist_resnet": (119_938, 28),
     "net2net_conv": (591_274, 32), "residual3": (437_434, 32), "resnet1d": (176_874, 40)}
 
 
