@@ -91,7 +91,7 @@ def one_line(error: BaseException) -> str:
         return "out of memory: grow fewer layers (--where) or by a smaller factor, or use a machine with more memory"
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or text}: nothing was written; free space or choose another place"
+        return f"{place}{error.strerror or text}: free space or choose another place; no half-written file is left"
     return f"{type(error).__name__}: {text[:300] or 'no message'}; this was not foreseen, see where with --traceback"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 import fxgrow
+from fxgrow.errors import ArchiveError
 from fxgrow.experiments.config import TrainError
 from fxgrow.experiments.data._loader import mixed
 from fxgrow.experiments.evolve.config import SearchConfig
@@ -119,12 +121,21 @@ class Search:
         return sum(s.spent for s in self.scored)
 
     def run(self) -> Found:
+        """Searches to the end; in a folder with a search begun, from its last finished training on.
+
+        Raises:
+            ArchiveError: a network that is needed cannot be read, or nothing more be written (the disk is full, say).
+            TrainError: the base network is larger than any may be, a worker ended, ...
+        """
         try:
             for each in self.watch:
                 each(self, None)
             population = self._base()
             population = self._steady() if self.config.mode == "steady" else self._rounds(population)
             return Found(self._final(population), population, self.scored, self.store.folder, self.config)
+        except (ArchiveError, sqlite3.OperationalError) as error:
+            raise ArchiveError(f"{error}; free space, or put the file back from a copy, and go on with "
+                               f"--resume {self.store.folder}") from error
         finally:
             self.store.close()
 

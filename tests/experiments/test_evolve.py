@@ -279,6 +279,32 @@ def test_a_search_that_is_cut_off_anywhere_goes_on_to_the_same_end(tmp_path, mod
     assert resumed(tmp_path / "pieces") == config
 
 
+def test_a_search_that_needs_a_damaged_network_says_what_to_do_and_goes_on_when_it_is_back(tmp_path):
+    def stop(run, s):
+        if s is not None:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        search(small(), tmp_path / "run", watch=[stop])
+    (path,) = (tmp_path / "run" / "networks").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    with pytest.raises(ArchiveError, match=f"{path.name} .*put the file back from a copy, and go on with --resume"):
+        search(small(), tmp_path / "run")
+    path.write_bytes(whole)
+    assert facts(search(small(), tmp_path / "run")) == facts(search(small(), tmp_path / "other"))
+
+
+def test_a_full_disk_is_told_and_the_search_goes_on_from_what_was_finished(tmp_path):
+    def fill(run, s):
+        if s is not None:
+            run.store.db.execute("PRAGMA max_page_count = 1")  # no page more than there are
+            run.store.db.execute("CREATE TABLE IF NOT EXISTS ballast AS SELECT randomblob(1000000)")
+    with pytest.raises(ArchiveError, match="disk is full; free space, .* go on with --resume"):
+        search(small(), tmp_path / "run", watch=[fill])
+    assert len(Store(tmp_path / "run").evaluations()) == 1
+    assert facts(search(small(), tmp_path / "run")) == facts(search(small(), tmp_path / "other"))
+
+
 def test_a_pool_of_processes_gives_the_same(tmp_path):
     one = search(small(), tmp_path / "one")
     with engine("processes", 2) as pool:
