@@ -17,6 +17,11 @@ def scaled(width: int, r: float) -> int:
     return max(1, round(width * r))
 
 
+def of_dims(layer: str, dims: int) -> type[nn.Module]:
+    """torch's `Conv`, `BatchNorm`, ... for sequences (`dims` 1) or images (2)."""
+    return getattr(nn, f"{layer}{dims}d")
+
+
 def init_convolutions(model: nn.Module) -> None:
     """Normal weights of variance 2 / fan-out, which keeps the variance of gradients behind a ReLU (He et al. 2015)."""
     for module in model.modules():
@@ -34,7 +39,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int = 1, *, dims: int = 2, kernel: int = 3):
         super().__init__()
-        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv1d, nn.BatchNorm1d)
+        conv, norm = of_dims("Conv", dims), of_dims("BatchNorm", dims)
         self.conv1 = conv(channels, out, kernel, stride, kernel // 2, bias=False)
         self.bn1 = norm(out)
         self.conv2 = conv(out, out, kernel, 1, kernel // 2, bias=False)

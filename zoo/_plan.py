@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.zoo._layers import scaled
+from fxgrow.zoo._layers import of_dims, scaled
 from fxgrow.zoo._registry import ZooError
 
 Plan = Any  # str | list[Plan] | tuple[Plan, ...] | Residual
@@ -36,9 +36,8 @@ class Unit(nn.Module):
 
     def __init__(self, channels: int, out: int, kernel: tuple[int, ...], stride: int, padding: tuple[int, ...]):
         super().__init__()
-        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if len(kernel) == 2 else (nn.Conv1d, nn.BatchNorm1d)
-        self.conv = conv(channels, out, kernel, stride, padding, bias=False)
-        self.bn, self.relu = norm(out, eps=EPS), nn.ReLU()
+        self.conv = of_dims("Conv", len(kernel))(channels, out, kernel, stride, padding, bias=False)
+        self.bn, self.relu = of_dims("BatchNorm", len(kernel))(out, eps=EPS), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(self.bn(self.conv(x)))
@@ -61,8 +60,7 @@ class ResidualParallel(nn.Module):
     def __init__(self, branches: nn.Module, channels: int, out: int, scale: float, last: bool, dims: int = 2):
         super().__init__()
         self.branches, self.scale = branches, scale
-        self.conv = (nn.Conv2d if dims == 2 else nn.Conv1d)(channels, out, 1)
-        self.relu = nn.Identity() if last else nn.ReLU()
+        self.conv, self.relu = of_dims("Conv", dims)(channels, out, 1), nn.Identity() if last else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(x + self.scale * self.conv(self.branches(x)))
@@ -91,10 +89,9 @@ def _step(text: str, channels: int, r: float, dims: int) -> tuple[nn.Module, int
     pool, high, wide, width, steps, valid = match.groups()
     stride = int(steps or 1)
     if pool == "max":
-        return (nn.MaxPool2d if dims == 2 else nn.MaxPool1d)(3, stride, 0 if valid else 1), channels
+        return of_dims("MaxPool", dims)(3, stride, 0 if valid else 1), channels
     if pool == "avg":
-        average = nn.AvgPool2d if dims == 2 else nn.AvgPool1d
-        return average(3, stride, 0 if valid else 1, count_include_pad=False), channels
+        return of_dims("AvgPool", dims)(3, stride, 0 if valid else 1, count_include_pad=False), channels
     kernel, out = (int(high), int(wide))[2 - dims:], scaled(int(width), r)
     return Unit(channels, out, kernel, stride, tuple(0 if valid else size // 2 for size in kernel)), out
 
@@ -117,7 +114,7 @@ class Planned(nn.Module):
         for name, plan in stages.items():
             module, channels = built(plan, channels, r, dims)
             self.features.add_module(name, module)
-        self.avgpool = nn.AdaptiveAvgPool2d(1) if dims == 2 else nn.AdaptiveAvgPool1d(1)
+        self.avgpool = of_dims("AdaptiveAvgPool", dims)(1)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.fc = nn.Linear(channels, num_classes)
 
