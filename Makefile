@@ -21,12 +21,13 @@ test-all: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check .
 
-# The wheel is built and installed elsewhere, so that what is checked is what a user gets.
+# The wheel is built and installed elsewhere, so that what is checked, types and directions of imports, is what a user gets.
 types: $(VENV)/.test
 	rm -rf build && mkdir -p build/types
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/types .
 	$(BIN)/python -m pip install --quiet --no-deps --target build/types/site build/types/*.whl
 	cd build/types && MYPYPATH=site $(abspath $(BIN))/python -m mypy -p fxgrow --config-file $(CURDIR)/setup.cfg
+	cd build/types && PYTHONPATH=site $(abspath $(BIN))/lint-imports --config $(CURDIR)/setup.cfg --no-cache
 
 docs: $(VENV)/.test
 	$(BIN)/python tools/run_doc_blocks.py

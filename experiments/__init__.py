@@ -1,1 +1,5 @@
 """Data, training, growth while training, and the papers' experiments."""
+from __future__ import annotations
+
+
+

@@ -1,4 +1,5 @@
 """What fxgrow raises. Every message says what went wrong, where, and what to do about it."""
+from __future__ import annotations
 
 
 class FxgrowError(Exception):
@@ -23,3 +24,7 @@ class ArchiveError(FxgrowError):
 
 class DrawError(FxgrowError):
     """A picture cannot be drawn as asked for, or the program that draws it is not installed."""
+
+
+class ModelError(FxgrowError):
+    """MODEL, its weights or its inputs cannot be had."""

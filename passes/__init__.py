@@ -1,11 +1,27 @@
 """Growth passes: classes over `torch.fx`'s PassBase, one pass a file."""
-from fxgrow.passes.activation import Activation
-from fxgrow.passes.branch import Branch
-from fxgrow.passes.deepen import Deepen
-from fxgrow.passes.kernel import Kernel
-from fxgrow.passes.se import SqueezeExcite
-from fxgrow.passes.skip import Skip
-from fxgrow.passes.subnet import Subnet
-from fxgrow.passes.widen import Widen
+from __future__ import annotations
 
-__all__ = ["Activation", "Branch", "Deepen", "Kernel", "Skip", "SqueezeExcite", "Subnet", "Widen"]
+from typing import TYPE_CHECKING
+
+from fxgrow.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from fxgrow.passes.activation import Activation
+    from fxgrow.passes.branch import Branch
+    from fxgrow.passes.deepen import Deepen
+    from fxgrow.passes.kernel import Kernel
+    from fxgrow.passes.se import SqueezeExcite
+    from fxgrow.passes.skip import Skip
+    from fxgrow.passes.subnet import Subnet
+    from fxgrow.passes.widen import Widen
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, {
+    "activation": "Activation",
+    "branch": "Branch",
+    "deepen": "Deepen",
+    "kernel": "Kernel",
+    "se": "SqueezeExcite",
+    "skip": "Skip",
+    "subnet": "Subnet",
+    "widen": "Widen",
+})

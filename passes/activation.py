@@ -12,10 +12,10 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow._edit import Edit
-from fxgrow._region import Region, Unfit, apply, kept, read_parameter
-from fxgrow._transform import Outcome
-from fxgrow.passes.options import insist_known, listed
+from fxgrow.common import Refusal
+from fxgrow.growth import Edit, Region, apply, kept, read_parameter
+from fxgrow.passes.support import insist_known, listed
+from fxgrow.record import Outcome
 
 ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "leaky_relu": F.leaky_relu, "elu": F.elu, "selu": F.selu, "gelu": F.gelu,
                "silu": F.silu, "mish": F.mish, "hardswish": F.hardswish, "softplus": F.softplus, "tanh": torch.tanh,
@@ -57,7 +57,7 @@ class Activation(PassBase):
         y, shape = place.gives, self._shape(place)
         path = edit.free_name(place.below("activation"))
         if self.to == "relu" and any(_is_relu(edit, n) for n in (y, *y.users)):
-            raise Unfit("a relu next to a relu changes nothing and would never learn; choose another activation")
+            raise Refusal("a relu next to a relu changes nothing and would never learn; choose another activation")
         if self.to == "relu" and len(shape) in (0, place.value(y).ndim - 1):  # channels on axis 1, where PReLU has them
             layer = nn.PReLU(shape[0] if shape else 1, init=1.0)
             edit.exchange(y, edit.call(y.next, edit.add_layer(path, layer), y, owner=path))
@@ -68,7 +68,7 @@ class Activation(PassBase):
     def _replace(self, edit: Edit, place: Region) -> Outcome:
         x, y, shape, reader = place.takes, place.gives, self._shape(place), place.reader
         if place.value(x).shape != place.value(y).shape:
-            raise Unfit("its input and output differ in size: it is no activation")
+            raise Refusal("its input and output differ in size: it is no activation")
         path = edit.free_name(place.below("activation"))
         x = kept(edit, reader, x)
         if self.to != "identity":

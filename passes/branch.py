@@ -12,15 +12,26 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow._calls import Call, calls, computes
-from fxgrow._edit import Edit
-from fxgrow._record import GrowthRecord, ParameterRecord
-from fxgrow._transform import Outcome
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.passes.options import insist_known, listed, seed_of
-from fxgrow.passes.parallel import Region, activation, numbered, outermost, pointwise, region, seeded, stack
-from fxgrow.passes.split import add, share_out
+from fxgrow.graph import Call, calls, computes
+from fxgrow.growth import Edit
+from fxgrow.passes.support import (
+    Region,
+    activation,
+    add,
+    insist_known,
+    listed,
+    numbered,
+    outermost,
+    pointwise,
+    region,
+    seed_of,
+    seeded,
+    share_out,
+    stack,
+)
 from fxgrow.passes.widen import Widen
+from fxgrow.record import GrowthRecord, Outcome, ParameterRecord
 
 SUM = {"r2r": "each new branch makes equal pairs, which its 1x1 layer reads with opposite signs: it adds zero",
        "netmorph": "each new branch ends in a 1x1 layer of zeros: it adds zero"}

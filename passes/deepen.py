@@ -1,7 +1,8 @@
 """Deepen: new layers and blocks that start as the identity, by R2R, Net2Net or network morphism.
 
-What lives here: the pass. Where a block goes, and which: passes/places.py. How one is copied and put in: fxgrow/_block.py.
-Which of its numbers make it the identity: fxgrow/_identity.py. What numbers those are: passes/start.py.
+What lives here: the pass. Where a block goes, and which: passes/support/places.py. How one is copied and put in:
+fxgrow/blocks/placing.py. Which of its numbers make it the identity: fxgrow/identity/demands.py. What numbers those are:
+passes/support/start.py.
 """
 from __future__ import annotations
 
@@ -12,17 +13,14 @@ from typing import Any, Literal
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow import _block
-from fxgrow._block import Piece
-from fxgrow._edit import Edit
-from fxgrow._identity import NoIdentity, Range, Trace
-from fxgrow._transform import Outcome
+from fxgrow import blocks
+from fxgrow.blocks import Piece
+from fxgrow.common import Refusal
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.passes.blocks import BLOCKS
-from fxgrow.passes.options import insist_known, listed, seed_of
-from fxgrow.passes.parallel import seeded
-from fxgrow.passes.places import Place, Places
-from fxgrow.passes.start import Numbers, settle
+from fxgrow.growth import Edit
+from fxgrow.identity import Range, Trace
+from fxgrow.passes.support import BLOCKS, Numbers, Place, Places, insist_known, listed, seed_of, seeded, settle
+from fxgrow.record import Outcome
 
 METHODS = ("r2r", "net2net", "netmorph", "random")
 
@@ -71,7 +69,7 @@ class Deepen(PassBase):
             for place in sorted(places, key=lambda p: order[p.after], reverse=True):
                 try:
                     self._insert(edit, trace, place, numbers)
-                except (NoIdentity, GrowthError, CaptureError) as why:
+                except (Refusal, GrowthError, CaptureError) as why:
                     refused.append(Outcome(place.base, 0, 0, [], reason=str(why)))
         if not edit.outcomes:
             reasons = "; ".join(dict.fromkeys(f"{o.name}: {o.reason}" for o in refused[:3]))
@@ -89,15 +87,15 @@ class Deepen(PassBase):
             raise GrowthError(f"the memory of {place.x.name} is written to later and read under another name; write to a "
                               "new tensor there, in the model's code")
         count = len(place.parts) or 1
-        names: list[Any] = _block.next_names(edit, place.base, self.times * count)
+        names: list[Any] = blocks.next_names(edit, place.base, self.times * count)
         if place.parts:
             names = [dict(zip(place.parts, names[i:i + count])) for i in range(0, len(names), count)]
         pieces = [place.make(name) for name in names]
         settled = [self._settle(piece, place, trace.gives[place.x.name].range, numbers) for piece in pieces]
-        _block.make_room(edit, place.base, len(names) * count)
+        blocks.make_room(edit, place.base, len(names) * count)
         x, after = edit.nodes[place.x.name], edit.nodes[place.after.name]
         for piece, (method, why) in zip(pieces, settled):
-            after, x = _block.put_in(edit, piece, after, x)
+            after, x = blocks.put_in(edit, piece, after, x)
             size = sum(p.numel() for p in piece.gm.parameters())
             edit.outcomes.append(Outcome(piece.paths[0], 0, size, piece.paths, method, why))
 

@@ -11,22 +11,17 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
-from torch.nn.modules.conv import _ConvNd
 
-from fxgrow._analysis import place_of
-from fxgrow._calls import CONVOLUTIONS, TRANSPOSED, Call, call_of, other_users
-from fxgrow._edit import Edit
-from fxgrow._record import ParameterRecord
-from fxgrow._transform import Outcome
+from fxgrow.aten import ConvNd
+from fxgrow.common import Refusal, by
 from fxgrow.errors import GrowthError
-from fxgrow.passes.options import listed
+from fxgrow.graph import CONVOLUTIONS, TRANSPOSED, Call, call_of, other_users, place_of
+from fxgrow.growth import Edit
+from fxgrow.passes.support import listed
+from fxgrow.record import Outcome, ParameterRecord
 
 Sizes = tuple[int, ...]
 COMPUTED = "its weight is computed at each call (weight_norm and the like); take that parametrization off first"
-
-
-class Refused(Exception):
-    """A convolution that stays as it is; the message says why."""
 
 
 @dataclass
@@ -81,17 +76,17 @@ class Kernel(PassBase):
         taps = math.prod(old)
         try:
             if taps == 1 and not named:
-                raise Refused("one tap grows only if it is named in full")
+                raise Refusal("one tap grows only if it is named in full")
             new = self._size(old)
             users = other_users(edit.gm, weight, calls)
             sizes = [u for u in users if isinstance(edit.values[u.name], (int, tuple))]
             if others := dict.fromkeys(place_of(u) or u.name for u in users if u not in sizes):
-                raise Refused(f"its weight is also used by {', '.join(others)}")
+                raise Refusal(f"its weight is also used by {', '.join(others)}")
             changes = [_shift(call, old, new, edit.values[call.input.name]) for call in calls]
             front = changes[0][0]
             if any(f != front for f, _ in changes):
-                raise Refused("its calls would need the new taps in different places")
-        except Refused as why:
+                raise Refusal("its calls would need the new taps in different places")
+        except Refusal as why:
             return Outcome(name, taps, taps, [name], reason=str(why))
         for node in sizes:
             _pin(node, edit.values[node.name])
@@ -108,17 +103,17 @@ class Kernel(PassBase):
     def _size(self, old: Sizes) -> Sizes:
         new = self.sizes * len(old) if len(self.sizes) == 1 else self.sizes
         if len(new) != len(old):
-            raise Refused(f"it has {len(old)} spatial axes, and size {_show(new)} speaks of {len(new)}")
+            raise Refusal(f"it has {len(old)} spatial axes, and size {_show(new)} speaks of {len(new)}")
         if new == old:
-            raise Refused(f"its kernel is {by(old)} already")
+            raise Refusal(f"its kernel is {by(old)} already")
         if any(n < o for n, o in zip(new, old)):
-            raise Refused(f"size {by(new)} would shrink its kernel of {by(old)}")
+            raise Refusal(f"size {by(new)} would shrink its kernel of {by(old)}")
         return new
 
 
 def _convolves(edit: Edit, node: Node) -> bool:
     if node.op == "call_module":
-        return isinstance(edit.gm.get_submodule(str(node.target)), _ConvNd)
+        return isinstance(edit.gm.get_submodule(str(node.target)), ConvNd)
     return node.op == "call_function" and (node.target in CONVOLUTIONS or node.target in TRANSPOSED)
 
 
@@ -140,19 +135,19 @@ def _shift(call: Call, old: Sizes, new: Sizes, x: Tensor) -> tuple[Sizes, Sizes 
     padding, dilation = call.argument("padding"), call.argument("dilation")
     if isinstance(padding, Node) or isinstance(dilation, Node) or any(
             isinstance(n, Node) for v in (padding, dilation) if not isinstance(v, (int, str)) for n in v):
-        raise Refused("its padding or dilation is computed at each call")
+        raise Refusal("its padding or dilation is computed at each call")
     dilation = call.setting("dilation")
     gained = [n - o for n, o in zip(new, old)]
     if padding == "same":  # dilation (size - 1) zeros in all, of which the smaller half comes in front
         grown = [d * (n - 1) // 2 - d * (o - 1) // 2 for d, n, o in zip(dilation, new, old)]
         if any(g % d for g, d in zip(grown, dilation)):
-            raise Refused(f"growth from {by(old)} to {by(new)} at dilation {_show(dilation)} moves the old taps off their "
-                          "places; choose a size that differs by an even number")
+            raise Refusal(f"growth from {by(old)} to {by(new)} at dilation {_show(dilation)} moves the old taps off "
+                          "their places; choose a size that differs by an even number")
         _check_room(call, x, tuple(-(d * (1 - n) // 2) for d, n in zip(dilation, new)))
         return tuple(g // d for g, d in zip(grown, dilation)), "same"
     if any(g % 2 for g in gained):
-        raise Refused(f"an odd number of taps between {by(old)} and {by(new)} needs more padding on one side than on the "
-                      "other; choose a size that differs by an even number")
+        raise Refusal(f"an odd number of taps between {by(old)} and {by(new)} needs more padding on one side than on "
+                      "the other; choose a size that differs by an even number")
     front = tuple(g // 2 for g in gained)
     present = (0,) * len(old) if padding == "valid" else call.setting("padding")
     wider = tuple(p + a * d for p, a, d in zip(present, front, dilation))
@@ -161,11 +156,11 @@ def _shift(call: Call, old: Sizes, new: Sizes, x: Tensor) -> tuple[Sizes, Sizes 
 
 
 def _check_room(call: Call, x: Tensor, padding: Sizes) -> None:
-    """Raises Refused where a padding that repeats the input is larger than that."""
+    """Raises Refusal where a padding that repeats the input is larger than that."""
     mode, space = getattr(call.module, "padding_mode", "zeros"), tuple(x.shape[-call.rank:])
     spare = {"reflect": 1, "circular": 0}.get(mode)
     if spare is not None and any(p > s - spare for p, s in zip(padding, space)):
-        raise Refused(f"{mode} padding of {_show(padding)} does not fit its input of {by(space)}")
+        raise Refusal(f"{mode} padding of {_show(padding)} does not fit its input of {by(space)}")
 
 
 def _enlarge(edit: Edit, name: str, front: Sizes, new: Sizes) -> None:
@@ -178,10 +173,6 @@ def _enlarge(edit: Edit, name: str, front: Sizes, new: Sizes) -> None:
     known = edit.known_as(name)
     edit.put(name, F.pad(weight.detach(), around),
              ParameterRecord(known, index, [None if i is None else i < 0 for i in index]))
-
-
-def by(size: Sequence[int]) -> str:
-    return "x".join(map(str, size))
 
 
 def _show(value) -> str:

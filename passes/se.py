@@ -11,12 +11,12 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow._calls import LAYERS
-from fxgrow._edit import Edit
-from fxgrow._region import Region, Unfit, apply
-from fxgrow._transform import Outcome
+from fxgrow.common import Refusal
 from fxgrow.errors import GrowthError
-from fxgrow.passes.options import listed, seed_of
+from fxgrow.graph import LAYERS
+from fxgrow.growth import Edit, Region, apply
+from fxgrow.passes.support import listed, seed_of
+from fxgrow.record import Outcome
 
 FEWEST = 8  # hidden channels: of one or two, all may be off for every input, and then nothing would ever learn
 
@@ -77,4 +77,4 @@ def _layer(axis: int, shape: torch.Size, inputs: int, outputs: int) -> nn.Module
         return nn.utils.skip_init(nn.Linear, inputs, outputs)
     if axis == 1 and (len(shape) - 2, False) in LAYERS:
         return nn.utils.skip_init(LAYERS[len(shape) - 2, False], inputs, outputs, 1)
-    raise Unfit(f"no layer takes {len(shape)} axes with channels on axis {axis}")
+    raise Refusal(f"no layer takes {len(shape)} axes with channels on axis {axis}")

@@ -10,12 +10,12 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow._calls import LAYERS
-from fxgrow._edit import Edit
-from fxgrow._region import Region, Unfit, apply, kept, read_parameter, regions
-from fxgrow._transform import Outcome
+from fxgrow.common import Refusal
 from fxgrow.errors import SelectionError
-from fxgrow.passes.options import insist_known, listed
+from fxgrow.graph import LAYERS
+from fxgrow.growth import Edit, Region, apply, kept, read_parameter, regions
+from fxgrow.passes.support import insist_known, listed
+from fxgrow.record import Outcome
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Skip(PassBase):
         x, y, reader = start.takes, end.gives, start.reader
         order = {node: i for i, node in enumerate(edit.graph.nodes)}
         if order[reader] > order[y]:
-            raise Unfit(f"{end.name} comes before it")
+            raise Refusal(f"{end.name} comes before it")
         path = edit.free_name(start.below("skip"))
         layer = self._layer(start, end)
         count = sum(p.numel() for p in layer.parameters())
@@ -71,17 +71,17 @@ class Skip(PassBase):
             return layer
         sizes = f"its input of {'x'.join(map(str, x))} and the output of {'x'.join(map(str, y))}"
         if len(x) != len(y) or x[0] != y[0]:
-            raise Unfit(f"no connection leads from {sizes}")
+            raise Refusal(f"no connection leads from {sizes}")
         axis = end.channels
         if axis == len(y) - 1 and x[:-1] == y[:-1]:
             layer = nn.Linear(x[-1], y[-1], bias=False)
         elif axis == 1 and (len(y) - 2, False) in LAYERS:
             stride = tuple(-(-n // m) for n, m in zip(x[2:], y[2:]))
             if any((n - 1) // s + 1 != m for n, s, m in zip(x[2:], stride, y[2:])):
-                raise Unfit(f"no stride leads from {sizes}")
+                raise Refusal(f"no stride leads from {sizes}")
             layer = LAYERS[len(y) - 2, False](x[1], y[1], 1, stride, bias=False)
         else:
-            raise Unfit(f"no layer leads from {sizes} with channels on axis {axis}")
+            raise Refusal(f"no layer leads from {sizes} with channels on axis {axis}")
         nn.init.zeros_(layer.weight)
         return layer
 

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxgrow._calls import calls
-from fxgrow._capture import meta_twin
-from fxgrow._edit import Edit
-from fxgrow._transform import Outcome
+from fxgrow.aten import TorchDispatchMode
 from fxgrow.errors import CaptureError, GrowthError
-from fxgrow.passes.options import insist_known, listed, seed_of
-from fxgrow.passes.parallel import Region, oppose, outermost, pointwise, region, seeded, stack
+from fxgrow.graph import calls, meta_twin
+from fxgrow.growth import Edit
+from fxgrow.passes.support import Region, insist_known, listed, oppose, outermost, pointwise, region, seed_of, seeded, stack
+from fxgrow.record import Outcome
 
 Factory = Callable[[int, int], nn.Module]
 WHY = {"r2r": "two sub-networks with equal numbers, read with opposite signs, cancel whatever they compute",

@@ -5,28 +5,22 @@ import difflib
 import fnmatch
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow._analysis import OUTPUT, Tape, analyse
-from fxgrow._axis import Atom, Prod, atoms, resolve
-from fxgrow._classes import AxisClass, classes
-from fxgrow._content import FALLBACKS, Certificate, Inexact, certify
-from fxgrow._fit import Refused
-from fxgrow._fold import with_folds
-from fxgrow._rewrite import record_of, rewrite
-from fxgrow._tensors import Extend, Growth
-from fxgrow._transform import Outcome, keep_growth
+from fxgrow.axis import OUTPUT, Atom, AxisClass, Prod, Tape, analyse, atoms, classes, resolve
+from fxgrow.common import Refusal
+from fxgrow.contents import FALLBACKS, Certificate, certify
 from fxgrow.errors import GrowthError, SelectionError
-from fxgrow.passes.methods import BASES, EXTEND, METHOD_OF, Drawing
-from fxgrow.passes.methods.initial import INITS, Init, deviation, generators
-from fxgrow.passes.options import insist_known, listed, seed_of
+from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Init
+from fxgrow.passes.support import Draws, fitted, insist_known, listed, numbers_of, seed_of, typical
+from fxgrow.record import Outcome, keep_growth
+from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
 
 WHY = {"pair": "new positions come in equal pairs, consumed with opposite signs",
        "free": "new positions are free, consumed by zeros",
@@ -109,8 +103,8 @@ class Widen(PassBase):
             try:
                 new = rewrite(graph_module, tape, growths)
                 break
-            except Refused as why:
-                found = [a for a in why.atoms if a not in refused]
+            except Refusal as why:
+                found = [a for a in why.classes if a not in refused]
                 if not found:
                     raise GrowthError(str(why)) from why
                 refused.update(dict.fromkeys(found, str(why)))
@@ -177,9 +171,9 @@ class Widen(PassBase):
             for c in (first, *others):
                 try:
                     if c.atom in refused:
-                        raise Inexact(refused[c.atom])
+                        raise Refusal(refused[c.atom])
                     growth = self._growth(tape, c, numbers)
-                except Inexact as why:
+                except Refusal as why:
                     tried.append(Outcome(c.name, c.size, c.size, c.producers, reason=str(why)))
                     continue
                 growths.append(growth)
@@ -189,17 +183,17 @@ class Widen(PassBase):
                 outcomes += tried
         return outcomes, growths
 
-    def _growth(self, tape: Tape, c: AxisClass, numbers: Numbers) -> Growth:
+    def _growth(self, tape: Tape, c: AxisClass, numbers: Draws) -> Growth:
         return self.growth(tape, c, self._size(tape, c), numbers)
 
-    def growth(self, tape: Tape, c: AxisClass, size: int, numbers: Numbers, fit: Fit | None = None) -> Growth:
+    def growth(self, tape: Tape, c: AxisClass, size: int, numbers: Draws, fit: Fit | None = None) -> Growth:
         """The growth of one class by the first method that is exact for it and its size.
 
         fit: takes the class, its new size and a certificate, and gives the size that these contents can have and a note on
             it (None: sizes may be rounded).
 
         Raises:
-            Inexact: none is.
+            Refusal: none is.
         """
         base, reasons = BASES[self.method], []
         if base == "random" or c.atom in tape.opened:
@@ -207,20 +201,20 @@ class Widen(PassBase):
             try:
                 certificate = certify(tape, c.atom, "free", exact=how == "extend")
                 return Growth(c.atom, size, certificate, *self._extend(c, size, numbers), how, WHY[how])
-            except Inexact as why:  # a norm runs over the outputs
+            except Refusal as why:  # a norm runs over the outputs
                 reasons.append(str(why))
         for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
             try:
                 certificate = certify(tape, c.atom, candidate)
                 grown, note = (fit or fitted)(c, size, certificate)
-            except Inexact as why:
+            except Refusal as why:
                 reasons.append(str(why))
                 continue
             name = self.method if candidate == base else METHOD_OF[candidate]
             note += WHY["fold"] if any(op.kind == "fold" for op in tape.ops_of[c.atom]) else ""
             note = WHY[candidate] + note + (f"; {self.method} is not exact here: {reasons[0]}" if reasons else "")
             return Growth(c.atom, grown, certificate, *self._extend(c, grown, numbers), name, note)
-        raise Inexact(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
+        raise Refusal(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
 
     def _size(self, tape: Tape, c: AxisClass) -> int:
         """The new size of the class from factor, to or by (which speak of the layer's whole output axis)."""
@@ -236,16 +230,16 @@ class Widen(PassBase):
                 raise GrowthError(f"{c.name} has {width} positions; to={target} would shrink it")
             size = c.size + math.ceil((target - width) / repeat)
             if c.role == "copies" and (target - width) % repeat:
-                raise Inexact(f"only whole multiples are possible (its positions are shuffled or cut unevenly): try "
+                raise Refusal(f"only whole multiples are possible (its positions are shuffled or cut unevenly): try "
                               f"{width * (-(-target // width))}")
         if c.role == "copies" and self.factor is not None and self.factor % 1:
-            raise Inexact("only an integer factor is possible (its positions are shuffled or cut unevenly): try "
+            raise Refusal("only an integer factor is possible (its positions are shuffled or cut unevenly): try "
                           f"{math.ceil(self.factor)} times")
         if size == c.size:
-            raise Inexact("it has the size asked for already")
+            raise Refusal("it has the size asked for already")
         return size
 
-    def _extend(self, c: AxisClass, m: int, numbers: Numbers) -> tuple[Extend, Tensor, Tensor]:
+    def _extend(self, c: AxisClass, m: int, numbers: Draws) -> tuple[Extend, Tensor, Tensor]:
         """The function that extends a tensor along this class, and the positions and shares drawn for it."""
         n, generator = c.size, numbers.generator
         if m % n == 0:
@@ -264,53 +258,17 @@ class Widen(PassBase):
         def extend(content: str, x: Tensor, axis: int, growth: Growth, key: tuple[str, int]) -> tuple[Tensor, Tensor | None]:
             certificate = growth.certificate
             if key in certificate.scales:
-                return x, _typical(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])
+                return x, typical(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])
             drawing.weight = None
             if key in certificate.weights:
                 scale = numbers.tensors[certificate.weights[key][0]].detach().reshape(-1)
-                drawing.weight = scale / (n * _typical(scale))
+                drawing.weight = scale / (n * typical(scale))
             shape = numbers.tensors[key[0]].shape
             drawing.per_position = math.prod(shape) == max(shape)
             drawing.std = numbers.deviation(key[0]) if self.init == "match_std" and not drawing.per_position else None
             return EXTEND[content](x, axis, drawing)
 
         return extend, source, shares
-
-
-def fitted(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
-    """The size rounded to what the contents need, and a note where that changed it."""
-    if certificate.base == "pair" and (size - c.size) % 2:
-        if c.size == 1:
-            raise Inexact(f"pairs would make it {size + 1} times as wide")
-        return size + 1, f" (pairs: {size} rounded up to {size + 1})"
-    if certificate.uniform and size % c.size:
-        raise Inexact(f"only an integer factor is exact, as {certificate.uniform} takes a mean over it: try "
-                      f"{-(-size // c.size)} times")
-    return size, ""
-
-
-@dataclass
-class Numbers:
-    """The old tensors, and what new numbers are drawn from."""
-    tensors: dict[str, Tensor]
-    generator: torch.Generator
-    uniform: np.random.Generator
-    deviations: dict[str, float] = field(default_factory=dict)
-
-    def deviation(self, name: str) -> float:
-        if name not in self.deviations:
-            self.deviations[name] = deviation(self.tensors[name].detach())
-        return self.deviations[name]
-
-
-def numbers_of(gm: GraphModule, seed: int) -> Numbers:
-    return Numbers({**dict(gm.named_parameters()), **dict(gm.named_buffers())}, *generators(seed))
-
-
-def _typical(scale: Tensor) -> Tensor:
-    """The root mean square of a layer scale (one where it is all zero): the scale of new positions."""
-    rms = scale.square().mean().sqrt()
-    return torch.where(rms > 0, rms, torch.ones_like(rms))
 
 
 def _matches(pattern: str, c: AxisClass) -> bool:

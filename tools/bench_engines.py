@@ -20,8 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fxgrow.experiments.evolve import SearchConfig, search
-from fxgrow.experiments.evolve.engine import Engine, engine
+from fxgrow.experiments.evolve import SearchConfig, engine, search
+from fxgrow.experiments.evolve.local_engine import Engine
 
 
 def warm(running: Engine, config: SearchConfig, folder: Path) -> None:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 import fxgrow
-from fxgrow._models import load_model
+from fxgrow.experiments.evolve import Limits, Parent, default_mutations, mutate
 from fxgrow.experiments.evolve.joint import family
-from fxgrow.experiments.evolve.mutation import Limits, Parent, default_mutations, mutate
+from fxgrow.models import load_model
 
 
 def candidates(model: GraphModule, x: Tensor, count: int) -> str:

@@ -16,13 +16,10 @@ from pathlib import Path
 
 import torch
 
-from fxgrow.experiments.costs import step_flops
-from fxgrow.experiments.evolve import Scored, SearchConfig, search
+from fxgrow.experiments.evolve import Scored, SearchConfig, Store, best, data_of, evaluate, search
 from fxgrow.experiments.evolve.predictor import held_out, rank_correlation
-from fxgrow.experiments.evolve.search import base_network
-from fxgrow.experiments.evolve.selection import best
-from fxgrow.experiments.evolve.store import Store
-from fxgrow.experiments.evolve.worker import data_of, evaluate
+from fxgrow.experiments.evolve.searching import base_network
+from fxgrow.experiments.train import step_flops
 
 KINDS = ("none", "forest", "gp")
 SAID = {"forest": "forecast", "gp": "forecast", "the parent's accuracy": "parent", "FLOPs": "flops"}

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from make_report_picture import FLAGS
 
-from fxgrow.experiments.evolve import SearchConfig, search
-from fxgrow.experiments.evolve.report import report
+from fxgrow.experiments.evolve import SearchConfig, report, search
 
 SETTINGS = {"model": "zoo:residual3:r=0.5", "data": "digits", "limit": 500, "first_steps": 40, "rounds": 6, "keep": 3,
             "children": 4, "steps": 140, "final_steps": 20, "train": {"batch_size": 32, "lr": 0.02}}

@@ -329,13 +329,13 @@ def network(name: str):
 
 @figure
 def diagram() -> graphviz.Digraph:
-    from fxgrow._draw import picture
+    from fxgrow.diagram.drawing import picture
     return picture(*network("vit_b_16")).graph
 
 
 @figure
 def diagram_heat() -> graphviz.Digraph:
-    from fxgrow._draw import picture
+    from fxgrow.diagram.drawing import picture
     return picture(*network("resnet18"), depth=2, heat="params", columns=1).graph
 
 

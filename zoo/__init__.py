@@ -7,16 +7,21 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fxgrow.zoo._registry import ZooError, create_model, list_models, model_options, options_for, parse_options, register
+from fxgrow.exports import lazy_exports
 
-__all__ = ["ZooError", "create_model", "list_models", "model_options", "options_for", "parse_options", "register"]
+if TYPE_CHECKING:
+    from ._layers import init_convolutions
+    from .registry import ZooError, create_model, list_models, model_options, options_for, parse_options, register
+
+_load, __dir__, __all__ = lazy_exports(__name__, {
+    "_layers": "init_convolutions",
+    "registry": "ZooError create_model list_models model_options options_for parse_options register",
+})
 
 
 def __getattr__(name: str):
-    if name not in __all__:
-        raise AttributeError(f"module 'fxgrow.zoo' has no attribute {name!r}")
+    found = _load(name)
     for file in pkgutil.iter_modules(__path__):
         if not file.name.startswith("_"):
             importlib.import_module(f"{__name__}.{file.name}")
-    return getattr(importlib.import_module("fxgrow.zoo._registry"), name)
+    return found

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fxgrow.zoo._registry import ZooError
+from .registry import ZooError
 
 
 def scaled(width: int, r: float) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.zoo._layers import of_dims, scaled
-from fxgrow.zoo._registry import ZooError
+from ._layers import of_dims, scaled
+from .registry import ZooError
 
 Plan = Any  # str | list[Plan] | tuple[Plan, ...] | Residual
 STEP = re.compile(r"(?:(max|avg)|(\d+)x(\d+):(\d+))(?:/(\d))?(v?)")

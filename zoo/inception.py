@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from fxgrow.zoo._layers import init_convolutions
-from fxgrow.zoo._plan import Plan, Planned, Residual
-from fxgrow.zoo._registry import register
+from ._layers import init_convolutions
+from ._plan import Plan, Planned, Residual
+from .registry import register
 
 # Inception-v4: figures 3 to 9
 STEM = ["3x3:32/2v 3x3:32v 3x3:64", ("max/2v", "3x3:96/2v"), ("1x1:64 3x3:96v", "1x1:64 1x7:64 7x1:64 3x3:96v"),

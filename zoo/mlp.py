@@ -9,8 +9,8 @@ import math
 
 from torch import Tensor, nn
 
-from fxgrow.zoo._layers import scaled
-from fxgrow.zoo._registry import register
+from ._layers import scaled
+from .registry import register
 
 
 class MLP(nn.Module):

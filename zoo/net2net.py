@@ -15,9 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxgrow.zoo._layers import init_convolutions, scaled
-from fxgrow.zoo._plan import Plan, Planned
-from fxgrow.zoo._registry import ZooError, register
+from ._layers import init_convolutions, scaled
+from ._plan import Plan, Planned
+from .registry import ZooError, register
 
 INCEPTION_BN: dict[str, Plan] = {
     "stem": "7x7:64/2 max/2 1x1:64 3x3:192 max/2",

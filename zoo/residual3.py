@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxgrow.zoo._layers import init_convolutions, scaled
-from fxgrow.zoo._registry import ZooError, register
+from ._layers import init_convolutions, scaled
+from .registry import ZooError, register
 
 
 class ResidualLayer(nn.Module):

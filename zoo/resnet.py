@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxgrow.zoo._layers import BasicBlock, init_convolutions, scaled
-from fxgrow.zoo._registry import ZooError, register
+from ._layers import BasicBlock, init_convolutions, scaled
+from .registry import ZooError, register
 
 
 class ResNet(nn.Module):

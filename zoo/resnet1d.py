@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxgrow.zoo._layers import BasicBlock, init_convolutions, scaled
-from fxgrow.zoo._registry import register
+from ._layers import BasicBlock, init_convolutions, scaled
+from .registry import register
 
 
 class ResNet1d(nn.Module):

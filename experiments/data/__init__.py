@@ -5,10 +5,10 @@ A file beside this one whose name has no underscore in front registers data sets
 import importlib
 import pkgutil
 
-from fxgrow.experiments.data._arrays import Arrays
-from fxgrow.experiments.data._loader import Batches, loader
-from fxgrow.experiments.data._registry import Data, DataError, Examples, Request, list_data, load_data, register
-from fxgrow.experiments.data._split import stratified_split
+from fxgrow.experiments.data.arrays import Arrays
+from fxgrow.experiments.data.batches import Batches, loader
+from fxgrow.experiments.data.registry import Data, DataError, Examples, Request, list_data, load_data, register
+from fxgrow.experiments.data.split import stratified_split
 
 for _file in pkgutil.iter_modules(__path__):
     if not _file.name.startswith("_"):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from fxgrow.experiments.data._arrays import Arrays
-from fxgrow.experiments.data._registry import Request, library, register
+from fxgrow.experiments.data.arrays import Arrays
+from fxgrow.experiments.data.registry import Request, library, register
 
 
 @register("digits")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.experiments.data._registry import DataError, Examples, Parts, Request, library, register, root_of
+from fxgrow.experiments.data.registry import DataError, Examples, Parts, Request, library, register, root_of
 
 # of ImageNet's train part, as every published model takes them: constants, not taken from the data at hand
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxgrow.experiments.data._arrays import Arrays
-from fxgrow.experiments.data._registry import Request, library, register
+from fxgrow.experiments.data.arrays import Arrays
+from fxgrow.experiments.data.registry import Request, library, register
 
 
 @register("mnist1d")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxgrow.experiments.data._arrays import Arrays
-from fxgrow.experiments.data._registry import DataError, Request, register
+from fxgrow.experiments.data.arrays import Arrays
+from fxgrow.experiments.data.registry import DataError, Request, register
 
 FORM = "it holds `images`, N x height x width or N x channels x ... numbers, and `labels`, N whole numbers from 0"
 

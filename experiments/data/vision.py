@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxgrow.experiments.data._arrays import Arrays, padded_crop
-from fxgrow.experiments.data._registry import DataError, Request, library, register, root_of
+from fxgrow.experiments.data.arrays import Arrays, padded_crop
+from fxgrow.experiments.data.registry import DataError, Request, library, register, root_of
 
 
 @register("mnist")

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fxgrow.experiments.config import TrainConfig, TrainError, _checked, nearest
+from fxgrow.experiments.settings import TrainError, checked, nearest
+from fxgrow.experiments.train import TrainConfig
 
 # What the defaults are divided by where a search is to end in minutes on a CPU
 CPU = {"first_steps": 300, "steps": 300, "rounds": 4, "keep": 2, "children": 4, "final_steps": 150}
@@ -74,7 +75,7 @@ class SearchConfig:
         from fxgrow.experiments.evolve.selection import SELECTIONS
         for name, hint in typing.get_type_hints(type(self)).items():
             if name not in ("mutations", "train"):
-                setattr(self, name, _checked(name, getattr(self, name), hint))
+                setattr(self, name, checked(name, getattr(self, name), hint))
         if self.selection not in SELECTIONS:
             raise TrainError(f"selection is {self.selection!r}; it must be one of {', '.join(SELECTIONS)}")
         for name, least in LEAST.items():

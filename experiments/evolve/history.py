@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fxgrow.experiments.config import TrainError
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.member import Member, Scored, line
 from fxgrow.experiments.evolve.selection import best, survivors
 from fxgrow.experiments.evolve.store import NAME, Store
+from fxgrow.experiments.settings import TrainError
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class History:
         return found
 
     def _steady(self) -> list[Stage]:
-        """As search.py goes through the trainings: who survives each follows from the seed."""
+        """As searching.py goes through the trainings: who survives each follows from the seed."""
         config, size = self.config, self.config.keep + self.config.children
         spent, found = 0, []
         population: list[Scored] = []

@@ -12,13 +12,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 import fxgrow
-from fxgrow._record import record_in
-from fxgrow.experiments.config import TrainError
-from fxgrow.experiments.costs import step_flops
 from fxgrow.experiments.data import Data, loader
 from fxgrow.experiments.evolve.config import SearchConfig
-from fxgrow.experiments.prepare import device_of, make_optimizer
-from fxgrow.experiments.schedules import Rates, rate
+from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.train import Rates, device_of, make_optimizer, rate, step_flops
+from fxgrow.record import record_in
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow._ops import title
+from fxgrow.graph import title
 
 
 @dataclass(frozen=True)

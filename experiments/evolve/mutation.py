@@ -21,17 +21,14 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase
 
 import fxgrow
-from fxgrow._analysis import analyse
-from fxgrow._calls import LAYERS, calls
-from fxgrow._classes import growable
-from fxgrow._known import Known
-from fxgrow._pass_options import found, load_pass
-from fxgrow._region import below, inside
-from fxgrow._transform import Grown
-from fxgrow._verify import TOLERANCE
+from fxgrow.axis import analyse, growable
+from fxgrow.cli import found, load_pass
+from fxgrow.compare import TOLERANCE
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
-from fxgrow.experiments.config import TrainError, nearest
 from fxgrow.experiments.evolve.member import graph_hash
+from fxgrow.experiments.settings import TrainError, nearest
+from fxgrow.graph import LAYERS, Known, below, calls, inside
+from fxgrow.record import Grown
 
 TRIES = 30  # mutations that are tried for one child
 SHARED = ("r2r", "netmorph")  # methods under which a child's old numbers can be its parent's
@@ -184,9 +181,6 @@ def mutations_of(tables: Sequence[Mapping[str, Any]], weights: str = "inherit") 
     return made
 
 
-# --- one child --------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Child:
     """A mutated network that is ready to be trained."""
@@ -323,9 +317,6 @@ def build(step: Mapping[str, Any]) -> PassBase:
     """The pass that `describe` gave."""
     rest = dict(step)
     return passes()[rest.pop("pass")](**rest)
-
-
-# --- measures -----------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

@@ -18,12 +18,11 @@ import networkx
 import numpy as np
 from torch.fx import GraphModule
 
-from fxgrow._calls import calls
-from fxgrow._ops import FAMILIES, family, title
 from fxgrow.errors import ArchiveError
-from fxgrow.experiments.config import TrainError
 from fxgrow.experiments.evolve.member import Scored
 from fxgrow.experiments.evolve.mutation import Child
+from fxgrow.experiments.settings import TrainError
+from fxgrow.graph import FAMILIES, calls, family, title
 
 ENOUGH = 8      # evaluated children, from which on there is something to learn
 STAGES = 4      # parts of the depth whose widths are told apart
@@ -31,9 +30,6 @@ SUBTREES = 32   # bins that names of subtrees are hashed into
 STEPS = 8       # those for names of passes
 
 Features = np.ndarray
-
-
-# --- features -----------------------------------------------------------------------------------------------------------
 
 
 def graph_features(gm: GraphModule) -> Features:
@@ -79,9 +75,6 @@ def features(graph: Features, step: Mapping[str, Any], size: tuple[int, int], be
     """Those of a child: its graph's, its size and its parent's (parameters, FLOPs), the step, and its parent's accuracy."""
     logs = [math.log(max(n, 1)) for n in (*size, *before)]
     return np.array([*graph, *logs[:2], logs[0] - logs[2], logs[1] - logs[3], *_hashed([step["pass"]], STEPS), accuracy])
-
-
-# --- what was, and what will be ------------------------------------------------------------------------------------------
 
 
 def trained_children(scored: Sequence[Scored]) -> list[tuple[Scored, Scored]]:

@@ -22,9 +22,9 @@ import torch
 
 import fxgrow
 from fxgrow.errors import FxgrowError
-from fxgrow.experiments.config import TrainError
-from fxgrow.experiments.evolve.engine import threads
+from fxgrow.experiments.evolve.threads import threads
 from fxgrow.experiments.evolve.worker import Outcome, Task, run
+from fxgrow.experiments.settings import TrainError
 
 RETRIES = 4  # of one task
 IDLE = 8     # networks that no task needs at present and that stay in the object store
@@ -179,9 +179,6 @@ def _versions() -> dict[str, str]:
     return {"fxgrow": fxgrow.__version__, "torch": torch.__version__}
 
 
-# --- clusters -------------------------------------------------------------------------------------------------------------
-
-
 def _connect(ray: Any, address: str | None, cpus: int | None) -> bool:
     """Connects to a cluster; False: this process was connected already."""
     if ray.is_initialized():
@@ -224,13 +221,15 @@ def _first_line(error: BaseException) -> str:
 @contextlib.contextmanager
 def loopback() -> Iterator[None]:
     """Ray listens and connects on the loopback interface, as it does on macOS and Windows, and reports no usage."""
-    from ray._private import ray_constants
-    was, usage = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get("RAY_USAGE_STATS_ENABLED")
-    ray_constants.ENABLE_RAY_CLUSTER, os.environ["RAY_USAGE_STATS_ENABLED"] = False, "0"
+    import ray
+
+    constants = ray._private.ray_constants
+    was, usage = constants.ENABLE_RAY_CLUSTER, os.environ.get("RAY_USAGE_STATS_ENABLED")
+    constants.ENABLE_RAY_CLUSTER, os.environ["RAY_USAGE_STATS_ENABLED"] = False, "0"
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = was
+        constants.ENABLE_RAY_CLUSTER = was
         os.environ.pop("RAY_USAGE_STATS_ENABLED")
         if usage is not None:
             os.environ["RAY_USAGE_STATS_ENABLED"] = usage
@@ -239,12 +238,14 @@ def loopback() -> Iterator[None]:
 @contextlib.contextmanager
 def _reached(address: str) -> Iterator[str]:
     """The address of a cluster that answers. `ray.init` would wait for ever where none does."""
-    from ray._private import services
+    import ray
+
     if address.startswith("ray://"):
         _, _, rest = address.partition("://")
         socket.create_connection(_split(rest), timeout=PATIENCE).close()
         yield address
         return
+    services = ray._private.services
     host, port = _split(services.canonicalize_bootstrap_address_or_die(address))  # this machine's name instead of 127.0.0.1
     own = contextlib.nullcontext()
     try:

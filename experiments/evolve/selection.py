@@ -4,8 +4,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from fxgrow.experiments.config import TrainError
 from fxgrow.experiments.evolve.member import Scored
+from fxgrow.experiments.settings import TrainError
 
 Selection = Callable[[Sequence[Scored], int, random.Random], list[Scored]]
 

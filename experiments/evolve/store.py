@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 import fxgrow
-from fxgrow._atomic import atomic_write
-from fxgrow._capture import clone_structure
-from fxgrow._record import GrowthRecord, record_in, tensors_of
+from fxgrow.common import atomic_write
 from fxgrow.errors import ArchiveError, FxgrowError
-from fxgrow.experiments.config import TrainError
 from fxgrow.experiments.evolve.member import Member, Scored
+from fxgrow.experiments.settings import TrainError
+from fxgrow.graph import clone_structure, tensors_of
+from fxgrow.record import GrowthRecord, record_in
 
 NAME = "search.sqlite"
 DEEPEST = 6    # differences in a row, at most

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxgrow.experiments.config import TrainError
 from fxgrow.experiments.data import Data, load_data, loader
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.mutation import grow
 from fxgrow.experiments.evolve.store import from_bytes, to_bytes
-from fxgrow.experiments.trainer import Interrupted, Trainer
+from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.train import Interrupted, Trainer
 
 
 @dataclass(frozen=True)

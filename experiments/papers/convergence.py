@@ -6,8 +6,8 @@ used on both kinds of network.
 """
 from __future__ import annotations
 
-from fxgrow.experiments.papers._declare import Experiment, register
-from fxgrow.experiments.papers._presets import converging, scales
+from fxgrow.experiments.papers.declaration import Experiment, register
+from fxgrow.experiments.papers.presets import converging, scales
 
 register(Experiment(
     "convergence-widen", "Convergence of wider students of a trained teacher, with and without residual connections",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fxgrow.experiments.papers._declare import Arm, Experiment, Network, register
-from fxgrow.experiments.papers._presets import scales
+from fxgrow.experiments.papers.declaration import Arm, Experiment, Network, register
+from fxgrow.experiments.papers.presets import scales
 
 LARGE = "cifar_resnet10:r=2**-3,stem=7"
 SHARE = 0.6  # of scratch's FLOPs, that growing is to stay below

@@ -1,11 +1,11 @@
 """Evolution against what else the same FLOPs buy (`fxgrow experiment evolution`).
 
 What is declared here is what is compared and how large it is; how an arm is run is in
-fxgrow/experiments/evolve/comparison.py.
+experiments/papers/search_runs.py.
 """
 from __future__ import annotations
 
-from fxgrow.experiments.papers._declare import Arm, Experiment, Network, Scale, register
+from fxgrow.experiments.papers.declaration import Arm, Experiment, Network, Scale, register
 
 NETWORK = "network"
 BASE, APART, SCRATCH = "base", "base, several", "best, from scratch"
@@ -28,4 +28,4 @@ SCALES = {
 register(Experiment(
     "evolution", "Evolution of networks against random search, longer training and ensembles, at equal FLOPs",
     "Deep neuroevolution with shared weights: its table on CIFAR-10", ARMS, SCALES, reference=BASE,
-    setup="fxgrow.experiments.evolve.comparison:Comparison"))
+    setup="fxgrow.experiments.papers.search_runs:Comparison"))

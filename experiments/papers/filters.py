@@ -1,8 +1,8 @@
 """First-layer filters before and after widening, and after training on (R2R's paper, figure 4)."""
 from __future__ import annotations
 
-from fxgrow.experiments.papers._declare import Experiment, Network, register
-from fxgrow.experiments.papers._presets import converging, scales
+from fxgrow.experiments.papers.declaration import Experiment, Network, register
+from fxgrow.experiments.papers.presets import converging, scales
 
 register(Experiment(
     "filters", "Filters of the first layer before and after widening by each method, and after training on",

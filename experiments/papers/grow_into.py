@@ -6,8 +6,8 @@ the full length of training, and as many FLOPs as teacher and student take toget
 """
 from __future__ import annotations
 
-from fxgrow.experiments.papers._declare import Arm, Experiment, Network, register
-from fxgrow.experiments.papers._presets import METHODS, scales
+from fxgrow.experiments.papers.declaration import Arm, Experiment, Network, register
+from fxgrow.experiments.papers.presets import METHODS, scales
 
 SHARE = 0.62
 PADDING = "step=0: widen factor=2 method=random + deepen times=2 method=random"

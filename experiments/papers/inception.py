@@ -1,8 +1,8 @@
 """Widening Inception networks as Net2Net did, which all of that paper's measurements are on (Chen et al. 2015, figure 4)."""
 from __future__ import annotations
 
-from fxgrow.experiments.papers._declare import Experiment, Network, register
-from fxgrow.experiments.papers._presets import converging, scales
+from fxgrow.experiments.papers.declaration import Experiment, Network, register
+from fxgrow.experiments.papers.presets import converging, scales
 
 
 def _networks(options: str) -> dict[str, Network]:

@@ -5,8 +5,8 @@ half (docs/widening.md): large new numbers make steps that are too large.
 """
 from __future__ import annotations
 
-from fxgrow.experiments.papers._declare import Arm, Experiment, register
-from fxgrow.experiments.papers._presets import scales
+from fxgrow.experiments.papers.declaration import Arm, Experiment, register
+from fxgrow.experiments.papers.presets import scales
 
 INITS = ("match_std", "kaiming", "xavier", "0.01", "0.3", "0.5")
 GROWTH = "step=0: widen factor={factor} "

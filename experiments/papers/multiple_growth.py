@@ -1,8 +1,8 @@
 """Growing several times, against once by as much: widen twice, deepen twice, both."""
 from __future__ import annotations
 
-from fxgrow.experiments.papers._declare import Arm, Experiment, register
-from fxgrow.experiments.papers._presets import scales
+from fxgrow.experiments.papers.declaration import Arm, Experiment, register
+from fxgrow.experiments.papers.presets import scales
 
 WIDER, TWICE_WIDER = "widen factor={half}", "widen factor={half} + widen factor={half}"
 DEEPER, TWICE_DEEPER = "deepen {places} times=1", "deepen {places} times=2"

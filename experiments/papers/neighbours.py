@@ -1,12 +1,12 @@
 """The neighbourhood of an architecture: is it a local maximum among its small growths? (`fxgrow experiment neighbours`)
 
 What is declared here is the architecture itself; its neighbours, which follow from the network and the data, are drawn in
-fxgrow/experiments/evolve/neighbours.py.
+experiments/papers/neighbour_runs.py.
 """
 from __future__ import annotations
 
-from fxgrow.experiments.papers._declare import Arm, Experiment, Network, register
-from fxgrow.experiments.papers._presets import scales
+from fxgrow.experiments.papers.declaration import Arm, Experiment, Network, register
+from fxgrow.experiments.papers.presets import scales
 
 GROWN, SCRATCH, NETWORK = "from the trained original", "from scratch", "network"
 ORIGINALS = (Arm("start", NETWORK, group=GROWN), Arm("original", NETWORK, teacher="start", group=GROWN),
@@ -17,4 +17,4 @@ register(Experiment(
     "Deep neuroevolution with shared weights", ORIGINALS,
     scales(small={"steps": 60, "eval_every": 20, "batch_size": 32}, student={"steps": 60}, networks=dict.fromkeys(
         ("smoke", "small", "paper"), {NETWORK: Network("inception_resnet_v2_small:r=2**-5", "resnet1d:r=2**-4")})),
-    reference="original", setup="fxgrow.experiments.evolve.neighbours:Neighbours"))
+    reference="original", setup="fxgrow.experiments.papers.neighbour_runs:Neighbours"))

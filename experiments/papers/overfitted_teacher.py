@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fxgrow.experiments.papers._declare import Arm, Experiment, register
-from fxgrow.experiments.papers._presets import converging, scales
+from fxgrow.experiments.papers.declaration import Arm, Experiment, register
+from fxgrow.experiments.papers.presets import converging, scales
 
 SCALES = scales(small={"steps": 300, "eval_every": 20, "batch_size": 32, "lr": 0.02}, student={"lr": 0.01},
                 paper={"weight_decay": 1e-5})

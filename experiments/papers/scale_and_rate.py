@@ -7,8 +7,8 @@ Wang et al. 2023, arXiv:2310.07999); warm-up, stable, decay with the growth in t
 """
 from __future__ import annotations
 
-from fxgrow.experiments.papers._declare import Arm, Experiment, register
-from fxgrow.experiments.papers._presets import scales
+from fxgrow.experiments.papers.declaration import Arm, Experiment, register
+from fxgrow.experiments.papers.presets import scales
 
 
 def _growth(options: str = "", passes: str = "method=r2r", at: float = 0.5) -> tuple[str, ...]:

@@ -18,10 +18,8 @@ from training import Tied, assert_same, clusters, perceptron, trainer
 
 import fxgrow
 from fxgrow.errors import ArchiveError
-from fxgrow.experiments import checkpoint
-from fxgrow.experiments.config import TrainConfig, TrainError
-from fxgrow.experiments.trainer import Interrupted, Trainer
-from fxgrow.experiments.watch import Watcher
+from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.train import Interrupted, TrainConfig, Trainer, Watcher, checkpoint
 
 TWO = ("step=7 lr=ratio freeze=6: widen factor=2 method=r2r", "step=16 lr=parts new=2 old=0.5 decay=parts decay_new=3: "
        "widen factor=1.5 method=net2net + deepen where=4 method=netmorph")

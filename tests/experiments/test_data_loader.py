@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from fxgrow.experiments.data import load_data, loader, mnist1d
-from fxgrow.experiments.data._arrays import padded_crop
-from fxgrow.experiments.data._loader import mixed
+from fxgrow.experiments.data.arrays import padded_crop
+from fxgrow.experiments.seeds import mixed
 
 
 class Noisy(Dataset):

@@ -8,23 +8,22 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 
-from fxgrow.experiments.config import TrainError
-from fxgrow.experiments.ensemble_cli import ensemble as command
-from fxgrow.experiments.evolve import SearchConfig, search
-from fxgrow.experiments.evolve import ensemble as module
-from fxgrow.experiments.evolve.ensemble import (
-    Stack,
+from fxgrow.experiments.cli.ensemble import ensemble as command
+from fxgrow.experiments.evolve import (
+    SearchConfig,
+    Store,
     average,
+    data_of,
     ensemble,
     fit_stack,
     fitted_weights,
-    greedy_weights,
-    halves,
     last_states,
+    search,
     weighted,
 )
-from fxgrow.experiments.evolve.store import Store
-from fxgrow.experiments.evolve.worker import data_of
+from fxgrow.experiments.evolve import ensembles as module
+from fxgrow.experiments.evolve.ensembles import Stack, greedy_weights, halves
+from fxgrow.experiments.settings import TrainError
 
 CLASSES = 3
 

@@ -10,15 +10,14 @@ import torch
 from click.testing import CliRunner
 from torch.utils.data import Subset
 
-from fxgrow._cli import main
-from fxgrow.experiments.evolve import comparison, joint
-from fxgrow.experiments.evolve.comparison import POINTS, SIZES, Comparison, curve, together
-from fxgrow.experiments.evolve.comparison_report import WAYS, table, verdicts
-from fxgrow.experiments.evolve.search import base_network, search
-from fxgrow.experiments.evolve.worker import evaluate
-from fxgrow.experiments.papers import ExperimentError, get_experiment
-from fxgrow.experiments.papers._run import finished, untrained
+from fxgrow.cli.main import main
+from fxgrow.experiments.evolve import evaluate, joint, search
+from fxgrow.experiments.evolve.searching import base_network
+from fxgrow.experiments.papers import ExperimentError, finished, get_experiment, search_runs
 from fxgrow.experiments.papers.evolution import APART, BASE, NETWORK, SCRATCH, SELECTIONS
+from fxgrow.experiments.papers.running import untrained
+from fxgrow.experiments.papers.search_runs import POINTS, SIZES, Comparison, curve, together
+from fxgrow.experiments.papers.search_tables import WAYS, table, verdicts
 
 
 def setup(folder, **changes) -> Comparison:
@@ -65,7 +64,7 @@ def test_the_search_starts_as_the_base_arm_does_on_the_same_data(tmp_path):
     inputs = torch.stack([data.train[i][0] for i in range(2)])
     ours, theirs = untrained(made, BASE, 3).state_dict(), base_network(config, data, inputs).state_dict()
     assert all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))
-    from fxgrow.experiments.evolve.worker import data_of
+    from fxgrow.experiments.evolve import data_of
     other = data_of(config.data, config.root, config.limit, config.seed)
     for part in ("train", "validation", "test"):
         assert torch.equal(getattr(data, part).rows, getattr(other, part).rows)
@@ -92,7 +91,7 @@ def test_results_do_not_depend_on_an_interruption(done, tmp_path, monkeypatch):
 
 def test_finished_runs_are_not_made_again_and_the_report_is_the_same(done, monkeypatch):
     made, runs, report, words = done
-    monkeypatch.setattr(comparison, "search", lambda *_: pytest.fail("a finished search was made again"))
+    monkeypatch.setattr(search_runs, "search", lambda *_: pytest.fail("a finished search was made again"))
     again = json.loads(CliRunner().invoke(main, words).stdout)
     assert again["summary"] == report["summary"] and again["conclusions"] == report["conclusions"]
     assert [c["todo"] for c in again["costs"]] == [[]] * len(runs)

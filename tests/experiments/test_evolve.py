@@ -12,15 +12,29 @@ from torch import nn
 
 import fxgrow
 from fxgrow.errors import ArchiveError
-from fxgrow.experiments.config import TrainError
-from fxgrow.experiments.evolve import Member, Mutation, Scored, SearchConfig, default_mutations, mutate, search
-from fxgrow.experiments.evolve.engine import engine
+from fxgrow.experiments.evolve import (
+    Limits,
+    Member,
+    Mutation,
+    Parent,
+    Scored,
+    SearchConfig,
+    Store,
+    best,
+    default_mutations,
+    diverse,
+    engine,
+    graph_hash,
+    grow,
+    mutate,
+    resumed,
+    search,
+)
 from fxgrow.experiments.evolve.joint import family, parameters
-from fxgrow.experiments.evolve.member import graph_hash
-from fxgrow.experiments.evolve.mutation import Limits, Parent, build, describe, grow, mutations_of
-from fxgrow.experiments.evolve.search import resumed
-from fxgrow.experiments.evolve.selection import SELECTIONS, best, diverse, front, nsga2, tournament
-from fxgrow.experiments.evolve.store import Store, from_bytes, to_bytes
+from fxgrow.experiments.evolve.mutation import build, describe, mutations_of
+from fxgrow.experiments.evolve.selection import SELECTIONS, front, nsga2, tournament
+from fxgrow.experiments.evolve.store import from_bytes, to_bytes
+from fxgrow.experiments.settings import TrainError
 from fxgrow.passes import Deepen, Kernel, Widen
 
 SMALL = {"model": "zoo:mlp:hidden=(8,8)", "data": "digits", "limit": 60, "first_steps": 4, "rounds": 2, "keep": 2,
@@ -351,7 +365,7 @@ def test_a_diverging_child_does_not_end_the_search(tmp_path, monkeypatch):
             raise TrainError("the loss is nan")
         return fit(self)
 
-    from fxgrow.experiments.data._loader import mixed
+    from fxgrow.experiments.seeds import mixed
     broken = mixed(0, 1, 1) % 2 ** 31  # the first child
     monkeypatch.setattr(worker.Trainer, "fit", fails)
     other = search(small(train={"batch_size": 20, "lr": 0.05}), tmp_path / "one_fails")

@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 import fxgrow
-from fxgrow import _cli
-from fxgrow.experiments.evolve.search import resumed
-from fxgrow.experiments.evolve.store import Store
+from fxgrow.cli.main import main
+from fxgrow.experiments.evolve import Store, resumed
 
 TOML = """
 model = "zoo:mlp:hidden=(8,8)"
@@ -44,7 +43,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(words: str, code: int = 0):
-    result = CliRunner().invoke(_cli.main, shlex.split(words))
+    result = CliRunner().invoke(main, shlex.split(words))
     assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
     return result
 
@@ -62,10 +61,10 @@ def test_a_search_from_a_file_and_options(here):
 
 
 def test_presets(here):
-    from fxgrow.experiments.evolve_cli import _config
-    assert _config(None, "x", None, "report", {})[0].steps == 5000
-    assert _config("search.toml", "x", None, "cpu", {"keep": 1})[0].keep == 1
-    assert _config(None, "x", None, "cpu", {})[0].rounds == 4
+    from fxgrow.experiments.cli.evolve import settings_of
+    assert settings_of(None, "x", None, "report", {})[0].steps == 5000
+    assert settings_of("search.toml", "x", None, "cpu", {"keep": 1})[0].keep == 1
+    assert settings_of(None, "x", None, "cpu", {})[0].rounds == 4
 
 
 @pytest.mark.parametrize("words, code, said", [
@@ -83,7 +82,7 @@ def test_a_killed_search_goes_on_to_the_same_end(here):
     run("evolve search.toml -o whole --json")
     facts = [(s.number, s.round, s.archive, s.accuracy) for s in Store("whole").evaluations()]
     for least in (1, 4):
-        process = subprocess.Popen([sys.executable, "-c", "from fxgrow._cli import main; main()", "evolve",
+        process = subprocess.Popen([sys.executable, "-c", "from fxgrow.cli.main import main; main()", "evolve",
                                     "search.toml", "-o", f"run{least}"],
                                    env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
         ends = time.monotonic() + 120

@@ -7,14 +7,12 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from fxgrow._cli import main
+from fxgrow.cli.main import main
 from fxgrow.errors import DrawError
-from fxgrow.experiments.config import TrainError
-from fxgrow.experiments.evolve import Member, Scored, SearchConfig, search
+from fxgrow.experiments.evolve import Member, Scored, Search, SearchConfig, Store, report, search
 from fxgrow.experiments.evolve.history import history
-from fxgrow.experiments.evolve.report import grouped, report, tell
-from fxgrow.experiments.evolve.search import Search
-from fxgrow.experiments.evolve.store import Store
+from fxgrow.experiments.evolve.reporting import grouped, tell
+from fxgrow.experiments.settings import TrainError
 
 SMALL = {"model": "zoo:mlp:hidden=(8,8)", "data": "digits", "limit": 60, "first_steps": 4, "rounds": 2, "keep": 2,
          "children": 3, "steps": 10, "final_steps": 2, "train": {"batch_size": 20, "lr": 0.05},

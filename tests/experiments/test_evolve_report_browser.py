@@ -7,9 +7,7 @@ import random
 import pytest
 from chromium import bounds, by, needed, run
 
-from fxgrow.experiments.evolve import Member, Scored, SearchConfig, search
-from fxgrow.experiments.evolve.report import report
-from fxgrow.experiments.evolve.store import Store
+from fxgrow.experiments.evolve import Member, Scored, SearchConfig, Store, report, search
 
 pytestmark = needed
 SETTINGS = {"model": "zoo:mlp:hidden=(8,8)", "data": "digits", "limit": 60, "first_steps": 4, "rounds": 2, "keep": 2,

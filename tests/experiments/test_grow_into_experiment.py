@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import fxgrow
-from fxgrow.experiments.papers import ExperimentError, get_experiment
-from fxgrow.experiments.papers._run import Setup, model_word, run, untrained
+from fxgrow.experiments.papers import ExperimentError, Setup, get_experiment
 from fxgrow.experiments.papers.grow_into import SHARE
-from fxgrow.passes.into_pass import GrowInto
+from fxgrow.experiments.papers.running import model_word, run, untrained
+from fxgrow.passes.into.as_pass import GrowInto
 from fxgrow.zoo import create_model, parse_options
 
 SEED = 1

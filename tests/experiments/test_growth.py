@@ -8,9 +8,9 @@ from training import clusters, perceptron, trainer
 
 import fxgrow
 from fxgrow.errors import GrowthError, SelectionError
-from fxgrow.experiments import growth
-from fxgrow.experiments.config import TrainError
-from fxgrow.experiments.growth import OPTIONS, grow, parse_growth, stalled
+from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.train import grow, parse_growth, seed_for
+from fxgrow.experiments.train.schedule import OPTIONS, stalled
 from fxgrow.passes import Deepen, Widen
 
 # --- text ----------------------------------------
@@ -31,8 +31,8 @@ def test_an_entry_in_full():
 
 def test_seeds_differ_between_entries_and_passes_unless_given():
     entry = parse_growth("step=1: widen by=2 + widen by=3 + widen by=4 seed=5")
-    first, again = (entry.instances(growth.seed_for(1, 0)) for _ in range(2))
-    other = entry.instances(growth.seed_for(1, 1))
+    first, again = (entry.instances(seed_for(1, 0)) for _ in range(2))
+    other = entry.instances(seed_for(1, 1))
     assert [p.seed for p in first] == [p.seed for p in again] and first[2].seed == 5
     assert len({p.seed for p in [*first, *other]}) == 5
 

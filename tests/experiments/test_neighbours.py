@@ -9,14 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 import fxgrow
-from fxgrow._cli import main
-from fxgrow.experiments.evolve.member import graph_hash
-from fxgrow.experiments.evolve.mutation import Limits, Mutation, Parent, describe, mutate
-from fxgrow.experiments.evolve.neighbours import GROWTH, Neighbours, as_words, verdict
-from fxgrow.experiments.growth import parse_growth
-from fxgrow.experiments.papers import ExperimentError, _figures
-from fxgrow.experiments.papers._run import untrained
+from fxgrow.cli.main import main
+from fxgrow.experiments.evolve import Limits, Parent, graph_hash, mutate
+from fxgrow.experiments.evolve.mutation import Mutation, describe
+from fxgrow.experiments.papers import ExperimentError, figures
+from fxgrow.experiments.papers.neighbour_runs import GROWTH, Neighbours, as_words, verdict
 from fxgrow.experiments.papers.neighbours import GROWN, SCRATCH
+from fxgrow.experiments.papers.running import untrained
+from fxgrow.experiments.train import parse_growth
 from fxgrow.passes import Kernel, Widen
 
 MLP = "zoo:mlp:hidden=(12,12)"
@@ -77,7 +77,7 @@ def test_one_of_many_that_is_better_by_chance_is_not_better():
 
 
 def test_runs_through_reports_and_is_not_run_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(_figures, "draw", lambda *_: [])
+    monkeypatch.setattr(figures, "draw", lambda *_: [])
     words = ("--scale", "smoke", "--data", "digits", "--model", MLP, "--count", 2, "--seeds", 2, "--out", tmp_path / "r")
     done = invoke(*words, "--json")
     assert done.exit_code == 0, done.output
@@ -103,17 +103,17 @@ def test_what_cannot_be_done_is_told(tmp_path):
 
 def test_a_neighbour_without_a_counterpart_from_scratch_is_not_drawn(tmp_path, monkeypatch):
     """A gate that belongs to no layer cannot be drawn anew."""
-    from fxgrow.experiments.evolve import neighbours
+    from fxgrow.experiments.papers import neighbour_runs
 
-    monkeypatch.setattr(neighbours, "default_mutations", lambda: [Mutation("skip", 1, "modules", {"weight": "scalar"})])
+    monkeypatch.setattr(neighbour_runs, "default_mutations", lambda: [Mutation("skip", 1, "modules", {"weight": "scalar"})])
     one = setup(tmp_path, count=0, model="zoo:mlp:hidden=(64,64)")
     parent = Parent(0, untrained(one, f"{GROWN}/start", 0), one.load(0).train[0][0][None])
-    assert mutate([parent], neighbours.default_mutations(), random.Random(0), Limits())[0] is not None
-    found = neighbours.draw(dataclasses.replace(one, count=1))
+    assert mutate([parent], neighbour_runs.default_mutations(), random.Random(0), Limits())[0] is not None
+    found = neighbour_runs.draw(dataclasses.replace(one, count=1))
     assert [text for _, text in found] == ["step=0: skip where=fc"]  # sizes differ there: a projection, which is a layer
-    monkeypatch.setattr(neighbours, "redrawn", refuse)
+    monkeypatch.setattr(neighbour_runs, "redrawn", refuse)
     with pytest.raises(ExperimentError, match="only 0 neighbours"):
-        neighbours.draw(dataclasses.replace(one, count=1))
+        neighbour_runs.draw(dataclasses.replace(one, count=1))
 
 
 def refuse(*args):

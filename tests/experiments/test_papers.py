@@ -13,20 +13,30 @@ from click.testing import CliRunner
 from torch import nn
 
 import fxgrow
-from fxgrow._cli import main
-from fxgrow._record import record_in
+from fxgrow.cli.main import main
 from fxgrow.errors import GrowthError
 from fxgrow.experiments import papers
-from fxgrow.experiments.costs import size
-from fxgrow.experiments.experiment_cli import run_all
-from fxgrow.experiments.papers import Arm, Experiment, ExperimentError, Network, Scale, _cost, _declare, _figures
-from fxgrow.experiments.papers._cost import costs
-from fxgrow.experiments.papers._equalise import Equalise, ratios
-from fxgrow.experiments.papers._results import cells, markdown, reaching, spread, summary
-from fxgrow.experiments.papers._run import Setup, finished, redrawn, run, untrained
-from fxgrow.experiments.trainer import Interrupted, Trainer
-from fxgrow.experiments.watch import Watcher
+from fxgrow.experiments.cli.experiment import run_all
+from fxgrow.experiments.papers import (
+    Arm,
+    Experiment,
+    ExperimentError,
+    Network,
+    Scale,
+    Setup,
+    cells,
+    cost,
+    costs,
+    declaration,
+    figures,
+    finished,
+)
+from fxgrow.experiments.papers.results import markdown, reaching, spread, summary
+from fxgrow.experiments.papers.running import redrawn, run, untrained
+from fxgrow.experiments.train import Interrupted, Trainer, Watcher, size
 from fxgrow.passes import Widen
+from fxgrow.passes.equalise import Equalise, ratios
+from fxgrow.record import record_in
 from fxgrow.zoo import create_model, options_for, parse_options
 
 NAMES = [experiment.name for experiment in papers.list_experiments() if not getattr(experiment, "setup", "")]
@@ -56,8 +66,8 @@ def tiny(monkeypatch):
             Arm("midway", "net", ("fraction=0.5: widen factor={factor}",)),
             Arm("scratch", "net", ("step=0: widen factor={factor}",), fresh=True))
     found = Experiment("tiny", "A perceptron", "no paper", arms, {"smoke": scale, "small": scale})
-    monkeypatch.setitem(_declare._EXPERIMENTS, "tiny", found)
-    monkeypatch.setattr(_figures, "draw", lambda *_: [])
+    monkeypatch.setitem(declaration._EXPERIMENTS, "tiny", found)
+    monkeypatch.setattr(figures, "draw", lambda *_: [])
     return found
 
 
@@ -80,8 +90,8 @@ def step_flops(hidden):
 @pytest.mark.parametrize("name", NAMES)
 def test_each_runs_through(name, images, tmp_path, monkeypatch):
     if name not in ("filters", "convergence-widen"):  # figures and times of the others are no different
-        monkeypatch.setattr(_figures, "draw", lambda *_: [])
-        monkeypatch.setattr(_cost, "_measured", lambda trainer, data: (size(trainer.model), 1.0, 1.0))
+        monkeypatch.setattr(figures, "draw", lambda *_: [])
+        monkeypatch.setattr(cost, "_measured", lambda trainer, data: (size(trainer.model), 1.0, 1.0))
     done = invoke(name, "--scale", "smoke", "--seeds", 1, "--data", images, "--out", tmp_path / "r", "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
@@ -133,7 +143,7 @@ def test_every_scale_has_networks_for_images_and_for_sequences(name):
 def test_an_arm_may_get_a_share_of_the_training(tiny, images, tmp_path, monkeypatch, length):
     scale = replace(tiny.scales["small"], settings={"batch_size": BATCH, "lr": 0.05, **length})
     arms = (*tiny.arms, Arm("half", "net", share=0.5), Arm("hardly", "net", share=0.01))
-    monkeypatch.setitem(_declare._EXPERIMENTS, "tiny", replace(tiny, arms=arms, scales={"small": scale}))
+    monkeypatch.setitem(declaration._EXPERIMENTS, "tiny", replace(tiny, arms=arms, scales={"small": scale}))
     setup = Setup("tiny", "small", tmp_path, images)
     configs = [setup.config(setup.declared.arm(arm), setup.load(0), 0) for arm in ("scratch", "half", "hardly")]
     assert [getattr(config, next(iter(length))) for config in configs] == [6, 3, 1]
@@ -174,7 +184,7 @@ def test_the_same_seeds_give_the_same_table_elsewhere(tiny, images, tmp_path):
 
 def test_processes_change_nothing(images, tmp_path, monkeypatch):
     """Of a real experiment, which other processes know as well."""
-    monkeypatch.setattr(_figures, "draw", lambda *_: [])
+    monkeypatch.setattr(figures, "draw", lambda *_: [])
     for jobs in (1, 2):
         done = invoke("filters", "--scale", "smoke", "--data", images, "--seeds", 1, "--jobs", jobs, "--out",
                       tmp_path / str(jobs))

@@ -13,12 +13,11 @@ from matplotlib.text import Text
 from torch.utils.tensorboard import SummaryWriter
 from training import trainer
 
-from fxgrow._cli import main
-from fxgrow.experiments.cli import Run
-from fxgrow.experiments.history import History
+from fxgrow.cli.main import main
 from fxgrow.experiments.plots import bars, curves
-from fxgrow.experiments.plots_data import PlotError, aligned, curve, points, smoothed, to_csv
-from fxgrow.experiments.plots_read import grouped, read_runs
+from fxgrow.experiments.plots.folders import grouped, read_runs
+from fxgrow.experiments.plots.numbers import PlotError, aligned, curve, points, smoothed, to_csv
+from fxgrow.experiments.train import History, Run
 
 GREW = "step=2: widen factor=2 where=layer1.*"
 

@@ -11,9 +11,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 import fxgrow
-from fxgrow.experiments.config import TrainError
-from fxgrow.experiments.evolve import Member, Scored, SearchConfig, search
-from fxgrow.experiments.evolve.mutation import Child, grow
+from fxgrow.experiments.evolve import Member, Scored, SearchConfig, Store, grow, search
+from fxgrow.experiments.evolve.mutation import Child
 from fxgrow.experiments.evolve.predictor import (
     ENOUGH,
     Predictor,
@@ -24,7 +23,8 @@ from fxgrow.experiments.evolve.predictor import (
     rank_correlation,
     trained_children,
 )
-from fxgrow.experiments.evolve.store import Store, from_bytes, to_bytes
+from fxgrow.experiments.evolve.store import from_bytes, to_bytes
+from fxgrow.experiments.settings import TrainError
 from fxgrow.passes import Deepen, Kernel, Widen
 
 SMALL = {"model": "zoo:mlp:hidden=(8,8)", "data": "digits", "limit": 60, "first_steps": 4, "rounds": 3, "keep": 1,

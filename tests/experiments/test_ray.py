@@ -16,13 +16,17 @@ ray = pytest.importorskip("ray")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from fxgrow.experiments.config import TrainError  # noqa: E402
-from fxgrow.experiments.evolve import SearchConfig, ray_engine, search  # noqa: E402
-from fxgrow.experiments.evolve.engine import engine  # noqa: E402
+from fxgrow.experiments.evolve import (  # noqa: E402
+    SearchConfig,
+    Store,
+    engine,
+    ray_engine,
+    search,
+)
 from fxgrow.experiments.evolve.ray_engine import RETRIES, Ray, work  # noqa: E402
-from fxgrow.experiments.evolve.store import Store  # noqa: E402
 from fxgrow.experiments.evolve.worker import Task  # noqa: E402
-from fxgrow.experiments.trainer import Interrupted  # noqa: E402
+from fxgrow.experiments.settings import TrainError  # noqa: E402
+from fxgrow.experiments.train import Interrupted  # noqa: E402
 
 SMALL = {"model": "zoo:mlp:hidden=(8,8)", "data": "digits", "limit": 60, "first_steps": 4, "rounds": 2, "keep": 2,
          "children": 2, "steps": 8, "final_steps": 2, "train": {"batch_size": 20, "lr": 0.05},
@@ -241,7 +245,7 @@ def test_serial_computes_with_one_thread_as_workers_do(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        monkeypatch.setattr("fxgrow.experiments.evolve.engine.run", lambda task: torch.get_num_threads())
+        monkeypatch.setattr("fxgrow.experiments.evolve.local_engine.run", lambda task: torch.get_num_threads())
         with engine("serial") as running:
             running.submit(Task(0, 0, b"", None, 1, 0, {}))
             assert running.wait() == (1, 1) and torch.get_num_threads() == 2
@@ -283,7 +287,7 @@ def test_a_cluster_of_its_own_is_on_loopback_and_ends(tmp_path):
         listed = subprocess.run(["ps", "-eo", "pid,args", "-ww"], capture_output=True, text=True, check=True).stdout
         return [line for line in listed.splitlines() if session in line]
 
-    code = ("import ray, sys\nfrom fxgrow.experiments.evolve.engine import engine\n"
+    code = ("import ray, sys\nfrom fxgrow.experiments.evolve.local_engine import engine\n"
             "with engine('ray', 2) as e:\n    print(ray.get_runtime_context().gcs_address, e.workers, "
             "ray._private.worker.global_worker.node.session_name, flush=True)\n    sys.stdin.read()\n"
             "print(ray.is_initialized())")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from fxgrow.experiments.config import TrainConfig
-from fxgrow.experiments.growth import OPTIONS
-from fxgrow.experiments.schedules import Rates, after_growth, rate, scale_decay
+from fxgrow.experiments.train import Rates, TrainConfig, rate
+from fxgrow.experiments.train.rates import after_growth, scale_decay
+from fxgrow.experiments.train.schedule import OPTIONS
 
 DEFAULTS = {name: default for name, (_, default) in OPTIONS.items()}
 

@@ -11,9 +11,8 @@ from click.testing import CliRunner
 from training import perceptron
 
 import fxgrow
-from fxgrow import _cli
-from fxgrow.experiments import cli
-from fxgrow.experiments.trainer import Trainer
+from fxgrow.cli.main import main
+from fxgrow.experiments.train import Trainer, sources
 
 MLP = "zoo:mlp:hidden=(16,) --data digits --limit 200 --lr 0.1 "
 
@@ -25,7 +24,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(words: str, code: int = 0):
-    result = CliRunner().invoke(_cli.main, ["train", *shlex.split(words)])
+    result = CliRunner().invoke(main, ["train", *shlex.split(words)])
     assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
     return result
 
@@ -97,7 +96,7 @@ def test_zoo_models_fit_the_data_and_what_is_said_counts(monkeypatch):
     from fxgrow.experiments.data import load_data
     data = load_data("digits", limit=50)
     for spec, channels in (("zoo:cifar_resnet10:r=2**-3", 1), ("zoo:cifar_resnet10", 1)):
-        model = cli._load_model(cli.Run(model=spec), data)
+        model = sources.load_run_model(sources.Run(model=spec), data)
         assert model.fc.out_features == 10 and next(model.parameters()).shape[1] == channels
     assert "gives 7 outputs and the data have 10 classes" in run("zoo:mlp:num_classes=7 --limit 50", 1).stderr
 
@@ -133,6 +132,6 @@ def test_errors_of_the_work_itself():
 
 def test_help_lists_every_setting():
     shown = run("--help").stdout
-    for field in cli.Run.__dataclass_fields__:
+    for field in sources.Run.__dataclass_fields__:
         assert field == "model" or f"--{field.replace('_', '-')}" in shown, field
     assert "plateau=P" in shown and "fxgrow train --resume" in shown

@@ -12,10 +12,9 @@ from training import Tied, clusters, perceptron, plain, trainer
 
 import fxgrow
 from fxgrow.errors import GrowthError
-from fxgrow.experiments.config import TrainConfig, TrainError, read_toml
 from fxgrow.experiments.data import load_data
-from fxgrow.experiments.trainer import Trainer
-from fxgrow.experiments.watch import Watcher
+from fxgrow.experiments.settings import TrainError, read_toml
+from fxgrow.experiments.train import TrainConfig, Trainer, Watcher
 from fxgrow.zoo import create_model
 
 
@@ -300,7 +299,7 @@ def test_settings_from_toml(tmp_path):
     file.write_text('lr = 1\nsteps = 5\ngrow = ["step=2: widen by=2"]\nmilestones = [0.5]\n')
     config = TrainConfig.of(read_toml(file), str(file))
     assert (config.lr, config.steps, config.epochs, config.grow, config.milestones) == (1.0, 5, None, ["step=2: widen by=2"],
-                                                                                     [0.5])
+                                                                                        [0.5])
     assert TrainConfig.of(config.to_json()) == config and TrainConfig().epochs == 10
     file.write_text("lr = ")
     with pytest.raises(TrainError, match="is not TOML"):

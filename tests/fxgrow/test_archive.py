@@ -23,9 +23,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 import fxgrow
-from fxgrow._record import ParameterRecord
 from fxgrow.errors import ArchiveError
 from fxgrow.passes import Widen
+from fxgrow.record import ParameterRecord
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 import fxgrow
-from fxgrow import _archive_allow as allow
-from fxgrow import _archive_zip
+from fxgrow.archive import allow, container
 from fxgrow.errors import ArchiveError
 from fxgrow.passes import Widen
 
@@ -200,8 +199,8 @@ def with_tensors(archive, edit):
         graph, tensors = json.loads(file.read("graph.json")), safetensors.torch.load(file.read("tensors.safetensors"))
     edit(tensors)
     out = io.BytesIO()
-    _archive_zip.write(out, {k: v for k, v in graph.items() if k not in ("format", "version")},
-                       safetensors.torch.save(tensors))
+    container.write(out, {k: v for k, v in graph.items() if k not in ("format", "version")},
+                    safetensors.torch.save(tensors))
     return out.getvalue()
 
 

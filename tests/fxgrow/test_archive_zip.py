@@ -13,7 +13,7 @@ from archives import refused, small_archive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fxgrow import _archive_zip
+from fxgrow.archive import container
 
 
 @pytest.fixture
@@ -101,12 +101,12 @@ def test_bombs_are_refused_at_once(archive, tmp_path):
     out = io.BytesIO()
     graph = {k: v for k, v in json.loads(zipfile.ZipFile(io.BytesIO(archive)).read("graph.json")).items()
              if k not in ("format", "version")}
-    _archive_zip.write(out, graph, len(header).to_bytes(8, "little") + header)
+    container.write(out, graph, len(header).to_bytes(8, "little") + header)
     path.write_bytes(out.getvalue())
     refused(path)
     for claimed in (2 ** 62, 2 ** 64 - 1):
         out = io.BytesIO()
-        _archive_zip.write(out, graph, claimed.to_bytes(8, "little") + b"{}")
+        container.write(out, graph, claimed.to_bytes(8, "little") + b"{}")
         path.write_bytes(out.getvalue())
         refused(path)
     rezip(archive, path, lambda m: [(m[0][0], b"[" * 1_000_000), *m[1:]])

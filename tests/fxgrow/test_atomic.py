@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from fxgrow._atomic import atomic_write
+from fxgrow.common import atomic_write
 
 
 def test_atomic_write_keeps_links_permissions_and_other_errors(tmp_path):

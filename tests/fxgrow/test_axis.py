@@ -15,24 +15,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from fxgrow._axis import (
-    Atom,
-    Fixed,
-    Prod,
-    Sum,
-    atoms,
-    concat,
-    cut,
-    freeze,
-    is_fixed,
-    product,
-    refine,
-    resolve,
-    same,
-    settle,
-    unify,
-    view,
-)
+from fxgrow.axis import Atom, Fixed, Prod, Sum, atoms, concat, is_fixed, product, resolve, view
+from fxgrow.axis.algebra import cut, freeze, refine, same, settle, unify
 
 proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
                            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import fxgrow
-from fxgrow import _cli, _pass_options
+from fxgrow.cli import pass_options
+from fxgrow.cli.main import main
 from fxgrow.passes import Widen
 
 NETS = '''
@@ -54,7 +55,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(words: str | list[str], code: int = 0):
-    result = CliRunner().invoke(_cli.main, shlex.split(words) if isinstance(words, str) else words)
+    result = CliRunner().invoke(main, shlex.split(words) if isinstance(words, str) else words)
     assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
     return result
 
@@ -165,7 +166,7 @@ def test_passes_lists_options_and_their_help(here):
 def examples() -> list[str]:
     found = []
     for words in ([], ["transform"], *([c] for c in ("verify", "axes", "info", "passes"))):
-        text = CliRunner().invoke(_cli.main, [*words, "--help"]).output
+        text = CliRunner().invoke(main, [*words, "--help"]).output
         example = text.rpartition("Example:")[2].split("\n\n")[0]
         found.append(" ".join(example.split()))
     return found
@@ -183,7 +184,7 @@ def test_version():
 
 
 def test_help_comes_without_torch():
-    code = ("import sys; from fxgrow._cli import main; main(['--help'], standalone_mode=False); "
+    code = ("import sys; from fxgrow.cli.main import main; main(['--help'], standalone_mode=False); "
             "sys.exit('torch' in sys.modules)")
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
@@ -320,7 +321,7 @@ def test_a_bug_is_one_line_too_and_traceback_shows_it(here, monkeypatch):
     monkeypatch.setattr(fxgrow, "transform", bug)
     words = "transform nets_for_cli:mlp -o a.pt --pass widen --factor 2"
     assert "--traceback" in refused(words, here)
-    result = CliRunner().invoke(_cli.main, shlex.split(words + " --traceback"))
+    result = CliRunner().invoke(main, shlex.split(words + " --traceback"))
     assert isinstance(result.exception, KeyError)
 
 
@@ -386,9 +387,9 @@ def hello():
 
 
 def test_a_strangers_pass_gets_its_options(stranger):
-    cls, given, left = _pass_options.parse("nothing", shlex.split("--times 3 --loud --names a --names b -o x.pt"))
+    cls, given, left = pass_options.parse("nothing", shlex.split("--times 3 --loud --names a --names b -o x.pt"))
     assert given == {"times": 3, "loud": True, "names": ["a", "b"]} and left == ["-o", "x.pt"]
-    assert _pass_options.argument_docs(cls)["times"] == "how often, on two lines."
+    assert pass_options.argument_docs(cls)["times"] == "how often, on two lines."
     assert "Missing option '--times'" in run("transform nets_for_cli:mlp -o a.pt --pass nothing", code=2).stderr
     assert "cannot be imported" in refused("transform nets_for_cli:mlp -o a.pt --pass broken", stranger)
 
@@ -400,7 +401,7 @@ def test_a_strangers_command_is_found_and_its_errors_are_told_alike(stranger):
 
 def test_options_of_widen_become_its_arguments():
     words = shlex.split("--where a --where 'b.*' --factor 1.5 --init 0.25 --noise 0 --seed 3")
-    cls, given, left = _pass_options.parse("widen", words)
+    cls, given, left = pass_options.parse("widen", words)
     assert cls is Widen and left == []
     assert given == {"where": ["a", "b.*"], "factor": 1.5, "init": 0.25, "noise": 0.0, "seed": 3}
-    assert _pass_options.parse("widen", ["--init", "kaiming", "--by", "2"])[1] == {"init": "kaiming", "by": 2}
+    assert pass_options.parse("widen", ["--init", "kaiming", "--by", "2"])[1] == {"init": "kaiming", "by": 2}

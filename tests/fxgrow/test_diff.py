@@ -12,8 +12,8 @@ from small_nets import Block, Residual
 from torch import nn
 
 import fxgrow
-from fxgrow._cli import main
-from fxgrow._diff_picture import CELLS, GREY, NEW, bar
+from fxgrow.cli.main import main
+from fxgrow.diagram.changes import CELLS, GREY, NEW, bar
 from fxgrow.errors import DrawError, GrowthError
 from fxgrow.passes import Deepen, SqueezeExcite, Widen
 

@@ -8,12 +8,16 @@ from small_nets import Concat, Residual
 from torch import nn
 
 import fxgrow
-from fxgrow._columns import columns_of
-from fxgrow._diagram import Box, Diagram, build, kinds_of
-from fxgrow._draw import COLOURS, MOST, captured, chosen, picture
-from fxgrow._heat import NOTHING, VIRIDIS, Heat
-from fxgrow._repeats import fold_repeats
+from fxgrow.diagram import VIRIDIS, kinds_of
+from fxgrow.diagram.build import Box, Diagram, build
+from fxgrow.diagram.choice import MOST, chosen
+from fxgrow.diagram.colours import COLOURS
+from fxgrow.diagram.columns import columns_of
+from fxgrow.diagram.drawing import picture
+from fxgrow.diagram.heat import NOTHING, Heat
+from fxgrow.diagram.repeats import fold_repeats
 from fxgrow.errors import CaptureError, DrawError
+from fxgrow.record import captured
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 

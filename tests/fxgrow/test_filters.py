@@ -12,20 +12,9 @@ from PIL import Image
 from torch import nn
 
 import fxgrow
-from fxgrow._filters import (
-    BLUE,
-    MARGIN,
-    VERMILION,
-    convolutions,
-    filter_grid,
-    filter_limits,
-    first_convolution,
-    out_first,
-    png,
-    shown,
-    view_of,
-)
 from fxgrow.errors import DrawError
+from fxgrow.visual import filter_grid, filter_limits, first_convolution
+from fxgrow.visual.filters import BLUE, MARGIN, VERMILION, convolutions, out_first, png, shown, view_of
 
 
 def weight(*shape: int) -> torch.Tensor:

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxgrow
-from fxgrow import _flops
-from fxgrow._capture import meta_twin
-from fxgrow.flop_rules import RULES
+from fxgrow.aten import TorchDispatchMode, tree_leaves
+from fxgrow.cost.costs import COST_FIELDS
+from fxgrow.cost.count import count_eager
+from fxgrow.cost.meter import Meter
+from fxgrow.cost.rules import RULES
+from fxgrow.graph import meta_twin
 from fxgrow.passes import Widen
 
 
@@ -118,7 +119,7 @@ def test_attention_is_two_products_and_four_backward(more, eager):
 
 
 def counted(model: nn.Module, inputs: tuple, eager: bool, ops: str = "matmul"):
-    return _flops._count_eager(_flops._Meter(ops), model, inputs) if eager else fxgrow.count_flops(model, inputs, ops)
+    return count_eager(Meter(ops), model, inputs) if eager else fxgrow.count_flops(model, inputs, ops)
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -460,7 +461,7 @@ def test_nodes_and_modules_add_up_and_json_is_plain():
     gm = fxgrow.capture(model, x)
     count = fxgrow.count_flops(gm, x, ops="all")
     assert set(count.by_node()) <= {n.name for n in gm.graph.nodes}
-    for name in _flops.COST_FIELDS:
+    for name in COST_FIELDS:
         whole = getattr(count, name)
         assert whole == sum(getattr(c, name) for c in count.by_node().values()), name
         assert whole == sum(getattr(c, name) for m, c in count.by_module().items() if m and "." not in m) + \

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from torch import nn
 
 import fxgrow
-from fxgrow import _cli
-from fxgrow._flops_report import quantity, rows
+from fxgrow.cli.main import main
+from fxgrow.common import quantity
 
 NETS = '''
 import torch
@@ -35,7 +35,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(*words: str, code: int = 0):
-    result = CliRunner().invoke(_cli.main, ["flops", *words])
+    result = CliRunner().invoke(main, ["flops", *words])
     assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
     return result
 
@@ -73,10 +73,10 @@ def test_what_is_refused(here):
 def test_rows_are_sorted_level_by_level():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 400), nn.Sequential(nn.Linear(400, 2), nn.Linear(2, 9)))
     count = fxgrow.count_flops(model, torch.randn(1, 4))
-    assert [name for _, name, _, _ in rows(count, sort="params")] == ["", "1", "2", "2.0", "2.1", "0"]
-    assert [name for _, name, _, _ in rows(count, depth=1)] == ["", "0", "1", "2"]
+    assert [name for _, name, _, _ in count.rows(sort="params")] == ["", "1", "2", "2.0", "2.1", "0"]
+    assert [name for _, name, _, _ in count.rows(depth=1)] == ["", "0", "1", "2"]
     with pytest.raises(ValueError, match="choose one of forward"):
-        rows(count, sort="size")
+        count.rows(sort="size")
 
 
 @pytest.mark.parametrize("value, text", [(0, "0"), (999, "999"), (1000, "1 k"), (1815000000, "1.81 G"),

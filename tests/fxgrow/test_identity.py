@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxgrow
-from fxgrow._identity import INF, Demand, NoIdentity, Trace
+from fxgrow.aten import INF
+from fxgrow.common import Refusal
+from fxgrow.identity import Demand, Trace
 
 X = (2, 4, 6, 6)
 
@@ -59,7 +61,7 @@ IDENTITIES = {
     "an activation": (lambda m, x: x + F.gelu(m.conv(x)), {"conv.weight", "conv.bias"}),
     "pooled": (lambda m, x: x + F.adaptive_avg_pool2d(m.conv(x), 1), {"conv.weight", "conv.bias"}),
     "joined": (lambda m, x: x + torch.cat([m.conv(x)[:, :2], m.conv2(x)[:, 2:]], 1), {"conv.weight", "conv.bias",
-                                                                                   "conv2.weight", "conv2.bias"}),
+                                                                                      "conv2.weight", "conv2.bias"}),
     "squeezed": (lambda m, x: x + m.conv(x) * torch.sigmoid(m.conv2(x)), {"conv.weight", "conv.bias"}),
 }
 
@@ -97,7 +99,7 @@ OBSTACLES = {
 @pytest.mark.parametrize("case", OBSTACLES)
 def test_what_is_in_the_way_is_named(case):
     forward, message = OBSTACLES[case]
-    with pytest.raises(NoIdentity, match=message):
+    with pytest.raises(Refusal, match=message):
         start_of(forward)
 
 
@@ -105,10 +107,10 @@ def test_an_activation_that_leaves_the_range_alone_is_no_obstacle():
     forward = IDENTITIES["a norm"][0]
     for f in (torch.relu, F.leaky_relu, torch.abs, F.elu, F.celu):
         assert start_of(lambda m, x, f=f: f(forward(m, x)), low=0.0).zeros == {"norm.weight", "norm.bias"}
-        with pytest.raises(NoIdentity):
+        with pytest.raises(Refusal):
             start_of(lambda m, x, f=f: f(forward(m, x)), low=-1e-9)
     for f in (F.relu6, F.hardtanh):  # what may be larger than they let through
-        with pytest.raises(NoIdentity):
+        with pytest.raises(Refusal):
             start_of(lambda m, x, f=f: f(forward(m, x)), low=0.0)
 
 
@@ -124,7 +126,7 @@ def test_parameters_of_others_stay():
     gm = fxgrow.capture(Block(lambda m, x: x + m.conv(x)), torch.randn(X))
     trace = Trace(gm)
     out = next(iter(gm.graph.find_nodes(op="output"))).args[0]
-    with pytest.raises(NoIdentity, match="used elsewhere"):
+    with pytest.raises(Refusal, match="used elsewhere"):
         Demand(trace.gives["x"], lambda name: name != "conv.bias").identity(trace.gives[out.name])
 
 

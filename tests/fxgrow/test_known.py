@@ -11,10 +11,9 @@ from support import shake
 from torch import nn
 
 import fxgrow
-from fxgrow._analysis import analyse
-from fxgrow._capture import clone_structure
-from fxgrow._known import Known, known
+from fxgrow.axis import analyse
 from fxgrow.errors import FxgrowError
+from fxgrow.graph import Known, clone_structure, known
 from fxgrow.passes import Branch, Deepen, Skip, Widen
 
 

@@ -6,9 +6,8 @@ from torch import nn
 from torchvision.models import squeezenet1_1
 
 import fxgrow
-from fxgrow import _models
-from fxgrow._models import ModelError, load_model, parse_inputs
-from fxgrow.errors import ArchiveError
+from fxgrow.errors import ArchiveError, ModelError
+from fxgrow.models import inputs, load_model, parse_inputs
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -179,7 +178,7 @@ class Mine(nn.Module):
 def test_inputs_by_hand():
     first, second = parse_inputs("1,3,8,8;1,10:int64")
     assert (first.shape, first.dtype, second.shape, second.dtype) == ((1, 3, 8, 8), None, (1, 10), torch.int64)
-    drawn = _models.draw_inputs([first, second], torch.float64)
+    drawn = inputs.draw_inputs([first, second], torch.float64)
     assert [t.dtype for t in drawn] == [torch.float64, torch.int64]
     assert drawn[1].max() <= 1 and drawn[1].min() >= 0
 

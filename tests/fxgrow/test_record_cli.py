@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from small_nets import made, train
 
 import fxgrow
-from fxgrow import _cli
-from fxgrow._cli_report import describe_step
+from fxgrow.cli.main import main
 from fxgrow.passes import Widen
+from fxgrow.record import describe_step
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(words: str, code: int = 0):
-    result = CliRunner().invoke(_cli.main, shlex.split(words))
+    result = CliRunner().invoke(main, shlex.split(words))
     assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
     return result
 

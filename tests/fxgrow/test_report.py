@@ -13,10 +13,10 @@ from small_nets import made
 from torch import nn
 
 import fxgrow
-from fxgrow import _cli
-from fxgrow._diff import Change
-from fxgrow._page import page
+from fxgrow.cli.main import main
+from fxgrow.compare import Change
 from fxgrow.errors import CaptureError, DrawError
+from fxgrow.page import page
 from fxgrow.passes import Deepen, Widen
 
 
@@ -174,7 +174,7 @@ def test_draw_and_diff_write_pages(tmp_path, grown):
 
 
 def run(words: str, code: int = 0):
-    result = CliRunner().invoke(_cli.main, shlex.split(words))
+    result = CliRunner().invoke(main, shlex.split(words))
     assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
     return result
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxgrow
-from fxgrow._identity import Trace
-from fxgrow._scales import Unfoldable, factors, results
+from fxgrow.common import Refusal
+from fxgrow.identity import Trace, factors, results
 
 
 class Stream(nn.Module):
@@ -64,5 +64,5 @@ def test_equations_that_contradict_each_other_are_told():
             return self.out(self.norm(x))
 
     model, x = Fixed().double(), torch.randn(5, 4, dtype=torch.float64)
-    with pytest.raises(Unfoldable, match="two scales"):
+    with pytest.raises(Refusal, match="two scales"):
         folded(model, x, 0.5)

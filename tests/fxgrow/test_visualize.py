@@ -14,11 +14,11 @@ from support import shake
 from torch import nn
 
 import fxgrow
-from fxgrow._attributions import METHODS, read_image, spread
-from fxgrow._cli import main
-from fxgrow._filters import BLUE, MARGIN
+from fxgrow.cli.main import main
 from fxgrow.errors import ArchiveError, DrawError, SelectionError
 from fxgrow.passes import Deepen, Widen
+from fxgrow.visual.attributions import METHODS, read_image, spread
+from fxgrow.visual.filters import BLUE, MARGIN
 
 
 class Small(nn.Module):

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from support import shake
 from torch import nn
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_leaves
 
 import fxgrow
-from fxgrow import _archive_zip
+from fxgrow.archive import container
+from fxgrow.aten import tree_leaves
 from fxgrow.errors import ArchiveError
 
 IMAGE = (2, 3, 32, 32)
@@ -114,5 +114,5 @@ def resealed(archive: bytes, edit) -> bytes:
     out = io.BytesIO()
     for key in ("format", "version"):
         graph.pop(key, None)
-    _archive_zip.write(out, graph, tensors)
+    container.write(out, graph, tensors)
     return out.getvalue()

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from fxgrow.experiments.config import TrainConfig
-from fxgrow.experiments.trainer import Trainer
+from fxgrow.experiments.train import TrainConfig, Trainer
 
 
 @dataclass

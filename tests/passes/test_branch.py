@@ -14,7 +14,7 @@ from support import grow
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow import _cli
+from fxgrow.cli.main import main
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes import Branch, Kernel, Widen
 
@@ -147,7 +147,7 @@ def test_summed_branches_learn(name):
        padding=st.integers(0, 3), dilation=st.integers(1, 2), groups=st.sampled_from((1, 2, 6)), new=st.integers(1, 7),
        method=st.sampled_from(METHODS))
 def test_branches_of_any_kernel_have_the_size_of_the_layer(rank, transposed, kernel, stride, padding, dilation, groups, new,
-                                                          method):
+                                                           method):
     assume(not transposed or padding <= dilation * (kernel - 1))
     layer = CONVOLUTIONS[rank][transposed](6, 12, kernel, stride, padding, dilation=dilation, groups=groups)
     x = torch.randn(2, 6, *[9] * rank)
@@ -354,7 +354,7 @@ def test_what_is_asked_for_wrongly():
 def test_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(network("resnet18"), "m.pt")
-    result = CliRunner().invoke(_cli.main, [
+    result = CliRunner().invoke(main, [
         "transform", "m.pt", "--input", "2,3,32,32", "--pass", "branch", "--where", "layer1.0.conv1", "--kernel", "5",
         "--pass", "branch", "--where", "layer2.0.conv1", "--join", "concat", "--branches", "3",
         "--pass", "branch", "--where", "layer3.0.conv1", "--join", "new", "--width", "8", "--seed", "4",

@@ -16,7 +16,7 @@ from support import shake
 from torch import nn
 
 import fxgrow
-from fxgrow._cli import main
+from fxgrow.cli.main import main
 from fxgrow.errors import GrowthError
 from fxgrow.passes.into import grow_into
 
@@ -46,8 +46,7 @@ def swin(depths):
 
 
 def efficientnet(width, depth):
-    from torchvision.models.efficientnet import MBConvConfig, _make_divisible  # type: ignore[attr-defined]
-    assert _make_divisible
+    from torchvision.models.efficientnet import MBConvConfig
     settings = [partial(MBConvConfig, width_mult=width, depth_mult=depth)(*s) for s in (
         (1, 3, 1, 16, 8, 1), (4, 3, 2, 8, 16, 1), (4, 5, 2, 16, 24, 2))]
     return tv.EfficientNet(settings, 0.2 * width, num_classes=7)

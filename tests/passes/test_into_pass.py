@@ -7,10 +7,10 @@ from click.testing import CliRunner
 from support import grow, shake
 
 import fxgrow
-from fxgrow._cli import main
+from fxgrow.cli.main import main
 from fxgrow.errors import GrowthError
 from fxgrow.passes import Widen
-from fxgrow.passes.into_pass import GrowInto
+from fxgrow.passes.into.as_pass import GrowInto
 from fxgrow.zoo import create_model
 
 BIG = "zoo:cifar_resnet18:r=2**-3,in_channels=1,size=8,stem=3"

@@ -16,7 +16,7 @@ from support import grow
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow import _cli
+from fxgrow.cli.main import main
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes import Kernel, Widen
 
@@ -233,8 +233,8 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(torchvision.models.resnet.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1]), "model.pt")
     for words, size in ("--size 5", [5]), ("--size 3,7", [3, 7]), ("--size 5 --size 3", [5, 3]):
-        done = CliRunner().invoke(_cli.main, ["transform", "model.pt", "--input", "2,3,32,32", "--pass", "kernel", "--where",
-                                              "layer1", *words.split(), "-o", "grown.pt", "--json"])
+        done = CliRunner().invoke(main, ["transform", "model.pt", "--input", "2,3,32,32", "--pass", "kernel", "--where",
+                                         "layer1", *words.split(), "-o", "grown.pt", "--json"])
         assert done.exit_code == 0, done.output + done.stderr
         assert json.loads(done.stdout)["lineage"] == [{"pass": "kernel", "where": ["layer1"], "size": size}]
         assert [*fxgrow.load("grown.pt").get_submodule("layer1.0.conv1").weight.shape[2:]] == (size * 2)[:2]

@@ -12,7 +12,7 @@ from support import grow, shake
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow import _cli
+from fxgrow.cli.main import main
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes import Branch, Subnet, Widen
 
@@ -278,7 +278,7 @@ def wide(ins, outs):
     words = ["transform", "subnets_for_cli:model", "--pass", "subnet", "--where", "2", "--module", "subnets_for_cli:wide",
              "--method", "netmorph", "--seed", "3", "--pass", "subnet", "--where", "0", "--block", "basic",
              "-o", "m.pt", "--json"]
-    result = CliRunner().invoke(_cli.main, words)
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["verification"]["ok"] and [s["pass"] for s in report["lineage"]] == ["subnet", "subnet"]

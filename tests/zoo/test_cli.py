@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 
 import fxgrow
-from fxgrow._cli import main
+from fxgrow.cli.main import main
 from fxgrow.zoo import create_model, list_models, model_options
 
 SMALL = "zoo:cifar_resnet10:r=2**-4,num_classes=3,in_channels=1,size=16"

@@ -5,7 +5,7 @@ from torch import nn
 
 from fxgrow import zoo
 from fxgrow.zoo import ZooError, create_model, list_models, options_for, parse_options
-from fxgrow.zoo._registry import _BUILDERS
+from fxgrow.zoo.registry import BUILDERS
 
 
 def test_names_are_sorted_and_build():
@@ -72,10 +72,10 @@ def test_text_that_is_no_options(text):
 
 @pytest.fixture
 def names():
-    before = dict(_BUILDERS)
+    before = dict(BUILDERS)
     yield
-    _BUILDERS.clear()
-    _BUILDERS.update(before)
+    BUILDERS.clear()
+    BUILDERS.update(before)
 
 
 def test_a_new_model_is_one_function(names):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from support import grow, size
 from torch import Tensor, nn
 
+from fxgrow.aten import LINEAR, ODD, ZERO_AT_ZERO
 from fxgrow.errors import SelectionError
 from fxgrow.passes import Widen
-from fxgrow.rules.elementwise import LINEAR, ODD, ZERO_AT_ZERO
 
 proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
                            suppress_health_check=[HealthCheck.too_slow])

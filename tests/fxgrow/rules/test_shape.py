@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow._analysis import Tape, Value, analyse
-from fxgrow._axis import Atom, Fixed, Prod, resolve
-from fxgrow._content import ByPart, Inexact, certify
-from fxgrow._rewrite import Growth, Refused, rewrite
+from fxgrow.axis import Atom, Fixed, Prod, Tape, Value, analyse, resolve
+from fxgrow.common import Refusal
+from fxgrow.contents import ByPart, certify
 from fxgrow.errors import SelectionError
 from fxgrow.passes import Widen
+from fxgrow.rewrite import Growth, rewrite
 
 proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
                            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -103,14 +103,14 @@ def survivors(model: nn.Module, x: Tensor, seed: int = 0, most: float = 1.0) -> 
         if atom.reason is None and rng.random() < most:
             try:
                 certificate = certify(tape, atom, "free", exact=False)
-            except Inexact:  # on two axes of one value: no method grows it
+            except Refusal:  # on two axes of one value: no method grows it
                 continue
             growths.append(Growth(atom, atom.size + rng.randint(1, atom.size + 1), certificate, _anything))
     sizes, new = {g.atom: g.size for g in growths}, None
     while sizes and new is None:
         try:
             new = rewrite(gm, tape, [g for g in growths if g.atom in sizes])
-        except Refused as why:
+        except Refusal as why:
             sizes.pop(max((a for a in why.atoms if a in sizes), key=lambda a: a.serial))
     if new is None:
         return []

@@ -1,0 +1,178 @@
+"""`fxgrow evolve`: a search from a TOML file and options, its progress, and what it found."""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fxgrow.cli import EXAMPLE, console, print_json, print_table
+from fxgrow.common import quantity
+from fxgrow.experiments.settings import TrainError, read_toml
+
+if TYPE_CHECKING:
+    from fxgrow.experiments.evolve import Found, Scored, Search
+
+
+# Settings that have an option of their own, with the type that click reads.
+OPTIONS: dict[str, tuple[Any, str]] = {
+    "model": (str, "The base network: a MODEL as elsewhere."), "data": (str, "The data set, as for fxgrow train."),
+    "seed": (int, "Of everything."), "rounds": (int, "Rounds of selection, mutation and training."),
+    "keep": (int, "How many are selected in a round."), "children": (int, "How many are made of them."),
+    "first_steps": (int, "Steps of the base network."), "steps": (int, "Steps of a round, shared out among its members."),
+    "final_steps": (int, "Steps of the best network at the end."),
+    "weights": (click.Choice(["inherit", "share"]), "Numbers of its own for each child, or its parent's."),
+    "selection": (click.Choice(["best", "aging", "nsga2", "diverse", "hill", "random"]), "How the ones to keep are chosen."),
+    "mode": (click.Choice(["rounds", "steady"]), "Round after round, or a new child whenever a worker is free."),
+    "total_flops": (float, "End when so many FLOPs are spent in training.")}
+
+
+def _settings(command):
+    for name, (kind, words) in reversed(OPTIONS.items()):
+        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=words)(command)
+    return command
+
+
+@click.command(epilog=EXAMPLE + "fxgrow evolve search.toml -o runs/evolved\n"
+               "  fxgrow evolve --preset cpu --model zoo:residual3 --data digits --seed 1 -o runs/small\n"
+               "  fxgrow evolve --resume runs/small")
+@click.argument("settings", required=False, metavar="[SEARCH.toml]")
+@click.option("-o", "--out", metavar="DIR", help="The folder of the search.")
+@_settings
+@click.option("--preset", type=click.Choice(["report", "cpu"]), default="report", show_default=True, help="Sizes where "
+              "nothing else is said: those of the report (15 rounds of 5,000 steps), or some that end in minutes on a CPU.")
+@click.option("--engine", type=click.Choice(["serial", "processes", "ray"]), default="serial", show_default=True,
+              help="Where networks are trained.")
+@click.option("--workers", type=click.IntRange(min=1), help="How many are trained at a time (processes, ray).")
+@click.option("--address", help="Of a running Ray cluster; without it one is started here.")
+@click.option("--resume", metavar="DIR", help="Go on with the search in DIR, with its own settings.")
+@click.option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard into the folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def evolve(settings: str | None, out: str | None, preset: str, engine: str, workers: int | None, address: str | None,
+           resume: str | None, tensorboard: bool, as_json: bool, **given) -> None:
+    """Search architectures by evolving networks that descend from one.
+
+    The base network is trained; then, round after round, the best are selected, children are made of them by passes that
+    change nothing, and all are trained on; at the end the best one is trained for longer. Children that are too large,
+    of a known structure, or not equal to their parent are discarded before anything is trained.
+
+    SEARCH.toml holds the settings (see docs/evolve.md), `[train]` those of the trainer, `[[mutations]]` the passes to draw;
+    options override it. Every finished training is on disk before it counts: --resume goes on after any interruption.
+    """
+    import fxgrow
+    from fxgrow.experiments.evolve import Search
+    from fxgrow.experiments.evolve import engine as made
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    config, folder = settings_of(settings, out, resume, preset, chosen)
+    with made(engine, workers, address) as running, _progress(as_json) as shown:
+        watch = [shown, *([Scalars()] if tensorboard else [])]
+        try:
+            found = Search(config, folder, running, watch).run()
+        except KeyboardInterrupt:
+            raise TrainError(f"interrupted: go on with --resume {folder}; what had been finished is kept") from None
+    report = summary(found)
+    fxgrow.save(found.model(), report["file"])
+    if as_json:
+        print_json(report)
+    else:
+        _tell(report)
+
+
+def settings_of(settings: str | None, out: str | None, resume: str | None, preset: str, chosen: dict[str, Any]):
+    from fxgrow.experiments.evolve import CPU, SearchConfig, resumed
+    if resume is not None:
+        if settings or out or chosen:
+            raise click.UsageError("--resume goes on with the settings of the search; it takes no others")
+        return resumed(resume), resume
+    if out is None:
+        raise click.UsageError("say with -o where the search goes, or with --resume which one to go on with")
+    held = read_toml(settings) if settings else {}
+    try:
+        return SearchConfig.of({**(CPU if preset == "cpu" else {}), **held, **chosen}, settings or "the options"), out
+    except TrainError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _progress(as_json: bool) -> Iterator:
+    """A bar on stderr, and (not for JSON) a line for each training."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("evolving")
+
+        def tell(search: Search, s: Scored | None) -> None:
+            best = max((x.accuracy for x in search.scored), default=0.0)
+            bar.update(task, total=trainings(search), completed=len(search.scored),
+                       description=f"best {best:.4f}, {quantity(search.spent, 'FLOP')}")
+            if s is not None and not as_json:
+                click.echo(line(s))
+        yield tell
+
+
+def trainings(search: Search) -> int:
+    """How many trainings a search has at most."""
+    c = search.config
+    each = 1 if c.mode == "steady" else c.keep + c.children
+    return 1 + (c.rounds * c.children if c.mode == "steady" else c.rounds * each) + bool(c.final_steps)
+
+
+def line(s: Scored) -> str:
+    step = s.member.step or {}
+    what = f"{step['pass']} {step.get('where', '')}".strip() + f" of {s.member.parent}" if step else "base"
+    state = f"accuracy {s.accuracy:.4f}" if s.archive else "failed"
+    return f"round {s.round:<3} network {s.number:<4} {state}  {s.member.parameters:>11,} parameters  {what}"
+
+
+class Scalars:
+    """Accuracy, cost and the best so far, for TensorBoard; after an interruption, on from where it was."""
+
+    def __init__(self) -> None:
+        self.writer: Any = None
+
+    def __call__(self, search: Search, s: Scored | None) -> None:
+        at = len(search.scored)
+        if self.writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise TrainError(f"TensorBoard's files cannot be written ({error}): pip install 'fxgrow[plots]'") from error
+            self.writer = SummaryWriter(str(search.store.folder / "tensorboard"), purge_step=at + (s is None))
+        if s is not None:
+            values = {"accuracy": s.accuracy, "best": max(x.accuracy for x in search.scored), "flops": s.member.flops,
+                      "parameters": s.member.parameters, "spent": search.spent, "round": s.round}
+            for name, value in values.items():
+                self.writer.add_scalar(f"search/{name}", value, at)
+            self.writer.flush()
+
+
+def summary(found: Found) -> dict[str, Any]:
+    """The outcome as data. The test part is looked at here alone."""
+    from fxgrow.experiments.evolve import Store, data_of, evaluate
+    c = found.config
+    accuracy, loss, _ = evaluate(found.model(), data_of(c.data, c.root, c.limit, c.seed).test)
+
+    def told(s: Scored) -> dict[str, Any]:
+        return {**dataclasses.asdict(s.member), "round": s.round, "accuracy": s.accuracy, "loss": s.loss}
+    store = Store(found.folder)
+    discarded = len(store.discarded())
+    store.close()
+    return {"folder": str(found.folder), "file": str(found.folder / "best.pt"), "best": told(found.best),
+            "test": {"accuracy": accuracy, "loss": loss}, "population": [told(s) for s in found.population],
+            "networks": len({s.number for s in found.evaluations}), "trainings": len(found.evaluations),
+            "discarded": discarded, "spent": sum(s.spent for s in found.evaluations)}
+
+
+def _tell(report: dict[str, Any]) -> None:
+    print_table("The last population", ("network", "parent", "pass", "accuracy", "parameters", "FLOPs"), [
+        (p["number"], "" if p["parent"] is None else p["parent"], (p["step"] or {}).get("pass", "base"),
+         f"{p['accuracy']:.4f}", f"{p['parameters']:,}", quantity(p["flops"])) for p in report["population"]])
+    best = report["best"]
+    click.echo(f"best        network {best['number']}: accuracy {best['accuracy']:.4f} on the validation part, "
+               f"{report['test']['accuracy']:.4f} on the test part, {best['parameters']:,} parameters")
+    click.echo(f"spent       {quantity(report['spent'], 'FLOP')} in {report['trainings']} trainings of {report['networks']} "
+               f"networks; {report['discarded']} mutations led to nothing")
+    click.echo(f"written     {report['file']}, and all networks in {report['folder']}")

@@ -1,0 +1,134 @@
+"""`fxgrow plot`: curves of runs, from their folders and TensorBoard's files."""
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fxgrow.cli import EXAMPLE, check_writable, json_option, print_json, print_table, status
+from fxgrow.common import atomic_write, quantity
+
+if TYPE_CHECKING:
+    from fxgrow.experiments.plots import Curve, Found
+
+
+Groups = Mapping[str, Sequence["Found"]]
+
+
+@click.command(epilog=EXAMPLE + "fxgrow plot runs -x flops -y val_accuracy -o accuracy.svg\n  "
+               "fxgrow plot runs -x step -y train_loss --smooth 0.6 --log-y -o loss.png\n  "
+               "fxgrow plot runs --group grow --bars -o final.pdf")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="FILE", help="The picture: .png (800 pixels wide), .svg or .pdf.")
+@click.option("-x", metavar="COLUMN", help="What the curves run over: step, epoch, samples, flops, seconds, or a scalar of "
+              "TensorBoard's.  [default: flops where all runs have it, else step]")
+@click.option("-y", metavar="COLUMN", default="val_accuracy", show_default=True, help="What is drawn: val_accuracy, "
+              "val_loss, train_loss, lr, parameters, or a scalar of TensorBoard's.")
+@click.option("--group", metavar="WHAT", help="What is drawn as one curve: runs with the same value of this setting (grow, "
+              "lr, model ...), or a regular expression: runs in whose names it finds the same ('(.*)-[0-9]+').  [default: "
+              "runs that differ in their seed alone]")
+@click.option("--band", type=click.Choice(["sd", "ci", "range", "none"]), default="sd", show_default=True, help="Around the "
+              "mean: standard deviation, 95 % confidence interval of the mean, lowest to highest, or nothing.")
+@click.option("--smooth", type=click.FloatRange(0, 1, max_open=True), default=0.0, metavar="W", help="Weight of the past in "
+              "an exponential moving average over each run (0: none).")
+@click.option("--log-x", is_flag=True, help="A logarithmic x axis.")
+@click.option("--log-y", is_flag=True, help="A logarithmic y axis.")
+@click.option("--title", default="", metavar="TEXT", help="Above the picture.")
+@click.option("--growths/--no-growths", default=True, show_default=True, help="Mark when a run grew, and what.")
+@click.option("--bars", "as_bars", is_flag=True, help="Draw the last value of each run instead, its mean and spread.")
+@click.option("--list", "listing", is_flag=True, help="Show the runs, how they are grouped, and what can be plotted.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write what is plotted, in plain numbers, to FILE (-: to stdout).")
+@json_option
+def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str, group: str | None, listing: bool,
+         as_bars: bool, csv_file: str | None, as_json: bool, **style: Any) -> None:
+    """Draw curves of RUNS.
+
+    RUNS are folders: those that `fxgrow train -o` writes, TensorBoard's, or any above them. A curve is the mean over runs
+    that differ in their seed alone; the band around it is their spread, drawn where at least two have data.
+    """
+    if csv_file is not None and as_json:
+        raise click.UsageError("--csv and --json: choose one of them")
+    if not (output or listing or csv_file or as_json):
+        raise click.UsageError("name the picture with -o, or ask for --list, --csv or --json")
+    from fxgrow.experiments.plots import figures, folders, numbers
+
+    for file in (output, None if csv_file == "-" else csv_file):
+        if file is not None:
+            check_writable(file)
+    if output is not None:
+        figures.check_suffix(output)
+    with status("Reading runs"):
+        groups = folders.grouped(folders.read_runs(runs), group)
+    found = [run for members in groups.values() for run in members]
+    if listing:
+        _list(groups, as_json)
+        return
+    x = x or ("flops" if all("flops" in numbers.columns(run.rows) for run in found) else "step")
+    rows = {label: [run.rows for run in members] for label, members in groups.items()}
+    drawn = [numbers.curve(label, members, x, y, style["band"], style["smooth"]) for label, members in rows.items()]
+    last = {label: [float(numbers.points(run.name, run.rows, x, y)[1][-1]) for run in members]
+            for label, members in groups.items()}
+    if output is not None:
+        with status(f"Drawing {output}"):
+            if as_bars:
+                figures.bars(last, output, y=y, title=style["title"], band=style["band"])
+            else:
+                figures.draw(drawn, output, x=x, y=y, **style)
+    names = {label: [run.name for run in members] for label, members in groups.items()}
+    if as_json:
+        curves = [{**c.to_json(), "names": names[c.label], "last": last[c.label]} for c in drawn]
+        print_json({"x": x, "y": y, "band": style["band"], "smooth": style["smooth"], "curves": curves, "file": output})
+        return
+    if csv_file is not None:
+        text = _bars_csv(names, last, y) if as_bars else numbers.to_csv(drawn)
+        if csv_file == "-":
+            click.echo(text, nl=False)
+            return
+        with atomic_write(csv_file) as target:
+            target.write(text.encode())
+    _tell(drawn, x, y)
+    for file in (output, csv_file):
+        if file is not None:
+            click.echo(f"written     {file} ({os.path.getsize(file):,} bytes)")
+
+
+def _bars_csv(names: Mapping[str, Sequence[str]], last: Mapping[str, Sequence[float]], y: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("label", "run", y))
+    writer.writerows((label, name, value) for label in names for name, value in zip(names[label], last[label]))
+    return text.getvalue()
+
+
+def _tell(drawn: Sequence[Curve], x: str, y: str) -> None:
+    rows = []
+    for c in drawn:
+        band = "one run, no band" if c.count[-1] == 1 else f"{c.low[-1]:.4g} to {c.high[-1]:.4g}"
+        rows.append((c.label, c.runs, len(c.x), quantity(float(c.x[-1])), f"{c.mean[-1]:.4g}", band,
+                     "; ".join(f"{what} at {quantity(at)}" for at, what in c.growths)))
+    _table(f"{y} over {x}", ("label", "runs", "points", f"last {x}", f"mean {y} there", "band there", "growths"), rows)
+
+
+def _list(groups: Groups, as_json: bool) -> None:
+    from fxgrow.experiments.plots import columns
+    runs = [{"label": label, "run": run.name, "folder": str(run.folder), "source": run.source, "rows": len(run.rows),
+             "columns": columns(run.rows)} for label, members in groups.items() for run in members]
+    if as_json:
+        print_json({"runs": runs})
+        return
+    _table("Runs", ("label", "run", "read from", "rows"), [(r["label"], r["run"], r["source"], r["rows"]) for r in runs])
+    counts: dict[str, int] = {}
+    for r in runs:
+        for name in r["columns"]:  # type: ignore[attr-defined]
+            counts[name] = counts.get(name, 0) + 1
+    _table("What can be plotted", ("column", "in runs"), list(counts.items()))
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
+    """A table of names that may hold anything, brackets too, which rich would take for styles."""
+    from rich.markup import escape
+    print_table(escape(title), tuple(map(escape, columns)), [tuple(escape(str(cell)) for cell in row) for row in rows])

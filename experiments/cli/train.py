@@ -1,0 +1,174 @@
+"""`fxgrow train`: a model, data and settings from the command line or a TOML file, and the report."""
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fxgrow.cli import pass_options, print_json, print_table, status
+from fxgrow.common import atomic_write, quantity
+from fxgrow.experiments.settings import TrainError, read_toml
+from fxgrow.experiments.train import Run, TrainConfig, load_run_data, load_run_model
+
+if TYPE_CHECKING:
+    from fxgrow.experiments.train import Trainer
+
+
+def _options() -> list[click.Option]:
+    """An option for each setting; `-o` is that of the other commands."""
+    own = {o.name: o for o in pass_options.options(Run)}
+    own |= {o.name: o for o in pass_options.options(TrainConfig)}
+    for field in dataclasses.fields(TrainConfig):
+        if isinstance(field.default, tuple) and field.default:
+            own[field.name].help += f"  [default: {', '.join(map(str, field.default))}]"  # type: ignore[operator]
+    del own["model"]
+    own["out"].opts.append("-o")
+    order = ["data", "epochs", "steps", "grow", "out"]
+    return [own.pop(name) for name in order] + list(own.values())  # type: ignore[return-value]
+
+
+class TrainCommand(click.Command):
+    """Has an option for each setting of a run."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.params += _options()
+
+
+@click.command(cls=TrainCommand, epilog="\b\nExamples:\n  fxgrow train zoo:cifar_resnet18:r=2**-3 --data digits --epochs 4 "
+               "--grow 'epoch=2: widen factor=2 method=r2r' -o runs/x\n  fxgrow train --resume runs/x\n  "
+               "fxgrow train run.toml --lr 0.01 -o runs/y")
+@click.argument("model", required=False)
+@click.option("--resume", metavar="DIR", help="Go on with the run in DIR from its last checkpoint, with its own settings.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, try the growths out, and train nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, **options) -> None:
+    """Train MODEL, which grows on the way.
+
+    MODEL is as elsewhere, or a TOML file with the settings (`model` among them), which options override. zoo:NAME gets
+    its number of classes and its input from the data.
+
+    A growth is `WHEN [OPTION=VALUE ...]: PASS [OPTION=VALUE ...] [+ PASS ...]`, with WHEN one of epoch=E, step=S,
+    fraction=F (of all steps), plateau=P (P evaluations without a lower validation loss) and slope=S (the training loss
+    falls by less than S for each FLOP). Its options: lr=constant|ratio|parts|rewarm|restart, decay=constant|ratio|parts,
+    optimizer=migrate|reset, freeze=STEPS, noise=SHARE, rewarm=STEPS, new=, old=, decay_new=, decay_old=FACTOR, window=,
+    min_delta=. `fxgrow passes` lists the passes and theirs.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if resume is not None:
+        allowed = {"device", "workers"}
+        if model is not None or given.keys() - allowed:
+            raise click.UsageError("--resume goes on with the settings of the run; besides --device and --workers it takes "
+                                   "no others")
+        trainer, run = _resumed(resume, given, as_json)
+    else:
+        run = _run(model, given)
+        trainer = _new(run, as_json)
+    with status("Counting what it will cost"):
+        planned = trainer.plan()
+    if not as_json:
+        _tell_plan(trainer, planned, run)
+    if dry_run:
+        if as_json:
+            print_json({"model": run.model, "data": run.data, "plan": planned.to_json()})
+        return
+    trainer.fit()
+    report = _report(trainer, run, planned)
+    if as_json:
+        print_json(report)
+    else:
+        _tell_report(report)
+
+
+def _run(model: str | None, given: dict[str, Any]) -> Run:
+    settings: dict[str, Any] = {}
+    origin = "the options"
+    if model is not None and model.endswith(".toml"):
+        settings, origin = read_toml(model), model
+    elif model is not None:
+        settings = {"model": model}
+    try:
+        run = Run.of({**settings, **given}, origin)
+    except TrainError as error:
+        raise click.UsageError(str(error)) from error
+    if not run.model:
+        raise click.UsageError("say what to train: MODEL, or a TOML file with a `model`")
+    from fxgrow.experiments.train import parse_growth
+    try:
+        for text in run.grow:
+            parse_growth(text)
+    except TrainError as error:
+        raise click.UsageError(str(error)) from error
+    return run
+
+
+def _watchers(as_json: bool) -> list:
+    from fxgrow.experiments.train import Lines, Progress
+    return [Progress()] if as_json else [Progress(), Lines()]
+
+
+def _new(run: Run, as_json: bool) -> Trainer:
+    from fxgrow.experiments.train import Trainer
+    data = load_run_data(run)
+    model = load_run_model(run, data)
+    with status(f"Capturing {run.model}"):
+        return Trainer(model, data, run, run.out, watchers=_watchers(as_json))
+
+
+def _resumed(folder: str, given: dict[str, Any], as_json: bool) -> tuple[Trainer, Run]:
+    from fxgrow.experiments.train import Trainer, checkpoint
+    file = Path(folder) / checkpoint.NAME
+    run = Run.of({**checkpoint.settings(file), **given}, str(file))
+    with status(f"Loading {file}"):
+        trainer = Trainer.resume(folder, load_run_data(run), watchers=_watchers(as_json), config=run)
+    return trainer, run
+
+
+def _tell_plan(trainer: Trainer, planned, run: Run) -> None:
+    if not planned.segments:
+        click.echo(f"the run has ended at step {trainer.step}; this is its report")
+        return
+    rows = [(f"{s.start} - {s.end}", f"{s.parameters:,}", quantity(s.flops, "FLOP"),
+             quantity((s.end - s.start) * s.flops, "FLOP"), s.event) for s in planned.segments]
+    print_table(f"What it will cost: {run.model} on {run.data}, {trainer.device}",
+                ("steps", "parameters", "a step", "together", "grown by"), rows)
+    click.echo(f"in all      {quantity(planned.flops, 'FLOP')} from step {trainer.step} on, evaluations aside")
+    for text in planned.unknown:
+        click.echo(f"not counted {text}: when it is due is not known yet")
+
+
+def _report(trainer: Trainer, run: Run, planned) -> dict[str, Any]:
+    loss, accuracy = trainer.evaluate(trainer.data.test) if len(trainer.data.test) else (None, None)
+    rows = trainer.history.rows
+    files = {} if trainer.out is None else {name: str(trainer.out / name) for name in sorted(
+        {"report.json", *(p.name for p in trainer.out.iterdir() if not p.name.startswith("."))})}
+    report = {"model": run.model, "data": run.data, "steps": trainer.step, "epochs": trainer.step / trainer.per_epoch,
+              "stopped": trainer.stopped, "parameters": {"before": rows[0]["parameters"], "after": rows[-1]["parameters"]},
+              "flops": {"spent": trainer.flops, "planned": planned.flops, "evaluation": trainer.eval_flops},
+              "seconds": round(trainer.seconds, 2), "train_loss": rows[-1]["train_loss"],
+              "validation": {"loss": rows[-1]["val_loss"], "accuracy": rows[-1]["val_accuracy"]},
+              "test": {"loss": loss, "accuracy": accuracy}, "files": files,
+              "growths": [{k: v for k, v in g.items() if k not in ("explain", "outcomes")} for g in trainer.history.growths]}
+    if trainer.out is not None:
+        with atomic_write(trainer.out / "report.json") as file:
+            file.write(json.dumps(report, indent=1).encode())
+    return report
+
+
+def _tell_report(report: dict[str, Any]) -> None:
+    before, after = report["parameters"]["before"], report["parameters"]["after"]
+    if report["stopped"]:
+        click.echo(f"stopped     {report['stopped']}")
+    click.echo(f"parameters  {before:,} -> {after:,}")
+    click.echo(f"spent       {quantity(report['flops']['spent'], 'FLOP')} in {report['steps']} steps "
+               f"({report['seconds']:.1f} s), and {quantity(report['flops']['evaluation'], 'FLOP')} on evaluations")
+    if report["test"]["accuracy"] is not None:
+        click.echo(f"test        accuracy {report['test']['accuracy']:.4f}, loss {report['test']['loss']:.4f}")
+    files = report["files"]
+    if files:
+        click.echo(f"written     {Path(next(iter(files.values()))).parent}: {', '.join(files)}")
+    else:
+        click.echo("written     nothing: name a folder with -o to keep the model")

@@ -1,0 +1,91 @@
+"""Data sets that fit into memory: tensors of examples and labels, normalised by what the train part says."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxgrow.experiments.data.registry import Examples, Parts
+
+
+class Tensors(Examples):
+    """Some rows of a tensor of any number type. Shape [N, channels, ...].
+
+    Args:
+        mean, std: of each channel. Shape [channels].
+        augment: acts on a normalised example; random numbers come from torch's generator.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, rows: Tensor, mean: Tensor, std: Tensor, augment: Callable | None = None):
+        super().__init__(y, rows, random=augment is not None)
+        self.x, self.augment = x, augment
+        self.mean, self.std = (t.float().view(-1, *[1] * (x.ndim - 2)) for t in (mean, std))
+
+    def read(self, row: int) -> Tensor:
+        x = (self.x[row].float() - self.mean) / self.std
+        return self.augment(x) if self.augment else x
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        """What a DataLoader asks for: a batch's examples, normalised together; an augmentation acts on each."""
+        rows = self.rows[indices]
+        x = ((self.x[rows].float() - self.mean) / self.std).unbind()
+        return list(zip(map(self.augment, x) if self.augment else x, self.y[rows].tolist()))
+
+
+@dataclass
+class Arrays:
+    """What a data set in memory is made of. `test` is None where a test part must be cut from `x`."""
+    x: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    test: tuple[Tensor, Tensor] | None = None
+    usual: Callable | None = None  # the augmentation that papers use on these data
+
+    @property
+    def test_labels(self) -> Tensor | None:
+        return self.test[1] if self.test else None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
+
+    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> Parts:
+        """The three parts, normalised by mean and standard deviation of each channel of the train part."""
+        mean, std = statistics(self.x[train])
+        change = {None: self.usual, False: None}.get(augment, self.usual or padded_crop(self.input_shape))
+        x, y = self.test or (self.x, self.labels)
+        return (Tensors(self.x, self.labels, train, mean, std, change),
+                Tensors(self.x, self.labels, validation, mean, std), Tensors(x, y, test, mean, std))
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel (1 where a channel is constant), in float64. Shape [channels] each."""
+    dims, each = [0, *range(2, x.ndim)], x.numel() // x.shape[1]
+    parts = x.split(1000)  # so that the float64 copies stay small
+    mean = sum(p.double().sum(dims) for p in parts) / each
+    around = mean.view(-1, *[1] * (x.ndim - 2))
+    std = (sum((p.double() - around).square().sum(dims) for p in parts) / each).sqrt()
+    return mean, torch.where(std > 1e-12 * mean.abs(), std, 1.0)
+
+
+class padded_crop:
+    """A window of the example's own size out of the example with an eighth of zeros on each side, and at random its mirror.
+
+    The augmentation of the CIFAR experiments of He et al. 2015, where an eighth is four pixels. For sequences: a shift.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], flip: bool = False):
+        self.flip, self.pad = flip, [max(1, size // 8) for size in input_shape[1:]]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.flip(-1) if self.flip and torch.rand(()) < 0.5 else x
+        out = torch.zeros_like(x)
+        source, target = [slice(None)], [slice(None)]
+        for pad, size in zip(self.pad, x.shape[1:]):
+            shift = int(torch.randint(-pad, pad + 1, ()))
+            source.append(slice(max(0, -shift), size - max(0, shift)))
+            target.append(slice(max(0, shift), size - max(0, -shift)))
+        out[tuple(target)] = x[tuple(source)]
+        return out

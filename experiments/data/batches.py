@@ -1,0 +1,87 @@
+"""Batches whose order and augmentations follow from (seed, epoch) alone: whatever else draws random numbers, however many
+workers there are, and wherever in an epoch training is taken up again.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fxgrow.experiments.seeds import mixed
+
+
+class Batches(Sampler):
+    """Indices of one epoch's batches after the other: each `iter()` is the next epoch.
+
+    Args:
+        size: number of examples.
+        shuffle: whether an epoch has an order of its own, drawn from (seed, epoch).
+    """
+
+    def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int, drop_last: bool):
+        self.size, self.batch_size, self.shuffle, self.seed, self.drop_last = size, batch_size, shuffle, seed, drop_last
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The next `iter()` is this epoch, without its first `skip` batches."""
+        self.epoch, self.skip = epoch, skip
+
+    def __len__(self) -> int:
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, skip = self.epoch, self.skip
+        self.set_epoch(epoch + 1)
+        generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
+        order = torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
+        for i in range(skip, len(self)):
+            yield [(epoch, index) for index in order[i * self.batch_size:(i + 1) * self.batch_size]]
+
+
+class _Keyed(Dataset):
+    """An example's random augmentation drawn from (seed, epoch, index); torch's generator is left as it was."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: tuple[int, int]):
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list:
+        """The examples of a batch; at once where the dataset can do so and draws nothing."""
+        if not getattr(self.dataset, "random", True):
+            indices = [index for _, index in keys]
+            together = getattr(self.dataset, "__getitems__", None)
+            return together(indices) if together else [self.dataset[index] for index in indices]
+        state = torch.default_generator.get_state()  # several times faster than fork_rng and manual_seed
+        try:
+            return [self._drawn(*key) for key in keys]
+        finally:
+            torch.default_generator.set_state(state)
+
+    def _drawn(self, epoch: int, index: int):
+        torch.default_generator.manual_seed(mixed(self.seed, epoch, index))
+        return self.dataset[index]
+
+
+def loader(dataset: Dataset, batch_size: int, *, shuffle: bool = False, seed: int = 0, workers: int = 0,
+           drop_last: bool = False) -> DataLoader:
+    """A DataLoader whose batches follow from (seed, epoch).
+
+    `loader.batch_sampler.set_epoch(epoch, skip)` goes to an epoch, behind its first `skip` batches; left alone, each
+    `iter()` is the next epoch. An example is the same with any number of workers.
+
+    Args:
+        dataset: a map-style dataset of pairs; its attribute `random` (default: True) says whether an example is drawn
+            anew each time, from torch's generator.
+        workers: processes that prepare batches; 0: this one does.
+        drop_last: leave out a last batch that is not full.
+    """
+    batches = Batches(len(dataset), batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(mixed(seed))
+    return DataLoader(_Keyed(dataset, seed), batch_sampler=batches, num_workers=workers, generator=generator,
+                      pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0)

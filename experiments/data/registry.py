@@ -1,0 +1,204 @@
+"""The names of data sets, and how a train, a validation and a test part are made of one."""
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fxgrow.common import nearest
+from fxgrow.errors import FxgrowError
+from fxgrow.experiments.data.split import stratified_split, stratified_subset
+
+TEST = 0.2  # share of the test part where a data set has none
+_READERS: dict[str, Callable[[Request], Source]] = {}
+_WITH_PATH: set[str] = set()
+
+
+class DataError(FxgrowError):
+    """A data set cannot be had, or its files are not what they should be."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader of a data set is asked for: `name:path`, the folder of its files, whether it may fetch them, and the
+    side of images that are read from folders."""
+    name: str
+    path: str
+    root: Path | None
+    download: bool
+    size: int | None
+
+
+class Examples(Dataset):
+    """Pairs (float32 normalised tensor, int label) of some rows of a data set; a subclass says how one is read.
+
+    Args:
+        y: all labels, int64. Shape [N].
+        rows: which of them, in this order. Shape [n].
+        random: whether an example is drawn anew each time, from torch's generator.
+    """
+
+    def __init__(self, y: Tensor, rows: Tensor, random: bool):
+        self.y, self.rows, self.random = y, rows, random
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        row = int(self.rows[index])
+        return self.read(row), int(self.y[row])
+
+    def read(self, row: int) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def labels(self) -> Tensor:
+        """Shape [n]."""
+        return self.y[self.rows]
+
+
+Parts = tuple[Examples, Examples, Examples]  # train, validation, test
+
+
+class Source(Protocol):
+    """What a reader returns (see `Arrays`)."""
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    @property
+    def test_labels(self) -> Tensor | None: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> Parts: ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Three map-style datasets of pairs (float32 tensor of shape `input_shape`, int label)."""
+    name: str
+    train: Examples
+    validation: Examples
+    test: Examples
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, ...]
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+
+def register(name: str, *, path: bool = False):
+    """A decorator for a function that takes a `Request` and returns a `Source`.
+
+    Args:
+        path: whether the data set is called `name:PATH`.
+    """
+    def keep(read: Callable[[Request], Source]) -> Callable[[Request], Source]:
+        _READERS[name] = read
+        if path:
+            _WITH_PATH.add(name)
+        return read
+    return keep
+
+
+def list_data() -> list[str]:
+    """The names that `load_data` takes."""
+    return sorted(f"{name}:PATH" if name in _WITH_PATH else name for name in _READERS)
+
+
+def load_data(name: str, *, root: str | Path | None = None, download: bool = False, validation: float = 0.1, seed: int = 0,
+              augment: bool | None = None, limit: int | None = None, size: int | None = None) -> Data:
+    """The parts of a data set.
+
+    Validation is cut from the train part, each class with its share, and so is a test part where the data set has none
+    of its own (a fifth, the same whatever the seed). Statistics for the normalisation are the train part's, and only
+    the train part is augmented.
+
+    Args:
+        name: one of `list_data()`; a path that ends in .npz is enough for npz:PATH.
+        root: the folder that holds the files of mnist, cifar10, cifar100, svhn or imagenet.
+        download: fetch the files into `root` if they are not there.
+        validation: share of the train part that is held out, in [0, 1).
+        seed: of the validation part and of the choice that `limit` makes.
+        augment: None: as papers do on these data; True: shifted at random at least; False: not at all.
+        limit: at most so many examples in each part, each class with its share.
+        size: height and width of images from folders, in pixels (224 if not said); the other data have theirs.
+
+    Raises:
+        DataError: there is no such data set, its files are missing or damaged, or a number makes no sense.
+    """
+    _check(validation, limit, size)
+    kind, _, path = name.partition(":")
+    if kind not in _READERS and name.endswith(".npz"):
+        kind, path = "npz", name
+    if kind not in _READERS:
+        raise DataError(f"there is no data set {name!r}{nearest(kind, list(_READERS))}; there are {', '.join(list_data())}")
+    if path and kind not in _WITH_PATH:
+        raise DataError(f"{name}: {kind} takes no path; say where its files are with root")
+    source = _READERS[kind](Request(kind, path, Path(root) if root is not None else None, download, size))
+    labels, test_labels = source.labels, source.test_labels
+    _check_labels(name, labels, test_labels, len(source.class_names))
+    if test_labels is None:
+        rest, test = stratified_split(labels, TEST, seed=0)
+    else:
+        rest, test = torch.arange(len(labels)), torch.arange(len(test_labels))
+    train, held = stratified_split(labels[rest], validation, seed)
+    train, held = rest[train], rest[held]
+    if limit is not None:
+        train, held = (p[stratified_subset(labels[p], limit, seed)] for p in (train, held))
+        test = test[stratified_subset((labels if test_labels is None else test_labels)[test], limit, seed)]
+    if not len(train):
+        raise DataError(f"{name} has no examples to train on")
+    parts = source.parts(train, held, test, augment)
+    return Data(name, *parts, source.class_names, source.input_shape)
+
+
+def _check(validation: float, limit: int | None, size: int | None) -> None:
+    if not 0 <= validation < 1:
+        raise DataError(f"validation is {validation}: it is a share of the train part, from 0 to less than 1")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit is {limit}: keep at least one example, or leave it out")
+    if size is not None and size < 1:
+        raise DataError(f"size is {size}: it is the side of the images in pixels")
+
+
+def _check_labels(name: str, labels: Tensor, test_labels: Tensor | None, classes: int) -> None:
+    for what, y in (("labels", labels), ("labels of the test part", test_labels)):
+        if y is not None and len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+            raise DataError(f"{name}: {what} run from {int(y.min())} to {int(y.max())}; with {classes} classes they must be "
+                            f"in 0 ... {classes - 1}")
+
+
+def library(module: str, package: str, name: str) -> Any:
+    """An optional package, or one clear error.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(f"{name} needs {package} ({error}): pip install 'fxgrow[train]'") from error
+
+
+def root_of(request: Request, *, can_fetch: bool) -> Path:
+    """The folder of a data set's files.
+
+    Raises:
+        DataError: none is named, there is none, or fetching is asked for where it cannot be done.
+    """
+    if request.root is None:
+        raise DataError(f"{request.name} needs root, the folder of its files"
+                        f"{', into which download=True fetches them' if can_fetch else ''}")
+    if request.download and not can_fetch:
+        raise DataError(f"{request.name} cannot be downloaded: its terms want every user to sign in for it")
+    if not request.root.is_dir() and not request.download:
+        raise DataError(f"{request.name}: there is no folder {request.root}"
+                        f"{'; download=True makes it and fetches the files' if can_fetch else ''}")
+    return request.root

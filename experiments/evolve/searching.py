@@ -1,0 +1,376 @@
+"""The search: train the base network; then select, mutate and train, round after round; then train the best one on.
+
+Everything that is decided follows from the seed and from what the store holds, so a search that was cut off goes on by doing
+the same again: what is in the store is taken from there. What lives here: the order of things. What does not: mutations
+(mutation.py), selection (selection.py), training (worker.py, joint.py), files (store.py), where tasks run (engines.py).
+"""
+from __future__ import annotations
+
+import math
+import random
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+import fxgrow
+from fxgrow.errors import ArchiveError
+from fxgrow.experiments.evolve.config import SearchConfig
+from fxgrow.experiments.evolve.joint import family, train_jointly
+from fxgrow.experiments.evolve.local_engine import Engine, Serial
+from fxgrow.experiments.evolve.member import Member, Scored, graph_hash, line
+from fxgrow.experiments.evolve.mutation import (
+    Child,
+    Discarded,
+    Limits,
+    Mutation,
+    Parent,
+    costs,
+    grow,
+    latency,
+    mutate,
+    mutations_of,
+)
+from fxgrow.experiments.evolve.predictor import Predictor
+from fxgrow.experiments.evolve.selection import SELECTIONS, best, survivors, tournament
+from fxgrow.experiments.evolve.store import Store, to_bytes
+from fxgrow.experiments.evolve.worker import Outcome, Task, data_of, evaluate
+from fxgrow.experiments.seeds import mixed
+from fxgrow.experiments.settings import TrainError
+
+PROBE = 2  # samples that a child is compared with its parent on
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gives. best: the network it is for. population: those of the last round. evaluations: all, in order."""
+    best: Scored
+    population: list[Scored]
+    evaluations: list[Scored]
+    folder: Path
+    config: SearchConfig
+
+    def model(self, scored: Scored | None = None) -> GraphModule:
+        """A network as it was then; the best one without an argument."""
+        store = Store(self.folder)
+        try:
+            return store.model((scored or self.best).archive)
+        finally:
+            store.close()
+
+
+Watch = Callable[["Search", Scored | None], None]
+
+
+def search(config: SearchConfig, out: str | Path, *, engine: Engine | None = None, watch: Sequence[Watch] = (),
+           mutations: Sequence[Mutation] | None = None) -> Found:
+    """Evolves a population, or goes on with the search in the folder `out`.
+
+    Args:
+        engine: where networks are trained; None: here, one after another.
+        watch: called after each evaluation (and at the beginning, with None).
+        mutations: instead of those that the settings name, such as functions of one's own.
+
+    Raises:
+        TrainError: the folder holds a search with other settings, or the model and data do not go together.
+    """
+    return Search(config, out, engine or Serial(), watch, mutations).run()
+
+
+class Search:
+    """A search that runs. `scored` are all evaluations so far."""
+
+    def __init__(self, config: SearchConfig, out: str | Path, engine: Engine, watch: Sequence[Watch] = (),
+                 mutations: Sequence[Mutation] | None = None):
+        self.config, self.engine, self.watch = config, engine, list(watch)
+        self.mutations = list(mutations) if mutations is not None else mutations_of(config.mutations, config.weights)
+        self.store = Store(out)
+        held = self.store.settings()
+        if held is None:
+            self.store.keep_settings(config.to_json())
+        elif SearchConfig.of(held) != config:
+            mine = config.to_json()
+            other = next(n for n in mine if SearchConfig.of(held).to_json()[n] != mine[n])
+            raise TrainError(f"{out} holds a search with other settings ({other} is {held.get(other)!r} there): go on with "
+                             "--resume, or choose another folder")
+        self.members = self.store.members()
+        self.scored = self.store.evaluations(self.members)
+        self.limits = Limits(config.growth, config.parameters, config.flops, config.latency,
+                             config.weights == "share")
+        self.parents: dict[str, Parent] = {}
+        self.predictor = Predictor(config.predictor, config.seed, self.store.model) if config.predictor != "none" \
+            else None
+
+    @cached_property
+    def data(self):
+        return data_of(self.config.data, self.config.root, self.config.limit, self.config.seed)
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        return torch.stack([self.data.train[i][0] for i in range(min(PROBE, len(self.data.train)))])
+
+    @property
+    def spent(self) -> int:
+        """FLOPs of training so far."""
+        return sum(s.spent for s in self.scored)
+
+    def run(self) -> Found:
+        """Searches to the end; in a folder with a search begun, from its last finished training on.
+
+        Raises:
+            ArchiveError: a network that is needed cannot be read, or nothing more be written (the disk is full, say).
+            TrainError: the base network is larger than any may be, a worker ended, ...
+        """
+        try:
+            for each in self.watch:
+                each(self, None)
+            population = self._base()
+            population = self._steady() if self.config.mode == "steady" else self._rounds(population)
+            return Found(self._final(population), population, self.scored, self.store.folder, self.config)
+        except (ArchiveError, sqlite3.OperationalError) as error:
+            raise ArchiveError(f"{error}; free space, or put the file back from a copy, and go on with "
+                               f"--resume {self.store.folder}") from error
+        finally:
+            self.store.close()
+
+    # -- the base network -----------------------------------------------------------------------------------------------
+
+    def _base(self) -> list[Scored]:
+        """The base network, trained alone."""
+        model = base_network(self.config, self.data, self.inputs)
+        if 0 not in self.members:
+            timed = latency(model, self.inputs) if self.config.latency is not None else None
+            first = Member(0, 0, None, None, graph_hash(model), *costs(model, self.inputs), timed)
+            for name in ("parameters", "flops", "latency"):
+                most, value = getattr(self.config, name), getattr(first, name)
+                if most is not None and value > most:
+                    raise TrainError(f"the base network has {name} {round(value, 3):,}, more than the {most:,} that a "
+                                     "network may have, and its children would have still more")
+            self._add([first], 0, [])
+        return self._train([0], 0, self.config.first_steps, {0: (to_bytes(model), None)})
+
+    def _add(self, members: Sequence[Member], round: int, kept: Sequence[int], discarded: Sequence[Any] = ()) -> None:
+        self.store.add_members(members, round, kept, discarded)
+        self.members |= {m.number: m for m in members}
+
+    # -- rounds ---------------------------------------------------------------------------------------------------------
+
+    def _rounds(self, population: list[Scored]) -> list[Scored]:
+        for round in range(1, self.config.rounds + 1):
+            if self.store.kept(round) is None:
+                if self._exhausted():
+                    break
+                self._select_and_mutate(population, round)
+            alive = [*(self.store.kept(round) or []), *(n for n, m in self.members.items() if m.round == round)]
+            if self.config.weights == "share":
+                population = self._train_together(alive, round)
+            else:
+                population = self._train(alive, round, max(1, self.config.steps // len(alive)))
+            population = [s for s in population if s.archive]
+            if not population:
+                break
+        return population
+
+    def _exhausted(self) -> bool:
+        return self.config.total_flops is not None and self.spent >= self.config.total_flops
+
+    def _select_and_mutate(self, population: list[Scored], round: int) -> None:
+        rng = random.Random(f"{self.config.seed} round {round}")
+        kept = SELECTIONS[self.config.selection](population, self.config.keep, rng)
+
+        def parents() -> Sequence[Scored]:
+            return [tournament(kept, self.config.sample, rng)] if self.config.selection == "aging" else kept
+
+        members, discarded = self._children(self.config.children, parents, rng, round)
+        self._add(members, round, [s.number for s in kept], discarded)
+
+    def _children(self, count: int, parents: Callable[[], Sequence[Scored]], rng: random.Random, round: int):
+        """New members (fewer where nothing more could be found), and what was discarded on the way. A predictor that has
+        learned enough chooses them among `candidates` times as many."""
+        known = {m.graph for m in self.members.values()
+                 if self.config.duplicates == "run" or self.config.duplicates == "round" and m.round == round}
+        for parent in self.parents.values():
+            parent.led.clear()  # so that what is drawn does not depend on where the search was cut off
+        advised = self.predictor is not None and self.predictor.learn(self.scored)
+        pool: list[Child] = []
+        discarded: list[Discarded] = []
+        origin: dict[int, Scored] = {}
+        for _ in range(count * (self.config.candidates if advised else 1)):
+            chosen = parents()
+            origin |= {s.number: s for s in chosen}
+            child, refused = mutate([self._parent(s) for s in chosen], self.mutations, rng, self.limits, known)
+            discarded += refused
+            if child is not None:
+                pool.append(child)
+                known |= {child.graph} if self.config.duplicates != "keep" else set()
+        if self.predictor is not None and advised:
+            pool = self.predictor.choose(pool, origin, count)
+        first = max(self.members) + 1
+        return [Member(first + i, round, c.parent, c.step, c.graph, c.parameters, c.flops, c.latency)
+                for i, c in enumerate(pool)], discarded
+
+    def _parent(self, s: Scored) -> Parent:
+        if s.archive not in self.parents:
+            while len(self.parents) > max(16, 2 * self.config.keep):
+                self.parents.pop(next(iter(self.parents)))
+            self.parents[s.archive] = Parent(s.number, self.store.model(s.archive), self.inputs)
+        return self.parents[s.archive]
+
+    # -- training -------------------------------------------------------------------------------------------------------
+
+    def _train(self, numbers: Iterable[int], round: int, steps: int,
+               networks: dict[int, tuple[Any, dict[str, Any] | None]] | None = None) -> list[Scored]:
+        """Trains each of these networks alone, but those that the store holds already; each is kept once it is done."""
+        numbers = list(numbers)
+        missing = [n for n in numbers if self._at(n, round) is None]
+        waiting = {}
+        for number in missing:
+            waiting[self.engine.submit(self._task(number, round, steps, (networks or {}).get(number)))] = number
+        while waiting:
+            token, outcome = self.engine.wait()
+            waiting.pop(token)
+            self._keep(outcome)
+        return [s for n in numbers if (s := self._at(n, round)) is not None]
+
+    def _task(self, number: int, round: int, steps: int, network: tuple[Any, dict[str, Any] | None] | None = None) -> Task:
+        if network is None:
+            own = self._last(number, round)
+            origin = own if own is not None else self._last(self.members[number].parent, round)
+            assert origin is not None
+            network = self.store.get(origin.archive), None if own is not None else self.members[number].step
+        content, step = network
+        seed = mixed(self.config.seed, round, number) % 2 ** 31
+        return Task(number, round, content, step, steps, seed, self.config.to_json())
+
+    def _keep(self, outcome: Outcome) -> None:
+        """The network first, then the row that counts."""
+        archive = ""
+        if outcome.error and outcome.round == 0:
+            raise TrainError(f"the base network cannot be trained: {outcome.error}")
+        if not outcome.error:
+            before = self._last(outcome.number) or self._last(self.members[outcome.number].parent, outcome.round)
+            archive = self.store.put(outcome.network, before.archive if before is not None else None)
+        self._count([Scored(self.members[outcome.number], outcome.round, archive, outcome.accuracy, outcome.loss,
+                            outcome.correct, outcome.spent, outcome.steps, outcome.seconds)])
+
+    def _count(self, found: Sequence[Scored]) -> None:
+        self.store.add_evaluations(found)
+        for s in found:
+            self.scored.append(s)
+            for each in self.watch:
+                each(self, s)
+
+    def _at(self, number: int, round: int) -> Scored | None:
+        return next((s for s in self.scored if (s.number, s.round) == (number, round)), None)
+
+    def _last(self, number: int | None, before: float = math.inf) -> Scored | None:
+        """A member as it was last, before a round."""
+        return next((s for s in reversed(self.scored) if s.number == number and s.archive and s.round < before), None)
+
+    # -- shared weights -------------------------------------------------------------------------------------------------
+
+    def _train_together(self, alive: Sequence[int], round: int) -> list[Scored]:
+        """Trains the living together, whose ancestors hold some of their numbers and so are kept up to date as well."""
+        if any(self._at(n, round) is None for n in alive):
+            everyone = sorted({a for n in alive for a in line(self.members, n)})
+            members = family({n: (self.members[n].parent, self._network(n)) for n in everyone})
+            seed = mixed(self.config.seed, round) % 2 ** 31
+            spent, taken, seconds = train_jointly(members, alive, self.data, self.config, self.config.steps, seed)
+            found = []
+            for number in everyone:
+                model: GraphModule = fxgrow.untie(members[number].model)  # type: ignore[assignment]
+                accuracy, loss, correct = evaluate(model, self.data.validation)
+                before = self._last(number) or self._last(self.members[number].parent)
+                archive = self.store.put(to_bytes(model), before.archive if before is not None else None)
+                found.append(Scored(self.members[number], round, archive, accuracy, loss, correct, spent.get(number, 0),
+                                    taken.get(number, 0), seconds / len(alive)))
+            self._count(found)
+        return [s for n in alive if (s := self._at(n, round)) is not None]
+
+    def _network(self, number: int) -> GraphModule:
+        """A member as it was last, or as it grows from its parent as that was last."""
+        own = self._last(number)
+        if own is not None:
+            return self.store.model(own.archive)
+        parent = self._last(self.members[number].parent)
+        assert parent is not None and self.members[number].step is not None
+        return grow(self.store.model(parent.archive), self.inputs, self.members[number].step).model  # type: ignore
+
+    # -- steady ---------------------------------------------------------------------------------------------------------
+
+    def _steady(self) -> list[Scored]:
+        """A new child whenever a worker is free, until there are as many as the rounds would have; each is its own round."""
+        config, size = self.config, self.config.keep + self.config.children
+        steps = max(1, config.steps // size)
+        select = SELECTIONS[config.selection]
+        population: list[Scored] = []
+        for count, s in enumerate(self.scored, 1):
+            population = survivors(population, s, config.selection, size, config.seed, count)
+        running: dict[int, int] = {}
+        for number in [n for n in self.members if self._at(n, n) is None]:
+            running[self.engine.submit(self._task(number, number, steps))] = number
+        while True:
+            while len(running) < self.engine.workers and len(self.members) <= config.rounds * config.children \
+                    and not self._exhausted():
+                number = len(self.members)
+                rng = random.Random(f"{config.seed} child {number}")
+                parents = [tournament(population, config.sample, rng)] if config.selection == "aging" else \
+                    select(population, config.keep, rng)
+                child, discarded = self._children(1, lambda: parents, rng, number)
+                self._add(child, number, [], discarded)
+                if not child:
+                    break
+                running[self.engine.submit(self._task(number, number, steps))] = number
+            if not running:
+                return population
+            token, outcome = self.engine.wait()
+            running.pop(token)
+            self._keep(outcome)
+            count = len(self.scored)
+            population = survivors(population, self.scored[-1], config.selection, size, config.seed, count)
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def _final(self, population: list[Scored]) -> Scored:
+        """The best network of the last round, trained on if the settings say so."""
+        if not any(s.archive for s in population):
+            raise TrainError("no network of the last round could be trained: lower lr, or clip the gradient")
+        chosen = best([s for s in population if s.archive], 1, random.Random())[0]
+        last = self.config.last_round
+        if not self.config.final_steps:
+            return chosen
+        kept = self.store.kept(last)
+        if kept is None:
+            self._add([], last, kept := [chosen.number])
+        return self._train(kept, last, self.config.final_steps)[0]
+
+
+def base_network(config: SearchConfig, data, inputs: Tensor) -> GraphModule:
+    """The captured network that all others descend from."""
+    from fxgrow.experiments.train import Run, load_run_model
+    model = load_run_model(Run(model=config.model, data=config.data, seed=config.seed), data)
+    return fxgrow.capture(model, inputs)
+
+
+def resumed(out: str | Path, **changes: Any) -> SearchConfig:
+    """The settings of the search in a folder.
+
+    Raises:
+        TrainError: there is none.
+    """
+    if not (Path(out) / "search.sqlite").exists():
+        raise TrainError(f"{out} holds no search: start one with `fxgrow evolve search.toml -o {out}`")
+    store = Store(out)
+    try:
+        held = store.settings()
+    finally:
+        store.close()
+    if held is None:
+        raise TrainError(f"{out} holds a search that had not begun: start it anew")
+    return replace(SearchConfig.of(held), **changes)

@@ -1,0 +1,93 @@
+"""What an experiment will cost before it starts: runs, FLOPs, and the time, from a few steps of its networks."""
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fxgrow.experiments.data import Data
+from fxgrow.experiments.papers.declaration import Arm
+from fxgrow.experiments.papers.running import Setup, finished, untrained
+from fxgrow.experiments.train import Plan, Trainer, TrainingState, Watcher, step_flops
+
+PROBE_STEPS = 3  # and one before them, which is slower
+Points = list[tuple[float, float, float]]  # FLOPs of a step, seconds that it takes, seconds of an evaluation
+
+
+@dataclass
+class Cost:
+    """What one arm costs, for each seed.
+
+    flops: of its own training, evaluations aside. seconds: estimated, if there is something to do. todo: seeds that have
+    not been run.
+    """
+    arm: Arm
+    flops: int
+    seconds: float
+    todo: list[int]
+
+
+class _Times(Watcher):
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def stepped(self, trainer: TrainingState, loss: float) -> None:
+        self.at.append(time.perf_counter())
+
+
+def costs(setup: Setup, seeds: Sequence[int]) -> list[Cost]:
+    """One for each arm, in the order of the experiment.
+
+    A step takes a + b * FLOPs seconds; a and b come from the cheapest and the costliest form in which arms start with a
+    network, each trained for a few steps on the real data. Growths are tried out, so one that cannot be done is found here.
+
+    Raises:
+        FxgrowError: an arm cannot be set up.
+    """
+    data, arms = setup.load(seeds[0]), setup.declared.arms
+    trainers = {arm.key: Trainer(untrained(setup, arm.key, seeds[0]), data, setup.config(arm, data, seeds[0]))
+                for arm in arms}
+    todo = {arm.key: [seed for seed in seeds if finished(setup, arm, seed) is None] for arm in arms}
+    points: dict[str, Points] = {}
+    for network in {arm.network: None for arm in arms if todo[arm.key]}:
+        starts = {step_flops(t.model, t.batch, data.input_shape): t for t in (
+            trainers[arm.key] for arm in arms if arm.network == network)}
+        points[network] = [_measured(starts[flops], data) for flops in sorted({min(starts), max(starts)})]
+    found = []
+    for arm in arms:
+        plan = trainers[arm.key].plan()
+        seconds = _seconds(trainers[arm.key], plan, points[arm.network]) if todo[arm.key] else 0.0
+        found.append(Cost(arm, plan.flops, seconds, todo[arm.key]))
+    return found
+
+
+def _seconds(trainer: Trainer, plan: Plan, points: Points) -> float:
+    evaluations = trainer.total / (trainer.config.eval_every or trainer.per_epoch) + 1
+    return sum((s.end - s.start) * _line(points, 1, s.flops) for s in plan.segments) + evaluations * _line(
+        points, 2, plan.segments[-1].flops)
+
+
+def _measured(like: Trainer, data: Data) -> tuple[float, float, float]:
+    """FLOPs of a step, and the seconds that a step and an evaluation take."""
+    config = replace(like.config, epochs=None, steps=PROBE_STEPS + 1, grow=(), eval_every=0, patience=0)
+    times = _Times()
+    trainer = Trainer(like.model, data, config, watchers=[times])
+    trainer.fit()
+    began = time.perf_counter()
+    if len(data.validation):
+        trainer.evaluate(data.validation)
+    evaluation = time.perf_counter() - began
+    step = statistics.median(b - a for a, b in zip(times.at, times.at[1:]))
+    return trainer.flops / trainer.step, step, evaluation
+
+
+def _line(points: Points, column: int, flops: float) -> float:
+    """The time at `flops` on the line through the points; never less than the smallest that was measured."""
+    if len(points) == 1:
+        return points[0][column]
+    (x0, *_), (x1, *_) = points
+    y0, y1 = points[0][column], points[1][column]
+    return max(min(y0, y1), y0 + (y1 - y0) * (flops - x0) / (x1 - x0))

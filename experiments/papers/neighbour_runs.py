@@ -1,0 +1,159 @@
+"""`fxgrow experiment neighbours`: small random growths of an architecture, trained as the architecture itself is.
+
+Two comparisons, each with every seed. From the trained original: the original is trained for a short time; it and its
+neighbours, which start as its equals, are then trained on for equally many steps at the same rates. From scratch: all layers
+of each are drawn anew by the same rules, and trained for as many steps as both parts of the first comparison together. So
+all that share a group differ in their architecture alone; they are trained for equally many steps, not FLOPs.
+"""
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from fxgrow.experiments.evolve import Limits, Parent, default_mutations, graph_hash, grow, mutate, passes
+from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale
+from fxgrow.experiments.papers.neighbours import GROWN, NETWORK, SCRATCH
+from fxgrow.experiments.papers.running import Setup, redrawn, untrained
+from fxgrow.experiments.train import parse_growth
+
+GROWTH = 1.3   # a neighbour has at most so many times the original's parameters and FLOPs
+LEVEL = 0.05   # of the test whether a neighbour is better
+
+
+@dataclass(frozen=True)
+class Neighbours(Setup):
+    """The setup of a neighbourhood.
+
+    Args:
+        model: the architecture, `zoo:NAME[:options]`; empty: the scale's own.
+        count: how many neighbours. They are the same whatever the seed of a training.
+    """
+    model: str = ""
+    count: int = 10
+
+    @property
+    def declared(self) -> Experiment:
+        return _declared(self)
+
+    @property
+    def preset(self) -> Scale:
+        scale = super().declared.scale(self.scale)
+        if not self.model:
+            return scale
+        network = Network.named(self.model, "neighbours are also trained from scratch")
+        return replace(scale, networks={**scale.networks, NETWORK: network})
+
+    def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+        """A sentence for each comparison, and the names of the figures that are drawn."""
+        from fxgrow.experiments.plots import bars
+        sentences, figures = [], []
+        for group in (GROWN, SCRATCH):
+            found = {arm.name: [run["test"]["accuracy"] for run in runs[arm.key]] for arm in self.declared.arms
+                     if arm.group == group and arm.name != "start"}
+            sentences.append(verdict(group, found))
+            figures.append(f"neighbours-{group.replace(' ', '-')}.png")
+            bars({name: [100 * a for a in accuracies] for name, accuracies in found.items()}, self.out / figures[-1],
+                 y="test accuracy (%)", title=group)
+        return sentences, figures
+
+
+@functools.lru_cache(maxsize=8)
+def _declared(setup: Neighbours) -> Experiment:
+    """The originals, and the neighbours in both groups."""
+    plain = super(Neighbours, setup).declared
+    long = _lengths(setup.preset)
+    arms = [replace(arm, settings=long) if arm.group == SCRATCH else arm for arm in plain.arms]
+    for name, text in draw(setup) if setup.count else []:
+        arms.append(Arm(name, NETWORK, (text,), "start", group=GROWN))
+        arms.append(Arm(name, NETWORK, (text,), fresh=True, settings=long, group=SCRATCH))
+    return replace(plain, arms=tuple(sorted(arms, key=lambda arm: arm.group != GROWN)), scales={setup.scale: setup.preset})
+
+
+def _lengths(scale: Scale) -> dict[str, int]:
+    """How long training from scratch is: as both parts of the other comparison."""
+    name = "steps" if "steps" in scale.settings else "epochs"
+    return {name: scale.settings[name] + scale.student.get(name, scale.settings[name])}
+
+
+def draw(setup: Neighbours) -> list[tuple[str, str]]:
+    """Names and growths (as `fxgrow train --grow` takes them) of the neighbours: mutations of the default list, of different
+    structures, each of which has a from-scratch counterpart.
+
+    Raises:
+        ExperimentError: there are not so many.
+    """
+    alone = replace(setup, count=0)
+    data = setup.load(0)
+    base = untrained(alone, f"{GROWN}/start", 0)
+    parent = Parent(0, base, torch.stack([data.train[i][0] for i in range(min(2, len(data.train)))]))
+    rng, known = random.Random("neighbours"), {graph_hash(base)}
+    found: list[tuple[str, str]] = []
+    for _ in range(3 * setup.count):
+        child, _ = mutate([parent], default_mutations(), rng, Limits(growth=GROWTH), known)
+        if child is None:
+            break
+        known.add(child.graph)
+        words = as_words(child.step)
+        read, = parse_growth(f"step=0: {words}").instances(0)
+        again: GraphModule = grow(base, parent.inputs, read).model  # type: ignore[assignment]
+        try:
+            redrawn(again, 0)
+        except ExperimentError:
+            continue
+        if graph_hash(again) != child.graph:
+            raise ExperimentError(f"the mutation {words} is another one when it is read from its words")
+        name = " ".join(word for word in words.split(" ") if not word.startswith("seed="))
+        found.append((f"{len(found) + 1} {name}", f"step=0: {words}"))
+        if len(found) == setup.count:
+            return found
+    raise ExperimentError(f"only {len(found)} neighbours of this network were found: ask for so many with --count, or "
+                          "choose a larger network")
+
+
+def as_words(step: Mapping[str, Any]) -> str:
+    """A mutation as text; what is as the pass has it anyway is left out."""
+    usual = {f.name: f.default for f in dataclasses.fields(passes()[step["pass"]])}  # type: ignore[arg-type]
+    given = {k: v for k, v in step.items() if k != "pass" and (k == "where" or v != usual.get(k))}
+    return shlex.join([step["pass"], *(f"{k}={v}" for k, v in given.items())])
+
+
+def verdict(group: str, accuracies: Mapping[str, Sequence[float]]) -> str:
+    """Whether the original is a local maximum. accuracies: of the original and of each neighbour, one for each seed."""
+    original = accuracies["original"]
+    gains = {name: [a - b for a, b in zip(values, original)] for name, values in accuracies.items() if name != "original"}
+    above = [name for name, gain in gains.items() if statistics.fmean(gain) > 0]
+    first = max(gains, key=lambda name: statistics.fmean(gains[name]))
+    spread = f" ± {100 * statistics.stdev(gains[first]):.1f}" if len(original) > 1 else ""
+    better = _better(gains)
+    if better:
+        end = f"{len(better)} are better by more than chance (paired t-test, Holm, {LEVEL:.0%}): it is no local maximum"
+    elif not above:
+        end = "none is better, so the original is a local maximum among them"
+    else:
+        end = f"none is better by more than chance (paired t-test, Holm, {LEVEL:.0%}): these runs do not tell"
+    mean = 100 * statistics.fmean(original)
+    return (f"{group}: {len(above)} of {len(gains)} neighbours end above the original ({mean:.1f} %); the best, "
+            f"{first}, differs from it by {100 * statistics.fmean(gains[first]):+.1f}{spread} points over "
+            f"{len(original)} seed{'s' if len(original) > 1 else ''}; {end}")
+
+
+def _better(gains: Mapping[str, Sequence[float]]) -> list[str]:
+    """Those whose gain is above zero by a one-sided t-test over seeds, with Holm's correction for how many there are."""
+    from scipy.stats import ttest_1samp
+    p = {name: float(ttest_1samp(gain, 0, alternative="greater").pvalue) if len(set(gain)) > 1 else
+         0.0 if len(gain) > 1 and gain[0] > 0 else 1.0 for name, gain in gains.items()}
+    found = []
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        if p[name] > LEVEL / (len(p) - rank):
+            break
+        found.append(name)
+    return found

@@ -1,0 +1,117 @@
+"""What came out of an experiment: mean and spread over seeds, FLOPs with and without the teacher's, and what it took to
+reach the reference's accuracy; as data, as a table in Markdown, and on the terminal.
+"""
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fxgrow.common import atomic_write, quantity
+from fxgrow.experiments.papers.declaration import Arm
+from fxgrow.experiments.papers.running import Setup
+
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # by the keys of arms
+COLUMNS = ("arm", "parameters", "test accuracy", "test loss", "validation accuracy", "updates", "FLOPs",
+           "with the teacher's", "reaches the reference after", "FLOPs to there")
+
+
+def spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and standard deviation (of a sample; None of a single value) of those that are there."""
+    values = [number for number in numbers if number is not None]
+    if not values:
+        return {"mean": None, "sd": None}
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def summary(setup: Setup, runs: Runs) -> list[dict[str, Any]]:
+    """A row for each arm, in the experiment's order.
+
+    An arm reaches the reference at the first evaluation from which its mean validation accuracy is at least the
+    reference's last mean less its standard deviation over seeds. FLOPs to there include the teacher's; `ratio` is their
+    share of what the reference itself took by the same rule.
+    """
+    experiment, rows = setup.declared, []
+    for group in experiment.groups:
+        members = [arm for arm in experiment.arms if arm.group == group]
+        reference = Arm(experiment.reference, "", group=group).key
+        last = spread([run["rows"][-1]["val_accuracy"] for run in runs[reference]])
+        level = (last["mean"] or 0.0) - (last["sd"] or 0.0)
+        reached = {arm.key: reaching(runs[arm.key], level) for arm in members}
+        base = reached[reference]
+        for arm in members:
+            row = _row(arm, runs[arm.key])
+            row["reached"] = at = reached[arm.key]
+            row["ratio"] = at["flops"] / base["flops"] if at and base and base["flops"] else None
+            rows.append(row)
+    return rows
+
+
+def _row(arm: Arm, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    own = statistics.fmean(run["flops"] for run in runs)
+    return {"arm": arm.key, "group": arm.group, "seeds": [run["seed"] for run in runs],
+            "parameters": statistics.fmean(run["parameters"] for run in runs),
+            "test_accuracy": spread([run["test"]["accuracy"] for run in runs]),
+            "test_loss": spread([run["test"]["loss"] for run in runs]),
+            "val_accuracy": spread([run["rows"][-1]["val_accuracy"] for run in runs]),
+            "train_loss": spread([_last_train_loss(run["rows"]) for run in runs]),
+            "diverged": sum(run["diverged"] is not None for run in runs),
+            "steps": statistics.fmean(run["rows"][-1]["step"] for run in runs), "flops": own,
+            "flops_with_teacher": own + statistics.fmean(run["teacher_flops"] for run in runs)}
+
+
+def _last_train_loss(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    return next((row["train_loss"] for row in reversed(rows) if row["train_loss"] is not None), None)
+
+
+def reaching(runs: Sequence[Mapping[str, Any]], level: float) -> dict[str, float] | None:
+    """The step, and the FLOPs with the teacher's, at which the mean validation accuracy of the runs first is `level`; of two
+    evaluations at one step, before and behind a growth, the second counts."""
+    for rows in zip(*({row["step"]: row for row in run["rows"]}.values() for run in runs)):
+        if statistics.fmean(row["val_accuracy"] for row in rows) >= level:
+            return {"step": statistics.fmean(row["step"] for row in rows),
+                    "flops": statistics.fmean(row["flops"] + run["teacher_flops"] for row, run in zip(rows, runs))}
+    return None
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of the summary as text, under `COLUMNS`."""
+    at, ratio = row["reached"], row["ratio"]
+    name = row["arm"] + (f" ({row['diverged']} of {len(row['seeds'])} diverged)" if row["diverged"] else "")
+    loss = row["test_loss"]["mean"]
+    return (name, f"{row['parameters']:,.0f}", _percent(row["test_accuracy"]), "" if loss is None else f"{loss:.3f}",
+            _percent(row["val_accuracy"]),
+            f"{row['steps']:,.0f}", quantity(row["flops"], "FLOP"), quantity(row["flops_with_teacher"], "FLOP"),
+            "not reached" if at is None else f"{at['step']:,.0f} updates",
+            "" if at is None else quantity(at["flops"], "FLOP") + ("" if ratio is None else f" ({ratio:.2f} x)"))
+
+
+def _percent(value: Mapping[str, float | None]) -> str:
+    sd = value["sd"]
+    return f"{100 * (value['mean'] or 0.0):.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(cells(row)) + " |" for row in rows]) + "\n"
+
+
+def write(setup: Setup, command: str, seeds: Sequence[int], rows: Sequence[Mapping[str, Any]], runs: Runs,
+          figures: Sequence[str], sentences: Sequence[str] = ()) -> dict[str, Any]:
+    """Writes `results.json` and `table.md`; returns what the first holds, its curves aside."""
+    experiment = setup.declared
+    head = {"experiment": experiment.name, "title": experiment.title, "source": experiment.source, "scale": setup.scale,
+            "data": setup.data or setup.preset.data, "seeds": list(seeds), "reference": experiment.reference,
+            "command": command, "summary": list(rows), "figures": list(figures),
+            "conclusions": list(sentences)}
+    curves = {key: [{k: run[k] for k in ("seed", "rows", "growths", "teacher_flops")} for run in found]
+              for key, found in runs.items()}
+    with atomic_write(setup.out / "results.json") as file:
+        file.write(json.dumps({**head, "runs": curves}, indent=1).encode())
+    text = [f"# {experiment.title}", "", experiment.source, "", f"Data: {head['data']}, scale {setup.scale}, "
+            f"{len(seeds)} seeds (mean ± standard deviation). Accuracies in %. Made by", "", f"    {command}", "",
+            markdown(rows), *sentences]
+    with atomic_write(setup.out / "table.md") as file:
+        file.write("\n".join(text).encode())
+    return head

@@ -1,0 +1,273 @@
+"""Running one arm with one seed, and what is kept of it: a file `runs/ARM-SEED.json` that appears when it is done.
+
+A run depends on its setup, arm and seed alone, so it can be made in any process, in any order after its teacher's.
+"""
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+import fxgrow
+from fxgrow.common import atomic_write, one_line
+from fxgrow.errors import FxgrowError
+from fxgrow.experiments.data import Data, load_data
+from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale, get_experiment
+from fxgrow.experiments.train import (
+    PROBE,
+    Diverged,
+    TrainConfig,
+    Trainer,
+    Watcher,
+    captured,
+    checkpoint,
+    finite,
+    grow,
+    parse_growth,
+    seed_for,
+)
+from fxgrow.zoo import create_model, init_convolutions, options_for, parse_options
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of one result folder have in common.
+
+    Args:
+        experiment, scale: names.
+        data, root, download: as `load_data` takes them; no name: the scale's own.
+        device: as `TrainConfig` takes it.
+        out: the result folder.
+    """
+    experiment: str
+    scale: str
+    out: Path
+    data: str = ""
+    root: str | None = None
+    download: bool = False
+    device: str = "auto"
+
+    @property
+    def declared(self) -> Experiment:
+        return get_experiment(self.experiment)
+
+    @property
+    def preset(self) -> Scale:
+        return self.declared.scale(self.scale)
+
+    def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+        """Sentences on what came out, and the names of figures drawn, beside those that all experiments have."""
+        return [], []
+
+    def run(self, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
+        """`run`; a setup whose arms are more than one training each has a way of its own."""
+        return run(self, arm, seed, watchers)
+
+    def load(self, seed: int) -> Data:
+        return _load(self.data or self.preset.data, self.root, self.download, self.preset.validation, seed,
+                     self.preset.limit)
+
+    def config(self, arm: Arm, data: Data, seed: int) -> TrainConfig:
+        """The settings of the arm's training; a `fresh` arm grows before it, not during it."""
+        student = self.preset.student if arm.teacher else {}
+        grow = () if arm.fresh else self.growths(arm, data)
+        settings = {**self.preset.settings, **student, **arm.settings}
+        if arm.share != 1.0:
+            length = "steps" if settings.get("steps") else "epochs"
+            settings[length] = max(1, round(arm.share * settings[length]))
+        return TrainConfig.of({"device": self.device, **settings, "seed": seed, "grow": grow}, f"arm {arm.key}")
+
+    def growths(self, arm: Arm, data: Data) -> list[str]:
+        _, places = self.preset.networks[arm.network].on(data.input_shape)
+        models = {name: model_word(network, data) for name, network in self.preset.networks.items()
+                  if any(f"{{{name}}}" in text for text in arm.grow)}
+        return [" ".join(text.format(places=places, **models, **self.preset.words).split()) for text in arm.grow]
+
+    def file(self, arm: Arm, seed: int) -> Path:
+        return self.out / "runs" / f"{file_name(arm.key)}-{seed}.json"
+
+    def model_file(self, arm: Arm, seed: int) -> Path:
+        return self.out / "models" / f"{file_name(arm.key)}-{seed}.pt"
+
+    def keeps_model(self, arm: Arm) -> bool:
+        return arm.key in self.declared.teachers or self.declared.filters
+
+    def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """What tells a run from any other: if it is equal, so is the result."""
+        data = self.load(seed)
+        config = self.config(arm, data, seed).to_json()
+        del config["device"]
+        config["grow"] = self.growths(arm, data)
+        teacher = self.identity(self.declared.arm(arm.teacher_key), seed) if arm.teacher else None
+        return {"version": VERSION, "data": data.name, "validation": self.preset.validation, "limit": self.preset.limit,
+                "network": self.preset.networks[arm.network].on(data.input_shape)[0], "arm": arm.key, "fresh": arm.fresh,
+                "config": config, "teacher": teacher}
+
+
+@functools.lru_cache(maxsize=8)
+def _load(name: str, root: str | None, download: bool, validation: float, seed: int, limit: int | None) -> Data:
+    return load_data(name, root=root, download=download, validation=validation, seed=seed, limit=limit)
+
+
+def file_name(key: str) -> str:
+    """A name of an arm or of data as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in key)
+
+
+def model_options(network: Network, data: Data) -> tuple[str, dict[str, Any]]:
+    """The zoo's name of a network, and the options by which it fits the data."""
+    name, _, options = network.on(data.input_shape)[0].partition(":")
+    return name, {**options_for(name, data.input_shape, data.classes), **parse_options(options)}
+
+
+def model_word(network: Network, data: Data) -> str:
+    """The network as MODEL on the command line, in one word."""
+    name, options = model_options(network, data)
+    return shlex.quote(f"zoo:{name}:" + ",".join(f"{k}={v!r}".replace(" ", "") for k, v in options.items()))
+
+
+@functools.lru_cache(maxsize=16)
+def untrained(setup: Setup, key: str, seed: int) -> GraphModule:
+    """An arm's network before training, its teacher not trained either; the numbers are drawn from the seed. Copy it."""
+    arm, data = setup.declared.arm(key), setup.load(seed)
+    if arm.teacher:
+        teacher = setup.declared.arm(arm.teacher_key)
+        return grown_through(untrained(setup, teacher.key, seed), setup.config(teacher, data, seed).grow, data, seed)
+    name, options = model_options(setup.preset.networks[arm.network], data)
+    torch.manual_seed(seed)
+    model = create_model(name, **options)
+    probe = torch.stack([data.train[i][0] for i in range(min(PROBE, len(data.train)))])
+    gm = captured(model, probe, data)
+    return redrawn(grown_through(gm, setup.growths(arm, data), data, seed), seed) if arm.fresh else gm
+
+
+def grown_through(model: GraphModule, growths: Sequence[str], data: Data, seed: int) -> GraphModule:
+    """The network behind the growths of a schedule, as if none of its steps had been trained."""
+    probe = torch.stack([data.train[i][0] for i in range(min(PROBE, len(data.train)))])
+    for i, text in enumerate(growths):
+        model = grow(model, probe, parse_growth(text), seed_for(seed, i)).grown.model  # type: ignore[assignment]
+    return model
+
+
+def redrawn(model: GraphModule, seed: int) -> GraphModule:
+    """The same layers, all of their numbers drawn as the zoo draws them; what growth noted on the network is dropped.
+
+    Raises:
+        ExperimentError: a parameter belongs to no layer that can be drawn anew.
+    """
+    torch.manual_seed(seed)
+    for name, layer in model.named_modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+        elif next(layer.parameters(recurse=False), None) is not None:
+            raise ExperimentError(f"{name or 'the network itself'} holds parameters that cannot be drawn anew: a network "
+                                  "grown so has no from-scratch counterpart here")
+    init_convolutions(model)
+    model.meta.pop("growth", None)
+    return model
+
+
+def finished(setup: Setup, arm: Arm, seed: int) -> dict[str, Any] | None:
+    """What is kept of a run, if it has been made.
+
+    Raises:
+        ExperimentError: the file is of another setup, or damaged.
+    """
+    file = setup.file(arm, seed)
+    if not file.exists() or setup.keeps_model(arm) and not setup.model_file(arm, seed).exists():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        identity = found["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExperimentError(f"{file} is damaged ({one_line(error)}): delete it, and it is run again") from error
+    if identity != setup.identity(arm, seed):
+        raise ExperimentError(f"{file} is a run with other settings: choose another folder with --out, or delete it")
+    return found
+
+
+def run(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
+    """Trains one arm with one seed, unless that has been done, and writes what came out; that it diverged, too.
+
+    Raises:
+        Interrupted: training was asked to stop; a scale with checkpoints goes on from there next time.
+        TrainError: training failed.
+    """
+    if (found := finished(setup, arm, seed)) is not None:
+        return found
+    data = setup.load(seed)
+    config = setup.config(arm, data, seed)
+    folder = setup.out / "running" / f"{file_name(arm.key)}-{seed}" if setup.preset.checkpoints else None
+    if folder is not None and (folder / checkpoint.NAME).exists():
+        trainer = Trainer.resume(folder, data, watchers=watchers, config=config)
+    else:
+        if arm.teacher:
+            start: nn.Module = fxgrow.load(setup.model_file(setup.declared.arm(arm.teacher_key), seed))
+        else:
+            start = untrained(setup, arm.key, seed)
+        trainer = Trainer(start, data, config, folder, watchers=watchers)
+    diverged = None
+    try:
+        trainer.fit()
+    except Diverged as error:  # a result as well: what the network is worth then
+        diverged = str(error)
+        held = trainer.evaluate(data.validation)[1]
+        trainer.history.rows.append({**trainer.history.rows[-1], "step": trainer.step, "flops": trainer.flops,
+                                     "train_loss": None, "val_loss": None, "val_accuracy": held, "event": ""})
+    loss, accuracy = trainer.evaluate(data.test)
+    growths = [{k: v for k, v in g.items() if k not in ("explain", "outcomes")} for g in trainer.history.growths]
+    found = {"identity": setup.identity(arm, seed), "arm": arm.key, "seed": seed, "rows": trainer.history.rows,
+             "growths": growths, "test": {"loss": finite(loss), "accuracy": accuracy}, "diverged": diverged,
+             "flops": trainer.flops, "teacher_flops": _teacher_flops(setup, arm, seed),
+             "parameters": trainer.history.rows[-1]["parameters"], "seconds": round(trainer.seconds, 3)}
+    if setup.keeps_model(arm):
+        setup.model_file(arm, seed).parent.mkdir(parents=True, exist_ok=True)
+        fxgrow.save(trainer.model, setup.model_file(arm, seed))
+    setup.file(arm, seed).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(setup.file(arm, seed)) as file:
+        file.write(json.dumps(found, indent=1).encode())
+    if folder is not None:
+        shutil.rmtree(folder)
+    return found
+
+
+def _teacher_flops(setup: Setup, arm: Arm, seed: int) -> int:
+    """What its teacher cost, and that one's teacher."""
+    if not arm.teacher:
+        return 0
+    teacher = finished(setup, setup.declared.arm(arm.teacher_key), seed)
+    if teacher is None:
+        raise ExperimentError(f"arm {arm.key} starts from {arm.teacher_key}, which has not been run with seed {seed}")
+    return teacher["flops"] + teacher["teacher_flops"]
+
+
+def in_process(setup: Setup, key: str, seed: int) -> None:
+    """`run` for a worker process, on one thread."""
+    torch.set_num_threads(1)
+    setup.run(setup.declared.arm(key), seed)
+
+
+def insist_writable(folder: Path) -> None:
+    """Finds out before the long work whether results can be written.
+
+    Raises:
+        ExperimentError: the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / ".writable") as file:
+            file.write(b"")
+        (folder / ".writable").unlink()
+    except (OSError, FxgrowError) as error:
+        raise ExperimentError(f"{folder} cannot be written to ({one_line(error)}): choose another with --out") from error

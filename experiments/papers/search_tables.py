@@ -1,0 +1,55 @@
+"""What a comparison of searches tells: a table of networks and ensembles, differences from the base network, a figure."""
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fxgrow.common import quantity
+from fxgrow.experiments.papers.evolution import APART, BASE
+
+TEST = "test accuracy (%)"
+WAYS = ("average", "weighted", "stacked")
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # of each arm, a run for each seed
+
+
+def figure(runs: Runs, path: Path, title: str, unit: float) -> None:
+    """Test accuracy against spent FLOPs, each point at the nearest multiple of `unit`: seeds differ by a training step."""
+    from fxgrow.experiments.plots import curves
+    shown = {key: [[{"flops": unit * round(row["flops"] / unit), TEST: 100 * row["test_accuracy"]} for row in run["rows"]
+                    if row["step"]] for run in found] for key, found in runs.items()}
+    curves(shown, path, y=TEST, title=title)
+
+
+def table(runs: Runs) -> str:
+    """One network and ensembles of each arm: test accuracy in %, mean ± standard deviation over seeds."""
+    rows = ["| arm | one network | parameters | average | weighted | stacked | parameters | FLOPs spent |", "|---" * 8 + "|"]
+    for key, found in runs.items():
+        ensembles = [run["ensemble"] for run in found if "ensemble" in run]
+        many = [_percent([e[way]["accuracy"] for e in ensembles]) for way in WAYS] if ensembles else [""] * 3
+        one = ["", ""] if key == APART else [_percent([run["test"]["accuracy"] for run in found]),
+                                             f"{statistics.fmean(run['parameters'] for run in found):,.0f}"]
+        total = f"{statistics.fmean(e['parameters'] for e in ensembles):,.0f}" if ensembles else ""
+        spent = quantity(statistics.fmean(run["flops"] for run in found), "FLOP")
+        rows.append(f"| {' | '.join([key, *one, *many, total, spent])} |")
+    return "\n".join(rows)
+
+
+def _percent(values: Sequence[float], sign: str = "") -> str:
+    sd = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):{sign}.1f}{sd}"
+
+
+def verdicts(runs: Runs) -> list[str]:
+    """How far each arm's one network, and the average of its ensemble, are from the base network of the same seed."""
+    lines = []
+    for key, found in runs.items():
+        ends = {"one network": [run["test"]["accuracy"] for run in found if key not in (BASE, APART)],
+                "average": [run["ensemble"]["average"]["accuracy"] for run in found if "ensemble" in run]}
+        for what, accuracies in ends.items():
+            gains = [mine - base["test"]["accuracy"] for mine, base in zip(accuracies, runs[BASE])]
+            if gains:
+                lines.append(f"{key}, {what}: {_percent(gains, '+')} points from base, above it with "
+                             f"{sum(g > 0 for g in gains)} of {len(gains)} seeds")
+    return lines

@@ -1,0 +1,189 @@
+"""Runs out of folders: those of `fxgrow train -o`, and TensorBoard's own; and which of them belong together.
+
+What lives here: finding, reading and grouping. What does not: what is made of the rows (numbers.py).
+"""
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fxgrow.experiments.plots.numbers import PlotError
+from fxgrow.experiments.settings import nearest
+
+HISTORY, EVENTS = "history.jsonl", "events.out.tfevents.*"
+# what fxgrow's own watcher calls the columns of the history
+TAGS = {"loss/train": "train_loss", "loss/validation": "val_loss", "accuracy/validation": "val_accuracy"}
+GROWTH = "growth/text_summary"
+# settings that do not change what a run is about
+ASIDE = {"seed", "out", "device", "workers", "root", "download", "tensorboard", "checkpoint_every"}
+SEED = re.compile(r"(^|[-_./ =]+)(seed|s)?[-_./ =]*\d*$")  # what is left of a seed at the end of a common beginning
+
+
+@dataclass
+class Found:
+    """A run on the disk: `rows` as a History has them, or one for each step that TensorBoard knows.
+
+    settings: those that it was trained with; empty where they are not known. source: history or tensorboard.
+    """
+    name: str
+    folder: Path
+    source: str
+    rows: list[dict[str, Any]]
+    settings: dict[str, Any]
+
+
+def read_runs(paths: Sequence[str | os.PathLike]) -> list[Found]:
+    """The runs in folders and below them, each once, named by what tells their paths apart.
+
+    Raises:
+        PlotError: there is no such folder, no run in it, a history is damaged, or TensorBoard is not installed.
+        ArchiveError: a checkpoint is damaged.
+    """
+    folders: dict[str, Path] = {}
+    for path in paths:
+        if not os.path.isdir(path):
+            what = "a file" if os.path.exists(path) else "not there"
+            raise PlotError(f"{os.fspath(path)} is {what}: name a folder of runs")
+        below = list(_runs_below(os.path.abspath(path)))
+        if not below:
+            raise PlotError(f"{os.fspath(path)}: there is no run in it: neither {HISTORY}, which `fxgrow train -o` writes, "
+                            "nor TensorBoard's event files")
+        folders |= {os.path.realpath(folder): Path(folder) for folder in below}
+    if not folders:
+        raise PlotError("there are no runs to plot: name at least one folder")
+    common = os.path.commonpath([folder.parent for folder in folders.values()])
+    return [_read(folder, os.path.relpath(folder, common)) for folder in folders.values()]
+
+
+def _runs_below(path: str) -> Iterator[str]:
+    for folder, subfolders, files in os.walk(path):
+        subfolders.sort()
+        if HISTORY in files:
+            subfolders.clear()  # TensorBoard's files of the same run
+            yield folder
+        elif any(Path(name).match(EVENTS) for name in files):
+            yield folder
+
+
+def _read(folder: Path, name: str) -> Found:
+    from fxgrow.experiments.train import checkpoint
+    if not (folder / HISTORY).exists():
+        return Found(name, folder, "tensorboard", read_events(folder), {})
+    file = folder / checkpoint.NAME
+    return Found(name, folder, "history", read_history(folder / HISTORY), checkpoint.settings(file) if file.exists() else {})
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `history.jsonl`; a last line without an end, of a run that goes on, is not one yet.
+
+    Raises:
+        PlotError: a line is damaged.
+    """
+    rows = []
+    for i, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise PlotError(f"{path} is damaged in line {i}: mend it, or go on with the run, which writes it anew")
+        rows.append(row)
+    return rows
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """A row for each step: its scalars by tag, `step`, `seconds` since the first, and `event` from fxgrow's own text.
+
+    A tag that was written twice at one step (before and after a growth) makes two rows.
+
+    Raises:
+        PlotError: TensorBoard is not installed.
+    """
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.util.tensor_util import make_ndarray
+    except ImportError as error:
+        raise PlotError(f"TensorBoard's files cannot be read ({error}): pip install 'fxgrow[plots]'") from error
+    kept = {"scalars": 0, "tensors": 0, "histograms": 1, "compressedHistograms": 1, "images": 1, "audio": 1}  # 0: all
+    log = EventAccumulator(str(folder), size_guidance=kept).Reload()
+    tags = log.Tags()
+    series = {tag: [(e.step, e.wall_time, e.value) for e in log.Scalars(tag)] for tag in tags["scalars"]}
+    series |= {tag: [(e.step, e.wall_time, make_ndarray(e.tensor_proto).item()) for e in log.Tensors(tag)]
+               for tag in tags["tensors"] if log.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"}
+    steps: dict[int, list[dict[str, Any]]] = {}
+    began = min((time for events in series.values() for _, time, _ in events), default=0.0)
+    for tag, events in series.items():
+        seen: dict[int, int] = {}
+        for step, time, value in events:
+            at, i = steps.setdefault(step, []), seen.get(step, 0)
+            seen[step] = i + 1
+            if i == len(at):
+                at.append({"step": step, "seconds": time - began, "event": ""})
+            at[i] |= {tag: value, TAGS.get(tag, tag): value}
+    _mark(steps, [(e.step, make_ndarray(e.tensor_proto).item()) for e in log.Tensors(GROWTH)]
+          if GROWTH in tags["tensors"] else [])
+    return [row for step in sorted(steps) for row in steps[step]]
+
+
+def _mark(steps: dict[int, list[dict[str, Any]]], texts: Sequence[tuple[int, bytes]]) -> None:
+    """Each growth is that of the row which was written behind it: the last rows of its step."""
+    for step in {step for step, _ in texts}:
+        words = [text.decode(errors="replace").split("\n")[0] for at, text in texts if at == step]
+        rows = steps.setdefault(step, [])
+        rows += [{"step": step} for _ in words[len(rows):]]
+        for row, event in zip(rows[-len(words):], words):
+            row["event"] = event
+
+
+def grouped(runs: Sequence[Found], group: str | None = None) -> dict[str, list[Found]]:
+    """label -> runs that are drawn together.
+
+    Without `group`: runs whose settings differ in the seed alone; a run whose settings are not known is alone. With it:
+    runs with the same value of the setting of that name, or the same match of a regular expression in their name (of its
+    groups, if it has some).
+
+    Raises:
+        PlotError: `group` is neither, or does not say where a run belongs.
+    """
+    if group is None:
+        keys: dict[str, list[Found]] = {}
+        for run in runs:
+            known = "model" in run.settings and "data" in run.settings
+            rest = {k: v for k, v in run.settings.items() if k not in ASIDE}
+            keys.setdefault(json.dumps(rest, sort_keys=True) if known else f"run {run.name}", []).append(run)
+        return dict(zip(_labels(list(keys.values())), keys.values()))
+    found: dict[str, list[Found]] = {}
+    by_setting = any(group in run.settings for run in runs)
+    for run in runs:
+        label = _value(run, group) if by_setting else _match(run, group, runs)
+        found.setdefault(label, []).append(run)
+    return found
+
+
+def _labels(groups: Sequence[Sequence[Found]]) -> list[str]:
+    """What the names of a group begin with, if that tells the groups apart; else their first names."""
+    labels = [g[0].name if len(g) == 1 else SEED.sub("", os.path.commonprefix([run.name for run in g])) for g in groups]
+    return labels if len({*labels, ""}) > len(labels) else [g[0].name for g in groups]
+
+
+def _value(run: Found, setting: str) -> str:
+    if setting not in run.settings:
+        raise PlotError(f"{run.name} does not say what its {setting} is: leave it out, or group by a part of the names")
+    value = run.settings[setting]
+    return f"{setting} {'; '.join(map(str, value)) or 'none' if isinstance(value, list) else value}"
+
+
+def _match(run: Found, pattern: str, runs: Sequence[Found]) -> str:
+    try:
+        match = re.search(pattern, run.name)
+    except re.error as error:
+        raise PlotError(f"--group {pattern}: {error}; give a setting or a regular expression") from error
+    if match is None:
+        settings = sorted({name for each in runs for name in each.settings})
+        raise PlotError(f"--group {pattern}: neither a setting{nearest(pattern, settings)} nor found in the name {run.name}")
+    return " ".join(part for part in match.groups() if part) or match[0]

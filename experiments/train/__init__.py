@@ -1,0 +1,34 @@
+"""Training: settings, the trainer, growth while it trains, checkpoints.
+
+What lives here: one run. What does not: data sets (data), plots (plots), searches (evolve).
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fxgrow.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from fxgrow.experiments.train.config import TrainConfig
+    from fxgrow.experiments.train.costs import Plan, size, step_flops
+    from fxgrow.experiments.train.history import History
+    from fxgrow.experiments.train.prepare import captured, device_of, make_optimizer
+    from fxgrow.experiments.train.rates import Rates, rate
+    from fxgrow.experiments.train.schedule import grow, parse_growth, seed_for
+    from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
+    from fxgrow.experiments.train.state import TrainingState
+    from fxgrow.experiments.train.trainer import PROBE, Diverged, Interrupted, Trainer, finite
+    from fxgrow.experiments.train.watch import Lines, Progress, Watcher
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, {
+    "config": "TrainConfig",
+    "costs": "Plan size step_flops",
+    "schedule": "grow parse_growth seed_for",
+    "history": "History",
+    "prepare": "captured device_of make_optimizer",
+    "rates": "Rates rate",
+    "sources": "Run load_run_data load_run_model",
+    "state": "TrainingState",
+    "trainer": "Diverged Interrupted PROBE Trainer finite",
+    "watch": "Lines Progress Watcher",
+})

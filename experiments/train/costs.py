@@ -1,0 +1,108 @@
+"""What training costs: FLOPs of a step and of an evaluation, and of a whole run before it starts."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+import fxgrow
+from fxgrow.errors import FxgrowError
+from fxgrow.experiments.train.effects import LastGrowth
+from fxgrow.experiments.train.schedule import Entry, grow, seed_for
+
+
+def step_flops(model: nn.Module, batch: int, shape: Sequence[int]) -> int:
+    """FLOPs of one step, forward and backward, for a batch of inputs of this shape; frozen parameters get no gradient."""
+    was = model.training
+    try:
+        return fxgrow.count_flops(model.train(), torch.empty(batch, *shape)).total
+    finally:
+        model.train(was)
+
+
+def eval_flops(model: nn.Module, shape: Sequence[int]) -> int:
+    """FLOPs of one sample in an evaluation."""
+    was = model.training
+    try:
+        return fxgrow.count_flops(model.eval(), torch.empty(1, *shape)).forward
+    finally:
+        model.train(was)
+
+
+@dataclass
+class Segment:
+    """Steps `start` to `end` (without it) of one network: its parameters, and the FLOPs of one step."""
+    start: int
+    end: int
+    parameters: int
+    flops: int
+    event: str = ""
+
+
+@dataclass
+class Plan:
+    """What a run will cost: its segments, and growths whose moment is not known beforehand."""
+    segments: list[Segment] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def flops(self) -> int:
+        return sum((s.end - s.start) * s.flops for s in self.segments)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"flops": self.flops, "segments": [vars(s) for s in self.segments], "unknown": self.unknown}
+
+
+def plan(model: GraphModule, inputs: Tensor, entries: Sequence[tuple[int, Entry]], per_epoch: int, total: int,
+         batch: int, seed: int = 0, start: int = 0, last: LastGrowth | None = None) -> Plan:
+    """Grows a model, as it is now, as the schedule says, and counts each network on the way.
+
+    Args:
+        model: captured, on the CPU.
+        inputs: a small batch.
+        entries: the growths that are still to come, each with its number, in the order in which they are due.
+        start: the step from which it counts.
+        last: the growth before, which may have frozen something.
+
+    Raises:
+        FxgrowError: a growth cannot be done (a `where` that names nothing, say), found before the long work.
+    """
+    found = Plan(unknown=[e.text for _, e in entries if e.at(per_epoch, total) is None])
+    event = ""
+
+    def count(start: int, end: int) -> None:
+        if end > start:
+            found.segments.append(Segment(start, end, size(model), step_flops(model, batch, inputs.shape[1:]), event))
+
+    def count_all(start: int, end: int) -> None:
+        thaws = min(end, last.thaws) if last is not None else start
+        if last is not None and thaws > start:
+            with last.record.freeze_old(model):
+                count(start, thaws)
+        count(max(start, thaws), end)
+
+    for number, entry in entries:
+        at = entry.at(per_epoch, total)
+        if at is None:
+            continue
+        count_all(start, at)
+        try:
+            step = grow(model, inputs, entry, seed_for(seed, number))
+        except FxgrowError:
+            if not found.unknown:
+                raise
+            found.unknown.append(entry.text)  # it may name layers that a growth makes whose moment is not known
+            start = at
+            continue
+        model, start, event = step.grown.model, at, entry.text  # type: ignore[assignment]
+        last = LastGrowth(step.record, entry.options, at)
+    count_all(start, total)
+    return found
+
+
+def size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

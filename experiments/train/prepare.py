@@ -1,0 +1,87 @@
+"""What a run starts from: the device, a captured copy of the model that fits the data, and an optimizer."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.optim import Optimizer
+
+import fxgrow
+from fxgrow.experiments.settings import TrainError, nearest
+from fxgrow.experiments.train.config import TrainConfig
+from fxgrow.graph import clone_structure
+
+
+class Parts(Protocol):
+    """What the trainer needs of its data (see `fxgrow.experiments.data.Data`)."""
+
+    @property
+    def train(self) -> Any: ...
+    @property
+    def validation(self) -> Any: ...
+    @property
+    def test(self) -> Any: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    @property
+    def classes(self) -> int: ...
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] | None = None) -> Optimizer:
+    """The optimizer over a model's parameters, in the order of `names`."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if names is None:
+        names = [n for n, p in model.named_parameters() if p.requires_grad]
+    named = [(name, parameters[name]) for name in names]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(named, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov,
+                               weight_decay=config.weight_decay)
+    return torch.optim.AdamW(named, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
+
+
+def captured(model: nn.Module, inputs: Tensor, data: Parts) -> GraphModule:
+    """A captured copy of the model on the CPU, which takes such inputs and gives one logit for each class.
+
+    Raises:
+        CaptureError: it cannot be captured.
+        TrainError: it gives something else.
+    """
+    gm = cpu_copy(fxgrow.capture(model, inputs))
+    was = gm.training
+    with torch.no_grad():
+        out = gm.eval()(inputs)
+    gm.train(was)
+    if not isinstance(out, Tensor) or out.ndim != 2:
+        raise TrainError("the model does not give one row of logits for each sample: train one that does")
+    if out.shape[1] != data.classes:
+        raise TrainError(f"the model gives {out.shape[1]} outputs and the data have {data.classes} classes: build it with "
+                         f"{data.classes} outputs, or give data with {out.shape[1]} classes")
+    return gm
+
+
+def cpu_copy(gm: GraphModule) -> GraphModule:
+    """A copy of a captured module that shares nothing with it."""
+    new: GraphModule = clone_structure(gm, lambda t: t.detach().cpu().clone())  # type: ignore[assignment]
+    new.recompile()
+    return new
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The device that `config.device` means here.
+
+    Raises:
+        TrainError: it is not here, or does not do what else is asked for.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = next(d for d in there if there[d]) if config.device == "auto" else config.device
+    if not there[name]:
+        raise TrainError(f"there is no {name} device here: use device auto")
+    if config.compile and config.compile not in (known := torch.compiler.list_backends(())):
+        raise TrainError(f"compile is {config.compile!r}, which is no backend of torch.compile"
+                         f"{nearest(config.compile, known)}; there are {', '.join(known)}")
+    if config.precision == "fp16" and name != "cuda":
+        raise TrainError(f"fp16 needs a CUDA device: use bf16 or fp32 on {name}")
+    return torch.device(name)

@@ -1,0 +1,105 @@
+"""Learning rates: the shape of a schedule, and what growths make of it.
+
+The rate of a step is a pure function of the settings, the step and `Rates`, which is all that a checkpoint has to hold.
+"""
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from fxgrow.experiments.train.config import TrainConfig
+
+
+@dataclass
+class Rates:
+    """What growths have done to the schedule so far.
+
+    scale, decay_scale: factors on the learning rate and on the weight decay (products of |theta_old| / |theta_new|).
+    start: the step that the schedule counts from (restart); rewarm_from, rewarm_steps: a second warm-up.
+    """
+    scale: float = 1.0
+    decay_scale: float = 1.0
+    start: int = 0
+    rewarm_from: int = 0
+    rewarm_steps: int = 0
+
+
+def rate(config: TrainConfig, rates: Rates, step: int, total: int) -> float:
+    """The learning rate of step `step` (from 0) out of `total`."""
+    lr = config.lr * rates.scale * shape(config, step - rates.start, total - rates.start)
+    if step - rates.rewarm_from < rates.rewarm_steps:
+        lr *= (step - rates.rewarm_from + 1) / rates.rewarm_steps
+    return lr
+
+
+def shape(config: TrainConfig, step: int, total: int) -> float:
+    """The schedule's factor on the peak rate: warm-up (t + 1) / w for the first w steps, then the curve of its name over
+    the rest, p = (t - w) / (T - w) running from 0 to 1."""
+    warmup = warmup_steps(config, total)
+    if step < warmup:
+        return (step + 1) / warmup
+    p = (step - warmup) / max(total - warmup, 1)
+    return CURVES[config.schedule](config, p, step / max(total, 1))
+
+
+def warmup_steps(config: TrainConfig, total: int) -> int:
+    return min(total, int(config.warmup if config.warmup >= 1 else config.warmup * total))
+
+
+def _to_final(config: TrainConfig, left: float) -> float:
+    return config.final_lr + (1 - config.final_lr) * left
+
+
+def _wsd(config: TrainConfig, p: float, whole: float) -> float:
+    """Stable until the last `decay` share of all steps, then linear."""
+    return _to_final(config, min(1.0, (1 - whole) / config.decay) if config.decay else 1.0)
+
+
+CURVES: dict[str, Callable[[TrainConfig, float, float], float]] = {
+    "constant": lambda config, p, whole: 1.0,
+    "cosine": lambda config, p, whole: _to_final(config, 0.5 * (1 + math.cos(math.pi * p))),
+    "linear": lambda config, p, whole: _to_final(config, 1 - p),
+    "step": lambda config, p, whole: config.gamma ** bisect.bisect_right(sorted(config.milestones), whole),
+    "wsd": _wsd,
+}
+
+
+def after_growth(config: TrainConfig, rates: Rates, options: Mapping[str, Any], step: int, total: int,
+                 ratio: float) -> Rates:
+    """The rates from a growth at `step` on; `ratio` is |theta_old| / |theta_new|, the numbers of parameters."""
+    rule = options["lr"]
+    warm = options["rewarm"] or warmup_steps(config, total)
+    return Rates(scale=rates.scale * (ratio if rule == "ratio" else 1.0),
+                 decay_scale=rates.decay_scale * (ratio if options["decay"] == "ratio" else 1.0),
+                 start=step if rule == "restart" else rates.start,
+                 rewarm_from=step if rule == "rewarm" else rates.rewarm_from,
+                 rewarm_steps=warm if rule == "rewarm" else rates.rewarm_steps)
+
+
+def scale_decay(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, float | Tensor]) -> RemovableHandle:
+    """Weight decay `scales` times as strong on single numbers: for SGD the term wd * s * w in the gradient, for AdamW the
+    factor 1 - lr * wd * s on the weight."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    chosen = {id(parameters[name]): scale for name, scale in scales.items()}
+
+    @torch.no_grad()
+    def adjust(optimizer: Optimizer, *_) -> None:
+        for group in optimizer.param_groups:
+            lr, wd = group["lr"], group["weight_decay"]
+            for p in (p for p in group["params"] if p.grad is not None and id(p) in chosen):
+                scale = chosen[id(p)]
+                scale = scale.to(p.device) if isinstance(scale, Tensor) else scale
+                if isinstance(optimizer, torch.optim.SGD):
+                    p.grad.add_(p * (wd * (scale - 1)))
+                else:
+                    p.mul_((1 - lr * wd * scale) / (1 - lr * wd))
+
+    return optimizer.register_step_pre_hook(adjust)

@@ -1,0 +1,118 @@
+"""The state of a training run between two steps: what a checkpoint holds, as tensors and JSON, and back."""
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.train import checkpoint
+from fxgrow.experiments.train.config import TrainConfig
+from fxgrow.experiments.train.effects import LastGrowth
+from fxgrow.experiments.train.history import History
+from fxgrow.experiments.train.prepare import Parts, make_optimizer
+from fxgrow.experiments.train.rates import Rates
+from fxgrow.record import GrowthRecord
+
+PLAIN = ("step", "flops", "eval_flops", "seconds", "stopped", "fired", "since", "loss_sum", "loss_count")
+
+
+class TrainingState:
+    """A run between two steps. Checkpoints hold it, watchers read it, and the trainer advances it.
+
+    step, total, per_epoch: steps taken, in all, and of an epoch. flops, eval_flops: FLOPs spent in training and evaluation.
+    fired: schedule entries in the order in which they fired. since: first history row behind the last growth.
+    loss_sum, loss_count: of training, since the last row. random_states: generator states to start from.
+    """
+    config: TrainConfig
+    data: Parts
+    out: Path | None
+    model: GraphModule
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    rates: Rates
+    history: History
+    step: int
+    total: int
+    per_epoch: int
+    flops: int
+    eval_flops: int
+    seconds: float
+    stopped: str
+    fired: list[int]
+    since: int
+    last: LastGrowth | None
+    loss_sum: float
+    loss_count: int
+    random_states: tuple[dict[str, Tensor], dict[str, Any]] | None
+    checkpoint_step: int | None
+
+
+def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All that it takes to go on from between two steps."""
+    tensors, random = checkpoint.random_states()
+    moments, optimizer = _optimizer_state(trainer)
+    last = None
+    if trainer.last is not None:
+        tensors |= {f"growth/{name}": t for name, t in trainer.last.record.to_tensors().items()}
+        last = {"record": trainer.last.record.to_json(), "options": trainer.last.options, "step": trainer.last.step}
+    state = {"config": trainer.config.to_json(), "data": fingerprint(trainer.data), "rates": asdict(trainer.rates),
+             "last": last, "history": asdict(trainer.history), "scaler": trainer.scaler.state_dict(), "random": random,
+             "optimizer": optimizer, **{name: getattr(trainer, name) for name in PLAIN}}
+    return tensors | moments, state
+
+
+def _optimizer_state(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """By the names of parameters, whose order is kept."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    named = [pair for group in trainer.optimizer.param_groups for pair in zip(group["param_names"], group["params"])]
+    for name, parameter in named:
+        for key, value in trainer.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{key}/{name}"] = value
+            else:
+                plain.setdefault(name, {})[key] = value
+    group = trainer.optimizer.param_groups[0]
+    return tensors, {"names": [name for name, _ in named], "state": plain,
+                     "group": {key: group[key] for key in ("lr", "weight_decay")}}
+
+
+def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Makes a new trainer over the checkpoint's network what the one was that was gathered.
+
+    Raises:
+        TrainError: its data are others.
+    """
+    if state["data"] != fingerprint(trainer.data):
+        raise TrainError(f"the run in {trainer.out} was made with other data: {state['data']}, and not "
+                         f"{fingerprint(trainer.data)} (samples to train on, to validate, classes, shape); give the same")
+    for name in PLAIN:
+        setattr(trainer, name, state[name])
+    trainer.rates, trainer.history = Rates(**state["rates"]), History(**state["history"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.checkpoint_step, trainer.random_states = trainer.step, (tensors, state["random"])
+    trainer.optimizer = make_optimizer(trainer.config, trainer.model, state["optimizer"]["names"])
+    trainer.optimizer.param_groups[0].update(state["optimizer"]["group"])
+    parameters = dict(trainer.model.named_parameters(remove_duplicate=False))
+    for name, entries in state["optimizer"]["state"].items():
+        trainer.optimizer.state[parameters[name]].update(entries)
+    for path, tensor in tensors.items():
+        kind, _, rest = path.partition("/")
+        if kind == "optimizer":
+            key, _, name = rest.partition("/")
+            # torch's optimizers keep their count of steps on the CPU
+            trainer.optimizer.state[parameters[name]][key] = tensor if key == "step" else tensor.to(parameters[name].device)
+    if state["last"] is not None:
+        held = {path.removeprefix("growth/"): t for path, t in tensors.items() if path.startswith("growth/")}
+        trainer.last = LastGrowth(GrowthRecord.rebuild(state["last"]["record"], held), state["last"]["options"],
+                                  state["last"]["step"])
+
+
+def fingerprint(data: Parts) -> list[Any]:
+    """What tells other data from these."""
+    return [len(data.train), len(data.validation), data.classes, list(data.input_shape)]

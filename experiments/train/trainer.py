@@ -1,0 +1,429 @@
+"""The trainer: a loop in plain torch that grows the network while it trains it, and can go on after any interruption.
+
+All that happens between two steps happens at a boundary: evaluation, growth, early stopping, checkpoint. A checkpoint is
+written last, so that what goes on from it starts with the next step. What lives here: the loop and its state. What does
+not: rates (rates.py), growths (schedule.py), files (checkpoint.py), what is counted (costs.py).
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+import fxgrow
+from fxgrow.errors import ArchiveError
+from fxgrow.experiments.data import loader
+from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.train import checkpoint
+from fxgrow.experiments.train.config import TrainConfig
+from fxgrow.experiments.train.costs import Plan, eval_flops, plan, size, step_flops
+from fxgrow.experiments.train.effects import Effects, LastGrowth
+from fxgrow.experiments.train.history import History, append_line
+from fxgrow.experiments.train.prepare import Parts, captured, cpu_copy, device_of, make_optimizer
+from fxgrow.experiments.train.rates import Rates, after_growth, rate
+from fxgrow.experiments.train.schedule import Entry, Step, grow, parse_growth, seed_for, stalled
+from fxgrow.experiments.train.state import TrainingState, gather, restore
+from fxgrow.experiments.train.watch import TensorBoard, Watcher
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PROBE = 16  # samples that a grown network is compared on
+
+
+class Interrupted(TrainError):
+    """Training was asked to stop (Ctrl-C, SIGTERM), and stopped between two steps."""
+
+
+class Diverged(TrainError):
+    """The loss is not finite any more."""
+
+
+class Trainer(TrainingState):
+    """Trains a copy of `model`, which may grow on the way.
+
+    Args:
+        model: any module that can be captured as a whole and gives one row of logits for each sample.
+        data: `.train`, `.validation` and `.test`, map-style datasets of pairs (tensor, label).
+        config: the settings.
+        out: a folder for the history, the log, checkpoints and the trained model; None: nothing is written.
+        watchers: told of steps, evaluations and growths.
+
+    Attributes:
+        model: the network as it is now. optimizer: its optimizer. history: a row for each evaluation.
+        step: steps taken; total: steps in all; per_epoch: steps of an epoch. flops: spent in training.
+
+    Raises:
+        TrainError: the settings, the model and the data do not go together.
+        CaptureError: the model cannot be captured.
+    """
+
+    def __init__(self, model: nn.Module, data: Parts, config: TrainConfig, out: str | Path | None = None, *,
+                 watchers: Sequence[Watcher] = ()):
+        self.config, self.data = config, data
+        self.watchers = [*watchers, *([TensorBoard()] if config.tensorboard else [])]
+        self.out = None if out is None else Path(out)
+        self.device = device_of(config)
+        if not len(data.train):
+            raise TrainError("there are no training data: give a data set with samples")
+        self.batch = min(config.batch_size, len(data.train))
+        self.per_epoch = len(data.train) // self.batch
+        self.total = config.steps or (config.epochs or 0) * self.per_epoch
+        self.entries = [parse_growth(text) for text in config.grow]
+        self._check_schedule()
+        held = data.validation if len(data.validation) else data.train
+        self.probe = torch.stack([held[i][0] for i in range(min(PROBE, len(held)))])
+        self.model: GraphModule = captured(model, self.probe, data).to(self.device)
+        self.optimizer = make_optimizer(config, self.model)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.rates, self.history = Rates(), History()
+        self.step = self.flops = self.eval_flops = 0
+        self.seconds, self.stopped = 0.0, ""  # why training stopped early
+        self.fired: list[int] = []  # entries, in the order in which they fired
+        self.since = 0              # the first row behind the last growth
+        self.last: LastGrowth | None = None
+        self.loss_sum, self.loss_count = 0.0, 0  # of training, since the last row
+        self.effects = Effects()
+        self.random_states: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # to start from
+        self.checkpoint_step: int | None = None  # the step of the last checkpoint
+        self._asked_to_stop = False
+        self._renew()
+
+    def _check_schedule(self) -> None:
+        for entry in self.entries:
+            at = entry.at(self.per_epoch, self.total)
+            if at is not None and at >= self.total:
+                raise TrainError(f"growth {entry.text!r} is due at step {at}, and training ends at step {self.total}")
+            if entry.trigger == "plateau" and not len(self.data.validation):
+                raise TrainError(f"growth {entry.text!r} needs validation data, and there are none")
+        if self.config.patience and not len(self.data.validation):
+            raise TrainError("patience needs validation data, and there are none")
+
+    def plan(self) -> Plan:
+        """What is still to come, in FLOPs; the growths are tried out on a copy of the network."""
+        left = [(i, e) for i, e in enumerate(self.entries) if i not in self.fired]
+        left.sort(key=lambda pair: pair[1].at(self.per_epoch, self.total) or 0)
+        return plan(cpu_copy(self.model), self.probe, left, self.per_epoch, self.total, self.batch, self.config.seed,
+                    self.step, self.last)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def fit(self) -> History:
+        """Trains to the end; after `resume`, from where the checkpoint was written.
+
+        Seeds and uses the global generators of torch, numpy and Python.
+
+        Raises:
+            Diverged: the loss is not finite. TrainError: a data worker died, ... The last checkpoint stays.
+            ArchiveError: a file cannot be written (the disk is full, say). The last checkpoint stays.
+            Interrupted: by Ctrl-C or SIGTERM; a checkpoint of the last step is written.
+            GrowthError: a growth is not exact although nothing random was asked for.
+        """
+        try:
+            self._fit()
+        except ArchiveError as error:
+            full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            raise ArchiveError(f"{error}{'; free space there' if full else ''}{self._advice()}") from error
+        return self.history
+
+    def _fit(self) -> None:
+        self._prepare_folder()
+        first = self.random_states is None and self.step == 0 and not self.history.rows
+        if first:
+            checkpoint.seed_all(self.config.seed)
+        elif self.random_states is not None:
+            checkpoint.set_random_states(*self.random_states)
+            self.random_states = None
+        self._began = time.monotonic() - self.seconds
+        with self._signals(), self._watched(), self._in_force():
+            if first:
+                self._boundary()
+            try:
+                if self.step < self.total and not self.stopped:
+                    self._loop()
+            except Exception as error:
+                if isinstance(error, TrainError) or "DataLoader worker" not in str(error):
+                    raise
+                raise self._no_data(error) from error  # torch tells of a dead worker from a signal handler: anywhere
+        self._finish()
+
+    def _loop(self) -> None:
+        with contextlib.closing(self._batches()) as batches:
+            while self.step < self.total and not self.stopped:
+                try:
+                    x, y = next(batches)
+                except Exception as error:
+                    if not self._asked_to_stop:  # else Ctrl-C has ended the workers too
+                        raise self._no_data(error) from error
+                else:
+                    self._train_step(x, y)
+                    self.step += 1
+                    self._boundary()
+                if self._asked_to_stop and self.step < self.total and not self.stopped:
+                    self._asked_to_stop = False
+                    self.save_checkpoint()
+                    raise Interrupted(f"interrupted at step {self.step} of {self.total}{self._advice()}")
+
+    def _no_data(self, error: Exception) -> TrainError:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        if self.config.workers:  # how a dead one shows depends on what it was doing
+            why = f"a worker failed: {why}; workers 0 shows where"
+        return TrainError(f"the data of step {self.step} cannot be had: {why}{self._advice()}")
+
+    def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
+        found = loader(self.data.train, self.batch, shuffle=True, seed=self.config.seed, workers=self.config.workers,
+                       drop_last=True)
+        found.batch_sampler.set_epoch(*divmod(self.step, self.per_epoch))  # type: ignore[union-attr]
+        try:
+            while True:
+                yield from found
+        finally:  # at once: while a traceback keeps dead workers in mind, torch raises at every signal
+            workers = getattr(found, "_iterator", None)
+            if workers is not None:
+                workers._shutdown_workers()
+
+    def _train_step(self, x: Tensor, y: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.config, self.rates, self.step, self.total)
+            group["weight_decay"] = self.config.weight_decay * self.rates.decay_scale
+        self.model.train()
+        with self._autocast():
+            loss = F.cross_entropy(self._forward(x.to(self.device, non_blocking=True)),
+                                   y.to(self.device, non_blocking=True), label_smoothing=self.config.label_smoothing)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise Diverged(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f}): lower lr, "
+                           f"clip the gradient or warm up{self._advice()}")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.config.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.flops += self._step_flops
+        self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
+        for watcher in self.watchers:
+            watcher.stepped(self, value)
+
+    def _boundary(self) -> None:
+        """What happens between two steps, in this order: evaluate, grow, stop, checkpoint."""
+        if self.effects.frozen and self.last is not None and self.step >= self.last.thaws:
+            self._renew()
+        every = self.config.eval_every or self.per_epoch
+        evaluating = self.step % every == 0 or self.step == self.total
+        timed = [i for i, e in enumerate(self.entries) if e.at(self.per_epoch, self.total) == self.step]
+        if evaluating or timed:
+            self._record_row()
+        for i in timed:
+            self._grow(i)
+        if evaluating and self.step < self.total:
+            waiting = next((i for i, e in enumerate(self.entries) if i not in self.fired
+                            and e.at(self.per_epoch, self.total) is None), None)
+            rows = self.history.rows[self.since:]
+            if waiting is not None and self.entries[waiting].due(rows):
+                self._grow(waiting)
+            elif self.config.patience and stalled([row["val_loss"] for row in rows], self.config.patience):
+                self.stopped = f"the validation loss has not fallen for {self.config.patience} evaluations"
+        checkpoints = self.config.checkpoint_every or every
+        if self.step % checkpoints == 0 or self.step == self.total or self.stopped:
+            self.save_checkpoint()
+
+    # -- evaluation -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, dataset: Any) -> tuple[float, float]:
+        """Mean cross-entropy and share of right answers, in eval mode."""
+        if not len(dataset):
+            raise TrainError("there are no samples to evaluate on")
+        was = self.model.training
+        self.model.eval()
+        loss, right = 0.0, 0
+        for x, y in loader(dataset, self.config.eval_batch_size, workers=0):
+            x, y = x.to(self.device), y.to(self.device)
+            with self._autocast():
+                logits = self.model(x)
+            loss += float(F.cross_entropy(logits.float(), y, reduction="sum"))
+            right += int((logits.argmax(1) == y).sum())
+        self.model.train(was)
+        self.eval_flops += self._eval_flops * len(dataset)
+        return loss / len(dataset), right / len(dataset)
+
+    def _record_row(self, event: str = "") -> None:
+        loss, accuracy = self.evaluate(self.data.validation) if len(self.data.validation) else (None, None)
+        if loss is not None and not math.isfinite(loss):
+            raise Diverged(f"the validation loss is {loss} at step {self.step}: lower lr, clip the gradient or warm up"
+                           f"{self._advice()}")
+        self.seconds = time.monotonic() - self._began
+        row = {"step": self.step, "epoch": self.step / self.per_epoch, "samples": self.step * self.batch,
+               "flops": self.flops, "eval_flops": self.eval_flops,
+               "train_loss": self.loss_sum / self.loss_count if self.loss_count else None, "val_loss": loss,
+               "val_accuracy": accuracy, "lr": rate(self.config, self.rates, self.step, self.total),
+               "parameters": size(self.model),
+               "seconds": round(self.seconds, 3), "event": event}
+        self.loss_sum, self.loss_count = 0.0, 0
+        self.history.append(row, self.out)
+        self.say(" ".join(f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items() if v is not None))
+        for watcher in self.watchers:
+            watcher.evaluated(self, row)
+
+    # -- growth -----------------------------------------------------------------------------------------------------------
+
+    def _grow(self, index: int) -> None:
+        """One growth: the model, its optimizer, the rates, what is in force from now on, and the account of it."""
+        entry, began = self.entries[index], time.monotonic()
+        old, before = self.model, self._step_flops
+        self.effects.lift()
+        step = grow(old.cpu(), self.probe, entry, seed_for(self.config.seed, index))
+        self.model = step.grown.model.to(self.device)  # type: ignore[assignment]
+        if entry.options["optimizer"] == "migrate":
+            self.optimizer = step.record.migrate_optimizer(self.optimizer, self.model, old)
+        else:
+            self.optimizer = make_optimizer(self.config, self.model)
+        ratio = size(old) / size(self.model)
+        self.rates = after_growth(self.config, self.rates, entry.options, self.step, self.total, ratio)
+        self.last = LastGrowth(replace(step.record, origin={}), entry.options, self.step)
+        self.fired.append(index)
+        self._renew()
+        self._account(entry, step, (size(old), size(self.model)), (before, self._step_flops), time.monotonic() - began)
+        self.since = len(self.history.rows)
+        self._record_row(entry.text)
+
+    def _account(self, entry: Entry, step: Step, parameters: tuple[int, int], flops: tuple[int, int], seconds: float):
+        growth = {"step": self.step, "entry": entry.text, "parameters": parameters, "flops_per_step": flops,
+                  "preserving": not step.inexact, "inexact": step.inexact, "verification": str(step.checked),
+                  "max_rel_error": finite(step.checked.max_rel_error), "seconds": round(seconds, 3),
+                  "outcomes": step.grown.to_json(), "explain": step.grown.explain()}
+        self.history.growths.append(growth)
+        self.say(f"growth at step {self.step}: {entry.text}\n{growth['explain']}\nparameters {parameters[0]:,} -> "
+                 f"{parameters[1]:,}, FLOPs of a step {flops[0]:,} -> {flops[1]:,}, {seconds:.2f} s\n{step.checked}"
+                 + (f"\nNOT function preserving, as asked: {', '.join(step.inexact)}" if step.inexact else ""))
+        for watcher in self.watchers:
+            watcher.grown(self, growth)
+
+    @contextlib.contextmanager
+    def _in_force(self) -> Iterator[None]:
+        self._renew()
+        try:
+            yield
+        finally:
+            self.effects.lift()
+
+    def _renew(self) -> None:
+        """What follows from the network and the last growth: what is in force, the function that runs, and its costs."""
+        self.effects.renew(self.last, self.step, self.model, self.optimizer)
+        self._forward: Callable[[Tensor], Tensor] = self.model
+        if self.config.compile and not self.effects.frozen:  # hooks of the frozen are no part of a compiled graph
+            self._forward = torch.compile(self.model, backend=self.config.compile)  # type: ignore[assignment]
+        self._step_flops = step_flops(self.model, self.batch, self.data.input_shape)
+        self._eval_flops = eval_flops(self.model, self.data.input_shape)
+
+    # -- state ------------------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self) -> None:
+        """Writes all that it takes to go on from here, if there is a folder."""
+        if self.out is None:
+            return
+        self.seconds = time.monotonic() - self._began
+        tensors, state = gather(self)
+        self.effects.lift()  # a file holds the network as it is without them
+        checkpoint.write(self.out / checkpoint.NAME, self.model, tensors, state)
+        self.effects.renew(self.last, self.step, self.model, self.optimizer)
+        self.checkpoint_step = self.step
+        self.history.save(self.out)
+
+    @classmethod
+    def resume(cls, out: str | Path, data: Parts, *, watchers: Sequence[Watcher] = (),
+               config: TrainConfig | None = None) -> Trainer:
+        """The trainer of the run in folder `out`, as it was when its last checkpoint was written.
+
+        Args:
+            data: the same as before.
+            config: the settings, if they are others than those in the checkpoint (another device, say).
+
+        Raises:
+            ArchiveError: there is no checkpoint, or it is damaged.
+            TrainError: the data are others.
+        """
+        model, tensors, state = checkpoint.read(Path(out) / checkpoint.NAME)
+        trainer = cls(model, data, config or TrainConfig.of(state["config"]), out, watchers=watchers)
+        restore(trainer, tensors, state)
+        return trainer
+
+    # -- files, signals ---------------------------------------------------------------------------------------------------
+
+    def _prepare_folder(self) -> None:
+        if self.out is None:
+            return
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainError(f"{self.out} cannot be made ({error.strerror}): choose another folder") from error
+        if self.checkpoint_step is None and (self.out / checkpoint.NAME).exists():
+            raise TrainError(f"{self.out} holds a run already: go on with fxgrow train --resume {self.out}, or choose "
+                             "another folder")
+        for left in self.out.glob(f".*.{12 * '[0-9a-f]'}.part"):  # of a file that was being written when a run was killed
+            left.unlink(missing_ok=True)
+        self.history.save(self.out)  # rows behind the checkpoint that is gone on from are dropped
+
+    def _finish(self) -> None:
+        self.model.eval()
+        if self.out is not None:
+            fxgrow.save(self.model, self.out / "model.pt")
+            self.history.save(self.out)
+        self.say(f"ended at step {self.step}{': ' + self.stopped if self.stopped else ''}, {self.flops:,} FLOPs")
+
+    def say(self, text: str) -> None:
+        """A line, or several, in `log.txt`."""
+        if self.out is not None:
+            append_line(self.out / "log.txt", text)
+
+    def _advice(self) -> str:
+        if self.out is None or self.checkpoint_step is None:
+            return "; there is no checkpoint to go on from"
+        return f"; go on from step {self.checkpoint_step} with fxgrow train --resume {self.out}"
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for watcher in self.watchers:
+                watcher.started(self)
+                stack.callback(watcher.ended, self)
+            yield
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM is heeded between two steps, the second at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(*_) -> None:
+            if self._asked_to_stop:
+                raise KeyboardInterrupt
+            self._asked_to_stop = True
+
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _autocast(self):
+        dtype = PRECISIONS[self.config.precision]
+        return torch.autocast(self.device.type, dtype) if dtype is not torch.float32 else contextlib.nullcontext()
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

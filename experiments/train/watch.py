@@ -1,0 +1,133 @@
+"""Watchers of a run: lines on the terminal, a progress bar, TensorBoard."""
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from fxgrow.cli import console
+from fxgrow.common import one_line, quantity
+from fxgrow.errors import ArchiveError
+from fxgrow.experiments.settings import TrainError
+
+if TYPE_CHECKING:
+    from fxgrow.experiments.train.state import TrainingState
+
+
+class Watcher:
+    """Told of what happens in a run; a subclass does what it likes with it. Between `started` and `ended`, which comes
+    after an error too, are steps, evaluations (rows of the history) and growths (entries of `history.growths`)."""
+
+    def started(self, trainer: TrainingState) -> None: ...
+    def stepped(self, trainer: TrainingState, loss: float) -> None: ...
+    def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None: ...
+    def grown(self, trainer: TrainingState, growth: dict[str, Any]) -> None: ...
+    def ended(self, trainer: TrainingState) -> None: ...
+
+
+class Lines(Watcher):
+    """A line on stdout for each evaluation and growth (by `print`, which a progress bar on the same terminal sees)."""
+
+    def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None:
+        numbers = [f"{label} {row[name]:.4f}" for label, name in (
+            ("loss", "train_loss"), ("validation", "val_loss"), ("accuracy", "val_accuracy")) if row[name] is not None]
+        print(f"step {row['step']:>6} epoch {row['epoch']:>6.2f}  {'  '.join(numbers)}  lr {row['lr']:.3g}  "
+              f"{quantity(row['flops'], 'FLOP')}", flush=True)
+
+    def grown(self, trainer: TrainingState, growth: dict[str, Any]) -> None:
+        before, after = growth["parameters"]
+        print(f"grown at step {growth['step']}: {growth['entry']}: parameters {before:,} -> {after:,}; "
+              + (growth["verification"] if growth["preserving"] else
+                 f"NOT function preserving, as asked: {', '.join(growth['inexact'])}"), flush=True)
+
+
+class Progress(Watcher):
+    """A bar with the time that is left, on stderr, on terminals only."""
+
+    def started(self, trainer: TrainingState) -> None:
+        from rich import progress
+        bar = progress.Progress(progress.TextColumn("training"), progress.BarColumn(), progress.MofNCompleteColumn(),
+                                progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[loss]}"),
+                                console=console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+        self.bar, self.task = bar, bar.add_task("", total=trainer.total, completed=trainer.step, loss="")
+        if bar.console.is_terminal:
+            bar.start()
+
+    def stepped(self, trainer: TrainingState, loss: float) -> None:
+        self.bar.update(self.task, completed=trainer.step + 1, loss=f"loss {loss:.4f}")
+
+    def ended(self, trainer: TrainingState) -> None:
+        self.bar.stop()
+
+
+class TensorBoard(Watcher):
+    """Scalars and histograms of weights at each evaluation, filters of the first convolution and the account of each
+    growth, in the folder `tensorboard` of the run.
+
+    Raises:
+        TrainError: TensorBoard is not installed, or the run has no folder.
+        ArchiveError: its files cannot be written.
+    """
+
+    def started(self, trainer: TrainingState) -> None:
+        if trainer.out is None:
+            raise TrainError("TensorBoard's files need a folder: give the run one with -o")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise TrainError(f"TensorBoard's files cannot be written ({error}): pip install 'fxgrow[plots]'") from error
+        folder = str(trainer.out / "tensorboard")
+        with self._writing(trainer):
+            self.writer = SummaryWriter(folder, purge_step=trainer.step + 1 if trainer.step else None)
+
+    @contextlib.contextmanager
+    def _writing(self, trainer: TrainingState) -> Iterator[None]:
+        """A failure to write, in one sentence: it happens in a thread of the writer's, whose traceback says no more."""
+        before = threading.excepthook
+
+        def tell(failed: threading.ExceptHookArgs) -> None:
+            if not isinstance(failed.exc_value, OSError):
+                before(failed)
+
+        threading.excepthook = tell
+        try:
+            yield
+            self.writer.flush()  # and a run that goes on from this step's checkpoint finds its numbers there
+        except OSError as error:
+            raise ArchiveError(f"cannot write {str(trainer.out)!r}, folder tensorboard: {one_line(error)}") from error
+        finally:
+            threading.excepthook = before
+
+    def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None:
+        with self._writing(trainer):
+            self._numbers(trainer, row, row["step"])
+
+    def _numbers(self, trainer: TrainingState, row: dict[str, Any], step: int) -> None:
+        for tag, name in (("loss/train", "train_loss"), ("loss/validation", "val_loss"),
+                          ("accuracy/validation", "val_accuracy"), ("lr", "lr"), ("parameters", "parameters"),
+                          ("flops", "flops")):
+            if row[name] is not None:
+                self.writer.add_scalar(tag, row[name], step)
+        for name, p in trainer.model.named_parameters():
+            self.writer.add_histogram(name, p.detach().float().cpu(), step)
+
+    def grown(self, trainer: TrainingState, growth: dict[str, Any]) -> None:
+        words = "\n".join(f"    {line}" for line in growth["explain"].splitlines())
+        with self._writing(trainer):
+            self.writer.add_text("growth", f"{growth['entry']}\n\n{words}", growth["step"])
+            self._filters(trainer)
+
+    def ended(self, trainer: TrainingState) -> None:
+        with self._writing(trainer):
+            self._filters(trainer)
+        self.writer.close()
+
+    def _filters(self, trainer: TrainingState) -> None:
+        from fxgrow.visual import filter_grid, first_convolution
+        name = first_convolution(trainer.model)
+        if name is not None:
+            weight = trainer.model.get_parameter(name).detach().cpu()
+            new = None if trainer.last is None else trainer.last.record.new_mask(name, weight)
+            self.writer.add_image(f"filters/{name}", filter_grid(weight, new), trainer.step, dataformats="HWC")

@@ -1,0 +1,126 @@
+"""The container: one zip file of three stored members, the same bytes for the same content, every bit of it checked.
+
+    graph.json             the model as data
+    manifest.json          sha256 of the other two
+    tensors.safetensors    all numbers
+    (zip comment)          sha256 of the file up to here, which also covers what is between the members
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from typing import Any, BinaryIO
+
+from fxgrow.errors import ArchiveError
+
+FORMAT, VERSION = "fxgrow", 1
+GRAPH, MANIFEST, TENSORS = MEMBERS = ("graph.json", "manifest.json", "tensors.safetensors")
+MAX_JSON = 64 * 2 ** 20
+SEAL = b"sha256="
+SEAL_SIZE = len(SEAL) + 64
+
+
+def to_json(data: Any) -> bytes:
+    """Compact JSON; refuses what only Python would read back (NaN) and what loading would refuse (too long)."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
+    if len(text) > MAX_JSON:
+        raise ArchiveError(f"the graph takes {len(text)} bytes; an archive holds at most {MAX_JSON}")
+    return text
+
+
+def from_json(data: bytes, what: str) -> dict:
+    """Strict JSON: an object, no key twice, no NaN.
+
+    Raises:
+        ArchiveError: the text is something else.
+    """
+    def once(pairs):
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key appears twice")
+        return found
+
+    def refuse(token):
+        raise ValueError(f"{token} is not JSON")
+
+    try:
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError:
+        raise ArchiveError(f"{what} is nested too deeply") from None
+    except ValueError as error:
+        raise ArchiveError(f"{what} is not valid JSON") from error
+    if not isinstance(found, dict):
+        raise ArchiveError(f"{what} is not a JSON object")
+    return found
+
+
+def write(file: BinaryIO, graph: dict, tensors: bytes) -> None:
+    """The archive, into an empty seekable file."""
+    content = {GRAPH: to_json({"format": FORMAT, "version": VERSION, **graph}), TENSORS: tensors}
+    content[MANIFEST] = to_json({"sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}})
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name in MEMBERS:
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, content[name])
+        archive.comment = SEAL + b"0" * 64  # its length is part of what is sealed
+    end = file.seek(0, os.SEEK_END)
+    seal = _hash(file, end - SEAL_SIZE)
+    file.seek(end - SEAL_SIZE)
+    file.write(seal)
+
+
+def _hash(file: BinaryIO, size: int) -> bytes:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size > 0:
+        block = file.read(min(size, 2 ** 20))
+        if not block:
+            break
+        digest.update(block)
+        size -= len(block)
+    return SEAL + digest.hexdigest().encode()
+
+
+def read(file: BinaryIO, archive: zipfile.ZipFile) -> tuple[dict, bytes]:
+    """The graph's description and the tensors' bytes of an archive, after every check of the container.
+
+    Raises:
+        ArchiveError: another format or version, members too many, too few, compressed or doubled, or any bit changed.
+    """
+    size = file.seek(0, os.SEEK_END)
+    infos = archive.infolist()
+    if [i.filename for i in infos] != list(MEMBERS):
+        raise ArchiveError(f"an archive holds exactly {', '.join(MEMBERS)}, in this order")
+    for info in infos:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits or info.compress_size != info.file_size \
+                or info.file_size > size:
+            raise ArchiveError(f"member {info.filename} is compressed, encrypted or larger than the file")
+    if max(infos[0].file_size, infos[1].file_size) > MAX_JSON:
+        raise ArchiveError("its description is too long")
+    graph = from_json(archive.read(GRAPH), GRAPH)
+    _check_version(graph)
+    file.seek(size - SEAL_SIZE)
+    if file.read() != _hash(file, size - SEAL_SIZE):
+        raise ArchiveError("it is damaged: its content does not have the checksum at its end")
+    manifest = from_json(archive.read(MANIFEST), MANIFEST)
+    tensors = archive.read(TENSORS)
+    if manifest != {"sha256": {GRAPH: _sha256(archive.read(GRAPH)), TENSORS: _sha256(tensors)}}:
+        raise ArchiveError("it is damaged: a member does not have the checksum in manifest.json")
+    return graph, tensors
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_version(graph: dict) -> None:
+    if graph.get("format") != FORMAT:
+        raise ArchiveError(f"its format is {str(graph.get('format'))[:40]!r}, not {FORMAT!r}")
+    version = graph.get("version")
+    if type(version) is not int or version < 1:
+        raise ArchiveError(f"its version {str(version)[:40]!r} is not a version")
+    if version > VERSION:
+        raise ArchiveError(f"its version is {version} and this fxgrow reads up to {VERSION}; install a newer fxgrow")

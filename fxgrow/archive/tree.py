@@ -1,0 +1,208 @@
+"""The module tree out of JSON and tensors, the inverse of `_archive_modules`: no constructor runs, and whatever is not
+as `Encoder` would have written it is refused.
+"""
+from __future__ import annotations
+
+import copy
+import functools
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn.utils import parametrize
+
+from fxgrow.archive import allow
+from fxgrow.archive.modules import Nesting, find_module, is_dense, is_readable, missing_constant, usable_name
+from fxgrow.archive.values import decode, fields
+from fxgrow.errors import ArchiveError
+
+
+class Tree:
+    """The modules and tensors of an archive, built; `root` is the whole model without its graph.
+
+    Raises:
+        ArchiveError: whatever in the description is not as `Encoder` would have written it.
+    """
+
+    def __init__(self, modules: Any, objects: Any, strides: Any, data: dict[str, Tensor], meta: Any):
+        if not all(isinstance(part, list) for part in (modules, objects)) or not modules:
+            raise ArchiveError("the model has no modules")
+        self._data = {**_laid_out(data, strides), **_without_data(meta)}
+        self.tensors = self._make_tensors(objects)
+        self.modules: list[nn.Module] = []
+        self._is_layer: set[int] = set()
+        self._nesting = Nesting()
+        self._used: set[int] = set()
+        for entry in modules:
+            self._add_module(entry)
+        if len(self._used) != len(modules) - 1:
+            raise ArchiveError("the model has modules that are not part of it")
+        self.root = self.modules[-1]
+
+    def part(self, path: str) -> Tree:
+        """The tree below a path, which will become a captured graph.
+
+        Raises:
+            ArchiveError: the module there has code of its own.
+        """
+        root = find_module(self.root, path)
+        if root is None or self.is_layer_module(root) or not all(
+                usable_name(n, GraphModule) for n in [*root._modules, *root._parameters, *root._buffers]):
+            raise ArchiveError(f"{path or 'the model itself'!r} is not a plain container")
+        below = copy.copy(self)
+        below.root = root
+        return below
+
+    def is_layer(self, path: str) -> bool:
+        return self.is_layer_module(find_module(self.root, path))
+
+    def is_layer_module(self, module: nn.Module | None) -> bool:
+        return id(module) in self._is_layer
+
+    def is_readable(self, path: str) -> bool:
+        return is_readable(self.root, path)
+
+    def _make_tensors(self, objects: list) -> list[Tensor]:
+        made: list[Tensor] = []
+        used: set[str] = set()
+        for entry in objects:
+            key, requires_grad, kind = fields(entry, "a tensor", data=str, requires_grad=bool, kind=str)
+            if key not in self._data or kind not in ("parameter", "tensor"):
+                raise ArchiveError(f"tensor {key[:80]!r} is not in the file")
+            data = self._data[key].detach()  # a view for each object: the memory stays shared
+            try:
+                made.append(nn.Parameter(data, requires_grad) if kind == "parameter" else data.requires_grad_(requires_grad))
+            except RuntimeError as error:
+                raise ArchiveError(f"tensor {key!r} of whole numbers cannot require a gradient") from error
+            used.add(key)
+        if used != self._data.keys():
+            raise ArchiveError("the file holds tensors that are not part of the model")
+        return made
+
+    def _add_module(self, entry: Any) -> None:
+        name, training, attributes, parameters, buffers, hidden, children = fields(
+            entry, "a module", **{"class": (str, type(None))}, training=bool, attributes=dict, parameters=dict, buffers=dict,
+            not_persistent=list, children=dict)
+        cls = nn.Module if name is None else allow.find_class(name)
+        names = [*attributes, *parameters, *buffers, *children]
+        if len(set(names)) != len(names) or not all(usable_name(n, cls) for n in names):
+            raise ArchiveError(f"a module ({name or 'container'}) has parts whose names cannot be used")
+        if (name is None and attributes) or not all(isinstance(n, str) and n in buffers for n in hidden):
+            raise ArchiveError(f"a module ({name or 'container'}) does not fit its description")
+        module: nn.Module = object.__new__(cls)
+        nn.Module.__init__(module)
+        module.training = training
+        module._modules.update({n: self._child(i) for n, i in children.items()})
+        module._parameters.update({n: self._tensor(i, nn.Parameter) for n, i in parameters.items()})
+        module._buffers.update({n: self._tensor(i, Tensor) for n, i in buffers.items()})
+        module._non_persistent_buffers_set.update(hidden)
+        module.__dict__.update({n: decode(v, self._special) for n, v in attributes.items()})
+        self._check(module, children)
+        self.modules.append(module)
+        if name is not None:
+            self._is_layer.add(id(module))
+
+    def _check(self, module: nn.Module, children: dict) -> None:
+        self._nesting.add([i for i in children.values() if i is not None])
+        if missing_constant(module):
+            raise ArchiveError(f"a layer of class {type(module).__name__} lacks its attribute {missing_constant(module)!r}")
+        if isinstance(module, nn.RNNBase):
+            _tie_flat_weights(module)
+        if module._modules.get("parametrizations") is not None and type(module) is not nn.Module:
+            _parametrize(module)
+
+    def _child(self, index: Any) -> nn.Module | None:
+        if index is None:
+            return None
+        if type(index) is not int or not 0 <= index < len(self.modules):
+            raise ArchiveError("a module has a part that does not come before it")
+        self._used.add(index)
+        return self.modules[index]
+
+    def _tensor(self, index: Any, kind: type) -> Any:
+        if index is None:
+            return None
+        if type(index) is not int or not 0 <= index < len(self.tensors) or not isinstance(self.tensors[index], kind):
+            raise ArchiveError("a module has a parameter or buffer that is not one")
+        return self.tensors[index]
+
+    def _special(self, kind: str, content: Any) -> Any:
+        if kind == "tensor" and content is not None:
+            return self._tensor(content, Tensor)
+        if kind == "module" and content is not None:
+            return self._child(content)
+        if kind == "function" and content != "builtins.getattr":  # allowed only where its argument is checked
+            return allow.find_function(content)
+        if kind == "class":
+            return allow.find_class(content)
+        if kind == "enum" and isinstance(content, list) and len(content) == 2 and isinstance(content[1], str):
+            return allow.find_enum(content[0]).__members__.get(content[1])
+        if kind == "plain" and isinstance(content, list) and len(content) == 2 and isinstance(content[1], dict):
+            cls = allow.find_plain(content[0])
+            if not all(usable_name(n, cls) for n in content[1]):
+                raise ArchiveError(f"an object of class {cls.__name__} has attributes that may hold code")
+            made: Any = object.__new__(cls)
+            vars(made).update({n: decode(v, self._special) for n, v in content[1].items()})
+            return made
+        if kind == "partial" and isinstance(content, list) and len(content) == 3:
+            function, args, kwargs = (decode(v, self._special) for v in content)
+            if callable(function) and isinstance(args, list) and isinstance(kwargs, dict) \
+                    and all(isinstance(k, str) for k in kwargs):
+                return functools.partial(function, *args, **kwargs)
+            raise ArchiveError("a partial function does not hold what it should")
+        return NotImplemented
+
+
+def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
+    """The tensors in memory of their own, in the layout they had (a channels-last weight runs other kernels)."""
+    if not isinstance(strides, dict) or not strides.keys() <= data.keys():
+        raise ArchiveError("the layouts do not fit the tensors")
+    result = {}
+    for key in list(data):
+        tensor = data.pop(key)  # one at a time: the whole model is not held twice
+        shape, stride = tuple(tensor.shape), strides.get(key)
+        if stride is not None and not (isinstance(stride, list) and len(stride) == len(shape) and is_dense(shape, stride)
+                                       and all(type(s) is int and 0 <= s < 2 ** 48 for s in stride)):
+            raise ArchiveError(f"the layout of {key!r} does not fit its shape")
+        memory = torch.empty(shape, dtype=tensor.dtype) if stride is None \
+            else torch.empty_strided(shape, stride, dtype=tensor.dtype)
+        result[key] = memory.copy_(tensor)
+    return result
+
+
+def _without_data(meta: Any) -> dict[str, Tensor]:
+    """Tensors on the meta device."""
+    if not isinstance(meta, dict):
+        raise ArchiveError("the tensors without data are not described")
+    made = {}
+    for key, entry in meta.items():
+        size, strides, kind = fields(entry, f"tensor {key[:80]!r}", size=list, strides=list, dtype=dict)
+        try:
+            shape, stride, dtype = decode({"size": size}), decode({"size": strides}), decode(kind)
+            made[key] = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        except (TypeError, RuntimeError) as error:
+            raise ArchiveError(f"tensor {key[:80]!r} has an impossible shape or type") from error
+    return made
+
+
+def _parametrize(module: nn.Module) -> None:
+    """Gives a layer the properties that compute its weights (weight_norm, spectral_norm), as torch does."""
+    held = module._modules["parametrizations"]
+    if not isinstance(held, nn.ModuleDict) or not held._modules or isinstance(module, nn.RNNBase) or not all(
+            isinstance(p, parametrize.ParametrizationList) and allow.IDENTIFIER.fullmatch(name)
+            and name not in module._parameters and usable_name(name, type(module)) for name, p in held._modules.items()):
+        raise ArchiveError(f"a layer of class {type(module).__name__} has parametrizations that are none")
+    parametrize._inject_new_class(module)
+    for name in held._modules:
+        parametrize._inject_property(module, name)
+
+
+def _tie_flat_weights(module: nn.RNNBase) -> None:
+    """The list of its own parameters that an RNN keeps beside them."""
+    names = module.__dict__.get("_flat_weights_names")
+    if not isinstance(names, list) or not all(isinstance(n, str) and n in module._parameters for n in names):
+        raise ArchiveError(f"a layer of class {type(module).__name__} lacks some of its weights")
+    module.__dict__["_flat_weights"] = weights = [module._parameters[n] for n in names]
+    module.__dict__["_flat_weight_refs"] = [None if w is None else weakref.ref(w) for w in weights]

@@ -1,0 +1,136 @@
+"""Shapes of common ATen ops on meta tensors, without the slow decompositions behind torch's own meta kernels.
+
+Capture, analysis and the check of a rewritten graph each run the model once on meta tensors. A shortcut gives the same
+shape, type and layout as the op, or None where it is not sure: then the op itself runs, and raises what it raises.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fxgrow.aten.internals import TorchDispatchMode
+
+aten = torch.ops.aten
+
+
+def _like(x: Tensor) -> Tensor:
+    """`torch.empty_like`, whose meta kernel is a hundred times slower."""
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+
+
+def _new(x: Tensor, shape) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
+def _pointwise(args, kwargs) -> Tensor | None:
+    x, y = args[0], args[1] if len(args) > 1 else None
+    if not (isinstance(x, Tensor) and x.is_meta and x.is_floating_point()):
+        return None
+    if not isinstance(y, Tensor) or y.shape == x.shape and y.stride() == x.stride() and y.dtype is x.dtype and y.is_meta:
+        return _like(x)
+    if y.dtype is not x.dtype or not y.is_meta or not (x.is_contiguous() and y.is_contiguous()):
+        return None
+    return _new(x, torch.broadcast_shapes(x.shape, y.shape))
+
+
+def _in_place(args, kwargs) -> Tensor | None:
+    out = _pointwise(args, kwargs)
+    return args[0] if out is not None and out.shape == args[0].shape else None
+
+
+def _alike(args, kwargs) -> Tensor | None:
+    return _like(args[0]) if args[0].is_meta else None
+
+
+def _addmm(args, kwargs) -> Tensor | None:
+    bias, a, b = args[:3]
+    if not bias.is_meta or a.shape[1] != b.shape[0] or bias.shape != b.shape[1:]:
+        return None
+    return _new(a, (a.shape[0], b.shape[1]))
+
+
+def _batch_norm(args, kwargs) -> tuple | None:
+    x, *vectors = args[:5]
+    if not x.is_meta or any(v is not None and v.shape != x.shape[1:2] for v in vectors):
+        return None
+    kept = x.shape[1] if args[5] else 0  # the statistics of the batch, for the backward pass
+    return _like(x), _new(x, kept), _new(x, kept)
+
+
+def _layer_norm(args, kwargs) -> tuple | None:
+    x, shape, *affine = args[:4]
+    if not x.is_meta or any(tuple(w.shape) != tuple(shape) for w in affine if w is not None) or \
+            tuple(x.shape[x.ndim - len(shape):]) != tuple(shape):
+        return None
+    kept = [*x.shape[:x.ndim - len(shape)], *[1] * len(shape)]  # means and deviations, for the backward pass
+    return _new(x, x.shape), _new(x, kept), _new(x, kept)
+
+
+def _convolution(args, kwargs) -> Tensor | None:
+    x, w, bias, stride, padding, dilation, transposed, _, groups = args
+    if transposed or not x.is_meta or x.ndim != w.ndim or not x.is_contiguous() or x.shape[1] != w.shape[1] * groups or \
+            w.shape[0] % groups or bias is not None and bias.shape != w.shape[:1]:
+        return None
+    each = [v * (x.ndim - 2) if len(v) == 1 else v for v in (stride, padding, dilation)]
+    space = [(s + 2 * p - d * (k - 1) - 1) // st + 1 for s, k, st, p, d in zip(x.shape[2:], w.shape[2:], *each)]
+    return _new(x, [x.shape[0], w.shape[0], *space]) if min(space) > 0 else None
+
+
+def _mean(args, kwargs) -> Tensor | None:
+    x, dims = args[0], args[1] if len(args) > 1 else None
+    if not x.is_meta or not dims or kwargs:
+        return None
+    gone = {d % x.ndim for d in dims}
+    keep = len(args) > 2 and args[2]
+    return _new(x, [1 if i in gone else s for i, s in enumerate(x.shape) if keep or i not in gone])
+
+
+def _cat(args, kwargs) -> Tensor | None:
+    first, *rest = args[0]
+    dim = args[1] if len(args) > 1 else 0
+    if not all(t.is_meta and t.dtype is first.dtype and t.is_contiguous() and t.ndim == first.ndim for t in args[0]) or \
+            first.ndim == 0 or kwargs:
+        return None
+    shape = list(first.shape)
+    shape[dim] = sum(t.shape[dim] for t in args[0])
+    fits = all(t.shape[i] == s for t in rest for i, s in enumerate(shape) if i != dim % first.ndim)
+    return _new(first, shape) if fits else None
+
+
+SHORTCUTS: dict[object, Callable] = {
+    aten.convolution.default: _convolution, aten.addmm.default: _addmm,
+    aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
+    aten.mean.dim: _mean, aten.cat.default: _cat, aten._softmax.default: _alike, aten.roll.default: _alike,
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten._prelu_kernel.default),
+                    _pointwise),
+    **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor), _in_place),
+}
+for _name in ("relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish",
+              "neg", "exp", "clamp"):
+    for _suffix, _rule in (("", _pointwise), ("_", _in_place)):
+        if hasattr(aten, _name + _suffix):
+            SHORTCUTS[getattr(aten, _name + _suffix).default] = _rule
+
+
+def compute(func, args, kwargs):
+    """`func(*args, **kwargs)` of an ATen op, by a shortcut where there is one."""
+    shortcut = SHORTCUTS.get(func)
+    out = None if shortcut is None else shortcut(args, kwargs)
+    return func(*args, **kwargs) if out is None else out
+
+
+class Watching(TorchDispatchMode):
+    """A mode that sees ATen ops on meta tensors; nothing in it is ever compiled, which costs half the time to guard."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Shapes(Watching):
+    """Inside, meta tensors get their shapes by shortcuts."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {})

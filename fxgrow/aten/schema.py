@@ -1,0 +1,57 @@
+"""Facts that the schema of an ATen op states: what it writes, whether it gives a view, its numbers."""
+from __future__ import annotations
+
+import functools
+
+from torch import Tensor
+
+from fxgrow.aten.families import CREATED
+
+
+@functools.cache
+def effects(func) -> tuple[str, bool, tuple]:
+    """Of an ATen overload: its name, whether its result is a view, and the positions or names of what it writes."""
+    schema = func._schema
+    namespace, _, name = schema.name.partition("::")
+    written = tuple(a.name if a.kwarg_only else i for i, a in enumerate(schema.arguments)
+                    if a.alias_info is not None and a.alias_info.is_write)
+    view = not written and any(r.alias_info is not None for r in schema.returns)
+    return name if namespace == "aten" else schema.name, view, () if "batch_norm" in name else written
+
+
+def tensors_in(values) -> list[Tensor]:
+    """The tensors among the arguments or results of an ATen op (which nest lists at most)."""
+    found: list[Tensor] = []
+    for v in values:
+        if isinstance(v, Tensor):
+            found.append(v)
+        elif isinstance(v, (list, tuple)):
+            found += tensors_in(v)
+    return found
+
+
+# ATen ops that are told sizes, which may change: all of their numbers are sizes, or only some.
+SIZED = {*CREATED, "view", "_unsafe_view", "expand", "repeat", "split", "split_with_sizes", "unsafe_split", "as_strided",
+         "as_strided_", "unsafe_split_with_sizes", "native_layer_norm", "native_group_norm", "_fused_rms_norm",
+         "new_empty_strided"}
+SIZED -= {"full", "new_full"}
+
+
+def numbers_in(name: str, args, kwargs) -> list:
+    """The numbers that an ATen op is given and that must be the same in a grown graph (the start of a slice: as it is
+    expected there)."""
+    if name in SIZED:
+        return []
+    if name == "slice":
+        dim, start, _, step = (list(args[1:]) + [0, None, None, 1][len(args) - 1:])
+        return [dim, bound(start, args[0].shape[dim]), step]
+    if name in ("full", "new_full"):
+        args = args[-1:]
+    elif name == "convolution":
+        args = args[3:8]  # without the groups
+    return [a for a in (*args, *kwargs.values()) if not tensors_in((a,))]
+
+
+def bound(start: int | None, size: int) -> int:
+    """The start of a slice as a position."""
+    return 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)

@@ -1,0 +1,31 @@
+"""Axis analysis: which positions of which tensors must exist together.
+
+What lives here: axis expressions, the tape that watches ATen ops, and their rules (`rules/`, registered by `rule`). What
+does not: what new positions contain (contents).
+"""
+from fxgrow.axis.algebra import (
+    Atom,
+    Fixed,
+    Prod,
+    Sizes,
+    Sum,
+    atoms,
+    concat,
+    cut,
+    is_fixed,
+    product,
+    resolve,
+    size_of,
+    unify,
+    view,
+)
+from fxgrow.axis.analysis import analyse
+from fxgrow.axis.classes import AxisClass, classes, growable, source_of
+from fxgrow.axis.registry import rule
+from fxgrow.axis.rules.elementwise import broadcast, pointwise
+from fxgrow.axis.tape import Tape
+from fxgrow.axis.values import OUTPUT, Op, Value
+
+__all__ = ["Atom", "AxisClass", "Fixed", "OUTPUT", "Op", "Prod", "Sizes", "Sum", "Tape", "Value", "analyse", "atoms",
+           "broadcast", "classes", "concat", "cut", "growable", "is_fixed", "pointwise", "product", "resolve", "rule",
+           "size_of", "source_of", "unify", "view"]

@@ -1,0 +1,93 @@
+"""Norms that are written out as several ops, found on the tape and made into one."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fxgrow.axis.tape import Tape
+from fxgrow.axis.values import Op, Value
+
+SAME = ("_to_copy", "alias", "clone")  # what may stand between a norm and its weight
+
+
+def fuse(tape: Tape) -> None:
+    """Makes norms of `F.normalize` and of RMS norms that are written out (Llama's)."""
+    _fuse_normalize(tape)
+    found = [op for op in tape.ops if op.kind == "map" and op.fn == "mul" and len(op.ins) == 2]
+    for op in found:
+        for x, root in (op.ins, op.ins[::-1]):
+            if (parts := _mean_square(tape, x, root)) is not None:
+                _fuse_rms(tape, op, x, *parts)
+                break
+
+
+def _fuse_normalize(tape: Tape) -> None:
+    """A graph node that divides a value by its own vector norm (`F.normalize`) is one norm, to unit length."""
+    for fx, ops in tape.by_node.items():
+        value, lengths = tape.node_values.get(fx), [op for op in ops if op.how == "norm"]
+        if not isinstance(value, Value) or (last := value.op) is None:
+            continue
+        if len(lengths) == 1 and last in ops and last.fn == "div" and last.ins[0] is lengths[0].ins[0]:
+            fused = Op("norm", "normalize", last.node, fx, last.ins[:1], last.outs, how="unit", dmaps=last.dmaps[:1],
+                       reduced=lengths[0].reduced)
+            value.op = fused
+            place, gone = tape.ops.index(last), {id(op) for op in ops}
+            tape.ops[place] = fused
+            tape.ops = [op for op in tape.ops if id(op) not in gone]
+            tape.by_node[fx] = [fused]
+
+
+def _mean_square(tape: Tape, x: Value, root: Value) -> tuple[Op, Op, str] | None:
+    """The ops that take the mean of the squares of `x`, if `root` is one over its root: `rsqrt(mean(x ** 2) + eps)`; and the
+    node that adds eps."""
+    chain = []
+    value = root
+    for name in ("rsqrt", "add", "mean"):
+        if value.made is None or value.made.name != name or len(value.made.ins) != 1 or len(_uses(tape, value)) != 1:
+            return None  # or used elsewhere too
+        chain.append(value.made)
+        value = value.made.ins[0]
+    squares, mean = value.op, next((op for op in tape.ops if op.ins == [value] and op.how == "mean"), None)
+    if mean is None or squares is None or set(squares.ins) != {x} or len(chain[1].numbers) != 1:
+        return None
+    if squares.name == "pow" and value.made and value.made.numbers != [2] or squares.name not in ("pow", "square", "mul"):
+        return None
+    if len(_uses(tape, value)) != 1 or len(mean.reduced) != 1:
+        return None
+    return squares, mean, chain[1].fx
+
+
+def _uses(tape: Tape, value: Value) -> list[Value]:
+    """The values that are made of one."""
+    return [v for v in tape.values.values() if v.made is not None and value in v.made.ins]
+
+
+def _fuse_rms(tape: Tape, last: Op, x: Value, squares: Op, mean: Op, eps: str) -> None:
+    """One norm instead of the squares, their mean and the product, and the product with a weight that follows."""
+    gone = [squares, mean, last]
+    ins, dmaps, outs = [x], [last.dmaps[last.ins.index(x)] if last.dmaps else None], last.outs
+    following = list(_readers(tape, outs[0]))
+    while len(following) == 1 and following[0].name in SAME:
+        gone.append(following[0])
+        following = list(_readers(tape, following[0].outs[0]))
+    given = gone[-1].outs[0]
+    if len(following) == 1 and following[0].fn == "mul" and len(following[0].ins) == 2:
+        weight = next(v for v in following[0].ins if v is not given)
+        if weight.source is not None and len(weight.axes) == 1:
+            gone.append(following[0])
+            ins, outs = [x, weight], following[0].outs
+            dmaps = [dmaps[0], None]
+    if len(ins) == 1:
+        gone, outs = gone[:3], last.outs
+    fused = Op("norm", "rms_norm", last.node, last.fx, ins, outs, dmaps=dmaps, how="rms", extra={"eps": eps},
+               reduced=[(0, d, e) for _, d, e in mean.reduced])
+    outs[0].op = fused
+    place = tape.ops.index(gone[-1])
+    tape.ops[place] = fused
+    tape.ops = [op for op in tape.ops if op not in gone]
+    for op in gone:
+        tape.by_node[op.fx].remove(op)
+    tape.by_node.setdefault(eps, []).append(fused)
+
+
+def _readers(tape: Tape, value: Value) -> Iterator[Op]:
+    return (op for op in tape.ops if value in op.ins)

@@ -1,0 +1,171 @@
+"""Pointwise ops with broadcasting: every position is computed from the same position of the inputs."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxgrow.aten import CONSTANTS, LINEAR, ODD, OTHER, PRODUCT, QUOTIENT, ZERO_AT_ZERO
+from fxgrow.axis.algebra import Atom, Fixed
+from fxgrow.axis.registry import rule
+from fxgrow.axis.tape import Tape
+from fxgrow.axis.values import Value
+
+
+def broadcast(tape: Tape, name: str, tensors: list[Tensor], out: Tensor) -> Value:
+    """Aligns the inputs' axes at the right and unifies those of the output's size; others must be of one position."""
+    ins = [tape.of(t) for t in tensors]
+    axes = []
+    for j in range(out.ndim):
+        axis = None
+        for value in ins:
+            i = j - out.ndim + len(value.axes)
+            if i >= 0 and value.axes[i].size == out.shape[j] and out.shape[j] != 1:
+                if axis is None:
+                    axis = value.axes[i]
+                else:
+                    tape.unify(axis, value.axes[i], name)
+            elif i >= 0 and value.axes[i].size != 1:
+                tape.freeze(value.axes[i], f"{name} gives it another size")
+        axes.append(Fixed(out.shape[j]) if axis is None else axis)
+    return tape.set(out, axes)
+
+
+def pointwise(tape: Tape, name: str, tensors: list[Tensor], outs, fn: str, const: bool = False) -> None:
+    first = outs[0] if isinstance(outs, (tuple, list)) else outs
+    ins = [tape.of(t) for t in tensors]
+    value = broadcast(tape, name, tensors, first)
+    for other in outs[1:] if isinstance(outs, (tuple, list)) else ():
+        if isinstance(other, Tensor) and other.shape == first.shape:
+            tape.set(other, value.axes)
+    dmaps = [{i: i + first.ndim - len(v.axes) for i in range(len(v.axes))} for v in ins]
+    tape.record("map", name, ins, [value], fn=fn, dmaps=dmaps, const=const)
+
+
+def _tensors(args, kwargs) -> list[Tensor]:
+    return [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+
+
+def _scalars(args) -> bool:
+    """Whether a constant is added (a scalar second operand)."""
+    return len(args) > 1 and isinstance(args[1], (int, float, bool)) and args[1] != 0
+
+
+@rule(*CONSTANTS)
+def constants(tape, name, args, kwargs, out):
+    """The same number at every position, whatever was there."""
+    tape.set(out, [Fixed(1) if s == 1 else a for s, a in zip(out.shape, tape.of(args[0]).axes)]).constant = CONSTANTS[name]
+
+
+@rule("native_dropout")
+def dropout(tape, name, args, kwargs, out):
+    """Outside of training nothing is dropped; what is dropped at every call is never the same."""
+    if len(args) > 2 and args[2] and args[1]:
+        return random_values(tape, name, args, kwargs, out[0])
+    pointwise(tape, name, args[:1], out, "linear")
+
+
+@rule(*LINEAR)
+def linear(tape, name, args, kwargs, out):
+    if name == "where":
+        condition, *branches = _tensors(args, kwargs)
+        fn = "linear" if _plain(tape, condition) else "any"
+        return pointwise(tape, name, [condition, *branches], out, fn, const=len(branches) < 2)
+    if name == "masked_fill":
+        fn = "linear" if _plain(tape, args[1]) else "any"
+        return pointwise(tape, name, _tensors(args, kwargs), out, fn, const=isinstance(args[2], Tensor) or args[2] != 0)
+    if name == "copy":  # what was there is gone, but its axes are those of what is there now
+        old, new = tape.of(args[0]), args[1]
+        for i, axis in enumerate(tape.of(new).axes):
+            if axis.size > 1:
+                tape.unify(old.axes[i + out.ndim - new.ndim], axis, name)
+        value = tape.set(out, old.axes)
+        return tape.record("map", name, [tape.of(new)], [value], fn="linear",
+                           dmaps=[{i: i + out.ndim - new.ndim for i in range(new.ndim)}])
+    if name == "_to_copy" and not out.is_floating_point() and not out.is_complex():
+        return pointwise(tape, name, _tensors(args, kwargs), out, "fn0" if out.dtype is torch.bool else "odd")
+    const = name in ("add", "sub", "rsub") and _scalars(args)
+    pointwise(tape, name, _tensors(args, kwargs), out, "linear", const)
+
+
+def _plain(tape: Tape, tensor: Tensor) -> bool:
+    """Whether a mask has no growable axis."""
+    return not any(isinstance(a, Atom) or not isinstance(a, Fixed) for a in tape.of(tensor).axes)
+
+
+@rule("index_put", "_unsafe_index_put")
+def index_put(tape, name, args, kwargs, out):
+    """`x[mask] = number` with a mask of x's shape; other forms are not understood."""
+    x, masks, number = args[:3]
+    if len(masks) != 1 or masks[0].dtype is not torch.bool or masks[0].shape != x.shape or number.numel() != 1:
+        raise ValueError("positions are written by number")
+    pointwise(tape, name, [x, masks[0]], out, "any", const=True)
+
+
+@rule(*PRODUCT)
+def mul(tape, name, args, kwargs, out):
+    tensors = _tensors(args, kwargs)
+    pointwise(tape, name, tensors, out, "mul" if len(tensors) > 1 else "linear")
+
+
+@rule(*QUOTIENT)
+def div(tape, name, args, kwargs, out):
+    rounding = kwargs.get("rounding_mode")
+    fn = "any" if rounding or not isinstance(args[0], Tensor) else "div" if isinstance(args[1], Tensor) else "linear"
+    pointwise(tape, name, _tensors(args, kwargs), out, fn)
+
+
+@rule(*ODD)
+def odd(tape, name, args, kwargs, out):
+    pointwise(tape, name, _tensors(args, kwargs), out, "odd")
+
+
+@rule(*ZERO_AT_ZERO)
+def zero_at_zero(tape, name, args, kwargs, out):
+    tensors = _tensors(args, kwargs)
+    fn = "fn0"
+    if name in ("hardtanh", "clamp", "clip"):
+        low, high = (*args[1:3], None, None)[:2] if name != "hardtanh" else (*args[1:3], -1, 1)[:2]
+        inside = all(not isinstance(b, Tensor) for b in (low, high)) and (low is None or low <= 0) and \
+            (high is None or high >= 0)
+        fn = "fn0" if inside else "any"
+    elif name == "pow":
+        number = isinstance(args[0], Tensor) and not isinstance(args[1], Tensor)
+        fn = "any" if not number or args[1] <= 0 else "odd" if args[1] % 2 == 1 else "fn0"
+    elif name in ("prelu", "_prelu_kernel"):
+        if tape.of(args[1]).axes and len(tensors) == 2 and args[1].ndim == 1 and args[0].ndim > 1:
+            return _prelu(tape, args, out)
+    pointwise(tape, name, tensors, out, fn)
+
+
+def _prelu(tape, args, out):
+    """`prelu(x [N, C, ...], weight [C] or [1])`: the slope belongs to axis 1."""
+    x, weight = map(tape.of, args)
+    if weight.axes[0].size > 1:
+        tape.unify(x.axes[1], weight.axes[0], "prelu")
+    tape.record("map", "prelu", [x, weight], [tape.set(out, x.axes)], fn="fn0",
+                dmaps=[{i: i for i in range(len(x.axes))}, {0: 1}])
+
+
+@rule(*OTHER)
+def other(tape, name, args, kwargs, out):
+    pointwise(tape, name, _tensors(args, kwargs), out, "any")
+
+
+@rule("bernoulli", "rand_like", "randn_like", "randint_like", "random", "uniform", "normal", "exponential", "geometric",
+      "cauchy", "log_normal", "multinomial", "poisson")
+def random_values(tape, name, args, kwargs, out):
+    for axis in tape.of(args[0]).axes:
+        tape.freeze(axis, "random values are drawn")
+    tape.set(out, [Fixed(s) for s in out.shape])
+
+
+@rule("glu")
+def glu(tape, name, args, kwargs, out):
+    """`a * sigmoid(b)` of the two halves along a dimension."""
+    x = tape.of(args[0])
+    dim = (args[1] if len(args) > 1 else -1) % len(x.axes)
+    half = out.shape[dim]
+    left, right = tape.cut(x.axes[dim], [half, half], "glu")
+    tape.unify(left, right, "glu")
+    value = tape.set(out, [left if i == dim else a for i, a in enumerate(x.axes)])
+    tape.record("map", "glu", [x], [value], fn="any", dmaps=[None])

@@ -1,0 +1,81 @@
+"""Reductions over dimensions, and ops that mix the positions of one dimension."""
+from __future__ import annotations
+
+from math import inf
+
+import torch
+from torch import Tensor
+
+from fxgrow.axis.algebra import Fixed, is_fixed
+from fxgrow.axis.registry import rule
+
+FOURIER = ("_fft_r2c", "_fft_c2c", "_fft_c2r")
+MIXED = dict.fromkeys(("cumsum", "flip", "roll", "tril", "triu", *FOURIER), "linear")
+# What each takes over its dimensions, as far as it matters which contents keep it: copies keep a max and a mean, zeros a sum
+# and a norm, opposite pairs a sum. Nothing keeps the others.
+HOW = {"sum": "sum", "nansum": "sum", "mean": "mean", "amax": "max", "amin": "max", "max": "max", "min": "max", "any": "max",
+       "all": "max", "aminmax": "max", "var": "mean", "var_mean": "mean", "std": "mean", "std_mean": "mean",
+       "linalg_vector_norm": "norm", "norm": "norm", "prod": "product", **{name: name for name in (
+           "median", "nanmedian", "mode", "kthvalue", "argmax", "argmin", "logsumexp", "count_nonzero")}}
+AT = {"linalg_vector_norm": 2, "norm": 2, "kthvalue": 2}  # where the dimensions stand, if not next to the tensor
+WITH_PLACES = ("max", "min", "median", "nanmedian", "mode", "kthvalue")  # give the place of what they find as well
+
+
+def dimensions(args, kwargs, ndim: int, at: int, missing: int | None) -> list[int]:
+    """The dimensions named by an argument; all of them if it is missing, empty or None (or as `missing` says)."""
+    dims = kwargs.get("dim", args[at] if len(args) > at else missing)
+    if dims is None or isinstance(dims, (Tensor, str, torch.dtype)) or isinstance(dims, (list, tuple)) and not dims:
+        return list(range(ndim))
+    return [d % ndim for d in (dims if isinstance(dims, (list, tuple)) else (dims,))] if ndim else []
+
+
+def _how(name, args, kwargs) -> str:
+    if name in ("var", "var_mean", "std", "std_mean"):
+        correction = kwargs.get("correction", next((a for a in args[1:] if isinstance(a, bool)), 1))
+        return "mean" if correction == 0 else "sample variance"
+    if HOW[name] == "norm":
+        order = args[1] if len(args) > 1 and args[1] is not None else 2
+        return "norm" if order == 2 else "max" if order in (inf, -inf) else "norm of another order"
+    return HOW[name]
+
+
+@rule(*HOW)
+def reduce(tape, name, args, kwargs, out):
+    if name in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor):
+        from fxgrow.axis.rules.elementwise import pointwise
+        return pointwise(tape, name, [args[0], args[1]], out, "any")
+    x = tape.of(args[0])
+    dims = dimensions(args, kwargs, len(x.axes), AT.get(name, 1), -1 if name in ("mode", "kthvalue") else None)
+    how = _how(name, args, kwargs)
+    outs = [o for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, Tensor)]
+    keep = outs[0].ndim == len(x.axes)
+    kept = [i for i in range(len(x.axes)) if keep or i not in dims]
+    axes = [Fixed(1) if i in dims else x.axes[i] for i in kept]
+    values = [tape.set(o, axes) for o in outs]
+    tape.record("reduce", name, [x], values, how=how, fn="linear" if name in ("sum", "mean") else "any",
+                dmaps=[{i: j for j, i in enumerate(kept) if i not in dims}],
+                reduced=[(0, i, x.axes[i]) for i in dims])
+    growable = [x.axes[i] for i in dims if not is_fixed(x.axes[i])]
+    if name in WITH_PLACES and len(outs) > 1 and growable:  # copies of a maximum do not say which of them is found
+        tape.leave(outs[1], growable, f"{name} (a place)")
+
+
+@rule("_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "topk", "flip", "roll", "_safe_softmax", "logcumsumexp",
+      "renorm", "cummax", "cummin", "_cummax_helper", "argsort", "msort", "tril", "triu", *FOURIER)
+def mixes_one_dimension(tape, name, args, kwargs, out):
+    """Positions of one dimension depend on each other: it keeps its size; the other dimensions are mapped."""
+    x = tape.of(args[0])
+    dims = dimensions(args, kwargs, len(x.axes), {"roll": 2, "topk": 2, "renorm": 2}.get(name, 1),
+                      None if name == "roll" else 0 if name == "msort" else -1)
+    if name == "renorm":  # the norm over all dimensions but the one that is given
+        dims = [i for i in range(len(x.axes)) if i not in dims]
+    elif name in ("tril", "triu"):
+        dims = [len(x.axes) - 2, len(x.axes) - 1]
+    for d in dims:
+        if not is_fixed(x.axes[d]):
+            tape.freeze(x.axes[d], f"{name.strip('_')} runs over it")
+    for o in out if isinstance(out, (tuple, list)) else [out]:
+        if not isinstance(o, Tensor):
+            continue
+        value = tape.set(o, [Fixed(o.shape[i]) if i in dims else a for i, a in enumerate(x.axes)])
+        tape.record("map", name, [x], [value], fn=MIXED.get(name, "any"), dmaps=[{i: i for i in range(o.ndim)}])

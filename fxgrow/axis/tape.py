@@ -1,0 +1,220 @@
+"""The tape: watches ATen ops while a network runs on meta tensors, and keeps the axes of every tensor."""
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fxgrow.aten import CREATED, SHAPE_ONLY, Watching, compute, effects, numbers_in, tensors_in
+from fxgrow.axis.algebra import Atom, Fixed, Prod, atoms, cut, freeze, is_fixed, product, resolve, unify, view
+from fxgrow.axis.memory import Memory
+from fxgrow.axis.registry import FORMS, RULES
+from fxgrow.axis.values import UNEVEN, Made, Op, Value
+
+
+class Tape(Watching):
+    """Watches ATen ops and keeps the axes of every tensor they touch."""
+
+    def __init__(self, copied: Collection[tuple[str, int]] = ()):
+        super().__init__()
+        self.copied = copied  # parameter axes whose every position may become k adjacent ones, and nothing else
+        self.apart: dict[str, tuple[int, Atom]] = {}  # graph nodes that permute copies: the output axis, the copies
+        self.values: dict[int, Value] = {}
+        self.alive: list[Tensor] = []
+        self.memory = Memory(self)
+        self.ignored: set[int] = set()
+        self.unread: dict[int, tuple[str, list]] = {}  # results without a rule of their own: frozen if they are read
+        self.inner: dict[str, list[tuple[str, list, list]]] = {}  # graph node: the ATen ops in it, their results and numbers
+        self.ops: list[Op] = []
+        self.params: dict[str, Value] = {}
+        self.node_values: dict[str, Any] = {}
+        self.node = ""  # where we are, for reasons
+        self.fx = ""  # the name of the graph node we are in
+        self.shapes: dict[str, Any] = {}
+        self.by_node: dict[str, list[Op]] = {}
+        self.opened: set[Atom] = set()  # classes of outputs that may grow
+        self.found: dict[Atom, str | None] = {}  # every class, and why it may not grow, as the analysis left them
+
+    # -- what rules use ---------------------------------------------------------------------------------------------
+
+    def of(self, tensor: Tensor) -> Value:
+        """The value of a tensor; one never seen before has fixed axes."""
+        value = self.values.get(id(tensor))
+        if value is not None:
+            return self.memory.fresh(id(tensor))
+        name, axes = self.unread.pop(id(tensor), ("", ()))
+        for axis in axes:
+            self.freeze(axis, f"a result of {name} is used that is not followed")
+        return self.set(tensor, [Fixed(s) for s in tensor.shape])
+
+    def ignore(self, tensor: Tensor) -> None:
+        """The rule of this op does not use an operand, rightly."""
+        self.ignored.add(id(self.values.get(id(tensor))))
+
+    def leave(self, tensor: Tensor, axes: Sequence, name: str) -> None:
+        """A result that is seldom used: `axes` are frozen once it is."""
+        self.values.pop(id(tensor), None)
+        self.unread[id(tensor)] = name, list(axes)
+        self.alive.append(tensor)
+
+    def set(self, tensor: Tensor, axes: Sequence, param_only: bool = False) -> Value:
+        value = Value([resolve(a) for a in axes], None, param_only)
+        self.values[id(tensor)] = value
+        self.alive.append(tensor)
+        return value
+
+    def unify(self, a, b, what: str) -> None:
+        unify(a, b, f"{what} in {self.node}")
+
+    def freeze(self, axis, reason: str) -> None:
+        freeze(axis, f"{reason} in {self.node}")
+
+    def view(self, dims: Sequence, sizes: Sequence[int], what: str) -> list:
+        """`view`, or frozen axes where the structure forbids it."""
+        out = view(dims, sizes)
+        if out is None:
+            for d in dims:
+                self.freeze(d, f"{what} {UNEVEN}")
+            out = [Fixed(s) for s in sizes]
+        return [self._adjacent(e, dim) for dim, e in enumerate(out)] if self.copied else out
+
+    def _adjacent(self, e, dim: int):
+        """Where a permutation has left copies apart (`58*copies*2`), they are put side by side again: the node will be
+        rewritten so that the copies take no part in it."""
+        copies = [a for a in atoms(e) if a.size == 1]
+        if not isinstance(e, Prod) or not copies or e.parts[-1] is copies[0] and len(e.parts) == 2:
+            return e
+        if len(copies) > 1 or not all(isinstance(p, Fixed) or p is copies[0] for p in e.parts):
+            self.freeze(e, "copies are permuted together with other classes")
+            return e
+        self.apart[self.fx] = (dim, copies[0])
+        return product((Fixed(e.size), copies[0]))
+
+    def cut(self, axis, sizes: Sequence[int], what: str) -> list:
+        pieces = cut(axis, sizes)
+        if pieces is None:
+            self.freeze(axis, f"{what} {UNEVEN}")
+            pieces = [Fixed(s) for s in sizes]
+        return pieces
+
+    def record(self, kind: str, name: str, ins: Sequence[Value], outs: Sequence[Value], **more) -> Op | None:
+        """Keeps an op for the content analysis, unless nothing in it can grow."""
+        if all(is_fixed(a) for v in (*ins, *outs) for a in v.axes):
+            return None
+        op = Op(kind, name, self.node, self.fx, list(ins), list(outs), **more)
+        param_only = bool(ins) and all(v.param_only for v in ins)
+        for out in outs:
+            out.op, out.param_only = op, param_only
+        self.ops.append(op)
+        self.by_node.setdefault(self.fx, []).append(op)
+        return op
+
+    # -- the mode ----------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = tensors_in((*args, *kwargs.values()))
+        out = compute(func, args, kwargs)
+        name, view, written = effects(func)
+        outs = tensors_in((out,))
+        if self.unread:
+            for t in tensors:
+                if id(t) in self.unread:
+                    self.of(t)
+        known = [v for t in tensors if (v := self.values.get(id(t)))]
+        if any(v.derived or not all(map(is_fixed, v.axes)) for v in known) or name in ("expand", "repeat"):
+            self._follow(name, tensors, args, kwargs, out, outs, view, written)
+        else:
+            for o in outs:
+                self.values.pop(id(o), None)
+            if name in CREATED and out.is_floating_point():
+                self.set(out, [Atom(s) if s > 1 else Fixed(s) for s in out.shape]).constant = CREATED[name]
+        numbers = numbers_in(name, args, kwargs)
+        shapes = [None if id(o) in self.unread else self.values.get(id(o), tuple(o.shape)) for o in outs]
+        self.inner.setdefault(self.fx, []).append((name, shapes, numbers))
+        return out
+
+    def _follow(self, name, tensors, args, kwargs, out, outs, view, written) -> None:
+        """Applies the rule of an op. Whatever it does not say is frozen: operands it did not use, results it did not set."""
+        called = name
+        if written:
+            name = name.rstrip("_")
+            targets = [t for w in written for t in tensors_in((kwargs[w] if isinstance(w, str) else args[w],))]
+            before = [self.values.get(id(t)) for t in targets]
+            kwargs = {k: v for k, v in kwargs.items() if k not in written}
+            tensors = tensors_in((*args[name == "copy":], *kwargs.values()))  # what is copied over does not matter
+        fn = RULES.get("alias" if name == "detach" else name)
+        start, reads = len(self.ops), name not in SHAPE_ONLY
+        known = [self.of(t) if reads else self.values[id(t)] for t in tensors if id(t) in self.values]
+        if fn is None or written and len(targets) > 1:
+            self._opaque(f"no rule for {called if ':' in called else 'aten.' + called}", tensors, outs)
+        else:
+            try:
+                fn(self, name, args, kwargs, out)
+            except FORMS as why:  # a form that the rule does not foresee
+                self._opaque(f"this form of {called} is not understood ({why or type(why).__name__})", tensors, outs)
+        used = self.ignored.union(id(v) for op in self.ops[start:] for v in op.ins)
+        for axis in (a for v in known if reads and id(v) not in used for a in v.axes):
+            if not is_fixed(axis):
+                self.freeze(axis, f"{name} uses it in a way that is not followed")
+        of_params = len(known) == len(tensors) and all(v.param_only for v in known)  # else looked up by the data, say
+        for o in outs:
+            if value := self.values.get(id(o)):
+                value.param_only, value.derived = value.param_only and of_params, True
+                value.made = Made(name, known, [a for a in args if isinstance(a, (int, float))], self.fx)
+            elif id(o) not in self.unread:
+                self.leave(o, [a for v in known for a in v.axes], name)
+        if written and len(targets) == 1:
+            new = self.values.get(id(out)) or self.set(out, [Fixed(s) for s in out.shape])
+            self.memory.written(targets[0], before[0], new)
+        elif view:
+            self.memory.viewed(name, tensors[0], outs)
+
+    def _opaque(self, reason: str, tensors: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+        for t in tensors:
+            for axis in self.of(t).axes:
+                self.freeze(axis, reason)
+        for o in outs:
+            self.set(o, [Fixed(s) for s in o.shape])
+
+    def open(self, atom: Atom) -> None:
+        """Lets a class of the model's outputs grow: more outputs were asked for."""
+        atom.reason = None
+        self.opened.add(atom)
+        self.index()
+
+    def as_found(self) -> bool:
+        """Whether no class was opened, refined or frozen since the analysis."""
+        return all(atom.bound is None and atom.reason == reason for atom, reason in self.found.items())
+
+    def index(self) -> None:
+        """Which ops and which parameter axes touch each atom, once all bindings are known."""
+        self.params_of: dict[Atom, list[tuple[str, int]]] = {}
+        self.ops_of: dict[Atom, list[Op]] = {}
+        for name, value in self.params.items():
+            for dim, axis in enumerate(value.axes):
+                for atom in dict.fromkeys(atoms(axis)):
+                    self.params_of.setdefault(atom, []).append((name, dim))
+                    self.ops_of.setdefault(atom, [])
+        placed: set[Value] = set()
+        for op in self.ops:
+            touched: dict[Atom, None] = {}
+            for value in (*op.ins, *op.outs):
+                if value not in placed:
+                    placed.add(value)
+                    value.place()
+                touched.update(dict.fromkeys(value.places))
+            for atom in touched:
+                if atom.reason is None:
+                    self.ops_of.setdefault(atom, []).append(op)
+
+    # -- sources -----------------------------------------------------------------------------------------------------
+
+    def add_param(self, name: str, tensor: Tensor) -> None:
+        grows = tensor.is_floating_point()
+        axes = [Fixed(s) if not grows or s == 1 else product((Fixed(s), Atom(1))) if (name, i) in self.copied else Atom(s)
+                for i, s in enumerate(tensor.shape)]
+        value = self.set(tensor, axes, param_only=True)
+        value.source = name
+        self.params[name] = value

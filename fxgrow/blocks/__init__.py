@@ -1,0 +1,13 @@
+"""Blocks of a network: found, copied, built, put in, and matched between two networks.
+
+What lives here: parts with one input and one output. What does not: which numbers they start with (identity, passes).
+"""
+from fxgrow.blocks.block import Block, find_block, find_out
+from fxgrow.blocks.extras import Extra
+from fxgrow.blocks.matching import Match, match, taps
+from fxgrow.blocks.piece import Piece, built, copied
+from fxgrow.blocks.placing import make_room, next_names, put_in
+from fxgrow.blocks.sides import Side
+
+__all__ = ["Block", "Extra", "Match", "Piece", "Side", "built", "copied", "find_block", "find_out", "make_room", "match",
+           "next_names", "put_in", "taps"]

@@ -1,0 +1,10 @@
+"""Command line: one function a command, their options, and how they print.
+
+What lives here: the commands of the core. What does not: those of passes, zoo and experiments, which entry points name.
+"""
+from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options
+from fxgrow.cli.output import console, notes, print_json, print_table, size, status
+from fxgrow.cli.pass_options import found, load_pass
+
+__all__ = ["EXAMPLE", "check_writable", "console", "found", "json_option", "load_pass", "load", "model_options",
+           "notes", "print_json", "print_table", "size", "status"]

@@ -1,0 +1,85 @@
+"""Commands that compare two networks: `verify` and `diff`."""
+from __future__ import annotations
+
+import os
+
+import click
+
+from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options, picture_options
+from fxgrow.cli.output import console, notes, print_json, print_table, status
+from fxgrow.errors import FxgrowError
+
+
+@click.command(epilog=EXAMPLE + "fxgrow verify torchvision:resnet18 big.pt")
+@click.argument("before")
+@click.argument("after")
+@click.option("--after-weights", metavar="FILE", help="A state_dict for AFTER (--weights is that of BEFORE).")
+@model_options
+@json_option
+def verify(before: str, after: str, after_weights: str | None, weights: str | None, input_shape: str | None,
+           trust_pickle: bool, as_json: bool) -> None:
+    """Compare what two models compute.
+
+    Both get the same input, in eval and in train mode. They are equal when the largest difference between their outputs
+    in eval mode is at most 1e-4 of the largest output (1e-9 in float64); otherwise the exit code is 1. The input is drawn
+    by a fixed seed in the shape that BEFORE, or else AFTER, was made for.
+    """
+    import fxgrow
+    from fxgrow.models import try_out
+
+    first, inputs = load(before, weights=weights, input_shape=input_shape, trust_pickle=trust_pickle, need_inputs=False)
+    second, others = load(after, weights=after_weights, input_shape=input_shape, trust_pickle=trust_pickle,
+                          need_inputs=not inputs)
+    with status("Comparing both on the same input"):
+        for name, module in ((before, first), (after, second)):
+            try_out(name, module, inputs or others)
+        checked = fxgrow.verify(first, second, inputs or others)
+    if as_json:
+        print_json({"before": before, "after": after, **checked.to_json()})
+    else:
+        rows = [(mode, f"{error:.2e}", "yes" if mode in checked.exact_in else "no")
+                for mode, error in checked.errors.items()]
+        print_table(f"{before} and {after}", ("mode", "max error, relative", "equal"), rows)
+        click.echo(f"{checked}{notes(checked)}")
+    if not checked.ok:
+        raise FxgrowError(f"{before} and {after} do not compute the same{notes(checked)}: if one is a stock model, did "
+                          "both have the same --weights?")
+
+
+@click.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --where 'layer1.*' --factor 2 "
+               "-o big.pt\n  fxgrow diff big.pt -o diff.svg")
+@click.argument("before")
+@click.argument("after", required=False)
+@click.option("-o", "--output", metavar="FILE", help="Where the picture goes, if one is wanted: .svg, .png, .pdf, .dot or "
+              ".html.")
+@click.option("--all", "every", is_flag=True, help="List untouched layers too.")
+@picture_options
+@click.option("--after-weights", metavar="FILE", help="A state_dict for AFTER (--weights is that of BEFORE).")
+@model_options
+@json_option
+def diff(before: str, after: str | None, output: str | None, every: bool, depth: int | None, collapse: tuple[str, ...],
+         repeats: bool | None, columns: int | None, after_weights: str | None, weights: str | None, as_json: bool,
+         **options) -> None:
+    """Show what stands where in two models, and what a growth did.
+
+    BEFORE alone is a grown model: it is compared with the one that it grew from. The table says for each layer that changed
+    its sizes, parameters and FLOPs before and after; in the picture untouched layers are grey, new numbers hatched, and
+    inserted layers framed.
+    """
+    import fxgrow
+
+    if output is not None:
+        check_writable(output)
+    first, inputs = load(before, weights=weights, need_inputs=after is None, **options)
+    second, others = (None, ()) if after is None else load(after, weights=after_weights, need_inputs=not inputs, **options)
+    with status("Comparing"):
+        found = fxgrow.diff(first, second, inputs or others)
+    if output is not None:
+        with status(f"Drawing {output}"):
+            found.draw(output, depth=depth, collapse=collapse, repeats=repeats, columns=columns)
+    if as_json:
+        print_json({"before": before, "after": after, "file": output, **found.to_json()})
+        return
+    console().print(found.table(every))
+    if output is not None:
+        click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")

@@ -1,0 +1,142 @@
+"""Commands that change a network: `transform` and `shrink`."""
+from __future__ import annotations
+
+import os
+
+import click
+
+from fxgrow.cli import pass_options
+from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options
+from fxgrow.cli.output import console, notes, print_json, print_table, size, status, summarise
+from fxgrow.errors import FxgrowError
+
+
+class TransformCommand(click.Command):
+    """Takes `--pass NAME` and the options behind it out of the words, in order, before click sees the rest."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest, named = pass_options.split(args)
+        asked = []
+        for name, words in named:
+            cls, arguments, left = pass_options.parse(name, words)
+            asked.append((cls, arguments))
+            rest += left
+        try:
+            left = super().parse_args(ctx, rest)
+        except click.NoSuchOption as error:
+            advice = pass_options.advice(error.option_name)
+            raise click.NoSuchOption(error.option_name, error.format_message() + advice, ctx=ctx) from None
+        if not asked and not ctx.resilient_parsing:
+            raise click.UsageError("say what to do: at least one --pass NAME; `fxgrow passes` lists them", ctx)
+        ctx.meta["fxgrow.transform"] = [cls(**arguments) for cls, arguments in asked]
+        return left
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        for name in pass_options.found():
+            cls = pass_options.load_pass(name)
+            records = [r for o in pass_options.options(cls) if (r := o.get_help_record(ctx)) is not None]
+            with formatter.section(f"Options behind --pass {name}"):
+                formatter.write_dl(records)
+
+
+@click.command(cls=TransformCommand, epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen "
+               "--where 'layer1.*' --factor 2 --method r2r -o wide.pt")
+@click.argument("model")
+@click.option("--pass", "named", metavar="NAME", multiple=True, expose_value=False,
+              help="What to do; repeatable, done in the order given. The options of a pass stand behind it.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the grown model goes; fxgrow.load reads it.")
+@click.option("--explain", is_flag=True, help="Show every axis class: what was done, and why it is exact or was left alone.")
+@model_options
+@json_option
+@click.pass_context
+def transform(ctx: click.Context, model: str, output: str, explain: bool, as_json: bool, **options) -> None:
+    """Grow MODEL by one pass or several and write it to FILE.
+
+    The grown model is compared with MODEL before it is written. If they do not compute the same, nothing is written and
+    the exit code is 1, unless a pass was asked not to preserve (--method random, or --noise).
+    """
+    import fxgrow
+    from fxgrow.archive import check
+    from fxgrow.models import try_out
+
+    passes = ctx.meta["fxgrow.transform"]
+    check_writable(output)
+    module, inputs = load(model, **options)
+    with status(f"Running {model}"):
+        try_out(model, module, inputs)
+    with status(f"Capturing {model}"):
+        captured = check(module, inputs)
+    with status(f"Growing {model}"):
+        grown = fxgrow.transform(captured, inputs, passes)
+    extended = [f"{o.name} has {o.after} outputs, the first {o.before} of them as before"
+                for o in grown.outcomes if o.method == "extend"]
+    with status("Comparing both on the same input"):
+        checked = fxgrow.verify(module, grown.model, inputs, extended=bool(extended))
+    inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") == "random" or getattr(p, "noise", 0)]
+    if not checked.ok and not inexact:
+        raise FxgrowError(f"the grown {model} does not compute the same ({checked}{notes(checked)}), so nothing was "
+                          "written: please report it, and try another --method or fewer layers with --where")
+    with status(f"Writing {output}"):
+        fxgrow.save(grown, output, example_inputs=inputs)
+    before, after = size(module), size(grown.model)
+    if as_json:
+        print_json({"model": model, "file": output, "parameters": {"before": before, "after": after},
+                    "preserves": not (inexact or extended), "verification": checked.to_json(), "outcomes": grown.to_json(),
+                    "lineage": grown.record.lineage})
+        return
+    if explain:
+        console().print(grown.table())
+    else:
+        print_table("What was done", ("classes", "such as", "method", "why"), summarise(grown.outcomes))
+    click.echo(f"parameters  {before:,} -> {after:,} ({after / max(before, 1):.2f}x)")
+    click.echo(f"compared    {checked}{notes(checked)}")
+    if inexact:
+        click.echo(f"NOT function preserving: {', '.join(inexact)} was asked to draw numbers that change what is computed")
+    if extended:
+        click.echo(f"NOT function preserving: {'; '.join(extended)}, and the others are drawn")
+    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+
+
+@click.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --factor 2 -o big.pt\n  "
+               "fxgrow shrink big.pt -o small.pt")
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the small model goes; fxgrow.load reads it.")
+@model_options
+@json_option
+def shrink(model: str, output: str, as_json: bool, **options) -> None:
+    """Take the network that MODEL grew from out of it and write it to FILE.
+
+    MODEL is a file that `fxgrow transform` or fxgrow.save wrote. The small network has the numbers that MODEL has now at
+    the old places: if MODEL was not trained since it grew, or with its old numbers frozen, those that it grew from. Under
+    net2net, what was shared out among copies is added up. It is compared with MODEL, and the outcome is told: they are
+    equal until the new numbers of MODEL have learned something.
+    """
+    import fxgrow
+    from fxgrow.record import describe_step, record_in
+
+    check_writable(output)
+    module, inputs = load(model, **options)
+    record = record_in(module)
+    if record is None or not record.lineage:
+        raise FxgrowError(f"{model} has not grown, so there is no smaller network in it; name a file that `fxgrow "
+                          "transform` wrote")
+    with status(f"Shrinking {model}"):
+        small = record.shrink(module)
+    with status("Comparing both on the same input"):
+        checked = fxgrow.verify(small, module, inputs, extended=True)
+    with status(f"Writing {output}"):
+        fxgrow.save(small, output, example_inputs=inputs)
+    before, after = size(module), size(small)
+    if as_json:
+        print_json({"model": model, "file": output, "parameters": {"before": before, "after": after},
+                    "verification": checked.to_json(), "lineage": record.lineage})
+        return
+    click.echo(f"parameters  {before:,} -> {after:,} ({after / max(before, 1):.2f}x)")
+    for i, step in enumerate(record.lineage, 1):
+        click.echo(f"undone {i:<4} {describe_step(step)}")
+    click.echo(f"compared    {checked}{notes(checked)}")
+    if not checked.ok:
+        click.echo(f"NOT the same function: {model} was trained since it grew, or a pass was not preserving, and what its "
+                   "new numbers do is cut off")
+    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")

@@ -1,0 +1,76 @@
+"""Options and checks that several commands share."""
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from fxgrow.cli.output import status
+from fxgrow.errors import FxgrowError
+
+EXAMPLE = "\b\nExample:\n  "
+
+
+def _inputs_option(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuses a malformed --input as wrong usage."""
+    if value is not None:
+        from fxgrow.errors import ModelError
+        from fxgrow.models import parse_inputs
+        try:
+            parse_inputs(value)
+        except ModelError as error:
+            raise click.BadParameter(str(error).removeprefix("--input").lstrip(": ")) from None
+    return value
+
+
+def model_options(command: Callable) -> Callable:
+    """The options that say what a MODEL is made of."""
+    for option in (
+            click.option("--trust-pickle", is_flag=True, help="Let a pickled MODEL file run its own code while it loads."),
+            click.option("--input", "input_shape", metavar="SHAPE", callback=_inputs_option,
+                         help="Shape of the input where MODEL does not say it: 1,3,224,224. Several inputs: "
+                         "1,3,224,224;1,10:int64."),
+            click.option("--weights", metavar="FILE", help="A state_dict for MODEL, or DEFAULT for torchvision's and "
+                         "timm's own. Without it such a model gets random weights, the same each time.")):
+        command = option(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+
+
+def load(model: str, **options):
+    from fxgrow.models import load_model
+    with status(f"Loading {model}"):
+        return load_model(model, **options)
+
+
+def check_writable(path: str) -> None:
+    """Finds out before the long work whether FILE can be written."""
+    target = Path(path)
+    if target.is_char_device():
+        return
+    if not path or target.exists() and not target.is_file():
+        raise FxgrowError(f"{path!r} is a folder, not a file: name a file with -o")
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise FxgrowError(f"{path} cannot be written ({error.strerror}): choose another place with -o") from error
+
+
+def picture_options(command: Callable) -> Callable:
+    """The options that say how much of a model is drawn."""
+    for option in (
+            click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Columns of a long picture; without it, "
+                         "as many as make it about as wide as it is high."),
+            click.option("--repeats/--no-repeats", default=None, help="Equal blocks that follow each other once, with their "
+                         "number; without it, where a model has more than 60 boxes."),
+            click.option("--collapse", multiple=True, metavar="GLOB", help="Modules whose path matches are one box each; "
+                         "repeatable."),
+            click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules so many levels deep are one box "
+                         "each; 0: every level. Without it, as deep as 60 boxes allow.")):
+        command = option(command)
+    return command

@@ -1,0 +1,13 @@
+"""Common ground: files written whole, words for messages, text tables, refusals.
+
+What lives here: helpers without torch that any room may use. What does not: anything that knows of graphs or tensors.
+"""
+from fxgrow.common.collector import without_collector
+from fxgrow.common.files import atomic_write
+from fxgrow.common.refusal import Refusal
+from fxgrow.common.tables import render
+from fxgrow.common.tensorboard import pixels, writing
+from fxgrow.common.words import by, nearest, nearest_file, one_line, quantity
+
+__all__ = ["Refusal", "atomic_write", "by", "nearest", "nearest_file", "one_line", "pixels", "quantity", "render",
+           "without_collector", "writing"]

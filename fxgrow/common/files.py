@@ -1,0 +1,91 @@
+"""Files that appear whole or not at all: written beside their place, flushed to the disk, then renamed over it."""
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+from fxgrow.common.words import one_line
+from fxgrow.errors import ArchiveError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A binary file, open for writing and reading, that becomes `path` when the block ends without an error.
+
+    Whatever goes wrong, `path` keeps what it held before and nothing is left beside it. A symbolic link keeps pointing
+    where it did; a device (`/dev/null`) is written to and not replaced.
+
+    Raises:
+        ArchiveError: the folder is missing or not writable, the disk is full, the path is a folder.
+    """
+    name = os.fspath(path)
+    try:
+        place = os.path.realpath(name)
+        exists = os.path.exists(place)
+        mode = os.stat(place).st_mode if exists else stat.S_IFREG
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(None, "it is a directory")
+        if stat.S_ISCHR(mode):
+            with _device(place) as file:
+                yield file
+        elif stat.S_ISREG(mode):
+            if exists and not os.access(place, os.W_OK):
+                raise PermissionError(None, "the file there is write-protected")
+            with _beside(place, stat.S_IMODE(mode) if exists else None) as file:
+                yield file
+        else:
+            raise OSError(None, "it is neither a file nor a device")
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "null byte" not in str(error):
+            raise
+        raise ArchiveError(f"cannot write {name!r}: {_advice(error, name)}") from error
+
+
+def _advice(error: BaseException, name: str | bytes) -> str:
+    if isinstance(error, FileNotFoundError) and name:
+        return f"the folder {os.path.dirname(os.path.abspath(name))!r} does not exist; make it first"
+    return one_line(error)
+
+
+@contextlib.contextmanager
+def _beside(place: str, mode: int | None) -> Iterator[BinaryIO]:
+    folder, name = os.path.split(place)
+    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.part")
+    # os.open, so that the umask decides the permissions as it does for any other file
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield cast(BinaryIO, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, mode)
+        os.replace(temporary, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """The rename itself, on the disk; file systems that cannot do it are left alone."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _device(place: str) -> Iterator[BinaryIO]:
+    content = io.BytesIO()
+    yield content
+    with open(place, "wb", buffering=0) as file:
+        file.write(content.getbuffer())

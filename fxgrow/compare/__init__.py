@@ -1,0 +1,8 @@
+"""Comparison of two models: `verify` runs both, `find_changes` finds what stands where.
+
+What lives here: numbers and changes. What does not: pictures of changes (diagram).
+"""
+from fxgrow.compare.changes import Change, Changes, find_changes, mark
+from fxgrow.compare.verification import TOLERANCE, Verification, verify
+
+__all__ = ["Change", "Changes", "TOLERANCE", "Verification", "find_changes", "mark", "verify"]

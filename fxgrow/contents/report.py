@@ -1,0 +1,66 @@
+"""The report of the axis analysis: every class, and the methods that are exact for it."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from fxgrow.axis import Atom, Tape, analyse, classes
+from fxgrow.common import Refusal, render
+from fxgrow.contents.certify import certify
+from fxgrow.tracing import capture
+
+
+def possible_methods(tape: Tape, atom: Atom) -> tuple[list[str], str]:
+    """The methods that are exact for a class, and the first reason against the others."""
+    able, reason = [], ""
+    labels = {"pair": "r2r", "copy": "net2net", "free": "netmorph", "average": "average", "zero": "zero"}
+    for base, label in labels.items():
+        try:
+            certificate = certify(tape, atom, base)
+            able.append(label + (" (integer factors)" if certificate.uniform else ""))
+        except Refusal as why:
+            reason = reason or str(why)
+    return able, reason
+
+
+@dataclass
+class AxesReport:
+    """The analysis of one model, to print and to script against (`to_json`)."""
+    rows: list[dict]
+
+    def to_json(self) -> list[dict]:
+        return self.rows
+
+    def table(self):
+        from rich.table import Table
+        table = Table(title="Axis classes")
+        for column in ("class", "size", "produced by", "consumed by", "may grow by", "why not otherwise"):
+            table.add_column(column, overflow="fold")
+        for r in self.rows:
+            table.add_row(r["name"], str(r["size"]), _some(r["producers"]), _some(r["consumers"]), ", ".join(r["may"]),
+                          r["reason"])
+        return table
+
+    def __str__(self):
+        return render(self.table())
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def axes(model, example_inputs) -> AxesReport:
+    """Which axes of `model` belong together, who produces and consumes each class, and what may be done to it.
+
+    Raises:
+        CaptureError: the model cannot be captured.
+    """
+    gm: GraphModule = capture(model, example_inputs)
+    tape = analyse(gm)
+    rows = []
+    for c in classes(tape):
+        able, reason = possible_methods(tape, c.atom) if c.reason is None else ([], c.reason)
+        rows.append({"name": c.name, "size": c.size, "producers": c.producers, "consumers": c.consumers,
+                     "parameters": c.carriers, "may": able, "reason": reason})
+    return AxesReport(rows)

@@ -1,0 +1,300 @@
+"""Counts what a model costs: FLOPs forward and backward, multiply-adds, bytes of parameters, gradients and activations.
+
+The captured graph runs on meta tensors, node by node, under a mode that sees each ATen op; autograd itself says which
+tensors need a gradient and which it would keep for the backward pass. A model that cannot be captured runs on its own
+tensors under the same mode. What lives here: the run and the sums. What does not: what an op costs
+(fxgrow/cost/rules.py) and how the result is printed (fxgrow/cost/report.py).
+"""
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_aggregate
+
+from fxgrow.aten import tree_leaves, tree_map
+from fxgrow.common import without_collector
+from fxgrow.cost.costs import COST_FIELDS, Cost
+from fxgrow.cost.meter import ActivationMemory, Meter
+from fxgrow.cost.rules import GROUPS
+from fxgrow.cost.tree import rows, table
+from fxgrow.errors import CaptureError, FxgrowError
+from fxgrow.graph import as_tuple, location_of, meta_twin, place_of, prefixes, remove_dead_code, renew_constants, run_node
+from fxgrow.layers import by_mode
+from fxgrow.tracing import trace
+
+
+@dataclass
+class FlopCount:
+    """What a model costs for one input: see `count_flops`.
+
+    peak_activation_bytes: the most memory that activations and their gradients take at a time in one training step;
+        parameters and their gradients come on top.
+    uncounted: each ATen op that was seen and not counted: in which modules, and how often there.
+    """
+    ops: str
+    eager: bool
+    peak_activation_bytes: int
+    uncounted: dict[str, dict[str, int]]
+    nodes: dict[str, Cost] = field(repr=False)
+    modules: dict[str, Cost] = field(repr=False)
+    kinds: dict[str, str] = field(repr=False, default_factory=dict)  # module: its class
+
+    def __getattr__(self, name: str):
+        if name in COST_FIELDS or name in ("total", "intensity"):
+            return getattr(self.modules[""], name)
+        raise AttributeError(name)
+
+    def by_node(self) -> dict[str, Cost]:
+        """The cost of each graph node that costs anything. The names are those of the module's own graph if a captured or
+        grown one was counted; of a model that cannot be captured they are modules, each with its own ops."""
+        return dict(self.nodes)
+
+    def by_module(self) -> dict[str, Cost]:
+        """The cost of each module with all below it; `""` is the whole model."""
+        return dict(self.modules)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ops": self.ops, "eager": self.eager, **self.modules[""].to_json(),
+                "peak_activation_bytes": self.peak_activation_bytes, "uncounted": self.uncounted,
+                "modules": {name: cost.to_json() for name, cost in self.modules.items()},
+                "nodes": {name: cost.to_json() for name, cost in self.nodes.items()}}
+
+    def rows(self, depth: int | None = None, sort: str | None = None) -> Iterator[tuple[int, str, str, Cost]]:
+        """Give the tree of modules in print order: level, name, class, cost. `sort` puts the costliest of each level first.
+
+        Raises:
+            ValueError: `sort` is none of forward, total, params, memory.
+        """
+        return rows(self.modules, self.kinds, depth, sort)
+
+    def table(self, depth: int | None = None, sort: str | None = None):
+        """A `rich` table: the tree of modules down to `depth`, in the model's order or by `sort` (forward, total, params,
+        memory), with each one's share of all FLOPs."""
+        return table(self.modules, self.kinds, self.ops, depth, sort)
+
+
+def count_flops(model: nn.Module, example_inputs, ops: str = "matmul") -> FlopCount:
+    """Counts what one forward and backward pass of `model` costs for inputs of these shapes.
+
+    Works on meta tensors: parameters may be on any device (or on none: `torch.device("meta")`), and no memory is used. A
+    model that cannot be captured (a detector, say) is run on its own tensors, and left as it was.
+    The model is counted in the mode that it is in: `model.train()` adds dropout masks and auxiliary heads. Parameters that
+    are frozen, and inputs without `requires_grad`, get no gradient, and their gradients are not counted.
+
+    Args:
+        model: any module, captured and grown ones included.
+        example_inputs: a tensor or tuple of tensors; their values are not used.
+        ops: "matmul" counts convolutions, matrix products and attention; "all" also norms, activations, pooling, softmax
+            and arithmetic. What is not counted is listed in `uncounted`.
+
+    Raises:
+        ValueError: `ops` is neither.
+        CaptureError: the model can neither be captured nor run on its own tensors.
+    """
+    if ops not in GROUPS:
+        raise ValueError(f"ops={ops!r}: choose 'matmul' or 'all'")
+    inputs = as_tuple(example_inputs)
+    with without_collector():
+        count = _captured_or_eager(model, inputs, ops)
+    count.kinds = {name: type(m).__name__ for name, m in model.named_modules(remove_duplicate=False)
+                   if type(m) is not nn.Module}
+    return count
+
+
+def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
+    root = meta_twin(model)
+    try:
+        if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+            return _count(Meter(ops), model.graph, root, inputs)
+        try:
+            return _count(Meter(ops), _graph(root, inputs, settled=False), root, inputs)
+        except CaptureError:  # some layer cannot run without data: it has to be found, and kept whole
+            return _count(Meter(ops), _graph(root, inputs, settled=True), root, inputs)
+    except CaptureError as why:
+        if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+            raise
+        try:
+            return count_eager(Meter(ops), model, inputs)
+        except FxgrowError:
+            raise
+        except Exception as error:
+            raise CaptureError(f"{why}; nor does it run as it is: {type(error).__name__}: {error}") from error
+
+
+def _graph(root: nn.Module, inputs: tuple, settled: bool) -> Graph:
+    """The graph of a module's forward pass in the mode that it is in."""
+    graph = trace(root, inputs, {}, settled)
+    renew_constants(graph)
+    remove_dead_code(graph)
+    return graph
+
+
+@contextlib.contextmanager
+def _watching(meter: Meter) -> Iterator[None]:
+    """Inside, ops are metered, autograd tells what it keeps (and keeps nothing), and nothing depends on numbers drawn."""
+    fast, verify = torch.backends.mha.get_fastpath_enabled(), F._verify_batch_size  # type: ignore[attr-defined]
+    torch.backends.mha.set_fastpath_enabled(False)
+    F._verify_batch_size = lambda size: None  # type: ignore[attr-defined]  # one image is enough to count
+    try:
+        with torch.enable_grad(), saved_tensors_hooks(meter.keep, lambda kept: kept), meter:
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        F._verify_batch_size = verify  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _following(meter: Meter, modules: dict[str, nn.Module], nodes: bool) -> Iterator[None]:
+    """Inside, the calls of these modules say where the meter is: in a graph node (`nodes`), or not in any."""
+    handles, stack = [], []
+
+    def enter(name: str):
+        def hook(module, args):
+            stack.append(meter.where)
+            meter.where = meter.where[0] if nodes else name, name
+        return hook
+
+    def leave(module, args, out):
+        meter.where = stack.pop()
+
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_pre_hook(enter(name)))
+            handles.append(module.register_forward_hook(leave, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _count(meter: Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopCount:
+    for tensor in (*root.parameters(), *root.buffers()):
+        meter.of(tensor, param=True)
+    modules = dict(root.named_modules(remove_duplicate=False))
+    values = iter(tree_map(_on_meta, inputs))
+    nodes = _needed(graph, modules)
+    called = {str(n.target) for n in nodes if n.op == "call_module"}
+    inner = {f"{name}.{sub}": m for name in called for sub, m in modules[name].named_modules() if sub}
+    env: dict[Node, Any] = {}
+    with _watching(meter), _following(meter, inner, True):
+        for node in nodes:
+            meter.where = node.name, place_of(node)
+            try:
+                if node.op == "placeholder":
+                    value = next(values)
+                elif node.target is by_mode:
+                    value = map_aggregate(_chosen(node, modules), lambda a: env[a] if isinstance(a, Node) else a)
+                else:
+                    value = run_node(node, env, root, modules)
+            except Exception as error:
+                raise CaptureError(f"{location_of(node)} cannot run without data: {type(error).__name__}: {error}"
+                                   ) from error
+            if isinstance(value, Tensor) and not value.is_meta:
+                value = value.to("meta")
+            if node.op == "placeholder":
+                for t in tree_leaves(value):
+                    if isinstance(t, Tensor):
+                        meter.of(t)
+            env[node] = value
+        peak, reached = meter.finish(env[nodes[-1]])
+    owners = _parameter_nodes(nodes, modules, root)
+    return _result(meter, root, peak, reached, owners, False)
+
+
+def _on_meta(value):
+    return value.detach().to("meta").requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
+
+
+def _chosen(node: Node, modules: dict[str, nn.Module]):
+    """Which branch a `by_mode` node takes."""
+    flag, train, evaluation = node.args
+    if isinstance(flag, Node):
+        owner = str(flag.target).rpartition(".")[0]
+        flag = modules[owner].training
+    return train if flag else evaluation
+
+
+def _needed(graph: Graph, modules: dict[str, nn.Module]) -> list[Node]:
+    """The nodes that the model's mode runs: those that the result depends on, in order. (A graph of both modes holds both
+    branches.)"""
+    if not any(node.target is by_mode for node in graph.nodes):
+        return list(graph.nodes)
+    needed: set[Node] = {n for n in graph.nodes if n.op in ("placeholder", "output")}
+    for node in reversed(graph.nodes):
+        writes = node.args and isinstance(node.args[0], Node) and node.args[0] in needed and not node.users
+        if node in needed or writes:
+            needed.add(node)
+            read = (_chosen(node, modules),) if node.target is by_mode else (node.args, node.kwargs)
+            map_aggregate(read, lambda a: needed.add(a) if isinstance(a, Node) else a)
+    return [n for n in graph.nodes if n in needed]
+
+
+def _parameter_nodes(nodes: list[Node], modules: dict[str, nn.Module], root: nn.Module) -> dict[int, str]:
+    """For each parameter (by identity) the first node that uses it."""
+    owners: dict[int, str] = {}
+    by_name = dict(root.named_parameters(remove_duplicate=False))
+    for node in nodes:
+        if node.op == "call_module":
+            for p in modules[str(node.target)].parameters():
+                owners.setdefault(id(p), node.name)
+        elif node.op == "get_attr" and str(node.target) in by_name:
+            owners.setdefault(id(by_name[str(node.target)]), next((u.name for u in node.users), node.name))
+    return owners
+
+
+def count_eager(meter: Meter, model: nn.Module, inputs: tuple) -> FlopCount:
+    for tensor in (*model.parameters(), *model.buffers()):
+        meter.of(tensor, param=True)
+    for t in tree_leaves(inputs):
+        if isinstance(t, Tensor):
+            meter.of(t)
+    modules = {name: m for name, m in model.named_modules() if name}
+    saved = [(b, b.clone()) for b in model.buffers()]
+    python_state = random.getstate()
+    try:
+        with torch.random.fork_rng(), _watching(meter), _following(meter, modules, False):
+            peak, reached = meter.finish(model(*inputs))
+    finally:
+        random.setstate(python_state)
+        with torch.no_grad():
+            for buffer, old in saved:
+                buffer.copy_(old)
+    owners = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+    return _result(meter, model, peak, reached, owners, True)
+
+
+def _result(meter: Meter, root: nn.Module, peak: int, reached: set[ActivationMemory], owners: dict[int, str],
+            eager: bool) -> FlopCount:
+    by_node: defaultdict[str, Cost] = defaultdict(Cost)
+    by_module: defaultdict[str, Cost] = defaultdict(Cost)
+    for name, _ in root.named_modules(remove_duplicate=False):
+        by_module[name] = Cost()
+    own: defaultdict[str, Cost] = defaultdict(Cost)
+    for (node, module), cost in meter.costs.items():
+        by_node[node] += cost
+        own[module] += cost
+    for module, cost in own.items():
+        for name in ("", *prefixes(module)):
+            by_module[name] += cost
+    seen = set()
+    for path, p in root.named_parameters(remove_duplicate=False):
+        size = p.numel() * p.element_size()
+        held = p.numel(), size, size * (meter.of(p) in reached)
+        if id(p) in owners:
+            by_node[owners.pop(id(p))].hold(*held)
+        for name in ("", *prefixes(path.rpartition(".")[0])):
+            if (name, id(p)) not in seen:
+                seen.add((name, id(p)))
+                by_module[name].hold(*held)
+    uncounted = {op: dict(places) for op, places in sorted(meter.uncounted.items())}
+    return FlopCount(meter.wanted[-1], eager, peak, uncounted, dict(by_node), dict(by_module))

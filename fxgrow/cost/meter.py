@@ -1,0 +1,154 @@
+"""The meter: counts each ATen op of a network that runs on meta tensors, and the memory that it keeps."""
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from fxgrow.aten import Watching, compute, effects, tensors_in, tree_leaves
+from fxgrow.cost.costs import Cost
+from fxgrow.cost.rules import GROUPS, NOTHING, RULES, Flops
+
+
+class ActivationMemory:
+    """One piece of memory: when it is made, last read, and first kept for the backward pass, in numbers of ops.
+
+    hidden: made where autograd does not look (inside a custom `autograd.Function`, or under `no_grad`) out of what needs a
+        gradient: its own is due if autograd uses it after all.
+    """
+    __slots__ = ("born", "bytes", "hidden", "identity", "kept", "param", "used")
+
+    def __init__(self, storage: torch.UntypedStorage, now: int, param: bool):
+        self.bytes, self.born, self.used, self.param = storage.nbytes(), now, now, param
+        self.kept: int | None = None
+        self.hidden = False
+        self.identity = StorageWeakRef(storage)  # while it stands, no other memory gets the same identity
+
+
+class _Op(NamedTuple):
+    """One op that ran: where, the FLOPs of its backward pass, the memories in it that need a gradient, and its results'."""
+    where: tuple[str, str]
+    backward: int
+    ins: list[ActivationMemory]
+    outs: list[ActivationMemory]
+
+
+class Meter(Watching):
+    """Watches ATen ops: sums up what the forward pass costs, and keeps what is needed to know the backward pass."""
+
+    def __init__(self, ops: str):
+        super().__init__()
+        self.wanted = GROUPS[:GROUPS.index(ops) + 1]
+        self.where = ("", "")  # graph node, module
+        self.memory: dict[int, ActivationMemory] = {}
+        self.ops: list[_Op] = []
+        self.costs: defaultdict[tuple[str, str], Cost] = defaultdict(Cost)
+        self.uncounted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.known: dict[Any, tuple] = {}
+
+    def of(self, tensor: Tensor, param: bool = False) -> ActivationMemory:
+        """The memory that a tensor lies in."""
+        storage = tensor.untyped_storage()
+        found = self.memory.get(storage._cdata)
+        if found is None:
+            found = self.memory[storage._cdata] = ActivationMemory(storage, len(self.ops), param)
+        return found
+
+    def keep(self, tensor: Tensor) -> None:
+        """Autograd keeps this for the backward pass."""
+        memory = self.of(tensor)
+        if memory.kept is None:
+            memory.kept = len(self.ops)
+            if not memory.param:
+                self.costs[self.where].activation_bytes += memory.bytes
+
+    def _about(self, func) -> tuple:
+        name, view, written = effects(func)
+        name = name.rstrip("_") if written else name
+        group, rule = RULES.get(name, ("", None))
+        return (rule, view, "") if group in self.wanted else (None, view, name)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        about = self.known.get(func)
+        if about is None:
+            about = self.known[func] = self._about(func)
+        rule, view, uncounted = about
+        out = compute(func, args, kwargs)
+        if view:
+            return out
+        if uncounted:
+            self.uncounted[uncounted][self.where[1]] += 1
+        self._record(NOTHING if rule is None else rule(args, kwargs, out),
+                     tensors_in((*args, *kwargs.values())), tensors_in((out,)))
+        return out
+
+    def _record(self, flops: Flops, ins: list[Tensor], outs: list[Tensor]) -> None:
+        now, cost, seen = len(self.ops), self.costs[self.where], torch.is_grad_enabled()
+        read, made = [self.of(t) for t in ins], [self.of(t) for t in outs]
+        for memory in read:
+            memory.used = now
+        needing = [m for t, m in zip(ins, read) if t.requires_grad or not seen and m.hidden]
+        if not seen and needing:
+            for memory in made:
+                memory.hidden = True
+        cost.forward += flops.forward
+        cost.macs += flops.macs
+        cost.moved_bytes += sum(t.numel() * t.element_size() for t in (*ins, *outs))
+        backward = sum(amount for of, amount in flops.backward if any(
+            t.requires_grad or not seen and self.of(t).hidden
+            for t in (of if isinstance(of, tuple) else (of,)) if isinstance(t, Tensor))) if needing else 0
+        self.ops.append(_Op(self.where, backward, needing, made))
+
+    # -- the backward pass -------------------------------------------------------------------------------------------
+
+    def finish(self, result) -> tuple[int, set[ActivationMemory]]:
+        """Adds the backward pass from the differentiable results. Returns the peak of memory, and what gets a gradient."""
+        results = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        reached = {self.of(t) for t in results if t.requires_grad}
+        steps = len(self.ops)
+        for t in results:
+            self.of(t).used = 2 * steps  # the caller holds it
+        first_grad = dict.fromkeys(reached, steps)  # the op whose backward makes the gradient first (the last that reads it)
+        last_grad: dict[ActivationMemory, int] = {}
+        twice: list[tuple[int, int]] = []  # ops whose backward holds the gradient of some memory twice, and its bytes
+        for at in range(steps - 1, -1, -1):
+            op = self.ops[at]
+            if op.ins and any(m in reached for m in op.outs):
+                for m in op.outs:
+                    if m in reached:
+                        last_grad[m] = at
+                for memory in op.ins:
+                    if first_grad.setdefault(memory, at) != at:  # added to that of later readers, or of what is written here
+                        twice.append((at, memory.bytes))
+                    reached.add(memory)
+                self.costs[op.where].backward += op.backward
+        return self._peak(first_grad, last_grad, twice), reached
+
+    def _peak(self, first_grad: dict[ActivationMemory, int], last_grad: dict[ActivationMemory, int],
+              twice: list[tuple[int, int]]) -> int:
+        """The most bytes alive at once. Time runs over the ops, forward, then backward in reverse."""
+        steps = len(self.ops)
+        change: Counter[int] = Counter()
+
+        def alive(start: int, end: int, size: int) -> None:
+            change[start] += size
+            change[end + 1] -= size
+
+        for memory in self.memory.values():
+            if memory.param or not memory.bytes:
+                continue
+            end = memory.used if memory.kept is None else max(memory.used, 2 * steps - min(memory.kept, steps - 1))
+            alive(memory.born, end, memory.bytes)
+            if memory in first_grad and memory in last_grad:
+                alive(2 * steps - first_grad[memory], 2 * steps - last_grad[memory], memory.bytes)
+        for at, size in twice:
+            alive(2 * steps - at, 2 * steps - at, size)
+        now = most = 0
+        for time in sorted(change):
+            now += change[time]
+            most = max(most, now)
+        return most

@@ -1,0 +1,11 @@
+"""Diagrams of a network and of the difference between two, for graphviz and for a page.
+
+What lives here: boxes, columns, colours. What does not: the scripts of a page (page), plots of numbers (visual).
+"""
+from fxgrow.diagram.build import kinds_of
+from fxgrow.diagram.difference import Difference, diff
+from fxgrow.diagram.drawing import draw
+from fxgrow.diagram.heat import VIRIDIS
+from fxgrow.diagram.html import diagram_data
+
+__all__ = ["Difference", "VIRIDIS", "diagram_data", "diff", "draw", "kinds_of"]

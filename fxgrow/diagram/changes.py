@@ -1,0 +1,88 @@
+"""The picture of `Changes`: untouched layers grey, new numbers hatched, inserted layers framed."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fxgrow.compare import Change, Changes, mark
+from fxgrow.diagram.build import Box, Cluster, Diagram, build, kinds_of
+from fxgrow.diagram.choice import chosen
+from fxgrow.diagram.colours import PALE
+from fxgrow.diagram.dot import Picture, below, small, text
+
+GREY, GROWN, NEW, OLD = "#EDEDED", "#FFFFFF", "#0072B2", "#BBBBBB"  # the blue is Okabe and Ito's
+CELLS = 20  # in a bar
+
+
+def picture(difference: Changes, depth: int | None, collapse: str | Sequence[str], repeats: bool | None,
+            columns: int | None) -> ChangesPicture:
+    """The picture of a difference; see `Difference.draw`."""
+    diagram = chosen(build(difference.graph, kinds_of(difference.after)), depth,
+                     [collapse] if isinstance(collapse, str) else list(collapse), repeats,
+                     lambda node: mark(difference.nodes[node.name]))
+    return ChangesPicture(difference, diagram, columns)
+
+
+class ChangesPicture(Picture):
+    def __init__(self, difference: Changes, diagram: Diagram, columns: int | None):
+        self.difference = difference
+        super().__init__(difference.graph, diagram, columns)
+
+    def changes(self, box: Box) -> list[Change]:
+        return [self.difference.nodes[node.name] for node in self.diagram.all_nodes(box)]
+
+    def frame(self, item: Box | Cluster) -> str:
+        """The colour around what was inserted as a whole."""
+        boxes = [item] if isinstance(item, Box) else list(item.boxes())
+        return NEW if all(c.status == "inserted" for b in boxes for c in self.changes(b)) else super().frame(item)
+
+    def _row(self, box: Box, i: int, path: str) -> str:
+        row = box.rows[i]
+        changes = [self.difference.nodes[node.name] for node in row.nodes]
+        first = changes[0]
+        status = first.status if all(c.status == first.status for c in changes) else "grown"
+        ink = PALE if status == "same" else "black"
+        name = below(row.name, path) if row.nodes[0].op == "call_module" else ""
+        words = f"{text(row.title)} {text(row.settings)}"
+        words = f'<font color="{ink}">{f"<b>{words}</b>" if status != "same" else words}</font>{small(name, ink)}'
+        if status == "grown" and first.before != first.after:
+            words += f"<br/>{small(f'was {first.before}')}"
+        words += self.times(box) if i == 0 else ""
+        border = f'border="2" color="{NEW}"' if status == "inserted" else ""
+        cell = f'<tr><td colspan="9" {border} bgcolor="{GREY if status == "same" else GROWN}">{words}</td></tr>'
+        grown = status == "grown"  # of what was inserted, all is new
+        return cell + (bar(sum(c.new for c in changes), sum(c.parameters[1] for c in changes)) if grown else "")
+
+    def _folded_rows(self, box: Box, path: str) -> list[str]:
+        changes = self.changes(box)
+        same = all(c.status == "same" for c in changes)
+        new, size, old = (sum(n) for n in ((c.new for c in changes), (c.parameters[1] for c in changes),
+                                           (c.parameters[0] for c in changes)))
+        kind = f' <font color="{PALE}">{text(box.kind)}</font>' if box.kind else ""
+        head = f"<b>{text(below(box.path, path))}</b>{kind}{self.times(box)}<br/>"
+        counts = [f"{n} {what}" for what in ("grown", "inserted") if (n := sum(c.status == what for c in changes))]
+        words = ", ".join(counts) + (f"; {old:,} ⇒ {size:,} parameters" if old != size else "") if not same else "untouched"
+        return [f'<tr><td colspan="9" bgcolor="{GREY if same else GROWN}">{head}{small(words)}</td></tr>',
+                "" if same else bar(new, size)]
+
+    def legend(self) -> str:
+        total, gone = self.difference.total, sum(c.status == "removed" for c in self.difference.layers)
+        words = (f"parameters {total.parameters[0]:,} ⇒ {total.parameters[1]:,}, {total.new:,} new; "
+                 f"FLOPs {total.flops[0]:,} ⇒ {total.flops[1]:,}" + (f"; {gone} layers removed" if gone else ""))
+        cells = (f'<td border="1" bgcolor="{GREY}">untouched</td><td border="1">grown</td>'
+                 f'<td bgcolor="{OLD}">old numbers</td>'
+                 f'<td bgcolor="{NEW}"><font color="white">//// new numbers ////</font></td>'
+                 f'<td border="2" color="{NEW}">inserted</td>')
+        return (f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr>'
+                f'<tr><td colspan="5">{words}</td></tr></table>>')
+
+
+def bar(new: int, size: int) -> str:
+    """A row with a bar: as much of it hatched as there are new numbers among all."""
+    if not new:
+        return ""
+    count = min(max(round(CELLS * new / size), 1), CELLS)
+    cells = [f'<td bgcolor="{OLD}"><font point-size="6"> </font></td>'] * (CELLS - count)
+    cells += [f'<td bgcolor="{NEW}"><font point-size="6" color="white">/</font></td>'] * count
+    share = small(f"{new / size:.0%} new" if new / size >= 0.01 else "less than 1% new")
+    return (f'<tr><td colspan="9"><table border="0" cellborder="0" cellspacing="0" cellpadding="1"><tr>{"".join(cells)}</tr>'
+            f'</table></td></tr><tr><td colspan="9" cellpadding="0">{share.strip()}</td></tr>')

@@ -1,0 +1,52 @@
+"""Long diagrams in several columns: which box stands in which."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fxgrow.diagram.build import Box, Diagram, Item
+
+LONG = 70  # lines from which on there is more than one column
+SHAPE = 22  # lines of a column that is as high as it is wide: found by looking at pictures
+
+
+def columns_of(diagram: Diagram, count: int | None) -> dict[str, int]:
+    """The column of each box, by its key; columns are about equally long and part modules only where one is longer than a
+    column. None: as many columns as make a picture about as wide as it is high."""
+    boxes = list(diagram.root.boxes())
+    length = sum(map(_lines, boxes))
+    if count is None:
+        count = round(math.sqrt(length / SHAPE)) if length > LONG else 1
+    parts = _parts(diagram.root, length / count)
+    sizes = [sum(_lines(b) for b in part) for part in parts]
+    limit = max(sizes, default=1)
+    while len(_filled(sizes, limit)) > count:
+        limit += 1
+    starts = _filled(sizes, limit)
+    return {box.key: sum(start <= i for start in starts) - 1 for i, part in enumerate(parts) for box in part}
+
+
+def _lines(box: Box) -> int:
+    """About how high a box is, with the space below it."""
+    return (3 if box.folded else len(box.rows) + 1) + 1
+
+
+def _parts(item: Item, most: float) -> list[list[Box]]:
+    """What stays together: modules of at most so many lines."""
+    if isinstance(item, Box):
+        return [[item]]
+    boxes = list(item.boxes())
+    if item.path and sum(map(_lines, boxes)) <= most:
+        return [boxes]
+    return [part for child in item.children for part in _parts(child, most)]
+
+
+def _filled(sizes: Sequence[int], limit: int) -> list[int]:
+    """Where columns start if none is longer than `limit`."""
+    starts, length = [0], 0
+    for i, size in enumerate(sizes):
+        if length and length + size > limit:
+            starts.append(i)
+            length = 0
+        length += size
+    return starts

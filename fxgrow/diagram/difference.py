@@ -1,0 +1,56 @@
+"""`diff`: two models compared, to print and to draw."""
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from fxgrow.common import atomic_write
+from fxgrow.compare import Changes, find_changes
+from fxgrow.diagram.changes import ChangesPicture, picture
+from fxgrow.diagram.dot import rendered
+from fxgrow.diagram.drawing import format_of
+from fxgrow.diagram.html import diagram_page
+from fxgrow.record import Grown
+
+
+@dataclass
+class Difference(Changes):
+    """What `diff` gives: print it, `draw` it, or read `layers`."""
+
+    def draw(self, path: str | os.PathLike, *, depth: int | None = None, collapse: str | Sequence[str] = (),
+             repeats: bool | None = None, columns: int | None = None) -> Path:
+        """The new model as a picture: untouched layers grey, grown ones with a bar whose hatched part is new, inserted ones
+        framed. Arguments and errors as for `fxgrow.draw`."""
+        if (kind := format_of(target := Path(path))) == "html":
+            content = diagram_page(self.after, self.graph, self, depth=depth, repeats=repeats,
+                                   collapse=[collapse] if isinstance(collapse, str) else list(collapse))
+        else:
+            content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns).graph, kind)
+        with atomic_write(target) as file:
+            file.write(content)
+        return target
+
+    def picture(self, *, depth: int | None = None, collapse: str | Sequence[str] = (), repeats: bool | None = None,
+                columns: int | None = None) -> ChangesPicture:
+        """What `draw` draws; `.graph` is a `graphviz.Digraph`."""
+        return picture(self, depth, collapse, repeats, columns)
+
+
+def diff(before: nn.Module | Grown, after: nn.Module | Grown | None = None, example_inputs=None) -> Difference:
+    """Compares two models, layer by layer.
+
+    Args:
+        before: the old model; or, without `after`, a grown one (also as loaded from a file): it is compared with the model
+            that it grew from, whose structure its record holds.
+        after: the new model.
+        example_inputs: as for `capture`; not needed for what was captured, grown or loaded.
+
+    Raises:
+        GrowthError: there is no `after`, and `before` has not grown; or the record is not about this model.
+        CaptureError: one of the models cannot be captured.
+    """
+    return Difference(**vars(find_changes(before, after, example_inputs)))

@@ -1,0 +1,163 @@
+"""Diagrams in the language of graphviz."""
+from __future__ import annotations
+
+import subprocess
+from html import escape
+
+import graphviz
+from torch.fx import GraphModule
+
+from fxgrow.diagram.build import Box, Cluster, Diagram, Item
+from fxgrow.diagram.colours import COLOURS, FRAME, INK, PALE
+from fxgrow.diagram.columns import columns_of
+from fxgrow.diagram.heat import VIRIDIS, WORDS, Heat
+from fxgrow.errors import DrawError
+
+
+def rendered(graph: graphviz.Digraph, kind: str) -> bytes:
+    """The bytes of a picture."""
+    if kind == "dot":
+        return graph.source.encode()
+    try:
+        return graph.pipe(format=kind, engine="dot", quiet=True)
+    except graphviz.ExecutableNotFound as error:
+        raise DrawError(f"{kind} pictures are made by Graphviz's program `dot`, which is not installed: install graphviz "
+                        "(apt install graphviz, brew install graphviz), or write a .dot file") from error
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or b"").decode(errors="replace").strip().splitlines() or [f"exit code {error.returncode}"]
+        raise DrawError(f"Graphviz's program `dot` could not draw it ({said[0]}): write a .dot file and draw fewer boxes") \
+            from error
+
+
+def text(name: str) -> str:
+    """A name as the text of a label: no markup, no control characters."""
+    return escape("".join(c if c.isprintable() else "?" for c in name))
+
+
+def small(words: str, colour: str = PALE) -> str:
+    """A name in small letters behind what it belongs to; nothing for no name (which Graphviz would refuse)."""
+    return f' <font point-size="8" color="{colour}">{text(words)}</font>' if words else ""
+
+
+def tooltip(words: str) -> str:
+    return graphviz.escape("".join(c if c.isprintable() or c == "\n" else "?" for c in words))
+
+
+class Picture:
+    """A diagram as a Graphviz graph."""
+
+    def __init__(self, gm: GraphModule, diagram: Diagram, columns: int | None = None, heat: Heat | None = None):
+        self.gm, self.diagram, self.heat, self.clusters = gm, diagram, heat, 0
+        self.graph = graphviz.Digraph("model", graph_attr={
+            "fontname": "Helvetica", "fontsize": "11", "labelloc": "t", "ranksep": "0.25", "nodesep": "0.25",
+            "bgcolor": "white", "style": "rounded", "color": "#BBBBBB", "fontcolor": PALE, "labeljust": "l"},
+            node_attr={"shape": "plain", "fontname": "Helvetica", "fontsize": "10"},
+            edge_attr={"fontname": "Helvetica", "fontsize": "8", "color": FRAME, "fontcolor": PALE, "arrowsize": "0.6"})
+        self._fill(self.graph, diagram.root)
+        self._connect(columns)
+        self.graph.attr(label=self.legend())
+
+    def _connect(self, columns: int | None) -> None:
+        """Edges; those from one column to another are grey and do not push what they lead to down."""
+        column = columns_of(self.diagram, columns)
+        for edge in self.diagram.edges():
+            across = column[edge.tail.key] != column[edge.head.key]
+            self.graph.edge(edge.tail.key, edge.head.key, label=graphviz.escape(edge.shape),
+                            tooltip=tooltip(edge.shape or edge.tail.shape),
+                            **({"constraint": "false", "color": "#999999"} if across else {}))
+        first = {c: key for key, c in reversed(column.items())}
+        if len(first) > 1:
+            self.graph.attr(newrank="true")
+            with self.graph.subgraph(graph_attr={"rank": "same"}) as top:
+                for c in range(1, len(first)):
+                    top.edge(first[c - 1], first[c], style="invis", weight="0")
+
+    def _fill(self, graph: graphviz.Digraph, cluster: Cluster) -> None:
+        for child in cluster.children:
+            if isinstance(child, Box):
+                graph.node(child.key, label=self.label(child, cluster.path), tooltip=tooltip(self.hover(child)),
+                           id=child.key)
+            else:
+                self.clusters += 1
+                with graph.subgraph(name=f"cluster{self.clusters}") as inner:
+                    inner.attr(label=f"<{self.heading(child)}>", tooltip=tooltip(child.path), color=self.frame(child))
+                    self._fill(inner, child)
+
+    def heading(self, cluster: Cluster) -> str:
+        """Of a module: its name, its class, how often it is repeated."""
+        words = text(cluster.path) if not cluster.group else ""
+        if cluster.kind:
+            words += f' <font color="{PALE}">{text(cluster.kind)}</font>'
+        return words + self.times(cluster)
+
+    def times(self, item: Item) -> str:
+        if item.times == 1:
+            return ""
+        return f" <b>× {item.times}</b>{small(f'to {item.last}')}"
+
+    def label(self, box: Box, path: str) -> str:
+        rows = self._folded_rows(box, path) if box.folded else [self._row(box, i, path) for i in range(len(box.rows))]
+        facts = [box.shape] if box.rows[0].title != "output" else []
+        facts += [f"{share:.1%}"] if self.heat is not None and (share := self.heat.shares[box.key]) else []
+        if any(facts):
+            rows.append(f'<tr><td colspan="9">{small(", ".join(filter(None, facts))).strip()}</td></tr>')
+        width = 2 if box.folded else 1
+        return (f'<<table border="{width}" color="{self.frame(box)}" cellborder="0" cellspacing="0" cellpadding="3" '
+                f'bgcolor="white">{"".join(rows)}</table>>')
+
+    def _row(self, box: Box, i: int, path: str) -> str:
+        row = box.rows[i]
+        words = f"<b>{text(row.title)}</b> {text(row.settings)}" if i == 0 else f"{text(row.title)} {text(row.settings)}"
+        words += "".join(f"<br/>{small(f'with {below(p, path)}', self.pale(box))}" for p in row.parameters)
+        if i == 0 or row.nodes[0].op == "call_module":
+            words += small(below(row.name, path), self.pale(box))
+        if i == 0:
+            words += self.times(box)
+        return f'<tr><td colspan="9" bgcolor="{self.fill(box, row.family)}">{self.inked(box, words)}</td></tr>'
+
+    def _folded_rows(self, box: Box, path: str) -> list[str]:
+        kind = f' <font color="{self.pale(box)}">{text(box.kind)}</font>' if box.kind else ""
+        head = f'<b>{text(below(box.path, path))}</b>{kind}{self.times(box)}'
+        top = f'<tr><td colspan="9" bgcolor="{self.fill(box, "")}">{self.inked(box, head)}</td></tr>'
+        if self.heat is not None:
+            return [top]
+        cells = "".join(f'<td bgcolor="{COLOURS[f]}"><font point-size="8">{n}</font></td>'
+                        for f in COLOURS if (n := box.families.get(f)) and f != "in and out")
+        return [top, f"<tr>{cells}</tr>"]
+
+    def frame(self, item: Item) -> str:
+        return FRAME if isinstance(item, Box) else "#BBBBBB"
+
+    def fill(self, box: Box, family: str) -> str:
+        if self.heat is not None:
+            return self.heat.colour(box)
+        return COLOURS.get(family, "#EFEFEF")
+
+    def inked(self, box: Box, words: str) -> str:
+        return f'<font color="{self.heat.ink(box)}">{words}</font>' if self.heat is not None else words
+
+    def pale(self, box: Box) -> str:
+        return self.heat.ink(box) if self.heat is not None else INK
+
+    def hover(self, box: Box) -> str:
+        """Everything about a box, in full."""
+        lines = [f"{box.path} {box.kind}".strip()] if box.folded else [
+            " ".join(filter(None, (r.name, r.title, r.settings))) for r in box.rows]
+        lines += [f"× {box.times}, to {box.last}"] if box.times > 1 else []
+        lines += [f"{self.heat.shares[box.key]:.1%} of {WORDS[self.heat.what]}"] if self.heat is not None else []
+        return "\n".join([*lines, box.shape])
+
+    def legend(self) -> str:
+        """What the colours mean."""
+        if self.heat is not None:
+            cells = "".join(f'<td bgcolor="{c}" width="16" height="10"></td>' for c in VIRIDIS)
+            cells = f"<td>share of {WORDS[self.heat.what]}: 0</td>{cells}<td>{self.heat.top:.1%}</td>"
+        else:
+            used = {row.family for box in self.diagram.root.boxes() for row in box.rows} - {"in and out"}
+            cells = "".join(f'<td border="1" bgcolor="{c}">{f}</td>' for f, c in COLOURS.items() if f in used) or "<td></td>"
+        return f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr></table>>'
+
+
+def below(name: str, path: str) -> str:
+    """A name as it is called within a module."""
+    return name.removeprefix(path + ".") if path and name != path else "" if name == path else name

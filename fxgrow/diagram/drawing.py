@@ -1,0 +1,81 @@
+"""`draw`: a model as a picture, by Graphviz.
+
+What lives here: layout, colours, legend and files. What does not: what is drawn (fxgrow/diagram/build.py, repeats.py).
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from fxgrow.common import atomic_write
+from fxgrow.diagram.build import build, kinds_of
+from fxgrow.diagram.choice import chosen
+from fxgrow.diagram.dot import Picture, rendered
+from fxgrow.diagram.heat import Heat
+from fxgrow.diagram.html import diagram_page
+from fxgrow.diagram.tensorboard import log
+from fxgrow.errors import DrawError
+from fxgrow.record import Grown, captured
+
+FORMATS = ("svg", "png", "pdf", "dot", "html")
+
+
+def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathLike, *, depth: int | None = None,
+         collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None,
+         columns: int | None = None, logdir: str | os.PathLike | None = None) -> Path:
+    """Draws a model and gives the path of the picture.
+
+    Args:
+        model_or_grown: any module that `capture` takes, or what `transform` gave.
+        example_inputs: as for `capture`; None for a captured, loaded or grown model, which holds its own.
+        path: where the picture goes; svg, png, pdf, dot (Graphviz's own text) or html by its suffix. An html page needs
+            neither Graphviz nor a network, and its modules open and close.
+        depth: modules so many levels deep are one box each; 0 for every level. None: as deep as 60 boxes allow.
+        collapse: globs over the paths of modules that are one box each.
+        repeats: draw equal blocks that follow each other once, with their number; None: where there are more than 60 boxes.
+        heat: colour by the share of "flops", "params" or "memory" (bytes of activations) instead of by family.
+        columns: how many columns a long picture is broken into; None: as many as make it about as wide as it is high.
+        logdir: a folder of TensorBoard's, which gets the picture and a table of its boxes as well.
+
+    Raises:
+        DrawError: an unknown suffix or heat, a glob that matches nothing, or Graphviz's program (for `logdir`: TensorBoard)
+            is not installed.
+        CaptureError: the model cannot be captured.
+    """
+    target = Path(path)
+    kind = format_of(target)
+    collapse = [collapse] if isinstance(collapse, str) else list(collapse)
+    if kind == "html":
+        content = diagram_page(*captured(model_or_grown, example_inputs), depth=depth, collapse=collapse, repeats=repeats,
+                               heat=heat)
+    if kind != "html" or logdir is not None:
+        made = picture(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat,
+                       columns=columns)
+        content = content if kind == "html" else rendered(made.graph, kind)
+    if logdir is not None:
+        log(logdir, rendered(made.graph, "png"), made.diagram)
+    with atomic_write(target) as file:
+        file.write(content)
+    return target
+
+
+def picture(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: int | None = None,
+            collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None,
+            columns: int | None = None) -> Picture:
+    """What `draw` draws, with the same arguments; `.graph` is a `graphviz.Digraph`."""
+    if columns is not None and columns < 1:
+        raise DrawError(f"columns {columns}: say 1 or more")
+    model, gm = captured(model_or_grown, example_inputs)
+    diagram = chosen(build(gm, kinds_of(model)), depth, [collapse] if isinstance(collapse, str) else list(collapse), repeats)
+    return Picture(gm, diagram, columns, None if heat is None else Heat(gm, diagram, heat))
+
+
+def format_of(path: Path) -> str:
+    """The format that a suffix stands for."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise DrawError(f"{path}: a picture is {', '.join(FORMATS)}, by its suffix")
+    return kind

@@ -1,0 +1,136 @@
+"""Blocks that stand several times in a row, as one block and a number.
+
+Parts side by side in a module are repetitions where they do the same (operations, settings, shapes, connections within),
+where each takes what the one before it gives, and where nobody else takes what is within them. Two or three blocks that take
+turns (Swin's plain and shifted windows) are repeated together.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch.fx import Node
+
+from fxgrow.diagram.build import Box, Cluster, Diagram, Item
+
+PERIODS = (1, 2, 3, 4)
+
+
+def fold_repeats(diagram: Diagram, mark: Callable[[Node], object] | None = None) -> Diagram:
+    """The diagram with repetitions drawn once; `times` of what is left says how often.
+
+    Args:
+        mark: what operations must have in common beside all else.
+    """
+    folder = _Folder(diagram, mark or (lambda node: None))
+    root = folder.folded(diagram.root)
+    stands = folder.stands
+    for node, first in stands.items():
+        while first in stands:
+            first = stands[first]
+        stands[node] = first
+    return replace(diagram, root=root, stands=stands)
+
+
+class _Folder:
+    """sources, readers: of each node in the picture. stands: the nodes of repetitions, and those of the first in the row."""
+
+    def __init__(self, diagram: Diagram, mark: Callable[[Node], object]):
+        self.mark = mark
+        self.sources: dict[Node, list[Node]] = {}
+        self.readers: dict[Node, list[Node]] = {}
+        for tail, head, _ in diagram.flow:
+            self.sources.setdefault(head, []).append(tail)
+            self.readers.setdefault(tail, []).append(head)
+        self.stands: dict[Node, Node] = {}
+
+    def folded(self, cluster: Cluster) -> Cluster:
+        """The same with repetitions at every level folded, the outermost first."""
+        children: list[Item] = []
+        at = 0
+        while at < len(cluster.children):
+            period, times = self.longest(cluster.children, at)
+            unit = cluster.children[at:at + period]
+            if times > 1:
+                others = [cluster.children[at + period * m:at + period * (m + 1)] for m in range(1, times)]
+                children.append(self.once(cluster, unit, others))
+            else:
+                children.append(self.folded(unit[0]) if isinstance(unit[0], Cluster) else unit[0])
+            at += period * times
+        return replace(cluster, children=children)
+
+    def longest(self, items: Sequence[Item], at: int) -> tuple[int, int]:
+        """How many items are repeated from `at` on, and how often they stand there, so that most are covered."""
+        best = (1, 1)
+        for period in PERIODS:
+            units = [list(items[i:i + period]) for i in range(at, len(items) - period + 1, period)]
+            times, link = 1, None
+            while times < len(units) and self.form(units[0]) == self.form(units[times]):
+                following = self.link(units[times - 1], units[times])
+                if following is None or link not in (None, following):
+                    break
+                times, link = times + 1, following
+            if times > 1 and period * (times - 1) > best[0] * (best[1] - 1):
+                best = period, times
+        return best
+
+    def form(self, items: Sequence[Item]) -> list:
+        """What two repetitions have in common: the tree of modules and the operations in them. Rates of dropout may
+        differ."""
+        return [("box", i.shape, i.kind, [(r.title, r.family == "random" or r.settings, len(r.parameters),
+                                           *map(self.mark, r.nodes)) for r in i.rows])
+                if isinstance(i, Box) else ("module", i.kind, self.form(i.children)) for i in items]
+
+    def link(self, unit: Sequence[Item], following: Sequence[Item]) -> tuple | None:
+        """How a unit takes what the one before gives, if it can be its repetition: for each operation, which operations of
+        its own unit, of the one before, or of outside it reads."""
+        before, after = ({n: i for i, n in enumerate(_nodes(u))} for u in (unit, following))
+        if any(r not in before and r not in after for n in before for r in self.readers.get(n, ())):
+            return None
+        found: list[tuple] = []
+        for old, new in zip(before, after):
+            theirs, ours = self.sources.get(old, []), self.sources.get(new, [])
+            if len(theirs) != len(ours):
+                return None
+            for a, b in zip(theirs, ours):
+                if b in before:
+                    found.append(("before", before[b]))
+                elif b in after and before.get(a) == after[b]:
+                    found.append(("own", after[b]))
+                elif a is b:
+                    found.append(("outside", b))
+                else:
+                    return None
+                if a in before and b not in after:
+                    return None
+        return tuple(found) if any(kind == "before" for kind, _ in found) else None
+
+    def once(self, cluster: Cluster, unit: Sequence[Item], others: Sequence[Sequence[Item]]) -> Item:
+        """The first unit of a row, standing for all of them."""
+        for other in others:
+            self.stands.update(zip(_nodes(other), _nodes(unit)))
+        times, last = len(others) + 1, others[-1][-1].path
+        unit = [_spanned(a, b) for a, b in zip(unit, others[-1])]
+        if len(unit) > 1:
+            inner = self.folded(Cluster(cluster.path, children=unit))
+            return replace(inner, times=times, group=True, last=last)
+        item = self.folded(unit[0]) if isinstance(unit[0], Cluster) else unit[0]
+        return replace(item, times=times, last=last)
+
+
+def _boxes(items: Sequence[Item]) -> list[Box]:
+    return [b for i in items for b in ((i,) if isinstance(i, Box) else i.boxes())]
+
+
+def _nodes(items: Sequence[Item]) -> list[Node]:
+    return [node for box in _boxes(items) for node in box.nodes]
+
+
+def _spanned(first: Item, last: Item) -> Item:
+    """The first of several repetitions; settings that differ say from what to what."""
+    if isinstance(first, Cluster):
+        assert isinstance(last, Cluster)
+        return replace(first, children=[_spanned(a, b) for a, b in zip(first.children, last.children)])
+    assert isinstance(last, Box)
+    return replace(first, rows=[a if a.settings == b.settings else replace(a, settings=f"{a.settings} … {b.settings}")
+                                for a, b in zip(first.rows, last.rows)])

@@ -1,0 +1,31 @@
+"""Captured graphs and module trees: copying, running and naming their nodes, and finding writes to memory.
+
+What lives here: what holds for any graph, whoever made it. What does not: how one is traced (tracing) or grown (growth).
+"""
+from fxgrow.graph.calls import CONVOLUTIONS, LAYERS, TRANSPOSED, Call, call_of, calls, computes, other_users
+from fxgrow.graph.cleanup import copy_nodes, remove_dead_code, renew_constants
+from fxgrow.graph.inputs import as_tuple, to_meta
+from fxgrow.graph.modules import (
+           TRANSIENT,
+           assemble,
+           clone_module,
+           clone_structure,
+           cloned_tensors,
+           hold,
+           mentions,
+           meta_twin,
+           skeleton,
+           tensors_of,
+)
+from fxgrow.graph.names import below, boundary, inside, location_of, outer, path_of, place_of, prefixes
+from fxgrow.graph.running import leaf_value, nested_shape, run_meta, run_node, run_shapes, uncached
+from fxgrow.graph.structure import Known, known
+from fxgrow.graph.words import FAMILIES, MAKES, family, passes_on, settings, shape_of, title
+from fxgrow.graph.writes import drops_in_place, memory_of, writes_in_place
+
+__all__ = ["CONVOLUTIONS", "Call", "FAMILIES", "Known", "LAYERS", "MAKES", "TRANSIENT", "TRANSPOSED", "as_tuple",
+           "assemble", "below", "boundary", "call_of", "calls", "clone_module", "clone_structure", "cloned_tensors",
+           "computes", "copy_nodes", "drops_in_place", "family", "hold", "inside", "known", "leaf_value", "location_of",
+           "memory_of", "mentions", "meta_twin", "nested_shape", "other_users", "outer", "passes_on", "path_of", "place_of",
+           "prefixes", "remove_dead_code", "renew_constants", "run_meta", "run_node", "run_shapes", "settings", "shape_of",
+           "skeleton", "tensors_of", "title", "to_meta", "uncached", "writes_in_place"]

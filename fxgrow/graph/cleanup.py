@@ -1,0 +1,37 @@
+"""Small repairs of graphs: unused nodes, constants that are written to, copies of nodes."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch.fx import Graph, Node
+
+from fxgrow.graph.writes import writes_in_place
+
+
+def renew_constants(graph: Graph) -> None:
+    """A tensor that the forward makes and then writes to is made anew at each call."""
+    made = [n.kwargs.get("out", n.args[0] if n.args else None) for n in graph.nodes if writes_in_place(n)]
+    for target in {n.target for n in made if isinstance(n, Node) and str(n.target).startswith("_tensor_constant")}:
+        first, *others = [n for n in graph.nodes if n.op == "get_attr" and n.target == target]
+        with graph.inserting_after(first):
+            fresh = graph.call_method("clone", (first,))
+        fresh.meta = {"owner": first.meta.get("owner", "")}
+        for node in (first, *others):
+            node.replace_all_uses_with(fresh, lambda user, own=fresh: user is not own)
+
+
+def remove_dead_code(graph: Graph) -> None:
+    """Drops what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
+    for node in reversed(list(graph.nodes)):
+        if not (node.users or node.op in ("placeholder", "output", "call_module") or writes_in_place(node)):
+            graph.erase_node(node)
+
+
+def copy_nodes(nodes: Iterable[Node], graph: Graph, env: dict[Node, Node], rename: Callable[[str], str]) -> None:
+    """Copies nodes to where a graph is being added to; `env` has their inputs, and gets them. What they call and read, and
+    whose code they are, goes through `rename`."""
+    for node in nodes:
+        new = env[node] = graph.node_copy(node, lambda n: env[n])
+        if node.op in ("call_module", "get_attr"):
+            new.target = rename(str(node.target))
+        new.meta = {"owner": rename(node.meta.get("owner", ""))}

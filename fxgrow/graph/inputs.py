@@ -1,0 +1,21 @@
+"""Example inputs: as a tuple, and on the meta device."""
+from __future__ import annotations
+
+from torch import Tensor
+
+from fxgrow.aten import tree_map
+from fxgrow.errors import CaptureError
+
+
+def as_tuple(example_inputs) -> tuple:
+    """A tensor, or a list or tuple of tensors, as a tuple."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,)
+    if isinstance(example_inputs, (tuple, list)) and example_inputs:
+        return tuple(example_inputs)
+    raise CaptureError("example_inputs: pass a tensor or a tuple of tensors, as you would call the model")
+
+
+def to_meta(value):
+    """Every tensor in a nested value, on the meta device."""
+    return tree_map(lambda v: v.detach().to("meta") if isinstance(v, Tensor) and not v.is_meta else v, value)

@@ -1,0 +1,178 @@
+"""Module trees: copies of them, on meta tensors or with shared ones, and graphs put back into them."""
+from __future__ import annotations
+
+import collections
+import copy
+import functools
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+
+SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
+          torch.device, torch.Size, type(None)}
+
+
+CONTAINERS = {dict, collections.OrderedDict, set}
+
+
+def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
+    """A copy of the module tree whose parameters and buffers are `tensor(old)`; no tensor data is copied here. A captured
+    module's code is not compiled: `recompile()` when its graph is as it should be."""
+    memo = cloned_tensors(module, tensor)
+    if not isinstance(module, GraphModule):
+        return clone_module(module, memo)
+    new = GraphModule(nn.Module(), Graph(), class_name=type(module).__name__)
+    new.__dict__.update(_state(module, memo))
+    new.meta = dict(module.meta)
+    new._graph = copy.deepcopy(module.graph)
+    new._graph.owning_module = new
+    return new
+
+
+def hold(place: nn.Module, module: nn.Module) -> nn.Module:
+    """Gives a plain module the layers and tensors that another one holds."""
+    for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+        getattr(place, part).update(getattr(module, part))
+    return place
+
+
+def skeleton(gm: GraphModule) -> GraphModule:
+    """A captured module's layers and graph on meta tensors, without its growth."""
+    new: GraphModule = clone_structure(gm, lambda t: t.detach().to("meta"))  # type: ignore[assignment]
+    new.meta.pop("growth", None)
+    return new
+
+
+def meta_twin(module: nn.Module) -> nn.Module:
+    """The same module tree on meta tensors: shapes without memory (and, of a captured module, without its graph)."""
+    memo = cloned_tensors(module, lambda t: t.detach().to("meta"))
+    if not isinstance(module, GraphModule):
+        return clone_module(module, memo)
+    twin = nn.Module()
+    twin.__dict__.update(_state(module, memo))
+    return twin
+
+
+def cloned_tensors(module: nn.Module, tensor) -> dict[int, Any]:
+    memo: dict[int, Any] = {}
+    for owner in module.modules():
+        for t in (*owner._parameters.values(), *owner._buffers.values()):
+            if t is not None and id(t) not in memo:
+                new = tensor(t)
+                if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
+                    new = nn.Parameter(new, requires_grad=t.requires_grad)
+                memo[id(t)] = new
+    memo[id(memo)] = list(memo.values())
+    return memo
+
+
+def _state(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
+    """What a captured module holds beside its graph."""
+    held = {k: _clone_value(getattr(module, k), memo) for k in ("_modules", "_parameters", "_buffers")}
+    return {**held, "training": module.training, "_non_persistent_buffers_set": set(module._non_persistent_buffers_set)}
+
+
+@functools.cache
+def _copies_plainly(cls: type) -> bool:
+    """Whether a copy of a module of this class is a copy of its attributes."""
+    if hasattr(cls, "__deepcopy__") or issubclass(cls, nn.RNNBase):
+        return False
+    own = ("__setstate__", "__getstate__", "__reduce_ex__")
+    return cls.__module__.startswith("torch.nn.modules") or \
+        all(getattr(cls, name, None) is getattr(nn.Module, name, None) for name in own)
+
+
+def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """`copy.deepcopy` for modules, without its cost for the plain attributes that nearly all of them are made of."""
+    if id(module) in memo:
+        return memo[id(module)]
+    cls: Any = type(module)
+    if not _copies_plainly(cls):
+        return copy.deepcopy(module, memo)
+    new = memo[id(module)] = cls.__new__(cls)
+    state = new.__dict__
+    for name, value in vars(module).items():
+        kind = type(value)
+        if kind in SHARED:
+            state[name] = value
+        elif kind in CONTAINERS and not value:
+            state[name] = kind()
+        else:
+            state[name] = _clone_value(value, memo)
+    return new
+
+
+def _clone_value(value, memo: dict[int, Any]):
+    if id(value) in memo:
+        return memo[id(value)]
+    kind = type(value)
+    if kind in SHARED:
+        return value
+    if kind in (dict, collections.OrderedDict):
+        return kind((k, _clone_value(v, memo)) for k, v in value.items())
+    if kind in (list, tuple, set):
+        return kind(_clone_value(v, memo) for v in value)
+    if isinstance(value, Tensor) and not value.is_leaf:  # what a hook computes before each call
+        return value.detach().clone()
+    return clone_module(value, memo) if isinstance(value, nn.Module) else copy.deepcopy(value, memo)
+
+
+def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module: module) -> GraphModule:
+    """A captured module, not compiled yet: `leaf(module)` for each layer that the graph calls, and plain modules around
+    them for all else that `root` holds, in its own order, so that the state_dict is the model's. (torch.fx alone would
+    order by use and drop the unused.)"""
+    called = {id(root.get_submodule(n.target)) for n in graph.nodes if n.op == "call_module"}
+    read = {n.target for n in graph.nodes if n.op == "get_attr"}
+    around = {target[:i] for target in read for i, c in enumerate(target) if c == "."}
+    placed: dict[int, nn.Module] = {}
+
+    def fill(place: nn.Module, module: nn.Module, path: str) -> None:
+        place.training = module.training
+        place._parameters.update(module._parameters)
+        place._buffers.update(module._buffers)
+        place._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
+        for name, child in module._modules.items():
+            if child is None:
+                continue
+            if id(child) not in placed:  # else another name of a shared module
+                placed[id(child)] = leaf(child) if id(child) in called else nn.Module()
+                if id(child) not in called:
+                    fill(placed[id(child)], child, f"{path}{name}.")
+            new = placed[id(child)]
+            if id(child) in called or new._modules or new._parameters or new._buffers or path + name in around:
+                place._modules[name] = new
+
+    gm = GraphModule(nn.Module(), Graph(), class_name=class_name)
+    fill(gm, root, "")
+    for target in read:
+        owner, _, attribute = target.rpartition(".")
+        place, value = gm.get_submodule(owner), getattr(root.get_submodule(owner), attribute, None)
+        if isinstance(value, Tensor) and not hasattr(place, attribute):  # a plain attribute
+            place.register_buffer(attribute, value, persistent=False)
+    gm._graph, graph.owning_module = graph, gm
+    return gm
+
+
+@functools.cache
+def mentions(cls: type, name: str = "training") -> bool:
+    """Whether any method of the class, its bases below nn.Module included, mentions a name (`self.training`)."""
+    def inside(code: types.CodeType) -> bool:
+        return name in code.co_names or any(inside(c) for c in code.co_consts if isinstance(c, types.CodeType))
+
+    for base in cls.__mro__[:cls.__mro__.index(nn.Module)]:
+        for value in vars(base).values():
+            code = getattr(getattr(value, "__func__", value), "__code__", None)
+            if code is not None and inside(code):
+                return True
+    return False
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer under every name that it has."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have

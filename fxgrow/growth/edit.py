@@ -1,0 +1,247 @@
+"""Editing a captured module: what a pass that inserts nodes and layers does to a copy, with the growth record kept.
+
+`Edit` holds the copy, the values of every node (on meta tensors) and the record of what is new; a pass says what to put
+where. What lives here: the bookkeeping. What does not: which numbers new layers start with.
+"""
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxgrow.errors import CaptureError, SelectionError
+from fxgrow.graph import clone_structure, copy_nodes, drops_in_place, hold, known, run_shapes
+from fxgrow.record import GrowthRecord, Outcome, ParameterRecord, keep_growth
+from fxgrow.tracing import capture
+
+
+@dataclass
+class Traced:
+    """A module with new numbers as a graph of one input; what it gives (on meta tensors); whether it writes to its input."""
+    gm: GraphModule
+    gives: Any
+    writes: bool
+
+
+class Edit:
+    """A copy of a captured module under change.
+
+    gm, graph: the copy (nodes have the names that they have in the original); every tensor of it is its own
+        (unless it is not to `own` them: then none may be changed).
+    nodes: the original's nodes in the copy, by name. record, outcomes: what has been done so far.
+    """
+
+    def __init__(self, before: GraphModule, step: dict, own: bool = True):
+        self.before = before
+        tensor = (lambda t: t.detach().clone()) if own else (lambda t: t)
+        self.gm: GraphModule = clone_structure(before, tensor)  # type: ignore[assignment]
+        self.graph = self.gm.graph
+        self.nodes: dict[str, Node] = {node.name: node for node in self.graph.nodes}
+        self.record = GrowthRecord(lineage=[step])
+        self.outcomes: list[Outcome] = []
+        self._like = next((p for p in self.gm.parameters() if p.is_floating_point()), torch.empty(0))
+
+    # -- looking up -------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def values(self) -> dict[str, Any]:
+        """What every node of the original gives, on meta tensors, by node name."""
+        return self._run[0]
+
+    @functools.cached_property
+    def _run(self) -> tuple[dict[str, Any], dict[str, bool]]:
+        """The values, and whether the memory of each is written to after its node has run."""
+        values, written = known(self.before, "values", _values_of)
+        return dict(values), dict(written)
+
+    def written(self, node: Node) -> bool:
+        """Whether something writes to the memory of a node's value after the node has run."""
+        return self._run[1].get(node.name, False)
+
+    def read_elsewhere(self, node: Node) -> bool:
+        """Whether the memory of a node's value, which is written to later, is read after that under an older name: then the
+        writing must not go to another tensor."""
+        if not self.written(node):
+            return False
+        order = {n: i for i, n in enumerate(self.graph.nodes)}
+        memory = self.values[node.name].untyped_storage()._cdata
+        older = [n for n in self.nodes.values() if order[n] < order[node] and isinstance(v := self.values[n.name], Tensor)
+                 and v.untyped_storage()._cdata == memory]
+        return any(u is not node and order[u] > order[node] for n in older for u in n.users)
+
+    @staticmethod
+    def select(where: str | Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
+        """Those of `names` that a glob of `where` matches or is a parent of; all for None.
+
+        Raises:
+            SelectionError: a glob matches none; the nearest names are given.
+        """
+        names = list(dict.fromkeys(names))
+        if where is None:
+            return names
+        chosen: list[str] = []
+        for pattern in [where] if isinstance(where, str) else where:
+            found = [n for n in names if fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
+            if not found:
+                near = difflib.get_close_matches(pattern.strip("*."), names, n=3, cutoff=0.3) or names[:3]
+                raise SelectionError(f"{pattern!r} names no {what}; the nearest are: {', '.join(near) or 'there are none'}")
+            chosen += [n for n in found if n not in chosen]
+        return chosen
+
+    def free_name(self, path: str) -> str:
+        """`path`, or `path_2`, `path_3`, ... where that is taken."""
+        taken = {*dict(self.gm.named_modules(remove_duplicate=False)), *(n for n, _ in self.gm.named_parameters()),
+                 *(n for n, _ in self.gm.named_buffers())}
+        count, name = 1, path
+        while name in taken:
+            count += 1
+            name = f"{path}_{count}"
+        return name
+
+    # -- changing ---------------------------------------------------------------------------------------------------
+
+    def add_layer(self, path: str, layer: nn.Module) -> str:
+        """Registers a layer with new numbers, of the model's type, device and mode, and gives the name it got."""
+        path = self.free_name(path)
+        self.gm.add_submodule(path, layer.to(device=self._like.device, dtype=self._like.dtype).train(self.gm.training))
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            self.record.parameters[f"{path}.{name}"] = ParameterRecord.new(tensor.ndim)
+        return path
+
+    def tensor(self, name: str) -> Tensor:
+        """A parameter or buffer of the copy."""
+        owner, _, attribute = name.rpartition(".")
+        return getattr(self.gm.get_submodule(owner), attribute)
+
+    def known_as(self, name: str) -> str:
+        """The name under which the record holds a tensor: the first one, of a tensor with several names."""
+        tensor = self.tensor(name)
+        return next(n for n, t in [*self.gm.named_parameters(), *self.gm.named_buffers()] if t is tensor)
+
+    def put(self, name: str, tensor: Tensor, entry: ParameterRecord) -> None:
+        """Exchanges (or adds) a parameter or buffer; `entry` says where its numbers come from, in the original. A tensor
+        with several names is exchanged under each of them."""
+        owner, _, attribute = name.rpartition(".")
+        place = self.gm.get_submodule(owner)
+        old = place._buffers.get(attribute, place._parameters.get(attribute))
+        new = tensor.detach()
+        if old is None or isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, old is None or old.requires_grad)
+        if old is None:
+            place.register_parameter(attribute, new)
+        else:
+            for held in (d for m in self.gm.modules() for d in (m._parameters, m._buffers)):
+                held.update({n: new for n, t in held.items() if t is old})
+        self.record.parameters[self.known_as(name)] = entry
+
+    def drop(self, path: str) -> None:
+        """Takes a layer out, its record too."""
+        for name in _names(self.gm.get_submodule(path)):
+            self.record.parameters.pop(f"{path}.{name}", None)
+        self.gm.delete_submodule(path)
+
+    def call(self, before: Node, target, *args, owner: str = "", **kwargs) -> Node:
+        """A new node in front of `before`: a call of a layer (by name), of a method (`".name"`) or of a function."""
+        with self.graph.inserting_before(before):
+            if not isinstance(target, str):
+                node = self.graph.call_function(target, args, kwargs)
+            elif target.startswith("."):
+                node = self.graph.call_method(target[1:], args, kwargs)
+            else:
+                node = self.graph.call_module(target, args, kwargs)
+        node.meta["owner"] = owner
+        return node
+
+    def trace(self, module: nn.Module, x: Node) -> Traced:
+        """The graph of a module with new numbers for the value of `x`, of its type and the model's device and mode.
+
+        Raises:
+            CaptureError: it cannot be traced, or cannot take such a value.
+        """
+        value = torch.empty_like(self.values[x.name])
+        module = module.to(device=self._like.device, dtype=value.dtype).train(self.gm.training)
+        try:
+            gm = capture(module, value)
+        except CaptureError as error:
+            raise CaptureError(f"it cannot run on a value of shape {list(value.shape)}: {error}") from error
+        own, = gm.meta["example_inputs"]
+        before = own._version
+        return Traced(gm, list(run_shapes(gm).values())[-1], own._version > before)
+
+    def graft(self, path: str, traced: Traced, x: Node, before: Node) -> Node:
+        """Puts a traced module in front of `before`, on the value of `x`, its layers below `path` (registered once), and
+        gives the node of its result. It works on a copy of the value where one of the two is written to: training would
+        miss what was read."""
+        if path not in dict(self.gm.named_modules(remove_duplicate=False)):
+            self._register(path, traced.gm)
+        if traced.writes or self.written(x):
+            x = self.call(before, ".clone", x, owner=path)
+        first, *nodes, output = traced.gm.graph.nodes
+        env = {first: x}
+        with self.graph.inserting_before(before):
+            copy_nodes(nodes, self.graph, env, lambda name: f"{path}.{name}".rstrip("."))
+        return env[output.args[0]]  # type: ignore[index]
+
+    def _register(self, path: str, gm: GraphModule) -> None:
+        """The layers of a traced module below a path."""
+        layers = hold(nn.Module().train(self.gm.training), gm)
+        self.gm.add_submodule(path, layers)
+        leaves = {f"{path}.{n}".rstrip("."): why for n, why in gm.meta["leaves"].items()}
+        self.gm.meta["leaves"] = {**self.gm.meta.get("leaves", {}), **leaves}
+        for name, tensor in [*layers.named_parameters(prefix=path), *layers.named_buffers(prefix=path)]:
+            self.record.parameters[name] = ParameterRecord.new(tensor.ndim)
+
+    def exchange(self, node: Node, new: Node) -> None:
+        """Gives the users of `node` (but not `new`, nor what `new` is made of) the value of `new`."""
+        made, queue = {new}, [new]
+        while queue:
+            for source in queue.pop().all_input_nodes:
+                if source is not node and source not in made and source.name not in self.nodes:
+                    made.add(source)
+                    queue.append(source)
+        node.replace_all_uses_with(new, lambda user: user not in made)
+        for facts in self.__dict__.get("_run", ()):
+            if node.name in facts:
+                facts[new.name] = facts[node.name]
+
+    def insist(self, where: str | Sequence[str] | None) -> None:
+        """Raises a SelectionError with the reasons unless something was done."""
+        if not any(o.method for o in self.outcomes):
+            reasons = "; ".join(f"{o.name}: {o.reason}" for o in self.outcomes[:3])
+            more = f"; and {len(self.outcomes) - 3} more" if len(self.outcomes) > 3 else ""
+            what = f"that {where!r} names" if where else "in the model"
+            raise SelectionError(f"nothing {what} can be done: {reasons or 'there is no such layer'}{more}")
+
+    def finish(self) -> PassResult:
+        """The edited module, its record behind that of the original."""
+        self.graph.lint()
+        self.gm.recompile()
+        self.record.removed = set(_names(self.before)) - set(_names(self.gm))
+        keep_growth(self.before, self.gm, self.record, self.outcomes)
+        return PassResult(self.gm, True)
+
+
+def _values_of(gm: GraphModule) -> tuple[dict[str, Any], dict[str, bool]]:
+    """What every node gives, on meta tensors, and whether the memory of it is written to after that."""
+    versions: dict[str, int] = {}
+
+    def visit(node: Node, value, env: dict) -> None:
+        if isinstance(value, Tensor):
+            if drops_in_place(gm, node):
+                value.zero_()  # as it does in training; there is no data here
+            versions[node.name] = value._version
+
+    values = {node.name: value for node, value in run_shapes(gm, visit).items()}
+    return values, {name: values[name]._version > version for name, version in versions.items()}
+
+
+def _names(module: nn.Module) -> list[str]:
+    return [n for n, _ in [*module.named_parameters(), *module.named_buffers()]]

@@ -1,0 +1,154 @@
+"""How fast old and new numbers learn: not at all (`Frozen`), by factors of single numbers, or by parameter groups."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from fxgrow.errors import GrowthError
+from fxgrow.graph import TRANSIENT, tensors_of
+from fxgrow.record.entries import Entries, new_numbers
+
+
+class _Handle:
+    """Something that is in force until `remove()`, or to the end of a `with` block."""
+
+    def __init__(self):
+        self._undo: list[Callable[[], object]] = []
+
+    def remove(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.remove()
+
+
+class Frozen(_Handle):
+    """Old numbers of a grown model, kept as they were when this was made.
+
+    Their gradients are zero, so that no momentum builds up and clipping by norm sees only new numbers; a parameter without
+    a new number needs no gradient at all. Weight decay and momentum from before would still move them: they are put back
+    after every step of a torch optimizer, and before and after every forward of the model (another kind of optimizer
+    has stepped, running statistics have moved). Copies of the model are not frozen.
+
+    Args:
+        record: of the model.
+        model: the grown model.
+    """
+
+    def __init__(self, record: Entries, model: nn.Module):
+        super().__init__()
+        self._kept: list[tuple[Tensor, Tensor, Tensor | None]] = []  # tensor, its numbers, where they may change (None: not)
+        self._ids: set[int] = set()
+        for tensor, entry in record.located(tensors_of(model)).values():
+            if entry.source is None:
+                continue
+            new = new_numbers(entry, tensor)
+            self._kept.append((tensor, tensor.detach().clone(), new if new.any() else None))
+            self._ids.add(id(tensor))
+            if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+                self._stop_gradient(tensor, self._kept[-1][2])
+        self._hook_in(model)
+        self._undo.append(self.restore)
+
+    def _stop_gradient(self, tensor: nn.Parameter, new: Tensor | None) -> None:
+        if new is None:
+            tensor.requires_grad_(False)
+            tensor.grad = None
+            self._undo.append(lambda: tensor.requires_grad_(True))
+            return
+        if tensor.grad is not None:
+            tensor.grad = tensor.grad.masked_fill(~new, 0)
+        self._undo.append(tensor.register_hook(lambda grad: grad.masked_fill(~new.to(grad.device), 0)).remove)
+
+    def _hook_in(self, model: nn.Module) -> None:
+        def around(module: nn.Module, *_) -> None:
+            if module is model:  # not a copy of it
+                self.restore()
+
+        def stepped(optimizer: Optimizer, *_) -> None:
+            if any(id(p) in self._ids for group in optimizer.param_groups for p in group["params"]):
+                self.restore()
+
+        setattr(around, TRANSIENT, True)
+        for handle in (model.register_forward_pre_hook(around), model.register_forward_hook(around),
+                       register_optimizer_step_post_hook(stepped)):
+            self._undo.append(handle.remove)
+
+    def restore(self) -> None:
+        """Puts the old numbers back. Done by itself; call it where numbers were changed by hand."""
+        with torch.no_grad():
+            for tensor, numbers, new in self._kept:
+                data = tensor.data  # autograd sees no change: between two forwards and a backward there is none
+                numbers = numbers.to(data.device, data.dtype)
+                data.copy_(numbers if new is None else torch.where(new.to(data.device), data, numbers))
+
+
+def lr_scales(record: Entries, model: nn.Module, new: float, old: float) -> dict[str, float | Tensor]:
+    """See `GrowthRecord.lr_scales`."""
+    scales: dict[str, float | Tensor] = {}
+    for name, (tensor, entry) in record.located(dict(model.named_parameters(remove_duplicate=False))).items():
+        mask = new_numbers(entry, tensor)
+        if mask.all() or not mask.any():
+            scales[name] = new if mask.any() else old
+        else:
+            scales[name] = torch.where(mask, new, old).to(tensor.dtype)
+    return scales
+
+
+def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, float | Tensor]) -> _Handle:
+    """Makes every step of any torch optimizer move the numbers of `model` by `scales` times what it would.
+
+    `p + s * (step(p) - p)`, momentum, weight decay and adaptive rates included; numbers with a factor of one move exactly as
+    before.
+
+    Args:
+        optimizer: over parameters of `model`.
+        model: whose parameters `scales` names.
+        scales: by parameter, a factor or a tensor of its shape; `record.lr_scales(model, new=0.1)` makes them.
+
+    Returns:
+        a handle: `.remove()`, or a `with` block, ends it.
+
+    Raises:
+        GrowthError: a name is not a parameter of the model, or its factors have another shape.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    chosen: list[tuple[nn.Parameter, float | Tensor]] = []
+    for name, scale in scales.items():
+        if name not in parameters or isinstance(scale, Tensor) and scale.ndim and scale.shape != parameters[name].shape:
+            raise GrowthError(f"{name} is not a parameter of the model, or has another shape than its factors")
+        if isinstance(scale, Tensor) or scale != 1.0:
+            chosen.append((parameters[name], scale))
+    before: list[tuple[nn.Parameter, Tensor, float | Tensor]] = []
+
+    def remember(optimizer: Optimizer, *_) -> None:
+        ours = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        before[:] = [(p, p.detach().clone(), scale) for p, scale in chosen if id(p) in ours]
+
+    def scaled(*_) -> None:
+        with torch.no_grad():
+            for p, old, scale in before:
+                weight = scale.to(p.device, p.dtype) if isinstance(scale, Tensor) else scale
+                p.copy_(torch.lerp(old, p, weight))  # type: ignore[arg-type]
+        before.clear()
+
+    handle = _Handle()
+    handle._undo += [optimizer.register_step_pre_hook(remember).remove, optimizer.register_step_post_hook(scaled).remove]
+    return handle
+
+
+def parameter_groups(record: Entries, model: nn.Module, lr: float, new: float) -> list[dict]:
+    """See `GrowthRecord.parameter_groups`."""
+    groups: list[dict] = [{"params": [], "lr": lr}, {"params": [], "lr": lr * new}]
+    for tensor, entry in record.located(dict(model.named_parameters(remove_duplicate=False))).values():
+        if tensor.requires_grad:
+            groups[entry.source is None]["params"].append(tensor)
+    return groups

@@ -1,0 +1,68 @@
+"""Grown models: the model, its growth record, and what was done to each axis class."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.fx import GraphModule
+
+from fxgrow.common import render
+from fxgrow.graph import as_tuple
+from fxgrow.record.record import GrowthRecord
+from fxgrow.tracing import capture_graph
+
+
+@dataclass
+class Outcome:
+    """What a pass did to one axis class, or why it left it alone (`method` is empty then)."""
+    name: str
+    before: int
+    after: int
+    producers: list[str]
+    method: str = ""
+    certificate: str = ""
+    reason: str = ""
+
+
+@dataclass
+class Grown:
+    """A grown model, where its numbers come from, and what was done to each axis class."""
+    model: nn.Module
+    record: GrowthRecord
+    outcomes: list[Outcome]
+    example_inputs: tuple = field(repr=False, default=())
+
+    def to_json(self) -> list[dict]:
+        return [vars(o) for o in self.outcomes]
+
+    def table(self):
+        """One row for each axis class that the passes looked at."""
+        from rich.table import Table
+        table = Table(title="What was done to each axis class")
+        for column in ("class", "size", "method", "why it is exact / why it was left alone"):
+            table.add_column(column, overflow="fold")
+        for o in self.outcomes:
+            size = f"{o.before} -> {o.after}" if o.method else str(o.before)
+            table.add_row(o.name, size, o.method or "left alone", o.certificate or o.reason)
+        return table
+
+    def explain(self) -> str:
+        """The table as text: each axis class, what was done to it and why that is exact, or why nothing was."""
+        return render(self.table())
+
+
+def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:
+    """The model itself, and its graph."""
+    model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
+    if example_inputs is None and isinstance(model_or_grown, Grown):
+        example_inputs = model_or_grown.example_inputs
+    if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+        return model, model
+    return model, capture_graph(model, as_tuple(example_inputs))
+
+
+def keep_growth(before: GraphModule, after: GraphModule, record: GrowthRecord, outcomes: list[Outcome]) -> None:
+    """Notes on the module that a pass made what it did, behind what was done before."""
+    growth = before.meta.get("growth")
+    after.meta["growth"] = {"record": growth["record"].then(record) if growth else record,
+                            "outcomes": (growth["outcomes"] if growth else []) + outcomes}

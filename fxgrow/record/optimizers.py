@@ -1,0 +1,242 @@
+"""Tensors and optimizers of the small model, for the grown one: what training has gathered is not lost by growing."""
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fxgrow.errors import GrowthError
+from fxgrow.graph import tensors_of
+from fxgrow.record.entries import Entries, Named, ParameterRecord, along
+
+SHIFT = 8.0  # by which parameters are moved to see whether a state follows them
+
+
+def migrate_tensors(record: Entries, tensors: Mapping[str, Tensor],
+                    like: nn.Module | Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """See `GrowthRecord.migrate_tensors`."""
+    grown: Mapping[str, Tensor] = {} if like is None else tensors_of(like) if isinstance(like, nn.Module) else like
+    aliases = _aliases(record)
+    names = {n: record.entry(n, t.ndim) for n, t in tensors.items() if n not in record.removed and n not in aliases}
+    made: dict[str, Tensor] = {}
+    for name, entry in {**names, **record.parameters}.items():
+        given = grown.get(name)
+        if entry.source is None:
+            if given is not None:
+                made[name] = given.detach().clone()
+        elif entry.source in tensors:
+            made[name] = _values(name, entry, tensors[entry.source].detach(), given)
+    made.update({n: made[other] for n, other in aliases.items() if other in made and n in tensors})
+    return {n: made[n] for n in [*(n for n in grown if n in made), *(n for n in made if n not in grown)]}
+
+
+def _aliases(record: Entries) -> dict[str, str]:
+    """The names of a tied tensor that have no record, each with the one that has."""
+    names: dict[int, list[str]] = {}
+    for small in record.origin.values():
+        for name, tensor in tensors_of(small).items():
+            names.setdefault(id(tensor), []).append(name)
+    return {name: known[0] for group in names.values() if (known := [n for n in group if n in record.parameters])
+            for name in group if name not in record.parameters and name not in record.removed}
+
+
+def _values(name: str, entry: ParameterRecord, small: Tensor, grown: Tensor | None) -> Tensor:
+    """W' = scale * shares * W at every position that is or copies an old one; `grown`'s number, or zero, at all others."""
+    whole = _spread(name, entry, small)
+    for dim, shares in enumerate(entry.shares):
+        if shares is not None:
+            whole = whole * along(shares.to(whole), dim, whole.ndim)
+    if entry.scale != 1.0:
+        whole = whole * entry.scale
+    if grown is not None and grown.shape != whole.shape:
+        raise GrowthError(f"{name} is {list(grown.shape)} in `like`, and {list(whole.shape)} in the growth record")
+    return _with(whole, entry, 0.0 if grown is None else grown.detach().to(whole))
+
+
+def _spread(name: str, entry: ParameterRecord, small: Tensor) -> Tensor:
+    """The small tensor's numbers at every position that is or copies theirs, in a tensor of its own."""
+    whole = small
+    for dim, index in enumerate(entry.index):
+        if len(entry.index) != small.ndim or index is not None and index.numel() and int(index.max()) >= small.shape[dim]:
+            raise GrowthError(f"{entry.source} is {list(small.shape)}, which does not fit the growth record of {name}: give "
+                              "the small model's tensors")
+        if index is not None:
+            whole = whole.index_select(dim, index.clamp_min(0).to(whole.device))
+    return whole.clone() if whole is small else whole
+
+
+def _with(whole: Tensor, entry: ParameterRecord, new: float | Tensor) -> Tensor:
+    """`whole`, with `new` at the positions that neither are nor copy old ones."""
+    for dim, index in enumerate(entry.index):
+        if index is not None and bool((index < 0).any()):
+            whole = torch.where(along((index < 0).to(whole.device), dim, whole.ndim), new, whole)
+    return whole
+
+
+def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: Named,
+                      old_params: Named | None = None) -> Optimizer:
+    """See `GrowthRecord.migrate_optimizer`."""
+    old = _small_parameters(record, optimizer, old_params)
+    new = record.located(dict(_named(new_params)))
+    group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    members = _members(new, {n: group_of[id(p)] for n, p in old.items() if id(p) in group_of})
+    made = _same_class(optimizer, [[(n, new[n][0]) for n in names] for names in members])
+    for number, names in enumerate(members):
+        try_out = functools.lru_cache(functools.partial(_try_out, optimizer, number))
+        for name in names:
+            parameter, entry = new[name]
+            source = old.get(entry.source or "")
+            if source is not None and optimizer.state.get(source):
+                made.state[parameter] = {key: _state(name, key, value, entry, source, parameter, try_out)
+                                         for key, value in optimizer.state[source].items()}
+    return made
+
+
+def _named(params: Named) -> Iterable[tuple[str, Any]]:
+    return params.named_parameters(remove_duplicate=False) if isinstance(params, nn.Module) else params
+
+
+def _small_parameters(record: Entries, optimizer: Optimizer, old_params: Named | None) -> dict[str, nn.Parameter]:
+    """The parameters of the small model by name, the optimizer's among them."""
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if old_params is not None:
+        old = dict(_named(old_params))
+        if {id(p) for p in held} - {id(p) for p in old.values()}:
+            raise GrowthError("the optimizer has parameters that old_params has not: give the model that it trained")
+    elif all("param_names" in group for group in optimizer.param_groups):
+        old = {n: p for group in optimizer.param_groups for n, p in zip(group["param_names"], group["params"])}
+    else:
+        known = dict(record.origin[""].named_parameters()) if "" in record.origin else {}
+        if len(optimizer.param_groups) > 1 or [p.shape for p in held] != [p.shape for p in known.values()]:
+            raise GrowthError(f"the optimizer's {len(held)} parameters do not say which they are, and are not one group of "
+                              f"the small model's {len(known)} in their order; pass old_params: the small model, or (name, "
+                              "parameter) pairs of it")
+        old = dict(zip(known, held))
+    return old
+
+
+def _members(new: Mapping[str, tuple[Tensor, ParameterRecord]], group_of: Mapping[str, int]) -> list[list[str]]:
+    """The names of each group: a parameter goes where its source was, a new one where its nearest neighbour is.
+
+    The nearest has as many axes (norms and biases are often apart), shares most of the path, then has the same last name,
+    then stands closest. What was in no group stays in none.
+    """
+    order = {name: i for i, name in enumerate(new)}
+    chosen = {name: group_of[entry.source] for name, (_, entry) in new.items()
+              if entry.source is not None and entry.source in group_of}
+    if not chosen:
+        raise GrowthError("the optimizer holds no parameter that the grown model has: give its small model as old_params")
+    placed = dict(chosen)
+
+    def nearness(name: str, other: str) -> tuple:
+        mine, theirs = name.split("."), other.split(".")
+        common = next((i for i, (a, b) in enumerate(zip(mine, theirs)) if a != b), min(len(mine), len(theirs)))
+        return (new[name][0].ndim == new[other][0].ndim, common, mine[-1] == theirs[-1], -abs(order[name] - order[other]))
+
+    for name, (tensor, entry) in new.items():
+        if entry.source is None and tensor.requires_grad:
+            placed[name] = chosen[max(chosen, key=lambda other: nearness(name, other))]
+    groups: list[list[str]] = [[] for _ in range(max(group_of.values()) + 1)]
+    for name in new:
+        if name in placed:
+            groups[placed[name]].append(name)
+    return groups
+
+
+def _same_class(optimizer: Optimizer, members: list[list[tuple[str, Tensor]]]) -> Optimizer:
+    """A new optimizer of the same class and settings over other parameters (one list a group)."""
+    groups = []
+    for group, named in zip(optimizer.param_groups, members):
+        settings = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
+        groups.append({**settings, "params": named if "param_names" in group else [p for _, p in named]})
+    takes = inspect.signature(type(optimizer).__init__).parameters
+    try:
+        return type(optimizer)(groups, **{k: copy.deepcopy(v) for k, v in optimizer.defaults.items() if k in takes})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise GrowthError(f"a {type(optimizer).__name__} cannot be made from its own settings: {error}; make one for the "
+                          "grown model yourself, without its old state") from error
+
+
+class _Kind:
+    """What a state is, found by trying: its power of the parameter's scale, whether it is signed, and whether it follows the
+    parameter's own value (an average of parameters), as it does if all of it moves by what the parameter is moved by.
+
+    If W' = s W computes the same, its gradient is g' = g / s. A momentum then is s^-1 of the old one (power -1), a mean of
+    squares s^-2.
+    """
+
+    def __init__(self, plain: Tensor, doubled: Tensor, moved: Tensor):
+        self.follows = bool(((moved - plain) / SHIFT - 1).abs().max() < 0.25)
+        sizes = [float(t.double().abs().sum()) for t in (plain, doubled)]
+        self.power = round(math.log2(sizes[1] / sizes[0])) if all(math.isfinite(s) and s > 0 for s in sizes) else 0
+        self.signed = bool((plain < 0).any()) or not sizes[0]
+
+
+def _try_out(optimizer: Optimizer, number: int, ndim: int, device: torch.device) -> dict[str, _Kind]:
+    """Runs a new optimizer of the class for three steps on a few numbers, again with the numbers doubled and the gradients
+    halved (as a rescaled parameter has them), and again with other numbers: how each state answers tells what it is. There
+    is no weight decay, and gradients are large, so that epsilons do not matter."""
+    shape = [4] * ndim
+    count = math.prod(shape)
+    start = torch.linspace(1, 2, count, dtype=torch.float64, device=device).view(shape)
+    slope = torch.where(torch.arange(count, device=device) % 2 == 0, 900.0, -1100.0).view(shape) * start
+    seen: list[dict[str, Tensor]] = []
+    for scale, shift in ((1.0, 0.0), (2.0, 0.0), (1.0, SHIFT)):
+        p = nn.Parameter(start * scale + shift)
+        lists: list[list[tuple[str, Tensor]]] = [[] for _ in optimizer.param_groups]
+        lists[number] = [("p", p)]
+        trial = _same_class(optimizer, lists)
+        trial.param_groups[number].update((k, 0.0) for k in ("weight_decay", "wd") if k in trial.param_groups[number])
+        try:
+            for size in (1.0, 0.7, 0.9):
+                p.data.copy_(start * scale + shift)
+                p.grad = slope * size / scale
+                trial.step()
+        except Exception as error:
+            raise GrowthError(f"a step of {type(optimizer).__name__} could not be tried out: {error}; make an optimizer for "
+                              "the grown model yourself, without the old state") from error
+        seen.append({k: v for k, v in trial.state[p].items() if isinstance(v, Tensor) and v.shape == p.shape})
+    return {key: _Kind(*(run[key] for run in seen)) for key in seen[0] if all(key in run for run in seen)}
+
+
+def _state(name: str, key: str, value: Any, entry: ParameterRecord, source: Tensor, grown: Tensor,
+           try_out: Callable[[int, torch.device], dict[str, _Kind]]) -> Any:
+    """One entry of a parameter's state, for the grown parameter."""
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    if plain or isinstance(value, Tensor) and value.numel() == 1 and value.shape != source.shape:  # a count of steps
+        return copy.deepcopy(value)
+    if isinstance(value, Tensor) and entry.unchanged and value.numel() <= source.numel():
+        return value.detach().clone()
+    fits = isinstance(value, Tensor) and value.shape == source.shape
+    kind = try_out(source.ndim, source.device).get(key) if fits else None
+    if kind is None:
+        raise GrowthError(f"the optimizer's state {key!r} of {entry.source} does not have one number for each of the "
+                          f"parameter's, so it cannot follow the growth of {name}: start a new optimizer for the grown one")
+    if kind.follows:
+        return _values(name, entry, value.detach(), grown)
+    return _grown_state(name, value.detach(), entry, kind)
+
+
+def _grown_state(name: str, value: Tensor, entry: ParameterRecord, kind: _Kind) -> Tensor:
+    """A state at old positions as it was, at copied ones as their gradients will be, at new ones the start.
+
+    - W' = s W: s^power of it.
+    - A shared-out column W = sum of W'_j over its copies has dL/dW'_j = dL/dW: as it is, at each copy.
+    - The rows of c copies of one position get 1/c of the old gradient each: c^power of it.
+    - New numbers: zero for a signed state (no momentum yet), the mean of the old ones for a magnitude, since with zero
+      there and a large count of steps Adam and RMSprop would take steps many times too long.
+    """
+    whole = _spread(name, entry, value)
+    for dim, index in enumerate(entry.index):
+        if index is not None and entry.shares[dim] is None and kind.power < 0:
+            copies = torch.bincount(index[index >= 0], minlength=1)[index.clamp_min(0)]
+            whole = whole * along(copies.to(whole).pow(kind.power), dim, whole.ndim)
+    whole = whole * entry.scale ** kind.power if entry.scale != 1.0 else whole
+    return _with(whole, entry, 0.0 if kind.signed else _with(whole, entry, math.nan).nanmean())

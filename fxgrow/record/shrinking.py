@@ -1,0 +1,91 @@
+"""The small network out of the grown one: its structure from the record's origin, its numbers from wherever they went."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from fxgrow.errors import GrowthError
+from fxgrow.graph import clone_structure, tensors_of
+from fxgrow.record.entries import Entries, ParameterRecord, along
+from fxgrow.record.tied import untie
+from fxgrow.tracing import put_back
+
+Pieces = dict[str, list[tuple[Tensor, ParameterRecord]]]
+
+
+def shrink(record: Entries, model: nn.Module) -> nn.Module:
+    """See `GrowthRecord.shrink`."""
+    if not record.origin:
+        raise GrowthError("the record does not hold the small model's structure: grow with fxgrow.transform, which keeps it")
+    model = untie(model)
+    pieces: Pieces = {}
+    for tensor, entry in record.located(tensors_of(model)).values():
+        if entry.source is not None:
+            pieces.setdefault(entry.source, []).append((tensor.detach(), entry))
+    parts = {path: _filled(origin, pieces, model) for path, origin in record.origin.items()}
+    return parts[""] if "" in parts else put_back(model, parts)
+
+
+def _filled(origin: nn.Module, pieces: Pieces, model: nn.Module) -> GraphModule:
+    """The structure with its numbers, in the mode of the grown model."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors_of(origin).items():
+        names.setdefault(id(tensor), []).append(name)
+
+    def number(tensor: Tensor) -> Tensor:
+        known = names[id(tensor)]  # a tied one has several names
+        found = [piece for name in known for piece in pieces.get(name, [])]
+        whole = _joined(known[0], tensor, found)
+        return torch.empty_like(tensor, dtype=whole.dtype, device=whole.device).copy_(whole)  # in its own memory layout
+
+    small: GraphModule = clone_structure(origin, number)  # type: ignore[assignment]
+    small.recompile()
+    return small if small.training == model.training else small.train(model.training)
+
+
+def _joined(name: str, small: Tensor, pieces: list[tuple[Tensor, ParameterRecord]]) -> Tensor:
+    """A tensor of the small network out of all grown ones that hold numbers of it; copies where there is nothing else."""
+    whole, missing = None, torch.ones(small.shape, dtype=torch.bool)
+    for copies in (False, True):
+        for tensor, entry in pieces:
+            if entry.misfit(tensor.shape, small.shape):
+                raise GrowthError(f"{name} is {list(small.shape)} in the small network: the growth record does not fit")
+            values, found = _old_numbers(tensor, entry, small.shape, copies)
+            missing = missing.to(found.device)
+            whole = values if whole is None else torch.where(missing & found, values, whole)
+            missing = missing & ~found
+    if whole is None or missing.any():
+        count = int(missing.sum())
+        raise GrowthError(f"the small network's {name} cannot be had back: {count} of its {small.numel()} numbers are "
+                          "nowhere in the grown one; keep the small model itself where a pass replaces its layers")
+    return whole
+
+
+def _old_numbers(grown: Tensor, entry: ParameterRecord, shape: torch.Size, copies: bool) -> tuple[Tensor, Tensor]:
+    """What a grown tensor holds of the small one, and where: two tensors of the small one's shape.
+
+    A position along an axis without shares is read off where it is (`copies`: where it is copied); along one with shares,
+    W = sum of W'_j over its copies j, divided by the sum of their shares (which is one).
+    """
+    found = torch.ones(shape, dtype=torch.bool, device=grown.device)
+    for dim, size in enumerate(shape):
+        index, fresh, shares = entry.index[dim], entry.fresh[dim], entry.shares[dim]
+        if index is None:
+            continue
+        kept = index >= 0 if copies or shares is not None or fresh is None else (index >= 0) & ~fresh
+        new = kept.nonzero().flatten().to(grown.device)
+        old = index.to(grown.device)[new]
+        if shares is None:  # the first of each
+            last = grown.shape[dim]
+            at = torch.full((size,), last, device=grown.device).scatter_reduce_(0, old, new, "amin")
+            grown, held = grown.index_select(dim, at.clamp_max(last - 1)), at < last
+        else:
+            shares = shares.to(grown.device)
+            total = shares.new_zeros(size).index_add_(0, old, shares[new])
+            blank = grown.new_zeros([*grown.shape[:dim], size, *grown.shape[dim + 1:]])
+            grown = blank.index_add_(dim, old, grown.index_select(dim, new))
+            held = total != 0
+            grown = grown / along(torch.where(held, total, 1.0), dim, grown.ndim).to(grown.dtype)
+        found &= along(held, dim, len(shape))
+    return grown if entry.scale == 1.0 else grown / entry.scale, found

@@ -1,0 +1,130 @@
+"""Tying: the old numbers of a grown network are computed from those of its parent."""
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn.utils import parametrize
+
+from fxgrow.errors import GrowthError
+from fxgrow.graph import clone_structure, tensors_of
+from fxgrow.record.entries import ParameterRecord
+from fxgrow.record.grown import Grown
+from fxgrow.record.record import GrowthRecord, record_in
+from fxgrow.record.tied import Computed, Tied, recompiled, tensor_of, untie
+
+
+def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None = None) -> nn.Module:
+    """A copy of a grown network whose old numbers *are* the parameters of `parent`.
+
+    One step of an optimizer on either moves both. Of its own the child has its new numbers and its buffers (running
+    statistics are of what a network has seen itself). `dict.fromkeys([*parent.parameters(), *child.parameters()])`
+    are the parameters of both, each once. Where the child's old numbers are no longer the parent's, the parent's are used.
+
+    Args:
+        parent: the small model that `child` grew from, captured or not; it may be tied to its own parent.
+        child: what `fxgrow.transform` returned, or a grown model that `fxgrow.load` read.
+        record: how `child` grew from `parent`, where the record that it holds is not that (of a model that does not hold
+            it, or of one that `parent` is only the last step to).
+
+    Raises:
+        GrowthError: a parameter is not the parent's (net2net shares its columns out), does not fit it, or belongs to a layer
+            that cannot compute its weights (nn.LSTM).
+    """
+    grown = child if isinstance(child, Grown) else None
+    model: nn.Module = child if grown is None else grown.model  # type: ignore[assignment]
+    if record is None:
+        record = grown.record if grown else record_in(model)
+    if record is None:
+        raise GrowthError("tie needs a growth record: give what fxgrow.transform returned, or the record as well")
+    model = untie(model)
+    theirs, ours = _sources(parent), tensors_of(model)
+    entries = {name: entry for name, (tensor, entry) in record.located(ours).items()
+               if entry.source is not None and isinstance(tensor, nn.Parameter)}
+    for name, entry in entries.items():
+        _check(name, ours[name], entry, theirs.get(str(entry.source)))
+    known = {id(ours[name]): (theirs[str(entry.source)], entry) for name, entry in entries.items()}
+    new = _copy(model, known)
+    shared: dict[int, nn.Parameter] = {}  # new numbers of a parameter that several layers have
+    for gm in list(new.modules()):
+        if isinstance(gm, GraphModule):
+            _compute_read(gm)
+    for path, module in list(new.named_modules()):
+        order = tuple(module._parameters)
+        for attribute, held in list(module._parameters.items()):
+            if held is None or not hasattr(held, "tied_to"):
+                continue
+            source, entry = held.tied_to
+            if entry.unchanged and isinstance(source, nn.Parameter):
+                setattr(module, attribute, source)  # of an LSTM, its list of weights as well
+                continue
+            _refuse_opaque(module, f"{path}.{attribute}".lstrip("."))
+            module._parameters[attribute] = nn.Parameter(held.detach(), held.requires_grad)  # set to the new ones
+            parametrize.register_parametrization(module, attribute, Tied(source, entry, order), unsafe=True)
+            chain = module.parametrizations[attribute]  # type: ignore[index]
+            chain.original = shared.setdefault(id(held), chain.original)
+    new.meta = {**getattr(new, "meta", {}), "growth": {"record": record, "outcomes": []}}  # an outer module has none
+    return recompiled(new)
+
+
+def _sources(parent: nn.Module) -> dict[str, nn.Parameter | nn.Module]:
+    """The parent's parameters by the names that they have in a network that is not tied; those that are computed from other
+    networks' as what computes them."""
+    found: dict[str, nn.Parameter | nn.Module] = dict(parent.named_parameters(remove_duplicate=False))
+    for path, module in parent.named_modules(remove_duplicate=False):
+        if isinstance(module, Computed):
+            found[path.removesuffix("_tied")] = module
+        elif parametrize.is_parametrized(module):
+            chains = module.parametrizations.items()  # type: ignore[union-attr, operator]
+            found |= {f"{path}.{n}".lstrip("."): chain for n, chain in chains if isinstance(chain[0], Tied)}
+    return found
+
+
+def _compute_read(gm: GraphModule) -> None:
+    """Makes grown parameters that a graph reads by name the results of layers."""
+    called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
+    for node in list(gm.graph.nodes):
+        owner, _, attribute = str(node.target).rpartition(".")
+        if node.op != "get_attr" or owner in called:
+            continue
+        place, path = gm.get_submodule(owner), f"{node.target}_tied"
+        held = place._parameters.get(attribute)
+        source, entry = getattr(held, "tied_to", (None, None))
+        if held is not None and entry is not None and not (entry.unchanged and isinstance(source, nn.Parameter)):
+            tied = Tied(source, entry, tuple(place._parameters))
+            del place._parameters[attribute]
+            gm.add_submodule(path, Computed(tied, held, attribute))
+        if isinstance(place._modules.get(f"{attribute}_tied"), Computed):
+            with gm.graph.inserting_before(node):
+                node.replace_all_uses_with(gm.graph.call_module(path))
+            gm.graph.erase_node(node)
+
+
+def _copy(model: nn.Module, known: dict[int, tuple[nn.Parameter | nn.Module, ParameterRecord]]) -> nn.Module:
+    """The model with parameters that say what they will be tied to; all others are copies."""
+    def tensor(old: Tensor) -> Tensor:
+        if id(old) not in known:
+            return old.detach().clone()
+        new = nn.Parameter(old.detach(), old.requires_grad)
+        new.tied_to = known[id(old)]  # type: ignore[attr-defined]
+        return new
+
+    return clone_structure(model, tensor)
+
+
+def _check(name: str, tensor: Tensor, entry: ParameterRecord, found: nn.Parameter | nn.Module | None) -> None:
+    source = None if found is None else tensor_of(found)
+    if source is None or entry.misfit(tensor.shape, source.shape):
+        raise GrowthError(f"{name} grew from {entry.source}, which the parent has not, or of another shape: give the model "
+                          "that was grown")
+    if (source.dtype, source.device) != (tensor.dtype, tensor.device):
+        raise GrowthError(f"{name} is {tensor.dtype} on {tensor.device}, the parent's {entry.source} is {source.dtype} on "
+                          f"{source.device}: bring both to one type and device")
+    if any(s is not None for s in entry.shares):
+        raise GrowthError(f"{name} cannot be tied: net2net shares its columns out among copies, so they are not the "
+                          "parent's; grow by r2r or netmorph")
+
+
+def _refuse_opaque(module: nn.Module, name: str) -> None:
+    if isinstance(module, (nn.RNNBase, GraphModule, parametrize.ParametrizationList)):
+        raise GrowthError(f"{name} cannot be tied: a {type(module).__name__} cannot compute its weights from the parent's; "
+                          "leave its axes as they are with where=")

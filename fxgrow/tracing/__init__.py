@@ -1,0 +1,9 @@
+"""Capture: a module becomes a module-level `torch.fx` graph that follows `train()` and `eval()`.
+
+What lives here: tracing, and the parts of a model whose shell cannot be traced. What does not: any use of the graph.
+"""
+from fxgrow.tracing.capturing import capture, capture_graph, insist_callable
+from fxgrow.tracing.parts import capture_parts, plain_attributes, put_back
+from fxgrow.tracing.tracer import trace
+
+__all__ = ["capture", "capture_graph", "capture_parts", "insist_callable", "plain_attributes", "put_back", "trace"]

@@ -1,0 +1,74 @@
+"""Capture: an `nn.Module` becomes a module-level `torch.fx.GraphModule` that behaves like it in train and eval mode.
+
+The tracer runs every node on meta tensors as it records it, so Python control flow over shapes is decided by the
+example inputs while shape arithmetic stays in the graph. What cannot be traced through is kept as an opaque leaf.
+"""
+from __future__ import annotations
+
+from torch import nn
+from torch.fx import GraphModule
+
+from fxgrow.errors import CaptureError
+from fxgrow.graph import (
+    as_tuple,
+    assemble,
+    clone_module,
+    cloned_tensors,
+    meta_twin,
+    remove_dead_code,
+    renew_constants,
+    to_meta,
+    uncached,
+)
+from fxgrow.tracing.modes import trace_modes
+
+
+def capture(model: nn.Module, example_inputs) -> GraphModule:
+    """Captures `model` as a module-level graph.
+
+    Args:
+        model: any module; its parameters are shared with the result, its Python attributes are not touched.
+        example_inputs: a tensor or tuple of tensors; shapes decide the control flow, values are not used.
+
+    Returns:
+        A GraphModule with the same parameter names, outputs, train and eval behaviour. `gm.meta["leaves"]` lists the
+        submodules that could not be traced through and why.
+
+    Raises:
+        CaptureError: names the module and the line that stopped the tracing.
+    """
+    gm = capture_graph(model, as_tuple(example_inputs))
+    if gm is not model:
+        insist_callable(gm)
+        gm.recompile()
+    return gm
+
+
+def insist_callable(gm: GraphModule) -> None:
+    """Raises CaptureError where a name cannot stand in the code that torch.fx writes for a graph, which puts it between
+    quotation marks as it is."""
+    for node in gm.graph.nodes:
+        if node.op in ("call_module", "get_attr") and any(c in '"\\' or c < " " for c in node.target):
+            raise CaptureError(f"the name {node.target!r} has a quotation mark, a backslash or a control character, which "
+                               "cannot stand in the code of a graph: give that part of the model another name")
+
+
+def capture_graph(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphModule:
+    """`capture` without compiled code, for those who go on to rewrite the graph; not `settled`: nor is it known yet that
+    every node can run on meta tensors, for those who are about to run them all."""
+    if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+        return model
+    twin = meta_twin(model)
+    leaves: dict[str, str] = {}
+    with uncached(twin):
+        graph = trace_modes(twin, inputs, leaves, settled)
+    renew_constants(graph)
+    remove_dead_code(graph)
+    memo = cloned_tensors(model, lambda t: t)
+    gm = assemble(model, graph, type(model).__name__, lambda leaf: clone_module(leaf, memo))
+    for name, value in vars(twin).items():
+        if name.startswith("_tensor_constant"):
+            gm.register_buffer(name, value, persistent=False)
+    gm.meta["leaves"] = leaves
+    gm.meta["example_inputs"] = to_meta(inputs)
+    return gm

@@ -1,0 +1,273 @@
+"""The tracer: records a forward as a graph while it runs each node on meta tensors.
+
+What lives here: one trace, and the submodules that have to stay opaque. What does not: traces in both modes (modes.py) and
+the module around the graph (capturing.py).
+"""
+from __future__ import annotations
+
+import contextlib
+import inspect
+import operator
+import traceback
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import Graph, Node, Proxy, Tracer
+from torch.fx.node import map_aggregate
+
+from fxgrow.aten import Shapes, find_proxy, tree_any
+from fxgrow.errors import CaptureError
+from fxgrow.graph import leaf_value, mentions, to_meta, writes_in_place
+from fxgrow.layers import MultiheadAttention
+from fxgrow.tracing.proxy import MetaProxy
+
+TRACED_TORCH_MODULES = (nn.Sequential, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
+                        nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.ModuleList, nn.ModuleDict)
+MAX_LEAF_RETRIES = 200
+MADE = ("arange", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
+OWN = tuple(str(Path(__file__).parents[1] / room) for room in ("aten", "graph", "tracing"))  # frames of no interest
+DRAWN = ("rand", "randint", "randn", "randperm")
+
+
+class LeafNeeded(Exception):
+    def __init__(self, path: str, reason: str):
+        super().__init__(reason)
+        self.path, self.reason = path, reason
+
+
+class _TooLate(Exception):
+    """A node cannot run, which is found after it was recorded: trace again, and run each at once, to see where."""
+
+
+class MetaTracer(Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, leaves: dict[str, str], eager: bool = False):
+        super().__init__(autowrap_functions=())
+        self.leaves, self.eager = leaves, eager
+        self.stack: list[str] = []
+        self.running = False  # inside the meta run of a node, modules are called as usual
+        self.pending: list[Node] = []  # nodes whose values nobody has asked for yet
+
+    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
+        if qualified_name in self.leaves or isinstance(m, MultiheadAttention):
+            return True
+        if nn.utils.parametrize.is_parametrized(m):
+            return True
+        if type(m).__module__.startswith("torch.nn") and not isinstance(m, TRACED_TORCH_MODULES):
+            return True
+        stateless = not m._modules and not m._parameters and not m._buffers
+        return stateless and mentions(type(m))  # type: ignore[arg-type]  # classes are hashable
+
+    def call_module(self, m, forward, args, kwargs):
+        if self.running:
+            return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        self.stack.append(path)
+        try:
+            if self.is_leaf_module(m, path):
+                return self.create_proxy("call_module", path, args, kwargs)
+            return forward(*args, **kwargs)
+        except (LeafNeeded, _TooLate, CaptureError):
+            raise
+        except Exception as error:
+            raise LeafNeeded(path, _where(error)) from error
+        finally:
+            self.stack.pop()
+
+    def getattr(self, attr, attr_val, parameter_proxy_cache):
+        if isinstance(attr_val, Tensor) and not self.running:
+            name = self._names.get(id(attr_val))
+            if name is not None:
+                if name not in parameter_proxy_cache:
+                    parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+                return parameter_proxy_cache[name]
+        return attr_val
+
+    def trace(self, root, concrete_args=None):
+        self._names = {id(t): n for n, t in [*root.named_parameters(), *root.named_buffers()]}
+        self.root, self.modules = root, dict(root.named_modules(remove_duplicate=False))
+        return super().trace(root, concrete_args)
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        """One placeholder for each example input; the other arguments of forward keep their defaults."""
+        names = [p.name for p in inspect.signature(root_fn).parameters.values()
+                 if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
+        names += [f"input_{i}" for i in range(len(names), len(self.example))]
+        return root_fn, [self.root, *(self.create_proxy("placeholder", n, (), {}) for n, _ in zip(names, self.example))]
+
+    def proxy(self, node):
+        return MetaProxy(node, self)
+
+    def create_arg(self, a):
+        if isinstance(a, Proxy):
+            return a.node
+        if isinstance(a, torch.Size):
+            return tuple(self.create_arg(x) for x in a)
+        if isinstance(a, Tensor) and not isinstance(a, nn.Parameter):
+            return self._constant(a)
+        return super().create_arg(a)
+
+    def _constant(self, value: Tensor) -> Node:
+        """A tensor that the forward made of plain numbers: one attribute for equal ones, in both modes."""
+        for name, known in vars(self.root).items():
+            if name.startswith("_tensor_constant") and known.dtype is value.dtype and torch.equal(known, value):
+                node = self.create_node("get_attr", name, (), {})
+                break
+        else:
+            node = super().create_arg(value)
+        node.meta["val"] = to_meta(value)
+        return node
+
+    def create_proxy(self, kind, target, args, kwargs, name=None, type_expr=None, proxy_factory_fn=None):
+        rv = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
+        node = rv.node
+        if kind == "placeholder":
+            node.meta["val"] = next(self.values)
+        elif kind != "output":
+            node.meta["owner"] = self.stack[-1] if self.stack else ""
+            if kind == "get_attr":  # as it is now: the forward may replace it
+                node.meta["val"] = self._run(node)
+                return rv
+            self.pending.append(node)
+            if self.eager:
+                self.settle()
+        return rv
+
+    def settle(self) -> None:
+        """Runs what has been recorded since the last time."""
+        pending, self.pending = self.pending, []
+        for node in pending:
+            try:
+                node.meta["val"] = self._run(node)
+            except Exception as error:
+                if self.eager:
+                    raise
+                raise _TooLate from error
+
+    def check_buffers(self) -> None:
+        """A buffer that a forward replaces by a function of data (not by one of shapes: a cache) would not be updated."""
+        for path, module in self.root.named_modules():
+            for name, value in module._buffers.items():
+                if not isinstance(value, Proxy) or _updates(value.node, f"{path}.{name}" if path else name):
+                    continue
+                self.settle()
+                if name not in module._non_persistent_buffers_set or not _without_data(value.node):
+                    raise LeafNeeded(path, f"its forward replaces the buffer {name!r}")
+
+    def _run(self, node: Node):
+        args, kwargs = map_aggregate(node.args, _value), map_aggregate(node.kwargs, _value)
+        self.running = True
+        try:
+            if node.op == "get_attr":
+                return to_meta(operator.attrgetter(node.target)(self.root))
+            with Shapes():
+                if node.op == "call_module":
+                    return leaf_value(self.modules[node.target], args, kwargs)
+                if node.op == "call_method":
+                    return getattr(args[0], node.target)(*args[1:], **kwargs)
+                return node.target(*args, **kwargs)
+        finally:
+            self.running = False
+
+
+@contextlib.contextmanager
+def _watch_creation(tracer: MetaTracer):
+    """Inside, calls of torch's functions that make tensors become nodes where they take a size of the graph, and where they
+    draw random numbers, which else would be drawn once for ever."""
+    plain = {name: getattr(torch, name) for name in (*MADE, *DRAWN)}
+
+    def watched(name, fn):
+        def make(*args, **kwargs):
+            if tracer.running or name in MADE and find_proxy(args, kwargs) is None:
+                return fn(*args, **kwargs)
+            return tracer.create_proxy("call_function", fn, args, kwargs)
+        return make
+
+    try:
+        for name, fn in plain.items():
+            setattr(torch, name, watched(name, fn))
+        yield
+    finally:
+        for name, fn in plain.items():
+            setattr(torch, name, fn)
+
+
+def _updates(node: Node, buffer: str) -> bool:
+    """Whether a value is the buffer itself, written in place."""
+    while writes_in_place(node):
+        node = node.args[0]  # type: ignore[assignment]
+    return node.op == "get_attr" and node.target == buffer
+
+
+def _without_data(node: Node) -> bool:
+    """Whether a value is computed from shapes alone."""
+    inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta["val"])]
+    if node.op == "get_attr":
+        return str(node.target).startswith("_tensor_constant")
+    return node.op not in ("placeholder", "call_module") and all(map(_without_data, inputs))
+
+
+def _value(a):
+    """An argument on meta tensors: what a node gave, or a constant."""
+    a = a.meta["val"] if isinstance(a, Node) else a
+    return a if isinstance(a, (int, str)) or isinstance(a, Tensor) and a.is_meta else to_meta(a)
+
+
+def _where(error: BaseException) -> str:
+    """The error in one line, with the innermost line that is not torch's own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [f for f in traceback.extract_tb(error.__traceback__)
+              if "/torch/" not in f.filename and not f.filename.startswith(OWN)]
+    place = f" at {frames[-1].filename.rsplit('/', 2)[-1]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}{place}"
+
+
+def keep_opaque(twin: nn.Module, leaves: dict[str, str], stop: LeafNeeded) -> None:
+    if stop.path in leaves or not stop.path:
+        raise CaptureError(f"{stop.path or 'the model'} ({type(twin.get_submodule(stop.path)).__name__}) "
+                           f"cannot be captured: {stop.reason}") from stop
+    leaves[stop.path] = stop.reason
+
+
+def trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str], settled: bool = True) -> Graph:
+    """Traces `twin`, adding to `leaves` each submodule that has to stay opaque, until it succeeds."""
+    eager = False
+    for _ in range(MAX_LEAF_RETRIES):
+        tracer = MetaTracer(leaves, eager)
+        tracer.example = to_meta(inputs)
+        tracer.values = iter(tracer.example)
+        saved = dict(torch.fx._symbolic_trace._wrapped_fns_to_patch)
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.fx._symbolic_trace._wrapped_fns_to_patch.clear()
+        torch.backends.mha.set_fastpath_enabled(False)
+        verify_batch_size = F._verify_batch_size  # type: ignore[attr-defined]
+        F._verify_batch_size = lambda size: None  # type: ignore[attr-defined]  # shapes only: any batch will do
+        before = [(m, dict(vars(m)), dict(m._buffers)) for m in twin.modules()]
+        try:
+            with torch.no_grad(), _watch_creation(tracer):
+                graph = tracer.trace(twin)
+                if settled:
+                    tracer.settle()
+                tracer.check_buffers()
+            return graph
+        except LeafNeeded as stop:
+            keep_opaque(twin, leaves, stop)
+        except _TooLate:
+            eager = True
+        except Exception as error:
+            raise CaptureError(f"the forward of {type(twin).__name__} itself cannot be traced: {_where(error)}. "
+                               "Pass the submodule that does the work instead (its backbone), or rewrite that line "
+                               "without control flow over tensor data") from error
+        finally:
+            for module, attributes, buffers in before:  # what a forward has stored is of this trace
+                attributes |= {n: v for n, v in vars(module).items() if n.startswith("_tensor_constant")}
+                module.__dict__ = attributes
+                module._buffers = buffers
+            F._verify_batch_size = verify_batch_size  # type: ignore[attr-defined]
+            torch.fx._symbolic_trace._wrapped_fns_to_patch.update(saved)
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+    raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")

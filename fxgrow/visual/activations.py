@@ -1,0 +1,120 @@
+"""Images that a logit or a channel answers to most: activation maximisation.
+
+What lives here: the ascent for one network, and the values of a graph's nodes. What does not: pictures (plots.py).
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from fxgrow.errors import SelectionError
+from fxgrow.graph import call_of
+
+STEPS, RATE = 128, 0.08
+DECAY, VARIATION = 2e-3, 0.1  # of the image towards the mean; of the total variation, against the gradient
+SIGMA = (3.0, 0.7)  # of the blur at the start and at the end: pixels of an image of 224
+
+
+def maximise(value: Callable[[Tensor], Tensor], shape: tuple[int, ...], mean: Tensor, std: Tensor, *, seed: int,
+             steps: int = STEPS, dtype: torch.dtype = torch.float32, tick: Callable[[], object] = lambda: None
+             ) -> tuple[Tensor, float, float]:
+    """Gradient ascent from a nearly grey image; the image (0 to 1, float64 [C, H, W]), and the value before and after.
+
+    Each step goes by the gradient over its root mean square, seen through a random shift of at most 1/16 of the image
+    (Mordvintsev et al. 2015, Olah et al. 2017, doi:10.23915/distill.00007), minus that of the total variation. The step is
+    blurred, less and less, so that large shapes come first: Yosinski et al. (arXiv:1506.06579) blur the image instead, which
+    wears off what is there already. The image decays to the mean (the L2 penalty of Simonyan et al., arXiv:1312.6034), and
+    stays among images that exist.
+
+    Args:
+        value: normalised images [1, C, H, W] to a number.
+        mean, std: of the pixels, [C, 1, 1].
+        seed: of the start and the shifts: the same for two networks makes their images comparable.
+        tick: called after each step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    image = (0.1 * torch.randn((1, *shape), generator=generator, dtype=torch.float64)).to(dtype)
+    low, high = (((bound - mean) / std).to(dtype) for bound in (0.0, 1.0))
+    with torch.no_grad():
+        first = float(value(image))
+    for i in range(steps):
+        shift = [int(torch.randint(-max(1, n // 16), max(1, n // 16) + 1, (), generator=generator)) for n in shape[1:]]
+        with torch.enable_grad():
+            seen = image.detach().roll(shift, (2, 3)).requires_grad_()
+            gradient, = torch.autograd.grad(value(seen), seen)
+            smooth, = torch.autograd.grad(_variation(seen), seen)
+        sigma = (SIGMA[0] + (SIGMA[1] - SIGMA[0]) * i / steps) * min(shape[1:]) / 224
+        gradient = _blur(gradient, max(sigma, SIGMA[1]))
+        gradient, smooth = (g.roll([-s for s in shift], (2, 3)) / (g.square().mean().sqrt() + 1e-12)
+                            for g in (gradient, smooth))
+        image = (image + RATE * (gradient - VARIATION * smooth)) * (1 - DECAY)
+        image = torch.minimum(torch.maximum(image, low), high)
+        tick()
+    with torch.no_grad():
+        last = float(value(image))
+    return (image[0].double() * std + mean).clamp(0, 1), first, last
+
+
+def _variation(x: Tensor) -> Tensor:
+    return x.diff(dim=2).square().sum() + x.diff(dim=3).square().sum()
+
+
+def _blur(x: Tensor, sigma: float) -> Tensor:
+    """A Gaussian blur by two one-dimensional convolutions, edges repeated."""
+    reach = math.ceil(2.5 * sigma)
+    at = torch.arange(-reach, reach + 1, dtype=x.dtype)
+    kernel = torch.exp(-at.square() / (2 * sigma ** 2))
+    kernel = (kernel / kernel.sum()).repeat(x.shape[1], 1)
+    x = F.conv2d(F.pad(x, (reach, reach, 0, 0), "replicate"), kernel[:, None, None], groups=x.shape[1])
+    return F.conv2d(F.pad(x, (0, 0, reach, reach), "replicate"), kernel[:, None, :, None], groups=x.shape[1])
+
+
+def part(gm: GraphModule, node: Node) -> GraphModule:
+    """The graph up to one node, whose value it gives: of a layer, a function or an operator alike."""
+    graph = Graph()
+    known: dict[Node, Node] = {}
+    for n in gm.graph.nodes:
+        known[n] = graph.node_copy(n, known.__getitem__)
+        if n is node:
+            break
+    graph.output(known[node])
+    return GraphModule(gm, graph)
+
+
+def places(gm: GraphModule) -> dict[str, Node]:
+    """What can be looked at, by name: layers, modules (their last node), functional convolutions, and nodes."""
+    found: dict[str, Node] = {}
+    for node in gm.graph.nodes:
+        if node.op not in ("call_module", "call_function", "call_method"):
+            continue
+        call = call_of(gm, node)
+        path = str(node.target) if node.op == "call_module" else call.name if call else str(node.meta.get("owner") or "")
+        while path:
+            found[path] = node
+            path = path.rpartition(".")[0]
+    return {**{node.name: node for node in gm.graph.nodes if node.op not in ("placeholder", "output", "get_attr")}, **found}
+
+
+def place(gm: GraphModule, layer: str) -> Node:
+    """The node that a name means; SelectionError with the nearest names where it means none."""
+    from fxgrow.common import nearest
+    known = places(gm)
+    if layer not in known:
+        raise SelectionError(f"there is no layer {layer!r}{nearest(layer, list(known))}; `fxgrow info MODEL` lists them")
+    return known[layer]
+
+
+def strength(channel: Tensor) -> Tensor:
+    """How much a channel answers: the root mean square of its positive part; where it has none, its mean."""
+    positive = channel.clamp_min(0)
+    return positive.square().mean().sqrt() if positive.any() else channel.mean()
+
+
+def channel_axis(value: Tensor) -> int:
+    """Channels are the second axis, of tokens [N, T, C] the last."""
+    return 2 if value.ndim == 3 else 1

@@ -1,0 +1,118 @@
+"""What of a photograph a network looks at: attributions by captum, and the photograph as the network takes it.
+
+What lives here: numbers for one network. What does not: pictures (fxgrow/visual/plots.py). Of captum's methods those are
+offered that need no hooks, so that functional networks and grown ones are all served alike.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fxgrow.common import one_line
+from fxgrow.errors import DrawError
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, as torchvision's and timm's models expect
+SIGNED = ("integrated-gradients", "input-x-gradient", "occlusion")
+METHODS = ("saliency", *SIGNED)
+BATCH = 8  # images at once, where a method needs many
+
+
+def read_image(path: str | os.PathLike, channels: int, size: Sequence[int]) -> Tensor:
+    """A photograph as numbers from 0 to 1, [channels, H, W]: turned upright, scaled by a bilinear filter so that `size`
+    (H, W) covers 7/8 of its shorter side, and cut to its middle.
+
+    Raises:
+        DrawError: the file is missing or no image, or Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise DrawError(f"photographs need Pillow ({error}): pip install 'fxgrow[plots]'") from error
+    import numpy
+    height, width = size
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DrawError(f"{os.fspath(path)} cannot be read as an image ({one_line(error)}): give a .jpg or .png file"
+                        ) from error
+    scale = max(round(height * 8 / 7) / image.height, round(width * 8 / 7) / image.width)
+    image = image.resize((max(width, int(image.width * scale)), max(height, int(image.height * scale))),
+                         Image.Resampling.BILINEAR)
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    pixels = numpy.asarray(image.crop((left, top, left + width, top + height)), dtype=numpy.float64) / 255
+    return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def spread(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    """The mean and deviation of each channel, float64 [channels, 1, 1]; None: ImageNet's (for grey images the mean of its
+    three)."""
+    found = []
+    for name, given, usual in (("mean", mean, MEAN), ("std", std, STD)):
+        values = list(given) if given is not None else list(usual) if channels == 3 else [sum(usual) / 3] * channels
+        if len(values) == 1:
+            values *= channels
+        if len(values) != channels or name == "std" and not min(values) > 0:
+            raise DrawError(f"{name} {values}: give {channels} numbers, one a channel{', above 0' * (name == 'std')}")
+        found.append(torch.tensor(values, dtype=torch.float64)[:, None, None])
+    return found[0], found[1]
+
+
+def attribution(forward: Callable[[Tensor], Tensor], inputs: Tensor, target: int, method: str, steps: int = 50) -> Tensor:
+    """How much each pixel counts for one class; [H, W].
+
+    Args:
+        forward: images [N, C, H, W] to logits [N, classes].
+        inputs: one normalised image, [1, C, H, W].
+        method: `saliency`, the largest absolute gradient over the channels (Simonyan et al., arXiv:1312.6034);
+            `input-x-gradient` (Shrikumar et al., arXiv:1605.01713); `integrated-gradients` from the mean image (Sundararajan
+            et al., arXiv:1703.01365); `occlusion`, what the logit loses when a square is replaced by the mean image (Zeiler
+            and Fergus, arXiv:1311.2901). The last three are sums over the channels and have a sign.
+        steps: of integrated gradients.
+
+    Raises:
+        DrawError: captum is not installed, or there is no such method.
+    """
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise DrawError(f"attributions need captum ({error}): pip install 'fxgrow[plots]'") from error
+    inputs = inputs.detach().clone()
+    found: Any
+    with torch.enable_grad():
+        if method == "saliency":
+            return attr.Saliency(forward).attribute(inputs.requires_grad_(), target=target).detach()[0].amax(0)
+        if method == "input-x-gradient":
+            found = attr.InputXGradient(forward).attribute(inputs.requires_grad_(), target=target)
+        elif method == "integrated-gradients":
+            found = attr.IntegratedGradients(forward).attribute(inputs, target=target, n_steps=steps,
+                                                                internal_batch_size=BATCH)
+        elif method == "occlusion":
+            side = [max(1, n // 14) for n in inputs.shape[2:]]
+            window = (inputs.shape[1], *(min(2 * s, n) for s, n in zip(side, inputs.shape[2:])))
+            with torch.no_grad():
+                found = attr.Occlusion(forward).attribute(inputs, window, strides=(inputs.shape[1], *side), target=target,
+                                                          perturbations_per_eval=BATCH)
+        else:
+            raise DrawError(f"there is no attribution {method!r}: choose {', '.join(METHODS)}")
+    return found.detach()[0].sum(0)
+
+
+def overlay(photo: Tensor, values: Tensor, limit: float) -> ndarray:
+    """Attributions [H, W] over a photograph [C, H, W] in light grey; uint8 [H, W, 3].
+
+    What speaks for the class is vermilion, what speaks against it blue; from `limit` on they hide the photograph.
+    """
+    from fxgrow.visual.filters import BLUE, VERMILION
+    grey = (0.45 + 0.5 * photo.mean(0)).unsqueeze(-1)
+    share = (values.double().cpu() / (limit or 1.0)).nan_to_num(0).clamp(-1, 1).unsqueeze(-1)
+    colour = torch.where(share > 0, torch.tensor(VERMILION) / 255, torch.tensor(BLUE) / 255)
+    return ((grey * (1 - share.abs()) + colour * share.abs()) * 255).round().to(torch.uint8).numpy()

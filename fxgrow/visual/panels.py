@@ -1,0 +1,160 @@
+"""Pictures beside each other with words above them: one row a subject, one column a model.
+
+What lives here: layout, files, TensorBoard. What does not: what the pictures show (fxgrow/visual/plots.py). Every pixel of a
+picture is one pixel of the file. Figures are matplotlib's, on a canvas of their own: no window, no pyplot state, and no
+setting of the user's is read or changed.
+"""
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fxgrow.common import atomic_write, tensorboard
+from fxgrow.errors import DrawError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy import ndarray
+
+
+DPI, LINE, LETTER, GAP = 100, 15, 6.4, 12  # pixels: a line of words, a letter of it, between panels
+NARROWEST = 150  # pixels of a column at least, so that words have room
+LARGEST = 60_000  # pixels of a side that PNG readers still take
+
+
+@dataclass
+class Panel:
+    """A picture (uint8 [H, W, 3]; None: there is none, and the words say why) and the words above it.
+
+    facts: what was measured, as data: the model, the subject, figures.
+    """
+    image: ndarray | None
+    words: str
+    facts: dict[str, Any]
+
+
+@dataclass
+class Picture:
+    """What a `plot_*` function gives.
+
+    title: what is said above all; panels: one list for each row, one entry for each model (`.image`, `.words`, `.facts`).
+    """
+    title: str
+    panels: list[list[Panel]]
+
+    @property
+    def facts(self) -> list[dict[str, Any]]:
+        """What was measured for each panel, row by row."""
+        return [panel.facts for row in self.panels for panel in row]
+
+    @property
+    def figure(self) -> Figure:
+        """A matplotlib figure of its own, 100 pixels an inch."""
+        with _plain_style():
+            return _draw(self)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a PNG file, whole or not at all; the same picture gives the same bytes.
+
+        Raises:
+            DrawError: the suffix is not .png, or matplotlib is not installed. ArchiveError: it cannot be written.
+        """
+        check_suffix(path)
+        content = self._png()
+        with atomic_write(path) as file:
+            file.write(content)
+
+    def log(self, logdir: str | os.PathLike, tag: str = "model/visualisation", step: int | None = None) -> None:
+        """Writes the picture to a folder of TensorBoard's as an image.
+
+        Raises:
+            DrawError: TensorBoard is not installed, or the folder cannot be written to.
+        """
+        image = tensorboard.pixels(self._png())
+        with tensorboard.writing(logdir) as writer:
+            writer.add_image(tag, image, step, dataformats="HWC")
+
+    def _png(self) -> bytes:
+        content = io.BytesIO()
+        with _plain_style(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+            _draw(self).savefig(content, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        return content.getvalue()
+
+
+def check_suffix(path: str | os.PathLike) -> None:
+    """Refuses what is no PNG file by its name."""
+    if not os.fspath(path).lower().endswith(".png"):
+        raise DrawError(f"{os.fspath(path)}: pictures of filters and pixels are PNG files; give a name that ends in .png")
+
+
+def enlarged(image: ndarray) -> ndarray:
+    """A small image [H, W, 3] with each pixel drawn as a square, so that it is about 224 pixels large."""
+    times = max(1, 224 // max(image.shape[:2]))
+    return image.repeat(times, 0).repeat(times, 1)
+
+
+def plain(words: str) -> str:
+    """Words with every character that cannot be printed written out, so that no name moves the others about."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
+
+@contextlib.contextmanager
+def _plain_style() -> Iterator[None]:
+    """matplotlib's own settings for as long as a figure is made, whatever the user's are."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise DrawError(f"pictures with labels need matplotlib ({error}): pip install 'fxgrow[plots]'") from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+def _draw(picture: Picture) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    widths = [max([NARROWEST, *(p.image.shape[1] for p in column if p.image is not None)])
+              for column in zip(*picture.panels)]
+    words = [[_wrapped(p.words, w) for p, w in zip(row, widths)] for row in picture.panels]
+    heads = [LINE * max(map(len, row)) + 4 for row in words]
+    tall = [max([0, *(p.image.shape[0] for p in row if p.image is not None)]) for row in picture.panels]
+    width = sum(widths) + GAP * (len(widths) + 1)
+    title = _wrapped(picture.title, round(0.85 * (width - 2 * GAP)))  # bold letters are wider
+    height = GAP * (len(tall) + 1) + sum(heads) + sum(tall) + LINE * len(title)
+    if max(width, height) > LARGEST:
+        raise DrawError(f"the picture would be {width} x {height} pixels: show fewer layers or models")
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    _write(figure, title, GAP, GAP / 2, width, height, weight="bold")
+    top = GAP + LINE * len(title)
+    for row, lines, head, deep in zip(picture.panels, words, heads, tall):
+        left = GAP
+        for panel, text, wide in zip(row, lines, widths):
+            _write(figure, text, left, top, width, height)
+            if panel.image is not None:
+                h, w = panel.image.shape[:2]
+                axes = figure.add_axes((left / width, 1 - (top + head + h) / height, w / width, h / height))
+                axes.imshow(panel.image, interpolation="nearest", aspect="auto")
+                axes.axis("off")
+            left += wide + GAP
+        top += head + deep + GAP
+    return figure
+
+
+def _wrapped(words: str, width: int) -> list[str]:
+    letters = max(8, int(width / LETTER))
+    return [line for part in words.split("\n") for line in textwrap.wrap(plain(part), letters) or [""]]
+
+
+def _write(figure: Figure, lines: Sequence[str], left: float, top: float, width: int, height: int, **style) -> None:
+    """Lines below each other, as they are: `$`, `_` and `\\` mean nothing."""
+    for i, line in enumerate(lines):
+        figure.text(left / width, 1 - (top + LINE * i) / height, line, fontsize=8, va="top", parse_math=False, **style)

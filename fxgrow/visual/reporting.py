@@ -1,0 +1,169 @@
+"""`report`: one page about a model, which opens in any browser and needs no network.
+
+What lives here: what the page is told. What does not: how it looks and moves (fxgrow/page/, which makes every element from
+that data and puts names in as text), the diagram's data (fxgrow/diagram/html.py).
+"""
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from fxgrow.common import atomic_write, quantity
+from fxgrow.compare import verify
+from fxgrow.cost import FlopCount, count_flops
+from fxgrow.diagram import VIRIDIS, Difference, diagram_data, diff, kinds_of
+from fxgrow.errors import CaptureError, DrawError, FxgrowError, GrowthError
+from fxgrow.graph import as_tuple, tensors_of
+from fxgrow.models import Input, describe, draw_inputs, dtype_of
+from fxgrow.page import page
+from fxgrow.record import Grown, GrowthRecord, captured, describe_step, new_numbers, record_in
+from fxgrow.visual import filters
+
+
+def report(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathLike, *,
+           before: nn.Module | Grown | None = None, title: str = "") -> Path:
+    """Writes a page about a model and gives its path: its diagram, what it costs, and of a grown one what grew.
+
+    Args:
+        model_or_grown: any module that `capture` takes, or what `transform` or `load` gave.
+        example_inputs: as for `capture`; None for a captured, loaded or grown model.
+        path: an .html file.
+        before: the model that it is compared with; None: of a grown one the small network that is in it.
+        title: the page's heading; the model's class without it.
+
+    Raises:
+        DrawError: `path` is no .html file.
+        FxgrowError: the model can neither be captured nor run.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise DrawError(f"{target}: a report is one .html file")
+    content = page(_told(model_or_grown, example_inputs, before, title))
+    with atomic_write(target) as file:
+        file.write(content)
+    return target
+
+
+def _told(model_or_grown: nn.Module | Grown, example_inputs, before: nn.Module | Grown | None, title: str) -> dict[str, Any]:
+    """Everything that the page shows."""
+    model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
+    record = model_or_grown.record if isinstance(model_or_grown, Grown) else record_in(model)
+    gm, inputs, missing = None, example_inputs, ""
+    try:
+        gm = captured(model_or_grown, example_inputs)[1]
+        inputs = gm.meta["example_inputs"] if example_inputs is None else example_inputs
+    except CaptureError as error:  # a detector, say: it is counted as it runs
+        missing = str(error)
+    difference = None if gm is None else _difference(model_or_grown, before, inputs)
+    small = _small(model, record, before)
+    count = count_flops(model if gm is None else gm, as_tuple(inputs))
+    return {"title": title or type(model).__name__, "model": _facts(model, count, inputs), "missing": missing,
+            "heat": VIRIDIS, "diagram": None if gm is None else diagram_data(model, gm, count.by_node(), difference),
+            "growth": None if small is None else _growth(model, record, difference, small, inputs),
+            "filters": None if gm is None else _first_filters(gm, record, small),
+            "costs": _costs(model, count)}
+
+
+def _difference(model_or_grown: nn.Module | Grown, before: nn.Module | Grown | None, inputs) -> Difference | None:
+    if before is not None:
+        return diff(before, model_or_grown, inputs)
+    try:
+        return diff(model_or_grown)
+    except GrowthError:  # it has not grown
+        return None
+
+
+def _small(model: nn.Module, record: GrowthRecord | None, before: nn.Module | Grown | None) -> nn.Module | str | None:
+    """The model to compare with; a sentence where it cannot be had, None where there is none."""
+    if before is not None:
+        return before.model if isinstance(before, Grown) else before
+    if record is None or not record.lineage:
+        return None
+    try:
+        return record.shrink(model)
+    except FxgrowError as error:
+        return str(error)
+
+
+def _facts(model: nn.Module, count: FlopCount, inputs) -> dict[str, str]:
+    """What stands at the top of the page."""
+    buffers = sum(b.numel() for b in model.buffers())
+    return {"class": type(model).__name__, "input": describe(as_tuple(inputs)),
+            "parameters": f"{count.parameters:,}" + (f" and {buffers:,} numbers in buffers" if buffers else ""),
+            "FLOPs forward": quantity(count.forward), "FLOPs backward": quantity(count.backward),
+            "memory of parameters": quantity(count.parameter_bytes, "B"),
+            "peak memory of activations in a training step": quantity(count.peak_activation_bytes, "B")}
+
+
+def _costs(model: nn.Module, count: FlopCount) -> dict[str, Any]:
+    """The tree of modules in print order, and the ops that were not counted."""
+    kinds = {**count.kinds, **kinds_of(model)}
+    modules = [{"level": level, "name": name, "kind": kinds.get(name, ""), "forward": c.forward, "backward": c.backward,
+                "flops": c.total, "params": c.parameters, "memory": c.activation_bytes, "intensity": c.intensity}
+               for level, name, _, c in count.rows()]
+    return {"modules": modules, "uncounted": {op: sum(places.values()) for op, places in count.uncounted.items()}}
+
+
+def _growth(model: nn.Module, record: GrowthRecord | None, difference: Difference | None, small: nn.Module | str | None,
+            inputs) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if difference is not None:
+        told["changes"] = [vars(change) for change in (difference.total, *difference.layers)]
+    if record is not None and record.lineage:
+        told |= {"lineage": [describe_step(step) for step in record.lineage], "certificate": record.certificate,
+                 "record": _entries(model, record, small if isinstance(small, nn.Module) else None),
+                 "removed": sorted(record.removed)}
+    told["verification"] = _verified(small, model, inputs)
+    return told
+
+
+def _entries(model: nn.Module, record: GrowthRecord, small: nn.Module | None) -> list[dict[str, Any]]:
+    """Each parameter and buffer that holds new numbers or comes from elsewhere."""
+    shapes = {} if small is None else {name: list(t.shape) for name, t in tensors_of(small).items()}
+    told = []
+    for name, (tensor, entry) in record.located(tensors_of(model)).items():
+        if not entry.unchanged or entry.source != name:
+            new = int(new_numbers(entry, tensor).sum())
+            told.append({"name": name, "source": entry.source or "", "was": shapes.get(entry.source or "", []),
+                         "shape": list(tensor.shape), "new": new, "old": tensor.numel() - new, "scale": entry.scale})
+    return told
+
+
+def _verified(small: nn.Module | str | None, model: nn.Module, inputs) -> dict[str, Any]:
+    """How far the model is from the one it grew from, on an input drawn by a fixed seed where there is none."""
+    if not isinstance(small, nn.Module):
+        return {"text": f"Not compared: {small}"}
+    real = draw_inputs([Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) and t.is_meta else t
+                        for t in as_tuple(inputs)], dtype_of(model))
+    try:
+        found = verify(small, model, real, extended=True)
+    except Exception as error:  # of the models' own
+        return {"text": f"Not compared: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"}
+    return {"text": str(found), **found.to_json()}
+
+
+def _first_filters(gm: GraphModule, record: GrowthRecord | None, small: nn.Module | str | None) -> dict[str, Any] | None:
+    """The filters of the first convolution, and those that they grew from."""
+    name = filters.first_convolution(gm)
+    if name is None or (weight := tensors_of(gm)[name]).is_meta:
+        return None
+    entry = (record or GrowthRecord()).entry(name, weight.ndim)
+    old = tensors_of(small).get(entry.source or name) if isinstance(small, nn.Module) else None
+    shown = [("after" if old is not None else "filters", weight, new_numbers(entry, weight))]
+    if old is not None and old.ndim == weight.ndim:
+        shown.insert(0, ("before", old, torch.zeros_like(old, dtype=torch.bool)))
+    try:
+        limits = filters.filter_limits([w for _, w, _ in shown])
+        grids = [(caption, list(w.shape), filters.png(filters.filter_grid(w, new, limits=limits)))
+                 for caption, w, new in shown]
+        return {"name": name, "problem": "", "grids": [
+            {"caption": f"{caption}, {shape}", "image": "data:image/png;base64," + base64.b64encode(png).decode()}
+            for caption, shape, png in grids]}
+    except DrawError as error:  # Pillow is not installed
+        return {"name": name, "problem": str(error), "grids": []}

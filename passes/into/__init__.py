@@ -1,0 +1,18 @@
+"""Growth of a small stock model into a bigger stock class: the two are matched, and the numbers fitted.
+
+What lives here: `grow_into`, its plan and result, the pass and the command. What does not: matching (fxgrow/blocks).
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fxgrow.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from fxgrow.passes.into.growing import grow_into
+    from fxgrow.passes.into.result import GrownInto
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, {
+    "growing": "grow_into",
+    "result": "GrownInto",
+})

@@ -1,0 +1,96 @@
+"""`fxgrow grow SMALL --into BIG`: a warm start for a bigger stock model."""
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from fxgrow.cli import (
+    EXAMPLE,
+    check_writable,
+    console,
+    json_option,
+    load,
+    model_options,
+    notes,
+    print_json,
+    size,
+    status,
+)
+
+MOST = 8  # tensors that are named one by one
+
+
+@click.command(epilog=EXAMPLE + "fxgrow grow torchvision:resnet18 --into torchvision:resnet34 --plan\n  "
+               "fxgrow grow torchvision:resnet50 --weights DEFAULT --into torchvision:resnet101 -o resnet101.pth")
+@click.argument("small")
+@click.option("--into", "big", required=True, metavar="MODEL", help="The bigger model. Its numbers are what new ones start "
+              "from.")
+@click.option("-o", "--output", metavar="FILE", help="Where the state_dict goes: BIG.load_state_dict(torch.load(FILE)) "
+              "takes it; safetensors by the suffix .safetensors.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show the steps and stop.")
+@click.option("--method", type=click.Choice(["r2r", "net2net", "netmorph"]), default="r2r", show_default=True,
+              help="How numbers are made that change nothing; where it cannot be exact, another one is taken, and named.")
+@click.option("--place", type=click.Choice(["end", "spread", "interleave"]), default="end", show_default=True,
+              help="Where in a stage new blocks stand.")
+@click.option("--approximate", is_flag=True, help="Where no way is exact, take the closest, and tell the error.")
+@click.option("--extend", is_flag=True, help="Let BIG give more numbers than SMALL; the first are as before.")
+@click.option("--seed", type=click.IntRange(0, 2 ** 63 - 1), default=0, show_default=True, help="Of every random choice.")
+@click.option("--into-weights", metavar="FILE", help="A state_dict for BIG (--weights is that of SMALL).")
+@model_options
+@json_option
+def grow(small: str, big: str, output: str | None, only_plan: bool, method: str, place: str, approximate: bool,
+         extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:
+    """Give a bigger stock model numbers by which it computes what SMALL does.
+
+    What is written is a plain state_dict that the class of BIG loads with strict=True. Both graphs are matched: blocks that
+    SMALL has not start as the identity, kernels get zero taps, and axes are widened. Where that is not exact, the layer and
+    the reason are told, nothing is written, and the exit code is 1.
+    """
+    from fxgrow.passes.into.growing import Into
+
+    if output is None and not only_plan:
+        raise click.UsageError("say where the state_dict goes with -o FILE, or ask for the steps alone with --plan")
+    if output is not None:
+        check_writable(output)
+    first, inputs = load(small, **options)
+    second, _ = load(big, weights=into_weights, input_shape=options["input_shape"], trust_pickle=options["trust_pickle"],
+                     need_inputs=False)
+    with status(f"Matching {small} and {big}"):
+        into = Into(first, second, inputs, method, place, approximate, extend, seed)  # type: ignore[arg-type]
+    plan = into.plan()
+    if only_plan:
+        if as_json:
+            print_json({"small": small, "big": big, "steps": plan.to_json()})
+        else:
+            console().print(plan.table())
+        return
+    with status(f"Growing {small}"):
+        grown = into.grow()
+    with status("Training two steps to see which new numbers learn"):
+        still = grown.unreached(inputs)
+    with status(f"Writing {output}"):
+        grown.save(output)  # type: ignore[arg-type]
+    checked: Any = grown.verification
+    new = sum(int(grown.record.new_mask(n, t).sum()) for n, t in grown.model.named_parameters())
+    if as_json:
+        print_json({"small": small, "big": big, "file": output, "steps": plan.to_json(), "verification": checked.to_json(),
+                    "parameters": {"before": size(first), "after": size(grown.model), "new": new}, "unreached": still})
+        return
+    console().print(plan.table())
+    click.echo(f"parameters  {size(first):,} -> {size(grown.model):,} ({new:,} new)")
+    click.echo(f"compared    {checked}{notes(checked)}")
+    for name in plan.approximate:
+        click.echo(f"NOT exact   {name}: the closest way was taken")
+    click.echo(f"trains      {reached(still, new)}")
+    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")  # type: ignore[arg-type]
+
+
+def reached(still: dict[str, int], new: int) -> str:
+    """Which new numbers learn, in words."""
+    if not still:
+        return f"a gradient reaches each of the {new:,} new numbers within two steps"
+    some = ", ".join(f"{name} ({count:,})" for name, count in list(still.items())[:MOST])
+    more = f" and {len(still) - MOST} more tensors" if len(still) > MOST else ""
+    return f"within two steps no gradient reaches {sum(still.values()):,} of {new:,} new numbers: {some}{more}"

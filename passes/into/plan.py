@@ -1,0 +1,43 @@
+"""The plan of a growth into a stock class: its steps, to show before anything is done."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fxgrow.blocks import Match
+
+
+@dataclass
+class Step:
+    """One step of a plan: `kernel`, `widen`, `deepen` or `rescale`; what it is about, from what to what, and how."""
+    kind: str
+    name: str
+    before: Any = None
+    after: Any = None
+    method: str = ""
+    note: str = ""
+
+
+@dataclass
+class Plan:
+    """What it takes to make one model of the other, step by step."""
+    steps: list[Step]
+    match: Match
+    names: dict[str, str]  # of the big model's tensors: that of the small model's
+    approximate: list[str]
+
+    def to_json(self) -> list[dict]:
+        return [asdict(s) for s in self.steps]
+
+    def table(self):
+        from rich.table import Table
+        table = Table(title="From the small model to the big one")
+        for column in ("step", "layer or class", "from", "to", "method", "why it is exact"):
+            table.add_column(column, overflow="fold")
+        for s in self.steps:
+            table.add_row(s.kind, s.name, *("" if v is None else str(v) for v in (s.before, s.after)), s.method, s.note)
+        return table
+
+    def explain(self) -> str:
+        from fxgrow.common import render
+        return render(self.table())

@@ -1,0 +1,163 @@
+"""Deepening where there is no skip path: a layer like the one before it, that starts as the identity."""
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from fxgrow.aten import ABOVE, ODD, OTHER, ZERO_AT_ZERO
+from fxgrow.blocks import Piece, built
+from fxgrow.errors import GrowthError
+from fxgrow.graph import Call
+from fxgrow.identity import Trace, leaves_alone
+from fxgrow.passes.support.blocks import Residual, conv
+from fxgrow.passes.support.layers import Function
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+POINTWISE = {*ABOVE, *ODD, *ZERO_AT_ZERO, *OTHER}
+
+
+def unit(gm: GraphModule, trace: Trace, call: Call) -> list[Node]:
+    """A layer, and the norm and activation that alone follow it."""
+    nodes = [call.node]
+    while len(nodes[-1].users) == 1:
+        node = next(iter(nodes[-1].users))
+        if len([n for n in node.all_input_nodes if n.op != "get_attr"]) != 1 or node.op == "output":
+            break
+        layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
+        value = trace.gives.get(node.name)
+        before = trace.values[nodes[-1].name]
+        pointwise = value is not None and value.name in POINTWISE and value.tensor.shape == before.shape
+        if not isinstance(layer, NORMS) and not (pointwise and _alone(layer, node)):
+            break
+        nodes.append(node)
+    return nodes
+
+
+def _alone(layer: nn.Module | None, node: Node) -> bool:
+    """A layer of torch without weights of others, or a function of this value and plain numbers."""
+    if layer is not None:
+        return type(layer).__module__ == "torch.nn.modules.activation"
+    return len(node.all_input_nodes) == 1 and node.args[:1] == (node.all_input_nodes[0],)
+
+
+@dataclass
+class Like:
+    """A layer like another one: `piece(name)` makes it (of several names: one for each part), `exact` says why it is the
+    identity as it is made ("": it needs a start)."""
+    piece: Callable[[Any], Piece]
+    parts: list[str] = field(default_factory=list)
+    exact: str = ""
+
+
+def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: str) -> Like:
+    """What `method` puts behind a layer, its norm and its activation (`nodes`).
+
+    Raises:
+        GrowthError: the method cannot be exact there; the reason.
+    """
+    value = trace.values[nodes[-1].name]
+    channels = value.shape[1] if call.rank else value.shape[-1]
+    layers = {("norm" if isinstance(m, NORMS) else "act") + (str(i) if i else ""): m for i, m in enumerate(
+        gm.get_submodule(str(n.target)) if n.op == "call_module" else Function(n) for n in nodes[1:])}
+    if method in ("r2r", "random"):
+        width = channels + channels % 2
+
+        def residual() -> nn.Module:
+            inner = {name: fitted(layer, channels, width) for name, layer in layers.items()}
+            return Residual(layer1=conv(call.rank, channels, width, _kernel(call)), **inner,
+                            layer2=conv(call.rank, width, channels, _kernel(call)))
+
+        return Like(lambda name: built(residual(), name, value))
+    if method == "net2net":
+        _check_idempotent(trace, nodes, list(layers.values()))
+        exact = "an identity layer; its norm undoes its own running statistics, its activation leaves this range alone"
+    else:
+        layers = {"act": nn.PReLU(channels if call.rank or value.ndim == 2 else 1, init=1.0)}
+        exact = "an identity layer, and a parametric activation that starts linear (slope 1)"
+
+    def chain() -> nn.Module:
+        inner = {name: inverse(m) if isinstance(m, NORMS) else copy.deepcopy(m) for name, m in layers.items()}
+        return nn.Sequential(OrderedDict(layer=identity_layer(call, channels), **inner))
+
+    parts = ["layer", *(name for name, m in layers.items() if not isinstance(m, Function))]
+    return Like(lambda names: built(chain(), names, value), parts, exact)
+
+
+def fitted(layer: nn.Module, channels: int, width: int) -> nn.Module:
+    """A copy of a norm or activation for `width` channels, its numbers the mean of the old ones."""
+    layer = copy.deepcopy(layer)
+    with torch.no_grad():
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            if tensor.ndim == 1 and tensor.is_floating_point():
+                new = tensor.mean().expand(width if len(tensor) == channels else len(tensor)).clone()
+                if name in layer._parameters:
+                    layer.register_parameter(name, nn.Parameter(new))
+                else:
+                    layer._buffers[name] = new
+    for name in ("num_features", "num_channels"):
+        if getattr(layer, name, None) == channels:
+            setattr(layer, name, width)
+    if getattr(layer, "normalized_shape", None) == (channels,):
+        layer.normalized_shape = (width,)  # type: ignore[assignment]
+    return layer
+
+
+def _kernel(call: Call) -> int:
+    """The layer's kernel size, odd (an even one has no middle)."""
+    size = max(call.module.kernel_size) if call.rank and call.module is not None else 1 if not call.rank else 3
+    return size + 1 - size % 2
+
+
+def identity_layer(call: Call, channels: int) -> nn.Module:
+    """A convolution (or linear layer) that gives back its input: `W[o, i, middle] = (o = i)` (Chen 2015, eq. 4)."""
+    groups = call.argument("groups") if call.rank and channels == call.argument("groups") else 1
+    options = {"groups": groups} if call.rank else {}
+    layer: Any = conv(call.rank, channels, channels, _kernel(call) if call.rank else 1, bias=True, **options) \
+        if call.rank else nn.Linear(channels, channels)
+    with torch.no_grad():
+        layer.weight.copy_(identity_kernel(layer.weight))
+        layer.bias.zero_()
+    return layer
+
+
+def identity_kernel(weight: torch.Tensor) -> torch.Tensor:
+    """A kernel of the shape of `weight`, [out, in of a group, *taps], that gives each channel back by its middle tap."""
+    new = torch.zeros_like(weight)
+    middle = tuple(s // 2 for s in weight.shape[2:])
+    for o in range(weight.shape[0]):
+        new[(o, o % weight.shape[1], *middle)] = 1
+    return new
+
+
+def _check_idempotent(trace: Trace, nodes: list[Node], layers: list[nn.Module]) -> None:
+    """Insists that an identity layer with this norm and activation is one (Chen 2015, section 2.4)."""
+    given = trace.gives[nodes[-1].name].range
+    for node, layer in zip(nodes[1:], layers):
+        if isinstance(layer, NORMS):
+            if not isinstance(layer, nn.modules.batchnorm._BatchNorm) or layer.running_mean is None:
+                raise GrowthError(f"{node.target}: a {type(layer).__name__} has no running statistics that an identity "
+                                  "layer could undo: use method r2r or netmorph")
+        elif not leaves_alone(trace.gives[node.name], given):
+            raise GrowthError(f"{node.meta.get('owner') or node.name}: {trace.gives[node.name].name} is not idempotent, so "
+                              "an identity layer in front of it would not be one: use method r2r or netmorph")
+
+
+def inverse(norm: nn.Module) -> nn.Module:
+    """A copy of a batch norm whose weight and bias undo its running statistics: `sqrt(var + eps)` and `mean`."""
+    norm = copy.deepcopy(norm)
+    mean, var, eps = norm.running_mean, norm.running_var, norm.eps  # type: ignore[union-attr]
+    with torch.no_grad():
+        if norm.affine:
+            norm.weight.copy_((var + eps).sqrt())  # type: ignore[union-attr,operator]
+            norm.bias.copy_(mean)  # type: ignore[union-attr]
+        else:
+            mean.zero_()  # type: ignore[union-attr]
+            var.fill_(1 - eps)  # type: ignore[union-attr,operator]
+    return norm

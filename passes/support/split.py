@@ -1,0 +1,139 @@
+"""One layer as several side by side: others added to it, or its outputs shared out."""
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from fxgrow.errors import GrowthError
+from fxgrow.graph import Call, other_users
+from fxgrow.growth import Edit
+from fxgrow.passes.support.layers import kernel, like, pointwise
+from fxgrow.passes.support.pairs import oppose, repeat
+from fxgrow.passes.support.parts import numbered
+from fxgrow.record import ParameterRecord
+
+
+def add(edit: Edit, name: str, group: list[Call], count: int, size: int | None, method: str) -> list[str]:
+    """`W x` becomes `W x + sum_b V_b U_b x`, the last sum zero: U_b is a layer like W (with kernels of another `size`), V_b
+    has 1x1 kernels. Gives the names of the branches.
+
+    Raises:
+        GrowthError: a branch would give values of another size.
+    """
+    call = group[0]
+    kernel(edit, call)
+    if any(any(c.extra) for c in group):
+        raise GrowthError("it is told its output_size at each call: set output_padding instead")
+    groups, ins, outs = _channels(edit, call)
+    middle = outs + (outs // groups % 2) * groups if method == "r2r" else outs
+    branches: dict[str, nn.Module] = {}
+    for path in numbered(edit, f"{name}_branch", count):
+        conv, project = like(edit, call, ins, middle, size), pointwise(call.rank, middle, outs, groups)
+        if method == "r2r":
+            repeat(call, conv.weight)  # type: ignore[arg-type]
+            oppose(project.weight)  # type: ignore[arg-type]
+        else:
+            nn.init.zeros_(project.weight)  # type: ignore[arg-type]
+        branches[path] = nn.Sequential(OrderedDict(conv=conv, project=project))
+    for c in group:
+        total, after = c.node, c.node.next
+        for path, branch in branches.items():
+            z = edit.graft(path, edit.trace(branch, c.input), c.input, c.node)
+            total = edit.call(after, torch.add, total, z, owner=name.rpartition(".")[0])
+        edit.exchange(c.node, total)
+    return list(branches)
+
+
+def share_out(edit: Edit, name: str, group: list[Call], count: int) -> list[str]:
+    """`[W_1; ...; W_k] x` becomes `[W_1 x; ...; W_k x]` (Cai 2018), in parts as even as possible. Whole groups go to a part,
+    with their inputs. Gives the names of the parts.
+
+    Raises:
+        GrowthError: its tensors are used elsewhere, or there are fewer outputs or groups than parts.
+    """
+    call = group[0]
+    kernel(edit, call)
+    if call.module is None and len(group) > 1 or any(c.module is not call.module for c in group):
+        raise GrowthError("its weight is used by several layers, which would need the same branches")
+    for tensor in (call.weight, call.bias):
+        others = other_users(edit.gm, edit.tensor(tensor), group) if tensor is not None else []
+        if others:
+            raise GrowthError(f"its {tensor} is also used by {', '.join(n.name for n in others)}")
+    groups, ins, outs = _channels(edit, call)
+    units, what = (groups, "groups") if groups > 1 else (outs, "outputs")
+    if units < count:
+        raise GrowthError(f"it has {units} {what}, which cannot be shared out among {count} branches")
+    parts = torch.arange(units).tensor_split(count)
+    layers = [_part(edit, call, _positions(p, outs // units), _positions(p, ins // units) if groups > 1 else None)
+              for p in parts]
+    paths = _replace(edit, call, name, layers)
+    given = [len(p) * ins // units for p in parts]
+    for c in group:
+        axis = -1 - c.rank
+        xs: list[Node] = [c.input] * count
+        if groups > 1:
+            cut = edit.call(c.node, torch.split, c.input, given, axis, owner=name)
+            xs = [edit.call(c.node, operator.getitem, cut, i, owner=name) for i in range(count)]
+        ys = [edit.call(c.node, path, x, *c.extra[0], owner=name, **c.extra[1]) for path, x in zip(paths, xs)]
+        edit.exchange(c.node, edit.call(c.node, torch.cat, ys, axis, owner=name))
+        reads = c.node.all_input_nodes
+        edit.graph.erase_node(c.node)
+        for node in reads:
+            if node.op == "get_attr" and not node.users:
+                edit.graph.erase_node(node)
+    return paths
+
+
+def _channels(edit: Edit, call: Call) -> tuple[int, int, int]:
+    """Groups, channels in and channels out of a call."""
+    groups = call.argument("groups") if call.rank else 1
+    first, second = edit.tensor(call.weight).shape[:2]
+    return (groups, first, second * groups) if call.transposed else (groups, second * groups, first)
+
+
+def _positions(units: Tensor, each: int) -> Tensor:
+    """The positions of consecutive units of so many positions each."""
+    return torch.arange(int(units[0]) * each, (int(units[-1]) + 1) * each)
+
+
+def _part(edit: Edit, call: Call, out: Tensor, into: Tensor | None) -> tuple[nn.Module, dict[str, ParameterRecord]]:
+    """A layer like the call's with some of its outputs (of whole groups, those with the inputs `into`), and its record."""
+    groups, ins, outs = _channels(edit, call)
+    own = groups if into is None else groups * len(into) // ins
+    layer = like(edit, call, ins if into is None else len(into), len(out), bias=call.bias is not None,
+                 **({"groups": own} if call.rank else {}))
+    rest: list[Tensor | None] = [None] * (edit.tensor(call.weight).ndim - 2)
+    places: dict[str, list[Tensor | None]] = {"bias": [out], "weight": [out, None, *rest]}
+    if call.transposed:  # its weight is `[in, out / groups, ...]`
+        places["weight"] = [None, out, *rest] if into is None else [into, None, *rest]
+    record = {}
+    for kind, source in (("weight", call.weight), ("bias", call.bias)):
+        if source is not None:
+            old = edit.tensor(source)
+            new = old.detach()
+            for dim, index in enumerate(places[kind]):
+                new = new if index is None else new.index_select(dim, index.to(new.device))
+            setattr(layer, kind, nn.Parameter(new.clone(), old.requires_grad))
+            record[kind] = ParameterRecord(edit.known_as(source), places[kind], [None] * new.ndim)
+    return layer.train(edit.gm.training), record
+
+
+def _replace(edit: Edit, call: Call, name: str, layers: list[tuple[nn.Module, dict[str, ParameterRecord]]]) -> list[str]:
+    """Puts layers below a name, in the place of the call's layer or tensors."""
+    owner, _, last = name.rpartition(".")
+    if call.module is not None:
+        setattr(edit.gm.get_submodule(owner), last, nn.Module().train(edit.gm.training))
+    for tensor in (call.weight, call.bias) if call.module is None else ():
+        if tensor is not None:
+            owner, _, attribute = tensor.rpartition(".")
+            delattr(edit.gm.get_submodule(owner), attribute)
+    paths = []
+    for i, (layer, record) in enumerate(layers):
+        paths.append(edit.free_name(f"{name}.{i}"))
+        edit.gm.add_submodule(paths[-1], layer)
+        edit.record.parameters.update({f"{paths[-1]}.{kind}": entry for kind, entry in record.items()})
+    return paths

@@ -1,0 +1,167 @@
+"""The names of the zoo: which function builds which architecture, with which options.
+
+What lives here: registering, listing and building models, and reading options from text. What does not: any architecture
+(one file a family beside this one).
+"""
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxgrow.common import nearest
+from fxgrow.errors import ModelError
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+_ARITHMETIC: dict[type, Callable] = {ast.Pow: operator.pow, ast.Div: operator.truediv, ast.Mult: operator.mul}
+LARGEST = 2 ** 31  # no size in a network comes near it
+
+
+class ZooError(ModelError):
+    """The zoo has no such model, or the model no such option or value."""
+
+
+def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A decorator: the function's name becomes a model's name, its keyword arguments become the model's options.
+
+    Every argument needs a default; a value that a user passes must be of the default's kind: a whole number of at least
+    one, a positive number where the default is a float, a bool, or a tuple of whole numbers. The module that the function
+    returns says in `input_shape` what it takes, without the batch: `(3, 32, 32)`.
+
+    Raises:
+        ZooError: the name is taken, or an argument has no such default.
+    """
+    name = build.__name__
+    if name in BUILDERS:
+        raise ZooError(f"the zoo has a model {name!r} already: give the new one another name")
+    for option, parameter in inspect.signature(build).parameters.items():
+        if type(parameter.default) not in (int, float, bool, tuple):
+            raise ZooError(f"model {name!r}: option {option!r} needs a default that is a number, a bool or a tuple")
+    BUILDERS[name] = build
+    return build
+
+
+def list_models() -> list[str]:
+    """The names of all models, in alphabetical order."""
+    return sorted(BUILDERS)
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """The options of a model and their defaults.
+
+    Raises:
+        ZooError: there is no such model.
+    """
+    if name not in BUILDERS:
+        raise ZooError(f"the zoo has no model {name!r}{nearest(name, list_models())}; it has {', '.join(list_models())}")
+    return {option: p.default for option, p in inspect.signature(BUILDERS[name]).parameters.items()}
+
+
+def create_model(name: str, **options) -> nn.Module:
+    """Builds a model; its weights are random (torch's global generator draws them).
+
+    Args:
+        name: one of `list_models()`.
+        options: see `model_options(name)`.
+
+    Raises:
+        ZooError: there is no such model, no such option, or a value makes no sense.
+    """
+    defaults = model_options(name)
+    for option, value in options.items():
+        if option not in defaults:
+            raise ZooError(f"model {name!r} has no option {option!r}{nearest(option, list(defaults))}; "
+                           f"it has {', '.join(defaults)}")
+        options[option] = _checked(f"{name}: {option}", value, defaults[option])
+    return BUILDERS[name](**options)
+
+
+def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+    """The options that make a model take inputs of this shape (without the batch) and tell so many classes apart.
+
+    >>> options_for("cifar_resnet18", (1, 8, 8), 10)
+    {'num_classes': 10, 'in_channels': 1, 'size': 8}
+
+    Raises:
+        ZooError: there is no such model, or it takes no such inputs (a sequence where it expects an image, an image that is
+            not square).
+    """
+    has = model_options(name)
+    offered = {"input_shape": tuple(input_shape), "in_channels": input_shape[0], "size": max(input_shape[1:], default=1),
+               "num_classes": num_classes}
+    if "input_shape" not in has:
+        with torch.device("meta"):
+            takes = BUILDERS[name]().input_shape
+        if len(takes) != len(input_shape):
+            raise ZooError(f"model {name!r} takes inputs such as {takes}; the data are of shape {tuple(input_shape)}")
+        if len(set(input_shape[1:])) > 1:
+            raise ZooError(f"model {name!r} takes square images; the data are of shape {tuple(input_shape)}: pad them")
+    return {option: offered[option] for option in has if option in offered}
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """`r=2**-3,num_classes=10,hidden=(64,64)` -> a dictionary: literals, and products, quotients and powers of numbers.
+
+    Raises:
+        ZooError: the text is anything else. Nothing in it is ever run.
+    """
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        call = None
+    named = {str(k.arg): k.value for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or len(named) < len(call.keywords):
+        raise ZooError(f"{text!r} are no options: write key=value,key=value, each key once, as r=2**-3,num_classes=10")
+    return {key: _value(value, f"{text[:80]!r}: {key}") for key, value in named.items()}
+
+
+def _value(node: ast.expr, where: str) -> Any:
+    """What a literal or a little arithmetic means."""
+    try:
+        return _number(node) if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC else ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
+        raise ZooError(f"{where} is no number or literal; write 0.125, 2**-3, True or (64, 64)") from None
+
+
+def _number(node: ast.expr) -> int | float:
+    """A product, quotient or power, in floats, so that none is ever large; whole ones of whole numbers are whole."""
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _ARITHMETIC:
+        value = ast.literal_eval(node)
+        if type(value) in (int, float):
+            return value
+        raise ValueError(value)
+    left, right = _number(node.left), _number(node.right)
+    result = _ARITHMETIC[type(node.op)](float(left), float(right))
+    if isinstance(result, complex):
+        raise ValueError(result)
+    whole = isinstance(left, int) and isinstance(right, int) and result.is_integer()
+    return int(result) if whole else result
+
+
+def _checked(where: str, value: Any, default: Any) -> Any:
+    """`value`, if it is of the kind that `default` is of."""
+    if isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        raise ZooError(f"{where} is {value!r}; it takes True or False")
+    if isinstance(default, tuple):
+        if isinstance(value, (tuple, list)) and all(_whole(v) for v in value):
+            return tuple(value)
+        raise ZooError(f"{where} is {value!r}; it takes several whole numbers, as {default}")
+    if isinstance(default, float):
+        if type(value) in (int, float) and math.isfinite(value) and 0 < value < LARGEST:
+            return float(value)
+        raise ZooError(f"{where} is {value!r}; it takes a positive number, as {default}")
+    if _whole(value):
+        return value
+    raise ZooError(f"{where} is {value!r}; it takes a whole number of at least one, as {default}")
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 < value < LARGEST
