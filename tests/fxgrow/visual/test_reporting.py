@@ -1,4 +1,4 @@
-"""The report page's data, its command, and what is refused. How it looks and moves: test_report_browser.py."""
+"""The report page's data, its command, and what is refused. How it looks and moves: test_reporting_browser.py."""
 from __future__ import annotations
 
 import json

@@ -137,7 +137,7 @@ def test_what_only_a_submodule_can_do_is_left_to_it():
     model[1] = traced(in_place_in_train)
     assert "writes in place in one mode only" in fxgrow.capture(model, X).meta["leaves"]["1"]
     model[1] = traced(lambda self, x: x + len(x.data_ptr().bit_length.__name__))
-    assert "test_capture.py:" in fxgrow.capture(model, X).meta["leaves"]["1"]
+    assert "test_capturing.py:" in fxgrow.capture(model, X).meta["leaves"]["1"]
 
 
 class Ordered(nn.Module):
