@@ -1,0 +1,98 @@
+"""Draw docs/img/rooms.svg: the packages of fxgrow and which imports which, read from their imports.
+
+    python tools/draw_rooms.py [--out docs/img/rooms.svg]
+
+An arrow that follows from others is left out: `rewrite` imports `graph`, and so does `contents`, which `rewrite` imports.
+Imports inside functions and under TYPE_CHECKING count. Needs the packages of `fxgrow[lint]` and Graphviz's `dot`.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import graphviz
+import grimp
+
+ROOT = Path(__file__).resolve().parent.parent
+ABOVE = ("passes", "zoo", "experiments")  # stand beside fxgrow/ in the repository
+COLOURS = {"compiler": "#DDEBF7", "shows": "#E9F3E4", "above": "#FBE8D3"}  # pale, so that black text reads on them
+SHOWS = ("cost", "compare", "archive", "models", "page", "diagram", "visual", "cli")  # what is done with a graph, not to it
+
+
+def folders() -> dict[str, Path]:
+    """Return the folder of each package, by its name below `fxgrow`."""
+    found = [path.parent for path in (ROOT / "fxgrow").glob("*/__init__.py")] + [ROOT / name for name in ABOVE]
+    return {folder.name: folder for folder in sorted(found)}
+
+
+def import_graph() -> grimp.ImportGraph:
+    """Return every import, of a tree in which all packages lie below `fxgrow`, as they do once installed."""
+    with tempfile.TemporaryDirectory() as site:
+        package = Path(site) / "fxgrow"
+        package.mkdir()
+        for path in (*(ROOT / "fxgrow").iterdir(), *(ROOT / name for name in ABOVE)):
+            (package / path.name).symlink_to(path)
+        sys.path.insert(0, site)
+        return grimp.build_graph("fxgrow", cache_dir=None)
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module: `fxgrow.axis.rules.norm` is in `axis`, the facade `fxgrow` in none."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def rooms_and_imports() -> tuple[dict[str, int], dict[str, set[str]]]:
+    """Return how many modules each room has, and the rooms that it imports from."""
+    graph = import_graph()
+    sizes = {room: sum(room_of(m) == room for m in graph.modules) for room in folders()}
+    imports: dict[str, set[str]] = {room: set() for room in sizes}
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            if room_of(module) in sizes and room_of(imported) in sizes.keys() - {room_of(module)}:
+                imports[room_of(module)].add(room_of(imported))
+    return sizes, imports
+
+
+def reduced(imports: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return the imports that follow from no others; there are no circles."""
+    def reach(room: str) -> set[str]:
+        return imports[room].union(*map(reach, imports[room]))
+
+    return {room: {other for other in found if not any(other in reach(third) for third in found - {other})}
+            for room, found in imports.items()}
+
+
+def purpose(room: str) -> str:
+    """Return the first words of a room's docstring, up to a colon or the end of the sentence, in short lines."""
+    words = (folders()[room] / "__init__.py").read_text(encoding="utf-8").removeprefix('"""').split("\n")[0]
+    return "<br/>".join(textwrap.wrap(words.split(":")[0].rstrip('."'), 34))
+
+
+def picture() -> graphviz.Digraph:
+    """Return the drawing: what imports stands above what it imports."""
+    sizes, imports = rooms_and_imports()
+    drawn = graphviz.Digraph(node_attr={"shape": "box", "style": "filled", "fontname": "Helvetica", "fontsize": "11",
+                                        "color": "#888888"},
+                             edge_attr={"color": "#555555", "arrowsize": "0.6"},
+                             graph_attr={"ranksep": "0.3", "nodesep": "0.25"})
+    for room, modules in sizes.items():
+        group = "above" if room in ABOVE else "shows" if room in SHOWS else "compiler"
+        label = f'<<b>{room}</b> <font point-size="8">{modules}</font><br/><font point-size="8">{purpose(room)}</font>>'
+        drawn.node(room, label, fillcolor=COLOURS[group])
+    for room, others in reduced(imports).items():
+        drawn.edges((room, other) for other in sorted(others))
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw the packages of fxgrow and which imports which.")
+    parser.add_argument("--out", type=Path, default=Path("docs/img/rooms.svg"))
+    out = parser.parse_args().out
+    out.write_bytes(picture().pipe("svg"))
+
+
+if __name__ == "__main__":
+    main()
