@@ -168,7 +168,7 @@ def test_names_order_and_ties_are_the_model_s():
 
 @pytest.mark.parametrize("forward, reason", [
     (lambda self, x: self.body(x) if float(x.sum()) > 0 else x, "control flow depends on the data"),
-    (lambda self, x: self.body(x.numpy()), r"test_capture\.py:\d+")])
+    (lambda self, x: self.body(x.numpy()), r"test_capturing\.py:\d+")])
 def test_a_shell_that_cannot_be_traced(forward, reason):
     class Shell(nn.Module):
         def __init__(self):
