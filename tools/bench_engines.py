@@ -25,7 +25,7 @@ from fxgrow.experiments.evolve.local_engine import Engine
 
 
 def warm(running: Engine, config: SearchConfig, folder: Path) -> None:
-    """A search that does next to nothing, on all workers."""
+    """Run a search that does next to nothing, on all workers."""
     tiny = dataclasses.replace(config, first_steps=1, steps=1, children=2 * running.workers)
     search(tiny, folder, engine=running)
 

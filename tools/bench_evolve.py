@@ -44,7 +44,7 @@ def candidates(model: GraphModule, x: Tensor, count: int) -> str:
 
 
 def shared(base: GraphModule, x: Tensor, count: int) -> str:
-    """The parameters of a family, each a child of a member drawn at random: as they share them, and if each had its own."""
+    """Count the parameters of a family, each a child of a random member: as they share them, and if each had its own."""
     rng, known = random.Random(0), set()
     members: list[tuple[int | None, GraphModule]] = [(None, base)]
     while len(members) <= count:

@@ -1,5 +1,4 @@
-"""How fast a whole network is widened, against Torch-Pruning's pruner in the same run, and what the result costs; how fast
-it is deepened, against its capture.
+"""Measures how fast a whole network is widened, against Torch-Pruning's pruner in the same run, and what the result costs.
 
     python tools/bench_transform.py                 all of it
     python tools/bench_transform.py resnet18 swin_t  some networks
@@ -17,6 +16,7 @@ import statistics
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import torch
 import torchvision
@@ -79,8 +79,8 @@ def speed(names: list[str], console: Console) -> None:
 
 
 def _status(field: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    with open("/proc/self/status") as lines:
+    """Return a line of /proc/self/status, in bytes."""
+    with Path("/proc/self/status").open() as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
@@ -89,10 +89,10 @@ def memory(console: Console, name: str = "wide_resnet101_2") -> None:
     ours(torchvision.models.resnet18(), x)  # what the first call imports is not the network's
     gc.collect()
     try:
-        with open("/proc/self/clear_refs", "w") as refs:
-            refs.write("5")  # peak := now
+        Path("/proc/self/clear_refs").write_text("5")  # peak := now
     except OSError:
-        return console.print("peak memory: not measured (needs Linux)")
+        console.print("peak memory: not measured (needs Linux)")
+        return
     before = _status("VmRSS")
     grown = fxgrow.transform(model, x, [Widen(factor=1.25, method="r2r", seed=0)]).model
     peak = _status("VmHWM") - before
@@ -102,7 +102,7 @@ def memory(console: Console, name: str = "wide_resnet101_2") -> None:
 
 
 def depth(console: Console) -> None:
-    """A clone at the end of each stage, and the capture alone, in turns."""
+    """Time a clone at the end of each stage, and the capture alone, in turns."""
     model, x = torchvision.models.resnet152(), torch.randn(1, 3, 224, 224)
     for method in ("r2r", "net2net", "netmorph"):
         pairs = [(seconds(lambda m, i: fxgrow.transform(m, i, Deepen(method=method, seed=0)), model, x),

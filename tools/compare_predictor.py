@@ -35,7 +35,7 @@ def config(args: argparse.Namespace, kind: str, seed: int) -> SearchConfig:
 
 
 def within(scored: Sequence[Scored], budget: float) -> list[Scored]:
-    """The evaluations up to the budget, in their order."""
+    """Return the evaluations up to the budget, in their order."""
     found, spent = [], 0
     for s in scored:
         spent += s.spent

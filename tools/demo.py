@@ -59,7 +59,7 @@ def trained_network() -> nn.Module:
 
 
 def photographs() -> tuple[list[np.ndarray], Tensor]:
-    """The middle 224 x 224 of each photograph, to look at and as the network takes it."""
+    """Return the middle 224 x 224 of each photograph, to look at and as the network takes it."""
     seen, taken = [], []
     for name in PHOTOS:
         image = TF.center_crop(TF.resize(Image.fromarray(load_sample_image(name)), 256), [224, 224])
@@ -69,7 +69,7 @@ def photographs() -> tuple[list[np.ndarray], Tensor]:
 
 
 def classify(name: str, model: nn.Module, inputs: Tensor) -> Result:
-    """The three likeliest labels of each photograph."""
+    """Return the three likeliest labels of each photograph."""
     labels = ResNet18_Weights.DEFAULT.meta["categories"]
     with torch.no_grad():
         probabilities = model.eval()(inputs).softmax(1)
@@ -109,7 +109,7 @@ def table(results: list[Result]) -> Table:
 
 
 def draw(results: list[Result], photos: list[np.ndarray], path: Path) -> None:
-    """The photographs, the three likeliest labels of each before and after, and the parameter counts."""
+    """Draw the photographs, the three likeliest labels of each before and after, and the parameter counts."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

@@ -64,7 +64,7 @@ def randomise(model: nn.Module) -> nn.Module:
 
 
 def compare(small: str, big: str, size: int, dtype: torch.dtype = torch.float64) -> tuple[float, dict[str, int]]:
-    """The relative error on an input of the stock class with the grown numbers, and how many steps of each kind it took.
+    """Return the relative error of the stock class with the grown numbers, and how many steps of each kind it took.
 
     Raises:
         GrowthError: there is no exact way.

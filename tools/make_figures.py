@@ -36,7 +36,7 @@ FIGURES: dict[str, Callable[[], Drawing]] = {}
 
 
 def figure(fn: Callable[[], Drawing]) -> Callable[[], Drawing]:
-    """Registers a figure under its function's name (underscores become dashes)."""
+    """Register a figure under its function's name (underscores become dashes)."""
     FIGURES[fn.__name__.replace("_", "-")] = fn
     return fn
 
@@ -45,7 +45,7 @@ def figure(fn: Callable[[], Drawing]) -> Callable[[], Drawing]:
 
 
 def canvas(width: float, height: float) -> tuple[plt.Figure, Axes]:
-    """A drawing of `width x height` units, y downwards, 0.55 inches a unit."""
+    """Return a drawing of `width x height` units, y downwards, 0.55 inches a unit."""
     fig = plt.figure(figsize=(width * 0.55, height * 0.55), facecolor="white")
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(height, 0))
@@ -71,7 +71,7 @@ def arrow(ax: Axes, x: float, y: float, to_x: float, to_y: float) -> None:
 
 
 def box(ax: Axes, x: float, y: float, w: float, h: float, label: str, size: float = 9) -> None:
-    """An operation: a rounded box with words in it."""
+    """Draw an operation: a rounded box with words in it."""
     ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=0.15", facecolor="#F7F7F7",
                                 edgecolor="#333333", linewidth=1))
     say(ax, x + w / 2, y + h / 2, label, size)
@@ -99,7 +99,7 @@ def row(ax: Axes, x: float, y: float, h: float, parts: Sequence[Part], first: fl
 
 def two_layers(ax: Axes, y: float, rows: Sequence[Part], held: Sequence[Part], columns: Sequence[Part], result: str,
                norm: tuple[str, Sequence[Part]] | None = None) -> None:
-    """Producer's rows, what the positions hold, a norm if there is one, consumer's columns, and what they sum to."""
+    """Draw the producer's rows, what the positions hold, a norm if any, consumer's columns, and their sum."""
     say(ax, 1.4, y - 0.35, "producer")
     height = column(ax, 0.4, y, 2.0, rows)
     middle = y + height / 2
@@ -320,7 +320,7 @@ def capture() -> plt.Figure:
 
 
 def network(name: str):
-    """A torchvision model without numbers, and an input for it."""
+    """Return a torchvision model without numbers, and an input for it."""
     import torch
     import torchvision
     with torch.device("meta"):

@@ -25,13 +25,15 @@ TRAINED, RATE = 20, 0.05  # steps of SGD on the two photographs, and their learn
 
 
 def grown(method: str) -> fxgrow.Grown:
-    """The network with a first layer twice as wide."""
+    """Return the network with a first layer twice as wide."""
     return fxgrow.transform(trained_network(), photographs()[1], Widen(STEM, factor=2, method=method, seed=0))
 
 
 def trained(model: nn.Module) -> nn.Module:
-    """A copy after a few steps of SGD on the two photographs, norms in eval mode, their labels the network's own answers
-    smoothed by 0.1: enough to see that new filters learn, and no more than that."""
+    """Return a copy after a few steps of SGD on the two photographs, enough to see that new filters learn.
+
+    Norms are in eval mode; the labels are the network's own answers, smoothed by 0.1.
+    """
     model = copy.deepcopy(model).eval()
     _, inputs = photographs()
     with torch.no_grad():

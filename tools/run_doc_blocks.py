@@ -37,14 +37,14 @@ class Block:
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """The blocks of a page, in order."""
+    """Give the blocks of a page, in order."""
     for found in BLOCK.finditer(page):
         line = page.count("\n", 0, found.start(2)) + 1
         yield Block(found[1], found[2], line, bool(SKIP.search(page[:found.start()])))
 
 
 def run_python(block: Block, names: dict, where: str) -> str | None:
-    """Runs a block; the error, if there is one."""
+    """Run a block and return the error, if there is one."""
     code = "\n" * (block.line - 1) + block.text
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -55,7 +55,7 @@ def run_python(block: Block, names: dict, where: str) -> str | None:
 
 
 def run_bash(block: Block) -> str | None:
-    """Runs a block with this Python's programs first on the path; what it said, if it failed."""
+    """Run a block with this Python's programs first on the path; return what it said, if it failed."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, env={**os.environ, "PATH": path})
@@ -64,8 +64,8 @@ def run_bash(block: Block) -> str | None:
 
 @contextlib.contextmanager
 def inside(folder: str) -> Iterator[None]:
-    """Works in a folder, which modules are imported from, too."""
-    before = os.getcwd()
+    """Work in a folder, which modules are imported from, too."""
+    before = Path.cwd()
     os.chdir(folder)
     sys.path.insert(0, folder)
     try:
@@ -76,7 +76,7 @@ def inside(folder: str) -> Iterator[None]:
 
 
 def run_page(page: Path) -> bool:
-    """Runs a page's blocks in a temporary folder; whether all went well."""
+    """Run a page's blocks in a temporary folder and return whether all went well."""
     name = os.path.relpath(page, ROOT)
     names: dict = {"__name__": "__main__"}
     with tempfile.TemporaryDirectory() as folder, inside(folder):
