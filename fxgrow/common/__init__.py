@@ -4,10 +4,11 @@ What lives here: helpers without torch that any room may use. What does not: any
 """
 from fxgrow.common.collector import without_collector
 from fxgrow.common.files import atomic_write
+from fxgrow.common.plugins import load_plugin, plugins
 from fxgrow.common.refusal import Refusal
 from fxgrow.common.tables import render
 from fxgrow.common.tensorboard import pixels, writing
 from fxgrow.common.words import by, nearest, nearest_file, one_line, quantity
 
-__all__ = ["Refusal", "atomic_write", "by", "nearest", "nearest_file", "one_line", "pixels", "quantity", "render",
-           "without_collector", "writing"]
+__all__ = ["Refusal", "atomic_write", "by", "load_plugin", "nearest", "nearest_file", "one_line", "pixels", "plugins",
+           "quantity", "render", "without_collector", "writing"]

@@ -1,6 +1,4 @@
 """Inputs on the command line: shapes and types as text, and tensors drawn for them."""
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,19 +17,23 @@ IMAGE = (1, 3, 224, 224)
 
 @dataclass(frozen=True)
 class Input:
-    """The shape of one input, and its type (None: that of the model's parameters)."""
+    """Shape of one input, and its type (None: that of the model's parameters)."""
     shape: tuple[int, ...]
     dtype: torch.dtype | None = None
 
 
 def describe_input(value):
-    """An example input, or only its shape if it is a constant tensor, on which too many networks agree."""
+    """Return an example input, or only its shape if it is a constant tensor, on which too many networks agree."""
     constant = isinstance(value, Tensor) and value.is_floating_point() and bool((value == value.reshape(-1)[:1]).all())
     return Input(tuple(value.shape), value.dtype) if constant else value
 
 
 def parse_inputs(text: str) -> list[Input]:
-    """`1,3,224,224;1,10:int64` -> two inputs."""
+    """Read inputs from text: `1,3,224,224;1,10:int64` gives two.
+
+    Raises:
+        ModelError: the text names no shape or no type.
+    """
     inputs = []
     for part in text.split(";"):
         sizes, _, dtype = part.partition(":")
@@ -49,26 +51,26 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The type of the first floating parameter."""
+    """Return the type of the first floating parameter, float32 where there is none."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
 def draw_inputs(inputs: Sequence[Any], dtype: torch.dtype, seed: int = 0) -> tuple:
-    """Tensors of these shapes: normal numbers, and zeros and ones where the type is no floating one."""
+    """Draw normal numbers for each Input, zeros and ones where its type is no floating one; tensors stay."""
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(i):
-        if not isinstance(i, Input):
-            return i
-        kind = i.dtype or dtype
+    def draw(value):
+        if not isinstance(value, Input):
+            return value
+        kind = value.dtype or dtype
         if kind.is_floating_point:
-            return torch.randn(i.shape, generator=generator).to(kind)
-        return torch.randint(2, i.shape, generator=generator).to(kind)
+            return torch.randn(value.shape, generator=generator).to(kind)
+        return torch.randint(2, value.shape, generator=generator).to(kind)
 
     return tuple(tree_map(draw, list(inputs)))
 
 
 def describe(inputs: tuple) -> str:
-    """Shapes and types, as --input takes them."""
+    """Return shapes and types as --input takes them."""
     return ";".join(f"{','.join(map(str, t.shape))}:{str(t.dtype).removeprefix('torch.')}" for t in tree_leaves(inputs)
                     if isinstance(t, Tensor))

@@ -1,41 +1,91 @@
-"""Sources of models: files, torchvision, timm, the zoo, and functions of any package."""
+"""Sources of models: files, factories, torchvision, timm, and the prefixes that installed packages add.
+
+An entry point `PREFIX = package.module:function` of the group `fxgrow.models` adds `PREFIX:NAME`. The function is called
+as `function(name, pretrained)` and returns what a factory does.
+"""
 from __future__ import annotations
 
 import contextlib
 import importlib
 import logging
-import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from fxgrow.archive import load
 from fxgrow.aten import tree_map
-from fxgrow.common import nearest
+from fxgrow.common import load_plugin, nearest, plugins
 from fxgrow.errors import ModelError
 from fxgrow.models.inputs import IMAGE, Input, describe_input
 
-FORMS = "a file, torchvision:NAME, timm:NAME, zoo:NAME or package.module:factory"
+GROUP = "fxgrow.models"
 
 
-@dataclass
-class Found:
-    """What a spec names: the module, and its inputs (tensors or Inputs, nested as forward takes them; None: not known)."""
+class Loaded(NamedTuple):
+    """A module and its inputs: tensors or Inputs, nested as forward takes them, or None where nobody says."""
     module: nn.Module
-    inputs: Sequence[Any] | None = None
+    inputs: Sequence[Any] | None
 
 
-def from_file(path: str, trust_pickle: bool) -> Found:
-    from fxgrow.archive import load
+def forms() -> str:
+    """Return the forms that MODEL may take, for messages."""
+    prefixes = ", ".join(f"{prefix}:NAME" for prefix in dict.fromkeys([*LIBRARIES, *plugins(GROUP)]))
+    return f"a file, {prefixes} or package.module:factory"
 
+
+def from_prefix(prefix: str, name: str, pretrained: bool) -> Loaded | None:
+    """Return the model that a library or an installed source calls `name`; None if no source has this prefix.
+
+    Raises:
+        ModelError: the source has no such model, or no pretrained weights for it.
+        FxgrowError: the package of the source cannot be imported.
+    """
+    if prefix in LIBRARIES:
+        return LIBRARIES[prefix](name, pretrained)
+    entry = plugins(GROUP).get(prefix)
+    if entry is None:
+        return None
+    source = load_plugin(entry, f"the source of {prefix}:NAME")
+    return _loaded(f"{prefix}:{name}", source(name, pretrained))
+
+
+def from_file(path: str, trust_pickle: bool) -> Loaded:
+    """Read a saved module; its inputs are those that the archive tells."""
     module = load(path, trust_pickle=trust_pickle)
     example = getattr(module, "meta", {}).get("example_inputs")
-    return Found(module, tree_map(lambda t: Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) else t, example))
+    return Loaded(module, tree_map(lambda t: Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) else t, example))
 
 
-def _from_torchvision(name: str, pretrained: bool) -> Found:
+def from_factory(spec: str) -> Loaded:
+    """Call `package.module:factory`, which returns a module or (module, example inputs)."""
+    place, _, name = spec.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        target: Any = importlib.import_module(place)
+        for part in name.split("."):
+            target = getattr(target, part)
+        result = target if isinstance(target, nn.Module) else target()
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{spec}: there is no module {error.name!r} here or installed; MODEL is {forms()}") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{spec} raised {type(error).__name__}: {error}") from error
+    return _loaded(spec, result)
+
+
+def _loaded(spec: str, result: Any) -> Loaded:
+    module, inputs = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{spec} gave a {type(module).__name__}; it should return a torch.nn.Module")
+    return Loaded(module, tree_map(describe_input, (inputs,) if isinstance(inputs, Tensor) else inputs))
+
+
+def _from_torchvision(name: str, pretrained: bool) -> Loaded:
     models = _library("torchvision.models", "torchvision")
     if name not in models.list_models():
         raise ModelError(f"torchvision has no model {name!r}{nearest(name, models.list_models())}")
@@ -44,61 +94,27 @@ def _from_torchvision(name: str, pretrained: bool) -> Found:
     options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
     if not pretrained and family in (models.detection, models.segmentation):
         options["weights_backbone"] = None
-    module = _fetched(f"torchvision:{name}", pretrained, lambda: models.get_model(name, **options))
+    module = _download(f"torchvision:{name}", pretrained, lambda: models.get_model(name, **options))
     if family is models.detection:
-        return Found(module, [[Input((3, 320, 320))]])
+        return Loaded(module, [[Input((3, 320, 320))]])
     best = models.get_model_weights(name).DEFAULT
     if family is models.optical_flow:
-        return Found(module, [Input((1, 3, *best.meta["min_size"]))] * 2)
+        return Loaded(module, [Input((1, 3, *best.meta["min_size"]))] * 2)
     crop = getattr(best.transforms(), "crop_size", None) or IMAGE[2:]  # segmentation takes any size
     size = list(crop) * (2 // len(crop))
-    return Found(module, [Input((1, 3, 16, *size) if family is models.video else (1, 3, *size))])
+    return Loaded(module, [Input((1, 3, 16, *size) if family is models.video else (1, 3, *size))])
 
 
-def _from_timm(name: str, pretrained: bool) -> Found:
+def _from_timm(name: str, pretrained: bool) -> Loaded:
     timm = _library("timm", "timm")
     if not timm.is_model(name):
         raise ModelError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
-    module = _fetched(f"timm:{name}", pretrained, lambda: timm.create_model(name, pretrained=pretrained))
+    module = _download(f"timm:{name}", pretrained, lambda: timm.create_model(name, pretrained=pretrained))
     config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
-    size = config.get("input_size") or IMAGE[1:]
-    return Found(module, [Input((1, *size))])
+    return Loaded(module, [Input((1, *(config.get("input_size") or IMAGE[1:])))])
 
 
-def _from_zoo(text: str, pretrained: bool) -> Found:
-    """`NAME` or `NAME:key=value,key=value`."""
-    zoo = importlib.import_module("fxgrow.zoo")
-    name, _, options = text.partition(":")
-    if pretrained:
-        raise ModelError(f"zoo:{text} has no DEFAULT weights; pass --weights FILE")
-    module = zoo.create_model(name, **zoo.parse_options(options))
-    return Found(module, [Input((1, *module.input_shape))])
-
-
-def from_factory(spec: str) -> Found:
-    """`package.module:factory`: what the factory returns, a module or (module, example inputs)."""
-    place, _, name = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    importlib.invalidate_caches()
-    try:
-        target: Any = importlib.import_module(place)
-        for part in name.split("."):
-            target = getattr(target, part)
-        made = target if isinstance(target, nn.Module) else target()
-    except ModuleNotFoundError as error:
-        raise ModelError(f"{spec}: there is no module {error.name!r} here or installed; MODEL is {FORMS}") from error
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"{spec} raised {type(error).__name__}: {error}") from error
-    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"{spec} gave a {type(module).__name__}; it should return a torch.nn.Module")
-    if isinstance(inputs, Tensor):
-        inputs = (inputs,)
-    return Found(module, tree_map(describe_input, inputs))
-
-
-LIBRARIES = {"torchvision": _from_torchvision, "timm": _from_timm, "zoo": _from_zoo}
+LIBRARIES: dict[str, Callable[[str, bool], Loaded]] = {"torchvision": _from_torchvision, "timm": _from_timm}
 
 
 def _library(module: str, extra: str):
@@ -108,8 +124,8 @@ def _library(module: str, extra: str):
         raise ModelError(f"{extra} is not installed ({error}): pip install 'fxgrow[{extra}]'") from error
 
 
-def _fetched(spec: str, pretrained: bool, build) -> nn.Module:
-    """Builds a model; what goes wrong while its weights are fetched becomes one clear error."""
+def _download(spec: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a model; what goes wrong while its weights are fetched becomes one clear error."""
     if not pretrained:
         return build()
     logging.disable(logging.WARNING)  # the libraries tell of every retry

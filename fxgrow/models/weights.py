@@ -1,16 +1,19 @@
 """Weights for a model: a state_dict read without running code, and loaded with every name matched."""
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from fxgrow.archive import load_weights
 from fxgrow.common import nearest_file
 from fxgrow.errors import ArchiveError, ModelError
 
 
 def apply_weights(module: nn.Module, path: str) -> None:
-    """Loads a state_dict (or that of a saved module; nothing in the file is run) into `module`, every name matched."""
+    """Load the state_dict in a file, or that of a module saved there, into `module`, every name matched.
+
+    Raises:
+        ModelError: the file is missing, holds no state_dict, or one of another model. No code from it ever runs.
+    """
     state = _read_state(path)
     try:
         module.load_state_dict(state, strict=True)
@@ -23,7 +26,6 @@ def _read_state(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise ModelError(f"{path} is no file here{nearest_file(path)}; --weights takes the file of a state_dict, or "
                          "DEFAULT")
-    from fxgrow.archive import load_weights
     try:
         state = load_weights(path)
     except ArchiveError as error:

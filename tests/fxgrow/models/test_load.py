@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import squeezenet1_1
 
 import fxgrow
-from fxgrow.errors import ArchiveError, ModelError
+from fxgrow.errors import ArchiveError, FxgrowError, ModelError
 from fxgrow.models import inputs, load_model, parse_inputs
 
 
@@ -148,6 +148,28 @@ def test_factories(factory):
                       ("wrong", "gave a int"), ("absent", "raised AttributeError")):
         with pytest.raises(ModelError, match=why):
             load_model(f"{factory}:{name}")
+
+
+def test_an_installed_package_adds_a_prefix(factory, tmp_path):
+    (tmp_path / "hall.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def load(name, pretrained):\n"
+        "    return nn.Linear(len(name), 2), torch.randn(1, len(name)) if not pretrained else None\n"
+        "def wrong(name, pretrained): return name\n")
+    info = tmp_path / "hall-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hall\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fxgrow.models]\nhall = hall:load\nruin = hall:absent\nwrong = hall:wrong\n")
+    model, (x,) = load_model("hall:abc")
+    assert model.in_features == 3 and model(x).shape == (1, 2)
+    with pytest.raises(ModelError, match="does not say what its inputs are"):
+        load_model("hall:abc", weights="DEFAULT")
+    with pytest.raises(ModelError, match="MODEL is a file, torchvision:NAME, timm:NAME, hall:NAME, ruin:NAME, wrong:NAME, zoo"):
+        load_model("holl:abc")
+    with pytest.raises(ModelError, match="wrong:abc gave a str"):
+        load_model("wrong:abc")
+    with pytest.raises(FxgrowError, match="the source of ruin:NAME .hall:absent. cannot be imported.*uninstall"):
+        load_model("ruin:abc")
 
 
 def test_our_files_know_their_inputs(tmp_path):

@@ -1,0 +1,23 @@
+"""Entry points, by which installed packages add passes, commands and sources of models."""
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from fxgrow.errors import FxgrowError
+
+
+def plugins(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group by name."""
+    return {entry.name: entry for entry in sorted(entry_points(group=group))}
+
+
+def load_plugin(entry: EntryPoint, what: str) -> Any:
+    """Import the object that an entry point names; `what` calls it in the message.
+
+    Raises:
+        FxgrowError: its package cannot be imported.
+    """
+    try:
+        return entry.load()
+    except Exception as error:
+        raise FxgrowError(f"{what} ({entry.value}) cannot be imported: {type(error).__name__}: {error}; mend or uninstall "
+                          "the package it comes from") from error

@@ -1,0 +1,18 @@
+"""The zoo as a source of models: `zoo:NAME`, by the entry point `zoo` of the group `fxgrow.models`."""
+from torch import nn
+
+from fxgrow.models import Input
+from fxgrow.zoo import ZooError, create_model, parse_options
+
+
+def load(text: str, pretrained: bool) -> tuple[nn.Module, list[Input]]:
+    """Build `NAME` or `NAME:key=value,key=value`, and say what it takes.
+
+    Raises:
+        ZooError: there is no such model or option, or pretrained weights are asked for.
+    """
+    if pretrained:
+        raise ZooError(f"zoo:{text} has no DEFAULT weights; pass --weights FILE")
+    name, _, options = text.partition(":")
+    module = create_model(name, **parse_options(options))
+    return module, [Input((1, *module.input_shape))]
