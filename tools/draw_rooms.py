@@ -44,25 +44,26 @@ def room_of(module: str) -> str:
     return module.partition(".")[2].partition(".")[0]
 
 
-def rooms_and_imports() -> tuple[dict[str, int], dict[str, set[str]]]:
-    """Return how many modules each room has, and the rooms that it imports from."""
-    graph = import_graph()
-    sizes = {room: sum(room_of(m) == room for m in graph.modules) for room in folders()}
-    imports: dict[str, set[str]] = {room: set() for room in sizes}
+def imports() -> dict[str, set[str]]:
+    """Return the rooms that each room imports from."""
+    graph, rooms = import_graph(), folders()
+    found: dict[str, set[str]] = {room: set() for room in rooms}
     for module in graph.modules:
         for imported in graph.find_modules_directly_imported_by(module):
-            if room_of(module) in sizes and room_of(imported) in sizes.keys() - {room_of(module)}:
-                imports[room_of(module)].add(room_of(imported))
-    return sizes, imports
+            if room_of(module) in rooms and room_of(imported) in rooms.keys() - {room_of(module)}:
+                found[room_of(module)].add(room_of(imported))
+    return found
 
 
-def reduced(imports: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Return the imports that follow from no others; there are no circles."""
+def arrows() -> set[tuple[str, str]]:
+    """Return who imports from whom, without what follows from others; there are no circles."""
+    below = imports()
+
     def reach(room: str) -> set[str]:
-        return imports[room].union(*map(reach, imports[room]))
+        return below[room].union(*map(reach, below[room]))
 
-    return {room: {other for other in found if not any(other in reach(third) for third in found - {other})}
-            for room, found in imports.items()}
+    return {(room, other) for room, others in below.items() for other in others
+            if not any(other in reach(third) for third in others - {other})}
 
 
 def purpose(room: str) -> str:
@@ -73,17 +74,14 @@ def purpose(room: str) -> str:
 
 def picture() -> graphviz.Digraph:
     """Return the drawing: what imports stands above what it imports."""
-    sizes, imports = rooms_and_imports()
     drawn = graphviz.Digraph(node_attr={"shape": "box", "style": "filled", "fontname": "Helvetica", "fontsize": "11",
                                         "color": "#888888"},
                              edge_attr={"color": "#555555", "arrowsize": "0.6"},
                              graph_attr={"ranksep": "0.3", "nodesep": "0.25"})
-    for room, modules in sizes.items():
+    for room in folders():
         group = "above" if room in ABOVE else "shows" if room in SHOWS else "compiler"
-        label = f'<<b>{room}</b> <font point-size="8">{modules}</font><br/><font point-size="8">{purpose(room)}</font>>'
-        drawn.node(room, label, fillcolor=COLOURS[group])
-    for room, others in reduced(imports).items():
-        drawn.edges((room, other) for other in sorted(others))
+        drawn.node(room, f'<<b>{room}</b><br/><font point-size="8">{purpose(room)}</font>>', fillcolor=COLOURS[group])
+    drawn.edges(sorted(arrows()))
     return drawn
 
 
