@@ -22,7 +22,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.errors import GrowthError
 from fxgrow.passes.support import seed_of
-from fxgrow.record import GrowthRecord, Outcome, along, keep_growth, record_in
+from fxgrow.record import GrowthRecord, Outcome, broadcast_along, keep_growth, record_in
 
 
 @dataclass
@@ -64,7 +64,7 @@ def parts(record: GrowthRecord, name: str, tensor: Tensor) -> tuple[Tensor, Tens
     for axis, mask in zip(range(min(tensor.ndim, 2)), masks):
         fresh = entry.fresh[axis]
         if fresh is not None and entry.source is not None:
-            mask |= along(fresh.to(tensor.device), axis, tensor.ndim)
+            mask |= broadcast_along(fresh.to(tensor.device), axis, tensor.ndim)
     return masks[0], masks[1]
 
 

@@ -2,7 +2,7 @@
 
 What lives here: the record, optimizer states, freezing, shrinking, tying. What does not: how a record comes about (growth).
 """
-from fxgrow.record.entries import ParameterRecord, along, new_numbers
+from fxgrow.record.entries import ParameterRecord, broadcast_along, new_numbers
 from fxgrow.record.freezing import scale_updates
 from fxgrow.record.grown import Grown, Outcome, captured, keep_growth
 from fxgrow.record.record import GrowthRecord, record_in
@@ -10,5 +10,5 @@ from fxgrow.record.steps import describe_step
 from fxgrow.record.tied import untie
 from fxgrow.record.tying import tie
 
-__all__ = ["Grown", "GrowthRecord", "Outcome", "ParameterRecord", "along", "captured", "describe_step", "keep_growth",
-           "new_numbers", "record_in", "scale_updates", "tie", "untie"]
+__all__ = ["Grown", "GrowthRecord", "Outcome", "ParameterRecord", "broadcast_along", "captured", "describe_step",
+           "keep_growth", "new_numbers", "record_in", "scale_updates", "tie", "untie"]

@@ -120,11 +120,11 @@ def new_numbers(entry: ParameterRecord, tensor: Tensor) -> Tensor:
     mask = torch.full(tensor.shape, entry.source is None, device=tensor.device)
     for dim, fresh in enumerate(entry.fresh):
         if fresh is not None:
-            mask |= along(fresh.to(tensor.device), dim, tensor.ndim)
+            mask |= broadcast_along(fresh.to(tensor.device), dim, tensor.ndim)
     return mask
 
 
-def along(values: Tensor, dim: int, ndim: int) -> Tensor:
+def broadcast_along(values: Tensor, dim: int, ndim: int) -> Tensor:
     """Values of the positions of one axis, shaped to broadcast against a tensor of `ndim` axes."""
     return values.view(-1, *[1] * (ndim - dim - 1))
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
-from fxgrow.record.entries import Entries, Named, ParameterRecord, along
+from fxgrow.record.entries import Entries, Named, ParameterRecord, broadcast_along
 
 SHIFT = 8.0  # by which parameters are moved to see whether a state follows them
 
@@ -52,7 +52,7 @@ def _values(name: str, entry: ParameterRecord, small: Tensor, grown: Tensor | No
     whole = _spread(name, entry, small)
     for dim, shares in enumerate(entry.shares):
         if shares is not None:
-            whole = whole * along(shares.to(whole), dim, whole.ndim)
+            whole = whole * broadcast_along(shares.to(whole), dim, whole.ndim)
     if entry.scale != 1.0:
         whole = whole * entry.scale
     if grown is not None and grown.shape != whole.shape:
@@ -76,7 +76,7 @@ def _with(whole: Tensor, entry: ParameterRecord, new: float | Tensor) -> Tensor:
     """`whole`, with `new` at the positions that neither are nor copy old ones."""
     for dim, index in enumerate(entry.index):
         if index is not None and bool((index < 0).any()):
-            whole = torch.where(along((index < 0).to(whole.device), dim, whole.ndim), new, whole)
+            whole = torch.where(broadcast_along((index < 0).to(whole.device), dim, whole.ndim), new, whole)
     return whole
 
 
@@ -237,6 +237,6 @@ def _grown_state(name: str, value: Tensor, entry: ParameterRecord, kind: _Kind) 
     for dim, index in enumerate(entry.index):
         if index is not None and entry.shares[dim] is None and kind.power < 0:
             copies = torch.bincount(index[index >= 0], minlength=1)[index.clamp_min(0)]
-            whole = whole * along(copies.to(whole).pow(kind.power), dim, whole.ndim)
+            whole = whole * broadcast_along(copies.to(whole).pow(kind.power), dim, whole.ndim)
     whole = whole * entry.scale ** kind.power if entry.scale != 1.0 else whole
     return _with(whole, entry, 0.0 if kind.signed else _with(whole, entry, math.nan).nanmean())

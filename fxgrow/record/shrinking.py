@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 
 from fxgrow.errors import GrowthError
 from fxgrow.graph import clone_structure, tensors_of
-from fxgrow.record.entries import Entries, ParameterRecord, along
+from fxgrow.record.entries import Entries, ParameterRecord, broadcast_along
 from fxgrow.record.tied import untie
 from fxgrow.tracing import put_back
 
@@ -86,6 +86,6 @@ def _old_numbers(grown: Tensor, entry: ParameterRecord, shape: torch.Size, copie
             blank = grown.new_zeros([*grown.shape[:dim], size, *grown.shape[dim + 1:]])
             grown = blank.index_add_(dim, old, grown.index_select(dim, new))
             held = total != 0
-            grown = grown / along(torch.where(held, total, 1.0), dim, grown.ndim).to(grown.dtype)
-        found &= along(held, dim, len(shape))
+            grown = grown / broadcast_along(torch.where(held, total, 1.0), dim, grown.ndim).to(grown.dtype)
+        found &= broadcast_along(held, dim, len(shape))
     return grown if entry.scale == 1.0 else grown / entry.scale, found

@@ -1,114 +1,186 @@
-"""Sizes that the arguments of a call state, brought to the grown shape."""
+"""Size arguments of calls, brought to the grown shapes.
+
+What lives here: writing sizes into one node. What does not: finding the nodes that need it (sizes.py).
+"""
 from __future__ import annotations
 
-import operator
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.fx.node import map_aggregate
 
 from fxgrow.aten import CREATED
-from fxgrow.axis import Sizes, Tape, size_of
+from fxgrow.axis import Tape
+from fxgrow.rewrite.growth import GrownSizes
 
-SIZED_CALLS = {*CREATED, "view", "reshape", "expand", "repeat", "unflatten", "split", "chunk", "tensor_split", "narrow",
-               "split_with_sizes", "broadcast_to", "tile", "getitem", "setitem"}
-FILLS = {"full": 1, "new_full": 2}  # where the number stands that is no size
+FILLS = {"full": 1, "new_full": 2}  # calls whose last argument is a number, no size
+
+
+@dataclass
+class _Call:
+    """A call whose result has another shape than expected.
+
+    shape: the expected one, or a list of those of its results. env: the value of each node that has run.
+    """
+    node: Node
+    grown: GrownSizes
+    shape: Any
+    env: dict[Node, Any]
+
+    def value(self, argument: Any) -> Any:
+        """Return an argument, or the value of the node that it is."""
+        return self.env[argument] if isinstance(argument, Node) else argument
+
+    def numbers(self) -> list:
+        """Return the sizes behind the first argument, which stand by themselves or in one sequence."""
+        stated = self.node.args[1]
+        return list(stated) if isinstance(stated, (list, tuple)) else list(self.node.args[1:])
+
+    def write_numbers(self, numbers: list) -> None:
+        """State other sizes behind the first argument, in the same form."""
+        x, stated = self.node.args[:2]
+        self.node.args = (x, type(stated)(numbers)) if isinstance(stated, (list, tuple)) else (x, *numbers)
+
+    def bounds(self) -> list[tuple[int, int, int]]:
+        """Return the dimension, start and stop of each slice in the call."""
+        found = [self.grown.bounds(op) for op in self.grown.ops(self.node)]
+        return [bounds for bounds in found if bounds is not None]
+
+
+def write_sizes(node: Node, grown: GrownSizes, shape: Any, env: dict[Node, Any]) -> None:
+    """Write the expected sizes into the arguments of a call that takes sizes; other calls stay as they are."""
+    write, kind = FORMS.get(_name(node), (None, object))
+    if write is not None and isinstance(shape, kind):
+        write(_Call(node, grown, shape, env))
+
+
+def keep_old_numbers(node: Node, tape: Tape, old: dict[str, Any]) -> None:
+    """Give a node the old value of each number computed from a grown size, wherever it is no size (a scale, say).
+
+    Args:
+        old: the old values of numbers that have changed, by node.
+    """
+    changed = [n for n in node.all_input_nodes if n.name in old]
+    before = tape.shapes.get(node.name)
+    if not changed or node.op == "output" or isinstance(before, (int, float)):
+        return
+    name = _name(node)
+    if name in FILLS:
+        fill = node.kwargs.get("fill_value", node.args[-1])
+        changed = [n for n in changed if n is fill]
+    elif name in FORMS or name == "tile" or isinstance(node.target, types.BuiltinFunctionType) and isinstance(before, list):
+        return
+    node.args, node.kwargs = map_aggregate((node.args, node.kwargs), lambda x: old[x.name] if x in changed else x)
 
 
 def _name(node: Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "").lstrip("_")
 
 
-def pin_scalars(node: Node, tape: Tape, scalars: dict[str, Any]) -> None:
-    """A number computed from a size that has grown keeps its old value wherever it is not a size (a scale, say)."""
-    changed = [n for n in node.all_input_nodes if n.name in scalars]
-    if not changed or node.op == "output" or isinstance(tape.shapes.get(node.name), (int, float)):
+def _write_shape(call: _Call) -> None:
+    """State the shape itself; a size that is right, or left open (-1), stays as it is stated."""
+    args = call.node.args
+    if len(args) < 2:
         return
-    name = _name(node)
-    if name in FILLS:
-        fill = node.kwargs.get("fill_value", node.args[-1])
-        changed = [n for n in changed if n is fill]
-    elif name in SIZED_CALLS or isinstance(node.target, type(operator.add)) and isinstance(tape.shapes.get(node.name), list):
-        return
-    for n in changed:
-        def swap(a, old=n):
-            return torch.fx.node.map_aggregate(a, lambda x: scalars[old.name] if x is old else x)
-        node.args, node.kwargs = swap(node.args), swap(node.kwargs)
+    if isinstance(args[1], Node) and not isinstance(call.env[args[1]], int):  # all sizes at once
+        call.node.args = (args[0], call.shape)
+    else:
+        call.write_numbers([n if call.value(n) in (-1, size) else size for n, size in zip(call.numbers(), call.shape)])
 
 
-def mend(node: Node, tape: Tape, sizes: Sizes, expected, env: dict) -> None:
-    """Writes the expected sizes into the arguments of a call that takes sizes."""
-    name = _name(node)
-    args = list(node.args)
-
-    def now(a):
-        return env[a] if isinstance(a, Node) else a
-
-    if name in ("view", "reshape", "expand", "broadcast_to") and isinstance(expected, tuple) and len(args) > 1:
-        spread = not isinstance(args[1], (list, tuple))
-        if isinstance(args[1], Node) and not isinstance(env[args[1]], int):
-            args = [args[0], tuple(expected)]
-        else:
-            given = args[1:] if spread else list(args[1])
-            written = [g if now(g) in (-1, e) else e for g, e in zip(given, expected)]
-            args = [args[0], *written] if spread else [args[0], type(args[1])(written)]
-    elif name == "repeat" and isinstance(expected, tuple):
-        spread = not isinstance(args[1], (list, tuple))
-        given = args[1:] if spread else list(args[1])
-        old = (1,) * (len(expected) - env[args[0]].ndim) + tuple(env[args[0]].shape)
-        written = [g if now(g) * o == e else e // o for g, o, e in zip(given, old, expected)]
-        args = [args[0], *written] if spread else [args[0], tuple(written)]
-    elif name == "unflatten" and isinstance(expected, tuple):
-        named = {**dict(zip(("dim", "sizes"), args[1:])), **{k: v for k, v in node.kwargs.items() if k != "input"}}
-        dim, into = named["dim"], named["sizes"]
-        dim %= len(expected) - len(into) + 1
-        into = tuple(g if now(g) == -1 else e for g, e in zip(into, expected[dim:]))
-        args, node.kwargs = [*(args or [node.kwargs["input"]])[:1], dim, into], {}
-    elif name in CREATED and isinstance(expected, tuple):
-        first = int(name.startswith("new_"))
-        args = [*args[:first], tuple(expected), *(args[first + 1:] if isinstance(args[first], (tuple, list)) else ())]
-    elif name in ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk") and isinstance(expected, list):
-        dim = node.kwargs.get("dim", args[2] if len(args) > 2 else 0)
-        args = [args[0], [e[dim] for e in expected], dim]
-        node.target = "split" if node.op == "call_method" else torch.split
-        node.kwargs = {}
-    elif name in ("getitem", "setitem", "narrow"):
-        if name != "narrow":
-            args[1] = _whole_slices(args[1], tape.shapes.get(args[0].name))
-        for op in tape.by_node.get(node.name, ()):
-            if "slice" in op.extra:
-                dim, pieces, at = op.extra["slice"]
-                start = sum(size_of(p, sizes) for p in pieces[:at])
-                _mend_slice(node, args, dim, start, start + size_of(pieces[at], sizes), env)
-    node.args = tuple(args)
+def _write_repeats(call: _Call) -> None:
+    x = call.value(call.node.args[0])
+    old = (1,) * (len(call.shape) - x.ndim) + tuple(x.shape)
+    call.write_numbers([n if call.value(n) * size == new else new // size
+                        for n, size, new in zip(call.numbers(), old, call.shape)])
 
 
-def _whole_slices(index, shape):
-    """The index with every slice up to the very end of its dimension (which is no op: torch leaves it out) as `:`."""
-    items, dim = list(index) if isinstance(index, tuple) else [index], 0
+def _write_unflatten(call: _Call) -> None:
+    node = call.node
+    stated = {**dict(zip(("input", "dim", "sizes"), node.args)), **node.kwargs}
+    into = stated["sizes"]
+    dim = stated["dim"] % (len(call.shape) - len(into) + 1)
+    into = tuple(n if call.value(n) == -1 else size for n, size in zip(into, call.shape[dim:]))
+    node.args, node.kwargs = (stated["input"], dim, into), {}
+
+
+def _write_created(call: _Call) -> None:
+    args = call.node.args
+    at = int(_name(call.node).startswith("new_"))
+    others = args[at + 1:] if isinstance(args[at], (tuple, list)) else ()
+    call.node.args = (*args[:at], call.shape, *others)
+
+
+def _write_pieces(call: _Call) -> None:
+    """State the size of each piece, whatever the call cuts by."""
+    node = call.node
+    dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
+    node.args, node.kwargs = (node.args[0], [shape[dim] for shape in call.shape], dim), {}
+    node.target = "split" if node.op == "call_method" else torch.split
+
+
+def _write_narrow(call: _Call) -> None:
+    for _, start, stop in call.bounds():
+        call.node.args = (*call.node.args[:2], start, stop - start, *call.node.args[4:])
+
+
+def _write_index(call: _Call) -> None:
+    x, index, *others = call.node.args
+    index = _without_full_slices(index, call.grown.tape.shapes.get(x.name))
+    for dim, start, stop in call.bounds():
+        index = _with_slice(call, index, dim, start, stop)
+    call.node.args = (x, index, *others)
+
+
+def _without_full_slices(index: Any, shape: Any) -> Any:
+    """Return an index with `:` for every slice over all of its dimension, which torch runs no op for."""
+    items = list(index) if isinstance(index, tuple) else [index]
     if not isinstance(shape, tuple) or any(isinstance(i, (Node, Tensor)) for i in items):
         return index
-    for k, item in enumerate(items):
+    count, dim = len([i for i in items if i is not None]), 0
+    for at, item in enumerate(items):
         if isinstance(item, slice) and item.start in (None, 0) and item.step in (None, 1) and item.stop == shape[dim]:
-            items[k] = slice(None)
-        dim += len(shape) - len([i for i in items if i is not None]) + 1 if item is Ellipsis else item is not None
+            items[at] = slice(None)
+        if item is Ellipsis:
+            dim += len(shape) - count + 1
+        elif item is not None:
+            dim += 1
     return tuple(items) if isinstance(index, tuple) else items[0]
 
 
-def _mend_slice(node: Node, args: list, dim: int, start: int, stop: int, env: dict) -> None:
-    """Writes the bounds of the slice that cuts dimension `dim`, as counted when it is its turn: dimensions that are
-    selected before are gone by then, and new ones are there."""
-    if _name(node) == "narrow":
-        args[2:4] = [start, stop - start]
-        return
-    index = list(args[1]) if isinstance(args[1], tuple) else [args[1]]
-    values = [env[i] if isinstance(i, Node) else i for i in index]
-    used = sum(v.ndim if isinstance(v, Tensor) and v.dtype is torch.bool else 1
-               for v in values if v is not None and v is not Ellipsis)
+def _with_slice(call: _Call, index: Any, dim: int, start: int, stop: int) -> Any:
+    """Return an index with other bounds for the slice of dimension `dim`.
+
+    Dimensions count as they do when it is the slice's turn: those selected before are gone, and new ones are there.
+    """
+    items = list(index) if isinstance(index, tuple) else [index]
+    values = [call.value(item) for item in items]
     at = 0
     for k, value in enumerate(values):
         if isinstance(value, slice) and at == dim:
-            index[k] = slice(start or None, stop, value.step)
-        at += env[args[0]].ndim - used if value is Ellipsis else not isinstance(value, int)
-    args[1] = tuple(index) if isinstance(args[1], tuple) else index[0]
+            items[k] = slice(start or None, stop, value.step)
+        if value is Ellipsis:
+            at += call.value(call.node.args[0]).ndim - sum(map(_dimensions_indexed, values))
+        elif not isinstance(value, int):
+            at += 1
+    return tuple(items) if isinstance(index, tuple) else items[0]
+
+
+def _dimensions_indexed(item: Any) -> int:
+    if item is None or item is Ellipsis:
+        return 0
+    return item.ndim if isinstance(item, Tensor) and item.dtype is torch.bool else 1
+
+
+# by the name of the call: how its sizes are written, and what describes them (a shape, or a list of shapes)
+FORMS: dict[str, tuple[Callable[[_Call], None], type]] = {
+    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to"), (_write_shape, tuple)),
+    **dict.fromkeys(CREATED, (_write_created, tuple)),
+    **dict.fromkeys(("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk"), (_write_pieces, list)),
+    **dict.fromkeys(("getitem", "setitem"), (_write_index, object)),
+    "repeat": (_write_repeats, tuple), "unflatten": (_write_unflatten, tuple), "narrow": (_write_narrow, object)}

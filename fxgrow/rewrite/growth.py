@@ -1,13 +1,15 @@
-"""The growth of one class: how many positions it gets, and how the tensors of each content are extended."""
+"""Growths of classes: how many positions each gets, how tensors are extended, and the sizes that follow."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
-from fxgrow.axis import Atom
+from fxgrow.axis import Atom, Op, Sizes, Tape, Value, size_of
 from fxgrow.contents import Certificate, Content
 
 Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], tuple[Tensor, Tensor | None]]
@@ -29,3 +31,61 @@ class Growth:
     shares: Tensor = field(default_factory=lambda: torch.ones(0))
     method: str = ""
     note: str = ""
+
+
+def contents_by_tensor(growths: Sequence[Growth]) -> dict[str, dict[int, Contents]]:
+    """Return, for each parameter or buffer that grows and each of its dimensions, the contents of the grown atoms."""
+    places: dict[str, dict[int, Contents]] = {}
+    for g in growths:
+        for (name, dim), content in g.certificate.contents.items():
+            places.setdefault(name, {}).setdefault(dim, {})[g.atom] = content
+    return places
+
+
+@dataclass
+class GrownSizes:
+    """The sizes that everything in a graph is to have once classes have grown.
+
+    tape: the analysis of the graph before. sizes: the new size of each class that grows.
+    """
+    tape: Tape
+    sizes: Sizes
+
+    def of(self, axis) -> int:
+        """Return the new size of an axis."""
+        return size_of(axis, self.sizes)
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """Return the new shape of a value."""
+        return tuple(size_of(axis, self.sizes) for axis in value.axes)
+
+    def value(self, node: Node) -> Value | None:
+        """Return the axes of a node's result, where it is one tensor that the analysis follows."""
+        value = self.tape.node_values.get(node.name)
+        return value if isinstance(value, Value) else None
+
+    def ops(self, node: Node) -> Sequence[Op]:
+        """Return the ops inside a node that act on classes."""
+        return self.tape.by_node.get(node.name, ())
+
+    def result(self, node: Node) -> Any:
+        """Return the new shape of a node's result, or a list of those of its results.
+
+        Tensors that the analysis does not follow keep their old shapes; what is no tensor has None.
+        """
+        return self._result(self.tape.node_values.get(node.name), self.tape.shapes.get(node.name))
+
+    def _result(self, value: Any, old_shape: Any) -> Any:
+        if isinstance(value, Value):
+            return self.shape(value)
+        if isinstance(value, list):
+            return [self._result(v, s) for v, s in zip(value, old_shape)]
+        return old_shape if isinstance(old_shape, tuple) else None
+
+    def bounds(self, op: Op) -> tuple[int, int, int] | None:
+        """Return the dimension that a slice cuts, and its new start and stop; None of another op."""
+        if "slice" not in op.extra:
+            return None
+        dim, pieces, at = op.extra["slice"]
+        start = sum(map(self.of, pieces[:at]))
+        return dim, start, start + self.of(pieces[at])

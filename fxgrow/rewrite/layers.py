@@ -1,6 +1,8 @@
-"""Layers with grown tensors: their attributes, and what depends on a size."""
+"""Layers with grown tensors: their size attributes, and the arguments of calls that depend on a size."""
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,182 +10,258 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from fxgrow.axis import Op, Sizes, Tape, Value, atoms, resolve, size_of, view
+from fxgrow.aten import ConvNd
+from fxgrow.axis import Op, atoms, resolve, view
 from fxgrow.common import Refusal
 from fxgrow.layers import MultiheadAttention, fold_pairs
+from fxgrow.rewrite.growth import GrownSizes
 
 
-def resize(gm: GraphModule, modules: dict[str, nn.Module], node: Node, tape: Tape, sizes: Sizes, ratios: dict[Op, float],
-           done: set[int]) -> None:
-    """Brings the size attributes of a leaf module, or the size arguments of a functional call, up to date."""
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        replaced = _resize_module(module, node, tape, sizes)
-        if replaced is not module:
-            gm.set_submodule(str(node.target), replaced)
-            modules[str(node.target)] = replaced
-        owner: Any = replaced
-    else:
-        owner = node
-    for op in tape.by_node.get(node.name, ()):
+@dataclass
+class Resizing:
+    """Brings the nodes of a rewritten graph, and the layers that they call, up to date with their grown tensors.
+
+    eps_ratios: the factor on the eps of each norm over grown classes.
+    """
+    gm: GraphModule
+    grown: GrownSizes
+    eps_ratios: dict[Op, float]
+    modules: dict[str, nn.Module] = field(init=False)
+    rescaled: set[int] = field(default_factory=set)  # a module that is called twice has one eps
+
+    def __post_init__(self) -> None:
+        self.modules = dict(self.gm.named_modules(remove_duplicate=False))
+
+    def resize(self, node: Node) -> None:
+        """Write new sizes into the layer that a node calls, or into the arguments of a call.
+
+        Raises:
+            Refusal: a layer cannot have these sizes, or its eps cannot be rescaled.
+        """
+        owner = self._resized_layer(node) if node.op == "call_module" else node
+        for op in self.grown.ops(node):
+            self._write_sizes(owner, op)
+            if op in self.eps_ratios and id(owner) not in self.rescaled:
+                self.rescaled.add(id(owner))
+                _scale_eps(owner, op, self.eps_ratios[op])
+        if node.target is fold_pairs:
+            _resize_fold(node, self.grown)
+        elif node.target is F.scaled_dot_product_attention:
+            _keep_scale(node, self.grown)
+
+    def _resized_layer(self, node: Node) -> nn.Module:
+        path = str(node.target)
+        old = self.modules[path]
+        new = _resized(old, node, self.grown)
+        if new is not old:
+            self.gm.set_submodule(path, new)
+            self.modules[path] = new
+        return new
+
+    def _write_sizes(self, owner: nn.Module | Node, op: Op) -> None:
         if "groups" in op.extra:
-            _put(owner, "groups", 6, size_of(op.extra["groups"], sizes))
+            _put(owner, "groups", 6, self.grown.of(op.extra["groups"]))
         if "num_groups" in op.extra:
-            _put(owner, "num_groups", 1, size_of(op.extra["num_groups"], sizes))
-        if op.kind == "norm" and not op.extra.keys() & {"num_groups", "eps"}:
-            shape = tuple(size_of(e, sizes) for _, _, e in op.reduced)
-            if isinstance(owner, Node) or hasattr(owner, "normalized_shape"):
-                _put(owner, "normalized_shape", 1, shape)
-        if op in ratios and id(owner) not in done:  # a module called twice has one eps
-            done.add(id(owner))
-            _scale_eps(owner, op, ratios[op])
-    if node.target is fold_pairs:
-        _resize_fold(node, tape, sizes)
-    if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
-        _pin_scale(node, tape, sizes)
+            _put(owner, "num_groups", 1, self.grown.of(op.extra["num_groups"]))
+        elif op.kind == "norm" and "eps" not in op.extra:
+            _put(owner, "normalized_shape", 1, tuple(self.grown.of(axis) for _, _, axis in op.reduced))
 
 
-def _put(owner, name: str, position: int, value) -> None:
-    """Sets an attribute of a module, or an argument of a call (only where it changes)."""
+def _put(owner: nn.Module | Node, name: str, position: int, value: Any) -> None:
+    """Set an attribute that a module has, or an argument that a call states, where it changes."""
     if isinstance(owner, nn.Module):
-        if hasattr(owner, name) and getattr(owner, name) != value:
+        if getattr(owner, name, value) != value:
             setattr(owner, name, value)
-    elif owner.op in ("call_function", "call_method"):
-        if name in owner.kwargs:
-            if owner.kwargs[name] != value:
-                owner.update_kwarg(name, value)
-        elif len(owner.args) > position and owner.args[position] != value:
-            owner.update_arg(position, value)
+    elif name in owner.kwargs:
+        if owner.kwargs[name] != value:
+            owner.update_kwarg(name, value)
+    elif owner.op in ("call_function", "call_method") and len(owner.args) > position and owner.args[position] != value:
+        owner.update_arg(position, value)
 
 
-def _scale_eps(owner, op, ratio: float) -> None:
-    if "eps" in op.extra:  # a norm that is written out: here it is added
-        numbers = [a for a in owner.args if isinstance(a, (int, float))] if isinstance(owner, Node) else []
-        if len(numbers) != 1:
-            raise Refusal(f"{op.node} is a norm that is written out, and its eps is not a plain number in the graph",
-                          classes=list(op.reduced_atoms()))
-        owner.args = tuple(a * ratio if isinstance(a, (int, float)) else a for a in owner.args)
-        owner.meta["rescaled"] = True
-        return
-    if isinstance(owner, nn.Module):
-        if not isinstance(owner, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
-            raise Refusal(f"{op.node} is a norm inside a layer that is not traced: its eps cannot be rescaled",
-                          classes=list(op.reduced_atoms()))
-        eps = getattr(owner, "eps", None)
-        if eps is None and "rms" in op.name:
-            eps = torch.finfo(next(owner.parameters()).dtype).eps
-        if eps is None:
-            raise Refusal(f"{op.node} has no eps to rescale", classes=op.reduced_atoms())
-        owner.eps = eps * ratio
+# --- the eps of a norm ------------------------------------------------------------------------------------------------
+
+def _scale_eps(owner: nn.Module | Node, op: Op, ratio: float) -> None:
+    if "eps" in op.extra:
+        _scale_added_eps(owner, op, ratio)
+    elif isinstance(owner, nn.Module):
+        _scale_layer_eps(owner, op, ratio)
     else:
-        position = 3 if op.how == "rms" else 4
-        by_name = "eps" in owner.kwargs or len(owner.args) <= position
-        eps = owner.kwargs.get("eps") if by_name else owner.args[position]
-        if isinstance(eps, Node):
-            raise Refusal(f"the eps of {op.node} is computed, and cannot be rescaled", classes=list(op.reduced_atoms()))
-        if eps is None and op.how == "rms":
-            eps = torch.finfo(owner.graph.owning_module.get_parameter(op.ins[1].source).dtype).eps
-        eps = (1e-5 if eps is None else eps) * ratio
-        if by_name:
-            owner.update_kwarg("eps", eps)
-        else:
-            owner.update_arg(position, eps)
+        _scale_argument_eps(owner, op, ratio)
 
 
-def _resize_fold(node: Node, tape: Tape, sizes: Sizes) -> None:
-    """The old positions of a fold are those in front of the pairs; of an idle one they stay what they are."""
+def _refusal(op: Op, reason: str) -> Refusal:
+    return Refusal(f"{reason}; class left unchanged", op.node, list(op.reduced_atoms()))
+
+
+def _scale_added_eps(owner: nn.Module | Node, op: Op, ratio: float) -> None:
+    """Scale the number that a norm which is written out adds in this node."""
+    numbers = [a for a in owner.args if isinstance(a, (int, float))] if isinstance(owner, Node) else []
+    if len(numbers) != 1:
+        raise _refusal(op, "the norm is written out, and its eps is not a plain number in the graph")
+    owner.args = tuple(a * ratio if isinstance(a, (int, float)) else a for a in owner.args)
+    owner.meta["rescaled"] = True
+
+
+def _scale_layer_eps(layer: nn.Module, op: Op, ratio: float) -> None:
+    if not isinstance(layer, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
+        raise _refusal(op, "the eps of a norm inside a layer that is not traced cannot be rescaled")
+    eps = layer.eps
+    if eps is None and "rms" in op.name:
+        eps = torch.finfo(next(layer.parameters()).dtype).eps
+    if eps is None:
+        raise _refusal(op, "the norm has no eps to rescale")
+    layer.eps = eps * ratio
+
+
+def _scale_argument_eps(node: Node, op: Op, ratio: float) -> None:
+    position = 3 if op.how == "rms" else 4
+    by_name = "eps" in node.kwargs or len(node.args) <= position
+    eps: Any = node.kwargs.get("eps") if by_name else node.args[position]
+    if isinstance(eps, Node):
+        raise _refusal(op, "the eps of the norm is computed, and cannot be rescaled")
+    if eps is None and op.how == "rms":
+        eps = torch.finfo(node.graph.owning_module.get_parameter(op.ins[1].source).dtype).eps
+    eps = 1e-5 if eps is None else eps
+    if by_name:
+        node.update_kwarg("eps", eps * ratio)
+    else:
+        node.update_arg(position, eps * ratio)
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+def _resize_fold(node: Node, grown: GrownSizes) -> None:
+    """State the old positions of a fold, which are those in front of the pairs; an idle fold keeps what it has."""
     x, dim, old, _ = node.args
-    ops = tape.by_node.get(node.name, ())
+    ops = grown.ops(node)
     if not any(op.kind == "fold" for op in ops):
-        front = next((op.outs[0] for op in ops if "split" in op.name), tape.node_values[x.name])
-        old = size_of(front.axes[dim], sizes)
-    node.args = (x, dim, old, size_of(tape.node_values[node.name].axes[dim], sizes))
+        front = next((op.outs[0] for op in ops if "split" in op.name), grown.tape.node_values[x.name])
+        old = grown.of(front.axes[dim])
+    node.args = (x, dim, old, grown.of(grown.tape.node_values[node.name].axes[dim]))
 
 
-def _pin_scale(node: Node, tape: Tape, sizes: Sizes) -> None:
-    """`scaled_dot_product_attention` takes its scale from the head size: keep the old one."""
-    query = tape.node_values.get(node.args[0].name if node.args else node.kwargs["query"].name)
-    if not isinstance(query, Value) or node.kwargs.get("scale") is not None:
+def _keep_scale(node: Node, grown: GrownSizes) -> None:
+    """State the scale that `scaled_dot_product_attention` takes from the old head size, where that grows."""
+    query = grown.value(node.args[0] if node.args else node.kwargs["query"])
+    if query is None or node.kwargs.get("scale") is not None:
         return
     old = resolve(query.axes[-1]).size
-    if size_of(query.axes[-1], sizes) != old:
+    if grown.of(query.axes[-1]) != old:
         node.update_kwarg("scale", old ** -0.5)
 
 
-def _resize_module(module: nn.Module, node: Node, tape: Tape, sizes: Sizes) -> nn.Module:
-    """Size attributes of torch's layers, read off their new parameters."""
-    weight = _weight(module)
-    if isinstance(module, nn.MultiheadAttention):
-        return _resize_attention(module, node, tape, sizes)
-    if isinstance(module, MultiheadAttention):
-        module.num_heads = _heads(module, node, tape, sizes)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.Bilinear):
-        module.out_features, module.in1_features, module.in2_features = weight.shape
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        groups = next((size_of(op.extra["groups"], sizes) for op in tape.by_node.get(node.name, ()) if "groups" in op.extra),
-                      module.groups)
-        module.groups = groups
-        first, second = weight.shape[:2]
-        outs, ins = (second * groups, first) if module.transposed else (first, second * groups)
-        module.out_channels, module.in_channels = outs, ins
-    elif isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
-        value = tape.node_values.get(node.name)
-        if isinstance(value, Value):
-            channels = size_of(value.axes[1], sizes)
-            setattr(module, "num_channels" if isinstance(module, nn.GroupNorm) else "num_features", channels)
-    elif isinstance(module, nn.Embedding):
-        module.num_embeddings, module.embedding_dim = weight.shape
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = weight.shape[0]
-    elif isinstance(module, nn.RNNBase):
-        module.hidden_size = module.weight_hh_l0.shape[1]
-        module.input_size = module.weight_ih_l0.shape[1]
-        if module.proj_size:
-            module.proj_size = module.weight_hr_l0.shape[0]
-            module.hidden_size = module.weight_hr_l0.shape[1]
-    elif isinstance(module, nn.RNNCellBase):
-        module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
-    elif isinstance(module, nn.Unflatten):
-        value = tape.node_values.get(node.name)
-        if isinstance(value, Value):
-            width = len(module.unflattened_size)
-            dim = module.dim % (len(value.axes) - width + 1)
-            module.unflattened_size = tuple(size_of(a, sizes) for a in value.axes[dim:dim + width])
-    return module
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+@functools.singledispatch
+def _resized(layer: nn.Module, node: Node, grown: GrownSizes) -> nn.Module:
+    """Return a layer whose size attributes are those of its new tensors: the same one, or another in its place."""
+    return layer
 
 
-def _weight(module: nn.Module) -> Any:
-    """The weight of a layer; of a parametrised one the original, as computing it may change its state (spectral norm)."""
-    if nn.utils.parametrize.is_parametrized(module, "weight"):
-        originals: Any = module.parametrizations["weight"]
+@_resized.register(nn.Linear)
+def _(layer: nn.Linear, node: Node, grown: GrownSizes) -> nn.Module:
+    layer.out_features, layer.in_features = _weight(layer).shape
+    return layer
+
+
+@_resized.register(nn.Bilinear)
+def _(layer: nn.Bilinear, node: Node, grown: GrownSizes) -> nn.Module:
+    layer.out_features, layer.in1_features, layer.in2_features = _weight(layer).shape
+    return layer
+
+
+@_resized.register(ConvNd)
+def _(layer: nn.Conv2d, node: Node, grown: GrownSizes) -> nn.Module:
+    groups = [grown.of(op.extra["groups"]) for op in grown.ops(node) if "groups" in op.extra]
+    layer.groups = groups[0] if groups else layer.groups
+    first, second = _weight(layer).shape[:2]
+    second *= layer.groups
+    layer.out_channels, layer.in_channels = (second, first) if layer.transposed else (first, second)
+    return layer
+
+
+@_resized.register(nn.modules.batchnorm._NormBase)
+@_resized.register(nn.GroupNorm)
+def _(layer: nn.BatchNorm2d | nn.GroupNorm, node: Node, grown: GrownSizes) -> nn.Module:
+    value = grown.value(node)
+    if value is not None:
+        name = "num_channels" if isinstance(layer, nn.GroupNorm) else "num_features"
+        setattr(layer, name, grown.of(value.axes[1]))
+    return layer
+
+
+@_resized.register(nn.Embedding)
+def _(layer: nn.Embedding, node: Node, grown: GrownSizes) -> nn.Module:
+    layer.num_embeddings, layer.embedding_dim = _weight(layer).shape
+    return layer
+
+
+@_resized.register(nn.PReLU)
+def _(layer: nn.PReLU, node: Node, grown: GrownSizes) -> nn.Module:
+    layer.num_parameters = _weight(layer).shape[0]
+    return layer
+
+
+@_resized.register(nn.RNNBase)
+def _(layer: nn.RNNBase, node: Node, grown: GrownSizes) -> nn.Module:
+    layer.hidden_size, layer.input_size = layer.weight_hh_l0.shape[1], layer.weight_ih_l0.shape[1]
+    if layer.proj_size:
+        layer.proj_size, layer.hidden_size = layer.weight_hr_l0.shape
+    return layer
+
+
+@_resized.register(nn.RNNCellBase)
+def _(layer: nn.RNNCellBase, node: Node, grown: GrownSizes) -> nn.Module:
+    layer.hidden_size, layer.input_size = layer.weight_hh.shape[1], layer.weight_ih.shape[1]
+    return layer
+
+
+@_resized.register(nn.Unflatten)
+def _(layer: nn.Unflatten, node: Node, grown: GrownSizes) -> nn.Module:
+    value = grown.value(node)
+    if value is not None:
+        rank = len(layer.unflattened_size)
+        dim = layer.dim % (len(value.axes) - rank + 1)
+        layer.unflattened_size = grown.shape(value)[dim:dim + rank]
+    return layer
+
+
+@_resized.register(MultiheadAttention)
+def _(layer: MultiheadAttention, node: Node, grown: GrownSizes) -> nn.Module:
+    layer.num_heads = _heads(layer, node, grown)
+    return layer
+
+
+@_resized.register(nn.MultiheadAttention)
+def _(layer: nn.MultiheadAttention, node: Node, grown: GrownSizes) -> nn.Module:
+    """Keep the stock layer where its constraints hold: inner width = embedding width = heads * head size."""
+    heads, projection = _heads(layer, node, grown), layer.in_proj_weight
+    embedding, inner = layer.out_proj.weight.shape
+    fits = projection is not None and projection.shape == (3 * embedding, embedding) and \
+        embedding == inner == heads * layer.head_dim
+    if not fits and (projection is None or layer.bias_k is not None or layer.add_zero_attn):
+        axes = grown.tape.params[f"{node.target}.out_proj.weight"].axes
+        raise Refusal("nn.MultiheadAttention with separate key and value widths, bias_k or zero attention cannot be "
+                      "widened; class left unchanged", str(node.target), [a for axis in axes for a in atoms(axis)])
+    layer.out_proj.out_features, layer.out_proj.in_features = embedding, inner
+    if fits:
+        layer.embed_dim = layer.kdim = layer.vdim = embedding
+    new = layer if fits else MultiheadAttention.from_stock(layer)
+    new.num_heads = heads
+    return new
+
+
+def _heads(layer: nn.MultiheadAttention | MultiheadAttention, node: Node, grown: GrownSizes) -> int:
+    axis = grown.tape.params[f"{node.target}.out_proj.weight"].axes[1]
+    factors = view([axis], [layer.num_heads, resolve(axis).size // layer.num_heads])
+    return layer.num_heads if factors is None else grown.of(factors[0])
+
+
+def _weight(layer: nn.Module) -> Any:
+    """Return the weight of a layer; of a parametrized one the original, as computing it may change its state."""
+    if nn.utils.parametrize.is_parametrized(layer, "weight"):
+        originals: Any = layer.parametrizations["weight"]  # type: ignore[index]
         if hasattr(originals, "original"):
             return originals.original
-    return getattr(module, "weight", None)
-
-
-def _heads(module, node: Node, tape: Tape, sizes: Sizes) -> int:
-    axis = tape.params[f"{node.target}.out_proj.weight"].axes[1]
-    factors = view([axis], [module.num_heads, resolve(axis).size // module.num_heads])
-    return module.num_heads if factors is None else size_of(factors[0], sizes)
-
-
-def _resize_attention(module: nn.MultiheadAttention, node: Node, tape: Tape, sizes: Sizes) -> nn.Module:
-    """The stock attention where its constraints still hold (inner width = embedding width, scale from the head size)."""
-    heads = _heads(module, node, tape, sizes)
-    embedding, inner = module.out_proj.weight.shape
-    if module.in_proj_weight is not None and module.in_proj_weight.shape == (3 * embedding, embedding) \
-            and embedding == inner and inner == heads * module.head_dim:
-        module.embed_dim = module.kdim = module.vdim = embedding
-        module.num_heads = heads
-        module.out_proj.out_features, module.out_proj.in_features = embedding, inner
-        return module
-    if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
-        raise Refusal(f"{node.target}: nn.MultiheadAttention with separate key and value widths, bias_k or zero attention "
-                      "cannot be widened", classes=[a for p in ("out_proj.weight",) for axis in
-                                                    tape.params[f"{node.target}.{p}"].axes for a in atoms(axis)])
-    module.out_proj.out_features, module.out_proj.in_features = embedding, inner
-    stock = MultiheadAttention.from_stock(module)
-    stock.num_heads = heads
-    return stock
+    return layer.weight

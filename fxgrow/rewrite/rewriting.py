@@ -1,70 +1,72 @@
-"""Rewriting: growths of atoms become new tensors, module attributes and node arguments.
+"""Rewriting: growths of classes become new tensors, attributes of layers and arguments of calls.
 
-The analysis says which axis expression every tensor has; so the new size of everything is known, and the rewritten
-graph is run once on meta tensors and compared with it. A node that disagrees gets its size arguments written out; one
-that still disagrees refuses the growth (`Refusal`), and the caller leaves those classes alone.
+The analysis says which axis expression every tensor has, and so the new size of everything; sizes.py checks it.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
 from torch.fx import GraphModule
 
-from fxgrow.axis import Atom, Op, Tape, resolve, size_of
-from fxgrow.contents import Content
+from fxgrow.axis import Op, Tape, resolve
 from fxgrow.graph import clone_structure
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.rewrite.copies import keep_copies_together
-from fxgrow.rewrite.growth import Growth
-from fxgrow.rewrite.layers import resize
+from fxgrow.rewrite.growth import GrownSizes, Growth, contents_by_tensor
+from fxgrow.rewrite.layers import Resizing
 from fxgrow.rewrite.residual import drop_idle
-from fxgrow.rewrite.sizes import fit
-from fxgrow.rewrite.tensors import grow_tensors, index_map, rescaled
+from fxgrow.rewrite.sizes import correct_sizes
+from fxgrow.rewrite.tensors import grow_tensors, index_map, norm_scales
 
 
 def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
-    """A new module with the growths applied; the old one is untouched.
+    """Return a new module with the growths applied; the old one is untouched.
 
     Raises:
         Refusal: a node cannot take its new sizes.
     """
-    sizes = {g.atom: g.size for g in growths}
-    tensors = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
-    grown = grow_tensors(tape, tensors, growths)
-    new_of = {id(t): grown[n] if n in grown else t.detach().clone() for n, t in tensors.items()}
-    new = clone_structure(gm, lambda t: new_of[id(t)])
-    modules = dict(new.named_modules(remove_duplicate=False))
-    ratios: dict[Op, float] = {}
-    for g in growths:
-        for op in {norm.op for norm in g.certificate.norms}:
-            ratios[op] = ratios.get(op, 1.0) * g.atom.size / g.size
-    rescaled_eps: set[int] = set()
+    grown = GrownSizes(tape, {g.atom: g.size for g in growths})
+    new = _with_grown_tensors(gm, tape, growths)
+    resizing = Resizing(new, grown, _eps_ratios(growths))
     for node in new.graph.nodes:
-        resize(new, modules, node, tape, sizes, ratios, rescaled_eps)
-    keep_copies_together(new, tape, sizes)
-    fit(new, tape, sizes)
-    drop_idle(new, lambda x, dim: size_of(tape.node_values[x.name].axes[dim], sizes))
+        resizing.resize(node)
+    keep_copies_together(new, grown)
+    correct_sizes(new, grown)
+    drop_idle(new, grown)
     new.recompile()
     return new
 
 
-def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord:
-    """Index maps, new positions and scales of every parameter that the growths change."""
-    record = GrowthRecord(lineage=[step])
-    of = {g.atom: g for g in growths}
-    scales = rescaled(growths)
-    places: dict[str, dict[int, dict[Atom, Content]]] = {}
+def _with_grown_tensors(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
+    tensors: dict[str, Tensor] = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
+    grown = grow_tensors(tape, tensors, growths)
+    new = {id(t): grown[n] if n in grown else t.detach().clone() for n, t in tensors.items()}
+    return clone_structure(gm, lambda t: new[id(t)])  # type: ignore[return-value]
+
+
+def _eps_ratios(growths: Sequence[Growth]) -> dict[Op, float]:
+    """Return the factor n/m on the eps of each norm over classes grown from n to m positions."""
+    ratios: dict[Op, float] = {}
     for g in growths:
-        for (name, dim), content in g.certificate.contents.items():
-            places.setdefault(name, {}).setdefault(dim, {})[g.atom] = content
-    known: dict[tuple, tuple] = {}  # most axes are those of several parameters
-    for name, dims in places.items():
+        for op in {norm.op for norm in g.certificate.norms}:
+            ratios[op] = ratios.get(op, 1.0) * g.atom.size / g.size
+    return ratios
+
+
+def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord:
+    """Return the record of growths: index maps, new positions and scales of every parameter that they change."""
+    record = GrowthRecord(lineage=[step])
+    by_atom, scales = {g.atom: g for g in growths}, norm_scales(growths)
+    maps_of: dict[tuple, tuple] = {}  # most axes are those of several parameters
+    for name, dims in contents_by_tensor(growths).items():
         maps: list[tuple] = [(None, None, None)] * len(tape.params[name].axes)
         for dim, contents in dims.items():
             axis = resolve(tape.params[name].axes[dim])
             key = (axis, *contents.items())
-            if key not in known:
-                known[key] = index_map(axis, contents, of)
-            maps[dim] = known[key]
-        record.parameters[name] = ParameterRecord(name, *map(list, zip(*maps)), scales.get(name, 1.0))  # type: ignore[arg-type, call-arg]
+            if key not in maps_of:
+                maps_of[key] = index_map(axis, contents, by_atom)
+            maps[dim] = maps_of[key]
+        index, fresh, shares = map(list, zip(*maps))
+        record.parameters[name] = ParameterRecord(name, index, fresh, shares, scales.get(name, 1.0))
     return record

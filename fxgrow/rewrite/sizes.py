@@ -1,4 +1,4 @@
-"""Fitting: the rewritten graph runs once on meta tensors, and every size in it is compared with the analysis.
+"""Sizes of a rewritten graph: it runs once on meta tensors, and every size in it is compared with the analysis.
 
 A node that disagrees gets its size arguments written out; one that still disagrees refuses the growth (`Refusal`), and
 the caller leaves those classes alone. The ops inside a node are compared too: their sizes, and where slices start.
@@ -6,22 +6,31 @@ the caller leaves those classes alone. The ops inside a node are compared too: t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import Shapes, effects, numbers_in, tensors_in
-from fxgrow.axis import Atom, Sizes, Tape, Value, atoms, size_of
+from fxgrow.axis import Atom, Value, atoms
 from fxgrow.common import Refusal
-from fxgrow.graph import leaf_value, meta_twin, nested_shape, run_node
-from fxgrow.rewrite.arguments import mend, pin_scalars
+from fxgrow.graph import MetaRunner, nested_shape, place_of
+from fxgrow.rewrite.arguments import keep_old_numbers, write_sizes
+from fxgrow.rewrite.growth import GrownSizes
+
+SILENT = ("detach", "alias", "lift_fresh")  # ops that torch adds or leaves out as it likes
+
+
+def correct_sizes(gm: GraphModule, grown: GrownSizes) -> None:
+    """Run the graph on meta tensors, writing sizes into arguments until every shape is the expected one.
+
+    Raises:
+        Refusal: a node cannot take its new sizes.
+    """
+    _SizeRunner(gm, grown).run()
 
 
 class _Watch(Shapes):
-    """Keeps the ATen ops of a node, their sizes and their numbers."""
+    """Keeps the ATen ops of a node: their names, the shapes of their results, their numbers."""
 
     def __init__(self):
         super().__init__()
@@ -34,27 +43,100 @@ class _Watch(Shapes):
         return out
 
 
-def _differs(before: Sequence[tuple[str, list, list]], seen: Sequence[tuple[str, list, list]], sizes: Sizes,
-             known: bool) -> str:
-    """The first op inside a node that has other sizes or numbers than expected. Torch's own functions and layers are
-    `known` to do the same by other ops."""
-    before, seen = ([op for op in ops if op[0] not in ("detach", "alias", "lift_fresh")] for ops in (before, seen))
-    if [name for name, *_ in before] != [name for name, *_ in seen]:
-        return "" if known else "it does other things at another size"
-    for (name, values, old), (_, shapes, new) in zip(before, seen):
-        expected = [tuple(size_of(a, sizes) for a in v.axes) if isinstance(v, Value) else s if v is None else v
-                    for v, s in zip(values, shapes)]
-        if name == "slice" and isinstance(values[0], Value) and values[0].op and "slice" in values[0].op.extra:
-            _, pieces, at = values[0].op.extra["slice"]
-            old = [old[0], sum(size_of(p, sizes) for p in pieces[:at]), old[2]]
+class _SizeRunner(MetaRunner):
+    """Runs a rewritten graph and corrects the sizes in it node by node."""
+
+    def __init__(self, gm: GraphModule, grown: GrownSizes):
+        super().__init__(gm)
+        self.grown, self.watch = grown, _Watch()
+        self.old_numbers: dict[str, Any] = {}  # of nodes whose number depends on a grown size
+
+    def run(self) -> dict[Node, Any]:
+        with self.watch:
+            return super().run()
+
+    def compute(self, node: Node) -> Any:
+        if node.op == "placeholder":
+            return self.run_node(node)
+        return self._folded(node) if node.meta.get("folded") else self._resized(node)
+
+    def after(self, node: Node, value: Any) -> Any:
+        before = self.grown.tape.shapes.get(node.name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value != before:
+            self.old_numbers[node.name] = before
+        return super().after(node, value)
+
+    def _folded(self, node: Node) -> Any:
+        value, problem = self._attempt(node)
+        if problem:
+            raise Refusal(f"copies cannot go through the batch: {problem}; class left unchanged", node.name,
+                          [a for a in self.grown.sizes if a.size == 1])
+        return value
+
+    def _resized(self, node: Node) -> Any:
+        keep_old_numbers(node, self.grown.tape, self.old_numbers)
+        shape = self.grown.result(node)
+        value, problem = self._attempt(node, shape)
+        if problem:
+            write_sizes(node, self.grown, shape, self.values)
+            value, problem = self._attempt(node, shape)
+        if problem:
+            place = place_of(node)
+            raise Refusal(f"{problem}; class left unchanged", f"{place} ({node.name})" if place else node.name,
+                          self._classes_at(node) or list(self.grown.sizes))
+        return value
+
+    def _attempt(self, node: Node, shape: Any = None) -> tuple[Any, str]:
+        """Return the value of a node, and what is wrong with its sizes (nothing: `""`)."""
+        self.watch.seen = []
+        try:
+            value = self.run_node(node)
+        except Exception as error:  # any failure of a meta run means: these sizes do not fit
+            return None, f"it cannot run: {type(error).__name__}: {error}".splitlines()[0]
+        if not _agrees(shape, nested_shape(value)):
+            return value, f"output would be {nested_shape(value)}, expected {shape}"
+        return value, "" if node.meta.get("rescaled") else self._problem_inside(node)
+
+    def _problem_inside(self, node: Node) -> str:
+        """Describe the first op inside a node that has other sizes or numbers than expected."""
+        before, now = ([op for op in ops if op[0] not in SILENT]
+                       for ops in (self.grown.tape.inner.get(node.name, ()), self.watch.seen))
+        if [name for name, *_ in before] != [name for name, *_ in now]:
+            return "" if self._is_known(node) else "it does other things at another size"
+        return next(filter(None, map(self._problem_of, before, now)), "")
+
+    def _is_known(self, node: Node) -> bool:
+        """Tell whether a node is of torch or ours, and so does the same at any size, though perhaps by other ops."""
+        return node.op != "call_module" or \
+            type(self.modules[str(node.target)]).__module__.startswith(("torch.nn.", "fxgrow."))
+
+    def _problem_of(self, before: tuple[str, list, list], now: tuple[str, list, list]) -> str:
+        (name, values, numbers), (_, shapes, new_numbers) = before, now
+        expected = [self._shape_inside(v, s) for v, s in zip(values, shapes)]
         if expected != shapes:
-            return f"{name} gives {shapes} inside where {expected} is needed"
-        if not _equal(old, new):
-            return f"{name} is given {new} inside where {old} is needed"
-    return ""
+            return f"{name} gives {shapes} inside, expected {expected}"
+        if name == "slice" and isinstance(values[0], Value) and values[0].op:
+            bounds = self.grown.bounds(values[0].op)
+            numbers = numbers if bounds is None else [numbers[0], bounds[1], numbers[2]]
+        return "" if _equal(numbers, new_numbers) else f"{name} is given {new_numbers} inside, expected {numbers}"
+
+    def _shape_inside(self, value: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the expected shape of a result: a value's new one, a shape that may not change, or any (None)."""
+        if isinstance(value, Value):
+            return self.grown.shape(value)
+        return shape if value is None else value
+
+    def _classes_at(self, node: Node) -> list[Atom]:
+        """Return the grown classes that a node touches."""
+        values = [v for op in self.grown.ops(node) for v in (*op.ins, *op.outs)]
+        for n in (node, *node.all_input_nodes):
+            result = self.grown.tape.node_values.get(n.name)
+            values += result if isinstance(result, list) else [result]
+        touched = {a for v in values if isinstance(v, Value) for axis in v.axes for a in atoms(axis)}
+        return [a for a in touched if a in self.grown.sizes]
 
 
-def _equal(a, b) -> bool:
+def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(_equal, a, b))
     if isinstance(a, float) and isinstance(b, float):
@@ -62,83 +144,10 @@ def _equal(a, b) -> bool:
     return a == b
 
 
-def _expected(value, shape, sizes: Sizes):
-    """The new shape of a value; a tensor that the analysis does not follow keeps its old one."""
-    if isinstance(value, Value):
-        return tuple(size_of(a, sizes) for a in value.axes)
-    if isinstance(value, list):
-        return [_expected(v, s, sizes) for v, s in zip(value, shape)]
-    return shape if isinstance(shape, tuple) else None
-
-
-def _agrees(expected, got) -> bool:
+def _agrees(expected: Any, got: Any) -> bool:
+    """Tell whether a nested shape is the expected one, where None stands for any."""
     if expected is None:
         return True
     if isinstance(expected, list):
         return isinstance(got, (list, tuple)) and all(_agrees(e, g) for e, g in zip(expected, got))
-    return tuple(expected) == tuple(got) if isinstance(got, tuple) else False
-
-
-def _atoms_at(tape: Tape, node: Node, sizes: Sizes) -> list[Atom]:
-    """The grown classes a node touches."""
-    found = {a for op in tape.by_node.get(node.name, ()) for v in (*op.ins, *op.outs) for e in v.axes for a in atoms(e)}
-    for n in (node, *node.all_input_nodes):
-        values = tape.node_values.get(n.name)
-        for v in values if isinstance(values, list) else [values]:
-            if isinstance(v, Value):
-                found |= {a for axis in v.axes for a in atoms(axis)}
-    return [a for a in found if a in sizes]
-
-
-def fit(gm: GraphModule, tape: Tape, sizes: Sizes) -> None:
-    """Runs the graph on meta tensors, mending size arguments, until every shape is the expected one."""
-    root = meta_twin(gm).eval()
-    modules = dict(root.named_modules(remove_duplicate=False))
-    by_name = {n.name: n for n in gm.graph.nodes}
-    scalars: dict[str, Any] = {}
-
-    def attempt(node: Node, env: dict, expected=None) -> tuple[Any, str]:
-        watch.seen = []
-        try:
-            value = run_node(by_name[node.name], env, root, modules, leaf_value)
-        except Exception as error:  # any failure of a meta run means: these sizes do not fit
-            return None, f"{type(error).__name__}: {error}"
-        if not _agrees(expected, nested_shape(value)):
-            return value, f"gives {nested_shape(value)} where {expected} is needed"
-        known = node.op != "call_module" or type(modules[str(node.target)]).__module__.startswith(("torch.nn.", "fxgrow."))
-        if by_name[node.name].meta.get("rescaled"):
-            return value, ""
-        return value, _differs(tape.inner.get(node.name, ()), watch.seen, sizes, known)
-
-    env: dict[Node, Any] = {}
-    inputs = iter(gm.meta["example_inputs"])
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), _Watch() as watch:
-            for node in list(gm.graph.nodes):
-                if node.op == "placeholder":
-                    env[node] = next(inputs)
-                    continue
-                if node.meta.get("folded"):
-                    env[node], problem = attempt(node, env)
-                    if problem:
-                        raise Refusal(f"{node.name} cannot take copies through the batch: {problem.splitlines()[0]}",
-                                      classes=[a for a in sizes if a.size == 1])
-                    continue
-                pin_scalars(node, tape, scalars)
-                expected = _expected(tape.node_values.get(node.name), tape.shapes.get(node.name), sizes)
-                value, problem = attempt(node, env, expected)
-                if problem:
-                    mend(node, tape, sizes, expected, env)
-                    value, problem = attempt(node, env, expected)
-                if problem:
-                    raise Refusal(f"{node.meta.get('owner') or node.target} ({node.name}) cannot take the new sizes: "
-                                  f"{problem.splitlines()[0]}", classes=_atoms_at(tape, node, sizes) or list(sizes))
-                if isinstance(value, Tensor) and not value.is_meta:
-                    value = value.to("meta")
-                env[node] = value
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and value != tape.shapes.get(node.name):
-                    scalars[node.name] = tape.shapes.get(node.name)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    return isinstance(got, tuple) and tuple(expected) == got

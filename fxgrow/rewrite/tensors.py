@@ -1,11 +1,11 @@
 """Grown tensors: the new positions of every class written behind its old ones, wherever an axis holds it.
 
-Each parameter is allocated once, at its final size; every old and new number is written to its place there. What the new
-positions contain is decided elsewhere: `Extend` gives, for a tensor and an axis, the old positions as they are to be and
-the new ones (None: zeros).
+Each parameter is allocated once, at its final size, and every number is written to its place there. What does not live
+here: what new positions contain; `Extend` gives the old positions as they are to be and the new ones (None: zeros).
 """
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from fxgrow.axis import Atom, Sizes, Sum, Tape, atoms, resolve, size_of
 from fxgrow.contents import COPIES, ByPart, Content
-from fxgrow.rewrite.growth import Contents, Fill, Growth
+from fxgrow.record import broadcast_along
+from fxgrow.rewrite.growth import Contents, Fill, Growth, contents_by_tensor
 
 
 def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: Sizes,
                 fill: Callable[[int], Fill]) -> Tensor:
-    """`x` grown along each dimension in `places`, by `fill(dim)(atom, content, x, axis)`."""
+    """Return `x` grown along each dimension in `places`, by `fill(dim)(atom, content, x, axis)`."""
     order = sorted(places, key=lambda d: (isinstance(resolve(axes[d]), Atom), d))  # the old part of an atom is a view
     shape = [size_of(axes[d], sizes) if d in places else s for d, s in enumerate(x.shape)]
     whole = x.new_empty(shape)
@@ -37,7 +38,7 @@ def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: S
 
 
 def grow_axis(out: Tensor, x: Tensor, dim: int, e, contents: Contents, sizes: Sizes, fill: Fill) -> None:
-    """Writes `x`, grown along every occurrence of the given atoms in axis `dim`, whose expression is `e`, to `out`."""
+    """Write `x`, grown along every occurrence of the given atoms in axis `dim`, whose expression is `e`, to `out`."""
     e = resolve(e)
     if not any(a in contents for a in atoms(e)):
         _write(out, x)
@@ -57,23 +58,33 @@ def _parts(x: Tensor, dim: int, parts: Iterable, sizes: Sizes) -> Sequence[Tenso
 
 
 def _grow_factors(out: Tensor, x: Tensor, dim: int, parts: Sequence, contents: Contents, sizes: Sizes, fill: Fill) -> None:
-    """The factors of a product, laid out from `dim` on, one after another; where a factor's content differs between the
-    positions of another one (q, k and v stacked), one of these at a time."""
+    """Grow the factors of a product, laid out from `dim` on, one after another.
+
+    Where a factor's content differs between the positions of another one (q, k and v stacked), one of these at a time.
+    """
     out = out.unflatten(dim, [size_of(p, sizes) for p in parts])
     x = x.unflatten(dim, [p.size for p in parts])
     growing = [i for i, part in enumerate(parts) if any(a in contents for a in atoms(part))]
     for i in growing:
         part, at = parts[i], dim + i
         to = out if i == growing[-1] else x.new_empty([*x.shape[:at], size_of(part, sizes), *x.shape[at + 1:]])
-        apart = next((c.atom for a in atoms(part) if isinstance(c := contents.get(a), ByPart) and c.atom in parts), None)
-        if apart is None:
+        stacked = _stacked_over(part, parts, contents)
+        if stacked is None:
             grow_axis(to, x, at, part, contents, sizes, fill)
         else:
-            told = dim + parts.index(apart)
-            for k in range(apart.size):
-                chosen = {a: c.contents[k] if isinstance(c, ByPart) and c.atom is apart else c for a, c in contents.items()}
-                grow_axis(to.select(told, k), x.select(told, k), at - (at > told), part, chosen, sizes, fill)
+            stack_dim = dim + parts.index(stacked)
+            for k in range(stacked.size):
+                chosen = {atom: c.contents[k] if isinstance(c, ByPart) and c.atom is stacked else c
+                          for atom, c in contents.items()}
+                left = at - 1 if at > stack_dim else at
+                grow_axis(to.select(stack_dim, k), x.select(stack_dim, k), left, part, chosen, sizes, fill)
         x = to
+
+
+def _stacked_over(part, parts: Sequence, contents: Contents) -> Atom | None:
+    """Return the factor whose positions hold different contents of another factor."""
+    held = [contents[a] for a in atoms(part) if a in contents]
+    return next((c.atom for c in held if isinstance(c, ByPart) and c.atom in parts), None)
 
 
 def _write(out: Tensor, x: Tensor | None) -> None:
@@ -84,58 +95,63 @@ def _write(out: Tensor, x: Tensor | None) -> None:
 
 
 def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth]) -> dict[str, Tensor]:
-    """The grown version of every parameter and buffer that changes."""
-    of = {g.atom: g for g in growths}
+    """Return the grown version of every parameter and buffer that changes."""
+    by_atom = {g.atom: g for g in growths}
     sizes = {g.atom: g.size for g in growths}
-    places: dict[str, dict[int, Contents]] = {}
-    for g in growths:
-        for (name, dim), content in g.certificate.contents.items():
-            places.setdefault(name, {}).setdefault(dim, {})[g.atom] = content
-    out = {}
-    for name, dims in places.items():
-        def fill(dim: int, name=name) -> Fill:
-            return lambda atom, content, x, axis: of[atom].extend(content, x, axis, of[atom], (name, dim))
 
-        out[name] = grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes, fill)
-    for name, scale in rescaled(growths).items():
-        out[name] *= scale
-    return out
+    def fill(name: str, dim: int) -> Fill:
+        return lambda atom, content, x, axis: by_atom[atom].extend(content, x, axis, by_atom[atom], (name, dim))
+
+    grown = {name: grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes, functools.partial(fill, name))
+             for name, dims in contents_by_tensor(growths).items()}
+    for name, scale in norm_scales(growths).items():
+        grown[name] *= scale
+    return grown
 
 
 def index_map(e, contents: Contents, growths: dict[Atom, Growth]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """For each position of a grown axis: the old one that it was or copies, or -1; whether it is new; and its share of the
-    old one (None where all are one)."""
-    sizes = {atom: g.size for atom, g in growths.items()}
+    """Map each position of a grown axis, whose expression is `e`, to the old ones.
 
-    def grown(x: Tensor, new: Callable[[Growth, Content, Tensor, int], tuple[Tensor, Tensor]]) -> Tensor:
-        return grow_tensor(x, [e], {0: contents}, sizes, lambda dim: lambda atom, content, x, axis: new(
+    Returns:
+        the old position that it was or copies (-1: none), whether it is new, and its share of the old one (None: all one).
+    """
+    sizes = {atom: g.size for atom, g in growths.items()}
+    size = resolve(e).size
+
+    def grown(x: Tensor, extend: Callable[[Growth, Content, Tensor, int], tuple[Tensor, Tensor]]) -> Tensor:
+        return grow_tensor(x, [e], {0: contents}, sizes, lambda dim: lambda atom, content, x, axis: extend(
             growths[atom], content, x, axis))
 
-    def index(g: Growth, content: Content, x: Tensor, axis: int):
-        if content in COPIES:
-            return x, x.index_select(axis, g.source)
-        return x, x.new_full((*x.shape[:axis], g.size - g.atom.size, *x.shape[axis + 1:]), -1)
-
-    def fresh(g: Growth, content: Content, x: Tensor, axis: int):
-        return x, x.new_ones((*x.shape[:axis], g.size - g.atom.size, *x.shape[axis + 1:]))
-
-    def share(g: Growth, content: Content, x: Tensor, axis: int):
-        factors = g.shares if content == "share" else torch.ones_like(g.shares)
-        old, new = factors.view(-1, *[1] * (x.ndim - axis - 1)).split([g.atom.size, g.size - g.atom.size])
-        return x * old, x.index_select(axis, g.source) * new
-
-    size = resolve(e).size
-    shares = grown(torch.ones(size, dtype=torch.float64), share) if "share" in map(_plain, contents.values()) else None
-    return grown(torch.arange(size), index), grown(torch.zeros(size, dtype=torch.bool), fresh), shares
+    shared = any(_last_part(content) == "share" for content in contents.values())
+    shares = grown(torch.ones(size, dtype=torch.float64), _extend_shares) if shared else None
+    return grown(torch.arange(size), _extend_index), grown(torch.zeros(size, dtype=torch.bool), _extend_fresh), shares
 
 
-def _plain(content: Content) -> Content:
-    """One content of those that are told apart: shares are, in all parts or in none."""
-    return _plain(content.contents[-1]) if isinstance(content, ByPart) else content
+def _extend_index(g: Growth, content: Content, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    return x, x.index_select(axis, g.source) if content in COPIES else x.new_full(_new_shape(g, x, axis), -1)
 
 
-def rescaled(growths: Sequence[Growth]) -> dict[str, float]:
-    """The factors sqrt(n/m) on the weights of norms over classes grown from n to m positions."""
+def _extend_fresh(g: Growth, content: Content, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    return x, x.new_ones(_new_shape(g, x, axis))
+
+
+def _extend_shares(g: Growth, content: Content, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    factors = g.shares if content == "share" else torch.ones_like(g.shares)
+    old, new = broadcast_along(factors, axis, x.ndim).split([g.atom.size, g.size - g.atom.size])
+    return x * old, x.index_select(axis, g.source) * new
+
+
+def _new_shape(g: Growth, x: Tensor, axis: int) -> tuple[int, ...]:
+    return *x.shape[:axis], g.size - g.atom.size, *x.shape[axis + 1:]
+
+
+def _last_part(content: Content) -> Content:
+    """Return the content of the last part of an axis: one is shared out in all of its parts or in none."""
+    return _last_part(content.contents[-1]) if isinstance(content, ByPart) else content
+
+
+def norm_scales(growths: Sequence[Growth]) -> dict[str, float]:
+    """Return the factor sqrt(n/m) on the weight of each norm over classes grown from n to m positions."""
     scales: dict[str, float] = {}
     for g in growths:
         for weight in {norm.weight for norm in g.certificate.norms if norm.weight is not None}:

@@ -111,7 +111,7 @@ def survivors(model: nn.Module, x: Tensor, seed: int = 0, most: float = 1.0) -> 
         try:
             new = rewrite(gm, tape, [g for g in growths if g.atom in sizes])
         except Refusal as why:
-            sizes.pop(max((a for a in why.atoms if a in sizes), key=lambda a: a.serial))
+            sizes.pop(max((a for a in why.classes if a in sizes), key=lambda a: a.serial))
     if new is None:
         return []
     before, after = Record(gm), Record(new)
