@@ -36,9 +36,9 @@ from fxgrow.aten.internals import (
            tree_unflatten,
 )
 from fxgrow.aten.meta import Shapes, Watching, compute
-from fxgrow.aten.schema import bound, effects, numbers_in, tensors_in
+from fxgrow.aten.schema import bound, effects, numbers_in, storage_of, tensors_in
 
 __all__ = ["ABOVE", "CLAMPS", "CONSTANTS", "CONTRACTIONS", "CREATED", "ConvNd", "HOMOGENEOUS", "INF", "KEEPING", "LINEAR",
            "NORMS", "ODD", "OTHER", "POWERS", "PRODUCT", "PRODUCTS", "QUOTIENT", "REARRANGED", "SHAPE_ONLY", "SUMMED",
            "Shapes", "TorchDispatchMode", "WHOLE", "Watching", "ZERO_AT_ZERO", "bound", "compute", "effects", "find_proxy",
-           "numbers_in", "tensors_in", "tree_any", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
+           "numbers_in", "storage_of", "tensors_in", "tree_any", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]

@@ -30,6 +30,11 @@ def tensors_in(values) -> list[Tensor]:
     return found
 
 
+def storage_of(tensor: Tensor) -> int:
+    """Identify the memory that a tensor lies in, the same for all views of it."""
+    return tensor.untyped_storage()._cdata
+
+
 # ATen ops that are told sizes, which may change: all of their numbers are sizes, or only some.
 SIZED = {*CREATED, "view", "_unsafe_view", "expand", "repeat", "split", "split_with_sizes", "unsafe_split", "as_strided",
          "as_strided_", "unsafe_split_with_sizes", "native_layer_norm", "native_group_norm", "_fused_rms_norm",

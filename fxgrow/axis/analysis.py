@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 
 from fxgrow.aten import tree_flatten
@@ -24,8 +23,8 @@ from fxgrow.axis.norms import fuse
 from fxgrow.axis.registry import RULES
 from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import OUTPUT, UNEVEN
-from fxgrow.graph import known, location_of, mentions, meta_twin, nested_shape, run_meta, to_meta
-from fxgrow.layers import by_mode, fold_pairs
+from fxgrow.graph import MetaRunner, known, location_of, mentions, meta_twin, nested_shape, to_meta
+from fxgrow.layers import fold_pairs
 
 
 class _Whole(TorchFunctionMode):
@@ -73,27 +72,6 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
     tape = Tape(copied)
     for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
         tape.add_param(name, tensor)
-    constants: dict[Any, Tensor] = {}
-
-    def before(node: Node) -> None:
-        tape.node, tape.fx = location_of(node), node.name
-
-    def visit(node: Node, value, env) -> None:
-        if node.op == "get_attr" and isinstance(value, Tensor) and not value.is_meta:
-            env[node] = constants.setdefault(node.target, to_meta(value))
-        if node.target is fold_pairs and (idle := env[node.args[0]]) is value:
-            env[node] = _volume(tape, idle, node.args[1])
-        if node.target is by_mode:
-            train = map_aggregate(node.args[1], lambda a: env[a] if isinstance(a, Node) else a)
-            env[node] = _either(tape, train, value)
-        tape.node_values[node.name] = _values_of(tape, env[node])
-        tape.shapes[node.name] = nested_shape(env[node])
-        if node.op == "output":
-            for t in tree_flatten(value)[0]:
-                if isinstance(t, Tensor):
-                    for axis in tape.of(t).axes:
-                        freeze(axis, OUTPUT)
-
     targets = {str(node.target) for node in gm.graph.nodes if node.op in ("call_module", "get_attr")}
     for name, value in tape.params.items():
         parts = name.split(".")
@@ -101,11 +79,45 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
             for axis in value.axes:
                 freeze(axis, "the model never uses it")
     with _Whole(tape) if _may_call_whole(gm) else contextlib.nullcontext(), tape:
-        run_meta(gm, visit, before, twin)
+        _AxisRunner(gm, twin, tape).run()
     fuse(tape)
     tape.index()
     tape.found = {atom: atom.reason for atom in (*tape.params_of, *tape.ops_of)}
     return tape
+
+
+class _AxisRunner(MetaRunner):
+    """Run a captured graph, telling the tape which node runs and what its value is."""
+
+    def __init__(self, gm: GraphModule, root: nn.Module, tape: Tape):
+        super().__init__(gm, root)
+        self.tape = tape
+        self.constants: dict[Any, Tensor] = {}
+
+    def before(self, node: Node) -> None:
+        """Tell the tape which node runs."""
+        self.tape.node, self.tape.fx = location_of(node), node.name
+
+    def join(self, node: Node) -> Any:
+        """Return what stands for the values of both modes."""
+        _, train_value, eval_value = self.look_up(node.args)
+        return _either(self.tape, train_value, eval_value)
+
+    def after(self, node: Node, value: Any) -> Any:
+        """Return the value; constants of the model are on meta tensors, one for all reads of each."""
+        value = super().after(node, value)
+        if node.op == "get_attr" and isinstance(value, Tensor) and not value.is_meta:
+            value = self.constants.setdefault(node.target, to_meta(value))
+        if node.target is fold_pairs and self.values[node.args[0]] is value:
+            value = _volume(self.tape, value, node.args[1])
+        self.tape.node_values[node.name] = _values_of(self.tape, value)
+        self.tape.shapes[node.name] = nested_shape(value)
+        if node.op == "output":
+            for t in tree_flatten(value)[0]:
+                if isinstance(t, Tensor):
+                    for axis in self.tape.of(t).axes:
+                        freeze(axis, OUTPUT)
+        return value
 
 
 def _volume(tape: Tape, x: Tensor, dim: int) -> Tensor:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.fx import Graph, GraphModule, Node
@@ -28,8 +27,19 @@ from fxgrow.cost.meter import ActivationMemory, Meter
 from fxgrow.cost.rules import GROUPS
 from fxgrow.cost.tree import rows, table
 from fxgrow.errors import CaptureError, FxgrowError
-from fxgrow.graph import as_tuple, location_of, meta_twin, place_of, prefixes, remove_dead_code, renew_constants, run_node
-from fxgrow.layers import by_mode
+from fxgrow.graph import (
+    NodeRunner,
+    any_batch_size,
+    as_tuple,
+    branch_taken,
+    is_join,
+    meta_twin,
+    place_of,
+    prefixes,
+    remove_dead_code,
+    renew_constants,
+    without_fast_path,
+)
 from fxgrow.tracing import trace
 
 
@@ -142,15 +152,9 @@ def _graph(root: nn.Module, inputs: tuple, settled: bool) -> Graph:
 @contextlib.contextmanager
 def _watching(meter: Meter) -> Iterator[None]:
     """Inside, ops are metered, autograd tells what it keeps (and keeps nothing), and nothing depends on numbers drawn."""
-    fast, verify = torch.backends.mha.get_fastpath_enabled(), F._verify_batch_size  # type: ignore[attr-defined]
-    torch.backends.mha.set_fastpath_enabled(False)
-    F._verify_batch_size = lambda size: None  # type: ignore[attr-defined]  # one image is enough to count
-    try:
-        with torch.enable_grad(), saved_tensors_hooks(meter.keep, lambda kept: kept), meter:
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        F._verify_batch_size = verify  # type: ignore[attr-defined]
+    saved = saved_tensors_hooks(meter.keep, lambda kept: kept)
+    with without_fast_path(), any_batch_size(), torch.enable_grad(), saved, meter:
+        yield
 
 
 @contextlib.contextmanager
@@ -180,61 +184,58 @@ def _following(meter: Meter, modules: dict[str, nn.Module], nodes: bool) -> Iter
 def _count(meter: Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopCount:
     for tensor in (*root.parameters(), *root.buffers()):
         meter.of(tensor, param=True)
-    modules = dict(root.named_modules(remove_duplicate=False))
-    values = iter(tree_map(_on_meta, inputs))
-    nodes = _needed(graph, modules)
-    called = {str(n.target) for n in nodes if n.op == "call_module"}
-    inner = {f"{name}.{sub}": m for name in called for sub, m in modules[name].named_modules() if sub}
-    env: dict[Node, Any] = {}
+    runner = _CostRunner(meter, graph, root, inputs)
+    called = {str(n.target) for n in runner.nodes if n.op == "call_module"}
+    inner = {f"{name}.{sub}": m for name in called for sub, m in runner.modules[name].named_modules() if sub}
     with _watching(meter), _following(meter, inner, True):
-        for node in nodes:
-            meter.where = node.name, place_of(node)
-            try:
-                if node.op == "placeholder":
-                    value = next(values)
-                elif node.target is by_mode:
-                    value = map_aggregate(_chosen(node, modules), lambda a: env[a] if isinstance(a, Node) else a)
-                else:
-                    value = run_node(node, env, root, modules)
-            except Exception as error:
-                raise CaptureError(f"{location_of(node)} cannot run without data: {type(error).__name__}: {error}"
-                                   ) from error
-            if isinstance(value, Tensor) and not value.is_meta:
-                value = value.to("meta")
-            if node.op == "placeholder":
-                for t in tree_leaves(value):
-                    if isinstance(t, Tensor):
-                        meter.of(t)
-            env[node] = value
-        peak, reached = meter.finish(env[nodes[-1]])
-    owners = _parameter_nodes(nodes, modules, root)
-    return _result(meter, root, peak, reached, owners, False)
+        values = runner.run()
+        peak, reached = meter.finish(values[runner.nodes[-1]])
+    return _result(meter, root, peak, reached, _parameter_nodes(runner.nodes, runner.modules, root), False)
+
+
+class _CostRunner(NodeRunner):
+    """Run the nodes that the model's mode needs, telling the meter where it is."""
+    gradients = True
+
+    def __init__(self, meter: Meter, graph: Graph, root: nn.Module, inputs: tuple):
+        super().__init__((), root, tree_map(_on_meta, inputs))
+        self.meter = meter
+        self.nodes: list[Node] = _needed(graph, self.modules)
+
+    def before(self, node: Node) -> None:
+        """Tell the meter which node runs."""
+        self.meter.where = node.name, place_of(node)
+
+    def after(self, node: Node, value: Any) -> Any:
+        """Return the value, constants of the model on meta tensors too; the meter gets to know the inputs."""
+        if isinstance(value, Tensor) and not value.is_meta:
+            value = value.to("meta")
+        if node.op == "placeholder":
+            for t in tree_leaves(value):
+                if isinstance(t, Tensor):
+                    self.meter.of(t)
+        return value
+
+    def join(self, node: Node) -> Any:
+        """Return the value of the branch that runs; the other one has none."""
+        return self.look_up(branch_taken(node, self.modules))
 
 
 def _on_meta(value):
     return value.detach().to("meta").requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
 
 
-def _chosen(node: Node, modules: dict[str, nn.Module]):
-    """Which branch a `by_mode` node takes."""
-    flag, train, evaluation = node.args
-    if isinstance(flag, Node):
-        owner = str(flag.target).rpartition(".")[0]
-        flag = modules[owner].training
-    return train if flag else evaluation
-
-
 def _needed(graph: Graph, modules: dict[str, nn.Module]) -> list[Node]:
     """The nodes that the model's mode runs: those that the result depends on, in order. (A graph of both modes holds both
     branches.)"""
-    if not any(node.target is by_mode for node in graph.nodes):
+    if not any(is_join(node) for node in graph.nodes):
         return list(graph.nodes)
     needed: set[Node] = {n for n in graph.nodes if n.op in ("placeholder", "output")}
     for node in reversed(graph.nodes):
         writes = node.args and isinstance(node.args[0], Node) and node.args[0] in needed and not node.users
         if node in needed or writes:
             needed.add(node)
-            read = (_chosen(node, modules),) if node.target is by_mode else (node.args, node.kwargs)
+            read = (branch_taken(node, modules),) if is_join(node) else (node.args, node.kwargs)
             map_aggregate(read, lambda a: needed.add(a) if isinstance(a, Node) else a)
     return [n for n in graph.nodes if n in needed]
 

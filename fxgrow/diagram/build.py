@@ -18,8 +18,19 @@ from torch.fx import GraphModule, Node
 
 from fxgrow.aten import tree_leaves
 from fxgrow.errors import DrawError
-from fxgrow.graph import MAKES, family, passes_on, place_of, prefixes, run_shapes, settings, shape_of, title
-from fxgrow.layers import by_mode
+from fxgrow.graph import (
+    MAKES,
+    family,
+    is_join,
+    passes_on,
+    place_of,
+    prefixes,
+    run_shapes,
+    settings,
+    shape_of,
+    title,
+    written_argument,
+)
 
 FOLLOWERS = ("normalisation", "activation", "random")  # drawn in one box with what they follow
 
@@ -209,7 +220,7 @@ def _flow(gm: GraphModule, values: Mapping[Node, Any]) -> tuple[list[tuple[Node,
         makes = MAKES.match(title(gm, node)) is not None
         given = [] if makes else list(dict.fromkeys(o for each in node.all_input_nodes for o in origins[each]))
         names = tuple(dict.fromkeys(c for each in node.all_input_nodes for c in constants.get(each, ())))
-        written = _writes_to(node) if node.op in ("call_function", "call_method") else None
+        written = None if node.users else written_argument(node)
         if node.op not in ("placeholder", "output") and (
                 not given or not tensors and written is None or passes_on(gm, node, values) or _same_anyway(node, origins)):
             shape = shape_of(values[node])
@@ -226,16 +237,9 @@ def _flow(gm: GraphModule, values: Mapping[Node, Any]) -> tuple[list[tuple[Node,
     return flow, reads
 
 
-def _writes_to(node: Node) -> Node | None:
-    """The value that a node is called to write to: its own result is not used."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    writes = name == "setitem" or name.endswith("_") and not name.endswith("__") and not node.users
-    return node.args[0] if writes and node.args and isinstance(node.args[0], Node) else None
-
-
 def _same_anyway(node: Node, origins: Mapping[Node, Sequence[tuple[Node, str]]]) -> bool:
     """Whether a value that depends on the mode comes from the same place in both."""
-    if node.target is not by_mode:
+    if not is_join(node):
         return False
     train, evaluation = ([*origins[n]] if isinstance(n, Node) else [] for n in node.args[1:])
     return train == evaluation

@@ -5,6 +5,7 @@ What lives here: what holds for any graph, whoever made it. What does not: how o
 from fxgrow.graph.calls import CONVOLUTIONS, LAYERS, TRANSPOSED, Call, call_of, calls, computes, other_users
 from fxgrow.graph.cleanup import copy_nodes, remove_dead_code, renew_constants
 from fxgrow.graph.inputs import as_tuple, to_meta
+from fxgrow.graph.joins import add_join, branch_taken, is_join, mode_flag
 from fxgrow.graph.modules import (
            TRANSIENT,
            assemble,
@@ -18,14 +19,23 @@ from fxgrow.graph.modules import (
            tensors_of,
 )
 from fxgrow.graph.names import below, boundary, inside, location_of, outer, path_of, place_of, prefixes
-from fxgrow.graph.running import leaf_value, nested_shape, run_meta, run_node, run_shapes, uncached
+from fxgrow.graph.running import (
+    MetaRunner,
+    NodeRunner,
+    any_batch_size,
+    nested_shape,
+    run_shapes,
+    uncached,
+    without_fast_path,
+)
 from fxgrow.graph.structure import Known, known
 from fxgrow.graph.words import FAMILIES, MAKES, family, passes_on, settings, shape_of, title
-from fxgrow.graph.writes import drops_in_place, memory_of, writes_in_place
+from fxgrow.graph.writes import values_and_writes, writes_in_place, written_argument
 
-__all__ = ["CONVOLUTIONS", "Call", "FAMILIES", "Known", "LAYERS", "MAKES", "TRANSIENT", "TRANSPOSED", "as_tuple",
-           "assemble", "below", "boundary", "call_of", "calls", "clone_module", "clone_structure", "cloned_tensors",
-           "computes", "copy_nodes", "drops_in_place", "family", "hold", "inside", "known", "leaf_value", "location_of",
-           "memory_of", "mentions", "meta_twin", "nested_shape", "other_users", "outer", "passes_on", "path_of", "place_of",
-           "prefixes", "remove_dead_code", "renew_constants", "run_meta", "run_node", "run_shapes", "settings", "shape_of",
-           "skeleton", "tensors_of", "title", "to_meta", "uncached", "writes_in_place"]
+__all__ = ["CONVOLUTIONS", "Call", "FAMILIES", "Known", "LAYERS", "MAKES", "MetaRunner", "NodeRunner", "TRANSIENT",
+           "TRANSPOSED", "add_join", "any_batch_size", "as_tuple", "assemble", "below", "boundary", "branch_taken",
+           "call_of", "calls", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes", "family",
+           "hold", "inside", "is_join", "known", "location_of", "mentions", "meta_twin", "mode_flag", "nested_shape",
+           "other_users", "outer", "passes_on", "path_of", "place_of", "prefixes", "remove_dead_code", "renew_constants",
+           "run_shapes", "settings", "shape_of", "skeleton", "tensors_of", "title", "to_meta", "uncached",
+           "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable
 
 from torch.fx import Graph, Node
 
-from fxgrow.graph.writes import writes_in_place
+from fxgrow.graph.writes import writes_in_place, written_argument
 
 
 def renew_constants(graph: Graph) -> None:
     """A tensor that the forward makes and then writes to is made anew at each call."""
-    made = [n.kwargs.get("out", n.args[0] if n.args else None) for n in graph.nodes if writes_in_place(n)]
-    for target in {n.target for n in made if isinstance(n, Node) and str(n.target).startswith("_tensor_constant")}:
+    written = [n for n in map(written_argument, graph.nodes) if n is not None]
+    for target in {n.target for n in written if str(n.target).startswith("_tensor_constant")}:
         first, *others = [n for n in graph.nodes if n.op == "get_attr" and n.target == target]
         with graph.inserting_after(first):
             fresh = graph.call_method("clone", (first,))

@@ -1,101 +1,148 @@
-"""Running the nodes of a captured graph on meta tensors."""
+"""Running the nodes of a captured graph on meta tensors: shapes and scalars as in the captured program.
+
+What lives here: the one runner, which analyses subclass. What does not: what they find out about each node.
+"""
 from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from fxgrow.aten import Shapes
 from fxgrow.errors import CaptureError
+from fxgrow.graph.joins import is_join
 from fxgrow.graph.modules import meta_twin
 from fxgrow.graph.names import location_of
 
 
 @contextlib.contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Run attention layers op by op inside, and not as the one fused op that torch takes in eval mode."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextlib.contextmanager
+def any_batch_size() -> Iterator[None]:
+    """Let norms that refuse a batch of one in train mode take it inside, where only shapes matter."""
+    verify = F._verify_batch_size  # type: ignore[attr-defined]
+    F._verify_batch_size = lambda size: None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        F._verify_batch_size = verify  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
 def uncached(*models: nn.Module) -> Iterator[None]:
-    """Models with a configuration that says `use_cache` (language models of Hugging Face) give no caches meanwhile, which
-    are objects of their own and no tensors."""
+    """Switch off `use_cache` in the models' configurations (Hugging Face) inside: caches are objects and no tensors."""
     configs: list[Any] = [getattr(m, "config", None) for model in models for m in model.modules()]
-    found = {id(c): c for c in configs if getattr(c, "use_cache", None) is True}
-    for config in found.values():
+    caching = {id(c): c for c in configs if getattr(c, "use_cache", None) is True}
+    for config in caching.values():
         config.use_cache = False
     try:
         yield
     finally:
-        for config in found.values():
+        for config in caching.values():
             config.use_cache = True
 
 
-def leaf_value(module: nn.Module, args, kwargs):
-    """A leaf on meta tensors. Torch's own layers give the same shapes in both modes, and need no batch of two in eval."""
-    training = module.training
-    if not training or not type(module).__module__.startswith("torch.nn"):
+class NodeRunner:
+    """Run the nodes of a graph in order, in the spirit of `torch.fx.Interpreter`; an analysis overrides the steps it needs.
+
+    Args:
+        nodes: the nodes to run, each after those that it reads.
+        root: the module whose layers and tensors the nodes name, usually on meta tensors.
+        inputs: the values of the placeholders, in order.
+    """
+    gradients = False  # whether autograd follows the run
+
+    def __init__(self, nodes: Iterable[Node], root: nn.Module, inputs: Iterable[Any] = ()):
+        self.nodes, self.root, self.inputs = nodes, root, iter(inputs)
+        self.modules: dict[str, nn.Module] = dict(root.named_modules(remove_duplicate=False))
+        self.values: dict[Node, Any] = {}
+
+    def run(self) -> dict[Node, Any]:
+        """Return the value of every node, freeing nothing.
+
+        Raises:
+            CaptureError: a node cannot run without data.
+        """
+        with without_fast_path(), torch.set_grad_enabled(self.gradients):
+            for node in self.nodes:
+                self.before(node)
+                self.values[node] = self.after(node, self.compute(node))
+        return self.values
+
+    def before(self, node: Node) -> None:
+        """Take notice of a node that is about to run."""
+
+    def after(self, node: Node, value: Any) -> Any:
+        """Return the value to keep for a node; one made of plain numbers lies on the default device and goes to meta."""
+        return value.to("meta") if isinstance(value, Tensor) and not value.is_meta and node.op != "get_attr" else value
+
+    def compute(self, node: Node) -> Any:
+        """Run one node, naming the place of an error."""
+        try:
+            return self.run_node(node)
+        except Exception as error:
+            raise CaptureError(f"{location_of(node)} cannot run without data: {type(error).__name__}: {error}") from error
+
+    def run_node(self, node: Node) -> Any:
+        """Run one node on the values of those before it."""
+        if node.op == "placeholder":
+            return next(self.inputs)
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self.root)
+        if is_join(node):
+            return self.join(node)
+        args, kwargs = self.look_up(node.args), self.look_up(node.kwargs)
+        if node.op == "call_module":
+            return self.call_module(self.modules[str(node.target)], args, kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return args[0] if node.op == "output" else node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def join(self, node: Node) -> Any:
+        """Return the value of a `by_mode` node, whose arguments are the flag and the values of the two modes."""
+        training, train_value, eval_value = self.look_up(node.args)
+        return train_value if training else eval_value
+
+    def call_module(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Call a layer."""
         return module(*args, **kwargs)
-    try:
-        return module.eval()(*args, **kwargs)
-    finally:
-        module.train(training)
+
+    def look_up(self, arguments: Any) -> Any:
+        """Return arguments of a node with the value of each node among them."""
+        return map_aggregate(arguments, lambda a: self.values[a] if isinstance(a, Node) else a)
 
 
-def run_node(node: Node, env: dict[Node, Any], root: nn.Module, modules: dict[str, nn.Module],
-             leaf=lambda m, args, kwargs: m(*args, **kwargs)):
-    """One node of a graph on the values in `env` (shapes and scalars as in the captured program); `modules` are those of
-    `root`, by name."""
-    args = map_aggregate(node.args, lambda a: env[a] if isinstance(a, Node) else a)
-    kwargs = map_aggregate(node.kwargs, lambda a: env[a] if isinstance(a, Node) else a)
-    if node.op == "get_attr":
-        return operator.attrgetter(node.target)(root)
-    if node.op == "call_module":
-        return leaf(modules[node.target], args, kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
-    if node.op == "output":
-        return args[0]
-    return node.target(*args, **kwargs)
+class MetaRunner(NodeRunner):
+    """Run a captured module in eval mode on meta tensors of the example inputs' shapes."""
+
+    def __init__(self, gm: GraphModule, root: nn.Module | None = None):
+        super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root, gm.meta["example_inputs"])
 
 
-def run_meta(gm: GraphModule, visit: Callable[[Node, Any, dict], None], before: Callable[[Node], None] | None = None,
-             root: nn.Module | None = None) -> dict[Node, Any]:
-    """Runs the graph in eval mode on meta tensors of the example inputs' shapes, freeing nothing."""
-    root = meta_twin(gm).eval() if root is None else root
-    modules = dict(root.named_modules(remove_duplicate=False))
-    inputs = iter(gm.meta["example_inputs"])
-    env: dict[Node, Any] = {}
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            for node in gm.graph.nodes:
-                if before:
-                    before(node)
-                try:
-                    env[node] = value = next(inputs) if node.op == "placeholder" else run_node(node, env, root, modules)
-                except Exception as error:
-                    raise CaptureError(f"{location_of(node)} cannot run without data: {type(error).__name__}: {error}"
-                                       ) from error
-                if isinstance(value, Tensor) and not value.is_meta and node.op != "get_attr":
-                    env[node] = value.to("meta")  # made of plain numbers, on the device that is the default
-                visit(node, env[node], env)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return env
-
-
-def run_shapes(gm: GraphModule, visit: Callable[[Node, Any, dict], None] = lambda *_: None) -> dict[Node, Any]:
-    """`run_meta` for those who watch no ops, several times as fast."""
-    root = meta_twin(gm).eval()
+def run_shapes(gm: GraphModule) -> dict[Node, Any]:
+    """Return the value of every node on meta tensors, in eval mode; ops inside the nodes cannot be watched meanwhile."""
     with Shapes():
-        return run_meta(gm, visit, root=root)
+        return MetaRunner(gm).run()
 
 
 def nested_shape(value):
-    """Shapes of tensors, and scalars as they are: what a rewritten graph is compared with."""
+    """Return the shapes of tensors, and scalars as they are: what a rewritten graph is compared with."""
     if isinstance(value, Tensor):
         return tuple(value.shape)
     if isinstance(value, (tuple, list)):

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from fxgrow.aten import tree_leaves
 from fxgrow.graph.calls import Call, call_of
-from fxgrow.layers import by_mode
+from fxgrow.graph.joins import is_join
 
 # The family of an operation, by the first pattern that its lower-case name matches. Names are those of layers and functions.
 FAMILIES = {name: re.compile(pattern) for name, pattern in {
@@ -55,7 +55,7 @@ def family(gm: GraphModule, node: Node) -> str:
     """One of the keys of FAMILIES, "in and out", or "other"."""
     if node.op in ("placeholder", "output"):
         return "in and out"
-    if node.target is by_mode:
+    if is_join(node):
         return "join"
     name = title(gm, node).lower()
     return next((f for f, pattern in FAMILIES.items() if pattern.search(name)), "other")

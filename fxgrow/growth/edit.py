@@ -9,7 +9,6 @@ import difflib
 import fnmatch
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,18 +16,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxgrow.aten import storage_of
 from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import clone_structure, copy_nodes, drops_in_place, hold, known, run_shapes
+from fxgrow.graph import clone_structure, copy_nodes, hold, known, run_shapes, values_and_writes
+from fxgrow.growth.piece import Piece
 from fxgrow.record import GrowthRecord, Outcome, ParameterRecord, keep_growth
 from fxgrow.tracing import capture
-
-
-@dataclass
-class Traced:
-    """A module with new numbers as a graph of one input; what it gives (on meta tensors); whether it writes to its input."""
-    gm: GraphModule
-    gives: Any
-    writes: bool
 
 
 class Edit:
@@ -59,7 +52,7 @@ class Edit:
     @functools.cached_property
     def _run(self) -> tuple[dict[str, Any], dict[str, bool]]:
         """The values, and whether the memory of each is written to after its node has run."""
-        values, written = known(self.before, "values", _values_of)
+        values, written = known(self.before, "values", values_and_writes)
         return dict(values), dict(written)
 
     def written(self, node: Node) -> bool:
@@ -72,9 +65,9 @@ class Edit:
         if not self.written(node):
             return False
         order = {n: i for i, n in enumerate(self.graph.nodes)}
-        memory = self.values[node.name].untyped_storage()._cdata
+        memory = storage_of(self.values[node.name])
         older = [n for n in self.nodes.values() if order[n] < order[node] and isinstance(v := self.values[n.name], Tensor)
-                 and v.untyped_storage()._cdata == memory]
+                 and storage_of(v) == memory]
         return any(u is not node and order[u] > order[node] for n in older for u in n.users)
 
     @staticmethod
@@ -160,7 +153,7 @@ class Edit:
         node.meta["owner"] = owner
         return node
 
-    def trace(self, module: nn.Module, x: Node) -> Traced:
+    def trace(self, module: nn.Module, x: Node) -> Piece:
         """The graph of a module with new numbers for the value of `x`, of its type and the model's device and mode.
 
         Raises:
@@ -174,17 +167,18 @@ class Edit:
             raise CaptureError(f"it cannot run on a value of shape {list(value.shape)}: {error}") from error
         own, = gm.meta["example_inputs"]
         before = own._version
-        return Traced(gm, list(run_shapes(gm).values())[-1], own._version > before)
+        gives = list(run_shapes(gm).values())[-1]
+        return Piece(gm, writes_input=own._version > before, gives=gives)
 
-    def graft(self, path: str, traced: Traced, x: Node, before: Node) -> Node:
+    def graft(self, path: str, piece: Piece, x: Node, before: Node) -> Node:
         """Puts a traced module in front of `before`, on the value of `x`, its layers below `path` (registered once), and
         gives the node of its result. It works on a copy of the value where one of the two is written to: training would
         miss what was read."""
         if path not in dict(self.gm.named_modules(remove_duplicate=False)):
-            self._register(path, traced.gm)
-        if traced.writes or self.written(x):
+            self._register(path, piece.module)
+        if piece.writes_input or self.written(x):
             x = self.call(before, ".clone", x, owner=path)
-        first, *nodes, output = traced.gm.graph.nodes
+        first, *nodes, output = piece.module.graph.nodes
         env = {first: x}
         with self.graph.inserting_before(before):
             copy_nodes(nodes, self.graph, env, lambda name: f"{path}.{name}".rstrip("."))
@@ -227,20 +221,6 @@ class Edit:
         self.record.removed = set(_names(self.before)) - set(_names(self.gm))
         keep_growth(self.before, self.gm, self.record, self.outcomes)
         return PassResult(self.gm, True)
-
-
-def _values_of(gm: GraphModule) -> tuple[dict[str, Any], dict[str, bool]]:
-    """What every node gives, on meta tensors, and whether the memory of it is written to after that."""
-    versions: dict[str, int] = {}
-
-    def visit(node: Node, value, env: dict) -> None:
-        if isinstance(value, Tensor):
-            if drops_in_place(gm, node):
-                value.zero_()  # as it does in training; there is no data here
-            versions[node.name] = value._version
-
-    values = {node.name: value for node, value in run_shapes(gm, visit).items()}
-    return values, {name: values[name]._version > version for name, version in versions.items()}
 
 
 def _names(module: nn.Module) -> list[str]:

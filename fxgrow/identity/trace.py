@@ -4,14 +4,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxgrow.aten import INF, Watching, compute, effects
-from fxgrow.graph import location_of, meta_twin, path_of, prefixes, run_meta
+from fxgrow.aten import INF, Watching, compute, effects, storage_of
+from fxgrow.graph import MetaRunner, location_of, meta_twin, path_of, prefixes
 from fxgrow.identity.ranges import range_of, union_of
 from fxgrow.identity.values import Range, Val
-from fxgrow.layers import by_mode
 
 
 class Trace(Watching):
@@ -31,41 +30,21 @@ class Trace(Watching):
         self.place = ""
         twin = meta_twin(gm).eval()
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
-            self._keep(tensor, Val(tensor, source=name, param_only=True))
-
-        def before(node: Node) -> None:
-            self.place, self.inside = location_of(node), self.made.setdefault(node.name, [])
-            for path in prefixes(path_of(node)) if node.op not in ("placeholder", "output") else ():
-                self.below.setdefault(path, []).append(node)
-            for given in node.all_input_nodes:
-                if isinstance(tensor := self.values.get(given.name), Tensor):
-                    self.reads[node.name, given.name] = self.val(tensor)
-
-        def visit(node: Node, value, env: dict) -> None:
-            if node.target is by_mode and isinstance(value, Tensor):
-                train = env.get(node.args[1], node.args[1]) if isinstance(node.args[1], Node) else node.args[1]
-                if isinstance(train, Tensor):
-                    ins = [self.val(train), self.val(value)]
-                    value = env[node] = torch.empty_like(value)
-                    self._keep(value, Val(value, "by_mode", self.place, ins=ins, range=union_of(ins)))
-            self.values[node.name] = value
-            if isinstance(value, Tensor):
-                if node.op == "placeholder":
-                    self._keep(value, Val(value, "input", range=(ranges or {}).get(node.name, (-INF, INF))))
-                self.gives[node.name] = self.val(value)
+            self.keep(tensor, Val(tensor, source=name, param_only=True))
 
         with self:
-            run_meta(gm, visit, before, twin)
+            _TraceRunner(gm, twin, self, ranges or {}).run()
 
     def val(self, tensor: Tensor) -> Val:
         """What a tensor is now."""
         found = self.known.get(id(tensor))
-        return found if found is not None else self._keep(tensor, Val(tensor, "unknown", self.place))
+        return found if found is not None else self.keep(tensor, Val(tensor, "unknown", self.place))
 
-    def _keep(self, tensor: Tensor, val: Val) -> Val:
+    def keep(self, tensor: Tensor, val: Val) -> Val:
+        """Say what a tensor is from now on."""
         if id(tensor) not in self.known:
             self.alive.append(tensor)
-            self.memory.setdefault(tensor.untyped_storage()._cdata, []).append(id(tensor))
+            self.memory.setdefault(storage_of(tensor), []).append(id(tensor))
         self.known[id(tensor)] = val
         return val
 
@@ -81,13 +60,51 @@ class Trace(Watching):
         for w in written:
             target = kwargs.get(w) if isinstance(w, str) else args[w]
             if isinstance(target, Tensor):
-                for other in self.memory.get(target.untyped_storage()._cdata, ()):
+                for other in self.memory.get(storage_of(target), ()):
                     if other != id(target):
                         self.known[other] = Val(target, "written through another view", self.place)
         name = name.rstrip("_") if written else name
         for at, tensor in enumerate(out if isinstance(out, (tuple, list)) else (out,)):
             if isinstance(tensor, Tensor):
                 params = bool(ins) and all(v.param_only for v in ins)
-                self.inside.append(self._keep(tensor, Val(tensor, name, self.place, func, args, ins, of, at, kwargs.get(
+                self.inside.append(self.keep(tensor, Val(tensor, name, self.place, func, args, ins, of, at, kwargs.get(
                     "alpha", 1), param_only=params, range=range_of(name, args, kwargs, ins))))
         return out
+
+
+class _TraceRunner(MetaRunner):
+    """Run a captured graph, telling the trace which node runs and what its value is."""
+
+    def __init__(self, gm: GraphModule, root: nn.Module, trace: Trace, ranges: dict[str, Range]):
+        super().__init__(gm, root)
+        self.trace, self.ranges = trace, ranges
+
+    def before(self, node: Node) -> None:
+        """Note what a node belongs to and what it reads, as that is now."""
+        trace = self.trace
+        trace.place, trace.inside = location_of(node), trace.made.setdefault(node.name, [])
+        for path in prefixes(path_of(node)) if node.op not in ("placeholder", "output") else ():
+            trace.below.setdefault(path, []).append(node)
+        for source in node.all_input_nodes:
+            if isinstance(tensor := self.values[source], Tensor):
+                trace.reads[node.name, source.name] = trace.val(tensor)
+
+    def join(self, node: Node) -> Any:
+        """Return a value that may be that of either mode."""
+        _, train_value, eval_value = self.look_up(node.args)
+        if not (isinstance(train_value, Tensor) and isinstance(eval_value, Tensor)):
+            return eval_value
+        ins = [self.trace.val(train_value), self.trace.val(eval_value)]
+        value = torch.empty_like(eval_value)
+        self.trace.keep(value, Val(value, "by_mode", self.trace.place, ins=ins, range=union_of(ins)))
+        return value
+
+    def after(self, node: Node, value: Any) -> Any:
+        """Note what a node gives."""
+        value = super().after(node, value)
+        self.trace.values[node.name] = value
+        if isinstance(value, Tensor):
+            if node.op == "placeholder":
+                self.trace.keep(value, Val(value, "input", range=self.ranges.get(node.name, (-INF, INF))))
+            self.trace.gives[node.name] = self.trace.val(value)
+        return value

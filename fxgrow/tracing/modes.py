@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.graph import memory_of, mentions, writes_in_place
-from fxgrow.layers import by_mode
+from fxgrow.aten import storage_of
+from fxgrow.graph import add_join, mentions, mode_flag, writes_in_place
 from fxgrow.tracing.tracer import LeafNeeded, MetaTracer, keep_opaque, trace
 
 
@@ -24,7 +25,7 @@ def trace_modes(twin: nn.Module, inputs: tuple, leaves: dict[str, str], settled:
         if len(leaves) > found:  # a leaf found in the second trace holds for the first
             continue
         try:
-            return _merge_modes(train, evaluation)
+            return _Merger(train, evaluation).merge()
         except LeafNeeded as stop:
             keep_opaque(twin, leaves, stop)
 
@@ -40,67 +41,83 @@ def _mode_matters(twin: nn.Module) -> bool:
     return False
 
 
-def _merge_modes(train: Graph, evaluation: Graph) -> Graph:
-    """One graph out of the two traces: flags that differ read `module.training`, values that differ go by mode."""
-    merged = Graph()
-    of_train: dict[Node, Node] = {}
-    of_eval: dict[Node, Node] = {}
+class _Merger:
+    """Merge a trace in train mode and one in eval mode: flags that differ read `training`, values that differ are joined."""
 
-    def flag(node: Node) -> Node:
-        owner = node.meta.get("owner", "")
-        return merged.get_attr(f"{owner}.training" if owner else "training")
+    def __init__(self, train: Graph, evaluation: Graph):
+        self.train, self.evaluation = train, evaluation
+        self.graph = Graph()
+        self.of_train: dict[Node, Node] = {}  # nodes of the traces: those of the merged graph
+        self.of_eval: dict[Node, Node] = {}
 
-    def choice(node: Node, train_value, eval_value) -> Node:
-        made = merged.call_function(by_mode, (flag(node), train_value, eval_value))
-        made.meta["owner"] = node.meta.get("owner", "")
-        return made
+    def merge(self) -> Graph:
+        """Return the merged graph.
 
-    def join(node: Node, a, b):
-        """The argument of a node that both traces have: `a` as the train trace gives it, `b` as the eval trace does."""
-        if isinstance(a, Node) and isinstance(b, Node) and of_train[a] is of_eval[b]:
-            return of_train[a]
-        if isinstance(a, Node) or isinstance(b, Node):
-            values = (of_train[a] if isinstance(a, Node) else a, of_eval[b] if isinstance(b, Node) else b)
-            return choice(node, *values)
-        if type(a) is type(b) and isinstance(a, (tuple, list)) and len(a) == len(b):
-            return type(a)(join(node, x, y) for x, y in zip(a, b))
-        if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-            return {k: join(node, a[k], b[k]) for k in a}
-        if isinstance(a, slice) and isinstance(b, slice):
-            return slice(*(join(node, getattr(a, f), getattr(b, f)) for f in ("start", "stop", "step")))
-        if type(a) is type(b) and a == b:
+        Raises:
+            LeafNeeded: a module writes, in one mode only, to what both modes have.
+        """
+        pairs = list(_align(list(self.train.nodes), list(self.evaluation.nodes)))
+        common = {_memory_of(n) for a, b in pairs for n in (a, b) if n and (a and b or n.op == "get_attr")}
+        for a, b in pairs:
+            if a is not None and b is not None:
+                node = self.graph.create_node(a.op, a.target, self._argument(a, a.args, b.args),  # type: ignore[arg-type]
+                                              self._argument(a, a.kwargs, b.kwargs), a.name)  # type: ignore[arg-type]
+                self.of_train[a] = self.of_eval[b] = node
+                node.meta = dict(a.meta)
+            elif a is not None:
+                self._copy(a, self.of_train, common)
+            elif b is not None:
+                self._copy(b, self.of_eval, common)
+        return self.graph
+
+    def _argument(self, node: Node, a: Any, b: Any) -> Any:
+        """Return the argument of a node of both traces: `a` as the train trace gives it, `b` as the eval trace does."""
+        if isinstance(a, Node) or type(a) is not type(b):
+            return self._choice(node, a, b)
+        if isinstance(a, slice):
+            return slice(*(self._argument(node, getattr(a, f), getattr(b, f)) for f in ("start", "stop", "step")))
+        if isinstance(a, (tuple, list)) and len(a) == len(b):
+            return type(a)(self._argument(node, x, y) for x, y in zip(a, b))
+        if isinstance(a, dict) and a.keys() == b.keys():
+            return {k: self._argument(node, a[k], b[k]) for k in a}
+        if a == b:
             return a
-        if a is True and b is False:
-            return flag(node)
-        train_value = map_aggregate(a, lambda x: of_train[x] if isinstance(x, Node) else x)
-        eval_value = map_aggregate(b, lambda x: of_eval[x] if isinstance(x, Node) else x)
-        return choice(node, train_value, eval_value)
+        return mode_flag(self.graph, node.meta.get("owner", "")) if a is True else self._choice(node, a, b)
 
-    def spare_other_mode(only: Node, node: Node) -> None:
-        """Both branches run in both modes: what one of them writes in place is a copy in the other mode."""
+    def _choice(self, node: Node, a: Any, b: Any) -> Any:
+        """Return the merged node of two that are one, or else a join."""
+        train_value, eval_value = _mapped(a, self.of_train), _mapped(b, self.of_eval)
+        if isinstance(a, Node) and train_value is eval_value:
+            return train_value
+        return add_join(self.graph, node.meta.get("owner", ""), train_value, eval_value)
+
+    def _copy(self, only: Node, copies: dict[Node, Node], common: set[int | None]) -> None:
+        """Copy a node that one trace has, and the other has not."""
+        node = copies[only] = self.graph.node_copy(only, lambda n: copies[n])
+        node.meta = dict(only.meta)
+        if writes_in_place(only) and _memory_of(only.args[0]) in common:
+            self._spare_other_mode(only, node)
+
+    def _spare_other_mode(self, only: Node, node: Node) -> None:
+        """Let a node that writes in place in one mode write to a copy in the other, for both branches run in both modes."""
+        owner, written = only.meta.get("owner", ""), node.args[0]
         if only.args[0].op != "get_attr":  # type: ignore[union-attr]
-            raise LeafNeeded(only.meta.get("owner", ""), f"{only.name} writes in place in one mode only")
-        with merged.inserting_before(node):
-            written = node.args[0]
-            spare = merged.call_method("clone", (written,))
-            spare.meta["owner"] = only.meta.get("owner", "")
-            node.update_arg(0, choice(only, *((written, spare) if only in of_train else (spare, written))))
+            raise LeafNeeded(owner, f"{only.name} writes in place in one mode only")
+        with self.graph.inserting_before(node):
+            spare = self.graph.call_method("clone", (written,))
+            spare.meta["owner"] = owner
+            values = (written, spare) if only in self.of_train else (spare, written)
+            node.update_arg(0, add_join(self.graph, owner, *values))
 
-    pairs = list(_align(list(train.nodes), list(evaluation.nodes)))
-    common = {memory_of(n) for a, b in pairs for n in (a, b) if n and (a and b or n.op == "get_attr")}
-    for a, b in pairs:
-        if a is not None and b is not None:
-            args = join(a, a.args, b.args)
-            kwargs = join(a, a.kwargs, b.kwargs)
-            node = merged.create_node(a.op, a.target, args, kwargs, a.name)
-            of_train[a] = of_eval[b] = node
-        else:
-            only, mapping = (a, of_train) if a is not None else (b, of_eval)
-            node = mapping[only] = merged.node_copy(only, lambda n: mapping[n])
-            if writes_in_place(only) and memory_of(only.args[0]) in common:  # type: ignore[union-attr]
-                spare_other_mode(only, node)
-        node.meta = dict((b if a is None else a).meta)  # type: ignore[union-attr]  # not both are None
-    return merged
+
+def _mapped(argument: Any, nodes: dict[Node, Node]) -> Any:
+    return map_aggregate(argument, lambda a: nodes[a] if isinstance(a, Node) else a)
+
+
+def _memory_of(node: Any) -> int | None:
+    """Identify the memory that a node's value lies in, if it is a tensor."""
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return storage_of(value) if isinstance(value, Tensor) else None
 
 
 def _align(left: list[Node], right: list[Node]) -> Iterator[tuple[Node | None, Node | None]]:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import operator
 import traceback
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer
 from torch.fx.node import map_aggregate
 
 from fxgrow.aten import Shapes, find_proxy, tree_any
 from fxgrow.errors import CaptureError
-from fxgrow.graph import leaf_value, mentions, to_meta, writes_in_place
+from fxgrow.graph import NodeRunner, any_batch_size, mentions, to_meta, without_fast_path, writes_in_place
 from fxgrow.layers import MultiheadAttention
 from fxgrow.tracing.proxy import MetaProxy
 
@@ -88,7 +86,7 @@ class MetaTracer(Tracer):
 
     def trace(self, root, concrete_args=None):
         self._names = {id(t): n for n, t in [*root.named_parameters(), *root.named_buffers()]}
-        self.root, self.modules = root, dict(root.named_modules(remove_duplicate=False))
+        self.root, self.runner = root, _RecordedNodes((), root)
         return super().trace(root, concrete_args)
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
@@ -158,19 +156,35 @@ class MetaTracer(Tracer):
                     raise LeafNeeded(path, f"its forward replaces the buffer {name!r}")
 
     def _run(self, node: Node):
-        args, kwargs = map_aggregate(node.args, _value), map_aggregate(node.kwargs, _value)
         self.running = True
         try:
-            if node.op == "get_attr":
-                return to_meta(operator.attrgetter(node.target)(self.root))
-            with Shapes():
-                if node.op == "call_module":
-                    return leaf_value(self.modules[node.target], args, kwargs)
-                if node.op == "call_method":
-                    return getattr(args[0], node.target)(*args[1:], **kwargs)
-                return node.target(*args, **kwargs)
+            return self.runner.run_node(node)
         finally:
             self.running = False
+
+
+class _RecordedNodes(NodeRunner):
+    """Runs single nodes on the values that recorded nodes keep in their `meta`, whatever the mode of the model."""
+
+    def run_node(self, node: Node):
+        """Run one node, of which the tensors of the model and its inputs go to the meta device first."""
+        if node.op == "get_attr":
+            return to_meta(super().run_node(node))
+        with Shapes():
+            return super().run_node(node)
+
+    def call_module(self, module: nn.Module, args: tuple, kwargs: dict):
+        """Call a leaf. Torch's own layers give the same shapes in both modes, and need no batch of two in eval."""
+        if not module.training or not type(module).__module__.startswith("torch.nn"):
+            return module(*args, **kwargs)
+        try:
+            return module.eval()(*args, **kwargs)
+        finally:
+            module.train()
+
+    def look_up(self, arguments):
+        """Return arguments with what each node gave, and constants, on meta tensors."""
+        return map_aggregate(arguments, _value)
 
 
 @contextlib.contextmanager
@@ -241,14 +255,10 @@ def trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str], settled: bool 
         tracer.example = to_meta(inputs)
         tracer.values = iter(tracer.example)
         saved = dict(torch.fx._symbolic_trace._wrapped_fns_to_patch)
-        fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.fx._symbolic_trace._wrapped_fns_to_patch.clear()
-        torch.backends.mha.set_fastpath_enabled(False)
-        verify_batch_size = F._verify_batch_size  # type: ignore[attr-defined]
-        F._verify_batch_size = lambda size: None  # type: ignore[attr-defined]  # shapes only: any batch will do
         before = [(m, dict(vars(m)), dict(m._buffers)) for m in twin.modules()]
         try:
-            with torch.no_grad(), _watch_creation(tracer):
+            with torch.no_grad(), without_fast_path(), any_batch_size(), _watch_creation(tracer):
                 graph = tracer.trace(twin)
                 if settled:
                     tracer.settle()
@@ -267,7 +277,5 @@ def trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str], settled: bool 
                 attributes |= {n: v for n, v in vars(module).items() if n.startswith("_tensor_constant")}
                 module.__dict__ = attributes
                 module._buffers = buffers
-            F._verify_batch_size = verify_batch_size  # type: ignore[attr-defined]
             torch.fx._symbolic_trace._wrapped_fns_to_patch.update(saved)
-            torch.backends.mha.set_fastpath_enabled(fast_path)
     raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")
