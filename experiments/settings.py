@@ -1,24 +1,49 @@
-"""Settings files: TOML read into dataclasses, with errors that name the key and the nearest one."""
-from __future__ import annotations
-
-import difflib
+"""Settings: TOML files read into dataclasses, with errors that name the key and the nearest one."""
+import dataclasses
 import math
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from fxgrow.common import did_you_mean
 from fxgrow.errors import FxgrowError
+
+WORDS = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
+S = TypeVar("S", bound="Settings")
 
 
 class TrainError(FxgrowError):
     """A training run cannot be set up, or cannot go on."""
 
 
+class Settings:
+    """The base of settings that are dataclasses; `command` is the one whose help lists them."""
+    command = "train"
+
+    @classmethod
+    def of(cls: type[S], settings: Mapping[str, Any], origin: str = "the settings") -> S:
+        """Return settings from names and values.
+
+        Raises:
+            TrainError: a name is not known (its nearest are named), or a value is of the wrong kind.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in settings:
+            if name not in names:
+                raise TrainError(f"{origin}: there is no setting {name!r}{did_you_mean(name, names)}; "
+                                 f"`fxgrow {cls.command} --help` lists them")
+        return cls(**settings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain data."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The settings in a TOML file.
+    """Read the settings in a TOML file.
 
     Raises:
         TrainError: there is no such file, or it is not TOML.
@@ -38,13 +63,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise TrainError(f"{path} is not TOML: {error}") from error
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=2)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
 def checked(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type of the field says it, or an error that says what is wanted."""
+    """Return `value` as the type of its field says it.
+
+    Raises:
+        TrainError: it is of another kind; the message says which is wanted.
+    """
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = typing.get_args(hint) if union else (hint,)
     if value is None and type(None) in kinds:
@@ -55,9 +79,9 @@ def checked(name: str, value: Any, hint: Any) -> Any:
             raise TrainError(f"{name} is {value!r}; it must be one of {', '.join(typing.get_args(kind))}")
         return value
     if typing.get_origin(kind) is not None:  # a sequence: one value is a list of one
-        item = typing.get_args(kind)[0]
-        return [checked(name, v, item) for v in ([value] if isinstance(value, (str, int, float)) else value or ())]
-    if kind is bool and isinstance(value, bool) or kind is str and isinstance(value, str):
+        values = [value] if isinstance(value, (str, int, float)) else value or ()
+        return [checked(name, v, typing.get_args(kind)[0]) for v in values]
+    if kind in (bool, str) and isinstance(value, kind):
         return value
     if kind in (int, float) and not isinstance(value, bool):
         try:
@@ -67,6 +91,3 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         except (TypeError, ValueError):
             pass
     raise TrainError(f"{name} is {value!r}; it must be {WORDS[kind]}")
-
-
-WORDS = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}

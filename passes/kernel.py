@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.aten import ConvNd
-from fxgrow.common import Refusal, by
+from fxgrow.common import Refusal, times
 from fxgrow.errors import GrowthError
 from fxgrow.graph import CONVOLUTIONS, TRANSPOSED, Call, call_of, other_users, place_of
 from fxgrow.growth import Edit
@@ -97,17 +97,17 @@ class Kernel(PassBase):
                 seen.add(holder)
                 call.set_kernel(new, padding)
         return Outcome(name, taps, math.prod(new), [name], "zero taps",
-                       f"{by(old)} becomes {by(new)}: the new taps are zero; padding {_show(changes[0][1])} leaves the "
-                       "old ones where they were")
+                       f"{times(old)} becomes {times(new)}: the new taps are zero; padding {_show(changes[0][1])} leaves "
+                       "the old ones where they were")
 
     def _size(self, old: Sizes) -> Sizes:
         new = self.sizes * len(old) if len(self.sizes) == 1 else self.sizes
         if len(new) != len(old):
             raise Refusal(f"it has {len(old)} spatial axes, and size {_show(new)} speaks of {len(new)}")
         if new == old:
-            raise Refusal(f"its kernel is {by(old)} already")
+            raise Refusal(f"its kernel is {times(old)} already")
         if any(n < o for n, o in zip(new, old)):
-            raise Refusal(f"size {by(new)} would shrink its kernel of {by(old)}")
+            raise Refusal(f"size {times(new)} would shrink its kernel of {times(old)}")
         return new
 
 
@@ -141,12 +141,12 @@ def _shift(call: Call, old: Sizes, new: Sizes, x: Tensor) -> tuple[Sizes, Sizes 
     if padding == "same":  # dilation (size - 1) zeros in all, of which the smaller half comes in front
         grown = [d * (n - 1) // 2 - d * (o - 1) // 2 for d, n, o in zip(dilation, new, old)]
         if any(g % d for g, d in zip(grown, dilation)):
-            raise Refusal(f"growth from {by(old)} to {by(new)} at dilation {_show(dilation)} moves the old taps off "
+            raise Refusal(f"growth from {times(old)} to {times(new)} at dilation {_show(dilation)} moves the old taps off "
                           "their places; choose a size that differs by an even number")
         _check_room(call, x, tuple(-(d * (1 - n) // 2) for d, n in zip(dilation, new)))
         return tuple(g // d for g, d in zip(grown, dilation)), "same"
     if any(g % 2 for g in gained):
-        raise Refusal(f"an odd number of taps between {by(old)} and {by(new)} needs more padding on one side than on "
+        raise Refusal(f"an odd number of taps between {times(old)} and {times(new)} needs more padding on one side than on "
                       "the other; choose a size that differs by an even number")
     front = tuple(g // 2 for g in gained)
     present = (0,) * len(old) if padding == "valid" else call.setting("padding")
@@ -160,7 +160,7 @@ def _check_room(call: Call, x: Tensor, padding: Sizes) -> None:
     mode, space = getattr(call.module, "padding_mode", "zeros"), tuple(x.shape[-call.rank:])
     spare = {"reflect": 1, "circular": 0}.get(mode)
     if spare is not None and any(p > s - spare for p, s in zip(padding, space)):
-        raise Refusal(f"{mode} padding of {_show(padding)} does not fit its input of {by(space)}")
+        raise Refusal(f"{mode} padding of {_show(padding)} does not fit its input of {times(space)}")
 
 
 def _enlarge(edit: Edit, name: str, front: Sizes, new: Sizes) -> None:

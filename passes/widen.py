@@ -1,7 +1,6 @@
 """Widen: more positions on the output axes of layers, by R2R, Net2Net, network morphism or at random."""
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.axis import OUTPUT, Atom, AxisClass, Prod, Tape, analyse, atoms, classes, resolve
-from fxgrow.common import Refusal
+from fxgrow.common import Refusal, nearest_names
 from fxgrow.contents import FALLBACKS, Certificate, certify
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Init
@@ -281,7 +280,7 @@ def _unknown(pattern: str, found: list[AxisClass]) -> str:
     names = sorted({p for c in found for p in c.producers} | {c.name for c in found})
     letters = pattern.strip("*.")
     holding = [n for n in names if letters and letters in n]
-    near = holding[:3] or difflib.get_close_matches(letters, names, n=3, cutoff=0.3) or names[:3]
+    near = holding[:3] or nearest_names(letters, names, cutoff=0.3) or names[:3]
     return f"no layer that produces a growable axis is called {pattern!r}; the nearest are: {', '.join(near)}"
 
 

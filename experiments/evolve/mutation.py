@@ -23,51 +23,56 @@ from torch.fx.passes.infra.pass_base import PassBase
 import fxgrow
 from fxgrow.axis import analyse, growable
 from fxgrow.cli import found, load_pass
+from fxgrow.common import did_you_mean
 from fxgrow.compare import TOLERANCE
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
-from fxgrow.experiments.evolve.member import graph_hash
-from fxgrow.experiments.settings import TrainError, nearest
+from fxgrow.experiments.evolve.structure import graph_hash
+from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.train import transform_alone
 from fxgrow.graph import LAYERS, Known, below, calls, inside
 from fxgrow.record import Grown
 
 TRIES = 30  # mutations that are tried for one child
-SHARED = ("r2r", "netmorph")  # methods under which a child's old numbers can be its parent's
+SHARED = {"r2r", "netmorph"}  # methods under which a child's old numbers can be its parent's
 
 
 @dataclass
 class Parent:
-    """A network to mutate, with what is known of it: computed once for all its children.
+    """A network to mutate, with facts about it that are computed once for all its children.
 
-    led: for each kind of step that was tried, and its place, the structure that it led to; "" where it led to nothing.
+    led_to: for each kind of step that was tried, and its place, the resulting structure; "" where there was none.
     """
     number: int
     model: GraphModule
     inputs: Tensor
-    led: dict[tuple[str, str], str] = field(default_factory=dict)
+    led_to: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @functools.cached_property
     def known(self) -> Known:
+        """Return what follows from its structure."""
         return Known(self.model)
 
     @functools.cached_property
     def outputs(self) -> Tensor:
+        """Return what it computes for its inputs."""
         return outputs(self.model, self.inputs)
 
     @functools.cached_property
     def costs(self) -> tuple[int, int]:
+        """Return its parameters and FLOPs."""
         return costs(self.model, self.inputs)
 
     def places(self, kind: str) -> list[str]:
-        """Names to draw from (see `PLACES`)."""
+        """Return the names to draw from (see `PLACES`)."""
         if kind not in self._places:
             with self.known.used():
                 self._places[kind] = PLACES[kind](self.model, self.inputs)
         return self._places[kind]
 
-    def open(self, kind: str, places: Sequence[str], known: Collection[str]) -> list[str]:
-        """The places where a kind of step has not led to nothing yet, nor to a structure that is known by now."""
-        led = {place: self.led.get((kind, place)) for place in places}
-        return [place for place in places if led[place] is None or led[place] and led[place] not in known]
+    def untried(self, kind: str, places: Sequence[str], known: Collection[str]) -> list[str]:
+        """Return the places where a kind of step has led neither to nothing nor to a structure known by now."""
+        structures = {place: self.led_to.get((kind, place)) for place in places}
+        return [place for place in places if structures[place] != "" and structures[place] not in known]
 
     @functools.cached_property
     def _places(self) -> dict[str, list[str]]:
@@ -115,22 +120,31 @@ class Mutation:
     make: Callable[[GraphModule, Tensor, random.Random], PassBase | None] | None = None
 
     def draw(self, parent: Parent, rng: random.Random, known: Collection[str] = ()) -> PassBase | None:
-        """A pass for one place; None where there is none. known: structures that are not wanted again."""
+        """Return a pass for one place; None where there is none.
+
+        Args:
+            known: structures that are not wanted again.
+        """
         if self.make is not None:
             return self.make(parent.model, parent.inputs, rng)
-        chosen = {k: rng.choice(list(v)) if isinstance(v, (list, tuple)) else v for k, v in sorted(self.options.items())}
+        chosen = {name: rng.choice(_choices(value)) if isinstance(value, (list, tuple)) else value
+                  for name, value in sorted(self.options.items())}
         cls = passes()[self.name]
-        if "seed" in {f.name for f in dataclasses.fields(cls)}:
+        if "seed" in {f.name for f in dataclasses.fields(cls)}:  # type: ignore[arg-type]
             chosen["seed"] = rng.randrange(2 ** 31)
         places = parent.places(self.places)
         if places:
-            kind, _ = _form(describe(cls(where=places[0], **chosen)))
-            places = parent.open(kind, places, known)
+            kind, _ = _kind_and_place(describe(cls(where=places[0], **chosen)))
+            places = parent.untried(kind, places, known)
         return cls(where=rng.choice(places), **chosen) if places else None
 
 
+def _choices(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
 def default_mutations() -> list[Mutation]:
-    """Widths and depths mostly, as in the report; kernels, branches, skips and gates now and then."""
+    """Return widening and deepening mostly, as in the report; kernels, branches, skips and gates now and then."""
     return [Mutation("widen", 4, "classes", {"factor": [1.25, 1.5, 2.0], "method": ["r2r", "netmorph"]}),
             Mutation("deepen", 3, "blocks", {"method": ["r2r", "netmorph"]}),
             Mutation("kernel", 1, "convolutions", {"size": [5]}),
@@ -140,45 +154,51 @@ def default_mutations() -> list[Mutation]:
 
 
 def mutations_of(tables: Sequence[Mapping[str, Any]], weights: str = "inherit") -> list[Mutation]:
-    """The mutations that a search's settings name.
+    """Return the mutations that a search's settings name, or the default ones.
 
     Raises:
         TrainError: a table does not say a pass that there is, or has options that the pass has not.
     """
-    made = []
-    for table in tables:
-        rest = dict(table)
-        name = rest.pop("pass", None)
-        if name not in passes():
-            raise TrainError(f"a mutation needs a pass, and there is none called {name!r}"
-                             f"{nearest(str(name), list(passes()))}; there are {', '.join(passes())}")
-        weight, places = rest.pop("weight", 1.0), rest.pop("places", USUAL.get(name, "modules"))
-        if not isinstance(places, str) or places not in PLACES:
-            raise TrainError(f"mutation {name}: places is {places!r}; it must be one of {', '.join(PLACES)}")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-            raise TrainError(f"mutation {name}: weight is {weight!r}; it must be a number above 0")
-        options = [f.name for f in dataclasses.fields(passes()[name]) if f.init]  # type: ignore[arg-type]
-        for option, value in rest.items():
-            if option in ("where", "seed"):
-                raise TrainError(f"mutation {name}: {option} is drawn anew for each child; leave it out")
-            if option not in options:
-                raise TrainError(f"mutation {name}: the pass has no option {option!r}{nearest(option, options)}")
-            if isinstance(value, (list, tuple)) and not value:
-                raise TrainError(f"mutation {name}: {option} is an empty list; give at least one value to draw")
-        try:
-            for chosen in itertools.product(*(v if isinstance(v, (list, tuple)) else [v] for v in rest.values())):
-                passes()[name](where="x", **dict(zip(rest, chosen)))
-        except (TypeError, ValueError, FxgrowError) as error:
-            raise TrainError(f"mutation {name}: {error}") from error
-        made.append(Mutation(name, float(weight), places, rest))
-    made = made or default_mutations()
+    mutations = [_mutation_of(table) for table in tables] or default_mutations()
     if weights == "share":
-        for each in made:
-            methods = each.options.get("method", "r2r")
-            if not set([methods] if isinstance(methods, str) else methods) <= set(SHARED):
-                raise TrainError(f"mutation {each.name}: with weights share, method must be {' or '.join(SHARED)}, whose "
+        for mutation in mutations:
+            if not set(_choices(mutation.options.get("method", "r2r"))) <= SHARED:
+                raise TrainError(f"mutation {mutation.name}: with weights share, method must be r2r or netmorph, whose "
                                  "old numbers are the parent's")
-    return made
+    return mutations
+
+
+def _mutation_of(table: Mapping[str, Any]) -> Mutation:
+    options = dict(table)
+    name = options.pop("pass", None)
+    if name not in passes():
+        raise TrainError(f"a mutation needs a pass, and there is none called {name!r}"
+                         f"{did_you_mean(str(name), list(passes()))}; there are {', '.join(passes())}")
+    weight, places = options.pop("weight", 1.0), options.pop("places", USUAL.get(name, "modules"))
+    if not isinstance(places, str) or places not in PLACES:
+        raise TrainError(f"mutation {name}: places is {places!r}; it must be one of {', '.join(PLACES)}")
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+        raise TrainError(f"mutation {name}: weight is {weight!r}; it must be a number above 0")
+    _check_options(name, options)
+    return Mutation(name, float(weight), places, options)
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Try every choice of options out; raise TrainError where the pass does not take one."""
+    cls = passes()[name]
+    fields = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    for option, value in options.items():
+        if option in ("where", "seed"):
+            raise TrainError(f"mutation {name}: {option} is drawn anew for each child; leave it out")
+        if option not in fields:
+            raise TrainError(f"mutation {name}: the pass has no option {option!r}{did_you_mean(option, fields)}")
+        if not _choices(value):
+            raise TrainError(f"mutation {name}: {option} is an empty list; give at least one value to draw")
+    try:
+        for chosen in itertools.product(*map(_choices, options.values())):
+            cls(where="x", **dict(zip(options, chosen)))
+    except (TypeError, ValueError, FxgrowError) as error:
+        raise TrainError(f"mutation {name}: {error}") from error
 
 
 @dataclass
@@ -195,8 +215,13 @@ class Child:
 
 @dataclass
 class Limits:
-    """growth: how many times its parent a child may be, in parameters and in FLOPs; tied: whether its old numbers are to be
-    its parent's; the others are of a child itself."""
+    """Bounds on a child.
+
+    Args:
+        growth: how many times its parent's parameters and FLOPs it may have.
+        parameters, flops, latency: how much it may have itself; latency in milliseconds.
+        tied: whether its old numbers are to be its parent's.
+    """
     growth: float = 2.0
     parameters: int | None = None
     flops: float | None = None
@@ -214,7 +239,9 @@ class Discarded:
 
 def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random.Random, limits: Limits,
            known: Collection[str] = frozenset()) -> tuple[Child | None, list[Discarded]]:
-    """One child of one of the parents: grown, compared with its parent, costed, and no duplicate; and what was tried before.
+    """Make a child of one of the parents; return it and what was tried before.
+
+    It is grown, compared with its parent, costed, and no duplicate; None: `TRIES` mutations led to nothing.
 
     Args:
         known: graph hashes of networks that there are already.
@@ -237,16 +264,16 @@ def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random
                 grown = grow(parent.model, parent.inputs, drawn)
             return _checked(parent, grown, step, limits, known), discarded
         except (GrowthError, SelectionError, CaptureError) as error:
-            parent.led[_form(step)] = ""
+            parent.led_to[_kind_and_place(step)] = ""
             discarded.append(Discarded(parent.number, step, str(error)))
         except Unwanted as why:
             discarded.append(Discarded(parent.number, step, str(why)))
     return None, discarded
 
 
-def _form(step: Mapping[str, Any]) -> tuple[str, str]:
-    """What a step's structure follows from: what is done (all but the seed), and where."""
-    rest = {k: v for k, v in step.items() if k not in ("where", "seed")}
+def _kind_and_place(step: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a step's structure follows from: all of its options but the seed, and where it is done."""
+    rest = {name: value for name, value in step.items() if name not in ("where", "seed")}
     return json.dumps(rest, sort_keys=True), str(step.get("where"))
 
 
@@ -255,73 +282,78 @@ class Unwanted(Exception):
 
 
 def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits, known: Collection[str]) -> Child:
-    structure = parent.led[_form(step)] = graph_hash(grown.model)  # type: ignore[arg-type]
+    tried = _kind_and_place(step)
+    structure = parent.led_to[tried] = graph_hash(grown.model)  # type: ignore[arg-type]
     if structure in known:
         raise Unwanted("a network of this structure is there already")
-    parameters, flops = costs(grown.model, parent.inputs)
-    for name, value, before, most in (("parameters", parameters, parent.costs[0], limits.parameters),
-                                      ("FLOPs", flops, parent.costs[1], limits.flops)):
-        if value > limits.growth * before or most is not None and value > most:
-            parent.led[_form(step)] = ""
-        if value > limits.growth * before:
-            raise Unwanted(f"{value / before:.2f} times its parent's {name}; at most {limits.growth:g} times")
-        if most is not None and value > most:
-            raise Unwanted(f"{value:,} {name}; at most {most:,.0f}")
-    error = gap(parent.outputs, outputs(grown.model, parent.inputs))
+    parameters, flops = costs(grown.model, parent.inputs)  # type: ignore[arg-type]
+    try:
+        _check_size("parameters", parameters, parent.costs[0], limits.growth, limits.parameters)
+        _check_size("FLOPs", flops, parent.costs[1], limits.growth, limits.flops)
+    except Unwanted:
+        parent.led_to[tried] = ""
+        raise
+    error = gap(parent.outputs, outputs(grown.model, parent.inputs))  # type: ignore[arg-type]
     if error > TOLERANCE.get(parent.inputs.dtype, 1e-4):
         raise Unwanted(f"not equal to its parent: relative error {error:.1e}")
     if limits.tied:
         fxgrow.tie(parent.model, grown.model, grown.record)  # raises where that cannot be
     child = Child(parent.number, grown, step, structure, parameters, flops)
     if limits.latency is not None:
-        child.latency = latency(grown.model, parent.inputs)
+        child.latency = latency(grown.model, parent.inputs)  # type: ignore[arg-type]
         if child.latency > limits.latency:
             raise Unwanted(f"takes {child.latency:.2f} ms; at most {limits.latency:g} ms")
     return child
 
 
+def _check_size(name: str, value: int, before: int, growth: float, most: float | None) -> None:
+    if value > growth * before:
+        raise Unwanted(f"{value / before:.2f} times its parent's {name}; at most {growth:g} times")
+    if most is not None and value > most:
+        raise Unwanted(f"{value:,} {name}; at most {most:,.0f}")
+
+
 def grow(model: GraphModule, inputs: Tensor, step: PassBase | Mapping[str, Any]) -> Grown:
-    """A child, with the record of this one step alone."""
-    held = model.meta.pop("growth", None)
-    try:
-        return fxgrow.transform(model, inputs, step if isinstance(step, PassBase) else build(step))
-    finally:
-        if held is not None:
-            model.meta["growth"] = held
+    """Return a child, with the record of this one step alone."""
+    return transform_alone(model, inputs, step if isinstance(step, PassBase) else build(step))
 
 
 @functools.cache
 def passes() -> dict[str, type[PassBase]]:
-    """All passes that are installed, by name."""
+    """Return all passes that are installed, by name."""
     return {name: load_pass(name) for name in found()}
 
 
 def describe(drawn: PassBase) -> dict[str, Any]:
-    """A pass as data; `build` makes it again."""
+    """Return a pass as data, of which `build` makes it again.
+
+    Raises:
+        TrainError: it is not registered, or an option of it is no plain data.
+    """
     name = next((n for n, cls in passes().items() if type(drawn) is cls), None)
     if name is None:
         raise TrainError(f"{type(drawn).__name__} is no pass that is registered under fxgrow.passes, so a search could not "
                          "go on after an interruption: register it")
-    step = {"pass": name, **{f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn)  # type: ignore[arg-type]
-                             if f.init and getattr(drawn, f.name) is not None}}
-    for option, value in step.items():
-        try:
+    options = {f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn) if f.init}  # type: ignore[arg-type]
+    step = {"pass": name, **{option: value for option, value in options.items() if value is not None}}
+    try:
+        for option, value in step.items():
             json.dumps(value)
-        except (TypeError, ValueError) as error:
-            raise TrainError(f"{name}: {option} is {value!r}, which cannot be kept for going on after an interruption: give "
-                             "numbers and words") from error
+    except (TypeError, ValueError) as error:
+        raise TrainError(f"{name}: {option} is {value!r}, which cannot be kept for going on after an interruption: give "
+                         "numbers and words") from error
     return step
 
 
 def build(step: Mapping[str, Any]) -> PassBase:
-    """The pass that `describe` gave."""
-    rest = dict(step)
-    return passes()[rest.pop("pass")](**rest)
+    """Return the pass that `describe` took apart."""
+    options = dict(step)
+    return passes()[options.pop("pass")](**options)
 
 
 @torch.no_grad()
 def outputs(model: GraphModule, inputs: Tensor) -> Tensor:
-    """What a model gives in eval mode."""
+    """Run a model in eval mode."""
     was = model.training
     try:
         return model.eval()(inputs)
@@ -330,19 +362,19 @@ def outputs(model: GraphModule, inputs: Tensor) -> Tensor:
 
 
 def gap(before: Tensor, after: Tensor) -> float:
-    """The largest difference, relative to the largest output; infinite where something is not finite."""
+    """Return the largest difference relative to the largest output; infinite where something is not finite."""
     error = float((before - after).abs().max()) / max(float(before.abs().max()), 1e-30)
-    return error if error == error else float("inf")
+    return math.inf if math.isnan(error) else error
 
 
 def costs(model: GraphModule, inputs: Tensor) -> tuple[int, int]:
-    """Parameters, and FLOPs of a forward pass for one sample."""
+    """Return the parameters, and the FLOPs of a forward pass for one sample."""
     count = fxgrow.count_flops(model, inputs[:1])
     return count.parameters, count.forward
 
 
 def latency(model: GraphModule, inputs: Tensor, repeats: int = 7) -> float:
-    """The median time of a forward pass of one sample in eval mode, in milliseconds."""
+    """Return the median time of a forward pass of one sample in eval mode, in milliseconds."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()

@@ -3,11 +3,11 @@ the registry. What does not live here: running one (running.py), what it costs (
 """
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fxgrow.common import did_you_mean
 from fxgrow.errors import FxgrowError
 
 SMALL_SIDE = 16  # pixels, up to which a network's first layers need not make an image smaller
@@ -211,7 +211,6 @@ def get_experiment(name: str) -> Experiment:
         ExperimentError: there is no such experiment; the nearest are named.
     """
     if name not in _EXPERIMENTS:
-        near = difflib.get_close_matches(name, _EXPERIMENTS, n=2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ExperimentError(f"there is no experiment {name!r}{hint}; there are {', '.join(sorted(_EXPERIMENTS))}")
+        raise ExperimentError(f"there is no experiment {name!r}{did_you_mean(name, _EXPERIMENTS)}; "
+                              f"there are {', '.join(sorted(_EXPERIMENTS))}")
     return _EXPERIMENTS[name]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fxgrow.common import did_you_mean
 from fxgrow.experiments.plots.numbers import PlotError
-from fxgrow.experiments.settings import nearest
 
 HISTORY, EVENTS = "history.jsonl", "events.out.tfevents.*"
 # what fxgrow's own watcher calls the columns of the history
@@ -25,7 +25,7 @@ SEED = re.compile(r"(^|[-_./ =]+)(seed|s)?[-_./ =]*\d*$")  # what is left of a s
 
 
 @dataclass
-class Found:
+class StoredRun:
     """A run on the disk: `rows` as a History has them, or one for each step that TensorBoard knows.
 
     settings: those that it was trained with; empty where they are not known. source: history or tensorboard.
@@ -37,7 +37,7 @@ class Found:
     settings: dict[str, Any]
 
 
-def read_runs(paths: Sequence[str | os.PathLike]) -> list[Found]:
+def read_runs(paths: Sequence[str | os.PathLike]) -> list[StoredRun]:
     """The runs in folders and below them, each once, named by what tells their paths apart.
 
     Raises:
@@ -70,12 +70,12 @@ def _runs_below(path: str) -> Iterator[str]:
             yield folder
 
 
-def _read(folder: Path, name: str) -> Found:
+def _read(folder: Path, name: str) -> StoredRun:
     from fxgrow.experiments.train import checkpoint
     if not (folder / HISTORY).exists():
-        return Found(name, folder, "tensorboard", read_events(folder), {})
+        return StoredRun(name, folder, "tensorboard", read_events(folder), {})
     file = folder / checkpoint.NAME
-    return Found(name, folder, "history", read_history(folder / HISTORY), checkpoint.settings(file) if file.exists() else {})
+    return StoredRun(name, folder, "history", read_history(folder / HISTORY), checkpoint.settings(file) if file.exists() else {})
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -140,7 +140,7 @@ def _mark(steps: dict[int, list[dict[str, Any]]], texts: Sequence[tuple[int, byt
             row["event"] = event
 
 
-def grouped(runs: Sequence[Found], group: str | None = None) -> dict[str, list[Found]]:
+def grouped(runs: Sequence[StoredRun], group: str | None = None) -> dict[str, list[StoredRun]]:
     """label -> runs that are drawn together.
 
     Without `group`: runs whose settings differ in the seed alone; a run whose settings are not known is alone. With it:
@@ -151,13 +151,13 @@ def grouped(runs: Sequence[Found], group: str | None = None) -> dict[str, list[F
         PlotError: `group` is neither, or does not say where a run belongs.
     """
     if group is None:
-        keys: dict[str, list[Found]] = {}
+        keys: dict[str, list[StoredRun]] = {}
         for run in runs:
             known = "model" in run.settings and "data" in run.settings
             rest = {k: v for k, v in run.settings.items() if k not in ASIDE}
             keys.setdefault(json.dumps(rest, sort_keys=True) if known else f"run {run.name}", []).append(run)
         return dict(zip(_labels(list(keys.values())), keys.values()))
-    found: dict[str, list[Found]] = {}
+    found: dict[str, list[StoredRun]] = {}
     by_setting = any(group in run.settings for run in runs)
     for run in runs:
         label = _value(run, group) if by_setting else _match(run, group, runs)
@@ -165,25 +165,26 @@ def grouped(runs: Sequence[Found], group: str | None = None) -> dict[str, list[F
     return found
 
 
-def _labels(groups: Sequence[Sequence[Found]]) -> list[str]:
+def _labels(groups: Sequence[Sequence[StoredRun]]) -> list[str]:
     """What the names of a group begin with, if that tells the groups apart; else their first names."""
     labels = [g[0].name if len(g) == 1 else SEED.sub("", os.path.commonprefix([run.name for run in g])) for g in groups]
     return labels if len({*labels, ""}) > len(labels) else [g[0].name for g in groups]
 
 
-def _value(run: Found, setting: str) -> str:
+def _value(run: StoredRun, setting: str) -> str:
     if setting not in run.settings:
         raise PlotError(f"{run.name} does not say what its {setting} is: leave it out, or group by a part of the names")
     value = run.settings[setting]
     return f"{setting} {'; '.join(map(str, value)) or 'none' if isinstance(value, list) else value}"
 
 
-def _match(run: Found, pattern: str, runs: Sequence[Found]) -> str:
+def _match(run: StoredRun, pattern: str, runs: Sequence[StoredRun]) -> str:
     try:
         match = re.search(pattern, run.name)
     except re.error as error:
         raise PlotError(f"--group {pattern}: {error}; give a setting or a regular expression") from error
     if match is None:
         settings = sorted({name for each in runs for name in each.settings})
-        raise PlotError(f"--group {pattern}: neither a setting{nearest(pattern, settings)} nor found in the name {run.name}")
+        raise PlotError(f"--group {pattern}: neither a setting{did_you_mean(pattern, settings)} nor found in the name "
+                        f"{run.name}")
     return " ".join(part for part in match.groups() if part) or match[0]

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fxgrow.common import did_you_mean
 from fxgrow.errors import FxgrowError
-from fxgrow.experiments.settings import nearest
 from fxgrow.experiments.train import History
 
-Run = History | Sequence[Mapping[str, Any]]
+RunRows = History | Sequence[Mapping[str, Any]]
 Array = NDArray[np.float64]
 BANDS = {"sd": "± 1 standard deviation", "ci": "95 % confidence interval of the mean", "range": "lowest to highest",
          "none": ""}
@@ -66,7 +66,7 @@ def to_csv(curves: Sequence[Curve]) -> str:
     return text.getvalue()
 
 
-def curve(label: str, runs: Sequence[Run], x: str, y: str, band: str = "sd", smooth: float = 0.0) -> Curve:
+def curve(label: str, runs: Sequence[RunRows], x: str, y: str, band: str = "sd", smooth: float = 0.0) -> Curve:
     """The mean and the band of column `y` over column `x`.
 
     A run is the straight lines between its points, and nothing outside them. All runs are read off where any of them has
@@ -92,7 +92,7 @@ def curve(label: str, runs: Sequence[Run], x: str, y: str, band: str = "sd", smo
     return Curve(label, len(runs), grid, mean, low, high, count, sorted(growths))
 
 
-def rows_of(run: Run) -> Sequence[Mapping[str, Any]]:
+def rows_of(run: RunRows) -> Sequence[Mapping[str, Any]]:
     return run.rows if isinstance(run, History) else run
 
 
@@ -116,7 +116,7 @@ def points(label: str, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tup
     known = columns(rows)
     for name in (x, y):
         if name not in known:
-            raise PlotError(f"{label}: there is no column {name!r} with numbers{nearest(name, known)}; there are "
+            raise PlotError(f"{label}: there is no column {name!r} with numbers{did_you_mean(name, known)}; there are "
                             f"{', '.join(known) or 'none at all'}")
     pairs = [(float(row[x]), float(row[y])) for row in rows if row.get(x) is not None and row.get(y) is not None]
     if not any(map(math.isfinite, (value for _, value in pairs))):

@@ -1,4 +1,4 @@
-"""What a run starts from: the device, a captured copy of the model that fits the data, and an optimizer."""
+"""The start of a run: the device, a captured copy of the model that fits the data, and an optimizer."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,28 +10,38 @@ from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 import fxgrow
-from fxgrow.experiments.settings import TrainError, nearest
+from fxgrow.common import did_you_mean
+from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.graph import clone_structure
 
 
-class Parts(Protocol):
-    """What the trainer needs of its data (see `fxgrow.experiments.data.Data`)."""
+class TrainingData(Protocol):
+    """The data that a trainer takes (see `fxgrow.experiments.data.Data`)."""
 
     @property
-    def train(self) -> Any: ...
+    def train(self) -> Any:
+        """Return the part to train on."""
+
     @property
-    def validation(self) -> Any: ...
+    def validation(self) -> Any:
+        """Return the part that curves are measured on."""
+
     @property
-    def test(self) -> Any: ...
+    def test(self) -> Any:
+        """Return the part that decides nothing."""
+
     @property
-    def input_shape(self) -> tuple[int, ...]: ...
+    def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample."""
+
     @property
-    def classes(self) -> int: ...
+    def classes(self) -> int:
+        """Return how many classes there are."""
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] | None = None) -> Optimizer:
-    """The optimizer over a model's parameters, in the order of `names`."""
+    """Return the optimizer over a model's parameters, in the order of `names`."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if names is None:
         names = [n for n, p in model.named_parameters() if p.requires_grad]
@@ -42,8 +52,8 @@ def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] |
     return torch.optim.AdamW(named, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
 
 
-def captured(model: nn.Module, inputs: Tensor, data: Parts) -> GraphModule:
-    """A captured copy of the model on the CPU, which takes such inputs and gives one logit for each class.
+def capture_classifier(model: nn.Module, inputs: Tensor, data: TrainingData) -> GraphModule:
+    """Return a captured copy of the model on the CPU, which takes such inputs and gives one logit for each class.
 
     Raises:
         CaptureError: it cannot be captured.
@@ -63,14 +73,14 @@ def captured(model: nn.Module, inputs: Tensor, data: Parts) -> GraphModule:
 
 
 def cpu_copy(gm: GraphModule) -> GraphModule:
-    """A copy of a captured module that shares nothing with it."""
+    """Return a copy of a captured module that shares nothing with it."""
     new: GraphModule = clone_structure(gm, lambda t: t.detach().cpu().clone())  # type: ignore[assignment]
     new.recompile()
     return new
 
 
 def device_of(config: TrainConfig) -> torch.device:
-    """The device that `config.device` means here.
+    """Return the device that `config.device` means here.
 
     Raises:
         TrainError: it is not here, or does not do what else is asked for.
@@ -81,7 +91,7 @@ def device_of(config: TrainConfig) -> torch.device:
         raise TrainError(f"there is no {name} device here: use device auto")
     if config.compile and config.compile not in (known := torch.compiler.list_backends(())):
         raise TrainError(f"compile is {config.compile!r}, which is no backend of torch.compile"
-                         f"{nearest(config.compile, known)}; there are {', '.join(known)}")
+                         f"{did_you_mean(config.compile, known)}; there are {', '.join(known)}")
     if config.precision == "fp16" and name != "cuda":
         raise TrainError(f"fp16 needs a CUDA device: use bf16 or fp32 on {name}")
     return torch.device(name)

@@ -2,13 +2,13 @@
 
     epoch=10 lr=ratio freeze=100: widen factor=2 method=r2r + deepen where=layer2
 
-In front of the colon stand when, and how training goes on; behind it the passes with their options, joined by `+` or `;`.
+The moment and how training goes on stand in front of the colon, the passes behind it, joined by `+` or `;`.
 """
 from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,12 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 import fxgrow
 from fxgrow.cli import pass_options
+from fxgrow.common import did_you_mean
 from fxgrow.compare import Verification
 from fxgrow.errors import FxgrowError, GrowthError
 from fxgrow.experiments.seeds import mixed
-from fxgrow.experiments.settings import TrainError, nearest
-from fxgrow.record import Grown, GrowthRecord, new_numbers
+from fxgrow.experiments.settings import TrainError
+from fxgrow.record import Grown, GrowthRecord, new_numbers, record_in
 
 TIMED, ADAPTIVE = ("epoch", "step", "fraction"), ("plateau", "slope")
 FORM = "write it as 'epoch=10: widen factor=2 method=r2r'"
@@ -47,13 +48,13 @@ class Entry:
     options: dict[str, Any]
 
     def at(self, per_epoch: int, total: int) -> int | None:
-        """The step before which it is due; None: it depends on the losses."""
+        """Return the step before which it is due; None: it depends on the losses."""
         if self.trigger in ADAPTIVE:
             return None
         return round(self.value * {"epoch": per_epoch, "step": 1, "fraction": total}[self.trigger])
 
     def due(self, rows: Sequence[dict[str, Any]]) -> bool:
-        """Whether the evaluations since the last growth (rows of the history) say that it is time.
+        """Tell from the evaluations since the last growth (rows of the history) if it is time.
 
         plateau=P: the validation loss of the last P evaluations is not below the lowest before them, by min_delta.
         slope=S: the mean training loss has fallen by less than S for each FLOP over the last `window` evaluations.
@@ -66,27 +67,26 @@ class Entry:
         return (seen[0]["train_loss"] - seen[-1]["train_loss"]) / (seen[-1]["flops"] - seen[0]["flops"]) < self.value
 
     def instances(self, seed: int) -> list[PassBase]:
-        """The passes; those without a seed get one of their own out of `seed`."""
-        made = []
+        """Return the passes; those without a seed get one of their own out of `seed`."""
+        passes = []
         for i, (cls, arguments) in enumerate(self.passes):
-            names = {f.name for f in dataclasses.fields(cls)}
-            given = {"seed": (seed + i) % 2 ** 31, **arguments} if "seed" in names else arguments
-            made.append(cls(**given))
-        return made
+            seeded = any(f.name == "seed" for f in dataclasses.fields(cls))
+            passes.append(cls(**{"seed": (seed + i) % 2 ** 31, **arguments} if seeded else arguments))
+        return passes
 
 
 def seed_for(seed: int, index: int) -> int:
-    """The seed of entry `index` of a run's schedule."""
+    """Return the seed of entry `index` of a run's schedule."""
     return mixed(seed, index) % 2 ** 31
 
 
 def stalled(losses: Sequence[float], patience: int, min_delta: float = 0.0) -> bool:
-    """Whether the last `patience` losses are all no better than the lowest before them."""
+    """Tell if the last `patience` losses are all no better than the lowest before them."""
     return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience]) - min_delta
 
 
 def parse_growth(text: str) -> Entry:
-    """An entry out of its text.
+    """Read an entry from its text.
 
     Raises:
         TrainError: a word in it is not understood; it says which, and what could stand there.
@@ -97,10 +97,11 @@ def parse_growth(text: str) -> Entry:
         raise TrainError(f"growth {text!r}: when and what are separated by a colon; {FORM}")
     trigger, amount = words[0]
     if trigger not in (*TIMED, *ADAPTIVE):
-        raise TrainError(f"growth {text!r}: {trigger!r} is no moment{nearest(trigger, (*TIMED, *ADAPTIVE))}; the moments "
-                         f"are {', '.join((*TIMED, *ADAPTIVE))}")
+        raise TrainError(f"growth {text!r}: {trigger!r} is no moment{did_you_mean(trigger, (*TIMED, *ADAPTIVE))}; "
+                         f"the moments are {', '.join((*TIMED, *ADAPTIVE))}")
     value = _number(text, trigger, amount, float if trigger in ("fraction", "slope") else int)
-    if value < 0 or trigger == "plateau" and value < 1 or trigger == "fraction" and value > 1:
+    lowest, highest = 1 if trigger == "plateau" else 0, 1 if trigger == "fraction" else float("inf")
+    if value < lowest or value > highest:
         raise TrainError(f"growth {text!r}: {trigger}={amount} is out of range")
     options = {name: default for name, (_, default) in OPTIONS.items()}
     for name, word in words[1:]:
@@ -127,12 +128,13 @@ def _number(text: str, name: str, word: str, kind: type) -> float:
     try:
         return kind(word)
     except ValueError:
-        raise TrainError(f"growth {text!r}: {name}={word}: {word!r} is no {'whole ' if kind is int else ''}number") from None
+        words = "whole number" if kind is int else "number"
+        raise TrainError(f"growth {text!r}: {name}={word}: {word!r} is no {words}") from None
 
 
 def _option(text: str, name: str, word: str) -> Any:
     if name not in OPTIONS:
-        raise TrainError(f"growth {text!r}: {name!r} is no option of a growth{nearest(name, list(OPTIONS))}; they are "
+        raise TrainError(f"growth {text!r}: {name!r} is no option of a growth{did_you_mean(name, list(OPTIONS))}; they are "
                          f"{', '.join(OPTIONS)}, and options of a pass stand behind its name")
     kind, _ = OPTIONS[name]
     if isinstance(kind, tuple):
@@ -140,13 +142,13 @@ def _option(text: str, name: str, word: str) -> Any:
             raise TrainError(f"growth {text!r}: {name}={word}: choose one of {', '.join(kind)}")
         return word
     value = _number(text, name, word, kind)
-    if not 0 <= value < float("inf") or name == "window" and value < 1:
+    if not (1 if name == "window" else 0) <= value < float("inf"):
         raise TrainError(f"growth {text!r}: {name}={word} is out of range")
     return value
 
 
-def _passes(tail: str, text: str) -> list[tuple[type, dict[str, Any]]]:
-    """The passes behind the colon, with their options as the command line reads them."""
+def _passes(tail: str, text: str) -> Iterator[tuple[type, dict[str, Any]]]:
+    """Give the passes behind the colon, with their options as the command line reads them."""
     lexer = shlex.shlex(tail, posix=True, punctuation_chars=";")
     lexer.whitespace_split, lexer.commenters = True, ""
     try:
@@ -161,29 +163,44 @@ def _passes(tail: str, text: str) -> list[tuple[type, dict[str, Any]]]:
             groups[-1].append(word)
     if not all(groups):
         raise TrainError(f"growth {text!r}: a pass is missing; {FORM}")
-    found = []
     for name, *options in groups:
-        flags = ["--" + option.partition("=")[0].replace("_", "-") + "".join(option.partition("=")[1:])
-                 for option in options]
-        try:
-            cls, arguments, left = pass_options.parse(name, flags)
-        except click.UsageError as error:
-            raise TrainError(f"growth {text!r}: {error.format_message()}") from error
-        if left:
-            known = [o.opts[0].removeprefix("--") for o in pass_options.options(cls)]
-            word = left[0].removeprefix("--").partition("=")[0]
-            raise TrainError(f"growth {text!r}: pass {name} has no option {word!r}{nearest(word, known)}; it has "
-                             f"{', '.join(known)}")
-        try:
+        yield _pass(name, options, text)
+
+
+def _pass(name: str, options: Sequence[str], text: str) -> tuple[type, dict[str, Any]]:
+    """Return a pass and its arguments, tried out."""
+    flags = []
+    for option in options:
+        key, equals, value = option.partition("=")
+        flags.append(f"--{key.replace('_', '-')}{equals}{value}")
+    try:
+        cls, arguments, left = pass_options.parse(name, flags)
+        if not left:
             cls(**arguments)
-        except (FxgrowError, TypeError) as error:
-            raise TrainError(f"growth {text!r}: {error}") from error
-        found.append((cls, arguments))
-    return found
+    except click.UsageError as error:
+        raise TrainError(f"growth {text!r}: {error.format_message()}") from error
+    except (FxgrowError, TypeError) as error:
+        raise TrainError(f"growth {text!r}: {error}") from error
+    if left:
+        known = [o.opts[0].removeprefix("--") for o in pass_options.options(cls)]
+        word = left[0].removeprefix("--").partition("=")[0]
+        raise TrainError(f"growth {text!r}: pass {name} has no option {word!r}{did_you_mean(word, known)}; it has "
+                         f"{', '.join(known)}")
+    return cls, arguments
+
+
+def transform_alone(model: GraphModule, inputs: Tensor, passes: PassBase | Sequence[PassBase]) -> Grown:
+    """Grow a copy of `model`; the record is of these passes alone, however `model` itself came about."""
+    before = model.meta.pop("growth", None)
+    try:
+        return fxgrow.transform(model, inputs, passes)
+    finally:
+        if before is not None:
+            model.meta["growth"] = before
 
 
 @dataclass
-class Step:
+class CheckedGrowth:
     """A growth that was done: the grown model with its whole record, and the record of this growth alone."""
     grown: Grown
     record: GrowthRecord
@@ -191,26 +208,21 @@ class Step:
     inexact: list[str]
 
 
-def grow(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -> Step:
-    """Grows a copy of `model` by the passes of an entry, and compares both on `inputs` (a batch) in eval mode.
+def grow_by_entry(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -> CheckedGrowth:
+    """Grow a copy of `model` by the passes of an entry, and compare both on `inputs` (a batch) in eval mode.
 
     Raises:
         GrowthError: the grown model does not compute the same though nothing random was asked for.
         SelectionError: `where` names nothing that can grow.
     """
     passes = entry.instances(seed)
-    before = model.meta.pop("growth", None)  # so that the record is that of this growth alone
-    try:
-        grown = fxgrow.transform(model, inputs, passes)
-    finally:
-        if before is not None:
-            model.meta["growth"] = before
+    grown = transform_alone(model, inputs, passes)
     extended = [f"more outputs of {o.name}" for o in grown.outcomes if o.method == "extend"]
     inexact = [f"{type(p).__name__.lower()} by random" for p in passes if getattr(p, "method", "") == "random"]
     inexact += [f"{type(p).__name__.lower()} by noise" for p in passes if getattr(p, "noise", 0)] + extended
-    record = grown.record
+    record, before = grown.record, record_in(model)
     if before is not None:
-        grown.record = grown.model.meta["growth"]["record"] = before["record"].then(record)
+        grown.record = grown.model.meta["growth"]["record"] = before.then(record)  # type: ignore[index]
     checked = fxgrow.verify(model, grown.model, inputs, extended=bool(extended))
     if not checked.ok and not inexact:
         raise GrowthError(f"growth {entry.text!r}: the grown network does not compute the same ({checked}"
@@ -218,12 +230,12 @@ def grow(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -> Step:
     if entry.options["noise"]:
         add_noise(grown.model, record, entry.options["noise"], seed)
         inexact.append(f"noise {entry.options['noise']:g} on new numbers")
-    return Step(grown, record, checked, inexact)
+    return CheckedGrowth(grown, record, checked, inexact)
 
 
 @torch.no_grad()
 def add_noise(model: nn.Module, record: GrowthRecord, noise: float, seed: int) -> None:
-    """Normal noise on the new numbers of every parameter, of `noise` times the parameter's standard deviation."""
+    """Add normal noise to the new numbers of every parameter, `noise` times the parameter's standard deviation."""
     generator = torch.Generator().manual_seed(seed)
     for tensor, entry in record.located(dict(model.named_parameters(remove_duplicate=False))).values():
         new = new_numbers(entry, tensor)

@@ -6,7 +6,6 @@ its docstring, with nothing to declare twice. Nothing here imports a pass before
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import re
 import types
@@ -16,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import click
 
+from fxgrow.common import nearest_names
 from fxgrow.errors import FxgrowError
 
 GROUP = "fxgrow.passes"
@@ -46,7 +46,7 @@ def load_pass(name: str) -> type:
     """
     passes = found()
     if name not in passes:
-        near = difflib.get_close_matches(name, passes, n=1) or list(passes)
+        near = nearest_names(name, passes, 1) or list(passes)
         raise click.UsageError(f"there is no pass {name!r}; did you mean {', '.join(near)}? `fxgrow passes` lists them")
     try:
         return passes[name].load()
@@ -153,5 +153,5 @@ def advice(option: str) -> str:
     flags = {flag: name for name in found() for o in options(load_pass(name)) for flag in o.opts}
     if option in flags:
         return f" It is an option of a pass: write it behind --pass {flags[option]}."
-    near = difflib.get_close_matches(option, flags, n=2)
+    near = nearest_names(option, flags, 2)
     return f" Did you mean {' or '.join(near)} (behind --pass {flags[near[0]]})?" if near else ""

@@ -8,7 +8,7 @@ from fxgrow.common.plugins import load_plugin, plugins
 from fxgrow.common.refusal import Refusal
 from fxgrow.common.tables import render
 from fxgrow.common.tensorboard import pixels, writing
-from fxgrow.common.words import by, nearest, nearest_file, one_line, quantity
+from fxgrow.common.words import did_you_mean, nearest, nearest_file, nearest_names, one_line, quantity, times
 
-__all__ = ["Refusal", "atomic_write", "by", "load_plugin", "nearest", "nearest_file", "one_line", "pixels", "plugins",
-           "quantity", "render", "without_collector", "writing"]
+__all__ = ["Refusal", "atomic_write", "did_you_mean", "load_plugin", "nearest", "nearest_file", "nearest_names", "one_line",
+           "pixels", "plugins", "quantity", "render", "times", "without_collector", "writing"]

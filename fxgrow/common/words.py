@@ -2,19 +2,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line: the system's own words for an OSError."""
+    """Return the first line of what an exception says: the system's own words for an OSError."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = text.strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 
 
 def quantity(value: float, unit: str = "") -> str:
-    """`1.82 G`: three digits and a decimal prefix."""
+    """Write a number with three digits and a decimal prefix: `1.82 G`."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if abs(value) < 999.5 or prefix == "P":
             break
@@ -23,16 +23,30 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{digits} {prefix}{unit}".rstrip()
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+def nearest_names(name: str, names: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Return those of `names` that are spelt like `name`, the most similar first (`cutoff` 0: any, 1: the name itself)."""
+    return difflib.get_close_matches(name, list(names), count, cutoff)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Tell the nearest of `names` in the middle of a message; nothing where none is near."""
+    near = nearest_names(name, names, cutoff=0.5)
     return f"; the nearest are {', '.join(near)}" if near else ""
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Ask for the one or two nearest of `names` in the middle of a message; nothing where none is near."""
+    near = nearest_names(name, names, 2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
 def nearest_file(path: str) -> str:
+    """Ask for the file in the same folder whose name is the nearest."""
     folder = Path(path).parent
-    near = difflib.get_close_matches(Path(path).name, [p.name for p in folder.iterdir()], n=1) if folder.is_dir() else []
+    near = nearest_names(Path(path).name, [p.name for p in folder.iterdir()], 1) if folder.is_dir() else []
     return f" (did you mean {folder / near[0]}?)" if near else ""
 
 
-def by(size: Sequence[int]) -> str:
+def times(size: Sequence[int]) -> str:
+    """Write sizes as `3x3`."""
     return "x".join(map(str, size))

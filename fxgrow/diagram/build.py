@@ -6,7 +6,6 @@ how it looks (fxgrow/diagram/drawing.py).
 """
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import tree_leaves
+from fxgrow.common import nearest_names
 from fxgrow.errors import DrawError
 from fxgrow.graph import (
     MAKES,
@@ -167,7 +167,7 @@ class Diagram:
         paths = [c.path for c in self.root.clusters()]
         for glob in globs:
             if not fnmatch.filter(paths, glob):
-                near = difflib.get_close_matches(glob, paths, n=3, cutoff=0.3) or paths[:3]
+                near = nearest_names(glob, paths, cutoff=0.3) or paths[:3]
                 raise DrawError(f"{glob!r} matches no module that could be one box; the nearest are: "
                                 f"{', '.join(near) or 'none'}")
 

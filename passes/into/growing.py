@@ -20,7 +20,7 @@ from fxgrow import blocks
 from fxgrow.aten import CONTRACTIONS, NORMS
 from fxgrow.axis import OUTPUT, Atom, AxisClass, Fixed, analyse, atoms, classes, resolve
 from fxgrow.blocks import Extra, Side, match, taps
-from fxgrow.common import Refusal, by
+from fxgrow.common import Refusal, times
 from fxgrow.compare import TOLERANCE, Verification, verify
 from fxgrow.contents import Certificate, certify
 from fxgrow.errors import GrowthError
@@ -137,7 +137,7 @@ class Into:
                     if name is None:
                         raise GrowthError(f"the kernel of {v.place} is computed, and cannot be made larger")
                     growths.append((name.rpartition(".")[0], wanted))
-                    self.steps.append(Step("kernel", growths[-1][0], by(before), by(wanted), "zero taps"))
+                    self.steps.append(Step("kernel", growths[-1][0], times(before), times(wanted), "zero taps"))
         for name, wanted in dict(growths).items():
             gm = Kernel(name, size=wanted)(gm).graph_module
         return gm
