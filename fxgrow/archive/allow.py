@@ -1,7 +1,7 @@
-"""What a file may name: the functions, methods, attributes and module classes that loading is ready to resolve.
+"""Allow-lists: the functions, methods, attributes and module classes that a file may name.
 
 Names are looked up in tables; nothing is imported, evaluated or called because a file says so, except modules of
-torchvision and timm that hold an allow-listed layer class. Reading and writing files is not done here.
+torchvision and timm that hold an allow-listed layer class.
 """
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ FUNCTION_PREFIXES = ("torchvision.ops.", "timm.layers.activations", "timm.layers
 
 
 def _of_torch(name: str, value: Any) -> bool:
-    """Whether `torch.<name>` is an ATen function or one of torch.functional's."""
+    """Tell whether `torch.<name>` is an ATen function or one of torch.functional's."""
     return (getattr(value, "__qualname__", "").startswith("_VariableFunctionsClass.")
             or getattr(value, "__module__", "") == "torch.functional")
 
@@ -102,10 +102,10 @@ def _function_names() -> dict[int, str]:
 
 
 def function_name(function: Any) -> str | None:
-    """The name under which a file may hold `function`; None if it may not."""
-    known = _function_names().get(id(function))
-    if known is not None:
-        return known
+    """Return the name under which a file may hold `function`; None if it may not."""
+    name = _function_names().get(id(function))
+    if name is not None:
+        return name
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return _if_resolves(f"torch.ops.{function}", function)
     if isinstance(function, types.FunctionType) or is_named_tuple(function):
@@ -121,7 +121,7 @@ def _if_resolves(name: str, function: Any) -> str | None:
 
 
 def find_function(name: Any) -> Callable:
-    """The function that an archive calls `name`.
+    """Return the function that an archive calls `name`.
 
     Raises:
         ArchiveError: the name is not on the allow-list.
@@ -140,7 +140,7 @@ def find_function(name: Any) -> Callable:
 
 @functools.lru_cache(maxsize=None)
 def _registered(namespace: str) -> frozenset[str]:
-    """Names of the dispatcher's operators of a namespace (TorchScript's own, like aten::save, are not among them)."""
+    """Return the dispatcher's operators in a namespace (TorchScript's own, like aten::save, are not among them)."""
     return frozenset(n.partition("::")[2].partition(".")[0] for n in torch._C._dispatch_get_all_op_names()
                      if n.startswith(f"{namespace}::"))
 
@@ -164,12 +164,13 @@ def _operator(name: str) -> Callable | None:
 
 
 def shown(value: Any) -> str:
+    """Return what a file holds as one short line, for messages."""
     text = " ".join(repr(value).split())
     return text if len(text) < 80 else text[:76] + "...'"
 
 
 def _import(module: str, name: str) -> types.ModuleType:
-    """A module of torchvision, timm or fxgrow; torch's own are there already or not at all."""
+    """Import a module of torchvision, timm or fxgrow; torch's own are there already or not at all."""
     if module in sys.modules:
         return sys.modules[module]
     package = module.partition(".")[0]
@@ -186,7 +187,7 @@ def _import(module: str, name: str) -> types.ModuleType:
 
 
 def _defined(name: str, prefixes: tuple[str, ...], accepts: Callable[[Any], bool]) -> Any | None:
-    """What `name` means, if it lies below the prefixes, was defined there (not merely imported) and is acceptable."""
+    """Return what `name` means if it lies below the prefixes and was defined there, not merely imported."""
     module, _, attribute = name.rpartition(".")
     within = f"{module}.".startswith(prefixes) or prefixes is MODULE_PREFIXES and name in PARAMETRIZATIONS
     if not within or "__" in name or not DOTTED.fullmatch(name):
@@ -209,57 +210,60 @@ def _is_enum(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, enum.Enum)
 
 
-def class_name(cls: type) -> str | None:
-    """The name under which a file may hold a module class; None if it may not."""
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    return name if _defined(name, MODULE_PREFIXES, _is_layer) is cls else None
-
-
-def find_class(name: Any) -> type[nn.Module]:
-    """The module class that an archive calls `name`.
-
-    Raises:
-        ArchiveError: the name is not below the allow-listed packages, or is not a module class defined there.
-    """
-    found = _defined(name, MODULE_PREFIXES, _is_layer) if isinstance(name, str) else None
-    if found is None:
-        raise ArchiveError(f"{shown(name)} is not a layer class that an archive may hold")
-    return found
-
-
-def enum_name(cls: type) -> str | None:
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    return name if _defined(name, MODULE_PREFIXES, _is_enum) is cls else None
-
-
-def find_enum(name: Any) -> type[enum.Enum]:
-    found = _defined(name, MODULE_PREFIXES, _is_enum) if isinstance(name, str) else None
-    if found is None:
-        raise ArchiveError(f"{shown(name)} is not an enumeration that an archive may hold")
-    return found
-
-
-def plain_name(cls: type) -> str | None:
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    return name if _defined(name, PLAIN_PREFIXES, _is_plain) is cls else None
-
-
-def find_plain(name: Any) -> type:
-    """A plain class that torchvision's or timm's models come with; nothing of it but its attributes is ever set."""
-    found = _defined(name, PLAIN_PREFIXES, _is_plain) if isinstance(name, str) else None
-    if found is None:
-        raise ArchiveError(f"{shown(name)} is not a class that comes with a model")
-    return found
-
-
 def _is_plain(value: Any) -> bool:
     special = {"__del__", "__setstate__", "__reduce__", "__reduce_ex__", "__slots__", "__new__"}
     return isinstance(value, type) and type(value) is type and not any(special & vars(c).keys() for c in value.__mro__[:-1])
 
 
+def _name_of(cls: type, prefixes: tuple[str, ...], accepts: Callable[[Any], bool]) -> str | None:
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    return name if _defined(name, prefixes, accepts) is cls else None
+
+
+def _find(name: Any, prefixes: tuple[str, ...], accepts: Callable[[Any], bool], what: str) -> type:
+    found = _defined(name, prefixes, accepts) if isinstance(name, str) else None
+    if found is None:
+        raise ArchiveError(f"{shown(name)} is not {what}")
+    return found
+
+
+def class_name(cls: type) -> str | None:
+    """Return the name under which a file may hold a module class; None if it may not."""
+    return _name_of(cls, MODULE_PREFIXES, _is_layer)
+
+
+def find_class(name: Any) -> type[nn.Module]:
+    """Return the module class that an archive calls `name`.
+
+    Raises:
+        ArchiveError: the name is not below the allow-listed packages, or is not a module class defined there.
+    """
+    return _find(name, MODULE_PREFIXES, _is_layer, "a layer class that an archive may hold")
+
+
+def enum_name(cls: type) -> str | None:
+    """Return the name under which a file may hold an enumeration; None if it may not."""
+    return _name_of(cls, MODULE_PREFIXES, _is_enum)
+
+
+def find_enum(name: Any) -> type[enum.Enum]:
+    """Return the enumeration that an archive calls `name`; raise ArchiveError as `find_class` does."""
+    return _find(name, MODULE_PREFIXES, _is_enum, "an enumeration that an archive may hold")
+
+
+def plain_name(cls: type) -> str | None:
+    """Return the name under which a file may hold a plain class that comes with a model; None if it may not."""
+    return _name_of(cls, PLAIN_PREFIXES, _is_plain)
+
+
+def find_plain(name: Any) -> type:
+    """Return a plain class that comes with a model, of which only attributes are set; raise as `find_class` does."""
+    return _find(name, PLAIN_PREFIXES, _is_plain, "a class that comes with a model")
+
+
 @functools.lru_cache(maxsize=None)
 def named_tuple(name: str, fields: tuple[str, ...]) -> type:
-    """A named tuple class made from its description; a model's own output class is never imported."""
+    """Make a named tuple class from its description; a model's own output class is never imported."""
     if not IDENTIFIER.fullmatch(name) or not all(IDENTIFIER.fullmatch(f) for f in fields):
         raise ArchiveError(f"{shown(name)} is not the name of a named tuple")
     try:
@@ -269,10 +273,11 @@ def named_tuple(name: str, fields: tuple[str, ...]) -> type:
 
 
 def is_named_tuple(cls: Any) -> bool:
+    """Tell whether an object is the class of a named tuple."""
     return isinstance(cls, type) and issubclass(cls, tuple) and isinstance(getattr(cls, "_fields", None), tuple)
 
 
 def shadows(cls: type, name: str) -> bool:
-    """Whether an attribute `name` of an instance would hide a method or property of its class."""
+    """Tell whether an attribute `name` of an instance would hide a method or property of its class."""
     found = inspect.getattr_static(cls, name, None)
     return callable(found) or hasattr(type(found), "__get__")

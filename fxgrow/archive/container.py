@@ -23,7 +23,7 @@ SEAL_SIZE = len(SEAL) + 64
 
 
 def to_json(data: Any) -> bytes:
-    """Compact JSON; refuses what only Python would read back (NaN) and what loading would refuse (too long)."""
+    """Write compact JSON; refuse what only Python would read back (NaN) and what loading would refuse (too long)."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
     if len(text) > MAX_JSON:
         raise ArchiveError(f"the graph takes {len(text)} bytes; an archive holds at most {MAX_JSON}")
@@ -31,33 +31,33 @@ def to_json(data: Any) -> bytes:
 
 
 def from_json(data: bytes, what: str) -> dict:
-    """Strict JSON: an object, no key twice, no NaN.
+    """Read strict JSON: an object, no key twice, no NaN.
 
     Raises:
         ArchiveError: the text is something else.
     """
     def once(pairs):
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        unique = dict(pairs)
+        if len(unique) != len(pairs):
             raise ValueError("a key appears twice")
-        return found
+        return unique
 
     def refuse(token):
         raise ValueError(f"{token} is not JSON")
 
     try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
     except RecursionError:
         raise ArchiveError(f"{what} is nested too deeply") from None
     except ValueError as error:
         raise ArchiveError(f"{what} is not valid JSON") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ArchiveError(f"{what} is not a JSON object")
-    return found
+    return content
 
 
 def write(file: BinaryIO, graph: dict, tensors: bytes) -> None:
-    """The archive, into an empty seekable file."""
+    """Write an archive into an empty seekable file."""
     content = {GRAPH: to_json({"format": FORMAT, "version": VERSION, **graph}), TENSORS: tensors}
     content[MANIFEST] = to_json({"sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}})
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -85,7 +85,7 @@ def _hash(file: BinaryIO, size: int) -> bytes:
 
 
 def read(file: BinaryIO, archive: zipfile.ZipFile) -> tuple[dict, bytes]:
-    """The graph's description and the tensors' bytes of an archive, after every check of the container.
+    """Read the graph's description and the tensors' bytes of an archive, after every check of the container.
 
     Raises:
         ArchiveError: another format or version, members too many, too few, compressed or doubled, or any bit changed.

@@ -1,4 +1,4 @@
-"""Files that are not ours: a module written by `torch.save` is read if it is made of known layers only.
+"""Files that are not ours: a module that `torch.save` wrote is read if it is made of known layers only.
 
 The pickle is run twice. First with stand-ins for everything it names, which finds the names and whether each storage is
 as large as it claims (torch would read beyond it). Then by `torch.load(weights_only=True)`, with stand-ins for the layer
@@ -26,11 +26,13 @@ from fxgrow.errors import ArchiveError
 from fxgrow.record import Grown, GrowthRecord, Outcome, ParameterRecord
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's format before 1.6: pickles one after another
-TELL = {"torchscript": "it is a TorchScript program, which has no modules to grow; save the Python module with torch.save",
-        "export": "it is a torch.export program, which has no modules to grow; save the Python module with torch.save",
-        "safetensors": "it holds only weights", "empty": "it is empty",
-        "zip": "it is a zip file, but neither an fxgrow archive nor a model written by torch.save",
-        "unknown": "it is neither an fxgrow archive nor a model written by torch.save"}
+NO_MODEL = {
+    "torchscript": "it is a TorchScript program, which has no modules to grow; save the Python module with torch.save",
+    "export": "it is a torch.export program, which has no modules to grow; save the Python module with torch.save",
+    "safetensors": "it holds only weights", "empty": "it is empty",
+    "zip": "it is a zip file, but neither an fxgrow archive nor a model written by torch.save",
+    "unknown": "it is neither an fxgrow archive nor a model written by torch.save"}
+# where fxgrow 0.1.0 had the classes that its pickles name
 MOVED = {("fxgrow._record", "GrowthRecord"): GrowthRecord, ("fxgrow._record", "ParameterRecord"): ParameterRecord,
          ("fxgrow._transform", "Grown"): Grown, ("fxgrow._transform", "Outcome"): Outcome,
          ("fxgrow._verify", "Verification"): Verification}
@@ -39,7 +41,7 @@ WEIGHTS = ("it holds only weights, not a model: load it into the model it belong
 
 
 def kind_of(file: BinaryIO) -> str:
-    """What the file is: fxgrow, torch, legacy, or a key of `TELL`.
+    """Tell what the file is: fxgrow, torch, legacy, or a key of `NO_MODEL`.
 
     Raises:
         ArchiveError: it begins like an archive and is none.
@@ -73,23 +75,23 @@ def _kind_of_zip(file: BinaryIO) -> str:
 
 
 def load_foreign(file: BinaryIO, kind: str, trust_pickle: bool) -> nn.Module:
-    """The module in a file written by `torch.save`.
+    """Return the module in a file written by `torch.save`.
 
     Raises:
         ArchiveError: the file is of another kind, holds no module, or asks for anything but known layers.
     """
     if kind == "safetensors":
         raise ArchiveError(WEIGHTS)
-    found = read_foreign(file, kind, trust_pickle)
-    if isinstance(found, nn.Module):
-        return found
-    if isinstance(found, (dict, list, tuple, Tensor)):
+    content = read_foreign(file, kind, trust_pickle)
+    if isinstance(content, nn.Module):
+        return content
+    if isinstance(content, (dict, list, tuple, Tensor)):
         raise ArchiveError(WEIGHTS)
-    raise ArchiveError(f"it holds a {type(found).__name__}, not a model")
+    raise ArchiveError(f"it holds a {type(content).__name__}, not a model")
 
 
 def read_foreign(file: BinaryIO, kind: str, trust_pickle: bool = False) -> Any:
-    """Whatever a file written by `torch.save` or by safetensors holds.
+    """Return whatever is in a file written by `torch.save` or by safetensors holds.
 
     Raises:
         ArchiveError: the file is of another kind, is damaged, or asks for anything but known layers.
@@ -98,13 +100,13 @@ def read_foreign(file: BinaryIO, kind: str, trust_pickle: bool = False) -> Any:
         file.seek(0)
         return safetensors.torch.load(file.read())
     if kind not in ("torch", "legacy"):
-        raise ArchiveError(TELL[kind])
+        raise ArchiveError(NO_MODEL[kind])
     with torch.no_grad():
         return _trusting(file) if trust_pickle else _wary(file, kind)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds classes of ours where fxgrow 0.1.0 had them."""
+    """Finds the classes that have moved."""
 
     def find_class(self, module: str, name: str) -> Any:
         return MOVED.get((module, name)) or super().find_class(module, name)
@@ -127,9 +129,10 @@ def _wary(file: BinaryIO, kind: str) -> Any:
         names = _names_in_legacy(file)
     if any(n.startswith("torch.fx.graph_module.") for n in names):
         raise ArchiveError(f"it is a traced graph, which torch.save writes as code: write it with fxgrow.save{TRUST}")
-    stand_ins: list[Any] = [(s, n) for n in sorted(names) if (s := stand_in(n)) is not None]
+    stand_ins = {name: stand_in(name) for name in sorted(names)}
+    allowed: list[Any] = [(stands, name) for name, stands in stand_ins.items() if stands is not None]
     file.seek(0)
-    with torch.serialization.safe_globals(stand_ins):
+    with torch.serialization.safe_globals(allowed):
         return Finish().value(torch.load(file, map_location="cpu", weights_only=True))
 
 
@@ -180,7 +183,7 @@ def _item_size(name: str) -> int:
 
 
 def _unpacked(file: BinaryIO) -> tuple[set[str], BinaryIO]:
-    """The names in the pickle, and the members in a fresh zip file, so that torch sees what was checked here."""
+    """Return the names in the pickle, and the members in a fresh zip file, so that torch sees what was checked here."""
     size = file.seek(0, os.SEEK_END)
     fresh = io.BytesIO()
     with zipfile.ZipFile(file) as archive, zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as copy:

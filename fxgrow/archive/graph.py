@@ -1,5 +1,7 @@
-"""A torch.fx graph as JSON and back. torch.fx turns a graph into Python source, so every name that would end up there
-is checked to be a plain name, and every target is looked up in the allow-lists.
+"""A torch.fx graph as JSON and back.
+
+torch.fx turns a graph into Python source, so every name that would end up there is checked to be a plain name, and every
+target is looked up in the allow-lists.
 """
 from __future__ import annotations
 
@@ -9,17 +11,18 @@ from typing import Any
 from torch.fx import Graph, GraphModule, Node
 
 from fxgrow.archive import allow
-from fxgrow.archive.modules import is_readable
+from fxgrow.archive.structure import is_readable
 from fxgrow.archive.tree import Tree
 from fxgrow.archive.values import Unencodable, decode, encode, fields
 from fxgrow.errors import ArchiveError
 
 MAX_NODES = 100_000  # torch.fx compiles a function of as many lines
+NODE = {"op": str, "name": str, "target": (str, dict), "args": list, "kwargs": dict}
 OPS = ("placeholder", "get_attr", "call_function", "call_method", "call_module", "output")
 
 
 def encode_graph(gm: GraphModule) -> list[dict]:
-    """Every node of the model's graph, in order.
+    """Return the nodes of the model's graph in order.
 
     Raises:
         ArchiveError: a node calls something, or is given something, that a file cannot hold; it is named.
@@ -72,7 +75,7 @@ def _encode_target(node: Node) -> Any:
 
 
 def decode_graph(data: Any, tree: Tree) -> Graph:
-    """The graph, its targets resolved, over the modules and tensors of `tree`.
+    """Return the graph, its targets resolved, over the modules and tensors of `tree`.
 
     Raises:
         ArchiveError: a target that is not allowed, a name that is not a name, a node used before it exists, and so on.
@@ -91,15 +94,14 @@ def decode_graph(data: Any, tree: Tree) -> Graph:
 
 
 def _is_name(name: Any) -> bool:
-    """A plain Python name; `self` would hide the module in the code that torch.fx writes, `torch` the library."""
+    """Tell a plain Python name; `self` would hide the module in the code that torch.fx writes, `torch` the library."""
     return (isinstance(name, str) and allow.IDENTIFIER.fullmatch(name) is not None and len(name) < 1000
             and not keyword.iskeyword(name) and name not in ("self", "torch") and not name.startswith("__"))
 
 
 def _decode_node(graph: Graph, nodes: dict[str, Node], entry: Any, tree: Tree) -> None:
     owner = {"owner": str} if isinstance(entry, dict) and "owner" in entry else {}
-    op, name, target, args, kwargs, *owned = fields(entry, "a node of the graph", op=str, name=str, target=(str, dict),
-                                                    args=list, kwargs=dict, **owner)
+    op, name, target, args, kwargs, *owned = fields(entry, "a node of the graph", {**NODE, **owner})
     if op not in OPS or not _is_name(name) or name in nodes or not all(_is_name(k) for k in kwargs):
         raise ArchiveError(f"node {name[:60]!r} has no proper name, operation or arguments")
 
@@ -125,7 +127,7 @@ def _decode_node(graph: Graph, nodes: dict[str, Node], entry: Any, tree: Tree) -
 
 def _function(target, args: tuple, kwargs: dict, tree: Tree | None = None):
     if isinstance(target, dict):
-        content, = fields(target, "a named tuple", namedtuple=list)
+        content, = fields(target, "a named tuple", {"namedtuple": list})
         if len(content) != 2 or not isinstance(content[0], str) or not isinstance(content[1], list):
             raise ArchiveError("a named tuple has a name and fields")
         return allow.named_tuple(content[0], tuple(map(str, content[1])))

@@ -1,13 +1,12 @@
-"""The module tree and its tensors as JSON. A layer is its class name, its plain attributes and its tensors. Shared layers,
-shared parameters and shared memory are written once. The way back is in `_archive_tree`.
+"""The module tree and its tensors as JSON: a layer is its class name, its plain attributes and its tensors.
+
+Shared layers, shared parameters and shared memory are written once. The way back is in tree.py.
 """
 from __future__ import annotations
 
 import enum
 import functools
-import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,40 +14,36 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxgrow.archive import allow
+from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_name
 from fxgrow.archive.values import Unencodable, encode
 from fxgrow.errors import ArchiveError
 from fxgrow.graph import TRANSIENT
 
-MAX_DEPTH = 100  # of the module tree
-MAX_PATHS = 1_000_000  # names in the tree: layers shared many times over would make them explode
 PREFIX = "model/"
-OWN_OF_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
-_UNUSABLE_NAME = re.compile(r'[."\\\x00-\x1f\x7f]|__.*__')  # torch.fx writes names of modules into Python source
 
 
 def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
-    """The captured graphs in a model, by path: the model itself, or the parts of a shell that cannot be traced."""
+    """Return the captured graphs in a model by path: the model itself, or the parts of a shell that cannot be traced."""
     if isinstance(model, GraphModule):
         return {path: model}
-    found: dict[str, GraphModule] = {}
+    graphs: dict[str, GraphModule] = {}
     for name, child in model.named_children():  # each child once
-        found.update(graphs_of(child, _join(path, name)))
-    return found
+        graphs.update(graphs_of(child, _join(path, name)))
+    return graphs
 
 
-def _shell(model: nn.Module) -> set[int]:
-    """The modules outside all captured graphs: their classes' own code runs."""
+def _outside_graphs(model: nn.Module) -> set[int]:
+    """Return the ids of modules outside all captured graphs: their classes' own code runs."""
     if isinstance(model, GraphModule):
         return set()
-    return {id(model)}.union(*map(_shell, model.children()))
+    return {id(model)}.union(*map(_outside_graphs, model.children()))
 
 
 class Encoder:
-    """Collects modules (children before parents), tensor objects and tensor data of a captured model, or of a shell with
-    captured parts."""
+    """Modules (children before parents), tensor objects and tensor data of a captured model or a shell with such parts."""
 
     def __init__(self, model: nn.Module, prefix: str = PREFIX):
         self.graphs = graphs_of(model)
@@ -63,19 +58,23 @@ class Encoder:
         self._memory: dict[tuple, str] = {}
         self._parameter_ranges: list[tuple[int, int, str]] = []
         self._nesting = Nesting()
-        self._layers = _shell(model)
+        self._layers = _outside_graphs(model)
         for gm in self.graphs.values():
             called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
             self._layers.update(id(m) for path in called for m in gm.get_submodule(path).modules())
         self._add_module(model, "")
         self._refuse_overlaps()
 
+    def tree(self) -> dict:
+        """Return the fields of an archive that describe the modules and tensors."""
+        return {"modules": self.modules, "tensors": self.objects, "strides": self.strides, "meta": self.meta}
+
     def _add_module(self, module: nn.Module, path: str) -> int:
         if id(module) in self._module_index:
-            known = self._module_index[id(module)]
-            if known is None:
+            index = self._module_index[id(module)]
+            if index is None:
                 raise ArchiveError(f"module {path!r} contains itself; an archive cannot hold that")
-            return known
+            return index
         self._module_index[id(module)] = None
         is_layer = id(module) in self._layers
         layer = _layer_name(module, path) if is_layer else None
@@ -114,27 +113,20 @@ class Encoder:
         return entry
 
     def _special(self, where: str, value: Any) -> dict | None:
-        """Attributes beyond plain data: tensors, layers, enumerations, functions and classes of the allow-lists."""
+        """Encode attributes beyond plain data: tensors, layers, enumerations, functions and classes of the allow-lists."""
         if isinstance(value, Tensor):
             return {"tensor": self._add_tensor(value, where)}
         if isinstance(value, nn.Module):
             self._layers.update(id(m) for m in value.modules())
             return {"module": self._add_module(value, where)}
-        if isinstance(value, enum.Enum) and allow.enum_name(type(value)):
-            return {"enum": [allow.enum_name(type(value)), value.name]}
         if isinstance(value, enum.Enum):
-            raise Unencodable(f"{type(value).__module__}.{type(value).__qualname__}")
+            if not allow.enum_name(type(value)):
+                raise Unencodable(value)
+            return {"enum": [allow.enum_name(type(value)), value.name]}
+        special = functools.partial(self._special, where)
         if isinstance(value, functools.partial):
-            special = functools.partial(self._special, where)
             return {"partial": [encode(v, special) for v in (value.func, list(value.args), value.keywords)]}
-        if isinstance(value, type) and issubclass(value, nn.Module) and allow.class_name(value):
-            return {"class": allow.class_name(value)}
-        if callable(value) and value is not getattr and allow.function_name(value):
-            return {"function": allow.function_name(value)}
-        if allow.plain_name(type(value)) and all(usable_name(n, type(value)) for n in vars(value)):
-            held = {n: encode(v, functools.partial(self._special, where)) for n, v in vars(value).items()}
-            return {"plain": [allow.plain_name(type(value)), held]}
-        return None
+        return _named(value) or _plain(value, special)
 
     def _add_tensor(self, tensor: Tensor | None, path: str) -> int | None:
         if tensor is None:
@@ -149,7 +141,7 @@ class Encoder:
         return self._object_index[id(tensor)]
 
     def _add_data(self, tensor: Tensor, path: str) -> str:
-        """The key of the tensor's data; the same memory seen the same way has one key."""
+        """Return the key of the tensor's data; the same memory seen the same way has one key."""
         view = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and view in self._memory and not tensor.is_meta:
             return self._memory[view]
@@ -172,7 +164,7 @@ class Encoder:
             self._parameter_ranges.append((start, start + (last + 1) * tensor.element_size(), path))
 
     def _refuse_overlaps(self) -> None:
-        """Parameters that see parts of each other's memory train together; kept apart in a file they would not."""
+        """Refuse parameters that share part of their memory: they train together, and would not once read from a file."""
         ranges = sorted(self._parameter_ranges)
         for (start, end, name), (start_2, end_2, other) in zip(ranges, ranges[1:]):
             if start_2 < end and (start, end) != (start_2, end_2):
@@ -180,79 +172,37 @@ class Encoder:
                                    "cannot hold; clone one of them")
 
 
-class Nesting:
-    """How deep the module tree is and how many names it has, children counted before parents.
-
-    Raises:
-        ArchiveError: more than any program that walks the tree could bear.
-    """
-
-    def __init__(self) -> None:
-        self.depths: list[int] = []
-        self.paths: list[int] = []
-
-    def add(self, children: list[int]) -> None:
-        self.depths.append(1 + max((self.depths[i] for i in children), default=0))
-        self.paths.append(1 + sum(self.paths[i] for i in children))
-        if self.depths[-1] > MAX_DEPTH or self.paths[-1] > MAX_PATHS:
-            raise ArchiveError(f"the model nests more than {MAX_DEPTH} modules, or shares them too many times over")
+def _named(value: Any) -> dict | None:
+    """Encode a class or function of the allow-lists."""
+    if isinstance(value, type) and issubclass(value, nn.Module) and allow.class_name(value):
+        return {"class": allow.class_name(value)}
+    if callable(value) and value is not getattr and allow.function_name(value):
+        return {"function": allow.function_name(value)}
+    return None
 
 
-def find_module(root: nn.Module, path: str) -> nn.Module | None:
-    """The module at a path, by registered names only: no attribute of a module is ever looked up."""
-    module: nn.Module | None = root
-    for name in path.split(".") if path else ():
-        module = None if module is None else module._modules.get(name)
-    return module
-
-
-def is_readable(root: nn.Module, path: str) -> bool:
-    """Whether the path is a parameter, a buffer, or the training flag of a module: what a graph may read."""
-    parent, _, name = path.rpartition(".")
-    module = find_module(root, parent)
-    if module is None:
-        return False
-    return name == "training" or isinstance({**module._parameters, **module._buffers}.get(name), Tensor)
-
-
-def missing_constant(module: nn.Module) -> str | None:
-    """The first attribute that the module's class counts on and the module lacks."""
-    computed = getattr(module._modules.get("parametrizations"), "_modules", {})
-    annotated = {n for cls in type(module).__mro__ for n in vars(cls).get("__annotations__", ())}
-    names = [*getattr(type(module), "__constants__", ()), *({"weight"} & annotated)]
-    return next((n for n in names if n not in computed and not hasattr(module, n)), None)
+def _plain(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
+    """Encode an object of a plain class that comes with a model."""
+    name = allow.plain_name(type(value))
+    if not name or not all(usable_name(n, type(value)) for n in vars(value)):
+        return None
+    return {"plain": [name, {n: encode(v, special) for n, v in vars(value).items()}]}
 
 
 def plain_copy(tensor: Tensor) -> Tensor:
-    """Contiguous, on the CPU, in memory of its own size (safetensors refuses views of larger memory)."""
+    """Return a tensor contiguous, on the CPU, in memory of its own size (safetensors refuses views of larger memory)."""
     tensor = tensor.detach().cpu().contiguous()
     fits = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.stride() == _default_strides(tensor.shape)
     return tensor if fits else torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
 def _default_strides(shape: torch.Size) -> tuple[int, ...]:
-    """What a new tensor has; one with sizes of 1 may be contiguous and have others."""
+    """Return the strides of a new tensor; one with sizes of 1 may be contiguous and have others."""
     return torch.empty(shape, device="meta").stride()
-
-
-def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether a tensor so laid out fills its memory without gaps or overlaps (a permuted contiguous one)."""
-    expected = 1
-    for stride, size in sorted((st, n) for st, n in zip(strides, shape) if n != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
 
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def usable_name(name: Any, cls: type) -> bool:
-    """Whether a module of the class may have a part so named: nothing that hides a method or breaks torch.fx's source."""
-    return (isinstance(name, str) and 0 < len(name) < 1000 and not _UNUSABLE_NAME.search(name)
-            and unicodedata.normalize("NFKC", name) == name and name not in OWN_OF_MODULE and not allow.shadows(cls, name))
 
 
 def _layer_name(module: nn.Module, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What stands for the classes and functions that a pickle names while it runs, and how it becomes the real thing after.
+"""Stand-ins for the classes and functions that a pickle names while it runs, and how they become the real thing after.
 
 A stand-in keeps what the pickle gave it and does nothing; no constructor runs, and a layer that would hold anything but
 tensors, layers, plain data and allow-listed functions is refused.
@@ -6,15 +6,15 @@ tensors, layers, plain data and allow-listed functions is refused.
 from __future__ import annotations
 
 import collections
-import enum
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxgrow.archive import allow
-from fxgrow.archive.modules import OWN_OF_MODULE
+from fxgrow.archive.structure import OWN_OF_MODULE
 from fxgrow.errors import ArchiveError
 
 CORE = frozenset("""collections.OrderedDict builtins.set builtins.complex torch.Size torch.device torch.Tensor
@@ -26,10 +26,11 @@ ITEM_SIZES = {"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16
               "ComplexFloatStorage": 8, "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1,
               "ByteStorage": 1, "BoolStorage": 1, "UntypedStorage": 1}
 MAX_EXPANDED = 2 ** 30  # bytes that a tensor may claim beyond what the file holds: a copy of it would be as large
+KINDS = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
 TRUST = ", or, if you trust whoever wrote the file, pass trust_pickle=True (command line: --trust-pickle)"
 
 
-class _Shell:
+class _StandIn:
     """Stands for an object while the pickle runs: keeps what it was made of."""
     real: Any = None
 
@@ -39,8 +40,14 @@ class _Shell:
     def __setstate__(self, state):
         self.state = state
 
+    def become(self, finish: Finish) -> Any:
+        """Return the object that this stands for."""
+        raise _refusal(self)
 
-class _Layer(_Shell):
+
+class _Uncalled(_StandIn):
+    """Stands for an object whose constructor is not to be called."""
+
     def __new__(cls, *args):
         if args:
             raise ArchiveError(f"it calls the constructor of {cls.real.__name__}")
@@ -52,31 +59,71 @@ class _Layer(_Shell):
         raise ArchiveError(f"it calls the constructor of {self.real.__name__}")
 
 
-class _Plain(_Layer):
+class _Layer(_Uncalled):
+    """A module of an allow-listed class."""
+
+    def become(self, finish: Finish) -> nn.Module:
+        cls = self.real
+        module = finish.done[id(self)] = object.__new__(cls)
+        nn.Module.__init__(module)
+        state = finish.value(self.state)
+        if not isinstance(state, dict):
+            raise ArchiveError(f"a layer of class {cls.__name__} has no state")
+        for name, value in state.items():
+            _check_own(cls, name, _fits(cls, name, value))
+        module.__setstate__(state)
+        return module
+
+
+class _Plain(_Uncalled):
     """An object of a plain class that comes with a model (a box coder, a configuration)."""
 
+    def become(self, finish: Finish) -> Any:
+        plain = finish.done[id(self)] = object.__new__(self.real)
+        state = finish.value(self.state)
+        for name in state or ():
+            _check_own(self.real, name, True)
+        vars(plain).update(state or {})
+        return plain
 
-class _Member(_Shell):
+
+class _Member(_StandIn):
     """A member of an enumeration, by value."""
 
+    def become(self, finish: Finish) -> Any:
+        if len(self.args) != 1:
+            raise _refusal(self)
+        return self.real(finish.value(self.args[0]))
 
-class _MemberByName(_Shell):
+
+class _MemberByName(_StandIn):
     """`getattr(Enumeration, name)`: how some Python versions write a member."""
 
+    def become(self, finish: Finish) -> Any:
+        if len(self.args) != 2 or not issubclass(self.args[0], _Member):
+            raise _refusal(self)
+        return self.args[0].real.__members__[self.args[1]]
 
-class _Partial(_Shell):
+
+class _Partial(_StandIn):
     """functools.partial."""
+
+    def become(self, finish: Finish) -> Any:
+        if not isinstance(self.state, tuple) or len(self.state) != 4:
+            raise _refusal(self)
+        function, args, kwargs = (finish.value(v) for v in self.state[:3])
+        return functools.partial(function, *args, **(kwargs or {}))
 
 
 class _Function:
     """A function of the allow-list, not to be called."""
 
-    def __init__(self, name: str):
-        self.real = allow.find_function(name)
+    def __init__(self, function: Callable):
+        self.real = function
 
 
 def stand_in(name: str) -> Any:
-    """What takes the place of a global of the pickle; None for torch's own ones, which need no place.
+    """Return what takes the place of a global of the pickle; None for torch's own ones, which need no place.
 
     Raises:
         ArchiveError: the name is nothing that loading is ready to resolve.
@@ -90,17 +137,24 @@ def stand_in(name: str) -> Any:
     if name == "builtins.getattr":
         return _MemberByName
     for base, find in ((_Layer, allow.find_class), (_Member, allow.find_enum), (_Plain, allow.find_plain)):
-        try:
-            return type(attribute, (base,), {"real": find(name)})
-        except ArchiveError as error:
-            reason = str(error)
-            if "install" in reason:
-                raise
-    try:
-        return _Function(name)
-    except ArchiveError:
+        real = _allowed(find, name)
+        if real is not None:
+            return type(attribute, (base,), {"real": real})
+    function = _allowed(allow.find_function, name)
+    if function is None:
         raise ArchiveError(f"it asks for {allow.shown(name)}, which is not a layer of torch, torchvision or timm: save its "
-                           f"state_dict instead{TRUST}") from None
+                           f"state_dict instead{TRUST}")
+    return _Function(function)
+
+
+def _allowed(find: Callable[[str], Any], name: str) -> Any:
+    """Return what an allow-list has under a name, None if nothing; raise where its package has to be installed first."""
+    try:
+        return find(name)
+    except ArchiveError as error:
+        if "install" in str(error):
+            raise
+        return None
 
 
 class Finish:
@@ -110,79 +164,57 @@ class Finish:
         self.done: dict[int, Any] = {}
 
     def value(self, value: Any) -> Any:
+        """Return the real thing that a value of the second run stands for.
+
+        Raises:
+            ArchiveError: it is something that a model of plain layers does not hold.
+        """
         if isinstance(value, PLAIN):
             return value
         if id(value) not in self.done:
-            self.done[id(value)] = self._make(value)
+            self.done[id(value)] = self._real(value)
         return self.done[id(value)]
 
-    def _make(self, value: Any) -> Any:
-        if isinstance(value, _Plain):
-            return self._plain(value)
-        if isinstance(value, _Layer):
-            return self._layer(value)
-        if isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter):
+    def _real(self, value: Any) -> Any:
+        if isinstance(value, _StandIn):
+            return value.become(self)
+        if type(value) in (Tensor, nn.Parameter):
             if value.nbytes > max(value.untyped_storage().nbytes(), MAX_EXPANDED):
                 raise ArchiveError(f"it holds a tensor of shape {tuple(value.shape)} made of a few repeated numbers")
             return value
         if type(value) in (dict, collections.OrderedDict):
-            made = type(value)((self.value(k), self.value(v)) for k, v in value.items())
-            if "_metadata" in getattr(value, "__dict__", ()):  # the versions of a state_dict's layers
-                made._metadata = self.value(value._metadata)
-            return made
+            return self._mapping(value)
         if type(value) in (list, tuple, set):
             return type(value)(self.value(v) for v in value)
-        if isinstance(value, _Function) and value.real is not getattr:
+        is_class = isinstance(value, type) and issubclass(value, _Uncalled)
+        if is_class or (isinstance(value, _Function) and value.real is not getattr):
             return value.real
-        if isinstance(value, type) and issubclass(value, _Layer):
-            return value.real
-        if isinstance(value, _Member) and len(value.args) == 1:
-            return value.real(self.value(value.args[0]))
-        if isinstance(value, _MemberByName) and len(value.args) == 2 and issubclass(value.args[0], _Member):
-            members: dict[str, enum.Enum] = value.args[0].real.__members__
-            return members[value.args[1]]
-        if isinstance(value, _Partial) and isinstance(value.state, tuple) and len(value.state) == 4:
-            function, args, kwargs = (self.value(v) for v in value.state[:3])
-            return functools.partial(function, *args, **(kwargs or {}))
-        raise ArchiveError(f"it holds a {type(value).__name__}, which a model of plain layers does not")
+        raise _refusal(value)
 
-    def _layer(self, shell: _Layer) -> nn.Module:
-        cls = shell.real
-        module = self.done[id(shell)] = object.__new__(cls)
-        nn.Module.__init__(module)
-        state = self.value(shell.state)
-        if not isinstance(state, dict):
-            raise ArchiveError(f"a layer of class {cls.__name__} has no state")
-        for name, value in state.items():
-            self._check_attribute(cls, name, value)
-        module.__setstate__(state)
-        return module
+    def _mapping(self, value: dict) -> dict:
+        mapping = type(value)((self.value(k), self.value(v)) for k, v in value.items())
+        if "_metadata" in getattr(value, "__dict__", ()):  # the versions of a state_dict's layers
+            mapping._metadata = self.value(value._metadata)  # type: ignore[attr-defined]
+        return mapping
 
-    def _plain(self, shell: _Plain) -> Any:
-        made = self.done[id(shell)] = object.__new__(shell.real)
-        state = self.value(shell.state)
-        for name in state or ():
-            self._check_own(shell.real, name, True)
-        vars(made).update(state or {})
-        return made
 
-    def _check_attribute(self, cls: type, name: Any, value: Any) -> None:
-        kinds = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
-        if name in kinds:
-            fits = isinstance(value, dict) and all(v is None or isinstance(v, kinds[name]) for v in value.values()) \
-                and all(isinstance(k, str) and not allow.shadows(cls, k) for k in value)
-        elif name == "training":
-            fits = isinstance(value, bool)
-        elif name == "_non_persistent_buffers_set":
-            fits = isinstance(value, set)
-        elif name in OWN_OF_MODULE:
-            fits = not value  # hooks
-        else:
-            fits = True
-        self._check_own(cls, name, fits)
+def _refusal(value: Any) -> ArchiveError:
+    return ArchiveError(f"it holds a {type(value).__name__}, which a model of plain layers does not")
 
-    @staticmethod
-    def _check_own(cls: type, name: Any, fits: bool) -> None:
-        own = isinstance(name, str) and (name in OWN_OF_MODULE or not (name.startswith("__") or allow.shadows(cls, name)))
-        if not (fits and own):
-            raise ArchiveError(f"an object of class {cls.__name__} has an attribute {allow.shown(name)} that may hold code")
+
+def _fits(cls: type, name: Any, value: Any) -> bool:
+    """Tell whether a module's state may hold this value under this name."""
+    if name in KINDS:
+        return isinstance(value, dict) and all(v is None or isinstance(v, KINDS[name]) for v in value.values()) \
+            and all(isinstance(k, str) and not allow.shadows(cls, k) for k in value)
+    if name == "training":
+        return isinstance(value, bool)
+    if name == "_non_persistent_buffers_set":
+        return isinstance(value, set)
+    return name not in OWN_OF_MODULE or not value  # no hooks
+
+
+def _check_own(cls: type, name: Any, fits: bool) -> None:
+    own = isinstance(name, str) and (name in OWN_OF_MODULE or not (name.startswith("__") or allow.shadows(cls, name)))
+    if not (fits and own):
+        raise ArchiveError(f"an object of class {cls.__name__} has an attribute {allow.shown(name)} that may hold code")

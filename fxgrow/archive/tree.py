@@ -1,5 +1,6 @@
-"""The module tree out of JSON and tensors, the inverse of `_archive_modules`: no constructor runs, and whatever is not
-as `Encoder` would have written it is refused.
+"""The module tree out of JSON and tensors, the inverse of modules.py.
+
+No constructor runs, and whatever is not as `Encoder` would have written it is refused.
 """
 from __future__ import annotations
 
@@ -14,19 +15,26 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow.archive import allow
-from fxgrow.archive.modules import Nesting, find_module, is_dense, is_readable, missing_constant, usable_name
+from fxgrow.archive.structure import Nesting, find_module, is_dense, is_readable, missing_constant, usable_name
 from fxgrow.archive.values import decode, fields
 from fxgrow.errors import ArchiveError
 
+MODULE = {"class": (str, type(None)), "training": bool, "attributes": dict, "parameters": dict, "buffers": dict,
+          "not_persistent": list, "children": dict}
+
 
 class Tree:
-    """The modules and tensors of an archive, built; `root` is the whole model without its graph.
+    """Modules and tensors of an archive, built; `root` is the whole model without its graph.
+
+    Args:
+        modules, objects, strides, meta: as `Encoder.tree` gives them.
+        data: the tensors of the file; they are taken out.
 
     Raises:
         ArchiveError: whatever in the description is not as `Encoder` would have written it.
     """
 
-    def __init__(self, modules: Any, objects: Any, strides: Any, data: dict[str, Tensor], meta: Any):
+    def __init__(self, modules: Any, objects: Any, strides: Any, meta: Any, data: dict[str, Tensor]):
         if not all(isinstance(part, list) for part in (modules, objects)) or not modules:
             raise ArchiveError("the model has no modules")
         self._data = {**_laid_out(data, strides), **_without_data(meta)}
@@ -42,7 +50,7 @@ class Tree:
         self.root = self.modules[-1]
 
     def part(self, path: str) -> Tree:
-        """The tree below a path, which will become a captured graph.
+        """Return the tree below a path, which will become a captured graph.
 
         Raises:
             ArchiveError: the module there has code of its own.
@@ -56,19 +64,22 @@ class Tree:
         return below
 
     def is_layer(self, path: str) -> bool:
+        """Tell whether the module at a path is a layer, which a graph may call."""
         return self.is_layer_module(find_module(self.root, path))
 
     def is_layer_module(self, module: nn.Module | None) -> bool:
+        """Tell whether a module of the tree has a class of its own, other than a plain container."""
         return id(module) in self._is_layer
 
     def is_readable(self, path: str) -> bool:
+        """Tell whether a graph may read the path: a parameter, a buffer or a training flag."""
         return is_readable(self.root, path)
 
     def _make_tensors(self, objects: list) -> list[Tensor]:
         made: list[Tensor] = []
         used: set[str] = set()
         for entry in objects:
-            key, requires_grad, kind = fields(entry, "a tensor", data=str, requires_grad=bool, kind=str)
+            key, requires_grad, kind = fields(entry, "a tensor", {"data": str, "requires_grad": bool, "kind": str})
             if key not in self._data or kind not in ("parameter", "tensor"):
                 raise ArchiveError(f"tensor {key[:80]!r} is not in the file")
             data = self._data[key].detach()  # a view for each object: the memory stays shared
@@ -82,9 +93,7 @@ class Tree:
         return made
 
     def _add_module(self, entry: Any) -> None:
-        name, training, attributes, parameters, buffers, hidden, children = fields(
-            entry, "a module", **{"class": (str, type(None))}, training=bool, attributes=dict, parameters=dict, buffers=dict,
-            not_persistent=list, children=dict)
+        name, training, attributes, parameters, buffers, hidden, children = fields(entry, "a module", MODULE)
         cls = nn.Module if name is None else allow.find_class(name)
         names = [*attributes, *parameters, *buffers, *children]
         if len(set(names)) != len(names) or not all(usable_name(n, cls) for n in names):
@@ -129,34 +138,48 @@ class Tree:
         return self.tensors[index]
 
     def _special(self, kind: str, content: Any) -> Any:
-        if kind == "tensor" and content is not None:
-            return self._tensor(content, Tensor)
-        if kind == "module" and content is not None:
-            return self._child(content)
-        if kind == "function" and content != "builtins.getattr":  # allowed only where its argument is checked
-            return allow.find_function(content)
-        if kind == "class":
-            return allow.find_class(content)
-        if kind == "enum" and isinstance(content, list) and len(content) == 2 and isinstance(content[1], str):
-            return allow.find_enum(content[0]).__members__.get(content[1])
-        if kind == "plain" and isinstance(content, list) and len(content) == 2 and isinstance(content[1], dict):
-            cls = allow.find_plain(content[0])
-            if not all(usable_name(n, cls) for n in content[1]):
-                raise ArchiveError(f"an object of class {cls.__name__} has attributes that may hold code")
-            made: Any = object.__new__(cls)
-            vars(made).update({n: decode(v, self._special) for n, v in content[1].items()})
-            return made
-        if kind == "partial" and isinstance(content, list) and len(content) == 3:
-            function, args, kwargs = (decode(v, self._special) for v in content)
-            if callable(function) and isinstance(args, list) and isinstance(kwargs, dict) \
-                    and all(isinstance(k, str) for k in kwargs):
-                return functools.partial(function, *args, **kwargs)
-            raise ArchiveError("a partial function does not hold what it should")
-        return NotImplemented
+        decoders = {"tensor": lambda index: self._tensor(index, Tensor), "module": self._child, "function": _function,
+                    "class": allow.find_class, "enum": _enum_member, "plain": self._plain, "partial": self._partial}
+        return decoders[kind](content) if kind in decoders and content is not None else NotImplemented
+
+    def _plain(self, content: Any) -> Any:
+        name, attributes = _listed(content, 2, "a plain object")
+        cls = allow.find_plain(name)
+        if not isinstance(attributes, dict) or not all(usable_name(n, cls) for n in attributes):
+            raise ArchiveError(f"an object of class {cls.__name__} has attributes that may hold code")
+        plain: Any = object.__new__(cls)
+        vars(plain).update({n: decode(v, self._special) for n, v in attributes.items()})
+        return plain
+
+    def _partial(self, content: Any) -> functools.partial:
+        function, args, kwargs = (decode(v, self._special) for v in _listed(content, 3, "a partial function"))
+        if callable(function) and isinstance(args, list) and isinstance(kwargs, dict) \
+                and all(isinstance(k, str) for k in kwargs):
+            return functools.partial(function, *args, **kwargs)
+        raise ArchiveError("a partial function does not hold what it should")
+
+
+def _listed(content: Any, length: int, what: str) -> list:
+    if not isinstance(content, list) or len(content) != length:
+        raise ArchiveError(f"{what} does not hold what it should")
+    return content
+
+
+def _function(name: Any) -> Any:
+    if name == "builtins.getattr":  # allowed only where its argument is checked
+        raise ArchiveError("an attribute may not hold getattr")
+    return allow.find_function(name)
+
+
+def _enum_member(content: Any) -> Any:
+    cls, member = _listed(content, 2, "a member of an enumeration")
+    if not isinstance(member, str):
+        raise ArchiveError("a member of an enumeration has no name")
+    return allow.find_enum(cls).__members__.get(member)
 
 
 def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
-    """The tensors in memory of their own, in the layout they had (a channels-last weight runs other kernels)."""
+    """Copy the tensors into memory of their own, in the layout they had (a channels-last weight runs other kernels)."""
     if not isinstance(strides, dict) or not strides.keys() <= data.keys():
         raise ArchiveError("the layouts do not fit the tensors")
     result = {}
@@ -173,12 +196,12 @@ def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
 
 
 def _without_data(meta: Any) -> dict[str, Tensor]:
-    """Tensors on the meta device."""
+    """Make the tensors on the meta device, which have no numbers."""
     if not isinstance(meta, dict):
         raise ArchiveError("the tensors without data are not described")
     made = {}
     for key, entry in meta.items():
-        size, strides, kind = fields(entry, f"tensor {key[:80]!r}", size=list, strides=list, dtype=dict)
+        size, strides, kind = fields(entry, f"tensor {key[:80]!r}", {"size": list, "strides": list, "dtype": dict})
         try:
             shape, stride, dtype = decode({"size": size}), decode({"size": strides}), decode(kind)
             made[key] = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
@@ -188,7 +211,7 @@ def _without_data(meta: Any) -> dict[str, Tensor]:
 
 
 def _parametrize(module: nn.Module) -> None:
-    """Gives a layer the properties that compute its weights (weight_norm, spectral_norm), as torch does."""
+    """Give a layer the properties that compute its weights (weight_norm, spectral_norm), as torch does."""
     held = module._modules["parametrizations"]
     if not isinstance(held, nn.ModuleDict) or not held._modules or isinstance(module, nn.RNNBase) or not all(
             isinstance(p, parametrize.ParametrizationList) and allow.IDENTIFIER.fullmatch(name)
@@ -200,7 +223,7 @@ def _parametrize(module: nn.Module) -> None:
 
 
 def _tie_flat_weights(module: nn.RNNBase) -> None:
-    """The list of its own parameters that an RNN keeps beside them."""
+    """Restore the list of its own parameters that an RNN keeps beside them."""
     names = module.__dict__.get("_flat_weights_names")
     if not isinstance(names, list) or not all(isinstance(n, str) and n in module._parameters for n in names):
         raise ArchiveError(f"a layer of class {type(module).__name__} lacks some of its weights")

@@ -9,7 +9,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,61 +20,75 @@ from fxgrow.errors import ArchiveError
 MAX_DEPTH = 32
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _TORCH_CONSTANTS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+Convert = Callable[[Any], Any]  # encodes or decodes what is inside a value
 
 
 class Unencodable(Exception):
-    """A value that a file cannot hold; the caller knows where it was and says so."""
+    """A value that a file cannot hold, by the name of its type; the caller knows where it was and says so."""
+
+    def __init__(self, value: Any):
+        super().__init__(f"{type(value).__module__}.{type(value).__qualname__}")
 
 
 def encode(value: Any, special: Callable[[Any], dict | None] = lambda value: None) -> Any:
-    """`value` as JSON; `special` may take over any value that is not a plain number, string or container.
+    """Return `value` as JSON; `special` may take over any value that is not a plain number, string or container.
 
     Raises:
         Unencodable: naming the type that a file cannot hold.
     """
     if value is None or type(value) in (bool, int, str):
         return value
-    taken = special(value)
-    if taken is not None:
-        return taken
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"float": str(float(value))}
-    if isinstance(value, (list, tuple, dict, set, frozenset)):
-        return _encode_container(value, lambda v: encode(v, special))
-    for kind, cls in _TORCH_CONSTANTS.items():
-        if isinstance(value, cls):
-            return {kind: str(value).removeprefix("torch.")}
-    if isinstance(value, complex):
-        return {"complex": [encode(value.real), encode(value.imag)]}
-    if isinstance(value, torch.device):
-        return {"device": str(value)}
-    if isinstance(value, (slice, range)):
-        parts = (value.start, value.stop, value.step)
-        return {type(value).__name__: [encode(v, special) for v in parts]}
-    if value is Ellipsis:
-        return {"ellipsis": True}
-    raise Unencodable(f"{type(value).__module__}.{type(value).__qualname__}")
+    encoded = special(value)
+    if encoded is not None:
+        return encoded
+    for kind, encoder in _ENCODERS.items():
+        if isinstance(value, kind):
+            return encoder(value, lambda inner: encode(inner, special))
+    raise Unencodable(value)
 
 
-def _encode_container(value, each: Callable[[Any], Any]) -> Any:
-    if isinstance(value, torch.Size):
-        return {"size": list(value)}
+def _encode_tuple(value: tuple, inner: Convert) -> dict:
     if is_named_tuple(type(value)):
-        return {"namedtuple": [type(value).__name__, list(value._fields), [each(v) for v in value]]}
-    if isinstance(value, dict):
-        return {"dict": [[each(k), each(v)] for k, v in value.items()]}
-    if isinstance(value, (set, frozenset)):
-        return {"set": sorted((each(v) for v in value), key=json.dumps)}
-    if isinstance(value, tuple) and type(value) is not tuple:  # torch.return_types and the like
-        raise Unencodable(f"{type(value).__module__}.{type(value).__qualname__}")
-    items = [each(v) for v in value]
-    return {"tuple": items} if isinstance(value, tuple) else items
+        return {"namedtuple": [type(value).__name__, list(value._fields), [inner(v) for v in value]]}  # type: ignore
+    if type(value) is not tuple:  # torch.return_types and the like
+        raise Unencodable(value)
+    return {"tuple": [inner(v) for v in value]}
+
+
+def _encode_set(value: set | frozenset, inner: Convert) -> dict:
+    return {"set": sorted((inner(v) for v in value), key=json.dumps)}
+
+
+def _encode_range(value: slice | range, inner: Convert) -> dict:
+    return {type(value).__name__: [inner(v) for v in (value.start, value.stop, value.step)]}
+
+
+def _encode_constant(value: Any, inner: Convert) -> dict:
+    return {type(value).__name__: str(value).removeprefix("torch.")}
+
+
+_ENCODERS: dict[type, Callable[[Any, Convert], Any]] = {  # the first that fits
+    numbers.Integral: lambda v, inner: int(v),
+    float: lambda v, inner: float(v) if math.isfinite(v) else {"float": str(float(v))},
+    torch.Size: lambda v, inner: {"size": list(v)},
+    dict: lambda v, inner: {"dict": [[inner(k), inner(x)] for k, x in v.items()]},
+    list: lambda v, inner: [inner(x) for x in v],
+    tuple: _encode_tuple,
+    set: _encode_set,
+    frozenset: _encode_set,
+    torch.dtype: _encode_constant,
+    torch.layout: _encode_constant,
+    torch.memory_format: _encode_constant,
+    complex: lambda v, inner: {"complex": [encode(v.real), encode(v.imag)]},
+    torch.device: lambda v, inner: {"device": str(v)},
+    slice: _encode_range,
+    range: _encode_range,
+    type(Ellipsis): lambda v, inner: {"ellipsis": True},
+}
 
 
 def decode(data: Any, special: Callable[[str, Any], Any] = lambda kind, data: NotImplemented, depth: int = 0) -> Any:
-    """The value that `data` stands for; `special(kind, content)` may take over a kind.
+    """Return the value that `data` stands for; `special(kind, content)` may take over a kind.
 
     Raises:
         ArchiveError: an unknown kind, content that does not fit it, or values nested too deeply.
@@ -88,9 +102,9 @@ def decode(data: Any, special: Callable[[str, Any], Any] = lambda kind, data: No
     if not isinstance(data, dict) or len(data) != 1:
         raise ArchiveError("a value is an object with one key, its kind")
     (kind, content), = data.items()
-    found = special(kind, content)
-    if found is not NotImplemented:
-        return found
+    value = special(kind, content)
+    if value is not NotImplemented:
+        return value
     if kind not in _DECODERS:
         raise ArchiveError(f"{kind[:40]!r} is not a kind of value")
     try:
@@ -99,8 +113,8 @@ def decode(data: Any, special: Callable[[str, Any], Any] = lambda kind, data: No
         raise ArchiveError(f"a value of kind {kind!r} does not hold what it should") from error
 
 
-def _constant(kind: str) -> Callable:
-    def find(name, each):
+def _constant_decoder(kind: str) -> Callable:
+    def find(name, inner):
         value = getattr(torch, name) if IDENTIFIER.fullmatch(name) and hasattr(torch, name) else None
         if not isinstance(value, _TORCH_CONSTANTS[kind]):
             raise ValueError(name)
@@ -120,42 +134,42 @@ def _integers(content) -> list[int]:
     return content
 
 
-def _device(content, each):
+def _decode_device(content, inner):
     if not re.fullmatch(r"[a-z]+(:[0-9]{1,3})?", content):
         raise ValueError(content)
     return torch.device(content)
 
 
-def _named_tuple(content, each):
+def _decode_named_tuple(content, inner):
     name, fields, values = content
-    return named_tuple(name, tuple(fields))(*[each(v) for v in _list(values)])
+    return named_tuple(name, tuple(fields))(*[inner(v) for v in _list(values)])
 
 
-def _three(kind: type) -> Callable:
-    def make(content, each):
+def _range_decoder(kind: type) -> Callable:
+    def make(content, inner):
         start, stop, step = _list(content)
-        return kind(each(start), each(stop), each(step))
+        return kind(inner(start), inner(stop), inner(step))
     return make
 
 
-_DECODERS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
-    "float": lambda c, each: _NOT_FINITE[c],
-    "complex": lambda c, each: complex(*[each(v) for v in _list(c)]),
-    "tuple": lambda c, each: tuple(each(v) for v in _list(c)),
-    "namedtuple": _named_tuple,
-    "size": lambda c, each: torch.Size(_integers(c)),
-    "set": lambda c, each: {each(v) for v in _list(c)},
-    "dict": lambda c, each: {each(k): each(v) for k, v in _list(c)},
-    "slice": _three(slice),
-    "range": _three(range),
-    "ellipsis": lambda c, each: Ellipsis,
-    "device": _device,
-    **{kind: _constant(kind) for kind in _TORCH_CONSTANTS},
+_DECODERS: dict[str, Callable[[Any, Convert], Any]] = {
+    "float": lambda c, inner: _NOT_FINITE[c],
+    "complex": lambda c, inner: complex(*[inner(v) for v in _list(c)]),
+    "tuple": lambda c, inner: tuple(inner(v) for v in _list(c)),
+    "namedtuple": _decode_named_tuple,
+    "size": lambda c, inner: torch.Size(_integers(c)),
+    "set": lambda c, inner: {inner(v) for v in _list(c)},
+    "dict": lambda c, inner: {inner(k): inner(v) for k, v in _list(c)},
+    "slice": _range_decoder(slice),
+    "range": _range_decoder(range),
+    "ellipsis": lambda c, inner: Ellipsis,
+    "device": _decode_device,
+    **{kind: _constant_decoder(kind) for kind in _TORCH_CONSTANTS},
 }
 
 
-def fields(data: Any, what: str, /, **kinds: type | tuple[type, ...]) -> list:
-    """The values of a JSON object's keys, in the order of `kinds`.
+def fields(data: Any, what: str, kinds: Mapping[str, type | tuple[type, ...]]) -> list:
+    """Return the values of a JSON object's keys, in the order of `kinds`, which says their types.
 
     Raises:
         ArchiveError: a key is missing, unknown, or of another type.

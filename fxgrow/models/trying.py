@@ -21,7 +21,8 @@ def try_out(spec: str, module: nn.Module, inputs: tuple) -> None:
 
     hooks = []
     for name, m in module.named_modules():
-        hooks += [m.register_forward_pre_hook(lambda m, args, name=name: running.append(name)), m.register_forward_hook(ends)]
+        hooks += [m.register_forward_pre_hook(lambda m, args, name=name: running.append(name)),
+                  m.register_forward_hook(ends)]
     try:
         with torch.no_grad():
             module(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))

@@ -164,7 +164,7 @@ def test_an_installed_package_adds_a_prefix(factory, tmp_path):
     assert model.in_features == 3 and model(x).shape == (1, 2)
     with pytest.raises(ModelError, match="does not say what its inputs are"):
         load_model("hall:abc", weights="DEFAULT")
-    with pytest.raises(ModelError, match="MODEL is a file, torchvision:NAME, timm:NAME, hall:NAME, ruin:NAME, wrong:NAME, zoo"):
+    with pytest.raises(ModelError, match="MODEL is a file, torchvision:NAME, timm:NAME, hall:NAME, ruin:NAME, wrong"):
         load_model("holl:abc")
     with pytest.raises(ModelError, match="wrong:abc gave a str"):
         load_model("wrong:abc")

@@ -1,0 +1,77 @@
+"""Rules that a module tree in an archive keeps, whoever writes or reads it: names, depth, paths and layouts."""
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxgrow.archive import allow
+from fxgrow.errors import ArchiveError
+
+MAX_DEPTH = 100
+MAX_PATHS = 1_000_000  # names in the tree: layers shared many times over would make them explode
+OWN_OF_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
+_UNUSABLE_NAME = re.compile(r'[."\\\x00-\x1f\x7f]|__.*__')  # torch.fx writes names of modules into Python source
+
+
+def usable_name(name: Any, cls: type) -> bool:
+    """Tell whether a class's modules may have a part so named: it hides no method and does not break torch.fx's source."""
+    return (isinstance(name, str) and 0 < len(name) < 1000 and not _UNUSABLE_NAME.search(name)
+            and unicodedata.normalize("NFKC", name) == name and name not in OWN_OF_MODULE and not allow.shadows(cls, name))
+
+
+class Nesting:
+    """Depth of the module tree and number of names in it, children counted before parents."""
+
+    def __init__(self) -> None:
+        self.depths: list[int] = []
+        self.paths: list[int] = []
+
+    def add(self, children: list[int]) -> None:
+        """Count a module with these children.
+
+        Raises:
+            ArchiveError: the tree is deeper or larger than any program that walks it could bear.
+        """
+        self.depths.append(1 + max((self.depths[i] for i in children), default=0))
+        self.paths.append(1 + sum(self.paths[i] for i in children))
+        if self.depths[-1] > MAX_DEPTH or self.paths[-1] > MAX_PATHS:
+            raise ArchiveError(f"the model nests more than {MAX_DEPTH} modules, or shares them too many times over")
+
+
+def find_module(root: nn.Module, path: str) -> nn.Module | None:
+    """Return the module at a path, by registered names only: no attribute of a module is ever looked up."""
+    module: nn.Module | None = root
+    for name in path.split(".") if path else ():
+        module = None if module is None else module._modules.get(name)
+    return module
+
+
+def is_readable(root: nn.Module, path: str) -> bool:
+    """Tell whether the path is a parameter, a buffer, or the training flag of a module: what a graph may read."""
+    parent, _, name = path.rpartition(".")
+    module = find_module(root, parent)
+    if module is None:
+        return False
+    return name == "training" or isinstance({**module._parameters, **module._buffers}.get(name), Tensor)
+
+
+def missing_constant(module: nn.Module) -> str | None:
+    """Return the first attribute that the module's class counts on and the module lacks."""
+    computed = getattr(module._modules.get("parametrizations"), "_modules", {})
+    annotated = {n for cls in type(module).__mro__ for n in vars(cls).get("__annotations__", ())}
+    names = [*getattr(type(module), "__constants__", ()), *({"weight"} & annotated)]
+    return next((n for n in names if n not in computed and not hasattr(module, n)), None)
+
+
+def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Tell whether a tensor so laid out fills its memory without gaps or overlaps (a permuted contiguous one)."""
+    expected = 1
+    for stride, size in sorted((st, n) for st, n in zip(strides, shape) if n != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
