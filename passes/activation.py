@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.common import Refusal
-from fxgrow.growth import Edit, Region, apply, kept, read_parameter
+from fxgrow.growth import Edit, Part, apply, channel_axis, kept, read_parameter
 from fxgrow.passes.support import insist_known, listed
 from fxgrow.record import Outcome
 
@@ -51,30 +51,31 @@ class Activation(PassBase):
         edit = Edit(graph_module, {"pass": "activation", "where": where, "to": self.to, "mode": self.mode,
                                    "weight": self.weight})
         put = self._insert if self.mode == "insert" else self._replace
-        return apply(edit, where, "layer, block or call", lambda place: put(edit, place))
+        return apply(edit, where, "layer, block or call", lambda part: put(edit, part), takes=self.mode == "replace")
 
-    def _insert(self, edit: Edit, place: Region) -> Outcome:
-        y, shape = place.gives, self._shape(place)
-        path = edit.free_name(place.below("activation"))
+    def _insert(self, edit: Edit, part: Part) -> Outcome:
+        y, shape = edit.nodes[part.gives.name], self._shape(edit, part)
+        path = edit.free_name(part.beside("activation"))
         if self.to == "relu" and any(_is_relu(edit, n) for n in (y, *y.users)):
             raise Refusal("a relu next to a relu changes nothing and would never learn; choose another activation")
-        if self.to == "relu" and len(shape) in (0, place.value(y).ndim - 1):  # channels on axis 1, where PReLU has them
+        if self.to == "relu" and len(shape) in (0, edit.values[y.name].ndim - 1):  # channels on axis 1, where PReLU has them
             layer = nn.PReLU(shape[0] if shape else 1, init=1.0)
             edit.exchange(y, edit.call(y.next, edit.add_layer(path, layer), y, owner=path))
         else:
             edit.exchange(y, self._blend(edit, y.next, path, shape, 1.0, y, None))
-        return Outcome(place.name, 0, shape.numel(), [path], "identity", f"(1 - a) {self.to}(x) + a x, and a starts at one")
+        return Outcome(part.name, 0, shape.numel(), [path], "identity", f"(1 - a) {self.to}(x) + a x, and a starts at one")
 
-    def _replace(self, edit: Edit, place: Region) -> Outcome:
-        x, y, shape, reader = place.takes, place.gives, self._shape(place), place.reader
-        if place.value(x).shape != place.value(y).shape:
+    def _replace(self, edit: Edit, part: Part) -> Outcome:
+        x, y, reader = (edit.nodes[n.name] for n in (part.takes, part.gives, part.reader))  # type: ignore[union-attr]
+        shape = self._shape(edit, part)
+        if edit.values[x.name].shape != edit.values[y.name].shape:
             raise Refusal("its input and output differ in size: it is no activation")
-        path = edit.free_name(place.below("activation"))
+        path = edit.free_name(part.beside("activation"))
         x = kept(edit, reader, x)
         if self.to != "identity":
             x = edit.call(reader, ACTIVATIONS[self.to], x, owner=path)
         edit.exchange(y, self._blend(edit, y.next, path, shape, 0.0, x, y))
-        return Outcome(place.name, 0, shape.numel(), [path], "as before", f"(1 - a) times what it was + a {self.to}(x), "
+        return Outcome(part.name, 0, shape.numel(), [path], "as before", f"(1 - a) times what it was + a {self.to}(x), "
                        "and a starts at zero")
 
     def _blend(self, edit: Edit, before: Node, path: str, shape: torch.Size, start: float, x: Node, y: Node | None) -> Node:
@@ -89,11 +90,11 @@ class Activation(PassBase):
         return edit.call(before, torch.add, edit.call(before, torch.mul, x, a, owner=path),
                          edit.call(before, torch.mul, y, rest, owner=path), owner=path)
 
-    def _shape(self, place: Region) -> torch.Size:
-        """The shape of `a`, which is multiplied with what the place gives."""
+    def _shape(self, edit: Edit, part: Part) -> torch.Size:
+        """Return the shape of `a`, which is multiplied with what the part gives."""
         if self.weight == "scalar":
             return torch.Size()
-        sizes = place.value(place.gives).shape[place.channels:]
+        sizes = edit.values[part.gives.name].shape[channel_axis(edit, part.gives):]
         return torch.Size([sizes[0], *[1] * (len(sizes) - 1)])
 
 

@@ -14,17 +14,16 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.graph import Call, calls, computes
-from fxgrow.growth import Edit
+from fxgrow.growth import Edit, Part
 from fxgrow.passes.support import (
-    Region,
     activation,
     add,
     insist_known,
     listed,
     numbered,
     outermost,
+    part_below,
     pointwise,
-    region,
     seed_of,
     seeded,
     share_out,
@@ -139,13 +138,13 @@ class Branch(PassBase):
         are those of the branch.
         """
         edit = Edit(gm, {}, own=False)
-        part = region(edit, name)
-        channels = edit.values[part.y.name].shape[part.axis]
-        operands = _operands(part)
+        part = part_below(edit, name)
+        channels = edit.values[part.gives.name].shape[part.channel_axis]
+        operands = _operands(edit, part)
         width = self.width or max(channels // (len(operands) or 4), 1)
         stand_in = edit.add_layer(f"{name}_out", pointwise(part.rank, channels, channels))
-        reader = edit.call(part.y.next, stand_in, part.y)
-        edit.exchange(part.y, reader)
+        reader = edit.call(part.gives.next, stand_in, part.gives)
+        edit.exchange(part.gives, reader)
         edit.gm.meta = {k: v for k, v in edit.gm.meta.items() if k != "growth"}
         wide, method, note = self._widened(edit.gm, stand_in, width, seed)
         record: GrowthRecord = wide.meta["growth"]["record"]
@@ -174,8 +173,8 @@ class Branch(PassBase):
 
     def _fill(self, edit: Edit, name: str, stand_in: str, reader: str, method: str, note: str) -> None:
         """The branch in the place of the stand-in's new outputs."""
-        part, node = region(edit, name), edit.nodes[reader]
-        old, new = (edit.values[n.name].shape[part.axis] for n in (part.y, node))
+        part, node = part_below(edit, name), edit.nodes[reader]
+        old, new = (edit.values[n.name].shape[part.channel_axis] for n in (part.gives, node))
         width, size = new - old, self.kernel or 3
         net = stack(edit, part, [(1, width), (size, width)], closed=activation(edit, part.nodes) is not None)
         if method == "r2r":
@@ -184,12 +183,12 @@ class Branch(PassBase):
                     p.copy_(p[_equal_rows(edit.tensor(f"{stand_in}.weight")[old:])])
         layer = any(str(n.target) == name for n in part.nodes) or name not in dict(edit.gm.named_modules())
         path, = numbered(edit, name + ("_branch" if layer else ".branch"), 1)
-        z = edit.graft(path, edit.trace(net, part.x), part.x, part.first)
-        if _operands(part) and list(part.y.users) == [node]:
-            part.y.update_arg(0, [*part.y.args[0], z])  # type: ignore[misc]
-            joined = part.y
+        z = edit.graft(path, edit.trace(net, part.takes), part.takes, part.reader)
+        if _operands(edit, part) and list(part.gives.users) == [node]:
+            part.gives.update_arg(0, [*part.gives.args[0], z])  # type: ignore[misc]
+            joined = part.gives
         else:
-            joined = edit.call(node, torch.cat, [part.y, z], part.axis, owner=name.rpartition(".")[0])
+            joined = edit.call(node, torch.cat, [part.gives, z], part.channel_axis, owner=name.rpartition(".")[0])
         node.replace_all_uses_with(joined)
         edit.graph.erase_node(node)
         edit.drop(stand_in)
@@ -207,13 +206,13 @@ def _concatenates(node: Node) -> bool:
         bool(node.args) and isinstance(node.args[0], (list, tuple))
 
 
-def _operands(part: Region) -> list[Node]:
+def _operands(edit: Edit, part: Part) -> list[Node]:
     """What a part concatenates along its channels at its end."""
-    y = part.y
+    y = part.gives
     if not _concatenates(y):
         return []
     dim = y.args[1] if len(y.args) > 1 else y.kwargs.get("dim", 0)
-    return list(y.args[0]) if dim in (part.axis, part.ndim + part.axis) else []  # type: ignore[arg-type]
+    return list(y.args[0]) if dim in (part.channel_axis, edit.values[y.name].ndim + part.channel_axis) else []  # type: ignore[arg-type]
 
 
 def _insist_behind(entry: ParameterRecord, channels: int) -> None:

@@ -13,11 +13,10 @@ from typing import Any, Literal
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow import blocks
-from fxgrow.blocks import Piece
+from fxgrow.blocks import make_room, next_names, put_in
 from fxgrow.common import Refusal
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.growth import Edit
+from fxgrow.growth import Edit, Piece
 from fxgrow.identity import Range, Trace
 from fxgrow.passes.support import BLOCKS, Numbers, Place, Places, insist_known, listed, seed_of, seeded, settle
 from fxgrow.record import Outcome
@@ -48,9 +47,8 @@ class Deepen(PassBase):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        blocks = ("clone", "transformer", *BLOCKS)
         insist_known("method", self.method, METHODS)
-        insist_known("block", self.block, blocks)
+        insist_known("block", self.block, ("clone", "transformer", *BLOCKS))
         if not isinstance(self.times, int) or self.times < 1:
             raise GrowthError(f"times {self.times} inserts nothing; it must be a whole number of at least 1")
 
@@ -87,16 +85,16 @@ class Deepen(PassBase):
             raise GrowthError(f"the memory of {place.x.name} is written to later and read under another name; write to a "
                               "new tensor there, in the model's code")
         count = len(place.parts) or 1
-        names: list[Any] = blocks.next_names(edit, place.base, self.times * count)
+        names: list[Any] = next_names(edit, place.base, self.times * count)
         if place.parts:
             names = [dict(zip(place.parts, names[i:i + count])) for i in range(0, len(names), count)]
         pieces = [place.make(name) for name in names]
         settled = [self._settle(piece, place, trace.gives[place.x.name].range, numbers) for piece in pieces]
-        blocks.make_room(edit, place.base, len(names) * count)
+        make_room(edit, place.base, len(names) * count)
         x, after = edit.nodes[place.x.name], edit.nodes[place.after.name]
         for piece, (method, why) in zip(pieces, settled):
-            after, x = blocks.put_in(edit, piece, after, x)
-            size = sum(p.numel() for p in piece.gm.parameters())
+            after, x = put_in(edit, piece, after, x)
+            size = sum(p.numel() for p in piece.module.parameters())
             edit.outcomes.append(Outcome(piece.paths[0], 0, size, piece.paths, method, why))
 
     def _settle(self, piece: Piece, place: Place, given: Range, numbers: Numbers) -> tuple[str, str]:
@@ -105,7 +103,7 @@ class Deepen(PassBase):
             return self.method, place.exact
         if self.method == "random":
             if place.draw:
-                numbers.redraw(piece, Trace(piece.gm))
+                numbers.redraw(piece, Trace(piece.module))
             return self.method, "not exact: everything is drawn"
         start = settle(piece, given, pairs=self.method == "r2r", draw=place.draw and self.method != "net2net",
                        numbers=numbers)

@@ -14,7 +14,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.common import Refusal
 from fxgrow.errors import GrowthError
 from fxgrow.graph import LAYERS
-from fxgrow.growth import Edit, Region, apply
+from fxgrow.growth import Edit, Part, apply, channel_axis
 from fxgrow.passes.support import listed, seed_of
 from fxgrow.record import Outcome
 
@@ -45,15 +45,15 @@ class SqueezeExcite(PassBase):
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "se", "where": where, "reduction": self.reduction, "seed": seed})
         generator = torch.Generator().manual_seed(seed)
-        return apply(edit, where, "layer, block or call", lambda place: self._gate(edit, place, generator))
+        return apply(edit, where, "layer, block or call", lambda part: self._gate(edit, part, generator))
 
-    def _gate(self, edit: Edit, place: Region, generator: torch.Generator) -> Outcome:
+    def _gate(self, edit: Edit, part: Part, generator: torch.Generator) -> Outcome:
         """`y * 2 sigmoid(fc2(relu(fc1(mean of y over space))))`, with fc2 zero."""
-        y, axis = place.gives, place.channels
-        shape = place.value(y).shape
+        y, axis = edit.nodes[part.gives.name], channel_axis(edit, part.gives)
+        shape = edit.values[y.name].shape
         over = tuple(d for d in range(1, len(shape)) if d != axis)
         hidden = max(FEWEST, math.ceil(shape[axis] / self.reduction))
-        path = edit.free_name(place.below("se"))
+        path = edit.free_name(part.beside("se"))
         first, second = (_layer(axis, shape, *sizes) for sizes in ((shape[axis], hidden), (hidden, shape[axis])))
         nn.init.kaiming_uniform_(first.weight, a=math.sqrt(5), generator=generator)
         for tensor in (first.bias, second.weight, second.bias):
@@ -67,7 +67,7 @@ class SqueezeExcite(PassBase):
         gate = edit.call(before, torch.mul, gate, 2, owner=path)
         edit.exchange(y, edit.call(before, torch.mul, y, gate, owner=path))
         count = sum(p.numel() for p in (*first.parameters(), *second.parameters()))
-        return Outcome(place.name, 0, count, [path], "gates of one", f"{shape[axis]} channels, {hidden} hidden: the second "
+        return Outcome(part.name, 0, count, [path], "gates of one", f"{shape[axis]} channels, {hidden} hidden: the second "
                        "layer is zero, and 2 sigmoid(0) is one")
 
 

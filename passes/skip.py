@@ -13,7 +13,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.common import Refusal
 from fxgrow.errors import SelectionError
 from fxgrow.graph import LAYERS
-from fxgrow.growth import Edit, Region, apply, kept, read_parameter, regions
+from fxgrow.growth import Edit, Named, Part, apply, channel_axis, kept, named, part_of, read_parameter
 from fxgrow.passes.support import insist_known, listed
 from fxgrow.record import Outcome
 
@@ -41,15 +41,19 @@ class Skip(PassBase):
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "skip", "where": where, "to": self.to, "weight": self.weight})
         end = None if self.to is None else _end(edit, self.to)
-        return apply(edit, where, "layer, block or call", lambda start: self._connect(edit, start, end or start))
 
-    def _connect(self, edit: Edit, start: Region, end: Region) -> Outcome:
-        x, y, reader = start.takes, end.gives, start.reader
+        def put(start: Part) -> Outcome:
+            return self._connect(edit, start, start if end is None else part_of(edit, *end))
+
+        return apply(edit, where, "layer, block or call", put, takes=True)
+
+    def _connect(self, edit: Edit, start: Part, end: Part) -> Outcome:
+        x, y, reader = (edit.nodes[n.name] for n in (start.takes, end.gives, start.reader))  # type: ignore[union-attr]
         order = {node: i for i, node in enumerate(edit.graph.nodes)}
         if order[reader] > order[y]:
             raise Refusal(f"{end.name} comes before it")
-        path = edit.free_name(start.below("skip"))
-        layer = self._layer(start, end)
+        path = edit.free_name(start.beside("skip"))
+        layer = self._layer(edit, start, end)
         count = sum(p.numel() for p in layer.parameters())
         edit.add_layer(path, layer)
         x = kept(edit, reader, x)
@@ -61,18 +65,18 @@ class Skip(PassBase):
         return Outcome(start.name if end is start else f"{start.name} to {end.name}", 0, count, [path], "zero weight",
                        "what is added starts as zero times the input")
 
-    def _layer(self, start: Region, end: Region) -> nn.Module:
-        """What the input goes through, all zero."""
-        x, y = start.value(start.takes).shape, end.value(end.gives).shape
+    def _layer(self, edit: Edit, start: Part, end: Part) -> nn.Module:
+        """Return the layer that the input goes through, all zero."""
+        x, y = (edit.values[n.name].shape for n in (start.takes, end.gives))  # type: ignore[union-attr]
         if x == y and self.weight != "matrix":
+            axis = len(y) if self.weight == "scalar" else channel_axis(edit, end.gives)
             layer = nn.Module()
-            shape = () if self.weight == "scalar" else (y[end.channels], *[1] * (len(y) - end.channels - 1))
-            layer.weight = nn.Parameter(torch.zeros(shape))
+            layer.weight = nn.Parameter(torch.zeros([*y[axis:axis + 1], *[1] * (len(y) - axis - 1)]))
             return layer
         sizes = f"its input of {'x'.join(map(str, x))} and the output of {'x'.join(map(str, y))}"
         if len(x) != len(y) or x[0] != y[0]:
             raise Refusal(f"no connection leads from {sizes}")
-        axis = end.channels
+        axis = channel_axis(edit, end.gives)
         if axis == len(y) - 1 and x[:-1] == y[:-1]:
             layer = nn.Linear(x[-1], y[-1], bias=False)
         elif axis == 1 and (len(y) - 2, False) in LAYERS:
@@ -86,13 +90,13 @@ class Skip(PassBase):
         return layer
 
 
-def _end(edit: Edit, name: str) -> Region:
-    """The one place of a name.
+def _end(edit: Edit, name: str) -> Named:
+    """Return the one layer, block or call of a name.
 
     Raises:
         SelectionError: there is none, or it is called several times.
     """
-    found = regions(edit).get(name, [])
+    found = named(edit).get(name, [])
     if len(found) != 1:
         raise SelectionError(f"to={name!r} names {len(found) or 'no'} calls; it must name one layer, block or call in full")
     return found[0]

@@ -15,8 +15,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.aten import TorchDispatchMode
 from fxgrow.errors import CaptureError, GrowthError
 from fxgrow.graph import calls, meta_twin
-from fxgrow.growth import Edit
-from fxgrow.passes.support import Region, insist_known, listed, oppose, outermost, pointwise, region, seed_of, seeded, stack
+from fxgrow.growth import Edit, Part
+from fxgrow.passes.support import insist_known, listed, oppose, outermost, part_below, pointwise, seed_of, seeded, stack
 from fxgrow.record import Outcome
 
 Factory = Callable[[int, int], nn.Module]
@@ -60,17 +60,17 @@ class Subnet(PassBase):
         with seeded(seed):
             for name in names:
                 try:
-                    edit.outcomes.append(self._insert(edit, region(edit, name), factory))
+                    edit.outcomes.append(self._insert(edit, part_below(edit, name), factory))
                 except (GrowthError, CaptureError) as why:
                     edit.outcomes.append(Outcome(name, 0, 0, [name], reason=str(why)))
         edit.insist(self.where)
         return edit.finish()
 
-    def _insert(self, edit: Edit, part: Region, factory: Factory | None) -> Outcome:
-        x, y = edit.values[part.x.name], edit.values[part.y.name]
-        outs = width = y.shape[part.axis]
+    def _insert(self, edit: Edit, part: Part, factory: Factory | None) -> Outcome:
+        x, y = (edit.values[n.name] for n in (part.takes, part.gives))  # type: ignore[union-attr]
+        outs = width = y.shape[part.channel_axis]
         if factory is not None:
-            net = factory(x.shape[part.axis if x.ndim == y.ndim else 1], outs)
+            net = factory(x.shape[part.channel_axis if x.ndim == y.ndim else 1], outs)
             if not isinstance(net, nn.Module):
                 raise GrowthError(f"the function that was to make its sub-network gave {type(net).__name__}, not a module")
             net = copy.deepcopy(net)
@@ -79,22 +79,22 @@ class Subnet(PassBase):
         else:
             width = max(outs // 4, min(outs, 8))  # a few units at least: one alone may be dead
             net = stack(edit, part, [(1, width), (3, width)])
-        alone = edit.trace(net, part.x)
-        wanted = [*y.shape[:part.axis], width, *y.shape[part.axis:][1:]]
+        alone = edit.trace(net, part.takes)
+        wanted = [*y.shape[:part.channel_axis], width, *y.shape[part.channel_axis:][1:]]
         given = list(alone.gives.shape) if isinstance(alone.gives, Tensor) else type(alone.gives).__name__
         if given != wanted:
-            raise GrowthError(f"its sub-network gives {given} for {list(x.shape)}, and {part.path} gives {list(y.shape)}: "
+            raise GrowthError(f"its sub-network gives {given} for {list(x.shape)}, and {part.name} gives {list(y.shape)}: "
                               "they are added, so make it give the same")
         method, note = self.method, ""
         if method == "r2r" and draws(net, x):
             method, note = "netmorph", "; r2r is not exact here: the sub-network draws random numbers, each copy its own"
-        ended = Ended(net, pointwise(part.rank, width * (2 if method == "r2r" else 1), outs), part.axis, method == "r2r",
-                      alone.writes)
-        path = edit.free_name(f"{part.path}_subnet")
-        z = edit.graft(path, edit.trace(ended, part.x), part.x, part.first)
-        edit.exchange(part.y, edit.call(part.y.next, torch.add, part.y, z, owner=part.path.rpartition(".")[0]))
+        ended = Ended(net, pointwise(part.rank, width * (2 if method == "r2r" else 1), outs), part.channel_axis, method == "r2r",
+                      alone.writes_input)
+        path = edit.free_name(f"{part.name}_subnet")
+        z = edit.graft(path, edit.trace(ended, part.takes), part.takes, part.reader)
+        edit.exchange(part.gives, edit.call(part.gives.next, torch.add, part.gives, z, owner=part.name.rpartition(".")[0]))
         size = sum(p.numel() for p in edit.gm.get_submodule(path).parameters())
-        return Outcome(part.path, 0, size, [path], method, WHY[method] + note)
+        return Outcome(part.name, 0, size, [path], method, WHY[method] + note)
 
 
 class Ended(nn.Module):

@@ -2,12 +2,12 @@
 
 What lives here: parts with one input and one output. What does not: which numbers they start with (identity, passes).
 """
-from fxgrow.blocks.block import Block, find_block, find_out
 from fxgrow.blocks.extras import Extra
+from fxgrow.blocks.finding import ends, find_block, find_out
 from fxgrow.blocks.matching import Match, match, taps
-from fxgrow.blocks.piece import Piece, built, copied
+from fxgrow.blocks.pieces import built, copied
 from fxgrow.blocks.placing import make_room, next_names, put_in
 from fxgrow.blocks.sides import Side
 
-__all__ = ["Block", "Extra", "Match", "Piece", "Side", "built", "copied", "find_block", "find_out", "make_room", "match",
-           "next_names", "put_in", "taps"]
+__all__ = ["Extra", "Match", "Side", "built", "copied", "ends", "find_block", "find_out", "make_room", "match", "next_names",
+           "put_in", "taps"]

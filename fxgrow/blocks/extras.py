@@ -1,6 +1,4 @@
 """Extra parts of the bigger network: what it has between two places that the smaller one has not."""
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,63 +7,59 @@ from torch import Tensor
 from torch.fx import Node
 
 from fxgrow.aten import CONTRACTIONS
-from fxgrow.blocks.block import Block, find_block, find_out
+from fxgrow.blocks.finding import ends, find_block, find_out
 from fxgrow.blocks.sides import Side, users_of
 from fxgrow.common import Refusal
 from fxgrow.graph import location_of
+from fxgrow.growth import Part
 from fxgrow.identity import Demand, Val, identity_layer, layer_norm
 
+Norms = tuple[tuple[str, str], tuple[str, str]]  # weight and bias of a LayerNorm in front of a block and of one behind it
+Span = tuple[int, int]  # the places of the first and the last node of a part in the order of the side
 
-@dataclass(eq=False)
-class Extra:
-    """A part of the larger graph that can be the identity: its nodes from `first` to `last` in the order of the side.
 
-    block: it has a path of its own, and a skip path. Else it is a layer with its norm and activation, and no way around it.
-    norms: of a block behind which a LayerNorm stands, as one stands in front of it: weight and bias of both. It is the
-    identity if the norm in front has neither, and hands them on.
-    joined: of a part that is no identity, but whose result is only ever concatenated with others, so that it can be left
-    out: the axis.
+@dataclass(eq=False, kw_only=True)
+class Extra(Part):
+    """A part of the larger graph that the smaller one may lack: it can be the identity, or left out of concatenations.
+
+    span: its place in the match. is_block: it has a name of its own and a skip path; else it is a layer with its norm and
+    activation. norms: those around a block that is the identity only if the first has no weight and bias, and hands them on.
     """
-    path: str
-    first: int
-    last: int
-    x: Node | None
-    out: Node
-    block: Block | None = None
-    norms: tuple[tuple[str, str], tuple[str, str]] | None = None
-    joined: int | None = None
+    span: Span
+    is_block: bool = False
+    norms: Norms | None = None
 
 
-def find_extras(side: Side) -> tuple[list[Extra], dict[tuple[int, int], str]]:
-    """Every part that can be the identity; and for those blocks that cannot, by their first and last place, why."""
-    found: dict[tuple[int, int], Extra] = {}
-    refused: dict[tuple[int, int], str] = {}
+def find_extras(side: Side) -> tuple[list[Extra], dict[Span, str]]:
+    """Return every part that may be lacking; and why blocks that keep their shape cannot be the identity."""
+    found: dict[Span, Extra] = {}
+    refused: dict[Span, str] = {}
     for path in side.trace.below:
-        extra, why = _block(side, path)
-        if extra is None or why:
-            extra = _term(side, path) or extra
-        if extra is None:
-            continue
-        if why and extra.joined is None:
-            refused.setdefault((extra.first, extra.last), why)
+        block, why = _block(side, path)
+        if block is None or why:
+            concatenated = _concatenated(side, path)
+            if concatenated is not None:
+                found.setdefault(concatenated.span, concatenated)
+            elif block is not None:
+                refused.setdefault(block.span, why)
         else:
-            found.setdefault((extra.first, extra.last), extra)
+            found.setdefault(block.span, block)
     for layer in _layers(side):
-        found.setdefault((layer.first, layer.last), layer)
-    return sorted(found.values(), key=lambda e: (e.first, e.last)), refused
+        found.setdefault(layer.span, layer)
+    return sorted(found.values(), key=lambda e: e.span), refused
 
 
 def _block(side: Side, path: str) -> tuple[Extra | None, str]:
-    """What lies below a path, if it takes and gives one value of one shape; and why it cannot be the identity."""
+    """Return the block below a path, if it keeps the shape of one value; and why it cannot be the identity ("": it can)."""
     try:
         block = find_block(path, side.trace)
     except Refusal:
         return None, ""
     span = _span(side, block.nodes)
-    if span is None or not _alike(side, block.x, block.out):
+    if span is None or not _alike(side, block.takes, block.gives):
         return None, ""
-    x, out = block.values(side.trace)
-    extra = Extra(path, *span, side.resolve(block.x), side.resolve(block.out), block)
+    x, out = ends(block, side.trace)
+    extra = Extra(**vars(block), span=span, is_block=True)
     try:
         Demand(x, _owned(path)).identity(out)
     except Refusal as why:
@@ -79,35 +73,35 @@ def _owned(path: str) -> Callable[[str], bool]:
     return lambda name: name.startswith(path + ".")
 
 
-def _term(side: Side, path: str) -> Extra | None:
-    """A part whose result is concatenated with others wherever it is used (a layer of a DenseNet, a branch)."""
+def _concatenated(side: Side, path: str) -> Extra | None:
+    """Return a part whose result is concatenated wherever it is used (a layer of a DenseNet, a branch)."""
     try:
         nodes, out = find_out(path, side.trace)
     except Refusal:
         return None
     span, users = _span(side, nodes), users_of(side, side.resolve(out))
     made = [side.trace.made.get(u.name, []) for u in users]
-    if span is None or not users or any([v.name for v in each] != ["cat"] for each in made):
+    if span is None or not users or any([op.name for op in ops] != ["cat"] for ops in made):
         return None
-    dims = {each[0].arg(1, 0) % each[0].tensor.ndim for each in made}
-    return Extra(path, *span, None, side.resolve(out), joined=dims.pop()) if len(dims) == 1 else None
+    axes = {ops[0].arg(1, 0) % ops[0].tensor.ndim for ops in made}
+    return Extra(path, nodes, None, side.resolve(out), concat_axis=axes.pop(), span=span) if len(axes) == 1 else None
 
 
-def _norms(side: Side, extra: Extra, x: Val, out: Val) -> tuple[tuple[str, str], tuple[str, str]] | None:
-    """The norms in front of a block and at its end, if it is the identity where the first has no weight and bias."""
+def _norms(side: Side, block: Extra, x: Val, out: Val) -> Norms | None:
+    """Return the norms in front of a block and at its end, if it is the identity where the first has no weight and bias."""
     front, end = layer_norm(x), layer_norm(out)
-    inside = set(side.nodes[extra.first:extra.last + 1])
-    if front is None or end is None or extra.x is None or not users_of(side, extra.x) <= inside:
+    inside = set(side.nodes[block.span[0]:block.span[1] + 1])
+    if front is None or end is None or not users_of(side, side.resolve(block.takes)) <= inside:
         return None
     try:
-        Demand(x, _owned(extra.path), normal=True).identity(out)
+        Demand(x, _owned(block.name), normal=True).identity(out)
     except Refusal:
         return None
     return front, end
 
 
-def _span(side: Side, nodes: list[Node]) -> tuple[int, int] | None:
-    """The first and last place of nodes that follow each other without a gap."""
+def _span(side: Side, nodes: list[Node]) -> Span | None:
+    """Return the first and last place of nodes that follow each other without a gap."""
     places = sorted(side.order[n] for n in nodes if n in side.order)
     return (places[0], places[-1]) if places and places[-1] - places[0] == len(places) - 1 else None
 
@@ -118,52 +112,65 @@ def _alike(side: Side, x: Node, out: Node) -> bool:
 
 
 def _layers(side: Side) -> Iterator[Extra]:
-    """Layers, each with what follows it alone, that can give back what they are given (Chen 2015, eq. 4)."""
+    """Yield layers, each with what follows it alone, that can give back what they are given (Chen 2015, eq. 4)."""
+    trace = side.trace
     for at, node in enumerate(side.nodes):
-        if not any(v.name in CONTRACTIONS for v in side.trace.made.get(node.name, ())):
+        ins = side.inputs(node)
+        if not _contracts(side, node) or len(ins) != 1 or ins[0].name not in trace.gives:
             continue
-        given = side.inputs(node)
-        if len(given) != 1 or given[0].name not in side.trace.gives:
-            continue
-        x, last, best = side.trace.reads.get((node.name, given[0].name), side.trace.gives[given[0].name]), at, None
-        while True:
-            out = side.nodes[last]
-            if _alike(side, given[0], out):
-                try:
-                    identity_layer(x, side.trace.gives[out.name])
-                    best = last
-                except Refusal:
-                    pass
-            following = side.nodes[last + 1] if last + 1 < len(side.nodes) else None
-            if following is None or side.inputs(following) != [out] or users_of(side, out) != {following} or \
-                    any(v.name in CONTRACTIONS for v in side.trace.made.get(following.name, ())):
-                break
-            last += 1
-        if best is not None:
-            yield Extra(location_of(node), at, best, given[0], side.nodes[best])
+        x = trace.reads.get((node.name, ins[0].name), trace.gives[ins[0].name])
+        places = [p for p in _followers(side, at) if _can_give_back(side, ins[0], x, side.nodes[p])]
+        if places:
+            nodes = side.nodes[at:places[-1] + 1]
+            yield Extra(location_of(node), nodes, ins[0], nodes[-1], span=(at, places[-1]))
 
 
-def rows(extras: list[Extra]) -> Iterator[list[Extra]]:
-    """Blocks of one numbered list, each next to the one before."""
-    rows: dict[str, list[Extra]] = {}
+def _contracts(side: Side, node: Node) -> bool:
+    return any(op.name in CONTRACTIONS for op in side.trace.made.get(node.name, ()))
+
+
+def _followers(side: Side, at: int) -> Iterator[int]:
+    """Yield the place of a layer, and those of the nodes that alone follow it, up to the next layer."""
+    yield at
+    while at + 1 < len(side.nodes):
+        node, after = side.nodes[at:at + 2]
+        if side.inputs(after) != [node] or users_of(side, node) != {after} or _contracts(side, after):
+            return
+        at += 1
+        yield at
+
+
+def _can_give_back(side: Side, taken: Node, x: Val, out: Node) -> bool:
+    if not _alike(side, taken, out):
+        return False
+    try:
+        identity_layer(x, side.trace.gives[out.name])
+    except Refusal:
+        return False
+    return True
+
+
+def rows(extras: list[Extra]) -> list[list[Extra]]:
+    """Return the blocks of each numbered list, in order."""
+    found: dict[str, list[Extra]] = {}
     for extra in extras:
-        numbered = re.fullmatch(r"(.*?)\d+", extra.path)
-        if extra.block is not None and numbered:
-            rows.setdefault(numbered[1], []).append(extra)
-    yield from rows.values()
+        numbered = re.fullmatch(r"(.*?)\d+", extra.name)
+        if extra.is_block and numbered:
+            found.setdefault(numbered[1], []).append(extra)
+    return list(found.values())
 
 
 def spread(side: Side, row: list[Extra], left_out: list[Extra], place: str) -> list[Extra]:
-    """Which of a row are to be new, if as many are to be as are now."""
-    count = sum(e in left_out for e in row)
+    """Return the blocks of a row that are to be new, as many as are now, where `place` says."""
+    count = sum(1 for block in row if block in left_out)
     if not count:
         return []
-    stem, number = re.fullmatch(r"(.*?)(\d+)", row[0].path).groups()  # type: ignore[union-attr]
-    opened = f"{stem}{int(number) - 1}" in side.layers  # a block that is no part of the row opens the stage
-    length = len(row) + opened
+    stem, number = re.fullmatch(r"(.*?)(\d+)", row[0].name).groups()  # type: ignore[union-attr]
+    opening = 1 if f"{stem}{int(number) - 1}" in side.layers else 0  # a block that is no part of the row opens the stage
+    length = len(row) + opening
     if place == "spread":
         chosen = [-(-(i + 1) * length // count) - 1 for i in range(count)]
     else:
         behind = list(range(1, length, 2))[:count]
         chosen = [*behind, *(i for i in reversed(range(1, length)) if i not in behind)][:count]
-    return [row[i - opened] for i in chosen]
+    return [row[i - opening] for i in chosen]

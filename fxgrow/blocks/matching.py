@@ -1,12 +1,8 @@
 """Matching of two captured graphs: the larger is the smaller with blocks and layers in between that can be the identity.
 
 Nodes are compared by the ATen ops that they run, with their numbers, and by where their inputs come from; sizes may grow.
-What may stand in between (`Extra`) is found by asking each block of the larger graph for a start that makes it the identity
-(fxgrow/identity/demands.py), and each layer with its norm and activation. What lives here: which node is which. What does
-not: sizes (passes/into/growing.py) and numbers.
+What lives here: which node is which. What does not: sizes and numbers (passes/into).
 """
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +10,7 @@ from dataclasses import dataclass, field
 from torch.fx import Node
 
 from fxgrow.aten import NORMS, numbers_in
-from fxgrow.blocks.extras import Extra, find_extras, rows, spread
+from fxgrow.blocks.extras import Extra, Span, find_extras, rows, spread
 from fxgrow.blocks.sides import SCALED, Side
 from fxgrow.errors import GrowthError
 from fxgrow.identity import Val
@@ -28,7 +24,7 @@ class Match:
 
 
 def match(small: Side, big: Side, place: str = "end") -> Match:
-    """Finds the smaller graph in the larger one.
+    """Find the smaller graph in the larger one.
 
     place: where in a row of equal blocks new ones stand: `end` (behind the old ones), `spread` (evenly among them) or
     `interleave` (one behind each old one, the rest at the end).
@@ -37,108 +33,119 @@ def match(small: Side, big: Side, place: str = "end") -> Match:
         GrowthError: it is not there; what was reached in both, and why blocks that are too many cannot be the identity.
     """
     extras, refused = find_extras(big)
-    found = _Alignment(small, big, extras, set()).run()
-    if isinstance(found, Match) and place != "end":
-        wanted = {e for row in rows(extras) for e in spread(big, row, found.extras, place)}
-        again = _Alignment(small, big, extras, wanted).run()
-        found = again if isinstance(again, Match) else found
-    if not isinstance(found, Match):
-        raise GrowthError(_explain(small, big, *found, refused))
-    return found
+    starts: dict[int, list[Extra]] = {}
+    for extra in extras:
+        starts.setdefault(extra.span[0], []).append(extra)
+    alignment = _Alignment(small, big, starts)
+    found = alignment.run()
+    if found is None:
+        raise GrowthError(_explain(alignment, refused))
+    if place == "end":
+        return found
+    preferred = {block for row in rows(extras) for block in spread(big, row, found.extras, place)}
+    return _Alignment(small, big, starts, preferred).run() or found
+
+
+Position = tuple[int, int]  # how many nodes of the smaller and of the larger graph are read
 
 
 @dataclass
 class _State:
-    """How far both graphs are read, and the choices left here."""
-    at: tuple[int, int]
+    """A position, the move that led there (None: two nodes are the same), and the moves left."""
+    at: Position
+    move: Extra | None
     moves: Iterator[Extra | None]
-    undo: tuple[Node, dict] | None = None
 
 
 @dataclass
 class _Alignment:
     """A search with backtracking: the next node of the smaller graph is the next one of the larger, or an extra is left out.
 
-    first: extras that are left out rather than matched, where both would do.
+    starts: by place in the larger graph, the extras that begin there. preferred: those that are
+    left out rather than matched, where both would do.
     """
     small: Side
     big: Side
-    extras: list[Extra]
-    first: set[Extra]
+    starts: dict[int, list[Extra]]
+    preferred: set[Extra] = field(default_factory=set)
     nodes: dict[Node, Node] = field(default_factory=dict)
-    around: dict[Node, Node | None] = field(default_factory=dict)  # what an extra gives: what it is given, or nothing
+    around: dict[Node, Node | None] = field(default_factory=dict)  # what an extra gives: what it takes, or nothing
     skipped: list[Extra] = field(default_factory=list)
+    dead_ends: set[Position] = field(default_factory=set)
+    furthest: Position = (0, 0)
+    reason: str = ""  # why it went no further than that
 
-    def run(self) -> Match | tuple[int, int, str]:
-        """The match; or how far it went in both, and why not further."""
-        self.starts: dict[int, list[Extra]] = {}
-        for extra in self.extras:
-            self.starts.setdefault(extra.first, []).append(extra)
-        failed: set[tuple[int, int]] = set()
-        furthest, why = (0, 0), ""
-        stack = [_State((0, 0), self._moves(0))]
+    def run(self) -> Match | None:
+        """Return the match; None, with `furthest` and `reason`: there is none."""
         goal = len(self.small.nodes), len(self.big.nodes)
+        stack = [_State((0, 0), None, self._moves(0))]
         while stack:
             state = stack[-1]
-            self._take_back(state)
             if state.at == goal and self._same_result():
-                return Match(dict(self.nodes), list(self.skipped))
-            move = next(state.moves, "none")
-            if move == "none":
-                failed.add(state.at)
-                stack.pop()
+                return Match(self.nodes, self.skipped)
+            following = self._advance(state)
+            if following is not None:
+                stack.append(following)
                 continue
-            i, k = state.at
-            if isinstance(move, Extra):
-                reached = i, move.last + 1
-                if reached in failed:
-                    continue
-                self.around[move.out] = None if move.x is None else self._given(move.x)
-                self.skipped.append(move)
-                state.undo = move.out, self.around
-            else:
-                reason = self._differs(i, k)
-                if reason is not None:
-                    if state.at >= furthest:
-                        furthest, why = state.at, reason
-                    continue
-                reached = i + 1, k + 1
-                if reached in failed:
-                    continue
-                self.nodes[self.small.nodes[i]] = self.big.nodes[k]
-                state.undo = self.small.nodes[i], self.nodes
-            stack.append(_State(reached, self._moves(reached[1])))
-        return (*furthest, why)
+            self.dead_ends.add(state.at)
+            stack.pop()
+            if stack:
+                self._undo(state.move)
+        return None
 
-    def _moves(self, k: int) -> Iterator[Extra | None]:
-        here = self.starts.get(k, [])
-        return iter([*(e for e in here if e in self.first), None, *(e for e in here if e not in self.first)])
+    def _moves(self, place: int) -> Iterator[Extra | None]:
+        """Return what may come next at a place in the larger graph: an extra to leave out, or (None) a node to match."""
+        here = self.starts.get(place, [])
+        return iter([*(e for e in here if e in self.preferred), None, *(e for e in here if e not in self.preferred)])
 
-    def _take_back(self, state: _State) -> None:
-        if state.undo is not None:
-            key, known = state.undo
-            del known[key]
-            if known is self.around:
-                self.skipped.pop()
-            state.undo = None
+    def _advance(self, state: _State) -> _State | None:
+        """Make the next move that does not end at once."""
+        i, k = state.at
+        for move in state.moves:
+            reason = self._difference(i, k) if move is None else None
+            if reason is not None:
+                if state.at >= self.furthest:
+                    self.furthest, self.reason = state.at, reason
+                continue
+            reached = (i + 1, k + 1) if move is None else (i, move.span[1] + 1)
+            if reached not in self.dead_ends:
+                self._do(move, i, k)
+                return _State(reached, move, self._moves(reached[1]))
+        return None
 
-    def _given(self, node: Node) -> Node | None:
+    def _do(self, move: Extra | None, i: int, k: int) -> None:
+        if move is None:
+            self.nodes[self.small.nodes[i]] = self.big.nodes[k]
+        else:
+            self.around[self.big.resolve(move.gives)] = None if move.takes is None else self._source(move.takes)
+            self.skipped.append(move)
+
+    def _undo(self, move: Extra | None) -> None:
+        """Take back the last move."""
+        if move is None:
+            self.nodes.popitem()
+        else:
+            self.around.popitem()
+            self.skipped.pop()
+
+    def _source(self, node: Node) -> Node | None:
+        """Return where a value comes from, with all that is left out being the identity."""
         at: Node | None = self.big.resolve(node)
         while at in self.around:
             at = self.around[at]  # type: ignore[index]
         return at
 
     def _reads_alike(self, one: Node, two: Node) -> bool:
-        """Whether two nodes read the same values, those left out of concatenations apart."""
-        given = [self._given(n) for n in self.big.inputs(two)]
-        return [self.nodes.get(n) for n in self.small.inputs(one)] == [n for n in given if n is not None]
+        """Return whether two nodes read the same values, those left out of concatenations apart."""
+        sources = [self._source(n) for n in self.big.inputs(two)]
+        return [self.nodes.get(n) for n in self.small.inputs(one)] == [n for n in sources if n is not None]
 
     def _same_result(self) -> bool:
         one, two = (next(iter(s.gm.graph.find_nodes(op="output"))) for s in (self.small, self.big))
         return self._reads_alike(one, two)
 
-    def _differs(self, i: int, k: int) -> str | None:
-        """Why the i-th node of the smaller graph is not the k-th of the larger; None: it is."""
+    def _difference(self, i: int, k: int) -> str | None:
+        """Return why the i-th node of the smaller graph is not the k-th of the larger (None: it is)."""
         if i == len(self.small.nodes) or k == len(self.big.nodes):
             return "one of them ends here"
         one, two = self.small.nodes[i], self.big.nodes[k]
@@ -148,52 +155,67 @@ class _Alignment:
             return "they read other values"
         if one.target is operator.getitem and one.args[1:] != two.args[1:] and not self.small.trace.made.get(one.name):
             return "they take other parts"
-        return _differ(self.small, one, self.big, two)
+        return _ops_differ(self.small, one, self.big, two) or _tensors_differ(self.small, one, self.big, two)
 
 
-def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
-    """Why two nodes do not compute the same, sizes and foldable constants aside."""
-    a, b = small.trace.made.get(one.name, []), big.trace.made.get(two.name, [])
-    if [v.name for v in a] != [v.name for v in b]:
+def _ops_differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
+    """Return why two nodes do not compute the same, sizes and constants that weights can absorb aside."""
+    ours, theirs = small.trace.made.get(one.name, []), big.trace.made.get(two.name, [])
+    if [v.name for v in ours] != [w.name for w in theirs]:
         return "they compute other things"
     missing = small.tensors(one).keys() - big.tensors(two).keys()
     if missing or len(small.reads(one)) != len(big.reads(two)):
         return f"it has tensors that the big one's has not ({', '.join(sorted(missing)) or 'read by name'})"
-    for v, w in zip(a, b):
-        if v.tensor.ndim != w.tensor.ndim or any(m < n for n, m in zip(v.tensor.shape, w.tensor.shape)):
+    for v, w in zip(ours, theirs):
+        if _shrinks(v.tensor, w.tensor):
             return f"a size shrinks, from {list(v.tensor.shape)} to {list(w.tensor.shape)}"
-        if (reason := _numbers_differ(v, w)) is not None:
+        reason = _numbers_differ(v, w)
+        if reason is not None:
             return reason
-    for name, tensor in small.tensors(one).items():
-        other = big.tensors(two)[name]
-        if tensor.ndim != other.ndim or any(m < n for n, m in zip(tensor.shape, other.shape)):
-            return f"{name} shrinks, from {list(tensor.shape)} to {list(other.shape)}"
     return None
+
+
+def _tensors_differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
+    theirs = big.tensors(two)
+    for name, tensor in small.tensors(one).items():
+        if _shrinks(tensor, theirs[name]):
+            return f"{name} shrinks, from {list(tensor.shape)} to {list(theirs[name].shape)}"
+    return None
+
+
+def _shrinks(one, two) -> bool:
+    return one.ndim != two.ndim or any(m < n for n, m in zip(one.shape, two.shape))
 
 
 def _numbers_differ(v: Val, w: Val) -> str | None:
     if v.name in NORMS or v.name in SCALED:
         return None
-    a, b = numbers_in(v.name, v.args, {}), numbers_in(w.name, w.args, {})
-    if v.name == "convolution" and (kernels := [taps(x) for x in (v, w)])[0] != kernels[1]:
-        spare = [(m - n) * d for n, m, d in zip(*kernels, a[2])]
-        if len(kernels[0]) != len(kernels[1]) or min(spare) < 0 or any(s % 2 for s in spare) or \
-                list(b[1]) != [p + s // 2 for p, s in zip(a[1], spare)]:
-            return f"a kernel of {kernels[0]} with padding {a[1]} is no part of one of {kernels[1]} with {b[1]}"
-        a, b = [a[0], *a[2:]], [b[0], *b[2:]]
-    return None if a == b else f"{v.name.strip('_')} has {a} in one and {b} in the other"
+    ours, theirs = numbers_in(v.name, v.args, {}), numbers_in(w.name, w.args, {})
+    if v.name == "convolution" and taps(v) != taps(w):
+        (stride, padding, dilation, *rest), (their_stride, wider, *their_rest) = ours, theirs
+        if not _is_part(taps(v), taps(w), padding, wider, dilation):
+            return f"a kernel of {taps(v)} with padding {padding} is no part of one of {taps(w)} with {wider}"
+        ours, theirs = [stride, dilation, *rest], [their_stride, *their_rest]
+    return None if ours == theirs else f"{v.name.strip('_')} has {ours} in one and {theirs} in the other"
+
+
+def _is_part(kernel: list[int], larger: list[int], padding, wider, dilation) -> bool:
+    """Return whether a kernel with padding is the middle of a larger one: p' = p + d (k' - k) / 2 on each axis."""
+    spare = [(m - n) * d for n, m, d in zip(kernel, larger, dilation)]
+    return len(kernel) == len(larger) and all(s >= 0 and s % 2 == 0 for s in spare) and \
+        list(wider) == [p + s // 2 for p, s in zip(padding, spare)]
 
 
 def taps(v: Val) -> list[int]:
-    """The kernel of a convolution."""
+    """Return the kernel size of a convolution."""
     return list(v.ins[1].tensor.shape[2:])
 
 
-def _explain(small: Side, big: Side, i: int, k: int, why: str,
-             refused: dict[tuple[int, int], str]) -> str:
+def _explain(alignment: _Alignment, refused: dict[Span, str]) -> str:
     def shown(side: Side, at: int) -> str:
         return side.describe(side.nodes[at]) if at < len(side.nodes) else "the end"
 
-    near = [text for (first, last), text in sorted(refused.items()) if first <= k <= last and last > first][:1]
-    return f"the small model is no part of the big one: {shown(small, i)} has no counterpart, as the big one has " \
-        f"{shown(big, k)} there: {why}" + "".join(f"; {text}" for text in near)
+    i, k = alignment.furthest
+    near = next((f"; {why}" for (first, last), why in sorted(refused.items()) if first <= k <= last and last > first), "")
+    return f"the small model is no part of the big one: {shown(alignment.small, i)} has no counterpart, as the big one has " \
+        f"{shown(alignment.big, k)} there: {alignment.reason}{near}"

@@ -10,9 +10,8 @@ import re
 from torch import nn
 from torch.fx import Node
 
-from fxgrow.blocks.piece import Piece
 from fxgrow.graph import copy_nodes
-from fxgrow.growth import Edit
+from fxgrow.growth import Edit, Piece
 from fxgrow.record import ParameterRecord
 
 
@@ -23,12 +22,12 @@ def put_in(edit: Edit, piece: Piece, after: Node, x: Node) -> tuple[Node, Node]:
         the last node, and that of the result.
     """
     for path in piece.paths:
-        layer = piece.gm.get_submodule(path)
+        layer = piece.module.get_submodule(path)
         like = edit._like
         place_behind(edit, path, layer.to(device=like.device))
         for name, tensor in [*layer.named_parameters(prefix=path), *layer.named_buffers(prefix=path)]:
             edit.record.parameters[name] = ParameterRecord.new(tensor.ndim)
-    *nodes, _ = piece.gm.graph.nodes
+    *nodes, _ = piece.module.graph.nodes
     placeholders = [n for n in nodes if n.op == "placeholder"]
     env: dict[Node, Node] = dict(zip(placeholders, [x, *(edit.nodes[n.name] for n in piece.others)]))
     users, behind = list(x.users), after.next

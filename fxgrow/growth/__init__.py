@@ -3,7 +3,9 @@
 What lives here: what every pass needs. What does not: any pass (fxgrow.passes) or how tensors are extended (rewrite).
 """
 from fxgrow.growth.edit import Edit
-from fxgrow.growth.regions import Region, apply, channel_axes, kept, read_parameter, regions
+from fxgrow.growth.parts import Named, Part, apply, channel_axes, channel_axis, kept, named, part_of, read_parameter
+from fxgrow.growth.piece import Piece
 from fxgrow.growth.transforming import transform
 
-__all__ = ["Edit", "Region", "apply", "channel_axes", "kept", "read_parameter", "regions", "transform"]
+__all__ = ["Edit", "Named", "Part", "Piece", "apply", "channel_axes", "channel_axis", "kept", "named", "part_of",
+           "read_parameter", "transform"]

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from fxgrow import blocks
 from fxgrow.aten import CONTRACTIONS, NORMS
 from fxgrow.axis import OUTPUT, Atom, AxisClass, Fixed, analyse, atoms, classes, resolve
-from fxgrow.blocks import Extra, Side, match, taps
+from fxgrow.blocks import Extra, Side, copied, ends, match, taps
 from fxgrow.common import Refusal, times
 from fxgrow.compare import TOLERANCE, Verification, verify
 from fxgrow.contents import Certificate, certify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import as_tuple, clone_structure, skeleton, tensors_of, uncached
+from fxgrow.growth import Piece
 from fxgrow.identity import Trace, Val, factors, identity_layer, results
 from fxgrow.passes.into.plan import Plan, Step
 from fxgrow.passes.into.result import GrownInto
@@ -88,11 +88,11 @@ class Into:
         gm.meta.pop("growth", None)  # the record is about this growth alone
         gm = self._kernels(gm)
         self.tape, self.there = analyse(gm), analyse(self.big)
-        self.terms = dict(term for e in self.match.extras if e.joined is not None for term in self._term(e))
+        self.terms = dict(term for e in self.match.extras if e.concat_axis is not None for term in self._term(e))
         self.growths = self._widen(gm)
         self.grown, self.record = self._rewritten(gm)
         self.logs = self._fold()
-        self.pieces = [self._new(extra) for extra in sorted(self.match.extras, key=lambda e: e.first)]
+        self.pieces = [self._new(extra) for extra in sorted(self.match.extras, key=lambda e: e.span)]
 
     def plan(self) -> Plan:
         return Plan(self.steps, self.match, self.names, [s.name for s in self.steps if s.method == "approximate"])
@@ -154,14 +154,14 @@ class Into:
 
     def _term(self, extra: Extra) -> Iterator[tuple[Atom, Certificate]]:
         """The classes of a part that is left out of concatenations, and how what reads them leaves them out, too."""
-        value = self.there.node_values[extra.out.name]
-        for atom in atoms(resolve(value.axes[extra.joined])):
+        value = self.there.node_values[extra.gives.name]
+        for atom in atoms(resolve(value.axes[extra.concat_axis])):
             try:
                 if atom.reason is not None:
                     raise Refusal(atom.reason)
                 yield atom, certify(self.there, atom, "free")
             except Refusal as why:
-                raise GrowthError(f"{extra.path} adds positions to a concatenation that cannot be left out: {why}") from why
+                raise GrowthError(f"{extra.name} adds positions to a concatenation that cannot be left out: {why}") from why
 
     def _kept(self, name: str, dim: int) -> Tensor | None:
         """Which positions of an axis of the big model are not of parts left out (None: all)."""
@@ -236,7 +236,7 @@ class Into:
         if not changes:
             return {}
         ops = [w for b in self.match.nodes.values() for w in there.made.get(b.name, ())]
-        same = [(there.gives[e.out.name], there.gives[e.x.name]) for e in self.match.extras if e.x is not None]
+        same = [(there.gives[e.gives.name], there.gives[e.takes.name]) for e in self.match.extras if e.takes is not None]
         output = next(iter(self.big.graph.find_nodes(op="output")))
         try:
             logs = factors(there, ops, same, results(there, output), lambda w: changes.get(w, 0.0))
@@ -253,38 +253,38 @@ class Into:
 
     def _new(self, extra: Extra) -> dict[str, Tensor]:
         """The numbers of a block or layer that is to be the identity."""
-        if extra.joined is not None:
-            self.steps.append(Step("deepen", extra.path, method="netmorph", note="what reads its result starts at zero"))
+        if extra.concat_axis is not None:
+            self.steps.append(Step("deepen", extra.name, method="netmorph", note="what reads its result starts at zero"))
             return {}
-        if extra.block is None:
-            self.steps.append(Step("deepen", extra.path, method="net2net", note="an identity layer"))
+        if not extra.is_block:
+            self.steps.append(Step("deepen", extra.name, method="net2net", note="an identity layer"))
             return self._layer(extra)
-        x, _ = extra.block.values(self.side.trace)
-        piece = blocks.copied(self.big, extra.block, self.side.trace, extra.path)
+        x, _ = ends(extra, self.side.trace)
+        piece = copied(self.big, extra, self.side.trace, extra.name)
         note = ""
         if self.method == "net2net" and (like := self._neighbour(extra, piece)) is not None:
             note = f"copies of {like}; "
         try:
             start = settle(piece, x.range, pairs=self.method == "r2r", draw=False,
-                           numbers=Numbers(self.seed + extra.first), normal=extra.norms is not None)
+                           numbers=Numbers(self.seed + extra.span[0]), normal=extra.norms is not None)
         except Refusal as why:
-            raise GrowthError(f"{extra.path} cannot start as the identity: {why}") from why
+            raise GrowthError(f"{extra.name} cannot start as the identity: {why}") from why
         kept = start.pairs if self.method == "r2r" else note if self.method == "net2net" else True
         method = self.method if kept else "netmorph"
         if extra.norms is not None:
             note += f"the last norm takes weight and bias of {extra.norms[0][0].rpartition('.')[0]}, exact but for eps; "
-        self.steps.append(Step("deepen", extra.path, method=method, note=note + "; ".join(start.paths)))
-        return {n: t.detach() for n, t in piece.tensors().items() if n.startswith(extra.path + ".")}
+        self.steps.append(Step("deepen", extra.name, method=method, note=note + "; ".join(start.paths)))
+        return {n: t.detach() for n, t in piece.tensors().items() if n.startswith(extra.name + ".")}
 
-    def _neighbour(self, extra: Extra, piece: blocks.Piece) -> str | None:
+    def _neighbour(self, extra: Extra, piece: Piece) -> str | None:
         """Gives a piece the numbers of the nearest old block before it that has the same tensors; its name."""
         grown = self._old()
-        parts = extra.path.split(".")
-        same = {n: t for n, t in piece.tensors().items() if n.startswith(extra.path + ".")}
+        parts = extra.name.split(".")
+        same = {n: t for n, t in piece.tensors().items() if n.startswith(extra.name + ".")}
         paths = dict.fromkeys(".".join(n.split(".")[:len(parts)]) for n in grown)
         for path in reversed(list(paths)):
-            there = {n: grown.get(path + n.removeprefix(extra.path)) for n in same}
-            if path.rpartition(".")[0] == extra.path.rpartition(".")[0] and all(
+            there = {n: grown.get(path + n.removeprefix(extra.name)) for n in same}
+            if path.rpartition(".")[0] == extra.name.rpartition(".")[0] and all(
                     t is not None and t.shape == same[n].shape for n, t in there.items()):
                 with torch.no_grad():
                     for name, tensor in there.items():
@@ -294,10 +294,10 @@ class Into:
 
     def _layer(self, extra: Extra) -> dict[str, Tensor]:
         trace, tensors = self.side.trace, tensors_of(self.big)
-        first = self.side.nodes[extra.first]
+        first = self.side.nodes[extra.span[0]]
         given = self.side.inputs(first)[0].name
         x = trace.reads.get((first.name, given), trace.gives[given])
-        found = identity_layer(x, trace.gives[extra.out.name])
+        found = identity_layer(x, trace.gives[extra.gives.name])
         new = {n: torch.zeros_like(tensors[n]) for n in found.zeros}
         for name in found.units:
             new[name] = identity_kernel(tensors[name])
@@ -345,7 +345,7 @@ class Into:
             entry = self._entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
             entry.scale *= math.exp(self.logs.get(theirs, 0.0))
             record.parameters[theirs] = entry
-        for extra in sorted(self.match.extras, key=lambda e: e.first):
+        for extra in sorted(self.match.extras, key=lambda e: e.span):
             for one, other, plain in zip(*(extra.norms or ((), ())), (1.0, 0.0)):
                 with torch.no_grad():
                     tensors[other].copy_(tensors[one])

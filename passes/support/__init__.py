@@ -6,13 +6,13 @@ from fxgrow.passes.support.blocks import BLOCKS
 from fxgrow.passes.support.layers import activation, pointwise, stack
 from fxgrow.passes.support.options import insist_known, listed, seed_of, seeded
 from fxgrow.passes.support.pairs import oppose
-from fxgrow.passes.support.parts import Region, numbered, outermost, region
+from fxgrow.passes.support.parts import numbered, outermost, part_below
 from fxgrow.passes.support.places import Place, Places
 from fxgrow.passes.support.plain import identity_kernel
 from fxgrow.passes.support.sizes import Draws, fitted, numbers_of, typical
 from fxgrow.passes.support.split import add, share_out
 from fxgrow.passes.support.start import Numbers, settle
 
-__all__ = ["BLOCKS", "Draws", "Numbers", "Place", "Places", "Region", "activation", "add", "fitted", "identity_kernel",
-           "insist_known", "listed", "numbered", "numbers_of", "oppose", "outermost", "pointwise", "region", "seed_of",
+__all__ = ["BLOCKS", "Draws", "Numbers", "Place", "Places", "activation", "add", "fitted", "identity_kernel",
+           "insist_known", "listed", "numbered", "numbers_of", "oppose", "outermost", "part_below", "pointwise", "seed_of",
            "seeded", "settle", "share_out", "stack", "typical"]

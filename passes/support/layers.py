@@ -16,8 +16,8 @@ from torch.fx import Node
 
 from fxgrow.errors import GrowthError
 from fxgrow.graph import LAYERS, Call
-from fxgrow.growth import Edit
-from fxgrow.passes.support.parts import Region
+from fxgrow.growth import Edit, Part
+from fxgrow.passes.support.parts import calls_below
 
 Sizes = tuple[int, ...]
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -111,25 +111,25 @@ def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) 
     return {"stride": stride, "padding": padding}
 
 
-def stack(edit: Edit, region: Region, layers: Sequence[tuple[int, int]], closed: bool = True) -> nn.Sequential:
-    """Convolutions (kernel size, channels), or linear layers, one after another, from the region's input to what has the
+def stack(edit: Edit, part: Part, layers: Sequence[tuple[int, int]], closed: bool = True) -> nn.Sequential:
+    """Convolutions (kernel size, channels), or linear layers, one after another, from the part's input to what has the
     spatial size of its output; a norm and an activation behind each like those near by (not behind the last, if not closed).
 
     Raises:
         GrowthError: no convolution makes that size.
     """
-    x, y = edit.values[region.x.name].shape, edit.values[region.y.name].shape
-    rank = region.rank
+    x, y = (edit.values[n.name].shape for n in (part.takes, part.gives))  # type: ignore[union-attr]
+    rank = part.rank
     if len(x) != len(y) or not rank and x[:-1] != y[:-1] or x[0] != y[0]:
         raise GrowthError(f"it makes {list(y)} of {list(x)}: no built-in sub-network does; give one with module")
     nodes = list(edit.graph.nodes)
-    near = nodes[nodes.index(region.first):]
+    near = nodes[nodes.index(part.reader):]
     norm, act = batch_norm(edit, rank, near), activation(edit, near) or nn.ReLU()
     made: dict[str, nn.Module] = {}
-    channels = x[region.axis]
+    channels = x[part.channel_axis]
     for i, (size, width) in enumerate(layers, 1):
         last = i == len(layers)
-        options = {"padding": size // 2} if not last else resampling(edit, x[2:], y[2:], size, region.calls) if rank else {}
+        options = {"padding": size // 2} if not last else resampling(edit, x[2:], y[2:], size, calls_below(edit, part.name)) if rank else {}
         made[f"conv{i}" if rank else f"fc{i}"] = LAYERS[rank, False](channels, width, size, bias=norm is None, **options) \
             if rank else nn.Linear(channels, width)
         if not last or closed:

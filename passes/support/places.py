@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from fxgrow import blocks
-from fxgrow.blocks import Block, Piece, find_block, find_out
+from fxgrow.blocks import built, copied, ends, find_block, find_out
 from fxgrow.common import Refusal
 from fxgrow.errors import GrowthError
 from fxgrow.graph import below, call_of, calls, inside, outer
-from fxgrow.growth import Edit, channel_axes
+from fxgrow.growth import Edit, Part, Piece, channel_axes
 from fxgrow.identity import Demand, Trace
 from fxgrow.passes.support import plain
 from fxgrow.passes.support.blocks import build, conv
@@ -48,7 +47,7 @@ class Places:
     def __init__(self, gm: GraphModule, trace: Trace, block: str, method: str):
         self.gm, self.trace, self.kind, self.method = gm, trace, block, method
         self.modules = [n for n, _ in gm.named_modules(remove_duplicate=False) if n]
-        self.blocks: dict[str, Block | str] = {}
+        self.blocks: dict[str, Part | str] = {}
         self.refused: list[Outcome] = []
 
     def find(self, where: list[str] | None) -> tuple[list[Place], list[Outcome]]:
@@ -81,12 +80,12 @@ class Places:
 
     # -- stages ------------------------------------------------------------------------------------------------------------
 
-    def _block(self, path: str) -> Block | str:
+    def _block(self, path: str) -> Part | str:
         """The block below a path that can be the identity as it is, or why it cannot."""
         if path not in self.blocks:
             try:
                 block = find_block(path, self.trace)
-                x, out = block.values(self.trace)
+                x, out = ends(block, self.trace)
                 if x.tensor.shape != out.tensor.shape:
                     raise Refusal(f"it turns {list(x.tensor.shape)} into {list(out.tensor.shape)}")
                 Demand(x, lambda name: below(name, path)).identity(out)
@@ -106,12 +105,12 @@ class Places:
         previous = None
         for child in children:
             block = self._block(child) if any(self.gm.get_submodule(child).children()) else ""
-            if isinstance(block, Block):
-                if previous is not None and block.x is previous.out:
+            if isinstance(block, Part):
+                if previous is not None and block.takes is previous.gives:
                     runs[-1].append(child)
                 else:
                     runs.append([child])
-            previous = block if isinstance(block, Block) else None
+            previous = block if isinstance(block, Part) else None
         return runs
 
     # -- one place ---------------------------------------------------------------------------------------------------------
@@ -122,10 +121,10 @@ class Places:
             nodes, out = find_out(path, self.trace)
             return self._built(self._last_child(path, out), out, nodes[-1])
         block = self._block(path)
-        if isinstance(block, Block):
+        if isinstance(block, Part):
             source = self._block(template or path)
-            assert isinstance(source, Block)
-            return Place(path, block.out, block.nodes[-1], lambda name: blocks.copied(self.gm, source, self.trace, name))
+            assert isinstance(source, Part)
+            return Place(path, block.gives, block.nodes[-1], lambda name: copied(self.gm, source, self.trace, name))
         if any(inside(c.node, path) and str(c.node.target) != path and c.name != path for c in calls(self.gm)):
             nodes, _ = find_out(path, self.trace)
             if any(n.op != "get_attr" and n.meta.get("owner") == path for n in nodes):
@@ -146,7 +145,7 @@ class Places:
         last = channels_last(self.gm, x, value)
 
         def make(path: str) -> Piece:
-            return blocks.built(build(name or self.kind, value.shape, last), path, value)
+            return built(build(name or self.kind, value.shape, last), path, value)
 
         return Place(base, x, after, make, draw=False)
 
@@ -167,11 +166,11 @@ class Places:
             after = list(nodes)[-2]
         return self._built(end, x, after, "basic" if self.kind == "clone" else None)
 
-    def _wrapped(self, path: str, block: Block) -> Place:
+    def _wrapped(self, path: str, block: Part) -> Place:
         """Behind a block without a skip path: a clone of it beside one, behind it a linear layer that starts at zero (and
         before it one that adapts the channels, where these differ)."""
-        into, out = (v.tensor for v in block.values(self.trace))
-        last = channels_last(self.gm, block.out, out)
+        into, out = (v.tensor for v in ends(block, self.trace))
+        last = channels_last(self.gm, block.gives, out)
         at = -1 if last else 1
         rank = 0 if last else max(out.ndim - 2, 0)
         shapes = [[s for i, s in enumerate(t.shape) if i != at % t.ndim] for t in (into, out)]
@@ -193,11 +192,11 @@ class Places:
                 total.meta["owner"] = name
                 return total
 
-            piece = blocks.copied(self.gm, block, self.trace, name, wrap)
-            piece.gm.meta["example_inputs"] = (out, *piece.gm.meta["example_inputs"][1:])
+            piece = copied(self.gm, block, self.trace, name, wrap)
+            piece.module.meta["example_inputs"] = (out, *piece.module.meta["example_inputs"][1:])
             return piece
 
-        return Place(path, block.out, block.nodes[-1], make)
+        return Place(path, block.gives, block.nodes[-1], make)
 
     def _last_layer(self, path: str) -> Place:
         """Behind the last layer with weights at or below a path (of the whole model: the last that is not its output), its

@@ -11,16 +11,17 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from fxgrow.aten import ABOVE, ODD, OTHER, ZERO_AT_ZERO
-from fxgrow.blocks import Piece, built
+from fxgrow.aten import ODD, OTHER_POINTWISE, RANGES, ZERO_AT_ZERO
+from fxgrow.blocks import built
 from fxgrow.errors import GrowthError
 from fxgrow.graph import Call
+from fxgrow.growth import Piece
 from fxgrow.identity import Trace, leaves_alone
 from fxgrow.passes.support.blocks import Residual, conv
 from fxgrow.passes.support.layers import Function
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-POINTWISE = {*ABOVE, *ODD, *ZERO_AT_ZERO, *OTHER}
+POINTWISE = {*RANGES, *ODD, *ZERO_AT_ZERO, *OTHER_POINTWISE}
 
 
 def unit(gm: GraphModule, trace: Trace, call: Call) -> list[Node]:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fxgrow.axis import Atom, Prod, Sum, Tape, analyse, atoms, resolve, source_of
-from fxgrow.blocks import Piece
 from fxgrow.common import Refusal
 from fxgrow.contents import Certificate, certify
+from fxgrow.growth import Piece
 from fxgrow.identity import Demand, Range, Start, Trace
 from fxgrow.passes.methods import EXTEND, Drawing, deviation, generators
 from fxgrow.rewrite import Growth, grow_tensor, grow_tensors
@@ -31,13 +31,13 @@ class Numbers:
         """Every parameter of a piece drawn with the deviation that it has; those of one number a position are the mean of
         it, and so are running statistics."""
         with torch.no_grad():
-            for _, p in piece.gm.named_parameters():
+            for _, p in piece.module.named_parameters():
                 if p.is_floating_point() and p.ndim:
                     p.copy_(self.drawing(1, 2, p).new(p, 0, p.shape[0], torch.arange(p.shape[0])))
             for name in _statistics(trace):
                 buffer = piece.tensors()[name]
                 buffer.fill_(buffer.mean())
-            for name, buffer in piece.gm.named_buffers():
+            for name, buffer in piece.module.named_buffers():
                 if name.endswith("num_batches_tracked"):
                     buffer.zero_()
 
@@ -68,7 +68,7 @@ def settle(piece: Piece, given: Range, *, pairs: bool, draw: bool, numbers: Numb
     Raises:
         Refusal: no numbers do.
     """
-    trace = Trace(piece.gm, {"x": given})
+    trace = Trace(piece.module, {"x": given})
     paired = _Pairs(piece) if pairs else None
     demand = Demand(trace.gives["x"], piece.tensors().__contains__, paired.able if paired else None, normal)
     start = demand.identity(trace.gives[piece.out.name])
@@ -99,7 +99,7 @@ class _Pairs:
     def able(self, weight: str) -> bool:
         """Whether all that `weight` sums over can come in pairs."""
         if self.tape is None:
-            self.tape = analyse(self.piece.gm)
+            self.tape = analyse(self.piece.module)
         if weight not in self.chosen:
             sums = [[e for i, _, e in op.reduced if op.ins[i].param_only and source_of(op.ins[i]) == weight]
                     for op in self.tape.ops if op.kind == "contract"]
