@@ -5,7 +5,7 @@ import functools
 
 from torch import Tensor
 
-from fxgrow.aten.families import CREATED
+from fxgrow.aten.families import SIZED
 
 
 @functools.cache
@@ -33,13 +33,6 @@ def tensors_in(values) -> list[Tensor]:
 def storage_of(tensor: Tensor) -> int:
     """Identify the memory that a tensor lies in, the same for all views of it."""
     return tensor.untyped_storage()._cdata
-
-
-# ATen ops that are told sizes, which may change: all of their numbers are sizes, or only some.
-SIZED = {*CREATED, "view", "_unsafe_view", "expand", "repeat", "split", "split_with_sizes", "unsafe_split", "as_strided",
-         "as_strided_", "unsafe_split_with_sizes", "native_layer_norm", "native_group_norm", "_fused_rms_norm",
-         "new_empty_strided"}
-SIZED -= {"full", "new_full"}
 
 
 def numbers_in(name: str, args, kwargs) -> list:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import tree_flatten
+from fxgrow.aten import JOIN, tree_flatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
 from fxgrow.axis.algebra import Atom, atoms, freeze, is_fixed
 from fxgrow.axis.norms import fuse
@@ -137,7 +137,7 @@ def _either(tape: Tape, train_value, eval_value):
             tape.unify(a, b, "the two branches of `training`")
         out = torch.empty_like(eval_value)
         same = {i: i for i in range(out.ndim)}
-        tape.record("map", "by_mode", ins, [tape.set(out, ins[0].axes)], fn="linear", dmaps=[same, same])
+        tape.record("map", JOIN, ins, [tape.set(out, ins[0].axes)], fn="linear", dmaps=[same, same])
         return out
     for t in tree_flatten((train_value, eval_value))[0]:
         if isinstance(t, Tensor):

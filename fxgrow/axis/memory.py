@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fxgrow.aten import WHOLE
+from fxgrow.aten import DIMENSION_VIEWS
 from fxgrow.axis.algebra import freeze
 from fxgrow.axis.values import Op, Value
 
@@ -44,7 +44,7 @@ class Memory:
             if out is source:
                 continue
             value, dims = self.tape.values.get(id(out)), None
-            if name in WHOLE and value is not None and value.op is not None:
+            if name in DIMENSION_VIEWS and value is not None and value.op is not None:
                 dims = {j: i for i, j in (value.op.dmaps[0] or {}).items()}
             self.parents[id(out)] = id(source), dims
             self.children.setdefault(id(source), []).append(id(out))

@@ -3,10 +3,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fxgrow.aten import COPIES
 from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import Op, Value
-
-SAME = ("_to_copy", "alias", "clone")  # what may stand between a norm and its weight
 
 
 def fuse(tape: Tape) -> None:
@@ -66,7 +65,7 @@ def _fuse_rms(tape: Tape, last: Op, x: Value, squares: Op, mean: Op, eps: str) -
     gone = [squares, mean, last]
     ins, dmaps, outs = [x], [last.dmaps[last.ins.index(x)] if last.dmaps else None], last.outs
     following = list(_readers(tape, outs[0]))
-    while len(following) == 1 and following[0].name in SAME:
+    while len(following) == 1 and following[0].name in COPIES:
         gone.append(following[0])
         following = list(_readers(tape, following[0].outs[0]))
     given = gone[-1].outs[0]

@@ -18,6 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fxgrow.aten import FREE
+
 Gradient = tuple[Any, int]  # a tensor, or several; the FLOPs that are due if (one of) it needs a gradient
 
 
@@ -130,20 +132,6 @@ def deformable_convolution(args, kwargs, out) -> Flops:
     """As a convolution; the interpolation of its inputs is not counted."""
     x, weight = args[:2]
     return _product(out.shape[0] * prod(out.shape[2:]) * prod(weight.shape), x, weight)
-
-
-FREE = """
-    view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze slice select split split_with_sizes unbind
-    chunk narrow expand alias detach lift_fresh lift_fresh_copy as_strided unfold diagonal view_as_real view_as_complex real
-    imag clone contiguous copy _to_copy to cat stack repeat roll flip constant_pad_nd reflection_pad1d reflection_pad2d
-    reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle channel_shuffle
-    embedding index index_select gather take masked_select index_put _index_put_impl scatter masked_fill where fill zero
-    zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty empty_strided
-    new_empty_strided scalar_tensor arange linspace eye rand randn randint randperm rand_like randn_like bernoulli uniform
-    normal tril triu tril_indices triu_indices nonzero _local_scalar_dense item upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d im2col alias_copy _unsafe_index split_copy unsafe_split unsafe_split_with_sizes select_scatter
-    slice_scatter one_hot resize set is_same_size sym_size sym_numel sym_stride unsqueeze_copy expand_copy permute_copy
-    """.split()
 
 
 @flop_rule(*FREE)

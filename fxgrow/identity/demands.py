@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fxgrow.aten import CONTRACTIONS, KEEPING, NORMS, REARRANGED
+from fxgrow.aten import CONTRACTIONS, JOIN, NORMS, REARRANGED, ZERO_PRESERVING
 from fxgrow.common import Refusal
 from fxgrow.identity.layers import layer_norm
 from fxgrow.identity.ranges import leaves_alone
@@ -82,7 +82,7 @@ class Demand:
         if v is self.x:
             return True
         if v not in self._carriers:
-            passes = v.name in REARRANGED or v.name in ("add", "by_mode", "constant_pad_nd") or \
+            passes = v.name in REARRANGED or v.name in ("add", JOIN, "constant_pad_nd") or \
                 leaves_alone(v, self.x.range) or self._normalises(v)
             self._carriers[v] = passes and any(self._carries(i) for i in v.ins)
         return self._carriers[v]
@@ -115,7 +115,7 @@ class Demand:
             return None
         if not self._carries(v):
             raise Refusal(self._obstacle(v))
-        if v.name == "by_mode":
+        if v.name == JOIN:
             both = [self._same(i, start) for i in v.ins]
             if not torch.equal(*(self._labels() if b is None else b for b in both)):
                 raise Refusal(f"{v.place} differs between train and eval mode")
@@ -154,12 +154,12 @@ class Demand:
             self._zero_norm(v, start)
         elif v.name in ("mul", "bmm", "baddbmm", "div") or v.name.startswith("_scaled_dot_product"):
             self._one_of(v, v.ins[:1] if v.name == "div" else v.ins[2:3] if "dot_product" in v.name else v.ins, start)
-        elif v.name in ("add", "sub", "cat", "stack", "by_mode", "where") and only_tensors(v):
+        elif v.name in ("add", "sub", "cat", "stack", JOIN, "where") and only_tensors(v):
             for each in v.ins[v.name == "where":]:
                 self._zero(each, start)
         elif keeps_zero(v) and is_dead(v):
             raise Refusal(f"{v.place} has no slope at zero, so a {v.name} of zeros would never learn")
-        elif v.name in KEEPING and keeps_zero(v):
+        elif v.name in ZERO_PRESERVING and keeps_zero(v):
             if v.name == "constant_pad_nd" and v.arg(2, 0) != 0:
                 raise Refusal(in_the_way(v))
             self._zero(v.ins[0], start)

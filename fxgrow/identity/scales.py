@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
-from fxgrow.aten import CONTRACTIONS, HOMOGENEOUS, NORMS, POWERS, PRODUCTS
+from fxgrow.aten import BILINEAR, CONTRACTIONS, HOMOGENEOUS, NORMS, POWERS
 from fxgrow.common import Refusal
 from fxgrow.identity.trace import Trace
 from fxgrow.identity.values import Val
@@ -163,7 +163,7 @@ def _relate(equations: Equations, v: Val, change: Callable[[Val], float]) -> Non
         equations.sum([(v, 1), *((i, -1) for i in real if i is not offset)], 0.0, v.place)
         if offset is not None:
             equations.equal([v, offset], v.place)
-    elif v.name in PRODUCTS:
+    elif v.name in BILINEAR:
         equations.sum([(v, 1), *((i, -1) for i in real)], change(v) if len(real) == 1 else 0.0, v.place)
     elif v.name == "div":
         equations.sum([(v, 1), (v.ins[0], -1), *((i, 1) for i in v.ins[1:])], -change(v) if len(real) == 1 else 0.0, v.place)

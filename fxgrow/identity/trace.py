@@ -1,13 +1,14 @@
 """The trace of the identity analysis: each ATen op of a block, with the node that it belongs to."""
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxgrow.aten import INF, Watching, compute, effects, storage_of
+from fxgrow.aten import JOIN, Watching, compute, effects, storage_of
 from fxgrow.graph import MetaRunner, location_of, meta_twin, path_of, prefixes
 from fxgrow.identity.ranges import range_of, union_of
 from fxgrow.identity.values import Range, Val
@@ -96,7 +97,7 @@ class _TraceRunner(MetaRunner):
             return eval_value
         ins = [self.trace.val(train_value), self.trace.val(eval_value)]
         value = torch.empty_like(eval_value)
-        self.trace.keep(value, Val(value, "by_mode", self.trace.place, ins=ins, range=union_of(ins)))
+        self.trace.keep(value, Val(value, JOIN, self.trace.place, ins=ins, range=union_of(ins)))
         return value
 
     def after(self, node: Node, value: Any) -> Any:
@@ -105,6 +106,6 @@ class _TraceRunner(MetaRunner):
         self.trace.values[node.name] = value
         if isinstance(value, Tensor):
             if node.op == "placeholder":
-                self.trace.keep(value, Val(value, "input", range=self.ranges.get(node.name, (-INF, INF))))
+                self.trace.keep(value, Val(value, "input", range=self.ranges.get(node.name, (-inf, inf))))
             self.trace.gives[node.name] = self.trace.val(value)
         return value

@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from torch import Tensor
-
-from fxgrow.aten import INF
 
 Range = tuple[float, float]
 
@@ -25,7 +24,7 @@ class Val:
     alpha: Any = 1  # of a sum: the factor on its second operand
     source: str | None = None
     param_only: bool = False
-    range: Range = (-INF, INF)
+    range: Range = (-inf, inf)
 
     def arg(self, position: int, default=None):
         return self.args[position] if len(self.args) > position else default

@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxgrow.aten import CONSTANTS, LINEAR, ODD, OTHER, PRODUCT, QUOTIENT, ZERO_AT_ZERO
+from fxgrow.aten import FILLED, LINEAR, ODD, OTHER_POINTWISE, ZERO_AT_ZERO
 from fxgrow.axis.algebra import Atom, Fixed
 from fxgrow.axis.registry import rule
 from fxgrow.axis.tape import Tape
@@ -50,10 +50,10 @@ def _scalars(args) -> bool:
     return len(args) > 1 and isinstance(args[1], (int, float, bool)) and args[1] != 0
 
 
-@rule(*CONSTANTS)
+@rule(*FILLED)
 def constants(tape, name, args, kwargs, out):
     """The same number at every position, whatever was there."""
-    tape.set(out, [Fixed(1) if s == 1 else a for s, a in zip(out.shape, tape.of(args[0]).axes)]).constant = CONSTANTS[name]
+    tape.set(out, [Fixed(1) if s == 1 else a for s, a in zip(out.shape, tape.of(args[0]).axes)]).constant = FILLED[name]
 
 
 @rule("native_dropout")
@@ -101,13 +101,13 @@ def index_put(tape, name, args, kwargs, out):
     pointwise(tape, name, [x, masks[0]], out, "any", const=True)
 
 
-@rule(*PRODUCT)
+@rule("mul")
 def mul(tape, name, args, kwargs, out):
     tensors = _tensors(args, kwargs)
     pointwise(tape, name, tensors, out, "mul" if len(tensors) > 1 else "linear")
 
 
-@rule(*QUOTIENT)
+@rule("div")
 def div(tape, name, args, kwargs, out):
     rounding = kwargs.get("rounding_mode")
     fn = "any" if rounding or not isinstance(args[0], Tensor) else "div" if isinstance(args[1], Tensor) else "linear"
@@ -146,7 +146,7 @@ def _prelu(tape, args, out):
                 dmaps=[{i: i for i in range(len(x.axes))}, {0: 1}])
 
 
-@rule(*OTHER)
+@rule(*OTHER_POINTWISE)
 def other(tape, name, args, kwargs, out):
     pointwise(tape, name, _tensors(args, kwargs), out, "any")
 

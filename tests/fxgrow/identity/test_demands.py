@@ -1,6 +1,8 @@
 """The walk back from a block's output: what it asks of parameters, what is in its way, and the ranges that it rests on."""
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxgrow
-from fxgrow.aten import INF
 from fxgrow.common import Refusal
 from fxgrow.identity import Demand, Trace
 
@@ -29,10 +30,10 @@ class Block(nn.Module):
         return self.function(self, x)
 
 
-def start_of(forward, low: float = -INF, paired=None):
+def start_of(forward, low: float = -inf, paired=None):
     """The start by which a block is the identity on inputs of at least `low`."""
     gm = fxgrow.capture(Block(forward), torch.randn(X))
-    trace = Trace(gm, {"x": (low, INF)})
+    trace = Trace(gm, {"x": (low, inf)})
     out = next(iter(gm.graph.find_nodes(op="output"))).args[0]
     return Demand(trace.gives["x"], lambda name: True, paired).identity(trace.gives[out.name])
 
