@@ -1,4 +1,4 @@
-"""How fast old and new numbers learn: not at all (`Frozen`), by factors of single numbers, or by parameter groups."""
+"""Learning rates of old and new numbers: none (`Frozen`), factors of single numbers, or parameter groups."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -13,13 +13,14 @@ from fxgrow.graph import TRANSIENT, tensors_of
 from fxgrow.record.entries import Entries, new_numbers
 
 
-class _Handle:
+class Handle:
     """Something that is in force until `remove()`, or to the end of a `with` block."""
 
-    def __init__(self):
-        self._undo: list[Callable[[], object]] = []
+    def __init__(self, *undo: Callable[[], object]):
+        self._undo = list(undo)
 
     def remove(self) -> None:
+        """End it."""
         while self._undo:
             self._undo.pop()()
 
@@ -30,7 +31,7 @@ class _Handle:
         self.remove()
 
 
-class Frozen(_Handle):
+class Frozen(Handle):
     """Old numbers of a grown model, kept as they were when this was made.
 
     Their gradients are zero, so that no momentum builds up and clipping by norm sees only new numbers; a parameter without
@@ -46,15 +47,14 @@ class Frozen(_Handle):
     def __init__(self, record: Entries, model: nn.Module):
         super().__init__()
         self._kept: list[tuple[Tensor, Tensor, Tensor | None]] = []  # tensor, its numbers, where they may change (None: not)
-        self._ids: set[int] = set()
         for tensor, entry in record.located(tensors_of(model)).values():
             if entry.source is None:
                 continue
-            new = new_numbers(entry, tensor)
-            self._kept.append((tensor, tensor.detach().clone(), new if new.any() else None))
-            self._ids.add(id(tensor))
+            mask = new_numbers(entry, tensor)
+            new = mask if mask.any() else None
+            self._kept.append((tensor, tensor.detach().clone(), new))
             if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
-                self._stop_gradient(tensor, self._kept[-1][2])
+                self._stop_gradient(tensor, new)
         self._hook_in(model)
         self._undo.append(self.restore)
 
@@ -69,12 +69,14 @@ class Frozen(_Handle):
         self._undo.append(tensor.register_hook(lambda grad: grad.masked_fill(~new.to(grad.device), 0)).remove)
 
     def _hook_in(self, model: nn.Module) -> None:
+        ids = {id(tensor) for tensor, *_ in self._kept}
+
         def around(module: nn.Module, *_) -> None:
             if module is model:  # not a copy of it
                 self.restore()
 
         def stepped(optimizer: Optimizer, *_) -> None:
-            if any(id(p) in self._ids for group in optimizer.param_groups for p in group["params"]):
+            if any(id(p) in ids for group in optimizer.param_groups for p in group["params"]):
                 self.restore()
 
         setattr(around, TRANSIENT, True)
@@ -83,7 +85,7 @@ class Frozen(_Handle):
             self._undo.append(handle.remove)
 
     def restore(self) -> None:
-        """Puts the old numbers back. Done by itself; call it where numbers were changed by hand."""
+        """Put the old numbers back. Done by itself; call it where numbers were changed by hand."""
         with torch.no_grad():
             for tensor, numbers, new in self._kept:
                 data = tensor.data  # autograd sees no change: between two forwards and a backward there is none
@@ -96,18 +98,18 @@ def lr_scales(record: Entries, model: nn.Module, new: float, old: float) -> dict
     scales: dict[str, float | Tensor] = {}
     for name, (tensor, entry) in record.located(dict(model.named_parameters(remove_duplicate=False))).items():
         mask = new_numbers(entry, tensor)
-        if mask.all() or not mask.any():
-            scales[name] = new if mask.any() else old
+        if not mask.any():
+            scales[name] = old
         else:
-            scales[name] = torch.where(mask, new, old).to(tensor.dtype)
+            scales[name] = new if mask.all() else torch.where(mask, new, old).to(tensor.dtype)
     return scales
 
 
-def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, float | Tensor]) -> _Handle:
-    """Makes every step of any torch optimizer move the numbers of `model` by `scales` times what it would.
+def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, float | Tensor]) -> Handle:
+    """Scale the moves that each step of any torch optimizer makes of the numbers of `model`.
 
-    `p + s * (step(p) - p)`, momentum, weight decay and adaptive rates included; numbers with a factor of one move exactly as
-    before.
+    A number becomes `p + s * (step(p) - p)`, momentum, weight decay and adaptive rates included; numbers with a factor of
+    one move exactly as before.
 
     Args:
         optimizer: over parameters of `model`.
@@ -115,7 +117,7 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
         scales: by parameter, a factor or a tensor of its shape; `record.lr_scales(model, new=0.1)` makes them.
 
     Returns:
-        a handle: `.remove()`, or a `with` block, ends it.
+        a handle; `.remove()`, or the end of a `with` block, ends it.
 
     Raises:
         GrowthError: a name is not a parameter of the model, or its factors have another shape.
@@ -123,7 +125,8 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
     parameters = dict(model.named_parameters(remove_duplicate=False))
     chosen: list[tuple[nn.Parameter, float | Tensor]] = []
     for name, scale in scales.items():
-        if name not in parameters or isinstance(scale, Tensor) and scale.ndim and scale.shape != parameters[name].shape:
+        shape = scale.shape if isinstance(scale, Tensor) and scale.ndim else None
+        if name not in parameters or shape not in (None, parameters[name].shape):
             raise GrowthError(f"{name} is not a parameter of the model, or has another shape than its factors")
         if isinstance(scale, Tensor) or scale != 1.0:
             chosen.append((parameters[name], scale))
@@ -140,15 +143,12 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
                 p.copy_(torch.lerp(old, p, weight))  # type: ignore[arg-type]
         before.clear()
 
-    handle = _Handle()
-    handle._undo += [optimizer.register_step_pre_hook(remember).remove, optimizer.register_step_post_hook(scaled).remove]
-    return handle
+    return Handle(optimizer.register_step_pre_hook(remember).remove, optimizer.register_step_post_hook(scaled).remove)
 
 
 def parameter_groups(record: Entries, model: nn.Module, lr: float, new: float) -> list[dict]:
     """See `GrowthRecord.parameter_groups`."""
-    groups: list[dict] = [{"params": [], "lr": lr}, {"params": [], "lr": lr * new}]
-    for tensor, entry in record.located(dict(model.named_parameters(remove_duplicate=False))).values():
-        if tensor.requires_grad:
-            groups[entry.source is None]["params"].append(tensor)
-    return groups
+    located = record.located(dict(model.named_parameters(remove_duplicate=False))).values()
+    trained = [(p, entry.source is None) for p, entry in located if p.requires_grad]
+    return [{"params": [p for p, is_new in trained if not is_new], "lr": lr},
+            {"params": [p for p, is_new in trained if is_new], "lr": lr * new}]

@@ -1,4 +1,4 @@
-"""Tensors and optimizers of the small model, for the grown one: what training has gathered is not lost by growing."""
+"""Tensors and optimizers of the small model, for the grown one: growing loses nothing that training has gathered."""
 from __future__ import annotations
 
 import copy
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
-from fxgrow.record.entries import Entries, Named, ParameterRecord, broadcast_along
+from fxgrow.record.entries import Entries, NamedParameters, ParameterRecord, broadcast_along, names_by_tensor
 
 SHIFT = 8.0  # by which parameters are moved to see whether a state follows them
 
@@ -22,33 +22,33 @@ SHIFT = 8.0  # by which parameters are moved to see whether a state follows them
 def migrate_tensors(record: Entries, tensors: Mapping[str, Tensor],
                     like: nn.Module | Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """See `GrowthRecord.migrate_tensors`."""
-    grown: Mapping[str, Tensor] = {} if like is None else tensors_of(like) if isinstance(like, nn.Module) else like
+    grown: Mapping[str, Tensor] = tensors_of(like) if isinstance(like, nn.Module) else like or {}
     aliases = _aliases(record)
-    names = {n: record.entry(n, t.ndim) for n, t in tensors.items() if n not in record.removed and n not in aliases}
-    made: dict[str, Tensor] = {}
-    for name, entry in {**names, **record.parameters}.items():
-        given = grown.get(name)
-        if entry.source is None:
-            if given is not None:
-                made[name] = given.detach().clone()
-        elif entry.source in tensors:
-            made[name] = _values(name, entry, tensors[entry.source].detach(), given)
-    made.update({n: made[other] for n, other in aliases.items() if other in made and n in tensors})
-    return {n: made[n] for n in [*(n for n in grown if n in made), *(n for n in made if n not in grown)]}
+    kept = {n: record.entry(n, t.ndim) for n, t in tensors.items() if n not in record.removed and n not in aliases}
+    migrated: dict[str, Tensor] = {}
+    for name, entry in {**kept, **record.parameters}.items():
+        if entry.source in tensors:
+            migrated[name] = _values(name, entry, tensors[entry.source].detach(), grown.get(name))
+        elif entry.source is None and name in grown:
+            migrated[name] = grown[name].detach().clone()
+    migrated.update({n: migrated[other] for n, other in aliases.items() if other in migrated and n in tensors})
+    in_order = dict.fromkeys([*(n for n in grown if n in migrated), *migrated])
+    return {name: migrated[name] for name in in_order}
 
 
 def _aliases(record: Entries) -> dict[str, str]:
-    """The names of a tied tensor that have no record, each with the one that has."""
-    names: dict[int, list[str]] = {}
-    for small in record.origin.values():
-        for name, tensor in tensors_of(small).items():
-            names.setdefault(id(tensor), []).append(name)
-    return {name: known[0] for group in names.values() if (known := [n for n in group if n in record.parameters])
-            for name in group if name not in record.parameters and name not in record.removed}
+    """Return the names of tied tensors that have no record, each with the one that has."""
+    aliases: dict[str, str] = {}
+    for names in names_by_tensor(item for small in record.origin.values() for item in tensors_of(small).items()).values():
+        recorded = [n for n in names if n in record.parameters]
+        if recorded:
+            others = [n for n in names if n not in record.parameters and n not in record.removed]
+            aliases.update(dict.fromkeys(others, recorded[0]))
+    return aliases
 
 
 def _values(name: str, entry: ParameterRecord, small: Tensor, grown: Tensor | None) -> Tensor:
-    """W' = scale * shares * W at every position that is or copies an old one; `grown`'s number, or zero, at all others."""
+    """Return scale * shares * W at every position that is or copies an old one; `grown`'s number, or zero, elsewhere."""
     whole = _spread(name, entry, small)
     for dim, shares in enumerate(entry.shares):
         if shares is not None:
@@ -61,69 +61,69 @@ def _values(name: str, entry: ParameterRecord, small: Tensor, grown: Tensor | No
 
 
 def _spread(name: str, entry: ParameterRecord, small: Tensor) -> Tensor:
-    """The small tensor's numbers at every position that is or copies theirs, in a tensor of its own."""
+    """Return the small tensor's numbers at every position that is or copies theirs, in a tensor of its own."""
+    maps = {dim: index for dim, index in enumerate(entry.index) if index is not None}
+    largest = {dim: int(index.max()) for dim, index in maps.items() if index.numel()}
+    if len(entry.index) != small.ndim or any(position >= small.shape[dim] for dim, position in largest.items()):
+        raise GrowthError(f"{entry.source} is {list(small.shape)}, which does not fit the growth record of {name}: give "
+                          "the small model's tensors")
     whole = small
-    for dim, index in enumerate(entry.index):
-        if len(entry.index) != small.ndim or index is not None and index.numel() and int(index.max()) >= small.shape[dim]:
-            raise GrowthError(f"{entry.source} is {list(small.shape)}, which does not fit the growth record of {name}: give "
-                              "the small model's tensors")
-        if index is not None:
-            whole = whole.index_select(dim, index.clamp_min(0).to(whole.device))
+    for dim, index in maps.items():
+        whole = whole.index_select(dim, index.clamp_min(0).to(whole.device))
     return whole.clone() if whole is small else whole
 
 
 def _with(whole: Tensor, entry: ParameterRecord, new: float | Tensor) -> Tensor:
-    """`whole`, with `new` at the positions that neither are nor copy old ones."""
+    """Return `whole` with `new` at the positions that neither are nor copy old ones."""
     for dim, index in enumerate(entry.index):
         if index is not None and bool((index < 0).any()):
             whole = torch.where(broadcast_along((index < 0).to(whole.device), dim, whole.ndim), new, whole)
     return whole
 
 
-def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: Named,
-                      old_params: Named | None = None) -> Optimizer:
+def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedParameters,
+                      old_params: NamedParameters | None = None) -> Optimizer:
     """See `GrowthRecord.migrate_optimizer`."""
     old = _small_parameters(record, optimizer, old_params)
     new = record.located(dict(_named(new_params)))
     group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     members = _members(new, {n: group_of[id(p)] for n, p in old.items() if id(p) in group_of})
-    made = _same_class(optimizer, [[(n, new[n][0]) for n in names] for names in members])
+    migrated = _same_class(optimizer, [[(n, new[n][0]) for n in names] for names in members])
     for number, names in enumerate(members):
         try_out = functools.lru_cache(functools.partial(_try_out, optimizer, number))
         for name in names:
             parameter, entry = new[name]
             source = old.get(entry.source or "")
             if source is not None and optimizer.state.get(source):
-                made.state[parameter] = {key: _state(name, key, value, entry, source, parameter, try_out)
-                                         for key, value in optimizer.state[source].items()}
-    return made
+                migrated.state[parameter] = {key: _state(name, key, value, entry, source, parameter, try_out)
+                                             for key, value in optimizer.state[source].items()}
+    return migrated
 
 
-def _named(params: Named) -> Iterable[tuple[str, Any]]:
+def _named(params: NamedParameters) -> Iterable[tuple[str, Any]]:
     return params.named_parameters(remove_duplicate=False) if isinstance(params, nn.Module) else params
 
 
-def _small_parameters(record: Entries, optimizer: Optimizer, old_params: Named | None) -> dict[str, nn.Parameter]:
-    """The parameters of the small model by name, the optimizer's among them."""
+def _small_parameters(record: Entries, optimizer: Optimizer, old_params: NamedParameters | None) -> dict[str, nn.Parameter]:
+    """Return the parameters of the small model by name, the optimizer's among them."""
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if old_params is not None:
         old = dict(_named(old_params))
         if {id(p) for p in held} - {id(p) for p in old.values()}:
             raise GrowthError("the optimizer has parameters that old_params has not: give the model that it trained")
-    elif all("param_names" in group for group in optimizer.param_groups):
-        old = {n: p for group in optimizer.param_groups for n, p in zip(group["param_names"], group["params"])}
-    else:
-        known = dict(record.origin[""].named_parameters()) if "" in record.origin else {}
-        if len(optimizer.param_groups) > 1 or [p.shape for p in held] != [p.shape for p in known.values()]:
-            raise GrowthError(f"the optimizer's {len(held)} parameters do not say which they are, and are not one group of "
-                              f"the small model's {len(known)} in their order; pass old_params: the small model, or (name, "
-                              "parameter) pairs of it")
-        old = dict(zip(known, held))
-    return old
+        return old
+    if all("param_names" in group for group in optimizer.param_groups):
+        return {n: p for group in optimizer.param_groups for n, p in zip(group["param_names"], group["params"])}
+    small = dict(record.origin[""].named_parameters()) if "" in record.origin else {}
+    if len(optimizer.param_groups) > 1 or [p.shape for p in held] != [p.shape for p in small.values()]:
+        raise GrowthError(f"the optimizer's {len(held)} parameters do not say which they are, and are not one group of "
+                          f"the small model's {len(small)} in their order; pass old_params: the small model, or (name, "
+                          "parameter) pairs of it")
+    return dict(zip(small, held))
 
 
 def _members(new: Mapping[str, tuple[Tensor, ParameterRecord]], group_of: Mapping[str, int]) -> list[list[str]]:
-    """The names of each group: a parameter goes where its source was, a new one where its nearest neighbour is.
+    """Return the names of each group: a parameter goes where its source was, a new one where its nearest neighbour is.
 
     The nearest has as many axes (norms and biases are often apart), shares most of the path, then has the same last name,
     then stands closest. What was in no group stays in none.
@@ -151,7 +151,7 @@ def _members(new: Mapping[str, tuple[Tensor, ParameterRecord]], group_of: Mappin
 
 
 def _same_class(optimizer: Optimizer, members: list[list[tuple[str, Tensor]]]) -> Optimizer:
-    """A new optimizer of the same class and settings over other parameters (one list a group)."""
+    """Return a new optimizer of the same class and settings over other parameters (one list a group)."""
     groups = []
     for group, named in zip(optimizer.param_groups, members):
         settings = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
@@ -165,8 +165,10 @@ def _same_class(optimizer: Optimizer, members: list[list[tuple[str, Tensor]]]) -
 
 
 class _Kind:
-    """What a state is, found by trying: its power of the parameter's scale, whether it is signed, and whether it follows the
-    parameter's own value (an average of parameters), as it does if all of it moves by what the parameter is moved by.
+    """The kind of a state, found by trying.
+
+    follows: it is an average of the parameter's own values, as all of it moves by what the parameter is moved by.
+    power: that of the parameter's scale. signed: it is no magnitude.
 
     If W' = s W computes the same, its gradient is g' = g / s. A momentum then is s^-1 of the old one (power -1), a mean of
     squares s^-2.
@@ -180,9 +182,11 @@ class _Kind:
 
 
 def _try_out(optimizer: Optimizer, number: int, ndim: int, device: torch.device) -> dict[str, _Kind]:
-    """Runs a new optimizer of the class for three steps on a few numbers, again with the numbers doubled and the gradients
-    halved (as a rescaled parameter has them), and again with other numbers: how each state answers tells what it is. There
-    is no weight decay, and gradients are large, so that epsilons do not matter."""
+    """Find the kind of each state by running a new optimizer of the class for three steps on a few numbers.
+
+    It runs again with the numbers doubled and the gradients halved (as a rescaled parameter has them), and with other
+    numbers. There is no weight decay, and gradients are large, so that epsilons do not matter.
+    """
     shape = [4] * ndim
     count = math.prod(shape)
     start = torch.linspace(1, 2, count, dtype=torch.float64, device=device).view(shape)
@@ -208,14 +212,17 @@ def _try_out(optimizer: Optimizer, number: int, ndim: int, device: torch.device)
 
 def _state(name: str, key: str, value: Any, entry: ParameterRecord, source: Tensor, grown: Tensor,
            try_out: Callable[[int, torch.device], dict[str, _Kind]]) -> Any:
-    """One entry of a parameter's state, for the grown parameter."""
-    plain = value is None or isinstance(value, (bool, int, float, str))
-    if plain or isinstance(value, Tensor) and value.numel() == 1 and value.shape != source.shape:  # a count of steps
+    """Return one entry of a parameter's state for the grown parameter."""
+    if value is None or isinstance(value, (bool, int, float, str)):
         return copy.deepcopy(value)
-    if isinstance(value, Tensor) and entry.unchanged and value.numel() <= source.numel():
-        return value.detach().clone()
-    fits = isinstance(value, Tensor) and value.shape == source.shape
-    kind = try_out(source.ndim, source.device).get(key) if fits else None
+    kind = None
+    if isinstance(value, Tensor):
+        if value.numel() == 1 and value.shape != source.shape:  # a count of steps
+            return copy.deepcopy(value)
+        if entry.unchanged and value.numel() <= source.numel():
+            return value.detach().clone()
+        if value.shape == source.shape:
+            kind = try_out(source.ndim, source.device).get(key)
     if kind is None:
         raise GrowthError(f"the optimizer's state {key!r} of {entry.source} does not have one number for each of the "
                           f"parameter's, so it cannot follow the growth of {name}: start a new optimizer for the grown one")
@@ -225,7 +232,7 @@ def _state(name: str, key: str, value: Any, entry: ParameterRecord, source: Tens
 
 
 def _grown_state(name: str, value: Tensor, entry: ParameterRecord, kind: _Kind) -> Tensor:
-    """A state at old positions as it was, at copied ones as their gradients will be, at new ones the start.
+    """Return a state: at old positions as it was, at copied ones as their gradients will be, at new ones the start.
 
     - W' = s W: s^power of it.
     - A shared-out column W = sum of W'_j over its copies has dL/dW'_j = dL/dW: as it is, at each copy.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxgrow.record.entries import Entries, Named, ParameterRecord
+from fxgrow.record.entries import Entries, NamedParameters, ParameterRecord
 from fxgrow.record.freezing import Frozen, lr_scales, parameter_groups
 from fxgrow.record.optimizers import migrate_optimizer, migrate_tensors
 from fxgrow.record.shrinking import shrink
@@ -35,7 +35,7 @@ class GrowthRecord(Entries):
     origin: dict[str, nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     def then(self, later: GrowthRecord) -> GrowthRecord:
-        """This growth followed by a later one."""
+        """Return the record of this growth followed by a later one."""
         kept = {n: p for n, p in self.parameters.items() if n not in later.removed}
         chained = {n: p if p.source is None else self.entry(p.source, len(p.index)).then(p)
                    for n, p in later.parameters.items()}
@@ -46,7 +46,7 @@ class GrowthRecord(Entries):
     # -- what follows from it ----------------------------------------------------------------------------------------
 
     def shrink(self, model: nn.Module) -> nn.Module:
-        """The small network back, with the numbers that the grown `model` has now.
+        """Return the small network with the numbers that the grown `model` has now.
 
         Exact for r2r and netmorph, which leave old numbers as they are (a factor on norm weights is divided out). Under
         net2net a column that was shared out among copies is the sum of its shares, and of copied positions the first is
@@ -59,7 +59,7 @@ class GrowthRecord(Entries):
 
     def migrate_tensors(self, tensors: Mapping[str, Tensor], like: nn.Module | Mapping[str, Tensor] | None = None
                         ) -> dict[str, Tensor]:
-        """Tensors of the small model (an EMA copy of its numbers) as tensors of the grown one.
+        """Return tensors of the small model (an EMA copy of its numbers) as tensors of the grown one.
 
         Args:
             tensors: by the names of the small model; parameters, buffers or a whole state_dict.
@@ -71,8 +71,9 @@ class GrowthRecord(Entries):
         """
         return migrate_tensors(self, tensors, like)
 
-    def migrate_optimizer(self, optimizer: Optimizer, new_params: Named, old_params: Named | None = None) -> Optimizer:
-        """An optimizer of the same class for the grown model, with the state that the small model's has.
+    def migrate_optimizer(self, optimizer: Optimizer, new_params: NamedParameters,
+                          old_params: NamedParameters | None = None) -> Optimizer:
+        """Return an optimizer of the same class for the grown model, with the state that the small model's has.
 
         Args:
             optimizer: the one that trained the small model. It is left as it is.
@@ -87,35 +88,40 @@ class GrowthRecord(Entries):
         return migrate_optimizer(self, optimizer, new_params, old_params)
 
     def freeze_old(self, model: nn.Module) -> Frozen:
-        """Keeps every old number of the grown `model` as it is, whatever optimizer runs, until `.remove()` or the end of
-        a `with` block. Running statistics of old positions are kept as well."""
+        """Keep every old number of the grown `model` as it is, whatever optimizer runs; running statistics too.
+
+        Until `.remove()` of what this returns, or the end of a `with` block.
+        """
         return Frozen(self, model)
 
     def lr_scales(self, model: nn.Module, *, new: float = 1.0, old: float = 1.0) -> dict[str, float | Tensor]:
-        """For each parameter of the grown `model`, how much faster its numbers are to learn: a factor, or a tensor of the
-        parameter's shape where it holds old and new numbers. `fxgrow.scale_updates` makes an optimizer follow."""
+        """Return, for each parameter of the grown `model`, how much faster its numbers are to learn.
+
+        A factor, or a tensor of the parameter's shape where it holds old and new numbers. `fxgrow.scale_updates` makes an
+        optimizer follow.
+        """
         return lr_scales(self, model, new, old)
 
     def parameter_groups(self, model: nn.Module, lr: float, *, new: float = 1.0) -> list[dict]:
-        """Two groups for any optimizer: parameters that hold old numbers at `lr`, those that are new at `lr * new`."""
+        """Return two groups for any optimizer: parameters with old numbers at `lr`, those that are new at `lr * new`."""
         return parameter_groups(self, model, lr, new)
 
     # -- for an archive ------------------------------------------------------------------------------------------------
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """The index maps, masks and shares, flat, for an archive."""
+        """Return the index maps, masks and shares, flat, for an archive."""
         return {f"{kind}/{dim}/{name}": t.contiguous() for name, p in self.parameters.items()
                 for kind in ("index", "fresh", "shares") for dim, t in enumerate(getattr(p, kind)) if t is not None}
 
     def to_json(self) -> str:
-        """Everything that is neither a tensor nor the origin."""
+        """Return everything that is neither a tensor nor the origin."""
         return json.dumps({"lineage": self.lineage, "removed": sorted(self.removed), "certificate": self.certificate,
                            "parameters": {n: {"source": p.source, "axes": len(p.index), "scale": p.scale}
                                           for n, p in self.parameters.items()}}, sort_keys=True)
 
     @classmethod
     def rebuild(cls, text: str, tensors: dict[str, Tensor]) -> GrowthRecord:
-        """The inverse of `to_json` and `to_tensors`."""
+        """Return the record that gave this `to_json` and `to_tensors`."""
         data = json.loads(text)
 
         def maps(kind: str, name: str) -> list[Tensor | None]:
@@ -127,5 +133,5 @@ class GrowthRecord(Entries):
 
 
 def record_in(model: nn.Module) -> GrowthRecord | None:
-    """The growth record that a grown or loaded model holds."""
+    """Return the growth record that a grown or loaded model holds."""
     return getattr(model, "meta", {}).get("growth", {}).get("record")

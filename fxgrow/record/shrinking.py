@@ -1,4 +1,4 @@
-"""The small network out of the grown one: its structure from the record's origin, its numbers from wherever they went."""
+"""Shrinking: the small network's structure from the record's origin, its numbers from wherever they went."""
 from __future__ import annotations
 
 import torch
@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 
 from fxgrow.errors import GrowthError
 from fxgrow.graph import clone_structure, tensors_of
-from fxgrow.record.entries import Entries, ParameterRecord, broadcast_along
+from fxgrow.record.entries import Entries, ParameterRecord, broadcast_along, names_by_tensor
 from fxgrow.record.tied import untie
 from fxgrow.tracing import put_back
 
@@ -28,28 +28,25 @@ def shrink(record: Entries, model: nn.Module) -> nn.Module:
 
 
 def _filled(origin: nn.Module, pieces: Pieces, model: nn.Module) -> GraphModule:
-    """The structure with its numbers, in the mode of the grown model."""
-    names: dict[int, list[str]] = {}
-    for name, tensor in tensors_of(origin).items():
-        names.setdefault(id(tensor), []).append(name)
+    """Return the structure with its numbers, in the mode of the grown model."""
+    names_of = names_by_tensor(tensors_of(origin).items())
 
-    def number(tensor: Tensor) -> Tensor:
-        known = names[id(tensor)]  # a tied one has several names
-        found = [piece for name in known for piece in pieces.get(name, [])]
-        whole = _joined(known[0], tensor, found)
+    def numbers(tensor: Tensor) -> Tensor:
+        names = names_of[id(tensor)]
+        whole = _joined(names[0], tensor, [piece for name in names for piece in pieces.get(name, [])])
         return torch.empty_like(tensor, dtype=whole.dtype, device=whole.device).copy_(whole)  # in its own memory layout
 
-    small: GraphModule = clone_structure(origin, number)  # type: ignore[assignment]
+    small: GraphModule = clone_structure(origin, numbers)  # type: ignore[assignment]
     small.recompile()
     return small if small.training == model.training else small.train(model.training)
 
 
 def _joined(name: str, small: Tensor, pieces: list[tuple[Tensor, ParameterRecord]]) -> Tensor:
-    """A tensor of the small network out of all grown ones that hold numbers of it; copies where there is nothing else."""
+    """Return a small network's tensor out of all grown ones that hold its numbers; copies where there is nothing else."""
     whole, missing = None, torch.ones(small.shape, dtype=torch.bool)
     for copies in (False, True):
         for tensor, entry in pieces:
-            if entry.misfit(tensor.shape, small.shape):
+            if not entry.fits(tensor.shape, small.shape):
                 raise GrowthError(f"{name} is {list(small.shape)} in the small network: the growth record does not fit")
             values, found = _old_numbers(tensor, entry, small.shape, copies)
             missing = missing.to(found.device)
@@ -63,29 +60,38 @@ def _joined(name: str, small: Tensor, pieces: list[tuple[Tensor, ParameterRecord
 
 
 def _old_numbers(grown: Tensor, entry: ParameterRecord, shape: torch.Size, copies: bool) -> tuple[Tensor, Tensor]:
-    """What a grown tensor holds of the small one, and where: two tensors of the small one's shape.
+    """Return what a grown tensor holds of the small one, and a mask of where; shapes of the small one.
 
     A position along an axis without shares is read off where it is (`copies`: where it is copied); along one with shares,
     W = sum of W'_j over its copies j, divided by the sum of their shares (which is one).
     """
     found = torch.ones(shape, dtype=torch.bool, device=grown.device)
-    for dim, size in enumerate(shape):
-        index, fresh, shares = entry.index[dim], entry.fresh[dim], entry.shares[dim]
+    for dim, index in enumerate(entry.index):
         if index is None:
             continue
-        kept = index >= 0 if copies or shares is not None or fresh is None else (index >= 0) & ~fresh
-        new = kept.nonzero().flatten().to(grown.device)
+        fresh, shares = entry.fresh[dim], entry.shares[dim]
+        holds = index >= 0 if copies or shares is not None or fresh is None else (index >= 0) & ~fresh
+        new = holds.nonzero().flatten().to(grown.device)
         old = index.to(grown.device)[new]
-        if shares is None:  # the first of each
-            last = grown.shape[dim]
-            at = torch.full((size,), last, device=grown.device).scatter_reduce_(0, old, new, "amin")
-            grown, held = grown.index_select(dim, at.clamp_max(last - 1)), at < last
+        if shares is None:
+            grown, held = _first_of_each(grown, dim, new, old, shape[dim])
         else:
-            shares = shares.to(grown.device)
-            total = shares.new_zeros(size).index_add_(0, old, shares[new])
-            blank = grown.new_zeros([*grown.shape[:dim], size, *grown.shape[dim + 1:]])
-            grown = blank.index_add_(dim, old, grown.index_select(dim, new))
-            held = total != 0
-            grown = grown / broadcast_along(torch.where(held, total, 1.0), dim, grown.ndim).to(grown.dtype)
+            grown, held = _sum_of_shares(grown, dim, new, old, shape[dim], shares.to(grown.device))
         found &= broadcast_along(held, dim, len(shape))
     return grown if entry.scale == 1.0 else grown / entry.scale, found
+
+
+def _first_of_each(grown: Tensor, dim: int, new: Tensor, old: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the first of the positions `new` that hold each of `size` old ones, and which of these there are."""
+    last = grown.shape[dim]
+    at = torch.full((size,), last, device=grown.device).scatter_reduce_(0, old, new, "amin")
+    return grown.index_select(dim, at.clamp_max(last - 1)), at < last
+
+
+def _sum_of_shares(grown: Tensor, dim: int, new: Tensor, old: Tensor, size: int, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum over the positions `new` that share each of `size` old ones, and which of these there are."""
+    total = shares.new_zeros(size).index_add_(0, old, shares[new])
+    blank = grown.new_zeros([*grown.shape[:dim], size, *grown.shape[dim + 1:]])
+    whole = blank.index_add_(dim, old, grown.index_select(dim, new))
+    held = total != 0
+    return whole / broadcast_along(torch.where(held, total, 1.0), dim, grown.ndim).to(grown.dtype), held

@@ -1,8 +1,7 @@
 """Shared storage: a grown network whose old numbers are the small one's own parameters.
 
-A tensor that is as it was becomes the parent's parameter object; a grown one is computed at each use from the parent's
-parameter and the new numbers: that of a layer by `torch.nn.utils.parametrize`, that which the graph itself reads by a layer
-in its place (`Computed`).
+A grown tensor is computed at each use from the parent's parameter and the new numbers: that of a layer by
+`torch.nn.utils.parametrize`, that which the graph itself reads by a layer in its place (`Computed`).
 """
 from __future__ import annotations
 
@@ -33,6 +32,7 @@ class Axis:
 
     @classmethod
     def of(cls, index: Tensor, fresh: Tensor | None, size: int) -> Axis:
+        """Return the axis of a record's maps; `size` is the parent's."""
         mask = torch.zeros(len(index), dtype=torch.bool) if fresh is None else fresh
         old, new = (~mask).nonzero().flatten(), mask.nonzero().flatten()
         place = torch.cat([old, new]).argsort()
@@ -51,8 +51,7 @@ class Tied(nn.Module):
     """`W' = scale * W` at the old positions and new numbers at all others.
 
     New numbers lie in one vector: for each axis from the last to the first, those at its new positions (and at the old ones
-    of all axes before it), so that they are put behind the old ones axis by axis. forward: that vector to the grown tensor;
-    right_inverse: the grown tensor to it.
+    of all axes before it), so that they are put behind the old ones axis by axis.
     """
 
     def __init__(self, parent: nn.Parameter | nn.Module, entry: ParameterRecord, order: Sequence[str]):
@@ -64,6 +63,7 @@ class Tied(nn.Module):
         self.order = tuple(order)  # of the layer's parameters, for `untie`
 
     def forward(self, new: Tensor) -> Tensor:
+        """Return the grown tensor with the new numbers of a vector."""
         whole = tensor_of(self.parent)
         for dim, axis in self.axes.items():
             whole = _select(whole, dim, axis.source)
@@ -76,6 +76,7 @@ class Tied(nn.Module):
         return whole
 
     def right_inverse(self, whole: Tensor) -> Tensor:
+        """Return the vector of a grown tensor's new numbers."""
         parts = [whole.new_empty(0)]
         for dim, axis in self.axes.items():
             part = _select(whole, dim, axis.new)
@@ -86,6 +87,7 @@ class Tied(nn.Module):
 
 
 def tensor_of(source: nn.Parameter | nn.Module) -> Tensor:
+    """Return a parameter, or what a module computes in its place."""
     return source() if isinstance(source, nn.Module) else source
 
 
@@ -99,11 +101,12 @@ class Computed(nn.Module):
         self.attribute = attribute
 
     def forward(self) -> Tensor:
+        """Return the whole parameter."""
         return self.tied(self.new)
 
 
-def _read_again(gm: GraphModule) -> None:
-    """The inverse of `_compute_read`."""
+def _restore_reads(gm: GraphModule) -> None:
+    """Make the results of `Computed` layers parameters that the graph reads by name."""
     for node in list(gm.graph.nodes):
         layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, Computed):
@@ -120,27 +123,27 @@ def _read_again(gm: GraphModule) -> None:
 
 
 def _in_order(module: nn.Module, order: Sequence[str]) -> None:
-    """Puts a layer's parameters in the order that they had, others behind them."""
+    """Put a layer's parameters in the order that they had, others behind them."""
     held = module._parameters
     module._parameters = {n: held[n] for n in [*(n for n in order if n in held), *(n for n in held if n not in order)]}
 
 
 def untie(model: nn.Module) -> nn.Module:
-    """A copy of a tied network with all numbers of its own, under their usual names; a model that is not tied, as it is."""
+    """Return a copy of a tied network with all numbers of its own; a model that is not tied is returned as it is."""
     if not any(isinstance(m, Tied) for m in model.modules()):
         return model
     new = clone_structure(model, lambda t: t.detach().clone())
     shared: dict[int, nn.Parameter] = {}
     for module in list(new.modules()):
         if isinstance(module, GraphModule):
-            _read_again(module)
+            _restore_reads(module)
         if parametrize.is_parametrized(module):
             _untie_one(module, shared)
     return recompiled(new)
 
 
 def _untie_one(module: nn.Module, shared: dict[int, nn.Parameter]) -> None:
-    """Back to the layer's own class (the parametrized one is shared with the model that this is a copy of)."""
+    """Give a layer its own class back; the parametrized one is shared with the model that this is a copy of."""
     module.__class__ = parametrize.type_before_parametrizations(module)
     chains = dict(module._modules.pop("parametrizations").items())  # type: ignore[union-attr, operator]
     for attribute, chain in chains.items():
@@ -157,6 +160,7 @@ def _untie_one(module: nn.Module, shared: dict[int, nn.Parameter]) -> None:
 
 
 def recompiled(model: nn.Module) -> nn.Module:
+    """Compile the graphs in a model and return it."""
     for module in model.modules():
         if isinstance(module, GraphModule):
             module.recompile()

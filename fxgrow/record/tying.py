@@ -1,6 +1,8 @@
 """Tying: the old numbers of a grown network are computed from those of its parent."""
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.utils import parametrize
@@ -12,9 +14,11 @@ from fxgrow.record.grown import Grown
 from fxgrow.record.record import GrowthRecord, record_in
 from fxgrow.record.tied import Computed, Tied, recompiled, tensor_of, untie
 
+Tie: TypeAlias = tuple["nn.Parameter | nn.Module", ParameterRecord]  # a parent's parameter or what computes it; how it grew
+
 
 def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None = None) -> nn.Module:
-    """A copy of a grown network whose old numbers *are* the parameters of `parent`.
+    """Return a copy of a grown network whose old numbers *are* the parameters of `parent`.
 
     One step of an optimizer on either moves both. Of its own the child has its new numbers and its buffers (running
     statistics are of what a network has seen itself). `dict.fromkeys([*parent.parameters(), *child.parameters()])`
@@ -37,24 +41,37 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     if record is None:
         raise GrowthError("tie needs a growth record: give what fxgrow.transform returned, or the record as well")
     model = untie(model)
-    theirs, ours = _sources(parent), tensors_of(model)
-    entries = {name: entry for name, (tensor, entry) in record.located(ours).items()
-               if entry.source is not None and isinstance(tensor, nn.Parameter)}
-    for name, entry in entries.items():
-        _check(name, ours[name], entry, theirs.get(str(entry.source)))
-    known = {id(ours[name]): (theirs[str(entry.source)], entry) for name, entry in entries.items()}
-    new = _copy(model, known)
-    shared: dict[int, nn.Parameter] = {}  # new numbers of a parameter that several layers have
+    new = _copy(model, _ties(parent, model, record))
     for gm in list(new.modules()):
         if isinstance(gm, GraphModule):
-            _compute_read(gm)
-    for path, module in list(new.named_modules()):
+            _replace_reads(gm)
+    _tie_layers(new)
+    new.meta = {**getattr(new, "meta", {}), "growth": {"record": record, "outcomes": []}}  # an outer module has none
+    return recompiled(new)
+
+
+def _ties(parent: nn.Module, model: nn.Module, record: GrowthRecord) -> dict[int, Tie]:
+    """Return what each parameter of the model, by its id, is to be tied to."""
+    theirs, ours = _sources(parent), tensors_of(model)
+    ties: dict[int, Tie] = {}
+    for name, (tensor, entry) in record.located(ours).items():
+        if entry.source is not None and isinstance(tensor, nn.Parameter):
+            source = theirs.get(entry.source)
+            _check(name, tensor, entry, source)
+            ties[id(tensor)] = source, entry  # type: ignore[assignment]
+    return ties
+
+
+def _tie_layers(model: nn.Module) -> None:
+    """Make the marked parameters of layers the parent's own, or computed from them."""
+    shared: dict[int, nn.Parameter] = {}  # new numbers of a parameter that several layers have
+    for path, module in list(model.named_modules()):
         order = tuple(module._parameters)
         for attribute, held in list(module._parameters.items()):
             if held is None or not hasattr(held, "tied_to"):
                 continue
             source, entry = held.tied_to
-            if entry.unchanged and isinstance(source, nn.Parameter):
+            if _is_parents(held.tied_to):
                 setattr(module, attribute, source)  # of an LSTM, its list of weights as well
                 continue
             _refuse_opaque(module, f"{path}.{attribute}".lstrip("."))
@@ -62,13 +79,19 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
             parametrize.register_parametrization(module, attribute, Tied(source, entry, order), unsafe=True)
             chain = module.parametrizations[attribute]  # type: ignore[index]
             chain.original = shared.setdefault(id(held), chain.original)
-    new.meta = {**getattr(new, "meta", {}), "growth": {"record": record, "outcomes": []}}  # an outer module has none
-    return recompiled(new)
+
+
+def _is_parents(tie: Tie) -> bool:
+    """Tell whether a parameter is a parent's as it was."""
+    source, entry = tie
+    return entry.unchanged and isinstance(source, nn.Parameter)
 
 
 def _sources(parent: nn.Module) -> dict[str, nn.Parameter | nn.Module]:
-    """The parent's parameters by the names that they have in a network that is not tied; those that are computed from other
-    networks' as what computes them."""
+    """Return the parent's parameters by the names that they have in a network that is not tied.
+
+    Those that are computed from another network's are the modules that compute them.
+    """
     found: dict[str, nn.Parameter | nn.Module] = dict(parent.named_parameters(remove_duplicate=False))
     for path, module in parent.named_modules(remove_duplicate=False):
         if isinstance(module, Computed):
@@ -79,8 +102,8 @@ def _sources(parent: nn.Module) -> dict[str, nn.Parameter | nn.Module]:
     return found
 
 
-def _compute_read(gm: GraphModule) -> None:
-    """Makes grown parameters that a graph reads by name the results of layers."""
+def _replace_reads(gm: GraphModule) -> None:
+    """Make grown parameters that a graph reads by name the results of layers."""
     called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
     for node in list(gm.graph.nodes):
         owner, _, attribute = str(node.target).rpartition(".")
@@ -88,9 +111,9 @@ def _compute_read(gm: GraphModule) -> None:
             continue
         place, path = gm.get_submodule(owner), f"{node.target}_tied"
         held = place._parameters.get(attribute)
-        source, entry = getattr(held, "tied_to", (None, None))
-        if held is not None and entry is not None and not (entry.unchanged and isinstance(source, nn.Parameter)):
-            tied = Tied(source, entry, tuple(place._parameters))
+        tie = getattr(held, "tied_to", None)
+        if held is not None and tie is not None and not _is_parents(tie):
+            tied = Tied(*tie, tuple(place._parameters))
             del place._parameters[attribute]
             gm.add_submodule(path, Computed(tied, held, attribute))
         if isinstance(place._modules.get(f"{attribute}_tied"), Computed):
@@ -99,21 +122,21 @@ def _compute_read(gm: GraphModule) -> None:
             gm.graph.erase_node(node)
 
 
-def _copy(model: nn.Module, known: dict[int, tuple[nn.Parameter | nn.Module, ParameterRecord]]) -> nn.Module:
-    """The model with parameters that say what they will be tied to; all others are copies."""
+def _copy(model: nn.Module, ties: dict[int, Tie]) -> nn.Module:
+    """Return the model with parameters that say what they will be tied to; all others are copies."""
     def tensor(old: Tensor) -> Tensor:
-        if id(old) not in known:
+        if id(old) not in ties:
             return old.detach().clone()
         new = nn.Parameter(old.detach(), old.requires_grad)
-        new.tied_to = known[id(old)]  # type: ignore[attr-defined]
+        new.tied_to = ties[id(old)]  # type: ignore[attr-defined]
         return new
 
     return clone_structure(model, tensor)
 
 
-def _check(name: str, tensor: Tensor, entry: ParameterRecord, found: nn.Parameter | nn.Module | None) -> None:
-    source = None if found is None else tensor_of(found)
-    if source is None or entry.misfit(tensor.shape, source.shape):
+def _check(name: str, tensor: Tensor, entry: ParameterRecord, parents: nn.Parameter | nn.Module | None) -> None:
+    source = None if parents is None else tensor_of(parents)
+    if source is None or not entry.fits(tensor.shape, source.shape):
         raise GrowthError(f"{name} grew from {entry.source}, which the parent has not, or of another shape: give the model "
                           "that was grown")
     if (source.dtype, source.device) != (tensor.dtype, tensor.device):
