@@ -111,7 +111,7 @@ def check_record(record: GrowthRecord, model: nn.Module) -> None:
     small = {name: t.shape for gm in record.origin.values() for name, t in tensors_of(gm).items()}
     for name in record.parameters.keys() & tensors.keys():
         entry = record.parameters[name]
-        if entry.misfit(tensors[name].shape, small.get(str(entry.source))):
+        if not entry.fits(tensors[name].shape, small.get(str(entry.source))):
             raise ArchiveError(f"the growth record does not fit {name!r}")
         if record.origin and entry.source is not None and entry.source not in small:
             raise ArchiveError(f"the growth record has {name!r} from {entry.source[:80]!r}, which the small model has not")
