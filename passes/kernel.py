@@ -170,9 +170,9 @@ def _enlarge(edit: Edit, name: str, front: Sizes, new: Sizes) -> None:
     around = [n for o, a, s in reversed(list(zip(old, front, new))) for n in (a, s - o - a)]
     index = [None, None, *(None if s == o else torch.tensor([-1] * a + [*range(o)] + [-1] * (s - o - a))
                            for o, a, s in zip(old, front, new))]
-    known = edit.known_as(name)
-    edit.put(name, F.pad(weight.detach(), around),
-             ParameterRecord(known, index, [None if i is None else i < 0 for i in index]))
+    known = edit.recorded_name(name)
+    edit.set_tensor(name, F.pad(weight.detach(), around),
+                    ParameterRecord(known, index, [None if i is None else i < 0 for i in index]))
 
 
 def _show(value) -> str:

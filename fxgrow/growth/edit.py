@@ -1,11 +1,9 @@
-"""Editing a captured module: what a pass that inserts nodes and layers does to a copy, with the growth record kept.
+"""Editing: a pass that inserts nodes and layers changes a copy of a captured module, and the growth record is kept.
 
-`Edit` holds the copy, the values of every node (on meta tensors) and the record of what is new; a pass says what to put
-where. What lives here: the bookkeeping. What does not: which numbers new layers start with.
+What lives here: the bookkeeping. What does not: what goes where (the passes), which numbers new layers start with.
 """
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 from collections.abc import Iterable, Sequence
@@ -17,8 +15,9 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxgrow.aten import storage_of
+from fxgrow.common import nearest_names
 from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import clone_structure, copy_nodes, hold, known, run_shapes, values_and_writes
+from fxgrow.graph import Captured, clone_structure, copy_nodes, hold, known, run_shapes, values_and_writes
 from fxgrow.growth.piece import Piece
 from fxgrow.record import GrowthRecord, Outcome, ParameterRecord, keep_growth
 from fxgrow.tracing import capture
@@ -46,7 +45,7 @@ class Edit:
 
     @functools.cached_property
     def values(self) -> dict[str, Any]:
-        """What every node of the original gives, on meta tensors, by node name."""
+        """The value of every node of the original, on meta tensors, by node name."""
         return self._run[0]
 
     @functools.cached_property
@@ -56,23 +55,28 @@ class Edit:
         return dict(values), dict(written)
 
     def written(self, node: Node) -> bool:
-        """Whether something writes to the memory of a node's value after the node has run."""
+        """Tell whether something writes to the memory of a node's value after the node has run."""
         return self._run[1].get(node.name, False)
 
     def read_elsewhere(self, node: Node) -> bool:
-        """Whether the memory of a node's value, which is written to later, is read after that under an older name: then the
-        writing must not go to another tensor."""
+        """Tell whether the memory of a node's value is written to later, and read after that under an older name.
+
+        Then the writing must not go to another tensor.
+        """
         if not self.written(node):
             return False
         order = {n: i for i, n in enumerate(self.graph.nodes)}
         memory = storage_of(self.values[node.name])
-        older = [n for n in self.nodes.values() if order[n] < order[node] and isinstance(v := self.values[n.name], Tensor)
-                 and storage_of(v) == memory]
-        return any(u is not node and order[u] > order[node] for n in older for u in n.users)
+        older = [n for n in self.nodes.values() if order[n] < order[node] and self._lies_in(n, memory)]
+        return any(user is not node and order[user] > order[node] for n in older for user in n.users)
+
+    def _lies_in(self, node: Node, memory: int) -> bool:
+        value = self.values[node.name]
+        return isinstance(value, Tensor) and storage_of(value) == memory
 
     @staticmethod
     def select(where: str | Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
-        """Those of `names` that a glob of `where` matches or is a parent of; all for None.
+        """Return those of `names` that a glob of `where` matches or is a parent of; all for None.
 
         Raises:
             SelectionError: a glob matches none; the nearest names are given.
@@ -82,17 +86,16 @@ class Edit:
             return names
         chosen: list[str] = []
         for pattern in [where] if isinstance(where, str) else where:
-            found = [n for n in names if fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
-            if not found:
-                near = difflib.get_close_matches(pattern.strip("*."), names, n=3, cutoff=0.3) or names[:3]
+            matched = [n for n in names if fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
+            if not matched:
+                near = nearest_names(pattern.strip("*."), names, cutoff=0.3) or names[:3]
                 raise SelectionError(f"{pattern!r} names no {what}; the nearest are: {', '.join(near) or 'there are none'}")
-            chosen += [n for n in found if n not in chosen]
+            chosen += [n for n in matched if n not in chosen]
         return chosen
 
     def free_name(self, path: str) -> str:
-        """`path`, or `path_2`, `path_3`, ... where that is taken."""
-        taken = {*dict(self.gm.named_modules(remove_duplicate=False)), *(n for n, _ in self.gm.named_parameters()),
-                 *(n for n, _ in self.gm.named_buffers())}
+        """Return `path`, or `path_2`, `path_3`, ... where that is taken."""
+        taken = {*dict(self.gm.named_modules(remove_duplicate=False)), *dict(_tensors(self.gm))}
         count, name = 1, path
         while name in taken:
             count += 1
@@ -102,26 +105,31 @@ class Edit:
     # -- changing ---------------------------------------------------------------------------------------------------
 
     def add_layer(self, path: str, layer: nn.Module) -> str:
-        """Registers a layer with new numbers, of the model's type, device and mode, and gives the name it got."""
+        """Register a layer with new numbers, of the model's type, device and mode, and return the name it got."""
         path = self.free_name(path)
         self.gm.add_submodule(path, layer.to(device=self._like.device, dtype=self._like.dtype).train(self.gm.training))
-        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-            self.record.parameters[f"{path}.{name}"] = ParameterRecord.new(tensor.ndim)
+        self._record_new(path, layer)
         return path
 
+    def _record_new(self, path: str, layers: nn.Module) -> None:
+        for name, tensor in _tensors(layers):
+            self.record.parameters[f"{path}.{name}"] = ParameterRecord.new(tensor.ndim)
+
     def tensor(self, name: str) -> Tensor:
-        """A parameter or buffer of the copy."""
+        """Return a parameter or buffer of the copy."""
         owner, _, attribute = name.rpartition(".")
         return getattr(self.gm.get_submodule(owner), attribute)
 
-    def known_as(self, name: str) -> str:
-        """The name under which the record holds a tensor: the first one, of a tensor with several names."""
+    def recorded_name(self, name: str) -> str:
+        """Return the name under which the record holds a tensor: the first one, of a tensor with several names."""
         tensor = self.tensor(name)
-        return next(n for n, t in [*self.gm.named_parameters(), *self.gm.named_buffers()] if t is tensor)
+        return next(n for n, t in _tensors(self.gm) if t is tensor)
 
-    def put(self, name: str, tensor: Tensor, entry: ParameterRecord) -> None:
-        """Exchanges (or adds) a parameter or buffer; `entry` says where its numbers come from, in the original. A tensor
-        with several names is exchanged under each of them."""
+    def set_tensor(self, name: str, tensor: Tensor, entry: ParameterRecord) -> None:
+        """Exchange a parameter or buffer under all of its names, or add a parameter.
+
+        entry: where its numbers come from, in the original.
+        """
         owner, _, attribute = name.rpartition(".")
         place = self.gm.get_submodule(owner)
         old = place._buffers.get(attribute, place._parameters.get(attribute))
@@ -133,16 +141,16 @@ class Edit:
         else:
             for held in (d for m in self.gm.modules() for d in (m._parameters, m._buffers)):
                 held.update({n: new for n, t in held.items() if t is old})
-        self.record.parameters[self.known_as(name)] = entry
+        self.record.parameters[self.recorded_name(name)] = entry
 
     def drop(self, path: str) -> None:
-        """Takes a layer out, its record too."""
-        for name in _names(self.gm.get_submodule(path)):
+        """Take a layer out, its record too."""
+        for name, _ in _tensors(self.gm.get_submodule(path)):
             self.record.parameters.pop(f"{path}.{name}", None)
         self.gm.delete_submodule(path)
 
     def call(self, before: Node, target, *args, owner: str = "", **kwargs) -> Node:
-        """A new node in front of `before`: a call of a layer (by name), of a method (`".name"`) or of a function."""
+        """Put a node in front of `before`: a call of a layer (by name), of a method (`".name"`) or of a function."""
         with self.graph.inserting_before(before):
             if not isinstance(target, str):
                 node = self.graph.call_function(target, args, kwargs)
@@ -154,7 +162,7 @@ class Edit:
         return node
 
     def trace(self, module: nn.Module, x: Node) -> Piece:
-        """The graph of a module with new numbers for the value of `x`, of its type and the model's device and mode.
+        """Capture a module with new numbers for the value of `x`, of its type and the model's device and mode.
 
         Raises:
             CaptureError: it cannot be traced, or cannot take such a value.
@@ -165,15 +173,17 @@ class Edit:
             gm = capture(module, value)
         except CaptureError as error:
             raise CaptureError(f"it cannot run on a value of shape {list(value.shape)}: {error}") from error
-        own, = gm.meta["example_inputs"]
+        own, = Captured(gm).inputs
         before = own._version
         gives = list(run_shapes(gm).values())[-1]
         return Piece(gm, writes_input=own._version > before, gives=gives)
 
     def graft(self, path: str, piece: Piece, x: Node, before: Node) -> Node:
-        """Puts a traced module in front of `before`, on the value of `x`, its layers below `path` (registered once), and
-        gives the node of its result. It works on a copy of the value where one of the two is written to: training would
-        miss what was read."""
+        """Put a traced module in front of `before`, on the value of `x`, and return the node of its result.
+
+        Its layers lie below `path`, registered once. It works on a copy of the value where one of the two is written to:
+        training would miss what was read.
+        """
         if path not in dict(self.gm.named_modules(remove_duplicate=False)):
             self._register(path, piece.module)
         if piece.writes_input or self.written(x):
@@ -185,29 +195,28 @@ class Edit:
         return env[output.args[0]]  # type: ignore[index]
 
     def _register(self, path: str, gm: GraphModule) -> None:
-        """The layers of a traced module below a path."""
+        """Put the layers of a traced module below a path."""
         layers = hold(nn.Module().train(self.gm.training), gm)
         self.gm.add_submodule(path, layers)
-        leaves = {f"{path}.{n}".rstrip("."): why for n, why in gm.meta["leaves"].items()}
-        self.gm.meta["leaves"] = {**self.gm.meta.get("leaves", {}), **leaves}
-        for name, tensor in [*layers.named_parameters(prefix=path), *layers.named_buffers(prefix=path)]:
-            self.record.parameters[name] = ParameterRecord.new(tensor.ndim)
+        leaves = {f"{path}.{n}".rstrip("."): why for n, why in Captured(gm).leaves.items()}
+        Captured(self.gm).leaves = {**Captured(self.gm).leaves, **leaves}
+        self._record_new(path, layers)
 
     def exchange(self, node: Node, new: Node) -> None:
-        """Gives the users of `node` (but not `new`, nor what `new` is made of) the value of `new`."""
-        made, queue = {new}, [new]
+        """Give the users of `node` (but not `new`, nor what `new` is made of) the value of `new`."""
+        inserted, queue = {new}, [new]
         while queue:
             for source in queue.pop().all_input_nodes:
-                if source is not node and source not in made and source.name not in self.nodes:
-                    made.add(source)
+                if source is not node and source not in inserted and source.name not in self.nodes:
+                    inserted.add(source)
                     queue.append(source)
-        node.replace_all_uses_with(new, lambda user: user not in made)
+        node.replace_all_uses_with(new, lambda user: user not in inserted)
         for facts in self.__dict__.get("_run", ()):
             if node.name in facts:
                 facts[new.name] = facts[node.name]
 
     def insist(self, where: str | Sequence[str] | None) -> None:
-        """Raises a SelectionError with the reasons unless something was done."""
+        """Raise a SelectionError with the reasons unless something was done."""
         if not any(o.method for o in self.outcomes):
             reasons = "; ".join(f"{o.name}: {o.reason}" for o in self.outcomes[:3])
             more = f"; and {len(self.outcomes) - 3} more" if len(self.outcomes) > 3 else ""
@@ -215,13 +224,13 @@ class Edit:
             raise SelectionError(f"nothing {what} can be done: {reasons or 'there is no such layer'}{more}")
 
     def finish(self) -> PassResult:
-        """The edited module, its record behind that of the original."""
+        """Return the edited module, with its record behind that of the original."""
         self.graph.lint()
         self.gm.recompile()
-        self.record.removed = set(_names(self.before)) - set(_names(self.gm))
+        self.record.removed = dict(_tensors(self.before)).keys() - dict(_tensors(self.gm)).keys()
         keep_growth(self.before, self.gm, self.record, self.outcomes)
         return PassResult(self.gm, True)
 
 
-def _names(module: nn.Module) -> list[str]:
-    return [n for n, _ in [*module.named_parameters(), *module.named_buffers()]]
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]

@@ -1,4 +1,4 @@
-"""`transform`: capture, then one pass after another, with what each did and why."""
+"""`transform`: capture a model, then apply one pass after another, keeping the record of what each did."""
 from __future__ import annotations
 
 import dataclasses
@@ -10,13 +10,13 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxgrow.common import without_collector
 from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import as_tuple, clone_structure, known, skeleton
+from fxgrow.graph import Captured, as_tuple, clone_structure, known, skeleton
 from fxgrow.record import Grown, GrowthRecord, record_in
 from fxgrow.tracing import capture_graph, capture_parts, insist_callable, put_back
 
 
 def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | PassBase) -> Grown:
-    """Grows a copy of `model` by the passes, in order; `model` itself is never changed.
+    """Grow a copy of `model` by the passes, in order; `model` itself is never changed.
 
     Args:
         model: any module that `capture` takes, a GraphModule of ours included; of a model whose outer shell cannot be
@@ -33,13 +33,13 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     inputs = as_tuple(example_inputs)
     with without_collector():
         try:
-            return _apply(_captured(model, inputs, settled=False), inputs, passes)
+            return _run_passes(_captured(model, inputs, settled=False), inputs, passes)
         except CaptureError:  # found late that a node cannot run
             try:
                 gm = _captured(model, inputs)
-            except CaptureError as stop:
-                return _transform_parts(model, inputs, passes, stop)
-            return _apply(gm, inputs, passes)
+            except CaptureError as why:
+                return _transform_parts(model, inputs, passes, why)
+            return _run_passes(gm, inputs, passes)
 
 
 def _captured(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphModule:
@@ -47,44 +47,57 @@ def _captured(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphMod
     return clone_structure(gm) if gm is model else gm  # a copy: a pass may edit in place
 
 
-def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], stop: CaptureError) -> Grown:
-    """Grows the traceable submodules of a model whose outer shell is not (a detector's backbone)."""
+def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], whole: CaptureError) -> Grown:
+    """Grow the traceable submodules of a model whose outer shell is not (a detector's backbone).
+
+    Raises:
+        CaptureError: no submodule can be captured; it says why the whole model cannot.
+        SelectionError: none of them can grow.
+    """
     try:
         parts = capture_parts(model, inputs)
     except Exception:
-        raise stop from None
+        raise whole from None
     grown: dict[str, Grown] = {}
     nothing: SelectionError | None = None
     for path, part in parts.items():
         try:
-            grown[path] = _apply(part, inputs, passes)
+            grown[path] = _run_passes(part, inputs, passes)
         except SelectionError as why:
             nothing = why
     if not grown and nothing is not None:
         raise nothing
-    records = [g.record for g in grown.values()]
-    record = GrowthRecord({n: p for r in records for n, p in r.parameters.items()}, records[0].lineage,
-                          {n for r in records for n in r.removed}, [c for r in records for c in r.certificate],
-                          {path: r.origin[""] for path, r in zip(grown, records)})
-    before = record_in(model) or GrowthRecord()
-    return Grown(put_back(model, {path: g.model for path, g in grown.items()}), before.then(record),
+    record = (record_in(model) or GrowthRecord()).then(_joined({path: g.record for path, g in grown.items()}))
+    return Grown(put_back(model, {path: g.model for path, g in grown.items()}), record,
                  [o for g in grown.values() for o in g.outcomes], inputs)
 
 
-def _apply(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
+def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:
+    """Return the record of a model from those of its parts, by path."""
+    joined = GrowthRecord(lineage=next(iter(records.values())).lineage)
+    for path, record in records.items():
+        joined.parameters |= record.parameters
+        joined.removed |= record.removed
+        joined.certificate += record.certificate
+        joined.origin[path] = record.origin[""]
+    return joined
+
+
+def _run_passes(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
+    """Apply the passes as `PassManager` does, which compiles a graph that is new and hides what a pass raises."""
     insist_callable(gm)
-    record = gm.meta.get("growth", {"record": GrowthRecord()})["record"]
+    record = record_in(gm) or GrowthRecord()
     if not record.origin and not record.lineage:
         record = dataclasses.replace(record, origin={"": known(gm, "skeleton", skeleton)})
-    gm.meta["growth"] = {"record": record, "outcomes": []}
+    Captured(gm).keep_growth(record, [])
     result = gm
-    for each in passes:  # as PassManager does, which compiles a graph that is new and hides what a pass raises
-        given, result = result, each(result).graph_module
-        if result is given:
+    for step in passes:
+        before, result = result, step(result).graph_module
+        if result is before:
             result.recompile()  # edited in place
     if not passes:
         result.recompile()
-    growth = result.meta["growth"]
-    growth["record"] = dataclasses.replace(
-        growth["record"], certificate=growth["record"].certificate + [vars(o) for o in growth["outcomes"]])
-    return Grown(result, growth["record"], growth["outcomes"], inputs)
+    grown = Captured(result)
+    certificate = grown.record.certificate + [vars(o) for o in grown.outcomes]
+    grown.record = dataclasses.replace(grown.record, certificate=certificate)
+    return Grown(result, grown.record, grown.outcomes, inputs)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxgrow.common import render
-from fxgrow.graph import as_tuple
+from fxgrow.graph import Captured, as_tuple, is_captured
 from fxgrow.record.record import GrowthRecord
 from fxgrow.tracing import capture_graph
 
@@ -33,10 +33,11 @@ class Grown:
     example_inputs: tuple = field(repr=False, default=())
 
     def to_json(self) -> list[dict]:
+        """Return the outcomes as data."""
         return [vars(o) for o in self.outcomes]
 
     def table(self):
-        """One row for each axis class that the passes looked at."""
+        """Return a table with one row for each axis class that the passes looked at."""
         from rich.table import Table
         table = Table(title="What was done to each axis class")
         for column in ("class", "size", "method", "why it is exact / why it was left alone"):
@@ -47,22 +48,21 @@ class Grown:
         return table
 
     def explain(self) -> str:
-        """The table as text: each axis class, what was done to it and why that is exact, or why nothing was."""
+        """Return the table as text: each axis class, what was done to it and why that is exact, or why nothing was."""
         return render(self.table())
 
 
 def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:
-    """The model itself, and its graph."""
+    """Return the model itself, and its graph."""
     model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
     if example_inputs is None and isinstance(model_or_grown, Grown):
         example_inputs = model_or_grown.example_inputs
-    if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+    if is_captured(model):
         return model, model
     return model, capture_graph(model, as_tuple(example_inputs))
 
 
 def keep_growth(before: GraphModule, after: GraphModule, record: GrowthRecord, outcomes: list[Outcome]) -> None:
-    """Notes on the module that a pass made what it did, behind what was done before."""
-    growth = before.meta.get("growth")
-    after.meta["growth"] = {"record": growth["record"].then(record) if growth else record,
-                            "outcomes": (growth["outcomes"] if growth else []) + outcomes}
+    """Note on the module that a pass made what it did, behind what was done before."""
+    old = Captured(before)
+    Captured(after).keep_growth(record if old.record is None else old.record.then(record), old.outcomes + outcomes)

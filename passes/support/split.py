@@ -118,7 +118,7 @@ def _part(edit: Edit, call: Call, out: Tensor, into: Tensor | None) -> tuple[nn.
             for dim, index in enumerate(places[kind]):
                 new = new if index is None else new.index_select(dim, index.to(new.device))
             setattr(layer, kind, nn.Parameter(new.clone(), old.requires_grad))
-            record[kind] = ParameterRecord(edit.known_as(source), places[kind], [None] * new.ndim)
+            record[kind] = ParameterRecord(edit.recorded_name(source), places[kind], [None] * new.ndim)
     return layer.train(edit.gm.training), record
 
 
