@@ -1,6 +1,6 @@
 """Images that a logit or a channel answers to most: activation maximisation.
 
-What lives here: the ascent for one network, and the values of a graph's nodes. What does not: pictures (plots.py).
+What lives here: the ascent for one network, and the values of a graph's nodes. What does not: pictures (features.py).
 """
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from fxgrow.common import nearest
 from fxgrow.errors import SelectionError
-from fxgrow.graph import call_of
+from fxgrow.graph import call_of, prefixes
 
 STEPS, RATE = 128, 0.08
 DECAY, VARIATION = 2e-3, 0.1  # of the image towards the mean; of the total variation, against the gradient
@@ -23,7 +24,7 @@ SIGMA = (3.0, 0.7)  # of the blur at the start and at the end: pixels of an imag
 def maximise(value: Callable[[Tensor], Tensor], shape: tuple[int, ...], mean: Tensor, std: Tensor, *, seed: int,
              steps: int = STEPS, dtype: torch.dtype = torch.float32, tick: Callable[[], object] = lambda: None
              ) -> tuple[Tensor, float, float]:
-    """Gradient ascent from a nearly grey image; the image (0 to 1, float64 [C, H, W]), and the value before and after.
+    """Raise a value from a nearly grey image by gradient ascent.
 
     Each step goes by the gradient over its root mean square, seen through a random shift of at most 1/16 of the image
     (Mordvintsev et al. 2015, Olah et al. 2017, doi:10.23915/distill.00007), minus that of the total variation. The step is
@@ -36,6 +37,9 @@ def maximise(value: Callable[[Tensor], Tensor], shape: tuple[int, ...], mean: Te
         mean, std: of the pixels, [C, 1, 1].
         seed: of the start and the shifts: the same for two networks makes their images comparable.
         tick: called after each step.
+
+    Returns:
+        the image (0 to 1, float64 [C, H, W]), and the value before and after.
     """
     generator = torch.Generator().manual_seed(seed)
     image = (0.1 * torch.randn((1, *shape), generator=generator, dtype=torch.float64)).to(dtype)
@@ -65,7 +69,7 @@ def _variation(x: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur by two one-dimensional convolutions, edges repeated."""
+    """Blur by a Gaussian, as two one-dimensional convolutions, edges repeated."""
     reach = math.ceil(2.5 * sigma)
     at = torch.arange(-reach, reach + 1, dtype=x.dtype)
     kernel = torch.exp(-at.square() / (2 * sigma ** 2))
@@ -75,46 +79,48 @@ def _blur(x: Tensor, sigma: float) -> Tensor:
 
 
 def part(gm: GraphModule, node: Node) -> GraphModule:
-    """The graph up to one node, whose value it gives: of a layer, a function or an operator alike."""
+    """Return the graph up to one node, whose value it gives: of a layer, a function or an operator alike."""
     graph = Graph()
-    known: dict[Node, Node] = {}
+    copies: dict[Node, Node] = {}
     for n in gm.graph.nodes:
-        known[n] = graph.node_copy(n, known.__getitem__)
+        copies[n] = graph.node_copy(n, copies.__getitem__)
         if n is node:
             break
-    graph.output(known[node])
+    graph.output(copies[node])
     return GraphModule(gm, graph)
 
 
 def places(gm: GraphModule) -> dict[str, Node]:
-    """What can be looked at, by name: layers, modules (their last node), functional convolutions, and nodes."""
-    found: dict[str, Node] = {}
-    for node in gm.graph.nodes:
-        if node.op not in ("call_module", "call_function", "call_method"):
-            continue
-        call = call_of(gm, node)
-        path = str(node.target) if node.op == "call_module" else call.name if call else str(node.meta.get("owner") or "")
-        while path:
-            found[path] = node
-            path = path.rpartition(".")[0]
-    return {**{node.name: node for node in gm.graph.nodes if node.op not in ("placeholder", "output", "get_attr")}, **found}
+    """Return what can be looked at, by name: layers, modules (their last node), functional convolutions, and nodes."""
+    nodes = [node for node in gm.graph.nodes if node.op in ("call_module", "call_function", "call_method")]
+    by_path: dict[str, Node] = {}
+    for node in nodes:
+        path = str(node.target)
+        if node.op != "call_module":
+            call = call_of(gm, node)
+            path = call.name if call else str(node.meta.get("owner") or "")
+        by_path |= dict.fromkeys(prefixes(path), node)
+    return {node.name: node for node in nodes} | by_path
 
 
 def place(gm: GraphModule, layer: str) -> Node:
-    """The node that a name means; SelectionError with the nearest names where it means none."""
-    from fxgrow.common import nearest
-    known = places(gm)
-    if layer not in known:
-        raise SelectionError(f"there is no layer {layer!r}{nearest(layer, list(known))}; `fxgrow info MODEL` lists them")
-    return known[layer]
+    """Return the node that a name means.
+
+    Raises:
+        SelectionError: it means none; the nearest names are told.
+    """
+    nodes = places(gm)
+    if layer not in nodes:
+        raise SelectionError(f"there is no layer {layer!r}{nearest(layer, list(nodes))}; `fxgrow info MODEL` lists them")
+    return nodes[layer]
 
 
 def strength(channel: Tensor) -> Tensor:
-    """How much a channel answers: the root mean square of its positive part; where it has none, its mean."""
+    """Return how much a channel answers: the root mean square of its positive part; where it has none, its mean."""
     positive = channel.clamp_min(0)
     return positive.square().mean().sqrt() if positive.any() else channel.mean()
 
 
 def channel_axis(value: Tensor) -> int:
-    """Channels are the second axis, of tokens [N, T, C] the last."""
+    """Return the axis of channels: the second, of tokens [N, T, C] the last."""
     return 2 if value.ndim == 3 else 1

@@ -1,23 +1,21 @@
 """What of a photograph a network looks at: attributions by captum, and the photograph as the network takes it.
 
-What lives here: numbers for one network. What does not: pictures (fxgrow/visual/plots.py). Of captum's methods those are
-offered that need no hooks, so that functional networks and grown ones are all served alike.
+What lives here: numbers for one network. What does not: pictures (plots.py). Of captum's methods those are offered that
+need no hooks, so that functional networks and grown ones are all served alike.
 """
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from fxgrow.common import one_line
 from fxgrow.errors import DrawError
-
-if TYPE_CHECKING:
-    from numpy import ndarray
-
+from fxgrow.visual.filters import BLUE, VERMILION
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, as torchvision's and timm's models expect
 SIGNED = ("integrated-gradients", "input-x-gradient", "occlusion")
@@ -26,8 +24,10 @@ BATCH = 8  # images at once, where a method needs many
 
 
 def read_image(path: str | os.PathLike, channels: int, size: Sequence[int]) -> Tensor:
-    """A photograph as numbers from 0 to 1, [channels, H, W]: turned upright, scaled by a bilinear filter so that `size`
-    (H, W) covers 7/8 of its shorter side, and cut to its middle.
+    """Read a photograph as numbers from 0 to 1, [channels, H, W].
+
+    It is turned upright, scaled by a bilinear filter so that `size` (H, W) covers 7/8 of its shorter side, and cut to its
+    middle.
 
     Raises:
         DrawError: the file is missing or no image, or Pillow is not installed.
@@ -36,7 +36,6 @@ def read_image(path: str | os.PathLike, channels: int, size: Sequence[int]) -> T
         from PIL import Image, ImageOps
     except ImportError as error:
         raise DrawError(f"photographs need Pillow ({error}): pip install 'fxgrow[plots]'") from error
-    import numpy
     height, width = size
     try:
         with Image.open(path) as file:
@@ -53,21 +52,23 @@ def read_image(path: str | os.PathLike, channels: int, size: Sequence[int]) -> T
 
 
 def spread(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-    """The mean and deviation of each channel, float64 [channels, 1, 1]; None: ImageNet's (for grey images the mean of its
-    three)."""
-    found = []
-    for name, given, usual in (("mean", mean, MEAN), ("std", std, STD)):
-        values = list(given) if given is not None else list(usual) if channels == 3 else [sum(usual) / 3] * channels
-        if len(values) == 1:
-            values *= channels
-        if len(values) != channels or name == "std" and not min(values) > 0:
-            raise DrawError(f"{name} {values}: give {channels} numbers, one a channel{', above 0' * (name == 'std')}")
-        found.append(torch.tensor(values, dtype=torch.float64)[:, None, None])
-    return found[0], found[1]
+    """Return mean and deviation of each channel, float64 [channels, 1, 1]; None: ImageNet's, for grey its mean."""
+    middle, width = (list(usual) if channels == 3 else [sum(usual) / 3] for usual in (MEAN, STD))
+    return (_per_channel("mean", middle if mean is None else list(mean), channels),
+            _per_channel("std", width if std is None else list(std), channels))
 
 
-def attribution(forward: Callable[[Tensor], Tensor], inputs: Tensor, target: int, method: str, steps: int = 50) -> Tensor:
-    """How much each pixel counts for one class; [H, W].
+def _per_channel(name: str, values: list[float], channels: int) -> Tensor:
+    if len(values) == 1:
+        values = values * channels
+    if len(values) != channels or (name == "std" and not min(values) > 0):
+        bound = ", above 0" if name == "std" else ""
+        raise DrawError(f"{name} {values}: give {channels} numbers, one a channel{bound}")
+    return torch.tensor(values, dtype=torch.float64)[:, None, None]
+
+
+def attribute(forward: Callable[[Tensor], Tensor], inputs: Tensor, target: int, method: str, steps: int = 50) -> Tensor:
+    """Return how much each pixel counts for one class, [H, W].
 
     Args:
         forward: images [N, C, H, W] to logits [N, classes].
@@ -106,12 +107,11 @@ def attribution(forward: Callable[[Tensor], Tensor], inputs: Tensor, target: int
     return found.detach()[0].sum(0)
 
 
-def overlay(photo: Tensor, values: Tensor, limit: float) -> ndarray:
-    """Attributions [H, W] over a photograph [C, H, W] in light grey; uint8 [H, W, 3].
+def overlay(photo: Tensor, values: Tensor, limit: float) -> numpy.ndarray:
+    """Lay attributions [H, W] over a photograph [C, H, W] in light grey; return uint8 [H, W, 3].
 
     What speaks for the class is vermilion, what speaks against it blue; from `limit` on they hide the photograph.
     """
-    from fxgrow.visual.filters import BLUE, VERMILION
     grey = (0.45 + 0.5 * photo.mean(0)).unsqueeze(-1)
     share = (values.double().cpu() / (limit or 1.0)).nan_to_num(0).clamp(-1, 1).unsqueeze(-1)
     colour = torch.where(share > 0, torch.tensor(VERMILION) / 255, torch.tensor(BLUE) / 255)

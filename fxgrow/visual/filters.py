@@ -1,7 +1,7 @@
 """The filters of a convolution as a picture, and which of a model's weights are convolutions.
 
 What lives here: one weight as an array of pixels, new numbers marked. What does not: figures with several models and
-labels (fxgrow/visual/plots.py). One rule decides how a filter [in, *kernel] becomes a tile of grey or colour:
+labels (plots.py). One rule decides how a filter [in, *kernel] becomes a tile of grey or colour:
 
 | weight | a tile is | its colours |
 |---|---|---|
@@ -19,19 +19,17 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import numpy
 import torch
+from numpy import ndarray
 from torch import Tensor
 from torch.fx import GraphModule
 
 from fxgrow.aten import ConvNd
 from fxgrow.errors import DrawError
 from fxgrow.graph import call_of
-
-if TYPE_CHECKING:
-    from numpy import ndarray
-
 
 BLUE, VERMILION = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)  # Okabe and Ito's: all readers can tell them apart
 MARGIN, RING, DASH, HATCH = 4, 2, 4, 5  # pixels around a tile, of its frame, of a dash, between the lines of a hatching
@@ -40,7 +38,7 @@ VIEWS = ("colour", "pairs", "size", "rows")
 
 
 class Convolution(NamedTuple):
-    """A weight of a convolution: its qualified name, spatial axes, and how its first two axes are to be read."""
+    """Weight of a convolution: its qualified name, spatial axes, and how its first two axes are to be read."""
     name: str
     rank: int
     transposed: bool = False
@@ -48,8 +46,11 @@ class Convolution(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """What a grid shows: values [n, h, w, 1 or 3], which of them are new [n, h, w], and for each tile whether all that it
-    stands for is new and whether any is [n]; how many tiles are a row (None: it does not matter)."""
+    """Tiles of a grid.
+
+    values: [n, h, w, 1 or 3]. fresh: where they are new, [n, h, w]. whole, partly: tiles of which all or some numbers are
+    new, [n]. columns: tiles in a row, None where it does not matter.
+    """
     values: Tensor
     fresh: Tensor
     whole: Tensor
@@ -58,8 +59,11 @@ class Tiles(NamedTuple):
 
 
 def convolutions(gm: GraphModule) -> dict[str, Convolution]:
-    """The weights of all convolutions by name, in the order in which they run: layers, functional calls, and layers inside
-    modules that were not traced. Those whose weight is computed at each call (parametrizations) are not among them."""
+    """Return the weights of all convolutions by name, in the order in which they run.
+
+    Layers, functional calls, and layers inside modules that were not traced; not those whose weight is computed at each call
+    (parametrizations).
+    """
     found: dict[str, Convolution] = {}
     for node in gm.graph.nodes:
         call = call_of(gm, node)
@@ -74,18 +78,18 @@ def convolutions(gm: GraphModule) -> dict[str, Convolution]:
 
 
 def first_convolution(gm: GraphModule) -> str | None:
-    """The qualified name of the weight of the first convolution in the order of execution; None: there is none."""
+    """Return the qualified name of the weight of the convolution that runs first; None if there is none."""
     return next(iter(convolutions(gm)), None)
 
 
 def out_first(weight: Tensor, groups: int = 1) -> Tensor:
-    """A transposed convolution's weight [in, out / groups, *kernel] as [out, in / groups, *kernel]."""
+    """Return a transposed convolution's weight [in, out / groups, *kernel] as [out, in / groups, *kernel]."""
     split = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     return split.transpose(1, 2).flatten(0, 1)
 
 
 def view_of(weight: Tensor, limit: int = 256) -> str:
-    """How a weight [out, in, *kernel] is shown: "colour", "pairs", "size" (the root mean square) or "rows"."""
+    """Choose how a weight [out, in, *kernel] is shown: "colour", "pairs", "size" (the root mean square) or "rows"."""
     if weight.ndim < 2 or not weight.numel():
         raise DrawError(f"a weight of shape {list(weight.shape)} holds no filters: give one of shape [out, in, *kernel]")
     if weight.ndim <= 3:
@@ -96,13 +100,15 @@ def view_of(weight: Tensor, limit: int = 256) -> str:
 
 
 def shown(out: int, limit: int = 256) -> Tensor:
-    """The positions that are drawn: all, or `limit` of them spread evenly from the first to the last."""
+    """Return the positions that are drawn: all, or `limit` of them spread evenly from the first to the last."""
     return torch.arange(out) if out <= limit else torch.linspace(0, out - 1, limit, dtype=torch.float64).round().long()
 
 
 def filter_limits(weights: Iterable[Tensor], *, limit: int = 256, view: str | None = None) -> tuple[float, float]:
-    """The numbers that are black and white, so that grids of several weights [out, in, *kernel] can be compared: the
-    largest of all of them either way, and zero in the middle."""
+    """Return the numbers that are black and white in comparable grids of several weights [out, in, *kernel].
+
+    They are the largest of all weights either way, so that zero is in the middle.
+    """
     largest = 0.0
     for weight in weights:
         values = _tiles(weight, None, limit, view).values
@@ -113,7 +119,7 @@ def filter_limits(weights: Iterable[Tensor], *, limit: int = 256, view: str | No
 
 def filter_grid(weight: Tensor, new: Tensor | None = None, *, columns: int | None = None, scale: int | None = None,
                 limit: int = 256, limits: tuple[float, float] | None = None, view: str | None = None) -> ndarray:
-    """Draws the filters of a weight; a uint8 array [H, W, 3].
+    """Draw the filters of a weight as a uint8 array [H, W, 3].
 
     Wholly new filters have a solid blue frame, partly new ones a dashed one, and in these the new numbers are hatched.
 
@@ -130,8 +136,6 @@ def filter_grid(weight: Tensor, new: Tensor | None = None, *, columns: int | Non
     Raises:
         DrawError: not a weight, or a mask of another shape.
     """
-    import numpy
-
     if new is not None and new.shape != weight.shape:
         raise DrawError(f"the mask of new numbers is {list(new.shape)}, the weight {list(weight.shape)}: they must agree")
     tiles = _tiles(weight, new, limit, view)
@@ -149,7 +153,7 @@ def filter_grid(weight: Tensor, new: Tensor | None = None, *, columns: int | Non
 
 
 def png(array: ndarray) -> bytes:
-    """A uint8 array [H, W, 3] as the bytes of a PNG file.
+    """Return a uint8 array [H, W, 3] as the bytes of a PNG file.
 
     Raises:
         DrawError: Pillow is not installed.
@@ -164,39 +168,43 @@ def png(array: ndarray) -> bytes:
 
 
 def _tiles(weight: Tensor, new: Tensor | None, limit: int, view: str | None) -> Tiles:
-    """The tiles of a weight, before they have a scale."""
-    usual = view_of(weight, limit)
+    """Cut a weight into tiles, which have no scale yet."""
     if weight.is_meta:
         raise DrawError("a weight on the meta device has no numbers to draw: give a model that has its weights")
-    if view is not None and view != usual and (view not in VIEWS or (view == "rows") != (weight.ndim <= 3)
-                                               or view == "colour" and weight.shape[1] != 3):
-        raise DrawError(f"view {view!r} does not suit a weight of shape {list(weight.shape)}: leave it out for {usual!r}")
-    view = view or usual
+    view = _suitable_view(weight, limit, view)
     at = shown(len(weight), limit)
     weight = weight.detach().float().cpu()[at]
     new = torch.zeros(weight.shape, dtype=torch.bool) if new is None else new.detach().cpu()[at].bool()
     columns = None
+    filters = new  # what a tile stands for
     if view == "rows":
         columns = 1 if weight.ndim == 2 else None
         values, fresh = (t[:, None] if t.ndim == 2 else t for t in (weight, new))
         values = values[..., None]
-        whole, partly = new.flatten(1).all(1), new.flatten(1).any(1)
     elif view == "pairs":
         columns = weight.shape[1] if weight.shape[1] > 1 else None
         values, fresh = weight.flatten(0, 1)[..., None], new.flatten(0, 1)
-        whole, partly = fresh.flatten(1).all(1), fresh.flatten(1).any(1)
+        filters = fresh
     else:
-        whole, partly, fresh = new.flatten(1).all(1), new.flatten(1).any(1), new.all(1)
         values = weight.movedim(1, -1) if view == "colour" else weight.square().mean(1).sqrt()[..., None]
+        fresh = new.all(1)
     if fresh.ndim == 4:  # slices beside each other
         values, fresh = values.movedim(1, 2).flatten(2, 3), fresh.movedim(1, 2).flatten(2, 3)
-    return Tiles(values, fresh, whole, partly, columns)
+    return Tiles(values, fresh, filters.flatten(1).all(1), filters.flatten(1).any(1), columns)
+
+
+def _suitable_view(weight: Tensor, limit: int, view: str | None) -> str:
+    usual = view_of(weight, limit)
+    if view is None or view == usual:
+        return usual
+    suits = view in VIEWS and (view == "rows") == (weight.ndim <= 3) and (view != "colour" or weight.shape[1] == 3)
+    if not suits:
+        raise DrawError(f"view {view!r} does not suit a weight of shape {list(weight.shape)}: leave it out for {usual!r}")
+    return view
 
 
 def _cells(tiles: Tiles, low: float, high: float, scale: int) -> ndarray:
-    """Each tile with its frame in its margin; uint8 [n, h * scale + 2 * MARGIN, w * scale + 2 * MARGIN, 3]."""
-    import numpy
-
+    """Draw each tile with its frame in its margin; uint8 [n, h * scale + 2 * MARGIN, w * scale + 2 * MARGIN, 3]."""
     grey = ((tiles.values - low) / ((high - low) or 1.0)).clamp(0, 1) * 255 if high > low else \
         torch.full_like(tiles.values, 127.5)
     pixels = grey.expand(*grey.shape[:3], 3).nan_to_num(0).round().to(torch.uint8)

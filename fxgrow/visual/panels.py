@@ -1,8 +1,7 @@
 """Pictures beside each other with words above them: one row a subject, one column a model.
 
-What lives here: layout, files, TensorBoard. What does not: what the pictures show (fxgrow/visual/plots.py). Every pixel of a
-picture is one pixel of the file. Figures are matplotlib's, on a canvas of their own: no window, no pyplot state, and no
-setting of the user's is read or changed.
+Every pixel of a picture is one pixel of the file. Figures are matplotlib's, on a canvas of their own: no window, no pyplot
+state, and no setting of the user's is read or changed.
 """
 from __future__ import annotations
 
@@ -15,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fxgrow.common import atomic_write, tensorboard
+from numpy import ndarray
+from torch import Tensor
+
+from fxgrow.common import atomic_write, pixels, writing
 from fxgrow.errors import DrawError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from numpy import ndarray
-
 
 DPI, LINE, LETTER, GAP = 100, 15, 6.4, 12  # pixels: a line of words, a letter of it, between panels
 NARROWEST = 150  # pixels of a column at least, so that words have room
@@ -30,7 +30,7 @@ LARGEST = 60_000  # pixels of a side that PNG readers still take
 
 @dataclass
 class Panel:
-    """A picture (uint8 [H, W, 3]; None: there is none, and the words say why) and the words above it.
+    """Picture (uint8 [H, W, 3]; None: there is none, and the words say why) and the words above it.
 
     facts: what was measured, as data: the model, the subject, figures.
     """
@@ -41,26 +41,24 @@ class Panel:
 
 @dataclass
 class Picture:
-    """What a `plot_*` function gives.
-
-    title: what is said above all; panels: one list for each row, one entry for each model (`.image`, `.words`, `.facts`).
+    """Result of a `plot_*` function: a title, and for each row a list of panels (`.image`, `.words`, `.facts`).
     """
     title: str
     panels: list[list[Panel]]
 
     @property
     def facts(self) -> list[dict[str, Any]]:
-        """What was measured for each panel, row by row."""
+        """Measurements of each panel, row by row."""
         return [panel.facts for row in self.panels for panel in row]
 
     @property
     def figure(self) -> Figure:
-        """A matplotlib figure of its own, 100 pixels an inch."""
+        """Matplotlib figure of its own, 100 pixels an inch."""
         with _plain_style():
             return _draw(self)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a PNG file, whole or not at all; the same picture gives the same bytes.
+        """Write a PNG file, whole or not at all; the same picture gives the same bytes.
 
         Raises:
             DrawError: the suffix is not .png, or matplotlib is not installed. ArchiveError: it cannot be written.
@@ -71,13 +69,13 @@ class Picture:
             file.write(content)
 
     def log(self, logdir: str | os.PathLike, tag: str = "model/visualisation", step: int | None = None) -> None:
-        """Writes the picture to a folder of TensorBoard's as an image.
+        """Write the picture to a folder of TensorBoard's as an image.
 
         Raises:
             DrawError: TensorBoard is not installed, or the folder cannot be written to.
         """
-        image = tensorboard.pixels(self._png())
-        with tensorboard.writing(logdir) as writer:
+        image = pixels(self._png())
+        with writing(logdir) as writer:
             writer.add_image(tag, image, step, dataformats="HWC")
 
     def _png(self) -> bytes:
@@ -89,25 +87,30 @@ class Picture:
 
 
 def check_suffix(path: str | os.PathLike) -> None:
-    """Refuses what is no PNG file by its name."""
+    """Raise DrawError for a path that does not end in .png."""
     if not os.fspath(path).lower().endswith(".png"):
         raise DrawError(f"{os.fspath(path)}: pictures of filters and pixels are PNG files; give a name that ends in .png")
 
 
 def enlarged(image: ndarray) -> ndarray:
-    """A small image [H, W, 3] with each pixel drawn as a square, so that it is about 224 pixels large."""
+    """Return a small image [H, W, 3] with each pixel drawn as a square, so that it is about 224 pixels large."""
     times = max(1, 224 // max(image.shape[:2]))
     return image.repeat(times, 0).repeat(times, 1)
 
 
+def as_pixels(image: Tensor) -> ndarray:
+    """Return an image [1 or 3, H, W] of numbers from 0 to 1 as uint8 [H, W, 3], enlarged."""
+    return enlarged((image.expand(3, -1, -1).permute(1, 2, 0) * 255).round().byte().numpy())
+
+
 def plain(words: str) -> str:
-    """Words with every character that cannot be printed written out, so that no name moves the others about."""
+    """Write out every character that cannot be printed, so that no name moves the others about."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 @contextlib.contextmanager
 def _plain_style() -> Iterator[None]:
-    """matplotlib's own settings for as long as a figure is made, whatever the user's are."""
+    """Use matplotlib's own settings for as long as a figure is made, whatever the user's are."""
     try:
         import matplotlib
     except ImportError as error:
@@ -155,6 +158,6 @@ def _wrapped(words: str, width: int) -> list[str]:
 
 
 def _write(figure: Figure, lines: Sequence[str], left: float, top: float, width: int, height: int, **style) -> None:
-    """Lines below each other, as they are: `$`, `_` and `\\` mean nothing."""
+    """Write lines below each other, as they are: `$`, `_` and `\\` mean nothing."""
     for i, line in enumerate(lines):
         figure.text(left / width, 1 - (top + LINE * i) / height, line, fontsize=8, va="top", parse_math=False, **style)

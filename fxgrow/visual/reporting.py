@@ -1,7 +1,7 @@
 """`report`: one page about a model, which opens in any browser and needs no network.
 
-What lives here: what the page is told. What does not: how it looks and moves (fxgrow/page/, which makes every element from
-that data and puts names in as text), the diagram's data (fxgrow/diagram/html.py).
+What lives here: the page's data. What does not: how it looks and moves (fxgrow/page/, which makes every element from that
+data and puts names in as text), the diagram's data (fxgrow/diagram/html.py).
 """
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from fxgrow.common import atomic_write, quantity
+from fxgrow.common import atomic_write, one_line, quantity
 from fxgrow.compare import verify
 from fxgrow.cost import FlopCount, count_flops
 from fxgrow.diagram import VIRIDIS, Difference, diagram_data, diff, kinds_of
 from fxgrow.errors import CaptureError, DrawError, FxgrowError, GrowthError
-from fxgrow.graph import as_tuple, tensors_of
+from fxgrow.graph import Captured, as_tuple, tensors_of
 from fxgrow.models import Input, describe, draw_inputs, dtype_of
 from fxgrow.page import page
 from fxgrow.record import Grown, GrowthRecord, captured, describe_step, new_numbers, record_in
@@ -28,7 +28,7 @@ from fxgrow.visual import filters
 
 def report(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathLike, *,
            before: nn.Module | Grown | None = None, title: str = "") -> Path:
-    """Writes a page about a model and gives its path: its diagram, what it costs, and of a grown one what grew.
+    """Write a page about a model and return its path: its diagram, what it costs, and of a grown one what grew.
 
     Args:
         model_or_grown: any module that `capture` takes, or what `transform` or `load` gave.
@@ -44,20 +44,20 @@ def report(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.Pat
     target = Path(path)
     if target.suffix.lower() not in (".html", ".htm"):
         raise DrawError(f"{target}: a report is one .html file")
-    content = page(_told(model_or_grown, example_inputs, before, title))
+    content = page(_page_data(model_or_grown, example_inputs, before, title))
     with atomic_write(target) as file:
         file.write(content)
     return target
 
 
-def _told(model_or_grown: nn.Module | Grown, example_inputs, before: nn.Module | Grown | None, title: str) -> dict[str, Any]:
-    """Everything that the page shows."""
+def _page_data(model_or_grown: nn.Module | Grown, example_inputs, before: nn.Module | Grown | None, title: str
+               ) -> dict[str, Any]:
     model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
     record = model_or_grown.record if isinstance(model_or_grown, Grown) else record_in(model)
     gm, inputs, missing = None, example_inputs, ""
     try:
         gm = captured(model_or_grown, example_inputs)[1]
-        inputs = gm.meta["example_inputs"] if example_inputs is None else example_inputs
+        inputs = Captured(gm).inputs if example_inputs is None else example_inputs
     except CaptureError as error:  # a detector, say: it is counted as it runs
         missing = str(error)
     difference = None if gm is None else _difference(model_or_grown, before, inputs)
@@ -80,7 +80,7 @@ def _difference(model_or_grown: nn.Module | Grown, before: nn.Module | Grown | N
 
 
 def _small(model: nn.Module, record: GrowthRecord | None, before: nn.Module | Grown | None) -> nn.Module | str | None:
-    """The model to compare with; a sentence where it cannot be had, None where there is none."""
+    """Return the model to compare with; a sentence where it cannot be had, None where there is none."""
     if before is not None:
         return before.model if isinstance(before, Grown) else before
     if record is None or not record.lineage:
@@ -92,7 +92,7 @@ def _small(model: nn.Module, record: GrowthRecord | None, before: nn.Module | Gr
 
 
 def _facts(model: nn.Module, count: FlopCount, inputs) -> dict[str, str]:
-    """What stands at the top of the page."""
+    """Return the lines at the top of the page."""
     buffers = sum(b.numel() for b in model.buffers())
     return {"class": type(model).__name__, "input": describe(as_tuple(inputs)),
             "parameters": f"{count.parameters:,}" + (f" and {buffers:,} numbers in buffers" if buffers else ""),
@@ -102,7 +102,7 @@ def _facts(model: nn.Module, count: FlopCount, inputs) -> dict[str, str]:
 
 
 def _costs(model: nn.Module, count: FlopCount) -> dict[str, Any]:
-    """The tree of modules in print order, and the ops that were not counted."""
+    """Return the tree of modules in print order, and the ops that were not counted."""
     kinds = {**count.kinds, **kinds_of(model)}
     modules = [{"level": level, "name": name, "kind": kinds.get(name, ""), "forward": c.forward, "backward": c.backward,
                 "flops": c.total, "params": c.parameters, "memory": c.activation_bytes, "intensity": c.intensity}
@@ -112,47 +112,48 @@ def _costs(model: nn.Module, count: FlopCount) -> dict[str, Any]:
 
 def _growth(model: nn.Module, record: GrowthRecord | None, difference: Difference | None, small: nn.Module | str | None,
             inputs) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     if difference is not None:
-        told["changes"] = [vars(change) for change in (difference.total, *difference.layers)]
+        data["changes"] = [vars(change) for change in (difference.total, *difference.layers)]
     if record is not None and record.lineage:
-        told |= {"lineage": [describe_step(step) for step in record.lineage], "certificate": record.certificate,
+        data |= {"lineage": [describe_step(step) for step in record.lineage], "certificate": record.certificate,
                  "record": _entries(model, record, small if isinstance(small, nn.Module) else None),
                  "removed": sorted(record.removed)}
-    told["verification"] = _verified(small, model, inputs)
-    return told
+    data["verification"] = _verified(small, model, inputs)
+    return data
 
 
 def _entries(model: nn.Module, record: GrowthRecord, small: nn.Module | None) -> list[dict[str, Any]]:
-    """Each parameter and buffer that holds new numbers or comes from elsewhere."""
+    """List each parameter and buffer that holds new numbers or comes from elsewhere."""
     shapes = {} if small is None else {name: list(t.shape) for name, t in tensors_of(small).items()}
-    told = []
+    entries = []
     for name, (tensor, entry) in record.located(tensors_of(model)).items():
         if not entry.unchanged or entry.source != name:
             new = int(new_numbers(entry, tensor).sum())
-            told.append({"name": name, "source": entry.source or "", "was": shapes.get(entry.source or "", []),
-                         "shape": list(tensor.shape), "new": new, "old": tensor.numel() - new, "scale": entry.scale})
-    return told
+            entries.append({"name": name, "source": entry.source or "", "was": shapes.get(entry.source or "", []),
+                            "shape": list(tensor.shape), "new": new, "old": tensor.numel() - new, "scale": entry.scale})
+    return entries
 
 
 def _verified(small: nn.Module | str | None, model: nn.Module, inputs) -> dict[str, Any]:
-    """How far the model is from the one it grew from, on an input drawn by a fixed seed where there is none."""
+    """Compare the model with the one it grew from, on an input drawn by a fixed seed where there is none."""
     if not isinstance(small, nn.Module):
         return {"text": f"Not compared: {small}"}
     real = draw_inputs([Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) and t.is_meta else t
                         for t in as_tuple(inputs)], dtype_of(model))
     try:
-        found = verify(small, model, real, extended=True)
+        verification = verify(small, model, real, extended=True)
     except Exception as error:  # of the models' own
-        return {"text": f"Not compared: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"}
-    return {"text": str(found), **found.to_json()}
+        return {"text": f"Not compared: {one_line(error)}"}
+    return {"text": str(verification), **verification.to_json()}
 
 
 def _first_filters(gm: GraphModule, record: GrowthRecord | None, small: nn.Module | str | None) -> dict[str, Any] | None:
-    """The filters of the first convolution, and those that they grew from."""
+    """Draw the filters of the first convolution, and those that they grew from."""
     name = filters.first_convolution(gm)
-    if name is None or (weight := tensors_of(gm)[name]).is_meta:
+    if name is None or tensors_of(gm)[name].is_meta:
         return None
+    weight = tensors_of(gm)[name]
     entry = (record or GrowthRecord()).entry(name, weight.ndim)
     old = tensors_of(small).get(entry.source or name) if isinstance(small, nn.Module) else None
     shown = [("after" if old is not None else "filters", weight, new_numbers(entry, weight))]
