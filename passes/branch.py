@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.graph import Call, calls, computes
+from fxgrow.graph import Call, Captured, calls, computes
 from fxgrow.growth import Edit, Part
 from fxgrow.passes.support import (
     activation,
@@ -128,7 +128,7 @@ class Branch(PassBase):
         edit.outcomes += refused
         if not done:
             edit.insist(self.where)
-        gm.meta["growth"]["outcomes"] += refused
+        Captured(gm).outcomes.extend(refused)
         return PassResult(gm, True)
 
     def _open(self, gm: GraphModule, name: str, lineage: list[dict], seed: int) -> GraphModule:
@@ -145,17 +145,18 @@ class Branch(PassBase):
         stand_in = edit.add_layer(f"{name}_out", pointwise(part.rank, channels, channels))
         reader = edit.call(part.gives.next, stand_in, part.gives)
         edit.exchange(part.gives, reader)
-        edit.gm.meta = {k: v for k, v in edit.gm.meta.items() if k != "growth"}
+        Captured(edit.gm).drop_growth()
         wide, method, note = self._widened(edit.gm, stand_in, width, seed)
-        record: GrowthRecord = wide.meta["growth"]["record"]
+        record: GrowthRecord = Captured(wide).record
         _insist_behind(record.parameters.pop(f"{stand_in}.weight"), channels)
-        before = gm.meta.get("growth", {"record": GrowthRecord(), "outcomes": []})
-        wide.meta["growth"] = before | {"record": before["record"].then(dataclasses.replace(record, lineage=[]))}
+        before = Captured(gm)
+        whole = (before.record or GrowthRecord()).then(dataclasses.replace(record, lineage=[]))
+        Captured(wide).keep_growth(whole, before.outcomes)
         edit = Edit(wide, {}, own=False)  # its tensors are new
         edit.record.lineage = lineage
         self._fill(edit, name, stand_in, reader.name, method, note)
         gm = edit.finish().graph_module
-        gm.meta["growth"]["record"].removed.discard(f"{stand_in}.weight")
+        Captured(gm).record.removed.discard(f"{stand_in}.weight")
         return gm
 
     def _widened(self, gm: GraphModule, stand_in: str, width: int, seed: int) -> tuple[GraphModule, str, str]:

@@ -18,7 +18,8 @@ from fxgrow.common import Refusal
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.growth import Edit, Piece
 from fxgrow.identity import Range, Trace
-from fxgrow.passes.support import BLOCKS, Numbers, Place, Places, insist_known, listed, seed_of, seeded, settle
+from fxgrow.passes.methods import Draws
+from fxgrow.passes.support import BLOCKS, Place, Places, insist_known, listed, redraw, seed_of, seeded, start_as_identity
 from fxgrow.record import Outcome
 
 METHODS = ("r2r", "net2net", "netmorph", "random")
@@ -61,12 +62,12 @@ class Deepen(PassBase):
                                    "block": self.block, "seed": seed})
         trace = Trace(graph_module)
         order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
-        numbers = Numbers(seed)
+        draws = Draws(seed)
         places, refused = Places(graph_module, trace, self.block, self.method).find(where or None)
         with seeded(seed):
             for place in sorted(places, key=lambda p: order[p.after], reverse=True):
                 try:
-                    self._insert(edit, trace, place, numbers)
+                    self._insert(edit, trace, place, draws)
                 except (Refusal, GrowthError, CaptureError) as why:
                     refused.append(Outcome(place.base, 0, 0, [], reason=str(why)))
         if not edit.outcomes:
@@ -78,7 +79,7 @@ class Deepen(PassBase):
         edit.outcomes = edit.outcomes[::-1] + refused
         return edit.finish()
 
-    def _insert(self, edit: Edit, trace: Trace, place: Place, numbers: Numbers) -> None:
+    def _insert(self, edit: Edit, trace: Trace, place: Place, draws: Draws) -> None:
         """`times` pieces, one behind the other; a refusal comes before anything is changed."""
         written = trace.val(trace.values[place.x.name]) is not trace.gives[place.x.name]
         if written and edit.read_elsewhere(edit.nodes[place.x.name]):
@@ -89,7 +90,7 @@ class Deepen(PassBase):
         if place.parts:
             names = [dict(zip(place.parts, names[i:i + count])) for i in range(0, len(names), count)]
         pieces = [place.make(name) for name in names]
-        settled = [self._settle(piece, place, trace.gives[place.x.name].range, numbers) for piece in pieces]
+        settled = [self._settle(piece, place, trace.gives[place.x.name].range, draws) for piece in pieces]
         make_room(edit, place.base, len(names) * count)
         x, after = edit.nodes[place.x.name], edit.nodes[place.after.name]
         for piece, (method, why) in zip(pieces, settled):
@@ -97,16 +98,16 @@ class Deepen(PassBase):
             size = sum(p.numel() for p in piece.module.parameters())
             edit.outcomes.append(Outcome(piece.paths[0], 0, size, piece.paths, method, why))
 
-    def _settle(self, piece: Piece, place: Place, given: Range, numbers: Numbers) -> tuple[str, str]:
+    def _settle(self, piece: Piece, place: Place, given: Range, draws: Draws) -> tuple[str, str]:
         """Gives a piece its numbers; says by which method, and why it is the identity."""
         if place.exact:
             return self.method, place.exact
         if self.method == "random":
             if place.draw:
-                numbers.redraw(piece, Trace(piece.module))
+                redraw(piece, Trace(piece.module), draws)
             return self.method, "not exact: everything is drawn"
-        start = settle(piece, given, pairs=self.method == "r2r", draw=place.draw and self.method != "net2net",
-                       numbers=numbers)
+        start = start_as_identity(piece, given, draws, pairs=self.method == "r2r",
+                                  draw=place.draw and self.method != "net2net")
         why = "; ".join(["copies of the neighbour's numbers"] * (self.method == "net2net" and place.draw) +
                         [path.replace(f"{piece.paths[0]}.", "") for path in start.paths])
         if self.method == "r2r" and not start.pairs:

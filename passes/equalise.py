@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.errors import GrowthError
+from fxgrow.graph import Captured
 from fxgrow.passes.support import seed_of
 from fxgrow.record import GrowthRecord, Outcome, broadcast_along, keep_growth, record_in
 
@@ -93,7 +94,7 @@ def _rms(x: Tensor) -> float:
 def _gradients(model: GraphModule, seed: int) -> dict[str, Tensor]:
     """Of the mean negative log-likelihood of drawn labels, in train mode; the model is left as it was."""
     probe, generator = copy.deepcopy(model).train(), torch.Generator().manual_seed(seed)
-    examples = model.meta["example_inputs"]  # without numbers
+    examples = Captured(model).inputs  # without numbers
     if not all(isinstance(x, Tensor) and x.is_floating_point() for x in examples):
         raise GrowthError("equalise needs a network whose inputs are numbers, such as pixels")
     device = next(probe.parameters()).device

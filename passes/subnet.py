@@ -68,19 +68,10 @@ class Subnet(PassBase):
 
     def _insert(self, edit: Edit, part: Part, factory: Factory | None) -> Outcome:
         x, y = (edit.values[n.name] for n in (part.takes, part.gives))  # type: ignore[union-attr]
-        outs = width = y.shape[part.channel_axis]
-        if factory is not None:
-            net = factory(x.shape[part.channel_axis if x.ndim == y.ndim else 1], outs)
-            if not isinstance(net, nn.Module):
-                raise GrowthError(f"the function that was to make its sub-network gave {type(net).__name__}, not a module")
-            net = copy.deepcopy(net)
-        elif self.block == "basic":
-            net = stack(edit, part, [(3, width), (3, width)])
-        else:
-            width = max(outs // 4, min(outs, 8))  # a few units at least: one alone may be dead
-            net = stack(edit, part, [(1, width), (3, width)])
+        axis = part.channel_axis
+        net, width = self._network(edit, part, x, y, factory)
         alone = edit.trace(net, part.takes)
-        wanted = [*y.shape[:part.channel_axis], width, *y.shape[part.channel_axis:][1:]]
+        wanted = [*y.shape[:axis], width, *y.shape[axis:][1:]]
         given = list(alone.gives.shape) if isinstance(alone.gives, Tensor) else type(alone.gives).__name__
         if given != wanted:
             raise GrowthError(f"its sub-network gives {given} for {list(x.shape)}, and {part.name} gives {list(y.shape)}: "
@@ -88,13 +79,27 @@ class Subnet(PassBase):
         method, note = self.method, ""
         if method == "r2r" and draws(net, x):
             method, note = "netmorph", "; r2r is not exact here: the sub-network draws random numbers, each copy its own"
-        ended = Ended(net, pointwise(part.rank, width * (2 if method == "r2r" else 1), outs), part.channel_axis, method == "r2r",
-                      alone.writes_input)
+        paired = method == "r2r"
+        project = pointwise(part.rank, 2 * width if paired else width, y.shape[axis])
         path = edit.free_name(f"{part.name}_subnet")
-        z = edit.graft(path, edit.trace(ended, part.takes), part.takes, part.reader)
+        ended = edit.trace(Ended(net, project, axis, paired, alone.writes_input), part.takes)
+        z = edit.graft(path, ended, part.takes, part.reader)
         edit.exchange(part.gives, edit.call(part.gives.next, torch.add, part.gives, z, owner=part.name.rpartition(".")[0]))
         size = sum(p.numel() for p in edit.gm.get_submodule(path).parameters())
         return Outcome(part.name, 0, size, [path], method, WHY[method] + note)
+
+    def _network(self, edit: Edit, part: Part, x: Tensor, y: Tensor, factory: Factory | None) -> tuple[nn.Module, int]:
+        """Return the sub-network for a part that makes y of x, and how many channels it gives."""
+        outs = y.shape[part.channel_axis]
+        if factory is not None:
+            net = factory(x.shape[part.channel_axis if x.ndim == y.ndim else 1], outs)
+            if not isinstance(net, nn.Module):
+                raise GrowthError(f"the function that was to make its sub-network gave {type(net).__name__}, not a module")
+            return copy.deepcopy(net), outs
+        if self.block == "basic":
+            return stack(edit, part, [(3, outs), (3, outs)]), outs
+        width = max(outs // 4, min(outs, 8))  # a few units at least: one alone may be dead
+        return stack(edit, part, [(1, width), (3, width)]), width
 
 
 class Ended(nn.Module):
@@ -120,7 +125,8 @@ class Ended(nn.Module):
         return self.project(torch.cat([z, self.twin(x)], self.axis))
 
 
-class _Random(TorchDispatchMode):
+class _RandomOps(TorchDispatchMode):
+    """Notes whether an op draws random numbers."""
     found = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -129,15 +135,15 @@ class _Random(TorchDispatchMode):
 
 
 def draws(net: nn.Module, x: Tensor) -> bool:
-    """Whether a module draws random numbers while training."""
+    """Return whether a module draws random numbers while training."""
     twin: Any = meta_twin(net).to(x.dtype).train()
-    with torch.no_grad(), _Random() as watch:
+    with torch.no_grad(), _RandomOps() as watch:
         twin(torch.empty_like(x))
     return watch.found
 
 
 def imported(name: str) -> Factory:
-    """The function that `package.module:function` names.
+    """Return the function that `package.module:function` names.
 
     Raises:
         GrowthError: there is none.

@@ -16,8 +16,9 @@ from fxgrow.axis import OUTPUT, Atom, AxisClass, Prod, Tape, analyse, atoms, cla
 from fxgrow.common import Refusal, nearest_names
 from fxgrow.contents import FALLBACKS, Certificate, certify
 from fxgrow.errors import GrowthError, SelectionError
-from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Init
-from fxgrow.passes.support import Draws, fitted, insist_known, listed, numbers_of, seed_of, typical
+from fxgrow.graph import tensors_of
+from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init
+from fxgrow.passes.support import insist_known, listed, root_mean_square, rounded, seed_of
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
 
@@ -164,7 +165,7 @@ class Widen(PassBase):
 
     def _plan(self, tape: Tape, gm: GraphModule, wanted, refused: dict[Atom, str], seed: int):
         outcomes, growths = [], []
-        numbers = numbers_of(gm, seed)
+        numbers = Draws(seed, tensors_of(gm))
         for first, others in wanted:
             tried = []
             for c in (first, *others):
@@ -205,7 +206,7 @@ class Widen(PassBase):
         for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
             try:
                 certificate = certify(tape, c.atom, candidate)
-                grown, note = (fit or fitted)(c, size, certificate)
+                grown, note = (fit or rounded)(c, size, certificate)
             except Refusal as why:
                 reasons.append(str(why))
                 continue
@@ -251,17 +252,17 @@ class Widen(PassBase):
         else:
             raw = torch.ones(m, dtype=torch.float64)
         shares = raw / torch.zeros(n, dtype=torch.float64).index_add(0, index, raw)[index]
-        drawing = Drawing(n, m, self.init, source, shares, generator, numbers.uniform,
+        drawing = Drawing(n, m, self.init, source, shares, numbers,
                           self.noise if self.method.startswith("net2net") else 0)
 
         def extend(content: str, x: Tensor, axis: int, growth: Growth, key: tuple[str, int]) -> tuple[Tensor, Tensor | None]:
             certificate = growth.certificate
             if key in certificate.scales:
-                return x, typical(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])
+                return x, root_mean_square(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])
             drawing.weight = None
             if key in certificate.weights:
                 scale = numbers.tensors[certificate.weights[key][0]].detach().reshape(-1)
-                drawing.weight = scale / (n * typical(scale))
+                drawing.weight = scale / (n * root_mean_square(scale))
             shape = numbers.tensors[key[0]].shape
             drawing.per_position = math.prod(shape) == max(shape)
             drawing.std = numbers.deviation(key[0]) if self.init == "match_std" and not drawing.per_position else None

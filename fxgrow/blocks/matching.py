@@ -217,5 +217,6 @@ def _explain(alignment: _Alignment, refused: dict[Span, str]) -> str:
 
     i, k = alignment.furthest
     near = next((f"; {why}" for (first, last), why in sorted(refused.items()) if first <= k <= last and last > first), "")
-    return f"the small model is no part of the big one: {shown(alignment.small, i)} has no counterpart, as the big one has " \
-        f"{shown(alignment.big, k)} there: {alignment.reason}{near}"
+    one, other = shown(alignment.small, i), shown(alignment.big, k)
+    return f"the small model is no part of the big one: {one} has no counterpart, as the big one has {other} there: " \
+        f"{alignment.reason}{near}"

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from fxgrow.blocks.finding import ends
-from fxgrow.graph import below, clone_structure, copy_nodes, hold
+from fxgrow.graph import Captured, below, clone_structure, copy_nodes, hold
 from fxgrow.growth import Part, Piece
 from fxgrow.identity import Trace
 from fxgrow.tracing import capture
@@ -22,7 +22,7 @@ def _shell(modules: dict[str, nn.Module]) -> GraphModule:
 def _finish(root: GraphModule, graph: Graph, inputs: list[Any]) -> GraphModule:
     """Return `root` with a graph that is its own, ready to be analysed."""
     root._graph, graph.owning_module = graph, root
-    root.meta["example_inputs"] = tuple(inputs)
+    Captured(root).inputs = tuple(inputs)
     root.recompile()
     return root
 
@@ -71,4 +71,4 @@ def built(module: nn.Module, names: str | dict[str, str], x: Tensor) -> Piece:
     env = {first: graph.placeholder("x")}
     copy_nodes(nodes, graph, env, renamed)
     graph.output(env[output.args[0]])  # type: ignore[index]
-    return Piece(_finish(_shell(modules), graph, list(gm.meta["example_inputs"])), list(modules))
+    return Piece(_finish(_shell(modules), graph, list(Captured(gm).inputs)), list(modules))

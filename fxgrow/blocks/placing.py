@@ -10,7 +10,7 @@ import re
 from torch import nn
 from torch.fx import Node
 
-from fxgrow.graph import copy_nodes
+from fxgrow.graph import Captured, copy_nodes
 from fxgrow.growth import Edit, Piece
 from fxgrow.record import ParameterRecord
 
@@ -129,7 +129,7 @@ def _rename(edit: Edit, prefix: str, moving: dict[str, str]) -> None:
     for outcome in edit.outcomes:
         outcome.name, outcome.producers = new(outcome.name), [new(n) for n in outcome.producers]
     edit.record.parameters = {new(n): p for n, p in edit.record.parameters.items()}
-    edit.gm.meta["leaves"] = {new(n): why for n, why in edit.gm.meta.get("leaves", {}).items()}
+    Captured(edit.gm).leaves = {new(n): why for n, why in Captured(edit.gm).leaves.items()}
     for node in edit.graph.nodes:
         if node.op in ("call_module", "get_attr"):
             node.target = new(str(node.target))

@@ -7,7 +7,7 @@ from typing import Literal
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow.graph import clone_structure
+from fxgrow.graph import Captured, clone_structure
 from fxgrow.models import load_model
 from fxgrow.passes.support import seed_of
 from fxgrow.record import Outcome, keep_growth
@@ -33,10 +33,10 @@ class GrowInto(PassBase):
 
     def call(self, graph_module: GraphModule) -> PassResult:
         from fxgrow.passes.into.growing import grow_into
-        seed, inputs = seed_of(self.seed), graph_module.meta["example_inputs"]
+        seed, inputs = seed_of(self.seed), Captured(graph_module).inputs
         big, _ = load_model(self.model, seed=seed, need_inputs=False)
         small = clone_structure(graph_module)
-        small.meta.pop("growth", None)  # what was grown before is put in front of this growth below
+        Captured(small).drop_growth()  # what was grown before is put in front of this growth below
         found = grow_into(small, big.train(graph_module.training), inputs, method=self.method, place=self.place, check=False,
                           seed=seed)
         grown = capture(found.model, inputs)

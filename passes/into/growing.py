@@ -23,14 +23,15 @@ from fxgrow.common import Refusal, times
 from fxgrow.compare import TOLERANCE, Verification, verify
 from fxgrow.contents import Certificate, certify
 from fxgrow.errors import GrowthError
-from fxgrow.graph import as_tuple, clone_structure, skeleton, tensors_of, uncached
+from fxgrow.graph import Captured, as_tuple, clone_structure, skeleton, tensors_of, uncached
 from fxgrow.growth import Piece
 from fxgrow.identity import Trace, Val, factors, identity_layer, results
 from fxgrow.passes.into.plan import Plan, Step
 from fxgrow.passes.into.result import GrownInto
 from fxgrow.passes.into.sizes import Sizes, kept, without
 from fxgrow.passes.kernel import Kernel
-from fxgrow.passes.support import Numbers, fitted, identity_kernel, insist_known, numbers_of, seed_of, settle
+from fxgrow.passes.methods import Draws
+from fxgrow.passes.support import identity_kernel, insist_known, rounded, seed_of, start_as_identity
 from fxgrow.passes.widen import Widen
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.rewrite import Growth, record_of, rewrite
@@ -85,7 +86,7 @@ class Into:
         self.names = self._names()
         self.neutral = dict(self._neutral())
         gm = clone_structure(self.small)
-        gm.meta.pop("growth", None)  # the record is about this growth alone
+        Captured(gm).drop_growth()  # the record is about this growth alone
         gm = self._kernels(gm)
         self.tape, self.there = analyse(gm), analyse(self.big)
         self.terms = dict(term for e in self.match.extras if e.concat_axis is not None for term in self._term(e))
@@ -170,7 +171,7 @@ class Into:
 
     def _widen(self, gm: GraphModule) -> list[Growth]:
         wanted = {a: n for a, n in self._wanted().items() if n != a.size}
-        widen, numbers, growths = Widen(by=1, method=self.method, seed=self.seed), numbers_of(gm, self.seed), []  # type: ignore[arg-type]
+        widen, numbers, growths = Widen(by=1, method=self.method, seed=self.seed), Draws(self.seed, tensors_of(gm)), []  # type: ignore[arg-type]
         for c in classes(self.tape):
             if (size := wanted.get(c.atom)) is None:
                 continue
@@ -201,10 +202,10 @@ class Into:
         """Exactly the size of the big model."""
         if certificate.base == "pair" and (size - c.size) % 2:
             raise Refusal(f"{size - c.size} new positions are an odd number, and cannot come in pairs")
-        return (size, "") if self.approximate else fitted(c, size, certificate)
+        return (size, "") if self.approximate else rounded(c, size, certificate)
 
     def _rewritten(self, gm: GraphModule) -> tuple[GraphModule, GrowthRecord]:
-        growth = gm.meta.get("growth", {}).get("record", GrowthRecord())
+        growth = Captured(gm).record or GrowthRecord()
         if not self.growths:
             return gm, growth
         try:
@@ -265,8 +266,8 @@ class Into:
         if self.method == "net2net" and (like := self._neighbour(extra, piece)) is not None:
             note = f"copies of {like}; "
         try:
-            start = settle(piece, x.range, pairs=self.method == "r2r", draw=False,
-                           numbers=Numbers(self.seed + extra.span[0]), normal=extra.norms is not None)
+            start = start_as_identity(piece, x.range, Draws(self.seed + extra.span[0]), pairs=self.method == "r2r",
+                                      draw=False, normal=extra.norms is not None)
         except Refusal as why:
             raise GrowthError(f"{extra.name} cannot start as the identity: {why}") from why
         kept = start.pairs if self.method == "r2r" else note if self.method == "net2net" else True

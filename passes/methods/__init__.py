@@ -5,7 +5,7 @@ tensor and an axis, the old positions as they are to be and the new ones (None: 
 decided in fxgrow/contents/certify.py, never here.
 """
 from fxgrow.passes.methods.average import average
-from fxgrow.passes.methods.initial import INITS, Drawing, Init, deviation, generators
+from fxgrow.passes.methods.initial import INITS, Drawing, Draws, Init, deviation
 from fxgrow.passes.methods.net2net import copy, share
 from fxgrow.passes.methods.netmorph import free, zero
 from fxgrow.passes.methods.r2r import pair, signed
@@ -14,4 +14,4 @@ EXTEND = {"pair": pair, "signed": signed, "free": free, "zero": zero, "average":
 BASES = {"r2r": "pair", "net2net": "copy", "net2net-unequal": "copy", "netmorph": "free", "random": "random"}
 METHOD_OF = {"pair": "r2r", "copy": "net2net", "free": "netmorph", "average": "average", "zero": "zero"}
 
-__all__ = ["BASES", "Drawing", "EXTEND", "INITS", "Init", "METHOD_OF", "deviation", "generators"]
+__all__ = ["BASES", "Drawing", "Draws", "EXTEND", "INITS", "Init", "METHOD_OF", "deviation"]

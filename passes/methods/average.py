@@ -3,15 +3,13 @@
 With m - n positions at the mean, the mean of all m stays, the variance becomes n/m of it, and the normalised new
 positions are zero: weight * sqrt(n/m) and eps * n/m give back the old values, and consumers' new columns are free.
 """
-from __future__ import annotations
-
 from torch import Tensor
 
 from fxgrow.passes.methods.initial import Drawing
 
 
 def average(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
-    """Behind x: `mean(x)` along `axis`, weighted by `drawing.weight` where there is a layer scale behind."""
+    """Return x and, behind it, `mean(x)` along `axis`, weighted by `drawing.weight` where there is a layer scale behind."""
     if drawing.weight is None:
         mean = x.mean(axis, keepdim=True)
     else:

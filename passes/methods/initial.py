@@ -1,8 +1,6 @@
 """Initial values of new numbers: the free part of every method."""
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +12,10 @@ INITS = ("match_std", "kaiming", "xavier", "copy", "zero")
 
 
 def deviation(x: Tensor) -> float:
-    """Standard deviation of all numbers of `x`; from dot products where these keep enough digits (`Tensor.std` is slow)."""
+    """Return the standard deviation of all numbers of `x`.
+
+    It comes from dot products where these keep enough digits: `Tensor.std` is slow.
+    """
     flat, n = x.reshape(-1), x.numel()
     if n < 2 or x.is_meta:
         return 0.0
@@ -22,9 +23,23 @@ def deviation(x: Tensor) -> float:
     return math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(x.std())
 
 
-def generators(seed: int) -> tuple[torch.Generator, np.random.Generator]:
-    """What is drawn from: torch's numbers, and numpy's uniform ones, which take half the time."""
-    return torch.Generator().manual_seed(seed), np.random.Generator(np.random.SFC64(seed))
+class Draws:
+    """The generators that new numbers are drawn from, and the deviations of old numbers.
+
+    generator: torch's. uniform: numpy's for uniform numbers, which takes half the time. tensors: the old numbers by name.
+    """
+
+    def __init__(self, seed: int, tensors: Mapping[str, Tensor] | None = None):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.uniform = np.random.Generator(np.random.SFC64(seed))
+        self.tensors = tensors or {}
+        self._deviations: dict[str, float] = {}
+
+    def deviation(self, name: str) -> float:
+        """Return the standard deviation of a tensor of old numbers."""
+        if name not in self._deviations:
+            self._deviations[name] = deviation(self.tensors[name].detach())
+        return self._deviations[name]
 
 
 @dataclass
@@ -33,7 +48,7 @@ class Drawing:
 
     source: for each of the m - n new positions, the old one it starts from (shape `[m - n]`).
     shares: for each of the m positions, its share of its old position (shape `[m]`; shares of one position sum to 1).
-    generator, uniform: what is drawn from.
+    noise: the deviation of the noise on copies, as a fraction of the kernel's.
     weight: the average's weights, one for each old position (shape `[n]`), or None for equal ones.
     per_position: whether the tensor being grown holds one number for each position (a bias, a norm's weight).
     std: the standard deviation of the existing kernel, if it has been computed.
@@ -43,8 +58,7 @@ class Drawing:
     init: Init
     source: Tensor
     shares: Tensor
-    generator: torch.Generator
-    uniform: np.random.Generator
+    draws: Draws
     noise: float = 0.0
     weight: Tensor | None = None
     per_position: bool = False
@@ -52,18 +66,18 @@ class Drawing:
 
     @property
     def constant(self) -> bool:
-        """Whether all new positions are the same: those of a bias, norm weight or statistic start at the old ones' mean."""
+        """Return whether all new positions are the mean of the old ones: those of a bias, norm weight or statistic."""
         return self.per_position and self.init != "copy"
 
     def new(self, x: Tensor, axis: int, count: int, source: Tensor) -> Tensor:
-        """`count` new positions along `axis` of `x` (shape of `x` with that axis replaced)."""
+        """Return `count` new positions along `axis` of `x` (shape of `x` with that axis replaced)."""
         if self.init == "copy":
             return x.index_select(axis, source.to(x.device))
         if self.constant:
             return x.mean(axis, keepdim=True).expand(*x.shape[:axis], count, *x.shape[axis + 1:])
         shape = (*x.shape[:axis], count, *x.shape[axis + 1:])
         if callable(self.init):
-            return self.init(shape, self.generator).to(x)
+            return self.init(shape, self.draws.generator).to(x)
         return self._uniform(shape, self._std(x), x)
 
     def _std(self, x: Tensor) -> float:
@@ -71,8 +85,7 @@ class Drawing:
             return 0.0
         if self.init == "match_std":
             return self.std if self.std is not None else deviation(x)
-        receptive = math.prod(x.shape[2:])
-        fan_out, fan_in = x.shape[0] * receptive, math.prod(x.shape[1:])
+        fan_out, fan_in = x.shape[0] * math.prod(x.shape[2:]), math.prod(x.shape[1:])
         if self.init == "kaiming":
             return math.sqrt(2.0 / max(fan_in, 1))
         if self.init == "xavier":
@@ -80,9 +93,9 @@ class Drawing:
         return float(self.init)  # type: ignore[arg-type]  # a number: INITS and callables are dealt with
 
     def _uniform(self, shape, std: float, like: Tensor) -> Tensor:
-        """Uniform with the given standard deviation: U(-sqrt(3) std, sqrt(3) std)."""
+        """Draw from U(-sqrt(3) std, sqrt(3) std), whose standard deviation is `std`."""
         if std == 0.0:
             return like.new_zeros(shape)
         bound = math.sqrt(3.0) * std
-        drawn = self.uniform.random(shape, np.float64 if like.dtype is torch.float64 else np.float32)
+        drawn = self.draws.uniform.random(shape, np.float64 if like.dtype is torch.float64 else np.float32)
         return torch.from_numpy(drawn).mul_(2 * bound).sub_(bound).to(like)

@@ -1,16 +1,14 @@
 """Network morphism (Wei 2016, section 3): new positions are free where they are produced and unused where consumed."""
-from __future__ import annotations
-
 from torch import Tensor
 
 from fxgrow.passes.methods.initial import Drawing
 
 
 def free(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
-    """Behind x: u along `axis`, drawn."""
+    """Return x and, behind it, u along `axis`, drawn."""
     return x, drawing.new(x, axis, drawing.m - drawing.n, drawing.source)
 
 
 def zero(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, None]:
-    """Behind x: zeros along `axis`."""
+    """Return x, and None: behind it are zeros along `axis`."""
     return x, None

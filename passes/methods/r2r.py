@@ -2,8 +2,6 @@
 
 With x the old positions, h = [x, u, u] and consumer columns [W, V, -V]: W x + V u - V u = W x for every u and V.
 """
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from fxgrow.passes.methods.initial import Drawing
 
 
 def pair(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
-    """Behind x: `u1, u1, u2, u2, ...` along `axis` (m - n is even)."""
+    """Return x and, behind it, `u1, u1, u2, u2, ...` along `axis` (m - n is even)."""
     if drawing.constant:
         return x, drawing.new(x, axis, drawing.m - drawing.n, drawing.source)
     u = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
@@ -19,6 +17,6 @@ def pair(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
 
 
 def signed(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
-    """Behind x: `v1, -v1, v2, -v2, ...` along `axis`."""
+    """Return x and, behind it, `v1, -v1, v2, -v2, ...` along `axis`."""
     v = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
     return x, torch.stack([v, -v], axis + 1).flatten(axis, axis + 1)

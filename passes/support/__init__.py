@@ -9,10 +9,10 @@ from fxgrow.passes.support.pairs import oppose
 from fxgrow.passes.support.parts import numbered, outermost, part_below
 from fxgrow.passes.support.places import Place, Places
 from fxgrow.passes.support.plain import identity_kernel
-from fxgrow.passes.support.sizes import Draws, fitted, numbers_of, typical
+from fxgrow.passes.support.sizes import root_mean_square, rounded
 from fxgrow.passes.support.split import add, share_out
-from fxgrow.passes.support.start import Numbers, settle
+from fxgrow.passes.support.start import redraw, start_as_identity
 
-__all__ = ["BLOCKS", "Draws", "Numbers", "Place", "Places", "activation", "add", "fitted", "identity_kernel",
-           "insist_known", "listed", "numbered", "numbers_of", "oppose", "outermost", "part_below", "pointwise", "seed_of",
-           "seeded", "settle", "share_out", "stack", "typical"]
+__all__ = ["BLOCKS", "Place", "Places", "activation", "add", "identity_kernel", "insist_known", "listed", "numbered",
+           "oppose", "outermost", "part_below", "pointwise", "redraw", "root_mean_square", "rounded", "seed_of", "seeded",
+           "share_out", "stack", "start_as_identity"]

@@ -1,6 +1,6 @@
-"""What stands beside a part of a network: the part's one value in and one out, and layers that give values of that shape.
+"""Layers for new parts of a network: of the kind of a call, or from one value's shape to another's.
 
-What lives here: regions, shapes and layers, for Branch and Subnet. What does not: which numbers make them start at zero.
+What lives here: shapes and layers, for Branch and Subnet. What does not: which numbers make them start at zero.
 """
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from fxgrow.passes.support.parts import calls_below
 
 Sizes = tuple[int, ...]
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-FUNCTIONS = {F.relu, F.relu6, F.gelu, F.silu, F.mish, F.elu, F.celu, F.selu, F.leaky_relu, F.hardswish, F.hardtanh,
-             F.hardsigmoid, F.softplus, F.sigmoid, F.tanh, torch.relu, torch.sigmoid, torch.tanh}
-METHODS = {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"}
+ACTIVATIONS = {
+    "call_function": {F.relu, F.relu6, F.gelu, F.silu, F.mish, F.elu, F.celu, F.selu, F.leaky_relu, F.hardswish, F.hardtanh,
+                      F.hardsigmoid, F.softplus, F.sigmoid, F.tanh, torch.relu, torch.sigmoid, torch.tanh},
+    "call_method": {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"},
+}
 
 
 def kernel(edit: Edit, call: Call) -> Sizes:
-    """The kernel size of a convolution whose settings are plain numbers.
+    """Return the kernel size of a convolution whose settings are plain numbers.
 
     Raises:
         GrowthError: they are computed at each call.
@@ -40,8 +42,9 @@ def kernel(edit: Edit, call: Call) -> Sizes:
 
 
 def like(edit: Edit, call: Call, ins: int, outs: int, size: int | None = None, **changed) -> nn.Module:
-    """A layer of the call's own kind and settings, without a bias, from `ins` to `outs` channels; with a kernel of another
-    size, padded so that its output has the size that the call's has.
+    """Return a layer of the call's own kind and settings, without a bias, from `ins` to `outs` channels.
+
+    A kernel of another size is padded so that the output has the size of the call's.
 
     Raises:
         GrowthError: no padding does that.
@@ -62,12 +65,16 @@ def like(edit: Edit, call: Call, ins: int, outs: int, size: int | None = None, *
 
 
 def padding_of(call: Call) -> Sizes:
-    """The padding of a convolution, where it is not "same"."""
+    """Return the padding of a convolution, where it is not "same"."""
     return (0,) * call.rank if call.argument("padding") == "valid" else call.setting("padding")
 
 
 def same_size(old: Sizes, padding: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
-    """The padding by which a kernel of another size gives as many outputs: p' = p + d (k' - k) / 2 on each axis."""
+    """Return the padding by which a kernel of another size gives as many outputs: p' = p + d (k' - k) / 2 on each axis.
+
+    Raises:
+        GrowthError: there is none.
+    """
     gained = [d * (n - o) for d, n, o in zip(dilation, new, old)]
     padded = tuple(p + g // 2 for p, g in zip(padding, gained))
     if any(g % 2 for g in gained) or min(padded) < 0:
@@ -79,13 +86,14 @@ def same_size(old: Sizes, padding: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
 
 
 def pointwise(rank: int, ins: int, outs: int, groups: int = 1, bias: bool = False) -> nn.Module:
-    """A 1x1 convolution, or for rank 0 a linear layer."""
+    """Return a 1x1 convolution, or for rank 0 a linear layer."""
     return LAYERS[rank, False](ins, outs, 1, groups=groups, bias=bias) if rank else nn.Linear(ins, outs, bias)
 
 
 def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) -> dict[str, Sizes]:
-    """Stride and padding of a convolution with spatial sizes x in and y out: those of a convolution near by where they fit,
-    else the smallest stride that does.
+    """Return stride and padding of a convolution with spatial sizes x in and y out.
+
+    They are those of a convolution near by where they fit, else the smallest stride that does.
 
     Raises:
         GrowthError: none fits.
@@ -112,48 +120,58 @@ def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) 
 
 
 def stack(edit: Edit, part: Part, layers: Sequence[tuple[int, int]], closed: bool = True) -> nn.Sequential:
-    """Convolutions (kernel size, channels), or linear layers, one after another, from the part's input to what has the
-    spatial size of its output; a norm and an activation behind each like those near by (not behind the last, if not closed).
+    """Return convolutions (or linear layers) one after another, from a part's input to the spatial size of its output.
+
+    Args:
+        layers: kernel size and channels of each.
+        closed: a norm and an activation like those near by stand behind the last layer too, not only behind the others.
 
     Raises:
         GrowthError: no convolution makes that size.
     """
     x, y = (edit.values[n.name].shape for n in (part.takes, part.gives))  # type: ignore[union-attr]
-    rank = part.rank
+    rank, channels = part.rank, x[part.channel_axis]
     if len(x) != len(y) or not rank and x[:-1] != y[:-1] or x[0] != y[0]:
         raise GrowthError(f"it makes {list(y)} of {list(x)}: no built-in sub-network does; give one with module")
     nodes = list(edit.graph.nodes)
     near = nodes[nodes.index(part.reader):]
     norm, act = batch_norm(edit, rank, near), activation(edit, near) or nn.ReLU()
     made: dict[str, nn.Module] = {}
-    channels = x[part.channel_axis]
     for i, (size, width) in enumerate(layers, 1):
         last = i == len(layers)
-        options = {"padding": size // 2} if not last else resampling(edit, x[2:], y[2:], size, calls_below(edit, part.name)) if rank else {}
-        made[f"conv{i}" if rank else f"fc{i}"] = LAYERS[rank, False](channels, width, size, bias=norm is None, **options) \
-            if rank else nn.Linear(channels, width)
+        if not rank:
+            made[f"fc{i}"] = nn.Linear(channels, width)
+        else:
+            space = resampling(edit, x[2:], y[2:], size, calls_below(edit, part.name)) if last else {"padding": size // 2}
+            made[f"conv{i}"] = LAYERS[rank, False](channels, width, size, bias=norm is None, **space)
         if not last or closed:
-            made |= {f"norm{i}": norm(width)} if norm else {}
+            if norm is not None:
+                made[f"norm{i}"] = norm(width)
             made[f"act{i}"] = copy.deepcopy(act)
         channels = width
     return nn.Sequential(OrderedDict(made))
 
 
 def activation(edit: Edit, nodes: Iterable[Node]) -> nn.Module | None:
-    """A copy of the first activation among nodes, that does not write to its input."""
+    """Return a copy of the first activation among nodes, which does not write to its input."""
     for node in nodes:
+        if len(node.all_input_nodes) != 1:
+            continue
         if node.op == "call_module":
             layer = edit.gm.get_submodule(str(node.target))
-            if type(layer).__module__ == "torch.nn.modules.activation" and len(node.all_input_nodes) == 1 \
-                    and not list(layer.parameters()) and not isinstance(layer, (nn.RReLU, nn.Softmax, nn.GLU)):
+            if _is_activation(layer):
                 layer = copy.deepcopy(layer)
                 if hasattr(layer, "inplace"):
                     layer.inplace = False  # type: ignore[assignment]
                 return layer
-        elif node.target in (FUNCTIONS if node.op == "call_function" else METHODS if node.op == "call_method" else ()) \
-                and len(node.all_input_nodes) == 1:
+        elif node.target in ACTIVATIONS.get(node.op, ()):
             return Function(node)
     return None
+
+
+def _is_activation(layer: nn.Module) -> bool:
+    return type(layer).__module__ == "torch.nn.modules.activation" and not list(layer.parameters()) \
+        and not isinstance(layer, (nn.RReLU, nn.Softmax, nn.GLU))
 
 
 class Function(nn.Module):
@@ -171,7 +189,7 @@ class Function(nn.Module):
 
 
 def batch_norm(edit: Edit, rank: int, nodes: Iterable[Node]):
-    """A function from channels to a batch norm with the settings of the first one among nodes; None where there is none."""
+    """Return what makes a batch norm for so many channels, with the settings of the first among nodes (None: none there)."""
     for node in nodes:
         layer = edit.gm.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and rank:

@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 from fxgrow.blocks import built, copied, ends, find_block, find_out
 from fxgrow.common import Refusal
 from fxgrow.errors import GrowthError
-from fxgrow.graph import below, call_of, calls, inside, outer
+from fxgrow.graph import Captured, below, call_of, calls, inside, outer
 from fxgrow.growth import Edit, Part, Piece, channel_axes
 from fxgrow.identity import Demand, Trace
 from fxgrow.passes.support import plain
@@ -193,7 +193,7 @@ class Places:
                 return total
 
             piece = copied(self.gm, block, self.trace, name, wrap)
-            piece.module.meta["example_inputs"] = (out, *piece.module.meta["example_inputs"][1:])
+            Captured(piece.module).inputs = (out, *Captured(piece.module).inputs[1:])
             return piece
 
         return Place(path, block.gives, block.nodes[-1], make)

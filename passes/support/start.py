@@ -1,7 +1,7 @@
 """The numbers that a new block starts with: drawn like its neighbour's, and such that it computes the identity."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,74 +10,77 @@ from fxgrow.axis import Atom, Prod, Sum, Tape, analyse, atoms, resolve, source_o
 from fxgrow.common import Refusal
 from fxgrow.contents import Certificate, certify
 from fxgrow.growth import Piece
-from fxgrow.identity import Demand, Range, Start, Trace
-from fxgrow.passes.methods import EXTEND, Drawing, deviation, generators
+from fxgrow.identity import Demand, Range, Start, Trace, Val
+from fxgrow.passes.methods import EXTEND, Drawing, Draws, deviation
 from fxgrow.rewrite import Growth, grow_tensor, grow_tensors
 
+Cover = dict[Atom, Certificate]  # classes, each with the proof that its new positions can be pairs
 
-class Numbers:
-    """What new numbers are drawn from."""
 
-    def __init__(self, seed: int):
-        self.generator, self.uniform = generators(seed)
+def redraw(piece: Piece, trace: Trace, draws: Draws) -> None:
+    """Draw every parameter of a piece anew, with the deviation that it has.
 
-    def drawing(self, n: int, m: int, x: Tensor) -> Drawing:
-        source = torch.arange(n).repeat(m // n - 1) if n else torch.arange(0)
-        single = x.numel() == max(x.shape, default=1)
-        return Drawing(n, m, "match_std", source, torch.ones(m), self.generator, self.uniform, per_position=single,
-                       std=None if single else deviation(x))
+    Those of one number a position become their mean, and so do running statistics.
+    """
+    with torch.no_grad():
+        for _, p in piece.module.named_parameters():
+            if p.is_floating_point() and p.ndim:
+                p.copy_(_doubling(draws, 1, p).new(p, 0, p.shape[0], torch.arange(p.shape[0])))
+        for name in _statistics(trace):
+            buffer = piece.tensors()[name]
+            buffer.fill_(buffer.mean())
+        for name, buffer in piece.module.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                buffer.zero_()
 
-    def redraw(self, piece: Piece, trace: Trace) -> None:
-        """Every parameter of a piece drawn with the deviation that it has; those of one number a position are the mean of
-        it, and so are running statistics."""
-        with torch.no_grad():
-            for _, p in piece.module.named_parameters():
-                if p.is_floating_point() and p.ndim:
-                    p.copy_(self.drawing(1, 2, p).new(p, 0, p.shape[0], torch.arange(p.shape[0])))
-            for name in _statistics(trace):
-                buffer = piece.tensors()[name]
-                buffer.fill_(buffer.mean())
-            for name, buffer in piece.module.named_buffers():
-                if name.endswith("num_batches_tracked"):
-                    buffer.zero_()
+
+def _doubling(draws: Draws, n: int, x: Tensor) -> Drawing:
+    """Return how n positions become twice as many, by numbers of the deviation of x."""
+    single = x.numel() == max(x.shape, default=1)
+    return Drawing(n, 2 * n, "match_std", torch.arange(n), torch.ones(2 * n), draws, per_position=single,
+                   std=None if single else deviation(x))
 
 
 def _statistics(trace: Trace) -> set[str]:
-    """The running means and variances of a piece."""
-    return {of.source for v in trace.gives.values() for n in _norms(v) for of in n.of[3:5] if of is not None and of.source}
+    """Return the names of the running means and variances of a piece."""
+    return {of.source for v in trace.gives.values() for norm in _batch_norms(v) for of in norm.of[3:5]
+            if of is not None and of.source}
 
 
-def _norms(v) -> list:
-    found, queue, seen = [], [v], set()
+def _batch_norms(value: Val) -> Iterator[Val]:
+    """Yield the batch norms that a value is made by."""
+    queue, seen = [value], set()
     while queue:
-        each = queue.pop()
-        if each not in seen:
-            seen.add(each)
-            found += [each] if each.name == "native_batch_norm" else []
-            queue += each.ins
-    return found
+        op = queue.pop()
+        if op not in seen:
+            seen.add(op)
+            queue += op.ins
+            if op.name == "native_batch_norm":
+                yield op
 
 
-def settle(piece: Piece, given: Range, *, pairs: bool, draw: bool, numbers: Numbers, normal: bool = False) -> Start:
-    """Gives a piece numbers by which it computes the identity on values in the interval `given`; says how.
+def start_as_identity(piece: Piece, x: Range, draws: Draws, *, pairs: bool, draw: bool, normal: bool = False) -> Start:
+    """Give a piece numbers by which it computes the identity on values in the interval `x`, and return how.
 
-    pairs: the last products take pairs with opposite signs where they can (R2R); else they are zero.
-    draw: all numbers are drawn; else those that are there stay.
-    normal: what is given comes out of a LayerNorm without weight and bias.
+    Args:
+        draws: what new numbers are drawn from.
+        pairs: the last products take pairs with opposite signs where they can (R2R); else they are zero.
+        draw: all numbers are drawn; else those that are there stay.
+        normal: the values come out of a LayerNorm without weight and bias.
 
     Raises:
         Refusal: no numbers do.
     """
-    trace = Trace(piece.module, {"x": given})
+    trace = Trace(piece.module, {"x": x})
     paired = _Pairs(piece) if pairs else None
-    demand = Demand(trace.gives["x"], piece.tensors().__contains__, paired.able if paired else None, normal)
+    demand = Demand(trace.gives["x"], piece.tensors().__contains__, paired.can_be_pairs if paired else None, normal)
     start = demand.identity(trace.gives[piece.out.name])
     if draw:
-        numbers.redraw(piece, trace)
+        redraw(piece, trace, draws)
     tensors = piece.tensors()
     with torch.no_grad():
         if paired is not None:
-            for name, value in paired.numbers(start.pairs, numbers).items():
+            for name, value in paired.numbers(start.pairs, draws).items():
                 tensors[name].copy_(value)
         for name in start.zeros:
             tensors[name].zero_()
@@ -94,65 +97,75 @@ class _Pairs:
     def __init__(self, piece: Piece):
         self.piece = piece
         self.tape: Tape | None = None
-        self.chosen: dict[str, dict[Atom, Certificate]] = {}
+        self.covers: dict[str, Cover] = {}  # by weight
 
-    def able(self, weight: str) -> bool:
-        """Whether all that `weight` sums over can come in pairs."""
+    def can_be_pairs(self, weight: str) -> bool:
+        """Return whether all that `weight` sums over can come in pairs."""
         if self.tape is None:
             self.tape = analyse(self.piece.module)
-        if weight not in self.chosen:
-            sums = [[e for i, _, e in op.reduced if op.ins[i].param_only and source_of(op.ins[i]) == weight]
+        if weight not in self.covers:
+            sums = [[axis for i, _, axis in op.reduced if op.ins[i].param_only and source_of(op.ins[i]) == weight]
                     for op in self.tape.ops if op.kind == "contract"]
-            found = [next((c for e in axes if (c := self._cover(e)) is not None), None) for axes in sums if axes]
-            self.chosen[weight] = {a: c for each in found for a, c in (each or {}).items()} if found and None not in found \
-                else {}
-        return bool(self.chosen[weight])
+            self.covers[weight] = _merged([self._first_cover(axes) for axes in sums if axes]) or {}
+        return bool(self.covers[weight])
 
-    def _cover(self, e) -> dict[Atom, Certificate] | None:
-        """Classes that make all of an axis pairs when each of their positions is one of a pair."""
-        e = resolve(e)
-        if isinstance(e, Atom):
-            if e.size % 2 or e.reason is not None:
-                return None
-            try:
-                return {e: certify(self.tape, e, "pair")}  # type: ignore[arg-type]
-            except Refusal:
-                return None
-        parts = [self._cover(p) for p in e.parts] if isinstance(e, (Prod, Sum)) else [None]
-        if isinstance(e, Prod):
-            return next((p for p in parts if p is not None), None)
-        return None if None in parts else {a: c for p in parts for a, c in p.items()}  # type: ignore[union-attr]
+    def _first_cover(self, axes) -> Cover | None:
+        return next((cover for cover in map(self._cover, axes) if cover is not None), None)
 
-    def numbers(self, weights: Sequence[str] | set[str], numbers: Numbers) -> dict[str, Tensor]:
-        """The tensors that hold the pairs: what growing each class to twice its size would put behind its positions, in
-        their place."""
-        certificates = {a: c for w in sorted(weights) for a, c in self.chosen[w].items()}
-        if not certificates:
+    def _cover(self, axis) -> Cover | None:
+        """Return classes that make all of an axis pairs when each of their positions is one of a pair."""
+        axis = resolve(axis)
+        if isinstance(axis, Prod):
+            return self._first_cover(axis.parts)
+        if isinstance(axis, Sum):
+            return _merged([self._cover(part) for part in axis.parts])
+        if not isinstance(axis, Atom) or axis.size % 2 or axis.reason is not None:
+            return None
+        try:
+            return {axis: certify(self.tape, axis, "pair")}  # type: ignore[arg-type]
+        except Refusal:
+            return None
+
+    def numbers(self, weights: set[str], draws: Draws) -> dict[str, Tensor]:
+        """Return the tensors that hold the pairs.
+
+        They are what growing each class to twice its size would put behind its positions, in the place of these.
+        """
+        cover = {a: c for w in sorted(weights) for a, c in self.covers[w].items()}
+        if not cover:
             return {}
         tensors = self.piece.tensors()
 
         def extend(content, x: Tensor, axis: int, growth: Growth, key):
-            whole = tensors[key[0]]
-            drawing = numbers.drawing(growth.atom.size, growth.size, whole)
-            return EXTEND[content](x, axis, drawing)
+            return EXTEND[content](x, axis, _doubling(draws, growth.atom.size, tensors[key[0]]))
 
         growths = [Growth(a, 2 * a.size, c, extend, source=torch.arange(a.size), shares=torch.ones(2 * a.size))
-                   for a, c in certificates.items()]
-        of = {g.atom: g for g in growths}
+                   for a, c in cover.items()]
         grown = grow_tensors(self.tape, tensors, growths)  # type: ignore[arg-type]
-        out = {}
-        for name, value in grown.items():
-            for dim, axis in enumerate(self.tape.params[name].axes):  # type: ignore[union-attr]
-                there = {a: of[a].certificate.contents[name, dim] for a in atoms(axis)
-                         if a in of and (name, dim) in of[a].certificate.contents}
-                if there:
-                    value = value.index_select(dim, _without_old(axis, there).to(value.device))
-            out[name] = value
-        return out
+        return {name: self._new_half(name, value, cover) for name, value in grown.items()}
+
+    def _new_half(self, name: str, value: Tensor, cover: Cover) -> Tensor:
+        """Return a tensor grown to twice its size without its old positions."""
+        for dim, axis in enumerate(self.tape.params[name].axes):  # type: ignore[union-attr]
+            contents = {a: cover[a].contents[name, dim] for a in atoms(axis)
+                        if a in cover and (name, dim) in cover[a].contents}
+            if contents:
+                value = value.index_select(dim, _without_old(axis, contents).to(value.device))
+        return value
+
+
+def _merged(covers: list[Cover | None]) -> Cover | None:
+    """Return all covers as one (None: one of them is missing)."""
+    found: Cover = {}
+    for cover in covers:
+        if cover is None:
+            return None
+        found |= cover
+    return found
 
 
 def _without_old(axis, contents: dict) -> Tensor:
-    """The positions of an axis whose given classes are twice as large, without the old ones of these classes."""
+    """Return the positions of an axis whose given classes are twice as large, without the old ones of these classes."""
     def fill(atom, content, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(x), torch.ones_like(x)
 
