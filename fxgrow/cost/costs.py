@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass
 class Cost:
-    """What a node, a module with all below it, or the whole model costs.
+    """Cost of a node, of a module with all below it, or of the whole model.
 
     forward, backward: FLOPs. macs: multiply-adds of the forward pass, of matrix products and convolutions.
     parameters: how many numbers; parameter_bytes: their bytes; gradient_bytes: bytes of the gradients they get.
@@ -26,6 +26,7 @@ class Cost:
 
     @property
     def total(self) -> int:
+        """FLOPs of both passes."""
         return self.forward + self.backward
 
     @property
@@ -42,13 +43,14 @@ class Cost:
         return self.hold(other.parameters, other.parameter_bytes, other.gradient_bytes)
 
     def hold(self, parameters: int, parameter_bytes: int, gradient_bytes: int) -> Cost:
-        """Adds parameters."""
+        """Add parameters; return the cost itself."""
         self.parameters += parameters
         self.parameter_bytes += parameter_bytes
         self.gradient_bytes += gradient_bytes
         return self
 
     def to_json(self) -> dict[str, Any]:
+        """Return all fields, the total and the intensity."""
         return {**{name: getattr(self, name) for name in COST_FIELDS}, "total": self.total, "intensity": self.intensity}
 
 

@@ -1,9 +1,7 @@
-"""Counts what a model costs: FLOPs forward and backward, multiply-adds, bytes of parameters, gradients and activations.
+"""The count: a model's captured graph, or the model itself, runs under the meter, and costs are summed by node and module.
 
-The captured graph runs on meta tensors, node by node, under a mode that sees each ATen op; autograd itself says which
-tensors need a gradient and which it would keep for the backward pass. A model that cannot be captured runs on its own
-tensors under the same mode. What lives here: the run and the sums. What does not: what an op costs
-(fxgrow/cost/rules.py) and how the result is printed (fxgrow/cost/report.py).
+Autograd itself says which tensors need a gradient and which it would keep for the backward pass. What does not live here:
+the cost of an op (rules.py), and how the result is printed (tree.py, report.py).
 """
 from __future__ import annotations
 
@@ -17,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
 from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import without_collector
 from fxgrow.cost.costs import COST_FIELDS, Cost
-from fxgrow.cost.meter import ActivationMemory, Meter
+from fxgrow.cost.meter import MemoryUse, Meter
 from fxgrow.cost.rules import GROUPS
 from fxgrow.cost.tree import rows, table
 from fxgrow.errors import CaptureError, FxgrowError
@@ -32,6 +30,7 @@ from fxgrow.graph import (
     any_batch_size,
     as_tuple,
     branch_taken,
+    is_captured,
     is_join,
     meta_twin,
     place_of,
@@ -45,7 +44,7 @@ from fxgrow.tracing import trace
 
 @dataclass
 class FlopCount:
-    """What a model costs for one input: see `count_flops`.
+    """Cost of a model for one input: see `count_flops`.
 
     peak_activation_bytes: the most memory that activations and their gradients take at a time in one training step;
         parameters and their gradients come on top.
@@ -65,22 +64,26 @@ class FlopCount:
         raise AttributeError(name)
 
     def by_node(self) -> dict[str, Cost]:
-        """The cost of each graph node that costs anything. The names are those of the module's own graph if a captured or
-        grown one was counted; of a model that cannot be captured they are modules, each with its own ops."""
+        """Return the cost of each graph node that costs anything.
+
+        The names are those of the module's own graph if a captured or grown one was counted; of a model that cannot be
+        captured they are modules, each with its own ops.
+        """
         return dict(self.nodes)
 
     def by_module(self) -> dict[str, Cost]:
-        """The cost of each module with all below it; `""` is the whole model."""
+        """Return the cost of each module with all below it; `""` is the whole model."""
         return dict(self.modules)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the count as data: the whole model's cost, then that of each module and node."""
         return {"ops": self.ops, "eager": self.eager, **self.modules[""].to_json(),
                 "peak_activation_bytes": self.peak_activation_bytes, "uncounted": self.uncounted,
                 "modules": {name: cost.to_json() for name, cost in self.modules.items()},
                 "nodes": {name: cost.to_json() for name, cost in self.nodes.items()}}
 
     def rows(self, depth: int | None = None, sort: str | None = None) -> Iterator[tuple[int, str, str, Cost]]:
-        """Give the tree of modules in print order: level, name, class, cost. `sort` puts the costliest of each level first.
+        """Return the tree of modules in print order: level, name, class, cost; `sort` puts the costliest of each level first."""
 
         Raises:
             ValueError: `sort` is none of forward, total, params, memory.
@@ -88,13 +91,15 @@ class FlopCount:
         return rows(self.modules, self.kinds, depth, sort)
 
     def table(self, depth: int | None = None, sort: str | None = None):
-        """A `rich` table: the tree of modules down to `depth`, in the model's order or by `sort` (forward, total, params,
-        memory), with each one's share of all FLOPs."""
+        """Return a `rich` table of the tree of modules down to `depth`, with each one's share of all FLOPs.
+
+        It is in the model's order or by `sort`: forward, total, params, memory.
+        """
         return table(self.modules, self.kinds, self.ops, depth, sort)
 
 
 def count_flops(model: nn.Module, example_inputs, ops: str = "matmul") -> FlopCount:
-    """Counts what one forward and backward pass of `model` costs for inputs of these shapes.
+    """Count the cost of one forward and backward pass of `model` for inputs of these shapes.
 
     Works on meta tensors: parameters may be on any device (or on none: `torch.device("meta")`), and no memory is used. A
     model that cannot be captured (a detector, say) is run on its own tensors, and left as it was.
@@ -124,7 +129,7 @@ def count_flops(model: nn.Module, example_inputs, ops: str = "matmul") -> FlopCo
 def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
     root = meta_twin(model)
     try:
-        if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+        if is_captured(model):
             return _count(Meter(ops), model.graph, root, inputs)
         try:
             return _count(Meter(ops), _graph(root, inputs, settled=False), root, inputs)
@@ -142,7 +147,7 @@ def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
 
 
 def _graph(root: nn.Module, inputs: tuple, settled: bool) -> Graph:
-    """The graph of a module's forward pass in the mode that it is in."""
+    """Trace a module's forward pass in the mode that it is in."""
     graph = trace(root, inputs, {}, settled)
     renew_constants(graph)
     remove_dead_code(graph)
@@ -151,7 +156,7 @@ def _graph(root: nn.Module, inputs: tuple, settled: bool) -> Graph:
 
 @contextlib.contextmanager
 def _watching(meter: Meter) -> Iterator[None]:
-    """Inside, ops are metered, autograd tells what it keeps (and keeps nothing), and nothing depends on numbers drawn."""
+    """Meter ops and what autograd would keep (it keeps nothing), with nothing that depends on numbers drawn."""
     saved = saved_tensors_hooks(meter.keep, lambda kept: kept)
     with without_fast_path(), any_batch_size(), torch.enable_grad(), saved, meter:
         yield
@@ -159,7 +164,7 @@ def _watching(meter: Meter) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _following(meter: Meter, modules: dict[str, nn.Module], nodes: bool) -> Iterator[None]:
-    """Inside, the calls of these modules say where the meter is: in a graph node (`nodes`), or not in any."""
+    """Let the calls of these modules say where the meter is: in a graph node (`nodes`), or not in any."""
     handles, stack = [], []
 
     def enter(name: str):
@@ -226,8 +231,7 @@ def _on_meta(value):
 
 
 def _needed(graph: Graph, modules: dict[str, nn.Module]) -> list[Node]:
-    """The nodes that the model's mode runs: those that the result depends on, in order. (A graph of both modes holds both
-    branches.)"""
+    """Return the nodes that the result depends on in the model's mode, in order (a graph may hold both modes' branches)."""
     if not any(is_join(node) for node in graph.nodes):
         return list(graph.nodes)
     needed: set[Node] = {n for n in graph.nodes if n.op in ("placeholder", "output")}
@@ -241,7 +245,7 @@ def _needed(graph: Graph, modules: dict[str, nn.Module]) -> list[Node]:
 
 
 def _parameter_nodes(nodes: list[Node], modules: dict[str, nn.Module], root: nn.Module) -> dict[int, str]:
-    """For each parameter (by identity) the first node that uses it."""
+    """Return for each parameter (by identity) the first node that uses it."""
     owners: dict[int, str] = {}
     by_name = dict(root.named_parameters(remove_duplicate=False))
     for node in nodes:
@@ -254,6 +258,7 @@ def _parameter_nodes(nodes: list[Node], modules: dict[str, nn.Module], root: nn.
 
 
 def count_eager(meter: Meter, model: nn.Module, inputs: tuple) -> FlopCount:
+    """Count a model that runs on its own tensors; its buffers and the random state are put back."""
     for tensor in (*model.parameters(), *model.buffers()):
         meter.of(tensor, param=True)
     for t in tree_leaves(inputs):
@@ -274,28 +279,25 @@ def count_eager(meter: Meter, model: nn.Module, inputs: tuple) -> FlopCount:
     return _result(meter, model, peak, reached, owners, True)
 
 
-def _result(meter: Meter, root: nn.Module, peak: int, reached: set[ActivationMemory], owners: dict[int, str],
+def _result(meter: Meter, root: nn.Module, peak: int, reached: set[MemoryUse], owners: dict[int, str],
             eager: bool) -> FlopCount:
     by_node: defaultdict[str, Cost] = defaultdict(Cost)
     by_module: defaultdict[str, Cost] = defaultdict(Cost)
     for name, _ in root.named_modules(remove_duplicate=False):
         by_module[name] = Cost()
-    own: defaultdict[str, Cost] = defaultdict(Cost)
     for (node, module), cost in meter.costs.items():
         by_node[node] += cost
-        own[module] += cost
-    for module, cost in own.items():
         for name in ("", *prefixes(module)):
             by_module[name] += cost
-    seen = set()
+    counted = set()  # a parameter that a module holds twice counts once
     for path, p in root.named_parameters(remove_duplicate=False):
         size = p.numel() * p.element_size()
-        held = p.numel(), size, size * (meter.of(p) in reached)
+        held = p.numel(), size, size if meter.of(p) in reached else 0
         if id(p) in owners:
             by_node[owners.pop(id(p))].hold(*held)
         for name in ("", *prefixes(path.rpartition(".")[0])):
-            if (name, id(p)) not in seen:
-                seen.add((name, id(p)))
+            if (name, id(p)) not in counted:
+                counted.add((name, id(p)))
                 by_module[name].hold(*held)
     uncounted = {op: dict(places) for op, places in sorted(meter.uncounted.items())}
     return FlopCount(meter.wanted[-1], eager, peak, uncounted, dict(by_node), dict(by_module))

@@ -1,6 +1,4 @@
 """The meter: counts each ATen op of a network that runs on meta tensors, and the memory that it keeps."""
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from typing import Any, NamedTuple
 
@@ -13,7 +11,7 @@ from fxgrow.cost.costs import Cost
 from fxgrow.cost.rules import GROUPS, NOTHING, RULES, Flops
 
 
-class ActivationMemory:
+class MemoryUse:
     """One piece of memory: when it is made, last read, and first kept for the backward pass, in numbers of ops.
 
     hidden: made where autograd does not look (inside a custom `autograd.Function`, or under `no_grad`) out of what needs a
@@ -28,44 +26,49 @@ class ActivationMemory:
         self.identity = StorageWeakRef(storage)  # while it stands, no other memory gets the same identity
 
 
-class _Op(NamedTuple):
-    """One op that ran: where, the FLOPs of its backward pass, the memories in it that need a gradient, and its results'."""
+class MeteredOp(NamedTuple):
+    """One op that ran: the graph node and module it is in, and what its backward pass costs, reads and writes."""
     where: tuple[str, str]
-    backward: int
-    ins: list[ActivationMemory]
-    outs: list[ActivationMemory]
+    backward: int  # FLOPs
+    differentiated: list[MemoryUse]  # the operands that need a gradient
+    results: list[MemoryUse]
 
 
 class Meter(Watching):
-    """Watches ATen ops: sums up what the forward pass costs, and keeps what is needed to know the backward pass."""
+    """Watches ATen ops: sums up what the forward pass costs, and keeps what is needed to know the backward pass.
+
+    Args:
+        ops: "matmul" or "all": the rules that count.
+    """
 
     def __init__(self, ops: str):
         super().__init__()
         self.wanted = GROUPS[:GROUPS.index(ops) + 1]
         self.where = ("", "")  # graph node, module
-        self.memory: dict[int, ActivationMemory] = {}
-        self.ops: list[_Op] = []
+        self.memory: dict[int, MemoryUse] = {}
+        self.ops: list[MeteredOp] = []
         self.costs: defaultdict[tuple[str, str], Cost] = defaultdict(Cost)
         self.uncounted: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self.known: dict[Any, tuple] = {}
+        self.facts: dict[Any, tuple] = {}  # by op
 
-    def of(self, tensor: Tensor, param: bool = False) -> ActivationMemory:
-        """The memory that a tensor lies in."""
+    def of(self, tensor: Tensor, param: bool = False) -> MemoryUse:
+        """Return the memory that a tensor lies in."""
         storage = tensor.untyped_storage()
-        found = self.memory.get(storage._cdata)
-        if found is None:
-            found = self.memory[storage._cdata] = ActivationMemory(storage, len(self.ops), param)
-        return found
+        memory = self.memory.get(storage._cdata)
+        if memory is None:
+            memory = self.memory[storage._cdata] = MemoryUse(storage, len(self.ops), param)
+        return memory
 
     def keep(self, tensor: Tensor) -> None:
-        """Autograd keeps this for the backward pass."""
+        """Note that autograd keeps a tensor for the backward pass."""
         memory = self.of(tensor)
         if memory.kept is None:
             memory.kept = len(self.ops)
             if not memory.param:
                 self.costs[self.where].activation_bytes += memory.bytes
 
-    def _about(self, func) -> tuple:
+    def _facts(self, func) -> tuple:
+        """Return an op's rule, if it counts; whether it is a view; and its name if it is not counted."""
         name, view, written = effects(func)
         name = name.rstrip("_") if written else name
         group, rule = RULES.get(name, ("", None))
@@ -73,10 +76,10 @@ class Meter(Watching):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        about = self.known.get(func)
-        if about is None:
-            about = self.known[func] = self._about(func)
-        rule, view, uncounted = about
+        facts = self.facts.get(func)
+        if facts is None:
+            facts = self.facts[func] = self._facts(func)
+        rule, view, uncounted = facts
         out = compute(func, args, kwargs)
         if view:
             return out
@@ -87,50 +90,57 @@ class Meter(Watching):
         return out
 
     def _record(self, flops: Flops, ins: list[Tensor], outs: list[Tensor]) -> None:
-        now, cost, seen = len(self.ops), self.costs[self.where], torch.is_grad_enabled()
-        read, made = [self.of(t) for t in ins], [self.of(t) for t in outs]
+        now, cost = len(self.ops), self.costs[self.where]
+        read, results = [self.of(t) for t in ins], [self.of(t) for t in outs]
         for memory in read:
             memory.used = now
-        needing = [m for t, m in zip(ins, read) if t.requires_grad or not seen and m.hidden]
-        if not seen and needing:
-            for memory in made:
+        differentiated = [memory for t, memory in zip(ins, read) if self._needs_gradient(t)]
+        if differentiated and not torch.is_grad_enabled():
+            for memory in results:
                 memory.hidden = True
         cost.forward += flops.forward
         cost.macs += flops.macs
         cost.moved_bytes += sum(t.numel() * t.element_size() for t in (*ins, *outs))
-        backward = sum(amount for of, amount in flops.backward if any(
-            t.requires_grad or not seen and self.of(t).hidden
-            for t in (of if isinstance(of, tuple) else (of,)) if isinstance(t, Tensor))) if needing else 0
-        self.ops.append(_Op(self.where, backward, needing, made))
+        backward = self._backward(flops) if differentiated else 0
+        self.ops.append(MeteredOp(self.where, backward, differentiated, results))
 
-    # -- the backward pass -------------------------------------------------------------------------------------------
+    def _needs_gradient(self, tensor: Tensor) -> bool:
+        return tensor.requires_grad or (not torch.is_grad_enabled() and self.of(tensor).hidden)
 
-    def finish(self, result) -> tuple[int, set[ActivationMemory]]:
-        """Adds the backward pass from the differentiable results. Returns the peak of memory, and what gets a gradient."""
+    def _backward(self, flops: Flops) -> int:
+        """Return the FLOPs of the gradients that are needed."""
+        total = 0
+        for due_to, amount in flops.backward:
+            tensors = due_to if isinstance(due_to, tuple) else (due_to,)
+            if any(isinstance(t, Tensor) and self._needs_gradient(t) for t in tensors):
+                total += amount
+        return total
+
+    def finish(self, result) -> tuple[int, set[MemoryUse]]:
+        """Add the backward pass from the differentiable results; return the peak of memory, and what gets a gradient."""
         results = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         reached = {self.of(t) for t in results if t.requires_grad}
         steps = len(self.ops)
         for t in results:
             self.of(t).used = 2 * steps  # the caller holds it
         first_grad = dict.fromkeys(reached, steps)  # the op whose backward makes the gradient first (the last that reads it)
-        last_grad: dict[ActivationMemory, int] = {}
+        last_grad: dict[MemoryUse, int] = {}
         twice: list[tuple[int, int]] = []  # ops whose backward holds the gradient of some memory twice, and its bytes
         for at in range(steps - 1, -1, -1):
             op = self.ops[at]
-            if op.ins and any(m in reached for m in op.outs):
-                for m in op.outs:
-                    if m in reached:
-                        last_grad[m] = at
-                for memory in op.ins:
-                    if first_grad.setdefault(memory, at) != at:  # added to that of later readers, or of what is written here
-                        twice.append((at, memory.bytes))
-                    reached.add(memory)
-                self.costs[op.where].backward += op.backward
+            arrived = [memory for memory in op.results if memory in reached]
+            if not op.differentiated or not arrived:
+                continue
+            last_grad.update(dict.fromkeys(arrived, at))
+            for memory in op.differentiated:
+                if first_grad.setdefault(memory, at) != at:  # added to that of later readers, or of what is written here
+                    twice.append((at, memory.bytes))
+                reached.add(memory)
+            self.costs[op.where].backward += op.backward
         return self._peak(first_grad, last_grad, twice), reached
 
-    def _peak(self, first_grad: dict[ActivationMemory, int], last_grad: dict[ActivationMemory, int],
-              twice: list[tuple[int, int]]) -> int:
-        """The most bytes alive at once. Time runs over the ops, forward, then backward in reverse."""
+    def _peak(self, first_grad: dict[MemoryUse, int], last_grad: dict[MemoryUse, int], twice: list[tuple[int, int]]) -> int:
+        """Return the most bytes alive at once. Time runs over the ops, forward, then backward in reverse."""
         steps = len(self.ops)
         change: Counter[int] = Counter()
 

@@ -1,6 +1,4 @@
-"""How the cost of a model is shown: a tree of its modules, and the same as rows of plain values."""
-from __future__ import annotations
-
+"""Costs as text: lines below the table, and the table as comma-separated values."""
 import csv
 import io
 from collections.abc import Iterator
@@ -10,7 +8,7 @@ from fxgrow.cost.count import FlopCount
 
 
 def lines(count: FlopCount) -> Iterator[str]:
-    """What the table does not say, in lines of text."""
+    """Yield lines of text with what the table does not say."""
     whole = count.modules[""]
     yield f"forward     {whole.forward:,} FLOPs, {whole.macs:,} multiply-adds in products"
     yield f"backward    {whole.backward:,} FLOPs; together {whole.total:,}"
@@ -22,11 +20,11 @@ def lines(count: FlopCount) -> Iterator[str]:
         yield "run eagerly it cannot be captured, so it was run on its own tensors"
     if count.uncounted:
         times = {op: sum(places.values()) for op, places in count.uncounted.items()}
-        yield "not counted " + ", ".join(f"{op} {n}x" for op, n in sorted(times.items(), key=lambda each: -each[1]))
+        yield "not counted " + ", ".join(f"{op} {n}x" for op, n in sorted(times.items(), key=lambda item: -item[1]))
 
 
 def csv_text(count: FlopCount, depth: int | None = None, sort: str | None = None) -> str:
-    """The rows of the table as comma-separated values, in FLOPs and bytes."""
+    """Return the rows of the table as comma-separated values, in FLOPs and bytes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("module", "class", *count.modules[""].to_json()))

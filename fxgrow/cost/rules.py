@@ -1,4 +1,4 @@
-"""FLOP rules: what each ATen op costs, forward and backward. One function an op or family, added by `flop_rule`.
+"""FLOP rules: the cost of each ATen op, forward and backward. One function an op or family, added by `flop_rule`.
 
 Conventions. A multiply-add is two FLOPs. A rule states the definition's cost for dense operands, whatever kernel runs:
 products with padding zeros count (as in torch), an attention mask saves nothing, and what a fused kernel computes again in
@@ -6,7 +6,7 @@ its backward pass does not count. Adding a bias is free where a product is count
 Rules in the group `all` count each arithmetic operation, comparison and special function (exp, log, sqrt, tanh, erf, sin)
 as one FLOP. Operations that only move, create or reinterpret numbers cost nothing.
 
-What lives here: sizes to FLOPs. What does not: which gradients are needed (fxgrow/cost/count.py finds that out).
+What lives here: sizes to FLOPs. What does not: which gradients are needed (meter.py finds that out).
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Gradient = tuple[Any, int]  # a tensor, or several; the FLOPs that are due if (o
 
 @dataclass(frozen=True)
 class Flops:
-    """What one call of an op costs.
+    """Cost of one call of an op.
 
     forward: FLOPs of the call.
     backward: for each part of the backward pass the tensor that it is the gradient of (or several, if it is needed for the
@@ -43,7 +43,7 @@ GROUPS = ("matmul", "all")
 
 
 def flop_rule(*names: str, ops: str = "matmul") -> Callable[[Rule], Rule]:
-    """Registers a function as the FLOP rule of ATen ops: `rule(args, kwargs, out) -> Flops`.
+    """Register a function as the FLOP rule of ATen ops: `rule(args, kwargs, out) -> Flops`.
 
     Args:
         names: `"mm"` for every overload of `aten.mm` and its in-place form; `"namespace::name"` for other libraries' ops.
@@ -62,14 +62,17 @@ def flop_rule(*names: str, ops: str = "matmul") -> Callable[[Rule], Rule]:
 
 
 def _product(macs: int, *operands) -> Flops:
-    """A sum of products of two operands: the gradient of each is a sum of as many products."""
+    """Count a sum of products of two operands: the gradient of each is a sum of as many products."""
     return Flops(2 * macs, [(x, 2 * macs) for x in operands], macs)
 
 
 @flop_rule("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution", "_slow_conv2d_forward")
 def convolution(args, kwargs, out) -> Flops:
-    """Every weight is used once for each member of the batch and each position in space: of the output, or of the input
-    if it is transposed. A weight of shape `[C_out, C_in/groups, k...]` has the groups in it already."""
+    """Count each weight once for each member of the batch and each position in space.
+
+    Positions are those of the output, or of the input if it is transposed. A weight of shape `[C_out, C_in/groups, k...]`
+    has the groups in it already.
+    """
     x, weight = args[:2]
     transposed = len(args) > 6 and args[6] is True
     return _product(x.shape[0] * prod((x if transposed else out).shape[2:]) * prod(weight.shape), x, weight)
@@ -77,26 +80,27 @@ def convolution(args, kwargs, out) -> Flops:
 
 @flop_rule("mm", "bmm", "mv", "dot", "vdot")
 def matrix_product(args, kwargs, out) -> Flops:
-    """`[..., m, k] x [..., k, n]`: m*n*k multiply-adds for each matrix."""
+    """Count m*n*k multiply-adds for each matrix of `[..., m, k] x [..., k, n]`."""
     a, b = args[:2]
     return _product(prod(out.shape) * a.shape[-1], a, b)
 
 
 @flop_rule("addmm", "baddbmm", "addmv", "_addmm_activation")
 def added_product(args, kwargs, out) -> Flops:
-    """`c + a b`; the addition is not counted."""
+    """Count the product of `c + a b`; the addition is not counted."""
     return matrix_product(args[1:3], kwargs, out)
 
 
 @flop_rule("addbmm")
 def summed_product(args, kwargs, out) -> Flops:
-    """`c + sum_i a_i b_i`."""
+    """Count the products of `c + sum_i a_i b_i`."""
     a, b = args[1:3]
     return _product(prod(a.shape) * b.shape[-1], a, b)
 
 
 @flop_rule("addr", "outer", "ger")
 def outer_product(args, kwargs, out) -> Flops:
+    """Count one multiply-add for each number of the result."""
     return _product(prod(out.shape), *args[-2:])
 
 
@@ -104,9 +108,12 @@ def outer_product(args, kwargs, out) -> Flops:
            "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
            "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math_for_mps")
 def attention(args, kwargs, out) -> Flops:
-    """`softmax(q k^T) v` of `q [N, H, L, E]`, `k [N, H_kv, S, E]`, `v [N, H_kv, S, V]`: N*H*L*S*(E + V) multiply-adds,
-    all of them also where a mask hides them. Backward two products for each: the gradients of v and of the weights, and from
-    these those of q and k. The scores that flash kernels compute again (another N*H*L*S*E) are not counted."""
+    """Count the N*H*L*S*(E + V) multiply-adds of `softmax(q k^T) v`, also where a mask hides them.
+
+    Shapes are `q [N, H, L, E]`, `k [N, H_kv, S, E]`, `v [N, H_kv, S, V]`. Backward there are two products for each: the
+    gradients of v and of the weights, and from these those of q and k. The scores that flash kernels compute again (another
+    N*H*L*S*E) are not counted.
+    """
     q, k, v = args[:3]
     scores = prod(q.shape[:-1]) * k.shape[-2]
     first, second = scores * q.shape[-1], scores * v.shape[-1]
@@ -117,11 +124,13 @@ def attention(args, kwargs, out) -> Flops:
 
 @flop_rule("mkldnn_rnn_layer")
 def recurrent_layer(args, kwargs, out) -> Flops:
-    """An LSTM layer of an eager run on a CPU: both matrices `[4H, I]` and `[4H, H]` once for each step and member of the
-    batch. The gates' arithmetic is not counted."""
+    """Count both matrices `[4H, I]` and `[4H, H]` of an LSTM layer, run eagerly on a CPU, once for each step and member.
+
+    The gates' arithmetic is not counted.
+    """
     x, of_input, of_state = args[:3]
-    each = prod(x.shape[:2])  # [T, N]
-    first, second = each * of_input.numel(), each * of_state.numel()
+    steps = prod(x.shape[:2])  # [T, N]
+    first, second = steps * of_input.numel(), steps * of_state.numel()
     start = second // x.shape[0]  # the gradient of the first state
     return Flops(2 * (first + second), [(x, 2 * first), (of_input, 2 * first), (of_state, 2 * second), (args[5], 2 * start),
                                         ((*args[:3], *args[5:7]), 2 * (second - start))], first + second)
@@ -129,18 +138,18 @@ def recurrent_layer(args, kwargs, out) -> Flops:
 
 @flop_rule("torchvision::deform_conv2d")
 def deformable_convolution(args, kwargs, out) -> Flops:
-    """As a convolution; the interpolation of its inputs is not counted."""
+    """Count as for a convolution; the interpolation of its inputs is not counted."""
     x, weight = args[:2]
     return _product(out.shape[0] * prod(out.shape[2:]) * prod(weight.shape), x, weight)
 
 
 @flop_rule(*FREE)
 def free(args, kwargs, out) -> Flops:
+    """Count nothing for moving, creating or reinterpreting numbers."""
     return NOTHING
 
 
 NOTHING = Flops(0)
-
 
 # FLOPs for each element of the result, and backward for each element, for each operand that needs a gradient.
 PER_ELEMENT: dict[str, tuple[int, int]] = {
@@ -178,13 +187,13 @@ def _first(out) -> Tensor:
 
 
 def per_element(args, kwargs, out, rates: tuple[int, int]) -> Flops:
-    """`PER_ELEMENT`: FLOPs for each element of the result."""
+    """Count FLOPs for each element of the result, at the rates of `PER_ELEMENT`."""
     size = _first(out).numel()
     return Flops(rates[0] * size, [(x, rates[1] * size) for x in args if isinstance(x, Tensor)])
 
 
 def per_input(args, kwargs, out, rates: tuple[int, int]) -> Flops:
-    """`PER_INPUT`: FLOPs for each element of the first operand; weights and biases in it."""
+    """Count FLOPs for each element of the first operand, at the rates of `PER_INPUT`; weights and biases are in them."""
     size = args[0].numel()
     return Flops(rates[0] * size, [(args[0], rates[1] * size)])
 
@@ -195,8 +204,10 @@ for _fn, _table in ((per_element, PER_ELEMENT), (per_input, PER_INPUT)):
 
 @flop_rule("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", ops="all")
 def batch_norm(args, kwargs, out) -> Flops:
-    """With stored statistics one scale and one shift for each element: 2, and backward 1 for the input and 3 for weight and
-    bias; with those of the batch 7 and 9 as for the other norms, of which 3 are for weight and bias."""
+    """Count 2 FLOPs an element (scale and shift) with stored statistics, 7 with those of the batch.
+
+    Backward it is 1 for the input and 3 for weight and bias, or 9 as for the other norms, of which 3 are for those two.
+    """
     x, weight, bias = args[:3]
     training = args[5] if len(args) > 5 and isinstance(args[5], bool) else True
     size = x.numel()
@@ -205,8 +216,10 @@ def batch_norm(args, kwargs, out) -> Flops:
 
 @flop_rule("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", ops="all")
 def pool(args, kwargs, out) -> Flops:
-    """One FLOP for each element in a window; backward one for each that gets a part of the gradient: one of a maximum's, all
-    of a mean's (counted with `all` for both)."""
+    """Count one FLOP for each element in a window, backward for each that gets a part of the gradient.
+
+    Of a maximum's window that is one element, of a mean's all.
+    """
     x, kernel = args[:2]
     result = _first(out)
     dims = x.ndim - 2 if x.ndim > 2 else 1
@@ -216,7 +229,7 @@ def pool(args, kwargs, out) -> Flops:
 
 
 def _upsample(args, kwargs, out, side: int) -> Flops:
-    """A multiply-add for each of a position's `side` neighbours along each axis: 2, 4 or 8 of linear, 16 of bicubic."""
+    """Count a multiply-add for each of a position's `side` neighbours along each axis: 2 to 8 of linear, 16 of bicubic."""
     x = args[0]
     taps = 2 * side ** (x.ndim - 2)
     return Flops(taps * out.numel(), [(x, taps * out.numel())])

@@ -1,6 +1,4 @@
 """Costs by module: the rows of the table, sorted and cut at a depth."""
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +13,7 @@ BAR = 12
 
 def rows(modules: Mapping[str, Cost], kinds: Mapping[str, str], depth: int | None = None, sort: str | None = None
          ) -> Iterator[tuple[int, str, str, Cost]]:
-    """The tree of modules in print order: level, name, class, cost. `sort` puts the costliest of each level first.
+    """Return the tree of modules in print order: level, name, class, cost. `sort` puts the costliest of each level first.
 
     Raises:
         ValueError: `sort` is not one of SORTS.
@@ -34,14 +32,15 @@ def rows(modules: Mapping[str, Cost], kinds: Mapping[str, str], depth: int | Non
             inside = [n for n in below.get(name, ()) if any(modules[n].to_json().values())]
             if sort is not None:
                 inside.sort(key=lambda n: -SORTS[sort](modules[n]))
-            for each in inside:
-                yield from walk(each, level + 1)
+            for child in inside:
+                yield from walk(child, level + 1)
 
     return walk("", 0)
 
 
 def table(modules: Mapping[str, Cost], kinds: Mapping[str, str], ops: str, depth: int | None = None,
           sort: str | None = None):
+    """Return these rows as a `rich` table, with each module's share of all FLOPs."""
     from rich.table import Table
     from rich.text import Text
 
