@@ -210,7 +210,7 @@ def test_a_transposed_convolution_that_is_told_its_output_size():
 
 
 def test_a_part_alone_gets_another_kernel_and_width():
-    model, x, _ = SPLIT["resnet18"]()
+    model, x = network("resnet18", wide=True), picture(32)
     grown = grow(model, x, Branch("layer1.0.conv1", join="concat"), Kernel("layer1.0.conv1.1", size=5),
                  Widen("layer1.0.conv1.1", by=4, seed=0))
     one, two = (grown.model.get_submodule(f"layer1.0.conv1.{i}") for i in (0, 1))
@@ -260,7 +260,7 @@ def network_of_blocks() -> nn.Module:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_branch_beside_a_layer(method):
-    model, x = network("resnet18"), picture(32)
+    model, x = network("resnet18", wide=True), picture(32)
     grown = grow(model, x, Branch(["layer2.0.conv1", "conv1"], join="new", branches=2, width=6, method=method, seed=0))
     norm, reader = (grown.model.get_submodule(n) for n in ("layer2.0.bn1", "layer2.0.conv2"))
     assert norm.num_features == reader.in_channels == 128 + 2 * 6

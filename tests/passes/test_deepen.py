@@ -7,6 +7,7 @@ import torch
 import torchvision
 from steps import gradients
 from support import shake, size, still
+from thin import thin
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -22,7 +23,7 @@ METHODS = ("r2r", "net2net", "netmorph")
 
 
 def vision(name: str, **options):
-    return lambda: torchvision.models.get_model(name, num_classes=5, **options)
+    return lambda: thin(lambda: torchvision.models.get_model(name, num_classes=5, **options))
 
 
 def deepened(model: nn.Module, shape, *passes, exact=("eval", "train"),
@@ -38,9 +39,9 @@ def deepened(model: nn.Module, shape, *passes, exact=("eval", "train"),
 
 FAMILIES = {
     "resnet": (vision("resnet18"), IMAGE, "layer1.2"), "resnext": (vision("resnext50_32x4d"), IMAGE, "layer3.6"),
-    "regnet": (vision("regnet_y_400mf"), IMAGE, "trunk_output.block3.block3-6"),
+    "regnet": (lambda: torchvision.models.regnet_y_400mf(num_classes=5), IMAGE, "trunk_output.block3.block3-6"),
     "mobilenet_v2": (vision("mobilenet_v2"), IMAGE, "features.4"),
-    "mobilenet_v3": (vision("mobilenet_v3_small"), IMAGE, "features.4"),
+    "mobilenet_v3": (lambda: torchvision.models.mobilenet_v3_small(num_classes=5), IMAGE, "features.4"),
     "efficientnet": (vision("efficientnet_b0"), IMAGE, "features.4.3"),
     "convnext": (lambda: ConvNeXt([CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 3)], num_classes=5), IMAGE,
                  "features.3.3"),
@@ -49,9 +50,10 @@ FAMILIES = {
                         "encoder.layers.encoder_layer_2"),
     "swin": (lambda: torchvision.models.SwinTransformer([2, 2], 32, [2, 2], [2, 4], [4, 4]), (2, 3, 32, 32), "features.1.2"),
     "maxvit": (lambda: torchvision.models.MaxVit((64, 64), 16, 4, [16, 32], [2, 2], 8, 0.0), IMAGE, "blocks.0.layers.2"),
-    "video": (lambda: VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1, 2, 1, 1], BasicStem, num_classes=5), VIDEO,
-              "layer2.2"),
-    "pre-activation": (lambda: timm.create_model("resnetv2_18"), IMAGE, "stages.1.blocks.2"),
+    "video": (lambda: thin(lambda: VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1, 2, 1, 1], BasicStem, num_classes=5)),
+              VIDEO, "layer2.2"),
+    "pre-activation": (lambda: timm.create_model("resnetv2_18", num_classes=5, stem_chs=16, channels=(16, 32, 64, 128)),
+                       IMAGE, "stages.1.blocks.2"),
 }
 
 
@@ -76,8 +78,8 @@ def test_a_clone_at_the_end_of_every_stage(family, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_deepened_resnet50_is_torchvisions_deeper_resnet(method):
     torch.manual_seed(0)
-    model, grown = deepened(torchvision.models.resnet50(num_classes=7), IMAGE, Deepen("layer3", method=method, seed=1))
-    stock = ResNet(Bottleneck, [3, 4, 7, 3], num_classes=7).double()
+    model, grown = deepened(vision("resnet50")(), IMAGE, Deepen("layer3", method=method, seed=1))
+    stock = thin(lambda: ResNet(Bottleneck, [3, 4, 7, 3], num_classes=5)).double()
     stock.load_state_dict(grown.model.state_dict(), strict=True)
     assert list(stock.state_dict()) == list(grown.model.state_dict())
     for mode in ("eval", "train"):
@@ -86,9 +88,9 @@ def test_a_deepened_resnet50_is_torchvisions_deeper_resnet(method):
 
 @pytest.mark.parametrize("where,names", [("layer3.2", ["layer3.3", "layer3.4"]), ("layer3", ["layer3.6", "layer3.7"])])
 def test_blocks_in_the_middle_move_those_behind_them(where, names):
-    model, grown = deepened(torchvision.models.resnet50(num_classes=7), IMAGE, Deepen(where, times=2, seed=0))
+    model, grown = deepened(vision("resnet50")(), IMAGE, Deepen(where, times=2, seed=0))
     assert sorted(o.name for o in grown.outcomes) == names
-    stock = ResNet(Bottleneck, [3, 4, 8, 3], num_classes=7).double()
+    stock = thin(lambda: ResNet(Bottleneck, [3, 4, 8, 3], num_classes=5)).double()
     stock.load_state_dict(grown.model.state_dict(), strict=True)
     assert fxgrow.verify(model, stock, torch.randn(IMAGE).double()).ok
     if where == "layer3.2":
@@ -106,7 +108,7 @@ def test_a_pattern_of_blocks_goes_on():
 
 
 def test_blocks_without_a_skip_path_are_cloned_beside_one():
-    inception = torchvision.models.googlenet(num_classes=5, aux_logits=False, init_weights=False)
+    inception = vision("googlenet", aux_logits=False, init_weights=False)()
     for method in ("r2r", "netmorph"):
         _, grown = deepened(inception, IMAGE, Deepen(["inception4b", "inception4a"], method=method, seed=0))
         for name in ("inception4a", "inception4b"):  # 4a takes fewer channels than it gives
@@ -131,7 +133,7 @@ def test_a_transformer_block_that_is_built(method):
     _, grown = deepened(make(), shape, Deepen("blocks.0", block="transformer", method=method, seed=0))
     assert [o.method for o in grown.outcomes] == [method] and grown.outcomes[0].name == "blocks.1"
     with pytest.raises(SelectionError, match=r"takes \[N, T, C\]"):
-        fxgrow.transform(torchvision.models.resnet18(), torch.randn(IMAGE), Deepen("layer1", block="transformer"))
+        fxgrow.transform(vision("resnet18")(), torch.randn(IMAGE), Deepen("layer1", block="transformer"))
 
 
 class Sequence1d(nn.Module):
@@ -214,7 +216,7 @@ def test_a_skip_path_that_changes_its_input_is_seen(skip):
 
 
 def test_random_is_not_exact_and_says_so():
-    model = still(shake(torchvision.models.resnet18(num_classes=3).double()))
+    model = still(shake(vision("resnet18")().double()))
     x = torch.randn(IMAGE).double()
     grown = fxgrow.transform(model, x, Deepen(method="random", seed=0))
     assert not fxgrow.verify(model, grown.model, x).ok and "not exact" in grown.explain()
@@ -222,8 +224,7 @@ def test_random_is_not_exact_and_says_so():
 
 def test_single_precision():
     for method in METHODS:
-        deepened(torchvision.models.resnet50(num_classes=7), IMAGE, Deepen(method=method, times=2, seed=0),
-                 dtype=torch.float32)
+        deepened(vision("resnet50")(), IMAGE, Deepen(method=method, times=2, seed=0), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("family", ["resnet", "mobilenet_v3", "efficientnet", "convnext", "torchvision vit", "swin",
@@ -241,7 +242,7 @@ def test_new_depth_learns(family, method):
 
 def test_it_is_reproducible_and_leaves_the_model_alone():
     torch.manual_seed(0)
-    model = torchvision.models.resnet18(num_classes=3)
+    model = vision("resnet18")()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     x = torch.randn(IMAGE)
     for block in ("clone", "basic"):
@@ -252,7 +253,7 @@ def test_it_is_reproducible_and_leaves_the_model_alone():
 
 
 def test_it_composes_with_widening_and_archives(tmp_path):
-    model, grown = deepened(torchvision.models.resnet18(num_classes=3), IMAGE, Deepen("layer2", seed=0),
+    model, grown = deepened(vision("resnet18")(), IMAGE, Deepen("layer2", seed=0),
                             Widen("layer2.*.conv1", factor=1.5, seed=1), Deepen("layer2", method="net2net", seed=2),
                             Widen(factor=2, method="netmorph", seed=3))
     fxgrow.save(grown, tmp_path / "deep.pt")
@@ -270,14 +271,14 @@ def test_a_detector():
 
 
 def test_what_makes_no_sense_is_refused():
-    model, x = torchvision.models.resnet18(), torch.randn(IMAGE)
+    model, x = vision("resnet18")(), torch.randn(IMAGE)
     for options, message in (({"times": 0}, "inserts nothing"), ({"method": "r2"}, "not known"),
                              ({"block": "x"}, "not known")):
         with pytest.raises(GrowthError, match=message):
             Deepen(**options)
     with pytest.raises(SelectionError, match="layer4"):
         fxgrow.transform(model, x, Deepen("layer9"))
-    dense = torchvision.models.densenet121()
+    dense = vision("densenet121")()
     with pytest.raises(SelectionError, match="is given .* values, not one tensor"):
         fxgrow.transform(dense, x, Deepen("features.denseblock1.denselayer3"))
 

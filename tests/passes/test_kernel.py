@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from steps import archived, dead, gradients, network
 from support import grow
+from thin import thin
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 import fxgrow
 from fxgrow.cli.main import main
@@ -214,8 +216,8 @@ def test_a_network_in_single_precision():
 
 def test_new_taps_learn_from_the_first_step_on():
     model = torchvision.models.resnet18(num_classes=5)
-    grown = grow(model, torch.randn(2, 3, 96, 96), Kernel(["layer1", "layer2.0.downsample.0"], size=5))
-    x = torch.randn(4, 3, 96, 96, dtype=torch.float64)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    grown = grow(model, x, Kernel(["layer1", "layer2.0.downsample.0"], size=5))
     assert dead(grown, x, 1) == [set()]
     (first,) = gradients(grown.model, x, 1)
     new = grown.record.new_mask("layer1.0.conv1.weight", first["layer1.0.conv1.weight"])
@@ -231,7 +233,7 @@ def test_the_model_given_is_left_as_it_was():
 
 def test_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save(torchvision.models.resnet.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1]), "model.pt")
+    torch.save(thin(lambda: ResNet(BasicBlock, [1, 1, 1, 1])), "model.pt")
     for words, size in ("--size 5", [5]), ("--size 3,7", [3, 7]), ("--size 5 --size 3", [5, 3]):
         done = CliRunner().invoke(main, ["transform", "model.pt", "--input", "2,3,32,32", "--pass", "kernel", "--where",
                                          "layer1", *words.split(), "-o", "grown.pt", "--json"])

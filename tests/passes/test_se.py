@@ -90,8 +90,8 @@ def test_whole_networks_grow_learn_and_are_archived(name, where, gates, tmp_path
 
 
 def test_where_its_layers_are():
-    model = grow(network("resnet18"), torch.randn(2, 3, 32, 32), SqueezeExcite(["layer1.*.bn2", "layer2.0"], seed=0),
-                 SqueezeExcite("layer2.0", seed=1), double=False).model
+    model = grow(network("resnet18", wide=True), torch.randn(2, 3, 32, 32),
+                 SqueezeExcite(["layer1.*.bn2", "layer2.0"], seed=0), SqueezeExcite("layer2.0", seed=1), double=False).model
     assert model.layer1.get_submodule("1").se.fc2.weight.shape == (64, 8, 1, 1)
     assert list(model.layer2.get_submodule("0")._modules)[-2:] == ["se", "se_2"]
 

@@ -135,7 +135,7 @@ def test_the_input_is_read_before_it_is_overwritten(way):
 
 
 def test_a_connection_over_several_blocks():
-    model, x = network("resnet18"), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    model, x = network("resnet18", wide=True), torch.randn(2, 3, 64, 64, dtype=torch.float64)
     grown = grow(model, x, Skip("layer1.0", to="layer2.1"))
     assert grown.model.get_submodule("layer1.0.skip").weight.shape == (128, 64, 1, 1)
     assert [o.name for o in grown.outcomes] == ["layer1.0 to layer2.1"]
