@@ -1,8 +1,7 @@
 """A captured graph as a diagram: boxes in nested clusters, and edges between them.
 
-`build` gives the whole of it, `Diagram.fold` the same with modules folded into one box each. What lives here: what is
-drawn. What does not: blocks that repeat (fxgrow/diagram/repeats.py), what an operation is called (fxgrow/graph/words.py),
-how it looks (fxgrow/diagram/drawing.py).
+`build` gives the whole of it, `Diagram.fold` the same with modules folded into one box each. What does not live here:
+blocks that repeat (repeats.py), names of operations (fxgrow/graph/words.py), looks (dot.py).
 """
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ FOLLOWERS = ("normalisation", "activation", "random")  # drawn in one box with w
 
 @dataclass
 class Row:
-    """One operation in a box (or a run of operations that only move numbers): its type, settings and layer.
+    """One operation in a box, or a run of operations that only move numbers: its type, settings and layer.
 
     parameters: names of those that it reads and that no layer in the picture stands for.
     """
@@ -68,12 +67,12 @@ class Box:
 
     @property
     def key(self) -> str:
-        """Unique in a diagram, and the same for the same graph: a node's name."""
+        """Name that is unique in a diagram, and the same for the same graph: that of its first node."""
         return self.nodes[0].name
 
     @property
     def nodes(self) -> list[Node]:
-        """The operations in it (of a repeated one, those of the first)."""
+        """Operations in it; of a repeated one, those of the first."""
         return [node for row in self.rows for node in row.nodes]
 
 
@@ -88,6 +87,7 @@ class Cluster:
     group: bool = False
 
     def boxes(self) -> Iterator[Box]:
+        """Yield the boxes in it, at any depth."""
         for child in self.children:
             if isinstance(child, Box):
                 yield child
@@ -95,7 +95,7 @@ class Cluster:
                 yield from child.boxes()
 
     def clusters(self) -> Iterator[Cluster]:
-        """The modules in it, at any depth."""
+        """Yield the modules in it, at any depth."""
         for child in self.children:
             if isinstance(child, Cluster):
                 yield child
@@ -106,13 +106,13 @@ Item: TypeAlias = "Box | Cluster"
 
 
 def families(items: Sequence[Item]) -> Counter[str]:
-    """How many operations of each family are in parts of a module, repetitions counted."""
-    found: Counter[str] = Counter()
+    """Count the operations of each family in parts of a module, with their repetitions."""
+    counts: Counter[str] = Counter()
     for item in items:
         inner = families(item.children) if isinstance(item, Cluster) else Counter(
             row.family for row in item.rows for _ in row.nodes)
-        found.update({name: count * item.times for name, count in inner.items()})
-    return found
+        counts.update({name: count * item.times for name, count in inner.items()})
+    return counts
 
 
 @dataclass
@@ -125,30 +125,33 @@ class Edge:
 
 @dataclass
 class Diagram:
-    """root: the model. flow: (operation, its reader, shape of what goes there). stands: the operations of repetitions that
-    are not drawn, and those that stand for them."""
+    """A model's boxes and what goes between them.
+
+    root: the model. flow: (operation, its reader, shape of what goes there). stands: the operations of repetitions that are
+    not drawn, and those that stand for them.
+    """
     root: Cluster
     flow: list[tuple[Node, Node, str]]
     stands: dict[Node, Node] = field(default_factory=dict)
 
     def edges(self) -> list[Edge]:
-        """One edge for each pair of boxes and shape; none within a box, none into a repetition."""
+        """Return one edge for each pair of boxes and shape; none within a box, none into a repetition."""
         at = {node: box for box in self.root.boxes() for node in box.nodes}
-        found: dict[tuple[str, str, str], Edge] = {}
+        edges: dict[tuple[str, str, str], Edge] = {}
         for tail, head, shape in self.flow:
             source = at[self.stands.get(tail, tail)]
             if head not in self.stands and source is not at[head]:
                 edge = Edge(source, at[head], "" if shape == source.shape else shape)
-                found.setdefault((source.key, edge.head.key, edge.shape), edge)
-        return list(found.values())
+                edges.setdefault((source.key, edge.head.key, edge.shape), edge)
+        return list(edges.values())
 
     def all_nodes(self, box: Box) -> list[Node]:
-        """The operations that a box stands for, those of its repetitions too."""
+        """Return the operations that a box stands for, those of its repetitions too."""
         own = set(box.nodes)
         return box.nodes + [node for node, first in self.stands.items() if first in own]
 
     def fold(self, depth: int | None = None, globs: Sequence[str] = ()) -> Diagram:
-        """The modules `depth` levels below the model, and those whose path a glob matches, as one box each."""
+        """Draw modules `depth` levels below the model, and those whose path a glob matches, as one box each."""
         def shut(item: Item) -> Item:
             if isinstance(item, Box):
                 return item
@@ -163,7 +166,7 @@ class Diagram:
         return replace(self, root=root)
 
     def check(self, globs: Sequence[str]) -> None:
-        """Raises DrawError where a glob matches no module."""
+        """Raise DrawError where a glob matches no module."""
         paths = [c.path for c in self.root.clusters()]
         for glob in globs:
             if not fnmatch.filter(paths, glob):
@@ -172,7 +175,7 @@ class Diagram:
                                 f"{', '.join(near) or 'none'}")
 
     def depths(self) -> int:
-        """How deep the modules of the picture are nested."""
+        """Return how deep the modules of the picture are nested."""
         def deepest(item: Item) -> int:
             if isinstance(item, Box):
                 return 0
@@ -181,8 +184,10 @@ class Diagram:
 
 
 def build(gm: GraphModule, kinds: Mapping[str, str] | None = None) -> Diagram:
-    """The diagram of a captured module. Sizes and flags, copies and members of tuples are no boxes; what is computed from
-    parameters alone is named in the box that reads it.
+    """Return the diagram of a captured module.
+
+    Sizes and flags, copies and members of tuples are no boxes; what is computed from parameters alone is named in the box
+    that reads it.
 
     Args:
         kinds: class names of modules, by path.
@@ -204,13 +209,13 @@ def build(gm: GraphModule, kinds: Mapping[str, str] | None = None) -> Diagram:
 
 
 def kinds_of(model: nn.Module) -> dict[str, str]:
-    """The class of every module that has one of its own."""
+    """Return the class of every module that has one of its own, by path."""
     return {name: type(m).__name__ for name, m in model.named_modules(remove_duplicate=False)
             if type(m) is not nn.Module and not isinstance(m, GraphModule)}
 
 
 def _flow(gm: GraphModule, values: Mapping[Node, Any]) -> tuple[list[tuple[Node, Node, str]], dict[Node, tuple[str, ...]]]:
-    """What goes from where to where among the nodes that are shown, and the parameters that each of them reads directly."""
+    """Return what goes from where to where among the nodes that are shown, and the parameters that each reads directly."""
     flow: list[tuple[Node, Node, str]] = []
     reads: dict[Node, tuple[str, ...]] = {}
     origins: dict[Node, list[tuple[Node, str]]] = {}  # of each node: shown nodes that its value comes from, with the shapes
@@ -218,18 +223,20 @@ def _flow(gm: GraphModule, values: Mapping[Node, Any]) -> tuple[list[tuple[Node,
     for node in gm.graph.nodes:
         tensors = any(isinstance(v, Tensor) for v in tree_leaves(values[node]))
         makes = MAKES.match(title(gm, node)) is not None
-        given = [] if makes else list(dict.fromkeys(o for each in node.all_input_nodes for o in origins[each]))
-        names = tuple(dict.fromkeys(c for each in node.all_input_nodes for c in constants.get(each, ())))
+        sources = [] if makes else list(dict.fromkeys(o for n in node.all_input_nodes for o in origins[n]))
+        names = tuple(dict.fromkeys(c for n in node.all_input_nodes for c in constants.get(n, ())))
         written = None if node.users else written_argument(node)
+        computes = bool(sources) and (tensors or written is not None)
         if node.op not in ("placeholder", "output") and (
-                not given or not tensors and written is None or passes_on(gm, node, values) or _same_anyway(node, origins)):
+                not computes or passes_on(gm, node, values) or _same_anyway(node, origins)):
             shape = shape_of(values[node])
-            origins[node] = [(tail, shape) for tail, _ in given] if tensors else []
-            constants[node] = (str(node.target),) if node.op == "get_attr" and tensors else names if tensors else ()
-            if written is not None and not given:
+            origins[node] = [(tail, shape) for tail, _ in sources] if tensors else []
+            if tensors:
+                constants[node] = (str(node.target),) if node.op == "get_attr" else names
+            if written is not None and not sources:
                 constants[written] = tuple(dict.fromkeys((*constants.get(written, ()), *names)))
             continue
-        flow += [(tail, node, shape) for tail, shape in given]
+        flow += [(tail, node, shape) for tail, shape in sources]
         reads[node] = names
         origins[node] = [(node, shape_of(values[node]))]
         if written is not None:  # whoever reads that memory later reads what was written
@@ -238,7 +245,7 @@ def _flow(gm: GraphModule, values: Mapping[Node, Any]) -> tuple[list[tuple[Node,
 
 
 def _same_anyway(node: Node, origins: Mapping[Node, Sequence[tuple[Node, str]]]) -> bool:
-    """Whether a value that depends on the mode comes from the same place in both."""
+    """Tell whether a value that depends on the mode comes from the same place in both."""
     if not is_join(node):
         return False
     train, evaluation = ([*origins[n]] if isinstance(n, Node) else [] for n in node.args[1:])
@@ -247,8 +254,11 @@ def _same_anyway(node: Node, origins: Mapping[Node, Sequence[tuple[Node, str]]])
 
 def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, Node, str]],
             reads: Mapping[Node, tuple[str, ...]], values: Mapping[Node, Any]) -> list[Box]:
-    """Boxes in the order of the graph: norms, activations and dropout with the one operation that they follow, and
-    operations that only move numbers with those before."""
+    """Return boxes in the order of the graph.
+
+    Norms, activations and dropout are with the one operation that they follow; operations that only move numbers with those
+    before.
+    """
     readers, sources = Counter(t for t, _, _ in flow), Counter(h for _, h, _ in flow)
     before = {head: tail for tail, head, _ in flow if readers[tail] == 1 and sources[head] == 1}
     inside = Counter(place for node in shown for place in prefixes(node.meta.get("owner", "")))
@@ -285,12 +295,13 @@ def _joins(last: Row, row: Row) -> bool:
 
 
 def _flattened(cluster: Cluster) -> Cluster:
-    """Modules that hold one box are that box."""
+    """Replace modules that hold one box by that box."""
     children: list[Item] = []
     for child in cluster.children:
         if isinstance(child, Cluster):
             child = _flattened(child)
-            if len(child.children) == 1 and isinstance(only := child.children[0], Box):
+            only = child.children[0] if len(child.children) == 1 else None
+            if isinstance(only, Box):
                 child = replace(only, path=child.path, kind=child.kind)
         children.append(child)
     return replace(cluster, children=children)

@@ -1,6 +1,7 @@
 """The picture of `Changes`: untouched layers grey, new numbers hatched, inserted layers framed."""
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from fxgrow.compare import Change, Changes, mark
@@ -15,7 +16,7 @@ CELLS = 20  # in a bar
 
 def picture(difference: Changes, depth: int | None, collapse: str | Sequence[str], repeats: bool | None,
             columns: int | None) -> ChangesPicture:
-    """The picture of a difference; see `Difference.draw`."""
+    """Return the picture of a difference; see `Difference.draw`."""
     diagram = chosen(build(difference.graph, kinds_of(difference.after)), depth,
                      [collapse] if isinstance(collapse, str) else list(collapse), repeats,
                      lambda node: mark(difference.nodes[node.name]))
@@ -23,15 +24,18 @@ def picture(difference: Changes, depth: int | None, collapse: str | Sequence[str
 
 
 class ChangesPicture(Picture):
+    """Diagram of the new model, its boxes marked by what changed."""
+
     def __init__(self, difference: Changes, diagram: Diagram, columns: int | None):
         self.difference = difference
         super().__init__(difference.graph, diagram, columns)
 
     def changes(self, box: Box) -> list[Change]:
+        """Return what became of the operations of a box."""
         return [self.difference.nodes[node.name] for node in self.diagram.all_nodes(box)]
 
     def frame(self, item: Box | Cluster) -> str:
-        """The colour around what was inserted as a whole."""
+        """Return the colour of a frame: another one around what was inserted as a whole."""
         boxes = [item] if isinstance(item, Box) else list(item.boxes())
         return NEW if all(c.status == "inserted" for b in boxes for c in self.changes(b)) else super().frame(item)
 
@@ -59,13 +63,17 @@ class ChangesPicture(Picture):
                                            (c.parameters[0] for c in changes)))
         kind = f' <font color="{PALE}">{text(box.kind)}</font>' if box.kind else ""
         head = f"<b>{text(below(box.path, path))}</b>{kind}{self.times(box)}<br/>"
-        counts = [f"{n} {what}" for what in ("grown", "inserted") if (n := sum(c.status == what for c in changes))]
-        words = ", ".join(counts) + (f"; {old:,} ⇒ {size:,} parameters" if old != size else "") if not same else "untouched"
+        counts = Counter(c.status for c in changes)
+        words = ", ".join(f"{counts[status]} {status}" for status in ("grown", "inserted") if counts[status])
+        words += f"; {old:,} ⇒ {size:,} parameters" if old != size else ""
+        if same:
+            words = "untouched"
         return [f'<tr><td colspan="9" bgcolor="{GREY if same else GROWN}">{head}{small(words)}</td></tr>',
                 "" if same else bar(new, size)]
 
     def legend(self) -> str:
-        total, gone = self.difference.total, sum(c.status == "removed" for c in self.difference.layers)
+        """Return the meaning of the colours, and the sums."""
+        total, gone = self.difference.total, len([c for c in self.difference.layers if c.status == "removed"])
         words = (f"parameters {total.parameters[0]:,} ⇒ {total.parameters[1]:,}, {total.new:,} new; "
                  f"FLOPs {total.flops[0]:,} ⇒ {total.flops[1]:,}" + (f"; {gone} layers removed" if gone else ""))
         cells = (f'<td border="1" bgcolor="{GREY}">untouched</td><td border="1">grown</td>'
@@ -77,7 +85,7 @@ class ChangesPicture(Picture):
 
 
 def bar(new: int, size: int) -> str:
-    """A row with a bar: as much of it hatched as there are new numbers among all."""
+    """Return a row with a bar: as much of it hatched as there are new numbers among all."""
     if not new:
         return ""
     count = min(max(round(CELLS * new / size), 1), CELLS)

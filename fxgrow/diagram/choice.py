@@ -1,6 +1,4 @@
 """Choice of what a picture shows: how deep, what is collapsed, which repetitions are one."""
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from torch.fx import Node
@@ -14,15 +12,17 @@ MOST = 60  # boxes in a picture, unless more are asked for
 
 def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: bool | None,
            mark: Callable[[Node], object] | None = None, most: int = MOST) -> Diagram:
-    """The diagram with modules folded and repetitions drawn once, as asked for or as its size wants it (`most` boxes).
-    Repetitions have the same `mark` on every operation."""
+    """Fold modules and draw repetitions once, as asked for or as the diagram's size wants it (`most` boxes).
+
+    Repetitions have the same `mark` on every operation.
+    """
     def count(some: Diagram) -> int:
-        return sum(1 for _ in some.root.boxes())
+        return len(list(some.root.boxes()))
 
     if depth is not None and depth < 0:
         raise DrawError(f"depth {depth}: say how many levels of modules to draw, or 0 for all")
     diagram.check(globs)
-    if repeats or repeats is None and count(diagram) > most:
+    if repeats or (repeats is None and count(diagram) > most):
         diagram = fold_repeats(diagram, mark)
     whole = diagram.fold(depth, globs)
     if depth is None and count(whole) > most:

@@ -1,7 +1,6 @@
 """Long diagrams in several columns: which box stands in which."""
-from __future__ import annotations
-
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from fxgrow.diagram.build import Box, Diagram, Item
@@ -11,8 +10,10 @@ SHAPE = 22  # lines of a column that is as high as it is wide: found by looking 
 
 
 def columns_of(diagram: Diagram, count: int | None) -> dict[str, int]:
-    """The column of each box, by its key; columns are about equally long and part modules only where one is longer than a
-    column. None: as many columns as make a picture about as wide as it is high."""
+    """Return the column of each box, by its key; None: so many that a picture is about as wide as it is high.
+
+    Columns are about equally long and part modules only where one is longer than a column.
+    """
     boxes = list(diagram.root.boxes())
     length = sum(map(_lines, boxes))
     if count is None:
@@ -23,16 +24,16 @@ def columns_of(diagram: Diagram, count: int | None) -> dict[str, int]:
     while len(_filled(sizes, limit)) > count:
         limit += 1
     starts = _filled(sizes, limit)
-    return {box.key: sum(start <= i for start in starts) - 1 for i, part in enumerate(parts) for box in part}
+    return {box.key: bisect_right(starts, i) - 1 for i, part in enumerate(parts) for box in part}
 
 
 def _lines(box: Box) -> int:
-    """About how high a box is, with the space below it."""
+    """Estimate how high a box is, with the space below it."""
     return (3 if box.folded else len(box.rows) + 1) + 1
 
 
 def _parts(item: Item, most: float) -> list[list[Box]]:
-    """What stays together: modules of at most so many lines."""
+    """Return what stays together: modules of at most so many lines."""
     if isinstance(item, Box):
         return [[item]]
     boxes = list(item.boxes())
@@ -42,7 +43,7 @@ def _parts(item: Item, most: float) -> list[list[Box]]:
 
 
 def _filled(sizes: Sequence[int], limit: int) -> list[int]:
-    """Where columns start if none is longer than `limit`."""
+    """Return where columns start if none is longer than `limit`."""
     starts, length = [0], 0
     for i, size in enumerate(sizes):
         if length and length + size > limit:

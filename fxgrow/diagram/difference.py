@@ -1,6 +1,4 @@
 """`diff`: two models compared, to print and to draw."""
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +17,17 @@ from fxgrow.record import Grown
 
 @dataclass
 class Difference(Changes):
-    """What `diff` gives: print it, `draw` it, or read `layers`."""
+    """Result of `diff`: print it, `draw` it, or read `layers`."""
 
     def draw(self, path: str | os.PathLike, *, depth: int | None = None, collapse: str | Sequence[str] = (),
              repeats: bool | None = None, columns: int | None = None) -> Path:
-        """The new model as a picture: untouched layers grey, grown ones with a bar whose hatched part is new, inserted ones
-        framed. Arguments and errors as for `fxgrow.draw`."""
-        if (kind := format_of(target := Path(path))) == "html":
+        """Draw the new model: untouched layers grey, grown ones with a bar whose hatched part is new, inserted ones framed.
+
+        Arguments and errors as for `fxgrow.draw`.
+        """
+        target = Path(path)
+        kind = format_of(target)
+        if kind == "html":
             content = diagram_page(self.after, self.graph, self, depth=depth, repeats=repeats,
                                    collapse=[collapse] if isinstance(collapse, str) else list(collapse))
         else:
@@ -36,12 +38,12 @@ class Difference(Changes):
 
     def picture(self, *, depth: int | None = None, collapse: str | Sequence[str] = (), repeats: bool | None = None,
                 columns: int | None = None) -> ChangesPicture:
-        """What `draw` draws; `.graph` is a `graphviz.Digraph`."""
+        """Return the picture that `draw` writes; `.graph` is a `graphviz.Digraph`."""
         return picture(self, depth, collapse, repeats, columns)
 
 
 def diff(before: nn.Module | Grown, after: nn.Module | Grown | None = None, example_inputs=None) -> Difference:
-    """Compares two models, layer by layer.
+    """Compare two models, layer by layer.
 
     Args:
         before: the old model; or, without `after`, a grown one (also as loaded from a file): it is compared with the model

@@ -1,6 +1,4 @@
 """Diagrams in the language of graphviz."""
-from __future__ import annotations
-
 import subprocess
 from html import escape
 
@@ -15,7 +13,7 @@ from fxgrow.errors import DrawError
 
 
 def rendered(graph: graphviz.Digraph, kind: str) -> bytes:
-    """The bytes of a picture."""
+    """Return the bytes of a picture; raise DrawError where Graphviz's program cannot make it."""
     if kind == "dot":
         return graph.source.encode()
     try:
@@ -30,16 +28,17 @@ def rendered(graph: graphviz.Digraph, kind: str) -> bytes:
 
 
 def text(name: str) -> str:
-    """A name as the text of a label: no markup, no control characters."""
+    """Return a name as the text of a label: no markup, no control characters."""
     return escape("".join(c if c.isprintable() else "?" for c in name))
 
 
 def small(words: str, colour: str = PALE) -> str:
-    """A name in small letters behind what it belongs to; nothing for no name (which Graphviz would refuse)."""
+    """Return a name in small letters behind what it belongs to; nothing for no name (which Graphviz would refuse)."""
     return f' <font point-size="8" color="{colour}">{text(words)}</font>' if words else ""
 
 
 def tooltip(words: str) -> str:
+    """Return words as Graphviz takes them for a tooltip."""
     return graphviz.escape("".join(c if c.isprintable() or c == "\n" else "?" for c in words))
 
 
@@ -58,7 +57,7 @@ class Picture:
         self.graph.attr(label=self.legend())
 
     def _connect(self, columns: int | None) -> None:
-        """Edges; those from one column to another are grey and do not push what they lead to down."""
+        """Draw edges; those from one column to another are grey and do not push what they lead to down."""
         column = columns_of(self.diagram, columns)
         for edge in self.diagram.edges():
             across = column[edge.tail.key] != column[edge.head.key]
@@ -84,21 +83,24 @@ class Picture:
                     self._fill(inner, child)
 
     def heading(self, cluster: Cluster) -> str:
-        """Of a module: its name, its class, how often it is repeated."""
+        """Return a module's name, its class, and how often it is repeated."""
         words = text(cluster.path) if not cluster.group else ""
         if cluster.kind:
             words += f' <font color="{PALE}">{text(cluster.kind)}</font>'
         return words + self.times(cluster)
 
     def times(self, item: Item) -> str:
+        """Return how often something is repeated, and to which place."""
         if item.times == 1:
             return ""
         return f" <b>× {item.times}</b>{small(f'to {item.last}')}"
 
     def label(self, box: Box, path: str) -> str:
+        """Return the label of a box in the module `path`."""
         rows = self._folded_rows(box, path) if box.folded else [self._row(box, i, path) for i in range(len(box.rows))]
         facts = [box.shape] if box.rows[0].title != "output" else []
-        facts += [f"{share:.1%}"] if self.heat is not None and (share := self.heat.shares[box.key]) else []
+        share = 0.0 if self.heat is None else self.heat.shares[box.key]
+        facts += [f"{share:.1%}"] if share else []
         if any(facts):
             rows.append(f'<tr><td colspan="9">{small(", ".join(filter(None, facts))).strip()}</td></tr>')
         width = 2 if box.folded else 1
@@ -122,25 +124,29 @@ class Picture:
         if self.heat is not None:
             return [top]
         cells = "".join(f'<td bgcolor="{COLOURS[f]}"><font point-size="8">{n}</font></td>'
-                        for f in COLOURS if (n := box.families.get(f)) and f != "in and out")
+                        for f, n in ((f, box.families[f]) for f in COLOURS) if n and f != "in and out")
         return [top, f"<tr>{cells}</tr>"]
 
     def frame(self, item: Item) -> str:
+        """Return the colour of a frame."""
         return FRAME if isinstance(item, Box) else "#BBBBBB"
 
     def fill(self, box: Box, family: str) -> str:
+        """Return the colour of an operation: that of its family, or of its cost."""
         if self.heat is not None:
             return self.heat.colour(box)
         return COLOURS.get(family, "#EFEFEF")
 
     def inked(self, box: Box, words: str) -> str:
+        """Return words in letters that stand out on the box."""
         return f'<font color="{self.heat.ink(box)}">{words}</font>' if self.heat is not None else words
 
     def pale(self, box: Box) -> str:
+        """Return the colour of what is less important in a box."""
         return self.heat.ink(box) if self.heat is not None else INK
 
     def hover(self, box: Box) -> str:
-        """Everything about a box, in full."""
+        """Return everything about a box, in full."""
         lines = [f"{box.path} {box.kind}".strip()] if box.folded else [
             " ".join(filter(None, (r.name, r.title, r.settings))) for r in box.rows]
         lines += [f"× {box.times}, to {box.last}"] if box.times > 1 else []
@@ -148,7 +154,7 @@ class Picture:
         return "\n".join([*lines, box.shape])
 
     def legend(self) -> str:
-        """What the colours mean."""
+        """Return the meaning of the colours."""
         if self.heat is not None:
             cells = "".join(f'<td bgcolor="{c}" width="16" height="10"></td>' for c in VIRIDIS)
             cells = f"<td>share of {WORDS[self.heat.what]}: 0</td>{cells}<td>{self.heat.top:.1%}</td>"
@@ -159,5 +165,5 @@ class Picture:
 
 
 def below(name: str, path: str) -> str:
-    """A name as it is called within a module."""
-    return name.removeprefix(path + ".") if path and name != path else "" if name == path else name
+    """Return a name as it is called within a module; nothing for the module itself."""
+    return "" if name == path else name.removeprefix(path + ".")

@@ -1,9 +1,4 @@
-"""`draw`: a model as a picture, by Graphviz.
-
-What lives here: layout, colours, legend and files. What does not: what is drawn (fxgrow/diagram/build.py, repeats.py).
-"""
-from __future__ import annotations
-
+"""`draw`: a model as a picture in a file. What it shows is chosen in build.py and choice.py, its looks are in dot.py."""
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +21,7 @@ FORMATS = ("svg", "png", "pdf", "dot", "html")
 def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathLike, *, depth: int | None = None,
          collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None,
          columns: int | None = None, logdir: str | os.PathLike | None = None) -> Path:
-    """Draws a model and gives the path of the picture.
+    """Draw a model and return the path of the picture.
 
     Args:
         model_or_grown: any module that `capture` takes, or what `transform` gave.
@@ -52,11 +47,11 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
         content = diagram_page(*captured(model_or_grown, example_inputs), depth=depth, collapse=collapse, repeats=repeats,
                                heat=heat)
     if kind != "html" or logdir is not None:
-        made = picture(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat,
-                       columns=columns)
-        content = content if kind == "html" else rendered(made.graph, kind)
+        drawn = picture(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat,
+                        columns=columns)
+        content = content if kind == "html" else rendered(drawn.graph, kind)
     if logdir is not None:
-        log(logdir, rendered(made.graph, "png"), made.diagram)
+        log(logdir, rendered(drawn.graph, "png"), drawn.diagram)
     with atomic_write(target) as file:
         file.write(content)
     return target
@@ -65,7 +60,7 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
 def picture(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: int | None = None,
             collapse: str | Sequence[str] = (), repeats: bool | None = None, heat: str | None = None,
             columns: int | None = None) -> Picture:
-    """What `draw` draws, with the same arguments; `.graph` is a `graphviz.Digraph`."""
+    """Return the picture that `draw` writes, for the same arguments; `.graph` is a `graphviz.Digraph`."""
     if columns is not None and columns < 1:
         raise DrawError(f"columns {columns}: say 1 or more")
     model, gm = captured(model_or_grown, example_inputs)
@@ -74,7 +69,7 @@ def picture(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: in
 
 
 def format_of(path: Path) -> str:
-    """The format that a suffix stands for."""
+    """Return the format that a suffix stands for; raise DrawError where it is none."""
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise DrawError(f"{path}: a picture is {', '.join(FORMATS)}, by its suffix")

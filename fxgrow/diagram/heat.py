@@ -1,14 +1,14 @@
-"""Colours by cost: which share of a model's FLOPs, parameters or activation memory each box has."""
-from __future__ import annotations
-
+"""Colours by cost: the share of a model's FLOPs, parameters or activation memory that each box has."""
 from collections.abc import Iterable
 from operator import attrgetter
 
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from fxgrow.cost import count_flops
 from fxgrow.diagram.build import Box, Diagram
 from fxgrow.errors import DrawError
+from fxgrow.graph import Captured
 
 WORDS = {"flops": "FLOPs, forward and backward", "params": "parameters", "memory": "bytes of activations"}
 # Viridis (S. van der Walt and N. Smith, 2015) at tenths, from nothing to the largest share
@@ -18,7 +18,7 @@ NOTHING = "#F4F4F4"
 
 
 class Heat:
-    """what: a key of WORDS. shares: of the whole, of each box, by its key. top: the largest."""
+    """Share of each box in a cost of the whole (`what`: a key of WORDS), by its key; `top` is the largest."""
 
     def __init__(self, gm: GraphModule, diagram: Diagram, what: str):
         check_heat(what)
@@ -30,37 +30,34 @@ class Heat:
         self.top = max(self.shares.values(), default=0.0)
 
     def colour(self, box: Box) -> str:
-        """Pale where there is no cost."""
+        """Return the colour of a box: pale where there is no cost."""
         return VIRIDIS[round(10 * self.shares[box.key] / self.top)] if self.shares[box.key] else NOTHING
 
     def ink(self, box: Box) -> str:
-        """Letters that stand out on that colour."""
+        """Return the colour of letters that stand out on it."""
         return "white" if self.colour(box) in VIRIDIS[:6] else "black"
 
 
 def check_heat(what: str) -> None:
-    """Raises DrawError where there is no such cost."""
+    """Raise DrawError where there is no such cost."""
     if what not in WORDS:
         raise DrawError(f"heat {what!r}: choose one of {', '.join(WORDS)}")
 
 
 def parameters(gm: GraphModule, diagram: Diagram, boxes: Iterable[Box]) -> dict[str, int]:
-    """How many parameters each box holds; one that several read is counted in the first."""
+    """Count the parameters that each box holds; one that several read is counted in the first."""
     seen: set[int] = set()
-    found = {}
+    counts = {}
     for box in boxes:
         mine = {id(p): p for node in diagram.all_nodes(box) for p in held(gm, node) if id(p) not in seen}
         seen.update(mine)
-        found[box.key] = sum(p.numel() for p in mine.values())
-    return found
+        counts[box.key] = sum(p.numel() for p in mine.values())
+    return counts
 
 
 def held(gm: GraphModule, node: Node) -> list[nn.Parameter]:
-    """The parameters of the layer that a node calls, and those that it is given by way of what is not drawn."""
-    if node.op == "call_module":
-        own = list(gm.get_submodule(str(node.target)).parameters())
-    else:
-        own = []
+    """Return the parameters of the layer that a node calls, and those that it reads by way of what is not drawn."""
+    own = list(gm.get_submodule(str(node.target)).parameters()) if node.op == "call_module" else []
     for read in node.all_input_nodes:
         value = attrgetter(str(read.target))(gm) if read.op == "get_attr" else None
         if isinstance(value, nn.Parameter):
@@ -69,8 +66,7 @@ def held(gm: GraphModule, node: Node) -> list[nn.Parameter]:
 
 
 def counted(gm: GraphModule, diagram: Diagram, boxes: Iterable[Box], what: str) -> dict[str, int]:
-    """FLOPs of training, or bytes of activations, of each box."""
-    from fxgrow.cost import count_flops
-    costs = count_flops(gm, gm.meta["example_inputs"]).by_node()
+    """Count FLOPs of training, or bytes of activations, of each box."""
+    costs = count_flops(gm, Captured(gm).inputs).by_node()
     name = {"flops": "total", "memory": "activation_bytes"}[what]
     return {box.key: sum(getattr(costs[n.name], name) for n in diagram.all_nodes(box) if n.name in costs) for box in boxes}

@@ -1,6 +1,4 @@
 """A diagram as data for a page that lays it out itself, so that modules open and close there (fxgrow/page/diagram.js)."""
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,22 +12,24 @@ from fxgrow.diagram.choice import chosen
 from fxgrow.diagram.colours import COLOURS
 from fxgrow.diagram.heat import VIRIDIS, check_heat
 from fxgrow.diagram.repeats import fold_repeats
+from fxgrow.graph import Captured
 from fxgrow.page import page
 
 MOST = 30  # boxes at first: a page shows fewer than a picture, as more are a click away
 
 
 def diagram_page(model: nn.Module, gm: GraphModule, difference: Changes | None = None, **options) -> bytes:
-    """A page with the diagram alone; the options are those of `diagram_data`."""
-    costs = count_flops(gm, gm.meta["example_inputs"]).by_node()
+    """Return a page with the diagram alone; the options are those of `diagram_data`."""
+    costs = count_flops(gm, Captured(gm).inputs).by_node()
     return page({"title": type(model).__name__, "diagram": diagram_data(model, gm, costs, difference, **options)})
 
 
 def diagram_data(model: nn.Module, gm: GraphModule, costs: Mapping[str, Cost], difference: Changes | None = None, *,
                  depth: int | None = None, collapse: Sequence[str] = (), repeats: bool | None = None,
                  heat: str | None = None) -> dict[str, Any]:
-    """One view with every block, and one with repeated blocks once if that is less. What is closed at first, and which view
-    comes first, is as `fxgrow.draw` would draw it.
+    """Return one view with every block, and one with repeated blocks once if that is less.
+
+    The view that comes first, and what is closed in it, are as `fxgrow.draw` would draw them.
 
     Args:
         costs: of each node, as `FlopCount.by_node`.
@@ -59,26 +59,26 @@ def _items(cluster: Cluster):
 
 
 def _view(name: str, diagram: Diagram, costs: Mapping[str, Cost], difference: Changes | None, shut: set[str]) -> dict:
-    def item(each: Item) -> dict[str, Any]:
-        told = {"path": each.path, "kind": each.kind, "times": each.times, "last": each.last}
-        if isinstance(each, Cluster):
-            return {**told, "group": each.group, "closed": not each.group and each.path in shut,
-                    "children": [item(child) for child in each.children]}
-        nodes = diagram.all_nodes(each)
+    def data(item: Item) -> dict[str, Any]:
+        common = {"path": item.path, "kind": item.kind, "times": item.times, "last": item.last}
+        if isinstance(item, Cluster):
+            return {**common, "group": item.group, "closed": not item.group and item.path in shut,
+                    "children": [data(child) for child in item.children]}
+        nodes = diagram.all_nodes(item)
         spent = [costs[n.name] for n in nodes if n.name in costs]
-        told |= {"key": each.key, "shape": each.shape,
-                 "rows": [{"title": r.title, "family": r.family, "settings": r.settings, "name": r.name,
-                           "parameters": r.parameters} for r in each.rows],
-                 "flops": sum(c.total for c in spent), "params": sum(c.parameters for c in spent),
-                 "memory": sum(c.activation_bytes for c in spent)}
-        return told if difference is None else {**told, "change": _change([difference.nodes[n.name] for n in nodes])}
+        change = {} if difference is None else {"change": _change([difference.nodes[n.name] for n in nodes])}
+        return {**common, "key": item.key, "shape": item.shape,
+                "rows": [{"title": r.title, "family": r.family, "settings": r.settings, "name": r.name,
+                          "parameters": r.parameters} for r in item.rows],
+                "flops": sum(c.total for c in spent), "params": sum(c.parameters for c in spent),
+                "memory": sum(c.activation_bytes for c in spent), **change}
 
-    return {"name": name, "root": item(diagram.root),
+    return {"name": name, "root": data(diagram.root),
             "edges": [[e.tail.key, e.head.key, e.shape or e.tail.shape] for e in diagram.edges()]}
 
 
 def _change(changes: Sequence[Change]) -> dict[str, Any]:
-    """What became of the operations of one box."""
+    """Sum up what became of the operations of one box."""
     status = changes[0].status if len({c.status for c in changes}) == 1 else "grown"
     was = next((c.before for c in changes if c.before and c.before != c.after), "")
     return {"status": status, "was": was, "new": sum(c.new for c in changes),

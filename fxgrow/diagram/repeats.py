@@ -4,8 +4,6 @@ Parts side by side in a module are repetitions where they do the same (operation
 where each takes what the one before it gives, and where nobody else takes what is within them. Two or three blocks that take
 turns (Swin's plain and shifted windows) are repeated together.
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,7 +15,7 @@ PERIODS = (1, 2, 3, 4)
 
 
 def fold_repeats(diagram: Diagram, mark: Callable[[Node], object] | None = None) -> Diagram:
-    """The diagram with repetitions drawn once; `times` of what is left says how often.
+    """Draw repetitions once; `times` of what is left says how often.
 
     Args:
         mark: what operations must have in common beside all else.
@@ -33,7 +31,10 @@ def fold_repeats(diagram: Diagram, mark: Callable[[Node], object] | None = None)
 
 
 class _Folder:
-    """sources, readers: of each node in the picture. stands: the nodes of repetitions, and those of the first in the row."""
+    """Finds repetitions in a diagram.
+
+    sources, readers: of each node in the picture. stands: the nodes of repetitions, and those of the first in the row.
+    """
 
     def __init__(self, diagram: Diagram, mark: Callable[[Node], object]):
         self.mark = mark
@@ -45,7 +46,7 @@ class _Folder:
         self.stands: dict[Node, Node] = {}
 
     def folded(self, cluster: Cluster) -> Cluster:
-        """The same with repetitions at every level folded, the outermost first."""
+        """Fold the repetitions at every level, the outermost first."""
         children: list[Item] = []
         at = 0
         while at < len(cluster.children):
@@ -60,7 +61,7 @@ class _Folder:
         return replace(cluster, children=children)
 
     def longest(self, items: Sequence[Item], at: int) -> tuple[int, int]:
-        """How many items are repeated from `at` on, and how often they stand there, so that most are covered."""
+        """Return how many items are repeated from `at` on, and how often they stand there, so that most are covered."""
         best = (1, 1)
         for period in PERIODS:
             units = [list(items[i:i + period]) for i in range(at, len(items) - period + 1, period)]
@@ -75,38 +76,39 @@ class _Folder:
         return best
 
     def form(self, items: Sequence[Item]) -> list:
-        """What two repetitions have in common: the tree of modules and the operations in them. Rates of dropout may
-        differ."""
+        """Return what repetitions have in common: modules and the operations in them. Rates of dropout may differ."""
         return [("box", i.shape, i.kind, [(r.title, r.family == "random" or r.settings, len(r.parameters),
                                            *map(self.mark, r.nodes)) for r in i.rows])
                 if isinstance(i, Box) else ("module", i.kind, self.form(i.children)) for i in items]
 
     def link(self, unit: Sequence[Item], following: Sequence[Item]) -> tuple | None:
-        """How a unit takes what the one before gives, if it can be its repetition: for each operation, which operations of
-        its own unit, of the one before, or of outside it reads."""
+        """Return how a unit takes what the one before gives; None if it cannot be its repetition.
+
+        That is, for each operation, the operations of its own unit, of the one before, or of outside that it reads.
+        """
         before, after = ({n: i for i, n in enumerate(_nodes(u))} for u in (unit, following))
         if any(r not in before and r not in after for n in before for r in self.readers.get(n, ())):
             return None
-        found: list[tuple] = []
+        reads: list[tuple] = []
         for old, new in zip(before, after):
             theirs, ours = self.sources.get(old, []), self.sources.get(new, [])
             if len(theirs) != len(ours):
                 return None
             for a, b in zip(theirs, ours):
-                if b in before:
-                    found.append(("before", before[b]))
-                elif b in after and before.get(a) == after[b]:
-                    found.append(("own", after[b]))
-                elif a is b:
-                    found.append(("outside", b))
-                else:
-                    return None
                 if a in before and b not in after:
                     return None
-        return tuple(found) if any(kind == "before" for kind, _ in found) else None
+                if b in before:
+                    reads.append(("before", before[b]))
+                elif b in after and before.get(a) == after[b]:
+                    reads.append(("own", after[b]))
+                elif a is b:
+                    reads.append(("outside", b))
+                else:
+                    return None
+        return tuple(reads) if any(kind == "before" for kind, _ in reads) else None
 
     def once(self, cluster: Cluster, unit: Sequence[Item], others: Sequence[Sequence[Item]]) -> Item:
-        """The first unit of a row, standing for all of them."""
+        """Return the first unit of a row, standing for all of them."""
         for other in others:
             self.stands.update(zip(_nodes(other), _nodes(unit)))
         times, last = len(others) + 1, others[-1][-1].path
@@ -127,7 +129,7 @@ def _nodes(items: Sequence[Item]) -> list[Node]:
 
 
 def _spanned(first: Item, last: Item) -> Item:
-    """The first of several repetitions; settings that differ say from what to what."""
+    """Return the first of several repetitions; settings that differ say from what to what."""
     if isinstance(first, Cluster):
         assert isinstance(last, Cluster)
         return replace(first, children=[_spanned(a, b) for a, b in zip(first.children, last.children)])

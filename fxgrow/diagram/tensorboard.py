@@ -1,6 +1,4 @@
 """A picture of a model for TensorBoard: an image, and its boxes as a table."""
-from __future__ import annotations
-
 import os
 
 from fxgrow.common import pixels, writing
@@ -8,7 +6,7 @@ from fxgrow.diagram.build import Diagram
 
 
 def log(logdir: str | os.PathLike, png: bytes, diagram: Diagram) -> None:
-    """Writes the image `model/diagram` and the text `model/boxes` to a folder of TensorBoard's; raises as `writing`."""
+    """Write the image `model/diagram` and the text `model/boxes` to a folder of TensorBoard's; raises as `writing`."""
     image = pixels(png)
     with writing(logdir) as writer:
         writer.add_image("model/diagram", image, dataformats="HWC")
@@ -16,7 +14,7 @@ def log(logdir: str | os.PathLike, png: bytes, diagram: Diagram) -> None:
 
 
 def table(diagram: Diagram) -> str:
-    """The boxes of a picture as a table in Markdown."""
+    """Return the boxes of a picture as a table in Markdown."""
     lines = ["| module or layer | operations | times | gives |", "|---|---|---|---|"]
     for box in diagram.root.boxes():
         words = ", ".join(f"{n} {f}" for f, n in box.families.items()) if box.folded else ", ".join(
@@ -27,5 +25,5 @@ def table(diagram: Diagram) -> str:
 
 
 def _plain(words: str) -> str:
-    """Words that Markdown leaves as they are."""
+    """Return words that Markdown leaves as they are."""
     return "".join(f"&#{ord(c)};" if c in "<>&|`*_[]\\" or not c.isprintable() else c for c in words)
