@@ -1,8 +1,7 @@
-"""`diff`: what stands where in two models, which numbers are new, and what that costs.
+"""Changes between two models: what stands where, which numbers are new, and what that costs.
 
 Operations are the same where their nodes have the same name and type: passes keep the names of nodes, so that a block that
-has moved (`layer3.3` that is `layer3.4` now) is found again. Which numbers are new says the growth record; without one,
-what lies beyond the old sizes. What lives here: the comparison. What does not: the picture (fxgrow/diagram/changes.py).
+has moved (`layer3.3` that is `layer3.4` now) is found again. Numbers are new by the growth record, or by the old sizes.
 """
 from __future__ import annotations
 
@@ -16,13 +15,13 @@ from torch.fx import GraphModule, Node
 from fxgrow.common import render
 from fxgrow.cost import count_flops
 from fxgrow.errors import GrowthError
-from fxgrow.graph import place_of, settings, skeleton, tensors_of, title
+from fxgrow.graph import Captured, place_of, settings, skeleton, tensors_of, title
 from fxgrow.record import Grown, GrowthRecord, captured, new_numbers, record_in
 
 
 @dataclass
 class Change:
-    """What became of one operation or layer.
+    """Change of one operation or layer.
 
     status: "same", "grown" (it holds new numbers, or has other settings), "inserted" or "removed".
     name, was: its layer in the new and in the old model (empty where there is none). before, after: its settings.
@@ -39,7 +38,7 @@ class Change:
     flops: tuple[int, int] = (0, 0)
 
     def __iadd__(self, other: Change) -> Change:
-        """Another operation of the same layer."""
+        """Add another operation of the same layer."""
         self.status = self.status if self.status == other.status else "grown"
         self.parameters = (self.parameters[0] + other.parameters[0], self.parameters[1] + other.parameters[1])
         self.flops = (self.flops[0] + other.flops[0], self.flops[1] + other.flops[1])
@@ -49,7 +48,7 @@ class Change:
 
 @dataclass
 class Changes:
-    """What became of every layer of a model, to print or to read.
+    """Changes of every layer of a model, to print or to read.
 
     layers: one Change for each layer that has parameters or costs FLOPs, in the order in which the new model runs them, then
     those that were removed. total: all of it. recorded: whether a growth record says which numbers are new.
@@ -63,10 +62,11 @@ class Changes:
     graph: GraphModule = field(repr=False)
 
     def to_json(self) -> dict:
+        """Return the changes of layers and their sum as data."""
         return {"recorded": self.recorded, "total": vars(self.total), "layers": [vars(c) for c in self.layers]}
 
     def table(self, every: bool = False):
-        """A row for each layer that changed (`every`: for each layer), and the sums, as a `rich` table."""
+        """Return a `rich` table: a row for each layer that changed (`every`: for each layer), and the sums."""
         from rich.table import Table
         table = Table(title="What changed", title_justify="left")
         for column in ("layer", "kind", "", "settings"):
@@ -76,7 +76,7 @@ class Changes:
         for c in self.layers:
             if every or c.status != "same":
                 table.add_row(*_cells(c))
-        same = sum(1 for c in self.layers if c.status == "same")
+        same = len([c for c in self.layers if c.status == "same"])
         table.add_section()
         table.add_row(*_cells(self.total)[:3], "" if every else f"{same} layers as they were", *_cells(self.total)[4:])
         return table
@@ -100,7 +100,7 @@ def find_changes(before: nn.Module | Grown, after: nn.Module | Grown | None = No
 
 
 def _inputs(model: nn.Module | Grown):
-    return model.example_inputs if isinstance(model, Grown) else getattr(model, "meta", {}).get("example_inputs")
+    return model.example_inputs if isinstance(model, Grown) else Captured(model).inputs
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -115,22 +115,17 @@ class _Comparison:
         self.tensors = {id(gm): tensors_of(gm) for gm in (before, after)}
         self.entries = {} if record is None else {
             id(t): entry for t, entry in record.located(dict(after.named_parameters(remove_duplicate=False))).values()}
-        self.costs = {id(gm): count_flops(skeleton(gm).train(after.training), gm.meta["example_inputs"]).by_node()
+        self.costs = {id(gm): count_flops(skeleton(gm).train(after.training), Captured(gm).inputs).by_node()
                       for gm in (before, after)}  # both in one mode
         self.old = {node.name: node for node in before.graph.nodes}
         self.seen: dict[int, set[int]] = {id(before): set(), id(after): set()}
 
     def changes(self, model: nn.Module) -> Changes:
-        nodes: dict[str, Change] = {}
-        found: set[str] = set()
-        for node in self.after.graph.nodes:
-            partner = self.old.get(node.name)
-            if partner is not None and title(self.before, partner) == title(self.after, node):
-                found.add(partner.name)
-            else:
-                partner = None
-            nodes[node.name] = self.change(node, partner)
-        gone = [self.change(None, node) for name, node in self.old.items() if name not in found]
+        """Compare node by node, and sum up by layer; `model` is the new model itself."""
+        partners = {node: self.partner(node) for node in self.after.graph.nodes}
+        nodes = {node.name: self.change(node, old) for node, old in partners.items()}
+        stayed = set(partners.values())
+        gone = [self.change(None, node) for node in self.old.values() if node not in stayed]
         layers: dict[tuple[str, str, str], Change] = {}
         total = Change("total", "total", "", "same")
         for change in (*nodes.values(), *gone):
@@ -144,21 +139,30 @@ class _Comparison:
             total += change
         return Changes(list(layers.values()), total, self.record is not None, nodes, model, self.after)
 
+    def partner(self, node: Node) -> Node | None:
+        """Return the operation of the old model that a node of the new one was, if it was there."""
+        old = self.old.get(node.name)
+        return old if old is not None and title(self.before, old) == title(self.after, node) else None
+
     def change(self, new: Node | None, old: Node | None) -> Change:
-        """What became of an operation; None: it is not there."""
+        """Return what became of an operation; None: it is not there."""
         now, then = self.held(self.after, new), self.held(self.before, old)
         fresh = sum(self.fresh(t, then.get(key)) for key, (_, t) in now.items())
-        before, after = (settings(gm, n) if n is not None else "" for gm, n in ((self.before, old), (self.after, new)))
-        status = "inserted" if old is None else "removed" if new is None else \
-            "grown" if fresh or before != after or _sizes(now) != _sizes(then) else "same"
-        some, gm = (new, self.after) if new is not None else (old, self.before)
-        assert some is not None
-        return Change(_layer(new), _layer(old), title(gm, some), status, before, after,
+        before, after = _settings(self.before, old), _settings(self.after, new)
+        if old is None:
+            status = "inserted"
+        elif new is None:
+            status = "removed"
+        else:
+            status = "grown" if fresh or before != after or _sizes(now) != _sizes(then) else "same"
+        node, gm = (old, self.before) if new is None else (new, self.after)
+        assert node is not None
+        return Change(_layer(new), _layer(old), title(gm, node), status, before, after,
                       (self.once(self.before, then), self.once(self.after, now)), fresh,
                       (self.cost(self.before, old), self.cost(self.after, new)))
 
     def held(self, gm: GraphModule, node: Node | None) -> dict[str, tuple[str, Tensor]]:
-        """The parameters of a layer, by their names in it, or those that a function is given, by their place."""
+        """Return the parameters of a layer by their names in it, or those that a function reads by their place."""
         tensors = self.tensors[id(gm)]
         if node is None:
             return {}
@@ -170,7 +174,7 @@ class _Comparison:
         return {key: (n, tensors[n]) for key, n in names.items() if isinstance(tensors.get(n), nn.Parameter)}
 
     def fresh(self, tensor: Tensor, old: tuple[str, Tensor] | None) -> int:
-        """How many numbers of a parameter are new; each parameter is counted where it is first used."""
+        """Count the new numbers of a parameter; each parameter is counted where it is first used."""
         if id(tensor) in self.seen[id(self.after)]:
             return 0
         entry = self.entries.get(id(tensor))
@@ -181,12 +185,14 @@ class _Comparison:
         return tensor.numel() - math.prod(min(a, b) for a, b in zip(old[1].shape, tensor.shape))
 
     def once(self, gm: GraphModule, held: Mapping[str, tuple[str, Tensor]]) -> int:
+        """Count the numbers of parameters that no node before has used."""
         seen = self.seen[id(gm)]
         mine = {id(t): t.numel() for _, t in held.values() if id(t) not in seen}
         seen.update(mine)
         return sum(mine.values())
 
     def cost(self, gm: GraphModule, node: Node | None) -> int:
+        """Return a node's FLOPs of a forward and a backward pass."""
         cost = self.costs[id(gm)].get(node.name) if node is not None else None
         return cost.total if cost is not None else 0
 
@@ -195,8 +201,11 @@ def _sizes(held: Mapping[str, tuple[str, Tensor]]) -> dict[str, tuple[int, ...]]
     return {key: tuple(t.shape) for key, (_, t) in held.items()}
 
 
+def _settings(gm: GraphModule, node: Node | None) -> str:
+    return "" if node is None else settings(gm, node)
+
+
 def _layer(node: Node | None) -> str:
-    """The layer that a node calls, or the module in which it stands."""
     return "" if node is None else place_of(node)
 
 
@@ -213,5 +222,5 @@ def _pair(before: int, after: int) -> str:
 
 
 def mark(change: Change) -> tuple:
-    """What repetitions must have in common."""
+    """Return what repetitions in a picture must have in common."""
     return change.status, change.before, change.after, change.new, change.parameters

@@ -1,4 +1,4 @@
-"""Verification: the two models on the same inputs, in eval and in train mode, compared number by number."""
+"""Verification: two models on the same inputs, in eval and in train mode, compared number by number."""
 from __future__ import annotations
 
 import copy
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxgrow.aten import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from fxgrow.common import one_line
 from fxgrow.graph import as_tuple
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -18,7 +19,7 @@ INF = float("inf")
 
 @dataclass
 class Verification:
-    """How far two models are apart. Errors are those of eval mode; relative ones are to the largest output.
+    """Distance of two models. Errors are those of eval mode; relative ones are to the largest output.
 
     An output that is NaN or infinite is equal to nothing, and whole numbers and truth values are equal or infinitely far
     apart: their errors are then infinite, and a note says why.
@@ -32,10 +33,11 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Equal in eval mode, within the tolerance of the type (float64 1e-9, float32 1e-4)."""
+        """Whether they are equal in eval mode, within the tolerance of the type (float64 1e-9, float32 1e-4)."""
         return "eval" in self.exact_in
 
     def to_json(self) -> dict:
+        """Return all fields and `ok`."""
         return {**asdict(self), "ok": self.ok}
 
     def __str__(self):
@@ -46,7 +48,7 @@ class Verification:
 
 
 def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *, extended: bool = False) -> Verification:
-    """Compares two models on `example_inputs` in eval and in train mode (same random numbers drawn in both).
+    """Compare two models on `example_inputs` in eval and in train mode (same random numbers drawn in both).
 
     Outputs may be tensors of any type, numbers, and tuples, lists, dicts and dataclasses of these. With `extended`, `after`
     may have more of them along any axis (classes that were added at the end), and the old ones are compared. Of models
@@ -59,15 +61,15 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
     errors, exact, notes, absolute = {}, [], [], float("nan")
     dtype = next((p.dtype for p in after.parameters() if p.is_floating_point()), torch.float32)
     tolerance = TOLERANCE.get(dtype, 1e-4)
-    known = dict(before.named_modules())
-    parts = [name for name, m in after.named_modules() if name in known and name and isinstance(m, GraphModule)]
+    there = dict(before.named_modules())
+    parts = [name for name, m in after.named_modules() if name in there and name and isinstance(m, GraphModule)]
     for mode in ("eval", "train"):
         try:
             a, b = (_run(model, inputs, mode, seed, parts) for model in (before, after))
         except Exception as error:  # a batch of one under batch norm, a detector without targets
             if mode == "eval":
                 raise
-            notes.append(f"train mode not run: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}")
+            notes.append(f"train mode not run: {one_line(error)}")
             continue
         gap, errors[mode], note = _compare(a, _cut(a, b) if extended else b)
         if note:
@@ -80,11 +82,11 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
 
 
 def _run(model: nn.Module, inputs: tuple, mode: str, seed: int, parts: list[str]) -> Any:
-    """What the model and its parts give for a copy of the inputs; running statistics are left alone."""
+    """Return what the model and its parts give for a copy of the inputs; running statistics are left alone."""
     if mode == "train":
         model = copy.deepcopy(model)
-    given: list[Any] = []
-    hooks = [model.get_submodule(name).register_forward_hook(lambda m, args, out: given.append(_plain(out)))
+    of_parts: list[Any] = []
+    hooks = [model.get_submodule(name).register_forward_hook(lambda m, args, out: of_parts.append(_plain(out)))
              for name in parts]
     was = {m: m.training for m in model.modules()}
     model.train(mode == "train")
@@ -92,7 +94,7 @@ def _run(model: nn.Module, inputs: tuple, mode: str, seed: int, parts: list[str]
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             out = _plain(model(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs)))
-            return [out, given]
+            return [out, of_parts]
     finally:
         for hook in hooks:
             hook.remove()
@@ -101,7 +103,7 @@ def _run(model: nn.Module, inputs: tuple, mode: str, seed: int, parts: list[str]
 
 
 def _plain(out):
-    """Outputs that are like dicts, like tuples or dataclasses, as plain dicts and lists."""
+    """Return outputs that are like dicts, like tuples or dataclasses, as plain dicts and lists."""
     if isinstance(out, dict):
         return {k: _plain(v) for k, v in out.items()}
     if is_dataclass(out) and not isinstance(out, type):
@@ -110,7 +112,7 @@ def _plain(out):
 
 
 def _compare(a, b) -> tuple[float, float, str]:
-    """The largest difference, the same relative to the largest output, and what makes it infinite."""
+    """Return the largest difference, the same relative to the largest output, and what makes it infinite."""
     (ours, ours_in), (theirs, theirs_in) = tree_flatten(a), tree_flatten(b)
     if ours_in != theirs_in or any(_kind(x) != _kind(y) for x, y in zip(ours, theirs)):
         return INF, INF, "outputs differ in number or shape"
@@ -133,14 +135,16 @@ def _compare(a, b) -> tuple[float, float, str]:
 
 
 def _cut(a, b):
-    """`b` without the positions that `a` does not have."""
+    """Return `b` without the positions that `a` does not have."""
     ours, (theirs, form) = tree_leaves(a), tree_flatten(b)
     return tree_unflatten([y[tuple(map(slice, x.shape))] if isinstance(x, Tensor) and isinstance(y, Tensor)
                            and x.ndim == y.ndim else y for x, y in zip(ours, theirs)] + theirs[len(ours):], form)
 
 
 def _kind(value) -> tuple | None:
-    """What two outputs must have in common to be compared; None for what holds no number."""
+    """Return what two outputs must have in common to be compared; None for what holds no number."""
     if isinstance(value, Tensor):
         return tuple(value.shape), value.is_floating_point() or value.is_complex()
-    return ((), isinstance(value, (float, complex))) if isinstance(value, (int, float, complex)) else None
+    if isinstance(value, (int, float, complex)):
+        return (), isinstance(value, (float, complex))
+    return None

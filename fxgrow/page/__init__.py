@@ -2,8 +2,6 @@
 
 The scripts make every element out of the data and put names in as text, so that no name is ever markup.
 """
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -17,25 +15,25 @@ PARTS = tuple(HERE / name for name in ("dom.js", "stage.js", "layout.js", "diagr
 SCRIPTS = (*PARTS, HERE / "report.js")
 
 
-def page(told: dict[str, Any], *, scripts: Sequence[Path] = SCRIPTS, styles: Sequence[Path] = STYLES) -> bytes:
-    """The page with its data in it. Sections of which nothing is told are left out.
+def page(data: dict[str, Any], *, scripts: Sequence[Path] = SCRIPTS, styles: Sequence[Path] = STYLES) -> bytes:
+    """Return the page with its data in it. Sections without data are left out.
 
     Args:
-        told: the data, which the scripts read from the element with the id `data`.
+        data: what the scripts read from the element with the id `data`.
         scripts: in the order in which they run; the last one makes the page.
     """
     def text(files: Sequence[Path]) -> str:
         return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
-    data = json.dumps(_plain(told)).translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})  # no end of a script in it
-    parts = {"style": text(styles), "script": text(scripts), "data": data}
-    return re.sub(r"/\* (style|script|data) \*/", lambda found: parts[found[1]], text([HERE / "page.html"])).encode()
+    json_text = json.dumps(finite(data)).translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})  # no end of a script in it
+    parts = {"style": text(styles), "script": text(scripts), "data": json_text}
+    return re.sub(r"/\* (style|script|data) \*/", lambda mark: parts[mark[1]], text([HERE / "page.html"])).encode()
 
 
-def _plain(value: Any) -> Any:
-    """Data that JSON holds: no infinite numbers."""
+def finite(value: Any) -> Any:
+    """Return data with infinite numbers as words, since JSON has none."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {str(k): finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
