@@ -93,8 +93,20 @@ class Frozen(Handle):
                 data.copy_(numbers if new is None else torch.where(new.to(data.device), data, numbers))
 
 
-def lr_scales(record: Entries, model: nn.Module, new: float, old: float) -> dict[str, float | Tensor]:
-    """See `GrowthRecord.lr_scales`."""
+def freeze_old(record: Entries, model: nn.Module) -> Frozen:
+    """Keep every old number of the grown `model` as it is, whatever optimizer runs; running statistics too.
+
+    Until `.remove()` of what this returns, or the end of a `with` block.
+    """
+    return Frozen(record, model)
+
+
+def lr_scales(record: Entries, model: nn.Module, *, new: float = 1.0, old: float = 1.0) -> dict[str, float | Tensor]:
+    """Return, for each parameter of the grown `model`, how much faster its numbers are to learn.
+
+    A factor, or a tensor of the parameter's shape where it holds old and new numbers. `fxgrow.scale_updates` makes an
+    optimizer follow.
+    """
     scales: dict[str, float | Tensor] = {}
     for name, (tensor, entry) in record.located(dict(model.named_parameters(remove_duplicate=False))).items():
         mask = new_numbers(entry, tensor)
@@ -146,8 +158,8 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
     return Handle(optimizer.register_step_pre_hook(remember).remove, optimizer.register_step_post_hook(scaled).remove)
 
 
-def parameter_groups(record: Entries, model: nn.Module, lr: float, new: float) -> list[dict]:
-    """See `GrowthRecord.parameter_groups`."""
+def parameter_groups(record: Entries, model: nn.Module, lr: float, *, new: float = 1.0) -> list[dict]:
+    """Return two groups for any optimizer: parameters with old numbers at `lr`, those that are new at `lr * new`."""
     located = record.located(dict(model.named_parameters(remove_duplicate=False))).values()
     trained = [(p, entry.source is None) for p, entry in located if p.requires_grad]
     return [{"params": [p for p, is_new in trained if not is_new], "lr": lr},

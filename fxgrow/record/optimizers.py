@@ -21,13 +21,22 @@ SHIFT = 8.0  # by which parameters are moved to see whether a state follows them
 
 def migrate_tensors(record: Entries, tensors: Mapping[str, Tensor],
                     like: nn.Module | Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """See `GrowthRecord.migrate_tensors`."""
+    """Return tensors of the small model (an EMA copy of its numbers) as tensors of the grown one.
+
+    Args:
+        tensors: by the names of the small model; parameters, buffers or a whole state_dict.
+        like: the grown model or its state_dict, for the new numbers; without it they are zeros, and tensors that are new
+            altogether are left out, as their shapes are not known.
+
+    Raises:
+        GrowthError: a tensor has another shape than the small model's.
+    """
     grown: Mapping[str, Tensor] = tensors_of(like) if isinstance(like, nn.Module) else like or {}
     aliases = _aliases(record)
     kept = {n: record.entry(n, t.ndim) for n, t in tensors.items() if n not in record.removed and n not in aliases}
     migrated: dict[str, Tensor] = {}
     for name, entry in {**kept, **record.parameters}.items():
-        if entry.source in tensors:
+        if entry.source is not None and entry.source in tensors:
             migrated[name] = _values(name, entry, tensors[entry.source].detach(), grown.get(name))
         elif entry.source is None and name in grown:
             migrated[name] = grown[name].detach().clone()
@@ -83,7 +92,17 @@ def _with(whole: Tensor, entry: ParameterRecord, new: float | Tensor) -> Tensor:
 
 def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedParameters,
                       old_params: NamedParameters | None = None) -> Optimizer:
-    """See `GrowthRecord.migrate_optimizer`."""
+    """Return an optimizer of the same class for the grown model, with the state that the small model's has.
+
+    Args:
+        optimizer: the one that trained the small model. It is left as it is.
+        new_params: the grown model, or (name, parameter) pairs of it.
+        old_params: the small model, or such pairs; None: the optimizer has one group with the small model's parameters in
+            their order (or was given named parameters).
+
+    Raises:
+        GrowthError: parameters cannot be told apart, or the optimizer keeps a state that does not belong to single numbers.
+    """
     old = _small_parameters(record, optimizer, old_params)
     new = record.located(dict(_named(new_params)))
     group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}

@@ -1,21 +1,17 @@
 """The growth record: where every old number went and which numbers are new.
 
-What lives here: the data, and how two growths in a row become one. What follows from a record (optimizer states, the small
-network back, shared storage) is in optimizers.py, freezing.py, shrinking.py and tying.py.
+What lives here: the data, and how two growths in a row become one. What does not: what follows from a record.
 """
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from fxgrow.record.entries import Entries, NamedParameters, ParameterRecord
-from fxgrow.record.freezing import Frozen, lr_scales, parameter_groups
-from fxgrow.record.optimizers import migrate_optimizer, migrate_tensors
-from fxgrow.record.shrinking import shrink
+from fxgrow.graph import Captured
+from fxgrow.record import freezing, optimizers, shrinking
+from fxgrow.record.entries import Entries, ParameterRecord
 
 
 @dataclass
@@ -43,68 +39,11 @@ class GrowthRecord(Entries):
                             (self.removed | later.removed) - later.parameters.keys(),
                             self.certificate + later.certificate, {**later.origin, **self.origin})
 
-    # -- what follows from it ----------------------------------------------------------------------------------------
-
-    def shrink(self, model: nn.Module) -> nn.Module:
-        """Return the small network with the numbers that the grown `model` has now.
-
-        Exact for r2r and netmorph, which leave old numbers as they are (a factor on norm weights is divided out). Under
-        net2net a column that was shared out among copies is the sum of its shares, and of copied positions the first is
-        taken. `model` is left as it is.
-
-        Raises:
-            GrowthError: a number of the small network is found nowhere; the tensor is named.
-        """
-        return shrink(self, model)
-
-    def migrate_tensors(self, tensors: Mapping[str, Tensor], like: nn.Module | Mapping[str, Tensor] | None = None
-                        ) -> dict[str, Tensor]:
-        """Return tensors of the small model (an EMA copy of its numbers) as tensors of the grown one.
-
-        Args:
-            tensors: by the names of the small model; parameters, buffers or a whole state_dict.
-            like: the grown model or its state_dict, for the new numbers; without it they are zeros, and tensors that are
-                new altogether are left out, as their shapes are not known.
-
-        Raises:
-            GrowthError: a tensor has another shape than the small model's.
-        """
-        return migrate_tensors(self, tensors, like)
-
-    def migrate_optimizer(self, optimizer: Optimizer, new_params: NamedParameters,
-                          old_params: NamedParameters | None = None) -> Optimizer:
-        """Return an optimizer of the same class for the grown model, with the state that the small model's has.
-
-        Args:
-            optimizer: the one that trained the small model. It is left as it is.
-            new_params: the grown model, or (name, parameter) pairs of it.
-            old_params: the small model, or such pairs; None: the optimizer has one group with the small model's parameters
-                in their order (or was given named parameters).
-
-        Raises:
-            GrowthError: parameters cannot be told apart, or the optimizer keeps a state that does not belong to single
-                numbers.
-        """
-        return migrate_optimizer(self, optimizer, new_params, old_params)
-
-    def freeze_old(self, model: nn.Module) -> Frozen:
-        """Keep every old number of the grown `model` as it is, whatever optimizer runs; running statistics too.
-
-        Until `.remove()` of what this returns, or the end of a `with` block.
-        """
-        return Frozen(self, model)
-
-    def lr_scales(self, model: nn.Module, *, new: float = 1.0, old: float = 1.0) -> dict[str, float | Tensor]:
-        """Return, for each parameter of the grown `model`, how much faster its numbers are to learn.
-
-        A factor, or a tensor of the parameter's shape where it holds old and new numbers. `fxgrow.scale_updates` makes an
-        optimizer follow.
-        """
-        return lr_scales(self, model, new, old)
-
-    def parameter_groups(self, model: nn.Module, lr: float, *, new: float = 1.0) -> list[dict]:
-        """Return two groups for any optimizer: parameters with old numbers at `lr`, those that are new at `lr * new`."""
-        return parameter_groups(self, model, lr, new)
+    # what follows from a record: methods that stand in files of their own
+    shrink = shrinking.shrink
+    migrate_tensors, migrate_optimizer = optimizers.migrate_tensors, optimizers.migrate_optimizer
+    freeze_old = freezing.freeze_old
+    lr_scales, parameter_groups = freezing.lr_scales, freezing.parameter_groups
 
     # -- for an archive ------------------------------------------------------------------------------------------------
 
@@ -134,4 +73,4 @@ class GrowthRecord(Entries):
 
 def record_in(model: nn.Module) -> GrowthRecord | None:
     """Return the growth record that a grown or loaded model holds."""
-    return getattr(model, "meta", {}).get("growth", {}).get("record")
+    return Captured(model).record

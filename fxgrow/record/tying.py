@@ -8,7 +8,7 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import clone_structure, tensors_of
+from fxgrow.graph import Captured, clone_structure, tensors_of
 from fxgrow.record.entries import ParameterRecord
 from fxgrow.record.grown import Grown
 from fxgrow.record.record import GrowthRecord, record_in
@@ -46,7 +46,7 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
         if isinstance(gm, GraphModule):
             _replace_reads(gm)
     _tie_layers(new)
-    new.meta = {**getattr(new, "meta", {}), "growth": {"record": record, "outcomes": []}}  # an outer module has none
+    Captured(new).keep_growth(record, [])
     return recompiled(new)
 
 
@@ -113,7 +113,7 @@ def _replace_reads(gm: GraphModule) -> None:
         held = place._parameters.get(attribute)
         tie = getattr(held, "tied_to", None)
         if held is not None and tie is not None and not _is_parents(tie):
-            tied = Tied(*tie, tuple(place._parameters))
+            tied = Tied(tie[0], tie[1], tuple(place._parameters))
             del place._parameters[attribute]
             gm.add_submodule(path, Computed(tied, held, attribute))
         if isinstance(place._modules.get(f"{attribute}_tied"), Computed):

@@ -50,12 +50,11 @@ def _before_permutation(tape: Tape, node: Node, copies: Atom) -> tuple[Node, int
     """Return the value whose whole axis, copies adjacent, the nodes up to `node` permute; and that axis."""
     total = next(resolve(a).size for a in tape.node_values[node.name].axes if copies in atoms(a))
     while True:
-        values = {n: tape.node_values.get(n.name) for n in node.all_input_nodes}
-        values = {n: value for n, value in values.items() if isinstance(value, Value)}
-        if len(values) != 1:
+        sources = [n for n in node.all_input_nodes if isinstance(tape.node_values.get(n.name), Value)]
+        if len(sources) != 1:
             raise Refusal("it permutes the copies of several values; class left unchanged", node.name, [copies])
-        (node, value), = values.items()
-        for at, axis in enumerate(value.axes):
+        node, = sources
+        for at, axis in enumerate(tape.node_values[node.name].axes):
             if copies in atoms(axis) and resolve(axis).size == total:
                 return node, at
 

@@ -57,7 +57,7 @@ class GrownSizes:
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """Return the new shape of a value."""
-        return tuple(size_of(axis, self.sizes) for axis in value.axes)
+        return tuple(map(self.of, value.axes))
 
     def value(self, node: Node) -> Value | None:
         """Return the axes of a node's result, where it is one tensor that the analysis follows."""
@@ -69,18 +69,15 @@ class GrownSizes:
         return self.tape.by_node.get(node.name, ())
 
     def result(self, node: Node) -> Any:
-        """Return the new shape of a node's result, or a list of those of its results.
+        """Return the new shape of a node's result, or a list of shapes; the old one where it is not followed."""
+        return self._shapes(self.tape.node_values.get(node.name), self.tape.shapes.get(node.name))
 
-        Tensors that the analysis does not follow keep their old shapes; what is no tensor has None.
-        """
-        return self._result(self.tape.node_values.get(node.name), self.tape.shapes.get(node.name))
-
-    def _result(self, value: Any, old_shape: Any) -> Any:
+    def _shapes(self, value: Any, old: Any) -> Any:
+        if isinstance(value, list):
+            return [self._shapes(v, o) for v, o in zip(value, old)]
         if isinstance(value, Value):
             return self.shape(value)
-        if isinstance(value, list):
-            return [self._result(v, s) for v, s in zip(value, old_shape)]
-        return old_shape if isinstance(old_shape, tuple) else None
+        return old if isinstance(old, tuple) else None
 
     def bounds(self, op: Op) -> tuple[int, int, int] | None:
         """Return the dimension that a slice cuts, and its new start and stop; None of another op."""

@@ -1,7 +1,7 @@
 """Layers with grown tensors: their size attributes, and the arguments of calls that depend on a size."""
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,11 +122,11 @@ def _scale_argument_eps(node: Node, op: Op, ratio: float) -> None:
         raise _refusal(op, "the eps of the norm is computed, and cannot be rescaled")
     if eps is None and op.how == "rms":
         eps = torch.finfo(node.graph.owning_module.get_parameter(op.ins[1].source).dtype).eps
-    eps = 1e-5 if eps is None else eps
+    eps = (1e-5 if eps is None else eps) * ratio
     if by_name:
-        node.update_kwarg("eps", eps * ratio)
+        node.update_kwarg("eps", eps)
     else:
-        node.update_arg(position, eps * ratio)
+        node.update_arg(position, eps)
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -153,88 +153,59 @@ def _keep_scale(node: Node, grown: GrownSizes) -> None:
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
-@functools.singledispatch
+# the attributes that state the shape of the weight, axis by axis; those that state the channels of the result
+BY_WEIGHT = {nn.Linear: ("out_features", "in_features"), nn.Bilinear: ("out_features", "in1_features", "in2_features"),
+             nn.Embedding: ("num_embeddings", "embedding_dim"), nn.PReLU: ("num_parameters",)}
+BY_CHANNELS = {nn.modules.batchnorm._NormBase: "num_features", nn.GroupNorm: "num_channels"}
+
+
 def _resized(layer: nn.Module, node: Node, grown: GrownSizes) -> nn.Module:
     """Return a layer whose size attributes are those of its new tensors: the same one, or another in its place."""
+    for kind, names in BY_WEIGHT.items():
+        if isinstance(layer, kind):
+            for name, size in zip(names, _weight(layer).shape):
+                setattr(layer, name, size)
+    value = grown.value(node)
+    for kind, name in BY_CHANNELS.items():
+        if isinstance(layer, kind) and value is not None:
+            setattr(layer, name, grown.of(value.axes[1]))
+    for kind, resized in SPECIAL.items():
+        if isinstance(layer, kind):
+            return resized(layer, node, grown) or layer
     return layer
 
 
-@_resized.register(nn.Linear)
-def _(layer: nn.Linear, node: Node, grown: GrownSizes) -> nn.Module:
-    layer.out_features, layer.in_features = _weight(layer).shape
-    return layer
-
-
-@_resized.register(nn.Bilinear)
-def _(layer: nn.Bilinear, node: Node, grown: GrownSizes) -> nn.Module:
-    layer.out_features, layer.in1_features, layer.in2_features = _weight(layer).shape
-    return layer
-
-
-@_resized.register(ConvNd)
-def _(layer: nn.Conv2d, node: Node, grown: GrownSizes) -> nn.Module:
+def _resize_convolution(layer: nn.Conv2d, node: Node, grown: GrownSizes) -> None:
     groups = [grown.of(op.extra["groups"]) for op in grown.ops(node) if "groups" in op.extra]
     layer.groups = groups[0] if groups else layer.groups
     first, second = _weight(layer).shape[:2]
     second *= layer.groups
     layer.out_channels, layer.in_channels = (second, first) if layer.transposed else (first, second)
-    return layer
 
 
-@_resized.register(nn.modules.batchnorm._NormBase)
-@_resized.register(nn.GroupNorm)
-def _(layer: nn.BatchNorm2d | nn.GroupNorm, node: Node, grown: GrownSizes) -> nn.Module:
-    value = grown.value(node)
-    if value is not None:
-        name = "num_channels" if isinstance(layer, nn.GroupNorm) else "num_features"
-        setattr(layer, name, grown.of(value.axes[1]))
-    return layer
-
-
-@_resized.register(nn.Embedding)
-def _(layer: nn.Embedding, node: Node, grown: GrownSizes) -> nn.Module:
-    layer.num_embeddings, layer.embedding_dim = _weight(layer).shape
-    return layer
-
-
-@_resized.register(nn.PReLU)
-def _(layer: nn.PReLU, node: Node, grown: GrownSizes) -> nn.Module:
-    layer.num_parameters = _weight(layer).shape[0]
-    return layer
-
-
-@_resized.register(nn.RNNBase)
-def _(layer: nn.RNNBase, node: Node, grown: GrownSizes) -> nn.Module:
+def _resize_recurrent(layer: nn.RNNBase, node: Node, grown: GrownSizes) -> None:
     layer.hidden_size, layer.input_size = layer.weight_hh_l0.shape[1], layer.weight_ih_l0.shape[1]
     if layer.proj_size:
         layer.proj_size, layer.hidden_size = layer.weight_hr_l0.shape
-    return layer
 
 
-@_resized.register(nn.RNNCellBase)
-def _(layer: nn.RNNCellBase, node: Node, grown: GrownSizes) -> nn.Module:
+def _resize_cell(layer: nn.RNNCellBase, node: Node, grown: GrownSizes) -> None:
     layer.hidden_size, layer.input_size = layer.weight_hh.shape[1], layer.weight_ih.shape[1]
-    return layer
 
 
-@_resized.register(nn.Unflatten)
-def _(layer: nn.Unflatten, node: Node, grown: GrownSizes) -> nn.Module:
+def _resize_unflatten(layer: nn.Unflatten, node: Node, grown: GrownSizes) -> None:
     value = grown.value(node)
     if value is not None:
         rank = len(layer.unflattened_size)
         dim = layer.dim % (len(value.axes) - rank + 1)
         layer.unflattened_size = grown.shape(value)[dim:dim + rank]
-    return layer
 
 
-@_resized.register(MultiheadAttention)
-def _(layer: MultiheadAttention, node: Node, grown: GrownSizes) -> nn.Module:
+def _resize_heads(layer: MultiheadAttention, node: Node, grown: GrownSizes) -> None:
     layer.num_heads = _heads(layer, node, grown)
-    return layer
 
 
-@_resized.register(nn.MultiheadAttention)
-def _(layer: nn.MultiheadAttention, node: Node, grown: GrownSizes) -> nn.Module:
+def _resize_attention(layer: nn.MultiheadAttention, node: Node, grown: GrownSizes) -> nn.Module:
     """Keep the stock layer where its constraints hold: inner width = embedding width = heads * head size."""
     heads, projection = _heads(layer, node, grown), layer.in_proj_weight
     embedding, inner = layer.out_proj.weight.shape
@@ -265,3 +236,8 @@ def _weight(layer: nn.Module) -> Any:
         if hasattr(originals, "original"):
             return originals.original
     return layer.weight
+
+
+SPECIAL: dict[type[nn.Module], Callable[..., nn.Module | None]] = {
+    ConvNd: _resize_convolution, nn.RNNBase: _resize_recurrent, nn.RNNCellBase: _resize_cell,
+    nn.Unflatten: _resize_unflatten, nn.MultiheadAttention: _resize_attention, MultiheadAttention: _resize_heads}

@@ -43,7 +43,8 @@ def _skips(node: Node, tape: Tape) -> list[Node]:
 
 def _read_later(x: Node, node: Node) -> bool:
     """Tell whether `node` writes to x, which is read after it: then x may not be exchanged for a copy."""
-    if written_argument(node) is not x:
+    written = written_argument(node)
+    if written is None or written is not x:
         return False
     order = {n: i for i, n in enumerate(node.graph.nodes)}
     return any(order[user] > order[node] for user in x.users)

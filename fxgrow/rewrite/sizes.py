@@ -128,7 +128,7 @@ class _SizeRunner(MetaRunner):
 
     def _classes_at(self, node: Node) -> list[Atom]:
         """Return the grown classes that a node touches."""
-        values = [v for op in self.grown.ops(node) for v in (*op.ins, *op.outs)]
+        values: list[Any] = [v for op in self.grown.ops(node) for v in (*op.ins, *op.outs)]
         for n in (node, *node.all_input_nodes):
             result = self.grown.tape.node_values.get(n.name)
             values += result if isinstance(result, list) else [result]
