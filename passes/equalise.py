@@ -39,21 +39,23 @@ class Equalise(PassBase):
     """
     seed: int | None = None
 
-    def call(self, graph_module: GraphModule) -> PassResult:
+    def requires(self, graph_module: GraphModule) -> None:
         record = record_in(graph_module)
         if record is None or not record.parameters:
             raise GrowthError("equalise rescales new numbers, and this network has none: put it behind widen")
         if any(p.scale != 1.0 or any(s is not None for s in p.shares) for p in record.parameters.values()):
             raise GrowthError("equalise cannot rescale copies and means of old numbers, which net2net and norm streams need "
                               "as they are: put it behind widen with method r2r")
-        seed = seed_of(self.seed)
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        record, seed = record_in(graph_module) or GrowthRecord(), seed_of(self.seed)
         grown = copy.deepcopy(graph_module)
         first = ratios(grown, record, seed)
         scale(grown, record, rows=1 / first[1], columns=1 / first[0])
         last = ratios(grown, record, seed)
-        told = "; ".join(f"{what} {a:.3g} -> {b:.3g}" for what, a, b in zip(("rows", "columns"), first, last))
+        changes = "; ".join(f"{what} {a:.3g} -> {b:.3g}" for what, a, b in zip(("rows", "columns"), first, last))
         step = {"pass": "equalise", "where": [], "seed": seed}
-        why = f"pairs and zeros are multiplied as wholes; first gradient, new / old: {told}"
+        why = f"pairs and zeros are multiplied as wholes; first gradient, new / old: {changes}"
         keep_growth(graph_module, grown, GrowthRecord(lineage=[step]), [Outcome("new numbers", 0, 0, [], "rescaled", why)])
         return PassResult(grown, True)
 
