@@ -1,9 +1,8 @@
 """Seeds: one number made of several."""
-from __future__ import annotations
 
 
 def mixed(*numbers: int) -> int:
-    """One seed from several, spread so that neighbours have nothing in common (the finaliser of splitmix64)."""
+    """Mix several numbers into one seed; neighbours have nothing in common (the finaliser of splitmix64)."""
     mask, state = 2 ** 64 - 1, 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & mask

@@ -20,8 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fxgrow.experiments.evolve import SearchConfig, engine, search
-from fxgrow.experiments.evolve.local_engine import Engine
+from fxgrow.experiments.evolve import Engine, SearchConfig, engine, search
 
 
 def warm(running: Engine, config: SearchConfig, folder: Path) -> None:

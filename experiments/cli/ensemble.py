@@ -1,4 +1,4 @@
-"""`fxgrow ensemble`: what the members of a search do together."""
+"""`fxgrow ensemble`: the members of a search, put together."""
 from __future__ import annotations
 
 import click
@@ -21,10 +21,9 @@ def ensemble(run: str, members: int, part: str, seed: int, as_json: bool) -> Non
     is right where those before it are not). The other half fits: weights by likelihood (weighted) and by forward selection
     (greedy), and a small network over the members' outputs (stacked). The table is kept as RUN/ensembles.json.
     """
-    from fxgrow.experiments.evolve import FILE
-    from fxgrow.experiments.evolve import ensemble as made
+    from fxgrow.experiments import evolve
     with status("Running the members"):
-        table = made(run, members, part, seed)
+        table = evolve.ensemble(run, members, part, seed)
     if as_json:
         print_json(table)
         return
@@ -36,4 +35,4 @@ def ensemble(run: str, members: int, part: str, seed: int, as_json: bool) -> Non
     click.echo(f"validation  {size['chosen on']} samples to choose members on, {size['fitted on']} others to fit on")
     for number, why in table["lost"].items():
         click.echo(f"left out    network {number}: {why}")
-    click.echo(f"written     {run}/{FILE}")
+    click.echo(f"written     {run}/{evolve.ENSEMBLES}")

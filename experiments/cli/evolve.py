@@ -1,8 +1,7 @@
-"""`fxgrow evolve`: a search from a TOML file and options, its progress, and what it found."""
+"""`fxgrow evolve`: a search from a TOML file and options, its progress, and its report."""
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from fxgrow.common import quantity
 from fxgrow.experiments.settings import TrainError, read_toml
 
 if TYPE_CHECKING:
-    from fxgrow.experiments.evolve import Found, Scored, Search
+    from fxgrow.experiments.evolve import Scored, Search, SearchResult
 
 
 # Settings that have an option of their own, with the type that click reads.
@@ -51,7 +50,7 @@ def _settings(command):
 @click.option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard into the folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evolve(settings: str | None, out: str | None, preset: str, engine: str, workers: int | None, address: str | None,
-           resume: str | None, tensorboard: bool, as_json: bool, **given) -> None:
+           resume: str | None, tensorboard: bool, as_json: bool, **options) -> None:
     """Search architectures by evolving networks that descend from one.
 
     The base network is trained; then, round after round, the best are selected, children are made of them by passes that
@@ -62,65 +61,67 @@ def evolve(settings: str | None, out: str | None, preset: str, engine: str, work
     options override it. Every finished training is on disk before it counts: --resume goes on after any interruption.
     """
     import fxgrow
-    from fxgrow.experiments.evolve import Search
-    from fxgrow.experiments.evolve import engine as made
+    from fxgrow.experiments import evolve as evolution
 
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None}
     config, folder = settings_of(settings, out, resume, preset, chosen)
-    with made(engine, workers, address) as running, _progress(as_json) as shown:
-        watch = [shown, *([Scalars()] if tensorboard else [])]
+    with evolution.engine(engine, workers, address) as running, _progress(as_json) as shown:
+        watch = [shown, Scalars()] if tensorboard else [shown]
         try:
-            found = Search(config, folder, running, watch).run()
+            result = evolution.Search(config, folder, running, watch).run()
         except KeyboardInterrupt:
             raise TrainError(f"interrupted: go on with --resume {folder}; what had been finished is kept") from None
-    report = summary(found)
-    fxgrow.save(found.model(), report["file"])
+    report = summary(result)
+    fxgrow.save(result.model(), report["file"])
     if as_json:
         print_json(report)
     else:
-        _tell(report)
+        _print(report)
 
 
 def settings_of(settings: str | None, out: str | None, resume: str | None, preset: str, chosen: dict[str, Any]):
-    from fxgrow.experiments.evolve import CPU, SearchConfig, resumed
+    """Return the settings of a search and its folder, from the command line."""
+    from fxgrow.experiments.evolve import CPU_PRESET, SearchConfig, resumed
     if resume is not None:
         if settings or out or chosen:
             raise click.UsageError("--resume goes on with the settings of the search; it takes no others")
         return resumed(resume), resume
     if out is None:
         raise click.UsageError("say with -o where the search goes, or with --resume which one to go on with")
-    held = read_toml(settings) if settings else {}
+    usual = CPU_PRESET if preset == "cpu" else {}
+    written = read_toml(settings) if settings else {}
     try:
-        return SearchConfig.of({**(CPU if preset == "cpu" else {}), **held, **chosen}, settings or "the options"), out
+        return SearchConfig.of({**usual, **written, **chosen}, settings or "the options"), out
     except TrainError as error:
         raise click.UsageError(str(error)) from error
 
 
 @contextlib.contextmanager
 def _progress(as_json: bool) -> Iterator:
-    """A bar on stderr, and (not for JSON) a line for each training."""
+    """Show a bar on stderr, and (not for JSON) a line for each training."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("evolving")
 
-        def tell(search: Search, s: Scored | None) -> None:
+        def show(search: Search, s: Scored | None) -> None:
             best = max((x.accuracy for x in search.scored), default=0.0)
             bar.update(task, total=trainings(search), completed=len(search.scored),
                        description=f"best {best:.4f}, {quantity(search.spent, 'FLOP')}")
             if s is not None and not as_json:
                 click.echo(line(s))
-        yield tell
+        yield show
 
 
 def trainings(search: Search) -> int:
-    """How many trainings a search has at most."""
+    """Return how many trainings a search has at most."""
     c = search.config
-    each = 1 if c.mode == "steady" else c.keep + c.children
-    return 1 + (c.rounds * c.children if c.mode == "steady" else c.rounds * each) + bool(c.final_steps)
+    a_round = c.children if c.mode == "steady" else c.keep + c.children
+    return 1 + c.rounds * a_round + (1 if c.final_steps else 0)
 
 
 def line(s: Scored) -> str:
+    """Return a training in one line."""
     step = s.member.step or {}
     what = f"{step['pass']} {step.get('where', '')}".strip() + f" of {s.member.parent}" if step else "base"
     state = f"accuracy {s.accuracy:.4f}" if s.archive else "failed"
@@ -134,6 +135,7 @@ class Scalars:
         self.writer: Any = None
 
     def __call__(self, search: Search, s: Scored | None) -> None:
+        """Write the numbers of a training."""
         at = len(search.scored)
         if self.writer is None:
             try:
@@ -149,24 +151,23 @@ class Scalars:
             self.writer.flush()
 
 
-def summary(found: Found) -> dict[str, Any]:
-    """The outcome as data. The test part is looked at here alone."""
+def summary(result: SearchResult) -> dict[str, Any]:
+    """Return the outcome as data; the test part is looked at here alone."""
     from fxgrow.experiments.evolve import Store, data_of, evaluate
-    c = found.config
-    accuracy, loss, _ = evaluate(found.model(), data_of(c.data, c.root, c.limit, c.seed).test)
+    c = result.config
+    accuracy, loss, _ = evaluate(result.model(), data_of(c.data, c.root, c.limit, c.seed).test)
+    with contextlib.closing(Store(result.folder)) as store:
+        discarded = len(store.discarded())
 
-    def told(s: Scored) -> dict[str, Any]:
-        return {**dataclasses.asdict(s.member), "round": s.round, "accuracy": s.accuracy, "loss": s.loss}
-    store = Store(found.folder)
-    discarded = len(store.discarded())
-    store.close()
-    return {"folder": str(found.folder), "file": str(found.folder / "best.pt"), "best": told(found.best),
-            "test": {"accuracy": accuracy, "loss": loss}, "population": [told(s) for s in found.population],
-            "networks": len({s.number for s in found.evaluations}), "trainings": len(found.evaluations),
-            "discarded": discarded, "spent": sum(s.spent for s in found.evaluations)}
+    def row(s: Scored) -> dict[str, Any]:
+        return {**s.member.to_json(), "round": s.round, "accuracy": s.accuracy, "loss": s.loss}
+    return {"folder": str(result.folder), "file": str(result.folder / "best.pt"), "best": row(result.best),
+            "test": {"accuracy": accuracy, "loss": loss}, "population": [row(s) for s in result.population],
+            "networks": len({s.number for s in result.evaluations}), "trainings": len(result.evaluations),
+            "discarded": discarded, "spent": sum(s.spent for s in result.evaluations)}
 
 
-def _tell(report: dict[str, Any]) -> None:
+def _print(report: dict[str, Any]) -> None:
     print_table("The last population", ("network", "parent", "pass", "accuracy", "parameters", "FLOPs"), [
         (p["number"], "" if p["parent"] is None else p["parent"], (p["step"] or {}).get("pass", "base"),
          f"{p['accuracy']:.4f}", f"{p['parameters']:,}", quantity(p["flops"])) for p in report["population"]])

@@ -1,7 +1,5 @@
 """`fxgrow evolve-report`: one page about a search."""
-from __future__ import annotations
-
-import os
+from pathlib import Path
 
 import click
 
@@ -33,15 +31,15 @@ def evolve_report(run: str, output: str, title: str, changes: str, thorough: boo
     screen = console(stderr=True)
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("comparing networks", total=None)
-        told = report(run, output, title=title, changes=changes, thorough=thorough,  # type: ignore[arg-type]
+        data = report(run, output, title=title, changes=changes, thorough=thorough,  # type: ignore[arg-type]
                       progress=lambda done, all: bar.update(task, completed=done, total=all))
-    size = os.path.getsize(output)
+    size = Path(output).stat().st_size
     if as_json:
-        print_json({"file": output, "bytes": size, "state": told["state"], **told["facts"], "damaged": told["damaged"]})
+        print_json({"file": output, "bytes": size, "state": data["state"], **data["facts"], "damaged": data["damaged"]})
         return
-    click.echo(f"search      {told['state']}")
-    for name, value in told["facts"].items():
+    click.echo(f"search      {data['state']}")
+    for name, value in data["facts"].items():
         click.echo(f"{name:<11} {value}")
-    for d in told["damaged"]:
+    for d in data["damaged"]:
         click.echo(f"warning: the network #{d['number']} of round {d['round']} is damaged: {d['reason']}", err=True)
     click.echo(f"written     {output} ({size:,} bytes)")

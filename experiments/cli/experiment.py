@@ -1,9 +1,8 @@
-"""`fxgrow experiment`: says what an experiment costs, runs what has not been run, and reports."""
+"""`fxgrow experiment`: tells the cost of an experiment, runs what has not been run, and reports."""
 from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-import pkgutil
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from fxgrow.common import quantity
 from fxgrow.experiments.train import Watcher
 
 if TYPE_CHECKING:
-    from fxgrow.experiments.papers import Cost, Setup
+    from fxgrow.experiments.papers import ArmCost, Setup
     from fxgrow.experiments.train import TrainingState
 
 
@@ -61,25 +60,23 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
         declared = papers.get_experiment(name)
     except papers.ExperimentError as error:
         raise click.UsageError(str(error)) from error
-    from fxgrow.experiments.papers import Setup, file_name, insist_writable
     where = data or declared.scale(scale).data
-    folder = Path(out or f"results/{name}-{scale}-{file_name(Path(where).stem)}")
+    folder = Path(out or f"results/{name}-{scale}-{papers.file_name(Path(where).stem)}")
     own = {k: v for k, v in {"model": model, "count": count}.items() if v is not None}
     if own and not declared.setup:
         raise click.UsageError(f"experiment {name} has networks of its own: --model and --count are for neighbours and "
                                "evolution")
-    make = pkgutil.resolve_name(declared.setup) if declared.setup else Setup
-    setup: Setup = make(name, scale, folder, data or "", root, download, device, **own)
+    setup: Setup = (declared.setup or papers.Setup)(name, scale, folder, data or "", root, download, device, **own)
     numbers = list(range(seeds))
     with status(f"Counting what {name} costs"):
-        planned = costs_of(setup, numbers)
+        planned = papers.costs(setup, numbers)
     if not as_json:
-        _tell_costs(setup, planned, jobs)
+        _print_costs(setup, planned, jobs)
     if dry_run:
         if as_json:
             print_json({"experiment": name, "scale": scale, "costs": _costs_json(planned)})
         return
-    insist_writable(folder)
+    papers.insist_writable(folder)
     run_all(setup, planned, jobs)
     words = ["fxgrow", "experiment", name, "--data", where, "--seeds", str(seeds), "--scale", scale]
     words += [word for option, value in own.items() for word in (f"--{option}", str(value))]
@@ -88,7 +85,7 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
     if as_json:
         print_json(report)
     else:
-        _tell(setup, report)
+        _print(setup, report)
 
 
 def _list(as_json: bool) -> None:
@@ -102,15 +99,10 @@ def _list(as_json: bool) -> None:
                     [(e.name, e.title, e.source, len(e.arms)) for e in found])
 
 
-def costs_of(setup: Setup, seeds: Sequence[int]) -> list[Cost]:
-    from fxgrow.experiments.papers import costs
-    return costs(setup, seeds)
-
-
-def _tell_costs(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
+def _print_costs(setup: Setup, planned: Sequence[ArmCost], jobs: int) -> None:
     rows = [(c.arm.key, len(c.todo), quantity(c.flops, "FLOP"), _duration(c.seconds)) for c in planned]
-    print_table(f"What it will cost: {setup.experiment}, scale {setup.scale}", ("arm", "runs to do", "FLOPs of a run",
-                                                                                "about"), rows)
+    print_table(f"What it will cost: {setup.experiment}, scale {setup.scale}",
+                ("arm", "runs to do", "FLOPs of a run", "about"), rows)
     runs = sum(len(c.todo) for c in planned)
     flops = sum(len(c.todo) * c.flops for c in planned)
     click.echo(f"in all      {runs} runs, {quantity(flops, 'FLOP')} of training, about "
@@ -124,7 +116,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def _costs_json(planned: Sequence[Cost]) -> list[dict[str, Any]]:
+def _costs_json(planned: Sequence[ArmCost]) -> list[dict[str, Any]]:
     return [{"arm": c.arm.key, "todo": c.todo, "flops": c.flops} for c in planned]
 
 
@@ -138,8 +130,8 @@ class _Steps(Watcher):
         self.bar.advance(self.task, self.seconds / trainer.total)
 
 
-def run_all(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
-    """Makes every run that has not been made, teachers first, with a bar on terminals that says how much time is left.
+def run_all(setup: Setup, planned: Sequence[ArmCost], jobs: int) -> None:
+    """Make every run that has not been made, teachers first, with a bar on terminals that says how much time is left.
 
     Raises:
         ExperimentError: it was interrupted. FxgrowError: a run failed. Finished ones are kept.
@@ -171,7 +163,7 @@ def run_all(setup: Setup, planned: Sequence[Cost], jobs: int) -> None:
 
 
 def _side_by_side(setup: Setup, levels: Sequence[Sequence[tuple[str, int]]], jobs: int) -> Iterator[str]:
-    """The runs in processes, a level behind the one that it needs; gives the arm of each as it is done."""
+    """Run in processes, a level behind the one that it needs; give the arm of each run as it is done."""
     from fxgrow.experiments.papers import in_process
     pool = concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
     try:
@@ -185,16 +177,16 @@ def _side_by_side(setup: Setup, levels: Sequence[Sequence[tuple[str, int]]], job
 
 
 def _report(setup: Setup, command: str, seeds: Sequence[int]) -> dict[str, Any]:
-    from fxgrow.experiments.papers import figures, finished, results
-    runs = {arm.key: [found for seed in seeds if (found := finished(setup, arm, seed)) is not None]
+    from fxgrow.experiments import papers
+    runs = {arm.key: [run for run in (papers.finished(setup, arm, seed) for seed in seeds) if run is not None]
             for arm in setup.declared.arms}
     with status("Drawing"):
         sentences, more = setup.conclude(runs)
-        pictures = [*figures.draw(setup, runs, seeds), *more]
-    return results.write(setup, command, seeds, results.summary(setup, runs), runs, pictures, sentences)
+        pictures = [*papers.draw_figures(setup, runs, seeds), *more]
+    return papers.write_results(setup, command, seeds, papers.summary(setup, runs), runs, pictures, sentences)
 
 
-def _tell(setup: Setup, report: dict[str, Any]) -> None:
+def _print(setup: Setup, report: dict[str, Any]) -> None:
     from fxgrow.experiments.papers import COLUMNS, cells
     print_table(f"{report['title']} ({report['data']}, {len(report['seeds'])} seeds, accuracies in %)", COLUMNS,
                 [cells(row) for row in report["summary"]])

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,10 +13,10 @@ from fxgrow.cli import EXAMPLE, check_writable, json_option, print_json, print_t
 from fxgrow.common import atomic_write, quantity
 
 if TYPE_CHECKING:
-    from fxgrow.experiments.plots import Curve, Found
+    from fxgrow.experiments.plots import Curve, StoredRun
 
 
-Groups = Mapping[str, Sequence["Found"]]
+Groups = Mapping[str, Sequence["StoredRun"]]
 
 
 @click.command(epilog=EXAMPLE + "fxgrow plot runs -x flops -y val_accuracy -o accuracy.svg\n  "
@@ -54,63 +54,73 @@ def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str, group
         raise click.UsageError("--csv and --json: choose one of them")
     if not (output or listing or csv_file or as_json):
         raise click.UsageError("name the picture with -o, or ask for --list, --csv or --json")
-    from fxgrow.experiments.plots import figures, folders, numbers
+    from fxgrow.experiments import plots
 
-    for file in (output, None if csv_file == "-" else csv_file):
-        if file is not None:
-            check_writable(file)
+    files = [file for file in (output, csv_file) if file not in (None, "-")]
+    for file in files:
+        check_writable(file)
     if output is not None:
-        figures.check_suffix(output)
+        plots.check_suffix(output)
     with status("Reading runs"):
-        groups = folders.grouped(folders.read_runs(runs), group)
-    found = [run for members in groups.values() for run in members]
+        groups = plots.group_runs(plots.read_runs(runs), group)
     if listing:
         _list(groups, as_json)
         return
-    x = x or ("flops" if all("flops" in numbers.columns(run.rows) for run in found) else "step")
-    rows = {label: [run.rows for run in members] for label, members in groups.items()}
-    drawn = [numbers.curve(label, members, x, y, style["band"], style["smooth"]) for label, members in rows.items()]
-    last = {label: [float(numbers.points(run.name, run.rows, x, y)[1][-1]) for run in members]
+    x = x or _usual_x(groups)
+    drawn = [plots.curve(label, [run.rows for run in members], x, y, style["band"], style["smooth"])
+             for label, members in groups.items()]
+    last = {label: [float(plots.points(run.name, run.rows, x, y)[1][-1]) for run in members]
             for label, members in groups.items()}
     if output is not None:
         with status(f"Drawing {output}"):
-            if as_bars:
-                figures.bars(last, output, y=y, title=style["title"], band=style["band"])
-            else:
-                figures.draw(drawn, output, x=x, y=y, **style)
-    names = {label: [run.name for run in members] for label, members in groups.items()}
-    if as_json:
-        curves = [{**c.to_json(), "names": names[c.label], "last": last[c.label]} for c in drawn]
-        print_json({"x": x, "y": y, "band": style["band"], "smooth": style["smooth"], "curves": curves, "file": output})
-        return
-    if csv_file is not None:
-        text = _bars_csv(names, last, y) if as_bars else numbers.to_csv(drawn)
-        if csv_file == "-":
-            click.echo(text, nl=False)
-            return
+            _draw(output, drawn, last if as_bars else None, x, y, style)
+    text = _bars_csv(groups, last, y) if as_bars else plots.to_csv(drawn)
+    if csv_file not in (None, "-"):
         with atomic_write(csv_file) as target:
             target.write(text.encode())
-    _tell(drawn, x, y)
-    for file in (output, csv_file):
-        if file is not None:
-            click.echo(f"written     {file} ({os.path.getsize(file):,} bytes)")
+    if as_json:
+        names = {label: [run.name for run in members] for label, members in groups.items()}
+        curves = [{**c.to_json(), "names": names[c.label], "last": last[c.label]} for c in drawn]
+        print_json({"x": x, "y": y, "band": style["band"], "smooth": style["smooth"], "curves": curves, "file": output})
+    elif csv_file == "-":
+        click.echo(text, nl=False)
+    else:
+        _print(drawn, x, y, files)
 
 
-def _bars_csv(names: Mapping[str, Sequence[str]], last: Mapping[str, Sequence[float]], y: str) -> str:
+def _draw(output: str, drawn: Sequence[Curve], last: Mapping[str, Sequence[float]] | None, x: str, y: str,
+          style: Mapping[str, Any]) -> None:
+    from fxgrow.experiments import plots
+    if last is None:
+        plots.draw_curves(drawn, output, x=x, y=y, **style)
+    else:
+        plots.bars(last, output, y=y, title=style["title"], band=style["band"])
+
+
+def _usual_x(groups: Groups) -> str:
+    from fxgrow.experiments import plots
+    everywhere = all("flops" in plots.columns(run.rows) for members in groups.values() for run in members)
+    return "flops" if everywhere else "step"
+
+
+def _bars_csv(groups: Groups, last: Mapping[str, Sequence[float]], y: str) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("label", "run", y))
-    writer.writerows((label, name, value) for label in names for name, value in zip(names[label], last[label]))
+    writer.writerows((label, run.name, value) for label, members in groups.items()
+                     for run, value in zip(members, last[label]))
     return text.getvalue()
 
 
-def _tell(drawn: Sequence[Curve], x: str, y: str) -> None:
+def _print(drawn: Sequence[Curve], x: str, y: str, files: Sequence[str]) -> None:
     rows = []
     for c in drawn:
         band = "one run, no band" if c.count[-1] == 1 else f"{c.low[-1]:.4g} to {c.high[-1]:.4g}"
         rows.append((c.label, c.runs, len(c.x), quantity(float(c.x[-1])), f"{c.mean[-1]:.4g}", band,
                      "; ".join(f"{what} at {quantity(at)}" for at, what in c.growths)))
     _table(f"{y} over {x}", ("label", "runs", "points", f"last {x}", f"mean {y} there", "band there", "growths"), rows)
+    for file in files:
+        click.echo(f"written     {file} ({Path(file).stat().st_size:,} bytes)")
 
 
 def _list(groups: Groups, as_json: bool) -> None:
@@ -129,6 +139,6 @@ def _list(groups: Groups, as_json: bool) -> None:
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
-    """A table of names that may hold anything, brackets too, which rich would take for styles."""
+    """Print a table of names that may hold anything, brackets too, which rich would take for styles."""
     from rich.markup import escape
     print_table(escape(title), tuple(map(escape, columns)), [tuple(escape(str(cell)) for cell in row) for row in rows])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _options() -> list[click.Option]:
-    """An option for each setting; `-o` is that of the other commands."""
+    """Return an option for each setting; `-o` is that of the other commands."""
     own = {o.name: o for o in pass_options.options(Run)}
     own |= {o.name: o for o in pass_options.options(TrainConfig)}
     for field in dataclasses.fields(TrainConfig):
@@ -31,7 +31,7 @@ def _options() -> list[click.Option]:
 
 
 class TrainCommand(click.Command):
-    """Has an option for each setting of a run."""
+    """A command with an option for each setting of a run."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -1,6 +1,6 @@
 """Data sets: `load_data(name)` gives train, validation and test parts, `loader` batches of one.
 
-A file beside this one whose name has no underscore in front registers data sets.
+What lives here: one file a data set, found by its name. What does not: training on them (train).
 """
 import importlib
 import pkgutil
@@ -11,8 +11,7 @@ from fxgrow.experiments.data.registry import Data, DataError, Examples, Request,
 from fxgrow.experiments.data.split import stratified_split
 
 for _file in pkgutil.iter_modules(__path__):
-    if not _file.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_file.name}")
+    importlib.import_module(f"{__name__}.{_file.name}")
 
 __all__ = ["Arrays", "Batches", "Data", "DataError", "Examples", "Request", "list_data", "load_data", "loader", "register",
            "stratified_split"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxgrow.experiments.data.registry import Examples, Parts
+from fxgrow.experiments.data.registry import Examples, Parts, Source
 
 
 class Tensors(Examples):
@@ -24,19 +24,20 @@ class Tensors(Examples):
         self.mean, self.std = (t.float().view(-1, *[1] * (x.ndim - 2)) for t in (mean, std))
 
     def read(self, row: int) -> Tensor:
+        """Return one example, normalised."""
         x = (self.x[row].float() - self.mean) / self.std
         return self.augment(x) if self.augment else x
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-        """What a DataLoader asks for: a batch's examples, normalised together; an augmentation acts on each."""
+        """Return a batch's examples to a DataLoader, normalised together; an augmentation acts on each."""
         rows = self.rows[indices]
         x = ((self.x[rows].float() - self.mean) / self.std).unbind()
         return list(zip(map(self.augment, x) if self.augment else x, self.y[rows].tolist()))
 
 
 @dataclass
-class Arrays:
-    """What a data set in memory is made of. `test` is None where a test part must be cut from `x`."""
+class Arrays(Source):
+    """A data set in memory; `test` is None where a test part must be cut from `x`."""
     x: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
@@ -44,15 +45,12 @@ class Arrays:
     usual: Callable | None = None  # the augmentation that papers use on these data
 
     @property
-    def test_labels(self) -> Tensor | None:
-        return self.test[1] if self.test else None
-
-    @property
     def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of an example."""
         return tuple(self.x.shape[1:])
 
     def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> Parts:
-        """The three parts, normalised by mean and standard deviation of each channel of the train part."""
+        """Return the three parts, normalised by mean and standard deviation of each channel of the train part."""
         mean, std = statistics(self.x[train])
         change = {None: self.usual, False: None}.get(augment, self.usual or padded_crop(self.input_shape))
         x, y = self.test or (self.x, self.labels)
@@ -61,17 +59,17 @@ class Arrays:
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel (1 where a channel is constant), in float64. Shape [channels] each."""
-    dims, each = [0, *range(2, x.ndim)], x.numel() // x.shape[1]
+    """Return mean and standard deviation of each channel (1 where one is constant), in float64. Shape [channels] each."""
+    dims, count = [0, *range(2, x.ndim)], x.numel() // x.shape[1]
     parts = x.split(1000)  # so that the float64 copies stay small
-    mean = sum(p.double().sum(dims) for p in parts) / each
+    mean = sum(p.double().sum(dims) for p in parts) / count
     around = mean.view(-1, *[1] * (x.ndim - 2))
-    std = (sum((p.double() - around).square().sum(dims) for p in parts) / each).sqrt()
+    std = (sum((p.double() - around).square().sum(dims) for p in parts) / count).sqrt()
     return mean, torch.where(std > 1e-12 * mean.abs(), std, 1.0)
 
 
 class padded_crop:
-    """A window of the example's own size out of the example with an eighth of zeros on each side, and at random its mirror.
+    """Cut a window of its own size out of an example with an eighth of zeros on each side; at random its mirror.
 
     The augmentation of the CIFAR experiments of He et al. 2015, where an eighth is four pixels. For sequences: a shift.
     """
@@ -80,6 +78,7 @@ class padded_crop:
         self.flip, self.pad = flip, [max(1, size // 8) for size in input_shape[1:]]
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Return one window, of the shape of `x`."""
         x = x.flip(-1) if self.flip and torch.rand(()) < 0.5 else x
         out = torch.zeros_like(x)
         source, target = [slice(None)], [slice(None)]

@@ -1,5 +1,6 @@
-"""Batches whose order and augmentations follow from (seed, epoch) alone: whatever else draws random numbers, however many
-workers there are, and wherever in an epoch training is taken up again.
+"""Batches whose order and augmentations follow from (seed, epoch) alone.
+
+That holds whatever else draws random numbers, for any number of workers, and wherever in an epoch training goes on.
 """
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ class Batches(Sampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """The next `iter()` is this epoch, without its first `skip` batches."""
+        """Let the next `iter()` be this epoch, without its first `skip` batches."""
         self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
@@ -52,7 +53,7 @@ class _Keyed(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list:
-        """The examples of a batch; at once where the dataset can do so and draws nothing."""
+        """Return the examples of a batch; at once where the dataset can do so and draws nothing."""
         if not getattr(self.dataset, "random", True):
             indices = [index for _, index in keys]
             together = getattr(self.dataset, "__getitems__", None)
@@ -70,7 +71,7 @@ class _Keyed(Dataset):
 
 def loader(dataset: Dataset, batch_size: int, *, shuffle: bool = False, seed: int = 0, workers: int = 0,
            drop_last: bool = False) -> DataLoader:
-    """A DataLoader whose batches follow from (seed, epoch).
+    """Return a DataLoader whose batches follow from (seed, epoch).
 
     `loader.batch_sampler.set_epoch(epoch, skip)` goes to an epoch, behind its first `skip` batches; left alone, each
     `iter()` is the next epoch. An example is the same with any number of workers.

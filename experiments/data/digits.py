@@ -13,7 +13,7 @@ from fxgrow.experiments.data.registry import Request, library, register
 
 @register("digits")
 def digits(request: Request) -> Arrays:
-    """1 x 8 x 8, values 0 to 16, ten classes."""
-    found = library("sklearn.datasets", "scikit-learn", "digits").load_digits()
+    """Read 1 x 8 x 8 images, values 0 to 16, of ten classes."""
+    digits = library("sklearn.datasets", "scikit-learn", "digits").load_digits()
     names = tuple(str(c) for c in range(10))
-    return Arrays(torch.from_numpy(found.images).float()[:, None], torch.from_numpy(found.target).long(), names)
+    return Arrays(torch.from_numpy(digits.images).float()[:, None], torch.from_numpy(digits.target).long(), names)

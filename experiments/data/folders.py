@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.experiments.data.registry import DataError, Examples, Parts, Request, library, register, root_of
+from fxgrow.experiments.data.registry import DataError, Examples, Parts, Request, Source, library, register, root_of
 
 # of ImageNet's train part, as every published model takes them: constants, not taken from the data at hand
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,6 +28,7 @@ class Images(Examples):
         self.files, self.transform = files, transform
 
     def read(self, row: int) -> Tensor:
+        """Return one image, transformed."""
         from PIL import Image
         try:
             with Image.open(self.files[row]) as image:
@@ -38,7 +39,7 @@ class Images(Examples):
 
 
 @dataclass
-class Folder:
+class Folder(Source):
     """Files and labels of the train part, and of the test part if the layout has one."""
     files: list[str]
     labels: Tensor
@@ -47,15 +48,12 @@ class Folder:
     test: tuple[list[str], Tensor] | None = None
 
     @property
-    def test_labels(self) -> Tensor | None:
-        return self.test[1] if self.test else None
-
-    @property
     def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of an image, channels in front."""
         return 3, self.size, self.size
 
     def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> Parts:
-        """Train: a random part of the image and at random its mirror; the others: its middle, an eighth cut away."""
+        """Return images in random parts and mirrors to train on, and their middles, an eighth cut away, else."""
         t = library("torchvision.transforms", "torchvision", "imagefolder")
         last = [t.ToTensor(), t.Normalize(MEAN, STD)]
         middle = t.Compose([t.Resize(self.size * 8 // 7), t.CenterCrop(self.size), *last])
@@ -67,8 +65,10 @@ class Folder:
 
 @register("imagefolder", path=True)
 def imagefolder(request: Request) -> Folder:
-    """`imagefolder:PATH`, 3 x 224 x 224 or the size asked for: PATH has one folder a class, or PATH/train has, and
-    PATH/test or PATH/val (test where there are both) is the test part."""
+    """Read `imagefolder:PATH`, 3 x 224 x 224 or the size asked for.
+
+    PATH has one folder a class, or PATH/train has, and PATH/test or PATH/val (test where there are both) is the test part.
+    """
     path = Path(request.path)
     if not request.path or not path.is_dir():
         raise DataError(f"there is no folder {path}: name one as imagefolder:PATH, laid out as {LAYOUT}")
@@ -81,7 +81,7 @@ def imagefolder(request: Request) -> Folder:
 
 @register("imagenet")
 def imagenet(request: Request) -> Folder:
-    """The ILSVRC 2012 archives in `root`, which torchvision unpacks; its validation images are the test part."""
+    """Read the ILSVRC 2012 archives in `root`, which torchvision unpacks; its validation images are the test part."""
     read = library("torchvision.datasets", "torchvision", "imagenet").ImageNet
     root = root_of(request, can_fetch=False)
     try:
@@ -100,18 +100,18 @@ def _listed(read: Callable[[Path], Any], path: Path) -> Any:
 
 
 def _folder(train: Any, size: int | None, test: Any = None) -> Folder:
-    """What torchvision found, the test part's labels renumbered as the train part's."""
+    """Return the files that torchvision lists, the test part's labels renumbered as the train part's."""
     names = [name if isinstance(name, str) else ", ".join(name) for name in train.classes]
     pair = None
     if test is not None:
-        known, found = _indices(train), {index: name for name, index in _indices(test).items()}
-        strange = [name for name in found.values() if name not in known]
+        index_of, name_of = _indices(train), {index: name for name, index in _indices(test).items()}
+        strange = [name for name in name_of.values() if name not in index_of]
         if strange:
             raise DataError(f"{test.root} has a class {strange[0]!r} that {train.root} has not: give both the same folders")
-        pair = [file for file, _ in test.samples], torch.tensor([known[found[label]] for label in test.targets])
+        pair = [file for file, _ in test.samples], torch.tensor([index_of[name_of[label]] for label in test.targets])
     return Folder([file for file, _ in train.samples], torch.tensor(train.targets), tuple(names), size or SIZE, pair)
 
 
 def _indices(part: Any) -> dict[str, int]:
-    """The label of each class folder; ImageNet's are called by WordNet numbers."""
+    """Return the label of each class folder; ImageNet's are called by WordNet numbers."""
     return getattr(part, "wnid_to_idx", part.class_to_idx)

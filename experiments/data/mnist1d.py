@@ -17,17 +17,17 @@ from fxgrow.experiments.data.registry import Request, library, register
 
 @register("mnist1d")
 def mnist1d(request: Request) -> Arrays:
-    """1 x 40, the package's own settings and seed: 4,000 train and 1,000 test sequences, always the same.
+    """Make 1 x 40 sequences by the package's own settings and seed: 4,000 to train, 1,000 to test, always the same.
 
     The package normalises by all of them; the train part's statistics undo that, since both are affine.
     """
-    arrays = _made()
+    arrays = _generate()
     x, y, test_x, test_y = (torch.from_numpy(arrays[key]) for key in ("x", "y", "x_test", "y_test"))
     return Arrays(_sequences(x), y.long(), tuple(str(c) for c in range(10)), (_sequences(test_x), test_y.long()))
 
 
 @functools.lru_cache(maxsize=1)  # seconds of work, the same outcome each time
-def _made() -> dict[str, np.ndarray]:
+def _generate() -> dict[str, np.ndarray]:
     before = random.getstate(), np.random.get_state()  # the package seeds every global generator
     try:
         with torch.random.fork_rng():

@@ -17,10 +17,10 @@ FORM = "it holds `images`, N x height x width or N x channels x ... numbers, and
 
 @register("npz", path=True)
 def npz(request: Request) -> Arrays:
-    """`images` [N, height, width] or [N, channels, ...] and `labels` [N]; `test_images` and `test_labels` if it has them,
-    `class_names` (strings) if it has them.
+    """Read `images` [N, height, width] or [N, channels, ...] and `labels` [N].
 
-    Nothing in the file is run: it is read without pickles.
+    `test_images`, `test_labels` and `class_names` (strings) are read if it has them. Nothing in the file is run: it is
+    read without pickles.
     """
     path = Path(request.path)
     if not path.is_file():
@@ -41,7 +41,7 @@ def npz(request: Request) -> Arrays:
 
 
 def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: Tensor) -> tuple[str, ...]:
-    """Those of the file, or the numbers up to the highest label."""
+    """Return those of the file, or the numbers up to the highest label."""
     if "class_names" in arrays:
         names = arrays["class_names"]
         if names.ndim != 1 or names.dtype.kind not in "US":
@@ -54,7 +54,7 @@ def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: Tensor) -> t
 
 
 def _pair(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[Tensor, Tensor]:
-    """Examples with a channel axis, and labels; or an error that says what is wrong with them."""
+    """Return examples with a channel axis, and labels; or an error that says what is wrong with them."""
     names = f"{prefix}images", f"{prefix}labels"
     if not all(n in arrays for n in names):
         raise DataError(f"{path} has one of {names[0]} and {names[1]} only; it needs both or neither")

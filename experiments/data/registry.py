@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,10 @@ class DataError(FxgrowError):
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader of a data set is asked for: `name:path`, the folder of its files, whether it may fetch them, and the
-    side of images that are read from folders."""
+    """A data set that a reader is asked for: `name:path`, with its files in the folder `root`.
+
+    download: it may fetch them. size: the side of images that are read from folders.
+    """
     name: str
     path: str
     root: Path | None
@@ -36,7 +38,7 @@ class Request:
 
 
 class Examples(Dataset):
-    """Pairs (float32 normalised tensor, int label) of some rows of a data set; a subclass says how one is read.
+    """Pairs (float32 normalised tensor, int label) of some rows of a data set; a subclass reads one.
 
     Args:
         y: all labels, int64. Shape [N].
@@ -55,27 +57,37 @@ class Examples(Dataset):
         return self.read(row), int(self.y[row])
 
     def read(self, row: int) -> Tensor:
+        """Return the example in a row of the data set."""
         raise NotImplementedError
 
     @property
     def labels(self) -> Tensor:
-        """Shape [n]."""
+        """Return the labels of these rows. Shape [n]."""
         return self.y[self.rows]
 
 
 Parts = tuple[Examples, Examples, Examples]  # train, validation, test
 
 
-class Source(Protocol):
-    """What a reader returns (see `Arrays`)."""
+class Source:
+    """A data set as a reader returns it (see `Arrays`); `test` is None where a test part must be cut from the rest."""
     labels: Tensor
     class_names: tuple[str, ...]
+    test: tuple[Any, Tensor] | None
 
     @property
-    def test_labels(self) -> Tensor | None: ...
+    def test_labels(self) -> Tensor | None:
+        """Return the labels of the test part, if it has one."""
+        return self.test[1] if self.test else None
+
     @property
-    def input_shape(self) -> tuple[int, ...]: ...
-    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> Parts: ...
+    def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of an example."""
+        raise NotImplementedError
+
+    def parts(self, train: Tensor, validation: Tensor, test: Tensor, augment: bool | None) -> Parts:
+        """Return the three parts, each of the rows given."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -90,11 +102,12 @@ class Data:
 
     @property
     def classes(self) -> int:
+        """Return how many classes there are."""
         return len(self.class_names)
 
 
 def register(name: str, *, path: bool = False):
-    """A decorator for a function that takes a `Request` and returns a `Source`.
+    """Register a function that takes a `Request` and returns a `Source`, as a decorator.
 
     Args:
         path: whether the data set is called `name:PATH`.
@@ -108,13 +121,13 @@ def register(name: str, *, path: bool = False):
 
 
 def list_data() -> list[str]:
-    """The names that `load_data` takes."""
+    """Return the names that `load_data` takes."""
     return sorted(f"{name}:PATH" if name in _WITH_PATH else name for name in _READERS)
 
 
 def load_data(name: str, *, root: str | Path | None = None, download: bool = False, validation: float = 0.1, seed: int = 0,
               augment: bool | None = None, limit: int | None = None, size: int | None = None) -> Data:
-    """The parts of a data set.
+    """Load the parts of a data set.
 
     Validation is cut from the train part, each class with its share, and so is a test part where the data set has none
     of its own (a fifth, the same whatever the seed). Statistics for the normalisation are the train part's, and only
@@ -176,7 +189,7 @@ def _check_labels(name: str, labels: Tensor, test_labels: Tensor | None, classes
 
 
 def library(module: str, package: str, name: str) -> Any:
-    """An optional package, or one clear error.
+    """Import an optional package.
 
     Raises:
         DataError: it is not installed.
@@ -188,7 +201,7 @@ def library(module: str, package: str, name: str) -> Any:
 
 
 def root_of(request: Request, *, can_fetch: bool) -> Path:
-    """The folder of a data set's files.
+    """Return the folder of a data set's files.
 
     Raises:
         DataError: none is named, there is none, or fetching is asked for where it cannot be done.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the rest and of the part that is held out, both in ascending order.
+    """Return the indices of the rest and of the part that is held out, both in ascending order.
 
     Of a class with n members, n * fraction are held out, rounded down or up (by largest remainders, so that the whole
     part has round(N * fraction) members where that is possible), and never the last one.
@@ -33,7 +33,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
 
 
 def stratified_subset(labels: Tensor, limit: int, seed: int) -> Tensor:
-    """Indices of `limit` examples (all, if there are no more), every class with its share."""
+    """Return the indices of `limit` examples (all, if there are no more), every class with its share."""
     if limit >= len(labels):
         return torch.arange(len(labels))
     rest, held = stratified_split(labels, limit / len(labels), seed)

@@ -22,25 +22,25 @@ from fxgrow.experiments.data.registry import DataError, Request, library, regist
 
 @register("mnist")
 def mnist(request: Request) -> Arrays:
-    """1 x 28 x 28, ten digits, 60,000 and 10,000 images; not augmented."""
+    """Read 60,000 and 10,000 images, 1 x 28 x 28, of ten digits; not augmented."""
     return _read(request, "MNIST", {"train": True}, {"train": False})
 
 
 @register("cifar10")
 def cifar10(request: Request) -> Arrays:
-    """3 x 32 x 32, ten classes, 50,000 and 10,000 images; augmented by shifts of up to four pixels and mirroring."""
+    """Read 50,000 and 10,000 images, 3 x 32 x 32, of ten classes; augmented by shifts of up to 4 pixels and mirroring."""
     return _read(request, "CIFAR10", {"train": True}, {"train": False}, shift=True, flip=True)
 
 
 @register("cifar100")
 def cifar100(request: Request) -> Arrays:
-    """3 x 32 x 32, a hundred classes, 50,000 and 10,000 images; augmented as cifar10."""
+    """Read 50,000 and 10,000 images, 3 x 32 x 32, of a hundred classes; augmented as cifar10."""
     return _read(request, "CIFAR100", {"train": True}, {"train": False}, shift=True, flip=True)
 
 
 @register("svhn")
 def svhn(request: Request) -> Arrays:
-    """3 x 32 x 32, ten digits, 73,257 and 26,032 images; augmented by shifts, since a mirrored digit is another sign."""
+    """Read 73,257 and 26,032 images, 3 x 32 x 32, of ten digits; shifted only, as a mirrored digit is another sign."""
     return _read(request, "SVHN", {"split": "train"}, {"split": "test"}, shift=True)
 
 
@@ -59,7 +59,7 @@ def _read(request: Request, kind: str, train: dict, test: dict, *, shift: bool =
 
 
 def _pair(part: Any) -> tuple[Tensor, Tensor]:
-    """Images with the channels in front, and labels."""
+    """Return images with the channels in front, and labels."""
     x = torch.from_numpy(np.asarray(part.data))
     if x.ndim == 3:
         x = x[:, None]

@@ -1,24 +1,25 @@
 """The settings of a search: a dataclass, from TOML and from options."""
-from __future__ import annotations
-
-import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fxgrow.experiments.settings import TrainError, checked, nearest
+from fxgrow.experiments.evolve.mutation import mutations_of
+from fxgrow.experiments.evolve.selection import SELECTIONS
+from fxgrow.experiments.settings import Settings, TrainError, checked
 from fxgrow.experiments.train import TrainConfig
 
-# What the defaults are divided by where a search is to end in minutes on a CPU
-CPU = {"first_steps": 300, "steps": 300, "rounds": 4, "keep": 2, "children": 4, "final_steps": 150}
+# Settings with which a search ends in minutes on a CPU
+CPU_PRESET = {"first_steps": 300, "steps": 300, "rounds": 4, "keep": 2, "children": 4, "final_steps": 150}
 LEAST = {"first_steps": 1, "rounds": 1, "keep": 1, "children": 1, "steps": 1, "final_steps": 0, "sample": 1, "candidates": 1,
          "limit": 1, "parameters": 1}
 
 
 @dataclass
-class SearchConfig:
-    """How a population evolves. The defaults are those of the report "Deep neuroevolution with shared weights".
+class SearchConfig(Settings):
+    """How a population evolves.
+
+    The defaults are those of the report "Deep neuroevolution with shared weights".
 
     Args:
         model: the base network, as on the command line. data: the data set. limit: at most so many samples of each part.
@@ -44,6 +45,7 @@ class SearchConfig:
         duplicates: how far back networks of the same structure are recognised: round, run, or keep (not at all).
         train: settings of the trainer, as for `fxgrow train`.
     """
+    command = "evolve"
     model: str = "zoo:residual3"
     data: str = "digits"
     root: str | None = None
@@ -71,57 +73,46 @@ class SearchConfig:
     train: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from fxgrow.experiments.evolve.mutation import mutations_of
-        from fxgrow.experiments.evolve.selection import SELECTIONS
         for name, hint in typing.get_type_hints(type(self)).items():
             if name not in ("mutations", "train"):
                 setattr(self, name, checked(name, getattr(self, name), hint))
         if self.selection not in SELECTIONS:
             raise TrainError(f"selection is {self.selection!r}; it must be one of {', '.join(SELECTIONS)}")
-        for name, least in LEAST.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise TrainError(f"{name} is {value}; it must be at least {least}")
-        for name in ("flops", "latency", "total_flops"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise TrainError(f"{name} is {value:g}; it must be above 0")
-        if self.growth <= 1:
-            raise TrainError(f"growth is {self.growth}; it must be above 1, as children are larger than their parents")
-        if not isinstance(self.train, Mapping):
-            raise TrainError(f"train is {self.train!r}; it must be a table of the trainer's settings, [train]")
-        if isinstance(self.mutations, (str, Mapping)) or not all(isinstance(table, Mapping) for table in self.mutations):
-            raise TrainError(f"mutations is {self.mutations!r}; it must be tables, each under [[mutations]]")
+        self._check_numbers()
+        self._check_tables()
         if self.mode == "steady" and self.weights == "share":
             raise TrainError("mode steady trains each child alone: use weights inherit, or mode rounds")
-        if {"steps", "epochs", "grow"} & set(self.train):
-            raise TrainError("[train] takes no steps, epochs or grow here: steps and first_steps say how long")
         self.mutations = [dict(table) for table in self.mutations]  # as they come back from the store
         mutations_of(self.mutations, self.weights)
         self.trainer(1, 0)
 
+    def _check_numbers(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise TrainError(f"{name} is {value}; it must be at least {least}")
+        for name in ("flops", "latency", "total_flops"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise TrainError(f"{name} is {value:g}; it must be above 0")
+        if self.growth <= 1:
+            raise TrainError(f"growth is {self.growth}; it must be above 1, as children are larger than their parents")
+
+    def _check_tables(self) -> None:
+        if not isinstance(self.train, Mapping):
+            raise TrainError(f"train is {self.train!r}; it must be a table of the trainer's settings, [train]")
+        if isinstance(self.mutations, (str, Mapping)) or not all(isinstance(table, Mapping) for table in self.mutations):
+            raise TrainError(f"mutations is {self.mutations!r}; it must be tables, each under [[mutations]]")
+        if {"steps", "epochs", "grow"} & set(self.train):
+            raise TrainError("[train] takes no steps, epochs or grow here: steps and first_steps say how long")
+
     @property
     def last_round(self) -> int:
-        """The round in which the best network is trained on; in mode steady each child is a round."""
+        """Return the round in which the best network is trained on; in mode steady each child is a round."""
         return self.rounds * (self.children if self.mode == "steady" else 1) + 1
 
     def trainer(self, steps: int, seed: int) -> TrainConfig:
-        """The settings of one training."""
+        """Return the settings of one training."""
         schedule = "cosine" if self.selection == "hill" else "constant"  # restarts with each training, as in NASH
         settings = {"schedule": schedule, **self.train, "steps": steps, "seed": seed, "eval_every": steps}
         return TrainConfig.of(settings, "[train]")
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any], origin: str = "the settings") -> SearchConfig:
-        """From names and values.
-
-        Raises:
-            TrainError: a name is not known, or a value makes no sense.
-        """
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in settings:
-            if name not in names:
-                raise TrainError(f"{origin}: there is no setting {name!r}{nearest(name, names)}; `fxgrow evolve --help` "
-                                 "lists them")
-        return cls(**settings)
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)

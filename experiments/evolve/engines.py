@@ -1,32 +1,117 @@
-"""The choice of an engine by its name."""
+"""Engines run the trainings of a search: here one after another, or in a pool of processes.
+
+What lives here: what an engine is, and its choice by name. What does not: the one on a Ray cluster (ray_engine.py).
+"""
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import multiprocessing
 import os
 from collections.abc import Iterator
+from typing import Protocol
 
-from fxgrow.experiments.evolve.local_engine import Engine, Processes, Serial
+from fxgrow.experiments.evolve.worker import Task, TaskResult, one_thread, run, threads
 from fxgrow.experiments.settings import TrainError
+
+
+class Engine(Protocol):
+    """Run tasks, `workers` of them at a time."""
+    @property
+    def workers(self) -> int:
+        """Return how many tasks run at a time, so that a search knows how many to submit."""
+
+    def submit(self, task: Task) -> int:
+        """Queue a task and return its token."""
+
+    def wait(self) -> tuple[int, TaskResult]:
+        """Block until one of the submitted tasks has ended; return its token and result."""
+
+    def close(self) -> None:
+        """Drop the tasks that have not ended."""
+
+
+class Serial:
+    """One task after another in this process, on one thread, so that sums equal those of the other engines."""
+    workers = 1
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[int, Task]] = []
+        self.count = 0
+
+    def submit(self, task: Task) -> int:
+        """Queue a task and return its token."""
+        self.count += 1
+        self.waiting.append((self.count, task))
+        return self.count
+
+    def wait(self) -> tuple[int, TaskResult]:
+        """Run the task that has waited longest."""
+        token, task = self.waiting.pop(0)
+        with threads(1):
+            return token, run(task)
+
+    def close(self) -> None:
+        """Drop the tasks that wait."""
+        self.waiting.clear()
+
+
+class Processes:
+    """A pool of processes with one thread each."""
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self.pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), one_thread)
+        self.running: dict[concurrent.futures.Future, int] = {}
+        self.count = 0
+
+    def submit(self, task: Task) -> int:
+        """Hand a task to the pool and return its token."""
+        self.count += 1
+        self.running[self.pool.submit(run, task)] = self.count
+        return self.count
+
+    def wait(self) -> tuple[int, TaskResult]:
+        """Block until a task has ended.
+
+        Raises:
+            TrainError: a process of the pool has died.
+        """
+        done, _ = concurrent.futures.wait(self.running, return_when=concurrent.futures.FIRST_COMPLETED)
+        first = min(done, key=lambda future: self.running[future])
+        token = self.running.pop(first)
+        try:
+            return token, first.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise TrainError("a worker process ended, perhaps for want of memory: go on with --resume and fewer --workers; "
+                             "what had been finished is kept") from error
+
+    def close(self) -> None:
+        """End the pool without waiting for what runs."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager
 def engine(name: str, workers: int | None = None, address: str | None = None) -> Iterator[Engine]:
-    """An engine by its name: serial, processes or ray. workers: tasks at a time; None: as many as there are CPUs.
+    """Yield the engine of a name, closed at the end.
+
+    Args:
+        name: serial, processes or ray.
+        workers: tasks at a time; None: as many as there are CPUs.
+        address: of a running Ray cluster.
 
     Raises:
         TrainError: there is no such engine, or its package is not installed.
     """
-    made: Engine
+    running: Engine
     if name == "serial":
-        made = Serial()
+        running = Serial()
     elif name == "processes":
-        made = Processes(workers or os.cpu_count() or 1)
+        running = Processes(workers or os.cpu_count() or 1)
     elif name == "ray":
         from fxgrow.experiments.evolve.ray_engine import Ray
-        made = Ray(workers, address)
+        running = Ray(workers, address)
     else:
         raise TrainError(f"there is no engine {name!r}: choose serial, processes or ray")
-    try:
-        yield made
-    finally:
-        made.close()
+    with contextlib.closing(running):
+        yield running

@@ -1,15 +1,14 @@
 """Ensembles of the members of a search: average, weighted, and stacked; accuracy against members and FLOPs.
 
-The functions up to `fit_stack` are about numbers alone: logits of shape [members, samples, classes], labels of shape
-[samples]. `ensemble` makes a table of a search's folder. Its members were trained on the train part. The validation part is
-split in two: the first half chooses members, the second fits weights and the stack, and accuracies are of the test part.
+The functions up to `fit_stack` take logits of shape [members, samples, classes] and labels of shape [samples]; `ensemble`
+makes a table of a search's folder.
 """
 from __future__ import annotations
 
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from fxgrow.experiments.data import Data, loader, stratified_split
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.member import Scored
 from fxgrow.experiments.evolve.selection import best, diverse
-from fxgrow.experiments.evolve.store import NAME, Store
+from fxgrow.experiments.evolve.store import Store, opened
 from fxgrow.experiments.evolve.worker import data_of
 from fxgrow.experiments.settings import TrainError
 
-FILE = "ensembles.json"
+ENSEMBLES = "ensembles.json"  # the file of the table in a search's folder
 RULES = {"best": best, "diverse": diverse}  # how members are chosen
 LEAST = 1e-3         # a smaller weight is not worth running the member
 # Of a stack: units, AdamW's rate and weight decay, the most steps; of the cross-validation that says how many: folds, and
@@ -39,19 +38,21 @@ HIDDEN, RATE, DECAY, STEPS, FOLDS, EVERY = 32, 1e-2, 1e-2, 120, 4, 4
 
 
 def average(logits: Tensor) -> Tensor:
-    """The mean of the members' probabilities. Shape [samples, classes]."""
+    """Return the mean of the members' probabilities. Shape [samples, classes]."""
     return logits.softmax(-1).mean(0)
 
 
 def weighted(logits: Tensor, weights: Tensor) -> Tensor:
-    """The mean of the members' probabilities, weighted. weights: at least 0, of sum 1. Shape [samples, classes]."""
+    """Return the weighted mean of the members' probabilities; weights are at least 0, of sum 1. Shape [samples, classes]."""
     return torch.einsum("m,msc->sc", weights.to(logits), logits.softmax(-1))
 
 
 def fitted_weights(logits: Tensor, labels: Tensor, steps: int = 1000) -> Tensor:
-    """The weights under which the labels are likeliest: max over the simplex of sum_i log sum_m w_m p_m(y_i), a concave
-    problem, by expectation maximisation, w_m <- mean_i w_m p_m(y_i) / sum_n w_n p_n(y_i), which only ever climbs (Dempster
-    et al., 1977). Weights that come out below LEAST are zero. Shape [members]."""
+    """Return the weights under which the labels are likeliest. Shape [members].
+
+    They maximise sum_i log sum_m w_m p_m(y_i) over the simplex, a concave problem, by expectation maximisation, w_m <-
+    mean_i w_m p_m(y_i) / sum_n w_n p_n(y_i), which only ever climbs (Dempster et al., 1977). Weights below LEAST become 0.
+    """
     right = logits.double().log_softmax(-1)[:, torch.arange(len(labels)), labels]  # [members, samples]
     log_w = torch.full((len(logits), 1), -math.log(len(logits)), dtype=torch.float64)
     for _ in range(steps):
@@ -62,9 +63,11 @@ def fitted_weights(logits: Tensor, labels: Tensor, steps: int = 1000) -> Tensor:
 
 
 def greedy_weights(logits: Tensor, labels: Tensor, picks: int = 25) -> Tensor:
-    """The share of `picks` choices that fell on each member: every time on the one with which the average of all that were
-    chosen is right most often, of equals the likeliest; members can be chosen again (Caruana et al., 2004).
-    Shape [members]."""
+    """Return the share of `picks` choices that fell on each member. Shape [members].
+
+    Each falls on the one with which the average of all that were chosen is right most often, of equals the likeliest;
+    members can be chosen again (Caruana et al., 2004).
+    """
     p, rows = logits.double().softmax(-1), torch.arange(len(labels))
     counts, total = torch.zeros(len(p)), torch.zeros_like(p[0])
     for _ in range(picks):
@@ -78,9 +81,10 @@ def greedy_weights(logits: Tensor, labels: Tensor, picks: int = 25) -> Tensor:
 
 
 class Stack(nn.Module):
-    """A small network over the members' log-probabilities that starts as their average (Wolpert, 1992, "Stacked
-    generalization"): log of the mean probability, plus what it has learned. [members, samples, classes] -> log-probabilities
-    of shape [samples, classes]."""
+    """A small network over the members' log-probabilities (Wolpert, 1992, "Stacked generalization").
+
+    It starts as their average: the log of the mean probability, plus what it has learned.
+    """
 
     def __init__(self, members: int, classes: int, hidden: int = HIDDEN):
         super().__init__()
@@ -90,6 +94,7 @@ class Stack(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, logits: Tensor) -> Tensor:
+        """Map logits [members, samples, classes] to log-probabilities [samples, classes]."""
         logs = logits.log_softmax(-1).clamp_min(-12.0)  # one that is all too sure of a wrong answer outweighs no other
         mean = torch.logsumexp(logits.log_softmax(-1), 0) - torch.tensor(float(len(logits))).log()
         learned = self.out(torch.relu(self.hidden(logs.transpose(0, 1).flatten(1))))
@@ -97,8 +102,10 @@ class Stack(nn.Module):
 
 
 def fit_stack(logits: Tensor, labels: Tensor, seed: int, steps: int = STEPS) -> tuple[Stack, int]:
-    """A stack, and for how many steps it was trained: for as many as, in cross-validation on the same samples, give the
-    lowest loss (0: it is the average)."""
+    """Return a stack, and for how many steps it was trained (0: it is the average).
+
+    These are as many as, in cross-validation on the same samples, give the lowest loss.
+    """
     curves = torch.zeros(steps // EVERY + 1, dtype=torch.float64)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     for fold in range(min(FOLDS, len(labels)) if len(labels) > 1 else 0):
@@ -111,8 +118,7 @@ def fit_stack(logits: Tensor, labels: Tensor, seed: int, steps: int = STEPS) -> 
 
 def _train(logits: Tensor, labels: Tensor, seed: int, steps: int, held: tuple[Tensor, Tensor] | None = None
            ) -> tuple[Stack, Tensor]:
-    """A stack after so many steps on all samples, and the summed loss on those held out before the first and after every
-    few (EVERY)."""
+    """Return a stack after so many steps, and the summed loss on the samples held out, before each EVERY-th step."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         stack = Stack(len(logits), logits.shape[-1])
@@ -130,19 +136,19 @@ def _train(logits: Tensor, labels: Tensor, seed: int, steps: int, held: tuple[Te
 
 @torch.no_grad()
 def logits_of(model: nn.Module, dataset: Any) -> tuple[Tensor, Tensor]:
-    """A network's logits in eval mode, shape [samples, classes], and the labels."""
+    """Return a network's logits in eval mode, shape [samples, classes], and the labels."""
     model.eval()
     pairs = [(model(x), y) for x, y in loader(dataset, 512)]
     return torch.cat([a for a, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
 def last_states(scored: Sequence[Scored]) -> list[Scored]:
-    """Every member that was trained, as it was last."""
+    """Return every member that was trained, as it was last."""
     return sorted({s.number: s for s in sorted(scored, key=lambda s: s.round) if s.archive}.values(), key=lambda s: s.number)
 
 
 def ensemble(folder: str | Path, members: int = 5, part: str = "test", seed: int = 0) -> dict[str, Any]:
-    """The ensembles of up to so many members of a search: the table that is also written to `ensembles.json`.
+    """Return the ensembles of up to so many members of a search, a table that is also written to `ensembles.json`.
 
     Members are the best on the first half of the validation part, and a diverse choice on it (`selection.diverse`). FLOPs
     are of a forward pass for one sample, of all members whose weight is not zero and of the stack.
@@ -157,14 +163,9 @@ def ensemble(folder: str | Path, members: int = 5, part: str = "test", seed: int
     """
     if members < 1 or part not in ("test", "validation"):
         raise TrainError(f"members is {members} and part {part!r}: give at least 1, and test or validation")
-    if not (Path(folder) / NAME).exists():
-        raise TrainError(f"{folder} holds no search: make one with `fxgrow evolve`")
-    store = Store(folder)
-    try:
+    with opened(folder) as store:
         table = _table(store, members, part, seed)
-    finally:
-        store.close()
-    with atomic_write(Path(folder) / FILE) as file:
+    with atomic_write(Path(folder) / ENSEMBLES) as file:
         file.write(json.dumps(table, indent=1).encode())
     return table
 
@@ -176,15 +177,15 @@ def _table(store: Store, members: int, part: str, seed: int) -> dict[str, Any]:
     states = {s.number: s for s in last_states(store.evaluations())}
     chosen, nets, lost = _chosen(store, [_seen_on(s, choosing) for s in states.values()], members)
     reported = data.test if part == "test" else Subset(data.validation, choosing.tolist())
-    fit = {n: logits_of(net, Subset(data.validation, fitting.tolist())) for n, net in nets.items()}
-    out = {n: logits_of(net, reported) for n, net in nets.items()}
+    on_fitting = {n: logits_of(net, Subset(data.validation, fitting.tolist())) for n, net in nets.items()}
+    on_reported = {n: logits_of(net, reported) for n, net in nets.items()}
     flops = {n: states[n].member.flops for n in nets}
     rows = []
     for rule, numbers in chosen.items():
         for count in range(1, len(numbers) + 1):
-            these = numbers[:count]
-            known, told = (torch.stack([from_[n][0] for n in these]) for from_ in (fit, out))
-            rows += _rows(these, known, fit[these[0]][1], told, out[these[0]][1], [flops[n] for n in these], seed, rule)
+            some = numbers[:count]
+            rows += [{"members": some, "count": count, "chosen": rule, **row} for row in _rows(
+                _stacked(on_fitting, some), _stacked(on_reported, some), [flops[n] for n in some], seed)]
     return {"search": str(store.folder), "data": config.data, "part": part, "seed": seed,
             "samples": {"chosen on": len(choosing), "fitted on": len(fitting), "reported on": len(reported)},
             "members": {n: {"parameters": states[n].member.parameters, "flops": flops[n],
@@ -192,7 +193,7 @@ def _table(store: Store, members: int, part: str, seed: int) -> dict[str, Any]:
 
 
 def halves(data: Data, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the two halves of the validation part, each class with its share in both.
+    """Return the indices of the two halves of the validation part, each class with its share in both.
 
     Raises:
         TrainError: there is too little of it.
@@ -205,46 +206,57 @@ def halves(data: Data, seed: int) -> tuple[Tensor, Tensor]:
 
 def _chosen(store: Store, candidates: Sequence[Scored], members: int
             ) -> tuple[dict[str, list[int]], dict[int, nn.Module], dict[int, str]]:
-    """Whom each rule chooses among the members whose network can be read, these networks, and why others cannot be."""
+    """Return whom each rule chooses among the members that can be read, their networks, and why others cannot be."""
     nets: dict[int, nn.Module] = {}
     lost: dict[int, str] = {}
     while left := [s for s in candidates if s.number not in lost]:
         chosen = {rule: [s.number for s in select(left, members, random.Random())] for rule, select in RULES.items()}
+        wanted = {number for numbers in chosen.values() for number in numbers}
         before = len(lost)
         for s in left:
-            if s.number not in nets and any(s.number in numbers for numbers in chosen.values()):
+            if s.number in wanted - nets.keys():
                 try:
                     nets[s.number] = store.model(s.archive)
                 except ArchiveError as error:
                     lost[s.number] = str(error)
         if len(lost) == before:
-            return chosen, {n: nets[n] for n in sorted(nets) if any(n in numbers for numbers in chosen.values())}, lost
-    told = "".join(f"; {why}" for why in lost.values())
-    raise TrainError(f"{store.folder} holds no trained network that can be read{told}: "
+            return chosen, {n: nets[n] for n in sorted(wanted)}, lost
+    reasons = "".join(f"; {why}" for why in lost.values())
+    raise TrainError(f"{store.folder} holds no trained network that can be read{reasons}: "
                      f"go on with `fxgrow evolve --resume {store.folder}`")
 
 
 def _seen_on(s: Scored, rows: Tensor) -> Scored:
-    """A member as it is judged on some of the validation samples alone."""
+    """Return a member as it is judged on some of the validation samples alone."""
     correct = "".join(s.correct[i] for i in rows.tolist())
     return replace(s, correct=correct, accuracy=correct.count("1") / len(correct), loss=0.0)
 
 
-def _rows(numbers: Sequence[int], known: Tensor, labels: Tensor, told: Tensor, truth: Tensor, flops: Sequence[int],
-          seed: int, rule: str) -> list[dict[str, Any]]:
-    """A row for each way of putting these members together. known, labels: to fit on; told: the logits that are reported on;
-    truth: their labels, which nothing but the report looks at."""
-    even = torch.full((len(numbers),), 1 / len(numbers))
-    ways = {"average": even, "weighted": fitted_weights(known, labels), "greedy": greedy_weights(known, labels)}
-    found: list[tuple[str, Tensor, Tensor, int, int | None]] = []
-    for way, w in ways.items():
-        cost = sum(f for f, x in zip(flops, w.tolist()) if x > 0)
-        found.append((way, weighted(told, w).clamp_min(1e-30).log(), w, cost, None))
-    stack, steps = fit_stack(known, labels, seed)
-    extra = fxgrow.count_flops(stack, told[:, :1]).forward if steps else 0
+def _stacked(pairs: Mapping[int, tuple[Tensor, Tensor]], numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the logits of these members as one tensor, and the labels."""
+    return torch.stack([pairs[n][0] for n in numbers]), pairs[numbers[0]][1]
+
+
+def _rows(fitting: tuple[Tensor, Tensor], reported: tuple[Tensor, Tensor], flops: Sequence[int], seed: int
+          ) -> Iterator[dict[str, Any]]:
+    """Give a row for each way of putting members together.
+
+    Args:
+        fitting, reported: logits and labels; nothing but the report looks at the labels of the latter.
+    """
+    logits, labels = reported
+
+    def row(way: str, logs: Tensor, cost: int, **how: Any) -> dict[str, Any]:
+        return {"by": way, "flops": cost, "accuracy": float((logs.argmax(1) == labels).float().mean()),
+                "loss": float(F.nll_loss(logs, labels)), **how}
+
+    even = torch.full((len(flops),), 1 / len(flops))
+    for way, weights in {"average": even, "weighted": fitted_weights(*fitting), "greedy": greedy_weights(*fitting)}.items():
+        cost = sum(f for f, w in zip(flops, weights.tolist()) if w > 0)
+        yield row(way, weighted(logits, weights).clamp_min(1e-30).log(), cost,
+                  weights=[round(w, 6) for w in weights.tolist()])
+    stack, steps = fit_stack(*fitting, seed)
+    extra = fxgrow.count_flops(stack, logits[:, :1]).forward if steps else 0
     with torch.no_grad():
-        found.append(("stacked", stack(told) if steps else average(told).log(), even, sum(flops) + extra, steps))
-    return [{"members": list(numbers), "count": len(numbers), "chosen": rule, "by": way, "flops": cost,
-             "accuracy": float((logs.argmax(1) == truth).float().mean()), "loss": float(F.nll_loss(logs, truth)),
-             **({"weights": [round(x, 6) for x in w.tolist()]} if steps is None else {"steps": steps})}
-            for way, logs, w, cost, steps in found]
+        logs = stack(logits) if steps else average(logits).log()
+    yield row("stacked", logs, sum(flops) + extra, steps=steps)

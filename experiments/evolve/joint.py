@@ -27,10 +27,10 @@ class Shared:
 
 
 def family(networks: Mapping[int, tuple[int | None, GraphModule]]) -> dict[int, Shared]:
-    """Networks tied to their parents, so that each number that several have is one number. A parent comes before its
-    children, and each child's record says how it grew from its parent.
+    """Tie networks to their parents, so that each number that several have is one number, a parent's.
 
-    Where a number differs between a parent and its child, the parent's is used."""
+    A parent comes before its children, and each child's record says how it grew from its parent.
+    """
     tied: dict[int, Shared] = {}
     for number, (parent, model) in networks.items():
         record = record_in(model)
@@ -40,13 +40,13 @@ def family(networks: Mapping[int, tuple[int | None, GraphModule]]) -> dict[int, 
 
 
 def parameters(members: Mapping[int, Shared]) -> list[nn.Parameter]:
-    """Those of all networks, each once."""
+    """Return the parameters of all networks, each once."""
     return list(dict.fromkeys(p for m in members.values() for p in m.model.parameters()))
 
 
 def train_jointly(members: Mapping[int, Shared], trained: Sequence[int], data: Data, config: SearchConfig, steps: int,
                   seed: int) -> tuple[dict[int, int], dict[int, int], float]:
-    """Trains the members numbered in `trained`, in place. Gives the FLOPs and the steps that each took, and the seconds.
+    """Train the members numbered in `trained`, in place; return the FLOPs and steps that each took, and the seconds.
 
     Raises:
         TrainError: a loss is not finite.

@@ -337,11 +337,11 @@ def describe(drawn: PassBase) -> dict[str, Any]:
     options = {f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn) if f.init}  # type: ignore[arg-type]
     step = {"pass": name, **{option: value for option, value in options.items() if value is not None}}
     try:
-        for option, value in step.items():
-            json.dumps(value)
+        for option in step:
+            json.dumps(step[option])
     except (TypeError, ValueError) as error:
-        raise TrainError(f"{name}: {option} is {value!r}, which cannot be kept for going on after an interruption: give "
-                         "numbers and words") from error
+        raise TrainError(f"{name}: {option} is {step[option]!r}, which cannot be kept for going on after an interruption: "
+                         "give numbers and words") from error
     return step
 
 

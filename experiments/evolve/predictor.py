@@ -1,11 +1,8 @@
-"""A performance predictor: what a child will gain, from its graph alone, learned from the evaluations so far; and the choice
-among more children than are to be trained.
+"""A predictor of a child's gain from its graph alone, and the choice among more children than are to be trained.
 
 Sequential model-based search with a random forest (Hutter et al., 2011, SMAC) or a Gaussian process over features of graphs,
 among them counts of subtrees (Shervashidze et al., 2011; Ru et al., 2021, arXiv:2006.07556).
 """
-from __future__ import annotations
-
 import hashlib
 import math
 import warnings
@@ -14,15 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-import networkx
 import numpy as np
 from torch.fx import GraphModule
 
 from fxgrow.errors import ArchiveError
 from fxgrow.experiments.evolve.member import Scored
 from fxgrow.experiments.evolve.mutation import Child
+from fxgrow.experiments.evolve.structure import subtree_hashes
 from fxgrow.experiments.settings import TrainError
-from fxgrow.graph import FAMILIES, calls, family, title
+from fxgrow.graph import FAMILIES, calls, family
 
 ENOUGH = 8      # evaluated children, from which on there is something to learn
 STAGES = 4      # parts of the depth whose widths are told apart
@@ -33,37 +30,30 @@ Features = np.ndarray
 
 
 def graph_features(gm: GraphModule) -> Features:
-    """What a captured network looks like, its numbers aside: operations of each family, depth, widths by stage, and
-    subtrees of Weisfeiler and Lehman up to height 2. Shape [len(FAMILIES) + 2 + 1 + STAGES + SUBTREES]."""
-    nodes = list(gm.graph.nodes)
+    """Return what a captured network looks like, its numbers aside.
+
+    That is: operations of each family, depth, widths by stage, and subtrees of Weisfeiler and Lehman up to height 2.
+    Shape [len(FAMILIES) + 2 + 1 + STAGES + SUBTREES].
+    """
+    nodes, layers = list(gm.graph.nodes), calls(gm)
     met = Counter(family(gm, node) for node in nodes)
     counts = [math.log1p(met[name]) for name in (*FAMILIES, "in and out", "other")]
-    found = calls(gm)
-    deep: dict[Any, int] = {}
-    layers = {c.node for c in found}
+    layer_nodes = {call.node for call in layers}
+    depth_of: dict[Any, int] = {}
     for node in nodes:
-        deep[node] = max((deep[n] for n in node.all_input_nodes), default=0) + (node in layers)
-    depth = max(deep.values(), default=0)
+        before = max((depth_of[n] for n in node.all_input_nodes), default=0)
+        depth_of[node] = before + 1 if node in layer_nodes else before
+    depth = max(depth_of.values(), default=0)
     stages: list[list[float]] = [[] for _ in range(STAGES)]
-    for call in found:
+    for call in layers:
         width = attrgetter(call.weight)(gm).shape[1 if call.transposed else 0]
-        stages[min(STAGES - 1, (deep[call.node] - 1) * STAGES // depth)].append(math.log2(width))
-    return np.array([*counts, math.log1p(depth), *(sum(s) / len(s) if s else 0.0 for s in stages), *_subtrees(gm)])
+        stages[min(STAGES - 1, (depth_of[call.node] - 1) * STAGES // depth)].append(math.log2(width))
+    widths = [sum(stage) / len(stage) if stage else 0.0 for stage in stages]
+    return np.array([*counts, math.log1p(depth), *widths, *_histogram(subtree_hashes(gm), SUBTREES)])
 
 
-def _subtrees(gm: GraphModule) -> Features:
-    graph = networkx.DiGraph()
-    for node in gm.graph.nodes:
-        graph.add_node(node.name, label=ascii(title(gm, node)))
-    graph.add_edges_from((node.name, read.name) for node in gm.graph.nodes for read in node.all_input_nodes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # hashes differ from those of networkx before 3.5
-        named = networkx.weisfeiler_lehman_subgraph_hashes(graph, node_attr="label", iterations=2)
-    return _hashed((name for names in named.values() for name in names), SUBTREES)
-
-
-def _hashed(names: Iterable[str], bins: int) -> Features:
-    """log(1 + how many names fall into each bin); the same in every process."""
+def _histogram(names: Iterable[str], bins: int) -> Features:
+    """Return log(1 + how many names fall into each bin by their hash); the same in every process."""
     counts = np.zeros(bins)
     for name in names:
         counts[int(hashlib.sha1(name.encode()).hexdigest(), 16) % bins] += 1
@@ -72,14 +62,16 @@ def _hashed(names: Iterable[str], bins: int) -> Features:
 
 def features(graph: Features, step: Mapping[str, Any], size: tuple[int, int], before: tuple[int, int],
              accuracy: float) -> Features:
-    """Those of a child: its graph's, its size and its parent's (parameters, FLOPs), the step, and its parent's accuracy."""
+    """Return a child's features: its graph's, its size and its parent's (parameters, FLOPs), step, parent's accuracy."""
     logs = [math.log(max(n, 1)) for n in (*size, *before)]
-    return np.array([*graph, *logs[:2], logs[0] - logs[2], logs[1] - logs[3], *_hashed([step["pass"]], STEPS), accuracy])
+    return np.array([*graph, *logs[:2], logs[0] - logs[2], logs[1] - logs[3], *_histogram([step["pass"]], STEPS), accuracy])
 
 
 def trained_children(scored: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
-    """Each child as it was first evaluated, and its parent as it was when the child was made of it; those that failed are
-    left out. In the order of rounds and numbers, whatever the order in which they ended."""
+    """Return each child as it was first evaluated, and its parent as it was when the child was made of it.
+
+    Those that failed are left out. The order is that of rounds and numbers, whatever the order in which they ended.
+    """
     pairs = []
     for s in sorted(scored, key=lambda s: (s.round, s.number)):
         if s.archive and s.member.parent is not None and s.round == s.member.round:
@@ -89,7 +81,7 @@ def trained_children(scored: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
 
 
 class Predictor:
-    """Forecasts what a child gains over its parent's accuracy by its first training.
+    """Forecasts how much a child gains over its parent's accuracy by its first training.
 
     kind: forest, whose trees' spread is the uncertainty, or gp, a Gaussian process. load: the network of an archive.
     """
@@ -101,10 +93,11 @@ class Predictor:
         self.best = 0.0
 
     def learn(self, scored: Sequence[Scored]) -> bool:
-        """From all evaluations so far; False: there are too few of children."""
+        """Learn from all evaluations so far; False: there are too few of children."""
         rows, gains = [], []
         for child, parent in trained_children(scored):
-            if (row := self.row(child, parent)) is not None:
+            row = self.row(child, parent)
+            if row is not None:
                 rows.append(row)
                 gains.append(child.accuracy - parent.accuracy)
         if len(rows) < ENOUGH:
@@ -117,28 +110,29 @@ class Predictor:
         return True
 
     def row(self, child: Scored, parent: Scored) -> Features | None:
-        """The features of an evaluated child; None where its network cannot be read any more (`Store.check` tells of it)."""
+        """Return an evaluated child's features; None where its network cannot be read any more (see `Store.check`)."""
         if child.archive not in self.graphs:
             try:
                 self.graphs[child.archive] = graph_features(self.load(child.archive))
             except ArchiveError:
                 self.graphs[child.archive] = None
         graph, c, p = self.graphs[child.archive], child.member, parent.member
-        return None if graph is None else features(graph, c.step or {"pass": ""}, (c.parameters, c.flops),
-                                                   (p.parameters, p.flops), parent.accuracy)
+        if graph is None:
+            return None
+        return features(graph, c.step or {"pass": ""}, (c.parameters, c.flops), (p.parameters, p.flops), parent.accuracy)
 
     def forecast(self, rows: Sequence[Features]) -> tuple[np.ndarray, np.ndarray]:
-        """Expected accuracies, and their standard deviations."""
+        """Return expected accuracies, and their standard deviations."""
         table = np.array(rows)
         if self.kind == "forest":
-            each = np.stack([tree.predict(table) for tree in self.model.estimators_])
-            gain, sd = each.mean(0), each.std(0)
+            by_tree = np.stack([tree.predict(table) for tree in self.model.estimators_])
+            gain, sd = by_tree.mean(0), by_tree.std(0)
         else:
             gain, sd = self.model.predict(table, return_std=True)
         return table[:, -1] + gain, sd
 
     def choose(self, children: Sequence[Child], parents: Mapping[int, Scored], count: int) -> list[Child]:
-        """Those with the highest expected improvement over the best accuracy so far, in their own order."""
+        """Return those with the highest expected improvement over the best accuracy so far, in their own order."""
         if len(children) <= count:
             return list(children)
         rows = []
@@ -153,7 +147,7 @@ class Predictor:
 
 
 def expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> np.ndarray:
-    """E[max(0, y - best)] for y ~ N(mean, sd^2) (Jones et al., 1998). Shape [children]."""
+    """Return E[max(0, y - best)] for y ~ N(mean, sd^2) (Jones et al., 1998). Shape [children]."""
     from scipy.stats import norm
     sd = np.maximum(sd, 1e-9)
     z = (mean - best) / sd
@@ -177,26 +171,30 @@ def _regressor(kind: str, seed: int):
 
 def held_out(scored: Sequence[Scored], kind: str, load: Callable[[str], GraphModule], seed: int = 0
              ) -> list[dict[str, float]]:
-    """Each round's children as they are forecast from the rounds before it alone, and as they turned out: `forecast`,
-    `accuracy`, and what could be said without learning: the `parent` accuracy, and the `flops`."""
-    predictor, told = Predictor(kind, seed, load), []
+    """Return each round's children as they are forecast from the rounds before it alone, and as they turned out.
+
+    A row holds `forecast`, `accuracy`, and what could be said without learning: the `parent` accuracy, and the `flops`.
+    """
+    predictor, forecasts = Predictor(kind, seed, load), []
     for round in sorted({s.round for s in scored}):
         rows = [(predictor.row(c, p), c, p) for c, p in trained_children(scored) if c.round == round]
-        known = [(row, c, p) for row, c, p in rows if row is not None]
-        if known and predictor.learn([s for s in scored if s.round < round]):
-            means, _ = predictor.forecast([row for row, _, _ in known])
-            told += [{"round": round, "forecast": float(mean), "accuracy": c.accuracy, "parent": p.accuracy,
-                      "flops": c.member.flops} for mean, (_, c, p) in zip(means, known)]
-    return told
+        readable = [(row, c, p) for row, c, p in rows if row is not None]
+        if readable and predictor.learn([s for s in scored if s.round < round]):
+            means, _ = predictor.forecast([row for row, _, _ in readable])
+            forecasts += [{"round": round, "forecast": float(mean), "accuracy": c.accuracy, "parent": p.accuracy,
+                           "flops": c.member.flops} for mean, (_, c, p) in zip(means, readable)]
+    return forecasts
 
 
-def rank_correlation(told: Sequence[Mapping[str, float]], by: str = "forecast") -> float | None:
-    """Spearman's, of what was said beforehand with how children of the same round turned out: the mean over rounds of at
-    least three children that differ in both; None where there is no such round."""
+def rank_correlation(forecasts: Sequence[Mapping[str, float]], by: str = "forecast") -> float | None:
+    """Return Spearman's correlation of the forecasts of one round with the accuracies, as the mean over rounds.
+
+    Rounds of fewer than three children, or of children that do not differ in both, are left out; None: all are.
+    """
     from scipy.stats import spearmanr
-    found = []
-    for round in sorted({row["round"] for row in told}):
-        said, was = ([row[name] for row in told if row["round"] == round] for name in (by, "accuracy"))
+    correlations = []
+    for round in sorted({row["round"] for row in forecasts}):
+        said, was = ([row[name] for row in forecasts if row["round"] == round] for name in (by, "accuracy"))
         if len(said) >= 3 and len(set(said)) > 1 and len(set(was)) > 1:
-            found.append(float(spearmanr(said, was).statistic))
-    return sum(found) / len(found) if found else None
+            correlations.append(float(spearmanr(said, was).statistic))
+    return sum(correlations) / len(correlations) if correlations else None

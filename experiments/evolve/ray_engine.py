@@ -1,8 +1,7 @@
 """Tasks on a Ray cluster: one on this machine, or a running one of any number of nodes.
 
-What lives here: how a task gets to a worker and its outcome back, whatever dies on the way. Ray's own retries are off, as it
-repeats a task that runs out of memory for ever: each failure comes to `wait`, which submits the task again, at most
-`RETRIES` times. A task's outcome follows from the task alone, so that it is the same wherever and however often it runs.
+Ray's own retries are off, as it repeats a task that runs out of memory for ever: each failure comes to `wait`, which
+submits the task again, at most `RETRIES` times. A result follows from the task alone, wherever and however often it runs.
 """
 from __future__ import annotations
 
@@ -21,9 +20,9 @@ from typing import Any
 import torch
 
 import fxgrow
+from fxgrow.common import one_line
 from fxgrow.errors import FxgrowError
-from fxgrow.experiments.evolve.threads import threads
-from fxgrow.experiments.evolve.worker import Outcome, Task, run
+from fxgrow.experiments.evolve.worker import Task, TaskResult, run, threads
 from fxgrow.experiments.settings import TrainError
 
 RETRIES = 4  # of one task
@@ -43,8 +42,9 @@ class Job:
 
 
 class Ray:
-    """One Ray task a network. Each network is put into the object store once for all the tasks that start from it, and
-    workers read it in place.
+    """An engine with one Ray task a network.
+
+    Each network is put into the object store once for all the tasks that start from it, and workers read it in place.
 
     Args:
         workers: how many tasks at a time, at most; None: as many as the cluster has room for.
@@ -85,18 +85,20 @@ class Ray:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
     def _room(self) -> int:
-        """How many tasks the nodes that are there now take at a time."""
-        def of(node: dict[str, float]) -> int:
-            room = [node.get("CPU", 0) // self.cpus] + ([node.get("GPU", 0) // self.gpus] if self.gpus else [])
-            return int(min(room))
-        return sum(of(node) for node in self._nodes())
+        """Return how many tasks the nodes that are there now take at a time."""
+        room = 0
+        for node in self._nodes():
+            by_gpus = node.get("GPU", 0) // self.gpus if self.gpus else math.inf
+            room += int(min(node.get("CPU", 0) // self.cpus, by_gpus))
+        return room
 
     @property
     def workers(self) -> int:
-        """Follows the nodes that join and leave; at least 1, as others may come."""
+        """Return how many tasks run at a time: as many as the nodes have room for now, at least 1, as others may come."""
         return max(1, min(self._room(), math.inf if self.most is None else self.most))  # type: ignore[return-value]
 
     def submit(self, task: Task) -> int:
+        """Hand a task to the cluster and return its token."""
         self.count += 1
         self._start(Job(self.count, task, hashlib.sha256(task.network).hexdigest()))
         return self.count
@@ -106,7 +108,7 @@ class Ray:
         self.running[self.remote.remote(small, self._network(job), self.cpus, self.gpus > 0, _versions())] = job
 
     def _network(self, job: Job) -> Any:
-        """A reference to a job's network, put into the object store unless it is there."""
+        """Return a reference to a job's network, put into the object store unless it is there."""
         import numpy
         if job.network not in self.networks:
             self.networks[job.network] = self.ray.put(numpy.frombuffer(job.task.network, dtype=numpy.uint8))
@@ -116,8 +118,8 @@ class Ray:
             del self.networks[name]
         return self.networks[job.network]
 
-    def wait(self) -> tuple[int, Outcome]:
-        """The next outcome. Work that is lost with a worker or a node is done again.
+    def wait(self) -> tuple[int, TaskResult]:
+        """Return the next token and result; work that is lost with a worker or a node is done again.
 
         Raises:
             TrainError: what fails would fail for every network: settings, data, or what is installed on a node.
@@ -131,13 +133,12 @@ class Ray:
                 why = self._reason(error)
             job.failures += 1
             if job.failures > RETRIES:
-                task = job.task
-                return job.token, Outcome(task.number, task.round, b"", 0.0, math.inf, "", 0, 0, 0.0,
-                                          f"failed {job.failures} times on the cluster, at last so: {why}")
+                return job.token, TaskResult.failure(
+                    job.task, f"failed {job.failures} times on the cluster, at last so: {why}")
             self._start(job)
 
     def _reason(self, error: Any) -> str:
-        """Why a task failed, in one line. Where that is no matter of this task alone, it is raised."""
+        """Return in one line why a task failed; raise the error where it is no matter of this task alone."""
         cause = getattr(error, "cause", None) or error
         if isinstance(error, self.ray.exceptions.ObjectLostError) or isinstance(cause, self.ray.exceptions.ObjectLostError):
             self.networks.clear()  # put again from the bytes that each job has; tasks that run keep theirs
@@ -146,10 +147,10 @@ class Ray:
                              f"on each ({str(cause).strip().splitlines()[-1]})") from error
         if isinstance(cause, FxgrowError):
             raise cause
-        return f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
+        return f"{type(cause).__name__}: {one_line(cause)}"
 
     def close(self) -> None:
-        """Ends what runs, and what was started or connected to here."""
+        """End what runs, and what was started or connected to here."""
         for ref in self.running:
             with contextlib.suppress(self.ray.exceptions.RayError):
                 self.ray.cancel(ref, force=True)
@@ -160,8 +161,8 @@ class Ray:
             self.connected = False
 
 
-def work(task: Task, network: Any, cpus: int, gpu: bool, versions: dict[str, str]) -> Outcome:
-    """What a worker does. network: bytes as an array in the object store, read where they lie."""
+def work(task: Task, network: Any, cpus: int, gpu: bool, versions: dict[str, str]) -> TaskResult:
+    """Run a task on a worker; `network`: its bytes as an array in the object store, read where they lie."""
     if versions != _versions():
         raise TrainError(f"node {socket.gethostname()} has {_versions()} and the search runs with {versions}: install the "
                          "same")
@@ -180,7 +181,7 @@ def _versions() -> dict[str, str]:
 
 
 def _connect(ray: Any, address: str | None, cpus: int | None) -> bool:
-    """Connects to a cluster; False: this process was connected already."""
+    """Connect to a cluster; False: this process was connected already."""
     if ray.is_initialized():
         here = ray.get_runtime_context().gcs_address
         if address not in (None, "auto", here):
@@ -195,13 +196,13 @@ def _connect(ray: Any, address: str | None, cpus: int | None) -> bool:
         with _reached(address) as found:
             ray.init(address=found, **quiet)
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-        raise TrainError(f"no Ray cluster answers at {address} ({_first_line(error)}): start one with `ray start --head`, "
-                         "or leave the address out") from error
+        raise TrainError(f"no Ray cluster answers at {address} ({one_line(error)}): start one with `ray start --head`, or "
+                         "leave the address out") from error
     return True
 
 
 def _start(ray: Any, **options: Any) -> None:
-    """A cluster on this machine."""
+    """Start a cluster on this machine."""
     for left in reversed(range(STARTS)):
         try:
             with loopback():
@@ -210,19 +211,14 @@ def _start(ray: Any, **options: Any) -> None:
         except Exception as error:  # of no class of its own where a node is slow to start
             ray.shutdown()
             if not left:
-                raise TrainError(f"a Ray cluster cannot be started here ({_first_line(error)}): choose engine processes") \
+                raise TrainError(f"a Ray cluster cannot be started here ({one_line(error)}): choose engine processes") \
                     from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager
 def loopback() -> Iterator[None]:
-    """Ray listens and connects on the loopback interface, as it does on macOS and Windows, and reports no usage."""
+    """Let Ray listen and connect on the loopback interface, as it does on macOS and Windows, and report no usage."""
     import ray
-
     constants = ray._private.ray_constants
     was, usage = constants.ENABLE_RAY_CLUSTER, os.environ.get("RAY_USAGE_STATS_ENABLED")
     constants.ENABLE_RAY_CLUSTER, os.environ["RAY_USAGE_STATS_ENABLED"] = False, "0"
@@ -237,9 +233,8 @@ def loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _reached(address: str) -> Iterator[str]:
-    """The address of a cluster that answers. `ray.init` would wait for ever where none does."""
+    """Yield the address of a cluster that answers; `ray.init` would wait for ever where none does."""
     import ray
-
     if address.startswith("ray://"):
         _, _, rest = address.partition("://")
         socket.create_connection(_split(rest), timeout=PATIENCE).close()

@@ -1,8 +1,8 @@
 """The search: train the base network; then select, mutate and train, round after round; then train the best one on.
 
-Everything that is decided follows from the seed and from what the store holds, so a search that was cut off goes on by doing
-the same again: what is in the store is taken from there. What lives here: the order of things. What does not: mutations
-(mutation.py), selection (selection.py), training (worker.py, joint.py), files (store.py), where tasks run (engines.py).
+Every decision follows from the seed and the store, so a search that was cut off goes on by doing the same again: what is in
+the store is taken from there. What lives here: the order of things. What does not: mutations (mutation.py), selection
+(selection.py), training (worker.py, joint.py), files (store.py), where tasks run (engines.py).
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import math
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from torch.fx import GraphModule
 
 import fxgrow
 from fxgrow.errors import ArchiveError
+from fxgrow.experiments.data import Data
 from fxgrow.experiments.evolve.config import SearchConfig
+from fxgrow.experiments.evolve.engines import Engine, Serial
 from fxgrow.experiments.evolve.joint import family, train_jointly
-from fxgrow.experiments.evolve.local_engine import Engine, Serial
-from fxgrow.experiments.evolve.member import Member, Scored, graph_hash, line
+from fxgrow.experiments.evolve.member import Member, Scored, ancestry
 from fxgrow.experiments.evolve.mutation import (
     Child,
     Discarded,
@@ -39,17 +40,22 @@ from fxgrow.experiments.evolve.mutation import (
 )
 from fxgrow.experiments.evolve.predictor import Predictor
 from fxgrow.experiments.evolve.selection import SELECTIONS, best, survivors, tournament
-from fxgrow.experiments.evolve.store import Store, to_bytes
-from fxgrow.experiments.evolve.worker import Outcome, Task, data_of, evaluate
+from fxgrow.experiments.evolve.store import Store, opened, to_bytes
+from fxgrow.experiments.evolve.structure import graph_hash
+from fxgrow.experiments.evolve.worker import Task, TaskResult, data_of, evaluate
 from fxgrow.experiments.seeds import mixed
 from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.train import Run, load_run_model
 
 PROBE = 2  # samples that a child is compared with its parent on
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search gives. best: the network it is for. population: those of the last round. evaluations: all, in order."""
+class SearchResult:
+    """The networks that a search has found.
+
+    best: the network it is for. population: those of the last round. evaluations: all, in order.
+    """
     best: Scored
     population: list[Scored]
     evaluations: list[Scored]
@@ -57,20 +63,17 @@ class Found:
     config: SearchConfig
 
     def model(self, scored: Scored | None = None) -> GraphModule:
-        """A network as it was then; the best one without an argument."""
-        store = Store(self.folder)
-        try:
+        """Load a network as it was then; the best one without an argument."""
+        with opened(self.folder) as store:
             return store.model((scored or self.best).archive)
-        finally:
-            store.close()
 
 
 Watch = Callable[["Search", Scored | None], None]
 
 
 def search(config: SearchConfig, out: str | Path, *, engine: Engine | None = None, watch: Sequence[Watch] = (),
-           mutations: Sequence[Mutation] | None = None) -> Found:
-    """Evolves a population, or goes on with the search in the folder `out`.
+           mutations: Sequence[Mutation] | None = None) -> SearchResult:
+    """Evolve a population, or go on with the search in the folder `out`.
 
     Args:
         engine: where networks are trained; None: here, one after another.
@@ -91,37 +94,39 @@ class Search:
         self.config, self.engine, self.watch = config, engine, list(watch)
         self.mutations = list(mutations) if mutations is not None else mutations_of(config.mutations, config.weights)
         self.store = Store(out)
-        held = self.store.settings()
-        if held is None:
-            self.store.keep_settings(config.to_json())
-        elif SearchConfig.of(held) != config:
-            mine = config.to_json()
-            other = next(n for n in mine if SearchConfig.of(held).to_json()[n] != mine[n])
-            raise TrainError(f"{out} holds a search with other settings ({other} is {held.get(other)!r} there): go on with "
-                             "--resume, or choose another folder")
+        stored, mine = self.store.settings(), config.to_json()
+        if stored is None:
+            self.store.keep_settings(mine)
+        elif SearchConfig.of(stored) != config:
+            theirs = SearchConfig.of(stored).to_json()
+            other = next(name for name in mine if theirs[name] != mine[name])
+            raise TrainError(f"{out} holds a search with other settings ({other} is {stored.get(other)!r} there): go on "
+                             "with --resume, or choose another folder")
         self.members = self.store.members()
         self.scored = self.store.evaluations(self.members)
-        self.limits = Limits(config.growth, config.parameters, config.flops, config.latency,
-                             config.weights == "share")
+        self.limits = Limits(config.growth, config.parameters, config.flops, config.latency, config.weights == "share")
         self.parents: dict[str, Parent] = {}
-        self.predictor = Predictor(config.predictor, config.seed, self.store.model) if config.predictor != "none" \
-            else None
+        self.predictor = None
+        if config.predictor != "none":
+            self.predictor = Predictor(config.predictor, config.seed, self.store.model)
 
     @cached_property
-    def data(self):
+    def data(self) -> Data:
+        """Return the data set."""
         return data_of(self.config.data, self.config.root, self.config.limit, self.config.seed)
 
     @cached_property
     def inputs(self) -> Tensor:
+        """Return a small batch, on which children are compared with their parents."""
         return torch.stack([self.data.train[i][0] for i in range(min(PROBE, len(self.data.train)))])
 
     @property
     def spent(self) -> int:
-        """FLOPs of training so far."""
+        """Return the FLOPs of training so far."""
         return sum(s.spent for s in self.scored)
 
-    def run(self) -> Found:
-        """Searches to the end; in a folder with a search begun, from its last finished training on.
+    def run(self) -> SearchResult:
+        """Search to the end; in a folder with a search begun, from its last finished training on.
 
         Raises:
             ArchiveError: a network that is needed cannot be read, or nothing more be written (the disk is full, say).
@@ -132,7 +137,7 @@ class Search:
                 each(self, None)
             population = self._base()
             population = self._steady() if self.config.mode == "steady" else self._rounds(population)
-            return Found(self._final(population), population, self.scored, self.store.folder, self.config)
+            return SearchResult(self._final(population), population, self.scored, self.store.folder, self.config)
         except (ArchiveError, sqlite3.OperationalError) as error:
             raise ArchiveError(f"{error}; free space, or put the file back from a copy, and go on with "
                                f"--resume {self.store.folder}") from error
@@ -142,7 +147,7 @@ class Search:
     # -- the base network -----------------------------------------------------------------------------------------------
 
     def _base(self) -> list[Scored]:
-        """The base network, trained alone."""
+        """Train the base network alone."""
         model = base_network(self.config, self.data, self.inputs)
         if 0 not in self.members:
             timed = latency(model, self.inputs) if self.config.latency is not None else None
@@ -191,29 +196,40 @@ class Search:
         self._add(members, round, [s.number for s in kept], discarded)
 
     def _children(self, count: int, parents: Callable[[], Sequence[Scored]], rng: random.Random, round: int):
-        """New members (fewer where nothing more could be found), and what was discarded on the way. A predictor that has
-        learned enough chooses them among `candidates` times as many."""
-        known = {m.graph for m in self.members.values()
-                 if self.config.duplicates == "run" or self.config.duplicates == "round" and m.round == round}
+        """Return new members (fewer where nothing more could be found), and what was discarded on the way.
+
+        A predictor that has learned enough chooses them among `candidates` times as many.
+        """
+        known = self._known_structures(round)
         for parent in self.parents.values():
-            parent.led.clear()  # so that what is drawn does not depend on where the search was cut off
-        advised = self.predictor is not None and self.predictor.learn(self.scored)
+            parent.led_to.clear()  # so that what is drawn does not depend on where the search was cut off
+        predictor = self.predictor
+        if predictor is not None and not predictor.learn(self.scored):
+            predictor = None
         pool: list[Child] = []
         discarded: list[Discarded] = []
         origin: dict[int, Scored] = {}
-        for _ in range(count * (self.config.candidates if advised else 1)):
+        for _ in range(count if predictor is None else count * self.config.candidates):
             chosen = parents()
             origin |= {s.number: s for s in chosen}
             child, refused = mutate([self._parent(s) for s in chosen], self.mutations, rng, self.limits, known)
             discarded += refused
             if child is not None:
                 pool.append(child)
-                known |= {child.graph} if self.config.duplicates != "keep" else set()
-        if self.predictor is not None and advised:
-            pool = self.predictor.choose(pool, origin, count)
+                if self.config.duplicates != "keep":
+                    known.add(child.graph)
+        if predictor is not None:
+            pool = predictor.choose(pool, origin, count)
         first = max(self.members) + 1
         return [Member(first + i, round, c.parent, c.step, c.graph, c.parameters, c.flops, c.latency)
                 for i, c in enumerate(pool)], discarded
+
+    def _known_structures(self, round: int) -> set[str]:
+        """Return the hashes of structures that are not wanted again."""
+        if self.config.duplicates == "keep":
+            return set()
+        everywhere = self.config.duplicates == "run"
+        return {m.graph for m in self.members.values() if everywhere or m.round == round}
 
     def _parent(self, s: Scored) -> Parent:
         if s.archive not in self.parents:
@@ -226,16 +242,14 @@ class Search:
 
     def _train(self, numbers: Iterable[int], round: int, steps: int,
                networks: dict[int, tuple[Any, dict[str, Any] | None]] | None = None) -> list[Scored]:
-        """Trains each of these networks alone, but those that the store holds already; each is kept once it is done."""
+        """Train each of these networks alone, but those that the store holds already; each is kept once it is done."""
         numbers = list(numbers)
-        missing = [n for n in numbers if self._at(n, round) is None]
-        waiting = {}
-        for number in missing:
-            waiting[self.engine.submit(self._task(number, round, steps, (networks or {}).get(number)))] = number
+        waiting = {self.engine.submit(self._task(number, round, steps, (networks or {}).get(number)))
+                   for number in numbers if self._at(number, round) is None}
         while waiting:
-            token, outcome = self.engine.wait()
-            waiting.pop(token)
-            self._keep(outcome)
+            token, result = self.engine.wait()
+            waiting.remove(token)
+            self._keep(result)
         return [s for n in numbers if (s := self._at(n, round)) is not None]
 
     def _task(self, number: int, round: int, steps: int, network: tuple[Any, dict[str, Any] | None] | None = None) -> Task:
@@ -248,20 +262,20 @@ class Search:
         seed = mixed(self.config.seed, round, number) % 2 ** 31
         return Task(number, round, content, step, steps, seed, self.config.to_json())
 
-    def _keep(self, outcome: Outcome) -> None:
-        """The network first, then the row that counts."""
+    def _keep(self, result: TaskResult) -> None:
+        """Write the network first, then the row that counts."""
         archive = ""
-        if outcome.error and outcome.round == 0:
-            raise TrainError(f"the base network cannot be trained: {outcome.error}")
-        if not outcome.error:
-            before = self._last(outcome.number) or self._last(self.members[outcome.number].parent, outcome.round)
-            archive = self.store.put(outcome.network, before.archive if before is not None else None)
-        self._count([Scored(self.members[outcome.number], outcome.round, archive, outcome.accuracy, outcome.loss,
-                            outcome.correct, outcome.spent, outcome.steps, outcome.seconds)])
+        if result.error and result.round == 0:
+            raise TrainError(f"the base network cannot be trained: {result.error}")
+        if not result.error:
+            before = self._last(result.number) or self._last(self.members[result.number].parent, result.round)
+            archive = self.store.put(result.network, before.archive if before is not None else None)
+        self._count([Scored(self.members[result.number], result.round, archive, result.accuracy, result.loss,
+                            result.correct, result.spent, result.steps, result.seconds)])
 
-    def _count(self, found: Sequence[Scored]) -> None:
-        self.store.add_evaluations(found)
-        for s in found:
+    def _count(self, scored: Sequence[Scored]) -> None:
+        self.store.add_evaluations(scored)
+        for s in scored:
             self.scored.append(s)
             for each in self.watch:
                 each(self, s)
@@ -270,31 +284,31 @@ class Search:
         return next((s for s in self.scored if (s.number, s.round) == (number, round)), None)
 
     def _last(self, number: int | None, before: float = math.inf) -> Scored | None:
-        """A member as it was last, before a round."""
+        """Return a member as it was last, before a round."""
         return next((s for s in reversed(self.scored) if s.number == number and s.archive and s.round < before), None)
 
     # -- shared weights -------------------------------------------------------------------------------------------------
 
     def _train_together(self, alive: Sequence[int], round: int) -> list[Scored]:
-        """Trains the living together, whose ancestors hold some of their numbers and so are kept up to date as well."""
+        """Train the living together, whose ancestors hold some of their numbers and so are kept up to date as well."""
         if any(self._at(n, round) is None for n in alive):
-            everyone = sorted({a for n in alive for a in line(self.members, n)})
+            everyone = sorted({a for n in alive for a in ancestry(self.members, n)})
             members = family({n: (self.members[n].parent, self._network(n)) for n in everyone})
             seed = mixed(self.config.seed, round) % 2 ** 31
             spent, taken, seconds = train_jointly(members, alive, self.data, self.config, self.config.steps, seed)
-            found = []
+            scored = []
             for number in everyone:
                 model: GraphModule = fxgrow.untie(members[number].model)  # type: ignore[assignment]
                 accuracy, loss, correct = evaluate(model, self.data.validation)
                 before = self._last(number) or self._last(self.members[number].parent)
                 archive = self.store.put(to_bytes(model), before.archive if before is not None else None)
-                found.append(Scored(self.members[number], round, archive, accuracy, loss, correct, spent.get(number, 0),
-                                    taken.get(number, 0), seconds / len(alive)))
-            self._count(found)
+                scored.append(Scored(self.members[number], round, archive, accuracy, loss, correct, spent.get(number, 0),
+                                     taken.get(number, 0), seconds / len(alive)))
+            self._count(scored)
         return [s for n in alive if (s := self._at(n, round)) is not None]
 
     def _network(self, number: int) -> GraphModule:
-        """A member as it was last, or as it grows from its parent as that was last."""
+        """Return a member as it was last, or as it grows from its parent as that was last."""
         own = self._last(number)
         if own is not None:
             return self.store.model(own.archive)
@@ -305,40 +319,42 @@ class Search:
     # -- steady ---------------------------------------------------------------------------------------------------------
 
     def _steady(self) -> list[Scored]:
-        """A new child whenever a worker is free, until there are as many as the rounds would have; each is its own round."""
+        """Make a new child whenever a worker is free, as many as the rounds would have; each is its own round."""
         config, size = self.config, self.config.keep + self.config.children
         steps = max(1, config.steps // size)
-        select = SELECTIONS[config.selection]
         population: list[Scored] = []
         for count, s in enumerate(self.scored, 1):
             population = survivors(population, s, config.selection, size, config.seed, count)
-        running: dict[int, int] = {}
-        for number in [n for n in self.members if self._at(n, n) is None]:
-            running[self.engine.submit(self._task(number, number, steps))] = number
+        running = {self.engine.submit(self._task(n, n, steps)) for n in self.members if self._at(n, n) is None}
         while True:
-            while len(running) < self.engine.workers and len(self.members) <= config.rounds * config.children \
-                    and not self._exhausted():
+            while len(running) < self.engine.workers:
                 number = len(self.members)
-                rng = random.Random(f"{config.seed} child {number}")
-                parents = [tournament(population, config.sample, rng)] if config.selection == "aging" else \
-                    select(population, config.keep, rng)
-                child, discarded = self._children(1, lambda: parents, rng, number)
-                self._add(child, number, [], discarded)
-                if not child:
+                if number > config.rounds * config.children or self._exhausted() or not self._bear(population, number):
                     break
-                running[self.engine.submit(self._task(number, number, steps))] = number
+                running.add(self.engine.submit(self._task(number, number, steps)))
             if not running:
                 return population
-            token, outcome = self.engine.wait()
-            running.pop(token)
-            self._keep(outcome)
+            token, result = self.engine.wait()
+            running.remove(token)
+            self._keep(result)
             count = len(self.scored)
             population = survivors(population, self.scored[-1], config.selection, size, config.seed, count)
+
+    def _bear(self, population: list[Scored], number: int) -> bool:
+        """Make child `number` of the population; False: nothing was found."""
+        rng = random.Random(f"{self.config.seed} child {number}")
+        if self.config.selection == "aging":
+            parents = [tournament(population, self.config.sample, rng)]
+        else:
+            parents = SELECTIONS[self.config.selection](population, self.config.keep, rng)
+        children, discarded = self._children(1, lambda: parents, rng, number)
+        self._add(children, number, [], discarded)
+        return bool(children)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
     def _final(self, population: list[Scored]) -> Scored:
-        """The best network of the last round, trained on if the settings say so."""
+        """Return the best network of the last round, trained on if the settings say so."""
         if not any(s.archive for s in population):
             raise TrainError("no network of the last round could be trained: lower lr, or clip the gradient")
         chosen = best([s for s in population if s.archive], 1, random.Random())[0]
@@ -351,26 +367,17 @@ class Search:
         return self._train(kept, last, self.config.final_steps)[0]
 
 
-def base_network(config: SearchConfig, data, inputs: Tensor) -> GraphModule:
-    """The captured network that all others descend from."""
-    from fxgrow.experiments.train import Run, load_run_model
+def base_network(config: SearchConfig, data: Data, inputs: Tensor) -> GraphModule:
+    """Return the captured network that all others descend from."""
     model = load_run_model(Run(model=config.model, data=config.data, seed=config.seed), data)
     return fxgrow.capture(model, inputs)
 
 
-def resumed(out: str | Path, **changes: Any) -> SearchConfig:
-    """The settings of the search in a folder.
+def resumed(folder: str | Path) -> SearchConfig:
+    """Return the settings of the search in a folder.
 
     Raises:
         TrainError: there is none.
     """
-    if not (Path(out) / "search.sqlite").exists():
-        raise TrainError(f"{out} holds no search: start one with `fxgrow evolve search.toml -o {out}`")
-    store = Store(out)
-    try:
-        held = store.settings()
-    finally:
-        store.close()
-    if held is None:
-        raise TrainError(f"{out} holds a search that had not begun: start it anew")
-    return replace(SearchConfig.of(held), **changes)
+    with opened(folder) as store:
+        return SearchConfig.of(store.settings() or {})

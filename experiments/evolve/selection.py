@@ -11,42 +11,43 @@ Selection = Callable[[Sequence[Scored], int, random.Random], list[Scored]]
 
 
 def best(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
-    """Those with the highest validation accuracy (of equals, the smaller loss, then the older)."""
+    """Keep those with the highest validation accuracy (of equals, the smaller loss, then the older)."""
     return sorted(scored, key=lambda s: (-s.accuracy, s.loss, s.number))[:keep]
 
 
 def random_choice(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
-    """Any: random search with the same passes."""
+    """Keep any: random search with the same passes."""
     return sorted(rng.sample(list(scored), min(keep, len(scored))), key=lambda s: s.number)
 
 
 def aging(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
-    """The youngest, whatever they can do: regularised evolution (Real et al., 2019, arXiv:1802.01548). Which of them has
-    children, `tournament` decides."""
+    """Keep the youngest: regularised evolution (Real et al., 2019, arXiv:1802.01548), whose parents win a `tournament`."""
     return sorted(scored, key=lambda s: -s.number)[:keep]
 
 
 def tournament(scored: Sequence[Scored], sample: int, rng: random.Random) -> Scored:
-    """The best of a few drawn at random."""
+    """Return the best of a few drawn at random."""
     return best(rng.sample(list(scored), min(sample, len(scored))), 1, rng)[0]
 
 
 def nsga2(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
-    """By non-dominated fronts of accuracy against FLOPs and parameters, the loneliest of the last front first (Deb et al.,
-    2002), the objectives being those of LEMONADE (Elsken et al., 2019, arXiv:1804.09081)."""
+    """Keep non-dominated fronts of accuracy against FLOPs and parameters, of the last one the loneliest.
+
+    Deb et al., 2002, with the objectives of LEMONADE (Elsken et al., 2019, arXiv:1804.09081).
+    """
     tools, points = _points(scored)
     return [p.scored for p in tools.selNSGA2(points, min(keep, len(points)))]
 
 
 def front(scored: Sequence[Scored]) -> list[Scored]:
-    """The Pareto front of accuracy against FLOPs and parameters, from the smallest to the largest."""
+    """Return the Pareto front of accuracy against FLOPs and parameters, from the smallest to the largest."""
     tools, points = _points(scored)
     first = tools.sortNondominated(points, len(points), first_front_only=True)[0] if points else []
     return sorted((p.scored for p in first), key=lambda s: (s.member.flops, s.member.parameters, s.number))
 
 
 def _points(scored: Sequence[Scored]):
-    """DEAP's tools, and the members as they take them: error, FLOPs and parameters are to be small."""
+    """Return DEAP's tools, and the members as they take them: error, FLOPs and parameters are to be small."""
     try:
         from deap import base, tools
     except ImportError as error:
@@ -63,8 +64,10 @@ def _points(scored: Sequence[Scored]):
 
 
 def diverse(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
-    """Co-evolution with the validation samples: one after another, the network with the most right answers, where a sample
-    that n of the chosen solve counts (n + 1)^-2."""
+    """Keep, one after another, the network with the most right answers: co-evolution with the validation samples.
+
+    A sample that n of the chosen solve counts (n + 1)^-2.
+    """
     solved = [0] * max((len(s.correct) for s in scored), default=0)
     chosen: list[Scored] = []
     left = sorted(scored, key=lambda s: s.number)
@@ -74,12 +77,12 @@ def diverse(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Sco
         taken = max(left, key=lambda s: (worth(s), -s.loss))
         chosen.append(taken)
         left.remove(taken)
-        solved = [n + (bit == "1") for n, bit in zip(solved, taken.correct)]
+        solved = [n + int(bit) for n, bit in zip(solved, taken.correct)]
     return chosen
 
 
 def hill(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
-    """The best one alone: hill climbing (Elsken et al., 2018, arXiv:1711.04528)."""
+    """Keep the best one alone: hill climbing (Elsken et al., 2018, arXiv:1711.04528)."""
     return best(scored, 1, rng)
 
 
@@ -88,7 +91,7 @@ SELECTIONS: dict[str, Selection] = {"best": best, "aging": aging, "nsga2": nsga2
 
 
 def survivors(population: Sequence[Scored], new: Scored, selection: str, size: int, seed: int, count: int) -> list[Scored]:
-    """The population of a search in mode steady after evaluation number `count`, which is `new`."""
+    """Return the population of a search in mode steady after evaluation number `count`, which is `new`."""
     if not new.archive or new.round != new.number:  # it failed, or is the best one trained on
         return list(population)
     together = [*population, new]

@@ -1,15 +1,14 @@
-"""What a search has found out, on disk: every evaluation before it counts, in SQLite, and networks in files by content.
+"""The folder of a search: every evaluation before it counts, in SQLite, and networks in files by content.
 
-A kill at any moment leaves the last finished transaction. A network's file holds the difference to its parent's where that
-is smaller: the numbers of a child that come from its parent, as bits, exclusive-or with the parent's, so that what
-training hardly moved is mostly zero; new numbers as they are. Each file is named by a hash of the network that it gives, and
-is checked when it is read.
+A kill at any moment leaves the last finished transaction. A network's file, named by a hash of the network and checked by
+it, may be the difference to its parent's: bits of old numbers exclusive-or the parent's, mostly zero.
 """
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import os
 import sqlite3
 import tempfile
 import zlib
@@ -48,7 +47,7 @@ CREATE TABLE IF NOT EXISTS discarded (round INTEGER NOT NULL, parent INTEGER NOT
 
 
 def to_bytes(model: GraphModule) -> bytes:
-    """A network as `fxgrow.save` writes it. The same network gives the same bytes."""
+    """Return a network as `fxgrow.save` writes it; the same network gives the same bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         fxgrow.save(model, path)
@@ -56,7 +55,7 @@ def to_bytes(model: GraphModule) -> bytes:
 
 
 def from_bytes(content: bytes | memoryview) -> GraphModule:
-    """The network of `to_bytes`; nothing in the content is run."""
+    """Return the network of `to_bytes`; nothing in the content is run."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         path.write_bytes(content)
@@ -83,11 +82,12 @@ class Store:
             raise TrainError(f"{self.folder} cannot hold a search ({error}): choose another folder") from error
 
     def close(self) -> None:
+        """Close the database."""
         self.db.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing of what is written inside."""
+        """Write all or nothing of what is written inside."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -99,17 +99,18 @@ class Store:
     # -- settings ---------------------------------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any] | None:
-        """What the search was started with; None in a new folder."""
+        """Return what the search was started with; None in a new folder."""
         row = self.db.execute("SELECT value FROM settings WHERE name = 'config'").fetchone()
         return None if row is None else json.loads(row[0])
 
     def keep_settings(self, config: Mapping[str, Any]) -> None:
+        """Write what the search is started with."""
         self.db.execute("INSERT OR REPLACE INTO settings VALUES ('config', ?)", (json.dumps(config),))
 
     # -- members and evaluations ------------------------------------------------------------------------------------------
 
     def add_members(self, members: Sequence[Member], round: int, kept: Sequence[int], discarded: Sequence[Any] = ()) -> None:
-        """A round's new members, whom it keeps of the ones before, and the mutations that led to nothing."""
+        """Write a round's new members, whom it keeps of the ones before, and the mutations that led to nothing."""
         with self.transaction():
             for m in members:
                 self.db.execute("INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (
@@ -120,33 +121,39 @@ class Store:
                 (round, d.parent, json.dumps(d.step), d.reason) for d in discarded])
 
     def members(self) -> dict[int, Member]:
+        """Return all members by number."""
         rows = self.db.execute("SELECT * FROM members ORDER BY number")
         return {n: Member(n, r, p, None if s is None else json.loads(s), g, c, f, t) for n, r, p, s, g, c, f, t in rows}
 
     def kept(self, round: int) -> list[int] | None:
-        """Whom a round kept; None: it has not begun."""
-        row = self.db.execute("SELECT kept FROM rounds WHERE round = ?", (round,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        """Return whom a round kept; None: it has not begun."""
+        return self.all_kept().get(round)
+
+    def all_kept(self) -> dict[int, list[int]]:
+        """Return whom each round kept."""
+        return {r: json.loads(kept) for r, kept in self.db.execute("SELECT round, kept FROM rounds ORDER BY round")}
 
     def discarded(self) -> list[dict[str, Any]]:
+        """Return the mutations that led to nothing, in order."""
         rows = self.db.execute("SELECT * FROM discarded ORDER BY rowid")
         return [{"round": r, "parent": p, "step": json.loads(s), "reason": why} for r, p, s, why in rows]
 
-    def add_evaluations(self, found: Sequence[Scored]) -> None:
+    def add_evaluations(self, scored: Sequence[Scored]) -> None:
+        """Write evaluations, all or none."""
         with self.transaction():
-            for s in found:
+            for s in scored:
                 self.db.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
                     s.number, s.round, s.archive, s.accuracy, s.loss, s.correct, s.spent, s.steps, s.seconds))
 
     def evaluations(self, members: Mapping[int, Member] | None = None) -> list[Scored]:
-        """In the order in which they ended."""
-        known = self.members() if members is None else members
-        return [Scored(known[n], *rest) for n, *rest in self.db.execute("SELECT * FROM evaluations ORDER BY rowid")]
+        """Return the evaluations in the order in which they ended."""
+        member_of = self.members() if members is None else members
+        return [Scored(member_of[n], *rest) for n, *rest in self.db.execute("SELECT * FROM evaluations ORDER BY rowid")]
 
     # -- networks -----------------------------------------------------------------------------------------------------------
 
     def put(self, content: bytes, parent: str | None = None) -> str:
-        """Keeps a network (`to_bytes`) and gives its hash; parent: that of what it grew from or is a later state of."""
+        """Keep a network (`to_bytes`) and return its hash; parent: that of what it grew from or is a later state of."""
         name = hashlib.sha256(content).hexdigest()
         self._remember(name, content)
         path = self.path(name)
@@ -159,10 +166,11 @@ class Store:
         return name
 
     def path(self, name: str) -> Path:
+        """Return the file of a network."""
         return self.folder / "networks" / f"{name}.fxn"
 
     def get(self, name: str) -> bytes:
-        """The network of a hash.
+        """Return the content of the network of a hash.
 
         Raises:
             ArchiveError: its file, or that of one that it is the difference to, is missing or damaged.
@@ -173,50 +181,50 @@ class Store:
         return self._memory[name]
 
     def model(self, name: str) -> GraphModule:
+        """Return the network of a hash; raises as `get` does."""
         return from_bytes(self.get(name))
 
     def structure(self, name: str) -> GraphModule:
-        """The network of a hash and its record, read from its own file alone: of a difference, the numbers mean nothing.
+        """Return a network and its record from its own file alone: of a difference, the numbers mean nothing.
 
         Raises:
             ArchiveError: its file is missing or damaged.
         """
-        kind, content = self._held(name)
+        kind, content = self._content(name)
         return from_bytes(content[64:] if kind == DIFFERENCE else content)
 
     def check(self, thorough: bool = True) -> dict[str, str]:
-        """The networks that can no longer be read, and why; what is known of them stays.
+        """Return the networks that can no longer be read, and why; what is known of them stays.
 
         Args:
             thorough: put each network together and compare it with its hash; else, which is many times as fast, find out
                 whether the checksum of its file is right, and of those that it is the difference to.
         """
-        found: dict[str, str] = {}
-        seen: set[str] = set()
-        for archive, in self.db.execute("SELECT DISTINCT archive FROM evaluations WHERE archive != '' "
-                                        "ORDER BY rowid").fetchall():
-            try:
-                if thorough:
-                    self._read(archive)
-                else:
-                    self._check_files(archive, seen)
-            except ArchiveError as error:
-                found[archive] = str(error)
-        return found
+        sound: set[str] = set()
+        rows = self.db.execute("SELECT DISTINCT archive FROM evaluations WHERE archive != '' ORDER BY rowid").fetchall()
+        problems = {archive: self._problem(archive, sound, thorough) for archive, in rows}
+        return {archive: problem for archive, problem in problems.items() if problem is not None}
 
-    def _check_files(self, name: str, seen: set[str]) -> None:
-        """Reads a file and those that it is the difference to, but not what was seen to be right."""
-        line = []
-        while name not in seen:
-            kind, content = self._held(name)
-            line.append(name)
-            if kind == WHOLE:
-                break
-            name = content[:64].decode()
-        seen.update(line)
+    def _problem(self, name: str, sound: set[str], thorough: bool) -> str | None:
+        """Return why a network cannot be read, if it cannot; the checked files go to `sound`, and are not checked again."""
+        try:
+            if thorough:
+                self._read(name)
+                return None
+            line = []
+            while name not in sound:
+                kind, content = self._content(name)
+                line.append(name)
+                if kind == WHOLE:
+                    break
+                name = content[:64].decode()
+            sound.update(line)
+        except ArchiveError as error:
+            return str(error)
+        return None
 
-    def _held(self, name: str) -> tuple[bytes, bytes]:
-        """What the file of a network holds: its kind and content."""
+    def _content(self, name: str) -> tuple[bytes, bytes]:
+        """Return the kind and content of a network's file."""
         path = self.path(name)
         try:
             return _parts(path.read_bytes())
@@ -244,7 +252,7 @@ class Store:
         return content
 
     def _difference(self, content: bytes, parent: str) -> bytes | None:
-        """The file of a network as a difference; None where there are too many in a row."""
+        """Return the file of a network as a difference; None where there are too many in a row."""
         if self._depth(parent) >= DEEPEST:
             return None
         theirs = from_bytes(self.get(parent))
@@ -254,16 +262,29 @@ class Store:
         return DIFFERENCE + zlib.compress(parent.encode() + body, 1)
 
     def _depth(self, name: str) -> int:
-        """How many differences have to be read for a network."""
+        """Return how many differences have to be read for a network."""
         depth = 0
-        while True:
-            try:
-                kind, content = _parts(self.path(name).read_bytes())
-            except (OSError, ValueError, zlib.error):
-                return DEEPEST  # nothing is built on what cannot be read
-            if kind == WHOLE:
-                return depth
-            depth, name = depth + 1, content[:64].decode()
+        try:
+            while (parts := self._content(name))[0] != WHOLE:
+                depth, name = depth + 1, parts[1][:64].decode()
+        except ArchiveError:
+            return DEEPEST  # nothing is built on what cannot be read
+        return depth
+
+
+@contextlib.contextmanager
+def opened(folder: str | os.PathLike) -> Iterator[Store]:
+    """Open the folder of a search that has begun.
+
+    Raises:
+        TrainError: there is none.
+    """
+    if not (Path(folder) / NAME).is_file():
+        raise TrainError(f"{os.fspath(folder)} holds no search: name the folder that `fxgrow evolve -o` wrote")
+    with contextlib.closing(Store(Path(folder))) as store:
+        if store.settings() is None:
+            raise TrainError(f"{os.fspath(folder)} holds a search that had not begun: start it anew")
+        yield store
 
 
 def _parts(raw: bytes) -> tuple[bytes, bytes]:
@@ -277,21 +298,22 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _apply(model: GraphModule, parent: GraphModule) -> GraphModule:
-    """The network with the bits of each tensor exclusive-or those that it has from its parent; done twice it is as it was.
+    """Return the network with the bits of each tensor exclusive-or those from its parent; done twice it is as it was.
 
-    `model` is a child whose record says how it grew from `parent`, or a later state of `parent` itself."""
+    `model` is a child whose record says how it grew from `parent`, or a later state of `parent` itself.
+    """
     theirs, ours = tensors_of(parent), tensors_of(model)
     if {n: t.shape for n, t in theirs.items()} != {n: t.shape for n, t in ours.items()}:
         theirs = (record_in(model) or GrowthRecord()).migrate_tensors(theirs)
     names = {id(t): n for n, t in ours.items()}
 
-    def mixed(tensor: Tensor) -> Tensor:
+    def exclusive_or(tensor: Tensor) -> Tensor:
         was = theirs.get(names.get(id(tensor), ""))
         if was is None or was.shape != tensor.shape or was.dtype != tensor.dtype or tensor.element_size() not in BITS:
             return tensor.detach().clone()
         a, b = (t.detach().reshape(-1).view(BITS[tensor.element_size()]) for t in (tensor, was))
         return torch.empty_like(tensor).copy_((a ^ b).view(tensor.dtype).view(tensor.shape))
 
-    made: GraphModule = clone_structure(model, mixed)  # type: ignore[assignment]
-    made.recompile()
-    return made
+    new: GraphModule = clone_structure(model, exclusive_or)  # type: ignore[assignment]
+    new.recompile()
+    return new

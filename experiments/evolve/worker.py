@@ -1,10 +1,9 @@
-"""What is done with one network in one round: a function of its arguments alone, so that it can run anywhere."""
-from __future__ import annotations
-
+"""The work on one network in one round: a function of its task alone, so that it can run anywhere."""
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from fxgrow.experiments.train import Interrupted, Trainer
 
 @dataclass(frozen=True)
 class Task:
-    """A network (`network`, as `to_bytes` gives it, or, with a `step`, its parent), to be trained for `steps`."""
+    """A network to be trained for `steps`: `network` as `to_bytes` gives it or, with a `step`, its parent so."""
     number: int
     round: int
     network: Any
@@ -33,8 +32,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The trained network, and how well it does on the validation part."""
+class TaskResult:
+    """The trained network and how well it does on the validation part, or why its training failed."""
     number: int
     round: int
     network: bytes
@@ -46,9 +45,17 @@ class Outcome:
     seconds: float
     error: str = ""
 
+    @classmethod
+    def failure(cls, task: Task, error: str, spent: int = 0, steps: int = 0, seconds: float = 0.0) -> "TaskResult":
+        """Return the result of a training that failed."""
+        return cls(task.number, task.round, b"", 0.0, math.inf, "", spent, steps, seconds, error)
 
-def run(task: Task) -> Outcome:
-    """Mutates if there is a step, trains, and evaluates. The same task gives the same outcome, its seconds aside."""
+
+def run(task: Task) -> TaskResult:
+    """Mutate the network if there is a step, train it, and evaluate it.
+
+    The same task gives the same result, its seconds aside.
+    """
     began = time.monotonic()
     config = SearchConfig.of(task.config)
     data = data_of(config.data, config.root, config.limit, config.seed)
@@ -62,22 +69,21 @@ def run(task: Task) -> Outcome:
     except Interrupted:  # nothing is wrong with the network: it is to be trained another time
         raise KeyboardInterrupt from None
     except TrainError as error:  # a loss that is not finite, say: the search goes on without this network
-        return Outcome(task.number, task.round, b"", 0.0, math.inf, "", trainer.flops, trainer.step,
-                       time.monotonic() - began, str(error))
+        return TaskResult.failure(task, str(error), trainer.flops, trainer.step, time.monotonic() - began)
     trained = trainer.model.cpu()
-    return Outcome(task.number, task.round, to_bytes(trained), *evaluate(trained, data.validation), trainer.flops,
-                   task.steps, time.monotonic() - began)
+    return TaskResult(task.number, task.round, to_bytes(trained), *evaluate(trained, data.validation), trainer.flops,
+                      task.steps, time.monotonic() - began)
 
 
 @functools.lru_cache(maxsize=2)
 def data_of(name: str, root: str | None, limit: int | None, seed: int) -> Data:
-    """The data of a search, read once a process."""
+    """Return the data of a search, read once a process."""
     return load_data(name, root=root, limit=limit, seed=seed)
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: Any) -> tuple[float, float, str]:
-    """Share of right answers, mean cross-entropy, and a 1 for each sample that is labelled right, else a 0."""
+    """Return the share of right answers, the mean cross-entropy, and a 1 or 0 for each sample: right or wrong."""
     model.eval()
     loss, right = 0.0, ""
     for x, y in loader(dataset, 512):
@@ -85,3 +91,19 @@ def evaluate(model: nn.Module, dataset: Any) -> tuple[float, float, str]:
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
         right += "".join("1" if bit else "0" for bit in (logits.argmax(1) == y).tolist())
     return right.count("1") / max(len(right), 1), loss / max(len(right), 1), right
+
+
+def one_thread() -> None:
+    """Let torch compute with one thread."""
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute with this many threads, which decides how it sums up, then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,11 +1,11 @@
-"""The papers' experiments: each is a small declaration of what is trained, when and how it grows, and at which scales.
+"""The papers' experiments: each file declares what is trained, when and how it grows, and at which scales.
 
-`fxgrow experiment NAME` runs one. A file beside this one whose name has no underscore in front registers experiments.
+What lives here: declarations, and how they are run and summed up. What does not: one training (train), searches (evolve).
 """
 import importlib
 import pkgutil
 
-from fxgrow.experiments.papers.cost import Cost, costs
+from fxgrow.experiments.papers.cost import ArmCost, costs
 from fxgrow.experiments.papers.declaration import (
     Arm,
     Experiment,
@@ -16,12 +16,13 @@ from fxgrow.experiments.papers.declaration import (
     list_experiments,
     register,
 )
-from fxgrow.experiments.papers.results import COLUMNS, cells
-from fxgrow.experiments.papers.running import Setup, file_name, finished, in_process, insist_writable
+from fxgrow.experiments.papers.figures import draw_figures
+from fxgrow.experiments.papers.results import COLUMNS, cells, summary, write_results
+from fxgrow.experiments.papers.running import Setup, file_name, finished, in_process, insist_writable, run
 
 for _file in pkgutil.iter_modules(__path__):
-    if not _file.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_file.name}")
+    importlib.import_module(f"{__name__}.{_file.name}")
 
-__all__ = ["Arm", "COLUMNS", "Cost", "Experiment", "ExperimentError", "Network", "Scale", "Setup", "cells", "costs",
-           "file_name", "finished", "get_experiment", "in_process", "insist_writable", "list_experiments", "register"]
+__all__ = ["COLUMNS", "Arm", "ArmCost", "Experiment", "ExperimentError", "Network", "Scale", "Setup", "cells", "costs",
+           "draw_figures", "file_name", "finished", "get_experiment", "in_process", "insist_writable", "list_experiments",
+           "register", "run", "summary", "write_results"]

@@ -1,4 +1,4 @@
-"""What an experiment will cost before it starts: runs, FLOPs, and the time, from a few steps of its networks."""
+"""The cost of an experiment before it starts: runs, FLOPs, and the time, from a few steps of its networks."""
 from __future__ import annotations
 
 import statistics
@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from fxgrow.experiments.data import Data
 from fxgrow.experiments.papers.declaration import Arm
 from fxgrow.experiments.papers.running import Setup, finished, untrained
-from fxgrow.experiments.train import Plan, Trainer, TrainingState, Watcher, step_flops
+from fxgrow.experiments.train import PlannedCost, Trainer, TrainingState, Watcher, step_flops
 
 PROBE_STEPS = 3  # and one before them, which is slower
 Points = list[tuple[float, float, float]]  # FLOPs of a step, seconds that it takes, seconds of an evaluation
 
 
 @dataclass
-class Cost:
-    """What one arm costs, for each seed.
+class ArmCost:
+    """The cost of one arm for each seed.
 
     flops: of its own training, evaluations aside. seconds: estimated, if there is something to do. todo: seeds that have
     not been run.
@@ -29,7 +29,7 @@ class Cost:
 
 
 class _Times(Watcher):
-    """When each step ended."""
+    """The times at which steps ended."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -38,8 +38,8 @@ class _Times(Watcher):
         self.at.append(time.perf_counter())
 
 
-def costs(setup: Setup, seeds: Sequence[int]) -> list[Cost]:
-    """One for each arm, in the order of the experiment.
+def costs(setup: Setup, seeds: Sequence[int]) -> list[ArmCost]:
+    """Return the cost of each arm, in the order of the experiment.
 
     A step takes a + b * FLOPs seconds; a and b come from the cheapest and the costliest form in which arms start with a
     network, each trained for a few steps on the real data. Growths are tried out, so one that cannot be done is found here.
@@ -58,20 +58,20 @@ def costs(setup: Setup, seeds: Sequence[int]) -> list[Cost]:
         points[network] = [_measured(starts[flops], data) for flops in sorted({min(starts), max(starts)})]
     found = []
     for arm in arms:
-        plan = trainers[arm.key].plan()
-        seconds = _seconds(trainers[arm.key], plan, points[arm.network]) if todo[arm.key] else 0.0
-        found.append(Cost(arm, plan.flops, seconds, todo[arm.key]))
+        planned = trainers[arm.key].plan()
+        seconds = _seconds(trainers[arm.key], planned, points[arm.network]) if todo[arm.key] else 0.0
+        found.append(ArmCost(arm, planned.flops, seconds, todo[arm.key]))
     return found
 
 
-def _seconds(trainer: Trainer, plan: Plan, points: Points) -> float:
+def _seconds(trainer: Trainer, planned: PlannedCost, points: Points) -> float:
     evaluations = trainer.total / (trainer.config.eval_every or trainer.per_epoch) + 1
-    return sum((s.end - s.start) * _line(points, 1, s.flops) for s in plan.segments) + evaluations * _line(
-        points, 2, plan.segments[-1].flops)
+    training = sum((s.end - s.start) * _line(points, 1, s.flops) for s in planned.segments)
+    return training + evaluations * _line(points, 2, planned.segments[-1].flops)
 
 
 def _measured(like: Trainer, data: Data) -> tuple[float, float, float]:
-    """FLOPs of a step, and the seconds that a step and an evaluation take."""
+    """Measure the FLOPs of a step, and the seconds that a step and an evaluation take."""
     config = replace(like.config, epochs=None, steps=PROBE_STEPS + 1, grow=(), eval_every=0, patience=0)
     times = _Times()
     trainer = Trainer(like.model, data, config, watchers=[times])
@@ -85,7 +85,7 @@ def _measured(like: Trainer, data: Data) -> tuple[float, float, float]:
 
 
 def _line(points: Points, column: int, flops: float) -> float:
-    """The time at `flops` on the line through the points; never less than the smallest that was measured."""
+    """Return the time at `flops` on the line through the points, never less than the smallest that was measured."""
     if len(points) == 1:
         return points[0][column]
     (x0, *_), (x1, *_) = points

@@ -1,9 +1,10 @@
-"""What an experiment is: named arms (what is trained, when and how it grows), scales (which networks, for how long), and
-the registry. What does not live here: running one (running.py), what it costs (cost.py), what came out (results.py).
+"""The parts of an experiment: named arms (what is trained, when and how it grows), and scales (which networks, how long).
+
+What lives here: these and their registry. What does not: running one (running.py), its cost (cost.py), results (results.py).
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ class Network:
 
     @classmethod
     def named(cls, model: str, why: str) -> Network:
-        """A network of the zoo, `zoo:NAME`, in either form.
+        """Return a network of the zoo, `zoo:NAME`, in either form.
 
         Raises:
             ExperimentError: it is none of the zoo's; `why` says what needs one.
@@ -45,21 +46,22 @@ class Network:
         return cls(name, name)
 
     def on(self, input_shape: tuple[int, ...]) -> tuple[str, str]:
-        """The zoo's name and the places to deepen at, for inputs of this shape (without the batch).
+        """Return the zoo's name and the places to deepen at, for inputs of this shape (without the batch).
 
         Raises:
             ExperimentError: there is no such form.
         """
-        form = len(input_shape) - 2
-        image = self.large if self.large and max(input_shape[1:], default=0) > SMALL_SIDE else self.image
-        if form not in (0, 1) or not (spec := (self.sequence, image)[form]):
+        large = self.large and max(input_shape[1:], default=0) > SMALL_SIDE
+        forms = {2: (self.sequence, self.where[1]), 3: (self.large if large else self.image, self.where[0])}
+        name, places = forms.get(len(input_shape), ("", ""))
+        if not name:
             raise ExperimentError(f"this experiment has no network for inputs of shape {input_shape}: choose other --data")
-        return spec, (self.where[1], self.where[0])[form]
+        return name, places
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large an experiment is made.
+    """A size in which an experiment is made.
 
     Args:
         networks: by the names that arms use.
@@ -108,16 +110,18 @@ class Arm:
 
     @property
     def key(self) -> str:
+        """Return the name that is unique in the experiment."""
         return f"{self.group}/{self.name}" if self.group else self.name
 
     @property
     def teacher_key(self) -> str:
+        """Return the key of its teacher."""
         return f"{self.group}/{self.teacher}" if self.group and self.teacher else self.teacher
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared.
+    """A comparison of arms.
 
     Args:
         name: on the command line.
@@ -127,7 +131,7 @@ class Experiment:
         scales: smoke, small and paper.
         reference: the arm of each group whose accuracy the others are to reach.
         filters: whether the first layers' filters are drawn.
-        setup: `module:class` of the `Setup` that works out more arms, from a network of the user's (--model, --count).
+        setup: the class of `Setup` that works out more arms, from a network of the user's (--model, --count).
     """
     name: str
     title: str
@@ -136,22 +140,24 @@ class Experiment:
     scales: Mapping[str, Scale]
     reference: str = "scratch"
     filters: bool = False
-    setup: str = ""
+    setup: Callable[..., Any] | None = None
 
     def arm(self, key: str) -> Arm:
+        """Return the arm of a key."""
         return next(arm for arm in self.arms if arm.key == key)
 
     @property
     def groups(self) -> list[str]:
+        """Return the groups of arms, in order."""
         return list(dict.fromkeys(arm.group for arm in self.arms))
 
     @property
     def teachers(self) -> set[str]:
-        """The keys of arms that others start from."""
+        """Return the keys of arms that others start from."""
         return {arm.teacher_key for arm in self.arms if arm.teacher}
 
     def levels(self) -> list[list[Arm]]:
-        """The arms in the order in which they can run: each list needs only the ones before it."""
+        """Return the arms in the order in which they can run: each list needs only the ones before it."""
         levels: list[list[Arm]] = []
         done: set[str] = set()
         while rest := [arm for arm in self.arms if arm.key not in done]:
@@ -161,7 +167,8 @@ class Experiment:
         return levels
 
     def scale(self, name: str) -> Scale:
-        """
+        """Return the scale of a name.
+
         Raises:
             ExperimentError: there is no such scale.
         """
@@ -174,7 +181,7 @@ _EXPERIMENTS: dict[str, Experiment] = {}
 
 
 def register(experiment: Experiment) -> Experiment:
-    """Makes an experiment known by its name.
+    """Make an experiment known by its name.
 
     Raises:
         ExperimentError: the name is taken, two arms have one name, or a teacher or the reference is missing.
@@ -201,12 +208,13 @@ def register(experiment: Experiment) -> Experiment:
 
 
 def list_experiments() -> list[Experiment]:
-    """All experiments, by name."""
+    """Return all experiments, by name."""
     return [_EXPERIMENTS[name] for name in sorted(_EXPERIMENTS)]
 
 
 def get_experiment(name: str) -> Experiment:
-    """
+    """Return the experiment of a name.
+
     Raises:
         ExperimentError: there is no such experiment; the nearest are named.
     """

@@ -16,7 +16,7 @@ SHARE = 0.6  # of scratch's FLOPs, that growing is to stay below
 
 
 def _arms(growth: str, at: float) -> list[Arm]:
-    """Arms that end with one architecture, but for the one that never grows."""
+    """Return arms that end with one architecture, but for the one that never grows."""
     late, before = f"fraction={at}: {growth}", (f"step=0: {growth} method=r2r",)
     return [Arm("never grown", "deep"),
             Arm(f"r2r at {at:.0%}", "deep", (f"{late} method=r2r",)),

@@ -1,14 +1,10 @@
-"""Evolution against what else the same FLOPs buy (`fxgrow experiment evolution`).
+"""Evolution against what else the same FLOPs buy (`fxgrow experiment evolution`): the arms and their sizes.
 
-What is declared here is what is compared and how large it is; how an arm is run is in
-experiments/papers/search_runs.py.
+What does not live here: how an arm is run (search_runs.py).
 """
-from __future__ import annotations
-
 from fxgrow.experiments.papers.declaration import Arm, Experiment, Network, Scale, register
+from fxgrow.experiments.papers.search_runs import APART, BASE, NETWORK, SCRATCH, Comparison
 
-NETWORK = "network"
-BASE, APART, SCRATCH = "base", "base, several", "best, from scratch"
 SELECTIONS = ("best", "diverse", "aging", "nsga2", "hill", "random")
 ARMS = (Arm(BASE, NETWORK), Arm(APART, NETWORK), *(Arm(name, NETWORK) for name in SELECTIONS),
         Arm(SCRATCH, NETWORK, teacher="best", fresh=True))
@@ -27,5 +23,4 @@ SCALES = {
 
 register(Experiment(
     "evolution", "Evolution of networks against random search, longer training and ensembles, at equal FLOPs",
-    "Deep neuroevolution with shared weights: its table on CIFAR-10", ARMS, SCALES, reference=BASE,
-    setup="fxgrow.experiments.papers.search_runs:Comparison"))
+    "Deep neuroevolution with shared weights: its table on CIFAR-10", ARMS, SCALES, reference=BASE, setup=Comparison))

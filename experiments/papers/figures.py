@@ -11,44 +11,45 @@ from fxgrow.common import atomic_write
 from fxgrow.experiments.papers.declaration import Arm, ExperimentError
 from fxgrow.experiments.papers.results import Runs
 from fxgrow.experiments.papers.running import Setup, grown_through, untrained
+from fxgrow.experiments.plots import curves
 from fxgrow.record import record_in
 from fxgrow.visual import filter_grid, filter_limits, first_convolution
 
 COLUMNS = {"updates": "step", "flops": "flops"}
 
 
-def draw(setup: Setup, runs: Runs, seeds: Sequence[int]) -> list[str]:
-    """Writes them into the result folder; their names."""
-    from fxgrow.experiments.plots import curves
-    drawn = []
+def draw_figures(setup: Setup, runs: Runs, seeds: Sequence[int]) -> list[str]:
+    """Write the figures into the result folder and return their names."""
+    names = []
     for group in setup.declared.groups:
         arms = [arm for arm in setup.declared.arms if arm.group == group]
         taught = any(arm.teacher for arm in arms)
         later = any(growth["step"] for arm in arms for run in runs[arm.key] for growth in run["growths"])
         for suffix, x in COLUMNS.items():
             name = "-".join(filter(None, ["accuracy", "".join(c if c.isalnum() else "-" for c in group), suffix])) + ".png"
-            shown = {arm.name: [with_teacher(run) if x == "flops" else run["rows"] for run in runs[arm.key]] for arm in arms}
+            shown = {arm.name: [_with_teacher(run) if x == "flops" else run["rows"] for run in runs[arm.key]]
+                     for arm in arms}
             title = (group or setup.declared.name) + (", teachers' FLOPs included" if x == "flops" and taught else "")
             curves(shown, setup.out / name, x=x, y="val_accuracy", title=title, growths=later)
-            drawn.append(name)
+            names.append(name)
     if setup.declared.filters:
-        drawn.append(filters(setup, seeds[0]))
-    return drawn
+        names.append(_filters(setup, seeds[0]))
+    return names
 
 
-def with_teacher(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a run, whose FLOPs start with what its teacher cost."""
+def _with_teacher(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a run, whose FLOPs start with what its teacher cost."""
     return [{**row, "flops": row["flops"] + run["teacher_flops"]} for row in run["rows"]]
 
 
-def filters(setup: Setup, seed: int) -> str:
-    """A row for each arm: the first layer before training (grown already, new filters framed), and after."""
+def _filters(setup: Setup, seed: int) -> str:
+    """Draw a row for each arm: the first layer before training (grown already, new filters framed), and after."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
     arms = setup.declared.arms
     pairs = [_first_layers(setup, arm, seed) for arm in arms]
     limits = filter_limits([weight for pair in pairs for weight, _ in pair])
     grids = [[filter_grid(weight, new, columns=8, limits=limits) for weight, new in pair] for pair in pairs]
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     heights = [max(grid.shape[0] / grid.shape[1] for grid in row) for row in grids]
     figure = Figure(figsize=(8, 4 * sum(heights) + 0.4 * len(arms)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
@@ -64,7 +65,7 @@ def filters(setup: Setup, seed: int) -> str:
 
 
 def _first_layers(setup: Setup, arm: Arm, seed: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """The first convolution's weight and which of its numbers are new, as training begins and at its end."""
+    """Return the first convolution's weight and which of its numbers are new, as training begins and at its end."""
     data = setup.load(seed)
     trained = fxgrow.load(setup.model_file(arm, seed))
     if arm.teacher:

@@ -14,7 +14,7 @@ PADDING = "step=0: widen factor=2 method=random + deepen times=2 method=random"
 
 
 def _networks(small: str, big: str, stem: str = "", large: str = "") -> dict[str, Network]:
-    """The two of them: widths r as text, options for small images and, if they are others, for large ones."""
+    """Return both: widths r as text, options for small images and, if they are others, for large ones."""
     return {name: Network(f"cifar_{kind}:r={r}{stem}", large=f"cifar_{kind}:r={r}{large}" if large else "")
             for name, kind, r in (("small", "resnet10", small), ("big", "resnet18", big))}
 

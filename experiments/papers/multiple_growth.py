@@ -14,7 +14,7 @@ def _by(method: str, growth: str) -> str:
 
 
 def _arms(group: str, first: str, second: str, both: str) -> list[Arm]:
-    """Arms that all end with one architecture."""
+    """Return arms that all end with one architecture."""
     twice = tuple(f"fraction={at}: {_by('r2r', step)}" for at, step in ((0.25, first), (0.5, second)))
     jumps = [Arm(f"{name} at {at:.0%}", "residual", (f"fraction={at}: {_by(method, both)}",), group=group)
              for name, method, at in JUMPS]

@@ -1,9 +1,8 @@
 """`fxgrow experiment neighbours`: small random growths of an architecture, trained as the architecture itself is.
 
-Two comparisons, each with every seed. From the trained original: the original is trained for a short time; it and its
-neighbours, which start as its equals, are then trained on for equally many steps at the same rates. From scratch: all layers
-of each are drawn anew by the same rules, and trained for as many steps as both parts of the first comparison together. So
-all that share a group differ in their architecture alone; they are trained for equally many steps, not FLOPs.
+From the trained original: it and its neighbours, which start as its equals, are trained on for equally many steps at the
+same rates. From scratch: all layers of each are drawn anew by the same rules, and trained for as many steps as both parts of
+the first comparison together. So all that share a group differ in their architecture alone.
 """
 from __future__ import annotations
 
@@ -21,10 +20,11 @@ from torch.fx import GraphModule
 
 from fxgrow.experiments.evolve import Limits, Parent, default_mutations, graph_hash, grow, mutate, passes
 from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale
-from fxgrow.experiments.papers.neighbours import GROWN, NETWORK, SCRATCH
 from fxgrow.experiments.papers.running import Setup, redrawn, untrained
+from fxgrow.experiments.plots import bars
 from fxgrow.experiments.train import parse_growth
 
+GROWN, SCRATCH, NETWORK = "from the trained original", "from scratch", "network"
 GROWTH = 1.3   # a neighbour has at most so many times the original's parameters and FLOPs
 LEVEL = 0.05   # of the test whether a neighbour is better
 
@@ -42,10 +42,12 @@ class Neighbours(Setup):
 
     @property
     def declared(self) -> Experiment:
+        """Return the experiment with its neighbours."""
         return _declared(self)
 
     @property
     def preset(self) -> Scale:
+        """Return the scale with the user's network, if there is one."""
         scale = super().declared.scale(self.scale)
         if not self.model:
             return scale
@@ -53,8 +55,7 @@ class Neighbours(Setup):
         return replace(scale, networks={**scale.networks, NETWORK: network})
 
     def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
-        """A sentence for each comparison, and the names of the figures that are drawn."""
-        from fxgrow.experiments.plots import bars
+        """Return a sentence for each comparison, and the names of the figures that are drawn."""
         sentences, figures = [], []
         for group in (GROWN, SCRATCH):
             found = {arm.name: [run["test"]["accuracy"] for run in runs[arm.key]] for arm in self.declared.arms
@@ -68,7 +69,7 @@ class Neighbours(Setup):
 
 @functools.lru_cache(maxsize=8)
 def _declared(setup: Neighbours) -> Experiment:
-    """The originals, and the neighbours in both groups."""
+    """Return the originals, and the neighbours in both groups."""
     plain = super(Neighbours, setup).declared
     long = _lengths(setup.preset)
     arms = [replace(arm, settings=long) if arm.group == SCRATCH else arm for arm in plain.arms]
@@ -79,14 +80,15 @@ def _declared(setup: Neighbours) -> Experiment:
 
 
 def _lengths(scale: Scale) -> dict[str, int]:
-    """How long training from scratch is: as both parts of the other comparison."""
+    """Return how long training from scratch is: as both parts of the other comparison."""
     name = "steps" if "steps" in scale.settings else "epochs"
     return {name: scale.settings[name] + scale.student.get(name, scale.settings[name])}
 
 
 def draw(setup: Neighbours) -> list[tuple[str, str]]:
-    """Names and growths (as `fxgrow train --grow` takes them) of the neighbours: mutations of the default list, of different
-    structures, each of which has a from-scratch counterpart.
+    """Draw the names and growths (as `fxgrow train --grow` takes them) of the neighbours.
+
+    They are mutations of the default list, of different structures, each of which has a from-scratch counterpart.
 
     Raises:
         ExperimentError: there are not so many.
@@ -120,14 +122,14 @@ def draw(setup: Neighbours) -> list[tuple[str, str]]:
 
 
 def as_words(step: Mapping[str, Any]) -> str:
-    """A mutation as text; what is as the pass has it anyway is left out."""
+    """Return a mutation as text, without what is as the pass has it anyway."""
     usual = {f.name: f.default for f in dataclasses.fields(passes()[step["pass"]])}  # type: ignore[arg-type]
-    given = {k: v for k, v in step.items() if k != "pass" and (k == "where" or v != usual.get(k))}
-    return shlex.join([step["pass"], *(f"{k}={v}" for k, v in given.items())])
+    options = {k: v for k, v in step.items() if k != "pass" and (k == "where" or v != usual.get(k))}
+    return shlex.join([step["pass"], *(f"{k}={v}" for k, v in options.items())])
 
 
 def verdict(group: str, accuracies: Mapping[str, Sequence[float]]) -> str:
-    """Whether the original is a local maximum. accuracies: of the original and of each neighbour, one for each seed."""
+    """Tell if the original is a local maximum, from its accuracies and each neighbour's, one for each seed."""
     original = accuracies["original"]
     gains = {name: [a - b for a, b in zip(values, original)] for name, values in accuracies.items() if name != "original"}
     above = [name for name, gain in gains.items() if statistics.fmean(gain) > 0]
@@ -147,13 +149,18 @@ def verdict(group: str, accuracies: Mapping[str, Sequence[float]]) -> str:
 
 
 def _better(gains: Mapping[str, Sequence[float]]) -> list[str]:
-    """Those whose gain is above zero by a one-sided t-test over seeds, with Holm's correction for how many there are."""
-    from scipy.stats import ttest_1samp
-    p = {name: float(ttest_1samp(gain, 0, alternative="greater").pvalue) if len(set(gain)) > 1 else
-         0.0 if len(gain) > 1 and gain[0] > 0 else 1.0 for name, gain in gains.items()}
-    found = []
-    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
-        if p[name] > LEVEL / (len(p) - rank):
+    """Return those whose gain is above zero by a one-sided t-test over seeds, with Holm's correction for their number."""
+    p = {name: _p_value(gain) for name, gain in gains.items()}
+    better: list[str] = []
+    for name in sorted(p, key=lambda name: p[name]):
+        if p[name] > LEVEL / (len(p) - len(better)):
             break
-        found.append(name)
-    return found
+        better.append(name)
+    return better
+
+
+def _p_value(gain: Sequence[float]) -> float:
+    from scipy.stats import ttest_1samp
+    if len(set(gain)) > 1:
+        return float(ttest_1samp(gain, 0, alternative="greater").pvalue)
+    return 0.0 if len(gain) > 1 and gain[0] > 0 else 1.0

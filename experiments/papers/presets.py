@@ -32,7 +32,7 @@ PAPER = {
 def scales(*, small: Mapping[str, Any] | None = None, student: Mapping[str, Any] | None = None,
            paper: Mapping[str, Any] | None = None, networks: Mapping[str, Mapping[str, Network]] | None = None
            ) -> dict[str, Scale]:
-    """smoke, small and paper, with changes.
+    """Return the scales smoke, small and paper, with changes.
 
     Args:
         small, paper: settings of training over the usual ones of that scale.
@@ -55,7 +55,7 @@ def scales(*, small: Mapping[str, Any] | None = None, student: Mapping[str, Any]
 
 
 def converging(network: str, growth: str, group: str = "", methods: tuple[str, ...] = METHODS) -> list[Arm]:
-    """A teacher, a student of it by each method, and the students' architecture from scratch.
+    """Return a teacher, a student of it by each method, and the students' architecture from scratch.
 
     Args:
         growth: the pass and its options, without the method.

@@ -1,6 +1,4 @@
-"""What came out of an experiment: mean and spread over seeds, FLOPs with and without the teacher's, and what it took to
-reach the reference's accuracy; as data, as a table in Markdown, and on the terminal.
-"""
+"""The results of an experiment as data and as a table: means and spreads over seeds, and the way to the reference."""
 from __future__ import annotations
 
 import json
@@ -18,7 +16,7 @@ COLUMNS = ("arm", "parameters", "test accuracy", "test loss", "validation accura
 
 
 def spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
-    """Mean and standard deviation (of a sample; None of a single value) of those that are there."""
+    """Return mean and standard deviation (of a sample; None of a single value) of the numbers that are there."""
     values = [number for number in numbers if number is not None]
     if not values:
         return {"mean": None, "sd": None}
@@ -26,7 +24,7 @@ def spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
 
 
 def summary(setup: Setup, runs: Runs) -> list[dict[str, Any]]:
-    """A row for each arm, in the experiment's order.
+    """Return a row for each arm, in the experiment's order.
 
     An arm reaches the reference at the first evaluation from which its mean validation accuracy is at least the
     reference's last mean less its standard deviation over seeds. FLOPs to there include the teacher's; `ratio` is their
@@ -66,8 +64,10 @@ def _last_train_loss(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def reaching(runs: Sequence[Mapping[str, Any]], level: float) -> dict[str, float] | None:
-    """The step, and the FLOPs with the teacher's, at which the mean validation accuracy of the runs first is `level`; of two
-    evaluations at one step, before and behind a growth, the second counts."""
+    """Return the step, and the FLOPs with the teacher's, at which the mean validation accuracy first is `level`.
+
+    Of two evaluations at one step, before and behind a growth, the second counts.
+    """
     for rows in zip(*({row["step"]: row for row in run["rows"]}.values() for run in runs)):
         if statistics.fmean(row["val_accuracy"] for row in rows) >= level:
             return {"step": statistics.fmean(row["step"] for row in rows),
@@ -76,15 +76,18 @@ def reaching(runs: Sequence[Mapping[str, Any]], level: float) -> dict[str, float
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row of the summary as text, under `COLUMNS`."""
-    at, ratio = row["reached"], row["ratio"]
-    name = row["arm"] + (f" ({row['diverged']} of {len(row['seeds'])} diverged)" if row["diverged"] else "")
-    loss = row["test_loss"]["mean"]
+    """Return a row of the summary as text, under `COLUMNS`."""
+    name, loss, at = row["arm"], row["test_loss"]["mean"], row["reached"]
+    if row["diverged"]:
+        name += f" ({row['diverged']} of {len(row['seeds'])} diverged)"
+    reached, cost = "not reached", ""
+    if at is not None:
+        reached, cost = f"{at['step']:,.0f} updates", quantity(at["flops"], "FLOP")
+        if row["ratio"] is not None:
+            cost += f" ({row['ratio']:.2f} x)"
     return (name, f"{row['parameters']:,.0f}", _percent(row["test_accuracy"]), "" if loss is None else f"{loss:.3f}",
-            _percent(row["val_accuracy"]),
-            f"{row['steps']:,.0f}", quantity(row["flops"], "FLOP"), quantity(row["flops_with_teacher"], "FLOP"),
-            "not reached" if at is None else f"{at['step']:,.0f} updates",
-            "" if at is None else quantity(at["flops"], "FLOP") + ("" if ratio is None else f" ({ratio:.2f} x)"))
+            _percent(row["val_accuracy"]), f"{row['steps']:,.0f}", quantity(row["flops"], "FLOP"),
+            quantity(row["flops_with_teacher"], "FLOP"), reached, cost)
 
 
 def _percent(value: Mapping[str, float | None]) -> str:
@@ -93,18 +96,18 @@ def _percent(value: Mapping[str, float | None]) -> str:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the summary as a table in Markdown."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     return "\n".join(lines + ["| " + " | ".join(cells(row)) + " |" for row in rows]) + "\n"
 
 
-def write(setup: Setup, command: str, seeds: Sequence[int], rows: Sequence[Mapping[str, Any]], runs: Runs,
-          figures: Sequence[str], sentences: Sequence[str] = ()) -> dict[str, Any]:
-    """Writes `results.json` and `table.md`; returns what the first holds, its curves aside."""
+def write_results(setup: Setup, command: str, seeds: Sequence[int], rows: Sequence[Mapping[str, Any]], runs: Runs,
+                  figures: Sequence[str], sentences: Sequence[str] = ()) -> dict[str, Any]:
+    """Write `results.json` and `table.md`; return what the first holds, its curves aside."""
     experiment = setup.declared
     head = {"experiment": experiment.name, "title": experiment.title, "source": experiment.source, "scale": setup.scale,
             "data": setup.data or setup.preset.data, "seeds": list(seeds), "reference": experiment.reference,
-            "command": command, "summary": list(rows), "figures": list(figures),
-            "conclusions": list(sentences)}
+            "command": command, "summary": list(rows), "figures": list(figures), "conclusions": list(sentences)}
     curves = {key: [{k: run[k] for k in ("seed", "rows", "growths", "teacher_flops")} for run in found]
               for key, found in runs.items()}
     with atomic_write(setup.out / "results.json") as file:

@@ -1,4 +1,4 @@
-"""Running one arm with one seed, and what is kept of it: a file `runs/ARM-SEED.json` that appears when it is done.
+"""Running one arm with one seed, which leaves a file `runs/ARM-SEED.json` when it is done.
 
 A run depends on its setup, arm and seed alone, so it can be made in any process, in any order after its teacher's.
 """
@@ -28,13 +28,14 @@ from fxgrow.experiments.train import (
     TrainConfig,
     Trainer,
     Watcher,
-    captured,
+    capture_classifier,
     checkpoint,
-    finite,
-    grow,
+    finite_or_none,
+    grow_by_entry,
     parse_growth,
     seed_for,
 )
+from fxgrow.graph import Captured
 from fxgrow.zoo import create_model, init_convolutions, options_for, parse_options
 
 VERSION = 1
@@ -42,7 +43,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs of one result folder have in common.
+    """The settings that all runs of one result folder have in common.
 
     Args:
         experiment, scale: names.
@@ -60,26 +61,29 @@ class Setup:
 
     @property
     def declared(self) -> Experiment:
+        """Return the experiment."""
         return get_experiment(self.experiment)
 
     @property
     def preset(self) -> Scale:
+        """Return the scale."""
         return self.declared.scale(self.scale)
 
     def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
-        """Sentences on what came out, and the names of figures drawn, beside those that all experiments have."""
+        """Return sentences on what came out, and the names of figures drawn, beside those that all experiments have."""
         return [], []
 
     def run(self, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
-        """`run`; a setup whose arms are more than one training each has a way of its own."""
+        """Run an arm; a setup whose arms are more than one training each has a way of its own."""
         return run(self, arm, seed, watchers)
 
     def load(self, seed: int) -> Data:
+        """Return the data that runs with this seed take."""
         return _load(self.data or self.preset.data, self.root, self.download, self.preset.validation, seed,
                      self.preset.limit)
 
     def config(self, arm: Arm, data: Data, seed: int) -> TrainConfig:
-        """The settings of the arm's training; a `fresh` arm grows before it, not during it."""
+        """Return the settings of the arm's training; a `fresh` arm grows before it, not during it."""
         student = self.preset.student if arm.teacher else {}
         grow = () if arm.fresh else self.growths(arm, data)
         settings = {**self.preset.settings, **student, **arm.settings}
@@ -89,22 +93,41 @@ class Setup:
         return TrainConfig.of({"device": self.device, **settings, "seed": seed, "grow": grow}, f"arm {arm.key}")
 
     def growths(self, arm: Arm, data: Data) -> list[str]:
+        """Return the arm's growths, with the words of the scale put in."""
         _, places = self.preset.networks[arm.network].on(data.input_shape)
         models = {name: model_word(network, data) for name, network in self.preset.networks.items()
                   if any(f"{{{name}}}" in text for text in arm.grow)}
         return [" ".join(text.format(places=places, **models, **self.preset.words).split()) for text in arm.grow]
 
     def file(self, arm: Arm, seed: int) -> Path:
+        """Return the file of a finished run."""
         return self.out / "runs" / f"{file_name(arm.key)}-{seed}.json"
 
     def model_file(self, arm: Arm, seed: int) -> Path:
+        """Return the file of a run's trained network."""
         return self.out / "models" / f"{file_name(arm.key)}-{seed}.pt"
 
+    def running(self, arm: Arm, seed: int) -> Path:
+        """Return the folder of a run until it is finished."""
+        return self.out / "running" / f"{file_name(arm.key)}-{seed}"
+
     def keeps_model(self, arm: Arm) -> bool:
+        """Tell if the trained network of an arm is needed later."""
         return arm.key in self.declared.teachers or self.declared.filters
 
+    def keep(self, found: dict[str, Any], arm: Arm, seed: int, model: nn.Module | None) -> dict[str, Any]:
+        """Write what came out of a run, its network first if that is needed, and return it."""
+        if self.keeps_model(arm) and model is not None:
+            self.model_file(arm, seed).parent.mkdir(parents=True, exist_ok=True)
+            fxgrow.save(model, self.model_file(arm, seed))
+        self.file(arm, seed).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.file(arm, seed)) as file:
+            file.write(json.dumps(found, indent=1).encode())
+        shutil.rmtree(self.running(arm, seed), ignore_errors=True)
+        return found
+
     def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """What tells a run from any other: if it is equal, so is the result."""
+        """Return what tells a run from any other: if it is equal, so is the result."""
         data = self.load(seed)
         config = self.config(arm, data, seed).to_json()
         del config["device"]
@@ -121,25 +144,25 @@ def _load(name: str, root: str | None, download: bool, validation: float, seed: 
 
 
 def file_name(key: str) -> str:
-    """A name of an arm or of data as part of a file's name."""
+    """Return a name of an arm or of data as part of a file's name."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in key)
 
 
 def model_options(network: Network, data: Data) -> tuple[str, dict[str, Any]]:
-    """The zoo's name of a network, and the options by which it fits the data."""
+    """Return the zoo's name of a network, and the options by which it fits the data."""
     name, _, options = network.on(data.input_shape)[0].partition(":")
     return name, {**options_for(name, data.input_shape, data.classes), **parse_options(options)}
 
 
 def model_word(network: Network, data: Data) -> str:
-    """The network as MODEL on the command line, in one word."""
+    """Return the network as MODEL on the command line, in one word."""
     name, options = model_options(network, data)
     return shlex.quote(f"zoo:{name}:" + ",".join(f"{k}={v!r}".replace(" ", "") for k, v in options.items()))
 
 
 @functools.lru_cache(maxsize=16)
 def untrained(setup: Setup, key: str, seed: int) -> GraphModule:
-    """An arm's network before training, its teacher not trained either; the numbers are drawn from the seed. Copy it."""
+    """Return an arm's network before training, its teacher not trained either, drawn from the seed. Copy it."""
     arm, data = setup.declared.arm(key), setup.load(seed)
     if arm.teacher:
         teacher = setup.declared.arm(arm.teacher_key)
@@ -147,21 +170,24 @@ def untrained(setup: Setup, key: str, seed: int) -> GraphModule:
     name, options = model_options(setup.preset.networks[arm.network], data)
     torch.manual_seed(seed)
     model = create_model(name, **options)
-    probe = torch.stack([data.train[i][0] for i in range(min(PROBE, len(data.train)))])
-    gm = captured(model, probe, data)
+    gm = capture_classifier(model, _probe(data), data)
     return redrawn(grown_through(gm, setup.growths(arm, data), data, seed), seed) if arm.fresh else gm
 
 
 def grown_through(model: GraphModule, growths: Sequence[str], data: Data, seed: int) -> GraphModule:
-    """The network behind the growths of a schedule, as if none of its steps had been trained."""
-    probe = torch.stack([data.train[i][0] for i in range(min(PROBE, len(data.train)))])
+    """Return the network behind the growths of a schedule, as if none of its steps had been trained."""
     for i, text in enumerate(growths):
-        model = grow(model, probe, parse_growth(text), seed_for(seed, i)).grown.model  # type: ignore[assignment]
+        growth = grow_by_entry(model, _probe(data), parse_growth(text), seed_for(seed, i))
+        model = growth.grown.model  # type: ignore[assignment]
     return model
 
 
+def _probe(data: Data) -> torch.Tensor:
+    return torch.stack([data.train[i][0] for i in range(min(PROBE, len(data.train)))])
+
+
 def redrawn(model: GraphModule, seed: int) -> GraphModule:
-    """The same layers, all of their numbers drawn as the zoo draws them; what growth noted on the network is dropped.
+    """Draw all numbers of the layers anew, as the zoo draws them; what growth noted on the network is dropped.
 
     Raises:
         ExperimentError: a parameter belongs to no layer that can be drawn anew.
@@ -174,18 +200,19 @@ def redrawn(model: GraphModule, seed: int) -> GraphModule:
             raise ExperimentError(f"{name or 'the network itself'} holds parameters that cannot be drawn anew: a network "
                                   "grown so has no from-scratch counterpart here")
     init_convolutions(model)
-    model.meta.pop("growth", None)
+    Captured(model).drop_growth()
     return model
 
 
 def finished(setup: Setup, arm: Arm, seed: int) -> dict[str, Any] | None:
-    """What is kept of a run, if it has been made.
+    """Return what is kept of a run, if it has been made.
 
     Raises:
         ExperimentError: the file is of another setup, or damaged.
     """
     file = setup.file(arm, seed)
-    if not file.exists() or setup.keeps_model(arm) and not setup.model_file(arm, seed).exists():
+    needed = [file, setup.model_file(arm, seed)] if setup.keeps_model(arm) else [file]
+    if not all(path.exists() for path in needed):
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -198,52 +225,49 @@ def finished(setup: Setup, arm: Arm, seed: int) -> dict[str, Any] | None:
 
 
 def run(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
-    """Trains one arm with one seed, unless that has been done, and writes what came out; that it diverged, too.
+    """Train one arm with one seed, unless that has been done, and write what came out; that it diverged, too.
 
     Raises:
         Interrupted: training was asked to stop; a scale with checkpoints goes on from there next time.
         TrainError: training failed.
     """
-    if (found := finished(setup, arm, seed)) is not None:
+    found = finished(setup, arm, seed)
+    if found is not None:
         return found
-    data = setup.load(seed)
-    config = setup.config(arm, data, seed)
-    folder = setup.out / "running" / f"{file_name(arm.key)}-{seed}" if setup.preset.checkpoints else None
-    if folder is not None and (folder / checkpoint.NAME).exists():
-        trainer = Trainer.resume(folder, data, watchers=watchers, config=config)
-    else:
-        if arm.teacher:
-            start: nn.Module = fxgrow.load(setup.model_file(setup.declared.arm(arm.teacher_key), seed))
-        else:
-            start = untrained(setup, arm.key, seed)
-        trainer = Trainer(start, data, config, folder, watchers=watchers)
+    trainer = _trainer(setup, arm, seed, watchers)
     diverged = None
     try:
         trainer.fit()
     except Diverged as error:  # a result as well: what the network is worth then
         diverged = str(error)
-        held = trainer.evaluate(data.validation)[1]
+        accuracy = trainer.evaluate(trainer.data.validation)[1]
         trainer.history.rows.append({**trainer.history.rows[-1], "step": trainer.step, "flops": trainer.flops,
-                                     "train_loss": None, "val_loss": None, "val_accuracy": held, "event": ""})
-    loss, accuracy = trainer.evaluate(data.test)
+                                     "train_loss": None, "val_loss": None, "val_accuracy": accuracy, "event": ""})
+    loss, accuracy = trainer.evaluate(trainer.data.test)
     growths = [{k: v for k, v in g.items() if k not in ("explain", "outcomes")} for g in trainer.history.growths]
     found = {"identity": setup.identity(arm, seed), "arm": arm.key, "seed": seed, "rows": trainer.history.rows,
-             "growths": growths, "test": {"loss": finite(loss), "accuracy": accuracy}, "diverged": diverged,
+             "growths": growths, "test": {"loss": finite_or_none(loss), "accuracy": accuracy}, "diverged": diverged,
              "flops": trainer.flops, "teacher_flops": _teacher_flops(setup, arm, seed),
              "parameters": trainer.history.rows[-1]["parameters"], "seconds": round(trainer.seconds, 3)}
-    if setup.keeps_model(arm):
-        setup.model_file(arm, seed).parent.mkdir(parents=True, exist_ok=True)
-        fxgrow.save(trainer.model, setup.model_file(arm, seed))
-    setup.file(arm, seed).parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(setup.file(arm, seed)) as file:
-        file.write(json.dumps(found, indent=1).encode())
-    if folder is not None:
-        shutil.rmtree(folder)
-    return found
+    return setup.keep(found, arm, seed, trainer.model)
+
+
+def _trainer(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> Trainer:
+    """Return the trainer of a run, as its last checkpoint left it if there is one."""
+    data = setup.load(seed)
+    config = setup.config(arm, data, seed)
+    folder = setup.running(arm, seed) if setup.preset.checkpoints else None
+    if folder is not None and (folder / checkpoint.NAME).exists():
+        return Trainer.resume(folder, data, watchers=watchers, config=config)
+    if arm.teacher:
+        start: nn.Module = fxgrow.load(setup.model_file(setup.declared.arm(arm.teacher_key), seed))
+    else:
+        start = untrained(setup, arm.key, seed)
+    return Trainer(start, data, config, folder, watchers=watchers)
 
 
 def _teacher_flops(setup: Setup, arm: Arm, seed: int) -> int:
-    """What its teacher cost, and that one's teacher."""
+    """Return what its teacher cost, and that one's teacher."""
     if not arm.teacher:
         return 0
     teacher = finished(setup, setup.declared.arm(arm.teacher_key), seed)
@@ -253,13 +277,13 @@ def _teacher_flops(setup: Setup, arm: Arm, seed: int) -> int:
 
 
 def in_process(setup: Setup, key: str, seed: int) -> None:
-    """`run` for a worker process, on one thread."""
+    """Run an arm in a worker process, on one thread."""
     torch.set_num_threads(1)
     setup.run(setup.declared.arm(key), seed)
 
 
 def insist_writable(folder: Path) -> None:
-    """Finds out before the long work whether results can be written.
+    """Find out before the long work if results can be written.
 
     Raises:
         ExperimentError: the folder cannot be made or written to.

@@ -1,16 +1,12 @@
 """`fxgrow experiment evolution`: what a search finds, against what else as many FLOPs buy.
 
-The budget is what training the base network for the scale's `steps` takes. Every arm spends it, to within a training step of
-each of its last networks, on all trainings of all its networks. A search spends a part of it (`Sizes.share`), its base
-network included, and the rest on what it has found, in two ways: on its best network alone, or in equal parts on the
-networks of an ensemble. The validation part is what networks are chosen and ensembles fitted on; the test part decides
-nothing.
+The budget is what training the base network for the scale's `steps` takes. Every arm spends it on all trainings of all its
+networks, to within a training step of each of the last. A search spends a part (`SearchSizes.share`), and the rest on what
+it has found: on its best network alone, or in equal parts on an ensemble. The test part decides nothing.
 """
 from __future__ import annotations
 
-import json
 import random
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,12 +17,11 @@ import torch
 from torch import nn
 
 import fxgrow
-from fxgrow.common import atomic_write
 from fxgrow.experiments.data import Data
 from fxgrow.experiments.evolve import (
-    Found,
     Scored,
     SearchConfig,
+    SearchResult,
     average,
     best,
     default_mutations,
@@ -40,12 +35,12 @@ from fxgrow.experiments.evolve import (
     weighted,
 )
 from fxgrow.experiments.papers.declaration import Arm, ExperimentError, Network, Scale
-from fxgrow.experiments.papers.evolution import APART, BASE, NETWORK, SCRATCH
-from fxgrow.experiments.papers.running import Setup, file_name, finished, redrawn, untrained
-from fxgrow.experiments.papers.search_tables import figure, table, verdicts
+from fxgrow.experiments.papers.running import Setup, finished, redrawn, untrained
+from fxgrow.experiments.papers.search_tables import APART, BASE, figure, table, verdicts
 from fxgrow.experiments.seeds import mixed
-from fxgrow.experiments.train import Diverged, Trainer, TrainingState, Watcher, size, step_flops
+from fxgrow.experiments.train import Diverged, Trainer, TrainingState, Watcher, count_parameters, step_flops
 
+NETWORK, SCRATCH = "network", "best, from scratch"
 FIGURE = "evolution.png"
 POINTS = 20  # of a curve
 # The default list without the gate of a skip, which belongs to no layer: a network that has one cannot be drawn anew
@@ -53,9 +48,12 @@ MUTATIONS = [{"pass": m.name, "weight": m.weight, "places": m.places, **m.option
              if m.name != "skip"]
 
 
+ArmResult = tuple[dict[str, Any], nn.Module | None]  # of a run, and the network to keep
+
+
 @dataclass(frozen=True)
-class Sizes:
-    """How a search spends the budget.
+class SearchSizes:
+    """Sizes by which a search spends the budget.
 
     Args:
         first_steps, keep, children, steps, weights: as in `SearchConfig`.
@@ -73,8 +71,8 @@ class Sizes:
     weights: Literal["inherit", "share"] = "share"
 
 
-SIZES = {"smoke": Sizes(20, 2, 2, 24, share=0.5, largest=2.5), "small": Sizes(240, 2, 3, 240, share=0.65, largest=3.0),
-         "paper": Sizes(5000, 3, 10, 5000)}
+SIZES = {"smoke": SearchSizes(20, 2, 2, 24, share=0.5, largest=2.5),
+         "small": SearchSizes(240, 2, 3, 240, share=0.65, largest=3.0), "paper": SearchSizes(5000, 3, 10, 5000)}
 
 
 class _Rows(Watcher):
@@ -100,33 +98,38 @@ class Comparison(Setup):
 
     @property
     def preset(self) -> Scale:
+        """Return the scale with the user's network, if there is one."""
         scale = super().preset
         if not self.model:
             return scale
         return replace(scale, networks={NETWORK: Network.named(self.model, "what a search finds is also drawn anew")})
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> SearchSizes:
+        """Return the sizes of the scale with the user's count, if there is one."""
         sizes = SIZES[self.scale]
         return replace(sizes, children=self.count or sizes.children)
 
     def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
-        told = super().identity(arm, seed)
+        """Return what tells a run from any other."""
+        identity = super().identity(arm, seed)
         if arm.name == APART:
-            return {**told, "members": self.sizes.members}
-        return told if arm.name == BASE else {**told, "sizes": asdict(self.sizes), "mutations": MUTATIONS}
+            identity["members"] = self.sizes.members
+        elif arm.name != BASE:
+            identity |= {"sizes": asdict(self.sizes), "mutations": MUTATIONS}
+        return identity
 
     def budget(self, seed: int) -> int:
-        """FLOPs that each arm may spend."""
+        """Return the FLOPs that each arm may spend."""
         return self.preset.settings["steps"] * self.cost(untrained(self, BASE, seed), seed)
 
     def cost(self, model: Any, seed: int) -> int:
-        """FLOPs of a training step."""
+        """Return the FLOPs of a training step."""
         data = self.load(seed)
         return step_flops(model, min(self.preset.settings["batch_size"], len(data.train)), data.input_shape)
 
     def searching(self, arm: Arm, seed: int) -> SearchConfig:
-        """The settings of the arm's search, which ends when its share of the budget is spent."""
+        """Return the settings of the arm's search, which ends when its share of the budget is spent."""
         data, sizes = self.load(seed), self.sizes
         train = {k: v for k, v in self.preset.settings.items() if k not in ("steps", "eval_every")}
         forward = fxgrow.count_flops(untrained(self, BASE, seed), data.train[0][0][None]).forward
@@ -140,26 +143,20 @@ class Comparison(Setup):
     # -- runs -------------------------------------------------------------------------------------------------------------
 
     def run(self, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
-        if (found := finished(self, arm, seed)) is not None:
+        """Run an arm with one seed, unless that has been done, and write what came out."""
+        found = finished(self, arm, seed)
+        if found is not None:
             return found
         began = time.monotonic()
         make = {BASE: self._base, APART: self._apart, SCRATCH: self._anew}.get(arm.name, self._searched)
         found = {"identity": self.identity(arm, seed), "arm": arm.key, "seed": seed, "growths": [], "diverged": None,
-                 "teacher_flops": 0, **make(arm, seed, watchers)}
-        found["seconds"] = round(time.monotonic() - began, 3)
-        self.file(arm, seed).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.file(arm, seed)) as file:
-            file.write(json.dumps(found, indent=1).encode())
-        shutil.rmtree(self.running(arm, seed), ignore_errors=True)
-        return found
-
-    def running(self, arm: Arm, seed: int):
-        """Where a search is until its run is finished."""
-        return self.out / "running" / f"{file_name(arm.key)}-{seed}"
+                 "teacher_flops": 0}
+        outcome, model = make(arm, seed, watchers)
+        return self.keep({**found, **outcome, "seconds": round(time.monotonic() - began, 3)}, arm, seed, model)
 
     def train(self, model: nn.Module, arm: Arm, seed: int, flops: float, place: int, watchers: Sequence[Watcher] = ()
               ) -> Trainer:
-        """The network behind as many steps as these FLOPs are enough for; as it was, if it diverges or there are none.
+        """Train a network for as many steps as these FLOPs are enough for; if it diverges or there are none, leave it.
 
         Args:
             place: which of the arm's trainings it is: its data come in another order.
@@ -176,17 +173,17 @@ class Comparison(Setup):
         trainer.model.cpu()
         return trainer
 
-    def _base(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> dict[str, Any]:
-        """One network, trained for the whole budget."""
+    def _base(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
+        """Train one network for the whole budget."""
         return self._whole(untrained(self, arm.key, seed), arm, seed, watchers)
 
-    def _whole(self, model: nn.Module, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> dict[str, Any]:
+    def _whole(self, model: nn.Module, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
         rows = _Rows()
         trainer = self.train(model, arm, seed, self.budget(seed), 0, [*watchers, rows])
-        return {"rows": rows.rows, **_tested(trainer.model, self.load(seed)), "flops": trainer.flops}
+        return {"rows": rows.rows, **_tested(trainer.model, self.load(seed)), "flops": trainer.flops}, trainer.model
 
-    def _apart(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> dict[str, Any]:
-        """Base networks with initial numbers of their own, trained one after another, together at the end."""
+    def _apart(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
+        """Train base networks with initial numbers of their own one after another, and put them together at the end."""
         count, data = self.sizes.members, self.load(seed)
         trained = [self.train(untrained(self, arm.key, seed + 1000 * i), arm, seed, self.budget(seed) / count, i,
                               watchers if i == count - 1 else ()) for i in range(count)]
@@ -194,20 +191,21 @@ class Comparison(Setup):
         found = together(nets, data, seed)
         row = {"step": sum(t.step for t in trained), "flops": spent, "val_accuracy": found.pop("val_accuracy"),
                "test_accuracy": found["average"]["accuracy"], "train_loss": None, "event": ""}
-        return {"rows": [row], "test": found["average"], "flops": spent, "parameters": sum(map(size, nets)),
-                "ensemble": {**found, "flops": spent}}
+        return {"rows": [row], "test": found["average"], "flops": spent, "parameters": sum(map(count_parameters, nets)),
+                "ensemble": {**found, "flops": spent}}, None
 
-    def _anew(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> dict[str, Any]:
-        """The network that a search has found, all of its numbers drawn anew, trained for the whole budget."""
+    def _anew(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
+        """Train the network that a search has found, all of its numbers drawn anew, for the whole budget."""
         teacher = self.declared.arm(arm.teacher_key)
         searched = finished(self, teacher, seed)
         if searched is None:
             raise ExperimentError(f"arm {arm.key} starts from {teacher.key}, which has not been run with seed {seed}")
         start = redrawn(fxgrow.load(self.model_file(teacher, seed)), seed)  # type: ignore[arg-type]
-        return {**self._whole(start, arm, seed, watchers), "teacher_flops": searched["flops"]}
+        outcome, model = self._whole(start, arm, seed, watchers)
+        return {**outcome, "teacher_flops": searched["flops"]}, model
 
-    def _searched(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> dict[str, Any]:
-        """A search, and its two ends."""
+    def _searched(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
+        """Search, and spend the rest of the budget in both ways."""
         data, budget = self.load(seed), self.budget(seed)
         found = search(self.searching(arm, seed), self.running(arm, seed))
         spent = sum(s.spent for s in found.evaluations)
@@ -220,42 +218,44 @@ class Comparison(Setup):
         members = choose([s for s in found.population if s.archive], self.sizes.members, random.Random())
         several = [self.train(found.model(s), arm, seed, (budget - spent) / len(members), i) for i, s in enumerate(members)]
         ensemble = {**together([t.model for t in several], data, seed), "flops": spent + sum(t.flops for t in several)}
-        if self.keeps_model(arm):
-            self.model_file(arm, seed).parent.mkdir(parents=True, exist_ok=True)
-            fxgrow.save(alone.model, self.model_file(arm, seed))
         end = _tested(alone.model, data)
         last = {"step": sum(s.steps for s in found.evaluations) + alone.step, "flops": spent + alone.flops,
                 "val_accuracy": evaluate(alone.model, data.validation)[0], "test_accuracy": end["test"]["accuracy"],
                 "train_loss": None, "event": ""}
         return {"rows": [*curve(found, data, budget), last], **end, "flops": last["flops"], "searched": spent,
                 "rounds": max(s.round for s in found.evaluations), "networks": len({s.number for s in found.evaluations}),
-                "ensemble": ensemble}
+                "ensemble": ensemble}, alone.model
 
     def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
-        """The table of networks and ensembles, what differs from the base network, and the figure of test accuracies."""
+        """Return the table of networks and ensembles, differences from the base network, and the figure's name."""
         figure(runs, self.out / FIGURE, self.load(0).name, self.budget(0) / POINTS)
         return [table(runs), *verdicts(runs)], [FIGURE]
 
 
 def _tested(model: nn.Module, data: Data) -> dict[str, Any]:
     accuracy, loss, _ = evaluate(model, data.test)
-    return {"test": {"loss": loss, "accuracy": accuracy}, "parameters": size(model)}
+    return {"test": {"loss": loss, "accuracy": accuracy}, "parameters": count_parameters(model)}
 
 
 def together(nets: Sequence[nn.Module], data: Data, seed: int) -> dict[str, Any]:
-    """Loss and accuracy on the test part of the networks' ensembles, and the average's accuracy on the validation part, on
-    which weights and the stack are fitted."""
-    known, labels = _logits(nets, data.validation)
-    told, truth = _logits(nets, data.test)
-    stack, _ = fit_stack(known, labels, seed)
+    """Return loss and accuracy of the networks' ensembles on the test part, and the average's validation accuracy.
+
+    Weights and the stack are fitted on the validation part.
+    """
+    fitting, labels = _logits(nets, data.validation)
+    tested, truth = _logits(nets, data.test)
+    stack, _ = fit_stack(fitting, labels, seed)
     with torch.no_grad():
-        logs = {"average": average(told).log(), "weighted": weighted(told, fitted_weights(known, labels)).log(),
-                "stacked": stack(told)}
-    found: dict[str, Any] = {way: {"loss": float(nn.functional.nll_loss(p.clamp_min(-100), truth)),
-                                   "accuracy": float((p.argmax(1) == truth).float().mean())} for way, p in logs.items()}
-    return {**found, "val_accuracy": float((average(known).argmax(1) == labels).float().mean()),
-            "members": [float((each.argmax(1) == truth).float().mean()) for each in told],
-            "parameters": sum(map(size, nets))}
+        logs = {"average": average(tested).log(), "weighted": weighted(tested, fitted_weights(fitting, labels)).log(),
+                "stacked": stack(tested)}
+    ways: dict[str, Any] = {way: {"loss": float(nn.functional.nll_loss(p.clamp_min(-100), truth)),
+                                  "accuracy": _accuracy(p, truth)} for way, p in logs.items()}
+    return {**ways, "val_accuracy": _accuracy(average(fitting), labels),
+            "members": [_accuracy(logits, truth) for logits in tested], "parameters": sum(map(count_parameters, nets))}
+
+
+def _accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    return float((scores.argmax(1) == labels).float().mean())
 
 
 def _logits(nets: Sequence[nn.Module], dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -263,17 +263,21 @@ def _logits(nets: Sequence[nn.Module], dataset: Any) -> tuple[torch.Tensor, torc
     return torch.stack([logits for logits, _ in pairs]), pairs[0][1]
 
 
-def curve(found: Found, data: Data, budget: int) -> list[dict[str, Any]]:
-    """What the search would have given after each twentieth of the budget: the best, on the validation part, of all networks
-    as the rounds that had ended by then left them. Steps are those of all networks, and grow evenly during a round."""
+def curve(found: SearchResult, data: Data, budget: int) -> list[dict[str, Any]]:
+    """Return what the search would have given after each twentieth of the budget.
+
+    That is the best, on the validation part, of all networks as the rounds that had ended by then left them. Steps are those
+    of all networks, and grow evenly during a round.
+    """
     rounds = sorted({s.round for s in found.evaluations})
     seen = [[s for s in found.evaluations if s.round <= r] for r in rounds]
-    spent = [sum(s.spent for s in each) for each in seen]
-    steps = [sum(s.steps for s in each) for each in seen]
+    spent = [sum(s.spent for s in scored) for scored in seen]
+    steps = [sum(s.steps for s in scored) for scored in seen]
     tested: dict[str, float] = {}
     rows = []
     for at in (budget * k / POINTS for k in range(1, POINTS)):
-        if (ended := int(np.searchsorted(spent, at, side="right"))):
+        ended = int(np.searchsorted(spent, at, side="right"))
+        if ended:
             one: Scored = best(last_states(seen[ended - 1]), 1, random.Random())[0]
             if one.archive not in tested:
                 tested[one.archive] = evaluate(found.model(one), data.test)[0]

@@ -1,29 +1,28 @@
-"""What a comparison of searches tells: a table of networks and ensembles, differences from the base network, a figure."""
+"""Tables of a comparison of searches: networks and ensembles, differences from the base network, and a figure."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fxgrow.common import quantity
-from fxgrow.experiments.papers.evolution import APART, BASE
+from fxgrow.experiments.papers.results import Runs
+from fxgrow.experiments.plots import curves
 
+BASE, APART = "base", "base, several"  # arms without a search
 TEST = "test accuracy (%)"
 WAYS = ("average", "weighted", "stacked")
-Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # of each arm, a run for each seed
 
 
 def figure(runs: Runs, path: Path, title: str, unit: float) -> None:
-    """Test accuracy against spent FLOPs, each point at the nearest multiple of `unit`: seeds differ by a training step."""
-    from fxgrow.experiments.plots import curves
+    """Draw test accuracy against spent FLOPs, to the nearest multiple of `unit`, as seeds differ by a training step."""
     shown = {key: [[{"flops": unit * round(row["flops"] / unit), TEST: 100 * row["test_accuracy"]} for row in run["rows"]
                     if row["step"]] for run in found] for key, found in runs.items()}
     curves(shown, path, y=TEST, title=title)
 
 
 def table(runs: Runs) -> str:
-    """One network and ensembles of each arm: test accuracy in %, mean ± standard deviation over seeds."""
+    """Return one network and ensembles of each arm: test accuracy in %, mean ± standard deviation over seeds."""
     rows = ["| arm | one network | parameters | average | weighted | stacked | parameters | FLOPs spent |", "|---" * 8 + "|"]
     for key, found in runs.items():
         ensembles = [run["ensemble"] for run in found if "ensemble" in run]
@@ -42,7 +41,7 @@ def _percent(values: Sequence[float], sign: str = "") -> str:
 
 
 def verdicts(runs: Runs) -> list[str]:
-    """How far each arm's one network, and the average of its ensemble, are from the base network of the same seed."""
+    """Tell how far each arm's one network, and the average of its ensemble, are from the base network of the same seed."""
     lines = []
     for key, found in runs.items():
         ends = {"one network": [run["test"]["accuracy"] for run in found if key not in (BASE, APART)],

@@ -1,7 +1,7 @@
 """Figures of runs: curves with bands over seeds and growths marked, and final values with their spread.
 
-What lives here: drawing. What does not: what is drawn, as numbers (numbers.py), and folders (folders.py). Figures are
-matplotlib's, in seaborn's style, on a canvas of their own: no window, no pyplot state, no setting is touched.
+They are matplotlib's, in seaborn's style, on a canvas of their own: no window, no pyplot state, no setting is touched.
+What does not live here: the numbers that are drawn (numbers.py), and folders (folders.py).
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fxgrow.common import atomic_write
-from fxgrow.experiments.plots.numbers import BANDS, Curve, PlotError, Run, curve, spread
+from fxgrow.experiments.plots.numbers import BANDS, Curve, PlotError, RunRows, curve, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,10 +35,10 @@ AXES = {"flops": ("floating-point operations spent in training", "FLOP", "si"),
         "val_accuracy": ("validation accuracy", "", "percent")}
 
 
-def curves(runs: Mapping[str, Sequence[Run]], path: str | os.PathLike | None = None, *, x: str = "flops",
+def curves(runs: Mapping[str, Sequence[RunRows]], path: str | os.PathLike | None = None, *, x: str = "flops",
            y: str = "val_accuracy", title: str = "", growths: bool = True, band: str = "sd", smooth: float = 0.0,
            log_x: bool = False, log_y: bool = False) -> Figure:
-    """A line for each label: the mean over its runs, the band of their spread, and the moments at which they grew.
+    """Draw a line for each label: the mean over its runs, the band of their spread, and the moments at which they grew.
 
     Runs whose x differ are read off, between their points, where any of them has a point. The band is drawn only where at
     least two runs have data. Labels are shown as they are; `$` and `_` mean nothing.
@@ -56,13 +56,15 @@ def curves(runs: Mapping[str, Sequence[Run]], path: str | os.PathLike | None = N
         PlotError: there are no runs, a column is missing, the suffix is not known, or a package is not installed.
         ArchiveError: the file cannot be written.
     """
-    return draw([curve(label, members, x, y, band, smooth) for label, members in runs.items()], path, x=x, y=y, title=title,
-                growths=growths, band=band, smooth=smooth, log_x=log_x, log_y=log_y)
+    drawn = [curve(label, members, x, y, band, smooth) for label, members in runs.items()]
+    return draw_curves(drawn, path, x=x, y=y, title=title, growths=growths, band=band, smooth=smooth, log_x=log_x,
+                       log_y=log_y)
 
 
-def draw(drawn: Sequence[Curve], path: str | os.PathLike | None = None, *, x: str, y: str, title: str = "",
-         growths: bool = True, band: str = "sd", smooth: float = 0.0, log_x: bool = False, log_y: bool = False) -> Figure:
-    """The figure of curves that are worked out already; see `curves`."""
+def draw_curves(drawn: Sequence[Curve], path: str | os.PathLike | None = None, *, x: str, y: str, title: str = "",
+                growths: bool = True, band: str = "sd", smooth: float = 0.0, log_x: bool = False, log_y: bool = False
+                ) -> Figure:
+    """Draw curves that are worked out already; see `curves`."""
     if not drawn:
         raise PlotError("there are no runs to plot: give at least one")
     _check(path)
@@ -89,7 +91,7 @@ def draw(drawn: Sequence[Curve], path: str | os.PathLike | None = None, *, x: st
 
 def bars(table: Mapping[str, Sequence[float]], path: str | os.PathLike | None = None, *, y: str = "val_accuracy",
          title: str = "", band: str = "sd") -> Figure:
-    """A row for each label: a dot for each run's value, their mean as a bar, and their spread around it.
+    """Draw a row for each label: a dot for each run's value, their mean as a bar, and their spread around it.
 
     The axis does not start at zero: values that lie close together are told apart by where they are, not by length.
 
@@ -128,31 +130,36 @@ def _scale(axes: Axes, which: str, column: str, log: bool, more: str = "") -> No
         axes.set(**{f"{which}scale": "log"})
         axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.set_minor_formatter(ticker.NullFormatter())
-    factor, sign = (100, " %") if kind == "percent" else (1, "")
-    axis.set_major_formatter(ticker.EngFormatter(unit) if kind == "si" else
-                             ticker.FuncFormatter(lambda value, _: f"{value * factor:.6g}{sign}"))
+    formatters = {"si": ticker.EngFormatter(unit), "percent": ticker.FuncFormatter(lambda v, _: f"{100 * v:.6g} %"),
+                  "": ticker.FuncFormatter(lambda v, _: f"{v:.6g}")}
+    axis.set_major_formatter(formatters[kind])
     _set(axis.label, f"{words}{more}")
 
 
 def _set(artist: Any, words: str) -> None:
-    """Words that mean what they say, in lines that fit."""
+    """Set words that mean what they say, in one line that fits."""
     artist.set_parse_math(False)
     artist.set_text(_plain(words))
 
 
 def _plain(words: str, width: int = 90) -> str:
-    """One line, of printable characters, not too long."""
-    clean = " ".join("".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in words).split())
+    """Return one line, of printable characters, not too long."""
+    printable = "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in words)
+    clean = " ".join(printable.split())
     return clean if len(clean) <= width else clean[:width - 1] + "…"
 
 
 def _legend(figure: Figure, lines: Sequence[Any], drawn: Sequence[Curve], band: str, left_out: int) -> None:
-    """Below the axes, where it hides nothing, in as many columns as fit; the figure is made higher for it."""
+    """Draw the legend below the axes, where it hides nothing, in as many columns as fit; the figure gets higher."""
     one = "1 run" if band == "none" else "1 run, no band"
-    names = [f"{_plain(str(c.label), 80)} ({one if c.runs == 1 else f'{c.runs} runs'})" for c in drawn]
+    counts = [one if c.runs == 1 else f"{c.runs} runs" for c in drawn]
+    names = [f"{_plain(str(c.label), 80)} ({count})" for c, count in zip(drawn, counts)]
     columns = max(1, min(len(names), 110 // (max(map(len, names)) + 8)))
-    words = [f"mean over runs, band: {BANDS[band]}"] if band != "none" and any(c.runs > 1 for c in drawn) else []
-    words += [f"{left_out} more growths have no label"] if left_out else []
+    words = []
+    if band != "none" and any(c.runs > 1 for c in drawn):
+        words.append(f"mean over runs, band: {BANDS[band]}")
+    if left_out:
+        words.append(f"{left_out} more growths have no label")
     legend = figure.legend(lines, [" "] * len(lines), loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
                            title=" " if words else None, title_fontsize=9)
     for artist, name in zip(legend.get_texts(), names):
@@ -163,26 +170,25 @@ def _legend(figure: Figure, lines: Sequence[Any], drawn: Sequence[Curve], band: 
 
 
 def _flags(figure: Figure, axes: Axes, drawn: Sequence[Curve], colors: Sequence[Any]) -> int:
-    """A vertical line at each growth, and above the axes what grew; how many have no room for a label.
+    """Draw a vertical line at each growth, and above the axes what grew; return how many have no room for a label.
 
     A growth that several labels have in common is drawn once, in grey.
     """
     import seaborn
-    marks: dict[tuple[float, str], list[Any]] = {}
+    marks: dict[tuple[float, str], Any] = {}
     for c, color in zip(drawn, colors):
         for mark in c.growths:
             if mark[0] > 0 or axes.get_xscale() != "log":
-                marks.setdefault(mark, []).append(color)
+                marks[mark] = GREY if mark in marks else color
     if not marks:
         return 0
-    for (where, _), owners in marks.items():
-        axes.axvline(where, color=owners[0] if len(owners) == 1 else GREY, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+    for (where, _), color in marks.items():
+        axes.axvline(where, color=color, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     axes.set_xlim(axes.get_xlim())
     figure.draw_without_rendering()
     box, rows, left_out = axes.get_window_extent(), [float("inf")] * FLAG_ROWS, 0
-    for (where, what), owners in sorted(marks.items(), reverse=True):
+    for (where, what), color in sorted(marks.items(), key=lambda mark: mark[0], reverse=True):
         at = axes.transData.transform((where, axes.get_ylim()[0]))[0]
-        color = owners[0] if len(owners) == 1 else GREY
         words = _plain(what, 60)
         width = _width(figure, words)
         start = min(at, box.x1 - width)
@@ -201,7 +207,7 @@ def _flags(figure: Figure, axes: Axes, drawn: Sequence[Curve], colors: Sequence[
 
 
 def _width(figure: Figure, words: str) -> float:
-    """Pixels that a label takes, with some air."""
+    """Measure the pixels that a label takes, with some air."""
     measured = figure.text(0, 0, words, fontsize=FLAG_FONT, parse_math=False)
     width = measured.get_window_extent().width + 6
     measured.remove()
@@ -209,7 +215,11 @@ def _width(figure: Figure, words: str) -> float:
 
 
 def check_suffix(path: str | os.PathLike) -> None:
-    """Finds out before the work whether it is known what is to be drawn; raises PlotError."""
+    """Find out before the work if the suffix says what to draw.
+
+    Raises:
+        PlotError: it does not.
+    """
     if Path(path).suffix.lower() not in SUFFIXES:
         raise PlotError(f"{os.fspath(path)!r} does not say what to draw: end its name in {', '.join(SUFFIXES)}")
 
@@ -226,7 +236,7 @@ def _check(path: str | os.PathLike | None) -> None:
 
 @contextlib.contextmanager
 def _themed() -> Iterator[None]:
-    """matplotlib's own settings and seaborn's style, whatever the caller's are; his are back afterwards."""
+    """Use matplotlib's own settings and seaborn's style, whatever the caller's are; they are back afterwards."""
     import seaborn
     from matplotlib import style
     own = {"svg.hashsalt": "fxgrow", "axes.titlesize": 12, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9}
@@ -252,7 +262,7 @@ def _colors(count: int) -> list[Any]:
 
 
 def _styles(count: int) -> list[str]:
-    """With the ten colours, forty pairs."""
+    """Return styles that make forty pairs with the ten colours."""
     return [STYLES[(i + i // 10) % 4] for i in range(count)]
 
 

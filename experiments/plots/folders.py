@@ -1,4 +1,4 @@
-"""Runs out of folders: those of `fxgrow train -o`, and TensorBoard's own; and which of them belong together.
+"""Runs out of folders, those of `fxgrow train -o` and TensorBoard's own, grouped by what they are about.
 
 What lives here: finding, reading and grouping. What does not: what is made of the rows (numbers.py).
 """
@@ -38,7 +38,7 @@ class StoredRun:
 
 
 def read_runs(paths: Sequence[str | os.PathLike]) -> list[StoredRun]:
-    """The runs in folders and below them, each once, named by what tells their paths apart.
+    """Read the runs in folders and below them, each once, named by what tells their paths apart.
 
     Raises:
         PlotError: there is no such folder, no run in it, a history is damaged, or TensorBoard is not installed.
@@ -46,28 +46,28 @@ def read_runs(paths: Sequence[str | os.PathLike]) -> list[StoredRun]:
     """
     folders: dict[str, Path] = {}
     for path in paths:
-        if not os.path.isdir(path):
-            what = "a file" if os.path.exists(path) else "not there"
+        if not Path(path).is_dir():
+            what = "a file" if Path(path).exists() else "not there"
             raise PlotError(f"{os.fspath(path)} is {what}: name a folder of runs")
-        below = list(_runs_below(os.path.abspath(path)))
+        below = list(_runs_below(os.path.normpath(Path(path).absolute())))
         if not below:
             raise PlotError(f"{os.fspath(path)}: there is no run in it: neither {HISTORY}, which `fxgrow train -o` writes, "
                             "nor TensorBoard's event files")
-        folders |= {os.path.realpath(folder): Path(folder) for folder in below}
+        folders |= {os.path.realpath(folder): folder for folder in below}
     if not folders:
         raise PlotError("there are no runs to plot: name at least one folder")
     common = os.path.commonpath([folder.parent for folder in folders.values()])
     return [_read(folder, os.path.relpath(folder, common)) for folder in folders.values()]
 
 
-def _runs_below(path: str) -> Iterator[str]:
+def _runs_below(path: str) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(path):
         subfolders.sort()
         if HISTORY in files:
             subfolders.clear()  # TensorBoard's files of the same run
-            yield folder
+            yield Path(folder)
         elif any(Path(name).match(EVENTS) for name in files):
-            yield folder
+            yield Path(folder)
 
 
 def _read(folder: Path, name: str) -> StoredRun:
@@ -75,11 +75,12 @@ def _read(folder: Path, name: str) -> StoredRun:
     if not (folder / HISTORY).exists():
         return StoredRun(name, folder, "tensorboard", read_events(folder), {})
     file = folder / checkpoint.NAME
-    return StoredRun(name, folder, "history", read_history(folder / HISTORY), checkpoint.settings(file) if file.exists() else {})
+    settings = checkpoint.settings(file) if file.exists() else {}
+    return StoredRun(name, folder, "history", read_history(folder / HISTORY), settings)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `history.jsonl`; a last line without an end, of a run that goes on, is not one yet.
+    """Read the rows of a `history.jsonl`; a last line without an end, of a run that goes on, is not one yet.
 
     Raises:
         PlotError: a line is damaged.
@@ -97,7 +98,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """A row for each step: its scalars by tag, `step`, `seconds` since the first, and `event` from fxgrow's own text.
+    """Read a row for each step: its scalars by tag, `step`, `seconds` since the first, `event` from fxgrow's own text.
 
     A tag that was written twice at one step (before and after a growth) makes two rows.
 
@@ -131,7 +132,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
 
 
 def _mark(steps: dict[int, list[dict[str, Any]]], texts: Sequence[tuple[int, bytes]]) -> None:
-    """Each growth is that of the row which was written behind it: the last rows of its step."""
+    """Mark the rows that were written behind a growth, the last ones of its step, with what grew."""
     for step in {step for step, _ in texts}:
         words = [text.decode(errors="replace").split("\n")[0] for at, text in texts if at == step]
         rows = steps.setdefault(step, [])
@@ -140,8 +141,8 @@ def _mark(steps: dict[int, list[dict[str, Any]]], texts: Sequence[tuple[int, byt
             row["event"] = event
 
 
-def grouped(runs: Sequence[StoredRun], group: str | None = None) -> dict[str, list[StoredRun]]:
-    """label -> runs that are drawn together.
+def group_runs(runs: Sequence[StoredRun], group: str | None = None) -> dict[str, list[StoredRun]]:
+    """Return, by label, the runs that are drawn together.
 
     Without `group`: runs whose settings differ in the seed alone; a run whose settings are not known is alone. With it:
     runs with the same value of the setting of that name, or the same match of a regular expression in their name (of its
@@ -166,16 +167,20 @@ def grouped(runs: Sequence[StoredRun], group: str | None = None) -> dict[str, li
 
 
 def _labels(groups: Sequence[Sequence[StoredRun]]) -> list[str]:
-    """What the names of a group begin with, if that tells the groups apart; else their first names."""
-    labels = [g[0].name if len(g) == 1 else SEED.sub("", os.path.commonprefix([run.name for run in g])) for g in groups]
-    return labels if len({*labels, ""}) > len(labels) else [g[0].name for g in groups]
+    """Return what the names of a group begin with, if that tells the groups apart; else their first names."""
+    first = [group[0].name for group in groups]
+    common = [SEED.sub("", os.path.commonprefix([run.name for run in group])) for group in groups]
+    labels = [name if len(group) == 1 else beginning for group, name, beginning in zip(groups, first, common)]
+    return labels if len({*labels, ""}) > len(labels) else first
 
 
 def _value(run: StoredRun, setting: str) -> str:
     if setting not in run.settings:
         raise PlotError(f"{run.name} does not say what its {setting} is: leave it out, or group by a part of the names")
     value = run.settings[setting]
-    return f"{setting} {'; '.join(map(str, value)) or 'none' if isinstance(value, list) else value}"
+    if isinstance(value, list):
+        value = "; ".join(map(str, value)) or "none"
+    return f"{setting} {value}"
 
 
 def _match(run: StoredRun, pattern: str, runs: Sequence[StoredRun]) -> str:
@@ -184,7 +189,7 @@ def _match(run: StoredRun, pattern: str, runs: Sequence[StoredRun]) -> str:
     except re.error as error:
         raise PlotError(f"--group {pattern}: {error}; give a setting or a regular expression") from error
     if match is None:
-        settings = sorted({name for each in runs for name in each.settings})
+        settings = sorted({name for other in runs for name in other.settings})
         raise PlotError(f"--group {pattern}: neither a setting{did_you_mean(pattern, settings)} nor found in the name "
                         f"{run.name}")
     return " ".join(part for part in match.groups() if part) or match[0]

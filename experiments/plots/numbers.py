@@ -1,4 +1,4 @@
-"""What a plot shows, as numbers: runs with one label become a mean, a band over their seeds and the moments of growth.
+"""The numbers of a plot: runs with one label become a mean, a band over their seeds and the moments of growth.
 
 What lives here: arithmetic on rows of histories. What does not: reading folders (folders.py), drawing (figures.py).
 """
@@ -30,7 +30,7 @@ class PlotError(FxgrowError):
 
 @dataclass
 class Curve:
-    """What is drawn for one label.
+    """The curve of one label.
 
     Attributes:
         runs: how many runs there are.
@@ -49,6 +49,7 @@ class Curve:
     growths: list[tuple[float, str]]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the curve as plain data, None for gaps."""
         numbers = {name: [None if math.isnan(v) else v for v in getattr(self, name).tolist()]
                    for name in ("x", "mean", "low", "high", "count")}
         return {"label": self.label, "runs": self.runs, **numbers,
@@ -56,7 +57,7 @@ class Curve:
 
 
 def to_csv(curves: Sequence[Curve]) -> str:
-    """A line for each point of each curve."""
+    """Return a line for each point of each curve."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("label", "x", "mean", "low", "high", "count"))
@@ -67,11 +68,11 @@ def to_csv(curves: Sequence[Curve]) -> str:
 
 
 def curve(label: str, runs: Sequence[RunRows], x: str, y: str, band: str = "sd", smooth: float = 0.0) -> Curve:
-    """The mean and the band of column `y` over column `x`.
+    """Work out the mean and the band of column `y` over column `x`.
 
     A run is the straight lines between its points, and nothing outside them. All runs are read off where any of them has
-    a point, so that no point is lost; runs with the same x are not
-    interpolated at all. Of more than two points at one x (several growths at once) the first and the last are drawn.
+    a point, so that no point is lost; runs with the same x are not interpolated at all. Of more than two points at one x
+    (several growths at once) the first and the last are drawn.
 
     Args:
         smooth: weight of the past in an exponential moving average over a run's own points (0: none), corrected for its
@@ -93,22 +94,23 @@ def curve(label: str, runs: Sequence[RunRows], x: str, y: str, band: str = "sd",
 
 
 def rows_of(run: RunRows) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of a History or of a list of them."""
     return run.rows if isinstance(run, History) else run
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns that have numbers."""
+    """Return the columns that have numbers."""
     names = dict.fromkeys(name for row in rows for name in row)
     return [n for n in names if any(isinstance(row.get(n), (int, float)) for row in rows)]
 
 
 def what_grew(event: str) -> str:
-    """An entry of the schedule without its moment: `epoch=2: widen factor=2` is `widen factor=2`."""
+    """Return an entry of the schedule without its moment: `widen factor=2` of `epoch=2: widen factor=2`."""
     return " ".join((event.partition(":")[2] or event).split())
 
 
 def points(label: str, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[Array, Array]:
-    """x and y [points] of the rows that have both; y is nan where it is not finite, which is a gap in the curve.
+    """Return x and y [points] of the rows that have both; y is nan where it is not finite, which is a gap in the curve.
 
     Raises:
         PlotError: there are none, a column is not there, or x falls.
@@ -129,6 +131,7 @@ def points(label: str, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tup
 
 
 def smoothed(ys: Array, weight: float) -> Array:
+    """Return the exponential moving average, corrected for its start."""
     average, out = 0.0, ys.copy()
     for count, i in enumerate(np.flatnonzero(~np.isnan(ys)), 1):
         average = weight * average + (1 - weight) * ys[i]
@@ -137,7 +140,7 @@ def smoothed(ys: Array, weight: float) -> Array:
 
 
 def aligned(runs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """All runs on one grid: x [points] and values [runs, points], nan where a run has no data."""
+    """Put all runs on one grid: x [points] and values [runs, points], nan where a run has no data."""
     first, last = min(xs[0] for xs, _ in runs), max(xs[-1] for xs, _ in runs)
     once = np.unique(np.concatenate([xs for xs, _ in runs]))
     jumps = np.concatenate([xs[1:][np.diff(xs) == 0] for xs, _ in runs])
@@ -150,7 +153,7 @@ def aligned(runs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 def _read(run: tuple[Array, Array], grid: Array, in_front: NDArray[np.bool_], behind: NDArray[np.bool_], first: float,
           last: float) -> Array:
-    """A run's values on the grid; of several points at one x the first holds in front of it, the last behind it."""
+    """Return a run's values on the grid; of several points at one x the first holds in front of it, the last behind it."""
     xs, ys = run
     left = np.searchsorted(xs, grid, side="left").clip(0, len(xs) - 1)
     right = (np.searchsorted(xs, grid, side="right") - 1).clip(0, len(xs) - 1)
@@ -166,7 +169,7 @@ def _read(run: tuple[Array, Array], grid: Array, in_front: NDArray[np.bool_], be
 
 
 def spread(values: Array, band: str) -> tuple[Array, Array, Array, NDArray[np.int64]]:
-    """mean, low, high and count [points] of values [runs, points]; raises PlotError if `band` is none of BANDS."""
+    """Return mean, low, high and count [points] of values [runs, points]; raise PlotError if `band` is none of BANDS."""
     if band not in BANDS:
         raise PlotError(f"band={band!r}: choose one of {', '.join(BANDS)}")
     there = ~np.isnan(values)
@@ -184,7 +187,7 @@ def spread(values: Array, band: str) -> tuple[Array, Array, Array, NDArray[np.in
 
 
 def _t_factor(count: NDArray[np.int64]) -> Array:
-    """Half the width of Student's 95 % confidence interval of a mean, in standard deviations of the sample."""
+    """Return half the width of Student's 95 % confidence interval of a mean, in standard deviations of the sample."""
     try:
         from scipy import stats
     except ImportError as error:

@@ -10,11 +10,11 @@ from fxgrow.exports import lazy_exports
 
 if TYPE_CHECKING:
     from fxgrow.experiments.train.config import TrainConfig
-    from fxgrow.experiments.train.costs import Plan, size, step_flops
+    from fxgrow.experiments.train.costs import PlannedCost, count_parameters, step_flops
     from fxgrow.experiments.train.history import History
-    from fxgrow.experiments.train.prepare import captured, device_of, make_optimizer
+    from fxgrow.experiments.train.prepare import capture_classifier, device_of, make_optimizer
     from fxgrow.experiments.train.rates import Rates, rate
-    from fxgrow.experiments.train.schedule import grow, parse_growth, seed_for
+    from fxgrow.experiments.train.schedule import grow_by_entry, parse_growth, seed_for, transform_alone
     from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
     from fxgrow.experiments.train.state import TrainingState
     from fxgrow.experiments.train.trainer import PROBE, Diverged, Interrupted, Trainer, finite
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "config": "TrainConfig",
-    "costs": "Plan size step_flops",
-    "schedule": "grow parse_growth seed_for",
+    "costs": "PlannedCost count_parameters step_flops",
+    "schedule": "grow_by_entry parse_growth seed_for transform_alone",
     "history": "History",
-    "prepare": "captured device_of make_optimizer",
+    "prepare": "capture_classifier device_of make_optimizer",
     "rates": "Rates rate",
     "sources": "Run load_run_data load_run_model",
     "state": "TrainingState",
-    "trainer": "Diverged Interrupted PROBE Trainer finite",
+    "trainer": "Diverged Interrupted PROBE Trainer finite_or_none",
     "watch": "Lines Progress Watcher",
 })

@@ -1,7 +1,7 @@
 """Checkpoints: one zip file with the model as an archive, all other tensors as safetensors, and the rest as JSON.
 
-Written whole or not at all; reading it never runs code. What lives here: the file and the state of random generators. What
-does not: which state training has (experiments/train/trainer.py).
+It is written whole or not at all, and reading it never runs code. What lives here: the file, and the state of random
+generators. What does not: the state of training (state.py).
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL, TENSORS, STATE = "model.pt", "tensors.safetensors", "state.json"
 
 
 def write(path: str | os.PathLike, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint over the one that was there.
+    """Write a checkpoint over the one that was there.
 
     Args:
         path: the file.
@@ -51,7 +51,7 @@ def write(path: str | os.PathLike, model: nn.Module, tensors: Mapping[str, Tenso
 
 
 def read(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """The model, the tensors and the state that `write` was given.
+    """Read the model, the tensors and the state that `write` was given.
 
     Raises:
         ArchiveError: the file is missing, damaged, or no checkpoint.
@@ -66,15 +66,15 @@ def read(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Tensor], dict[st
 @contextlib.contextmanager
 def _temporary() -> Iterator[Path]:
     try:
-        made = tempfile.TemporaryDirectory()
+        temporary = tempfile.TemporaryDirectory()
     except OSError as error:
         raise ArchiveError(f"no folder for temporary files can be made: {one_line(error)}") from error
-    with made as folder:
+    with temporary as folder:
         yield Path(folder)
 
 
 def settings(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings of the run that a checkpoint is of; raises as `read` does."""
+    """Read the settings of the run that a checkpoint is of; raises as `read` does."""
     with _opened(path) as (_, state):
         return state["config"]
 
@@ -96,14 +96,14 @@ def _opened(path: str | os.PathLike) -> Iterator[tuple[zipfile.ZipFile, dict[str
 
 
 def seed_all(seed: int) -> None:
-    """Seeds torch's, numpy's and Python's global generators."""
+    """Seed torch's, numpy's and Python's global generators."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2 ** 32)
     random.seed(seed)
 
 
 def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The states of all global generators, as tensors and as JSON."""
+    """Return the states of all global generators, as tensors and as JSON."""
     tensors = {"rng/torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors |= {f"rng/cuda/{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -113,7 +113,7 @@ def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def set_random_states(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """The inverse of `random_states`; states of devices that are not here are left out."""
+    """Undo what has been drawn since `random_states`; states of devices that are not here are left out."""
     torch.set_rng_state(tensors["rng/torch"])
     for i in range(torch.cuda.device_count()):
         if f"rng/cuda/{i}" in tensors:

@@ -1,20 +1,21 @@
 """The settings of a training run: a dataclass, read from TOML and from options, checked in one place."""
-from __future__ import annotations
-
-import dataclasses
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from fxgrow.experiments.settings import TrainError, checked, nearest
+from fxgrow.experiments.settings import Settings, TrainError, checked
 
-C = TypeVar("C", bound="TrainConfig")
+RANGES = [("epochs", 1, math.inf), ("steps", 1, math.inf), ("batch_size", 1, math.inf), ("lr", 0, math.inf),
+          ("momentum", 0, 1), ("beta2", 0, 1), ("weight_decay", 0, math.inf), ("label_smoothing", 0, 1),
+          ("warmup", 0, math.inf), ("decay", 0, 1), ("milestones", 0, 1), ("gamma", 0, 1), ("final_lr", 0, 1),
+          ("clip", 0, math.inf), ("workers", 0, math.inf), ("patience", 0, math.inf), ("eval_every", 0, math.inf),
+          ("eval_batch_size", 1, math.inf), ("checkpoint_every", 0, math.inf)]
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Settings):
     """How a network is trained, and when it grows.
 
     Args:
@@ -90,27 +91,3 @@ class TrainConfig:
                 raise TrainError(f"{name} is {value}; it must be {limits}")
         if self.nesterov and not (self.momentum and self.optimizer == "sgd"):
             raise TrainError("nesterov needs optimizer sgd and a momentum above zero")
-
-    @classmethod
-    def of(cls: type[C], settings: Mapping[str, Any], origin: str = "the settings") -> C:
-        """From names and values.
-
-        Raises:
-            TrainError: a name is not known (its nearest are named), or a value is of the wrong kind.
-        """
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in settings:
-            if name not in names:
-                raise TrainError(f"{origin}: there is no setting {name!r}{nearest(name, names)}; "
-                                 "`fxgrow train --help` lists them")
-        return cls(**settings)
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
-RANGES = [("epochs", 1, math.inf), ("steps", 1, math.inf), ("batch_size", 1, math.inf), ("lr", 0, math.inf),
-          ("momentum", 0, 1), ("beta2", 0, 1), ("weight_decay", 0, math.inf), ("label_smoothing", 0, 1),
-          ("warmup", 0, math.inf), ("decay", 0, 1), ("milestones", 0, 1), ("gamma", 0, 1), ("final_lr", 0, 1),
-          ("clip", 0, math.inf), ("workers", 0, math.inf), ("patience", 0, math.inf), ("eval_every", 0, math.inf),
-          ("eval_batch_size", 1, math.inf), ("checkpoint_every", 0, math.inf)]

@@ -1,4 +1,4 @@
-"""What training costs: FLOPs of a step and of an evaluation, and of a whole run before it starts."""
+"""The cost of training: FLOPs of a step and of an evaluation, and of a whole run before it starts."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,11 +12,19 @@ from torch.fx import GraphModule
 import fxgrow
 from fxgrow.errors import FxgrowError
 from fxgrow.experiments.train.effects import LastGrowth
-from fxgrow.experiments.train.schedule import Entry, grow, seed_for
+from fxgrow.experiments.train.schedule import Entry, grow_by_entry, seed_for
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers a model has."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def step_flops(model: nn.Module, batch: int, shape: Sequence[int]) -> int:
-    """FLOPs of one step, forward and backward, for a batch of inputs of this shape; frozen parameters get no gradient."""
+    """Return the FLOPs of one step, forward and backward, for a batch of inputs of this shape.
+
+    Frozen parameters get no gradient.
+    """
     was = model.training
     try:
         return fxgrow.count_flops(model.train(), torch.empty(batch, *shape)).total
@@ -25,7 +33,7 @@ def step_flops(model: nn.Module, batch: int, shape: Sequence[int]) -> int:
 
 
 def eval_flops(model: nn.Module, shape: Sequence[int]) -> int:
-    """FLOPs of one sample in an evaluation."""
+    """Return the FLOPs of one sample in an evaluation."""
     was = model.training
     try:
         return fxgrow.count_flops(model.eval(), torch.empty(1, *shape)).forward
@@ -44,22 +52,24 @@ class Segment:
 
 
 @dataclass
-class Plan:
-    """What a run will cost: its segments, and growths whose moment is not known beforehand."""
+class PlannedCost:
+    """The cost of a run that is to come: its segments, and growths whose moment is not known beforehand."""
     segments: list[Segment] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
     @property
     def flops(self) -> int:
+        """Return the FLOPs of all segments."""
         return sum((s.end - s.start) * s.flops for s in self.segments)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the cost as plain data."""
         return {"flops": self.flops, "segments": [vars(s) for s in self.segments], "unknown": self.unknown}
 
 
 def plan(model: GraphModule, inputs: Tensor, entries: Sequence[tuple[int, Entry]], per_epoch: int, total: int,
-         batch: int, seed: int = 0, start: int = 0, last: LastGrowth | None = None) -> Plan:
-    """Grows a model, as it is now, as the schedule says, and counts each network on the way.
+         batch: int, seed: int = 0, start: int = 0, last: LastGrowth | None = None) -> PlannedCost:
+    """Grow a model, as it is now, as the schedule says, and count each network on the way.
 
     Args:
         model: captured, on the CPU.
@@ -71,12 +81,13 @@ def plan(model: GraphModule, inputs: Tensor, entries: Sequence[tuple[int, Entry]
     Raises:
         FxgrowError: a growth cannot be done (a `where` that names nothing, say), found before the long work.
     """
-    found = Plan(unknown=[e.text for _, e in entries if e.at(per_epoch, total) is None])
+    planned = PlannedCost(unknown=[e.text for _, e in entries if e.at(per_epoch, total) is None])
     event = ""
 
     def count(start: int, end: int) -> None:
         if end > start:
-            found.segments.append(Segment(start, end, size(model), step_flops(model, batch, inputs.shape[1:]), event))
+            flops = step_flops(model, batch, inputs.shape[1:])
+            planned.segments.append(Segment(start, end, count_parameters(model), flops, event))
 
     def count_all(start: int, end: int) -> None:
         thaws = min(end, last.thaws) if last is not None else start
@@ -91,18 +102,14 @@ def plan(model: GraphModule, inputs: Tensor, entries: Sequence[tuple[int, Entry]
             continue
         count_all(start, at)
         try:
-            step = grow(model, inputs, entry, seed_for(seed, number))
+            growth = grow_by_entry(model, inputs, entry, seed_for(seed, number))
         except FxgrowError:
-            if not found.unknown:
+            if not planned.unknown:
                 raise
-            found.unknown.append(entry.text)  # it may name layers that a growth makes whose moment is not known
+            planned.unknown.append(entry.text)  # it may name layers that a growth makes whose moment is not known
             start = at
             continue
-        model, start, event = step.grown.model, at, entry.text  # type: ignore[assignment]
-        last = LastGrowth(step.record, entry.options, at)
+        model, start, event = growth.grown.model, at, entry.text  # type: ignore[assignment]
+        last = LastGrowth(growth.record, entry.options, at)
     count_all(start, total)
-    return found
-
-
-def size(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+    return planned

@@ -1,4 +1,4 @@
-"""What the last growth has put in force: old numbers frozen for a while, rates and weight decay of parts."""
+"""Effects of the last growth on the steps behind it: frozen old numbers, rates and weight decay of parts."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -21,11 +21,13 @@ class LastGrowth:
 
     @property
     def thaws(self) -> int:
-        """The step from which old numbers move again."""
+        """Return the step from which old numbers move again."""
         return self.step + self.options["freeze"]
 
     def factors(self, prefix: str = "") -> dict[str, float]:
-        return {part: 1.0 if self.options[prefix + part] is None else self.options[prefix + part] for part in ("new", "old")}
+        """Return the factors on the rate (or, by prefix, the decay) of new and of old numbers."""
+        factors = {part: self.options[prefix + part] for part in ("new", "old")}
+        return {part: 1.0 if factor is None else factor for part, factor in factors.items()}
 
 
 class Effects:
@@ -36,7 +38,7 @@ class Effects:
         self._handles: list[Any] = []
 
     def renew(self, last: LastGrowth | None, step: int, model: nn.Module, optimizer: Optimizer) -> None:
-        """Puts in force what holds at `step`, and nothing else."""
+        """Put in force what holds at `step`, and nothing else."""
         self.lift()
         if last is None:
             return
@@ -51,7 +53,7 @@ class Effects:
             self._handles.append(scale_decay(optimizer, model, scales))
 
     def lift(self) -> None:
-        """The model and the optimizer as they are without them."""
+        """Free the model and the optimizer of all effects."""
         self.frozen = False
         while self._handles:
             self._handles.pop().remove()

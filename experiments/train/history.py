@@ -17,7 +17,7 @@ COLUMNS = ("step", "epoch", "samples", "flops", "eval_flops", "train_loss", "val
 
 @dataclass
 class History:
-    """Rows of `COLUMNS`, and what each growth did.
+    """Rows of `COLUMNS`, and an account of each growth.
 
     samples, flops: seen and spent in training up to here; eval_flops: spent in evaluations. train_loss: the mean over the
     steps since the row before (None right behind a growth). lr: of the next step. seconds: of training, growing and
@@ -27,9 +27,11 @@ class History:
     growths: list[dict[str, Any]] = field(default_factory=list)
 
     def column(self, name: str) -> list[Any]:
+        """Return the values of one column."""
         return [row[name] for row in self.rows]
 
     def to_csv(self) -> str:
+        """Return the rows as CSV, under a header."""
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -37,7 +39,7 @@ class History:
         return text.getvalue()
 
     def save(self, folder: Path) -> None:
-        """Writes `history.csv`, `history.jsonl` and `growths.json`, each whole."""
+        """Write `history.csv`, `history.jsonl` and `growths.json`, each whole."""
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
         for name, content in (("history.csv", self.to_csv()), ("history.jsonl", lines),
                               ("growths.json", json.dumps(self.growths, indent=1))):
@@ -45,20 +47,20 @@ class History:
                 file.write(content.encode())
 
     def append(self, row: dict[str, Any], folder: Path | None) -> None:
-        """A new row, in the file of lines as well."""
+        """Add a row, in the file of lines as well."""
         self.rows.append(row)
         if folder is not None:
             append_line(folder / "history.jsonl", json.dumps(row))
 
 
 def append_line(path: Path, text: str) -> None:
-    """Adds a line to a file.
+    """Add a line to a file.
 
     Raises:
         ArchiveError: it cannot be written.
     """
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
     except OSError as error:
         raise ArchiveError(f"cannot write {str(path)!r}: {one_line(error)}") from error

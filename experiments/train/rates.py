@@ -1,4 +1,4 @@
-"""Learning rates: the shape of a schedule, and what growths make of it.
+"""Learning rates: the shape of a schedule, and its changes by growths.
 
 The rate of a step is a pure function of the settings, the step and `Rates`, which is all that a checkpoint has to hold.
 """
@@ -20,7 +20,7 @@ from fxgrow.experiments.train.config import TrainConfig
 
 @dataclass
 class Rates:
-    """What growths have done to the schedule so far.
+    """Changes to the schedule by the growths so far.
 
     scale, decay_scale: factors on the learning rate and on the weight decay (products of |theta_old| / |theta_new|).
     start: the step that the schedule counts from (restart); rewarm_from, rewarm_steps: a second warm-up.
@@ -33,7 +33,7 @@ class Rates:
 
 
 def rate(config: TrainConfig, rates: Rates, step: int, total: int) -> float:
-    """The learning rate of step `step` (from 0) out of `total`."""
+    """Return the learning rate of step `step` (from 0) out of `total`."""
     lr = config.lr * rates.scale * shape(config, step - rates.start, total - rates.start)
     if step - rates.rewarm_from < rates.rewarm_steps:
         lr *= (step - rates.rewarm_from + 1) / rates.rewarm_steps
@@ -41,8 +41,10 @@ def rate(config: TrainConfig, rates: Rates, step: int, total: int) -> float:
 
 
 def shape(config: TrainConfig, step: int, total: int) -> float:
-    """The schedule's factor on the peak rate: warm-up (t + 1) / w for the first w steps, then the curve of its name over
-    the rest, p = (t - w) / (T - w) running from 0 to 1."""
+    """Return the schedule's factor on the peak rate.
+
+    That is (t + 1) / w in the w steps of warm-up, then the curve of its name over p = (t - w) / (T - w), from 0 to 1.
+    """
     warmup = warmup_steps(config, total)
     if step < warmup:
         return (step + 1) / warmup
@@ -51,6 +53,7 @@ def shape(config: TrainConfig, step: int, total: int) -> float:
 
 
 def warmup_steps(config: TrainConfig, total: int) -> int:
+    """Return how many steps the warm-up takes."""
     return min(total, int(config.warmup if config.warmup >= 1 else config.warmup * total))
 
 
@@ -59,7 +62,7 @@ def _to_final(config: TrainConfig, left: float) -> float:
 
 
 def _wsd(config: TrainConfig, p: float, whole: float) -> float:
-    """Stable until the last `decay` share of all steps, then linear."""
+    """Stay at 1 until the last `decay` share of all steps, then fall linearly."""
     return _to_final(config, min(1.0, (1 - whole) / config.decay) if config.decay else 1.0)
 
 
@@ -74,7 +77,7 @@ CURVES: dict[str, Callable[[TrainConfig, float, float], float]] = {
 
 def after_growth(config: TrainConfig, rates: Rates, options: Mapping[str, Any], step: int, total: int,
                  ratio: float) -> Rates:
-    """The rates from a growth at `step` on; `ratio` is |theta_old| / |theta_new|, the numbers of parameters."""
+    """Return the rates from a growth at `step` on; `ratio` is |theta_old| / |theta_new|, the numbers of parameters."""
     rule = options["lr"]
     warm = options["rewarm"] or warmup_steps(config, total)
     return Rates(scale=rates.scale * (ratio if rule == "ratio" else 1.0),
@@ -85,8 +88,10 @@ def after_growth(config: TrainConfig, rates: Rates, options: Mapping[str, Any], 
 
 
 def scale_decay(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, float | Tensor]) -> RemovableHandle:
-    """Weight decay `scales` times as strong on single numbers: for SGD the term wd * s * w in the gradient, for AdamW the
-    factor 1 - lr * wd * s on the weight."""
+    """Make weight decay `scales` times as strong on single numbers.
+
+    It is the term wd * s * w in the gradient of SGD, and the factor 1 - lr * wd * s on AdamW's weight.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     chosen = {id(parameters[name]): scale for name, scale in scales.items()}
 

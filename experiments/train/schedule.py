@@ -25,6 +25,7 @@ from fxgrow.compare import Verification
 from fxgrow.errors import FxgrowError, GrowthError
 from fxgrow.experiments.seeds import mixed
 from fxgrow.experiments.settings import TrainError
+from fxgrow.graph import Captured
 from fxgrow.record import Grown, GrowthRecord, new_numbers, record_in
 
 TIMED, ADAPTIVE = ("epoch", "step", "fraction"), ("plateau", "slope")
@@ -191,12 +192,8 @@ def _pass(name: str, options: Sequence[str], text: str) -> tuple[type, dict[str,
 
 def transform_alone(model: GraphModule, inputs: Tensor, passes: PassBase | Sequence[PassBase]) -> Grown:
     """Grow a copy of `model`; the record is of these passes alone, however `model` itself came about."""
-    before = model.meta.pop("growth", None)
-    try:
+    with Captured(model).without_growth():
         return fxgrow.transform(model, inputs, passes)
-    finally:
-        if before is not None:
-            model.meta["growth"] = before
 
 
 @dataclass
@@ -222,7 +219,7 @@ def grow_by_entry(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -
     inexact += [f"{type(p).__name__.lower()} by noise" for p in passes if getattr(p, "noise", 0)] + extended
     record, before = grown.record, record_in(model)
     if before is not None:
-        grown.record = grown.model.meta["growth"]["record"] = before.then(record)  # type: ignore[index]
+        grown.record = Captured(grown.model).record = before.then(record)
     checked = fxgrow.verify(model, grown.model, inputs, extended=bool(extended))
     if not checked.ok and not inexact:
         raise GrowthError(f"growth {entry.text!r}: the grown network does not compute the same ({checked}"

@@ -40,6 +40,7 @@ class Run(TrainConfig):
 
 
 def load_run_data(run: Run) -> Data:
+    """Load the data of a run."""
     from fxgrow.experiments.data import load_data
     with status(f"Loading {run.data}"):
         return load_data(run.data, root=run.root, download=run.download, validation=run.validation, seed=run.seed,
@@ -47,7 +48,7 @@ def load_run_data(run: Run) -> Data:
 
 
 def load_run_model(run: Run, data: Data) -> nn.Module:
-    """MODEL in the form that the data ask for.
+    """Load the model of a run in the form that its data ask for.
 
     Raises:
         ModelError: it does not take these inputs.

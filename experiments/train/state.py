@@ -1,4 +1,4 @@
-"""The state of a training run between two steps: what a checkpoint holds, as tensors and JSON, and back."""
+"""The state of a training run between two steps, as a checkpoint holds it: gathered as tensors and JSON, and restored."""
 from __future__ import annotations
 
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.effects import LastGrowth
 from fxgrow.experiments.train.history import History
-from fxgrow.experiments.train.prepare import Parts, make_optimizer
+from fxgrow.experiments.train.prepare import TrainingData, make_optimizer
 from fxgrow.experiments.train.rates import Rates
 from fxgrow.record import GrowthRecord
 
@@ -22,14 +22,15 @@ PLAIN = ("step", "flops", "eval_flops", "seconds", "stopped", "fired", "since", 
 
 
 class TrainingState:
-    """A run between two steps. Checkpoints hold it, watchers read it, and the trainer advances it.
+    """A run between two steps: checkpoints hold it, watchers read it, and the trainer advances it.
 
     step, total, per_epoch: steps taken, in all, and of an epoch. flops, eval_flops: FLOPs spent in training and evaluation.
-    fired: schedule entries in the order in which they fired. since: first history row behind the last growth.
-    loss_sum, loss_count: of training, since the last row. random_states: generator states to start from.
+    stopped: why training stopped early. fired: schedule entries in the order in which they fired. since: first history row
+    behind the last growth. loss_sum, loss_count: of training, since the last row. random_states: generator states to start
+    from. checkpoint_step: of the last checkpoint.
     """
     config: TrainConfig
-    data: Parts
+    data: TrainingData
     out: Path | None
     model: GraphModule
     optimizer: torch.optim.Optimizer
@@ -53,7 +54,7 @@ class TrainingState:
 
 
 def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All that it takes to go on from between two steps."""
+    """Return all that it takes to go on from here."""
     tensors, random = checkpoint.random_states()
     moments, optimizer = _optimizer_state(trainer)
     last = None
@@ -67,7 +68,7 @@ def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _optimizer_state(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """By the names of parameters, whose order is kept."""
+    """Return the optimizer's state by the names of parameters, whose order is kept."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
     named = [pair for group in trainer.optimizer.param_groups for pair in zip(group["param_names"], group["params"])]
@@ -83,7 +84,7 @@ def _optimizer_state(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[st
 
 
 def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Makes a new trainer over the checkpoint's network what the one was that was gathered.
+    """Bring a new trainer over the checkpoint's network into the gathered state.
 
     Raises:
         TrainError: its data are others.
@@ -108,11 +109,11 @@ def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str,
             # torch's optimizers keep their count of steps on the CPU
             trainer.optimizer.state[parameters[name]][key] = tensor if key == "step" else tensor.to(parameters[name].device)
     if state["last"] is not None:
-        held = {path.removeprefix("growth/"): t for path, t in tensors.items() if path.startswith("growth/")}
-        trainer.last = LastGrowth(GrowthRecord.rebuild(state["last"]["record"], held), state["last"]["options"],
+        record = {path.removeprefix("growth/"): t for path, t in tensors.items() if path.startswith("growth/")}
+        trainer.last = LastGrowth(GrowthRecord.rebuild(state["last"]["record"], record), state["last"]["options"],
                                   state["last"]["step"])
 
 
-def fingerprint(data: Parts) -> list[Any]:
-    """What tells other data from these."""
+def fingerprint(data: TrainingData) -> list[Any]:
+    """Return what tells other data from these."""
     return [len(data.train), len(data.validation), data.classes, list(data.input_shape)]

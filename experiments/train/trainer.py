@@ -1,8 +1,7 @@
 """The trainer: a loop in plain torch that grows the network while it trains it, and can go on after any interruption.
 
-All that happens between two steps happens at a boundary: evaluation, growth, early stopping, checkpoint. A checkpoint is
-written last, so that what goes on from it starts with the next step. What lives here: the loop and its state. What does
-not: rates (rates.py), growths (schedule.py), files (checkpoint.py), what is counted (costs.py).
+Evaluation, growth, early stopping and, last, a checkpoint happen at the boundary between two steps. What lives here: the
+loop. What does not: rates (rates.py), growths (schedule.py), files (checkpoint.py), counting (costs.py).
 """
 from __future__ import annotations
 
@@ -28,12 +27,12 @@ from fxgrow.experiments.data import loader
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
-from fxgrow.experiments.train.costs import Plan, eval_flops, plan, size, step_flops
+from fxgrow.experiments.train.costs import PlannedCost, count_parameters, eval_flops, plan, step_flops
 from fxgrow.experiments.train.effects import Effects, LastGrowth
 from fxgrow.experiments.train.history import History, append_line
-from fxgrow.experiments.train.prepare import Parts, captured, cpu_copy, device_of, make_optimizer
+from fxgrow.experiments.train.prepare import TrainingData, capture_classifier, cpu_copy, device_of, make_optimizer
 from fxgrow.experiments.train.rates import Rates, after_growth, rate
-from fxgrow.experiments.train.schedule import Entry, Step, grow, parse_growth, seed_for, stalled
+from fxgrow.experiments.train.schedule import CheckedGrowth, Entry, grow_by_entry, parse_growth, seed_for, stalled
 from fxgrow.experiments.train.state import TrainingState, gather, restore
 from fxgrow.experiments.train.watch import TensorBoard, Watcher
 
@@ -50,7 +49,7 @@ class Diverged(TrainError):
 
 
 class Trainer(TrainingState):
-    """Trains a copy of `model`, which may grow on the way.
+    """Train a copy of `model`, which may grow on the way.
 
     Args:
         model: any module that can be captured as a whole and gives one row of logits for each sample.
@@ -68,7 +67,7 @@ class Trainer(TrainingState):
         CaptureError: the model cannot be captured.
     """
 
-    def __init__(self, model: nn.Module, data: Parts, config: TrainConfig, out: str | Path | None = None, *,
+    def __init__(self, model: nn.Module, data: TrainingData, config: TrainConfig, out: str | Path | None = None, *,
                  watchers: Sequence[Watcher] = ()):
         self.config, self.data = config, data
         self.watchers = [*watchers, *([TensorBoard()] if config.tensorboard else [])]
@@ -83,19 +82,16 @@ class Trainer(TrainingState):
         self._check_schedule()
         held = data.validation if len(data.validation) else data.train
         self.probe = torch.stack([held[i][0] for i in range(min(PROBE, len(held)))])
-        self.model: GraphModule = captured(model, self.probe, data).to(self.device)
+        self.model: GraphModule = capture_classifier(model, self.probe, data).to(self.device)
         self.optimizer = make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.rates, self.history = Rates(), History()
         self.step = self.flops = self.eval_flops = 0
-        self.seconds, self.stopped = 0.0, ""  # why training stopped early
-        self.fired: list[int] = []  # entries, in the order in which they fired
-        self.since = 0              # the first row behind the last growth
-        self.last: LastGrowth | None = None
-        self.loss_sum, self.loss_count = 0.0, 0  # of training, since the last row
+        self.seconds, self.stopped = 0.0, ""
+        self.fired, self.since, self.last = [], 0, None
+        self.loss_sum, self.loss_count = 0.0, 0
         self.effects = Effects()
-        self.random_states: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # to start from
-        self.checkpoint_step: int | None = None  # the step of the last checkpoint
+        self.random_states = self.checkpoint_step = None
         self._asked_to_stop = False
         self._renew()
 
@@ -109,8 +105,8 @@ class Trainer(TrainingState):
         if self.config.patience and not len(self.data.validation):
             raise TrainError("patience needs validation data, and there are none")
 
-    def plan(self) -> Plan:
-        """What is still to come, in FLOPs; the growths are tried out on a copy of the network."""
+    def plan(self) -> PlannedCost:
+        """Return what is still to come, in FLOPs; the growths are tried out on a copy of the network."""
         left = [(i, e) for i, e in enumerate(self.entries) if i not in self.fired]
         left.sort(key=lambda pair: pair[1].at(self.per_epoch, self.total) or 0)
         return plan(cpu_copy(self.model), self.probe, left, self.per_epoch, self.total, self.batch, self.config.seed,
@@ -119,7 +115,7 @@ class Trainer(TrainingState):
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> History:
-        """Trains to the end; after `resume`, from where the checkpoint was written.
+        """Train to the end; after `resume`, from where the checkpoint was written.
 
         Seeds and uses the global generators of torch, numpy and Python.
 
@@ -181,14 +177,14 @@ class Trainer(TrainingState):
         return TrainError(f"the data of step {self.step} cannot be had: {why}{self._advice()}")
 
     def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
-        found = loader(self.data.train, self.batch, shuffle=True, seed=self.config.seed, workers=self.config.workers,
-                       drop_last=True)
-        found.batch_sampler.set_epoch(*divmod(self.step, self.per_epoch))  # type: ignore[union-attr]
+        source = loader(self.data.train, self.batch, shuffle=True, seed=self.config.seed, workers=self.config.workers,
+                        drop_last=True)
+        source.batch_sampler.set_epoch(*divmod(self.step, self.per_epoch))  # type: ignore[union-attr]
         try:
             while True:
-                yield from found
+                yield from source
         finally:  # at once: while a traceback keeps dead workers in mind, torch raises at every signal
-            workers = getattr(found, "_iterator", None)
+            workers = getattr(source, "_iterator", None)
             if workers is not None:
                 workers._shutdown_workers()
 
@@ -217,7 +213,7 @@ class Trainer(TrainingState):
             watcher.stepped(self, value)
 
     def _boundary(self) -> None:
-        """What happens between two steps, in this order: evaluate, grow, stop, checkpoint."""
+        """Do what happens between two steps, in this order: evaluate, grow, stop, checkpoint."""
         if self.effects.frozen and self.last is not None and self.step >= self.last.thaws:
             self._renew()
         every = self.config.eval_every or self.per_epoch
@@ -228,22 +224,26 @@ class Trainer(TrainingState):
         for i in timed:
             self._grow(i)
         if evaluating and self.step < self.total:
-            waiting = next((i for i, e in enumerate(self.entries) if i not in self.fired
-                            and e.at(self.per_epoch, self.total) is None), None)
-            rows = self.history.rows[self.since:]
-            if waiting is not None and self.entries[waiting].due(rows):
-                self._grow(waiting)
-            elif self.config.patience and stalled([row["val_loss"] for row in rows], self.config.patience):
-                self.stopped = f"the validation loss has not fallen for {self.config.patience} evaluations"
+            self._grow_or_stop()
         checkpoints = self.config.checkpoint_every or every
         if self.step % checkpoints == 0 or self.step == self.total or self.stopped:
             self.save_checkpoint()
+
+    def _grow_or_stop(self) -> None:
+        """Do what the losses ask for: the next growth that waits for them, or an early stop."""
+        rows = self.history.rows[self.since:]
+        waiting = [i for i, e in enumerate(self.entries)
+                   if i not in self.fired and e.at(self.per_epoch, self.total) is None]
+        if waiting and self.entries[waiting[0]].due(rows):
+            self._grow(waiting[0])
+        elif self.config.patience and stalled([row["val_loss"] for row in rows], self.config.patience):
+            self.stopped = f"the validation loss has not fallen for {self.config.patience} evaluations"
 
     # -- evaluation -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(self, dataset: Any) -> tuple[float, float]:
-        """Mean cross-entropy and share of right answers, in eval mode."""
+        """Return the mean cross-entropy and the share of right answers, in eval mode."""
         if not len(dataset):
             raise TrainError("there are no samples to evaluate on")
         was = self.model.training
@@ -269,7 +269,7 @@ class Trainer(TrainingState):
                "flops": self.flops, "eval_flops": self.eval_flops,
                "train_loss": self.loss_sum / self.loss_count if self.loss_count else None, "val_loss": loss,
                "val_accuracy": accuracy, "lr": rate(self.config, self.rates, self.step, self.total),
-               "parameters": size(self.model),
+               "parameters": count_parameters(self.model),
                "seconds": round(self.seconds, 3), "event": event}
         self.loss_sum, self.loss_count = 0.0, 0
         self.history.append(row, self.out)
@@ -280,34 +280,36 @@ class Trainer(TrainingState):
     # -- growth -----------------------------------------------------------------------------------------------------------
 
     def _grow(self, index: int) -> None:
-        """One growth: the model, its optimizer, the rates, what is in force from now on, and the account of it."""
+        """Grow the model, its optimizer and the rates by an entry, and give an account of it."""
         entry, began = self.entries[index], time.monotonic()
-        old, before = self.model, self._step_flops
+        old, flops = self.model, self._step_flops
         self.effects.lift()
-        step = grow(old.cpu(), self.probe, entry, seed_for(self.config.seed, index))
-        self.model = step.grown.model.to(self.device)  # type: ignore[assignment]
+        growth = grow_by_entry(old.cpu(), self.probe, entry, seed_for(self.config.seed, index))
+        self.model = growth.grown.model.to(self.device)  # type: ignore[assignment]
         if entry.options["optimizer"] == "migrate":
-            self.optimizer = step.record.migrate_optimizer(self.optimizer, self.model, old)
+            self.optimizer = growth.record.migrate_optimizer(self.optimizer, self.model, old)
         else:
             self.optimizer = make_optimizer(self.config, self.model)
-        ratio = size(old) / size(self.model)
-        self.rates = after_growth(self.config, self.rates, entry.options, self.step, self.total, ratio)
-        self.last = LastGrowth(replace(step.record, origin={}), entry.options, self.step)
+        before, after = count_parameters(old), count_parameters(self.model)
+        self.rates = after_growth(self.config, self.rates, entry.options, self.step, self.total, before / after)
+        self.last = LastGrowth(replace(growth.record, origin={}), entry.options, self.step)
         self.fired.append(index)
         self._renew()
-        self._account(entry, step, (size(old), size(self.model)), (before, self._step_flops), time.monotonic() - began)
+        self._account(entry, growth, (before, after), (flops, self._step_flops), time.monotonic() - began)
         self.since = len(self.history.rows)
         self._record_row(entry.text)
 
-    def _account(self, entry: Entry, step: Step, parameters: tuple[int, int], flops: tuple[int, int], seconds: float):
+    def _account(self, entry: Entry, done: CheckedGrowth, parameters: tuple[int, int], flops: tuple[int, int],
+                 seconds: float) -> None:
         growth = {"step": self.step, "entry": entry.text, "parameters": parameters, "flops_per_step": flops,
-                  "preserving": not step.inexact, "inexact": step.inexact, "verification": str(step.checked),
-                  "max_rel_error": finite(step.checked.max_rel_error), "seconds": round(seconds, 3),
-                  "outcomes": step.grown.to_json(), "explain": step.grown.explain()}
+                  "preserving": not done.inexact, "inexact": done.inexact, "verification": str(done.checked),
+                  "max_rel_error": finite_or_none(done.checked.max_rel_error), "seconds": round(seconds, 3),
+                  "outcomes": done.grown.to_json(), "explain": done.grown.explain()}
         self.history.growths.append(growth)
-        self.say(f"growth at step {self.step}: {entry.text}\n{growth['explain']}\nparameters {parameters[0]:,} -> "
-                 f"{parameters[1]:,}, FLOPs of a step {flops[0]:,} -> {flops[1]:,}, {seconds:.2f} s\n{step.checked}"
-                 + (f"\nNOT function preserving, as asked: {', '.join(step.inexact)}" if step.inexact else ""))
+        warning = f"\nNOT function preserving, as asked: {', '.join(done.inexact)}" if done.inexact else ""
+        self.say(f"growth at step {self.step}: {entry.text}\n{growth['explain']}\n"
+                 f"parameters {parameters[0]:,} -> {parameters[1]:,}, FLOPs of a step {flops[0]:,} -> {flops[1]:,}, "
+                 f"{seconds:.2f} s\n{done.checked}{warning}")
         for watcher in self.watchers:
             watcher.grown(self, growth)
 
@@ -320,7 +322,7 @@ class Trainer(TrainingState):
             self.effects.lift()
 
     def _renew(self) -> None:
-        """What follows from the network and the last growth: what is in force, the function that runs, and its costs."""
+        """Bring up to date what follows from the network and the last growth: effects, the function that runs, costs."""
         self.effects.renew(self.last, self.step, self.model, self.optimizer)
         self._forward: Callable[[Tensor], Tensor] = self.model
         if self.config.compile and not self.effects.frozen:  # hooks of the frozen are no part of a compiled graph
@@ -331,7 +333,7 @@ class Trainer(TrainingState):
     # -- state ------------------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self) -> None:
-        """Writes all that it takes to go on from here, if there is a folder."""
+        """Write all that it takes to go on from here, if there is a folder."""
         if self.out is None:
             return
         self.seconds = time.monotonic() - self._began
@@ -343,9 +345,9 @@ class Trainer(TrainingState):
         self.history.save(self.out)
 
     @classmethod
-    def resume(cls, out: str | Path, data: Parts, *, watchers: Sequence[Watcher] = (),
+    def resume(cls, out: str | Path, data: TrainingData, *, watchers: Sequence[Watcher] = (),
                config: TrainConfig | None = None) -> Trainer:
-        """The trainer of the run in folder `out`, as it was when its last checkpoint was written.
+        """Return the trainer of the run in folder `out`, as it was when its last checkpoint was written.
 
         Args:
             data: the same as before.
@@ -384,7 +386,7 @@ class Trainer(TrainingState):
         self.say(f"ended at step {self.step}{': ' + self.stopped if self.stopped else ''}, {self.flops:,} FLOPs")
 
     def say(self, text: str) -> None:
-        """A line, or several, in `log.txt`."""
+        """Add a line, or several, to `log.txt`."""
         if self.out is not None:
             append_line(self.out / "log.txt", text)
 
@@ -403,7 +405,7 @@ class Trainer(TrainingState):
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM is heeded between two steps, the second at once."""
+        """Heed the first Ctrl-C or SIGTERM between two steps, the second at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -425,5 +427,6 @@ class Trainer(TrainingState):
         return torch.autocast(self.device.type, dtype) if dtype is not torch.float32 else contextlib.nullcontext()
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """Return the number, or None where it is not finite, which JSON cannot hold."""
     return value if math.isfinite(value) else None

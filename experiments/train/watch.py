@@ -16,37 +16,57 @@ if TYPE_CHECKING:
     from fxgrow.experiments.train.state import TrainingState
 
 
-class Watcher:
-    """Told of what happens in a run; a subclass does what it likes with it. Between `started` and `ended`, which comes
-    after an error too, are steps, evaluations (rows of the history) and growths (entries of `history.growths`)."""
+# the columns of the history that are written as scalars, under these names
+TAGS = {"train_loss": "loss/train", "val_loss": "loss/validation", "val_accuracy": "accuracy/validation", "lr": "lr",
+        "parameters": "parameters", "flops": "flops"}
 
-    def started(self, trainer: TrainingState) -> None: ...
-    def stepped(self, trainer: TrainingState, loss: float) -> None: ...
-    def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None: ...
-    def grown(self, trainer: TrainingState, growth: dict[str, Any]) -> None: ...
-    def ended(self, trainer: TrainingState) -> None: ...
+
+class Watcher:
+    """Is told of what happens in a run; a subclass overrides what it wants to hear of.
+
+    Between `started` and `ended`, which comes after an error too, are steps, evaluations and growths.
+    """
+
+    def started(self, trainer: TrainingState) -> None:
+        """Hear that the run starts or goes on."""
+
+    def stepped(self, trainer: TrainingState, loss: float) -> None:
+        """Hear of a step and its loss."""
+
+    def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None:
+        """Hear of an evaluation, a row of the history."""
+
+    def grown(self, trainer: TrainingState, growth: dict[str, Any]) -> None:
+        """Hear of a growth, an entry of `history.growths`."""
+
+    def ended(self, trainer: TrainingState) -> None:
+        """Hear that the run has ended."""
 
 
 class Lines(Watcher):
     """A line on stdout for each evaluation and growth (by `print`, which a progress bar on the same terminal sees)."""
 
     def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None:
+        """Print the numbers of the row."""
         numbers = [f"{label} {row[name]:.4f}" for label, name in (
             ("loss", "train_loss"), ("validation", "val_loss"), ("accuracy", "val_accuracy")) if row[name] is not None]
         print(f"step {row['step']:>6} epoch {row['epoch']:>6.2f}  {'  '.join(numbers)}  lr {row['lr']:.3g}  "
               f"{quantity(row['flops'], 'FLOP')}", flush=True)
 
     def grown(self, trainer: TrainingState, growth: dict[str, Any]) -> None:
+        """Print what grew, and how exactly."""
         before, after = growth["parameters"]
-        print(f"grown at step {growth['step']}: {growth['entry']}: parameters {before:,} -> {after:,}; "
-              + (growth["verification"] if growth["preserving"] else
-                 f"NOT function preserving, as asked: {', '.join(growth['inexact'])}"), flush=True)
+        exact = growth["verification"]
+        if not growth["preserving"]:
+            exact = f"NOT function preserving, as asked: {', '.join(growth['inexact'])}"
+        print(f"grown at step {growth['step']}: {growth['entry']}: parameters {before:,} -> {after:,}; {exact}", flush=True)
 
 
 class Progress(Watcher):
     """A bar with the time that is left, on stderr, on terminals only."""
 
     def started(self, trainer: TrainingState) -> None:
+        """Show the bar."""
         from rich import progress
         bar = progress.Progress(progress.TextColumn("training"), progress.BarColumn(), progress.MofNCompleteColumn(),
                                 progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[loss]}"),
@@ -56,15 +76,18 @@ class Progress(Watcher):
             bar.start()
 
     def stepped(self, trainer: TrainingState, loss: float) -> None:
+        """Move the bar."""
         self.bar.update(self.task, completed=trainer.step + 1, loss=f"loss {loss:.4f}")
 
     def ended(self, trainer: TrainingState) -> None:
+        """Take the bar away."""
         self.bar.stop()
 
 
 class TensorBoard(Watcher):
-    """Scalars and histograms of weights at each evaluation, filters of the first convolution and the account of each
-    growth, in the folder `tensorboard` of the run.
+    """Write TensorBoard's files into the folder `tensorboard` of the run.
+
+    They hold scalars and histograms of weights, filters of the first convolution and the account of each growth.
 
     Raises:
         TrainError: TensorBoard is not installed, or the run has no folder.
@@ -72,6 +95,7 @@ class TensorBoard(Watcher):
     """
 
     def started(self, trainer: TrainingState) -> None:
+        """Open the files; numbers behind the step that the run goes on from are dropped."""
         if trainer.out is None:
             raise TrainError("TensorBoard's files need a folder: give the run one with -o")
         try:
@@ -84,14 +108,14 @@ class TensorBoard(Watcher):
 
     @contextlib.contextmanager
     def _writing(self, trainer: TrainingState) -> Iterator[None]:
-        """A failure to write, in one sentence: it happens in a thread of the writer's, whose traceback says no more."""
+        """Turn a failure to write into one sentence: the traceback of the writer's own thread says no more."""
         before = threading.excepthook
 
-        def tell(failed: threading.ExceptHookArgs) -> None:
+        def report_unless_disk(failed: threading.ExceptHookArgs) -> None:
             if not isinstance(failed.exc_value, OSError):
                 before(failed)
 
-        threading.excepthook = tell
+        threading.excepthook = report_unless_disk
         try:
             yield
             self.writer.flush()  # and a run that goes on from this step's checkpoint finds its numbers there
@@ -101,25 +125,23 @@ class TensorBoard(Watcher):
             threading.excepthook = before
 
     def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None:
+        """Write the row's numbers, and a histogram of each parameter."""
         with self._writing(trainer):
-            self._numbers(trainer, row, row["step"])
-
-    def _numbers(self, trainer: TrainingState, row: dict[str, Any], step: int) -> None:
-        for tag, name in (("loss/train", "train_loss"), ("loss/validation", "val_loss"),
-                          ("accuracy/validation", "val_accuracy"), ("lr", "lr"), ("parameters", "parameters"),
-                          ("flops", "flops")):
-            if row[name] is not None:
-                self.writer.add_scalar(tag, row[name], step)
-        for name, p in trainer.model.named_parameters():
-            self.writer.add_histogram(name, p.detach().float().cpu(), step)
+            for name, tag in TAGS.items():
+                if row[name] is not None:
+                    self.writer.add_scalar(tag, row[name], row["step"])
+            for name, p in trainer.model.named_parameters():
+                self.writer.add_histogram(name, p.detach().float().cpu(), row["step"])
 
     def grown(self, trainer: TrainingState, growth: dict[str, Any]) -> None:
+        """Write the account of the growth, and the filters."""
         words = "\n".join(f"    {line}" for line in growth["explain"].splitlines())
         with self._writing(trainer):
             self.writer.add_text("growth", f"{growth['entry']}\n\n{words}", growth["step"])
             self._filters(trainer)
 
     def ended(self, trainer: TrainingState) -> None:
+        """Write the last filters, and close the files."""
         with self._writing(trainer):
             self._filters(trainer)
         self.writer.close()

@@ -57,7 +57,7 @@ def test_taken_up_again_in_the_middle_of_an_epoch():
 
 def test_generators_of_the_process_are_left_alone():
     load_data("digits", limit=1)  # scikit-learn draws a number or two while it is imported
-    mnist1d._made.cache_clear()
+    mnist1d._generate.cache_clear()
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     data = load_data("digits", augment=True, limit=40)
     epoch(loader(data.train, 8, shuffle=True, seed=0))

@@ -245,7 +245,7 @@ def test_serial_computes_with_one_thread_as_workers_do(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        monkeypatch.setattr("fxgrow.experiments.evolve.local_engine.run", lambda task: torch.get_num_threads())
+        monkeypatch.setattr("fxgrow.experiments.evolve.engines.run", lambda task: torch.get_num_threads())
         with engine("serial") as running:
             running.submit(Task(0, 0, b"", None, 1, 0, {}))
             assert running.wait() == (1, 1) and torch.get_num_threads() == 2
@@ -287,7 +287,7 @@ def test_a_cluster_of_its_own_is_on_loopback_and_ends(tmp_path):
         listed = subprocess.run(["ps", "-eo", "pid,args", "-ww"], capture_output=True, text=True, check=True).stdout
         return [line for line in listed.splitlines() if session in line]
 
-    code = ("import ray, sys\nfrom fxgrow.experiments.evolve.local_engine import engine\n"
+    code = ("import ray, sys\nfrom fxgrow.experiments.evolve.engines import engine\n"
             "with engine('ray', 2) as e:\n    print(ray.get_runtime_context().gcs_address, e.workers, "
             "ray._private.worker.global_worker.node.session_name, flush=True)\n    sys.stdin.read()\n"
             "print(ray.is_initialized())")

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from fxgrow.cli.main import main
 from fxgrow.errors import DrawError
 from fxgrow.experiments.evolve import Member, Scored, Search, SearchConfig, Store, report, search
-from fxgrow.experiments.evolve.history import history
-from fxgrow.experiments.evolve.reporting import grouped, tell
+from fxgrow.experiments.evolve.history import read_search
+from fxgrow.experiments.evolve.reporting import grouped, page_data
 from fxgrow.experiments.settings import TrainError
 
 SMALL = {"model": "zoo:mlp:hidden=(8,8)", "data": "digits", "limit": 60, "first_steps": 4, "rounds": 2, "keep": 2,
@@ -38,7 +38,7 @@ def copy(finished, tmp_path):
 
 
 def test_it_tells_what_the_search_found(found):
-    told, h = tell(found.folder), history(found.folder)
+    told, h = page_data(found.folder), read_search(found.folder)
     assert told["finished"] and told["state"] == "finished" and told["best"] == found.best.number
     assert h.best == found.best and h.alive == {s.number for s in found.population}
     assert sorted(s.number for s in h.stages[-2].population) == sorted(s.number for s in found.population)
@@ -65,13 +65,13 @@ def test_it_tells_what_the_search_found(found):
 
 
 def test_the_seeds_are_those_of_the_trainings(found):
-    told = tell(found.folder, changes="none")
+    told = page_data(found.folder, changes="none")
     seeds = {(m["number"], t[0]): t[6] for m in told["members"] for t in m["trainings"]}
     run = Search(found.config, found.folder, None)
     try:
         for number in (0, found.best.number):
             last = next(s for s in reversed(found.evaluations) if s.number == number and s.steps)
-            if found.config.weights == "inherit" or last.round in (0, history(found.folder).last):
+            if found.config.weights == "inherit" or last.round in (0, read_search(found.folder).last):
                 task = run._task(number, last.round, 1, (b"", None))
                 assert seeds[number, last.round] == task.seed
     finally:
@@ -88,7 +88,7 @@ def test_a_search_that_was_cut_off(tmp_path):
             raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         search(SearchConfig.of(SMALL), tmp_path / "run", watch=[stop])
-    told = tell(tmp_path / "run")
+    told = page_data(tmp_path / "run")
     assert not told["finished"] and "3 trainings are done, the last in round 1" in told["state"]
     assert told["resume"] == f"fxgrow evolve --resume {tmp_path / 'run'}"
     waiting = [m for m in told["members"] if m["state"] == "waiting"]
@@ -114,12 +114,13 @@ def test_damaged_networks_are_told_and_their_lineage_kept(finished, copy, hurt, 
     path = store.path(victim.archive)
     path.unlink() if hurt is None else path.write_bytes(hurt(path.read_bytes()))
     assert victim.archive in store.check(thorough)
-    told = tell(copy, thorough=thorough)
+    told = page_data(copy, thorough=thorough)
     assert (victim.number, victim.round) in [(d["number"], d["round"]) for d in told["damaged"]]
     assert all(path.name in d["reason"] for d in told["damaged"] if d["round"] == victim.round)
     member = next(m for m in told["members"] if m["number"] == victim.number)
     assert path.name in member["damaged"] and member["accuracy"] == victim.accuracy
-    assert [m["number"] for m in told["members"]] == [m["number"] for m in tell(finished.folder, changes="none")["members"]]
+    unread = page_data(finished.folder, changes="none")["members"]
+    assert [m["number"] for m in told["members"]] == [m["number"] for m in unread]
     assert "diagram" in told and isinstance(member["layers"], list)  # from its file of an earlier round
 
 
@@ -129,7 +130,7 @@ def test_what_is_built_on_a_damaged_file_is_damaged_too(finished, copy):
         path.write_bytes(b"fxw1 nothing")
     every = {s.archive for s in finished.evaluations}
     assert set(store.check(thorough=False)) == every
-    told = tell(copy)
+    told = page_data(copy)
     assert len(told["damaged"]) == len(finished.evaluations) and "cannot be read" in told["missing"]
     assert all("cannot be read" in m["layers"] for m in told["members"] if m["parent"] is not None)
 
@@ -139,15 +140,15 @@ def test_a_failed_training_is_no_damaged_network(copy):
     store.add_members([Member(99, 9, 0, {"pass": "widen", "where": "x"}, "g", 5, 5)], 9, [])
     store.add_evaluations([Scored(store.members()[99], 9, "", 0.0, float("inf"), "", 7, 1, 0.1)])
     assert store.check() == store.check(thorough=False) == {}
-    member = tell(copy, changes="none")["members"][-1]
+    member = page_data(copy, changes="none")["members"][-1]
     assert member["state"] == "failed" and member["accuracy"] is None and member["trainings"][0][1] is None
 
 
 def test_only_the_line_of_the_best_is_compared_on_request(finished):
-    told = tell(finished.folder, changes="line")
+    told = page_data(finished.folder, changes="line")
     compared = {m["number"] for m in told["members"] if m["layers"] is not None}
     assert compared == set(told["line"]) - {0}
-    assert not any(m["layers"] for m in tell(finished.folder, changes="none")["members"])
+    assert not any(m["layers"] for m in page_data(finished.folder, changes="none")["members"])
 
 
 def test_discarded_mutations_are_grouped_by_reason():
@@ -163,7 +164,7 @@ def test_discarded_mutations_are_grouped_by_reason():
 
 
 def test_discarded_mutations_of_a_search_are_all_told(finished):
-    told = tell(finished.folder, changes="none")
+    told = page_data(finished.folder, changes="none")
     assert sum(g["count"] for g in told["discarded"]) == len(Store(finished.folder).discarded()) > 0
 
 
@@ -172,9 +173,9 @@ def test_discarded_mutations_of_a_search_are_all_told(finished):
     ({"seed": 1, "ensembles": [{"a": 1}, {"a": 2}]}, 2, "", "seed 1"),
     ("not json", 0, "cannot be read", ""), ({"a": 1}, 0, "no list", "a 1")])
 def test_ensembles_are_told_if_there_are_any(copy, held, rows, problem, about):
-    assert "ensembles" not in tell(copy, changes="none")
+    assert "ensembles" not in page_data(copy, changes="none")
     (copy / "ensembles.json").write_text(held if isinstance(held, str) else json.dumps(held))
-    told = tell(copy, changes="none")
+    told = page_data(copy, changes="none")
     assert len(told["ensembles"]) == rows and problem in told["ensembles_problem"]
     assert told["ensembles_about"] == about
 

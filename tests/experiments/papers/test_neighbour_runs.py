@@ -10,9 +10,10 @@ from click.testing import CliRunner
 
 import fxgrow
 from fxgrow.cli.main import main
+from fxgrow.experiments import papers
 from fxgrow.experiments.evolve import Limits, Parent, graph_hash, mutate
 from fxgrow.experiments.evolve.mutation import Mutation, describe
-from fxgrow.experiments.papers import ExperimentError, figures
+from fxgrow.experiments.papers import ExperimentError
 from fxgrow.experiments.papers.neighbour_runs import GROWTH, Neighbours, as_words, verdict
 from fxgrow.experiments.papers.neighbours import GROWN, SCRATCH
 from fxgrow.experiments.papers.running import untrained
@@ -77,7 +78,7 @@ def test_one_of_many_that_is_better_by_chance_is_not_better():
 
 
 def test_runs_through_reports_and_is_not_run_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "draw", lambda *_: [])
+    monkeypatch.setattr(papers, "draw_figures", lambda *_: [])
     words = ("--scale", "smoke", "--data", "digits", "--model", MLP, "--count", 2, "--seeds", 2, "--out", tmp_path / "r")
     done = invoke(*words, "--json")
     assert done.exit_code == 0, done.output

@@ -15,7 +15,7 @@ from training import trainer
 
 from fxgrow.cli.main import main
 from fxgrow.experiments.plots import bars, curves
-from fxgrow.experiments.plots.folders import grouped, read_runs
+from fxgrow.experiments.plots.folders import group_runs, read_runs
 from fxgrow.experiments.plots.numbers import PlotError, aligned, curve, points, smoothed, to_csv
 from fxgrow.experiments.train import History, Run
 
@@ -369,7 +369,7 @@ def test_the_history_and_the_event_files_of_a_run_say_the_same(runs):
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_curve(runs):
-    groups = grouped(read_runs([runs]))
+    groups = group_runs(read_runs([runs]))
     assert {label: [run.name for run in members] for label, members in groups.items()} == {
         "grown": ["grown-0", "grown-1"], "scratch": ["scratch-0", "scratch-1"]}
 
@@ -383,7 +383,7 @@ def test_each_run_is_found_once(runs):
     ("grow", ["grow step=6: widen by=2 method=r2r", "grow none"]), ("seed", ["seed 0", "seed 1"]),
     (r"-(\d)", ["0", "1"]), ("grown|scratch", ["grown", "scratch"]), (r"(\w)\w*-(\d)", ["g 0", "g 1", "s 0", "s 1"])])
 def test_groups(runs, group, labels):
-    groups = grouped(read_runs([runs]), group)
+    groups = group_runs(read_runs([runs]), group)
     assert list(groups) == labels and sum(map(len, groups.values())) == 4
 
 
@@ -393,13 +393,13 @@ def test_groups(runs, group, labels):
     ("(", "unterminated")])
 def test_groups_that_leave_a_run_out(runs, group, message):
     with pytest.raises(PlotError, match=message):
-        grouped(read_runs([runs]), group)
+        group_runs(read_runs([runs]), group)
 
 
 def test_runs_whose_settings_are_not_known_are_not_mixed(tmp_path):
     for name in ("s-0", "s-1"):
         event_files(tmp_path / name, [("loss", 1.0, 0)])
-    assert list(grouped(read_runs([tmp_path]))) == ["s-0", "s-1"]
+    assert list(group_runs(read_runs([tmp_path]))) == ["s-0", "s-1"]
 
 
 def folder_of(path, *rows, rest=""):
@@ -431,7 +431,7 @@ def test_command(runs, tmp_path):
     assert done.exit_code == 0, done.output
     assert "widen by=2 method=r2r at" in done.output and "a.csv" in done.output
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    groups = grouped(read_runs([runs]))
+    groups = group_runs(read_runs([runs]))
     expected = [curve(label, [r.rows for r in members], "flops", "val_accuracy") for label, members in groups.items()]
     assert (tmp_path / "a.csv").read_text() == to_csv(expected) == command(runs, "--csv", "-").output
     curves({label: [r.rows for r in members] for label, members in groups.items()}, tmp_path / "b.png", title="x")

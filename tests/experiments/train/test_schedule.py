@@ -9,7 +9,7 @@ from training import clusters, perceptron, trainer
 import fxgrow
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.experiments.settings import TrainError
-from fxgrow.experiments.train import grow, parse_growth, seed_for
+from fxgrow.experiments.train import grow_by_entry, parse_growth, seed_for
 from fxgrow.experiments.train.schedule import OPTIONS, stalled
 from fxgrow.passes import Deepen, Widen
 
@@ -142,8 +142,8 @@ def captured():
 
 def test_its_record_is_of_this_growth_alone_and_the_models_of_all():
     model, x = captured()
-    once = grow(model, x, parse_growth("step=1: widen factor=2"), 0)
-    twice = grow(once.grown.model, x, parse_growth("step=1: widen by=4 method=netmorph + deepen where=4"), 1)
+    once = grow_by_entry(model, x, parse_growth("step=1: widen factor=2"), 0)
+    twice = grow_by_entry(once.grown.model, x, parse_growth("step=1: widen by=4 method=netmorph + deepen where=4"), 1)
     assert [s["pass"] for s in twice.record.lineage] == ["widen", "deepen"]
     assert [s["pass"] for s in twice.grown.model.meta["growth"]["record"].lineage] == ["widen", "widen", "deepen"]
     assert twice.record.parameters["0.weight"].fresh[0].sum() == 4
@@ -154,9 +154,9 @@ def test_its_record_is_of_this_growth_alone_and_the_models_of_all():
 
 def test_random_and_noise_are_told_of_and_not_refused():
     model, x = captured()
-    found = grow(model, x, parse_growth("step=1: widen by=2 method=random"), 0)
+    found = grow_by_entry(model, x, parse_growth("step=1: widen by=2 method=random"), 0)
     assert not found.checked.ok and found.inexact == ["widen by random"]
-    found = grow(model, x, parse_growth("step=1: widen factor=2 method=net2net noise=0.1"), 0)
+    found = grow_by_entry(model, x, parse_growth("step=1: widen factor=2 method=net2net noise=0.1"), 0)
     assert not found.checked.ok and found.inexact == ["widen by noise"]
 
 
@@ -171,14 +171,14 @@ def test_what_is_not_exact_is_refused_by_name(monkeypatch):
 
     monkeypatch.setattr(fxgrow, "transform", broken)
     with pytest.raises(GrowthError, match=r"growth 'step=1: widen by=2': the grown network does not compute the same"):
-        grow(model, x, parse_growth("step=1: widen by=2"), 0)
+        grow_by_entry(model, x, parse_growth("step=1: widen by=2"), 0)
     with pytest.raises(SelectionError):
-        grow(model, x, parse_growth("step=1: widen where=nothing by=2"), 0)
+        grow_by_entry(model, x, parse_growth("step=1: widen where=nothing by=2"), 0)
 
 
 def test_noise_moves_new_numbers_only():
     model, x = captured()
-    plain, noisy = (grow(model, x, parse_growth(f"step=1 noise={n}: widen by=2 seed=1"), 0) for n in (0, 0.1))
+    plain, noisy = (grow_by_entry(model, x, parse_growth(f"step=1 noise={n}: widen by=2 seed=1"), 0) for n in (0, 0.1))
     assert plain.checked.ok and not plain.inexact and noisy.inexact == ["noise 0.1 on new numbers"]
     moved = 0
     for name, p in noisy.grown.model.named_parameters():
