@@ -1,15 +1,19 @@
 """Whole networks of torchvision and timm, every class that can grow, by every method: exact, and really bigger.
 
-A representative few run always; the marker `sweep` runs them all.
+A representative few run always, narrower and on smaller images than they are; the marker `sweep` runs them all.
 """
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
 import torchvision
 from support import shake, size, still
+from thin import thin
 from torch import nn
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
 import fxgrow
 from fxgrow.passes import Widen
@@ -24,6 +28,7 @@ FEW = ["resnet18", "densenet121", "efficientnet_b0", "regnet_y_400mf", "shufflen
        "convnext_tiny", "swin_t", "swin_v2_t", "mobilenet_v3_small"]
 TIMM_FEW = ["levit_128s", "mobilevit_xxs", "xcit_nano_12_p8_224", "efficientnet_lite0", "ghostnet_050", "convit_tiny",
             "test_nfnet"]
+SWIN_V2 = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
 
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -40,7 +45,22 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     return model, torch.randn(2 if width < 200 else 1, 3, *[frames] * bool(frames), width, width)
 
 
-def check(name: str, factor: float, method: str, least: float) -> None:
+def narrow(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """The network with a quarter of its channels, unless it is small, or its channels are not four times others."""
+    x = torch.randn(2, 3, 64, 64)
+    if name == "convnext_tiny":
+        return timm.create_model(name, pretrained=False, dims=(24, 48, 96, 192)), x
+    if name.startswith("swin"):
+        version = {"swin_t": {}, "swin_v2_t": SWIN_V2}[name]
+        return torchvision.models.SwinTransformer([4, 4], 24, [2, 2, 6, 2], [1, 2, 4, 8], [8, 8], **version), x
+    if name in ("convit_tiny", "levit_128s"):
+        return timm.create_model(name, pretrained=False, img_size=64), x
+    if name in ("resnet18", "densenet121", "efficientnet_b0", "googlenet"):
+        return thin(lambda: build(name)[0]), x
+    return build(name)[0], x
+
+
+def check(name: str, factor: float, method: str, least: float, build: Callable = build) -> None:
     torch.manual_seed(0)
     model, x = build(name)
     if size(model) > BIG:
@@ -61,12 +81,12 @@ def check(name: str, factor: float, method: str, least: float) -> None:
 @pytest.mark.parametrize("method, factor", [("r2r", 1.5), ("net2net", 2), ("netmorph", 2)])
 @pytest.mark.parametrize("name", FEW)
 def test_a_few(name, method, factor):
-    check(name, factor, method, 1.8 if factor == 2 else 1.3)
+    check(name, factor, method, 1.8 if factor == 2 else 1.3, narrow)
 
 
 @pytest.mark.parametrize("name", TIMM_FEW)
 def test_a_few_of_timm(name):
-    check(name, 2, "r2r", 1.3)
+    check(name, 2, "r2r", 1.3, narrow)
 
 
 def tiny_vit() -> tuple[nn.Module, torch.Tensor]:
@@ -75,10 +95,9 @@ def tiny_vit() -> tuple[nn.Module, torch.Tensor]:
 
 
 def tiny_swin(version: int = 1) -> tuple[nn.Module, torch.Tensor]:
-    block = torchvision.models.swin_transformer
     model = torchvision.models.SwinTransformer(
         [4, 4], 12, [2, 2], [3, 6], [4, 4], num_classes=5, stochastic_depth_prob=0.0,
-        **({} if version == 1 else {"block": block.SwinTransformerBlockV2, "downsample_layer": block.PatchMergingV2}))
+        **({} if version == 1 else SWIN_V2))
     return still(shake(model)).double(), torch.randn(2, 3, 32, 32).double()
 
 
