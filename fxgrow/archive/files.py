@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from fxgrow.archive import container, foreign
 from fxgrow.archive.graph import encode_graph
-from fxgrow.archive.inputs import decode_meta, encode_inputs, encoded
+from fxgrow.archive.inputs import decode_facts, encode_inputs, encoded
 from fxgrow.archive.models import decode_model, encode_model
 from fxgrow.archive.modules import Encoder, graphs_of
 from fxgrow.archive.records import TREE, check_record, decode_record, encode_record
@@ -23,7 +23,7 @@ from fxgrow.archive.values import decode, fields
 from fxgrow.aten import tree_leaves
 from fxgrow.common import atomic_write, one_line
 from fxgrow.errors import ArchiveError, CaptureError
-from fxgrow.graph import as_tuple
+from fxgrow.graph import Captured, as_tuple, is_captured
 from fxgrow.record import Grown, GrowthRecord, record_in, untie
 from fxgrow.tracing import capture, capture_parts, put_back
 
@@ -60,7 +60,7 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
     if extra is None:
         extra = meta.get("fxgrow", {}).get("extra")
     described, maps = encode_record(record)
-    graph = {**encode_model(model, encoder), "inputs": encode_inputs(inputs), "leaves": dict(meta.get("leaves", {})),
+    graph = {**encode_model(model, encoder), "inputs": encode_inputs(inputs), "leaves": dict(Captured(model).leaves),
              "extra": encoded("extra", extra), **described, **encoder.tree()}
     data = _tensor_bytes({**encoder.data, **maps})
     with atomic_write(path) as file:
@@ -125,12 +125,11 @@ def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[n
     model: Any = model_or_grown if grown is None else grown.model
     if not isinstance(model, nn.Module):
         raise ArchiveError(f"a {type(model).__name__} is not a model; pass a module, or what fxgrow.transform returned")
-    meta: dict = getattr(model, "meta", {})
-    inputs = meta.get("example_inputs") or (grown.example_inputs if grown else None) or example_inputs
+    inputs = Captured(model).inputs or (grown.example_inputs if grown else None) or example_inputs
     if inputs is None:
         raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor or tuple of "
                            "tensors as you would call the model with")
-    if not graphs_of(model) or (isinstance(model, GraphModule) and "example_inputs" not in meta):
+    if not graphs_of(model) or (isinstance(model, GraphModule) and not is_captured(model)):
         model = _captured_in_parts(model, as_tuple(inputs))
     record = grown.record if grown else record_in(model) or GrowthRecord()
     return untie(model), as_tuple(inputs), record
@@ -185,11 +184,14 @@ def _build(description: dict, data: dict[str, Tensor]) -> nn.Module:
     record = decode_record(description, data)
     model: Any = decode_model(description, data)
     check_record(record, model)
-    extra, meta = decode(description["extra"]), decode_meta(description["inputs"], description["leaves"])
-    inputs = tree_leaves(meta["example_inputs"])
-    told = {"input_shapes": [tuple(getattr(t, "shape", ())) for t in inputs],
-            "input_dtypes": [getattr(t, "dtype", type(t)) for t in inputs], "extra": extra, "record": record}
+    extra, (inputs, leaves) = decode(description["extra"]), decode_facts(description["inputs"], description["leaves"])
     if not isinstance(model, GraphModule):
         model.meta = {}
-    model.meta.update(meta, growth={"record": record, "outcomes": []}, fxgrow=told)
+    captured = Captured(model)
+    captured.inputs, captured.leaves = inputs, leaves
+    captured.keep_growth(record, [])
+    tensors = tree_leaves(inputs)
+    model.meta["fxgrow"] = {"input_shapes": [tuple(getattr(t, "shape", ())) for t in tensors],
+                            "input_dtypes": [getattr(t, "dtype", type(t)) for t in tensors],
+                            "extra": extra, "record": record}
     return model

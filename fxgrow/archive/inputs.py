@@ -33,8 +33,8 @@ def _shape(value: Any) -> dict | None:
     return None
 
 
-def decode_meta(inputs: Any, leaves: dict) -> dict:
-    """Return the `meta` of a captured model: its inputs as meta tensors, and the layers that capture kept whole.
+def decode_facts(inputs: Any, leaves: dict) -> tuple[tuple, dict[str, str]]:
+    """Return the inputs of a captured model as meta tensors, and the layers that capture kept whole.
 
     Raises:
         ArchiveError: the file does not describe them so.
@@ -42,7 +42,7 @@ def decode_meta(inputs: Any, leaves: dict) -> dict:
     example = decode(inputs, _meta_tensor)
     if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
         raise ArchiveError("the model's inputs are not described")
-    return {"example_inputs": example, "leaves": leaves}
+    return example, leaves
 
 
 def _meta_tensor(kind: str, content: Any) -> Any:

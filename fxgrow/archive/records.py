@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.archive.graph import encode_graph
-from fxgrow.archive.inputs import decode_meta, encode_inputs
+from fxgrow.archive.inputs import decode_facts, encode_inputs
 from fxgrow.archive.models import assemble, class_name, decode_tree
 from fxgrow.archive.modules import Encoder
 from fxgrow.archive.structure import find_module
 from fxgrow.archive.values import fields
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import tensors_of
+from fxgrow.graph import Captured, tensors_of
 from fxgrow.record import GrowthRecord, Outcome
 
 RECORD, ORIGIN = "record/", "origin/{}/"
@@ -40,7 +40,7 @@ def encode_record(record: GrowthRecord) -> tuple[dict, dict[str, Tensor]]:
     for number, (path, gm) in enumerate(sorted(record.origin.items())):
         encoder = Encoder(gm, ORIGIN.format(number))
         origin[path] = {"class": class_name(gm), "nodes": encode_graph(gm),
-                        "inputs": encode_inputs(gm.meta["example_inputs"]), "leaves": dict(gm.meta.get("leaves", {})),
+                        "inputs": encode_inputs(Captured(gm).inputs), "leaves": dict(Captured(gm).leaves),
                         **encoder.tree()}
         data.update(encoder.data)  # the few tensors that are not parameters or buffers
     return {"record": described, "origin": origin}, data
@@ -92,7 +92,7 @@ def _decode_origin(described: dict, data: dict[str, Tensor]) -> dict[str, nn.Mod
         has_numbers = not all(t.is_meta for t in tensors_of(gm).values())
         if has_numbers or (path and not isinstance(find_module(gm, path), nn.Module)):
             raise ArchiveError("the small model has numbers, or is not where its path says")
-        gm.meta.update(decode_meta(inputs, leaves))
+        Captured(gm).inputs, Captured(gm).leaves = decode_facts(inputs, leaves)
     return origin
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
+from fxgrow.graph.captured import Captured
+
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
           torch.device, torch.Size, type(None)}
 
@@ -42,7 +44,7 @@ def hold(place: nn.Module, module: nn.Module) -> nn.Module:
 def skeleton(gm: GraphModule) -> GraphModule:
     """A captured module's layers and graph on meta tensors, without its growth."""
     new: GraphModule = clone_structure(gm, lambda t: t.detach().to("meta"))  # type: ignore[assignment]
-    new.meta.pop("growth", None)
+    Captured(new).drop_growth()
     return new
 
 

@@ -17,6 +17,7 @@ from torch.fx.node import map_aggregate
 
 from fxgrow.aten import Shapes
 from fxgrow.errors import CaptureError
+from fxgrow.graph.captured import Captured
 from fxgrow.graph.joins import is_join
 from fxgrow.graph.modules import meta_twin
 from fxgrow.graph.names import location_of
@@ -132,7 +133,7 @@ class MetaRunner(NodeRunner):
     """Run a captured module in eval mode on meta tensors of the example inputs' shapes."""
 
     def __init__(self, gm: GraphModule, root: nn.Module | None = None):
-        super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root, gm.meta["example_inputs"])
+        super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root, Captured(gm).inputs)
 
 
 def run_shapes(gm: GraphModule) -> dict[Node, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxgrow.aten import tree_leaves
+from fxgrow.graph.captured import Captured
 
 T = TypeVar("T")
 _TENSORS = ("_parameters", "_buffers")
@@ -58,6 +59,7 @@ def known(gm: GraphModule, name: str, find: Callable[[GraphModule], T], sound: C
 def _structure(gm: GraphModule, held: dict[int, Any]) -> tuple:
     """All that a captured module is, its numbers aside. Objects that are not plain data are known by identity, and go to
     `held`."""
+    captured = Captured(gm)
     nodes = [(n.op, n.target, n.name, repr(n.args), repr(n.kwargs), n.meta.get("owner"), n.meta.get("folded"))
              for n in gm.graph.nodes]
     seen: dict[int, int] = {}  # modules and tensors under several names are one
@@ -70,8 +72,8 @@ def _structure(gm: GraphModule, held: dict[int, Any]) -> tuple:
                 for kind in _TENSORS for n, t in getattr(m, kind).items()])
               for name, m in gm.named_modules(remove_duplicate=False)]
     layers[0] = (type(gm).__name__, GraphModule, *layers[0][2:])  # each has a class of its own
-    inputs = [_form(v) if isinstance(v, Tensor) else repr(v) for v in tree_leaves(gm.meta["example_inputs"])]
-    return nodes, layers, inputs, gm._non_persistent_buffers_set, gm.meta.get("leaves")
+    inputs = [_form(v) if isinstance(v, Tensor) else repr(v) for v in tree_leaves(captured.inputs)]
+    return nodes, layers, inputs, gm._non_persistent_buffers_set, captured.leaves
 
 
 def _form(tensor: Tensor) -> tuple:

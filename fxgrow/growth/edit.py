@@ -2,8 +2,6 @@
 
 What lives here: the bookkeeping. What does not: what goes where (the passes), which numbers new layers start with.
 """
-from __future__ import annotations
-
 import fnmatch
 import functools
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,4 @@
 """`transform`: capture a model, then apply one pass after another, keeping the record of what each did."""
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -19,6 +19,7 @@ from fxgrow.archive import load
 from fxgrow.aten import tree_map
 from fxgrow.common import load_plugin, nearest, plugins
 from fxgrow.errors import ModelError
+from fxgrow.graph import Captured
 from fxgrow.models.inputs import IMAGE, Input, describe_input
 
 GROUP = "fxgrow.models"
@@ -55,7 +56,7 @@ def from_prefix(prefix: str, name: str, pretrained: bool) -> Loaded | None:
 def from_file(path: str, trust_pickle: bool) -> Loaded:
     """Read a saved module; its inputs are those that the archive tells."""
     module = load(path, trust_pickle=trust_pickle)
-    example = getattr(module, "meta", {}).get("example_inputs")
+    example = Captured(module).inputs or None
     return Loaded(module, tree_map(lambda t: Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) else t, example))
 
 

@@ -1,6 +1,4 @@
 """Grown models: the model, its growth record, and what was done to each axis class."""
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from torch import nn

@@ -1,6 +1,4 @@
 """Tying: the old numbers of a grown network are computed from those of its parent."""
-from __future__ import annotations
-
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -14,7 +12,7 @@ from fxgrow.record.grown import Grown
 from fxgrow.record.record import GrowthRecord, record_in
 from fxgrow.record.tied import Computed, Tied, recompiled, tensor_of, untie
 
-Tie: TypeAlias = tuple["nn.Parameter | nn.Module", ParameterRecord]  # a parent's parameter or what computes it; how it grew
+Tie: TypeAlias = tuple[nn.Parameter | nn.Module, ParameterRecord]  # a parent's parameter or what computes it; how it grew
 
 
 def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None = None) -> nn.Module:

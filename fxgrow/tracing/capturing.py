@@ -10,10 +10,12 @@ from torch.fx import GraphModule
 
 from fxgrow.errors import CaptureError
 from fxgrow.graph import (
+    Captured,
     as_tuple,
     assemble,
     clone_module,
     cloned_tensors,
+    is_captured,
     meta_twin,
     remove_dead_code,
     renew_constants,
@@ -56,7 +58,7 @@ def insist_callable(gm: GraphModule) -> None:
 def capture_graph(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphModule:
     """`capture` without compiled code, for those who go on to rewrite the graph; not `settled`: nor is it known yet that
     every node can run on meta tensors, for those who are about to run them all."""
-    if isinstance(model, GraphModule) and "example_inputs" in model.meta:
+    if is_captured(model):
         return model
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
@@ -69,6 +71,6 @@ def capture_graph(model: nn.Module, inputs: tuple, settled: bool = True) -> Grap
     for name, value in vars(twin).items():
         if name.startswith("_tensor_constant"):
             gm.register_buffer(name, value, persistent=False)
-    gm.meta["leaves"] = leaves
-    gm.meta["example_inputs"] = to_meta(inputs)
+    captured = Captured(gm)
+    captured.leaves, captured.inputs = leaves, to_meta(inputs)
     return gm

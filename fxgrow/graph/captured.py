@@ -1,0 +1,83 @@
+"""Facts beside the graph of a captured module. They lie in its `meta`, under keys that only this file knows."""
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeGuard
+
+from torch import nn
+from torch.fx import GraphModule
+
+INPUTS, LEAVES, GROWTH = "example_inputs", "leaves", "growth"
+
+
+def is_captured(module: Any) -> TypeGuard[GraphModule]:
+    """Tell whether a module is one that `capture` made, or was grown or loaded from one."""
+    return isinstance(module, GraphModule) and INPUTS in module.meta
+
+
+class Captured:
+    """A typed view of what a captured, grown or loaded module knows of itself; writing changes the module's `meta`.
+
+    inputs: the example inputs, on meta tensors; empty for a module that was never captured.
+    leaves: of each submodule that could not be traced through, why.
+    record: the growth record, None without a growth. outcomes: what the passes did to each axis class.
+    """
+
+    def __init__(self, module: nn.Module):
+        self._module = module
+
+    @property
+    def _meta(self) -> dict[str, Any]:
+        return getattr(self._module, "meta", {})
+
+    def _keep(self, key: str, value: Any) -> None:
+        if not hasattr(self._module, "meta"):  # an outer module around captured parts
+            self._module.meta = {}  # type: ignore[assignment]
+        self._meta[key] = value
+
+    @property
+    def inputs(self) -> tuple:
+        return self._meta.get(INPUTS, ())
+
+    @inputs.setter
+    def inputs(self, inputs: tuple) -> None:
+        self._keep(INPUTS, inputs)
+
+    @property
+    def leaves(self) -> dict[str, str]:
+        return self._meta.get(LEAVES, {})
+
+    @leaves.setter
+    def leaves(self, leaves: dict[str, str]) -> None:
+        self._keep(LEAVES, leaves)
+
+    @property
+    def record(self) -> Any:
+        return self._meta.get(GROWTH, {}).get("record")
+
+    @record.setter
+    def record(self, record: Any) -> None:
+        self.keep_growth(record, self.outcomes)
+
+    @property
+    def outcomes(self) -> list[Any]:
+        return self._meta.get(GROWTH, {}).get("outcomes", [])
+
+    def keep_growth(self, record: Any, outcomes: list[Any]) -> None:
+        """Keep where the numbers come from and what was done, in place of what was kept before."""
+        self._keep(GROWTH, {"record": record, "outcomes": outcomes})
+
+    def drop_growth(self) -> None:
+        """Forget the growth: the module is then as one that was captured so."""
+        self._meta.pop(GROWTH, None)
+
+    @contextlib.contextmanager
+    def without_growth(self) -> Iterator[None]:
+        """Hide the growth inside, so that a growth of the module is recorded by itself."""
+        growth = self._meta.pop(GROWTH, None)
+        try:
+            yield
+        finally:
+            if growth is not None:
+                self._keep(GROWTH, growth)
