@@ -4,7 +4,7 @@ A stock class has its norms' eps and its attention's scale from its sizes, so a 
 LayerNorm over more positions, say) cannot be put there as it is. But networks have symmetries: a residual stream may be
 scaled where it is written, as the norm that reads it takes the factor out again. So the factor of every value is an unknown,
 every ATen op an equation between logarithms, and each constant that differs a term; what the equations leave open is left
-alone. What lives here: the equations and their solution. What does not: which constants differ (passes/into/growing.py).
+alone. What lives here: the equations and their solution. What does not: which constants differ (passes/into/constants.py).
 """
 from __future__ import annotations
 

@@ -1,10 +1,17 @@
-"""The plan of a growth into a stock class: its steps, to show before anything is done."""
-from __future__ import annotations
-
+"""The plan of a growth into a stock class: its options and steps, to show before anything is done."""
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fxgrow.blocks import Match
+
+
+@dataclass
+class Options:
+    """How a small model becomes a big one: the options of `grow_into`, with the seed that is used."""
+    method: str
+    approximate: bool
+    extend: bool
+    seed: int
 
 
 @dataclass
@@ -27,9 +34,11 @@ class Plan:
     approximate: list[str]
 
     def to_json(self) -> list[dict]:
+        """Return the steps as plain data."""
         return [asdict(s) for s in self.steps]
 
     def table(self):
+        """Return the steps as a table of rich."""
         from rich.table import Table
         table = Table(title="From the small model to the big one")
         for column in ("step", "layer or class", "from", "to", "method", "why it is exact"):
@@ -39,5 +48,6 @@ class Plan:
         return table
 
     def explain(self) -> str:
+        """Return the table as text."""
         from fxgrow.common import render
         return render(self.table())

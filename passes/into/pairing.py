@@ -1,0 +1,73 @@
+"""Two models that are matched: which op and which tensor of the big one is which of the small one."""
+from collections.abc import Iterator
+
+from torch.fx import GraphModule, Node
+
+from fxgrow.aten import CONTRACTIONS, NORMS
+from fxgrow.blocks import Side, match
+from fxgrow.errors import GrowthError
+from fxgrow.graph import tensors_of
+from fxgrow.identity import Val
+
+
+class Pairing:
+    """The small and the big model, captured, and their match.
+
+    names: for each tensor of the big model that has one, its counterpart in the small one.
+    """
+
+    def __init__(self, small: GraphModule, big: GraphModule, place: str):
+        self.small, self.big = Side(small), Side(big)
+        self.match = match(self.small, self.big, place)
+        self.extras = sorted(self.match.extras, key=lambda e: e.span)
+        self.names = self._names()
+
+    def ops(self) -> Iterator[tuple[Val, Val]]:
+        """Yield each op of the small model with its counterpart in the big one."""
+        for one, two in self.match.nodes.items():
+            yield from zip(self.small.trace.made.get(one.name, ()), self.big.trace.made.get(two.name, ()))
+
+    def _names(self) -> dict[str, str]:
+        ours, theirs = _first_names(self.small.gm), _first_names(self.big.gm)
+        found: dict[str, str] = {}
+        for one, two in self.match.nodes.items():
+            for x, y in self._tensors(one, two):
+                if x not in ours or y not in theirs:  # a flag (`bn.training`)
+                    continue
+                x, y = ours[x], theirs[y]
+                if found.setdefault(y, x) != x:
+                    raise GrowthError(f"the big model uses {y} where the small one has both {found[y]} and {x}")
+        return found
+
+    def _tensors(self, one: Node, two: Node) -> Iterator[tuple[str, str]]:
+        """Yield the tensors that two nodes read, by name or in the layer that they call."""
+        yield from zip(self.small.reads(one), self.big.reads(two))
+        if one.op == "call_module":
+            for name in tensors_of(self.small.gm.get_submodule(str(one.target))):
+                yield f"{one.target}.{name}", f"{two.target}.{name}"
+
+    def neutral(self) -> dict[str, float]:
+        """Return the tensors of the big model's layers that the small one's lack, with the number that changes nothing."""
+        found: dict[str, float] = {}
+        for v, w in self.ops():
+            for position, number in _optional(w):
+                theirs = w.of[position] if position < len(w.of) and v.of[position] is None else None
+                if theirs is not None and theirs.source is not None:
+                    found[theirs.source] = number
+        return found
+
+
+def _optional(op: Val) -> list[tuple[int, float]]:
+    """Return the places of the bias and the norm's weight among an op's arguments, with the number that changes nothing."""
+    numbers: list[tuple[int | None, float]] = []
+    if op.name in CONTRACTIONS:
+        numbers = [(CONTRACTIONS[op.name][1], 0.0)]
+    elif op.name in NORMS:
+        numbers = list(zip(NORMS[op.name][:2], (1.0, 0.0)))
+    return [(position, number) for position, number in numbers if position is not None]
+
+
+def _first_names(gm: GraphModule) -> dict[str, str]:
+    """Return, for each name of a tensor, the first one that it has."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(t), name) for name, t in tensors_of(gm).items()}
