@@ -2,8 +2,6 @@
 
 What lives here: what a mutation is, and how one child is made of a parent and checked before anything is trained.
 """
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -22,14 +20,14 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 import fxgrow
 from fxgrow.axis import analyse, growable
-from fxgrow.cli import found, load_pass
+from fxgrow.cli import installed_passes, load_pass
 from fxgrow.common import did_you_mean
 from fxgrow.compare import TOLERANCE
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import transform_alone
-from fxgrow.graph import LAYERS, Known, below, calls, inside
+from fxgrow.graph import LAYERS, StructureCache, below, calls, inside
 from fxgrow.record import Grown
 
 TRIES = 30  # mutations that are tried for one child
@@ -48,9 +46,9 @@ class Parent:
     led_to: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @functools.cached_property
-    def known(self) -> Known:
+    def cache(self) -> StructureCache:
         """Return what follows from its structure."""
-        return Known(self.model)
+        return StructureCache(self.model)
 
     @functools.cached_property
     def outputs(self) -> Tensor:
@@ -65,7 +63,7 @@ class Parent:
     def places(self, kind: str) -> list[str]:
         """Return the names to draw from (see `PLACES`)."""
         if kind not in self._places:
-            with self.known.used():
+            with self.cache.active():
                 self._places[kind] = PLACES[kind](self.model, self.inputs)
         return self._places[kind]
 
@@ -260,7 +258,7 @@ def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random
             continue
         step = describe(drawn)
         try:
-            with parent.known.used():
+            with parent.cache.active():
                 grown = grow(parent.model, parent.inputs, drawn)
             return _checked(parent, grown, step, limits, known), discarded
         except (GrowthError, SelectionError, CaptureError) as error:
@@ -321,7 +319,7 @@ def grow(model: GraphModule, inputs: Tensor, step: PassBase | Mapping[str, Any])
 @functools.cache
 def passes() -> dict[str, type[PassBase]]:
     """Return all passes that are installed, by name."""
-    return {name: load_pass(name) for name in found()}
+    return {name: load_pass(name) for name in installed_passes()}
 
 
 def describe(drawn: PassBase) -> dict[str, Any]:

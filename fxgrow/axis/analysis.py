@@ -23,7 +23,7 @@ from fxgrow.axis.norms import fuse
 from fxgrow.axis.registry import RULES
 from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import OUTPUT, UNEVEN
-from fxgrow.graph import MetaRunner, known, location_of, mentions, meta_twin, nested_shape, to_meta
+from fxgrow.graph import MetaRunner, location_of, mentions, meta_twin, nested_shape, remembered, to_meta
 from fxgrow.layers import fold_pairs
 
 
@@ -57,7 +57,7 @@ def analyse(gm: GraphModule) -> Tape:
     """The axes of every parameter, buffer and value of a captured module. Never raises for an unknown operation: what
     is not understood is frozen, with the reason. Axes that some reshape or cut does not divide evenly (the odd halves
     of a channel shuffle) are analysed again with positions that only grow into k adjacent ones each."""
-    return known(gm, "axes", _analyse, Tape.as_found)
+    return remembered(gm, "axes", _analyse, Tape.as_found)
 
 
 def _analyse(gm: GraphModule) -> Tape:

@@ -29,14 +29,14 @@ from fxgrow.graph.running import (
     uncached,
     without_fast_path,
 )
-from fxgrow.graph.structure import Known, known
+from fxgrow.graph.structure import StructureCache, remembered
 from fxgrow.graph.words import FAMILIES, MAKES, family, passes_on, settings, shape_of, title
 from fxgrow.graph.writes import values_and_writes, writes_in_place, written_argument
 
-__all__ = ["CONVOLUTIONS", "Call", "Captured", "FAMILIES", "Known", "LAYERS", "MAKES", "MetaRunner", "NodeRunner",
+__all__ = ["CONVOLUTIONS", "Call", "Captured", "FAMILIES", "LAYERS", "MAKES", "MetaRunner", "NodeRunner", "StructureCache",
            "TRANSIENT", "TRANSPOSED", "add_join", "any_batch_size", "as_tuple", "assemble", "below", "boundary",
            "branch_taken", "call_of", "calls", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes",
-           "family", "hold", "inside", "is_captured", "is_join", "known", "location_of", "mentions", "meta_twin",
-           "mode_flag", "nested_shape", "other_users", "outer", "passes_on", "path_of", "place_of", "prefixes",
+           "family", "hold", "inside", "is_captured", "is_join", "location_of", "mentions", "meta_twin", "mode_flag",
+           "nested_shape", "other_users", "outer", "passes_on", "path_of", "place_of", "prefixes", "remembered",
            "remove_dead_code", "renew_constants", "run_shapes", "settings", "shape_of", "skeleton", "tensors_of", "title",
            "to_meta", "uncached", "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]

@@ -1,8 +1,6 @@
-"""What follows from the structure of a captured module alone, kept for those who grow many children of one parent.
+"""Results that follow from the structure of a captured module alone, kept for those who grow many children of one parent.
 
-Inside `Known(gm).used()`, what passes find out about a module of that structure (its axes, the values of its nodes) is
-found out once. A copy is recognised by all that its graph, layers and tensors are, their numbers aside; one that was edited
-since is another structure, of which nothing is known.
+Inside `StructureCache(gm).active()` each is computed once, for `gm` and for copies that differ from it in numbers alone.
 """
 from __future__ import annotations
 
@@ -25,41 +23,40 @@ _PLAIN = {int, float, bool, str, type(None)}
 _CONTAINERS = {dict, OrderedDict, list, tuple, set}  # of no interest where they are empty
 
 
-class Known:
-    """Facts about the structure of one captured module, by name."""
+class StructureCache:
+    """Results about the structure of one captured module, by name."""
 
     def __init__(self, gm: GraphModule):
-        self.held: dict[int, Any] = {}  # objects that the structure knows by their identity, which stays theirs
-        self.structure = _structure(gm, self.held)
-        self.facts: dict[str, Any] = {}
+        self.referenced: dict[int, Any] = {}  # objects that the structure knows by their identity, which stays theirs
+        self.structure = _structure(gm, self.referenced)
+        self.results: dict[str, Any] = {}
 
     @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
-        """Inside, `known` looks here."""
-        token = _USED.set(self)
+    def active(self) -> Iterator[None]:
+        """Let `remembered` use these results inside."""
+        token = _ACTIVE.set(self)
         try:
             yield
         finally:
-            _USED.reset(token)
+            _ACTIVE.reset(token)
 
 
-_USED: ContextVar[Known | None] = ContextVar("known", default=None)
+_ACTIVE: ContextVar[StructureCache | None] = ContextVar("structure cache", default=None)
 
 
-def known(gm: GraphModule, name: str, find: Callable[[GraphModule], T], sound: Callable[[T], bool] = lambda fact: True) -> T:
-    """`find(gm)`, or what it gave before for a module of this structure, if that is still `sound`."""
-    held = _USED.get()
-    if held is None or held.structure != _structure(gm, {}):
-        return find(gm)
-    if name not in held.facts or not sound(held.facts[name]):
-        held.facts[name] = find(gm)
-    return held.facts[name]
+def remembered(module: GraphModule, name: str, compute: Callable[[GraphModule], T],
+               is_valid: Callable[[T], bool] = lambda result: True) -> T:
+    """Return `compute(module)`, cached per module structure while `is_valid` accepts it."""
+    cache = _ACTIVE.get()
+    if cache is None or cache.structure != _structure(module, {}):
+        return compute(module)
+    if name not in cache.results or not is_valid(cache.results[name]):
+        cache.results[name] = compute(module)
+    return cache.results[name]
 
 
-def _structure(gm: GraphModule, held: dict[int, Any]) -> tuple:
-    """All that a captured module is, its numbers aside. Objects that are not plain data are known by identity, and go to
-    `held`."""
-    captured = Captured(gm)
+def _structure(gm: GraphModule, referenced: dict[int, Any]) -> tuple:
+    """Return all that a captured module is, its numbers aside; objects known by identity go to `referenced`."""
     nodes = [(n.op, n.target, n.name, repr(n.args), repr(n.kwargs), n.meta.get("owner"), n.meta.get("folded"))
              for n in gm.graph.nodes]
     seen: dict[int, int] = {}  # modules and tensors under several names are one
@@ -67,11 +64,12 @@ def _structure(gm: GraphModule, held: dict[int, Any]) -> tuple:
     def same(thing: Any) -> int:
         return seen.setdefault(id(thing), len(seen))
 
-    layers = [(name, type(m), same(m), _settings(m, held) if m is not gm else m.training,
+    layers = [(name, type(m), same(m), _attributes(m, referenced) if m is not gm else m.training,
                [(n, None if t is None else (*_form(t), type(t), same(t)))
                 for kind in _TENSORS for n, t in getattr(m, kind).items()])
               for name, m in gm.named_modules(remove_duplicate=False)]
     layers[0] = (type(gm).__name__, GraphModule, *layers[0][2:])  # each has a class of its own
+    captured = Captured(gm)
     inputs = [_form(v) if isinstance(v, Tensor) else repr(v) for v in tree_leaves(captured.inputs)]
     return nodes, layers, inputs, gm._non_persistent_buffers_set, captured.leaves
 
@@ -80,23 +78,24 @@ def _form(tensor: Tensor) -> tuple:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad
 
 
-def _settings(module: nn.Module, held: dict[int, Any]) -> tuple[list, list]:
-    """The attributes of a layer, tensors and layers in it aside: plain ones, and what others hold."""
+def _attributes(module: nn.Module, referenced: dict[int, Any]) -> tuple[list, list]:
+    """Return the plain attributes of a layer, and what stands for the others; its tensors and layers are left out."""
     state = vars(module)
     plain = [(name, value, type(value)) for name, value in state.items() if type(value) in _PLAIN]
-    others = [(name, type(value), [_thing(v, held) for v in _parts(value)]) for name, value in state.items()
+    others = [(name, type(value), [_identified(v, referenced) for v in _members(value)]) for name, value in state.items()
               if type(value) not in _PLAIN and name not in _APART and (type(value) not in _CONTAINERS or value)]
     return plain, others
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _members(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return (part for item in value.items() for part in item)
     return value if isinstance(value, (tuple, list, set)) else (value,)
 
 
-def _thing(value: Any, held: dict[int, Any]) -> tuple:
+def _identified(value: Any, referenced: dict[int, Any]) -> tuple:
+    """Return plain data as it is, and anything else by its identity."""
     if type(value) in _PLAIN:
         return type(value), value
-    held[id(value)] = value
+    referenced[id(value)] = value
     return type(value), id(value)

@@ -15,7 +15,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxgrow.aten import storage_of
 from fxgrow.common import nearest_names
 from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import Captured, clone_structure, copy_nodes, hold, known, run_shapes, values_and_writes
+from fxgrow.graph import Captured, clone_structure, copy_nodes, hold, remembered, run_shapes, values_and_writes
 from fxgrow.growth.piece import Piece
 from fxgrow.record import GrowthRecord, Outcome, ParameterRecord, keep_growth
 from fxgrow.tracing import capture
@@ -26,7 +26,8 @@ class Edit:
 
     gm, graph: the copy (nodes have the names that they have in the original); every tensor of it is its own
         (unless it is not to `own` them: then none may be changed).
-    nodes: the original's nodes in the copy, by name. record, outcomes: what has been done so far.
+    nodes: the original's nodes in the copy, by name. record, outcomes: what has been done so far. like: a tensor of the
+        model's type and device.
     """
 
     def __init__(self, before: GraphModule, step: dict, own: bool = True):
@@ -37,7 +38,7 @@ class Edit:
         self.nodes: dict[str, Node] = {node.name: node for node in self.graph.nodes}
         self.record = GrowthRecord(lineage=[step])
         self.outcomes: list[Outcome] = []
-        self._like = next((p for p in self.gm.parameters() if p.is_floating_point()), torch.empty(0))
+        self.like = next((p for p in self.gm.parameters() if p.is_floating_point()), torch.empty(0))
 
     # -- looking up -------------------------------------------------------------------------------------------------
 
@@ -49,7 +50,7 @@ class Edit:
     @functools.cached_property
     def _run(self) -> tuple[dict[str, Any], dict[str, bool]]:
         """The values, and whether the memory of each is written to after its node has run."""
-        values, written = known(self.before, "values", values_and_writes)
+        values, written = remembered(self.before, "values", values_and_writes)
         return dict(values), dict(written)
 
     def written(self, node: Node) -> bool:
@@ -105,11 +106,12 @@ class Edit:
     def add_layer(self, path: str, layer: nn.Module) -> str:
         """Register a layer with new numbers, of the model's type, device and mode, and return the name it got."""
         path = self.free_name(path)
-        self.gm.add_submodule(path, layer.to(device=self._like.device, dtype=self._like.dtype).train(self.gm.training))
-        self._record_new(path, layer)
+        self.gm.add_submodule(path, layer.to(device=self.like.device, dtype=self.like.dtype).train(self.gm.training))
+        self.record_new(path, layer)
         return path
 
-    def _record_new(self, path: str, layers: nn.Module) -> None:
+    def record_new(self, path: str, layers: nn.Module) -> None:
+        """Record the numbers of layers below a path as new."""
         for name, tensor in _tensors(layers):
             self.record.parameters[f"{path}.{name}"] = ParameterRecord.new(tensor.ndim)
 
@@ -166,7 +168,7 @@ class Edit:
             CaptureError: it cannot be traced, or cannot take such a value.
         """
         value = torch.empty_like(self.values[x.name])
-        module = module.to(device=self._like.device, dtype=value.dtype).train(self.gm.training)
+        module = module.to(device=self.like.device, dtype=value.dtype).train(self.gm.training)
         try:
             gm = capture(module, value)
         except CaptureError as error:
@@ -198,7 +200,7 @@ class Edit:
         self.gm.add_submodule(path, layers)
         leaves = {f"{path}.{n}".rstrip("."): why for n, why in Captured(gm).leaves.items()}
         Captured(self.gm).leaves = {**Captured(self.gm).leaves, **leaves}
-        self._record_new(path, layers)
+        self.record_new(path, layers)
 
     def exchange(self, node: Node, new: Node) -> None:
         """Give the users of `node` (but not `new`, nor what `new` is made of) the value of `new`."""

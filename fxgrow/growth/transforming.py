@@ -8,7 +8,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxgrow.common import without_collector
 from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import Captured, as_tuple, clone_structure, known, skeleton
+from fxgrow.graph import Captured, as_tuple, clone_structure, remembered, skeleton
 from fxgrow.record import Grown, GrowthRecord, record_in
 from fxgrow.tracing import capture_graph, capture_parts, insist_callable, put_back
 
@@ -86,7 +86,7 @@ def _run_passes(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown
     insist_callable(gm)
     record = record_in(gm) or GrowthRecord()
     if not record.origin and not record.lineage:
-        record = dataclasses.replace(record, origin={"": known(gm, "skeleton", skeleton)})
+        record = dataclasses.replace(record, origin={"": remembered(gm, "skeleton", skeleton)})
     Captured(gm).keep_growth(record, [])
     result = gm
     for step in passes:

@@ -13,7 +13,7 @@ from torch import nn
 import fxgrow
 from fxgrow.axis import analyse
 from fxgrow.errors import FxgrowError
-from fxgrow.graph import Known, clone_structure, known
+from fxgrow.graph import StructureCache, clone_structure, remembered
 from fxgrow.passes import Branch, Deepen, Skip, Widen
 
 
@@ -32,13 +32,13 @@ def test_random_passes_give_the_same_with_what_is_known_and_without(seed):
     rng = random.Random(seed)
     torch.manual_seed(seed)
     gm = fxgrow.capture(shake(RandomNet(seed), seed), torch.randn(2, 3, 8, 8))
-    facts = Known(gm)
+    facts = StructureCache(gm)
     for step in [random_pass(rng, gm) for _ in range(5)]:
         expected = outcome(gm, step)
         for _ in range(2):  # the second time all that is asked for is known
-            with facts.used():
+            with facts.active():
                 assert outcome(gm, step) == expected, step
-    assert facts.facts
+    assert facts.results
 
 
 @pytest.mark.parametrize("name", ["shufflenet", "transformer"])
@@ -51,13 +51,13 @@ def test_copies_in_a_shuffle_heads_and_new_outputs_leave_what_is_known_as_it_was
                                                      mlp_dim=16, num_classes=5)
         x, head = torch.randn(2, 3, 16, 16), "heads.head"
     gm = fxgrow.capture(shake(model), x)
-    facts = Known(gm)
+    facts = StructureCache(gm)
     classes = [r["name"] for r in fxgrow.axes(gm, x).rows if r["may"]]
     steps = [Widen(head, by=3, seed=0), *(Widen(c, factor=2, method=m, seed=1) for c in classes[:3] + classes[-3:]
                                           for m in ("r2r", "netmorph")), Widen(head, by=3, seed=0)]
     for step in steps:
         expected = outcome(gm, step)
-        with facts.used():
+        with facts.active():
             assert outcome(gm, step) == expected, step
 
 
@@ -68,7 +68,7 @@ def test_a_chain_of_passes_follows_what_each_made():
     gm = fxgrow.capture(net, torch.randn(2, 3, 8, 8))
     chain = [Widen("0", factor=2, seed=0), Skip("2"), Branch("2", seed=1), Deepen("2", seed=2), Widen("0", by=2, seed=3)]
     expected = outcome(gm, chain)
-    with Known(gm).used():
+    with StructureCache(gm).active():
         assert outcome(gm, chain) == expected
 
 
@@ -105,19 +105,19 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_changed_is_not_taken_for_what_it_was(change):
     gm = fxgrow.capture(net(), torch.randn(2, 3, 8, 8))
-    facts = Known(gm)
-    with facts.used():
-        known(gm, "answer", lambda gm: 42)
+    facts = StructureCache(gm)
+    with facts.active():
+        remembered(gm, "answer", lambda gm: 42)
         copy = clone_structure(gm, lambda t: t.detach().clone())
-        assert known(copy, "answer", lambda gm: 0) == 42
+        assert remembered(copy, "answer", lambda gm: 0) == 42
         CHANGES[change](copy)
-        assert known(copy, "answer", lambda gm: 0) == 0
-    assert known(gm, "answer", lambda gm: 0) == 0, "outside nothing is known"
+        assert remembered(copy, "answer", lambda gm: 0) == 0
+    assert remembered(gm, "answer", lambda gm: 0) == 0, "outside nothing is known"
 
 
 def test_an_analysis_that_was_touched_is_made_anew():
     gm = fxgrow.capture(net(), torch.randn(2, 3, 8, 8))
-    with Known(gm).used():
+    with StructureCache(gm).active():
         first = analyse(gm)
         assert analyse(gm) is first
         atom = next(a for a, reason in first.found.items() if reason)
