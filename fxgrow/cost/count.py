@@ -132,9 +132,9 @@ def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
         if is_captured(model):
             return _count(Meter(ops), model.graph, root, inputs)
         try:
-            return _count(Meter(ops), _graph(root, inputs, settled=False), root, inputs)
+            return _count(Meter(ops), _graph(root, inputs, run_all=False), root, inputs)
         except CaptureError:  # some layer cannot run without data: it has to be found, and kept whole
-            return _count(Meter(ops), _graph(root, inputs, settled=True), root, inputs)
+            return _count(Meter(ops), _graph(root, inputs, run_all=True), root, inputs)
     except CaptureError as why:
         if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
             raise
@@ -146,9 +146,9 @@ def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
             raise CaptureError(f"{why}; nor does it run as it is: {type(error).__name__}: {error}") from error
 
 
-def _graph(root: nn.Module, inputs: tuple, settled: bool) -> Graph:
+def _graph(root: nn.Module, inputs: tuple, run_all: bool) -> Graph:
     """Trace a module's forward pass in the mode that it is in."""
-    graph = trace(root, inputs, {}, settled)
+    graph = trace(root, inputs, {}, run_all)
     renew_constants(graph)
     remove_dead_code(graph)
     return graph

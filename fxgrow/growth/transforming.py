@@ -31,7 +31,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     inputs = as_tuple(example_inputs)
     with without_collector():
         try:
-            return _run_passes(_captured(model, inputs, settled=False), inputs, passes)
+            return _run_passes(_captured(model, inputs, run_all=False), inputs, passes)
         except CaptureError:  # found late that a node cannot run
             try:
                 gm = _captured(model, inputs)
@@ -40,8 +40,8 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
             return _run_passes(gm, inputs, passes)
 
 
-def _captured(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphModule:
-    gm = capture_graph(model, inputs, settled)
+def _captured(model: nn.Module, inputs: tuple, run_all: bool = True) -> GraphModule:
+    gm = capture_graph(model, inputs, run_all)
     return clone_structure(gm) if gm is model else gm  # a copy: a pass may edit in place
 
 

@@ -26,7 +26,7 @@ from fxgrow.tracing.modes import trace_modes
 
 
 def capture(model: nn.Module, example_inputs) -> GraphModule:
-    """Captures `model` as a module-level graph.
+    """Capture `model` as a module-level graph.
 
     Args:
         model: any module; its parameters are shared with the result, its Python attributes are not touched.
@@ -47,23 +47,28 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
 
 
 def insist_callable(gm: GraphModule) -> None:
-    """Raises CaptureError where a name cannot stand in the code that torch.fx writes for a graph, which puts it between
-    quotation marks as it is."""
+    """Refuse names that cannot stand in the code of a graph, where torch.fx puts them between quotation marks as they are.
+
+    Raises:
+        CaptureError: a name has a quotation mark, a backslash or a control character.
+    """
     for node in gm.graph.nodes:
         if node.op in ("call_module", "get_attr") and any(c in '"\\' or c < " " for c in node.target):
             raise CaptureError(f"the name {node.target!r} has a quotation mark, a backslash or a control character, which "
                                "cannot stand in the code of a graph: give that part of the model another name")
 
 
-def capture_graph(model: nn.Module, inputs: tuple, settled: bool = True) -> GraphModule:
-    """`capture` without compiled code, for those who go on to rewrite the graph; not `settled`: nor is it known yet that
-    every node can run on meta tensors, for those who are about to run them all."""
+def capture_graph(model: nn.Module, inputs: tuple, run_all: bool = True) -> GraphModule:
+    """Capture without compiling code, for those who go on to rewrite the graph.
+
+    Without `run_all` some nodes may not run on meta tensors, which those find out who are about to run them all.
+    """
     if is_captured(model):
         return model
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     with uncached(twin):
-        graph = trace_modes(twin, inputs, leaves, settled)
+        graph = trace_modes(twin, inputs, leaves, run_all)
     renew_constants(graph)
     remove_dead_code(graph)
     memo = cloned_tensors(model, lambda t: t)

@@ -1,4 +1,4 @@
-"""Traces in train and eval mode, merged into one graph that follows `train()` and `eval()`."""
+"""Both modes: a trace in each, merged into one graph that follows `train()` and `eval()`."""
 from __future__ import annotations
 
 import difflib
@@ -11,13 +11,18 @@ from torch.fx.node import map_aggregate
 
 from fxgrow.aten import storage_of
 from fxgrow.graph import add_join, mentions, mode_flag, writes_in_place
-from fxgrow.tracing.tracer import LeafNeeded, MetaTracer, keep_opaque, trace
+from fxgrow.tracing.leaves import LeafNeeded, is_leaf, keep_opaque
+from fxgrow.tracing.tracer import trace
 
 
-def trace_modes(twin: nn.Module, inputs: tuple, leaves: dict[str, str], settled: bool) -> Graph:
-    """The graph of one trace, or of one in each mode where the mode matters."""
+def trace_modes(twin: nn.Module, inputs: tuple, leaves: dict[str, str], run_all: bool = True) -> Graph:
+    """Return the graph of one trace, or of one in each mode where the mode matters.
+
+    Raises:
+        CaptureError: the module cannot be traced.
+    """
     if not _mode_matters(twin):
-        return trace(twin.eval(), inputs, leaves, settled)
+        return trace(twin.eval(), inputs, leaves, run_all)
     while True:
         train = trace(twin.train(), inputs, leaves)
         found = len(leaves)
@@ -31,11 +36,11 @@ def trace_modes(twin: nn.Module, inputs: tuple, leaves: dict[str, str], settled:
 
 
 def _mode_matters(twin: nn.Module) -> bool:
-    tracer = MetaTracer({})
-    leaf_below: set[str] = set()
+    """Tell whether the code of a module that is traced through mentions `training`."""
+    leaves: set[str] = set()
     for path, module in twin.named_modules():
-        if path and (tracer.is_leaf_module(module, path) or path.rpartition(".")[0] in leaf_below):
-            leaf_below.add(path)
+        if path and (path.rpartition(".")[0] in leaves or is_leaf(module, path)):
+            leaves.add(path)
         elif not type(module).__module__.startswith("torch.nn") and mentions(type(module)):  # type: ignore[arg-type]
             return True
     return False
@@ -121,7 +126,7 @@ def _memory_of(node: Any) -> int | None:
 
 
 def _align(left: list[Node], right: list[Node]) -> Iterator[tuple[Node | None, Node | None]]:
-    """The two traces side by side: equal operations in equal order are paired, the others stand alone."""
+    """Pair equal operations in equal order; the others stand alone."""
     matcher = difflib.SequenceMatcher(None, [_key(n) for n in left], [_key(n) for n in right], autojunk=False)
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
         if tag == "equal":

@@ -17,7 +17,7 @@ class MetaProxy(Proxy):
     @property
     def value(self):
         node = self.node  # an attribute becomes a node now
-        self.tracer.settle()
+        self.tracer.run_pending()
         return node.meta["val"]
 
     def _scalar(self, kind):

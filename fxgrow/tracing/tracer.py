@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,47 +18,36 @@ from torch.fx.node import map_aggregate
 
 from fxgrow.aten import Shapes, find_proxy, tree_any
 from fxgrow.errors import CaptureError
-from fxgrow.graph import NodeRunner, any_batch_size, mentions, to_meta, without_fast_path, writes_in_place
-from fxgrow.layers import MultiheadAttention
+from fxgrow.graph import NodeRunner, any_batch_size, to_meta, without_fast_path, writes_in_place
+from fxgrow.tracing.leaves import LeafNeeded, is_leaf, keep_opaque
 from fxgrow.tracing.proxy import MetaProxy
 
-TRACED_TORCH_MODULES = (nn.Sequential, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
-                        nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.ModuleList, nn.ModuleDict)
 MAX_LEAF_RETRIES = 200
+CONSTANT = "_tensor_constant"  # what torch.fx calls tensors that a forward makes of plain numbers
 MADE = ("arange", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
 OWN = tuple(str(Path(__file__).parents[1] / room) for room in ("aten", "graph", "tracing"))  # frames of no interest
 DRAWN = ("rand", "randint", "randn", "randperm")
-
-
-class LeafNeeded(Exception):
-    def __init__(self, path: str, reason: str):
-        super().__init__(reason)
-        self.path, self.reason = path, reason
 
 
 class _TooLate(Exception):
     """A node cannot run, which is found after it was recorded: trace again, and run each at once, to see where."""
 
 
-class MetaTracer(Tracer):
+class _MetaTracer(Tracer):
+    """Records one forward. Nodes run when a value is asked for, or `eager`, each at once."""
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: dict[str, str], eager: bool = False):
+    def __init__(self, leaves: dict[str, str], inputs: tuple, eager: bool):
         super().__init__(autowrap_functions=())
-        self.leaves, self.eager = leaves, eager
+        self.leaves, self.example, self.eager = leaves, inputs, eager
+        self.values = iter(inputs)
         self.stack: list[str] = []
         self.running = False  # inside the meta run of a node, modules are called as usual
         self.pending: list[Node] = []  # nodes whose values nobody has asked for yet
 
-    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        if qualified_name in self.leaves or isinstance(m, MultiheadAttention):
-            return True
-        if nn.utils.parametrize.is_parametrized(m):
-            return True
-        if type(m).__module__.startswith("torch.nn") and not isinstance(m, TRACED_TORCH_MODULES):
-            return True
-        stateless = not m._modules and not m._parameters and not m._buffers
-        return stateless and mentions(type(m))  # type: ignore[arg-type]  # classes are hashable
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Tell whether a module is called as it is."""
+        return is_leaf(m, module_qualified_name, self.leaves)
 
     def call_module(self, m, forward, args, kwargs):
         if self.running:
@@ -111,7 +101,7 @@ class MetaTracer(Tracer):
     def _constant(self, value: Tensor) -> Node:
         """A tensor that the forward made of plain numbers: one attribute for equal ones, in both modes."""
         for name, known in vars(self.root).items():
-            if name.startswith("_tensor_constant") and known.dtype is value.dtype and torch.equal(known, value):
+            if name.startswith(CONSTANT) and known.dtype is value.dtype and torch.equal(known, value):
                 node = self.create_node("get_attr", name, (), {})
                 break
         else:
@@ -131,10 +121,10 @@ class MetaTracer(Tracer):
                 return rv
             self.pending.append(node)
             if self.eager:
-                self.settle()
+                self.run_pending()
         return rv
 
-    def settle(self) -> None:
+    def run_pending(self) -> None:
         """Runs what has been recorded since the last time."""
         pending, self.pending = self.pending, []
         for node in pending:
@@ -151,7 +141,7 @@ class MetaTracer(Tracer):
             for name, value in module._buffers.items():
                 if not isinstance(value, Proxy) or _updates(value.node, f"{path}.{name}" if path else name):
                     continue
-                self.settle()
+                self.run_pending()
                 if name not in module._non_persistent_buffers_set or not _without_data(value.node):
                     raise LeafNeeded(path, f"its forward replaces the buffer {name!r}")
 
@@ -188,9 +178,11 @@ class _RecordedNodes(NodeRunner):
 
 
 @contextlib.contextmanager
-def _watch_creation(tracer: MetaTracer):
-    """Inside, calls of torch's functions that make tensors become nodes where they take a size of the graph, and where they
-    draw random numbers, which else would be drawn once for ever."""
+def _watched(tracer: _MetaTracer) -> Iterator[None]:
+    """Let torch's functions that make tensors become nodes where they take a size of the graph, or draw random numbers.
+
+    Else a tensor would be made or drawn once, for ever.
+    """
     plain = {name: getattr(torch, name) for name in (*MADE, *DRAWN)}
 
     def watched(name, fn):
@@ -220,7 +212,7 @@ def _without_data(node: Node) -> bool:
     """Whether a value is computed from shapes alone."""
     inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta["val"])]
     if node.op == "get_attr":
-        return str(node.target).startswith("_tensor_constant")
+        return str(node.target).startswith(CONSTANT)
     return node.op not in ("placeholder", "call_module") and all(map(_without_data, inputs))
 
 
@@ -240,42 +232,65 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}{place}"
 
 
-def keep_opaque(twin: nn.Module, leaves: dict[str, str], stop: LeafNeeded) -> None:
-    if stop.path in leaves or not stop.path:
-        raise CaptureError(f"{stop.path or 'the model'} ({type(twin.get_submodule(stop.path)).__name__}) "
-                           f"cannot be captured: {stop.reason}") from stop
-    leaves[stop.path] = stop.reason
+def trace(module: nn.Module, inputs: tuple, leaves: dict[str, str], run_all: bool = True) -> Graph:
+    """Trace a module on meta tensors, adding to `leaves` each submodule that has to stay opaque, until it succeeds.
 
+    This is the interface of a tracer: whatever records a forward in the mode that the module is in gives such a graph, with
+    the owner and the value of each node in its `meta`.
 
-def trace(twin: nn.Module, inputs: tuple, leaves: dict[str, str], settled: bool = True) -> Graph:
-    """Traces `twin`, adding to `leaves` each submodule that has to stay opaque, until it succeeds."""
+    Args:
+        module: on meta tensors; what its forward stores is undone.
+        inputs: the positional arguments of forward.
+        leaves: the submodules to call as they are, by path, each with the reason.
+        run_all: run every node. Else some, of which nothing depends on the value, may turn out not to run on meta tensors.
+
+    Raises:
+        CaptureError: the module cannot be traced.
+    """
     eager = False
     for _ in range(MAX_LEAF_RETRIES):
-        tracer = MetaTracer(leaves, eager)
-        tracer.example = to_meta(inputs)
-        tracer.values = iter(tracer.example)
-        saved = dict(torch.fx._symbolic_trace._wrapped_fns_to_patch)
-        torch.fx._symbolic_trace._wrapped_fns_to_patch.clear()
-        before = [(m, dict(vars(m)), dict(m._buffers)) for m in twin.modules()]
         try:
-            with torch.no_grad(), without_fast_path(), any_batch_size(), _watch_creation(tracer):
-                graph = tracer.trace(twin)
-                if settled:
-                    tracer.settle()
-                tracer.check_buffers()
-            return graph
+            return _trace_once(module, inputs, leaves, run_all, eager)
         except LeafNeeded as stop:
-            keep_opaque(twin, leaves, stop)
+            keep_opaque(module, leaves, stop)
         except _TooLate:
             eager = True
         except Exception as error:
-            raise CaptureError(f"the forward of {type(twin).__name__} itself cannot be traced: {_where(error)}. "
+            raise CaptureError(f"the forward of {type(module).__name__} itself cannot be traced: {_where(error)}. "
                                "Pass the submodule that does the work instead (its backbone), or rewrite that line "
                                "without control flow over tensor data") from error
-        finally:
-            for module, attributes, buffers in before:  # what a forward has stored is of this trace
-                attributes |= {n: v for n, v in vars(module).items() if n.startswith("_tensor_constant")}
-                module.__dict__ = attributes
-                module._buffers = buffers
-            torch.fx._symbolic_trace._wrapped_fns_to_patch.update(saved)
     raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")
+
+
+def _trace_once(module: nn.Module, inputs: tuple, leaves: dict[str, str], run_all: bool, eager: bool) -> Graph:
+    tracer = _MetaTracer(leaves, to_meta(inputs), eager)
+    with torch.no_grad(), without_fast_path(), any_batch_size(), _untouched(module), _nothing_wrapped(), _watched(tracer):
+        graph = tracer.trace(module)
+        if run_all:
+            tracer.run_pending()
+        tracer.check_buffers()
+    return graph
+
+
+@contextlib.contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward stores in its modules, which is of one trace; constants stay."""
+    before = [(m, dict(vars(m)), dict(m._buffers)) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in before:
+            attributes |= {n: v for n, v in vars(module).items() if n.startswith(CONSTANT)}
+            module.__dict__ = attributes
+            module._buffers = buffers
+
+
+@contextlib.contextmanager
+def _nothing_wrapped() -> Iterator[None]:
+    """Trace through functions that libraries have marked with `torch.fx.wrap`."""
+    saved = dict(torch.fx._symbolic_trace._wrapped_fns_to_patch)
+    torch.fx._symbolic_trace._wrapped_fns_to_patch.clear()
+    try:
+        yield
+    finally:
+        torch.fx._symbolic_trace._wrapped_fns_to_patch.update(saved)
