@@ -4,12 +4,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fxgrow.cli import EXAMPLE, check_writable, json_option, print_json, print_table, status
+from fxgrow.cli import EXAMPLE, check_writable, echo_written, json_option, print_json, print_table, status
 from fxgrow.common import atomic_write, quantity
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def _print(drawn: Sequence[Curve], x: str, y: str, files: Sequence[str]) -> None
                      "; ".join(f"{what} at {quantity(at)}" for at, what in c.growths)))
     _table(f"{y} over {x}", ("label", "runs", "points", f"last {x}", f"mean {y} there", "band there", "growths"), rows)
     for file in files:
-        click.echo(f"written     {file} ({Path(file).stat().st_size:,} bytes)")
+        echo_written(file)
 
 
 def _list(groups: Groups, as_json: bool) -> None:

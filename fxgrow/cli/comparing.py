@@ -1,12 +1,8 @@
 """Commands that compare two networks: `verify` and `diff`."""
-from __future__ import annotations
-
-import os
-
 import click
 
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options, picture_options
-from fxgrow.cli.output import console, notes, print_json, print_table, status
+from fxgrow.cli.output import console, echo_written, notes, print_json, print_table, status
 from fxgrow.errors import FxgrowError
 
 
@@ -73,13 +69,13 @@ def diff(before: str, after: str | None, output: str | None, every: bool, depth:
     first, inputs = load(before, weights=weights, need_inputs=after is None, **options)
     second, others = (None, ()) if after is None else load(after, weights=after_weights, need_inputs=not inputs, **options)
     with status("Comparing"):
-        found = fxgrow.diff(first, second, inputs or others)
+        difference = fxgrow.diff(first, second, inputs or others)
     if output is not None:
         with status(f"Drawing {output}"):
-            found.draw(output, depth=depth, collapse=collapse, repeats=repeats, columns=columns)
+            difference.draw(output, depth=depth, collapse=collapse, repeats=repeats, columns=columns)
     if as_json:
-        print_json({"before": before, "after": after, "file": output, **found.to_json()})
+        print_json({"before": before, "after": after, "file": output, **difference.to_json()})
         return
-    console().print(found.table(every))
+    console().print(difference.table(every))
     if output is not None:
-        click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+        echo_written(output)

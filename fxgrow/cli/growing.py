@@ -1,13 +1,9 @@
 """Commands that change a network: `transform` and `shrink`."""
-from __future__ import annotations
-
-import os
-
 import click
 
 from fxgrow.cli import pass_options
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options
-from fxgrow.cli.output import console, notes, print_json, print_table, size, status, summarise
+from fxgrow.cli.output import console, echo_written, notes, print_json, print_table, size, status, summarise
 from fxgrow.errors import FxgrowError
 
 
@@ -15,6 +11,7 @@ class TransformCommand(click.Command):
     """Takes `--pass NAME` and the options behind it out of the words, in order, before click sees the rest."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the passes asked for in the context; click parses the other words."""
         rest, named = pass_options.split(args)
         asked = []
         for name, words in named:
@@ -32,12 +29,13 @@ class TransformCommand(click.Command):
         return left
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Add the options of each installed pass to the help."""
         super().format_options(ctx, formatter)
-        for name in pass_options.found():
+        for name in pass_options.installed_passes():
             cls = pass_options.load_pass(name)
-            records = [r for o in pass_options.options(cls) if (r := o.get_help_record(ctx)) is not None]
+            records = [option.get_help_record(ctx) for option in pass_options.options(cls)]
             with formatter.section(f"Options behind --pass {name}"):
-                formatter.write_dl(records)
+                formatter.write_dl([record for record in records if record is not None])
 
 
 @click.command(cls=TransformCommand, epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen "
@@ -95,7 +93,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
         click.echo(f"NOT function preserving: {', '.join(inexact)} was asked to draw numbers that change what is computed")
     if extended:
         click.echo(f"NOT function preserving: {'; '.join(extended)}, and the others are drawn")
-    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+    echo_written(output)
 
 
 @click.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --factor 2 -o big.pt\n  "
@@ -139,4 +137,4 @@ def shrink(model: str, output: str, as_json: bool, **options) -> None:
     if not checked.ok:
         click.echo(f"NOT the same function: {model} was trained since it grew, or a pass was not preserving, and what its "
                    "new numbers do is cut off")
-    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+    echo_written(output)

@@ -1,46 +1,46 @@
 """The command line: `fxgrow COMMAND ...`, one function a command.
 
-What lives here: the group of commands, and how an error becomes one line and an exit code (0 done, 1 it could not be
-done, 2 usage). What does not: the commands (growing.py, comparing.py, showing.py), how passes become options
-(pass_options.py), how reports are printed (output.py). Torch is imported inside the commands, so that help comes at once.
-Other packages add commands through the entry-point group `fxgrow.commands`.
+What lives here: the group of commands, and how an error becomes one line and an exit code (0 done, 1 it could not be done,
+2 usage). Torch is imported inside the commands, so that help comes at once. Other packages add commands through the
+entry-point group `fxgrow.commands`.
 """
-from __future__ import annotations
-
 import importlib
 import sys
 import warnings
-from importlib.metadata import entry_points
 
 import click
 
+from fxgrow.common import load_plugin, plugins
 from fxgrow.errors import FxgrowError
 
-COMMANDS = {"growing": ("transform", "shrink"), "comparing": ("verify", "diff"),
-            "showing": ("axes", "draw", "report", "info", "flops", "passes")}  # by the module that holds them
-HOME_OF = {name: module for module, names in COMMANDS.items() for name in names}
+GROUP = "fxgrow.commands"
+HOME_OF = {"transform": "growing", "shrink": "growing", "verify": "comparing", "diff": "comparing", "axes": "showing",
+           "draw": "showing", "report": "showing", "info": "showing", "flops": "showing", "passes": "showing"}
 
 
 class Main(click.Group):
-    """The group of all commands: ours, those of other packages, and one way of telling errors."""
+    """Group of all commands: ours, those of other packages, and one way of telling errors."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*HOME_OF, *(e.name for e in entry_points(group="fxgrow.commands"))})
+        """Return the names of all commands."""
+        return sorted({*HOME_OF, *plugins(GROUP)})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command, which gets the option --traceback; None if there is none of this name."""
         if name in HOME_OF:
             command = getattr(importlib.import_module(f"fxgrow.cli.{HOME_OF[name]}"), name)
         else:
-            entry = next((e for e in entry_points(group="fxgrow.commands") if e.name == name), None)
+            entry = plugins(GROUP).get(name)
             if entry is None:
                 return None
-            command = entry.load()
+            command = load_plugin(entry, f"command {name}")
         if not any(p.name == "traceback" for p in command.params):
             command.params.append(click.Option(["--traceback"], is_flag=True, expose_value=False, is_eager=True,
                                                callback=_remember_traceback, help="Show where an error comes from."))
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
+        """Find the command; the error of an unknown one lists all."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -48,6 +48,7 @@ class Main(click.Group):
             raise click.UsageError(f"{error.format_message()} The commands are {names}.", ctx) from None
 
     def invoke(self, ctx: click.Context):
+        """Run the command; print any error in one line and exit with 1."""
         try:
             with warnings.catch_warnings():
                 if not sys.warnoptions:
@@ -67,7 +68,7 @@ def _remember_traceback(ctx: click.Context, param: click.Parameter, value: bool)
 
 
 def explain_error(error: BaseException) -> str:
-    """What went wrong, where, and what to do about it, on one line."""
+    """Tell on one line what went wrong, where, and what to do about it."""
     text = " ".join(str(error).split())
     if isinstance(error, FxgrowError):
         return text

@@ -1,6 +1,4 @@
 """Options and checks that several commands share."""
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ EXAMPLE = "\b\nExample:\n  "
 
 
 def _inputs_option(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuses a malformed --input as wrong usage."""
+    """Refuse a malformed --input as wrong usage."""
     if value is not None:
         from fxgrow.errors import ModelError
         from fxgrow.models import parse_inputs
@@ -26,7 +24,7 @@ def _inputs_option(ctx: click.Context, param: click.Parameter, value: str | None
 
 
 def model_options(command: Callable) -> Callable:
-    """The options that say what a MODEL is made of."""
+    """Add the options that say what a MODEL is made of."""
     for option in (
             click.option("--trust-pickle", is_flag=True, help="Let a pickled MODEL file run its own code while it loads."),
             click.option("--input", "input_shape", metavar="SHAPE", callback=_inputs_option,
@@ -42,17 +40,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 def load(model: str, **options):
+    """Load MODEL; see `load_model` for what is returned and raised."""
     from fxgrow.models import load_model
     with status(f"Loading {model}"):
         return load_model(model, **options)
 
 
 def check_writable(path: str) -> None:
-    """Finds out before the long work whether FILE can be written."""
+    """Check before the long work that FILE can be written; raise FxgrowError if not."""
     target = Path(path)
     if target.is_char_device():
         return
-    if not path or target.exists() and not target.is_file():
+    if not path or (target.exists() and not target.is_file()):
         raise FxgrowError(f"{path!r} is a folder, not a file: name a file with -o")
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent):
@@ -62,7 +61,7 @@ def check_writable(path: str) -> None:
 
 
 def picture_options(command: Callable) -> Callable:
-    """The options that say how much of a model is drawn."""
+    """Add the options that say how much of a model is drawn."""
     for option in (
             click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Columns of a long picture; without it, "
                          "as many as make it about as wide as it is high."),

@@ -1,7 +1,7 @@
 """Passes on the command line: `--pass NAME` and the options behind it, which are the pass's dataclass fields.
 
-A pass is found through the entry-point group `fxgrow.passes`; whoever installs one gets its options here, its help from
-its docstring, with nothing to declare twice. Nothing here imports a pass before it is asked for.
+A pass is found through the entry-point group `fxgrow.passes`, and its help in its docstring, so that nothing is declared
+twice. Nothing here imports a pass before it is asked for.
 """
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import re
 import types
 import typing
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 import click
 
-from fxgrow.common import nearest_names
-from fxgrow.errors import FxgrowError
+from fxgrow.common import load_plugin, nearest_names, plugins
 
 GROUP = "fxgrow.passes"
 
@@ -26,42 +25,39 @@ class NumberOrWord(click.ParamType):
     name = "number or word"
 
     def convert(self, value, param, ctx):
+        """Return a float, or the word."""
         try:
             return float(value)
         except (TypeError, ValueError):
             return value
 
 
-def found() -> dict[str, EntryPoint]:
-    """The passes that are installed, by name."""
-    return {e.name: e for e in sorted(entry_points(group=GROUP))}
+def installed_passes() -> dict[str, EntryPoint]:
+    """Return the passes that are installed, by name."""
+    return plugins(GROUP)
 
 
 def load_pass(name: str) -> type:
-    """The class of a pass.
+    """Import the class of a pass.
 
     Raises:
         click.UsageError: no pass is called so.
         FxgrowError: its package cannot be imported.
     """
-    passes = found()
+    passes = installed_passes()
     if name not in passes:
         near = nearest_names(name, passes, 1) or list(passes)
         raise click.UsageError(f"there is no pass {name!r}; did you mean {', '.join(near)}? `fxgrow passes` lists them")
-    try:
-        return passes[name].load()
-    except Exception as error:
-        raise FxgrowError(f"pass {name} ({passes[name].value}) cannot be imported: {type(error).__name__}: {error}; "
-                          "mend or uninstall the package it comes from") from error
+    return load_plugin(passes[name], f"pass {name}")
 
 
 def summary(cls: type) -> str:
-    """The first line of a pass's docstring."""
+    """Return the first line of a pass's docstring."""
     return (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
 
 
 def argument_docs(cls: type) -> dict[str, str]:
-    """What the `Args:` section of a docstring says about each argument, in one line each."""
+    """Return what the `Args:` section of a docstring says about each argument, in one line each."""
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.getdoc(cls) or "", re.M)
     docs: dict[str, str] = {}
     name = ""
@@ -75,8 +71,8 @@ def argument_docs(cls: type) -> dict[str, str]:
 
 
 def options(cls: type) -> list[click.Option]:
-    """One option for each dataclass field of a pass that a word or number can set."""
-    hints, docs, made = typing.get_type_hints(cls), argument_docs(cls), []
+    """Return one option for each dataclass field of a pass that a word or number can set."""
+    hints, docs, found = typing.get_type_hints(cls), argument_docs(cls), []
     for field in dataclasses.fields(cls):
         settings = _settings(hints[field.name]) if field.init else None
         if settings is None:
@@ -91,13 +87,13 @@ def options(cls: type) -> list[click.Option]:
         else:
             settings["default"] = None  # not given: the field's own default
         flag = "--" + field.name.replace("_", "-")
-        made.append(click.Option([f"{flag}/--no-{flag[2:]}" if settings.get("is_flag") else flag, field.name], help=text,
-                                 **settings))
-    return made
+        found.append(click.Option([f"{flag}/--no-{flag[2:]}" if settings.get("is_flag") else flag, field.name], help=text,
+                                  **settings))
+    return found
 
 
 def _settings(hint) -> dict[str, typing.Any] | None:
-    """Click's settings for a type annotation; None where the command line cannot give such a value."""
+    """Return click's settings for a type annotation; None where the command line cannot give such a value."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = [k for k in (typing.get_args(hint) if union else (hint,)) if k is not type(None)]
     origins = [typing.get_origin(k) or k for k in kinds]
@@ -116,7 +112,7 @@ def _settings(hint) -> dict[str, typing.Any] | None:
 
 
 def split(args: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Words before the first `--pass`, and for each `--pass` its name and the words behind it."""
+    """Split words into those before the first `--pass`, and for each `--pass` its name and the words behind it."""
     rest: list[str] = []
     passes: list[tuple[str, list[str]]] = []
     words = iter(args)
@@ -132,7 +128,7 @@ def split(args: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
 
 
 def parse(name: str, words: list[str]) -> tuple[type, dict, list[str]]:
-    """The class of a pass, its arguments out of the words behind `--pass NAME`, and the words that are not its options."""
+    """Return a pass's class, its arguments out of the words behind `--pass NAME`, and the words that are not its options."""
     cls = load_pass(name)
     parser = click.Command(name=f"--pass {name}", params=list(options(cls)), add_help_option=False,
                            context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -142,15 +138,15 @@ def parse(name: str, words: list[str]) -> tuple[type, dict, list[str]]:
 
 
 def describe(name: str) -> dict:
-    """A pass as data: its name, what it does, and its options."""
+    """Return a pass as data: its name, what it does, and its options."""
     cls = load_pass(name)
-    return {"name": name, "does": summary(cls), "from": found()[name].value,
+    return {"name": name, "does": summary(cls), "from": installed_passes()[name].value,
             "options": [{"option": o.opts[0], "repeatable": o.multiple, "help": o.help} for o in options(cls)]}
 
 
 def advice(option: str) -> str:
-    """What to say of an option that the command itself does not have: whose it is, or which ones are like it."""
-    flags = {flag: name for name in found() for o in options(load_pass(name)) for flag in o.opts}
+    """Tell whose an option is that the command itself does not have, or which ones are like it."""
+    flags = {flag: name for name in installed_passes() for o in options(load_pass(name)) for flag in o.opts}
     if option in flags:
         return f" It is an option of a pass: write it behind --pass {flags[option]}."
     near = nearest_names(option, flags, 2)

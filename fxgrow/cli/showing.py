@@ -1,13 +1,10 @@
 """Commands that show a network: `axes`, `draw`, `report`, `info`, `flops`; and `passes`."""
-from __future__ import annotations
-
-import os
-
 import click
 
 from fxgrow.cli import pass_options
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options, picture_options
-from fxgrow.cli.output import console, describe_model, print_json, print_table, status
+from fxgrow.cli.output import console, describe_model, echo_written, print_json, print_table, status
+from fxgrow.common import atomic_write
 
 
 @click.command(epilog=EXAMPLE + "fxgrow axes torchvision:resnet18")
@@ -54,7 +51,7 @@ def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], 
     with status(f"Drawing {model}"):
         fxgrow.draw(module, inputs, output, depth=depth, collapse=collapse, repeats=repeats, heat=heat, columns=columns,
                     logdir=logdir)
-    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+    echo_written(output)
 
 
 @click.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --where 'layer1.*' --factor 2 "
@@ -81,7 +78,7 @@ def report(model: str, output: str, before: str | None, before_weights: str | No
     small = None if before is None else load(before, **{**options, "weights": before_weights}, need_inputs=False)[0]
     with status(f"Reporting on {model}"):
         fxgrow.report(module, inputs, output, before=small, title=model)
-    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+    echo_written(output)
 
 
 @click.command(epilog=EXAMPLE + "fxgrow info torchvision:resnet18")
@@ -141,10 +138,9 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
     elif csv_file == "-":
         click.echo(csv_text(count, depth, sort), nl=False)
     elif csv_file is not None:
-        from fxgrow.common import atomic_write
         with atomic_write(csv_file) as file:
             file.write(csv_text(count, depth, sort).encode())
-        click.echo(f"written     {csv_file} ({os.path.getsize(csv_file):,} bytes)")
+        echo_written(csv_file)
     else:
         console().print(count.table(depth, sort))
         for line in lines(count):
@@ -155,7 +151,7 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
 @json_option
 def passes(as_json: bool) -> None:
     """List the passes and their options."""
-    described = [pass_options.describe(name) for name in pass_options.found()]
+    described = [pass_options.describe(name) for name in pass_options.installed_passes()]
     if as_json:
         print_json({"passes": described})
         return

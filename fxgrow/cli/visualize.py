@@ -1,7 +1,4 @@
 """`fxgrow visualize`: filters, saliency maps and activation maximisation, one model beside the other."""
-from __future__ import annotations
-
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +6,7 @@ from typing import Any
 import click
 
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options
-from fxgrow.cli.output import console, print_json, print_table, status
+from fxgrow.cli.output import console, echo_written, print_json, print_table, status
 
 WHAT = ("filters", "saliency", "class", "channel")
 ONLY = {"layer": ("filters", "channel"), "target": ("saliency", "class"), "image": ("saliency",),  # what each option is for
@@ -25,13 +22,14 @@ class Numbers(click.ParamType):
         self.kind, self.least = kind, least
 
     def convert(self, value, param, ctx):
+        """Return the numbers as a tuple."""
         try:
-            found = tuple(self.kind(word) for word in value.split(","))
+            numbers = tuple(self.kind(word) for word in value.split(","))
         except ValueError:
-            found = ()
-        if not found or not all(self.least <= n < float("inf") for n in found):
+            numbers = ()
+        if not numbers or not all(self.least <= n < float("inf") for n in numbers):
             self.fail(f"{value!r}: give numbers with commas between them")
-        return found
+        return numbers
 
 
 @click.command(epilog=EXAMPLE + "fxgrow visualize torchvision:resnet18 -o filters.png\n  "
@@ -80,16 +78,16 @@ def visualize(ctx: click.Context, models: tuple[str, ...], output: str, what: st
         module, inputs = load(model, weights=None if i else weights, **loading)
         with status(f"Capturing {model}"):
             shown[name] = captured(module, inputs)[1]
-    given = {key: value for key, value in options.items() if what in ONLY[key] and value is not None}
-    if "size" in given:
-        given["size"] = (given["size"] * 2)[:2]
+    arguments = {key: value for key, value in options.items() if what in ONLY[key] and value is not None}
+    if "size" in arguments:
+        arguments["size"] = (arguments["size"] * 2)[:2]
     if what == "filters":
-        picture = fxgrow.plot_filters(shown, **given)
+        picture = fxgrow.plot_filters(shown, **arguments)
     elif what == "saliency":
         with status("Attributing"):
-            picture = fxgrow.plot_saliency(shown, given.pop("image"), **given)
+            picture = fxgrow.plot_saliency(shown, arguments.pop("image"), **arguments)
     else:
-        picture = _features(shown, given)
+        picture = _features(shown, arguments)
     picture.save(output)
     if logdir is not None:
         picture.log(logdir, f"visualize/{what}")
@@ -99,12 +97,12 @@ def visualize(ctx: click.Context, models: tuple[str, ...], output: str, what: st
     rows = [f for f in picture.facts if f["model"] is not None]
     keys = list(dict.fromkeys(key for row in rows for key in row))
     print_table(picture.title, tuple(k.replace("_", " ") for k in keys),
-                [tuple(_told(r.get(k)) for k in keys) for r in rows])
-    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")
+                [tuple(_cell(r.get(k)) for k in keys) for r in rows])
+    echo_written(output)
 
 
 def _check_usage(ctx: click.Context, what: str, options: dict[str, Any]) -> None:
-    """Refuses options that would have no effect, and asks for those that are needed."""
+    """Refuse options that would have no effect, and ask for those that are needed."""
     for key, kinds in ONLY.items():
         asked = ctx.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE
         if asked and what not in kinds:
@@ -119,27 +117,26 @@ def _check_usage(ctx: click.Context, what: str, options: dict[str, Any]) -> None
 
 
 def _names(models: tuple[str, ...]) -> list[str]:
-    """What stands above each column: files by their last part, and what is named alike in full and numbered."""
+    """Return what stands above each column: files by their last part, and what is named alike in full and numbered."""
     short = [Path(m).name if Path(m).exists() else m for m in models]
     seen: Counter[str] = Counter(short)
     full = [m if seen[s] > 1 else s for m, s in zip(models, short)]
     return [f"{n} ({full[:i].count(n) + 1})" if full.count(n) > 1 else n for i, n in enumerate(full)]
 
 
-def _features(shown: dict[str, Any], given: dict[str, Any]):
-    """The ascent, with a bar of steps on terminals."""
+def _features(shown: dict[str, Any], arguments: dict[str, Any]):
+    """Raise activations, with a bar of steps on terminals."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     import fxgrow
     screen = console(stderr=True)
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=screen,
-                  transient=True,
-                  disable=not screen.is_terminal) as progress:
+                  transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("Raising activations: steps", total=None)
-        return fxgrow.plot_features(shown, tick=lambda total: progress.update(task, advance=1, total=total), **given)
+        return fxgrow.plot_features(shown, tick=lambda total: progress.update(task, advance=1, total=total), **arguments)
 
 
-def _told(value: Any) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, bool):

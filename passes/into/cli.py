@@ -1,7 +1,6 @@
 """`fxgrow grow SMALL --into BIG`: a warm start for a bigger stock model."""
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ from fxgrow.cli import (
     EXAMPLE,
     check_writable,
     console,
+    echo_written,
     json_option,
     load,
     model_options,
@@ -84,7 +84,7 @@ def grow(small: str, big: str, output: str | None, only_plan: bool, method: str,
     for name in plan.approximate:
         click.echo(f"NOT exact   {name}: the closest way was taken")
     click.echo(f"trains      {reached(still, new)}")
-    click.echo(f"written     {output} ({os.path.getsize(output):,} bytes)")  # type: ignore[arg-type]
+    echo_written(output)  # type: ignore[arg-type]
 
 
 def reached(still: dict[str, int], new: int) -> str:
