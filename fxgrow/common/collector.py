@@ -1,13 +1,11 @@
 """A pause of the cyclic garbage collector."""
-from __future__ import annotations
-
 import contextlib
 import gc
 
 
 @contextlib.contextmanager
 def without_collector():
-    """Graphs and expressions are many small objects: the cyclic garbage collector would walk them all again and again."""
+    """Pause the cyclic garbage collector, which would walk the many small objects of graphs again and again."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -1,12 +1,11 @@
 """Files that appear whole or not at all: written beside their place, flushed to the disk, then renamed over it."""
-from __future__ import annotations
-
 import contextlib
 import io
 import os
 import secrets
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from fxgrow.common.words import one_line
@@ -15,7 +14,7 @@ from fxgrow.errors import ArchiveError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A binary file, open for writing and reading, that becomes `path` when the block ends without an error.
+    """Open a binary file for writing and reading that becomes `path` when the block ends without an error.
 
     Whatever goes wrong, `path` keeps what it held before and nothing is left beside it. A symbolic link keeps pointing
     where it did; a device (`/dev/null`) is written to and not replaced.
@@ -25,9 +24,9 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     name = os.fspath(path)
     try:
-        place = os.path.realpath(name)
-        exists = os.path.exists(place)
-        mode = os.stat(place).st_mode if exists else stat.S_IFREG
+        place = Path(os.path.realpath(name))
+        exists = place.exists()
+        mode = place.stat().st_mode if exists else stat.S_IFREG
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(None, "it is a directory")
         if stat.S_ISCHR(mode):
@@ -46,16 +45,15 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise ArchiveError(f"cannot write {name!r}: {_advice(error, name)}") from error
 
 
-def _advice(error: BaseException, name: str | bytes) -> str:
+def _advice(error: BaseException, name: str) -> str:
     if isinstance(error, FileNotFoundError) and name:
-        return f"the folder {os.path.dirname(os.path.abspath(name))!r} does not exist; make it first"
+        return f"the folder {str(Path(name).absolute().parent)!r} does not exist; make it first"
     return one_line(error)
 
 
 @contextlib.contextmanager
-def _beside(place: str, mode: int | None) -> Iterator[BinaryIO]:
-    folder, name = os.path.split(place)
-    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.part")
+def _beside(place: Path, mode: int | None) -> Iterator[BinaryIO]:
+    temporary = place.with_name(f".{place.name[:100]}.{secrets.token_hex(6)}.part")
     # os.open, so that the umask decides the permissions as it does for any other file
     handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
@@ -64,17 +62,17 @@ def _beside(place: str, mode: int | None) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         if mode is not None:
-            os.chmod(temporary, mode)
+            temporary.chmod(mode)
         os.replace(temporary, place)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
-    _sync_folder(folder)
+    _sync_folder(place.parent)
 
 
-def _sync_folder(folder: str) -> None:
-    """The rename itself, on the disk; file systems that cannot do it are left alone."""
+def _sync_folder(folder: Path) -> None:
+    """Put the rename itself on the disk; file systems that cannot do it are left alone."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -84,8 +82,8 @@ def _sync_folder(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def _device(place: str) -> Iterator[BinaryIO]:
+def _device(place: Path) -> Iterator[BinaryIO]:
     content = io.BytesIO()
     yield content
-    with open(place, "wb", buffering=0) as file:
+    with place.open("wb", buffering=0) as file:
         file.write(content.getbuffer())

@@ -1,6 +1,4 @@
 """Refusals: why something cannot be done exactly."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

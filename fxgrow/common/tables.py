@@ -1,9 +1,7 @@
 """Tables as plain text."""
-from __future__ import annotations
-
 
 def render(table, width: int = 160) -> str:
-    """A rich table as plain text."""
+    """Print a rich table as plain text."""
     import io
 
     from rich.console import Console

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def writing(logdir: str | os.PathLike) -> Iterator[Any]:
-    """A writer into a folder of TensorBoard's.
+    """Open a writer into a folder of TensorBoard's.
 
     Raises:
         DrawError: TensorBoard is not installed, or the folder cannot be written to.
@@ -32,7 +32,7 @@ def writing(logdir: str | os.PathLike) -> Iterator[Any]:
 
 
 def pixels(png: bytes) -> ndarray:
-    """A PNG picture on white, uint8 [H, W, 3].
+    """Decode a PNG picture and put it on white, uint8 [H, W, 3].
 
     Raises:
         DrawError: Pillow is not installed.

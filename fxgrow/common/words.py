@@ -1,6 +1,4 @@
 """Words for messages: one line out of many, the nearest names, quantities with their units."""
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
