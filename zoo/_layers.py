@@ -1,13 +1,11 @@
-"""What several families of the zoo are made of: scaled widths, first weights, and the residual block of two convolutions."""
-from __future__ import annotations
-
+"""Parts of several families of the zoo: scaled widths, first weights, and the residual block of two convolutions."""
 from torch import Tensor, nn
 
 from .registry import ZooError
 
 
 def scaled(width: int, r: float) -> int:
-    """`width * r`, rounded, at least one channel.
+    """Return `width * r`, rounded, at least one channel.
 
     Raises:
         ZooError: less than half a channel would be left.
@@ -18,12 +16,12 @@ def scaled(width: int, r: float) -> int:
 
 
 def of_dims(layer: str, dims: int) -> type[nn.Module]:
-    """torch's `Conv`, `BatchNorm`, ... for sequences (`dims` 1) or images (2)."""
+    """Return torch's `Conv`, `BatchNorm`, ... for sequences (`dims` 1) or images (2)."""
     return getattr(nn, f"{layer}{dims}d")
 
 
 def init_convolutions(model: nn.Module) -> None:
-    """Normal weights of variance 2 / fan-out, which keeps the variance of gradients behind a ReLU (He et al. 2015)."""
+    """Draw weights of variance 2 / fan-out, which keeps the variance of gradients behind a ReLU (He et al. 2015)."""
     for module in model.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -5,8 +5,6 @@ is the stride and `v` means that nothing is padded ("valid"). `max` and `avg` ar
 `max/2v` is one of stride 2 that is not. A list is a chain of plans; a tuple has its plans side by side, their channels
 concatenated. A sequence is read as an image of one row: of `7x1:64` a kernel of one number is left, of `1x7:64` seven.
 """
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +65,7 @@ class ResidualParallel(nn.Module):
 
 
 def built(plan: Plan, channels: int, r: float, dims: int = 2) -> tuple[nn.Module, int]:
-    """The module of a plan whose input has `channels` channels, every width times r; and how many channels it gives."""
+    """Return the module of a plan for `channels` input channels, every width times r, and how many channels it gives."""
     if isinstance(plan, Residual):
         inner, out = built(plan.plan, channels, r, dims)
         return ResidualParallel(inner, out, channels, plan.scale, plan.last, dims), channels
@@ -75,14 +73,15 @@ def built(plan: Plan, channels: int, r: float, dims: int = 2) -> tuple[nn.Module
         branches = [built(branch, channels, r, dims) for branch in plan]
         return Parallel([module for module, _ in branches]), sum(out for _, out in branches)
     modules = []
-    for part in plan.split() if isinstance(plan, str) else plan:
-        module, channels = (_step if isinstance(plan, str) else built)(part, channels, r, dims)
+    parts, build = (plan.split(), _step) if isinstance(plan, str) else (plan, built)
+    for part in parts:
+        module, channels = build(part, channels, r, dims)
         modules.append(module)
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules), channels
 
 
 def _step(text: str, channels: int, r: float, dims: int) -> tuple[nn.Module, int]:
-    """The module of one step, and how many channels it gives."""
+    """Return the module of one step, and how many channels it gives."""
     match = STEP.fullmatch(text)
     if match is None:
         raise ZooError(f"{text!r} is no step of a plan: write 3x3:64, 3x3:64/2v, max or avg")

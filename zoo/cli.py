@@ -1,6 +1,4 @@
-"""`fxgrow zoo`: which architectures there are, with their options."""
-from __future__ import annotations
-
+"""`fxgrow zoo`: the architectures, with their options."""
 import inspect
 
 import click
@@ -9,7 +7,7 @@ from fxgrow.cli import print_json, print_table
 
 
 def describe(name: str) -> dict:
-    """What a model is, its input without the batch, its number of parameters and its options; nothing is allocated."""
+    """Return what a model is, its input without the batch, its number of parameters and its options."""
     import torch
 
     from fxgrow.zoo import create_model, model_options
@@ -32,10 +30,10 @@ def zoo(as_json: bool) -> None:
     """
     from fxgrow.zoo import list_models
 
-    found = [describe(name) for name in list_models()]
+    models = [describe(name) for name in list_models()]
     if as_json:
-        print_json(found)
+        print_json(models)
         return
     rows = [(f"zoo:{m['name']}", ",".join(map(str, m["input"])), f"{m['parameters']:,}",
-             " ".join(f"{k}={v}".replace(", ", ",") for k, v in m["options"].items()), m["what"]) for m in found]
+             " ".join(f"{k}={v}".replace(", ", ",") for k, v in m["options"].items()), m["what"]) for m in models]
     print_table("Architectures", ("model", "input", "parameters", "options", "what it is"), rows)

@@ -6,8 +6,6 @@ Learning", 2016, https://arxiv.org/abs/1602.07261
 Inception-v4 is the paper's, figure by figure. Inception-ResNet-v2 is the network that its authors released (TF-Slim): it has
 Inception-v3's stem, and 10, 20 and 10 residual blocks where the paper's figure 15 has 5, 10 and 5. `r` scales every width.
 """
-from __future__ import annotations
-
 from torch import nn
 
 from ._layers import init_convolutions

@@ -3,8 +3,6 @@
 D. E. Rumelhart, G. E. Hinton, R. J. Williams, "Learning representations by back-propagating errors", Nature 323, 1986,
 https://doi.org/10.1038/323533a0; with ReLUs.
 """
-from __future__ import annotations
-
 import math
 
 from torch import Tensor, nn
@@ -24,6 +22,7 @@ class MLP(nn.Module):
         self.fc = nn.Linear(sizes[-2], sizes[-1])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch."""
         return self.fc(self.hidden(self.flatten(x)))
 
 

@@ -10,8 +10,6 @@ separable one) and ImageNet; the teacher that it widens has 0.3 ** 0.5 of the ch
 plain network is in neither: it is a stack of the layers that Net2WiderNet and Net2DeeperNet are derived for,
 h' = relu(W h), without norms and skip paths.
 """
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -68,6 +66,7 @@ class PlainConv(nn.Module):
         init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch."""
         return self.fc2(self.relu(self.fc1(torch.flatten(self.features(x), 1))))
 
 

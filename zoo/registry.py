@@ -1,10 +1,4 @@
-"""The names of the zoo: which function builds which architecture, with which options.
-
-What lives here: registering, listing and building models, and reading options from text. What does not: any architecture
-(one file a family beside this one).
-"""
-from __future__ import annotations
-
+"""The names of the zoo: models are registered, listed and built here, and their options read from text."""
 import ast
 import inspect
 import math
@@ -28,7 +22,7 @@ class ZooError(ModelError):
 
 
 def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """A decorator: the function's name becomes a model's name, its keyword arguments become the model's options.
+    """Register a function, as a decorator: its name becomes a model's name, its keyword arguments the model's options.
 
     Every argument needs a default; a value that a user passes must be of the default's kind: a whole number of at least
     one, a positive number where the default is a float, a bool, or a tuple of whole numbers. The module that the function
@@ -48,12 +42,12 @@ def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 def list_models() -> list[str]:
-    """The names of all models, in alphabetical order."""
+    """Return the names of all models, in alphabetical order."""
     return sorted(BUILDERS)
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The options of a model and their defaults.
+    """Return the options of a model and their defaults.
 
     Raises:
         ZooError: there is no such model.
@@ -64,7 +58,7 @@ def model_options(name: str) -> dict[str, Any]:
 
 
 def create_model(name: str, **options) -> nn.Module:
-    """Builds a model; its weights are random (torch's global generator draws them).
+    """Build a model; its weights are random (torch's global generator draws them).
 
     Args:
         name: one of `list_models()`.
@@ -83,7 +77,7 @@ def create_model(name: str, **options) -> nn.Module:
 
 
 def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
-    """The options that make a model take inputs of this shape (without the batch) and tell so many classes apart.
+    """Return the options that make a model take inputs of this shape (without the batch) and tell so many classes apart.
 
     >>> options_for("cifar_resnet18", (1, 8, 8), 10)
     {'num_classes': 10, 'in_channels': 1, 'size': 8}
@@ -92,21 +86,21 @@ def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> di
         ZooError: there is no such model, or it takes no such inputs (a sequence where it expects an image, an image that is
             not square).
     """
-    has = model_options(name)
+    options = model_options(name)
     offered = {"input_shape": tuple(input_shape), "in_channels": input_shape[0], "size": max(input_shape[1:], default=1),
                "num_classes": num_classes}
-    if "input_shape" not in has:
+    if "input_shape" not in options:
         with torch.device("meta"):
             takes = BUILDERS[name]().input_shape
         if len(takes) != len(input_shape):
             raise ZooError(f"model {name!r} takes inputs such as {takes}; the data are of shape {tuple(input_shape)}")
         if len(set(input_shape[1:])) > 1:
             raise ZooError(f"model {name!r} takes square images; the data are of shape {tuple(input_shape)}: pad them")
-    return {option: offered[option] for option in has if option in offered}
+    return {option: offered[option] for option in options if option in offered}
 
 
 def parse_options(text: str) -> dict[str, Any]:
-    """`r=2**-3,num_classes=10,hidden=(64,64)` -> a dictionary: literals, and products, quotients and powers of numbers.
+    """Read `r=2**-3,num_classes=10,hidden=(64,64)`: literals, and products, quotients and powers of numbers.
 
     Raises:
         ZooError: the text is anything else. Nothing in it is ever run.
@@ -122,7 +116,7 @@ def parse_options(text: str) -> dict[str, Any]:
 
 
 def _value(node: ast.expr, where: str) -> Any:
-    """What a literal or a little arithmetic means."""
+    """Return what a literal or a little arithmetic means."""
     try:
         return _number(node) if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC else ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
@@ -130,7 +124,7 @@ def _value(node: ast.expr, where: str) -> Any:
 
 
 def _number(node: ast.expr) -> int | float:
-    """A product, quotient or power, in floats, so that none is ever large; whole ones of whole numbers are whole."""
+    """Compute products, quotients and powers in floats, so that none is large; whole ones of whole numbers are whole."""
     if not isinstance(node, ast.BinOp) or type(node.op) not in _ARITHMETIC:
         value = ast.literal_eval(node)
         if type(value) in (int, float):
@@ -145,23 +139,29 @@ def _number(node: ast.expr) -> int | float:
 
 
 def _checked(where: str, value: Any, default: Any) -> Any:
-    """`value`, if it is of the kind that `default` is of."""
-    if isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-        raise ZooError(f"{where} is {value!r}; it takes True or False")
-    if isinstance(default, tuple):
-        if isinstance(value, (tuple, list)) and all(_whole(v) for v in value):
-            return tuple(value)
-        raise ZooError(f"{where} is {value!r}; it takes several whole numbers, as {default}")
-    if isinstance(default, float):
-        if type(value) in (int, float) and math.isfinite(value) and 0 < value < LARGEST:
-            return float(value)
-        raise ZooError(f"{where} is {value!r}; it takes a positive number, as {default}")
-    if _whole(value):
-        return value
-    raise ZooError(f"{where} is {value!r}; it takes a whole number of at least one, as {default}")
+    """Return `value` if it is of the kind that `default` is of."""
+    kind = next(kind for kind in _KINDS if isinstance(default, kind))
+    fits, takes = _KINDS[kind]
+    if not fits(value):
+        raise ZooError(f"{where} is {value!r}; it takes {takes.format(default)}")
+    return kind(value)
 
 
-def _whole(value: Any) -> bool:
+def _is_size(value: Any) -> bool:
     return type(value) is int and 0 < value < LARGEST
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(map(_is_size, value))
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and 0 < value < LARGEST
+
+
+_KINDS: dict[type, tuple[Callable[[Any], bool], str]] = {  # the first that the default is of
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    tuple: (_are_sizes, "several whole numbers, as {}"),
+    float: (_is_positive, "a positive number, as {}"),
+    int: (_is_size, "a whole number of at least one, as {}"),
+}

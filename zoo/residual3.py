@@ -4,8 +4,6 @@ M. Painter, "Towards a More Complete Theory of Function Preserving Transforms", 
 published code (https://github.com/MWPainter/Deep-Neuroevolution-With-SharedWeights---Ensembling-A-Better-Solution) has them
 for MNIST and CIFAR-10. There, the skip path is padded with zeros where widths change; here it is a 1 x 1 convolution.
 """
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +24,7 @@ class ResidualLayer(nn.Module):
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled sum."""
         return self.pool(self.body(x) + self.shortcut(x))
 
 
@@ -50,18 +49,19 @@ class Residual3(nn.Module):
         init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch."""
         return self.fc2(self.relu(self.fc1(torch.flatten(self.layers(x), 1))))
 
 
 @register
 def mnist_resnet(num_classes: int = 10, in_channels: int = 1, size: int = 28, r: float = 1.0) -> nn.Module:
-    """The MNIST network: 8 r, 16 r and 32 r channels, 256 r hidden units."""
+    """MNIST network: 8 r, 16 r and 32 r channels, 256 r hidden units."""
     widths = (scaled(8, r), scaled(16, r), scaled(32, r))
     return Residual3(widths, scaled(256, r), (in_channels, size, size), num_classes)
 
 
 @register
 def residual3(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 1.0) -> nn.Module:
-    """The CIFAR-10 network: 16 r, 32 r and 64 r channels, 256 r hidden units."""
+    """CIFAR-10 network: 16 r, 32 r and 64 r channels, 256 r hidden units."""
     widths = (scaled(16, r), scaled(32, r), scaled(64, r))
     return Residual3(widths, scaled(256, r), (in_channels, size, size), num_classes)

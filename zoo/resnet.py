@@ -6,8 +6,6 @@ M. Painter, "Towards a More Complete Theory of Function Preserving Transforms", 
 The second, R2R's paper, trains ResNetCifar-10(r) and -18(r): the stem of He's ImageNet networks, then two stages of 64 r and
 128 r channels with two or four blocks each. `r` scales every width.
 """
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +42,7 @@ class ResNet(nn.Module):
         init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.fc(torch.flatten(self.avgpool(self.stages(x)), 1))
 

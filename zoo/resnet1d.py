@@ -4,8 +4,6 @@ Z. Wang, W. Yan, T. Oates, "Time Series Classification from Scratch with Deep Ne
 https://arxiv.org/abs/1611.06455: residual blocks of one-dimensional convolutions, the mean over time, a linear layer. Ours
 has two convolutions a block instead of three, and halves the length between stages.
 """
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +30,7 @@ class ResNet1d(nn.Module):
         init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch."""
         x = self.stages(self.relu(self.bn1(self.conv1(x))))
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
