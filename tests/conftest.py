@@ -1,4 +1,9 @@
 """What all tests share: one thread a worker, one seed, and sweeps only on request."""
+import gc
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; for processes that tests start, too
+
 import pytest
 import torch
 from chromium import browser, opened  # noqa: F401  # fixtures
@@ -18,3 +23,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "sweep" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_collection_finish():
+    """Keep the garbage collector from walking through the libraries and the tests again and again."""
+    gc.collect()
+    gc.freeze()
