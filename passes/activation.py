@@ -1,6 +1,4 @@
 """Activation: parametric activations that start as the identity or as a present one (Network Morphism, Wei 2016)."""
-from __future__ import annotations
-
 import operator
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -47,6 +45,7 @@ class Activation(PassBase):
         insist_known("weight", self.weight, ("scalar", "channel"))
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Put an activation behind each part that `where` names, or bend it."""
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "activation", "where": where, "to": self.to, "mode": self.mode,
                                    "weight": self.weight})
@@ -79,7 +78,7 @@ class Activation(PassBase):
                        "and a starts at zero")
 
     def _blend(self, edit: Edit, before: Node, path: str, shape: torch.Size, start: float, x: Node, y: Node | None) -> Node:
-        """`a x + (1 - a) y`, `y` being f(x) if it is not given."""
+        """Add `a x + (1 - a) y` to the graph, `y` being f(x) if it is not given."""
         layer = nn.Module()
         layer.a = nn.Parameter(torch.full(shape, start))
         edit.add_layer(path, layer)

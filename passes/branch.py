@@ -1,6 +1,4 @@
 """Branch: one layer into parallel ones, and new branches whose use starts at zero (Szegedy 2015; Cai 2018; R2R)."""
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
@@ -12,16 +10,17 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from fxgrow.aten import ConvNd
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.graph import Call, Captured, calls, computes
-from fxgrow.growth import Edit, Part
+from fxgrow.growth import Edit, Part, outermost
 from fxgrow.passes.support import (
     activation,
     add,
+    called_names,
     insist_known,
     listed,
     numbered,
-    outermost,
     part_below,
     pointwise,
     seed_of,
@@ -67,9 +66,9 @@ class Branch(PassBase):
     def __post_init__(self) -> None:
         insist_known("method", self.method, tuple(SUM))
         insist_known("join", self.join, ("sum", "concat", "new"))
-        self.count = self.branches if self.branches is not None else 1 if self.join == "new" else 2
-        for number, least, name in ((self.count, 1 if self.join == "new" else 2, "branches"), (self.kernel, 1, "kernel"),
-                                    (self.width, 1, "width")):
+        fewest = 1 if self.join == "new" else 2
+        self.count = fewest if self.branches is None else self.branches
+        for number, least, name in ((self.count, fewest, "branches"), (self.kernel, 1, "kernel"), (self.width, 1, "width")):
             if number is not None and number < least:
                 raise GrowthError(f"{name} {number} makes no sense; it must be at least {least}")
         if self.kernel is not None and self.join == "concat":
@@ -78,6 +77,7 @@ class Branch(PassBase):
             raise GrowthError(f"width is an option of join new; with {self.join} a branch is as wide as the layer")
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Put branches beside what `where` names."""
         seed = seed_of(self.seed)
         step: dict[str, Any] = {"pass": "branch", "where": listed(self.where), "join": self.join, "branches": self.count,
                                 "kernel": self.kernel, "width": self.width, "seed": seed}
@@ -90,33 +90,32 @@ class Branch(PassBase):
 
     def _split(self, graph_module: GraphModule, step: dict) -> PassResult:
         edit = Edit(graph_module, step)
-        found: dict[Tensor, list[Call]] = {}  # the calls of one weight have the same branches
-        for call in calls(edit.gm):
-            found.setdefault(edit.tensor(call.weight), []).append(call)
-        owners = Counter(group[0].name for group in found.values())
-        named: dict[str, list[Call]] = {g[0].name if owners[g[0].name] == 1 else g[0].weight: g for g in found.values()}
-        named |= {str(n.target): [] for n in edit.graph.nodes if computes(edit.gm, n)}
-        for name in edit.select(self.where, named, "convolution or linear layer"):
+        groups = _groups(edit)
+        for name in edit.select(self.where, groups, "convolution or linear layer"):
             try:
-                if not named[name]:
-                    raise GrowthError("its weight is computed at each call (weight_norm, say): put a subnet beside it")
-                if self.join == "sum":
-                    paths = add(edit, name, named[name], self.count - 1, self.kernel, self.method)
-                    edit.outcomes.append(Outcome(name, 1, self.count, [name, *paths], self.method, SUM[self.method]))
-                else:
-                    paths = share_out(edit, name, named[name], self.count)
-                    edit.outcomes.append(Outcome(name, 1, self.count, paths, "split", SPLIT))
+                edit.outcomes.append(self._split_one(edit, name, groups[name]))
             except GrowthError as why:
                 edit.outcomes.append(Outcome(name, 1, 1, [name], reason=str(why)))
         edit.insist(self.where)
         return edit.finish()
 
+    def _split_one(self, edit: Edit, name: str, group: list[Call]) -> Outcome:
+        if not group:
+            raise GrowthError("its weight is computed at each call (weight_norm, say): put a subnet beside it")
+        if self.join == "concat":
+            return Outcome(name, 1, self.count, share_out(edit, name, group, self.count), "split", SPLIT)
+        paths = add(edit, name, group, self.count - 1, self.kernel, self.method)
+        return Outcome(name, 1, self.count, [name, *paths], self.method, SUM[self.method])
+
     # -- new --------------------------------------------------------------------------------------------------------------
 
     def _new(self, graph_module: GraphModule, step: dict, seed: int) -> PassResult:
         edit = Edit(graph_module, step, own=False)
-        names = list(dict.fromkeys(n.meta["owner"] for n in edit.graph.nodes if _concatenates(n) and n.meta.get("owner"))) \
-            if self.where is None else outermost(edit, self.where, "layer or block")
+        if self.where is None:
+            owners = (n.meta.get("owner") for n in edit.graph.nodes if _concatenates(n))
+            names = list(dict.fromkeys(owner for owner in owners if owner))
+        else:
+            names = outermost(self.where, called_names(edit), "layer or block")
         refused: list[Outcome] = []
         gm, done = graph_module, False
         for name in (n for n in names for _ in range(self.count)):
@@ -132,7 +131,7 @@ class Branch(PassBase):
         return PassResult(gm, True)
 
     def _open(self, gm: GraphModule, name: str, lineage: list[dict], seed: int) -> GraphModule:
-        """One more branch beside the part of a network below a name.
+        """Return a network with one more branch beside the part below a name.
 
         What reads the part is widened as behind a 1x1 layer that stands for it, of which nothing is kept: its new outputs
         are those of the branch.
@@ -160,7 +159,7 @@ class Branch(PassBase):
         return gm
 
     def _widened(self, gm: GraphModule, stand_in: str, width: int, seed: int) -> tuple[GraphModule, str, str]:
-        """The readers of the stand-in widened by the method, or by netmorph where r2r is not exact."""
+        """Widen the readers of the stand-in by the method, or by netmorph where r2r is not exact."""
         reasons: list[str] = []
         for method in dict.fromkeys((self.method, "netmorph")):
             by = width + width % 2 if method == "r2r" else width
@@ -173,14 +172,14 @@ class Branch(PassBase):
         raise GrowthError(f"what reads it cannot take more channels: {reasons[-1]}")
 
     def _fill(self, edit: Edit, name: str, stand_in: str, reader: str, method: str, note: str) -> None:
-        """The branch in the place of the stand-in's new outputs."""
+        """Put the branch in the place of the stand-in's new outputs."""
         part, node = part_below(edit, name), edit.nodes[reader]
         old, new = (edit.values[n.name].shape[part.channel_axis] for n in (part.gives, node))
         width, size = new - old, self.kernel or 3
         net = stack(edit, part, [(1, width), (size, width)], closed=activation(edit, part.nodes) is not None)
         if method == "r2r":
             with torch.no_grad():
-                for p in next(m for m in reversed(net) if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))).parameters():
+                for p in next(m for m in reversed(net) if isinstance(m, (nn.Linear, ConvNd))).parameters():
                     p.copy_(p[_equal_rows(edit.tensor(f"{stand_in}.weight")[old:])])
         layer = any(str(n.target) == name for n in part.nodes) or name not in dict(edit.gm.named_modules())
         path, = numbered(edit, name + ("_branch" if layer else ".branch"), 1)
@@ -196,8 +195,18 @@ class Branch(PassBase):
         edit.outcomes.append(Outcome(name, old, new, [path], method, NEW[method] + note))
 
 
+def _groups(edit: Edit) -> dict[str, list[Call]]:
+    """Return, by name, the calls of each weight, which have the same branches; none where a weight is computed."""
+    found: dict[Tensor, list[Call]] = {}
+    for call in calls(edit.gm):
+        found.setdefault(edit.tensor(call.weight), []).append(call)
+    owners = Counter(group[0].name for group in found.values())
+    named = {g[0].name if owners[g[0].name] == 1 else g[0].weight: g for g in found.values()}
+    return named | {str(n.target): [] for n in edit.graph.nodes if computes(edit.gm, n)}
+
+
 def _equal_rows(new: Tensor) -> Tensor:
-    """For each row the first that is equal to it: which new positions are pairs (side by side, or group by group)."""
+    """Return, for each row, the first one equal to it: new positions are pairs side by side, or group by group."""
     rows = new.flatten(1)
     return (rows[:, None] == rows[None]).all(-1).int().argmax(1)
 
@@ -208,7 +217,7 @@ def _concatenates(node: Node) -> bool:
 
 
 def _operands(edit: Edit, part: Part) -> list[Node]:
-    """What a part concatenates along its channels at its end."""
+    """Return what a part concatenates along its channels at its end."""
     y = part.gives
     if not _concatenates(y):
         return []
@@ -217,7 +226,7 @@ def _operands(edit: Edit, part: Part) -> list[Node]:
 
 
 def _insist_behind(entry: ParameterRecord, channels: int) -> None:
-    """The new outputs of the stand-in must be behind the old ones, and its inputs as they were."""
+    """Insist that new outputs of the stand-in are behind the old ones, and its inputs as they were."""
     index = entry.index[0]
     if entry.index[1] is not None:
         raise GrowthError("what reads it is added to what it is made of, whose channels would have to grow: name more of it")

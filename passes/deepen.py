@@ -1,14 +1,11 @@
 """Deepen: new layers and blocks that start as the identity, by R2R, Net2Net or network morphism.
 
-What lives here: the pass. Where a block goes, and which: passes/support/places.py. How one is copied and put in:
-fxgrow/blocks/placing.py. Which of its numbers make it the identity: fxgrow/identity/demands.py. What numbers those are:
-passes/support/start.py.
+What lives here: the pass. Where a block goes, and which: support/places. The numbers by which it is the identity:
+support/start.
 """
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
@@ -53,9 +50,8 @@ class Deepen(PassBase):
         if not isinstance(self.times, int) or self.times < 1:
             raise GrowthError(f"times {self.times} inserts nothing; it must be a whole number of at least 1")
 
-    # -- the pass ---------------------------------------------------------------------------------------------------------
-
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Insert layers or blocks behind each place that `where` names."""
         seed = seed_of(self.seed)
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "deepen", "where": where, "times": self.times, "method": self.method,
@@ -80,38 +76,36 @@ class Deepen(PassBase):
         return edit.finish()
 
     def _insert(self, edit: Edit, trace: Trace, place: Place, draws: Draws) -> None:
-        """`times` pieces, one behind the other; a refusal comes before anything is changed."""
+        """Insert `times` pieces, one behind the other; a refusal comes before anything is changed."""
         written = trace.val(trace.values[place.x.name]) is not trace.gives[place.x.name]
         if written and edit.read_elsewhere(edit.nodes[place.x.name]):
             raise GrowthError(f"the memory of {place.x.name} is written to later and read under another name; write to a "
                               "new tensor there, in the model's code")
         count = len(place.parts) or 1
-        names: list[Any] = next_names(edit, place.base, self.times * count)
-        if place.parts:
-            names = [dict(zip(place.parts, names[i:i + count])) for i in range(0, len(names), count)]
-        pieces = [place.make(name) for name in names]
-        settled = [self._settle(piece, place, trace.gives[place.x.name].range, draws) for piece in pieces]
-        make_room(edit, place.base, len(names) * count)
+        names = next_names(edit, place.base, self.times * count)
+        pieces = [place.piece(names[i:i + count]) for i in range(0, len(names), count)]
+        started = [self._start(piece, place, trace.gives[place.x.name].range, draws) for piece in pieces]
+        make_room(edit, place.base, len(names))
         x, after = edit.nodes[place.x.name], edit.nodes[place.after.name]
-        for piece, (method, why) in zip(pieces, settled):
+        for piece, (method, why) in zip(pieces, started):
             after, x = put_in(edit, piece, after, x)
             size = sum(p.numel() for p in piece.module.parameters())
             edit.outcomes.append(Outcome(piece.paths[0], 0, size, piece.paths, method, why))
 
-    def _settle(self, piece: Piece, place: Place, given: Range, draws: Draws) -> tuple[str, str]:
-        """Gives a piece its numbers; says by which method, and why it is the identity."""
+    def _start(self, piece: Piece, place: Place, x: Range, draws: Draws) -> tuple[str, str]:
+        """Give a piece its numbers; return by which method, and why it is the identity."""
         if place.exact:
             return self.method, place.exact
         if self.method == "random":
             if place.draw:
                 redraw(piece, Trace(piece.module), draws)
             return self.method, "not exact: everything is drawn"
-        start = start_as_identity(piece, given, draws, pairs=self.method == "r2r",
-                                  draw=place.draw and self.method != "net2net")
-        why = "; ".join(["copies of the neighbour's numbers"] * (self.method == "net2net" and place.draw) +
-                        [path.replace(f"{piece.paths[0]}.", "") for path in start.paths])
+        copies = self.method == "net2net" and place.draw
+        start = start_as_identity(piece, x, draws, pairs=self.method == "r2r", draw=place.draw and not copies)
+        why = "; ".join([*(["copies of the neighbour's numbers"] if copies else []),
+                         *(path.replace(f"{piece.paths[0]}.", "") for path in start.paths)])
         if self.method == "r2r" and not start.pairs:
             return "netmorph", f"{why}; r2r is not exact here: nothing that it sums over can come in pairs"
-        if self.method == "net2net" and not place.draw:
+        if self.method == "net2net" and not copies:
             return "netmorph", f"{why}; there are no numbers of a neighbour to copy"
         return self.method, why

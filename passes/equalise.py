@@ -40,6 +40,7 @@ class Equalise(PassBase):
     seed: int | None = None
 
     def requires(self, graph_module: GraphModule) -> None:
+        """Raise a GrowthError unless the network has new numbers that can be rescaled."""
         record = record_in(graph_module)
         if record is None or not record.parameters:
             raise GrowthError("equalise rescales new numbers, and this network has none: put it behind widen")
@@ -48,6 +49,7 @@ class Equalise(PassBase):
                               "as they are: put it behind widen with method r2r")
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Rescale new rows and new columns, each by one factor."""
         record, seed = record_in(graph_module) or GrowthRecord(), seed_of(self.seed)
         grown = copy.deepcopy(graph_module)
         first = ratios(grown, record, seed)
@@ -61,7 +63,7 @@ class Equalise(PassBase):
 
 
 def parts(record: GrowthRecord, name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """For each number of a parameter, whether its row (axis 0) and its column (axis 1) is new; shape of `tensor`."""
+    """Return, for each number of a parameter, whether its row (axis 0) and its column (axis 1) is new."""
     entry = record.entry(name, tensor.ndim)
     masks = [torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device) for _ in range(2)]
     for axis, mask in zip(range(min(tensor.ndim, 2)), masks):
@@ -72,8 +74,10 @@ def parts(record: GrowthRecord, name: str, tensor: Tensor) -> tuple[Tensor, Tens
 
 
 def ratios(model: GraphModule, record: GrowthRecord, seed: int) -> tuple[float, float]:
-    """How large the gradient of new rows, and of new columns, is against that of the old numbers of the same weight: root
-    mean squares, geometric means over weights (1 where there is none to compare)."""
+    """Return the gradients of new rows, and of new columns, over those of old numbers of the same weight.
+
+    They are root mean squares, and geometric means over weights (1 where there is none to compare).
+    """
     gradients = _gradients(model, seed)
     logs: tuple[list[float], list[float]] = ([], [])
     for name, gradient in gradients.items():
@@ -94,7 +98,7 @@ def _rms(x: Tensor) -> float:
 
 
 def _gradients(model: GraphModule, seed: int) -> dict[str, Tensor]:
-    """Of the mean negative log-likelihood of drawn labels, in train mode; the model is left as it was."""
+    """Return those of the mean negative log-likelihood of drawn labels, in train mode; the model is left as it was."""
     probe, generator = copy.deepcopy(model).train(), torch.Generator().manual_seed(seed)
     examples = Captured(model).inputs  # without numbers
     if not all(isinstance(x, Tensor) and x.is_floating_point() for x in examples):
@@ -110,8 +114,10 @@ def _gradients(model: GraphModule, seed: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def scale(model: nn.Module, record: GrowthRecord, *, rows: float, columns: float) -> None:
-    """Multiplies, in place, the numbers of new rows (biases and norms' weights included) and those of new columns; those
-    between new positions and new ones stay, so that either factor reaches a gradient once."""
+    """Multiply, in place, the numbers of new rows (biases and norms' weights included) and those of new columns.
+
+    Those between new positions and new ones stay, so that either factor reaches a gradient once.
+    """
     for name, p in model.named_parameters():
         row, column = parts(record, name, p)
         p.mul_(torch.where(row & ~column, rows, 1.0) * torch.where(column & ~row, columns, 1.0))

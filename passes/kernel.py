@@ -1,6 +1,4 @@
 """Kernel: convolutions with larger kernels (Network Morphism, Wei 2016: kernel size morphing)."""
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -48,6 +46,7 @@ class Kernel(PassBase):
             raise GrowthError(f"size {self.size!r} is no kernel size; it must be at least 1 on every axis")
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Enlarge each convolution that `where` names."""
         named = listed(self.where)
         edit = Edit(graph_module, {"pass": "kernel", "where": named, "size": list(self.sizes)})
         calls: dict[Tensor, list[Call]] = {}  # those of one weight grow together
@@ -118,7 +117,7 @@ def _convolves(edit: Edit, node: Node) -> bool:
 
 
 def _pin(node: Node, value: int | tuple) -> None:
-    """Writes the size that a node reads off a weight into its users: a padding computed from it stays what it was."""
+    """Write the size that a node reads off a weight into its users: a padding computed from it stays what it was."""
     value = value if isinstance(value, int) else tuple(value)
     for user in list(node.users):
         user.args, user.kwargs = map_arg((user.args, user.kwargs), lambda n: value if n is node else n)
@@ -156,7 +155,7 @@ def _shift(call: Call, old: Sizes, new: Sizes, x: Tensor) -> tuple[Sizes, Sizes 
 
 
 def _check_room(call: Call, x: Tensor, padding: Sizes) -> None:
-    """Raises Refusal where a padding that repeats the input is larger than that."""
+    """Raise Refusal where a padding that repeats the input is larger than that."""
     mode, space = getattr(call.module, "padding_mode", "zeros"), tuple(x.shape[-call.rank:])
     spare = {"reflect": 1, "circular": 0}.get(mode)
     if spare is not None and any(p > s - spare for p, s in zip(padding, space)):

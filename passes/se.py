@@ -1,6 +1,4 @@
 """SqueezeExcite: channel gates (Hu 2018) that start at one."""
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -41,6 +39,7 @@ class SqueezeExcite(PassBase):
             raise GrowthError(f"reduction {self.reduction} makes no sense; it must be at least 1")
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Put gates behind each part that `where` names."""
         seed = seed_of(self.seed)
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "se", "where": where, "reduction": self.reduction, "seed": seed})
@@ -48,7 +47,7 @@ class SqueezeExcite(PassBase):
         return apply(edit, where, "layer, block or call", lambda part: self._gate(edit, part, generator))
 
     def _gate(self, edit: Edit, part: Part, generator: torch.Generator) -> Outcome:
-        """`y * 2 sigmoid(fc2(relu(fc1(mean of y over space))))`, with fc2 zero."""
+        """Multiply: `y * 2 sigmoid(fc2(relu(fc1(mean of y over space))))`, with fc2 zero."""
         y, axis = edit.nodes[part.gives.name], channel_axis(edit, part.gives)
         shape = edit.values[y.name].shape
         over = tuple(d for d in range(1, len(shape)) if d != axis)
@@ -72,7 +71,7 @@ class SqueezeExcite(PassBase):
 
 
 def _layer(axis: int, shape: torch.Size, inputs: int, outputs: int) -> nn.Module:
-    """A layer over the channels, not filled: a 1x1 convolution where space comes behind them, else a linear one."""
+    """Return a layer over the channels, not filled: a 1x1 convolution where space is behind them, else a linear one."""
     if axis == len(shape) - 1:
         return nn.utils.skip_init(nn.Linear, inputs, outputs)
     if axis == 1 and (len(shape) - 2, False) in LAYERS:

@@ -1,19 +1,17 @@
 """Skip: connections past layers and blocks that start with weight zero (ResNet, He 2015; ReZero, Bachlechner 2020)."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow.common import Refusal
+from fxgrow.common import Refusal, times
 from fxgrow.errors import SelectionError
 from fxgrow.graph import LAYERS
-from fxgrow.growth import Edit, Named, Part, apply, channel_axis, kept, named, part_of, read_parameter
+from fxgrow.growth import Edit, Part, apply, channel_axis, kept, named, part_of, read_parameter
 from fxgrow.passes.support import insist_known, listed
 from fxgrow.record import Outcome
 
@@ -38,6 +36,7 @@ class Skip(PassBase):
         insist_known("weight", self.weight, ("scalar", "channel", "matrix"))
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Add a connection past each part that `where` names."""
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "skip", "where": where, "to": self.to, "weight": self.weight})
         end = None if self.to is None else _end(edit, self.to)
@@ -73,7 +72,7 @@ class Skip(PassBase):
             layer = nn.Module()
             layer.weight = nn.Parameter(torch.zeros([*y[axis:axis + 1], *[1] * (len(y) - axis - 1)]))
             return layer
-        sizes = f"its input of {'x'.join(map(str, x))} and the output of {'x'.join(map(str, y))}"
+        sizes = f"its input of {times(x)} and the output of {times(y)}"
         if len(x) != len(y) or x[0] != y[0]:
             raise Refusal(f"no connection leads from {sizes}")
         axis = channel_axis(edit, end.gives)
@@ -90,7 +89,7 @@ class Skip(PassBase):
         return layer
 
 
-def _end(edit: Edit, name: str) -> Named:
+def _end(edit: Edit, name: str) -> tuple[str, str, list[Node]]:
     """Return the one layer, block or call of a name.
 
     Raises:

@@ -1,6 +1,4 @@
 """Subnet: a sub-network beside a part of the network (Network Morphism, Wei 2016, section 3.6)."""
-from __future__ import annotations
-
 import copy
 import importlib
 from collections.abc import Callable, Sequence
@@ -15,8 +13,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.aten import TorchDispatchMode
 from fxgrow.errors import CaptureError, GrowthError
 from fxgrow.graph import calls, meta_twin
-from fxgrow.growth import Edit, Part
-from fxgrow.passes.support import insist_known, listed, oppose, outermost, part_below, pointwise, seed_of, seeded, stack
+from fxgrow.growth import Edit, Part, outermost
+from fxgrow.passes.support import called_names, insist_known, listed, oppose, part_below, pointwise, seed_of, seeded, stack
 from fxgrow.record import Outcome
 
 Factory = Callable[[int, int], nn.Module]
@@ -50,13 +48,16 @@ class Subnet(PassBase):
         insist_known("block", self.block, ("bottleneck", "basic"))
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Put a sub-network beside each part that `where` names."""
         seed = seed_of(self.seed)
         factory = imported(self.module) if isinstance(self.module, str) else self.module
         named = self.module if isinstance(self.module, str) or factory is None else getattr(factory, "__name__", "callable")
         edit = Edit(graph_module, {"pass": "subnet", "where": listed(self.where), "module": named, "block": self.block,
                                    "method": self.method, "seed": seed})
-        names = list(dict.fromkeys(c.name for c in calls(edit.gm))) if self.where is None else outermost(
-            edit, self.where, "layer or block")
+        if self.where is None:
+            names = list(dict.fromkeys(c.name for c in calls(edit.gm)))
+        else:
+            names = outermost(self.where, called_names(edit), "layer or block")
         with seeded(seed):
             for name in names:
                 try:
@@ -119,6 +120,7 @@ class Ended(nn.Module):
             nn.init.zeros_(project.weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the sub-network's result behind the last layer: zero at first."""
         if self.twin is None:
             return self.project(self.net(x))
         z = self.net(x.clone() if self.writes else x)

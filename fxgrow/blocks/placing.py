@@ -1,10 +1,7 @@
-"""Blocks of a captured graph: finding the piece of graph below a module's name, taking a copy of it out, putting it in.
+"""Putting blocks into a captured graph, and the names that they get in it.
 
-A block has one value in (beside others that it only reads, such as a mask) and one out. A `Piece` is a block on its own: a
-small captured module whose layers already have the names that they are to have.
+A `Piece` is put in behind a node; its layers already have the names that they are to have.
 """
-from __future__ import annotations
-
 import re
 
 from torch import nn
@@ -14,19 +11,19 @@ from fxgrow.graph import Captured, copy_nodes
 from fxgrow.growth import Edit, Piece
 from fxgrow.record import ParameterRecord
 
+NUMBERED = re.compile(r"(.*?)(\d+)")
+
 
 def put_in(edit: Edit, piece: Piece, after: Node, x: Node) -> tuple[Node, Node]:
-    """Puts a piece into the graph behind `after`, on the value of `x`, whose users from there on get the piece's result.
+    """Put a piece into the graph behind `after`, on the value of `x`, whose users from there on get the piece's result.
 
     Returns:
         the last node, and that of the result.
     """
     for path in piece.paths:
         layer = piece.module.get_submodule(path)
-        like = edit._like
-        place_behind(edit, path, layer.to(device=like.device))
-        for name, tensor in [*layer.named_parameters(prefix=path), *layer.named_buffers(prefix=path)]:
-            edit.record.parameters[name] = ParameterRecord.new(tensor.ndim)
+        _register(edit, path, layer.to(device=edit.like.device))
+        edit.record_new(path, layer)
     *nodes, _ = piece.module.graph.nodes
     placeholders = [n for n in nodes if n.op == "placeholder"]
     env: dict[Node, Node] = dict(zip(placeholders, [x, *(edit.nodes[n.name] for n in piece.others)]))
@@ -41,27 +38,31 @@ def put_in(edit: Edit, piece: Piece, after: Node, x: Node) -> tuple[Node, Node]:
     return behind.prev, out
 
 
-def place_behind(edit: Edit, path: str, layer: nn.Module) -> None:
-    """Registers a layer; one with a number stands behind the one with the number before."""
+def _register(edit: Edit, path: str, layer: nn.Module) -> None:
+    """Register a layer; one with a number stands behind the one with the number before."""
     edit.gm.add_submodule(path, layer)
     owner, _, last = path.rpartition(".")
-    number = re.fullmatch(r"(.*?)(\d+)", last)
     children = edit.gm.get_submodule(owner)._modules
-    if number is None:
-        return
-    before = number[1] + str(int(number[2]) - 1)
+    numbered = NUMBERED.fullmatch(last)
+    before = f"{numbered[1]}{int(numbered[2]) - 1}" if numbered else None
     if before in children:
         names = [n for n in children if n != last]
         names.insert(names.index(before) + 1, last)
-        ordered = {n: children[n] for n in names}
-        children.clear()
-        children.update(ordered)
+        _reorder(children, {n: children[n] for n in names})
+
+
+def _reorder(children: dict, ordered: dict) -> None:
+    children.clear()
+    children.update(ordered)
 
 
 def next_names(edit: Edit, path: str, count: int) -> list[str]:
-    """`count` names behind a layer or block: the numbers that follow it in a series (`layer3.3` behind `layer3.2`, taken or
-    not), or names of their own (`Mixed_5d_2`)."""
-    owner, stem, number = _parts(edit, path)
+    """Return `count` names behind a layer or block.
+
+    They are the numbers that follow it in a series (`layer3.3` behind `layer3.2`, taken or not), or names of their own
+    (`Mixed_5d_2`).
+    """
+    owner, stem, number = _split(edit, path)
     if number is not None:
         return [f"{owner}{stem}{number + 1 + i}" for i in range(count)]
     names: list[str] = []
@@ -74,8 +75,8 @@ def next_names(edit: Edit, path: str, count: int) -> list[str]:
 
 
 def make_room(edit: Edit, path: str, count: int) -> None:
-    """Moves what follows a layer or block in a series up by `count` (`layer3.3` becomes `layer3.4`: the record says so)."""
-    owner, stem, number = _parts(edit, path)
+    """Move what follows a layer or block in a series up by `count` (`layer3.3` becomes `layer3.4`: the record says so)."""
+    owner, stem, number = _split(edit, path)
     if number is None:
         return
     moving = {}
@@ -83,53 +84,49 @@ def make_room(edit: Edit, path: str, count: int) -> None:
         following = re.fullmatch(re.escape(stem) + r"(\d+)", name)
         if following and int(following[1]) > number:
             moving[name] = f"{stem}{int(following[1]) + count}"
-    _rename(edit, owner, moving)
+    if moving:
+        _rename(edit, owner, moving)
 
 
-def _parts(edit: Edit, path: str) -> tuple[str, str, int | None]:
-    """The name of a layer or block taken apart: what it is in, what stands before its number, and the number that it has in
-    a series (None: it is in none)."""
+def _split(edit: Edit, path: str) -> tuple[str, str, int | None]:
+    """Return the module that a layer is in, its name before the number, and its number in a series (None: in none)."""
     owner, dot, last = path.rpartition(".")
-    found = re.fullmatch(r"(.*?)(\d+)", last)
+    numbered = NUMBERED.fullmatch(last)
     children = edit.gm.get_submodule(owner)._modules
-    if found is None or last not in children or not _in_series(children, last, found[1]):
+    if numbered is None or last not in children or not _in_series(children, last, numbered[1]):
         return owner + dot, last, None
-    return owner + dot, found[1], int(found[2])
+    return owner + dot, numbered[1], int(numbered[2])
 
 
 def _in_series(children: dict, last: str, stem: str) -> bool:
-    """Whether a name is one of a numbered list: a number alone, or that of a block like one beside it."""
-    def form(module: nn.Module | None) -> list[str]:
+    """Return whether a name is one of a numbered list: a number alone, or that of a block like one beside it."""
+    def tensors(module: nn.Module | None) -> list[str]:
         return [] if module is None else [n for n, _ in [*module.named_parameters(), *module.named_buffers()]]
 
     if not stem:
         return True
     numbered = [n for n in children if re.fullmatch(re.escape(stem) + r"\d+", n) and n != last]
-    return any(children[last].children()) and any(form(children[n]) == form(children[last]) for n in numbered)
+    return any(children[last].children()) and any(tensors(children[n]) == tensors(children[last]) for n in numbered)
 
 
 def _rename(edit: Edit, prefix: str, moving: dict[str, str]) -> None:
-    """Gives the modules below `prefix` other names, in the graph and the record too."""
-    if not moving:
-        return
+    """Give the modules below `prefix` other names, in the graph and the record too."""
     children = edit.gm.get_submodule(prefix.rstrip("."))._modules
     for name in moving:
         path = prefix + name
         for tensor, value in [*children[name].named_parameters(prefix=path), *children[name].named_buffers(prefix=path)]:
             edit.record.parameters.setdefault(tensor, ParameterRecord.same(tensor, value.ndim))
-    ordered = {moving.get(n, n): m for n, m in children.items()}
-    children.clear()
-    children.update(ordered)
+    _reorder(children, {moving.get(n, n): m for n, m in children.items()})
 
     def new(name: str) -> str:
-        rest = name.removeprefix(prefix)
-        head, dot, tail = rest.partition(".")
+        head, dot, tail = name.removeprefix(prefix).partition(".")
         return f"{prefix}{moving[head]}{dot}{tail}" if name.startswith(prefix) and head in moving else name
 
     for outcome in edit.outcomes:
         outcome.name, outcome.producers = new(outcome.name), [new(n) for n in outcome.producers]
     edit.record.parameters = {new(n): p for n, p in edit.record.parameters.items()}
-    Captured(edit.gm).leaves = {new(n): why for n, why in Captured(edit.gm).leaves.items()}
+    facts = Captured(edit.gm)
+    facts.leaves = {new(n): why for n, why in facts.leaves.items()}
     for node in edit.graph.nodes:
         if node.op in ("call_module", "get_attr"):
             node.target = new(str(node.target))

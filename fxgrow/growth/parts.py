@@ -3,7 +3,7 @@
 What lives here: finding them by name, their ends, their channels. What does not: what is put there.
 """
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -131,18 +131,22 @@ def _channels(gm: GraphModule) -> tuple[dict, set]:
     return _CHANNELS[gm]
 
 
-def _select(edit: Edit, where: str | Sequence[str], what: str) -> list[Named]:
-    """Return what globs name, in the order of the graph; of names within each other that one glob matches, the outermost.
+def outermost(where: str | Sequence[str], names: Iterable[str], what: str) -> list[str]:
+    """Return the names that globs match, each glob's without those below another one of them.
 
     Raises:
         SelectionError: a glob matches nothing.
     """
-    names = named(edit)
-    chosen: dict[str, list[Named]] = {}
-    for pattern in [where] if isinstance(where, str) else where:
-        chosen.update({n: names[n] for n in outer(edit.select(pattern, names, what))})
+    patterns = [where] if isinstance(where, str) else where
+    return list(dict.fromkeys(n for pattern in patterns for n in outer(Edit.select(pattern, names, what))))
+
+
+def _select(edit: Edit, where: str | Sequence[str], what: str) -> list[Named]:
+    """Return what globs name, in the order of the graph."""
+    found = named(edit)
+    chosen = [one for name in outermost(where, found, what) for one in found[name]]
     order = {node: i for i, node in enumerate(edit.before.graph.nodes)}
-    return sorted((one for found in chosen.values() for one in found), key=lambda one: order[one[2][-1]])
+    return sorted(chosen, key=lambda one: order[one[2][-1]])
 
 
 def apply(edit: Edit, where: str | Sequence[str], what: str, put: Callable[[Part], Outcome],

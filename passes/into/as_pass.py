@@ -1,6 +1,4 @@
 """GrowInto: `grow_into` as a pass, so that a network can become a bigger one of a stock class in the middle of training."""
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
@@ -32,6 +30,7 @@ class GrowInto(PassBase):
     seed: int | None = None
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Return the bigger network with numbers by which it computes what this one does."""
         from fxgrow.passes.into.growing import grow_into
         seed, inputs = seed_of(self.seed), Captured(graph_module).inputs
         big, _ = load_model(self.model, seed=seed, need_inputs=False)

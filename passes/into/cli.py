@@ -1,6 +1,4 @@
 """`fxgrow grow SMALL --into BIG`: a warm start for a bigger stock model."""
-from __future__ import annotations
-
 from typing import Any
 
 import click
@@ -88,7 +86,7 @@ def grow(small: str, big: str, output: str | None, only_plan: bool, method: str,
 
 
 def reached(still: dict[str, int], new: int) -> str:
-    """Which new numbers learn, in words."""
+    """Return in words which new numbers learn."""
     if not still:
         return f"a gradient reaches each of the {new:,} new numbers within two steps"
     some = ", ".join(f"{name} ({count:,})" for name, count in list(still.items())[:MOST])

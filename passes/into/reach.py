@@ -1,6 +1,4 @@
 """Which new numbers of a grown network a gradient reaches within a few steps."""
-from __future__ import annotations
-
 import copy
 
 import torch
@@ -14,7 +12,7 @@ RATE = 1e-2  # of a step: a step only has to be one
 
 def unreached(model: nn.Module, example_inputs: tuple, record: GrowthRecord, steps: int = 2,
               seed: int = 0) -> dict[str, int]:
-    """How many new numbers of each parameter get no gradient in `steps` steps of SGD towards random targets.
+    """Return how many new numbers of each parameter get no gradient in `steps` steps of SGD towards random targets.
 
     The model trains on the example inputs in train mode (in eval mode, where that cannot run); it is left as it is. A number
     that these inputs do not use (the row of a word that is not in them, a channel that a ReLU shuts) counts too.

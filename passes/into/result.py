@@ -28,7 +28,7 @@ class GrownInto(OrderedDict):
 
     @classmethod
     def of(cls, model: nn.Module) -> GrownInto:
-        """The numbers of a model, with the versions of its classes that `load_state_dict` may ask for."""
+        """Return the numbers of a model, with the versions of its classes that `load_state_dict` may ask for."""
         state = model.state_dict()
         found = cls(state)
         found.model, found._metadata = model, state._metadata  # type: ignore[attr-defined]
@@ -38,23 +38,23 @@ class GrownInto(OrderedDict):
         return OrderedDict, (), {"_metadata": self._metadata}, None, iter(self.items())
 
     def state_dict(self) -> OrderedDict:
-        """The numbers alone, as a plain dictionary."""
+        """Return the numbers alone, as a plain dictionary."""
         plain = OrderedDict(self)
         plain._metadata = self._metadata  # type: ignore[attr-defined]
         return plain
 
     def explain(self) -> str:
-        """The steps as a table: what was done, how, and why it is exact."""
+        """Return the steps as a table: what was done, how, and why it is exact."""
         return self.plan.explain()
 
     def unreached(self, example_inputs, steps: int = 2) -> dict[str, int]:
-        """How many new numbers of each parameter get no gradient in so many steps of training on the example inputs."""
+        """Return how many new numbers of each parameter no gradient reaches in so many steps on the example inputs."""
         from fxgrow.passes.into.reach import unreached
         with uncached(self.model):
             return unreached(self.model, as_tuple(example_inputs), self.record, steps)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the numbers as a plain state_dict: as torch.save does, or safetensors by the suffix of the path."""
+        """Write the numbers as a plain state_dict: as torch.save does, or safetensors by the suffix of the path."""
         plain = self.state_dict()
         plain.update((n, t.detach().cpu().contiguous()) for n, t in self.items())
         with atomic_write(path) as file:

@@ -1,6 +1,4 @@
 """The sizes that the axis classes of a small model have in a big one, from pairs of axes."""
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 
@@ -19,6 +17,11 @@ class Sizes:
         self.open: list[tuple[Any, int, str]] = []
 
     def relate(self, e, f, where: str) -> None:
+        """Note that the axis e of the small model is the axis f of the big one, at a place named `where`.
+
+        Raises:
+            GrowthError: a class would shrink, or have two sizes.
+        """
         e, f = resolve(e), resolve(f)
         if isinstance(e, Atom):
             size, first = self.found.setdefault(e, (f.size, where))
@@ -35,29 +38,36 @@ class Sizes:
             self.open.append((e, f.size, where))
 
     def solved(self) -> dict[Atom, int]:
-        """The sizes, with those that follow from the rest of the axes.
+        """Return the sizes, with those that follow from the rest of the axes.
 
         Raises:
             GrowthError: there are none.
         """
         sizes = {a: n for a, (n, _) in self.found.items()}
         for e, size, where in self.open:
+            if size_of(e, sizes) == size:
+                continue
             unknown = [a for a in dict.fromkeys(atoms(e)) if a not in sizes]
-            rest = size_of(e, sizes)
-            if rest != size and len(unknown) == 1:
-                one = size_of(e, {**sizes, unknown[0]: 1}), size_of(e, {**sizes, unknown[0]: 2})
-                step = one[1] - one[0]
-                if step and (size - one[0]) % step == 0 and (count := (size - one[0]) // step + 1) >= unknown[0].size:
-                    sizes[unknown[0]] = count
-                    continue
-            if rest != size:
+            count = _solve(e, size, sizes, unknown[0]) if len(unknown) == 1 else None
+            if count is None:
                 raise GrowthError(f"{where} has {shown(e)} positions, and {size} in the big model: no growth of its factors "
                                   "alone, which are split, shuffled or grouped, gives that")
+            sizes[unknown[0]] = count
         return sizes
 
 
+def _solve(e, size: int, sizes: dict[Atom, int], unknown: Atom) -> int | None:
+    """Return the size of a class by which an axis, which is linear in it, has its size (None: there is none)."""
+    first, second = (size_of(e, {**sizes, unknown: n}) for n in (1, 2))
+    step = second - first
+    if not step or (size - first) % step:
+        return None
+    count = (size - first) // step + 1
+    return count if count >= unknown.size else None
+
+
 def shown(e) -> str:
-    """An axis by its sizes: `2*29 + 58`."""
+    """Write an axis by its sizes: `2*29 + 58`."""
     e = resolve(e)
     if isinstance(e, Sum):
         return " + ".join(map(shown, e.parts))
@@ -67,7 +77,7 @@ def shown(e) -> str:
 
 
 def without(e, gone: Collection[Atom]):
-    """An axis without the parts of a concatenation that consist of the given classes."""
+    """Return an axis without the parts of a concatenation that consist of the given classes."""
     e = resolve(e)
     if isinstance(e, Sum):
         return concat([without(p, gone) for p in e.parts if not set(atoms(p)) & set(gone) or isinstance(p, Sum)])
@@ -75,7 +85,7 @@ def without(e, gone: Collection[Atom]):
 
 
 def kept(e, gone: Collection[Atom]) -> Tensor:
-    """Which positions of an axis are left in `without`."""
+    """Return which positions of an axis are left in `without`."""
     e = resolve(e)
     if isinstance(e, (Sum, Prod)):
         parts = [kept(p, gone) for p in e.parts]

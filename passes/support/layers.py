@@ -2,8 +2,6 @@
 
 What lives here: shapes and layers, for Branch and Subnet. What does not: which numbers make them start at zero.
 """
-from __future__ import annotations
-
 import copy
 import functools
 from collections import OrderedDict
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
+from fxgrow.common import times
 from fxgrow.errors import GrowthError
 from fxgrow.graph import LAYERS, Call
 from fxgrow.growth import Edit, Part
@@ -79,7 +78,7 @@ def same_size(old: Sizes, padding: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
     padded = tuple(p + g // 2 for p, g in zip(padding, gained))
     if any(g % 2 for g in gained) or min(padded) < 0:
         least = max(o - 2 * (p // d) for o, p, d in zip(old, padding, dilation))
-        raise GrowthError(f"a kernel of {'x'.join(map(str, new))} beside one of {'x'.join(map(str, old))} with padding "
+        raise GrowthError(f"a kernel of {times(new)} beside one of {times(old)} with padding "
                           f"{', '.join(map(str, padding))} gives outputs of another size; choose one that differs by an "
                           f"even number and is at least {max(least, 1)}")
     return padded

@@ -1,6 +1,4 @@
 """What the options of several passes have in common: names, seeds and words out of a list."""
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 
@@ -10,24 +8,24 @@ from fxgrow.errors import GrowthError
 
 
 def listed(where: str | Sequence[str] | None) -> list[str]:
-    """The globs of a `where`: one, several, or (None) none."""
+    """Return the globs of a `where`: one, several, or (None) none."""
     return [where] if isinstance(where, str) else list(where or [])
 
 
 def seed_of(seed: int | None) -> int:
-    """The seed given; None takes one from torch's global generator."""
+    """Return the seed; None takes one from torch's global generator."""
     return int(torch.randint(2 ** 31, ())) if seed is None else seed
 
 
 def insist_known(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises a GrowthError unless an option has one of the values that it may have."""
+    """Raise a GrowthError unless an option has one of the values that it may have."""
     if value not in allowed:
         raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """New layers start with what they draw for themselves, from this seed; torch's global generator stays as it is."""
+    """Let new layers draw their numbers from this seed; torch's global generator stays as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

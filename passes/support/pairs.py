@@ -1,6 +1,4 @@
 """Pairs of layers that cancel: repeated channels, read with opposite signs."""
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -8,14 +6,14 @@ from fxgrow.graph import Call
 
 
 def oppose(weight: Tensor) -> None:
-    """Gives the second half of the columns of a weight `[out, 2m, ...]` the opposite numbers of the first."""
+    """Give the second half of the columns of a weight `[out, 2m, ...]` the opposite numbers of the first."""
     with torch.no_grad():
         half = weight.shape[1] // 2
         weight[:, half:] = -weight[:, :half]
 
 
 def repeat(call: Call, weight: Tensor) -> None:
-    """Gives, in each group of a layer like the call's, the second half of the outputs the numbers of the first."""
+    """Give, in each group of a layer like the call's, the second half of the outputs the numbers of the first."""
     with torch.no_grad():
         axis = int(call.transposed)  # a transposed convolution has `[in, out / groups, ...]`
         groups = call.argument("groups") if call.rank and not call.transposed else 1

@@ -1,35 +1,22 @@
 """Parts of the graph under change, by name: what Branch and Subnet put something beside."""
 import itertools
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import Call, below, boundary, calls, inside, outer, place_of, prefixes
+from fxgrow.graph import Call, below, boundary, calls, inside, place_of, prefixes
 from fxgrow.growth import Edit, Part
 
 
-def paths(edit: Edit) -> list[str]:
+def called_names(edit: Edit) -> list[str]:
     """Return every name below which the graph calls something."""
     found: dict[str, None] = {}
     for node in edit.graph.nodes:
         found.update(dict.fromkeys(prefixes(place_of(node))))
     found.update(dict.fromkeys(call.name for call in calls(edit.gm)))
     return [p for p in found if p]
-
-
-def outermost(edit: Edit, where: str | Sequence[str], what: str) -> list[str]:
-    """Return the names that each glob of `where` matches, without those below another one of them.
-
-    Raises:
-        SelectionError: a glob matches none.
-    """
-    names, chosen = paths(edit), []
-    for pattern in [where] if isinstance(where, str) else where:
-        chosen += [n for n in outer(edit.select(pattern, names, what)) if n not in chosen]
-    return chosen
 
 
 def part_below(edit: Edit, path: str) -> Part:

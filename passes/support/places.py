@@ -3,8 +3,6 @@
 What lives here: finding places in a captured module whose values are known, and choosing the block for each. What does not:
 the numbers that it starts with.
 """
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,8 +15,8 @@ from torch.fx import Graph, GraphModule, Node
 from fxgrow.blocks import built, copied, ends, find_block, find_out
 from fxgrow.common import Refusal
 from fxgrow.errors import GrowthError
-from fxgrow.graph import Captured, below, call_of, calls, inside, outer
-from fxgrow.growth import Edit, Part, Piece, channel_axes
+from fxgrow.graph import Captured, below, call_of, calls, inside
+from fxgrow.growth import Part, Piece, channel_axes, outermost
 from fxgrow.identity import Demand, Trace
 from fxgrow.passes.support import plain
 from fxgrow.passes.support.blocks import build, conv
@@ -40,6 +38,10 @@ class Place:
     exact: str = ""
     parts: list[str] = field(default_factory=list)
 
+    def piece(self, names: list[str]) -> Piece:
+        """Make a piece under one name, or with its parts each under one."""
+        return self.make(dict(zip(self.parts, names)) if self.parts else names[0])
+
 
 class Places:
     """Finds the places that `where` names, in a captured module whose values are known."""
@@ -51,22 +53,21 @@ class Places:
         self.refused: list[Outcome] = []
 
     def find(self, where: list[str] | None) -> tuple[list[Place], list[Outcome]]:
-        """The places, and what was named but is none."""
+        """Return the places, and what was named but is none."""
         found: list[Place] = []
-        for pattern in where or [None]:  # type: ignore[list-item]
+        if where is None:
+            found += self._at("")
+        for pattern in where or ():
             if pattern in ("input", "output") and pattern not in self.modules:
-                found.append(self._end(pattern))
-                continue
-            for path in self._matches(pattern) if pattern is not None else [""]:
-                found += self._at(path)
-        return [p for i, p in enumerate(found) if p.after not in [q.after for q in found[:i]]], self.refused
-
-    def _matches(self, pattern: str) -> list[str]:
-        """The outermost modules that a glob matches."""
-        return outer(Edit.select(pattern, self.modules, "layer or block"))
+                found.append(self._input() if pattern == "input" else self._output())
+            else:
+                for path in outermost(pattern, self.modules, "layer or block"):
+                    found += self._at(path)
+        first = {place.after: place for place in reversed(found)}
+        return [place for place in found if first[place.after] is place], self.refused
 
     def _at(self, path: str) -> list[Place]:
-        """The places that one name means: the ends of the stages in it, or the place behind it."""
+        """Return the places that one name means: the ends of the stages in it, or the place behind it."""
         try:
             if self.kind != "clone" and path:
                 return [self._behind(path)]
@@ -81,7 +82,7 @@ class Places:
     # -- stages ------------------------------------------------------------------------------------------------------------
 
     def _block(self, path: str) -> Part | str:
-        """The block below a path that can be the identity as it is, or why it cannot."""
+        """Return the block below a path that can be the identity as it is, or why it cannot."""
         if path not in self.blocks:
             try:
                 block = find_block(path, self.trace)
@@ -95,31 +96,33 @@ class Places:
         return self.blocks[path]
 
     def _stages(self, path: str) -> list[list[str]]:
-        """Runs of neighbouring blocks in numbered lists that keep the shape of one value, the deepest there are."""
+        """Return runs of neighbouring blocks in numbered lists that keep the shape of one value, the deepest there are."""
         names = [n for n, _ in self.gm.get_submodule(path).named_children()]
         children = [f"{path}.{n}" if path else n for n in names]
         deeper = [run for child in children for run in self._stages(child)]
         if deeper or len({re.sub(r"\d+$", "", n) for n in names}) != 1 or not names[0][-1].isdigit():
             return deeper
         runs: list[list[str]] = []
-        previous = None
+        end = None
         for child in children:
             block = self._block(child) if any(self.gm.get_submodule(child).children()) else ""
-            if isinstance(block, Part):
-                if previous is not None and block.takes is previous.gives:
-                    runs[-1].append(child)
-                else:
-                    runs.append([child])
-            previous = block if isinstance(block, Part) else None
+            if isinstance(block, str):
+                end = None
+                continue
+            if end is not None and block.takes is end:
+                runs[-1].append(child)
+            else:
+                runs.append([child])
+            end = block.gives
         return runs
 
     # -- one place ---------------------------------------------------------------------------------------------------------
 
     def _behind(self, path: str, template: str | None = None) -> Place:
-        """The place behind a block or layer."""
+        """Return the place behind a block or layer."""
         if self.kind != "clone":
             nodes, out = find_out(path, self.trace)
-            return self._built(self._last_child(path, out), out, nodes[-1])
+            return self._built(self._last_child(path, out), out, nodes[-1], self.kind)
         block = self._block(path)
         if isinstance(block, Part):
             source = self._block(template or path)
@@ -128,47 +131,44 @@ class Places:
         if any(inside(c.node, path) and str(c.node.target) != path and c.name != path for c in calls(self.gm)):
             nodes, _ = find_out(path, self.trace)
             if any(n.op != "get_attr" and n.meta.get("owner") == path for n in nodes):
-                return self._wrapped(path, find_block(path, self.trace))
+                return self._wrapped(find_block(path, self.trace))
         return self._last_layer(path)
 
     def _last_child(self, path: str, out: Node) -> str:
-        """Of a stage, its last block, where blocks are numbered."""
+        """Return the last block of a stage whose blocks are numbered."""
         for name, _ in self.gm.get_submodule(path).named_children():
             if name.isdigit() and any(n is out for n in self.trace.below.get(f"{path}.{name}", ())):
                 return f"{path}.{name}"
         return path
 
-    def _built(self, base: str, x: Node, after: Node, name: str | None = None) -> Place:
+    def _built(self, base: str, x: Node, after: Node, kind: str) -> Place:
+        """Return a place for a block that is built new."""
         value = self.trace.values[x.name]
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise GrowthError(f"the value at {base} is not a tensor of numbers: name another place")
         last = channels_last(self.gm, x, value)
+        return Place(base, x, after, lambda path: built(build(kind, value.shape, last), path, value), draw=False)
 
-        def make(path: str) -> Piece:
-            return built(build(name or self.kind, value.shape, last), path, value)
+    def _input(self) -> Place:
+        """Return the place in front of everything."""
+        placeholders = [n for n in self.gm.graph.nodes if n.op == "placeholder"]
+        return self._built("input", placeholders[0], placeholders[-1], "basic" if self.kind == "clone" else self.kind)
 
-        return Place(base, x, after, make, draw=False)
+    def _output(self) -> Place:
+        """Return the place behind everything, on the first of the model's outputs."""
+        *_, last, output = self.gm.graph.nodes
+        given = output.args[0]
+        values = list(given.values()) if isinstance(given, dict) else given
+        found = [v for v in (values if isinstance(values, (tuple, list)) else [values]) if isinstance(v, Node)]
+        if not found or not isinstance(self.trace.values[found[0].name], Tensor):
+            raise GrowthError("where='output': the model's first output is not a tensor; name its last layer instead")
+        return self._built("output", found[0], last, "basic" if self.kind == "clone" else self.kind)
 
-    def _end(self, end: str) -> Place:
-        """In front of everything, or behind it."""
-        nodes = self.gm.graph.nodes
-        if end == "input":
-            x = next(n for n in nodes if n.op == "placeholder")
-            after = [n for n in nodes if n.op == "placeholder"][-1]
-        else:
-            given = next(iter(self.gm.graph.find_nodes(op="output"))).args[0]
-            found = [given] if isinstance(given, Node) else [v for v in (
-                given.values() if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else ())
-                if isinstance(v, Node)]
-            if not found or not isinstance(self.trace.values[found[0].name], Tensor):
-                raise GrowthError("where='output': the model's first output is not a tensor; name its last layer instead")
-            x = found[0]
-            after = list(nodes)[-2]
-        return self._built(end, x, after, "basic" if self.kind == "clone" else None)
+    def _wrapped(self, block: Part) -> Place:
+        """Return the place behind a block without a skip path, for a clone of it beside one.
 
-    def _wrapped(self, path: str, block: Part) -> Place:
-        """Behind a block without a skip path: a clone of it beside one, behind it a linear layer that starts at zero (and
-        before it one that adapts the channels, where these differ)."""
+        Behind the clone is a linear layer that starts at zero, and before it one that adapts the channels where they differ.
+        """
         into, out = (v.tensor for v in ends(block, self.trace))
         last = channels_last(self.gm, block.gives, out)
         at = -1 if last else 1
@@ -178,17 +178,16 @@ class Places:
             raise Refusal(f"it turns {list(into.shape)} into {list(out.shape)}, so a clone of it does not fit behind it")
 
         def make(name: str) -> Piece:
-            def layer(graph: Graph, layers: nn.Module, called: str, value: Node, ins: int) -> Node:
-                outs = out.shape[at] if called == "project" else into.shape[at]
-                layers.add_module(called, conv(rank, ins, outs).to(out.dtype))
-                made = graph.call_module(f"{name}.{called}", (value,))
-                made.meta["owner"] = f"{name}.{called}"
-                return made
+            def layer(graph: Graph, layers: nn.Module, called: str, value: Node, outs: int) -> Node:
+                layers.add_module(called, conv(rank, out.shape[at], outs).to(out.dtype))
+                node = graph.call_module(f"{name}.{called}", (value,))
+                node.meta["owner"] = f"{name}.{called}"
+                return node
 
             def wrap(graph: Graph, x: Node, body: Callable[[Node], Node], layers: nn.Module) -> Node:
-                fits = into.shape == out.shape
-                value = body(x if fits else layer(graph, layers, "adapt", x, out.shape[at]))
-                total = graph.call_function(torch.add, (x, layer(graph, layers, "project", value, out.shape[at])))
+                value = body(x if into.shape == out.shape else layer(graph, layers, "adapt", x, into.shape[at]))
+                projected = layer(graph, layers, "project", value, out.shape[at])
+                total = graph.call_function(torch.add, (x, projected))
                 total.meta["owner"] = name
                 return total
 
@@ -196,19 +195,21 @@ class Places:
             Captured(piece.module).inputs = (out, *Captured(piece.module).inputs[1:])
             return piece
 
-        return Place(path, block.gives, block.nodes[-1], make)
+        return Place(block.name, block.gives, block.nodes[-1], make)
 
     def _last_layer(self, path: str) -> Place:
-        """Behind the last layer with weights at or below a path (of the whole model: the last that is not its output), its
-        norm and activation."""
+        """Return the place behind the last layer with weights at or below a path, its norm and its activation.
+
+        Of the whole model (""), it is the last layer that is not the output.
+        """
         found = [c for c in calls(self.gm) if below(c.name, path) or inside(c.node, path)]
-        ends = [(c, plain.unit(self.gm, self.trace, c)) for c in found]
+        units = [(c, plain.unit(self.gm, self.trace, c)) for c in found]
         if not path:
             hidden = self._before_layers()
-            ends = [(c, nodes) for c, nodes in ends if nodes[-1] in hidden]
-        if not ends:
+            units = [(c, nodes) for c, nodes in units if nodes[-1] in hidden]
+        if not units:
             raise GrowthError(f"{path or 'the model'} has no convolution or linear layer to insert behind")
-        call, nodes = ends[-1]
+        call, nodes = units[-1]
         base = str(next((n.target for n in reversed(nodes) if n.op == "call_module"), call.name))
         series = base.rpartition(".")[2].isdigit()
         made = plain.like(self.gm, self.trace, call, nodes, self.method)
@@ -216,7 +217,7 @@ class Places:
                      made.parts if series else [])
 
     def _before_layers(self) -> set[Node]:
-        """The nodes that some layer with weights comes after."""
+        """Return the nodes that some layer with weights comes after."""
         layers, found = {c.node for c in calls(self.gm)}, set()
         for node in reversed(self.gm.graph.nodes):
             if any(u in found or u in layers for u in node.users):
@@ -225,34 +226,37 @@ class Places:
 
 
 def channels_last(gm: GraphModule, node: Node, value: Tensor) -> bool:
-    """Whether the channels of a value are its last axis: as its axes are made, or as the layer has it that takes it."""
+    """Return whether the channels of a value are its last axis: as its axes say, or the layer that takes it."""
     found = channel_axes(gm, node.name)
     if len(found) == 1:
         return found[0] == value.ndim - 1 and value.ndim > 2
-    return not any(c.rank for u in node.users if (c := call_of(gm, u)) is not None) and value.ndim == 3
+    takers = [call_of(gm, user) for user in node.users]
+    return value.ndim == 3 and not any(call.rank for call in takers if call is not None)
 
 
 def _template(gm: GraphModule, trace: Trace, run: list[str]) -> str:
-    """The block of a run that goes on with its pattern (shifted and unshifted windows in turn): the last but p - 1, p the
-    least period of their forms."""
-    forms = [_form(gm, trace, path) for path in run]
+    """Return the block of a run that goes on with its pattern (shifted and unshifted windows in turn).
+
+    It is the last but p - 1, p the least period of their forms.
+    """
+    forms = [[(node.op, _kind(gm, node, path), _integers(node)) for node in trace.below[path]] for path in run]
     for period in range(1, len(run) + 1):
         if all(a == b for a, b in zip(forms, forms[period:])):
             return run[-period] if period < len(run) or period <= 2 else run[-1]
     return run[-1]
 
 
-def _form(gm: GraphModule, trace: Trace, path: str) -> list[tuple]:
-    """What a block is made of: ops, layers and whole numbers, without names and rates."""
-    def numbers(a) -> tuple:
-        found: list[int] = []
-        torch.fx.node.map_aggregate(a, lambda v: found.append(v) if isinstance(v, int) else None)
-        return tuple(found)
+def _kind(gm: GraphModule, node: Node, path: str) -> Any:
+    """Return what a node of a block calls or reads, without names and rates."""
+    if node.op == "get_attr":
+        return str(node.target).removeprefix(path)
+    if node.op != "call_module":
+        return str(node.target)
+    layer = gm.get_submodule(str(node.target))
+    return type(layer), *re.findall(r"(?<![\d.])\d+(?![\d.])", layer.extra_repr())
 
-    form = []
-    for node in trace.below[path]:
-        layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
-        what = str(node.target).removeprefix(path) if node.op == "get_attr" else str(node.target) if layer is None else \
-            (type(layer), *re.findall(r"(?<![\d.])\d+(?![\d.])", layer.extra_repr()))
-        form.append((node.op, what, numbers((node.args, node.kwargs))))
-    return form
+
+def _integers(node: Node) -> list[int]:
+    found: list[int] = []
+    torch.fx.node.map_aggregate((node.args, node.kwargs), lambda v: found.append(v) if isinstance(v, int) else None)
+    return found
