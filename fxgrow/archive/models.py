@@ -55,7 +55,7 @@ def decode_model(description: dict, data: dict[str, Tensor]) -> nn.Module:
 
 def decode_tree(description: dict, data: dict[str, Tensor]) -> Tree:
     """Return the modules and tensors that a description has below `modules`, `tensors`, `strides` and `meta`."""
-    return Tree(*(description[key] for key in ("modules", "tensors", "strides", "meta")), data)
+    return Tree(description["modules"], description["tensors"], description["strides"], description["meta"], data)
 
 
 def _shell(tree: Tree, parts: dict) -> nn.Module:

@@ -168,7 +168,7 @@ _DECODERS: dict[str, Callable[[Any, Convert], Any]] = {
 }
 
 
-def fields(data: Any, what: str, kinds: Mapping[str, type | tuple[type, ...]]) -> list:
+def fields(data: Any, what: str, kinds: Mapping[str, Any]) -> list:
     """Return the values of a JSON object's keys, in the order of `kinds`, which says their types.
 
     Raises:

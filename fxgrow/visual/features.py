@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -125,7 +126,11 @@ def _panel(aim: Aim, image: Tensor, before: float, after: float) -> Panel:
 def _class_aims(shown: Sequence[Network], target: int, blank: Tensor) -> list[Aim]:
     for network in shown:
         check_target(network, logits(network, blank), target)
-    return [Aim(n, f"class {target}", lambda x, gm=n.gm: gm(x)[0, target]) for n in shown]
+    return [Aim(network, f"class {target}", partial(_logit, network, target)) for network in shown]
+
+
+def _logit(network: Network, target: int, x: Tensor) -> Tensor:
+    return network.gm(x)[0, target]
 
 
 def _channel_aims(shown: Sequence[Network], name: str | None, channels: Sequence[int] | None, blank: Tensor
