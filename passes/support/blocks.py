@@ -3,8 +3,6 @@
 `build(name, shape, last)` makes one for values of a shape: `[N, C, *space]` (1 to 3 spatial axes), or, with the channels
 `last`, `[N, ..., C]`. What they start with is torch's own initialisation; what makes them compute the identity is not here.
 """
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -28,16 +26,17 @@ class Residual(nn.Sequential):
         super().__init__(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the layers' result to x."""
         return x + super().forward(x)
 
 
 def conv(rank: int, ins: int, outs: int, kernel: int = 1, **options) -> nn.Module:
-    """A convolution that keeps the size of its input; of rank 0 a linear layer."""
+    """Return a convolution that keeps the size of its input; of rank 0 a linear layer."""
     return LAYERS[rank, False](ins, outs, kernel, padding=kernel // 2, **options) if rank else nn.Linear(ins, outs)
 
 
 def basic(rank: int, c: int) -> nn.Module:
-    """Two 3x3 convolutions (He 2015, figure 5 left), with no activation behind the sum; of rank 0 a norm and two layers."""
+    """Return two 3x3 convolutions (He 2015, figure 5 left), with no activation behind the sum; of rank 0 a perceptron."""
     w = c + c % 2
     if not rank:
         return perceptron(c, max(w, FEWEST))
@@ -46,12 +45,12 @@ def basic(rank: int, c: int) -> nn.Module:
 
 
 def perceptron(c: int, w: int) -> nn.Module:
-    """A norm and two linear layers over the last axis."""
+    """Return a norm and two linear layers over the last axis."""
     return Residual(norm=nn.LayerNorm(c), fc1=nn.Linear(c, w), relu=nn.ReLU(), fc2=nn.Linear(w, c))
 
 
 def bottleneck(rank: int, c: int) -> nn.Module:
-    """1x1, 3x3 and 1x1 convolutions over a quarter of the channels (He 2015, figure 5 right)."""
+    """Return 1x1, 3x3 and 1x1 convolutions over a quarter of the channels (He 2015, figure 5 right)."""
     w = max(2 * (c // 8), FEWEST)
     if not rank:
         return perceptron(c, w)
@@ -69,11 +68,12 @@ class SqueezeExcitation(nn.Module):
         self.fc1, self.act, self.fc2, self.gate = conv(rank, c, squeezed), nn.SiLU(), conv(rank, squeezed, c), nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Weight the channels of x."""
         return x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
 
 
 def mbconv(rank: int, c: int, expansion: int = 4) -> nn.Module:
-    """Inverted bottleneck with a depthwise convolution and squeeze-and-excitation (Sandler 2018; Tan 2019)."""
+    """Return an inverted bottleneck with depthwise convolution and squeeze-and-excitation (Sandler 2018; Tan 2019)."""
     w = 2 * max(expansion * c // 2, 1)
     return Residual(expand=conv(rank, c, w, bias=False), bn1=NORMS[rank](w), act1=nn.SiLU(),
                     depthwise=conv(rank, w, w, 3, groups=w, bias=False), bn2=NORMS[rank](w), act2=nn.SiLU(),
@@ -81,8 +81,7 @@ def mbconv(rank: int, c: int, expansion: int = 4) -> nn.Module:
 
 
 class Inception(nn.Module):
-    """Parallel 1x1, 3x3, double 3x3 and pooled branches, joined by a linear 1x1 convolution and a skip path
-    (Inception-ResNet, Szegedy 2016, figure 10)."""
+    """Inception-ResNet (Szegedy 2016, figure 10): 1x1, 3x3, double 3x3 and pooled branches, a 1x1 layer and a skip path."""
 
     def __init__(self, rank: int, c: int):
         super().__init__()
@@ -98,13 +97,13 @@ class Inception(nn.Module):
         self.project = conv(rank, 4 * w, c)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add what joins the branches to x."""
         branches = [self.branch1x1(x), self.branch3x3(x), self.branch3x3dbl(x), self.branch_pool(x)]
         return x + self.project(torch.cat(branches, 1))
 
 
 class Transformer(nn.Module):
-    """Self-attention and a perceptron, each behind a norm and beside a skip path (Vaswani 2017; Xiong 2020), for
-    `[N, T, C]`."""
+    """Pre-norm attention and perceptron, each beside a skip path (Vaswani 2017; Xiong 2020), for `[N, T, C]`."""
 
     def __init__(self, c: int, head_dim: int = 64, expansion: int = 4):
         super().__init__()
@@ -115,6 +114,7 @@ class Transformer(nn.Module):
         self.fc1, self.act, self.fc2 = nn.Linear(c, expansion * c), nn.GELU(), nn.Linear(expansion * c, c)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add attention, then the perceptron, to x."""
         y = self.norm1(x)
         x = x + self.attention(y, y, y, need_weights=False)[0]
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))
@@ -125,13 +125,13 @@ BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {"basic": basic, "bottlenec
 
 
 def build(name: str, shape: Sequence[int], last: bool) -> nn.Module:
-    """A block for values of a shape.
+    """Return a block for values of a shape.
 
     Raises:
         GrowthError: there is no such block for values of this shape.
     """
-    rank = 0 if last or len(shape) == 2 else len(shape) - 2
-    channels = shape[-1] if last or len(shape) == 2 else shape[1]
+    last = last or len(shape) == 2
+    rank, channels = (0, shape[-1]) if last else (len(shape) - 2, shape[1])
     if name == "transformer":
         if not last or len(shape) != 3:
             raise GrowthError(f"a transformer block takes [N, T, C], and the value there is {list(shape)}: choose basic, "

@@ -183,6 +183,7 @@ class Function(nn.Module):
         self.options = {k: v for k, v in node.kwargs.items() if k not in ("inplace", "input")}
 
     def forward(self, x: Tensor) -> Tensor:
+        """Call the function on x."""
         called = getattr(x, self.target.rstrip("_")) if isinstance(self.target, str) else functools.partial(self.target, x)
         return called(*self.rest, **self.options)
 

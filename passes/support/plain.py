@@ -1,6 +1,4 @@
 """Deepening where there is no skip path: a layer like the one before it, that starts as the identity."""
-from __future__ import annotations
-
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,24 +23,23 @@ POINTWISE = {*RANGES, *ODD, *ZERO_AT_ZERO, *OTHER_POINTWISE}
 
 
 def unit(gm: GraphModule, trace: Trace, call: Call) -> list[Node]:
-    """A layer, and the norm and activation that alone follow it."""
+    """Return a layer, and the norm and activation that alone follow it."""
     nodes = [call.node]
     while len(nodes[-1].users) == 1:
         node = next(iter(nodes[-1].users))
-        if len([n for n in node.all_input_nodes if n.op != "get_attr"]) != 1 or node.op == "output":
-            break
         layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
-        value = trace.gives.get(node.name)
-        before = trace.values[nodes[-1].name]
-        pointwise = value is not None and value.name in POINTWISE and value.tensor.shape == before.shape
-        if not isinstance(layer, NORMS) and not (pointwise and _alone(layer, node)):
+        if node.op == "output" or len([n for n in node.all_input_nodes if n.op != "get_attr"]) != 1 or \
+                not (isinstance(layer, NORMS) or _is_activation(trace, nodes[-1], node, layer)):
             break
         nodes.append(node)
     return nodes
 
 
-def _alone(layer: nn.Module | None, node: Node) -> bool:
-    """A layer of torch without weights of others, or a function of this value and plain numbers."""
+def _is_activation(trace: Trace, before: Node, node: Node, layer: nn.Module | None) -> bool:
+    """Return whether a node is an activation of torch: a layer, or a function of one value and plain numbers."""
+    value = trace.gives.get(node.name)
+    if value is None or value.name not in POINTWISE or value.tensor.shape != trace.values[before.name].shape:
+        return False
     if layer is not None:
         return type(layer).__module__ == "torch.nn.modules.activation"
     return len(node.all_input_nodes) == 1 and node.args[:1] == (node.all_input_nodes[0],)
@@ -50,32 +47,30 @@ def _alone(layer: nn.Module | None, node: Node) -> bool:
 
 @dataclass
 class Like:
-    """A layer like another one: `piece(name)` makes it (of several names: one for each part), `exact` says why it is the
-    identity as it is made ("": it needs a start)."""
+    """A layer like another one.
+
+    piece: makes it under a name, or its `parts` each under one. exact: why it is the identity as it is made ("": it needs a
+    start).
+    """
     piece: Callable[[Any], Piece]
     parts: list[str] = field(default_factory=list)
     exact: str = ""
 
 
 def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: str) -> Like:
-    """What `method` puts behind a layer, its norm and its activation (`nodes`).
+    """Return the layer that `method` puts behind another one, its norm and its activation (`nodes`).
 
     Raises:
         GrowthError: the method cannot be exact there; the reason.
     """
     value = trace.values[nodes[-1].name]
     channels = value.shape[1] if call.rank else value.shape[-1]
-    layers = {("norm" if isinstance(m, NORMS) else "act") + (str(i) if i else ""): m for i, m in enumerate(
-        gm.get_submodule(str(n.target)) if n.op == "call_module" else Function(n) for n in nodes[1:])}
+    layers: dict[str, nn.Module] = {}
+    for i, node in enumerate(nodes[1:]):
+        layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else Function(node)
+        layers[("norm" if isinstance(layer, NORMS) else "act") + (str(i) if i else "")] = layer
     if method in ("r2r", "random"):
-        width = channels + channels % 2
-
-        def residual() -> nn.Module:
-            inner = {name: fitted(layer, channels, width) for name, layer in layers.items()}
-            return Residual(layer1=conv(call.rank, channels, width, _kernel(call)), **inner,
-                            layer2=conv(call.rank, width, channels, _kernel(call)))
-
-        return Like(lambda name: built(residual(), name, value))
+        return Like(lambda name: built(_residual(call, layers, channels), name, value))
     if method == "net2net":
         _check_idempotent(trace, nodes, list(layers.values()))
         exact = "an identity layer; its norm undoes its own running statistics, its activation leaves this range alone"
@@ -91,8 +86,16 @@ def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: s
     return Like(lambda names: built(chain(), names, value), parts, exact)
 
 
-def fitted(layer: nn.Module, channels: int, width: int) -> nn.Module:
-    """A copy of a norm or activation for `width` channels, its numbers the mean of the old ones."""
+def _residual(call: Call, layers: dict[str, nn.Module], channels: int) -> nn.Module:
+    """Return two layers with others in between, whose result is added to what they take."""
+    width = channels + channels % 2
+    inner = {name: resized(layer, channels, width) for name, layer in layers.items()}
+    return Residual(layer1=conv(call.rank, channels, width, _kernel(call)), **inner,
+                    layer2=conv(call.rank, width, channels, _kernel(call)))
+
+
+def resized(layer: nn.Module, channels: int, width: int) -> nn.Module:
+    """Return a copy of a norm or activation for `width` channels, its numbers the mean of the old ones."""
     layer = copy.deepcopy(layer)
     with torch.no_grad():
         for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
@@ -111,17 +114,18 @@ def fitted(layer: nn.Module, channels: int, width: int) -> nn.Module:
 
 
 def _kernel(call: Call) -> int:
-    """The layer's kernel size, odd (an even one has no middle)."""
-    size = max(call.module.kernel_size) if call.rank and call.module is not None else 1 if not call.rank else 3
+    """Return the layer's kernel size, odd (an even one has no middle): 3 of a functional call."""
+    if not call.rank:
+        return 1
+    size = 3 if call.module is None else max(call.module.kernel_size)  # type: ignore[arg-type]
     return size + 1 - size % 2
 
 
 def identity_layer(call: Call, channels: int) -> nn.Module:
-    """A convolution (or linear layer) that gives back its input: `W[o, i, middle] = (o = i)` (Chen 2015, eq. 4)."""
-    groups = call.argument("groups") if call.rank and channels == call.argument("groups") else 1
-    options = {"groups": groups} if call.rank else {}
-    layer: Any = conv(call.rank, channels, channels, _kernel(call) if call.rank else 1, bias=True, **options) \
-        if call.rank else nn.Linear(channels, channels)
+    """Return a convolution (or linear layer) that gives back its input: `W[o, i, middle] = (o = i)` (Chen 2015, eq. 4)."""
+    depthwise = call.rank and channels == call.argument("groups")
+    options = {"bias": True, "groups": channels if depthwise else 1} if call.rank else {}
+    layer: Any = conv(call.rank, channels, channels, _kernel(call), **options)
     with torch.no_grad():
         layer.weight.copy_(identity_kernel(layer.weight))
         layer.bias.zero_()
@@ -129,7 +133,7 @@ def identity_layer(call: Call, channels: int) -> nn.Module:
 
 
 def identity_kernel(weight: torch.Tensor) -> torch.Tensor:
-    """A kernel of the shape of `weight`, [out, in of a group, *taps], that gives each channel back by its middle tap."""
+    """Return a kernel like `weight`, [out, in of a group, *taps], that gives each channel back by its middle tap."""
     new = torch.zeros_like(weight)
     middle = tuple(s // 2 for s in weight.shape[2:])
     for o in range(weight.shape[0]):
@@ -138,7 +142,7 @@ def identity_kernel(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _check_idempotent(trace: Trace, nodes: list[Node], layers: list[nn.Module]) -> None:
-    """Insists that an identity layer with this norm and activation is one (Chen 2015, section 2.4)."""
+    """Insist that an identity layer with this norm and activation is one (Chen 2015, section 2.4)."""
     given = trace.gives[nodes[-1].name].range
     for node, layer in zip(nodes[1:], layers):
         if isinstance(layer, NORMS):
@@ -151,7 +155,7 @@ def _check_idempotent(trace: Trace, nodes: list[Node], layers: list[nn.Module]) 
 
 
 def inverse(norm: nn.Module) -> nn.Module:
-    """A copy of a batch norm whose weight and bias undo its running statistics: `sqrt(var + eps)` and `mean`."""
+    """Return a copy of a batch norm whose weight and bias undo its running statistics: `sqrt(var + eps)` and `mean`."""
     norm = copy.deepcopy(norm)
     mean, var, eps = norm.running_mean, norm.running_var, norm.eps  # type: ignore[union-attr]
     with torch.no_grad():

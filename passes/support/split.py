@@ -1,6 +1,4 @@
 """One layer as several side by side: others added to it, or its outputs shared out."""
-from __future__ import annotations
-
 import operator
 from collections import OrderedDict
 
@@ -18,8 +16,9 @@ from fxgrow.record import ParameterRecord
 
 
 def add(edit: Edit, name: str, group: list[Call], count: int, size: int | None, method: str) -> list[str]:
-    """`W x` becomes `W x + sum_b V_b U_b x`, the last sum zero: U_b is a layer like W (with kernels of another `size`), V_b
-    has 1x1 kernels. Gives the names of the branches.
+    """Make `W x` into `W x + sum_b V_b U_b x`, the last sum zero, and return the names of the branches.
+
+    U_b is a layer like W (with kernels of another `size`), V_b has 1x1 kernels.
 
     Raises:
         GrowthError: a branch would give values of another size.
@@ -29,7 +28,8 @@ def add(edit: Edit, name: str, group: list[Call], count: int, size: int | None, 
     if any(any(c.extra) for c in group):
         raise GrowthError("it is told its output_size at each call: set output_padding instead")
     groups, ins, outs = _channels(edit, call)
-    middle = outs + (outs // groups % 2) * groups if method == "r2r" else outs
+    odd = outs // groups % 2
+    middle = outs + groups if method == "r2r" and odd else outs
     branches: dict[str, nn.Module] = {}
     for path in numbered(edit, f"{name}_branch", count):
         conv, project = like(edit, call, ins, middle, size), pointwise(call.rank, middle, outs, groups)
@@ -49,20 +49,16 @@ def add(edit: Edit, name: str, group: list[Call], count: int, size: int | None, 
 
 
 def share_out(edit: Edit, name: str, group: list[Call], count: int) -> list[str]:
-    """`[W_1; ...; W_k] x` becomes `[W_1 x; ...; W_k x]` (Cai 2018), in parts as even as possible. Whole groups go to a part,
-    with their inputs. Gives the names of the parts.
+    """Make `[W_1; ...; W_k] x` into `[W_1 x; ...; W_k x]` (Cai 2018), and return the names of the parts.
+
+    They are as even as possible; whole groups go to a part, with their inputs.
 
     Raises:
         GrowthError: its tensors are used elsewhere, or there are fewer outputs or groups than parts.
     """
     call = group[0]
     kernel(edit, call)
-    if call.module is None and len(group) > 1 or any(c.module is not call.module for c in group):
-        raise GrowthError("its weight is used by several layers, which would need the same branches")
-    for tensor in (call.weight, call.bias):
-        others = other_users(edit.gm, edit.tensor(tensor), group) if tensor is not None else []
-        if others:
-            raise GrowthError(f"its {tensor} is also used by {', '.join(n.name for n in others)}")
+    _insist_own(edit, group)
     groups, ins, outs = _channels(edit, call)
     units, what = (groups, "groups") if groups > 1 else (outs, "outputs")
     if units < count:
@@ -71,37 +67,53 @@ def share_out(edit: Edit, name: str, group: list[Call], count: int) -> list[str]
     layers = [_part(edit, call, _positions(p, outs // units), _positions(p, ins // units) if groups > 1 else None)
               for p in parts]
     paths = _replace(edit, call, name, layers)
-    given = [len(p) * ins // units for p in parts]
     for c in group:
-        axis = -1 - c.rank
-        xs: list[Node] = [c.input] * count
-        if groups > 1:
-            cut = edit.call(c.node, torch.split, c.input, given, axis, owner=name)
-            xs = [edit.call(c.node, operator.getitem, cut, i, owner=name) for i in range(count)]
-        ys = [edit.call(c.node, path, x, *c.extra[0], owner=name, **c.extra[1]) for path, x in zip(paths, xs)]
-        edit.exchange(c.node, edit.call(c.node, torch.cat, ys, axis, owner=name))
-        reads = c.node.all_input_nodes
-        edit.graph.erase_node(c.node)
-        for node in reads:
-            if node.op == "get_attr" and not node.users:
-                edit.graph.erase_node(node)
+        _concatenate(edit, c, name, paths, [len(p) * ins // units for p in parts] if groups > 1 else None)
     return paths
 
 
+def _insist_own(edit: Edit, group: list[Call]) -> None:
+    """Insist that nothing but the calls of one layer uses its tensors."""
+    call = group[0]
+    if call.module is None and len(group) > 1 or any(c.module is not call.module for c in group):
+        raise GrowthError("its weight is used by several layers, which would need the same branches")
+    for tensor in (call.weight, call.bias):
+        others = other_users(edit.gm, edit.tensor(tensor), group) if tensor is not None else []
+        if others:
+            raise GrowthError(f"its {tensor} is also used by {', '.join(n.name for n in others)}")
+
+
+def _concatenate(edit: Edit, call: Call, name: str, paths: list[str], sizes: list[int] | None) -> None:
+    """Put calls of all parts, concatenated, in the place of a call; of groups, each takes its share of the input."""
+    axis = -1 - call.rank
+    xs: list[Node] = [call.input] * len(paths)
+    if sizes is not None:
+        cut = edit.call(call.node, torch.split, call.input, sizes, axis, owner=name)
+        xs = [edit.call(call.node, operator.getitem, cut, i, owner=name) for i in range(len(paths))]
+    args, kwargs = call.extra
+    ys = [edit.call(call.node, path, x, *args, owner=name, **kwargs) for path, x in zip(paths, xs)]
+    edit.exchange(call.node, edit.call(call.node, torch.cat, ys, axis, owner=name))
+    reads = call.node.all_input_nodes
+    edit.graph.erase_node(call.node)
+    for node in reads:
+        if node.op == "get_attr" and not node.users:
+            edit.graph.erase_node(node)
+
+
 def _channels(edit: Edit, call: Call) -> tuple[int, int, int]:
-    """Groups, channels in and channels out of a call."""
+    """Return groups, channels in and channels out of a call."""
     groups = call.argument("groups") if call.rank else 1
     first, second = edit.tensor(call.weight).shape[:2]
     return (groups, first, second * groups) if call.transposed else (groups, second * groups, first)
 
 
 def _positions(units: Tensor, each: int) -> Tensor:
-    """The positions of consecutive units of so many positions each."""
+    """Return the positions of consecutive units of so many positions each."""
     return torch.arange(int(units[0]) * each, (int(units[-1]) + 1) * each)
 
 
 def _part(edit: Edit, call: Call, out: Tensor, into: Tensor | None) -> tuple[nn.Module, dict[str, ParameterRecord]]:
-    """A layer like the call's with some of its outputs (of whole groups, those with the inputs `into`), and its record."""
+    """Return a layer like the call's with the outputs `out` (of whole groups: and the inputs `into`), and its record."""
     groups, ins, outs = _channels(edit, call)
     own = groups if into is None else groups * len(into) // ins
     layer = like(edit, call, ins if into is None else len(into), len(out), bias=call.bias is not None,
@@ -123,7 +135,7 @@ def _part(edit: Edit, call: Call, out: Tensor, into: Tensor | None) -> tuple[nn.
 
 
 def _replace(edit: Edit, call: Call, name: str, layers: list[tuple[nn.Module, dict[str, ParameterRecord]]]) -> list[str]:
-    """Puts layers below a name, in the place of the call's layer or tensors."""
+    """Put layers below a name, in the place of the call's layer or tensors."""
     owner, _, last = name.rpartition(".")
     if call.module is not None:
         setattr(edit.gm.get_submodule(owner), last, nn.Module().train(edit.gm.training))
