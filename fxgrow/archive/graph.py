@@ -105,15 +105,13 @@ def _decode_node(graph: Graph, nodes: dict[str, Node], entry: Any, tree: Tree) -
     if op not in OPS or not _is_name(name) or name in nodes or not all(_is_name(k) for k in kwargs):
         raise ArchiveError(f"node {name[:60]!r} has no proper name, operation or arguments")
 
-    def special(kind, content):
-        if kind != "node":
-            return NotImplemented
+    def known_node(content, inner):
         if not isinstance(content, str) or content not in nodes:
             raise ArchiveError(f"node {name!r} uses {str(content)[:60]!r}, which does not come before it")
         return nodes[content]
 
-    values = tuple(decode(a, special) for a in args)
-    named = {k: decode(v, special) for k, v in kwargs.items()}
+    values = tuple(decode(a, {"node": known_node}) for a in args)
+    named = {k: decode(v, {"node": known_node}) for k, v in kwargs.items()}
     try:
         called = _TARGETS[op](target, values, named, tree)
     except ArchiveError as error:

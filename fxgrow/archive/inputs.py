@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.archive.values import Unencodable, decode, encode
+from fxgrow.archive.values import Convert, Unencodable, decode, encode
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
 from fxgrow.graph import to_meta
@@ -39,22 +39,15 @@ def decode_facts(inputs: Any, leaves: dict) -> tuple[tuple, dict[str, str]]:
     Raises:
         ArchiveError: the file does not describe them so.
     """
-    example = decode(inputs, _meta_tensor)
+    example = decode(inputs, {"tensor": _meta_tensor})
     if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
         raise ArchiveError("the model's inputs are not described")
     return example, leaves
 
 
-def _meta_tensor(kind: str, content: Any) -> Any:
-    if kind != "tensor":
-        return NotImplemented
-    if not isinstance(content, list) or len(content) != 2:
-        raise ArchiveError("an example input has a shape and a type")
-    shape = decode({"size": content[0]})
-    dtype = decode(content[1])
+def _meta_tensor(content: Any, inner: Convert) -> Tensor:
+    size, kind = content
+    dtype = inner(kind)
     if not isinstance(dtype, torch.dtype):
         raise ArchiveError("an example input has no type")
-    try:
-        return torch.empty(shape, dtype=dtype, device="meta")
-    except RuntimeError as error:
-        raise ArchiveError("an example input has an impossible shape") from error
+    return torch.empty(inner({"size": size}), dtype=dtype, device="meta")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from fxgrow.archive import allow
 from fxgrow.archive.structure import Nesting, find_module, is_dense, is_readable, missing_constant, usable_name
-from fxgrow.archive.values import decode, fields
+from fxgrow.archive.values import Convert, Decoder, decode, fields
 from fxgrow.errors import ArchiveError
 
 MODULE = {"class": (str, type(None)), "training": bool, "attributes": dict, "parameters": dict, "buffers": dict,
@@ -76,7 +77,7 @@ class Tree:
         return is_readable(self.root, path)
 
     def _make_tensors(self, objects: list) -> list[Tensor]:
-        made: list[Tensor] = []
+        tensors: list[Tensor] = []
         used: set[str] = set()
         for entry in objects:
             key, requires_grad, kind = fields(entry, "a tensor", {"data": str, "requires_grad": bool, "kind": str})
@@ -84,13 +85,14 @@ class Tree:
                 raise ArchiveError(f"tensor {key[:80]!r} is not in the file")
             data = self._data[key].detach()  # a view for each object: the memory stays shared
             try:
-                made.append(nn.Parameter(data, requires_grad) if kind == "parameter" else data.requires_grad_(requires_grad))
+                data.requires_grad_(requires_grad)
             except RuntimeError as error:
                 raise ArchiveError(f"tensor {key!r} of whole numbers cannot require a gradient") from error
+            tensors.append(nn.Parameter(data, requires_grad) if kind == "parameter" else data)
             used.add(key)
         if used != self._data.keys():
             raise ArchiveError("the file holds tensors that are not part of the model")
-        return made
+        return tensors
 
     def _add_module(self, entry: Any) -> None:
         name, training, attributes, parameters, buffers, hidden, children = fields(entry, "a module", MODULE)
@@ -100,14 +102,16 @@ class Tree:
             raise ArchiveError(f"a module ({name or 'container'}) has parts whose names cannot be used")
         if (name is None and attributes) or not all(isinstance(n, str) and n in buffers for n in hidden):
             raise ArchiveError(f"a module ({name or 'container'}) does not fit its description")
+        decoders = {"tensor": lambda index, inner: self._tensor(index), "module": lambda index, inner: self._child(index),
+                    **DECODERS}
         module: nn.Module = object.__new__(cls)
         nn.Module.__init__(module)
         module.training = training
-        module._modules.update({n: self._child(i) for n, i in children.items()})
-        module._parameters.update({n: self._tensor(i, nn.Parameter) for n, i in parameters.items()})
-        module._buffers.update({n: self._tensor(i, Tensor) for n, i in buffers.items()})
+        module._modules.update({n: None if i is None else self._child(i) for n, i in children.items()})
+        module._parameters.update({n: None if i is None else self._tensor(i, nn.Parameter) for n, i in parameters.items()})
+        module._buffers.update({n: None if i is None else self._tensor(i) for n, i in buffers.items()})
         module._non_persistent_buffers_set.update(hidden)
-        module.__dict__.update({n: decode(v, self._special) for n, v in attributes.items()})
+        module.__dict__.update({n: decode(v, decoders) for n, v in attributes.items()})
         self._check(module, children)
         self.modules.append(module)
         if name is not None:
@@ -122,60 +126,49 @@ class Tree:
         if module._modules.get("parametrizations") is not None and type(module) is not nn.Module:
             _parametrize(module)
 
-    def _child(self, index: Any) -> nn.Module | None:
-        if index is None:
-            return None
+    def _child(self, index: Any) -> nn.Module:
         if type(index) is not int or not 0 <= index < len(self.modules):
             raise ArchiveError("a module has a part that does not come before it")
         self._used.add(index)
         return self.modules[index]
 
-    def _tensor(self, index: Any, kind: type) -> Any:
-        if index is None:
-            return None
+    def _tensor(self, index: Any, kind: type = Tensor) -> Any:
         if type(index) is not int or not 0 <= index < len(self.tensors) or not isinstance(self.tensors[index], kind):
             raise ArchiveError("a module has a parameter or buffer that is not one")
         return self.tensors[index]
 
-    def _special(self, kind: str, content: Any) -> Any:
-        decoders = {"tensor": lambda index: self._tensor(index, Tensor), "module": self._child, "function": _function,
-                    "class": allow.find_class, "enum": _enum_member, "plain": self._plain, "partial": self._partial}
-        return decoders[kind](content) if kind in decoders and content is not None else NotImplemented
 
-    def _plain(self, content: Any) -> Any:
-        name, attributes = _listed(content, 2, "a plain object")
-        cls = allow.find_plain(name)
-        if not isinstance(attributes, dict) or not all(usable_name(n, cls) for n in attributes):
-            raise ArchiveError(f"an object of class {cls.__name__} has attributes that may hold code")
-        plain: Any = object.__new__(cls)
-        vars(plain).update({n: decode(v, self._special) for n, v in attributes.items()})
-        return plain
-
-    def _partial(self, content: Any) -> functools.partial:
-        function, args, kwargs = (decode(v, self._special) for v in _listed(content, 3, "a partial function"))
-        if callable(function) and isinstance(args, list) and isinstance(kwargs, dict) \
-                and all(isinstance(k, str) for k in kwargs):
-            return functools.partial(function, *args, **kwargs)
-        raise ArchiveError("a partial function does not hold what it should")
-
-
-def _listed(content: Any, length: int, what: str) -> list:
-    if not isinstance(content, list) or len(content) != length:
-        raise ArchiveError(f"{what} does not hold what it should")
-    return content
-
-
-def _function(name: Any) -> Any:
+def _decode_function(name: Any, inner: Convert) -> Callable:
     if name == "builtins.getattr":  # allowed only where its argument is checked
         raise ArchiveError("an attribute may not hold getattr")
     return allow.find_function(name)
 
 
-def _enum_member(content: Any) -> Any:
-    cls, member = _listed(content, 2, "a member of an enumeration")
-    if not isinstance(member, str):
-        raise ArchiveError("a member of an enumeration has no name")
-    return allow.find_enum(cls).__members__.get(member)
+def _decode_enum(content: Any, inner: Convert) -> Any:
+    name, member = content
+    return allow.find_enum(name).__members__.get(member)
+
+
+def _decode_plain(content: Any, inner: Convert) -> Any:
+    name, attributes = content
+    cls = allow.find_plain(name)
+    if not all(usable_name(n, cls) for n in attributes):
+        raise ArchiveError(f"an object of class {cls.__name__} has attributes that may hold code")
+    plain: Any = object.__new__(cls)
+    vars(plain).update({n: inner(v) for n, v in attributes.items()})
+    return plain
+
+
+def _decode_partial(content: Any, inner: Convert) -> functools.partial:
+    function, args, kwargs = (inner(v) for v in content)
+    if not isinstance(args, list):
+        raise TypeError("a list of arguments is needed")
+    return functools.partial(function, *args, **kwargs)
+
+
+DECODERS: dict[str, Decoder] = {
+    "function": _decode_function, "class": lambda name, inner: allow.find_class(name), "enum": _decode_enum,
+    "plain": _decode_plain, "partial": _decode_partial}
 
 
 def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ MAX_DEPTH = 32
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _TORCH_CONSTANTS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 Convert = Callable[[Any], Any]  # encodes or decodes what is inside a value
+Decoder = Callable[[Any, Convert], Any]
 
 
 class Unencodable(Exception):
@@ -87,8 +88,8 @@ _ENCODERS: dict[type, Callable[[Any, Convert], Any]] = {  # the first that fits
 }
 
 
-def decode(data: Any, special: Callable[[str, Any], Any] = lambda kind, data: NotImplemented, depth: int = 0) -> Any:
-    """Return the value that `data` stands for; `special(kind, content)` may take over a kind.
+def decode(data: Any, decoders: Mapping[str, Decoder] | None = None, depth: int = 0) -> Any:
+    """Return the value that `data` stands for; `decoders` are for kinds beyond plain data.
 
     Raises:
         ArchiveError: an unknown kind, content that does not fit it, or values nested too deeply.
@@ -98,18 +99,16 @@ def decode(data: Any, special: Callable[[str, Any], Any] = lambda kind, data: No
     if data is None or isinstance(data, (bool, int, float, str)):
         return data
     if isinstance(data, list):
-        return [decode(v, special, depth + 1) for v in data]
+        return [decode(v, decoders, depth + 1) for v in data]
     if not isinstance(data, dict) or len(data) != 1:
         raise ArchiveError("a value is an object with one key, its kind")
     (kind, content), = data.items()
-    value = special(kind, content)
-    if value is not NotImplemented:
-        return value
-    if kind not in _DECODERS:
+    decoder = (decoders or {}).get(kind) or _DECODERS.get(kind)
+    if decoder is None:
         raise ArchiveError(f"{kind[:40]!r} is not a kind of value")
     try:
-        return _DECODERS[kind](content, lambda v: decode(v, special, depth + 1))
-    except (TypeError, ValueError, RuntimeError, OverflowError, KeyError) as error:
+        return decoder(content, lambda inner: decode(inner, decoders, depth + 1))
+    except (AttributeError, TypeError, ValueError, RuntimeError, OverflowError, KeyError) as error:
         raise ArchiveError(f"a value of kind {kind!r} does not hold what it should") from error
 
 
@@ -152,7 +151,7 @@ def _range_decoder(kind: type) -> Callable:
     return make
 
 
-_DECODERS: dict[str, Callable[[Any, Convert], Any]] = {
+_DECODERS: dict[str, Decoder] = {
     "float": lambda c, inner: _NOT_FINITE[c],
     "complex": lambda c, inner: complex(*[inner(v) for v in _list(c)]),
     "tuple": lambda c, inner: tuple(inner(v) for v in _list(c)),
