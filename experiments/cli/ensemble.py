@@ -1,6 +1,4 @@
 """`fxgrow ensemble`: the members of a search, put together."""
-from __future__ import annotations
-
 import click
 
 from fxgrow.cli import EXAMPLE, json_option, print_json, print_table, status

@@ -1,6 +1,4 @@
 """Data sets that fit into memory: tensors of examples and labels, normalised by what the train part says."""
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -2,8 +2,6 @@
 
 That holds whatever else draws random numbers, for any number of workers, and wherever in an epoch training goes on.
 """
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

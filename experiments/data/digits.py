@@ -3,8 +3,6 @@
 E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998,
 https://doi.org/10.24432/C50P49
 """
-from __future__ import annotations
-
 import torch
 
 from fxgrow.experiments.data.arrays import Arrays

@@ -2,8 +2,6 @@
 
 O. Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2014, https://arxiv.org/abs/1409.0575
 """
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

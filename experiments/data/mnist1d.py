@@ -2,8 +2,6 @@
 
 S. Greydanus, D. Kobak, "Scaling Down Deep Learning with MNIST-1D", 2020, https://arxiv.org/abs/2011.14439
 """
-from __future__ import annotations
-
 import functools
 import random
 

@@ -1,6 +1,4 @@
 """Any NumPy archive with arrays `images` and `labels`."""
-from __future__ import annotations
-
 import zipfile
 import zlib
 from pathlib import Path

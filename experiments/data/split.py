@@ -1,6 +1,4 @@
 """Splits of labelled examples into parts that share none: seeded, and with the same share of every class in each."""
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

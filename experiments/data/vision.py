@@ -8,8 +8,6 @@ https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf
 Y. Netzer et al., "Reading Digits in Natural Images with Unsupervised Feature Learning", 2011,
 http://ufldl.stanford.edu/housenumbers
 """
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

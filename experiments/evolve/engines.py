@@ -2,8 +2,6 @@
 
 What lives here: what an engine is, and its choice by name. What does not: the one on a Ray cluster (ray_engine.py).
 """
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import multiprocessing

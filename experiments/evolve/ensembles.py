@@ -3,8 +3,6 @@
 The functions up to `fit_stack` take logits of shape [members, samples, classes] and labels of shape [samples]; `ensemble`
 makes a table of a search's folder.
 """
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -1,6 +1,4 @@
 """The course of a search, read from its folder in one transaction, so that it may go on meanwhile."""
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,4 @@
 """Joint training of networks that share their numbers: at each step one of them, drawn at random, takes a batch."""
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Mapping, Sequence

@@ -26,8 +26,7 @@ from fxgrow.compare import TOLERANCE
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.settings import TrainError
-from fxgrow.experiments.train import transform_alone
-from fxgrow.graph import LAYERS, StructureCache, below, calls, inside
+from fxgrow.graph import LAYERS, Captured, StructureCache, below, calls, inside
 from fxgrow.record import Grown
 
 TRIES = 30  # mutations that are tried for one child
@@ -313,7 +312,8 @@ def _check_size(name: str, value: int, before: int, growth: float, most: float |
 
 def grow(model: GraphModule, inputs: Tensor, step: PassBase | Mapping[str, Any]) -> Grown:
     """Return a child, with the record of this one step alone."""
-    return transform_alone(model, inputs, step if isinstance(step, PassBase) else build(step))
+    with Captured(model).without_growth():
+        return fxgrow.transform(model, inputs, step if isinstance(step, PassBase) else build(step))
 
 
 @functools.cache

@@ -3,8 +3,6 @@
 Ray's own retries are off, as it repeats a task that runs out of memory for ever: each failure comes to `wait`, which
 submits the task again, at most `RETRIES` times. A result follows from the task alone, wherever and however often it runs.
 """
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math

@@ -3,8 +3,6 @@
 What lives here: the page's data, of a search that has ended, runs or was cut off. What does not: how it looks and moves
 (page/, with the parts of fxgrow/page/), what a search was at each time (history.py).
 """
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@ Every decision follows from the seed and the store, so a search that was cut off
 the store is taken from there. What lives here: the order of things. What does not: mutations (mutation.py), selection
 (selection.py), training (worker.py, joint.py), files (store.py), where tasks run (engines.py).
 """
-from __future__ import annotations
-
 import math
 import random
 import sqlite3

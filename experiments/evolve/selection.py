@@ -1,6 +1,4 @@
 """Selection: which networks are kept, and whose children come next. Pure functions over scored members."""
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 

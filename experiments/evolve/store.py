@@ -3,8 +3,6 @@
 A kill at any moment leaves the last finished transaction. A network's file, named by a hash of the network and checked by
 it, may be the difference to its parent's: bits of old numbers exclusive-or the parent's, mostly zero.
 """
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -4,8 +4,6 @@ Figures 4 to 6 of Net2Net (Chen et al. 2015, arXiv:1511.05641); table 2 and figu
 arXiv:2410.11038). There, Net2Net's networks have no skip path, since its transforms do not allow any; here each method is
 used on both kinds of network.
 """
-from __future__ import annotations
-
 from fxgrow.experiments.papers.declaration import Experiment, register
 from fxgrow.experiments.papers.presets import converging, scales
 

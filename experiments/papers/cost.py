@@ -1,6 +1,4 @@
 """The cost of an experiment before it starts: runs, FLOPs, and the time, from a few steps of its networks."""
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Sequence

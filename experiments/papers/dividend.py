@@ -4,8 +4,6 @@ A network grows late, in the stable part of a warm-up-stable-decay schedule (Bu 
 with is paid for only in the last part of training. From scratch the same network gets the same number of updates, with that
 schedule and with a cosine, and as many FLOPs as the grown one, since growth must beat what those buy otherwise.
 """
-from __future__ import annotations
-
 from dataclasses import replace
 
 from fxgrow.experiments.papers.declaration import Arm, Experiment, Network, register

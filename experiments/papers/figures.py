@@ -1,6 +1,4 @@
 """The figures of an experiment: accuracy against updates and against FLOPs, and filters of the first layer."""
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

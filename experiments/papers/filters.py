@@ -1,6 +1,4 @@
 """First-layer filters before and after widening, and after training on (R2R's paper, figure 4)."""
-from __future__ import annotations
-
 from fxgrow.experiments.papers.declaration import Experiment, Network, register
 from fxgrow.experiments.papers.presets import converging, scales
 

@@ -4,8 +4,6 @@ ResNetCifar-10(r) and -18(2r) of R2R's paper (Painter 2024, arXiv:2410.11038), e
 fills the bigger one. Random padding reaches the same architecture by `widen` and `deepen`. From scratch the bigger one gets
 the full length of training, and as many FLOPs as teacher and student take together (`SHARE` of its updates).
 """
-from __future__ import annotations
-
 from fxgrow.experiments.papers.declaration import Arm, Experiment, Network, register
 from fxgrow.experiments.papers.presets import METHODS, scales
 

@@ -1,6 +1,4 @@
 """When to grow: at 0, 25, 50 or 75 % of training (section 5.2 of the report that became R2R's paper)."""
-from __future__ import annotations
-
 from fxgrow.experiments.papers.declaration import Arm, Experiment, register
 from fxgrow.experiments.papers.presets import scales
 

@@ -1,6 +1,4 @@
 """Widening Inception networks as Net2Net did, which all of that paper's measurements are on (Chen et al. 2015, figure 4)."""
-from __future__ import annotations
-
 from fxgrow.experiments.papers.declaration import Experiment, Network, register
 from fxgrow.experiments.papers.presets import converging, scales
 

@@ -3,8 +3,6 @@
 The outputs are the same whatever the new numbers are, but the gradient of one half of a pair is proportional to the other
 half (docs/widening.md): large new numbers make steps that are too large.
 """
-from __future__ import annotations
-
 from fxgrow.experiments.papers.declaration import Arm, Experiment, register
 from fxgrow.experiments.papers.presets import scales
 

@@ -1,6 +1,4 @@
 """Growing several times, against once by as much: widen twice, deepen twice, both."""
-from __future__ import annotations
-
 from fxgrow.experiments.papers.declaration import Arm, Experiment, register
 from fxgrow.experiments.papers.presets import scales
 

@@ -4,8 +4,6 @@ From the trained original: it and its neighbours, which start as its equals, are
 same rates. From scratch: all layers of each are drawn anew by the same rules, and trained for as many steps as both parts of
 the first comparison together. So all that share a group differ in their architecture alone.
 """
-from __future__ import annotations
-
 import dataclasses
 import functools
 import random

@@ -1,6 +1,4 @@
 """The over-fitted teacher: students of a teacher that knows its few training data by heart (R2R's paper, figure 7)."""
-from __future__ import annotations
-
 from dataclasses import replace
 
 from fxgrow.experiments.papers.declaration import Arm, Experiment, register

@@ -4,8 +4,6 @@ The paper scale follows R2R's paper and its published code on CIFAR-10: ResNetCi
 widened by the root of two, students at a fifth of the rate and with hardly any weight decay. Adam with AMSGrad there is
 AdamW here, and the lengths of training are ours where the paper does not say them.
 """
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

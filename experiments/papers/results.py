@@ -1,6 +1,4 @@
 """The results of an experiment as data and as a table: means and spreads over seeds, and the way to the reference."""
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,6 @@
 
 A run depends on its setup, arm and seed alone, so it can be made in any process, in any order after its teacher's.
 """
-from __future__ import annotations
-
 import functools
 import json
 import shlex

@@ -5,8 +5,6 @@ numbers as on old ones (`equalise`), zero where they are read (netmorph), and mu
 schedule goes on; `alpha' = alpha |theta_old| / |theta_new|` (the report's rule); the full rate again, decayed faster (LEMON,
 Wang et al. 2023, arXiv:2310.07999); warm-up, stable, decay with the growth in the stable part (Bu 2025); a second warm-up.
 """
-from __future__ import annotations
-
 from fxgrow.experiments.papers.declaration import Arm, Experiment, register
 from fxgrow.experiments.papers.presets import scales
 

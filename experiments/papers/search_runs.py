@@ -4,8 +4,6 @@ The budget is what training the base network for the scale's `steps` takes. Ever
 networks, to within a training step of each of the last. A search spends a part (`SearchSizes.share`), and the rest on what
 it has found: on its best network alone, or in equal parts on an ensemble. The test part decides nothing.
 """
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Mapping, Sequence

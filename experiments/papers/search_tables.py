@@ -1,6 +1,4 @@
 """Tables of a comparison of searches: networks and ensembles, differences from the base network, and a figure."""
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from pathlib import Path

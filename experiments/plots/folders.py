@@ -2,8 +2,6 @@
 
 What lives here: finding, reading and grouping. What does not: what is made of the rows (numbers.py).
 """
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -2,8 +2,6 @@
 
 What lives here: arithmetic on rows of histories. What does not: reading folders (folders.py), drawing (figures.py).
 """
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -2,8 +2,6 @@
 
 What lives here: one run. What does not: data sets (data), plots (plots), searches (evolve).
 """
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from fxgrow.exports import lazy_exports
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from fxgrow.experiments.train.history import History
     from fxgrow.experiments.train.prepare import capture_classifier, device_of, make_optimizer
     from fxgrow.experiments.train.rates import Rates, rate
-    from fxgrow.experiments.train.schedule import grow_by_entry, parse_growth, seed_for, transform_alone
+    from fxgrow.experiments.train.schedule import grow_by_entry, parse_growth, seed_for
     from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
     from fxgrow.experiments.train.state import TrainingState
     from fxgrow.experiments.train.trainer import PROBE, Diverged, Interrupted, Trainer, finite
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "config": "TrainConfig",
     "costs": "PlannedCost count_parameters step_flops",
-    "schedule": "grow_by_entry parse_growth seed_for transform_alone",
+    "schedule": "grow_by_entry parse_growth seed_for",
     "history": "History",
     "prepare": "capture_classifier device_of make_optimizer",
     "rates": "Rates rate",

@@ -3,8 +3,6 @@
 It is written whole or not at all, and reading it never runs code. What lives here: the file, and the state of random
 generators. What does not: the state of training (state.py).
 """
-from __future__ import annotations
-
 import contextlib
 import json
 import os

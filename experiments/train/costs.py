@@ -1,6 +1,4 @@
 """The cost of training: FLOPs of a step and of an evaluation, and of a whole run before it starts."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

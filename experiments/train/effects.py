@@ -1,6 +1,4 @@
 """Effects of the last growth on the steps behind it: frozen old numbers, rates and weight decay of parts."""
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

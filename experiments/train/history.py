@@ -1,6 +1,4 @@
 """The history of a run: one row for each evaluation, kept in memory and on the disk."""
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,6 +1,4 @@
 """The start of a run: the device, a captured copy of the model that fits the data, and an optimizer."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Protocol
 

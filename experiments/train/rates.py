@@ -2,8 +2,6 @@
 
 The rate of a step is a pure function of the settings, the step and `Rates`, which is all that a checkpoint has to hold.
 """
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@
 
 The moment and how training goes on stand in front of the colon, the passes behind it, joined by `+` or `;`.
 """
-from __future__ import annotations
-
 import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
@@ -190,12 +188,6 @@ def _pass(name: str, options: Sequence[str], text: str) -> tuple[type, dict[str,
     return cls, arguments
 
 
-def transform_alone(model: GraphModule, inputs: Tensor, passes: PassBase | Sequence[PassBase]) -> Grown:
-    """Grow a copy of `model`; the record is of these passes alone, however `model` itself came about."""
-    with Captured(model).without_growth():
-        return fxgrow.transform(model, inputs, passes)
-
-
 @dataclass
 class CheckedGrowth:
     """A growth that was done: the grown model with its whole record, and the record of this growth alone."""
@@ -213,7 +205,8 @@ def grow_by_entry(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -
         SelectionError: `where` names nothing that can grow.
     """
     passes = entry.instances(seed)
-    grown = transform_alone(model, inputs, passes)
+    with Captured(model).without_growth():
+        grown = fxgrow.transform(model, inputs, passes)
     extended = [f"more outputs of {o.name}" for o in grown.outcomes if o.method == "extend"]
     inexact = [f"{type(p).__name__.lower()} by random" for p in passes if getattr(p, "method", "") == "random"]
     inexact += [f"{type(p).__name__.lower()} by noise" for p in passes if getattr(p, "noise", 0)] + extended

@@ -1,6 +1,4 @@
 """The state of a training run between two steps, as a checkpoint holds it: gathered as tensors and JSON, and restored."""
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
