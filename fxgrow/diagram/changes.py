@@ -1,26 +1,13 @@
 """The picture of `Changes`: untouched layers grey, new numbers hatched, inserted layers framed."""
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Sequence
 
-from fxgrow.compare import Change, Changes, mark
-from fxgrow.diagram.build import Box, Cluster, Diagram, build, kinds_of
-from fxgrow.diagram.choice import chosen
+from fxgrow.compare import Change, Changes
+from fxgrow.diagram.build import Box, Cluster, Diagram
 from fxgrow.diagram.colours import PALE
 from fxgrow.diagram.dot import Picture, below, small, text
 
 GREY, GROWN, NEW, OLD = "#EDEDED", "#FFFFFF", "#0072B2", "#BBBBBB"  # the blue is Okabe and Ito's
 CELLS = 20  # in a bar
-
-
-def picture(difference: Changes, depth: int | None, collapse: str | Sequence[str], repeats: bool | None,
-            columns: int | None) -> ChangesPicture:
-    """Return the picture of a difference; see `Difference.draw`."""
-    diagram = chosen(build(difference.graph, kinds_of(difference.after)), depth,
-                     [collapse] if isinstance(collapse, str) else list(collapse), repeats,
-                     lambda node: mark(difference.nodes[node.name]))
-    return ChangesPicture(difference, diagram, columns)
 
 
 class ChangesPicture(Picture):

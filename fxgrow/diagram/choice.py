@@ -10,7 +10,7 @@ from fxgrow.errors import DrawError
 MOST = 60  # boxes in a picture, unless more are asked for
 
 
-def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: bool | None,
+def chosen(diagram: Diagram, depth: int | None, collapse: str | Sequence[str], repeats: bool | None,
            mark: Callable[[Node], object] | None = None, most: int = MOST) -> Diagram:
     """Fold modules and draw repetitions once, as asked for or as the diagram's size wants it (`most` boxes).
 
@@ -21,6 +21,7 @@ def chosen(diagram: Diagram, depth: int | None, globs: Sequence[str], repeats: b
 
     if depth is not None and depth < 0:
         raise DrawError(f"depth {depth}: say how many levels of modules to draw, or 0 for all")
+    globs = [collapse] if isinstance(collapse, str) else list(collapse)
     diagram.check(globs)
     if repeats or (repeats is None and count(diagram) > most):
         diagram = fold_repeats(diagram, mark)

@@ -7,8 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from fxgrow.common import atomic_write
-from fxgrow.compare import Changes, find_changes
-from fxgrow.diagram.changes import ChangesPicture, picture
+from fxgrow.compare import Changes, find_changes, mark
+from fxgrow.diagram.build import build, kinds_of
+from fxgrow.diagram.changes import ChangesPicture
+from fxgrow.diagram.choice import chosen
 from fxgrow.diagram.dot import rendered
 from fxgrow.diagram.drawing import format_of
 from fxgrow.diagram.html import diagram_page
@@ -28,8 +30,7 @@ class Difference(Changes):
         target = Path(path)
         kind = format_of(target)
         if kind == "html":
-            content = diagram_page(self.after, self.graph, self, depth=depth, repeats=repeats,
-                                   collapse=[collapse] if isinstance(collapse, str) else list(collapse))
+            content = diagram_page(self.after, self.graph, self, depth=depth, repeats=repeats, collapse=collapse)
         else:
             content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns).graph, kind)
         with atomic_write(target) as file:
@@ -39,7 +40,9 @@ class Difference(Changes):
     def picture(self, *, depth: int | None = None, collapse: str | Sequence[str] = (), repeats: bool | None = None,
                 columns: int | None = None) -> ChangesPicture:
         """Return the picture that `draw` writes; `.graph` is a `graphviz.Digraph`."""
-        return picture(self, depth, collapse, repeats, columns)
+        diagram = chosen(build(self.graph, kinds_of(self.after)), depth, collapse, repeats,
+                         lambda node: mark(self.nodes[node.name]))
+        return ChangesPicture(self, diagram, columns)
 
 
 def diff(before: nn.Module | Grown, after: nn.Module | Grown | None = None, example_inputs=None) -> Difference:

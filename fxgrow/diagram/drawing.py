@@ -42,7 +42,6 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
     """
     target = Path(path)
     kind = format_of(target)
-    collapse = [collapse] if isinstance(collapse, str) else list(collapse)
     if kind == "html":
         content = diagram_page(*captured(model_or_grown, example_inputs), depth=depth, collapse=collapse, repeats=repeats,
                                heat=heat)
@@ -64,7 +63,7 @@ def picture(model_or_grown: nn.Module | Grown, example_inputs=None, *, depth: in
     if columns is not None and columns < 1:
         raise DrawError(f"columns {columns}: say 1 or more")
     model, gm = captured(model_or_grown, example_inputs)
-    diagram = chosen(build(gm, kinds_of(model)), depth, [collapse] if isinstance(collapse, str) else list(collapse), repeats)
+    diagram = chosen(build(gm, kinds_of(model)), depth, collapse, repeats)
     return Picture(gm, diagram, columns, None if heat is None else Heat(gm, diagram, heat))
 
 

@@ -25,7 +25,7 @@ def diagram_page(model: nn.Module, gm: GraphModule, difference: Changes | None =
 
 
 def diagram_data(model: nn.Module, gm: GraphModule, costs: Mapping[str, Cost], difference: Changes | None = None, *,
-                 depth: int | None = None, collapse: Sequence[str] = (), repeats: bool | None = None,
+                 depth: int | None = None, collapse: str | Sequence[str] = (), repeats: bool | None = None,
                  heat: str | None = None) -> dict[str, Any]:
     """Return one view with every block, and one with repeated blocks once if that is less.
 

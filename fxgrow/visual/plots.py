@@ -17,16 +17,7 @@ from fxgrow.graph import tensors_of
 from fxgrow.models import dtype_of
 from fxgrow.visual import filters
 from fxgrow.visual.attributions import SIGNED, attribute, overlay, read_image, spread
-from fxgrow.visual.networks import (
-    Models,
-    Network,
-    check_target,
-    image_shape,
-    logits,
-    networks,
-    owner,
-    weight_of,
-)
+from fxgrow.visual.networks import Models, Network, check_target, image_shape, logits, networks, owner, weight_of
 from fxgrow.visual.panels import Panel, Picture, as_pixels, enlarged, plain
 
 MOST_LAYERS = 24  # rows that one picture takes
