@@ -49,18 +49,10 @@ class Kernel(PassBase):
         """Enlarge each convolution that `where` names."""
         named = listed(self.where)
         edit = Edit(graph_module, {"pass": "kernel", "where": named, "size": list(self.sizes)})
-        calls: dict[Tensor, list[Call]] = {}  # those of one weight grow together
-        names: dict[str, list[Tensor | None]] = {}  # a layer, or what owns the weights of calls: these (None: computed)
-        for node in edit.graph.nodes:
-            if _convolves(edit, node):
-                call = call_of(edit.gm, node)
-                weight = None if call is None else edit.tensor(call.weight)
-                names.setdefault((place_of(node) or node.name) if call is None else call.name, []).append(weight)
-                if call is not None and weight is not None:
-                    calls.setdefault(weight, []).append(call)
+        weights, calls = _convolutions(edit)
         done: set[Tensor] = set()
-        for name in edit.select(self.where, names, "convolution"):
-            for weight in names[name]:
+        for name in edit.select(self.where, weights, "convolution"):
+            for weight in weights[name]:
                 if weight is None:
                     edit.outcomes.append(Outcome(name, 0, 0, [name], reason=COMPUTED))
                 elif weight not in done:
@@ -70,17 +62,14 @@ class Kernel(PassBase):
         return edit.finish()
 
     def _grow(self, edit: Edit, name: str, weight: Tensor, calls: list[Call], named: bool) -> Outcome:
-        """Grows one weight and all calls of it, or says why not."""
+        """Grow one weight and all calls of it, or say why not."""
         old = tuple(weight.shape[2:])
         taps = math.prod(old)
         try:
             if taps == 1 and not named:
                 raise Refusal("one tap grows only if it is named in full")
             new = self._size(old)
-            users = other_users(edit.gm, weight, calls)
-            sizes = [u for u in users if isinstance(edit.values[u.name], (int, tuple))]
-            if others := dict.fromkeys(place_of(u) or u.name for u in users if u not in sizes):
-                raise Refusal(f"its weight is also used by {', '.join(others)}")
+            sizes = _size_readers(edit, weight, calls)
             changes = [_shift(call, old, new, edit.values[call.input.name]) for call in calls]
             front = changes[0][0]
             if any(f != front for f, _ in changes):
@@ -90,10 +79,11 @@ class Kernel(PassBase):
         for node in sizes:
             _pin(node, edit.values[node.name])
         _enlarge(edit, calls[0].weight, front, new)
-        seen: set = set()
+        changed: set = set()
         for call, (_, padding) in zip(calls, changes):
-            if (holder := call.node if call.module is None else call.module) not in seen:
-                seen.add(holder)
+            holder = call.node if call.module is None else call.module
+            if holder not in changed:
+                changed.add(holder)
                 call.set_kernel(new, padding)
         return Outcome(name, taps, math.prod(new), [name], "zero taps",
                        f"{times(old)} becomes {times(new)}: the new taps are zero; padding {_show(changes[0][1])} leaves "
@@ -110,10 +100,37 @@ class Kernel(PassBase):
         return new
 
 
+def _convolutions(edit: Edit) -> tuple[dict[str, list[Tensor | None]], dict[Tensor, list[Call]]]:
+    """Return the weights of each layer, or of what owns those of calls (None: computed), and the calls of each weight."""
+    weights: dict[str, list[Tensor | None]] = {}
+    found: dict[Tensor, list[Call]] = {}
+    for node in edit.graph.nodes:
+        if not _convolves(edit, node):
+            continue
+        call = call_of(edit.gm, node)
+        if call is None:
+            weights.setdefault(place_of(node) or node.name, []).append(None)
+        else:
+            weight = edit.tensor(call.weight)
+            weights.setdefault(call.name, []).append(weight)
+            found.setdefault(weight, []).append(call)
+    return weights, found
+
+
 def _convolves(edit: Edit, node: Node) -> bool:
     if node.op == "call_module":
         return isinstance(edit.gm.get_submodule(str(node.target)), ConvNd)
     return node.op == "call_function" and (node.target in CONVOLUTIONS or node.target in TRANSPOSED)
+
+
+def _size_readers(edit: Edit, weight: Tensor, calls: list[Call]) -> list[Node]:
+    """Return the nodes that read a weight's size; refuse where others read its numbers."""
+    users = other_users(edit.gm, weight, calls)
+    sizes = [u for u in users if isinstance(edit.values[u.name], (int, tuple))]
+    others = dict.fromkeys(place_of(u) or u.name for u in users if u not in sizes)
+    if others:
+        raise Refusal(f"its weight is also used by {', '.join(others)}")
+    return sizes
 
 
 def _pin(node: Node, value: int | tuple) -> None:
@@ -125,7 +142,7 @@ def _pin(node: Node, value: int | tuple) -> None:
 
 
 def _shift(call: Call, old: Sizes, new: Sizes, x: Tensor) -> tuple[Sizes, Sizes | str]:
-    """How many new taps come in front of the old ones on each axis, and the padding that keeps every output in its place.
+    """Return how many new taps are in front of the old ones on each axis, and the padding that keeps outputs in place.
 
     Output i of a convolution is the sum over taps t of `w[t] x[i stride - padding + t dilation]`. With `a` new taps in front
     the old tap t is tap t + a, so the padding grows by `a dilation`; the number of outputs stays for any stride if it
@@ -163,7 +180,7 @@ def _check_room(call: Call, x: Tensor, padding: Sizes) -> None:
 
 
 def _enlarge(edit: Edit, name: str, front: Sizes, new: Sizes) -> None:
-    """Zeros around a kernel; the record says that they are new."""
+    """Put zeros around a kernel; the record says that they are new."""
     weight = edit.tensor(name)
     old = tuple(weight.shape[2:])
     around = [n for o, a, s in reversed(list(zip(old, front, new))) for n in (a, s - o - a)]

@@ -1,7 +1,4 @@
 """Widen: more positions on the output axes of layers, by R2R, Net2Net, network morphism or at random."""
-from __future__ import annotations
-
-import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -12,13 +9,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow.axis import OUTPUT, Atom, AxisClass, Prod, Tape, analyse, atoms, classes, resolve
-from fxgrow.common import Refusal, nearest_names
+from fxgrow.axis import Atom, AxisClass, Tape, analyse
+from fxgrow.common import Refusal
 from fxgrow.contents import FALLBACKS, Certificate, certify
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.graph import tensors_of
 from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init
-from fxgrow.passes.support import insist_known, listed, root_mean_square, rounded, seed_of
+from fxgrow.passes.support import insist_known, listed, root_mean_square, rounded, seed_of, select_classes
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
 
@@ -30,8 +27,6 @@ WHY = {"pair": "new positions come in equal pairs, consumed with opposite signs"
        "random": "not exact: everything is drawn",
        "extend": "new outputs are an extension: the old ones stay, the new ones are drawn and have no counterpart",
        "fold": "; skip paths fold the pairs: x_old + x_L - x_R"}
-
-
 Fit = Callable[[AxisClass, int, Certificate], tuple[int, str]]
 
 
@@ -89,17 +84,19 @@ class Widen(PassBase):
     # -- the pass ---------------------------------------------------------------------------------------------------------
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        """Widen the classes that `where` names; those that a rewriting refuses stay as they are."""
         tape = analyse(graph_module)
         if self.residual == "fold":
             graph_module = with_folds(graph_module, tape)
             tape = analyse(graph_module)
         seed = seed_of(self.seed)
-        wanted, fixed = self._select(tape)
+        wanted, fixed = select_classes(tape, self.where)
+        unable = [Outcome(c.name, c.size, c.size, c.producers, reason=c.reason or "no layer produces it") for c in fixed]
         refused: dict[Atom, str] = {}
         while True:
             outcomes, growths = self._plan(tape, graph_module, wanted, refused, seed)
             if not growths:
-                self._nothing(outcomes + fixed)
+                self._nothing(outcomes + unable)
             try:
                 new = rewrite(graph_module, tape, growths)
                 break
@@ -108,52 +105,18 @@ class Widen(PassBase):
                 if not found:
                     raise GrowthError(str(why)) from why
                 refused.update(dict.fromkeys(found, str(why)))
-        keep_growth(graph_module, new, record_of(tape, growths, self._describe(seed)), outcomes + fixed)
+        keep_growth(graph_module, new, record_of(tape, growths, self._describe(seed)), outcomes + unable)
         return PassResult(new, True)
 
     def ensures(self, graph_module: GraphModule) -> None:
+        """Check that the graph of the wider network is sound."""
         graph_module.graph.lint()
 
     def _describe(self, seed: int) -> dict:
-        size = next({k: v} for k in ("factor", "to", "by") if (v := getattr(self, k)) is not None)
+        sizes = {"factor": self.factor, "to": self.to, "by": self.by}
+        size = {name: value for name, value in sizes.items() if value is not None}
         return {"pass": "widen", "where": listed(self.where), **size, "method": self.method, "seed": seed,
                 "init": self.init if isinstance(self.init, (str, int, float)) else "callable"}
-
-    # -- which classes ----------------------------------------------------------------------------------------------------
-
-    def _select(self, tape: Tape) -> tuple[list[tuple[AxisClass, list[AxisClass]]], list[Outcome]]:
-        """The classes to grow, each with others of its product to try instead, and those that cannot grow."""
-        found = classes(tape)
-        patterns = [self.where] if isinstance(self.where, str) else self.where
-        if patterns is None:
-            chosen = found
-        else:
-            chosen = []
-            for pattern in patterns:
-                matched = [c for c in found if _matches(pattern, c)]
-                if not matched:
-                    raise SelectionError(_unknown(pattern, found))
-                chosen += [c for c in matched if c not in chosen]
-                for c in matched:
-                    if c.reason == OUTPUT and pattern in c.producers:
-                        tape.open(c.atom)
-        able = [c for c in chosen if c.reason is None and (c.producers or patterns is None)]
-        fixed = [Outcome(c.name, c.size, c.size, c.producers, reason=c.reason or "no layer produces it")
-                 for c in chosen if c not in able]
-        explicit = {c.name for c in able for p in patterns or () if ":" in p and fnmatch.fnmatchcase(c.name, p)}
-        groups: list[tuple[AxisClass, list[AxisClass]]] = []
-        seen: set[Atom] = set()
-        by_atom = {c.atom: c for c in able}
-        for c in able:
-            if c.atom in seen:
-                continue
-            seen.add(c.atom)
-            others = [] if c.name in explicit else [by_atom[a] for a in _cofactors(tape, c.atom)
-                                                    if a in by_atom and a not in seen and by_atom[a].name not in explicit]
-            if not (explicit and c.name not in explicit and ":" in "".join(patterns or ())):
-                groups.append((c, others))
-                seen |= {o.atom for o in others}
-        return groups, fixed
 
     def _nothing(self, outcomes: list[Outcome]) -> None:
         reasons = "; ".join(f"{o.name}: {o.reason}" for o in outcomes[:3])
@@ -161,36 +124,35 @@ class Widen(PassBase):
         what = f"that {self.where!r} names" if self.where else "in the model"
         raise SelectionError(f"nothing {what} can grow: {reasons or 'no layer has an axis of its own'}{more}")
 
-    # -- how each grows ---------------------------------------------------------------------------------------------------
+    # -- how each class grows ---------------------------------------------------------------------------------------------
 
-    def _plan(self, tape: Tape, gm: GraphModule, wanted, refused: dict[Atom, str], seed: int):
+    def _plan(self, tape: Tape, gm: GraphModule, wanted: list[list[AxisClass]], refused: dict[Atom, str],
+              seed: int) -> tuple[list[Outcome], list[Growth]]:
+        """Return the growths, of each group the first that is possible; and what became of each class."""
         outcomes, growths = [], []
-        numbers = Draws(seed, tensors_of(gm))
-        for first, others in wanted:
+        draws = Draws(seed, tensors_of(gm))
+        for group in wanted:
             tried = []
-            for c in (first, *others):
+            for c in group:
                 try:
                     if c.atom in refused:
                         raise Refusal(refused[c.atom])
-                    growth = self._growth(tape, c, numbers)
+                    growth = self.growth(tape, c, self._size(tape, c), draws)
                 except Refusal as why:
                     tried.append(Outcome(c.name, c.size, c.size, c.producers, reason=str(why)))
                     continue
                 growths.append(growth)
-                outcomes.append(Outcome(c.name, c.size, growth.size, c.producers, growth.method, growth.note))
+                tried = [Outcome(c.name, c.size, growth.size, c.producers, growth.method, growth.note)]
                 break
-            else:
-                outcomes += tried
+            outcomes += tried
         return outcomes, growths
 
-    def _growth(self, tape: Tape, c: AxisClass, numbers: Draws) -> Growth:
-        return self.growth(tape, c, self._size(tape, c), numbers)
+    def growth(self, tape: Tape, c: AxisClass, size: int, draws: Draws, fit: Fit = rounded) -> Growth:
+        """Return the growth of one class by the first method that is exact for it and its size.
 
-    def growth(self, tape: Tape, c: AxisClass, size: int, numbers: Draws, fit: Fit | None = None) -> Growth:
-        """The growth of one class by the first method that is exact for it and its size.
-
-        fit: takes the class, its new size and a certificate, and gives the size that these contents can have and a note on
-            it (None: sizes may be rounded).
+        Args:
+            fit: takes the class, its new size and a certificate, and gives the size that these contents can have and a note
+                on it.
 
         Raises:
             Refusal: none is.
@@ -200,60 +162,65 @@ class Widen(PassBase):
             how = "extend" if c.atom in tape.opened else base
             try:
                 certificate = certify(tape, c.atom, "free", exact=how == "extend")
-                return Growth(c.atom, size, certificate, *self._extend(c, size, numbers), how, WHY[how])
+                return Growth(c.atom, size, certificate, *self._extend(c, size, draws), how, WHY[how])
             except Refusal as why:  # a norm runs over the outputs
                 reasons.append(str(why))
         for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
             try:
                 certificate = certify(tape, c.atom, candidate)
-                grown, note = (fit or rounded)(c, size, certificate)
+                size_found, note = fit(c, size, certificate)
             except Refusal as why:
                 reasons.append(str(why))
                 continue
-            name = self.method if candidate == base else METHOD_OF[candidate]
-            note += WHY["fold"] if any(op.kind == "fold" for op in tape.ops_of[c.atom]) else ""
-            note = WHY[candidate] + note + (f"; {self.method} is not exact here: {reasons[0]}" if reasons else "")
-            return Growth(c.atom, grown, certificate, *self._extend(c, grown, numbers), name, note)
+            method = self.method if candidate == base else METHOD_OF[candidate]
+            fold = WHY["fold"] if any(op.kind == "fold" for op in tape.ops_of[c.atom]) else ""
+            instead = f"; {self.method} is not exact here: {reasons[0]}" if reasons else ""
+            return Growth(c.atom, size_found, certificate, *self._extend(c, size_found, draws), method,
+                          WHY[candidate] + note + fold + instead)
         raise Refusal(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
 
     def _size(self, tape: Tape, c: AxisClass) -> int:
-        """The new size of the class from factor, to or by (which speak of the layer's whole output axis)."""
-        if self.factor is not None:
-            size = math.floor(c.size * self.factor + 0.5)
-            size = max(size, c.size + 1) if self.factor > 1 else size
-        else:
-            width = next((tape.params[n].axes[0].size for n, d in tape.params_of[c.atom] if d == 0
-                          and c.producers and n.startswith(c.producers[0] + ".")), c.size)
-            repeat = max(width // c.size, 1)
-            target = self.to if self.to is not None else width + (self.by or 0)
-            if target < width:
-                raise GrowthError(f"{c.name} has {width} positions; to={target} would shrink it")
-            size = c.size + math.ceil((target - width) / repeat)
-            if c.role == "copies" and (target - width) % repeat:
-                raise Refusal(f"only whole multiples are possible (its positions are shuffled or cut unevenly): try "
-                              f"{width * (-(-target // width))}")
-        if c.role == "copies" and self.factor is not None and self.factor % 1:
-            raise Refusal("only an integer factor is possible (its positions are shuffled or cut unevenly): try "
-                          f"{math.ceil(self.factor)} times")
+        """Return the new size of the class from factor, to or by."""
+        size = self._width(tape, c) if self.factor is None else self._multiple(c, self.factor)
         if size == c.size:
             raise Refusal("it has the size asked for already")
         return size
 
-    def _extend(self, c: AxisClass, m: int, numbers: Draws) -> tuple[Extend, Tensor, Tensor]:
-        """The function that extends a tensor along this class, and the positions and shares drawn for it."""
-        n, generator = c.size, numbers.generator
-        if m % n == 0:
+    @staticmethod
+    def _multiple(c: AxisClass, factor: float) -> int:
+        if c.role == "copies" and factor % 1:
+            raise Refusal("only an integer factor is possible (its positions are shuffled or cut unevenly): try "
+                          f"{math.ceil(factor)} times")
+        size = math.floor(c.size * factor + 0.5)
+        return max(size, c.size + 1) if factor > 1 else size
+
+    def _width(self, tape: Tape, c: AxisClass) -> int:
+        """Return the size by which the layer's whole output axis, of which the class is a factor, gets its width."""
+        width = next((tape.params[n].axes[0].size for n, d in tape.params_of[c.atom] if d == 0
+                      and c.producers and n.startswith(c.producers[0] + ".")), c.size)
+        repeat = max(width // c.size, 1)
+        target = self.to if self.to is not None else width + (self.by or 0)
+        if target < width:
+            raise GrowthError(f"{c.name} has {width} positions; to={target} would shrink it")
+        if c.role == "copies" and (target - width) % repeat:
+            raise Refusal(f"only whole multiples are possible (its positions are shuffled or cut unevenly): try "
+                          f"{width * (-(-target // width))}")
+        return c.size + math.ceil((target - width) / repeat)
+
+    def _extend(self, c: AxisClass, m: int, draws: Draws) -> tuple[Extend, Tensor, Tensor]:
+        """Return the function that extends a tensor along this class, and the positions and shares drawn for it."""
+        n = c.size
+        if m % n:
+            source = torch.randint(n, (m - n,), generator=draws.generator)
+        else:
             source = torch.arange(n).repeat(m // n - 1)
-        else:
-            source = torch.randint(n, (m - n,), generator=generator)
-        index = torch.cat([torch.arange(n), source])
+        raw = torch.ones(m, dtype=torch.float64)
         if self.method == "net2net-unequal":
-            raw = torch.rand(m, generator=generator, dtype=torch.float64) + 0.5
-        else:
-            raw = torch.ones(m, dtype=torch.float64)
+            raw = torch.rand(m, generator=draws.generator, dtype=torch.float64) + 0.5
+        index = torch.cat([torch.arange(n), source])
         shares = raw / torch.zeros(n, dtype=torch.float64).index_add(0, index, raw)[index]
-        drawing = Drawing(n, m, self.init, source, shares, numbers,
-                          self.noise if self.method.startswith("net2net") else 0)
+        noise = self.noise if self.method.startswith("net2net") else 0
+        drawing = Drawing(n, m, self.init, source, shares, draws, noise)
 
         def extend(content: str, x: Tensor, axis: int, growth: Growth, key: tuple[str, int]) -> tuple[Tensor, Tensor | None]:
             certificate = growth.certificate
@@ -261,42 +228,11 @@ class Widen(PassBase):
                 return x, root_mean_square(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])
             drawing.weight = None
             if key in certificate.weights:
-                scale = numbers.tensors[certificate.weights[key][0]].detach().reshape(-1)
+                scale = draws.tensors[certificate.weights[key][0]].detach().reshape(-1)
                 drawing.weight = scale / (n * root_mean_square(scale))
-            shape = numbers.tensors[key[0]].shape
+            shape = draws.tensors[key[0]].shape
             drawing.per_position = math.prod(shape) == max(shape)
-            drawing.std = numbers.deviation(key[0]) if self.init == "match_std" and not drawing.per_position else None
+            drawing.std = draws.deviation(key[0]) if self.init == "match_std" and not drawing.per_position else None
             return EXTEND[content](x, axis, drawing)
 
         return extend, source, shares
-
-
-def _matches(pattern: str, c: AxisClass) -> bool:
-    if fnmatch.fnmatchcase(c.name, pattern):
-        return True
-    return any(fnmatch.fnmatchcase(p, pattern) or p.startswith(pattern + ".") for p in c.producers)
-
-
-def _unknown(pattern: str, found: list[AxisClass]) -> str:
-    names = sorted({p for c in found for p in c.producers} | {c.name for c in found})
-    letters = pattern.strip("*.")
-    holding = [n for n in names if letters and letters in n]
-    near = holding[:3] or nearest_names(letters, names, cutoff=0.3) or names[:3]
-    return f"no layer that produces a growable axis is called {pattern!r}; the nearest are: {', '.join(near)}"
-
-
-def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
-    """Atoms that share a product with this one on some parameter axis, outermost first."""
-    found: dict[Atom, None] = {}
-
-    def walk(e) -> None:
-        for part in getattr(e := resolve(e), "parts", ()):
-            if not isinstance(part, Atom) and atom in atoms(part) or part is atom and isinstance(e, Prod):
-                walk(part)
-                if isinstance(e, Prod):
-                    found.update(dict.fromkeys(a for p in e.parts if p is not part for a in atoms(p)))
-
-    for name, dim in tape.params_of[atom]:
-        walk(tape.params[name].axes[dim])
-    found.pop(atom, None)
-    return list(found)

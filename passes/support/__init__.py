@@ -9,10 +9,11 @@ from fxgrow.passes.support.pairs import oppose
 from fxgrow.passes.support.parts import called_names, numbered, part_below
 from fxgrow.passes.support.places import Place, Places
 from fxgrow.passes.support.plain import identity_kernel
+from fxgrow.passes.support.selecting import select_classes
 from fxgrow.passes.support.sizes import root_mean_square, rounded
 from fxgrow.passes.support.split import add, share_out
 from fxgrow.passes.support.start import redraw, start_as_identity
 
 __all__ = ["BLOCKS", "Place", "Places", "activation", "add", "called_names", "identity_kernel", "insist_known", "listed",
            "numbered", "oppose", "part_below", "pointwise", "redraw", "root_mean_square", "rounded", "seed_of", "seeded",
-           "share_out", "stack", "start_as_identity"]
+           "select_classes", "share_out", "stack", "start_as_identity"]

@@ -1,0 +1,81 @@
+"""The axis classes that a `where` names."""
+import fnmatch
+from collections.abc import Sequence
+
+from fxgrow.axis import OUTPUT, Atom, AxisClass, Prod, Tape, atoms, classes, resolve
+from fxgrow.common import nearest_names
+from fxgrow.errors import SelectionError
+
+
+def select_classes(tape: Tape, where: str | Sequence[str] | None) -> tuple[list[list[AxisClass]], list[AxisClass]]:
+    """Return the classes to grow, each followed by others of its product to try instead, and those that cannot grow.
+
+    A class of the model's outputs is opened if its layer is named in full.
+
+    Raises:
+        SelectionError: a glob names no class; the nearest names.
+    """
+    found = classes(tape)
+    patterns = [where] if isinstance(where, str) else where
+    chosen = found if patterns is None else _named(tape, found, patterns)
+    able = [c for c in chosen if c.reason is None and (c.producers or patterns is None)]
+    fixed = [c for c in chosen if c not in able]
+    by_role = [p for p in patterns or () if ":" in p]
+    explicit = [c for c in able if any(fnmatch.fnmatchcase(c.name, p) for p in by_role)]
+    return [[c] for c in explicit] or _with_cofactors(tape, able), fixed
+
+
+def _named(tape: Tape, found: list[AxisClass], patterns: Sequence[str]) -> list[AxisClass]:
+    chosen: list[AxisClass] = []
+    for pattern in patterns:
+        matched = [c for c in found if _matches(pattern, c)]
+        if not matched:
+            raise SelectionError(_unknown(pattern, found))
+        chosen += [c for c in matched if c not in chosen]
+        for c in matched:
+            if c.reason == OUTPUT and pattern in c.producers:
+                tape.open(c.atom)
+    return chosen
+
+
+def _matches(pattern: str, c: AxisClass) -> bool:
+    if fnmatch.fnmatchcase(c.name, pattern):
+        return True
+    return any(fnmatch.fnmatchcase(p, pattern) or p.startswith(pattern + ".") for p in c.producers)
+
+
+def _unknown(pattern: str, found: list[AxisClass]) -> str:
+    names = sorted({p for c in found for p in c.producers} | {c.name for c in found})
+    letters = pattern.strip("*.")
+    holding = [n for n in names if letters and letters in n]
+    near = holding[:3] or nearest_names(letters, names, cutoff=0.3) or names[:3]
+    return f"no layer that produces a growable axis is called {pattern!r}; the nearest are: {', '.join(near)}"
+
+
+def _with_cofactors(tape: Tape, able: list[AxisClass]) -> list[list[AxisClass]]:
+    groups: list[list[AxisClass]] = []
+    by_atom, seen = {c.atom: c for c in able}, set()
+    for c in able:
+        if c.atom not in seen:
+            others = [a for a in _cofactors(tape, c.atom) if a in by_atom and a not in seen]
+            groups.append([c, *(by_atom[a] for a in others)])
+            seen.update([c.atom, *others])
+    return groups
+
+
+def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
+    """Return atoms that share a product with this one on some parameter axis, outermost first."""
+    found: dict[Atom, None] = {}
+
+    def walk(axis) -> None:
+        axis = resolve(axis)
+        for part in getattr(axis, "parts", ()):
+            if part is atom and isinstance(axis, Prod) or not isinstance(part, Atom) and atom in atoms(part):
+                walk(part)
+                if isinstance(axis, Prod):
+                    found.update(dict.fromkeys(a for p in axis.parts if p is not part for a in atoms(p)))
+
+    for name, dim in tape.params_of[atom]:
+        walk(tape.params[name].axes[dim])
+    found.pop(atom, None)
+    return list(found)
