@@ -8,18 +8,18 @@ from fxgrow.graph.cleanup import copy_nodes, remove_dead_code, renew_constants
 from fxgrow.graph.inputs import as_tuple, to_meta
 from fxgrow.graph.joins import add_join, branch_taken, is_join, mode_flag
 from fxgrow.graph.modules import (
-           TRANSIENT,
-           assemble,
-           clone_module,
-           clone_structure,
-           cloned_tensors,
-           hold,
-           mentions,
-           meta_twin,
-           skeleton,
-           tensors_of,
+    TRANSIENT,
+    assemble,
+    clone_module,
+    clone_structure,
+    cloned_tensors,
+    hold,
+    mentions,
+    meta_twin,
+    skeleton,
+    tensors_of,
 )
-from fxgrow.graph.names import below, boundary, inside, location_of, outer, path_of, place_of, prefixes
+from fxgrow.graph.names import CONSTANT, below, boundary, inside, location_of, outer, owner_of, path_of, place_of, prefixes
 from fxgrow.graph.running import (
     MetaRunner,
     NodeRunner,
@@ -33,10 +33,11 @@ from fxgrow.graph.structure import StructureCache, remembered
 from fxgrow.graph.words import FAMILIES, MAKES, family, passes_on, settings, shape_of, title
 from fxgrow.graph.writes import values_and_writes, writes_in_place, written_argument
 
-__all__ = ["CONVOLUTIONS", "Call", "Captured", "FAMILIES", "LAYERS", "MAKES", "MetaRunner", "NodeRunner", "StructureCache",
-           "TRANSIENT", "TRANSPOSED", "add_join", "any_batch_size", "as_tuple", "assemble", "below", "boundary",
-           "branch_taken", "call_of", "calls", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes",
-           "family", "hold", "inside", "is_captured", "is_join", "location_of", "mentions", "meta_twin", "mode_flag",
-           "nested_shape", "other_users", "outer", "passes_on", "path_of", "place_of", "prefixes", "remembered",
-           "remove_dead_code", "renew_constants", "run_shapes", "settings", "shape_of", "skeleton", "tensors_of", "title",
-           "to_meta", "uncached", "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]
+__all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "LAYERS", "MAKES", "MetaRunner", "NodeRunner",
+           "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "any_batch_size", "as_tuple", "assemble", "below",
+           "boundary", "branch_taken", "call_of", "calls", "clone_module", "clone_structure", "cloned_tensors", "computes",
+           "copy_nodes", "family", "hold", "inside", "is_captured", "is_join", "location_of", "mentions", "meta_twin",
+           "mode_flag", "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of", "prefixes",
+           "remembered", "remove_dead_code", "renew_constants", "run_shapes", "settings", "shape_of", "skeleton",
+           "tensors_of", "title", "to_meta", "uncached", "values_and_writes", "without_fast_path", "writes_in_place",
+           "written_argument"]

@@ -1,6 +1,4 @@
 """Facts beside the graph of a captured module. They lie in its `meta`, under keys that only this file knows."""
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any, TypeGuard
@@ -17,12 +15,7 @@ def is_captured(module: Any) -> TypeGuard[GraphModule]:
 
 
 class Captured:
-    """A typed view of what a captured, grown or loaded module knows of itself; writing changes the module's `meta`.
-
-    inputs: the example inputs, on meta tensors; empty for a module that was never captured.
-    leaves: of each submodule that could not be traced through, why.
-    record: the growth record, None without a growth. outcomes: what the passes did to each axis class.
-    """
+    """A typed view of what a captured, grown or loaded module knows of itself; writing changes the module's `meta`."""
 
     def __init__(self, module: nn.Module):
         self._module = module
@@ -38,6 +31,7 @@ class Captured:
 
     @property
     def inputs(self) -> tuple:
+        """The example inputs on meta tensors; none of a module that was never captured."""
         return self._meta.get(INPUTS, ())
 
     @inputs.setter
@@ -46,6 +40,7 @@ class Captured:
 
     @property
     def leaves(self) -> dict[str, str]:
+        """The submodules that could not be traced through, each with the reason."""
         return self._meta.get(LEAVES, {})
 
     @leaves.setter
@@ -54,6 +49,7 @@ class Captured:
 
     @property
     def record(self) -> Any:
+        """The growth record; None without a growth."""
         return self._meta.get(GROWTH, {}).get("record")
 
     @record.setter
@@ -62,6 +58,7 @@ class Captured:
 
     @property
     def outcomes(self) -> list[Any]:
+        """What the passes did to each axis class."""
         return self._meta.get(GROWTH, {}).get("outcomes", [])
 
     def keep_growth(self, record: Any, outcomes: list[Any]) -> None:

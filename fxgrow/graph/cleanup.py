@@ -1,37 +1,40 @@
 """Small repairs of graphs: unused nodes, constants that are written to, copies of nodes."""
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 from torch.fx import Graph, Node
 
+from fxgrow.graph.names import CONSTANT, owner_of
 from fxgrow.graph.writes import writes_in_place, written_argument
 
 
 def renew_constants(graph: Graph) -> None:
-    """A tensor that the forward makes and then writes to is made anew at each call."""
+    """Make a tensor that the forward makes and then writes to anew at each call."""
     written = [n for n in map(written_argument, graph.nodes) if n is not None]
-    for target in {n.target for n in written if str(n.target).startswith("_tensor_constant")}:
+    for target in {n.target for n in written if str(n.target).startswith(CONSTANT)}:
         first, *others = [n for n in graph.nodes if n.op == "get_attr" and n.target == target]
         with graph.inserting_after(first):
             fresh = graph.call_method("clone", (first,))
-        fresh.meta = {"owner": first.meta.get("owner", "")}
+        fresh.meta = {"owner": owner_of(first)}
         for node in (first, *others):
             node.replace_all_uses_with(fresh, lambda user, own=fresh: user is not own)
 
 
 def remove_dead_code(graph: Graph) -> None:
-    """Drops what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
+    """Drop what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
     for node in reversed(list(graph.nodes)):
         if not (node.users or node.op in ("placeholder", "output", "call_module") or writes_in_place(node)):
             graph.erase_node(node)
 
 
 def copy_nodes(nodes: Iterable[Node], graph: Graph, env: dict[Node, Node], rename: Callable[[str], str]) -> None:
-    """Copies nodes to where a graph is being added to; `env` has their inputs, and gets them. What they call and read, and
-    whose code they are, goes through `rename`."""
+    """Copy nodes to where a graph is being added to.
+
+    Args:
+        env: for each node that they read, the copy; the copies are added.
+        rename: gives the new name of what a node calls or reads, and of the module whose code it is.
+    """
     for node in nodes:
         new = env[node] = graph.node_copy(node, lambda n: env[n])
         if node.op in ("call_module", "get_attr"):
             new.target = rename(str(node.target))
-        new.meta = {"owner": rename(node.meta.get("owner", ""))}
+        new.meta = {"owner": rename(owner_of(node))}

@@ -1,6 +1,4 @@
 """Example inputs: as a tuple, and on the meta device."""
-from __future__ import annotations
-
 from torch import Tensor
 
 from fxgrow.aten import tree_map
@@ -8,7 +6,11 @@ from fxgrow.errors import CaptureError
 
 
 def as_tuple(example_inputs) -> tuple:
-    """A tensor, or a list or tuple of tensors, as a tuple."""
+    """Return a tensor, or a list or tuple of tensors, as a tuple.
+
+    Raises:
+        CaptureError: it is something else.
+    """
     if isinstance(example_inputs, Tensor):
         return (example_inputs,)
     if isinstance(example_inputs, (tuple, list)) and example_inputs:
@@ -17,5 +19,5 @@ def as_tuple(example_inputs) -> tuple:
 
 
 def to_meta(value):
-    """Every tensor in a nested value, on the meta device."""
+    """Return a nested value with every tensor in it on the meta device."""
     return tree_map(lambda v: v.detach().to("meta") if isinstance(v, Tensor) and not v.is_meta else v, value)

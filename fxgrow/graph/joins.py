@@ -1,6 +1,4 @@
 """Joins: the `by_mode` nodes at which the two branches of `if self.training` meet."""
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,6 +1,4 @@
 """Module trees: copies of them, on meta tensors or with shared ones, and graphs put back into them."""
-from __future__ import annotations
-
 import collections
 import copy
 import functools
@@ -14,15 +12,16 @@ from torch.fx import Graph, GraphModule
 from fxgrow.graph.captured import Captured
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
-          torch.device, torch.Size, type(None)}
-
-
+          torch.device, torch.Size, type(None)}  # what copies share
 CONTAINERS = {dict, collections.OrderedDict, set}
+TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have
 
 
 def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
-    """A copy of the module tree whose parameters and buffers are `tensor(old)`; no tensor data is copied here. A captured
-    module's code is not compiled: `recompile()` when its graph is as it should be."""
+    """Copy a module tree, with `tensor(old)` for each parameter and buffer; no tensor data is copied here.
+
+    A captured module's code is not compiled: `recompile()` when its graph is as it should be.
+    """
     memo = cloned_tensors(module, tensor)
     if not isinstance(module, GraphModule):
         return clone_module(module, memo)
@@ -35,21 +34,21 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
 
 
 def hold(place: nn.Module, module: nn.Module) -> nn.Module:
-    """Gives a plain module the layers and tensors that another one holds."""
+    """Give a plain module the layers and tensors that another one holds."""
     for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
         getattr(place, part).update(getattr(module, part))
     return place
 
 
 def skeleton(gm: GraphModule) -> GraphModule:
-    """A captured module's layers and graph on meta tensors, without its growth."""
+    """Return a captured module's layers and graph on meta tensors, without its growth."""
     new: GraphModule = clone_structure(gm, lambda t: t.detach().to("meta"))  # type: ignore[assignment]
     Captured(new).drop_growth()
     return new
 
 
 def meta_twin(module: nn.Module) -> nn.Module:
-    """The same module tree on meta tensors: shapes without memory (and, of a captured module, without its graph)."""
+    """Return the module tree on meta tensors: shapes without memory (and, of a captured module, without its graph)."""
     memo = cloned_tensors(module, lambda t: t.detach().to("meta"))
     if not isinstance(module, GraphModule):
         return clone_module(module, memo)
@@ -59,6 +58,7 @@ def meta_twin(module: nn.Module) -> nn.Module:
 
 
 def cloned_tensors(module: nn.Module, tensor) -> dict[int, Any]:
+    """Return `tensor(old)` for each parameter and buffer, by the id of the old one, as a memo for `clone_module`."""
     memo: dict[int, Any] = {}
     for owner in module.modules():
         for t in (*owner._parameters.values(), *owner._buffers.values()):
@@ -72,14 +72,14 @@ def cloned_tensors(module: nn.Module, tensor) -> dict[int, Any]:
 
 
 def _state(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
-    """What a captured module holds beside its graph."""
+    """Return what a captured module holds beside its graph."""
     held = {k: _clone_value(getattr(module, k), memo) for k in ("_modules", "_parameters", "_buffers")}
     return {**held, "training": module.training, "_non_persistent_buffers_set": set(module._non_persistent_buffers_set)}
 
 
 @functools.cache
 def _copies_plainly(cls: type) -> bool:
-    """Whether a copy of a module of this class is a copy of its attributes."""
+    """Tell whether a copy of a module of this class is a copy of its attributes."""
     if hasattr(cls, "__deepcopy__") or issubclass(cls, nn.RNNBase):
         return False
     own = ("__setstate__", "__getstate__", "__reduce_ex__")
@@ -88,7 +88,7 @@ def _copies_plainly(cls: type) -> bool:
 
 
 def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """`copy.deepcopy` for modules, without its cost for the plain attributes that nearly all of them are made of."""
+    """Copy a module as `copy.deepcopy` does, without its cost for the plain attributes that most are made of."""
     if id(module) in memo:
         return memo[id(module)]
     cls: Any = type(module)
@@ -123,9 +123,11 @@ def _clone_value(value, memo: dict[int, Any]):
 
 
 def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module: module) -> GraphModule:
-    """A captured module, not compiled yet: `leaf(module)` for each layer that the graph calls, and plain modules around
-    them for all else that `root` holds, in its own order, so that the state_dict is the model's. (torch.fx alone would
-    order by use and drop the unused.)"""
+    """Put a graph and the layers of `root` together to a captured module, which is not compiled yet.
+
+    `leaf(module)` stands for each layer that the graph calls, and plain modules around them for all else that `root` holds,
+    in its own order: the state_dict is the model's. (torch.fx alone would order by use and drop the unused.)
+    """
     called = {id(root.get_submodule(n.target)) for n in graph.nodes if n.op == "call_module"}
     read = {n.target for n in graph.nodes if n.op == "get_attr"}
     around = {target[:i] for target in read for i, c in enumerate(target) if c == "."}
@@ -160,7 +162,7 @@ def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module:
 
 @functools.cache
 def mentions(cls: type, name: str = "training") -> bool:
-    """Whether any method of the class, its bases below nn.Module included, mentions a name (`self.training`)."""
+    """Tell whether any method of a class, its bases below nn.Module included, mentions a name (`self.training`)."""
     def inside(code: types.CodeType) -> bool:
         return name in code.co_names or any(inside(c) for c in code.co_consts if isinstance(c, types.CodeType))
 
@@ -173,8 +175,5 @@ def mentions(cls: type, name: str = "training") -> bool:
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer under every name that it has."""
+    """Return every parameter and buffer under every name that it has."""
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
-
-
-TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have

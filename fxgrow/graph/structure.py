@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 
 from fxgrow.aten import tree_leaves
 from fxgrow.graph.captured import Captured
+from fxgrow.graph.names import owner_of
 
 T = TypeVar("T")
 _TENSORS = ("_parameters", "_buffers")
@@ -57,7 +58,7 @@ def remembered(module: GraphModule, name: str, compute: Callable[[GraphModule], 
 
 def _structure(gm: GraphModule, referenced: dict[int, Any]) -> tuple:
     """Return all that a captured module is, its numbers aside; objects known by identity go to `referenced`."""
-    nodes = [(n.op, n.target, n.name, repr(n.args), repr(n.kwargs), n.meta.get("owner"), n.meta.get("folded"))
+    nodes = [(n.op, n.target, n.name, repr(n.args), repr(n.kwargs), owner_of(n), n.meta.get("folded"))
              for n in gm.graph.nodes]
     seen: dict[int, int] = {}  # modules and tensors under several names are one
 

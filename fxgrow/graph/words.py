@@ -1,7 +1,6 @@
-"""What an operation of a captured graph is called in a picture: its family, its type and its key settings.
+"""Words for single nodes in pictures: the family of an operation, its type and its key settings.
 
-What lives here: words for single nodes. What does not: which nodes are drawn and how they hang together
-(fxgrow/diagram/build.py), colours and layout (fxgrow/diagram/drawing.py).
+What does not live here: which nodes are drawn (fxgrow/diagram/build.py), colours and layout (fxgrow/diagram/drawing.py).
 """
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxgrow.aten import tree_leaves
+from fxgrow.aten import ConvNd, tree_leaves
 from fxgrow.graph.calls import Call, call_of
 from fxgrow.graph.joins import is_join
 
@@ -39,7 +38,7 @@ MAKES = re.compile(r"^new_(zeros|ones|empty|full|tensor)$|^(zeros|ones|empty|ful
 
 
 def title(gm: GraphModule, node: Node) -> str:
-    """The type of a layer, or the name of a function without its in-place mark."""
+    """Return the type of a layer, or the name of a function without its in-place mark."""
     if node.op in ("placeholder", "output"):
         return "input" if node.op == "placeholder" else "output"
     if node.op == "call_module":
@@ -52,7 +51,7 @@ def title(gm: GraphModule, node: Node) -> str:
 
 
 def family(gm: GraphModule, node: Node) -> str:
-    """One of the keys of FAMILIES, "in and out", or "other"."""
+    """Return one of the keys of FAMILIES, "in and out", or "other"."""
     if node.op in ("placeholder", "output"):
         return "in and out"
     if is_join(node):
@@ -62,14 +61,14 @@ def family(gm: GraphModule, node: Node) -> str:
 
 
 def settings(gm: GraphModule, node: Node) -> str:
-    """The key settings in few letters: `3→64 k=7 s=2`. k kernel, s stride, d dilation, g groups."""
+    """Write the key settings in few letters: `3→64 k=7 s=2` (k kernel, s stride, d dilation, g groups)."""
     call = call_of(gm, node)
     if call is not None:
         return _of_call(gm, call)
     if node.op != "call_module":
         return ""
     layer = gm.get_submodule(str(node.target))
-    if isinstance(layer, nn.modules.conv._ConvNd):
+    if isinstance(layer, ConvNd):
         return " ".join([f"{layer.in_channels}→{layer.out_channels}", *_numbers(layer)])
     for first, last in (("in_features", "out_features"), ("num_embeddings", "embedding_dim"), ("input_size", "hidden_size")):
         if isinstance(getattr(layer, first, None), int) and isinstance(getattr(layer, last, None), int):
@@ -95,29 +94,29 @@ def _of_call(gm: GraphModule, call: Call) -> str:
 
 
 def _numbers(layer: nn.Module) -> list[str]:
-    """Kernel, stride, dilation and groups of a layer that has them."""
-    found = []
+    """Write kernel, stride, dilation and groups of a layer that has them."""
+    words = []
     for letter, name, default in (("k", "kernel_size", None), ("s", "stride", 1), ("d", "dilation", 1), ("g", "groups", 1)):
         value = getattr(layer, name, default)
         if isinstance(value, (int, tuple)) and value != default and set(value if isinstance(value, tuple) else ()) != {1}:
-            found.append(f"{letter}={_size(value)}")
-    return found
+            words.append(f"{letter}={_size(value)}")
+    return words
 
 
 def _size(value: Any) -> str:
-    """One number, or several where they differ."""
+    """Write one number, or several where they differ."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return str(values[0]) if len(set(values)) == 1 else "×".join(map(str, values))
 
 
 def shape_of(value: Any) -> str:
-    """`1×64×56×56`; of several tensors all, up to three."""
+    """Write shapes as `1×64×56×56`, of up to three tensors."""
     shapes = ["×".join(map(str, t.shape)) or "scalar" for t in tree_leaves(value) if isinstance(t, Tensor)]
     return ", ".join(shapes[:3]) + (f", … ({len(shapes)})" if len(shapes) > 3 else "")
 
 
 def passes_on(gm: GraphModule, node: Node, values: Mapping[Node, Any]) -> bool:
-    """Whether a node hands its input on: a copy, Identity, dropout of rate zero, a member taken out of a tuple."""
+    """Tell whether a node hands its input on: a copy, Identity, dropout of rate zero, a member taken out of a tuple."""
     if node.op == "call_module":
         layer = gm.get_submodule(str(node.target))
         return isinstance(layer, nn.Identity) or isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p == 0

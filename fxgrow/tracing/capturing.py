@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 
 from fxgrow.errors import CaptureError
 from fxgrow.graph import (
+    CONSTANT,
     Captured,
     as_tuple,
     assemble,
@@ -74,7 +75,7 @@ def capture_graph(model: nn.Module, inputs: tuple, run_all: bool = True) -> Grap
     memo = cloned_tensors(model, lambda t: t)
     gm = assemble(model, graph, type(model).__name__, lambda leaf: clone_module(leaf, memo))
     for name, value in vars(twin).items():
-        if name.startswith("_tensor_constant"):
+        if name.startswith(CONSTANT):
             gm.register_buffer(name, value, persistent=False)
     captured = Captured(gm)
     captured.leaves, captured.inputs = leaves, to_meta(inputs)

@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
 from fxgrow.aten import storage_of
-from fxgrow.graph import add_join, mentions, mode_flag, writes_in_place
+from fxgrow.graph import add_join, mentions, mode_flag, owner_of, writes_in_place
 from fxgrow.tracing.leaves import LeafNeeded, is_leaf, keep_opaque
 from fxgrow.tracing.tracer import trace
 
@@ -87,14 +87,14 @@ class _Merger:
             return {k: self._argument(node, a[k], b[k]) for k in a}
         if a == b:
             return a
-        return mode_flag(self.graph, node.meta.get("owner", "")) if a is True else self._choice(node, a, b)
+        return mode_flag(self.graph, owner_of(node)) if a is True else self._choice(node, a, b)
 
     def _choice(self, node: Node, a: Any, b: Any) -> Any:
         """Return the merged node of two that are one, or else a join."""
         train_value, eval_value = _mapped(a, self.of_train), _mapped(b, self.of_eval)
         if isinstance(a, Node) and train_value is eval_value:
             return train_value
-        return add_join(self.graph, node.meta.get("owner", ""), train_value, eval_value)
+        return add_join(self.graph, owner_of(node), train_value, eval_value)
 
     def _copy(self, only: Node, copies: dict[Node, Node], common: set[int | None]) -> None:
         """Copy a node that one trace has, and the other has not."""
@@ -105,7 +105,7 @@ class _Merger:
 
     def _spare_other_mode(self, only: Node, node: Node) -> None:
         """Let a node that writes in place in one mode write to a copy in the other, for both branches run in both modes."""
-        owner, written = only.meta.get("owner", ""), node.args[0]
+        owner, written = owner_of(only), node.args[0]
         if only.args[0].op != "get_attr":  # type: ignore[union-attr]
             raise LeafNeeded(owner, f"{only.name} writes in place in one mode only")
         with self.graph.inserting_before(node):
@@ -137,4 +137,4 @@ def _align(left: list[Node], right: list[Node]) -> Iterator[tuple[Node | None, N
 
 
 def _key(node: Node):
-    return (node.op, str(node.target), node.meta.get("owner", "")) if node.op != "output" else ("output", "", "")
+    return (node.op, str(node.target), owner_of(node)) if node.op != "output" else ("output", "", "")

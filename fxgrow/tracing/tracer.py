@@ -18,15 +18,14 @@ from torch.fx.node import map_aggregate
 
 from fxgrow.aten import Shapes, find_proxy, tree_any
 from fxgrow.errors import CaptureError
-from fxgrow.graph import NodeRunner, any_batch_size, to_meta, without_fast_path, writes_in_place
+from fxgrow.graph import CONSTANT, NodeRunner, any_batch_size, to_meta, without_fast_path, writes_in_place
 from fxgrow.tracing.leaves import LeafNeeded, is_leaf, keep_opaque
 from fxgrow.tracing.proxy import MetaProxy
 
 MAX_LEAF_RETRIES = 200
-CONSTANT = "_tensor_constant"  # what torch.fx calls tensors that a forward makes of plain numbers
 MADE = ("arange", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
-OWN = tuple(str(Path(__file__).parents[1] / room) for room in ("aten", "graph", "tracing"))  # frames of no interest
 DRAWN = ("rand", "randint", "randn", "randperm")
+OWN = tuple(str(Path(__file__).parents[1] / room) for room in ("aten", "graph", "tracing"))  # frames of no interest
 
 
 class _TooLate(Exception):
