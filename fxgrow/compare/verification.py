@@ -33,7 +33,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether they are equal in eval mode, within the tolerance of the type (float64 1e-9, float32 1e-4)."""
+        """Equality in eval mode, within the tolerance of the type (float64 1e-9, float32 1e-4)."""
         return "eval" in self.exact_in
 
     def to_json(self) -> dict:

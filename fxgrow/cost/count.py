@@ -83,7 +83,7 @@ class FlopCount:
                 "nodes": {name: cost.to_json() for name, cost in self.nodes.items()}}
 
     def rows(self, depth: int | None = None, sort: str | None = None) -> Iterator[tuple[int, str, str, Cost]]:
-        """Return the tree of modules in print order: level, name, class, cost; `sort` puts the costliest first on each level.
+        """Return the tree of modules in print order: level, name, class, cost; `sort` puts the costliest of a level first.
 
         Raises:
             ValueError: `sort` is none of forward, total, params, memory.
