@@ -1,5 +1,4 @@
-"""What fxgrow raises. Every message says what went wrong, where, and what to do about it."""
-from __future__ import annotations
+"""Errors that fxgrow raises. Every message says what went wrong, where, and what to do about it."""
 
 
 class FxgrowError(Exception):

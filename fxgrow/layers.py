@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 def by_mode(training: bool, train_value, eval_value):
-    """`train_value` while training, else `eval_value`: the join of the two branches of `if self.training`."""
+    """Return `train_value` while training, else `eval_value`: the join of the two branches of `if self.training`."""
     return train_value if training else eval_value
 
 
 def fold_copies(x: Tensor, dim: int, positions: int) -> Tensor:
-    """Moves the k adjacent copies of each position of `dim` (size `positions*k`) into the batch.
+    """Move the k adjacent copies of each position of `dim` (size `positions*k`) into the batch.
 
     Shape `[N, ..., positions*k, ...]` to `[N*k, ..., positions, ...]`.
     What is done to the batch's members alone is then done to each set of copies alone, and copies stay together.
@@ -25,12 +25,12 @@ def fold_copies(x: Tensor, dim: int, positions: int) -> Tensor:
 
 
 def unfold_copies(x: Tensor, dim: int, like: Tensor) -> Tensor:
-    """The inverse of `fold_copies`: `[N*k, ..., positions, ...]` to `[N, ..., positions*k, ...]`, N that of `like`."""
+    """Undo `fold_copies`: `[N*k, ..., positions, ...]` to `[N, ..., positions*k, ...]`, N that of `like`."""
     return x.unflatten(0, (like.shape[0], -1)).movedim(1, dim + 1).flatten(dim, dim + 1)
 
 
 def fold_pairs(x: Tensor, dim: int, old: int, out: int) -> Tensor:
-    """The skip path of a widened volume: `r(x) = x_old + x_L - x_R` (R2R, Painter), then zeros up to `out` positions.
+    """Return the skip path of a widened volume: `r(x) = x_old + x_L - x_R` (R2R, Painter), then zeros up to `out` positions.
 
     Shape `[..., old + 2p, ...]` to `[..., out, ...]`; the pairs (x_L, x_R) lie side by side behind the `old` positions, and
     the differences are added to the first of these (from the start again where there are more pairs than positions).
@@ -62,12 +62,14 @@ class MultiheadAttention(nn.Module):
 
     @classmethod
     def from_stock(cls, stock: nn.MultiheadAttention) -> MultiheadAttention:
+        """Make the layer that computes what a stock one does, with its parameters."""
         return cls(stock.in_proj_weight, stock.in_proj_bias, stock.out_proj, num_heads=stock.num_heads,
                    scale=stock.head_dim ** -0.5, dropout=stock.dropout, batch_first=stock.batch_first).train(stock.training)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
                 need_weights: bool = True, attn_mask: Tensor | None = None, average_attn_weights: bool = True,
                 is_causal: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Attend as the stock layer does: outputs and, if `need_weights`, the attention."""
         unbatched = query.dim() == 2
         if unbatched:
             query, key, value = (t.unsqueeze(0) for t in (query, key, value))
@@ -94,7 +96,7 @@ class MultiheadAttention(nn.Module):
         return (out if self.batch_first else out.transpose(0, 1)), attention
 
     def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
-        """Both masks as one additive mask that broadcasts to `[N, h, L, S]`."""
+        """Join both masks to an additive one that broadcasts to `[N, h, L, S]`."""
         def additive(mask: Tensor) -> Tensor:
             if mask.dtype is not torch.bool:
                 return mask.to(q.dtype)

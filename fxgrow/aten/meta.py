@@ -3,8 +3,6 @@
 Capture, analysis and the check of a rewritten graph each run the model once on meta tensors. A shortcut gives the same
 shape, type and layout as the op, or None where it is not sure: then the op itself runs, and raises what it raises.
 """
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -16,7 +14,7 @@ aten = torch.ops.aten
 
 
 def _like(x: Tensor) -> Tensor:
-    """`torch.empty_like`, whose meta kernel is a hundred times slower."""
+    """Do as `torch.empty_like`, whose meta kernel is a hundred times slower."""
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
@@ -115,14 +113,14 @@ for _name in ("relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmo
 
 
 def compute(func, args, kwargs):
-    """`func(*args, **kwargs)` of an ATen op, by a shortcut where there is one."""
+    """Return `func(*args, **kwargs)` of an ATen op, by a shortcut where there is one."""
     shortcut = SHORTCUTS.get(func)
     out = None if shortcut is None else shortcut(args, kwargs)
     return func(*args, **kwargs) if out is None else out
 
 
 class Watching(TorchDispatchMode):
-    """A mode that sees ATen ops on meta tensors; nothing in it is ever compiled, which costs half the time to guard."""
+    """See ATen ops on meta tensors; nothing in this mode is ever compiled, which costs half the time to guard."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -130,7 +128,7 @@ class Watching(TorchDispatchMode):
 
 
 class Shapes(Watching):
-    """Inside, meta tensors get their shapes by shortcuts."""
+    """Give meta tensors their shapes by shortcuts."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return compute(func, args, kwargs or {})

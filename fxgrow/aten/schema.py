@@ -1,6 +1,4 @@
 """Facts that the schema of an ATen op states: what it writes, whether it gives a view, its numbers."""
-from __future__ import annotations
-
 import functools
 
 from torch import Tensor
@@ -10,7 +8,7 @@ from fxgrow.aten.families import SIZED
 
 @functools.cache
 def effects(func) -> tuple[str, bool, tuple]:
-    """Of an ATen overload: its name, whether its result is a view, and the positions or names of what it writes."""
+    """Return an ATen overload's name, whether its result is a view, and the positions or names of what it writes."""
     schema = func._schema
     namespace, _, name = schema.name.partition("::")
     written = tuple(a.name if a.kwarg_only else i for i, a in enumerate(schema.arguments)
@@ -20,14 +18,14 @@ def effects(func) -> tuple[str, bool, tuple]:
 
 
 def tensors_in(values) -> list[Tensor]:
-    """The tensors among the arguments or results of an ATen op (which nest lists at most)."""
-    found: list[Tensor] = []
+    """Return the tensors among the arguments or results of an ATen op (which nest lists at most)."""
+    tensors: list[Tensor] = []
     for v in values:
         if isinstance(v, Tensor):
-            found.append(v)
+            tensors.append(v)
         elif isinstance(v, (list, tuple)):
-            found += tensors_in(v)
-    return found
+            tensors += tensors_in(v)
+    return tensors
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -36,8 +34,7 @@ def storage_of(tensor: Tensor) -> int:
 
 
 def numbers_in(name: str, args, kwargs) -> list:
-    """The numbers that an ATen op is given and that must be the same in a grown graph (the start of a slice: as it is
-    expected there)."""
+    """Return the numbers of an ATen call that a grown graph must have too (a slice: its start as a position)."""
     if name in SIZED:
         return []
     if name == "slice":
@@ -51,5 +48,7 @@ def numbers_in(name: str, args, kwargs) -> list:
 
 
 def bound(start: int | None, size: int) -> int:
-    """The start of a slice as a position."""
-    return 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)
+    """Return the start of a slice as a position."""
+    if start is None:
+        return 0
+    return max(start + size, 0) if start < 0 else min(start, size)

@@ -1,10 +1,7 @@
 """Capture: an `nn.Module` becomes a module-level `torch.fx.GraphModule` that behaves like it in train and eval mode.
 
-The tracer runs every node on meta tensors as it records it, so Python control flow over shapes is decided by the
-example inputs while shape arithmetic stays in the graph. What cannot be traced through is kept as an opaque leaf.
+Python control flow over shapes is decided by the example inputs, while shape arithmetic stays in the graph.
 """
-from __future__ import annotations
-
 from torch import nn
 from torch.fx import GraphModule
 

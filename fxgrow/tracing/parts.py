@@ -1,10 +1,8 @@
-"""Models whose outer shell cannot be traced (detectors): their largest traceable submodules, captured one by one.
+"""Parts of models whose outer shell cannot be traced (detectors): the largest submodules that can be.
 
 Each part is traced under its full name, so that globs, reports and records speak of the layers as the user knows them,
 and put back under the untouched outer module, so that the state_dict keeps its names.
 """
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
@@ -33,13 +31,13 @@ class _Shell(nn.Module):
 
 
 def _some(example):
-    """An example input; where there was nothing to look at (no box was found), two of it."""
+    """Return an example input; where there was nothing to look at (no box was found), two of it."""
     empty = isinstance(example, Tensor) and not example.numel()
     return example.new_zeros([s or 2 for s in example.shape]) if empty else example
 
 
-def _calls(model: nn.Module, inputs: tuple) -> dict[str, list[tuple]]:
-    """The positional tensor arguments with which each submodule is called; calls of any other form are left out."""
+def _arguments_of_calls(model: nn.Module, inputs: tuple) -> dict[str, list[tuple]]:
+    """Return the tensors with which each submodule is called; one that is called with anything else is left out."""
     calls: dict[str, list[tuple]] = {}
     odd: set[str] = set()
 
@@ -64,13 +62,13 @@ def _calls(model: nn.Module, inputs: tuple) -> dict[str, list[tuple]]:
 
 
 def capture_parts(model: nn.Module, inputs: tuple) -> dict[str, GraphModule]:
-    """The largest submodules that can be captured, by path; their graphs use the names of the whole model.
+    """Capture the largest submodules that can be, by path; their graphs use the names of the whole model.
 
     Raises:
         CaptureError: there is none.
     """
     twin = clone_structure(model)
-    calls = _calls(twin, inputs)
+    calls = _arguments_of_calls(twin, inputs)
     parts: dict[str, GraphModule] = {}
 
     def visit(path: str, module: nn.Module) -> None:
@@ -94,7 +92,7 @@ def capture_parts(model: nn.Module, inputs: tuple) -> dict[str, GraphModule]:
 
 
 def put_back(model: nn.Module, parts: dict[str, GraphModule]) -> nn.Module:
-    """A copy of the outer module with the parts in their places."""
+    """Return a copy of the outer module with the parts in their places."""
     held = {id(t) for path in parts for t in model.get_submodule(path).state_dict(keep_vars=True).values()}
     new = clone_structure(model, lambda t: t.detach() if id(t) in held else t.detach().clone())
     vars(new).pop("meta", None)  # of a loaded one: its growth before this
@@ -106,13 +104,13 @@ def put_back(model: nn.Module, parts: dict[str, GraphModule]) -> nn.Module:
 
 
 def plain_attributes(module: nn.Module) -> dict[str, bool | int | float | str]:
-    """What an outer module may read of a part beside its layers: numbers and words."""
+    """Return the numbers and words among the attributes of a part, which its outer module may read."""
     return {name: value for name, value in vars(module).items()
             if type(value) in (bool, int, float, str) and not name.startswith("_") and name != "training"}
 
 
 def _inner(part: GraphModule, path: str) -> GraphModule:
-    """The part under its own name: its targets without the path in front."""
+    """Return a part whose targets do not have its path in front."""
     graph = Graph()
     output = graph.graph_copy(part.graph, {})
     graph.output(output)

@@ -16,6 +16,7 @@ class MetaProxy(Proxy):
 
     @property
     def value(self):
+        """The value on meta tensors."""
         node = self.node  # an attribute becomes a node now
         self.tracer.run_pending()
         return node.meta["val"]
@@ -49,18 +50,19 @@ class MetaProxy(Proxy):
     def __setitem__(self, key, value):
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
-    def writes_in_place(self, operation, other):
+    def _in_place(self, operation, other):
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
-    __iadd__ = functools.partialmethod(writes_in_place, operator.iadd)
-    __isub__ = functools.partialmethod(writes_in_place, operator.isub)
-    __imul__ = functools.partialmethod(writes_in_place, operator.imul)
-    __itruediv__ = functools.partialmethod(writes_in_place, operator.itruediv)
+    __iadd__ = functools.partialmethod(_in_place, operator.iadd)
+    __isub__ = functools.partialmethod(_in_place, operator.isub)
+    __imul__ = functools.partialmethod(_in_place, operator.imul)
+    __itruediv__ = functools.partialmethod(_in_place, operator.itruediv)
 
     def __contains__(self, item):
         return item in self.value
 
     def keys(self):
+        """Return the keys of a dict."""
         return self.value.keys()
 
     def __getattr__(self, name):

@@ -1,7 +1,6 @@
 """The tracer: records a forward as a graph while it runs each node on meta tensors.
 
-What lives here: one trace, and the submodules that have to stay opaque. What does not: traces in both modes (modes.py) and
-the module around the graph (capturing.py).
+What does not live here: traces in both modes (modes.py), and the module around the graph (capturing.py).
 """
 from __future__ import annotations
 
@@ -49,6 +48,7 @@ class _MetaTracer(Tracer):
         return is_leaf(m, module_qualified_name, self.leaves)
 
     def call_module(self, m, forward, args, kwargs):
+        """Record a call of a leaf, or trace through a module, which becomes a leaf where that fails."""
         if self.running:
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
@@ -65,30 +65,33 @@ class _MetaTracer(Tracer):
             self.stack.pop()
 
     def getattr(self, attr, attr_val, parameter_proxy_cache):
-        if isinstance(attr_val, Tensor) and not self.running:
-            name = self._names.get(id(attr_val))
-            if name is not None:
-                if name not in parameter_proxy_cache:
-                    parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
-                return parameter_proxy_cache[name]
-        return attr_val
+        """Record a read of a parameter or buffer."""
+        name = None if self.running or not isinstance(attr_val, Tensor) else self._names.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def trace(self, root, concrete_args=None):
+        """Record the forward of a module."""
         self._names = {id(t): n for n, t in [*root.named_parameters(), *root.named_buffers()]}
         self.root, self.runner = root, _RecordedNodes((), root)
         return super().trace(root, concrete_args)
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
-        """One placeholder for each example input; the other arguments of forward keep their defaults."""
+        """Make one placeholder for each example input; the other arguments of forward keep their defaults."""
         names = [p.name for p in inspect.signature(root_fn).parameters.values()
                  if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
         names += [f"input_{i}" for i in range(len(names), len(self.example))]
         return root_fn, [self.root, *(self.create_proxy("placeholder", n, (), {}) for n, _ in zip(names, self.example))]
 
     def proxy(self, node):
+        """Return the proxy that stands for the value of a node."""
         return MetaProxy(node, self)
 
     def create_arg(self, a):
+        """Return what stands for a value among the arguments of a node."""
         if isinstance(a, Proxy):
             return a.node
         if isinstance(a, torch.Size):
@@ -98,9 +101,9 @@ class _MetaTracer(Tracer):
         return super().create_arg(a)
 
     def _constant(self, value: Tensor) -> Node:
-        """A tensor that the forward made of plain numbers: one attribute for equal ones, in both modes."""
-        for name, known in vars(self.root).items():
-            if name.startswith(CONSTANT) and known.dtype is value.dtype and torch.equal(known, value):
+        """Read a tensor that the forward made of plain numbers: one attribute for equal ones, in both modes."""
+        for name, held in vars(self.root).items():
+            if name.startswith(CONSTANT) and held.dtype is value.dtype and torch.equal(held, value):
                 node = self.create_node("get_attr", name, (), {})
                 break
         else:
@@ -109,22 +112,23 @@ class _MetaTracer(Tracer):
         return node
 
     def create_proxy(self, kind, target, args, kwargs, name=None, type_expr=None, proxy_factory_fn=None):
-        rv = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
-        node = rv.node
+        """Record a node, with the module whose code it is, and run it now or before its value is needed."""
+        proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
+        node = proxy.node
         if kind == "placeholder":
             node.meta["val"] = next(self.values)
         elif kind != "output":
             node.meta["owner"] = self.stack[-1] if self.stack else ""
             if kind == "get_attr":  # as it is now: the forward may replace it
                 node.meta["val"] = self._run(node)
-                return rv
+                return proxy
             self.pending.append(node)
             if self.eager:
                 self.run_pending()
-        return rv
+        return proxy
 
     def run_pending(self) -> None:
-        """Runs what has been recorded since the last time."""
+        """Run what has been recorded since the last time."""
         pending, self.pending = self.pending, []
         for node in pending:
             try:
@@ -135,7 +139,11 @@ class _MetaTracer(Tracer):
                 raise _TooLate from error
 
     def check_buffers(self) -> None:
-        """A buffer that a forward replaces by a function of data (not by one of shapes: a cache) would not be updated."""
+        """Refuse a buffer that forward replaces by a function of data (not of shapes: a cache): the graph would not do so.
+
+        Raises:
+            LeafNeeded: there is one.
+        """
         for path, module in self.root.named_modules():
             for name, value in module._buffers.items():
                 if not isinstance(value, Proxy) or _updates(value.node, f"{path}.{name}" if path else name):
@@ -201,14 +209,14 @@ def _watched(tracer: _MetaTracer) -> Iterator[None]:
 
 
 def _updates(node: Node, buffer: str) -> bool:
-    """Whether a value is the buffer itself, written in place."""
+    """Tell whether a value is the buffer itself, written in place."""
     while writes_in_place(node):
         node = node.args[0]  # type: ignore[assignment]
     return node.op == "get_attr" and node.target == buffer
 
 
 def _without_data(node: Node) -> bool:
-    """Whether a value is computed from shapes alone."""
+    """Tell whether a value is computed from shapes alone."""
     inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta["val"])]
     if node.op == "get_attr":
         return str(node.target).startswith(CONSTANT)
@@ -216,19 +224,20 @@ def _without_data(node: Node) -> bool:
 
 
 def _value(a):
-    """An argument on meta tensors: what a node gave, or a constant."""
+    """Return an argument on meta tensors: what a node gave, or a constant."""
     a = a.meta["val"] if isinstance(a, Node) else a
     return a if isinstance(a, (int, str)) or isinstance(a, Tensor) and a.is_meta else to_meta(a)
 
 
 def _where(error: BaseException) -> str:
-    """The error in one line, with the innermost line that is not torch's own."""
+    """Write an error in one line, with the innermost line of code that is not torch's own."""
     while error.__cause__ is not None:
         error = error.__cause__
     frames = [f for f in traceback.extract_tb(error.__traceback__)
               if "/torch/" not in f.filename and not f.filename.startswith(OWN)]
     place = f" at {frames[-1].filename.rsplit('/', 2)[-1]}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}{place}"
+    words = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {words}{place}"
 
 
 def trace(module: nn.Module, inputs: tuple, leaves: dict[str, str], run_all: bool = True) -> Graph:
