@@ -15,8 +15,7 @@ from torch.fx import GraphModule
 
 from fxgrow.archive import container, foreign
 from fxgrow.archive.graph import encode_graph
-from fxgrow.archive.inputs import decode_facts, encode_inputs, encoded
-from fxgrow.archive.models import decode_model, encode_model
+from fxgrow.archive.models import decode_facts, decode_model, encode_inputs, encode_model, encoded
 from fxgrow.archive.modules import Encoder, graphs_of
 from fxgrow.archive.records import TREE, check_record, decode_record, encode_record
 from fxgrow.archive.values import decode, fields

@@ -1,9 +1,13 @@
-"""Captured models as JSON and back: one graph over its modules, or an outer module with graphs in it."""
+"""Captured models as JSON and back: one graph over its modules, or an outer module with graphs in it; and their inputs.
+
+What a file cannot hold, and whatever in a file is not as it would have been written, is refused with an ArchiveError.
+"""
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
@@ -11,10 +15,10 @@ from fxgrow.archive.graph import decode_graph, encode_graph
 from fxgrow.archive.modules import Encoder
 from fxgrow.archive.structure import usable_name
 from fxgrow.archive.tree import Tree
-from fxgrow.archive.values import decode, encode, fields
+from fxgrow.archive.values import Convert, Unencodable, decode, encode, fields
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import hold
+from fxgrow.graph import hold, to_meta
 from fxgrow.tracing import plain_attributes
 
 PART = {"class": str, "nodes": list, "attributes": dict}
@@ -27,11 +31,7 @@ def class_name(model: nn.Module) -> str:
 
 
 def encode_model(model: nn.Module, encoder: Encoder) -> dict:
-    """Return the class and the graph of a captured model, or the graphs of its parts.
-
-    Raises:
-        ArchiveError: a graph calls or is given something that a file cannot hold.
-    """
+    """Return the class and the graph of a captured model, or the graphs of its parts."""
     if isinstance(model, GraphModule):
         return {"class": class_name(model), "nodes": encode_graph(model), "parts": {}}
     parts = {path: {"class": class_name(gm), "nodes": encode_graph(gm), "attributes": encode(plain_attributes(gm))}
@@ -40,11 +40,7 @@ def encode_model(model: nn.Module, encoder: Encoder) -> dict:
 
 
 def decode_model(description: dict, data: dict[str, Tensor]) -> nn.Module:
-    """Return the model that an archive describes.
-
-    Raises:
-        ArchiveError: the description is not one that `encode_model` and `Encoder.tree` write.
-    """
+    """Return the model that an archive describes."""
     tree = decode_tree(description, data)
     if description["nodes"] is None:
         return _shell(tree, description["parts"])
@@ -77,11 +73,7 @@ def _shell(tree: Tree, parts: dict) -> nn.Module:
 
 
 def assemble(name: str, tree: Tree, nodes: list) -> GraphModule:
-    """Return the GraphModule, its parts in the order they had (torch.fx alone orders them by use and drops the unused).
-
-    Raises:
-        ArchiveError: the class's name is no name, or the graph no program.
-    """
+    """Return the GraphModule, its parts in the order they had (torch.fx alone orders them by use and drops the unused)."""
     if not name.isidentifier():
         raise ArchiveError("the model's class name is not a name")
     graph = decode_graph(nodes, tree)
@@ -95,3 +87,38 @@ def assemble(name: str, tree: Tree, nodes: list) -> GraphModule:
     except Exception as error:
         raise ArchiveError(f"the graph is not a program: {one_line(error)}") from error
     return gm
+
+
+def encode_inputs(inputs: tuple) -> Any:
+    """Return example inputs as JSON, without their numbers."""
+    return encoded("an example input", to_meta(inputs), _shape)
+
+
+def encoded(what: str, value: Any, special=lambda value: None) -> Any:
+    """Return `encode(value, special)`; `what` names the value in the ArchiveError of one that a file cannot hold."""
+    try:
+        return encode(value, special)
+    except (Unencodable, RecursionError) as error:
+        raise ArchiveError(f"{what} holds a {one_line(error)}, which an archive cannot hold") from None
+
+
+def _shape(value: Any) -> dict | None:
+    if isinstance(value, Tensor):
+        return {"tensor": [list(value.shape), encode(value.dtype)]}
+    return None
+
+
+def decode_facts(inputs: Any, leaves: dict) -> tuple[tuple, dict[str, str]]:
+    """Return the inputs of a captured model as meta tensors, and the layers that capture kept whole."""
+    example = decode(inputs, {"tensor": _meta_tensor})
+    if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
+        raise ArchiveError("the model's inputs are not described")
+    return example, leaves
+
+
+def _meta_tensor(content: Any, inner: Convert) -> Tensor:
+    size, kind = content
+    dtype = inner(kind)
+    if not isinstance(dtype, torch.dtype):
+        raise ArchiveError("an example input has no type")
+    return torch.empty(inner({"size": size}), dtype=dtype, device="meta")

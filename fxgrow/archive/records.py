@@ -1,4 +1,7 @@
-"""Growth records in an archive, and the structure of the small model that a record keeps."""
+"""Growth records in an archive, and the structure of the small model that a record keeps.
+
+What a file cannot hold, and a record that does not fit its model, is refused with an ArchiveError.
+"""
 from __future__ import annotations
 
 import json
@@ -8,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.archive.graph import encode_graph
-from fxgrow.archive.inputs import decode_facts, encode_inputs
-from fxgrow.archive.models import assemble, class_name, decode_tree
+from fxgrow.archive.models import assemble, class_name, decode_facts, decode_tree, encode_inputs
 from fxgrow.archive.modules import Encoder
 from fxgrow.archive.structure import find_module
 from fxgrow.archive.values import fields
@@ -25,11 +27,7 @@ MAP_DTYPES = {"index": torch.int64, "fresh": torch.bool, "shares": torch.float64
 
 
 def encode_record(record: GrowthRecord) -> tuple[dict, dict[str, Tensor]]:
-    """Return the JSON fields `record` and `origin` of an archive, and the tensors that go with them.
-
-    Raises:
-        ArchiveError: the record holds something that is not data.
-    """
+    """Return the JSON fields `record` and `origin` of an archive, and the tensors that go with them."""
     try:
         described = json.loads(record.to_json())
     except (TypeError, ValueError) as error:
@@ -47,11 +45,7 @@ def encode_record(record: GrowthRecord) -> tuple[dict, dict[str, Tensor]]:
 
 
 def decode_record(description: dict, data: dict[str, Tensor]) -> GrowthRecord:
-    """Return the record of an archive; its tensors are taken out of `data`.
-
-    Raises:
-        ArchiveError: it does not hold what a record holds, or writing it again would give something else.
-    """
+    """Return the record of an archive; its tensors are taken out of `data`."""
     record = _decode_maps({"certificate": [], **description["record"]}, _take(data, RECORD))
     record.origin = _decode_origin(description["origin"], data)
     return record
@@ -102,11 +96,7 @@ def _take(data: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def check_record(record: GrowthRecord, model: nn.Module) -> None:
-    """Check that each entry fits the parameter or buffer it is about, and the one of the small model that it names.
-
-    Raises:
-        ArchiveError: one does not.
-    """
+    """Check that each entry fits the parameter or buffer it is about, and the one of the small model that it names."""
     tensors: dict[str, Any] = tensors_of(model)
     small = {name: t.shape for gm in record.origin.values() for name, t in tensors_of(gm).items()}
     for name in record.parameters.keys() & tensors.keys():
