@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import shake
+from thin import thin
 from torch import nn
 
 import fxgrow
@@ -23,8 +24,8 @@ from fxgrow.passes.into import grow_into
 X = (2, 3, 32, 32)
 
 
-def resnet(layers, block="BasicBlock", **more):
-    return tv.ResNet(getattr(tv.resnet, block), layers, num_classes=7, **more)
+def resnet(layers, block="BasicBlock", classes=7, **more):
+    return thin(lambda: tv.ResNet(getattr(tv.resnet, block), layers, num_classes=classes, **more))
 
 
 def vgg(plan, norm=False):
@@ -263,7 +264,7 @@ def test_a_network_that_is_no_part_of_the_other_is_refused_with_the_layer():
 
 def test_more_outputs_are_refused_unless_they_are_asked_for():
     torch.manual_seed(0)
-    small, big = shake(resnet([1, 1, 1, 1])).eval(), tv.ResNet(tv.resnet.BasicBlock, [1, 1, 1, 1], num_classes=9).eval()
+    small, big = shake(resnet([1, 1, 1, 1])).eval(), resnet([1, 1, 1, 1], classes=9).eval()
     assert "output" in refused(small, big)
     x = torch.randn(X)
     grown = grow_into(small, big, x, seed=0, extend=True)
