@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
 
-NamedParameters: TypeAlias = "nn.Module | Iterable[tuple[str, nn.Parameter]]"
+NamedParameters: TypeAlias = nn.Module | Iterable[tuple[str, nn.Parameter]]
 
 
 @dataclass

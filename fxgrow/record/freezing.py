@@ -1,7 +1,6 @@
 """Learning rates of old and new numbers: none (`Frozen`), factors of single numbers, or parameter groups."""
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +12,12 @@ from fxgrow.graph import TRANSIENT, tensors_of
 from fxgrow.record.entries import Entries, new_numbers
 
 
-class Handle:
+class Handle(contextlib.ExitStack):
     """Something that is in force until `remove()`, or to the end of a `with` block."""
-
-    def __init__(self, *undo: Callable[[], object]):
-        self._undo = list(undo)
 
     def remove(self) -> None:
         """End it."""
-        while self._undo:
-            self._undo.pop()()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.remove()
+        self.close()
 
 
 class Frozen(Handle):
@@ -56,17 +45,17 @@ class Frozen(Handle):
             if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
                 self._stop_gradient(tensor, new)
         self._hook_in(model)
-        self._undo.append(self.restore)
+        self.callback(self.restore)
 
     def _stop_gradient(self, tensor: nn.Parameter, new: Tensor | None) -> None:
         if new is None:
             tensor.requires_grad_(False)
             tensor.grad = None
-            self._undo.append(lambda: tensor.requires_grad_(True))
+            self.callback(lambda: tensor.requires_grad_(True))
             return
         if tensor.grad is not None:
             tensor.grad = tensor.grad.masked_fill(~new, 0)
-        self._undo.append(tensor.register_hook(lambda grad: grad.masked_fill(~new.to(grad.device), 0)).remove)
+        self.callback(tensor.register_hook(lambda grad: grad.masked_fill(~new.to(grad.device), 0)).remove)
 
     def _hook_in(self, model: nn.Module) -> None:
         ids = {id(tensor) for tensor, *_ in self._kept}
@@ -82,7 +71,7 @@ class Frozen(Handle):
         setattr(around, TRANSIENT, True)
         for handle in (model.register_forward_pre_hook(around), model.register_forward_hook(around),
                        register_optimizer_step_post_hook(stepped)):
-            self._undo.append(handle.remove)
+            self.callback(handle.remove)
 
     def restore(self) -> None:
         """Put the old numbers back. Done by itself; call it where numbers were changed by hand."""
@@ -155,7 +144,10 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
                 p.copy_(torch.lerp(old, p, weight))  # type: ignore[arg-type]
         before.clear()
 
-    return Handle(optimizer.register_step_pre_hook(remember).remove, optimizer.register_step_post_hook(scaled).remove)
+    handle = Handle()
+    for hook in (optimizer.register_step_pre_hook(remember), optimizer.register_step_post_hook(scaled)):
+        handle.callback(hook.remove)
+    return handle
 
 
 def parameter_groups(record: Entries, model: nn.Module, lr: float, *, new: float = 1.0) -> list[dict]:

@@ -1,6 +1,4 @@
 """Tensors and optimizers of the small model, for the grown one: growing loses nothing that training has gathered."""
-from __future__ import annotations
-
 import copy
 import functools
 import inspect

@@ -1,6 +1,4 @@
 """Shrinking: the small network's structure from the record's origin, its numbers from wherever they went."""
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule

@@ -2,8 +2,6 @@
 
 What lives here: writing sizes into one node. What does not: finding the nodes that need it (sizes.py).
 """
-from __future__ import annotations
-
 import types
 from collections.abc import Callable, Iterator
 from typing import Any

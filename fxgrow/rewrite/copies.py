@@ -1,6 +1,4 @@
 """Copies that a permutation would part: they go through it in the batch."""
-from __future__ import annotations
-
 from torch.fx import GraphModule, Node
 
 from fxgrow.axis import Atom, Tape, Value, atoms, resolve

@@ -81,8 +81,8 @@ class GrownSizes:
 
     def bounds(self, op: Op) -> tuple[int, int, int] | None:
         """Return the dimension that a slice cuts, and its new start and stop; None of another op."""
-        if "slice" not in op.extra:
+        if not isinstance(op, Map) or op.cut is None:
             return None
-        dim, pieces, at = op.extra["slice"]
+        dim, pieces, at = op.cut
         start = sum(map(self.of, pieces[:at]))
         return dim, start, start + self.of(pieces[at])

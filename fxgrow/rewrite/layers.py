@@ -1,8 +1,5 @@
 """Layers with grown tensors: their size attributes, and the arguments of calls that depend on a size."""
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,54 +14,40 @@ from fxgrow.layers import MultiheadAttention, fold_pairs
 from fxgrow.rewrite.growth import GrownSizes
 
 
-@dataclass
-class Resizing:
-    """Brings the nodes of a rewritten graph, and the layers that they call, up to date with their grown tensors.
+def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> None:
+    """Bring the nodes of a rewritten graph, and the layers that they call, up to date with their grown tensors.
 
-    eps_ratios: the factor on the eps of each norm over grown classes.
+    Args:
+        eps_ratios: the factor on the eps of each norm over grown classes.
+
+    Raises:
+        Refusal: a layer cannot have these sizes, or its eps cannot be rescaled.
     """
-    gm: GraphModule
-    grown: GrownSizes
-    eps_ratios: dict[Op, float]
-    modules: dict[str, nn.Module] = field(init=False)
-    rescaled: set[int] = field(default_factory=set)  # a module that is called twice has one eps
+    layers = dict(gm.named_modules(remove_duplicate=False))
+    rescaled: set[int] = set()  # a layer that is called twice has one eps
+    for node in gm.graph.nodes:
+        owner: nn.Module | Node = node
+        if node.op == "call_module":
+            owner = _resized(layers[node.target], node, grown)
+            if owner is not layers[node.target]:
+                gm.set_submodule(node.target, owner)
+                layers[node.target] = owner
+        for op in grown.ops(node):
+            _write_sizes(owner, op, grown)
+            if op in eps_ratios and id(owner) not in rescaled:
+                rescaled.add(id(owner))
+                _scale_eps(owner, op, eps_ratios[op])
+        if node.target in CALLS:
+            CALLS[node.target](node, grown)
 
-    def __post_init__(self) -> None:
-        self.modules = dict(self.gm.named_modules(remove_duplicate=False))
 
-    def resize(self, node: Node) -> None:
-        """Write new sizes into the layer that a node calls, or into the arguments of a call.
-
-        Raises:
-            Refusal: a layer cannot have these sizes, or its eps cannot be rescaled.
-        """
-        owner = self._resized_layer(node) if node.op == "call_module" else node
-        for op in self.grown.ops(node):
-            self._write_sizes(owner, op)
-            if op in self.eps_ratios and id(owner) not in self.rescaled:
-                self.rescaled.add(id(owner))
-                _scale_eps(owner, op, self.eps_ratios[op])
-        if node.target is fold_pairs:
-            _resize_fold(node, self.grown)
-        elif node.target is F.scaled_dot_product_attention:
-            _keep_scale(node, self.grown)
-
-    def _resized_layer(self, node: Node) -> nn.Module:
-        path = str(node.target)
-        old = self.modules[path]
-        new = _resized(old, node, self.grown)
-        if new is not old:
-            self.gm.set_submodule(path, new)
-            self.modules[path] = new
-        return new
-
-    def _write_sizes(self, owner: nn.Module | Node, op: Op) -> None:
-        if "groups" in op.extra:
-            _put(owner, "groups", 6, self.grown.of(op.extra["groups"]))
-        if "num_groups" in op.extra:
-            _put(owner, "num_groups", 1, self.grown.of(op.extra["num_groups"]))
-        elif op.kind == "norm" and "eps" not in op.extra:
-            _put(owner, "normalized_shape", 1, tuple(self.grown.of(axis) for _, _, axis in op.reduced))
+def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
+    if isinstance(op, Contract) and op.groups is not None:
+        _put(owner, "groups", 6, grown.of(op.groups))
+    elif isinstance(op, Normalise) and op.groups is not None:
+        _put(owner, "num_groups", 1, grown.of(op.groups))
+    elif isinstance(op, Normalise) and not op.eps:
+        _put(owner, "normalized_shape", 1, tuple(grown.of(axis) for _, _, axis in op.reduced))
 
 
 def _put(owner: nn.Module | Node, name: str, position: int, value: Any) -> None:
@@ -82,7 +65,7 @@ def _put(owner: nn.Module | Node, name: str, position: int, value: Any) -> None:
 # --- the eps of a norm ------------------------------------------------------------------------------------------------
 
 def _scale_eps(owner: nn.Module | Node, op: Op, ratio: float) -> None:
-    if "eps" in op.extra:
+    if op.eps:
         _scale_added_eps(owner, op, ratio)
     elif isinstance(owner, nn.Module):
         _scale_layer_eps(owner, op, ratio)
@@ -135,7 +118,7 @@ def _resize_fold(node: Node, grown: GrownSizes) -> None:
     """State the old positions of a fold, which are those in front of the pairs; an idle fold keeps what it has."""
     x, dim, old, _ = node.args
     ops = grown.ops(node)
-    if not any(op.kind == "fold" for op in ops):
+    if not any(isinstance(op, Fold) for op in ops):
         front = next((op.outs[0] for op in ops if "split" in op.name), grown.tape.node_values[x.name])
         old = grown.of(front.axes[dim])
     node.args = (x, dim, old, grown.of(grown.tape.node_values[node.name].axes[dim]))
@@ -149,6 +132,10 @@ def _keep_scale(node: Node, grown: GrownSizes) -> None:
     old = resolve(query.axes[-1]).size
     if grown.of(query.axes[-1]) != old:
         node.update_kwarg("scale", old ** -0.5)
+
+
+CALLS: dict[Any, Callable[[Node, GrownSizes], None]] = {fold_pairs: _resize_fold,
+                                                        F.scaled_dot_product_attention: _keep_scale}
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -176,7 +163,7 @@ def _resized(layer: nn.Module, node: Node, grown: GrownSizes) -> nn.Module:
 
 
 def _resize_convolution(layer: nn.Conv2d, node: Node, grown: GrownSizes) -> None:
-    groups = [grown.of(op.extra["groups"]) for op in grown.ops(node) if "groups" in op.extra]
+    groups = [grown.of(op.groups) for op in grown.ops(node) if isinstance(op, Contract) and op.groups is not None]
     layer.groups = groups[0] if groups else layer.groups
     first, second = _weight(layer).shape[:2]
     second *= layer.groups

@@ -3,8 +3,6 @@
 What lives here: putting idle nodes in, and taking out those that no growth needed. What does not: what they compute
 (`fxgrow.layers.fold_pairs`), what they do to contents (contents/certify.py).
 """
-from __future__ import annotations
-
 from torch.fx import GraphModule, Node
 
 from fxgrow.axis import Atom, Tape, Value, is_fixed, resolve
@@ -32,7 +30,7 @@ def with_folds(gm: GraphModule, tape: Tape) -> GraphModule:
 
 def _skips(node: Node, tape: Tape) -> list[Node]:
     """Return the operands of an addition that are used elsewhere too: they arrive by a skip path."""
-    adds = [op for op in tape.by_node.get(node.name, ()) if op.kind == "map" and op.name == "add" and len(op.ins) == 2]
+    adds = [op for op in tape.by_node.get(node.name, ()) if isinstance(op, Map) and op.name == "add" and len(op.ins) == 2]
     if node.op == "call_module" or not adds:
         return []
     operands = [a for a in node.args[:2] if isinstance(a, Node) and isinstance(tape.node_values.get(a.name), Value)]

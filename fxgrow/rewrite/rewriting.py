@@ -2,8 +2,6 @@
 
 The analysis says which axis expression every tensor has, and so the new size of everything; sizes.py checks it.
 """
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -14,7 +12,7 @@ from fxgrow.graph import clone_structure
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.rewrite.copies import keep_copies_together
 from fxgrow.rewrite.growth import GrownSizes, Growth, contents_by_tensor
-from fxgrow.rewrite.layers import Resizing
+from fxgrow.rewrite.layers import resize
 from fxgrow.rewrite.residual import drop_idle
 from fxgrow.rewrite.sizes import correct_sizes
 from fxgrow.rewrite.tensors import grow_tensors, index_map, norm_scales
@@ -28,9 +26,7 @@ def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModu
     """
     grown = GrownSizes(tape, {g.atom: g.size for g in growths})
     new = _with_grown_tensors(gm, tape, growths)
-    resizing = Resizing(new, grown, _eps_ratios(growths))
-    for node in new.graph.nodes:
-        resizing.resize(node)
+    resize(new, grown, _eps_ratios(growths))
     keep_copies_together(new, grown)
     correct_sizes(new, grown)
     drop_idle(new, grown)

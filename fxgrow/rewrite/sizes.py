@@ -3,8 +3,6 @@
 A node that disagrees gets its size arguments written out; one that still disagrees refuses the growth (`Refusal`), and
 the caller leaves those classes alone. The ops inside a node are compared too: their sizes, and where slices start.
 """
-from __future__ import annotations
-
 import math
 from typing import Any
 

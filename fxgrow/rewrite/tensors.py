@@ -3,8 +3,6 @@
 Each parameter is allocated once, at its final size, and every number is written to its place there. What does not live
 here: what new positions contain; `Extend` gives the old positions as they are to be and the new ones (None: zeros).
 """
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
