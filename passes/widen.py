@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow.axis import Atom, AxisClass, Tape, analyse
+from fxgrow.axis import Atom, AxisClass, Fold, Tape, analyse
 from fxgrow.common import Refusal
 from fxgrow.contents import FALLBACKS, Certificate, certify
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.graph import tensors_of
 from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init
-from fxgrow.passes.support import insist_known, listed, root_mean_square, rounded, seed_of, select_classes
+from fxgrow.passes.support import insist_known, listed, seed_of, select_classes
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
 
@@ -28,6 +28,28 @@ WHY = {"pair": "new positions come in equal pairs, consumed with opposite signs"
        "extend": "new outputs are an extension: the old ones stay, the new ones are drawn and have no counterpart",
        "fold": "; skip paths fold the pairs: x_old + x_L - x_R"}
 Fit = Callable[[AxisClass, int, Certificate], tuple[int, str]]
+
+
+def rounded(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
+    """Return the size rounded to what the contents need, and a note where that changed it.
+
+    Raises:
+        Refusal: no size near it will do.
+    """
+    if certificate.base == "pair" and (size - c.size) % 2:
+        if c.size == 1:
+            raise Refusal(f"pairs would make it {size + 1} times as wide")
+        return size + 1, f" (pairs: {size} rounded up to {size + 1})"
+    if certificate.uniform and size % c.size:
+        raise Refusal(f"only an integer factor is exact, as {certificate.uniform} takes a mean over it: try "
+                      f"{-(-size // c.size)} times")
+    return size, ""
+
+
+def root_mean_square(scale: Tensor) -> Tensor:
+    """Return the root mean square of a layer scale (1 where it is all zero): the scale of new positions."""
+    rms = scale.square().mean().sqrt()
+    return torch.where(rms > 0, rms, torch.ones_like(rms))
 
 
 @dataclass
@@ -173,7 +195,7 @@ class Widen(PassBase):
                 reasons.append(str(why))
                 continue
             method = self.method if candidate == base else METHOD_OF[candidate]
-            fold = WHY["fold"] if any(op.kind == "fold" for op in tape.ops_of[c.atom]) else ""
+            fold = WHY["fold"] if any(isinstance(op, Fold) for op in tape.ops_of[c.atom]) else ""
             instead = f"; {self.method} is not exact here: {reasons[0]}" if reasons else ""
             return Growth(c.atom, size_found, certificate, *self._extend(c, size_found, draws), method,
                           WHY[candidate] + note + fold + instead)

@@ -50,21 +50,16 @@ class Pairing:
         """Return the tensors of the big model's layers that the small one's lack, with the number that changes nothing."""
         found: dict[str, float] = {}
         for v, w in self.ops():
-            for position, number in _optional(w):
-                theirs = w.of[position] if position < len(w.of) and v.of[position] is None else None
+            if w.name in CONTRACTIONS:
+                numbers = {CONTRACTIONS[w.name][1]: 0.0}
+            else:
+                numbers = dict(zip(NORMS.get(w.name, ())[:2], (1.0, 0.0)))
+            for position, number in numbers.items():
+                lacks = position is not None and position < len(w.of) and v.of[position] is None
+                theirs = w.of[position] if lacks else None
                 if theirs is not None and theirs.source is not None:
                     found[theirs.source] = number
         return found
-
-
-def _optional(op: Val) -> list[tuple[int, float]]:
-    """Return the places of the bias and the norm's weight among an op's arguments, with the number that changes nothing."""
-    numbers: list[tuple[int | None, float]] = []
-    if op.name in CONTRACTIONS:
-        numbers = [(CONTRACTIONS[op.name][1], 0.0)]
-    elif op.name in NORMS:
-        numbers = list(zip(NORMS[op.name][:2], (1.0, 0.0)))
-    return [(position, number) for position, number in numbers if position is not None]
 
 
 def _first_names(gm: GraphModule) -> dict[str, str]:

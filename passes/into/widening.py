@@ -15,8 +15,7 @@ from fxgrow.passes.into.plan import Options, Step
 from fxgrow.passes.into.sizes import Sizes, without
 from fxgrow.passes.kernel import Kernel
 from fxgrow.passes.methods import Draws
-from fxgrow.passes.support import rounded
-from fxgrow.passes.widen import Widen
+from fxgrow.passes.widen import Widen, rounded
 from fxgrow.record import GrowthRecord
 from fxgrow.rewrite import Growth, record_of, rewrite
 

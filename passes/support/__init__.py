@@ -5,15 +5,13 @@ What lives here: what several passes share. What does not: a pass, or a method (
 from fxgrow.passes.support.blocks import BLOCKS
 from fxgrow.passes.support.layers import activation, pointwise, stack
 from fxgrow.passes.support.options import insist_known, listed, seed_of, seeded
-from fxgrow.passes.support.pairs import oppose
 from fxgrow.passes.support.parts import called_names, numbered, part_below
 from fxgrow.passes.support.places import Place, Places
 from fxgrow.passes.support.plain import identity_kernel
 from fxgrow.passes.support.selecting import select_classes
-from fxgrow.passes.support.sizes import root_mean_square, rounded
-from fxgrow.passes.support.split import add, share_out
+from fxgrow.passes.support.split import add, oppose, share_out
 from fxgrow.passes.support.start import redraw, start_as_identity
 
 __all__ = ["BLOCKS", "Place", "Places", "activation", "add", "called_names", "identity_kernel", "insist_known", "listed",
-           "numbered", "oppose", "part_below", "pointwise", "redraw", "root_mean_square", "rounded", "seed_of", "seeded",
-           "select_classes", "share_out", "stack", "start_as_identity"]
+           "numbered", "oppose", "part_below", "pointwise", "redraw", "seed_of", "seeded", "select_classes", "share_out",
+           "stack", "start_as_identity"]

@@ -10,7 +10,6 @@ from fxgrow.errors import GrowthError
 from fxgrow.graph import Call, other_users
 from fxgrow.growth import Edit
 from fxgrow.passes.support.layers import kernel, like, pointwise
-from fxgrow.passes.support.pairs import oppose, repeat
 from fxgrow.passes.support.parts import numbered
 from fxgrow.record import ParameterRecord
 
@@ -149,3 +148,19 @@ def _replace(edit: Edit, call: Call, name: str, layers: list[tuple[nn.Module, di
         edit.gm.add_submodule(paths[-1], layer)
         edit.record.parameters.update({f"{paths[-1]}.{kind}": entry for kind, entry in record.items()})
     return paths
+
+
+def oppose(weight: Tensor) -> None:
+    """Give the second half of the columns of a weight `[out, 2m, ...]` the opposite numbers of the first."""
+    with torch.no_grad():
+        half = weight.shape[1] // 2
+        weight[:, half:] = -weight[:, :half]
+
+
+def repeat(call: Call, weight: Tensor) -> None:
+    """Give, in each group of a layer like the call's, the second half of the outputs the numbers of the first."""
+    with torch.no_grad():
+        axis = int(call.transposed)  # a transposed convolution has `[in, out / groups, ...]`
+        groups = call.argument("groups") if call.rank and not call.transposed else 1
+        rows = weight.unflatten(axis, (groups, 2, -1))
+        rows.select(axis + 1, 1).copy_(rows.select(axis + 1, 0))

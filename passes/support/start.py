@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fxgrow.axis import Atom, Prod, Sum, Tape, analyse, atoms, resolve, source_of
+from fxgrow.axis import Atom, Contract, Prod, Sum, Tape, analyse, atoms, resolve, source_of
 from fxgrow.common import Refusal
 from fxgrow.contents import Certificate, certify
 from fxgrow.growth import Piece
@@ -105,7 +105,7 @@ class _Pairs:
             self.tape = analyse(self.piece.module)
         if weight not in self.covers:
             sums = [[axis for i, _, axis in op.reduced if op.ins[i].param_only and source_of(op.ins[i]) == weight]
-                    for op in self.tape.ops if op.kind == "contract"]
+                    for op in self.tape.ops if isinstance(op, Contract)]
             self.covers[weight] = _merged([self._first_cover(axes) for axes in sums if axes]) or {}
         return bool(self.covers[weight])
 
