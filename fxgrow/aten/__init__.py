@@ -36,10 +36,11 @@ from fxgrow.aten.internals import (
     tree_unflatten,
 )
 from fxgrow.aten.meta import Shapes, Watching, compute
+from fxgrow.aten.recorded import Recorded
 from fxgrow.aten.schema import bound, effects, numbers_in, storage_of, tensors_in
 
 __all__ = ["BILINEAR", "CLAMPS", "CONTRACTIONS", "COPIES", "CREATED", "ConvNd", "DIMENSION_VIEWS", "FILLED", "FREE",
            "HOMOGENEOUS", "JOIN", "LINEAR", "NORMS", "ODD", "OTHER_POINTWISE", "POOLED", "POWERS", "RANGES", "REARRANGED",
-           "SHAPE_ONLY", "Shapes", "TorchDispatchMode", "Watching", "ZERO_AT_ZERO", "ZERO_PRESERVING", "bound", "compute",
-           "effects", "find_proxy", "numbers_in", "storage_of", "tensors_in", "tree_any", "tree_flatten", "tree_leaves",
-           "tree_map", "tree_unflatten"]
+           "Recorded", "SHAPE_ONLY", "Shapes", "TorchDispatchMode", "Watching", "ZERO_AT_ZERO", "ZERO_PRESERVING", "bound",
+           "compute", "effects", "find_proxy", "numbers_in", "storage_of", "tensors_in", "tree_any", "tree_flatten",
+           "tree_leaves", "tree_map", "tree_unflatten"]

@@ -24,8 +24,8 @@ from fxgrow.axis.classes import AxisClass, classes, growable, source_of
 from fxgrow.axis.registry import rule
 from fxgrow.axis.rules.elementwise import broadcast, pointwise
 from fxgrow.axis.tape import Tape
-from fxgrow.axis.values import OUTPUT, Op, Value
+from fxgrow.axis.values import OUTPUT, Contract, Fold, Map, Normalise, Op, Reduce, Value
 
-__all__ = ["Atom", "AxisClass", "Fixed", "OUTPUT", "Op", "Prod", "Sizes", "Sum", "Tape", "Value", "analyse", "atoms",
-           "broadcast", "classes", "concat", "cut", "growable", "is_fixed", "pointwise", "product", "resolve", "rule",
-           "size_of", "source_of", "unify", "view"]
+__all__ = ["Atom", "AxisClass", "Contract", "Fixed", "Fold", "Map", "Normalise", "OUTPUT", "Op", "Prod", "Reduce", "Sizes",
+           "Sum", "Tape", "Value", "analyse", "atoms", "broadcast", "classes", "concat", "cut", "growable", "is_fixed",
+           "pointwise", "product", "resolve", "rule", "size_of", "source_of", "unify", "view"]

@@ -22,7 +22,7 @@ from fxgrow.axis.algebra import Atom, atoms, freeze, is_fixed
 from fxgrow.axis.norms import fuse
 from fxgrow.axis.registry import RULES
 from fxgrow.axis.tape import Tape
-from fxgrow.axis.values import OUTPUT, UNEVEN
+from fxgrow.axis.values import OUTPUT, UNEVEN, Fold, Map
 from fxgrow.graph import MetaRunner, location_of, mentions, meta_twin, nested_shape, remembered, to_meta
 from fxgrow.layers import fold_pairs
 
@@ -124,8 +124,8 @@ def _volume(tape: Tape, x: Tensor, dim: int) -> Tensor:
     """Behind an idle fold: a value of which one axis is a class of its own."""
     value, out = tape.of(x), x.new_empty(x.shape)
     axes = [Atom(a.size) if i == dim else a for i, a in enumerate(value.axes)]
-    tape.record("fold", "fold_pairs", [value], [tape.set(out, axes)], reduced=[(0, dim, value.axes[dim])],
-                dmaps=[{i: i for i in range(out.ndim) if i != dim}], extra={"dim": dim})
+    tape.record(Fold, "fold_pairs", [value], [tape.set(out, axes)], reduced=[(0, dim, value.axes[dim])],
+                dmaps=[{i: i for i in range(out.ndim) if i != dim}])
     return out
 
 
@@ -137,7 +137,7 @@ def _either(tape: Tape, train_value, eval_value):
             tape.unify(a, b, "the two branches of `training`")
         out = torch.empty_like(eval_value)
         same = {i: i for i in range(out.ndim)}
-        tape.record("map", JOIN, ins, [tape.set(out, ins[0].axes)], fn="linear", dmaps=[same, same])
+        tape.record(Map, JOIN, ins, [tape.set(out, ins[0].axes)], fn="linear", dmaps=[same, same])
         return out
     for t in tree_flatten((train_value, eval_value))[0]:
         if isinstance(t, Tensor):

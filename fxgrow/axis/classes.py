@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from fxgrow.axis.algebra import Atom, Prod, atoms, resolve
 from fxgrow.axis.tape import Tape
-from fxgrow.axis.values import Op, Value
+from fxgrow.axis.values import Contract, Op, Value
 
 
 @dataclass
@@ -44,18 +44,18 @@ def source_of(value: Value) -> str | None:
 
 def _roles(op: Op) -> Iterable[tuple[Atom, str]]:
     """Telling names for the factors of a product: heads and groups outside, their widths inside."""
-    if op.kind != "contract" or not op.reduced:
+    if not isinstance(op, Contract) or not op.reduced:
         return
     inner = op.reduced_atoms()
     products = not any(v.param_only for v in op.ins)
-    grouped = "groups" in op.extra and resolve(op.extra["groups"]).size > 1 and \
+    grouped = op.groups is not None and resolve(op.groups).size > 1 and \
         any(isinstance(resolve(v.axes[d]), Prod) for v, (_, d, _) in zip(op.ins, op.reduced))
     if products:
         yield from ((a, "head_dim") for a in inner)
         yield from ((a, "heads") for a in set(atoms(op.ins[0].axes[0])) & set(atoms(op.ins[1].axes[0])))
     elif grouped:
         yield from ((a, "group_width") for a in inner)
-        yield from ((a, "groups") for a in atoms(op.extra["groups"]))
+        yield from ((a, "groups") for a in atoms(op.groups))
 
 
 def classes(tape: Tape) -> list[AxisClass]:
@@ -64,7 +64,7 @@ def classes(tape: Tape) -> list[AxisClass]:
     for atom, places in tape.params_of.items():
         found[atom] = AxisClass(atom, "", atom.size, [], [], [p for p, _ in places])
     for op in tape.ops:
-        if op.kind == "contract":
+        if isinstance(op, Contract):
             for i, value in enumerate(op.ins):
                 name = source_of(value) if value.param_only else None
                 if name is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fxgrow.aten import DIMENSION_VIEWS
 from fxgrow.axis.algebra import freeze
-from fxgrow.axis.values import Op, Value
+from fxgrow.axis.values import Map, Op, Value
 
 
 class Values(Protocol):
@@ -25,7 +25,7 @@ class Values(Protocol):
     def freeze(self, axis: Any, reason: str) -> None:
         """Freeze an axis, with the reason and the place."""
 
-    def record(self, kind: str, name: str, ins: Sequence[Value], outs: Sequence[Value], **more: Any) -> Op | None:
+    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more: Any) -> Op | None:
         """Keep an op."""
 
 
@@ -112,5 +112,5 @@ class Memory:
         """A value that holds, at each position, what one of the others holds there."""
         value = Value(axes, None, all(v.param_only for v in ins))
         value.derived = True
-        self.tape.record("map", name, ins, [value], fn="linear", dmaps=dmaps, extra={"cat": 0})
+        self.tape.record(Map, name, ins, [value], fn="linear", dmaps=dmaps, joined=True)
         return value

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 from fxgrow.aten import COPIES
 from fxgrow.axis.tape import Tape
-from fxgrow.axis.values import Op, Value
+from fxgrow.axis.values import Map, Normalise, Op, Reduce, Value
 
 
 def fuse(tape: Tape) -> None:
     """Makes norms of `F.normalize` and of RMS norms that are written out (Llama's)."""
     _fuse_normalize(tape)
-    found = [op for op in tape.ops if op.kind == "map" and op.fn == "mul" and len(op.ins) == 2]
+    found = [op for op in tape.ops if _is_product(op)]
     for op in found:
         for x, root in (op.ins, op.ins[::-1]):
             if (parts := _mean_square(tape, x, root)) is not None:
@@ -20,19 +20,25 @@ def fuse(tape: Tape) -> None:
 
 
 def _fuse_normalize(tape: Tape) -> None:
-    """A graph node that divides a value by its own vector norm (`F.normalize`) is one norm, to unit length."""
+    """Make one norm, to unit length, of a graph node that divides a value by its own vector norm (`F.normalize`)."""
     for fx, ops in tape.by_node.items():
-        value, lengths = tape.node_values.get(fx), [op for op in ops if op.how == "norm"]
-        if not isinstance(value, Value) or (last := value.op) is None:
+        value, lengths = tape.node_values.get(fx), [op for op in ops if isinstance(op, Reduce) and op.how == "norm"]
+        last = value.op if isinstance(value, Value) else None
+        if last not in ops or len(lengths) != 1 or not isinstance(last, Map) or last.fn != "div":
             continue
-        if len(lengths) == 1 and last in ops and last.fn == "div" and last.ins[0] is lengths[0].ins[0]:
-            fused = Op("norm", "normalize", last.node, fx, last.ins[:1], last.outs, how="unit", dmaps=last.dmaps[:1],
-                       reduced=lengths[0].reduced)
+        if last.ins[0] is lengths[0].ins[0]:
+            fused = Normalise("normalize", last.node, fx, last.ins[:1], last.outs, last.dmaps[:1], lengths[0].reduced,
+                              how="unit")
             value.op = fused
-            place, gone = tape.ops.index(last), {id(op) for op in ops}
-            tape.ops[place] = fused
-            tape.ops = [op for op in tape.ops if id(op) not in gone]
+            _replace(tape, last, fused, ops)
             tape.by_node[fx] = [fused]
+
+
+def _replace(tape: Tape, last: Op, fused: Op, gone: list[Op]) -> None:
+    """Put a norm in the place of the last of the ops that it is made of."""
+    left_out = {id(op) for op in gone}
+    tape.ops[tape.ops.index(last)] = fused
+    tape.ops = [op for op in tape.ops if id(op) not in left_out]
 
 
 def _mean_square(tape: Tape, x: Value, root: Value) -> tuple[Op, Op, str] | None:
@@ -45,14 +51,15 @@ def _mean_square(tape: Tape, x: Value, root: Value) -> tuple[Op, Op, str] | None
             return None  # or used elsewhere too
         chain.append(value.made)
         value = value.made.ins[0]
-    squares, mean = value.op, next((op for op in tape.ops if op.ins == [value] and op.how == "mean"), None)
+    squares, mean = value.op, next(
+        (op for op in tape.ops if op.ins == [value] and isinstance(op, Reduce) and op.how == "mean"), None)
     if mean is None or squares is None or set(squares.ins) != {x} or len(chain[1].numbers) != 1:
         return None
     if squares.name == "pow" and value.made and value.made.numbers != [2] or squares.name not in ("pow", "square", "mul"):
         return None
     if len(_uses(tape, value)) != 1 or len(mean.reduced) != 1:
         return None
-    return squares, mean, chain[1].fx
+    return squares, mean, chain[1].node
 
 
 def _uses(tape: Tape, value: Value) -> list[Value]:
@@ -69,7 +76,7 @@ def _fuse_rms(tape: Tape, last: Op, x: Value, squares: Op, mean: Op, eps: str) -
         gone.append(following[0])
         following = list(_readers(tape, following[0].outs[0]))
     given = gone[-1].outs[0]
-    if len(following) == 1 and following[0].fn == "mul" and len(following[0].ins) == 2:
+    if len(following) == 1 and _is_product(following[0]):
         weight = next(v for v in following[0].ins if v is not given)
         if weight.source is not None and len(weight.axes) == 1:
             gone.append(following[0])
@@ -77,15 +84,17 @@ def _fuse_rms(tape: Tape, last: Op, x: Value, squares: Op, mean: Op, eps: str) -
             dmaps = [dmaps[0], None]
     if len(ins) == 1:
         gone, outs = gone[:3], last.outs
-    fused = Op("norm", "rms_norm", last.node, last.fx, ins, outs, dmaps=dmaps, how="rms", extra={"eps": eps},
-               reduced=[(0, d, e) for _, d, e in mean.reduced])
+    fused = Normalise("rms_norm", last.node, last.fx, ins, outs, dmaps, [(0, d, e) for _, d, e in mean.reduced], how="rms",
+                      eps=eps)
     outs[0].op = fused
-    place = tape.ops.index(gone[-1])
-    tape.ops[place] = fused
-    tape.ops = [op for op in tape.ops if op not in gone]
+    _replace(tape, gone[-1], fused, gone)
     for op in gone:
         tape.by_node[op.fx].remove(op)
     tape.by_node.setdefault(eps, []).append(fused)
+
+
+def _is_product(op: Op) -> bool:
+    return isinstance(op, Map) and op.fn == "mul" and len(op.ins) == 2
 
 
 def _readers(tape: Tape, value: Value) -> Iterator[Op]:

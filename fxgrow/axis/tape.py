@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fxgrow.aten import CREATED, SHAPE_ONLY, Watching, compute, effects, numbers_in, tensors_in
+from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, compute, effects, numbers_in, tensors_in
 from fxgrow.axis.algebra import Atom, Fixed, Prod, atoms, cut, freeze, is_fixed, product, resolve, unify, view
 from fxgrow.axis.memory import Memory
 from fxgrow.axis.registry import FORMS, RULES
-from fxgrow.axis.values import UNEVEN, Made, Op, Value
+from fxgrow.axis.values import UNEVEN, Op, Value
 
 
 class Tape(Watching):
@@ -98,11 +98,11 @@ class Tape(Watching):
             pieces = [Fixed(s) for s in sizes]
         return pieces
 
-    def record(self, kind: str, name: str, ins: Sequence[Value], outs: Sequence[Value], **more) -> Op | None:
+    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more) -> Op | None:
         """Keeps an op for the content analysis, unless nothing in it can grow."""
         if all(is_fixed(a) for v in (*ins, *outs) for a in v.axes):
             return None
-        op = Op(kind, name, self.node, self.fx, list(ins), list(outs), **more)
+        op = role(name, self.node, self.fx, list(ins), list(outs), **more)
         param_only = bool(ins) and all(v.param_only for v in ins)
         for out in outs:
             out.op, out.param_only = op, param_only
@@ -162,7 +162,7 @@ class Tape(Watching):
         for o in outs:
             if value := self.values.get(id(o)):
                 value.param_only, value.derived = value.param_only and of_params, True
-                value.made = Made(name, known, [a for a in args if isinstance(a, (int, float))], self.fx)
+                value.made = Recorded(name, self.node, self.fx, args=args, ins=known)
             elif id(o) not in self.unread:
                 self.leave(o, [a for v in known for a in v.axes], name)
         if written and len(targets) == 1:

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from fxgrow.aten import Recorded
 from fxgrow.axis.algebra import Atom, atoms, resolve
 
 UNEVEN = "does not divide it evenly"
@@ -20,7 +21,7 @@ class Value:
         self.op: Op | None = None
         self.constant: str | None = None  # "zeros" or "equal", of a tensor made of one number
         self.derived = False  # computed from growable axes, though it may have none left (a sum over them)
-        self.made: Made | None = None
+        self.made: Recorded | None = None
 
     def place(self) -> None:
         """Brings the axes to normal form and notes which dimensions hold each atom."""
@@ -34,39 +35,67 @@ class Value:
         return f"{self.source or 'value'}[{', '.join(repr(resolve(a)) for a in self.axes)}]"
 
 
-class Made(NamedTuple):
-    """The ATen op that gave a value: its name, what it was given (tensors, their values; numbers), the graph node."""
-    name: str
-    ins: list[Value]
-    numbers: list
-    fx: str
-
-
 @dataclass(eq=False)
 class Op:
     """One operation on growable axes, as far as the contents of new positions are concerned.
 
-    kind: `map` (acts on each position alone), `contract` (sums products over `reduced`), `reduce` (`how` over
-    `reduced`), `norm` (normalises over `reduced`; `how`: layer, rms, or unit, to a vector of length one), `fold` (takes
-    the difference of the pairs in `reduced`, and makes a new class of as many old positions, padded by zeros).
-    fn: for `map`: linear | mul | div | odd | fn0 (f(0) = 0) | any.
+    name, node, fx: the ATen op; where it is, in words; the name of the graph node that runs it.
     dmaps: for each input, input dimension -> output dimension; None where atoms alone tell.
     reduced: (input, dimension, axis) that disappear or are normalised over.
-    pick: (atom told apart, its index in each output).
     """
-    kind: str
     name: str
     node: str
     fx: str
     ins: list[Value]
     outs: list[Value]
-    fn: str = "any"
     dmaps: list[dict[int, int] | None] = field(default_factory=list)
     reduced: list[tuple[int, int, Any]] = field(default_factory=list)
-    how: str = ""
-    pick: tuple[Atom, list[int]] | None = None
-    const: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def reduced_atoms(self) -> set[Atom]:
+        """Return the classes in the axes that are reduced."""
         return {a for _, _, e in self.reduced for a in atoms(e)}
+
+
+@dataclass(eq=False)
+class Map(Op):
+    """Acts on each position alone.
+
+    fn: linear | mul | div | odd | fn0 (f(0) = 0) | any. const: a number that is the same everywhere is added.
+    joined: each output position is that of one input (a concatenation, a write), not a sum of all.
+    cut: of a slice, the dimension, the pieces that it is cut into, and which of them is taken.
+    pick: (atom told apart, its index in each output).
+    """
+    fn: str = "any"
+    const: bool = False
+    joined: bool = False
+    cut: tuple[int, list, int] | None = None
+    pick: tuple[Atom, list[int]] | None = None
+
+
+@dataclass(eq=False)
+class Contract(Op):
+    """Sums products over `reduced`. groups: of a convolution, the axis of its groups."""
+    groups: Any = None
+
+
+@dataclass(eq=False)
+class Reduce(Op):
+    """Takes the `how` (sum, mean, max, norm, ...) over `reduced`. fn: as for `Map`, of what is kept."""
+    how: str = ""
+    fn: str = "any"
+
+
+@dataclass(eq=False)
+class Normalise(Op):
+    """Normalises over `reduced`; how: layer, rms, or unit (to a vector of length one).
+
+    eps: of a norm that is written out, the graph node that adds eps. groups: of a group norm, the axis of its groups.
+    """
+    how: str = ""
+    eps: str = ""
+    groups: Any = None
+
+
+@dataclass(eq=False)
+class Fold(Op):
+    """Takes the difference of the pairs in `reduced`; makes a class of as many old positions, padded by zeros."""

@@ -4,7 +4,8 @@ What lives here: abstract interpretation of one class's growth. What does not: n
 """
 from fxgrow.contents.certificate import Certificate
 from fxgrow.contents.certify import FALLBACKS, certify
-from fxgrow.contents.kinds import COPIES, ByPart, Content
+from fxgrow.contents.kinds import AVERAGE, COPIES, COPY, FREE, PAIR, SHARE, SIGNED, ZERO, ByPart, Content, Known
 from fxgrow.contents.report import AxesReport, axes
 
-__all__ = ["AxesReport", "ByPart", "COPIES", "Certificate", "Content", "FALLBACKS", "axes", "certify"]
+__all__ = ["AVERAGE", "AxesReport", "ByPart", "COPIES", "COPY", "Certificate", "Content", "FALLBACKS", "FREE", "Known",
+           "PAIR", "SHARE", "SIGNED", "ZERO", "axes", "certify"]

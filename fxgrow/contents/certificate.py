@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fxgrow.axis import Atom, Op
-from fxgrow.contents.kinds import Content
+from fxgrow.contents.kinds import Content, Known
 
 
 @dataclass
@@ -18,8 +18,8 @@ class Norm:
 class Certificate:
     """How one class grows exactly: the content of each parameter axis, and what else has to change."""
     atom: Atom
-    base: str
-    contents: dict[tuple[str, int], Content] = field(default_factory=dict)
+    base: Content
+    contents: dict[tuple[str, int], Known] = field(default_factory=dict)
     uniform: str = ""  # the op for whose sake every position must be copied equally often
     norms: list[Norm] = field(default_factory=list)
     weights: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)  # averages weighted by a layer scale

@@ -31,7 +31,7 @@ class Trace(Watching):
         self.place = ""
         twin = meta_twin(gm).eval()
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
-            self.keep(tensor, Val(tensor, source=name, param_only=True))
+            self.keep(tensor, Val(tensor=tensor, source=name, param_only=True))
 
         with self:
             _TraceRunner(gm, twin, self, ranges or {}).run()
@@ -39,7 +39,7 @@ class Trace(Watching):
     def val(self, tensor: Tensor) -> Val:
         """What a tensor is now."""
         found = self.known.get(id(tensor))
-        return found if found is not None else self.keep(tensor, Val(tensor, "unknown", self.place))
+        return found if found is not None else self.keep(tensor, Val("unknown", self.place, tensor=tensor))
 
     def keep(self, tensor: Tensor, val: Val) -> Val:
         """Say what a tensor is from now on."""
@@ -63,13 +63,14 @@ class Trace(Watching):
             if isinstance(target, Tensor):
                 for other in self.memory.get(storage_of(target), ()):
                     if other != id(target):
-                        self.known[other] = Val(target, "written through another view", self.place)
+                        self.known[other] = Val("written through another view", self.place, tensor=target)
         name = name.rstrip("_") if written else name
         for at, tensor in enumerate(out if isinstance(out, (tuple, list)) else (out,)):
             if isinstance(tensor, Tensor):
                 params = bool(ins) and all(v.param_only for v in ins)
-                self.inside.append(self.keep(tensor, Val(tensor, name, self.place, func, args, ins, of, at, kwargs.get(
-                    "alpha", 1), param_only=params, range=range_of(name, args, kwargs, ins))))
+                self.inside.append(self.keep(tensor, Val(
+                    name, self.place, "", func, args, ins, tensor, of, at, kwargs.get("alpha", 1), param_only=params,
+                    range=range_of(name, args, kwargs, ins))))
         return out
 
 
@@ -97,7 +98,7 @@ class _TraceRunner(MetaRunner):
             return eval_value
         ins = [self.trace.val(train_value), self.trace.val(eval_value)]
         value = torch.empty_like(eval_value)
-        self.trace.keep(value, Val(value, JOIN, self.trace.place, ins=ins, range=union_of(ins)))
+        self.trace.keep(value, Val(JOIN, self.trace.place, tensor=value, ins=ins, range=union_of(ins)))
         return value
 
     def after(self, node: Node, value: Any) -> Any:
@@ -106,6 +107,6 @@ class _TraceRunner(MetaRunner):
         self.trace.values[node.name] = value
         if isinstance(value, Tensor):
             if node.op == "placeholder":
-                self.trace.keep(value, Val(value, "input", range=self.ranges.get(node.name, (-inf, inf))))
+                self.trace.keep(value, Val("input", tensor=value, range=self.ranges.get(node.name, (-inf, inf))))
             self.trace.gives[node.name] = self.trace.val(value)
         return value

@@ -7,24 +7,22 @@ from typing import Any
 
 from torch import Tensor
 
+from fxgrow.aten import Recorded
+
 Range = tuple[float, float]
 
 
 @dataclass(eq=False)
-class Val:
-    """What one ATen op gave: the op, where in the model it is, and what it was given (of tensors, their Vals)."""
-    tensor: Tensor
-    name: str = ""
-    place: str = ""
-    func: Any = None
-    args: tuple = ()
-    ins: list[Val] = field(default_factory=list)
-    of: list[Val | None] = field(default_factory=list)  # for each positional argument that is one tensor, its Val
-    at: int = 0  # which of several results
-    alpha: Any = 1  # of a sum: the factor on its second operand
+class Val(Recorded):
+    """One result of an ATen op, and the op; its `ins` are Vals.
+
+    tensor: on the meta device. of: for each positional argument, its Val where it is one tensor. at: which of several
+    results. alpha: of a sum, the factor on its second operand. source: the parameter or buffer that it is.
+    """
+    tensor: Tensor = None  # type: ignore[assignment]
+    of: list[Val | None] = field(default_factory=list)
+    at: int = 0
+    alpha: Any = 1
     source: str | None = None
     param_only: bool = False
     range: Range = (-inf, inf)
-
-    def arg(self, position: int, default=None):
-        return self.args[position] if len(self.args) > position else default

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from fxgrow.axis import Atom, Op, Sizes, Tape, Value, size_of
+from fxgrow.axis import Atom, Map, Op, Sizes, Tape, Value, size_of
 from fxgrow.contents import Certificate, Content
 
 Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], tuple[Tensor, Tensor | None]]

@@ -8,7 +8,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import ConvNd
-from fxgrow.axis import Op, atoms, resolve, view
+from fxgrow.axis import Contract, Fold, Normalise, Op, atoms, resolve, view
 from fxgrow.common import Refusal
 from fxgrow.layers import MultiheadAttention, fold_pairs
 from fxgrow.rewrite.growth import GrownSizes

@@ -5,7 +5,7 @@ What lives here: putting idle nodes in, and taking out those that no growth need
 """
 from torch.fx import GraphModule, Node
 
-from fxgrow.axis import Atom, Tape, Value, is_fixed, resolve
+from fxgrow.axis import Atom, Map, Tape, Value, is_fixed, resolve
 from fxgrow.graph import clone_structure, written_argument
 from fxgrow.layers import fold_pairs
 from fxgrow.rewrite.growth import GrownSizes

@@ -6,7 +6,7 @@ from torch import Tensor
 from fxgrow.axis.algebra import Fixed, product, settle
 from fxgrow.axis.registry import rule
 from fxgrow.axis.tape import Tape
-from fxgrow.axis.values import Value
+from fxgrow.axis.values import Contract, Map, Value
 
 
 def _plus_bias(tape: Tape, name: str, value: Value, bias: Value, dim_of_bias: dict[int, int], out: Tensor) -> None:
@@ -15,7 +15,7 @@ def _plus_bias(tape: Tape, name: str, value: Value, bias: Value, dim_of_bias: di
         if bias.axes[i].size > 1:
             tape.unify(value.axes[j], bias.axes[i], name)
     total = tape.set(out, value.axes)
-    tape.record("map", name, [value, bias], [total], fn="linear",
+    tape.record(Map, name, [value, bias], [total], fn="linear",
                 dmaps=[{i: i for i in range(len(value.axes))}, dim_of_bias])
 
 
@@ -26,7 +26,7 @@ def _matmul(tape: Tape, name: str, a: Value, b: Value, batch: int) -> Value:
     tape.unify(a.axes[batch + 1], b.axes[batch], name)
     out = Value([*a.axes[:batch + 1], b.axes[batch + 1]])
     same = {i: i for i in range(batch)}
-    tape.record("contract", name, [a, b], [out], dmaps=[{**same, batch: batch}, {**same, batch + 1: batch + 1}],
+    tape.record(Contract, name, [a, b], [out], dmaps=[{**same, batch: batch}, {**same, batch + 1: batch + 1}],
                 reduced=[(0, batch + 1, a.axes[batch + 1]), (1, batch, b.axes[batch])])
     return out
 
@@ -63,7 +63,7 @@ def mv(tape, name, args, kwargs, out):
     last = len(a.axes) - 1
     tape.unify(a.axes[last], b.axes[0], name)
     value = tape.set(out, a.axes[:last])
-    tape.record("contract", name, [a, b], [value], dmaps=[{i: i for i in range(last)}, {}],
+    tape.record(Contract, name, [a, b], [value], dmaps=[{i: i for i in range(last)}, {}],
                 reduced=[(0, last, a.axes[last]), (1, 0, b.axes[0])])
 
 
@@ -75,11 +75,11 @@ def trilinear(tape, name, args, kwargs, out):
     x, w, y = (tape.of(t) for t in args[:3])
     tape.unify(x.axes[1], w.axes[1], name)
     half = Value([x.axes[0], w.axes[0], w.axes[2]])
-    tape.record("contract", name, [x, w], [half], dmaps=[{0: 0}, {0: 1, 2: 2}],
+    tape.record(Contract, name, [x, w], [half], dmaps=[{0: 0}, {0: 1, 2: 2}],
                 reduced=[(0, 1, x.axes[1]), (1, 1, w.axes[1])])
     tape.unify(half.axes[0], y.axes[0], name)
     tape.unify(half.axes[2], y.axes[1], name)
-    tape.record("contract", name, [half, y], [tape.set(out, half.axes[:2])], dmaps=[{0: 0, 1: 1}, {0: 0}],
+    tape.record(Contract, name, [half, y], [tape.set(out, half.axes[:2])], dmaps=[{0: 0, 1: 1}, {0: 0}],
                 reduced=[(0, 2, half.axes[2]), (1, 1, y.axes[1])])
 
 
@@ -90,7 +90,7 @@ def linear(tape, name, args, kwargs, out):
     last = len(x.axes) - 1
     tape.unify(x.axes[last], w.axes[1], name)
     value = Value([*x.axes[:last], w.axes[0]])
-    tape.record("contract", name, [x, w], [value], dmaps=[{i: i for i in range(last)}, {0: last}],
+    tape.record(Contract, name, [x, w], [value], dmaps=[{i: i for i in range(last)}, {0: last}],
                 reduced=[(0, last, x.axes[last]), (1, 1, w.axes[1])])
     bias = args[2] if len(args) > 2 else kwargs.get("bias")
     if bias is None:
@@ -116,9 +116,9 @@ def convolution(tape, name, args, kwargs, out):
     tape.unify(inner_in, consumed, name)
     value = Value([*x.axes[:channels], product((outer_w, produced)), *space])
     dim = 0 if transposed else 1
-    tape.record("contract", name, [x, w], [value],
+    tape.record(Contract, name, [x, w], [value],
                 dmaps=[{i: i for i in range(channels + 1)}, {0: channels, 1: channels}],
-                reduced=[(0, channels, inner_in), (1, dim, consumed)], extra={"groups": outer_w})
+                reduced=[(0, channels, inner_in), (1, dim, consumed)], groups=outer_w)
     if bias is None:
         return _keep(tape, out, value)
     _plus_bias(tape, name, value, tape.of(bias), {0: channels}, out)
@@ -130,7 +130,7 @@ def embedding(tape, name, args, kwargs, out):
     for axis in (w.axes[0], *index.axes):
         tape.freeze(axis, "its positions are looked up by number (embedding)")
     value = tape.set(out, [*index.axes, w.axes[1]])
-    tape.record("map", name, [w], [value], fn="linear", dmaps=[{1: len(index.axes)}])
+    tape.record(Map, name, [w], [value], fn="linear", dmaps=[{1: len(index.axes)}])
 
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
@@ -139,4 +139,4 @@ def embedding_bag(tape, name, args, kwargs, out):
     w, mode = tape.of(args[0]), args[4] if len(args) > 4 else 0
     tape.freeze(w.axes[0], "its positions are looked up by number (embedding)")
     value = tape.set(out[0], [Fixed(out[0].shape[0]), w.axes[1]])
-    tape.record("map", "embedding", [w], [value], fn="any" if mode == 2 else "linear", dmaps=[{1: 1}])
+    tape.record(Map, "embedding", [w], [value], fn="any" if mode == 2 else "linear", dmaps=[{1: 1}])

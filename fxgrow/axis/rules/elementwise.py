@@ -8,7 +8,7 @@ from fxgrow.aten import FILLED, LINEAR, ODD, OTHER_POINTWISE, ZERO_AT_ZERO
 from fxgrow.axis.algebra import Atom, Fixed
 from fxgrow.axis.registry import rule
 from fxgrow.axis.tape import Tape
-from fxgrow.axis.values import Value
+from fxgrow.axis.values import Map, Value
 
 
 def broadcast(tape: Tape, name: str, tensors: list[Tensor], out: Tensor) -> Value:
@@ -38,7 +38,7 @@ def pointwise(tape: Tape, name: str, tensors: list[Tensor], outs, fn: str, const
         if isinstance(other, Tensor) and other.shape == first.shape:
             tape.set(other, value.axes)
     dmaps = [{i: i + first.ndim - len(v.axes) for i in range(len(v.axes))} for v in ins]
-    tape.record("map", name, ins, [value], fn=fn, dmaps=dmaps, const=const)
+    tape.record(Map, name, ins, [value], fn=fn, dmaps=dmaps, const=const)
 
 
 def _tensors(args, kwargs) -> list[Tensor]:
@@ -79,7 +79,7 @@ def linear(tape, name, args, kwargs, out):
             if axis.size > 1:
                 tape.unify(old.axes[i + out.ndim - new.ndim], axis, name)
         value = tape.set(out, old.axes)
-        return tape.record("map", name, [tape.of(new)], [value], fn="linear",
+        return tape.record(Map, name, [tape.of(new)], [value], fn="linear",
                            dmaps=[{i: i + out.ndim - new.ndim for i in range(new.ndim)}])
     if name == "_to_copy" and not out.is_floating_point() and not out.is_complex():
         return pointwise(tape, name, _tensors(args, kwargs), out, "fn0" if out.dtype is torch.bool else "odd")
@@ -142,7 +142,7 @@ def _prelu(tape, args, out):
     x, weight = map(tape.of, args)
     if weight.axes[0].size > 1:
         tape.unify(x.axes[1], weight.axes[0], "prelu")
-    tape.record("map", "prelu", [x, weight], [tape.set(out, x.axes)], fn="fn0",
+    tape.record(Map, "prelu", [x, weight], [tape.set(out, x.axes)], fn="fn0",
                 dmaps=[{i: i for i in range(len(x.axes))}, {0: 1}])
 
 
@@ -168,4 +168,4 @@ def glu(tape, name, args, kwargs, out):
     left, right = tape.cut(x.axes[dim], [half, half], "glu")
     tape.unify(left, right, "glu")
     value = tape.set(out, [left if i == dim else a for i, a in enumerate(x.axes)])
-    tape.record("map", "glu", [x], [value], fn="any", dmaps=[None])
+    tape.record(Map, "glu", [x], [value], fn="any", dmaps=[None])

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fxgrow.axis.algebra import is_fixed
 from fxgrow.axis.registry import rule
-from fxgrow.axis.values import Value
+from fxgrow.axis.values import Map, Normalise, Value
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
@@ -21,7 +21,7 @@ def batch_norm(tape, name, args, kwargs, out):
         tape.unify(x.axes[1], s.axes[0], "batch norm")
     first = out[0] if isinstance(out, (tuple, list)) else out
     value = tape.set(first, x.axes)
-    tape.record("map", "batch_norm", [x, *stats], [value], fn="any",
+    tape.record(Map, "batch_norm", [x, *stats], [value], fn="any",
                 dmaps=[{i: i for i in range(len(x.axes))}] + [{0: 1}] * len(stats))
 
 
@@ -37,7 +37,7 @@ def layer_norm(tape, name, args, kwargs, out):
             tape.unify(x.axes[start + i], axis, name)
     first = out[0] if isinstance(out, (tuple, list)) else out
     value = tape.set(first, x.axes)
-    tape.record("norm", name, [x, *affine], [value], how="rms" if "rms" in name else "layer",
+    tape.record(Normalise, name, [x, *affine], [value], how="rms" if "rms" in name else "layer",
                 dmaps=[{i: i for i in range(len(x.axes))}] + [{i: start + i for i in range(width)}] * len(affine),
                 reduced=[(0, i, x.axes[i]) for i in range(start, len(x.axes))])
 
@@ -52,9 +52,9 @@ def group_norm(tape, name, args, kwargs, out):
     for w in affine:
         tape.unify(x.axes[1], w.axes[0], name)
     value = tape.set(out[0], x.axes)
-    tape.record("norm", name, [x, *affine], [value], how="layer",
+    tape.record(Normalise, name, [x, *affine], [value], how="layer",
                 dmaps=[{i: i for i in range(len(x.axes))}] + [{0: 1}] * len(affine),
-                reduced=[(0, 1, inner), *((0, i, x.axes[i]) for i in range(2, len(x.axes)))], extra={"num_groups": outer})
+                reduced=[(0, 1, inner), *((0, i, x.axes[i]) for i in range(2, len(x.axes)))], groups=outer)
 
 
 @rule("_weight_norm_interface", "_weight_norm")
@@ -67,6 +67,6 @@ def weight_norm(tape, name, args, kwargs, out):
         tape.unify(v.axes[kept], g.axes[kept], name)
     same = {i: i for i in range(len(v.axes))}
     unit = Value(v.axes)
-    tape.record("norm", "weight norm", [v], [unit], how="unit", dmaps=[same],
+    tape.record(Normalise, "weight norm", [v], [unit], how="unit", dmaps=[same],
                 reduced=[(0, i, a) for i, a in enumerate(v.axes) if i != kept])
-    tape.record("map", name, [unit, g], [tape.set(first, v.axes)], fn="mul", dmaps=[same, {kept: kept}])
+    tape.record(Map, name, [unit, g], [tape.set(first, v.axes)], fn="mul", dmaps=[same, {kept: kept}])

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from fxgrow.axis.algebra import Fixed, concat, is_fixed, product
 from fxgrow.axis.registry import rule
+from fxgrow.axis.values import Map
 
 AVERAGES = {"avg_pool1d": 1, "avg_pool2d": 2, "avg_pool3d": 3, "_adaptive_avg_pool2d": 2, "_adaptive_avg_pool3d": 3,
             "adaptive_avg_pool1d": 1, "upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_nearest3d": 3,
@@ -27,8 +28,8 @@ def spatial(tape, name, args, kwargs, out):
     axes = [*x.axes[:len(x.axes) - space], *(Fixed(s) for s in first.shape[first.ndim - space:])]
     same = {i: i for i in range(len(axes))}
     for o in others:
-        tape.record("map", name, [x], [tape.set(o, axes)], fn="any", dmaps=[same])
-    tape.record("map", name, [x], [tape.set(first, axes)], fn="linear" if name in AVERAGES else "fn0", dmaps=[same])
+        tape.record(Map, name, [x], [tape.set(o, axes)], fn="any", dmaps=[same])
+    tape.record(Map, name, [x], [tape.set(first, axes)], fn="linear" if name in AVERAGES else "fn0", dmaps=[same])
 
 
 @rule("constant_pad_nd", "pad")
@@ -46,7 +47,7 @@ def constant_pad(tape, name, args, kwargs, out):
             else:
                 axes[dim] = concat((Fixed(before), axes[dim], Fixed(after)))
     fill = args[2] if len(args) > 2 else 0
-    tape.record("map", name, [x], [tape.set(out, axes)], fn="linear", const=bool(fill),
+    tape.record(Map, name, [x], [tape.set(out, axes)], fn="linear", const=bool(fill),
                 dmaps=[{i: i for i in range(len(axes))}])
 
 
@@ -61,7 +62,7 @@ def unpool(tape, name, args, kwargs, out):
         tape.freeze(axis, "it is spatial")
     same = {i: i for i in range(channels)}
     axes = [*x.axes[:channels], *map(Fixed, out.shape[channels:])]
-    tape.record("map", name, [x, places], [tape.set(out, axes)], fn="any", dmaps=[same, same])
+    tape.record(Map, name, [x, places], [tape.set(out, axes)], fn="any", dmaps=[same, same])
 
 
 @rule("im2col")
@@ -72,7 +73,7 @@ def im2col(tape, name, args, kwargs, out):
         tape.freeze(axis, "it is spatial")
     kernel = args[1][0] * args[1][1]
     value = tape.set(out, [*x.axes[:-3], product((x.axes[-3], Fixed(kernel))), Fixed(out.shape[-1])])
-    tape.record("map", name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
+    tape.record(Map, name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
 
 
 @rule("col2im")
@@ -82,7 +83,7 @@ def col2im(tape, name, args, kwargs, out):
     channels, _ = tape.view([x.axes[-2]], [x.axes[-2].size // kernel, kernel], "col2im")
     tape.freeze(_, "it is spatial")
     value = tape.set(out, [*x.axes[:-2], channels, *(Fixed(s) for s in out.shape[-2:])])
-    tape.record("map", name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 1)}])
+    tape.record(Map, name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 1)}])
 
 
 @rule("pixel_shuffle")
@@ -94,7 +95,7 @@ def pixel_shuffle(tape, name, args, kwargs, out):
     for axis in x.axes[-2:]:
         tape.freeze(axis, "it is spatial")
     value = tape.set(out, [*x.axes[:-3], channels, *(Fixed(s) for s in out.shape[-2:])])
-    tape.record("map", name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
+    tape.record(Map, name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
 
 
 @rule("pixel_unshuffle")
@@ -103,7 +104,7 @@ def pixel_unshuffle(tape, name, args, kwargs, out):
     for axis in x.axes[-2:]:
         tape.freeze(axis, "it is spatial")
     value = tape.set(out, [*x.axes[:-3], product((x.axes[-3], Fixed(r * r))), *(Fixed(s) for s in out.shape[-2:])])
-    tape.record("map", name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
+    tape.record(Map, name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
 
 
 @rule("unfold")
@@ -113,4 +114,4 @@ def unfold(tape, name, args, kwargs, out: Tensor):
     dim = args[1] % len(x.axes)
     tape.freeze(x.axes[dim], "it is cut into windows")
     axes = [Fixed(out.shape[i]) if i == dim else a for i, a in enumerate(x.axes)] + [Fixed(out.shape[-1])]
-    tape.record("map", name, [x], [tape.set(out, axes)], fn="linear", dmaps=[{i: i for i in range(len(x.axes))}])
+    tape.record(Map, name, [x], [tape.set(out, axes)], fn="linear", dmaps=[{i: i for i in range(len(x.axes))}])

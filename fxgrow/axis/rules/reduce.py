@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fxgrow.axis.algebra import Fixed, is_fixed
 from fxgrow.axis.registry import rule
+from fxgrow.axis.values import Map, Reduce
 
 FOURIER = ("_fft_r2c", "_fft_c2c", "_fft_c2r")
 MIXED = dict.fromkeys(("cumsum", "flip", "roll", "tril", "triu", *FOURIER), "linear")
@@ -52,7 +53,7 @@ def reduce(tape, name, args, kwargs, out):
     kept = [i for i in range(len(x.axes)) if keep or i not in dims]
     axes = [Fixed(1) if i in dims else x.axes[i] for i in kept]
     values = [tape.set(o, axes) for o in outs]
-    tape.record("reduce", name, [x], values, how=how, fn="linear" if name in ("sum", "mean") else "any",
+    tape.record(Reduce, name, [x], values, how=how, fn="linear" if name in ("sum", "mean") else "any",
                 dmaps=[{i: j for j, i in enumerate(kept) if i not in dims}],
                 reduced=[(0, i, x.axes[i]) for i in dims])
     growable = [x.axes[i] for i in dims if not is_fixed(x.axes[i])]
@@ -78,4 +79,4 @@ def mixes_one_dimension(tape, name, args, kwargs, out):
         if not isinstance(o, Tensor):
             continue
         value = tape.set(o, [Fixed(o.shape[i]) if i in dims else a for i, a in enumerate(x.axes)])
-        tape.record("map", name, [x], [value], fn=MIXED.get(name, "any"), dmaps=[{i: i for i in range(o.ndim)}])
+        tape.record(Map, name, [x], [value], fn=MIXED.get(name, "any"), dmaps=[{i: i for i in range(o.ndim)}])

@@ -8,11 +8,11 @@ from fxgrow.aten import CREATED, bound
 from fxgrow.axis.algebra import Atom, Fixed, concat, is_fixed, product, resolve
 from fxgrow.axis.registry import rule
 from fxgrow.axis.tape import Tape
-from fxgrow.axis.values import Value
+from fxgrow.axis.values import Map, Value
 
 
 def move(tape: Tape, name: str, ins: list[Value], out: Tensor, axes, dmaps, **more) -> None:
-    tape.record("map", name, ins, [tape.set(out, axes)], fn="linear", dmaps=dmaps, **more)
+    tape.record(Map, name, ins, [tape.set(out, axes)], fn="linear", dmaps=dmaps, **more)
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten")
@@ -86,7 +86,7 @@ def cat(tape, name, args, kwargs, out):
                 tape.unify(ins[0].axes[i], v.axes[i], "concatenation")
     axes = [concat(v.axes[dim] for v in ins) if i == dim else a for i, a in enumerate(ins[0].axes)]
     same = {i: i for i in range(out.ndim)}
-    move(tape, name, ins, out, axes, [same] * len(ins), extra={"cat": dim})
+    move(tape, name, ins, out, axes, [same] * len(ins), joined=True)
 
 
 @rule("stack")
@@ -97,7 +97,7 @@ def stack(tape, name, args, kwargs, out):
         for a, b in zip(ins[0].axes, v.axes):
             tape.unify(a, b, "stack")
     axes = [*ins[0].axes[:dim], Fixed(len(ins)), *ins[0].axes[dim:]]
-    move(tape, name, ins, out, axes, [{i: i + (i >= dim) for i in range(len(ins[0].axes))}] * len(ins), extra={"cat": dim})
+    move(tape, name, ins, out, axes, [{i: i + (i >= dim) for i in range(len(ins[0].axes))}] * len(ins), joined=True)
 
 
 def _told_apart(axis, count: int) -> Atom | None:
@@ -152,10 +152,10 @@ def slice_(tape, name, args, kwargs, out):
     dim, start, _, step = given + [0, None, None, 1][len(given):]
     dim %= len(x.axes)
     size, new = x.axes[dim].size, out.shape[dim]
-    extra: dict = {}
+    taken = None
     axis, pick, same = resolve(x.axes[dim]), None, {i: i for i in range(len(x.axes))}
     if new == size:  # its bounds may be literal: they grow with it
-        piece, extra = axis, {"slice": (dim, [axis], 0)}
+        piece, taken = axis, (dim, [axis], 0)
     elif is_fixed(axis) or step != 1 or new == 0:
         tape.freeze(axis, "only some of its positions are used")
         piece = Fixed(new)
@@ -167,8 +167,8 @@ def slice_(tape, name, args, kwargs, out):
         piece = pieces[at]
         atom = _told_apart(axis, len(pieces))
         pick = atom and (atom, [at])
-        extra = {"slice": (dim, pieces, at)}
-    move(tape, name, [x], out, [piece if i == dim else a for i, a in enumerate(x.axes)], [same], pick=pick, extra=extra)
+        taken = (dim, pieces, at)
+    move(tape, name, [x], out, [piece if i == dim else a for i, a in enumerate(x.axes)], [same], pick=pick, cut=taken)
 
 
 @rule("narrow")
@@ -213,7 +213,7 @@ def index_write(tape, name, args, kwargs, out):
         else:
             tape.unify(a, b, name)
     same = {i: i for i in range(out.ndim)}
-    move(tape, name, [x, source], out, x.axes, [same, same], extra={"cat": dim})
+    move(tape, name, [x, source], out, x.axes, [same, same], joined=True)
 
 
 @rule("view_as_complex", "view_as_real")
@@ -254,7 +254,7 @@ def gather(tape, name, args, kwargs, out):
             tape.unify(a, b, name)
         else:
             tape.freeze(a, "only some of its positions are used")
-    tape.record("map", name, [x, numbers], [tape.set(out, numbers.axes)], fn="any",
+    tape.record(Map, name, [x, numbers], [tape.set(out, numbers.axes)], fn="any",
                 dmaps=[{i: i for i in range(out.ndim) if i != dim}, {i: i for i in range(out.ndim)}])
 
 

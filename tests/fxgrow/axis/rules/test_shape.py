@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.axis import Atom, Fixed, Prod, Tape, Value, analyse, resolve
+from fxgrow.axis import Atom, Fixed, Map, Prod, Tape, Value, analyse, resolve
 from fxgrow.common import Refusal
 from fxgrow.contents import ByPart, certify
 from fxgrow.errors import SelectionError
@@ -78,7 +78,7 @@ def mixed(gm, tape: Tape, grown: set[Atom]) -> set[str]:
     """Nodes at or behind a sum over grown positions, whose old numbers the new contents may change."""
     found: set[str] = set()
     for node in gm.graph.nodes:
-        sums = any(op.kind != "map" and op.reduced_atoms() & grown for op in tape.by_node.get(node.name, ()))
+        sums = any(not isinstance(op, Map) and op.reduced_atoms() & grown for op in tape.by_node.get(node.name, ()))
         if sums or any(n.name in found for n in node.all_input_nodes):
             found.add(node.name)
     return found

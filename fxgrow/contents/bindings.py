@@ -1,0 +1,107 @@
+"""Bindings: which content the new positions of each parameter and value hold, as far as that is settled."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fxgrow.axis import Atom, Map, Normalise, Op, Prod, Sum, Tape, Value, atoms, resolve
+from fxgrow.common import Refusal
+from fxgrow.contents.certificate import Certificate
+from fxgrow.contents.kinds import CONST, NIL, ByPart, Content, Known, Tag, Var
+
+Flip = tuple[str, int, tuple[Atom, int] | None]  # a parameter axis, and one position of a told-apart atom in it
+
+
+class Bindings:
+    """The contents of one atom's new positions; `out` is the certificate that they become.
+
+    Args:
+        base: the content that parameters produce, `flips` aside, whose parameters produce its complement.
+        exact: refuse what would change the function; otherwise only fill the tensors.
+    """
+
+    def __init__(self, tape: Tape, atom: Atom, base: Content, flips: Iterable[Flip] = (), exact: bool = True):
+        self.tape, self.atom, self.base, self.exact = tape, atom, base, exact
+        self.flips = set(flips)
+        self.tags: dict[tuple[Value, int], Tag] = {}
+        self.out = Certificate(atom, base)
+        self.powers: dict[Value, float] = {}  # the value is k ** power times the old one, k copies a position
+
+    def dims(self, value: Value) -> Sequence[int]:
+        """Return the dimensions of a value that hold the class."""
+        return value.places.get(self.atom, ())
+
+    def tag(self, value: Value, dim: int) -> Tag:
+        """Return the content of a dimension, or the parameter whose content it is."""
+        if value.source is not None:
+            return self.out.contents.get((value.source, dim), Var(value.source, dim))
+        tag = self.tags.get((value, dim))
+        if tag is None and value.constant:
+            return NIL if value.constant == "zeros" else CONST
+        if tag is None:
+            raise Refusal("its content is not known here")
+        return self.out.contents.get((tag.source, tag.dim), tag) if isinstance(tag, Var) else tag
+
+    def produced(self, var: Var) -> Known:
+        """Return what a parameter produces: the base, or its complement where a product of two values asks for it."""
+        parts = [part for source, dim, part in self.flips if (source, dim) == (var.source, var.dim)]
+        if not parts:
+            return self.base
+        if parts[0] is None or None in parts:
+            return self.base.complement
+        atom = parts[0][0]
+        turned = {part[1] for part in parts if part is not None and part[0] is atom}
+        return ByPart(atom, tuple(self.base.complement if i in turned else self.base for i in range(atom.size)))
+
+    def bind(self, var: Var, content: Known) -> Known:
+        """Settle the content of a parameter; a constant one is what it produces."""
+        if content == CONST:
+            content = self.produced(var)
+        if isinstance(content, ByPart) and content.atom not in atoms(self.tape.params[var.source].axes[var.dim]):
+            raise Refusal(f"{var.source} would need several contents at once")
+        if self.out.contents.get((var.source, var.dim), content) != content:
+            raise Refusal(f"{var.source} would have to be its own complement")
+        self.out.contents[var.source, var.dim] = content
+        return content
+
+    def bind_all(self, value: Value, content: Content) -> None:
+        """Settle the content of every dimension of a parameter that holds the class."""
+        for dim in self.dims(value):
+            tag = self.tag(value, dim)
+            if isinstance(tag, Var):
+                self.bind(tag, content)
+            elif tag != content:
+                raise Refusal(f"{value.source or 'a parameter'} is shared and would need two contents")
+
+    def give(self, op: Op, dim: int, tag: Tag) -> None:
+        """Say what an op's results hold; one that picks a part of a told-apart atom has that part's content."""
+        tags = [tag] * len(op.outs)
+        if isinstance(tag, ByPart) and isinstance(op, Map) and op.pick and op.pick[0] is tag.atom:
+            tags = [tag.contents[k] for k in op.pick[1]]
+        for out, each in zip(op.outs, tags):
+            if isinstance(each, ByPart) and not any(each.atom in atoms(a) for a in out.axes):
+                raise Refusal(f"contents of several kinds meet in {op.node}")
+            self.tags[out, dim] = each
+
+    def sources(self, op: Op, out_dim: int) -> list[tuple[int, int]]:
+        """Return the (input, dimension) pairs of this class that arrive at an output dimension."""
+        gone = set() if isinstance(op, Normalise) else {(i, d) for i, d, e in op.reduced if self.atom in atoms(e)}
+        found = []
+        for i, value in enumerate(op.ins):
+            dmap = op.dmaps[i]
+            for d in self.dims(value):
+                if (i, d) not in gone and (dmap is None or dmap.get(d) == out_dim):
+                    found.append((i, d))
+        return found
+
+    def is_alone(self, axis) -> bool:
+        """Return whether an axis is this class and nothing else."""
+        return resolve(axis) is self.atom
+
+    def is_covered(self, axis) -> bool:
+        """Return whether duplicating the atom duplicates every position of the axis."""
+        axis = resolve(axis)
+        if isinstance(axis, Prod):
+            return any(map(self.is_covered, axis.parts))
+        if isinstance(axis, Sum):
+            return all(map(self.is_covered, axis.parts))
+        return axis is self.atom

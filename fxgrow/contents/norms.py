@@ -1,0 +1,79 @@
+"""Proofs for norms over a class: copies keep the statistics, averages and zeros change them by a known factor."""
+from fxgrow.axis import Normalise, Value, atoms
+from fxgrow.common import Refusal
+from fxgrow.contents.bindings import Bindings
+from fxgrow.contents.certificate import Norm
+from fxgrow.contents.kinds import AVERAGE, COPY, FREE, ZERO, ByPart, Content, Tag, Var
+
+
+def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Content:
+    """Return the content behind a norm over the class, and settle those of its weight and bias.
+
+    Raises:
+        Refusal: the statistics would change in a way that no weight makes up for.
+    """
+    x, *affine = op.ins
+    tag = _content_in_front(held, op, x, dim)
+    if op.how == "unit" and tag == ZERO:
+        return ZERO
+    if tag == COPY and held.is_covered(axis):
+        return _of_copies(held, op, affine)
+    if not held.exact:
+        for parameter in affine:
+            held.bind_all(parameter, FREE)
+        return FREE
+    if tag != (AVERAGE if op.how == "layer" else ZERO):
+        raise Refusal(f"{op.node} normalises over it")
+    return _rescaled(held, op, axis, affine)
+
+
+def refuse_division_by_zero(held: Bindings, op: Normalise) -> None:
+    """Refuse new positions of zeros that a weight norm takes the norm of, each by itself."""
+    if op.name != "weight norm":
+        return
+    for dim in held.dims(op.ins[0]):
+        tag = held.tag(op.ins[0], dim)
+        if tag == ZERO or isinstance(tag, ByPart) and ZERO in tag.contents:
+            raise Refusal(f"{op.node} divides by the norm of each position, and new ones would be zero")
+
+
+def _content_in_front(held: Bindings, op: Normalise, x: Value, dim: int) -> Tag:
+    tag = held.tag(x, dim)
+    if isinstance(tag, Var) and op.name == "weight norm" and held.exact:
+        return held.bind(tag, ZERO)
+    if isinstance(tag, Var):
+        raise Refusal(f"{op.node} normalises a parameter over it")
+    return tag
+
+
+def _of_copies(held: Bindings, op: Normalise, affine: list[Value]) -> Content:
+    """Prove that copies of every position, equally many of each, keep mean and variance."""
+    held.out.uniform = op.node
+    for parameter in affine:
+        held.bind_all(parameter, COPY)
+    if op.how == "unit":  # the length grows by the root of how many copies there are
+        held.powers.update(dict.fromkeys(op.outs, -0.5))
+    return COPY
+
+
+def _rescaled(held: Bindings, op: Normalise, axis, affine: list[Value]) -> Content:
+    """Prove that weight * sqrt(n/m) and eps * n/m undo what averages (zeros) do to the statistics of n positions."""
+    held_here = [a for _, _, a in op.reduced if held.atom in atoms(a)]
+    larger = [a for _, _, a in op.reduced if a.size > 1]
+    if not held.is_alone(axis) or len(held_here) > 1 or len(larger) != 1:
+        raise Refusal(f"{op.node} normalises over it together with other axes")
+    if not affine:
+        raise Refusal(f"{op.node} normalises over it and has no weight to rescale")
+    weight, *biases = affine
+    if weight.source is None:
+        raise Refusal(f"the weight of {op.node} is computed")
+    if not held.dims(weight):
+        raise Refusal(f"the weight of {op.node} has other positions, and cannot rescale these")
+    for other in held.tape.ops_of[held.atom]:
+        if weight in other.ins and not (isinstance(other, Normalise) and held.atom in other.reduced_atoms()):
+            raise Refusal(f"the weight of {op.node} is used elsewhere too, and cannot be rescaled")
+    held.bind_all(weight, FREE)
+    for bias in biases:
+        held.bind_all(bias, ZERO)
+    held.out.norms.append(Norm(op, weight.source))
+    return ZERO
