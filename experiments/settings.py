@@ -1,5 +1,6 @@
 """Settings: TOML files read into dataclasses, with errors that name the key and the nearest one."""
 import dataclasses
+import importlib
 import math
 import sys
 import types
@@ -42,19 +43,25 @@ class Settings:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
 
+def optional(module: str, complaint: str, extra: str = "train", error_class: type[FxgrowError] = TrainError) -> Any:
+    """Import a module of an optional package.
+
+    Raises:
+        FxgrowError: it is not installed; `complaint` says what needs it, `extra` what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise error_class(f"{complaint} ({error}): pip install 'fxgrow[{extra}]'") from error
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Read the settings in a TOML file.
 
     Raises:
         TrainError: there is no such file, or it is not TOML.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError as error:
-            raise TrainError("TOML files need the package tomli here: pip install 'fxgrow[train]'") from error
+    tomllib = optional("tomllib" if sys.version_info >= (3, 11) else "tomli", "TOML files need the package tomli here")
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

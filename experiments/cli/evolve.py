@@ -10,6 +10,7 @@ import click
 from fxgrow.cli import EXAMPLE, console, print_json, print_table
 from fxgrow.common import quantity
 from fxgrow.experiments.settings import TrainError, read_toml
+from fxgrow.experiments.train import summary_writer
 
 if TYPE_CHECKING:
     from fxgrow.experiments.evolve import Scored, Search, SearchResult
@@ -138,11 +139,7 @@ class Scalars:
         """Write the numbers of a training."""
         at = len(search.scored)
         if self.writer is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise TrainError(f"TensorBoard's files cannot be written ({error}): pip install 'fxgrow[plots]'") from error
-            self.writer = SummaryWriter(str(search.store.folder / "tensorboard"), purge_step=at + (s is None))
+            self.writer = summary_writer(search.store.folder, at + 1 if s is None else at)
         if s is not None:
             values = {"accuracy": s.accuracy, "best": max(x.accuracy for x in search.scored), "flops": s.member.flops,
                       "parameters": s.member.parameters, "spent": search.spent, "round": s.round}

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from fxgrow.cli import EXAMPLE, check_writable, console, json_option, print_json
+from fxgrow.cli import EXAMPLE, check_writable, console, echo_written, json_option, print_json
 
 
 @click.command("evolve-report", epilog=EXAMPLE + "fxgrow evolve-report runs/small -o search.html")
@@ -33,13 +33,13 @@ def evolve_report(run: str, output: str, title: str, changes: str, thorough: boo
         task = bar.add_task("comparing networks", total=None)
         data = report(run, output, title=title, changes=changes, thorough=thorough,  # type: ignore[arg-type]
                       progress=lambda done, all: bar.update(task, completed=done, total=all))
-    size = Path(output).stat().st_size
     if as_json:
-        print_json({"file": output, "bytes": size, "state": data["state"], **data["facts"], "damaged": data["damaged"]})
+        print_json({"file": output, "bytes": Path(output).stat().st_size, "state": data["state"], **data["facts"],
+                    "damaged": data["damaged"]})
         return
     click.echo(f"search      {data['state']}")
     for name, value in data["facts"].items():
         click.echo(f"{name:<11} {value}")
     for d in data["damaged"]:
         click.echo(f"warning: the network #{d['number']} of round {d['round']} is damaged: {d['reason']}", err=True)
-    click.echo(f"written     {output} ({size:,} bytes)")
+    echo_written(output)

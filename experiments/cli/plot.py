@@ -1,8 +1,6 @@
 """`fxgrow plot`: curves of runs, from their folders and TensorBoard's files."""
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +8,7 @@ import click
 
 from fxgrow.cli import EXAMPLE, check_writable, echo_written, json_option, print_json, print_table, status
 from fxgrow.common import atomic_write, quantity
+from fxgrow.experiments.train import csv_text
 
 if TYPE_CHECKING:
     from fxgrow.experiments.plots import Curve, StoredRun
@@ -103,12 +102,8 @@ def _usual_x(groups: Groups) -> str:
 
 
 def _bars_csv(groups: Groups, last: Mapping[str, Sequence[float]], y: str) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("label", "run", y))
-    writer.writerows((label, run.name, value) for label, members in groups.items()
-                     for run, value in zip(members, last[label]))
-    return text.getvalue()
+    return csv_text(("label", "run", y), ((label, run.name, value) for label, members in groups.items()
+                                          for run, value in zip(members, last[label])))
 
 
 def _print(drawn: Sequence[Curve], x: str, y: str, files: Sequence[str]) -> None:

@@ -1,7 +1,6 @@
 """The names of data sets, and how a train, a validation and a test part are made of one."""
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.utils.data import Dataset
 from fxgrow.common import nearest
 from fxgrow.errors import FxgrowError
 from fxgrow.experiments.data.split import stratified_split, stratified_subset
+from fxgrow.experiments.settings import optional
 
 TEST = 0.2  # share of the test part where a data set has none
 _READERS: dict[str, Callable[[Request], Source]] = {}
@@ -26,10 +26,7 @@ class DataError(FxgrowError):
 
 @dataclass(frozen=True)
 class Request:
-    """A data set that a reader is asked for: `name:path`, with its files in the folder `root`.
-
-    download: it may fetch them. size: the side of images that are read from folders.
-    """
+    """A data set to read, `name:path`, with files in `root` (fetched if `download`); size: the side of images in pixels."""
     name: str
     path: str
     root: Path | None
@@ -104,6 +101,10 @@ class Data:
     def classes(self) -> int:
         """Return how many classes there are."""
         return len(self.class_names)
+
+    def first(self, count: int) -> Tensor:
+        """Return the first samples of the train part as a batch, fewer than `count` if it has no more."""
+        return torch.stack([self.train[i][0] for i in range(min(count, len(self.train)))])
 
 
 def register(name: str, *, path: bool = False):
@@ -194,10 +195,7 @@ def library(module: str, package: str, name: str) -> Any:
     Raises:
         DataError: it is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DataError(f"{name} needs {package} ({error}): pip install 'fxgrow[train]'") from error
+    return optional(module, f"{name} needs {package}", "train", DataError)
 
 
 def root_of(request: Request, *, can_fetch: bool) -> Path:

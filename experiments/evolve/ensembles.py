@@ -79,10 +79,7 @@ def greedy_weights(logits: Tensor, labels: Tensor, picks: int = 25) -> Tensor:
 
 
 class Stack(nn.Module):
-    """A small network over the members' log-probabilities (Wolpert, 1992, "Stacked generalization").
-
-    It starts as their average: the log of the mean probability, plus what it has learned.
-    """
+    """A correction to the log of the members' mean probability, at first zero (Wolpert, 1992, "Stacked generalization")."""
 
     def __init__(self, members: int, classes: int, hidden: int = HIDDEN):
         super().__init__()
@@ -100,10 +97,7 @@ class Stack(nn.Module):
 
 
 def fit_stack(logits: Tensor, labels: Tensor, seed: int, steps: int = STEPS) -> tuple[Stack, int]:
-    """Return a stack, and for how many steps it was trained (0: it is the average).
-
-    These are as many as, in cross-validation on the same samples, give the lowest loss.
-    """
+    """Return a stack and its number of steps (0: it is the average), that of the lowest loss in cross-validation."""
     curves = torch.zeros(steps // EVERY + 1, dtype=torch.float64)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     for fold in range(min(FOLDS, len(labels)) if len(labels) > 1 else 0):

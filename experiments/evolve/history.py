@@ -14,10 +14,7 @@ from fxgrow.experiments.evolve.store import opened
 
 @dataclass(frozen=True)
 class Stage:
-    """The population after a round or, where there are no rounds, after a training.
-
-    spent: FLOPs until then. final: the best network alone, trained on.
-    """
+    """The population after a round (or training), FLOPs spent until then; `final`: the best network alone, trained on."""
     label: str
     population: list[Scored]
     spent: int

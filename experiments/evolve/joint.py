@@ -25,10 +25,7 @@ class Shared:
 
 
 def family(networks: Mapping[int, tuple[int | None, GraphModule]]) -> dict[int, Shared]:
-    """Tie networks to their parents, so that each number that several have is one number, a parent's.
-
-    A parent comes before its children, and each child's record says how it grew from its parent.
-    """
+    """Tie networks to their parents, which come before them, so that each number that several have is the parent's."""
     tied: dict[int, Shared] = {}
     for number, (parent, model) in networks.items():
         record = record_in(model)

@@ -35,10 +35,7 @@ SHARED = {"r2r", "netmorph"}  # methods under which a child's old numbers can be
 
 @dataclass
 class Parent:
-    """A network to mutate, with facts about it that are computed once for all its children.
-
-    led_to: for each kind of step that was tried, and its place, the resulting structure; "" where there was none.
-    """
+    """A network to mutate, and the structure ("": none) that each kind of step led to at each place so far."""
     number: int
     model: GraphModule
     inputs: Tensor
@@ -63,7 +60,7 @@ class Parent:
         """Return the names to draw from (see `PLACES`)."""
         if kind not in self._places:
             with self.cache.active():
-                self._places[kind] = PLACES[kind](self.model, self.inputs)
+                self._places[kind] = PLACES[kind](self.model)
         return self._places[kind]
 
     def untried(self, kind: str, places: Sequence[str], known: Collection[str]) -> list[str]:
@@ -76,28 +73,27 @@ class Parent:
         return {}
 
 
-def _classes(gm: GraphModule, inputs: Tensor) -> list[str]:
+def _classes(gm: GraphModule) -> list[str]:
     return [c.name for c in growable(analyse(gm)) if c.producers]
 
 
-def _modules(gm: GraphModule, inputs: Tensor) -> list[str]:
+def _modules(gm: GraphModule) -> list[str]:
     return [name for name, _ in gm.named_modules() if name]
 
 
-def _blocks(gm: GraphModule, inputs: Tensor) -> list[str]:
+def _blocks(gm: GraphModule) -> list[str]:
     layers = calls(gm)
-    return [n for n in _modules(gm, inputs) if any(below(c.name, n) or inside(c.node, n) for c in layers)]
+    return [n for n in _modules(gm) if any(below(c.name, n) or inside(c.node, n) for c in layers)]
 
 
-def _convolutions(gm: GraphModule, inputs: Tensor) -> list[str]:
+def _convolutions(gm: GraphModule) -> list[str]:
     kinds = tuple(v for (rank, _), v in LAYERS.items() if rank)
     called = dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
     return [name for name in called if isinstance(gm.get_submodule(name), kinds)]
 
 
 # Axis classes; all modules; those that are or hold a convolution or linear layer; convolutions.
-PLACES: dict[str, Callable[[GraphModule, Tensor], list[str]]] = {
-    "classes": _classes, "modules": _modules, "blocks": _blocks, "convolutions": _convolutions}
+PLACES = {"classes": _classes, "modules": _modules, "blocks": _blocks, "convolutions": _convolutions}
 USUAL = {"widen": "classes", "deepen": "blocks", "kernel": "convolutions", "branch": "convolutions"}
 
 

@@ -18,7 +18,7 @@ from fxgrow.errors import ArchiveError
 from fxgrow.experiments.evolve.member import Scored
 from fxgrow.experiments.evolve.mutation import Child
 from fxgrow.experiments.evolve.structure import subtree_hashes
-from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.settings import optional
 from fxgrow.graph import FAMILIES, calls, family
 
 ENOUGH = 8      # evaluated children, from which on there is something to learn
@@ -30,9 +30,8 @@ Features = np.ndarray
 
 
 def graph_features(gm: GraphModule) -> Features:
-    """Return what a captured network looks like, its numbers aside.
+    """Count operations of each family, depth, widths by stage, and subtrees of Weisfeiler and Lehman up to height 2.
 
-    That is: operations of each family, depth, widths by stage, and subtrees of Weisfeiler and Lehman up to height 2.
     Shape [len(FAMILIES) + 2 + 1 + STAGES + SUBTREES].
     """
     nodes, layers = list(gm.graph.nodes), calls(gm)
@@ -68,10 +67,7 @@ def features(graph: Features, step: Mapping[str, Any], size: tuple[int, int], be
 
 
 def trained_children(scored: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
-    """Return each child as it was first evaluated, and its parent as it was when the child was made of it.
-
-    Those that failed are left out. The order is that of rounds and numbers, whatever the order in which they ended.
-    """
+    """Return each child that did not fail as first evaluated, and its parent as it was then, by round and number."""
     pairs = []
     for s in sorted(scored, key=lambda s: (s.round, s.number)):
         if s.archive and s.member.parent is not None and s.round == s.member.round:
@@ -155,14 +151,12 @@ def expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> np.nd
 
 
 def _regressor(kind: str, seed: int):
-    try:
-        from sklearn.ensemble import RandomForestRegressor
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise TrainError(f"a predictor needs scikit-learn ({error}): pip install 'fxgrow[evolve]'") from error
+    optional("sklearn", "a predictor needs scikit-learn", "evolve")
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
     if kind == "forest":
         return RandomForestRegressor(100, min_samples_leaf=2, max_features=1 / 3, random_state=seed)
     kernel = ConstantKernel() * RBF(10.0) + WhiteKernel(0.5)

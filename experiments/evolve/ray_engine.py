@@ -21,7 +21,7 @@ import fxgrow
 from fxgrow.common import one_line
 from fxgrow.errors import FxgrowError
 from fxgrow.experiments.evolve.worker import Task, TaskResult, run, threads
-from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.settings import TrainError, optional
 
 RETRIES = 4  # of one task
 IDLE = 8     # networks that no task needs at present and that stay in the object store
@@ -59,11 +59,7 @@ class Ray:
     work: Any  # what is run on a worker
 
     def __init__(self, workers: int | None = None, address: str | None = None, *, cpus: int = 1, gpus: float | None = None):
-        try:
-            import ray
-        except ImportError as error:
-            raise TrainError(f"engine ray needs the package ray ({error}): pip install 'fxgrow[ray]'") from error
-        self.ray: Any = ray
+        self.ray = ray = optional("ray", "engine ray needs the package ray", "ray")
         self.most, self.cpus, self.gpus, self.count = workers, cpus, gpus or 0, 0
         self.running: dict[Any, Job] = {}
         self.networks: OrderedDict[str, Any] = OrderedDict()  # hash -> reference

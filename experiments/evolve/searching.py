@@ -7,13 +7,12 @@ the store is taken from there. What lives here: the order of things. What does n
 import math
 import random
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -50,10 +49,7 @@ PROBE = 2  # samples that a child is compared with its parent on
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The networks that a search has found.
-
-    best: the network it is for. population: those of the last round. evaluations: all, in order.
-    """
+    """The best network of a search, the population of its last round, and all evaluations in order."""
     best: Scored
     population: list[Scored]
     evaluations: list[Scored]
@@ -116,7 +112,7 @@ class Search:
     @cached_property
     def inputs(self) -> Tensor:
         """Return a small batch, on which children are compared with their parents."""
-        return torch.stack([self.data.train[i][0] for i in range(min(PROBE, len(self.data.train)))])
+        return self.data.first(PROBE)
 
     @property
     def spent(self) -> int:
@@ -147,6 +143,7 @@ class Search:
     def _base(self) -> list[Scored]:
         """Train the base network alone."""
         model = base_network(self.config, self.data, self.inputs)
+        self.untrained = to_bytes(model)
         if 0 not in self.members:
             timed = latency(model, self.inputs) if self.config.latency is not None else None
             first = Member(0, 0, None, None, graph_hash(model), *costs(model, self.inputs), timed)
@@ -156,7 +153,7 @@ class Search:
                     raise TrainError(f"the base network has {name} {round(value, 3):,}, more than the {most:,} that a "
                                      "network may have, and its children would have still more")
             self._add([first], 0, [])
-        return self._train([0], 0, self.config.first_steps, {0: (to_bytes(model), None)})
+        return self._train([0], 0, self.config.first_steps)
 
     def _add(self, members: Sequence[Member], round: int, kept: Sequence[int], discarded: Sequence[Any] = ()) -> None:
         self.store.add_members(members, round, kept, discarded)
@@ -194,10 +191,7 @@ class Search:
         self._add(members, round, [s.number for s in kept], discarded)
 
     def _children(self, count: int, parents: Callable[[], Sequence[Scored]], rng: random.Random, round: int):
-        """Return new members (fewer where nothing more could be found), and what was discarded on the way.
-
-        A predictor that has learned enough chooses them among `candidates` times as many.
-        """
+        """Return new members, chosen by a predictor that has learned enough, and what was discarded on the way."""
         known = self._known_structures(round)
         for parent in self.parents.values():
             parent.led_to.clear()  # so that what is drawn does not depend on where the search was cut off
@@ -238,27 +232,22 @@ class Search:
 
     # -- training -------------------------------------------------------------------------------------------------------
 
-    def _train(self, numbers: Iterable[int], round: int, steps: int,
-               networks: dict[int, tuple[Any, dict[str, Any] | None]] | None = None) -> list[Scored]:
+    def _train(self, numbers: Sequence[int], round: int, steps: int) -> list[Scored]:
         """Train each of these networks alone, but those that the store holds already; each is kept once it is done."""
-        numbers = list(numbers)
-        waiting = {self.engine.submit(self._task(number, round, steps, (networks or {}).get(number)))
-                   for number in numbers if self._at(number, round) is None}
+        waiting = {self.engine.submit(self._task(n, round, steps)) for n in numbers if self._at(n, round) is None}
         while waiting:
             token, result = self.engine.wait()
             waiting.remove(token)
             self._keep(result)
         return [s for n in numbers if (s := self._at(n, round)) is not None]
 
-    def _task(self, number: int, round: int, steps: int, network: tuple[Any, dict[str, Any] | None] | None = None) -> Task:
-        if network is None:
-            own = self._last(number, round)
-            origin = own if own is not None else self._last(self.members[number].parent, round)
-            assert origin is not None
-            network = self.store.get(origin.archive), None if own is not None else self.members[number].step
-        content, step = network
+    def _task(self, number: int, round: int, steps: int) -> Task:
+        """Return the training of a member as it was last, or else of its parent after the member's step."""
+        own, step = self._last(number, round), self.members[number].step
+        origin = own or self._last(self.members[number].parent, round)
+        network = self.untrained if origin is None else self.store.get(origin.archive)
         seed = mixed(self.config.seed, round, number) % 2 ** 31
-        return Task(number, round, content, step, steps, seed, self.config.to_json())
+        return Task(number, round, network, None if own else step, steps, seed, self.config.to_json())
 
     def _keep(self, result: TaskResult) -> None:
         """Write the network first, then the row that counts."""

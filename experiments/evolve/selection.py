@@ -3,7 +3,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from fxgrow.experiments.evolve.member import Scored
-from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.settings import optional
 
 Selection = Callable[[Sequence[Scored], int, random.Random], list[Scored]]
 
@@ -29,10 +29,7 @@ def tournament(scored: Sequence[Scored], sample: int, rng: random.Random) -> Sco
 
 
 def nsga2(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
-    """Keep non-dominated fronts of accuracy against FLOPs and parameters, of the last one the loneliest.
-
-    Deb et al., 2002, with the objectives of LEMONADE (Elsken et al., 2019, arXiv:1804.09081).
-    """
+    """Keep fronts of accuracy, FLOPs and parameters (Deb et al., 2002; LEMONADE, Elsken et al., 2019, arXiv:1804.09081)."""
     tools, points = _points(scored)
     return [p.scored for p in tools.selNSGA2(points, min(keep, len(points)))]
 
@@ -46,10 +43,8 @@ def front(scored: Sequence[Scored]) -> list[Scored]:
 
 def _points(scored: Sequence[Scored]):
     """Return DEAP's tools, and the members as they take them: error, FLOPs and parameters are to be small."""
-    try:
-        from deap import base, tools
-    except ImportError as error:
-        raise TrainError(f"Pareto fronts need the package deap ({error}): pip install 'fxgrow[evolve]'") from error
+    optional("deap", "Pareto fronts need the package deap", "evolve")
+    from deap import base, tools
 
     class Fitness(base.Fitness):
         weights = (-1.0, -1.0, -1.0)
@@ -62,10 +57,7 @@ def _points(scored: Sequence[Scored]):
 
 
 def diverse(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
-    """Keep, one after another, the network with the most right answers: co-evolution with the validation samples.
-
-    A sample that n of the chosen solve counts (n + 1)^-2.
-    """
+    """Keep the network with the most right answers, one after another; what n of them solve counts (n + 1)^-2."""
     solved = [0] * max((len(s.correct) for s in scored), default=0)
     chosen: list[Scored] = []
     left = sorted(scored, key=lambda s: s.number)

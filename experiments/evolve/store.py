@@ -296,10 +296,7 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _apply(model: GraphModule, parent: GraphModule) -> GraphModule:
-    """Return the network with the bits of each tensor exclusive-or those from its parent; done twice it is as it was.
-
-    `model` is a child whose record says how it grew from `parent`, or a later state of `parent` itself.
-    """
+    """Return a network, a child of `parent` or a later state of it, exclusive-or the parent's bits; twice, it is itself."""
     theirs, ours = tensors_of(parent), tensors_of(model)
     if {n: t.shape for n, t in theirs.items()} != {n: t.shape for n, t in ours.items()}:
         theirs = (record_in(model) or GrowthRecord()).migrate_tensors(theirs)

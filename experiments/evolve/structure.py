@@ -8,15 +8,12 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.settings import optional
 from fxgrow.graph import title
 
 
 def graph_hash(gm: GraphModule) -> str:
-    """Return a hash that is the same for networks that differ in names and numbers alone.
-
-    It covers operations with their settings, and the shapes of their parameters.
-    """
+    """Return a hash of operations with their settings and of the shapes of parameters, but of no names and numbers."""
     modules = dict(gm.named_modules(remove_duplicate=False))
     return _hashed("weisfeiler_lehman_graph_hash", gm, lambda node: _layer_or_call(gm, modules, node), iterations=4,
                    edge_attr="label")
@@ -31,11 +28,7 @@ def subtree_hashes(gm: GraphModule) -> list[str]:
 
 def _hashed(algorithm: str, gm: GraphModule, label: Callable[[Node], str], *, backwards: bool = False, **options: Any):
     """Run an algorithm of networkx on the network, whose edges go with the data or backwards."""
-    try:
-        import networkx
-    except ImportError as error:
-        raise TrainError(f"structures are compared by the package networkx ({error}): pip install 'fxgrow[evolve]'") \
-            from error
+    networkx = optional("networkx", "structures are compared by the package networkx", "evolve")
     graph = networkx.DiGraph()
     for node in gm.graph.nodes:
         graph.add_node(node.name, label=label(node))

@@ -52,17 +52,13 @@ class TaskResult:
 
 
 def run(task: Task) -> TaskResult:
-    """Mutate the network if there is a step, train it, and evaluate it.
-
-    The same task gives the same result, its seconds aside.
-    """
+    """Mutate the network if there is a step, train and evaluate it; the same task gives the same result, seconds aside."""
     began = time.monotonic()
     config = SearchConfig.of(task.config)
     data = data_of(config.data, config.root, config.limit, config.seed)
     model = from_bytes(task.network)
     if task.step is not None:
-        inputs = torch.stack([data.train[i][0] for i in range(min(2, len(data.train)))])
-        model = grow(model, inputs, task.step).model  # type: ignore[assignment]
+        model = grow(model, data.first(2), task.step).model  # type: ignore[assignment]
     trainer = Trainer(model, data, config.trainer(task.steps, task.seed))
     try:
         trainer.fit()

@@ -15,11 +15,7 @@ Points = list[tuple[float, float, float]]  # FLOPs of a step, seconds that it ta
 
 @dataclass
 class ArmCost:
-    """The cost of one arm for each seed.
-
-    flops: of its own training, evaluations aside. seconds: estimated, if there is something to do. todo: seeds that have
-    not been run.
-    """
+    """The cost of one arm for each seed: FLOPs of its own training, estimated seconds, and the seeds that are to be run."""
     arm: Arm
     flops: int
     seconds: float

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch.fx import GraphModule
 
 from fxgrow.experiments.evolve import Limits, Parent, default_mutations, graph_hash, grow, mutate, passes
@@ -92,9 +91,8 @@ def draw(setup: Neighbours) -> list[tuple[str, str]]:
         ExperimentError: there are not so many.
     """
     alone = replace(setup, count=0)
-    data = setup.load(0)
     base = untrained(alone, f"{GROWN}/start", 0)
-    parent = Parent(0, base, torch.stack([data.train[i][0] for i in range(min(2, len(data.train)))]))
+    parent = Parent(0, base, setup.load(0).first(2))
     rng, known = random.Random("neighbours"), {graph_hash(base)}
     found: list[tuple[str, str]] = []
     for _ in range(3 * setup.count):

@@ -62,11 +62,8 @@ def _last_train_loss(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def reaching(runs: Sequence[Mapping[str, Any]], level: float) -> dict[str, float] | None:
-    """Return the step, and the FLOPs with the teacher's, at which the mean validation accuracy first is `level`.
-
-    Of two evaluations at one step, before and behind a growth, the second counts.
-    """
-    for rows in zip(*({row["step"]: row for row in run["rows"]}.values() for run in runs)):
+    """Return the step, and the FLOPs with the teacher's, at which the mean validation accuracy first is `level`."""
+    for rows in zip(*({row["step"]: row for row in run["rows"]}.values() for run in runs)):  # behind growths at one step
         if statistics.fmean(row["val_accuracy"] for row in rows) >= level:
             return {"step": statistics.fmean(row["step"] for row in rows),
                     "flops": statistics.fmean(row["flops"] + run["teacher_flops"] for row, run in zip(rows, runs))}

@@ -168,20 +168,16 @@ def untrained(setup: Setup, key: str, seed: int) -> GraphModule:
     name, options = model_options(setup.preset.networks[arm.network], data)
     torch.manual_seed(seed)
     model = create_model(name, **options)
-    gm = capture_classifier(model, _probe(data), data)
+    gm = capture_classifier(model, data.first(PROBE), data)
     return redrawn(grown_through(gm, setup.growths(arm, data), data, seed), seed) if arm.fresh else gm
 
 
 def grown_through(model: GraphModule, growths: Sequence[str], data: Data, seed: int) -> GraphModule:
     """Return the network behind the growths of a schedule, as if none of its steps had been trained."""
     for i, text in enumerate(growths):
-        growth = grow_by_entry(model, _probe(data), parse_growth(text), seed_for(seed, i))
+        growth = grow_by_entry(model, data.first(PROBE), parse_growth(text), seed_for(seed, i))
         model = growth.grown.model  # type: ignore[assignment]
     return model
-
-
-def _probe(data: Data) -> torch.Tensor:
-    return torch.stack([data.train[i][0] for i in range(min(PROBE, len(data.train)))])
 
 
 def redrawn(model: GraphModule, seed: int) -> GraphModule:

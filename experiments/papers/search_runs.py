@@ -15,23 +15,8 @@ import torch
 from torch import nn
 
 import fxgrow
+from fxgrow.experiments import evolve
 from fxgrow.experiments.data import Data
-from fxgrow.experiments.evolve import (
-    Scored,
-    SearchConfig,
-    SearchResult,
-    average,
-    best,
-    default_mutations,
-    diverse,
-    evaluate,
-    fit_stack,
-    fitted_weights,
-    last_states,
-    logits_of,
-    search,
-    weighted,
-)
 from fxgrow.experiments.papers.declaration import Arm, ExperimentError, Network, Scale
 from fxgrow.experiments.papers.running import Setup, finished, redrawn, untrained
 from fxgrow.experiments.papers.search_tables import APART, BASE, figure, table, verdicts
@@ -42,7 +27,7 @@ NETWORK, SCRATCH = "network", "best, from scratch"
 FIGURE = "evolution.png"
 POINTS = 20  # of a curve
 # The default list without the gate of a skip, which belongs to no layer: a network that has one cannot be drawn anew
-MUTATIONS = [{"pass": m.name, "weight": m.weight, "places": m.places, **m.options} for m in default_mutations()
+MUTATIONS = [{"pass": m.name, "weight": m.weight, "places": m.places, **m.options} for m in evolve.default_mutations()
              if m.name != "skip"]
 
 
@@ -126,12 +111,12 @@ class Comparison(Setup):
         data = self.load(seed)
         return step_flops(model, min(self.preset.settings["batch_size"], len(data.train)), data.input_shape)
 
-    def searching(self, arm: Arm, seed: int) -> SearchConfig:
+    def searching(self, arm: Arm, seed: int) -> evolve.SearchConfig:
         """Return the settings of the arm's search, which ends when its share of the budget is spent."""
         data, sizes = self.load(seed), self.sizes
         train = {k: v for k, v in self.preset.settings.items() if k not in ("steps", "eval_every")}
         forward = fxgrow.count_flops(untrained(self, BASE, seed), data.train[0][0][None]).forward
-        return SearchConfig(
+        return evolve.SearchConfig(
             model="zoo:" + self.preset.networks[NETWORK].on(data.input_shape)[0], data=self.data or self.preset.data,
             root=self.root, limit=self.preset.limit, seed=seed, selection=arm.name, keep=sizes.keep, children=sizes.children,
             weights=sizes.weights, first_steps=sizes.first_steps, steps=sizes.steps, rounds=10 ** 6, final_steps=0,
@@ -205,20 +190,20 @@ class Comparison(Setup):
     def _searched(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
         """Search, and spend the rest of the budget in both ways."""
         data, budget = self.load(seed), self.budget(seed)
-        found = search(self.searching(arm, seed), self.running(arm, seed))
+        found = evolve.search(self.searching(arm, seed), self.running(arm, seed))
         spent = sum(s.spent for s in found.evaluations)
         if spent > budget:
             raise ExperimentError(f"arm {arm.key}: its search has spent {spent / budget:.0%} of the budget: make rounds "
                                   "shorter")
-        chosen = best(last_states(found.evaluations), 1, random.Random())[0]
+        chosen = evolve.best(evolve.last_states(found.evaluations), 1, random.Random())[0]
         alone = self.train(found.model(chosen), arm, seed, budget - spent, 0, watchers)
-        choose = diverse if arm.name == "diverse" else best
+        choose = evolve.diverse if arm.name == "diverse" else evolve.best
         members = choose([s for s in found.population if s.archive], self.sizes.members, random.Random())
         several = [self.train(found.model(s), arm, seed, (budget - spent) / len(members), i) for i, s in enumerate(members)]
         ensemble = {**together([t.model for t in several], data, seed), "flops": spent + sum(t.flops for t in several)}
         end = _tested(alone.model, data)
         last = {"step": sum(s.steps for s in found.evaluations) + alone.step, "flops": spent + alone.flops,
-                "val_accuracy": evaluate(alone.model, data.validation)[0], "test_accuracy": end["test"]["accuracy"],
+                "val_accuracy": evolve.evaluate(alone.model, data.validation)[0], "test_accuracy": end["test"]["accuracy"],
                 "train_loss": None, "event": ""}
         return {"rows": [*curve(found, data, budget), last], **end, "flops": last["flops"], "searched": spent,
                 "rounds": max(s.round for s in found.evaluations), "networks": len({s.number for s in found.evaluations}),
@@ -231,24 +216,22 @@ class Comparison(Setup):
 
 
 def _tested(model: nn.Module, data: Data) -> dict[str, Any]:
-    accuracy, loss, _ = evaluate(model, data.test)
+    accuracy, loss, _ = evolve.evaluate(model, data.test)
     return {"test": {"loss": loss, "accuracy": accuracy}, "parameters": count_parameters(model)}
 
 
 def together(nets: Sequence[nn.Module], data: Data, seed: int) -> dict[str, Any]:
-    """Return loss and accuracy of the networks' ensembles on the test part, and the average's validation accuracy.
-
-    Weights and the stack are fitted on the validation part.
-    """
+    """Return how the networks' ensembles, fitted on the validation part, do on the test part."""
     fitting, labels = _logits(nets, data.validation)
     tested, truth = _logits(nets, data.test)
-    stack, _ = fit_stack(fitting, labels, seed)
+    stack, _ = evolve.fit_stack(fitting, labels, seed)
+    weights = evolve.fitted_weights(fitting, labels)
     with torch.no_grad():
-        logs = {"average": average(tested).log(), "weighted": weighted(tested, fitted_weights(fitting, labels)).log(),
+        logs = {"average": evolve.average(tested).log(), "weighted": evolve.weighted(tested, weights).log(),
                 "stacked": stack(tested)}
     ways: dict[str, Any] = {way: {"loss": float(nn.functional.nll_loss(p.clamp_min(-100), truth)),
                                   "accuracy": _accuracy(p, truth)} for way, p in logs.items()}
-    return {**ways, "val_accuracy": _accuracy(average(fitting), labels),
+    return {**ways, "val_accuracy": _accuracy(evolve.average(fitting), labels),
             "members": [_accuracy(logits, truth) for logits in tested], "parameters": sum(map(count_parameters, nets))}
 
 
@@ -257,16 +240,12 @@ def _accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def _logits(nets: Sequence[nn.Module], dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    pairs = [logits_of(net, dataset) for net in nets]
+    pairs = [evolve.logits_of(net, dataset) for net in nets]
     return torch.stack([logits for logits, _ in pairs]), pairs[0][1]
 
 
-def curve(found: SearchResult, data: Data, budget: int) -> list[dict[str, Any]]:
-    """Return what the search would have given after each twentieth of the budget.
-
-    That is the best, on the validation part, of all networks as the rounds that had ended by then left them. Steps are those
-    of all networks, and grow evenly during a round.
-    """
+def curve(found: evolve.SearchResult, data: Data, budget: int) -> list[dict[str, Any]]:
+    """Return the best network of the rounds that had ended after each twentieth of the budget, with all networks' steps."""
     rounds = sorted({s.round for s in found.evaluations})
     seen = [[s for s in found.evaluations if s.round <= r] for r in rounds]
     spent = [sum(s.spent for s in scored) for scored in seen]
@@ -276,9 +255,9 @@ def curve(found: SearchResult, data: Data, budget: int) -> list[dict[str, Any]]:
     for at in (budget * k / POINTS for k in range(1, POINTS)):
         ended = int(np.searchsorted(spent, at, side="right"))
         if ended:
-            one: Scored = best(last_states(seen[ended - 1]), 1, random.Random())[0]
+            one: evolve.Scored = evolve.best(evolve.last_states(seen[ended - 1]), 1, random.Random())[0]
             if one.archive not in tested:
-                tested[one.archive] = evaluate(found.model(one), data.test)[0]
+                tested[one.archive] = evolve.evaluate(found.model(one), data.test)[0]
             rows.append({"step": float(np.interp(at, spent, steps)), "flops": at, "val_accuracy": one.accuracy,
                          "test_accuracy": tested[one.archive], "train_loss": None, "event": ""})
     return rows

@@ -15,6 +15,7 @@ import numpy as np
 
 from fxgrow.common import atomic_write
 from fxgrow.experiments.plots.numbers import BANDS, Curve, PlotError, RunRows, curve, spread
+from fxgrow.experiments.settings import optional
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -170,10 +171,7 @@ def _legend(figure: Figure, lines: Sequence[Any], drawn: Sequence[Curve], band: 
 
 
 def _flags(figure: Figure, axes: Axes, drawn: Sequence[Curve], colors: Sequence[Any]) -> int:
-    """Draw a vertical line at each growth, and above the axes what grew; return how many have no room for a label.
-
-    A growth that several labels have in common is drawn once, in grey.
-    """
+    """Draw a line at each growth (grey where labels share it) and what grew; return how many have no room for words."""
     import seaborn
     marks: dict[tuple[float, str], Any] = {}
     for c, color in zip(drawn, colors):
@@ -227,11 +225,8 @@ def check_suffix(path: str | os.PathLike) -> None:
 def _check(path: str | os.PathLike | None) -> None:
     if path is not None:
         check_suffix(path)
-    try:
-        import matplotlib  # noqa: F401
-        import seaborn  # noqa: F401
-    except ImportError as error:
-        raise PlotError(f"plots cannot be drawn ({error}): pip install 'fxgrow[plots]'") from error
+    for package in ("matplotlib", "seaborn"):
+        optional(package, "plots cannot be drawn", "plots", PlotError)
 
 
 @contextlib.contextmanager

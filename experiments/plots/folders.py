@@ -12,6 +12,7 @@ from typing import Any
 
 from fxgrow.common import did_you_mean
 from fxgrow.experiments.plots.numbers import PlotError
+from fxgrow.experiments.settings import optional
 
 HISTORY, EVENTS = "history.jsonl", "events.out.tfevents.*"
 # what fxgrow's own watcher calls the columns of the history
@@ -24,10 +25,7 @@ SEED = re.compile(r"(^|[-_./ =]+)(seed|s)?[-_./ =]*\d*$")  # what is left of a s
 
 @dataclass
 class StoredRun:
-    """A run on the disk: `rows` as a History has them, or one for each step that TensorBoard knows.
-
-    settings: those that it was trained with; empty where they are not known. source: history or tensorboard.
-    """
+    """A run on the disk, from `source` history or tensorboard; its settings are empty where they are not known."""
     name: str
     folder: Path
     source: str
@@ -103,13 +101,11 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     Raises:
         PlotError: TensorBoard is not installed.
     """
-    try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-        from tensorboard.util.tensor_util import make_ndarray
-    except ImportError as error:
-        raise PlotError(f"TensorBoard's files cannot be read ({error}): pip install 'fxgrow[plots]'") from error
+    accumulator = optional("tensorboard.backend.event_processing.event_accumulator", "TensorBoard's files cannot be read",
+                           "plots", PlotError)
+    from tensorboard.util.tensor_util import make_ndarray
     kept = {"scalars": 0, "tensors": 0, "histograms": 1, "compressedHistograms": 1, "images": 1, "audio": 1}  # 0: all
-    log = EventAccumulator(str(folder), size_guidance=kept).Reload()
+    log = accumulator.EventAccumulator(str(folder), size_guidance=kept).Reload()
     tags = log.Tags()
     series = {tag: [(e.step, e.wall_time, e.value) for e in log.Scalars(tag)] for tag in tags["scalars"]}
     series |= {tag: [(e.step, e.wall_time, make_ndarray(e.tensor_proto).item()) for e in log.Tensors(tag)]

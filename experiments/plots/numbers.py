@@ -2,8 +2,6 @@
 
 What lives here: arithmetic on rows of histories. What does not: reading folders (folders.py), drawing (figures.py).
 """
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +12,16 @@ from numpy.typing import NDArray
 
 from fxgrow.common import did_you_mean
 from fxgrow.errors import FxgrowError
-from fxgrow.experiments.train import History
+from fxgrow.experiments.settings import optional
+from fxgrow.experiments.train import History, csv_text
 
 RunRows = History | Sequence[Mapping[str, Any]]
 Array = NDArray[np.float64]
 BANDS = {"sd": "± 1 standard deviation", "ci": "95 % confidence interval of the mean", "range": "lowest to highest",
          "none": ""}
+
+
+NUMBERS = ("x", "mean", "low", "high", "count")  # of a curve, [points] each
 
 
 class PlotError(FxgrowError):
@@ -48,21 +50,16 @@ class Curve:
 
     def to_json(self) -> dict[str, Any]:
         """Return the curve as plain data, None for gaps."""
-        numbers = {name: [None if math.isnan(v) else v for v in getattr(self, name).tolist()]
-                   for name in ("x", "mean", "low", "high", "count")}
+        numbers = {name: [None if math.isnan(v) else v for v in getattr(self, name).tolist()] for name in NUMBERS}
         return {"label": self.label, "runs": self.runs, **numbers,
                 "growths": [{"x": x, "what": what} for x, what in self.growths]}
 
 
 def to_csv(curves: Sequence[Curve]) -> str:
     """Return a line for each point of each curve."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("label", "x", "mean", "low", "high", "count"))
-    for c in curves:
-        for numbers in zip(*(getattr(c, name).tolist() for name in ("x", "mean", "low", "high", "count"))):
-            writer.writerow((c.label, *("" if math.isnan(v) else v for v in numbers)))
-    return text.getvalue()
+    return csv_text(("label", *NUMBERS), (
+        (c.label, *("" if math.isnan(v) else v for v in numbers))
+        for c in curves for numbers in zip(*(getattr(c, name).tolist() for name in NUMBERS))))
 
 
 def curve(label: str, runs: Sequence[RunRows], x: str, y: str, band: str = "sd", smooth: float = 0.0) -> Curve:
@@ -186,8 +183,6 @@ def spread(values: Array, band: str) -> tuple[Array, Array, Array, NDArray[np.in
 
 def _t_factor(count: NDArray[np.int64]) -> Array:
     """Return half the width of Student's 95 % confidence interval of a mean, in standard deviations of the sample."""
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise PlotError(f"confidence intervals need scipy ({error}): pip install 'fxgrow[plots]'") from error
+    optional("scipy", "confidence intervals need scipy", "plots", PlotError)
+    from scipy import stats
     return stats.t.ppf(0.975, np.maximum(count - 1, 1)) / np.sqrt(np.maximum(count, 1))

@@ -9,24 +9,24 @@ from fxgrow.exports import lazy_exports
 if TYPE_CHECKING:
     from fxgrow.experiments.train.config import TrainConfig
     from fxgrow.experiments.train.costs import PlannedCost, count_parameters, step_flops
-    from fxgrow.experiments.train.history import History
+    from fxgrow.experiments.train.history import History, csv_text
     from fxgrow.experiments.train.prepare import capture_classifier, device_of, make_optimizer
     from fxgrow.experiments.train.rates import Rates, rate
     from fxgrow.experiments.train.schedule import grow_by_entry, parse_growth, seed_for
     from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
     from fxgrow.experiments.train.state import TrainingState
     from fxgrow.experiments.train.trainer import PROBE, Diverged, Interrupted, Trainer, finite
-    from fxgrow.experiments.train.watch import Lines, Progress, Watcher
+    from fxgrow.experiments.train.watch import Lines, Progress, Watcher, summary_writer
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "config": "TrainConfig",
     "costs": "PlannedCost count_parameters step_flops",
     "schedule": "grow_by_entry parse_growth seed_for",
-    "history": "History",
+    "history": "History csv_text",
     "prepare": "capture_classifier device_of make_optimizer",
     "rates": "Rates rate",
     "sources": "Run load_run_data load_run_model",
     "state": "TrainingState",
     "trainer": "Diverged Interrupted PROBE Trainer finite_or_none",
-    "watch": "Lines Progress Watcher",
+    "watch": "Lines Progress Watcher summary_writer",
 })

@@ -19,10 +19,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def step_flops(model: nn.Module, batch: int, shape: Sequence[int]) -> int:
-    """Return the FLOPs of one step, forward and backward, for a batch of inputs of this shape.
-
-    Frozen parameters get no gradient.
-    """
+    """Return the FLOPs of one step, forward and backward (none for frozen parameters), for inputs of this shape."""
     was = model.training
     try:
         return fxgrow.count_flops(model.train(), torch.empty(batch, *shape)).total

@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,7 @@ class History:
 
     def to_csv(self) -> str:
         """Return the rows as CSV, under a header."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return csv_text(COLUMNS, ([row.get(column) for column in COLUMNS] for row in self.rows))
 
     def save(self, folder: Path) -> None:
         """Write `history.csv`, `history.jsonl` and `growths.json`, each whole."""
@@ -49,6 +46,13 @@ class History:
         self.rows.append(row)
         if folder is not None:
             append_line(folder / "history.jsonl", json.dumps(row))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV, under a header."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
 
 
 def append_line(path: Path, text: str) -> None:

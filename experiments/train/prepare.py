@@ -1,6 +1,5 @@
 """The start of a run: the device, a captured copy of the model that fits the data, and an optimizer."""
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,33 +8,10 @@ from torch.optim import Optimizer
 
 import fxgrow
 from fxgrow.common import did_you_mean
+from fxgrow.experiments.data import Data
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.graph import clone_structure
-
-
-class TrainingData(Protocol):
-    """The data that a trainer takes (see `fxgrow.experiments.data.Data`)."""
-
-    @property
-    def train(self) -> Any:
-        """Return the part to train on."""
-
-    @property
-    def validation(self) -> Any:
-        """Return the part that curves are measured on."""
-
-    @property
-    def test(self) -> Any:
-        """Return the part that decides nothing."""
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Return the shape of one sample."""
-
-    @property
-    def classes(self) -> int:
-        """Return how many classes there are."""
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] | None = None) -> Optimizer:
@@ -50,7 +26,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] |
     return torch.optim.AdamW(named, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
 
 
-def capture_classifier(model: nn.Module, inputs: Tensor, data: TrainingData) -> GraphModule:
+def capture_classifier(model: nn.Module, inputs: Tensor, data: Data) -> GraphModule:
     """Return a captured copy of the model on the CPU, which takes such inputs and gives one logit for each class.
 
     Raises:

@@ -39,10 +39,7 @@ def rate(config: TrainConfig, rates: Rates, step: int, total: int) -> float:
 
 
 def shape(config: TrainConfig, step: int, total: int) -> float:
-    """Return the schedule's factor on the peak rate.
-
-    That is (t + 1) / w in the w steps of warm-up, then the curve of its name over p = (t - w) / (T - w), from 0 to 1.
-    """
+    """Return the factor on the peak rate: (t + 1) / w in w steps of warm-up, then a curve over p = (t - w) / (T - w)."""
     warmup = warmup_steps(config, total)
     if step < warmup:
         return (step + 1) / warmup
@@ -86,10 +83,7 @@ def after_growth(config: TrainConfig, rates: Rates, options: Mapping[str, Any], 
 
 
 def scale_decay(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, float | Tensor]) -> RemovableHandle:
-    """Make weight decay `scales` times as strong on single numbers.
-
-    It is the term wd * s * w in the gradient of SGD, and the factor 1 - lr * wd * s on AdamW's weight.
-    """
+    """Scale the weight decay of single numbers by s: wd * s * w in SGD's gradient, 1 - lr * wd * s on AdamW's weight."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     chosen = {id(parameters[name]): scale for name, scale in scales.items()}
 

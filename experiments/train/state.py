@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from fxgrow.experiments.data import Data
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.effects import LastGrowth
 from fxgrow.experiments.train.history import History
-from fxgrow.experiments.train.prepare import TrainingData, make_optimizer
+from fxgrow.experiments.train.prepare import make_optimizer
 from fxgrow.experiments.train.rates import Rates
 from fxgrow.record import GrowthRecord
 
@@ -28,7 +29,7 @@ class TrainingState:
     from. checkpoint_step: of the last checkpoint.
     """
     config: TrainConfig
-    data: TrainingData
+    data: Data
     out: Path | None
     model: GraphModule
     optimizer: torch.optim.Optimizer
@@ -112,6 +113,6 @@ def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str,
                                   state["last"]["step"])
 
 
-def fingerprint(data: TrainingData) -> list[Any]:
+def fingerprint(data: Data) -> list[Any]:
     """Return what tells other data from these."""
     return [len(data.train), len(data.validation), data.classes, list(data.input_shape)]

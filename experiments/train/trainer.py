@@ -23,14 +23,14 @@ from torch.fx import GraphModule
 
 import fxgrow
 from fxgrow.errors import ArchiveError
-from fxgrow.experiments.data import loader
+from fxgrow.experiments.data import Data, loader
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.costs import PlannedCost, count_parameters, eval_flops, plan, step_flops
 from fxgrow.experiments.train.effects import Effects, LastGrowth
 from fxgrow.experiments.train.history import History, append_line
-from fxgrow.experiments.train.prepare import TrainingData, capture_classifier, cpu_copy, device_of, make_optimizer
+from fxgrow.experiments.train.prepare import capture_classifier, cpu_copy, device_of, make_optimizer
 from fxgrow.experiments.train.rates import Rates, after_growth, rate
 from fxgrow.experiments.train.schedule import CheckedGrowth, Entry, grow_by_entry, parse_growth, seed_for, stalled
 from fxgrow.experiments.train.state import TrainingState, gather, restore
@@ -53,7 +53,8 @@ class Trainer(TrainingState):
 
     Args:
         model: any module that can be captured as a whole and gives one row of logits for each sample.
-        data: `.train`, `.validation` and `.test`, map-style datasets of pairs (tensor, label).
+        data: a `Data`, or anything else with map-style datasets `train`, `validation` and `test` of pairs (tensor, label),
+            `classes` and `input_shape`.
         config: the settings.
         out: a folder for the history, the log, checkpoints and the trained model; None: nothing is written.
         watchers: told of steps, evaluations and growths.
@@ -67,7 +68,7 @@ class Trainer(TrainingState):
         CaptureError: the model cannot be captured.
     """
 
-    def __init__(self, model: nn.Module, data: TrainingData, config: TrainConfig, out: str | Path | None = None, *,
+    def __init__(self, model: nn.Module, data: Data, config: TrainConfig, out: str | Path | None = None, *,
                  watchers: Sequence[Watcher] = ()):
         self.config, self.data = config, data
         self.watchers = [*watchers, *([TensorBoard()] if config.tensorboard else [])]
@@ -345,7 +346,7 @@ class Trainer(TrainingState):
         self.history.save(self.out)
 
     @classmethod
-    def resume(cls, out: str | Path, data: TrainingData, *, watchers: Sequence[Watcher] = (),
+    def resume(cls, out: str | Path, data: Data, *, watchers: Sequence[Watcher] = (),
                config: TrainConfig | None = None) -> Trainer:
         """Return the trainer of the run in folder `out`, as it was when its last checkpoint was written.
 

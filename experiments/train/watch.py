@@ -5,12 +5,13 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxgrow.cli import console
 from fxgrow.common import one_line, quantity
 from fxgrow.errors import ArchiveError
-from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.settings import TrainError, optional
 
 if TYPE_CHECKING:
     from fxgrow.experiments.train.state import TrainingState
@@ -22,10 +23,7 @@ TAGS = {"train_loss": "loss/train", "val_loss": "loss/validation", "val_accuracy
 
 
 class Watcher:
-    """Is told of what happens in a run; a subclass overrides what it wants to hear of.
-
-    Between `started` and `ended`, which comes after an error too, are steps, evaluations and growths.
-    """
+    """Hears of what happens in a run; a subclass overrides what it wants to know. `ended` comes after an error too."""
 
     def started(self, trainer: TrainingState) -> None:
         """Hear that the run starts or goes on."""
@@ -84,6 +82,16 @@ class Progress(Watcher):
         self.bar.stop()
 
 
+def summary_writer(out: Path, purge_step: int | None) -> Any:
+    """Return a writer into the folder `tensorboard` of a run, without what was written from a step on.
+
+    Raises:
+        TrainError: TensorBoard is not installed.
+    """
+    tensorboard = optional("torch.utils.tensorboard", "TensorBoard's files cannot be written", "plots")
+    return tensorboard.SummaryWriter(str(out / "tensorboard"), purge_step=purge_step)
+
+
 class TensorBoard(Watcher):
     """Write TensorBoard's files into the folder `tensorboard` of the run.
 
@@ -98,13 +106,9 @@ class TensorBoard(Watcher):
         """Open the files; numbers behind the step that the run goes on from are dropped."""
         if trainer.out is None:
             raise TrainError("TensorBoard's files need a folder: give the run one with -o")
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise TrainError(f"TensorBoard's files cannot be written ({error}): pip install 'fxgrow[plots]'") from error
-        folder = str(trainer.out / "tensorboard")
+        first = trainer.step + 1 if trainer.step else None
         with self._writing(trainer):
-            self.writer = SummaryWriter(folder, purge_step=trainer.step + 1 if trainer.step else None)
+            self.writer = summary_writer(trainer.out, first)
 
     @contextlib.contextmanager
     def _writing(self, trainer: TrainingState) -> Iterator[None]:

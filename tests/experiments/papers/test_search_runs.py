@@ -91,7 +91,7 @@ def test_results_do_not_depend_on_an_interruption(done, tmp_path, monkeypatch):
 
 def test_finished_runs_are_not_made_again_and_the_report_is_the_same(done, monkeypatch):
     made, runs, report, words = done
-    monkeypatch.setattr(search_runs, "search", lambda *_: pytest.fail("a finished search was made again"))
+    monkeypatch.setattr(search_runs.evolve, "search", lambda *_: pytest.fail("a finished search was made again"))
     again = json.loads(CliRunner().invoke(main, words).stdout)
     assert again["summary"] == report["summary"] and again["conclusions"] == report["conclusions"]
     assert [c["todo"] for c in again["costs"]] == [[]] * len(runs)
