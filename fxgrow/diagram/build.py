@@ -21,6 +21,7 @@ from fxgrow.graph import (
     MAKES,
     family,
     is_join,
+    owner_of,
     passes_on,
     place_of,
     prefixes,
@@ -261,7 +262,7 @@ def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, N
     """
     readers, sources = Counter(t for t, _, _ in flow), Counter(h for _, h, _ in flow)
     before = {head: tail for tail, head, _ in flow if readers[tail] == 1 and sources[head] == 1}
-    inside = Counter(place for node in shown for place in prefixes(node.meta.get("owner", "")))
+    inside = Counter(place for node in shown for place in prefixes(owner_of(node)))
     at: dict[Node, Box] = {}
     boxes = []
     for node in shown:

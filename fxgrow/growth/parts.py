@@ -14,7 +14,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxgrow.aten import tree_leaves
 from fxgrow.axis import Value, analyse, atoms, classes
 from fxgrow.common import Refusal
-from fxgrow.graph import boundary, outer
+from fxgrow.graph import boundary, outer, owner_of
 from fxgrow.growth.edit import Edit
 from fxgrow.record import Outcome
 
@@ -60,7 +60,7 @@ def named(edit: Edit) -> dict[str, list[Named]]:
     """Return all that a name may mean: a module (the nodes below it), each call of a layer, a call (`module:node`)."""
     found: dict[str, list[Named]] = {}
     for node in edit.before.graph.nodes:
-        owner = node.meta.get("owner") or ""
+        owner = owner_of(node)
         if node.op == "call_module":
             path = str(node.target)
             owner = path.rpartition(".")[0]
@@ -188,4 +188,4 @@ def read_parameter(edit: Edit, before: Node, name: str) -> Node:
 
 def kept(edit: Edit, before: Node, node: Node) -> Node:
     """Return a node's value as it is in front of `before`: a copy, if something writes to it later."""
-    return edit.call(before, ".clone", node, owner=before.meta.get("owner", "")) if edit.written(node) else node
+    return edit.call(before, ".clone", node, owner=owner_of(before)) if edit.written(node) else node

@@ -14,7 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from fxgrow.common import nearest
 from fxgrow.errors import SelectionError
-from fxgrow.graph import call_of, prefixes
+from fxgrow.graph import call_of, owner_of, prefixes
 
 STEPS, RATE = 128, 0.08
 DECAY, VARIATION = 2e-3, 0.1  # of the image towards the mean; of the total variation, against the gradient
@@ -98,7 +98,7 @@ def places(gm: GraphModule) -> dict[str, Node]:
         path = str(node.target)
         if node.op != "call_module":
             call = call_of(gm, node)
-            path = call.name if call else str(node.meta.get("owner") or "")
+            path = call.name if call else owner_of(node)
         by_path |= dict.fromkeys(prefixes(path), node)
     return {node.name: node for node in nodes} | by_path
 
