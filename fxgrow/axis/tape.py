@@ -2,19 +2,33 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, compute, effects, numbers_in, tensors_in
 from fxgrow.axis.algebra import Atom, Fixed, Prod, atoms, cut, freeze, is_fixed, product, resolve, unify, view
-from fxgrow.axis.memory import Memory
+from fxgrow.axis.aliases import Aliases
 from fxgrow.axis.registry import FORMS, RULES
 from fxgrow.axis.values import UNEVEN, Op, Value
 
 
+class _Call(NamedTuple):
+    """One ATen op as it is called, the tensors among what it is given, and its results."""
+    name: str
+    args: tuple
+    kwargs: dict
+    tensors: list[Tensor]
+    out: Any
+    outs: list[Tensor]
+
+
 class Tape(Watching):
-    """Watches ATen ops and keeps the axes of every tensor they touch."""
+    """Watch ATen ops and keep the axes of every tensor they touch.
+
+    values: of each tensor by its id. params: of parameters and buffers. node_values, shapes: of each graph node's result.
+    ops: what the contents of new positions depend on, in order; by_node: by graph node.
+    """
 
     def __init__(self, copied: Collection[tuple[str, int]] = ()):
         super().__init__()
@@ -22,7 +36,7 @@ class Tape(Watching):
         self.apart: dict[str, tuple[int, Atom]] = {}  # graph nodes that permute copies: the output axis, the copies
         self.values: dict[int, Value] = {}
         self.alive: list[Tensor] = []
-        self.memory = Memory(self)
+        self.aliases = Aliases(self)
         self.ignored: set[int] = set()
         self.unread: dict[int, tuple[str, list]] = {}  # results without a rule of their own: frozen if they are read
         self.inner: dict[str, list[tuple[str, list, list]]] = {}  # graph node: the ATen ops in it, their results and numbers
@@ -36,42 +50,43 @@ class Tape(Watching):
         self.opened: set[Atom] = set()  # classes of outputs that may grow
         self.found: dict[Atom, str | None] = {}  # every class, and why it may not grow, as the analysis left them
 
-    # -- what rules use ---------------------------------------------------------------------------------------------
-
     def of(self, tensor: Tensor) -> Value:
-        """The value of a tensor; one never seen before has fixed axes."""
+        """Return the value of a tensor; one never seen before has fixed axes."""
         value = self.values.get(id(tensor))
         if value is not None:
-            return self.memory.fresh(id(tensor))
+            return self.aliases.fresh(id(tensor))
         name, axes = self.unread.pop(id(tensor), ("", ()))
         for axis in axes:
             self.freeze(axis, f"a result of {name} is used that is not followed")
         return self.set(tensor, [Fixed(s) for s in tensor.shape])
 
     def ignore(self, tensor: Tensor) -> None:
-        """The rule of this op does not use an operand, rightly."""
+        """Say that the rule of this op does not use an operand, rightly."""
         self.ignored.add(id(self.values.get(id(tensor))))
 
-    def leave(self, tensor: Tensor, axes: Sequence, name: str) -> None:
-        """A result that is seldom used: `axes` are frozen once it is."""
+    def freeze_if_read(self, tensor: Tensor, axes: Sequence, name: str) -> None:
+        """Freeze `axes` as soon as an op reads `tensor`, such as the indices of a max."""
         self.values.pop(id(tensor), None)
         self.unread[id(tensor)] = name, list(axes)
         self.alive.append(tensor)
 
     def set(self, tensor: Tensor, axes: Sequence, param_only: bool = False) -> Value:
+        """Give a tensor its axes."""
         value = Value([resolve(a) for a in axes], None, param_only)
         self.values[id(tensor)] = value
         self.alive.append(tensor)
         return value
 
     def unify(self, a, b, what: str) -> None:
+        """Make two axes the same; `what` goes to the reason where that freezes them."""
         unify(a, b, f"{what} in {self.node}")
 
     def freeze(self, axis, reason: str) -> None:
+        """Let an axis never grow."""
         freeze(axis, f"{reason} in {self.node}")
 
     def view(self, dims: Sequence, sizes: Sequence[int], what: str) -> list:
-        """`view`, or frozen axes where the structure forbids it."""
+        """Return the axes of a reshaped tensor; freeze them where the structure forbids to follow them."""
         out = view(dims, sizes)
         if out is None:
             for d in dims:
@@ -80,8 +95,10 @@ class Tape(Watching):
         return [self._adjacent(e, dim) for dim, e in enumerate(out)] if self.copied else out
 
     def _adjacent(self, e, dim: int):
-        """Where a permutation has left copies apart (`58*copies*2`), they are put side by side again: the node will be
-        rewritten so that the copies take no part in it."""
+        """Put copies side by side where a permutation has left them apart (`58*copies*2`).
+
+        The node will be rewritten so that the copies take no part in it.
+        """
         copies = [a for a in atoms(e) if a.size == 1]
         if not isinstance(e, Prod) or not copies or e.parts[-1] is copies[0] and len(e.parts) == 2:
             return e
@@ -92,6 +109,7 @@ class Tape(Watching):
         return product((Fixed(e.size), copies[0]))
 
     def cut(self, axis, sizes: Sequence[int], what: str) -> list:
+        """Return the pieces of an axis; freeze it where its structure forbids to cut it so."""
         pieces = cut(axis, sizes)
         if pieces is None:
             self.freeze(axis, f"{what} {UNEVEN}")
@@ -99,7 +117,7 @@ class Tape(Watching):
         return pieces
 
     def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more) -> Op | None:
-        """Keeps an op for the content analysis, unless nothing in it can grow."""
+        """Keep an op for the content analysis, unless nothing in it can grow."""
         if all(is_fixed(a) for v in (*ins, *outs) for a in v.axes):
             return None
         op = role(name, self.node, self.fx, list(ins), list(outs), **more)
@@ -109,8 +127,6 @@ class Tape(Watching):
         self.ops.append(op)
         self.by_node.setdefault(self.fx, []).append(op)
         return op
-
-    # -- the mode ----------------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -124,7 +140,13 @@ class Tape(Watching):
                     self.of(t)
         known = [v for t in tensors if (v := self.values.get(id(t)))]
         if any(v.derived or not all(map(is_fixed, v.axes)) for v in known) or name in ("expand", "repeat"):
-            self._follow(name, tensors, args, kwargs, out, outs, view, written)
+            call = _Call(name, args, kwargs, tensors, out, outs)
+            if written:
+                self._follow_write(call, written)
+            else:
+                self._follow(call)
+                if view:
+                    self.aliases.viewed(name, tensors[0], outs)
         else:
             for o in outs:
                 self.values.pop(id(o), None)
@@ -135,61 +157,69 @@ class Tape(Watching):
         self.inner.setdefault(self.fx, []).append((name, shapes, numbers))
         return out
 
-    def _follow(self, name, tensors, args, kwargs, out, outs, view, written) -> None:
-        """Applies the rule of an op. Whatever it does not say is frozen: operands it did not use, results it did not set."""
-        called = name
-        if written:
-            name = name.rstrip("_")
-            targets = [t for w in written for t in tensors_in((kwargs[w] if isinstance(w, str) else args[w],))]
-            before = [self.values.get(id(t)) for t in targets]
-            kwargs = {k: v for k, v in kwargs.items() if k not in written}
-            tensors = tensors_in((*args[name == "copy":], *kwargs.values()))  # what is copied over does not matter
+    def _follow_write(self, call: _Call, written: Sequence[int | str]) -> None:
+        """Apply the rule of the op without the writing, then tell all that looks at the memory."""
+        targets = [t for w in written for t in tensors_in((call.kwargs[w] if isinstance(w, str) else call.args[w],))]
+        before = [self.values.get(id(t)) for t in targets]
+        name, kwargs = call.name.rstrip("_"), {k: v for k, v in call.kwargs.items() if k not in written}
+        read = call.args[1:] if name == "copy" else call.args  # what is copied over does not matter
+        tensors = tensors_in((*read, *kwargs.values()))
+        self._follow(_Call(name, call.args, kwargs, tensors, call.out, call.outs), call.name, len(targets))
+        if len(targets) == 1:
+            new = self.values.get(id(call.out)) or self.set(call.out, [Fixed(s) for s in call.out.shape])
+            self.aliases.written(targets[0], before[0], new)
+
+    def _follow(self, call: _Call, called: str = "", targets: int = 1) -> None:
+        """Apply the rule of an op; freeze what it does not say: operands it did not use, results it did not set."""
+        name, called = call.name, called or call.name
+        reads, start = name not in SHAPE_ONLY, len(self.ops)
+        known = [self.of(t) if reads else self.values[id(t)] for t in call.tensors if id(t) in self.values]
         fn = RULES.get("alias" if name == "detach" else name)
-        start, reads = len(self.ops), name not in SHAPE_ONLY
-        known = [self.of(t) if reads else self.values[id(t)] for t in tensors if id(t) in self.values]
-        if fn is None or written and len(targets) > 1:
-            self._opaque(f"no rule for {called if ':' in called else 'aten.' + called}", tensors, outs)
+        if fn is None or targets > 1:
+            self._opaque(f"no rule for {called if ':' in called else 'aten.' + called}", call)
         else:
             try:
-                fn(self, name, args, kwargs, out)
+                fn(self, name, call.args, call.kwargs, call.out)
             except FORMS as why:  # a form that the rule does not foresee
-                self._opaque(f"this form of {called} is not understood ({why or type(why).__name__})", tensors, outs)
+                self._opaque(f"this form of {called} is not understood ({why or type(why).__name__})", call)
+        if reads:
+            self._freeze_unused(name, known, start)
+        self._note_results(call, known)
+
+    def _freeze_unused(self, name: str, known: Sequence[Value], start: int) -> None:
         used = self.ignored.union(id(v) for op in self.ops[start:] for v in op.ins)
-        for axis in (a for v in known if reads and id(v) not in used for a in v.axes):
+        for axis in (a for v in known if id(v) not in used for a in v.axes):
             if not is_fixed(axis):
                 self.freeze(axis, f"{name} uses it in a way that is not followed")
-        of_params = len(known) == len(tensors) and all(v.param_only for v in known)  # else looked up by the data, say
-        for o in outs:
+
+    def _note_results(self, call: _Call, known: list[Value]) -> None:
+        of_params = len(known) == len(call.tensors) and all(v.param_only for v in known)  # else looked up by the data, say
+        for o in call.outs:
             if value := self.values.get(id(o)):
                 value.param_only, value.derived = value.param_only and of_params, True
-                value.made = Recorded(name, self.node, self.fx, args=args, ins=known)
+                value.made = Recorded(call.name, self.node, self.fx, args=call.args, ins=known)
             elif id(o) not in self.unread:
-                self.leave(o, [a for v in known for a in v.axes], name)
-        if written and len(targets) == 1:
-            new = self.values.get(id(out)) or self.set(out, [Fixed(s) for s in out.shape])
-            self.memory.written(targets[0], before[0], new)
-        elif view:
-            self.memory.viewed(name, tensors[0], outs)
+                self.freeze_if_read(o, [a for v in known for a in v.axes], call.name)
 
-    def _opaque(self, reason: str, tensors: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
-        for t in tensors:
+    def _opaque(self, reason: str, call: _Call) -> None:
+        for t in call.tensors:
             for axis in self.of(t).axes:
                 self.freeze(axis, reason)
-        for o in outs:
+        for o in call.outs:
             self.set(o, [Fixed(s) for s in o.shape])
 
     def open(self, atom: Atom) -> None:
-        """Lets a class of the model's outputs grow: more outputs were asked for."""
+        """Let a class of the model's outputs grow: more outputs were asked for."""
         atom.reason = None
         self.opened.add(atom)
         self.index()
 
     def as_found(self) -> bool:
-        """Whether no class was opened, refined or frozen since the analysis."""
+        """Return whether no class was opened, refined or frozen since the analysis."""
         return all(atom.bound is None and atom.reason == reason for atom, reason in self.found.items())
 
     def index(self) -> None:
-        """Which ops and which parameter axes touch each atom, once all bindings are known."""
+        """List the ops and parameter axes that touch each atom, once all bindings are known."""
         self.params_of: dict[Atom, list[tuple[str, int]]] = {}
         self.ops_of: dict[Atom, list[Op]] = {}
         for name, value in self.params.items():
@@ -209,9 +239,8 @@ class Tape(Watching):
                 if atom.reason is None:
                     self.ops_of.setdefault(atom, []).append(op)
 
-    # -- sources -----------------------------------------------------------------------------------------------------
-
     def add_param(self, name: str, tensor: Tensor) -> None:
+        """Give a parameter or buffer an atom for each axis that may grow."""
         grows = tensor.is_floating_point()
         axes = [Fixed(s) if not grows or s == 1 else product((Fixed(s), Atom(1))) if (name, i) in self.copied else Atom(s)
                 for i, s in enumerate(tensor.shape)]

@@ -58,7 +58,7 @@ def reduce(tape, name, args, kwargs, out):
                 reduced=[(0, i, x.axes[i]) for i in dims])
     growable = [x.axes[i] for i in dims if not is_fixed(x.axes[i])]
     if name in WITH_PLACES and len(outs) > 1 and growable:  # copies of a maximum do not say which of them is found
-        tape.leave(outs[1], growable, f"{name} (a place)")
+        tape.freeze_if_read(outs[1], growable, f"{name} (a place)")
 
 
 @rule("_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "topk", "flip", "roll", "_safe_softmax", "logcumsumexp",

@@ -1,9 +1,9 @@
-"""Shared memory: what a write through one tensor does to the others that look at the same numbers.
+"""Aliases: tensors that look at the same memory, and what a write through one does to the others.
 
 Below autograd a view does not know its base, so both are taken from the annotations of op schemas. A view that keeps
 whole dimensions of its base (a slice, a selected place, a permutation) can be written through: the base then holds the
 written contents there and its own elsewhere, and other such views are read anew. Behind any other view of written
-memory the numbers are unknown, and its axes are frozen. What lives here: who shares memory. What does not: any rule.
+memory the numbers are unknown, and its axes are frozen.
 """
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Values(Protocol):
         """Keep an op."""
 
 
-class Memory:
-    """Views of views, by the identity of tensors that the tape keeps alive."""
+class Aliases:
+    """Views of views and writes to them, by the identity of tensors that the tape keeps alive."""
 
     def __init__(self, tape: Values):
         self.tape = tape
@@ -40,6 +40,7 @@ class Memory:
         self.lost: dict[int, int] = {}  # tensors written through a view that is not understood: that view
 
     def viewed(self, name: str, source: Tensor, outs: Iterable[Tensor]) -> None:
+        """Note that an op gave views of a tensor."""
         for out in outs:
             if out is source:
                 continue
@@ -50,7 +51,7 @@ class Memory:
             self.children.setdefault(id(source), []).append(id(out))
 
     def fresh(self, key: int) -> Value:
-        """The value of a tensor as it is now, after writes through others."""
+        """Return the value of a tensor as it is now, after writes through others."""
         value = self.tape.values[key]
         if key in self.lost:
             self._freeze(value)
@@ -65,7 +66,7 @@ class Memory:
         return value
 
     def written(self, target: Tensor, old: Value | None, new: Value) -> None:
-        """`target`, whose value was `old`, now has the value `new`: so have the tensors that it is a view of."""
+        """Note that `target`, whose value was `old`, has the value `new`, and so what it is a view of."""
         values, key = self.tape.values, id(target)
         values[key] = new
         self.stale.discard(key)
@@ -109,7 +110,7 @@ class Memory:
             freeze(axis, f"a view of it was written in place before {self.tape.node}")
 
     def _joined(self, name: str, ins: list[Value], axes: Sequence, dmaps: list[Any]) -> Value:
-        """A value that holds, at each position, what one of the others holds there."""
+        """Return a value that holds, at each position, what one of the others holds there."""
         value = Value(axes, None, all(v.param_only for v in ins))
         value.derived = True
         self.tape.record(Map, name, ins, [value], fn="linear", dmaps=dmaps, joined=True)
