@@ -99,6 +99,7 @@ class Search:
         self.members = self.store.members()
         self.scored = self.store.evaluations(self.members)
         self.limits = Limits(config.growth, config.parameters, config.flops, config.latency, config.weights == "share")
+        self.untrained = b""  # the base network
         self.parents: dict[str, Parent] = {}
         self.predictor = None
         if config.predictor != "none":

@@ -72,7 +72,7 @@ def test_the_seeds_are_those_of_the_trainings(found):
         for number in (0, found.best.number):
             last = next(s for s in reversed(found.evaluations) if s.number == number and s.steps)
             if found.config.weights == "inherit" or last.round in (0, read_search(found.folder).last):
-                task = run._task(number, last.round, 1, (b"", None))
+                task = run._task(number, last.round, 1)
                 assert seeds[number, last.round] == task.seed
     finally:
         run.store.close()
