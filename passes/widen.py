@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.axis import Atom, AxisClass, Fold, Tape, analyse
 from fxgrow.common import Refusal
-from fxgrow.contents import FALLBACKS, Certificate, certify
+from fxgrow.contents import AVERAGE, COPY, FALLBACKS, FREE, PAIR, ZERO, Certificate, Content, certify
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.graph import tensors_of
 from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init
@@ -19,11 +19,11 @@ from fxgrow.passes.support import insist_known, listed, seed_of, select_classes
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
 
-WHY = {"pair": "new positions come in equal pairs, consumed with opposite signs",
-       "free": "new positions are free, consumed by zeros",
-       "copy": "new positions copy old ones, whose uses are shared out",
-       "average": "new positions hold the mean of the old ones: the norm makes them zero; its weight and eps are rescaled",
-       "zero": "new positions are zero: the norm's weight and eps are rescaled",
+WHY = {PAIR: "new positions come in equal pairs, consumed with opposite signs",
+       FREE: "new positions are free, consumed by zeros",
+       COPY: "new positions copy old ones, whose uses are shared out",
+       AVERAGE: "new positions hold the mean of the old ones: the norm makes them zero; its weight and eps are rescaled",
+       ZERO: "new positions are zero: the norm's weight and eps are rescaled",
        "random": "not exact: everything is drawn",
        "extend": "new outputs are an extension: the old ones stay, the new ones are drawn and have no counterpart",
        "fold": "; skip paths fold the pairs: x_old + x_L - x_R"}
@@ -36,7 +36,7 @@ def rounded(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str
     Raises:
         Refusal: no size near it will do.
     """
-    if certificate.base == "pair" and (size - c.size) % 2:
+    if certificate.base == PAIR and (size - c.size) % 2:
         if c.size == 1:
             raise Refusal(f"pairs would make it {size + 1} times as wide")
         return size + 1, f" (pairs: {size} rounded up to {size + 1})"
@@ -180,14 +180,18 @@ class Widen(PassBase):
             Refusal: none is.
         """
         base, reasons = BASES[self.method], []
-        if base == "random" or c.atom in tape.opened:
-            how = "extend" if c.atom in tape.opened else base
+        opened = c.atom in tape.opened
+        if base is None or opened:
+            how = "extend" if opened else "random"
             try:
-                certificate = certify(tape, c.atom, "free", exact=how == "extend")
+                certificate = certify(tape, c.atom, FREE, exact=opened)
                 return Growth(c.atom, size, certificate, *self._extend(c, size, draws), how, WHY[how])
             except Refusal as why:  # a norm runs over the outputs
                 reasons.append(str(why))
-        for candidate in FALLBACKS[base] if self.fallback == "auto" else (base,):
+        candidates: Sequence[Content] = () if base is None else (base,)
+        if base is not None and self.fallback == "auto":
+            candidates = FALLBACKS[base]
+        for candidate in candidates:
             try:
                 certificate = certify(tape, c.atom, candidate)
                 size_found, note = fit(c, size, certificate)
@@ -244,7 +248,7 @@ class Widen(PassBase):
         noise = self.noise if self.method.startswith("net2net") else 0
         drawing = Drawing(n, m, self.init, source, shares, draws, noise)
 
-        def extend(content: str, x: Tensor, axis: int, growth: Growth, key: tuple[str, int]) -> tuple[Tensor, Tensor | None]:
+        def extend(content: Content, x: Tensor, axis: int, growth: Growth, key: tuple[str, int]):
             certificate = growth.certificate
             if key in certificate.scales:
                 return x, root_mean_square(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])

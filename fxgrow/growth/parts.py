@@ -25,7 +25,7 @@ class Part:
 
     name: the module, layer or call (`module:node`) that it is. nodes: in the order of the graph.
     takes: the node outside whose value the part reads (None: not asked for). gives: the node inside whose value others read.
-    channel_axis: the axis of channels in `gives`, counted from the end.
+    channel_axis: the axis of channels in `gives`, counted from the end, where that was asked for.
     concat_axis: the axis along which `gives` is only ever concatenated, so that the part can be left out.
     home: the module that new layers beside it belong to.
     """
@@ -33,7 +33,7 @@ class Part:
     nodes: list[Node]
     takes: Node | None
     gives: Node
-    channel_axis: int | None = None
+    channel_axis: int = -1
     concat_axis: int | None = None
     home: str = ""
 
@@ -45,7 +45,6 @@ class Part:
     @property
     def rank(self) -> int:
         """Return the number of spatial axes behind the channels (0: layers there are linear)."""
-        assert self.channel_axis is not None
         return -1 - self.channel_axis
 
     def beside(self, name: str) -> str:

@@ -67,7 +67,7 @@ class Into:
         self.options = Options(method, approximate, extend, seed_of(seed))
         self.inputs = as_tuple(example_inputs)
         self.small, self.big = small, _like(big, small)
-        self.pairing = pairing = Pairing(*(capture_graph(m, self.inputs) for m in (self.small, self.big)), place)
+        self.pairing = pairing = Pairing(capture_graph(small, self.inputs), capture_graph(self.big, self.inputs), place)
         self.steps: list[Step] = []
         gm = with_larger_kernels(pairing, self.steps)
         self.omitted = Omitted(analyse(pairing.big.gm), pairing.match.extras)

@@ -7,7 +7,7 @@ from torch import Tensor
 from fxgrow.axis import Atom, Tape, atoms, resolve
 from fxgrow.blocks import Extra
 from fxgrow.common import Refusal
-from fxgrow.contents import Certificate, certify
+from fxgrow.contents import FREE, ZERO, Certificate, certify
 from fxgrow.errors import GrowthError
 from fxgrow.passes.into.sizes import kept
 from fxgrow.record import ParameterRecord
@@ -29,7 +29,7 @@ class Omitted:
             try:
                 if atom.reason is not None:
                     raise Refusal(atom.reason)
-                yield atom, certify(self.tape, atom, "free")
+                yield atom, certify(self.tape, atom, FREE)
             except Refusal as why:
                 raise GrowthError(f"{extra.name} adds positions to a concatenation that cannot be left out: {why}") from why
 
@@ -44,7 +44,7 @@ class Omitted:
         """Put zeros, where that is exact, into named tensors that read the parts."""
         for certificate in self.classes.values():
             for (name, dim), content in certificate.contents.items():
-                mask = self.mask(name, dim) if name in names and content == "zero" else None
+                mask = self.mask(name, dim) if name in names and content == ZERO else None
                 if mask is not None:
                     tensors[name].index_fill_(dim, (~mask).nonzero().flatten().to(tensors[name].device), 0.0)
 

@@ -1,5 +1,6 @@
 """Two models that are matched: which op and which tensor of the big one is which of the small one."""
 from collections.abc import Iterator
+from typing import Any
 
 from torch.fx import GraphModule, Node
 
@@ -50,6 +51,7 @@ class Pairing:
         """Return the tensors of the big model's layers that the small one's lack, with the number that changes nothing."""
         found: dict[str, float] = {}
         for v, w in self.ops():
+            numbers: dict[Any, float]  # by place among the arguments (None: there is none)
             if w.name in CONTRACTIONS:
                 numbers = {CONTRACTIONS[w.name][1]: 0.0}
             else:

@@ -1,17 +1,18 @@
 """Growth methods: pure functions from old tensors to new positions, one method a file.
 
-A method says which content it wants new positions to have (`BASES`); each content has a function here that gives, for a
-tensor and an axis, the old positions as they are to be and the new ones (None: zeros). Which content is exact where is
-decided in fxgrow/contents/certify.py, never here.
+A method says which content it wants new positions to have (`BASES`; None: random numbers); each content has a function here
+that gives, for a tensor and an axis, the old positions as they are to be and the new ones (None: zeros). Which content is
+exact where is decided in fxgrow/contents/certify.py, never here.
 """
+from fxgrow.contents import AVERAGE, COPY, FREE, PAIR, SHARE, SIGNED, ZERO
 from fxgrow.passes.methods.average import average
 from fxgrow.passes.methods.initial import INITS, Drawing, Draws, Init, deviation
 from fxgrow.passes.methods.net2net import copy, share
 from fxgrow.passes.methods.netmorph import free, zero
 from fxgrow.passes.methods.r2r import pair, signed
 
-EXTEND = {"pair": pair, "signed": signed, "free": free, "zero": zero, "average": average, "copy": copy, "share": share}
-BASES = {"r2r": "pair", "net2net": "copy", "net2net-unequal": "copy", "netmorph": "free", "random": "random"}
-METHOD_OF = {"pair": "r2r", "copy": "net2net", "free": "netmorph", "average": "average", "zero": "zero"}
+EXTEND = {PAIR: pair, SIGNED: signed, FREE: free, ZERO: zero, AVERAGE: average, COPY: copy, SHARE: share}
+BASES = {"r2r": PAIR, "net2net": COPY, "net2net-unequal": COPY, "netmorph": FREE, "random": None}
+METHOD_OF = {PAIR: "r2r", COPY: "net2net", FREE: "netmorph", AVERAGE: "average", ZERO: "zero"}
 
 __all__ = ["BASES", "Drawing", "Draws", "EXTEND", "INITS", "Init", "METHOD_OF", "deviation"]

@@ -20,7 +20,7 @@ from fxgrow.passes.support.parts import calls_below
 
 Sizes = tuple[int, ...]
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, set] = {
     "call_function": {F.relu, F.relu6, F.gelu, F.silu, F.mish, F.elu, F.celu, F.selu, F.leaky_relu, F.hardswish, F.hardtanh,
                       F.hardsigmoid, F.softplus, F.sigmoid, F.tanh, torch.relu, torch.sigmoid, torch.tanh},
     "call_method": {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"},

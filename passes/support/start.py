@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fxgrow.axis import Atom, Contract, Prod, Sum, Tape, analyse, atoms, resolve, source_of
 from fxgrow.common import Refusal
-from fxgrow.contents import Certificate, certify
+from fxgrow.contents import PAIR, Certificate, certify
 from fxgrow.growth import Piece
 from fxgrow.identity import Demand, Range, Start, Trace, Val
 from fxgrow.passes.methods import EXTEND, Drawing, Draws, deviation
@@ -122,7 +122,7 @@ class _Pairs:
         if not isinstance(axis, Atom) or axis.size % 2 or axis.reason is not None:
             return None
         try:
-            return {axis: certify(self.tape, axis, "pair")}  # type: ignore[arg-type]
+            return {axis: certify(self.tape, axis, PAIR)}  # type: ignore[arg-type]
         except Refusal:
             return None
 
