@@ -13,7 +13,7 @@ from fxgrow.axis import Atom, Map, Op, Sizes, Tape, Value, size_of
 from fxgrow.contents import Certificate, Content
 
 Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], tuple[Tensor, Tensor | None]]
-Contents = dict[Atom, Content]
+Contents = dict[Atom, Any]  # a `Content`, or a `ByPart` of several
 Fill = Callable[[Atom, Content, Tensor, int], tuple[Tensor, Tensor | None]]
 
 

@@ -34,7 +34,7 @@ def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> N
                 layers[node.target] = owner
         for op in grown.ops(node):
             _write_sizes(owner, op, grown)
-            if op in eps_ratios and id(owner) not in rescaled:
+            if isinstance(op, Normalise) and op in eps_ratios and id(owner) not in rescaled:
                 rescaled.add(id(owner))
                 _scale_eps(owner, op, eps_ratios[op])
         if node.target in CALLS:
@@ -64,7 +64,7 @@ def _put(owner: nn.Module | Node, name: str, position: int, value: Any) -> None:
 
 # --- the eps of a norm ------------------------------------------------------------------------------------------------
 
-def _scale_eps(owner: nn.Module | Node, op: Op, ratio: float) -> None:
+def _scale_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:
     if op.eps:
         _scale_added_eps(owner, op, ratio)
     elif isinstance(owner, nn.Module):
@@ -77,7 +77,7 @@ def _refusal(op: Op, reason: str) -> Refusal:
     return Refusal(f"{reason}; class left unchanged", op.node, list(op.reduced_atoms()))
 
 
-def _scale_added_eps(owner: nn.Module | Node, op: Op, ratio: float) -> None:
+def _scale_added_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:
     """Scale the number that a norm which is written out adds in this node."""
     numbers = [a for a in owner.args if isinstance(a, (int, float))] if isinstance(owner, Node) else []
     if len(numbers) != 1:
@@ -86,7 +86,7 @@ def _scale_added_eps(owner: nn.Module | Node, op: Op, ratio: float) -> None:
     owner.meta["rescaled"] = True
 
 
-def _scale_layer_eps(layer: nn.Module, op: Op, ratio: float) -> None:
+def _scale_layer_eps(layer: nn.Module, op: Normalise, ratio: float) -> None:
     if not isinstance(layer, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
         raise _refusal(op, "the eps of a norm inside a layer that is not traced cannot be rescaled")
     eps = layer.eps
@@ -97,7 +97,7 @@ def _scale_layer_eps(layer: nn.Module, op: Op, ratio: float) -> None:
     layer.eps = eps * ratio
 
 
-def _scale_argument_eps(node: Node, op: Op, ratio: float) -> None:
+def _scale_argument_eps(node: Node, op: Normalise, ratio: float) -> None:
     position = 3 if op.how == "rms" else 4
     by_name = "eps" in node.kwargs or len(node.args) <= position
     eps: Any = node.kwargs.get("eps") if by_name else node.args[position]
