@@ -258,7 +258,7 @@ def _network(store: Store, h: SearchHistory) -> dict[str, Any]:
         except FxgrowError as error:
             problem = f"not compared with the base network: {error}"
     costs = count_flops(model, Captured(model).inputs).by_node()
-    data = {"diagram": diagram_data(model, model, costs, difference), "diagram_problem": problem}
+    data: dict[str, Any] = {"diagram": diagram_data(model, model, costs, difference), "diagram_problem": problem}
     if difference is not None:
         data["changes"] = [vars(c) for c in difference.layers]
     return data

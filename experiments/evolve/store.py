@@ -94,8 +94,6 @@ class Store:
             raise
         self.db.execute("COMMIT")
 
-    # -- settings ---------------------------------------------------------------------------------------------------------
-
     def settings(self) -> dict[str, Any] | None:
         """Return what the search was started with; None in a new folder."""
         row = self.db.execute("SELECT value FROM settings WHERE name = 'config'").fetchone()
@@ -104,8 +102,6 @@ class Store:
     def keep_settings(self, config: Mapping[str, Any]) -> None:
         """Write what the search is started with."""
         self.db.execute("INSERT OR REPLACE INTO settings VALUES ('config', ?)", (json.dumps(config),))
-
-    # -- members and evaluations ------------------------------------------------------------------------------------------
 
     def add_members(self, members: Sequence[Member], round: int, kept: Sequence[int], discarded: Sequence[Any] = ()) -> None:
         """Write a round's new members, whom it keeps of the ones before, and the mutations that led to nothing."""
@@ -147,8 +143,6 @@ class Store:
         """Return the evaluations in the order in which they ended."""
         member_of = self.members() if members is None else members
         return [Scored(member_of[n], *rest) for n, *rest in self.db.execute("SELECT * FROM evaluations ORDER BY rowid")]
-
-    # -- networks -----------------------------------------------------------------------------------------------------------
 
     def put(self, content: bytes, parent: str | None = None) -> str:
         """Keep a network (`to_bytes`) and return its hash; parent: that of what it grew from or is a later state of."""

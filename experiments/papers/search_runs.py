@@ -123,8 +123,6 @@ class Comparison(Setup):
             total_flops=sizes.share * self.budget(seed), flops=sizes.largest * forward, mutations=MUTATIONS,
             train={**train, "device": self.device})
 
-    # -- runs -------------------------------------------------------------------------------------------------------------
-
     def run(self, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
         """Run an arm with one seed, unless that has been done, and write what came out."""
         found = finished(self, arm, seed)

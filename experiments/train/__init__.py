@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fxgrow.experiments.train.schedule import grow_by_entry, parse_growth, seed_for
     from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
     from fxgrow.experiments.train.state import TrainingState
-    from fxgrow.experiments.train.trainer import PROBE, Diverged, Interrupted, Trainer, finite
+    from fxgrow.experiments.train.trainer import PROBE, Diverged, Interrupted, Trainer, finite_or_none
     from fxgrow.experiments.train.watch import Lines, Progress, Watcher, summary_writer
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {

@@ -21,13 +21,7 @@ PLAIN = ("step", "flops", "eval_flops", "seconds", "stopped", "fired", "since", 
 
 
 class TrainingState:
-    """A run between two steps: checkpoints hold it, watchers read it, and the trainer advances it.
-
-    step, total, per_epoch: steps taken, in all, and of an epoch. flops, eval_flops: FLOPs spent in training and evaluation.
-    stopped: why training stopped early. fired: schedule entries in the order in which they fired. since: first history row
-    behind the last growth. loss_sum, loss_count: of training, since the last row. random_states: generator states to start
-    from. checkpoint_step: of the last checkpoint.
-    """
+    """A run between two steps: checkpoints hold it, watchers read it, and the trainer advances it."""
     config: TrainConfig
     data: Data
     out: Path | None
@@ -36,20 +30,23 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     rates: Rates
     history: History
-    step: int
-    total: int
-    per_epoch: int
-    flops: int
-    eval_flops: int
-    seconds: float
-    stopped: str
-    fired: list[int]
-    since: int
-    last: LastGrowth | None
-    loss_sum: float
-    loss_count: int
-    random_states: tuple[dict[str, Tensor], dict[str, Any]] | None
-    checkpoint_step: int | None
+    step = 0
+    total: int      # steps in all
+    per_epoch: int  # steps of an epoch
+    flops = 0       # FLOPs spent in training
+    eval_flops = 0  # and in evaluations
+    seconds = 0.0
+    stopped = ""    # why training stopped early
+    fired: list[int]  # entries of the schedule, in the order in which they fired
+    since = 0         # the first row of the history behind the last growth
+    last: LastGrowth | None = None
+    loss_sum, loss_count = 0.0, 0  # of training, since the last row
+    random_states: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # of generators, to start from
+    checkpoint_step: int | None = None  # the step of the last checkpoint
+
+    def evaluate(self, dataset: Any) -> tuple[float, float]:
+        """Return the mean cross-entropy and the share of right answers, in eval mode."""
+        raise NotImplementedError
 
 
 def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -59,10 +59,6 @@ class Trainer(TrainingState):
         out: a folder for the history, the log, checkpoints and the trained model; None: nothing is written.
         watchers: told of steps, evaluations and growths.
 
-    Attributes:
-        model: the network as it is now. optimizer: its optimizer. history: a row for each evaluation.
-        step: steps taken; total: steps in all; per_epoch: steps of an epoch. flops: spent in training.
-
     Raises:
         TrainError: the settings, the model and the data do not go together.
         CaptureError: the model cannot be captured.
@@ -86,13 +82,8 @@ class Trainer(TrainingState):
         self.model: GraphModule = capture_classifier(model, self.probe, data).to(self.device)
         self.optimizer = make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.rates, self.history = Rates(), History()
-        self.step = self.flops = self.eval_flops = 0
-        self.seconds, self.stopped = 0.0, ""
-        self.fired, self.since, self.last = [], 0, None
-        self.loss_sum, self.loss_count = 0.0, 0
+        self.rates, self.history, self.fired = Rates(), History(), []
         self.effects = Effects()
-        self.random_states = self.checkpoint_step = None
         self._asked_to_stop = False
         self._renew()
 
