@@ -1,1 +1,4 @@
-"""Data, training, growth while training, and the papers' experiments."""
+"""Experiments: data, training, growth while training, evolution, and what the papers did.
+
+What lives here: packages for each, seeds and settings files. What does not: anything that growing itself needs.
+"""

@@ -1,4 +1,7 @@
-"""Growth passes: classes over `torch.fx`'s PassBase, one pass a file."""
+"""Growth passes: classes over `torch.fx`'s PassBase, one pass a file.
+
+What lives here: the passes. What does not: how numbers are drawn (methods/) and what passes share (support/).
+"""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -5,7 +5,6 @@ import ast
 import configparser
 import importlib
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +30,6 @@ def modules_in(folder: str, name: str) -> dict[str, Path]:
 
 MODULES = {name: file for tree in TREES.items() for name, file in modules_in(*tree).items()}
 PACKAGES = {name: file.parent for name, file in MODULES.items() if file.name == "__init__.py"}
-IMPORTERS = {**MODULES, **modules_in("tools", "tools")}
 
 
 def test_the_packages_are_found():
@@ -113,9 +111,11 @@ def exports(room: str) -> set[str]:
     return {*getattr(importlib.import_module(room), "__all__", ())}
 
 
-def imports() -> Iterator[Import]:
-    """Yield all imports from our own modules, those inside functions and for type checkers included."""
-    for importer, file in IMPORTERS.items():
+@cache
+def imports() -> list[Import]:
+    """Return all imports from our own modules, those inside functions and for type checkers included."""
+    found: list[Import] = []
+    for importer, file in MODULES.items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, (ast.Import, ast.ImportFrom)):
                 continue
@@ -124,7 +124,8 @@ def imports() -> Iterator[Import]:
                 taken = [(alias.name, None) for alias in node.names]
             else:
                 taken = [(source_of(importer, node), alias.name) for alias in node.names]
-            yield from (Import(place, importer, *what) for what in taken if what[0].split(".")[0] == "fxgrow")
+            found += [Import(place, importer, *what) for what in taken if what[0].split(".")[0] == "fxgrow"]
+    return found
 
 
 def none(wrong: list[Import]) -> None:
@@ -144,7 +145,7 @@ def allowed(one: Import) -> bool:
     if f"{one.module}.{one.name}" in MODULES and one.name not in exports(one.module):
         one = one._replace(module=f"{one.module}.{one.name}", name=None)
     room = room_of(one.module)
-    if room == room_of(one.importer):
+    if f"{room_of(one.importer)}.".startswith(f"{room}."):  # a room below another is in it, too
         return True
     if one.name is None:
         return one.module in (room, "fxgrow") or room not in PACKAGES

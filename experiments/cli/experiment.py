@@ -90,13 +90,13 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
 
 def _list(as_json: bool) -> None:
     from fxgrow.experiments import papers
-    found = papers.list_experiments()
+    experiments = papers.list_experiments()
     if as_json:
         print_json({"experiments": [{"name": e.name, "title": e.title, "source": e.source,
-                                     "arms": [arm.key for arm in e.arms]} for e in found]})
+                                     "arms": [arm.key for arm in e.arms]} for e in experiments]})
     else:
         print_table("Experiments", ("name", "what is compared", "follows", "arms"),
-                    [(e.name, e.title, e.source, len(e.arms)) for e in found])
+                    [(e.name, e.title, e.source, len(e.arms)) for e in experiments])
 
 
 def _print_costs(setup: Setup, planned: Sequence[ArmCost], jobs: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fxgrow.cli import pass_options, print_json, print_table, status
+from fxgrow.cli import options_of, print_json, print_table, status
 from fxgrow.common import atomic_write, quantity
 from fxgrow.experiments.settings import TrainError, read_toml
 from fxgrow.experiments.train import Run, TrainConfig, load_run_data, load_run_model
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def _options() -> list[click.Option]:
     """Return an option for each setting; `-o` is that of the other commands."""
-    own = {o.name: o for o in pass_options.options(Run)}
-    own |= {o.name: o for o in pass_options.options(TrainConfig)}
+    own = {o.name: o for o in options_of(Run)}
+    own |= {o.name: o for o in options_of(TrainConfig)}
     for field in dataclasses.fields(TrainConfig):
         if isinstance(field.default, tuple) and field.default:
             own[field.name].help += f"  [default: {', '.join(map(str, field.default))}]"  # type: ignore[operator]
@@ -57,15 +57,15 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
     optimizer=migrate|reset, freeze=STEPS, noise=SHARE, rewarm=STEPS, new=, old=, decay_new=, decay_old=FACTOR, window=,
     min_delta=. `fxgrow passes` lists the passes and theirs.
     """
-    given = {name: value for name, value in options.items() if value not in (None, ())}
+    chosen = {name: value for name, value in options.items() if value not in (None, ())}
     if resume is not None:
         allowed = {"device", "workers"}
-        if model is not None or given.keys() - allowed:
+        if model is not None or chosen.keys() - allowed:
             raise click.UsageError("--resume goes on with the settings of the run; besides --device and --workers it takes "
                                    "no others")
-        trainer, run = _resumed(resume, given, as_json)
+        trainer, run = _resumed(resume, chosen, as_json)
     else:
-        run = _run(model, given)
+        run = _run(model, chosen)
         trainer = _new(run, as_json)
     with status("Counting what it will cost"):
         planned = trainer.plan()
@@ -83,7 +83,7 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
         _tell_report(report)
 
 
-def _run(model: str | None, given: dict[str, Any]) -> Run:
+def _run(model: str | None, chosen: dict[str, Any]) -> Run:
     settings: dict[str, Any] = {}
     origin = "the options"
     if model is not None and model.endswith(".toml"):
@@ -91,7 +91,7 @@ def _run(model: str | None, given: dict[str, Any]) -> Run:
     elif model is not None:
         settings = {"model": model}
     try:
-        run = Run.of({**settings, **given}, origin)
+        run = Run.of({**settings, **chosen}, origin)
     except TrainError as error:
         raise click.UsageError(str(error)) from error
     if not run.model:
@@ -118,10 +118,10 @@ def _new(run: Run, as_json: bool) -> Trainer:
         return Trainer(model, data, run, run.out, watchers=_watchers(as_json))
 
 
-def _resumed(folder: str, given: dict[str, Any], as_json: bool) -> tuple[Trainer, Run]:
-    from fxgrow.experiments.train import Trainer, checkpoint
-    file = Path(folder) / checkpoint.NAME
-    run = Run.of({**checkpoint.settings(file), **given}, str(file))
+def _resumed(folder: str, chosen: dict[str, Any], as_json: bool) -> tuple[Trainer, Run]:
+    from fxgrow.experiments.train import CHECKPOINT_NAME, Trainer, checkpoint_settings
+    file = Path(folder) / CHECKPOINT_NAME
+    run = Run.of({**checkpoint_settings(file), **chosen}, str(file))
     with status(f"Loading {file}"):
         trainer = Trainer.resume(folder, load_run_data(run), watchers=_watchers(as_json), config=run)
     return trainer, run

@@ -50,12 +50,12 @@ def costs(setup: Setup, seeds: Sequence[int]) -> list[ArmCost]:
         starts = {step_flops(t.model, t.batch, data.input_shape): t for t in (
             trainers[arm.key] for arm in arms if arm.network == network)}
         points[network] = [_measured(starts[flops], data) for flops in sorted({min(starts), max(starts)})]
-    found = []
+    arm_costs = []
     for arm in arms:
         planned = trainers[arm.key].plan()
         seconds = _seconds(trainers[arm.key], planned, points[arm.network]) if todo[arm.key] else 0.0
-        found.append(ArmCost(arm, planned.flops, seconds, todo[arm.key]))
-    return found
+        arm_costs.append(ArmCost(arm, planned.flops, seconds, todo[arm.key]))
+    return arm_costs
 
 
 def _seconds(trainer: Trainer, planned: PlannedCost, points: Points) -> float:

@@ -71,11 +71,11 @@ def _first_layers(setup: Setup, arm: Arm, seed: int) -> list[tuple[torch.Tensor,
         start = grown_through(start, setup.config(arm, data, seed).grow, data, seed)  # type: ignore[arg-type]
     else:
         start = untrained(setup, arm.key, seed)
-    found = []
+    layers = []
     for model in (start, trained):
         name = first_convolution(model)  # type: ignore[arg-type]
         if name is None:
             raise ExperimentError(f"arm {arm.key} has no convolution, so its filters cannot be drawn: choose other --data")
         weight, record = model.get_parameter(name).detach(), record_in(model)
-        found.append((weight, None if record is None else record.new_mask(name, weight)))
-    return found
+        layers.append((weight, None if record is None else record.new_mask(name, weight)))
+    return layers

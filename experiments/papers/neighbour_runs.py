@@ -94,7 +94,7 @@ def draw(setup: Neighbours) -> list[tuple[str, str]]:
     base = untrained(alone, f"{GROWN}/start", 0)
     parent = Parent(0, base, setup.load(0).first(2))
     rng, known = random.Random("neighbours"), {graph_hash(base)}
-    found: list[tuple[str, str]] = []
+    neighbours: list[tuple[str, str]] = []
     for _ in range(3 * setup.count):
         child, _ = mutate([parent], default_mutations(), rng, Limits(growth=GROWTH), known)
         if child is None:
@@ -110,10 +110,10 @@ def draw(setup: Neighbours) -> list[tuple[str, str]]:
         if graph_hash(again) != child.graph:
             raise ExperimentError(f"the mutation {words} is another one when it is read from its words")
         name = " ".join(word for word in words.split(" ") if not word.startswith("seed="))
-        found.append((f"{len(found) + 1} {name}", f"step=0: {words}"))
-        if len(found) == setup.count:
-            return found
-    raise ExperimentError(f"only {len(found)} neighbours of this network were found: ask for so many with --count, or "
+        neighbours.append((f"{len(neighbours) + 1} {name}", f"step=0: {words}"))
+        if len(neighbours) == setup.count:
+            return neighbours
+    raise ExperimentError(f"only {len(neighbours)} neighbours of this network were found: ask for so many with --count, or "
                           "choose a larger network")
 
 

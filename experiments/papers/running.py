@@ -21,13 +21,13 @@ from fxgrow.errors import FxgrowError
 from fxgrow.experiments.data import Data, load_data
 from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale, get_experiment
 from fxgrow.experiments.train import (
+    CHECKPOINT_NAME,
     PROBE,
     Diverged,
     TrainConfig,
     Trainer,
     Watcher,
     capture_classifier,
-    checkpoint,
     finite_or_none,
     grow_by_entry,
     parse_growth,
@@ -209,13 +209,13 @@ def finished(setup: Setup, arm: Arm, seed: int) -> dict[str, Any] | None:
     if not all(path.exists() for path in needed):
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        identity = found["identity"]
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        identity = kept["identity"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExperimentError(f"{file} is damaged ({one_line(error)}): delete it, and it is run again") from error
     if identity != setup.identity(arm, seed):
         raise ExperimentError(f"{file} is a run with other settings: choose another folder with --out, or delete it")
-    return found
+    return kept
 
 
 def run(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def _trainer(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> 
     data = setup.load(seed)
     config = setup.config(arm, data, seed)
     folder = setup.running(arm, seed) if setup.preset.checkpoints else None
-    if folder is not None and (folder / checkpoint.NAME).exists():
+    if folder is not None and (folder / CHECKPOINT_NAME).exists():
         return Trainer.resume(folder, data, watchers=watchers, config=config)
     if arm.teacher:
         start: nn.Module = fxgrow.load(setup.model_file(setup.declared.arm(arm.teacher_key), seed))

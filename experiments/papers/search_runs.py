@@ -169,11 +169,11 @@ class Comparison(Setup):
         trained = [self.train(untrained(self, arm.key, seed + 1000 * i), arm, seed, self.budget(seed) / count, i,
                               watchers if i == count - 1 else ()) for i in range(count)]
         nets, spent = [t.model for t in trained], sum(t.flops for t in trained)
-        found = together(nets, data, seed)
-        row = {"step": sum(t.step for t in trained), "flops": spent, "val_accuracy": found.pop("val_accuracy"),
-               "test_accuracy": found["average"]["accuracy"], "train_loss": None, "event": ""}
-        return {"rows": [row], "test": found["average"], "flops": spent, "parameters": sum(map(count_parameters, nets)),
-                "ensemble": {**found, "flops": spent}}, None
+        ensemble = together(nets, data, seed)
+        row = {"step": sum(t.step for t in trained), "flops": spent, "val_accuracy": ensemble.pop("val_accuracy"),
+               "test_accuracy": ensemble["average"]["accuracy"], "train_loss": None, "event": ""}
+        return {"rows": [row], "test": ensemble["average"], "flops": spent, "parameters": sum(map(count_parameters, nets)),
+                "ensemble": {**ensemble, "flops": spent}}, None
 
     def _anew(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
         """Train the network that a search has found, all of its numbers drawn anew, for the whole budget."""
@@ -188,23 +188,23 @@ class Comparison(Setup):
     def _searched(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
         """Search, and spend the rest of the budget in both ways."""
         data, budget = self.load(seed), self.budget(seed)
-        found = evolve.search(self.searching(arm, seed), self.running(arm, seed))
-        spent = sum(s.spent for s in found.evaluations)
+        result = evolve.search(self.searching(arm, seed), self.running(arm, seed))
+        spent = sum(s.spent for s in result.evaluations)
         if spent > budget:
             raise ExperimentError(f"arm {arm.key}: its search has spent {spent / budget:.0%} of the budget: make rounds "
                                   "shorter")
-        chosen = evolve.best(evolve.last_states(found.evaluations), 1, random.Random())[0]
-        alone = self.train(found.model(chosen), arm, seed, budget - spent, 0, watchers)
+        chosen = evolve.best(evolve.last_states(result.evaluations), 1, random.Random())[0]
+        alone = self.train(result.model(chosen), arm, seed, budget - spent, 0, watchers)
         choose = evolve.diverse if arm.name == "diverse" else evolve.best
-        members = choose([s for s in found.population if s.archive], self.sizes.members, random.Random())
-        several = [self.train(found.model(s), arm, seed, (budget - spent) / len(members), i) for i, s in enumerate(members)]
+        members = choose([s for s in result.population if s.archive], self.sizes.members, random.Random())
+        several = [self.train(result.model(s), arm, seed, (budget - spent) / len(members), i) for i, s in enumerate(members)]
         ensemble = {**together([t.model for t in several], data, seed), "flops": spent + sum(t.flops for t in several)}
         end = _tested(alone.model, data)
-        last = {"step": sum(s.steps for s in found.evaluations) + alone.step, "flops": spent + alone.flops,
+        last = {"step": sum(s.steps for s in result.evaluations) + alone.step, "flops": spent + alone.flops,
                 "val_accuracy": evolve.evaluate(alone.model, data.validation)[0], "test_accuracy": end["test"]["accuracy"],
                 "train_loss": None, "event": ""}
-        return {"rows": [*curve(found, data, budget), last], **end, "flops": last["flops"], "searched": spent,
-                "rounds": max(s.round for s in found.evaluations), "networks": len({s.number for s in found.evaluations}),
+        return {"rows": [*curve(result, data, budget), last], **end, "flops": last["flops"], "searched": spent,
+                "rounds": max(s.round for s in result.evaluations), "networks": len({s.number for s in result.evaluations}),
                 "ensemble": ensemble}, alone.model
 
     def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
@@ -242,10 +242,10 @@ def _logits(nets: Sequence[nn.Module], dataset: Any) -> tuple[torch.Tensor, torc
     return torch.stack([logits for logits, _ in pairs]), pairs[0][1]
 
 
-def curve(found: evolve.SearchResult, data: Data, budget: int) -> list[dict[str, Any]]:
+def curve(result: evolve.SearchResult, data: Data, budget: int) -> list[dict[str, Any]]:
     """Return the best network of the rounds that had ended after each twentieth of the budget, with all networks' steps."""
-    rounds = sorted({s.round for s in found.evaluations})
-    seen = [[s for s in found.evaluations if s.round <= r] for r in rounds]
+    rounds = sorted({s.round for s in result.evaluations})
+    seen = [[s for s in result.evaluations if s.round <= r] for r in rounds]
     spent = [sum(s.spent for s in scored) for scored in seen]
     steps = [sum(s.steps for s in scored) for scored in seen]
     tested: dict[str, float] = {}
@@ -255,7 +255,7 @@ def curve(found: evolve.SearchResult, data: Data, budget: int) -> list[dict[str,
         if ended:
             one: evolve.Scored = evolve.best(evolve.last_states(seen[ended - 1]), 1, random.Random())[0]
             if one.archive not in tested:
-                tested[one.archive] = evolve.evaluate(found.model(one), data.test)[0]
+                tested[one.archive] = evolve.evaluate(result.model(one), data.test)[0]
             rows.append({"step": float(np.interp(at, spent, steps)), "flops": at, "val_accuracy": one.accuracy,
                          "test_accuracy": tested[one.archive], "train_loss": None, "event": ""})
     return rows

@@ -67,11 +67,11 @@ def _runs_below(path: str) -> Iterator[Path]:
 
 
 def _read(folder: Path, name: str) -> StoredRun:
-    from fxgrow.experiments.train import checkpoint
+    from fxgrow.experiments.train import CHECKPOINT_NAME, checkpoint_settings
     if not (folder / HISTORY).exists():
         return StoredRun(name, folder, "tensorboard", read_events(folder), {})
-    file = folder / checkpoint.NAME
-    settings = checkpoint.settings(file) if file.exists() else {}
+    file = folder / CHECKPOINT_NAME
+    settings = checkpoint_settings(file) if file.exists() else {}
     return StoredRun(name, folder, "history", read_history(folder / HISTORY), settings)
 
 
@@ -148,16 +148,16 @@ def group_runs(runs: Sequence[StoredRun], group: str | None = None) -> dict[str,
     if group is None:
         keys: dict[str, list[StoredRun]] = {}
         for run in runs:
-            known = "model" in run.settings and "data" in run.settings
+            complete = "model" in run.settings and "data" in run.settings
             rest = {k: v for k, v in run.settings.items() if k not in ASIDE}
-            keys.setdefault(json.dumps(rest, sort_keys=True) if known else f"run {run.name}", []).append(run)
+            keys.setdefault(json.dumps(rest, sort_keys=True) if complete else f"run {run.name}", []).append(run)
         return dict(zip(_labels(list(keys.values())), keys.values()))
-    found: dict[str, list[StoredRun]] = {}
+    groups: dict[str, list[StoredRun]] = {}
     by_setting = any(group in run.settings for run in runs)
     for run in runs:
         label = _value(run, group) if by_setting else _match(run, group, runs)
-        found.setdefault(label, []).append(run)
-    return found
+        groups.setdefault(label, []).append(run)
+    return groups
 
 
 def _labels(groups: Sequence[Sequence[StoredRun]]) -> list[str]:

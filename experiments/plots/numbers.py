@@ -110,11 +110,11 @@ def points(label: str, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tup
     Raises:
         PlotError: there are none, a column is not there, or x falls.
     """
-    known = columns(rows)
+    names = columns(rows)
     for name in (x, y):
-        if name not in known:
-            raise PlotError(f"{label}: there is no column {name!r} with numbers{did_you_mean(name, known)}; there are "
-                            f"{', '.join(known) or 'none at all'}")
+        if name not in names:
+            raise PlotError(f"{label}: there is no column {name!r} with numbers{did_you_mean(name, names)}; there are "
+                            f"{', '.join(names) or 'none at all'}")
     pairs = [(float(row[x]), float(row[y])) for row in rows if row.get(x) is not None and row.get(y) is not None]
     if not any(map(math.isfinite, (value for _, value in pairs))):
         raise PlotError(f"{label}: no row has both {x!r} and a finite {y!r}: choose another x or y")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fxgrow.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from fxgrow.experiments.train.checkpoint import CHECKPOINT_NAME, checkpoint_settings
     from fxgrow.experiments.train.config import TrainConfig
     from fxgrow.experiments.train.costs import PlannedCost, count_parameters, step_flops
     from fxgrow.experiments.train.history import History, csv_text
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fxgrow.experiments.train.watch import Lines, Progress, Watcher, summary_writer
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
+    "checkpoint": "CHECKPOINT_NAME checkpoint_settings",
     "config": "TrainConfig",
     "costs": "PlannedCost count_parameters step_flops",
     "schedule": "grow_by_entry parse_growth seed_for",

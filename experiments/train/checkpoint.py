@@ -22,7 +22,7 @@ import fxgrow
 from fxgrow.common import atomic_write, one_line
 from fxgrow.errors import ArchiveError, FxgrowError
 
-NAME, VERSION = "checkpoint.zip", 1
+CHECKPOINT_NAME, VERSION = "checkpoint.zip", 1
 MODEL, TENSORS, STATE = "model.pt", "tensors.safetensors", "state.json"
 
 
@@ -71,7 +71,7 @@ def _temporary() -> Iterator[Path]:
         yield Path(folder)
 
 
-def settings(path: str | os.PathLike) -> dict[str, Any]:
+def checkpoint_settings(path: str | os.PathLike) -> dict[str, Any]:
     """Read the settings of the run that a checkpoint is of; raises as `read` does."""
     with _opened(path) as (_, state):
         return state["config"]

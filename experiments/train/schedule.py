@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase
 
 import fxgrow
-from fxgrow.cli import pass_options
+from fxgrow.cli import options_of, parse_pass
 from fxgrow.common import did_you_mean
 from fxgrow.compare import Verification
 from fxgrow.errors import FxgrowError, GrowthError
@@ -173,7 +173,7 @@ def _pass(name: str, options: Sequence[str], text: str) -> tuple[type, dict[str,
         key, equals, value = option.partition("=")
         flags.append(f"--{key.replace('_', '-')}{equals}{value}")
     try:
-        cls, arguments, left = pass_options.parse(name, flags)
+        cls, arguments, left = parse_pass(name, flags)
         if not left:
             cls(**arguments)
     except click.UsageError as error:
@@ -181,7 +181,7 @@ def _pass(name: str, options: Sequence[str], text: str) -> tuple[type, dict[str,
     except (FxgrowError, TypeError) as error:
         raise TrainError(f"growth {text!r}: {error}") from error
     if left:
-        known = [o.opts[0].removeprefix("--") for o in pass_options.options(cls)]
+        known = [o.opts[0].removeprefix("--") for o in options_of(cls)]
         word = left[0].removeprefix("--").partition("=")[0]
         raise TrainError(f"growth {text!r}: pass {name} has no option {word!r}{did_you_mean(word, known)}; it has "
                          f"{', '.join(known)}")

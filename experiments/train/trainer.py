@@ -331,7 +331,7 @@ class Trainer(TrainingState):
         self.seconds = time.monotonic() - self._began
         tensors, state = gather(self)
         self.effects.lift()  # a file holds the network as it is without them
-        checkpoint.write(self.out / checkpoint.NAME, self.model, tensors, state)
+        checkpoint.write(self.out / checkpoint.CHECKPOINT_NAME, self.model, tensors, state)
         self.effects.renew(self.last, self.step, self.model, self.optimizer)
         self.checkpoint_step = self.step
         self.history.save(self.out)
@@ -349,7 +349,7 @@ class Trainer(TrainingState):
             ArchiveError: there is no checkpoint, or it is damaged.
             TrainError: the data are others.
         """
-        model, tensors, state = checkpoint.read(Path(out) / checkpoint.NAME)
+        model, tensors, state = checkpoint.read(Path(out) / checkpoint.CHECKPOINT_NAME)
         trainer = cls(model, data, config or TrainConfig.of(state["config"]), out, watchers=watchers)
         restore(trainer, tensors, state)
         return trainer
@@ -363,7 +363,7 @@ class Trainer(TrainingState):
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainError(f"{self.out} cannot be made ({error.strerror}): choose another folder") from error
-        if self.checkpoint_step is None and (self.out / checkpoint.NAME).exists():
+        if self.checkpoint_step is None and (self.out / checkpoint.CHECKPOINT_NAME).exists():
             raise TrainError(f"{self.out} holds a run already: go on with fxgrow train --resume {self.out}, or choose "
                              "another folder")
         for left in self.out.glob(f".*.{12 * '[0-9a-f]'}.part"):  # of a file that was being written when a run was killed

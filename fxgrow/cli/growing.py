@@ -15,7 +15,7 @@ class TransformCommand(click.Command):
         rest, named = pass_options.split(args)
         asked = []
         for name, words in named:
-            cls, arguments, left = pass_options.parse(name, words)
+            cls, arguments, left = pass_options.parse_pass(name, words)
             asked.append((cls, arguments))
             rest += left
         try:
@@ -33,7 +33,7 @@ class TransformCommand(click.Command):
         super().format_options(ctx, formatter)
         for name in pass_options.installed_passes():
             cls = pass_options.load_pass(name)
-            records = [option.get_help_record(ctx) for option in pass_options.options(cls)]
+            records = [option.get_help_record(ctx) for option in pass_options.options_of(cls)]
             with formatter.section(f"Options behind --pass {name}"):
                 formatter.write_dl([record for record in records if record is not None])
 

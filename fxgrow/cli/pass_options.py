@@ -70,7 +70,7 @@ def argument_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def options(cls: type) -> list[click.Option]:
+def options_of(cls: type) -> list[click.Option]:
     """Return one option for each dataclass field of a pass that a word or number can set."""
     hints, docs, found = typing.get_type_hints(cls), argument_docs(cls), []
     for field in dataclasses.fields(cls):
@@ -127,10 +127,10 @@ def split(args: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     return rest, passes
 
 
-def parse(name: str, words: list[str]) -> tuple[type, dict, list[str]]:
+def parse_pass(name: str, words: list[str]) -> tuple[type, dict, list[str]]:
     """Return a pass's class, its arguments out of the words behind `--pass NAME`, and the words that are not its options."""
     cls = load_pass(name)
-    parser = click.Command(name=f"--pass {name}", params=list(options(cls)), add_help_option=False,
+    parser = click.Command(name=f"--pass {name}", params=list(options_of(cls)), add_help_option=False,
                            context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
     with parser.make_context(f"--pass {name}", list(words)) as ctx:
         given = {k: list(v) if isinstance(v, tuple) else v for k, v in ctx.params.items() if v not in (None, ())}
@@ -141,12 +141,12 @@ def describe(name: str) -> dict:
     """Return a pass as data: its name, what it does, and its options."""
     cls = load_pass(name)
     return {"name": name, "does": summary(cls), "from": installed_passes()[name].value,
-            "options": [{"option": o.opts[0], "repeatable": o.multiple, "help": o.help} for o in options(cls)]}
+            "options": [{"option": o.opts[0], "repeatable": o.multiple, "help": o.help} for o in options_of(cls)]}
 
 
 def advice(option: str) -> str:
     """Tell whose an option is that the command itself does not have, or which ones are like it."""
-    flags = {flag: name for name in installed_passes() for o in options(load_pass(name)) for flag in o.opts}
+    flags = {flag: name for name in installed_passes() for o in options_of(load_pass(name)) for flag in o.opts}
     if option in flags:
         return f" It is an option of a pass: write it behind --pass {flags[option]}."
     near = nearest_names(option, flags, 2)

@@ -3,8 +3,8 @@
 What lives here: helpers without torch that any room may use. What does not: anything that knows of graphs or tensors.
 """
 from fxgrow.common.collector import without_collector
+from fxgrow.common.entry_points import load_plugin, plugins
 from fxgrow.common.files import atomic_write
-from fxgrow.common.plugins import load_plugin, plugins
 from fxgrow.common.refusal import Refusal
 from fxgrow.common.tables import render
 from fxgrow.common.tensorboard import pixels, writing

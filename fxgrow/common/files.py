@@ -63,7 +63,7 @@ def _beside(place: Path, mode: int | None) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         if mode is not None:
             temporary.chmod(mode)
-        os.replace(temporary, place)
+        os.replace(temporary, place)  # noqa: PTH105
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()

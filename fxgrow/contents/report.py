@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 
 from fxgrow.axis import Atom, Tape, analyse, classes
 from fxgrow.common import Refusal, render
-from fxgrow.contents.certify import certify
+from fxgrow.contents.proving import certify
 from fxgrow.tracing import capture
 
 

@@ -2,11 +2,11 @@
 
 What lives here: what holds for any graph, whoever made it. What does not: how one is traced (tracing) or grown (growth).
 """
-from fxgrow.graph.calls import CONVOLUTIONS, LAYERS, TRANSPOSED, Call, call_of, calls, computes, other_users
 from fxgrow.graph.captured import Captured, is_captured
 from fxgrow.graph.cleanup import copy_nodes, remove_dead_code, renew_constants
 from fxgrow.graph.inputs import as_tuple, to_meta
 from fxgrow.graph.joins import add_join, branch_taken, is_join, mode_flag
+from fxgrow.graph.layer_calls import CONVOLUTIONS, LAYERS, TRANSPOSED, Call, call_of, calls, computes, other_users
 from fxgrow.graph.modules import (
     TRANSIENT,
     assemble,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import ConvNd, tree_leaves
-from fxgrow.graph.calls import Call, call_of
 from fxgrow.graph.joins import is_join
+from fxgrow.graph.layer_calls import Call, call_of
 
 # The family of an operation, by the first pattern that its lower-case name matches. Names are those of layers and functions.
 FAMILIES = {name: re.compile(pattern) for name, pattern in {

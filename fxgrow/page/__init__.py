@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+__all__ = ["PARTS", "STYLES", "finite", "page"]
+
 HERE = Path(__file__).parent
 STYLES = (HERE / "page.css",)
 PARTS = tuple(HERE / name for name in ("dom.js", "stage.js", "layout.js", "diagram.js", "sections.js"))  # of any page

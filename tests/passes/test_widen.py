@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from support import grow, shake, size, still
+from thin import thin
 from torch import nn
 from torch.fx.passes.infra.pass_manager import PassManager
 
@@ -32,9 +33,9 @@ def close(a, b, tolerance=1e-4):
 
 
 def test_resnet50_with_doubled_inner_widths_is_wide_resnet50_2():
-    model, x = shake(torchvision.models.resnet50()).eval(), torch.randn(2, 3, 64, 64)
+    model, x = shake(thin(torchvision.models.resnet50)).eval(), torch.randn(2, 3, 64, 64)
     grown = fxgrow.transform(model, x, [Widen(INNER, factor=2, seed=0)])
-    stock = torchvision.models.wide_resnet50_2().eval()
+    stock = thin(torchvision.models.wide_resnet50_2).eval()
     stock.load_state_dict(grown.model.state_dict(), strict=True)
     assert list(stock.state_dict()) == list(grown.model.state_dict())
     close(stock(x), model(x))
@@ -84,7 +85,7 @@ def test_transform_leaves_its_input_alone(small):
 
 @pytest.mark.parametrize("method", ["r2r", "netmorph"])
 def test_old_numbers_stay_bit_for_bit(method):
-    model, x = shake(torchvision.models.resnet18(num_classes=5)).eval(), torch.randn(1, 3, 64, 64)
+    model, x = shake(thin(lambda: torchvision.models.resnet18(num_classes=5))).eval(), torch.randn(1, 3, 64, 64)
     grown = fxgrow.transform(model, x, [Widen(factor=1.5, method=method, seed=0)])
     old = dict(model.state_dict())
     for name, tensor in grown.model.state_dict().items():

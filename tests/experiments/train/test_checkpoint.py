@@ -122,7 +122,7 @@ def test_augmented_data_and_workers(tmp_path):
     whole = trainer(*TWO, data=data(), checkpoint_every=4)
     whole.fit()
     crashed(tmp_path, 13, *TWO, data=data(), checkpoint_every=4)
-    config = TrainConfig.of({**checkpoint.settings(tmp_path / "run" / checkpoint.NAME), "workers": 1})
+    config = TrainConfig.of({**checkpoint.checkpoint_settings(tmp_path / "run" / checkpoint.CHECKPOINT_NAME), "workers": 1})
     again = Trainer.resume(tmp_path / "run", data(), config=config)
     again.fit()
     assert_same(whole, again)
@@ -169,7 +169,7 @@ def test_killed(tmp_path):
 
 def _reached(folder, step: int) -> bool:
     try:
-        return checkpoint.read(folder / checkpoint.NAME)[2]["step"] >= step
+        return checkpoint.read(folder / checkpoint.CHECKPOINT_NAME)[2]["step"] >= step
     except ArchiveError:
         return False
 
@@ -206,7 +206,7 @@ def test_random_states_come_back():
 
 def test_damaged_missing_and_foreign_files(tmp_path):
     trainer(out=tmp_path / "run", steps=10).fit()
-    file = tmp_path / "run" / checkpoint.NAME
+    file = tmp_path / "run" / checkpoint.CHECKPOINT_NAME
     whole = file.read_bytes()
     for content in (whole[:-30], whole[:200], b"", b"PK" + whole[2:60], whole.replace(b"safetensors", b"safetansors")):
         file.write_bytes(content)
@@ -274,7 +274,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
     run = trainer(out=tmp_path / "run", lr=1e38, momentum=0, schedule="constant", steps=200, model=torch.nn.Linear(6, 3))
     with pytest.raises(TrainError, match=r"loss is (nan|inf) at step \d+.*lower lr.*--resume"):
         run.fit()
-    model, _, state = checkpoint.read(tmp_path / "run" / checkpoint.NAME)
+    model, _, state = checkpoint.read(tmp_path / "run" / checkpoint.CHECKPOINT_NAME)
     assert all(t.isfinite().all() for t in model.state_dict().values())
 
 
@@ -296,7 +296,7 @@ def test_data_that_cannot_be_had(tmp_path, workers, said):
     data.train = Fails(data.train)
     with pytest.raises(TrainError, match=rf"the data of step \d cannot be had: .*{said}.*--resume"):
         trainer(out=tmp_path / "run", data=data, workers=workers, checkpoint_every=1).fit()
-    assert checkpoint.read(tmp_path / "run" / checkpoint.NAME)[2]["step"] < 10
+    assert checkpoint.read(tmp_path / "run" / checkpoint.CHECKPOINT_NAME)[2]["step"] < 10
 
 
 def test_a_worker_that_is_killed(tmp_path):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import torchvision
 from archives import IMAGE, Small, round_trip, run, same, small_archive
 from support import shake
+from thin import thin
 from torch import nn
 from torch.fx import GraphModule
 
@@ -42,12 +43,12 @@ def archive():
 
 MODELS = {
     "small": (Small, IMAGE),
-    "resnet18": (lambda: torchvision.models.resnet18(num_classes=7), IMAGE),
+    "resnet18": (lambda: thin(lambda: torchvision.models.resnet18(num_classes=7)), IMAGE),
     "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=7), IMAGE),
     "vit": (lambda: torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, dropout=0.1), IMAGE),
     "swin": (lambda: torchvision.models.SwinTransformer([2, 2], 16, [1, 2], [2, 2], [4, 4], stochastic_depth_prob=0.5),
              IMAGE),
-    "googlenet": (lambda: torchvision.models.googlenet(num_classes=3, init_weights=False), (2, 3, 64, 64)),
+    "googlenet": (lambda: thin(lambda: torchvision.models.googlenet(num_classes=7, init_weights=False)), (2, 3, 64, 64)),
 }
 
 
@@ -147,7 +148,7 @@ def test_parameters_that_overlap_in_part_are_refused(path):
 
 
 def test_flags_types_and_layouts_are_kept(path):
-    model = torchvision.models.resnet18(num_classes=3).to(memory_format=torch.channels_last)
+    model = MODELS["resnet18"][0]().to(memory_format=torch.channels_last)
     model.layer1.requires_grad_(False)
     model.layer2.eval()
     gm, loaded = round_trip(model, torch.randn(IMAGE), path)

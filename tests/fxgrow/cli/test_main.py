@@ -387,7 +387,7 @@ def hello():
 
 
 def test_a_strangers_pass_gets_its_options(stranger):
-    cls, given, left = pass_options.parse("nothing", shlex.split("--times 3 --loud --names a --names b -o x.pt"))
+    cls, given, left = pass_options.parse_pass("nothing", shlex.split("--times 3 --loud --names a --names b -o x.pt"))
     assert given == {"times": 3, "loud": True, "names": ["a", "b"]} and left == ["-o", "x.pt"]
     assert pass_options.argument_docs(cls)["times"] == "how often, on two lines."
     assert "Missing option '--times'" in run("transform nets_for_cli:mlp -o a.pt --pass nothing", code=2).stderr
@@ -401,7 +401,7 @@ def test_a_strangers_command_is_found_and_its_errors_are_told_alike(stranger):
 
 def test_options_of_widen_become_its_arguments():
     words = shlex.split("--where a --where 'b.*' --factor 1.5 --init 0.25 --noise 0 --seed 3")
-    cls, given, left = pass_options.parse("widen", words)
+    cls, given, left = pass_options.parse_pass("widen", words)
     assert cls is Widen and left == []
     assert given == {"where": ["a", "b.*"], "factor": 1.5, "init": 0.25, "noise": 0.0, "seed": 3}
-    assert pass_options.parse("widen", ["--init", "kaiming", "--by", "2"])[1] == {"init": "kaiming", "by": 2}
+    assert pass_options.parse_pass("widen", ["--init", "kaiming", "--by", "2"])[1] == {"init": "kaiming", "by": 2}
