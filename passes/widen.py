@@ -15,7 +15,7 @@ from fxgrow.contents import AVERAGE, COPY, FALLBACKS, FREE, PAIR, ZERO, Certific
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.graph import tensors_of
 from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init
-from fxgrow.passes.support import insist_known, listed, seed_of, select_classes
+from fxgrow.passes.support import insist_known, listed, rounded, seed_of, select_classes
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
 
@@ -28,22 +28,6 @@ WHY = {PAIR: "new positions come in equal pairs, consumed with opposite signs",
        "extend": "new outputs are an extension: the old ones stay, the new ones are drawn and have no counterpart",
        "fold": "; skip paths fold the pairs: x_old + x_L - x_R"}
 Fit = Callable[[AxisClass, int, Certificate], tuple[int, str]]
-
-
-def rounded(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
-    """Return the size rounded to what the contents need, and a note where that changed it.
-
-    Raises:
-        Refusal: no size near it will do.
-    """
-    if certificate.base == PAIR and (size - c.size) % 2:
-        if c.size == 1:
-            raise Refusal(f"pairs would make it {size + 1} times as wide")
-        return size + 1, f" (pairs: {size} rounded up to {size + 1})"
-    if certificate.uniform and size % c.size:
-        raise Refusal(f"only an integer factor is exact, as {certificate.uniform} takes a mean over it: try "
-                      f"{-(-size // c.size)} times")
-    return size, ""
 
 
 def root_mean_square(scale: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ from fxgrow.common import Refusal, times
 from fxgrow.contents import PAIR, Certificate
 from fxgrow.errors import GrowthError
 from fxgrow.graph import Captured, clone_structure, tensors_of
+from fxgrow.passes import Kernel, Widen
 from fxgrow.passes.into.omitted import Omitted
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import Options, Step
 from fxgrow.passes.into.sizes import Sizes, without
-from fxgrow.passes.kernel import Kernel
 from fxgrow.passes.methods import Draws
-from fxgrow.passes.widen import Widen, rounded
+from fxgrow.passes.support import rounded
 from fxgrow.record import GrowthRecord
 from fxgrow.rewrite import Growth, record_of, rewrite
 

@@ -2,7 +2,7 @@
 
 A method says which content it wants new positions to have (`BASES`; None: random numbers); each content has a function here
 that gives, for a tensor and an axis, the old positions as they are to be and the new ones (None: zeros). Which content is
-exact where is decided in fxgrow/contents/certify.py, never here.
+exact where is decided in fxgrow/contents/proving.py, never here.
 """
 from fxgrow.contents import AVERAGE, COPY, FREE, PAIR, SHARE, SIGNED, ZERO
 from fxgrow.passes.methods.average import average

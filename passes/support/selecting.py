@@ -1,9 +1,10 @@
-"""The axis classes that a `where` names."""
+"""The axis classes that a `where` names, and the sizes that they can have."""
 import fnmatch
 from collections.abc import Sequence
 
 from fxgrow.axis import OUTPUT, Atom, AxisClass, Prod, Tape, atoms, classes, resolve
-from fxgrow.common import nearest_names
+from fxgrow.common import Refusal, nearest_names
+from fxgrow.contents import PAIR, Certificate
 from fxgrow.errors import SelectionError
 
 
@@ -79,3 +80,19 @@ def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
         walk(tape.params[name].axes[dim])
     found.pop(atom, None)
     return list(found)
+
+
+def rounded(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
+    """Return the size rounded to what the contents need, and a note where that changed it.
+
+    Raises:
+        Refusal: no size near it will do.
+    """
+    if certificate.base == PAIR and (size - c.size) % 2:
+        if c.size == 1:
+            raise Refusal(f"pairs would make it {size + 1} times as wide")
+        return size + 1, f" (pairs: {size} rounded up to {size + 1})"
+    if certificate.uniform and size % c.size:
+        raise Refusal(f"only an integer factor is exact, as {certificate.uniform} takes a mean over it: try "
+                      f"{-(-size // c.size)} times")
+    return size, ""
