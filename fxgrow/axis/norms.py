@@ -23,10 +23,10 @@ def _fuse_normalize(tape: Tape) -> None:
     """Make one norm, to unit length, of a graph node that divides a value by its own vector norm (`F.normalize`)."""
     for fx, ops in tape.by_node.items():
         value, lengths = tape.node_values.get(fx), [op for op in ops if isinstance(op, Reduce) and op.how == "norm"]
-        last = value.op if isinstance(value, Value) else None
-        if last not in ops or len(lengths) != 1 or not isinstance(last, Map) or last.fn != "div":
+        if not isinstance(value, Value) or not isinstance(value.op, Map) or len(lengths) != 1:
             continue
-        if last.ins[0] is lengths[0].ins[0]:
+        last = value.op
+        if last in ops and last.fn == "div" and last.ins[0] is lengths[0].ins[0]:
             fused = Normalise("normalize", last.node, fx, last.ins[:1], last.outs, last.dmaps[:1], lengths[0].reduced,
                               how="unit")
             value.op = fused

@@ -176,7 +176,7 @@ class Interpreter(Bindings):
         elif isinstance(a, Var):
             cancelling = complement([b])
             a = self.bind(a, cancelling if self.exact else FREE)
-        elif isinstance(b, Var):
+        elif not isinstance(a, Var) and isinstance(b, Var):
             cancelling = complement([a])
             b = self.bind(b, cancelling if self.exact else FREE)
         if not self.exact or self.powers and self._cancels(op):

@@ -35,7 +35,7 @@ class Content(str, Enum):
     NIL = "nil"
 
     __str__ = str.__str__
-    __format__ = str.__format__
+    __format__ = str.__format__  # type: ignore[assignment]
 
     @property
     def complement(self) -> Content:
