@@ -162,14 +162,14 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
         rest, test = stratified_split(labels, TEST, seed=0)
     else:
         rest, test = torch.arange(len(labels)), torch.arange(len(test_labels))
-    train, held = stratified_split(labels[rest], validation, seed)
-    train, held = rest[train], rest[held]
+    train, held_out = stratified_split(labels[rest], validation, seed)
+    train, held_out = rest[train], rest[held_out]
     if limit is not None:
-        train, held = (p[stratified_subset(labels[p], limit, seed)] for p in (train, held))
+        train, held_out = (p[stratified_subset(labels[p], limit, seed)] for p in (train, held_out))
         test = test[stratified_subset((labels if test_labels is None else test_labels)[test], limit, seed)]
     if not len(train):
         raise DataError(f"{name} has no examples to train on")
-    parts = source.parts(train, held, test, augment)
+    parts = source.parts(train, held_out, test, augment)
     return Data(name, *parts, source.class_names, source.input_shape)
 
 

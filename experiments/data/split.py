@@ -25,19 +25,19 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
         if missing > 0 and quotas[c] < exact[c] and quotas[c] < len(members[c]) - 1:
             quotas[c] += 1
             missing -= 1
-    held = [m[:q] for m, q in zip(members, quotas)]
+    held_out = [m[:q] for m, q in zip(members, quotas)]
     rest = [m[q:] for m, q in zip(members, quotas)]
-    return _joined(rest), _joined(held)
+    return _joined(rest), _joined(held_out)
 
 
 def stratified_subset(labels: Tensor, limit: int, seed: int) -> Tensor:
     """Return the indices of `limit` examples (all, if there are no more), every class with its share."""
     if limit >= len(labels):
         return torch.arange(len(labels))
-    rest, held = stratified_split(labels, limit / len(labels), seed)
-    missing = limit - len(held)  # classes with a single member are never held out
+    rest, held_out = stratified_split(labels, limit / len(labels), seed)
+    missing = limit - len(held_out)  # classes with a single member are never held out
     extra = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:missing]]
-    return _joined([held, extra])
+    return _joined([held_out, extra])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -101,14 +101,14 @@ def fit_stack(logits: Tensor, labels: Tensor, seed: int, steps: int = STEPS) -> 
     curves = torch.zeros(steps // EVERY + 1, dtype=torch.float64)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     for fold in range(min(FOLDS, len(labels)) if len(labels) > 1 else 0):
-        held = torch.zeros(len(labels), dtype=torch.bool)
-        held[order[fold::FOLDS]] = True
-        curves += _train(logits[:, ~held], labels[~held], seed, steps, (logits[:, held], labels[held]))[1]
+        left_out = torch.zeros(len(labels), dtype=torch.bool)
+        left_out[order[fold::FOLDS]] = True
+        curves += _train(logits[:, ~left_out], labels[~left_out], seed, steps, (logits[:, left_out], labels[left_out]))[1]
     chosen = EVERY * int(curves.argmin())
     return _train(logits, labels, seed, chosen)[0], chosen
 
 
-def _train(logits: Tensor, labels: Tensor, seed: int, steps: int, held: tuple[Tensor, Tensor] | None = None
+def _train(logits: Tensor, labels: Tensor, seed: int, steps: int, left_out: tuple[Tensor, Tensor] | None = None
            ) -> tuple[Stack, Tensor]:
     """Return a stack after so many steps, and the summed loss on the samples held out, before each EVERY-th step."""
     with torch.random.fork_rng(devices=[]):
@@ -116,9 +116,9 @@ def _train(logits: Tensor, labels: Tensor, seed: int, steps: int, held: tuple[Te
         stack = Stack(len(logits), logits.shape[-1])
     optimizer, losses = torch.optim.AdamW(stack.parameters(), RATE, weight_decay=DECAY), []
     for step in range(steps + 1):
-        if held is not None and step % EVERY == 0:
+        if left_out is not None and step % EVERY == 0:
             with torch.no_grad():
-                losses.append(float(F.nll_loss(stack(held[0]), held[1], reduction="sum")))
+                losses.append(float(F.nll_loss(stack(left_out[0]), left_out[1], reduction="sum")))
         if step < steps:
             optimizer.zero_grad()
             F.nll_loss(stack(logits), labels).backward()

@@ -58,7 +58,7 @@ class Scored:
 
 def ancestry(members: Mapping[int, Member], number: int) -> list[int]:
     """Return a member's ancestors, the base network first, and itself."""
-    found = [number]
-    while (parent := members[found[0]].parent) is not None:
-        found.insert(0, parent)
-    return found
+    line = [number]
+    while (parent := members[line[0]].parent) is not None:
+        line.insert(0, parent)
+    return line
