@@ -1,7 +1,6 @@
 """Deepen: new layers and blocks that start as the identity, by R2R, Net2Net or network morphism.
 
-What lives here: the pass. Where a block goes, and which: support/places. The numbers by which it is the identity:
-support/start.
+What lives here: the pass. What does not: where a block goes (support/places), which numbers it has (support/start).
 """
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass

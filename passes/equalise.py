@@ -74,10 +74,7 @@ def parts(record: GrowthRecord, name: str, tensor: Tensor) -> tuple[Tensor, Tens
 
 
 def ratios(model: GraphModule, record: GrowthRecord, seed: int) -> tuple[float, float]:
-    """Return the gradients of new rows, and of new columns, over those of old numbers of the same weight.
-
-    They are root mean squares, and geometric means over weights (1 where there is none to compare).
-    """
+    """Return the gradients (rms) of new rows and columns over those of old numbers: geometric means over weights."""
     gradients = _gradients(model, seed)
     logs: tuple[list[float], list[float]] = ([], [])
     for name, gradient in gradients.items():

@@ -156,9 +156,7 @@ class Widen(PassBase):
     def growth(self, tape: Tape, c: AxisClass, size: int, draws: Draws, fit: Fit = rounded) -> Growth:
         """Return the growth of one class by the first method that is exact for it and its size.
 
-        Args:
-            fit: takes the class, its new size and a certificate, and gives the size that these contents can have and a note
-                on it.
+        fit: from the class, its new size and a certificate, the size that these contents can have and a note on it.
 
         Raises:
             Refusal: none is.
@@ -220,10 +218,7 @@ class Widen(PassBase):
     def _extend(self, c: AxisClass, m: int, draws: Draws) -> tuple[Extend, Tensor, Tensor]:
         """Return the function that extends a tensor along this class, and the positions and shares drawn for it."""
         n = c.size
-        if m % n:
-            source = torch.randint(n, (m - n,), generator=draws.generator)
-        else:
-            source = torch.arange(n).repeat(m // n - 1)
+        source = torch.randint(n, (m - n,), generator=draws.generator) if m % n else torch.arange(n).repeat(m // n - 1)
         raw = torch.ones(m, dtype=torch.float64)
         if self.method == "net2net-unequal":
             raw = torch.rand(m, generator=draws.generator, dtype=torch.float64) + 0.5

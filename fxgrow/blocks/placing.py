@@ -59,8 +59,7 @@ def _reorder(children: dict, ordered: dict) -> None:
 def next_names(edit: Edit, path: str, count: int) -> list[str]:
     """Return `count` names behind a layer or block.
 
-    They are the numbers that follow it in a series (`layer3.3` behind `layer3.2`, taken or not), or names of their own
-    (`Mixed_5d_2`).
+    They follow it in a series (`layer3.3` behind `layer3.2`, taken or not), or are names of their own (`Mixed_5d_2`).
     """
     owner, stem, number = _split(edit, path)
     if number is not None:

@@ -24,7 +24,7 @@ class Part:
     """A part of a graph between the value that it takes and the value that it gives.
 
     name: the module, layer or call (`module:node`) that it is. nodes: in the order of the graph.
-    takes: the node outside whose value the part reads (None: not asked for). gives: the node inside whose value others read.
+    takes: the node outside whose value it reads (None: not asked for). gives: the node inside whose value others read.
     channel_axis: the axis of channels in `gives`, counted from the end, where that was asked for.
     concat_axis: the axis along which `gives` is only ever concatenated, so that the part can be left out.
     home: the module that new layers beside it belong to.
@@ -77,11 +77,7 @@ def named(edit: Edit) -> dict[str, list[Named]]:
 
 
 def part_of(edit: Edit, name: str, home: str, nodes: list[Node]) -> Part:
-    """Return nodes of the original as a part that gives one tensor.
-
-    Raises:
-        Refusal: they give several values, or none.
-    """
+    """Return nodes of the original as a part; refuse those that do not give one tensor."""
     return Part(name, nodes, None, _only(edit, boundary(nodes)[1], "gives"), home=home)
 
 
@@ -98,11 +94,7 @@ def _only(edit: Edit, nodes: list[Node], verb: str) -> Node:
 
 
 def channel_axis(edit: Edit, node: Node) -> int:
-    """Return the axis of a value that some layer makes: neither the batch nor space nor time.
-
-    Raises:
-        Refusal: no layer makes one, or layers make several.
-    """
+    """Return the axis of a value that some layer makes (neither the batch nor space nor time), or refuse."""
     found = channel_axes(edit.before, node.name)
     if len(found) == 1:
         return found[0]
@@ -150,15 +142,9 @@ def _select(edit: Edit, where: str | Sequence[str], what: str) -> list[Named]:
 
 def apply(edit: Edit, where: str | Sequence[str], what: str, put: Callable[[Part], Outcome],
           takes: bool = False) -> PassResult:
-    """Call `put` for each part that is named, and keep the reasons where nothing can be put.
+    """Call `put` for each part that is named, the last one first, and keep the reasons where it refuses.
 
-    The last part comes first: what is put behind one is what the next one takes.
-
-    Args:
-        edit: the copy under change; parts are of its original.
-        where: globs over names. what: what they name, for the error.
-        put: changes the copy; it says what it did, or raises Refusal.
-        takes: the parts must take one value.
+    what: what names are of, for the error. takes: the parts must take one value.
 
     Raises:
         SelectionError: nothing is named so, or nothing could be put anywhere.

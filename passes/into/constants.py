@@ -17,13 +17,9 @@ from fxgrow.passes.into.plan import Step
 
 @dataclass
 class Rescaling:
-    """Factors of the big model's weights, by name.
-
-    logs: the logarithm of a weight's factor. eps: for the weight of a batch norm, its variance and both classes' eps, which
-    give a factor for each channel.
-    """
-    logs: dict[str, float] = field(default_factory=dict)
-    eps: dict[str, tuple[str, float, float]] = field(default_factory=dict)
+    """Factors of the big model's weights, by name."""
+    logs: dict[str, float] = field(default_factory=dict)  # of a factor
+    eps: dict[str, tuple[str, float, float]] = field(default_factory=dict)  # of a batch norm: its variance, both models' eps
 
     def rescaled(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors of the big model, which hold what the small one has, times their factors."""
@@ -41,8 +37,7 @@ class Rescaling:
 def absorb_constants(pairing: Pairing, grown: GraphModule | None, steps: list[Step]) -> Rescaling:
     """Return, per parameter, the factor that absorbs a constant the stock class fixes, such as a norm's eps.
 
-    Args:
-        grown: the small model with its classes widened, which may have changed its constants (None: none is).
+    grown: the small model with its classes widened, which may have changed its constants (None: none is).
     """
     found = Rescaling()
     changes: dict[Val, float] = {}  # by op of the big model: the logarithm of the factor that its constant makes

@@ -17,10 +17,7 @@ from fxgrow.passes.support import identity_kernel, start_as_identity
 
 def numbers_of(extra: Extra, pairing: Pairing, old: Mapping[str, Tensor], options: Options,
                steps: list[Step]) -> dict[str, Tensor]:
-    """Return the numbers of a part, by the big model's names.
-
-    Args:
-        old: the big model's tensors that come from the small one.
+    """Return the numbers of a part by the big model's names; `old` are those that come from the small model.
 
     Raises:
         GrowthError: the part cannot start as the identity.

@@ -17,11 +17,7 @@ class Sizes:
         self.open: list[tuple[Any, int, str]] = []
 
     def relate(self, e, f, where: str) -> None:
-        """Note that the axis e of the small model is the axis f of the big one, at a place named `where`.
-
-        Raises:
-            GrowthError: a class would shrink, or have two sizes.
-        """
+        """Note that the axis e of the small model is f in the big one; refuse a class that shrinks or has two sizes."""
         e, f = resolve(e), resolve(f)
         if isinstance(e, Atom):
             size, first = self.found.setdefault(e, (f.size, where))

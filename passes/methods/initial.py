@@ -12,13 +12,11 @@ INITS = ("match_std", "kaiming", "xavier", "copy", "zero")
 
 
 def deviation(x: Tensor) -> float:
-    """Return the standard deviation of all numbers of `x`.
-
-    It comes from dot products where these keep enough digits: `Tensor.std` is slow.
-    """
+    """Return the standard deviation of all numbers of `x`."""
     flat, n = x.reshape(-1), x.numel()
     if n < 2 or x.is_meta:
         return 0.0
+    # dot products, where these keep enough digits: Tensor.std is slow
     squares, shift = float(torch.dot(flat, flat)), float(flat.sum()) ** 2 / n
     return math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(x.std())
 

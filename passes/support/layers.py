@@ -69,11 +69,7 @@ def padding_of(call: Call) -> Sizes:
 
 
 def same_size(old: Sizes, padding: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
-    """Return the padding by which a kernel of another size gives as many outputs: p' = p + d (k' - k) / 2 on each axis.
-
-    Raises:
-        GrowthError: there is none.
-    """
+    """Return the padding by which a kernel of another size gives as many outputs: p' = p + d (k' - k) / 2 on each axis."""
     gained = [d * (n - o) for d, n, o in zip(dilation, new, old)]
     padded = tuple(p + g // 2 for p, g in zip(padding, gained))
     if any(g % 2 for g in gained) or min(padded) < 0:
@@ -90,9 +86,7 @@ def pointwise(rank: int, ins: int, outs: int, groups: int = 1, bias: bool = Fals
 
 
 def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) -> dict[str, Sizes]:
-    """Return stride and padding of a convolution with spatial sizes x in and y out.
-
-    They are those of a convolution near by where they fit, else the smallest stride that does.
+    """Return stride and padding from spatial sizes x to y: those of a convolution near by, else the smallest stride.
 
     Raises:
         GrowthError: none fits.

@@ -47,11 +47,7 @@ def _is_activation(trace: Trace, before: Node, node: Node, layer: nn.Module | No
 
 @dataclass
 class Like:
-    """A layer like another one.
-
-    piece: makes it under a name, or its `parts` each under one. exact: why it is the identity as it is made ("": it needs a
-    start).
-    """
+    """A layer like another one: what makes it, under a name or its `parts` each under one; and why it is exact ("": not)."""
     piece: Callable[[Any], Piece]
     parts: list[str] = field(default_factory=list)
     exact: str = ""

@@ -11,8 +11,6 @@ from fxgrow.errors import SelectionError
 def select_classes(tape: Tape, where: str | Sequence[str] | None) -> tuple[list[list[AxisClass]], list[AxisClass]]:
     """Return the classes to grow, each followed by others of its product to try instead, and those that cannot grow.
 
-    A class of the model's outputs is opened if its layer is named in full.
-
     Raises:
         SelectionError: a glob names no class; the nearest names.
     """
@@ -83,11 +81,7 @@ def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
 
 
 def rounded(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
-    """Return the size rounded to what the contents need, and a note where that changed it.
-
-    Raises:
-        Refusal: no size near it will do.
-    """
+    """Return the size rounded to what the contents need, and a note where that changed it, or refuse."""
     if certificate.base == PAIR and (size - c.size) % 2:
         if c.size == 1:
             raise Refusal(f"pairs would make it {size + 1} times as wide")

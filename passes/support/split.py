@@ -50,7 +50,7 @@ def add(edit: Edit, name: str, group: list[Call], count: int, size: int | None, 
 def share_out(edit: Edit, name: str, group: list[Call], count: int) -> list[str]:
     """Make `[W_1; ...; W_k] x` into `[W_1 x; ...; W_k x]` (Cai 2018), and return the names of the parts.
 
-    They are as even as possible; whole groups go to a part, with their inputs.
+    Whole groups go to a part, with their inputs.
 
     Raises:
         GrowthError: its tensors are used elsewhere, or there are fewer outputs or groups than parts.

@@ -1,8 +1,6 @@
 """The numbers that a new block starts with: drawn like its neighbour's, and such that it computes the identity."""
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -10,7 +8,7 @@ from fxgrow.axis import Atom, Contract, Prod, Sum, Tape, analyse, atoms, resolve
 from fxgrow.common import Refusal
 from fxgrow.contents import PAIR, Certificate, certify
 from fxgrow.growth import Piece
-from fxgrow.identity import Demand, Range, Start, Trace, Val
+from fxgrow.identity import Demand, Range, Start, Trace
 from fxgrow.passes.methods import EXTEND, Drawing, Draws, deviation
 from fxgrow.rewrite import Growth, grow_tensor, grow_tensors
 
@@ -43,30 +41,16 @@ def _doubling(draws: Draws, n: int, x: Tensor) -> Drawing:
 
 def _statistics(trace: Trace) -> set[str]:
     """Return the names of the running means and variances of a piece."""
-    return {of.source for v in trace.gives.values() for norm in _batch_norms(v) for of in norm.of[3:5]
-            if of is not None and of.source}
-
-
-def _batch_norms(value: Val) -> Iterator[Val]:
-    """Yield the batch norms that a value is made by."""
-    queue, seen = [value], set()
-    while queue:
-        op = queue.pop()
-        if op not in seen:
-            seen.add(op)
-            queue += op.ins
-            if op.name == "native_batch_norm":
-                yield op
+    norms = [v for ops in trace.made.values() for v in ops if v.name == "native_batch_norm"]
+    return {of.source for norm in norms for of in norm.of[3:5] if of is not None and of.source}
 
 
 def start_as_identity(piece: Piece, x: Range, draws: Draws, *, pairs: bool, draw: bool, normal: bool = False) -> Start:
     """Give a piece numbers by which it computes the identity on values in the interval `x`, and return how.
 
-    Args:
-        draws: what new numbers are drawn from.
-        pairs: the last products take pairs with opposite signs where they can (R2R); else they are zero.
-        draw: all numbers are drawn; else those that are there stay.
-        normal: the values come out of a LayerNorm without weight and bias.
+    pairs: the last products take pairs with opposite signs where they can (R2R); else they are zero.
+    draw: all numbers are drawn; else those that are there stay.
+    normal: the values come out of a LayerNorm without weight and bias.
 
     Raises:
         Refusal: no numbers do.
@@ -127,10 +111,7 @@ class _Pairs:
             return None
 
     def numbers(self, weights: set[str], draws: Draws) -> dict[str, Tensor]:
-        """Return the tensors that hold the pairs.
-
-        They are what growing each class to twice its size would put behind its positions, in the place of these.
-        """
+        """Return the tensors that hold the pairs: what twice as many positions would bring, in the place of the old ones."""
         cover = {a: c for w in sorted(weights) for a, c in self.covers[w].items()}
         if not cover:
             return {}
