@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -38,10 +38,9 @@ class Change:
     flops: tuple[int, int] = (0, 0)
 
     def __iadd__(self, other: Change) -> Change:
-        """Add another operation of the same layer."""
         self.status = self.status if self.status == other.status else "grown"
-        self.parameters = (self.parameters[0] + other.parameters[0], self.parameters[1] + other.parameters[1])
-        self.flops = (self.flops[0] + other.flops[0], self.flops[1] + other.flops[1])
+        self.parameters = self.parameters[0] + other.parameters[0], self.parameters[1] + other.parameters[1]
+        self.flops = self.flops[0] + other.flops[0], self.flops[1] + other.flops[1]
         self.new += other.new
         return self
 
@@ -94,7 +93,8 @@ def find_changes(before: nn.Module | Grown, after: nn.Module | Grown | None = No
     old: nn.Module | Grown = record.origin[""] if after is None else before  # type: ignore[union-attr]
     inputs = example_inputs if example_inputs is not None else _inputs(new) or _inputs(old)
     (_, theirs), (model, ours) = captured(old, inputs), captured(new, inputs)
-    if record is not None and "" in record.origin and _shapes(record.origin[""]) != _shapes(theirs):
+    origin = None if record is None else record.origin.get("")
+    if origin is not None and _shapes(tensors_of(origin)) != _shapes(tensors_of(theirs)):
         record = None  # of another model
     return _Comparison(theirs, ours, record).changes(model)
 
@@ -103,26 +103,54 @@ def _inputs(model: nn.Module | Grown):
     return model.example_inputs if isinstance(model, Grown) else Captured(model).inputs
 
 
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(t.shape) for name, t in tensors_of(model).items()}
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in tensors.items()}
+
+
+class _Side:
+    """One of two captured models; `seen` has the parameters that were counted already."""
+
+    def __init__(self, gm: GraphModule, training: bool):
+        self.gm, self.tensors = gm, tensors_of(gm)
+        self.costs = count_flops(skeleton(gm).train(training), Captured(gm).inputs).by_node()
+        self.seen: set[int] = set()
+
+    def facts(self, node: Node | None) -> tuple[str, str, str, dict[str, Tensor], int]:
+        """Return the layer of a node, its type, settings, parameters and FLOPs of both passes; empty ones for no node."""
+        if node is None:
+            return "", "", "", {}, 0
+        flops = self.costs[node.name].total if node.name in self.costs else 0
+        return place_of(node), title(self.gm, node), settings(self.gm, node), self.held(node), flops
+
+    def held(self, node: Node) -> dict[str, Tensor]:
+        """Return the parameters of a layer by their names in it, or those that a function reads by their place."""
+        if node.op == "call_module":
+            prefix = f"{node.target}."
+            names = {n.removeprefix(prefix): n for n in self.tensors if n.startswith(prefix)}
+        else:
+            names = {str(i): str(n.target) for i, n in enumerate(node.all_input_nodes) if n.op == "get_attr"}
+        return {key: self.tensors[n] for key, n in names.items() if isinstance(self.tensors.get(n), nn.Parameter)}
+
+    def once(self, held: Mapping[str, Tensor]) -> int:
+        """Count the numbers of parameters that no node before has used."""
+        mine = {id(t): t.numel() for t in held.values() if id(t) not in self.seen}
+        self.seen.update(mine)
+        return sum(mine.values())
 
 
 class _Comparison:
     """Two captured models and, if the second grew from the first, its record."""
 
     def __init__(self, before: GraphModule, after: GraphModule, record: GrowthRecord | None):
-        self.before, self.after, self.record = before, after, record
-        self.tensors = {id(gm): tensors_of(gm) for gm in (before, after)}
+        self.before, self.after = (_Side(gm, after.training) for gm in (before, after))  # both in one mode
+        self.record = record
         self.entries = {} if record is None else {
             id(t): entry for t, entry in record.located(dict(after.named_parameters(remove_duplicate=False))).values()}
-        self.costs = {id(gm): count_flops(skeleton(gm).train(after.training), Captured(gm).inputs).by_node()
-                      for gm in (before, after)}  # both in one mode
         self.old = {node.name: node for node in before.graph.nodes}
-        self.seen: dict[int, set[int]] = {id(before): set(), id(after): set()}
 
     def changes(self, model: nn.Module) -> Changes:
         """Compare node by node, and sum up by layer; `model` is the new model itself."""
-        partners = {node: self.partner(node) for node in self.after.graph.nodes}
+        partners = {node: self.partner(node) for node in self.after.gm.graph.nodes}
         nodes = {node.name: self.change(node, old) for node, old in partners.items()}
         stayed = set(partners.values())
         gone = [self.change(None, node) for node in self.old.values() if node not in stayed]
@@ -135,78 +163,37 @@ class _Comparison:
             if key in layers:
                 layers[key] += change
             else:
-                layers[key] = Change(**vars(change))
+                layers[key] = replace(change)
             total += change
-        return Changes(list(layers.values()), total, self.record is not None, nodes, model, self.after)
+        return Changes(list(layers.values()), total, self.record is not None, nodes, model, self.after.gm)
 
     def partner(self, node: Node) -> Node | None:
         """Return the operation of the old model that a node of the new one was, if it was there."""
         old = self.old.get(node.name)
-        return old if old is not None and title(self.before, old) == title(self.after, node) else None
+        return old if old is not None and title(self.before.gm, old) == title(self.after.gm, node) else None
 
     def change(self, new: Node | None, old: Node | None) -> Change:
         """Return what became of an operation; None: it is not there."""
-        now, then = self.held(self.after, new), self.held(self.before, old)
-        fresh = sum(self.fresh(t, then.get(key)) for key, (_, t) in now.items())
-        before, after = _settings(self.before, old), _settings(self.after, new)
-        if old is None:
-            status = "inserted"
-        elif new is None:
-            status = "removed"
+        was, old_kind, before, then, old_flops = self.before.facts(old)
+        name, kind, after, now, flops = self.after.facts(new)
+        fresh = sum(self.fresh(t, then.get(key)) for key, t in now.items())
+        if old is None or new is None:
+            status = "inserted" if old is None else "removed"
         else:
-            status = "grown" if fresh or before != after or _sizes(now) != _sizes(then) else "same"
-        node, gm = (old, self.before) if new is None else (new, self.after)
-        assert node is not None
-        return Change(_layer(new), _layer(old), title(gm, node), status, before, after,
-                      (self.once(self.before, then), self.once(self.after, now)), fresh,
-                      (self.cost(self.before, old), self.cost(self.after, new)))
+            status = "grown" if fresh or before != after or _shapes(now) != _shapes(then) else "same"
+        return Change(name, was, kind or old_kind, status, before, after, (self.before.once(then), self.after.once(now)),
+                      fresh, (old_flops, flops))
 
-    def held(self, gm: GraphModule, node: Node | None) -> dict[str, tuple[str, Tensor]]:
-        """Return the parameters of a layer by their names in it, or those that a function reads by their place."""
-        tensors = self.tensors[id(gm)]
-        if node is None:
-            return {}
-        if node.op == "call_module":
-            prefix = f"{node.target}."
-            names = {n.removeprefix(prefix): n for n in tensors if n.startswith(prefix)}
-        else:
-            names = {str(i): str(n.target) for i, n in enumerate(node.all_input_nodes) if n.op == "get_attr"}
-        return {key: (n, tensors[n]) for key, n in names.items() if isinstance(tensors.get(n), nn.Parameter)}
-
-    def fresh(self, tensor: Tensor, old: tuple[str, Tensor] | None) -> int:
+    def fresh(self, tensor: Tensor, old: Tensor | None) -> int:
         """Count the new numbers of a parameter; each parameter is counted where it is first used."""
-        if id(tensor) in self.seen[id(self.after)]:
+        if id(tensor) in self.after.seen:
             return 0
         entry = self.entries.get(id(tensor))
-        if entry is not None and not (entry.unchanged and old is not None and old[1].shape != tensor.shape):
+        if entry is not None and not (entry.unchanged and old is not None and old.shape != tensor.shape):
             return int(new_numbers(entry, tensor).sum())
-        if old is None or old[1].ndim != tensor.ndim:
+        if old is None or old.ndim != tensor.ndim:
             return tensor.numel()
-        return tensor.numel() - math.prod(min(a, b) for a, b in zip(old[1].shape, tensor.shape))
-
-    def once(self, gm: GraphModule, held: Mapping[str, tuple[str, Tensor]]) -> int:
-        """Count the numbers of parameters that no node before has used."""
-        seen = self.seen[id(gm)]
-        mine = {id(t): t.numel() for _, t in held.values() if id(t) not in seen}
-        seen.update(mine)
-        return sum(mine.values())
-
-    def cost(self, gm: GraphModule, node: Node | None) -> int:
-        """Return a node's FLOPs of a forward and a backward pass."""
-        cost = self.costs[id(gm)].get(node.name) if node is not None else None
-        return cost.total if cost is not None else 0
-
-
-def _sizes(held: Mapping[str, tuple[str, Tensor]]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(t.shape) for key, (_, t) in held.items()}
-
-
-def _settings(gm: GraphModule, node: Node | None) -> str:
-    return "" if node is None else settings(gm, node)
-
-
-def _layer(node: Node | None) -> str:
-    return "" if node is None else place_of(node)
+        return tensor.numel() - math.prod(map(min, old.shape, tensor.shape))
 
 
 def _cells(change: Change) -> list[str]:

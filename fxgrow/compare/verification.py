@@ -54,8 +54,7 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
     may have more of them along any axis (classes that were added at the end), and the old ones are compared. Of models
     grown in parts (detectors, which may find nothing) what the parts give is compared as well.
 
-    Raises:
-        nothing of its own: what a model raises in eval mode passes through; in train mode it becomes a note.
+    What a model raises in eval mode passes through; in train mode it becomes a note.
     """
     inputs = as_tuple(example_inputs)
     errors, exact, notes, absolute = {}, [], [], float("nan")
@@ -93,8 +92,7 @@ def _run(model: nn.Module, inputs: tuple, mode: str, seed: int, parts: list[str]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            out = _plain(model(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs)))
-            return [out, of_parts]
+            return [_plain(model(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))), of_parts]
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,8 +1,13 @@
-"""The cost of a node or module: FLOPs, parameters, bytes."""
+"""The cost of a node or module in FLOPs, parameters and bytes; and a count of all of them, which prints itself as a tree."""
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from fxgrow.common import quantity
 
 
 @dataclass
@@ -35,23 +40,125 @@ class Cost:
         return self.forward / self.moved_bytes if self.moved_bytes else 0.0
 
     def __iadd__(self, other: Cost) -> Cost:
-        self.forward += other.forward
-        self.backward += other.backward
-        self.macs += other.macs
-        self.activation_bytes += other.activation_bytes
-        self.moved_bytes += other.moved_bytes
-        return self.hold(other.parameters, other.parameter_bytes, other.gradient_bytes)
-
-    def hold(self, parameters: int, parameter_bytes: int, gradient_bytes: int) -> Cost:
-        """Add parameters; return the cost itself."""
-        self.parameters += parameters
-        self.parameter_bytes += parameter_bytes
-        self.gradient_bytes += gradient_bytes
+        for name in COST_FIELDS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields, the total and the intensity."""
-        return {**{name: getattr(self, name) for name in COST_FIELDS}, "total": self.total, "intensity": self.intensity}
+        return {**vars(self), "total": self.total, "intensity": self.intensity}
 
 
 COST_FIELDS = tuple(f.name for f in fields(Cost))
+SORTS: dict[str, Callable[[Cost], int]] = {
+    "forward": lambda c: c.forward, "total": lambda c: c.total, "params": lambda c: c.parameters,
+    "memory": lambda c: c.activation_bytes}
+BAR = 12
+
+
+@dataclass
+class FlopCount:
+    """Cost of a model for one input: see `count_flops`.
+
+    peak_activation_bytes: the most memory that activations and their gradients take at a time in one training step;
+        parameters and their gradients come on top.
+    uncounted: each ATen op that was seen and not counted: in which modules, and how often there.
+    """
+    ops: str
+    eager: bool
+    peak_activation_bytes: int
+    uncounted: dict[str, dict[str, int]]
+    nodes: dict[str, Cost] = field(repr=False)
+    modules: dict[str, Cost] = field(repr=False)
+    kinds: dict[str, str] = field(repr=False, default_factory=dict)  # module: its class
+
+    def __getattr__(self, name: str):
+        if name in COST_FIELDS or name in ("total", "intensity"):
+            return getattr(self.modules[""], name)
+        raise AttributeError(name)
+
+    def by_node(self) -> dict[str, Cost]:
+        """Return the cost of each graph node that costs anything.
+
+        The names are those of the module's own graph if a captured or grown one was counted; of a model that cannot be
+        captured they are modules, each with its own ops.
+        """
+        return dict(self.nodes)
+
+    def by_module(self) -> dict[str, Cost]:
+        """Return the cost of each module with all below it; `""` is the whole model."""
+        return dict(self.modules)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the count as data: the whole model's cost, then that of each module and node."""
+        return {"ops": self.ops, "eager": self.eager, **self.modules[""].to_json(),
+                "peak_activation_bytes": self.peak_activation_bytes, "uncounted": self.uncounted,
+                "modules": {name: cost.to_json() for name, cost in self.modules.items()},
+                "nodes": {name: cost.to_json() for name, cost in self.nodes.items()}}
+
+    def rows(self, depth: int | None = None, sort: str | None = None) -> Iterator[tuple[int, str, str, Cost]]:
+        """Return the tree of modules in print order: level, name, class, cost; `sort` puts the costliest of a level first.
+
+        Raises:
+            ValueError: `sort` is none of forward, total, params, memory.
+        """
+        if sort is not None and sort not in SORTS:
+            raise ValueError(f"sort={sort!r}: choose one of {', '.join(SORTS)}")
+        below: dict[str, list[str]] = {}
+        for name in filter(None, self.modules):
+            below.setdefault(name.rpartition(".")[0], []).append(name)
+
+        def walk(name: str, level: int) -> Iterator[tuple[int, str, str, Cost]]:
+            yield level, name, self.kinds.get(name, ""), self.modules[name]
+            if depth is None or level < depth:
+                inside = [n for n in below.get(name, ()) if any(self.modules[n].to_json().values())]
+                if sort is not None:
+                    inside.sort(key=lambda n: -SORTS[sort](self.modules[n]))
+                for child in inside:
+                    yield from walk(child, level + 1)
+
+        return walk("", 0)
+
+    def table(self, depth: int | None = None, sort: str | None = None):
+        """Return the rows as a `rich` table, with each module's share of all FLOPs."""
+        from rich.table import Table
+        from rich.text import Text
+
+        what = "All FLOPs" if self.ops == "all" else "FLOPs of matrix products, convolutions and attention"
+        shown = Table(title=f"{what} (a multiply-add is 2)", title_justify="left")
+        shown.add_column("module", overflow="fold", min_width=24)
+        for heading in ("forward", "backward", "share", "", "params", "kept", "FLOP/byte"):
+            shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        for level, name, kind, cost in self.rows(depth, sort):
+            share = cost.total / self.total if self.total else 0.0
+            last = name.rpartition(".")[2]
+            label = f"{last} ({kind})" if last and kind else last or kind or "model"
+            shown.add_row(Text("  " * level + label), quantity(cost.forward), quantity(cost.backward), f"{share:.1%}",
+                          "█" * round(share * BAR) or ("▏" if share else ""), quantity(cost.parameters),
+                          quantity(cost.activation_bytes, "B"), f"{cost.intensity:.3g}")
+        return shown
+
+
+def lines(count: FlopCount) -> Iterator[str]:
+    """Yield lines of text with what the table does not say."""
+    whole = count.modules[""]
+    yield f"forward     {whole.forward:,} FLOPs, {whole.macs:,} multiply-adds in products"
+    yield f"backward    {whole.backward:,} FLOPs; together {whole.total:,}"
+    yield (f"parameters  {whole.parameters:,} in {quantity(whole.parameter_bytes, 'B')}, their gradients "
+           f"{quantity(whole.gradient_bytes, 'B')}")
+    yield (f"activations {quantity(whole.activation_bytes, 'B')} kept for the backward pass, at most "
+           f"{quantity(count.peak_activation_bytes, 'B')} at a time in a training step")
+    if count.eager:
+        yield "run eagerly it cannot be captured, so it was run on its own tensors"
+    if count.uncounted:
+        times = {op: sum(places.values()) for op, places in count.uncounted.items()}
+        yield "not counted " + ", ".join(f"{op} {n}x" for op, n in sorted(times.items(), key=lambda item: -item[1]))
+
+
+def csv_text(count: FlopCount, depth: int | None = None, sort: str | None = None) -> str:
+    """Return the rows of the table as comma-separated values, in FLOPs and bytes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("module", "class", *count.modules[""].to_json()))
+    writer.writerows((name, kind, *cost.to_json().values()) for _, name, kind, cost in count.rows(depth, sort))
+    return text.getvalue()

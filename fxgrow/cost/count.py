@@ -1,15 +1,12 @@
 """The count: a model's captured graph, or the model itself, runs under the meter, and costs are summed by node and module.
 
 Autograd itself says which tensors need a gradient and which it would keep for the backward pass. What does not live here:
-the cost of an op (rules.py), and how the result is printed (tree.py, report.py).
+the cost of an op (rules.py), and the result (costs.py).
 """
-from __future__ import annotations
-
 import contextlib
 import random
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,10 +17,9 @@ from torch.fx.node import map_aggregate
 
 from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import without_collector
-from fxgrow.cost.costs import COST_FIELDS, Cost
+from fxgrow.cost.costs import Cost, FlopCount
 from fxgrow.cost.meter import MemoryUse, Meter
 from fxgrow.cost.rules import GROUPS
-from fxgrow.cost.tree import rows, table
 from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.graph import (
     NodeRunner,
@@ -40,62 +36,6 @@ from fxgrow.graph import (
     without_fast_path,
 )
 from fxgrow.tracing import trace
-
-
-@dataclass
-class FlopCount:
-    """Cost of a model for one input: see `count_flops`.
-
-    peak_activation_bytes: the most memory that activations and their gradients take at a time in one training step;
-        parameters and their gradients come on top.
-    uncounted: each ATen op that was seen and not counted: in which modules, and how often there.
-    """
-    ops: str
-    eager: bool
-    peak_activation_bytes: int
-    uncounted: dict[str, dict[str, int]]
-    nodes: dict[str, Cost] = field(repr=False)
-    modules: dict[str, Cost] = field(repr=False)
-    kinds: dict[str, str] = field(repr=False, default_factory=dict)  # module: its class
-
-    def __getattr__(self, name: str):
-        if name in COST_FIELDS or name in ("total", "intensity"):
-            return getattr(self.modules[""], name)
-        raise AttributeError(name)
-
-    def by_node(self) -> dict[str, Cost]:
-        """Return the cost of each graph node that costs anything.
-
-        The names are those of the module's own graph if a captured or grown one was counted; of a model that cannot be
-        captured they are modules, each with its own ops.
-        """
-        return dict(self.nodes)
-
-    def by_module(self) -> dict[str, Cost]:
-        """Return the cost of each module with all below it; `""` is the whole model."""
-        return dict(self.modules)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the count as data: the whole model's cost, then that of each module and node."""
-        return {"ops": self.ops, "eager": self.eager, **self.modules[""].to_json(),
-                "peak_activation_bytes": self.peak_activation_bytes, "uncounted": self.uncounted,
-                "modules": {name: cost.to_json() for name, cost in self.modules.items()},
-                "nodes": {name: cost.to_json() for name, cost in self.nodes.items()}}
-
-    def rows(self, depth: int | None = None, sort: str | None = None) -> Iterator[tuple[int, str, str, Cost]]:
-        """Return the tree of modules in print order: level, name, class, cost; `sort` puts the costliest of a level first.
-
-        Raises:
-            ValueError: `sort` is none of forward, total, params, memory.
-        """
-        return rows(self.modules, self.kinds, depth, sort)
-
-    def table(self, depth: int | None = None, sort: str | None = None):
-        """Return a `rich` table of the tree of modules down to `depth`, with each one's share of all FLOPs.
-
-        It is in the model's order or by `sort`: forward, total, params, memory.
-        """
-        return table(self.modules, self.kinds, self.ops, depth, sort)
 
 
 def count_flops(model: nn.Module, example_inputs, ops: str = "matmul") -> FlopCount:
@@ -147,7 +87,6 @@ def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
 
 
 def _graph(root: nn.Module, inputs: tuple, run_all: bool) -> Graph:
-    """Trace a module's forward pass in the mode that it is in."""
     graph = trace(root, inputs, {}, run_all)
     renew_constants(graph)
     remove_dead_code(graph)
@@ -155,17 +94,13 @@ def _graph(root: nn.Module, inputs: tuple, run_all: bool) -> Graph:
 
 
 @contextlib.contextmanager
-def _watching(meter: Meter) -> Iterator[None]:
-    """Meter ops and what autograd would keep (it keeps nothing), with nothing that depends on numbers drawn."""
-    saved = saved_tensors_hooks(meter.keep, lambda kept: kept)
-    with without_fast_path(), any_batch_size(), torch.enable_grad(), saved, meter:
-        yield
+def _metering(meter: Meter, modules: dict[str, nn.Module], nodes: bool) -> Iterator[None]:
+    """Meter ops and what autograd would keep (it keeps nothing), with nothing that depends on numbers drawn.
 
-
-@contextlib.contextmanager
-def _following(meter: Meter, modules: dict[str, nn.Module], nodes: bool) -> Iterator[None]:
-    """Let the calls of these modules say where the meter is: in a graph node (`nodes`), or not in any."""
+    The calls of these modules say where the meter is: in a graph node (`nodes`), or not in any.
+    """
     handles, stack = [], []
+    saved = saved_tensors_hooks(meter.keep, lambda kept: kept)
 
     def enter(name: str):
         def hook(module, args):
@@ -178,9 +113,10 @@ def _following(meter: Meter, modules: dict[str, nn.Module], nodes: bool) -> Iter
 
     try:
         for name, module in modules.items():
-            handles.append(module.register_forward_pre_hook(enter(name)))
-            handles.append(module.register_forward_hook(leave, always_call=True))
-        yield
+            handles += [module.register_forward_pre_hook(enter(name)),
+                        module.register_forward_hook(leave, always_call=True)]
+        with without_fast_path(), any_batch_size(), torch.enable_grad(), saved, meter:
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -192,7 +128,7 @@ def _count(meter: Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopCo
     runner = _CostRunner(meter, graph, root, inputs)
     called = {str(n.target) for n in runner.nodes if n.op == "call_module"}
     inner = {f"{name}.{sub}": m for name in called for sub, m in runner.modules[name].named_modules() if sub}
-    with _watching(meter), _following(meter, inner, True):
+    with _metering(meter, inner, True):
         values = runner.run()
         peak, reached = meter.finish(values[runner.nodes[-1]])
     return _result(meter, root, peak, reached, _parameter_nodes(runner.nodes, runner.modules, root), False)
@@ -268,7 +204,7 @@ def count_eager(meter: Meter, model: nn.Module, inputs: tuple) -> FlopCount:
     saved = [(b, b.clone()) for b in model.buffers()]
     python_state = random.getstate()
     try:
-        with torch.random.fork_rng(), _watching(meter), _following(meter, modules, False):
+        with torch.random.fork_rng(), _metering(meter, modules, False):
             peak, reached = meter.finish(model(*inputs))
     finally:
         random.setstate(python_state)
@@ -292,12 +228,12 @@ def _result(meter: Meter, root: nn.Module, peak: int, reached: set[MemoryUse], o
     counted = set()  # a parameter that a module holds twice counts once
     for path, p in root.named_parameters(remove_duplicate=False):
         size = p.numel() * p.element_size()
-        held = p.numel(), size, size if meter.of(p) in reached else 0
+        held = Cost(parameters=p.numel(), parameter_bytes=size, gradient_bytes=size if meter.of(p) in reached else 0)
         if id(p) in owners:
-            by_node[owners.pop(id(p))].hold(*held)
+            by_node[owners.pop(id(p))] += held
         for name in ("", *prefixes(path.rpartition(".")[0])):
             if (name, id(p)) not in counted:
                 counted.add((name, id(p)))
-                by_module[name].hold(*held)
+                by_module[name] += held
     uncounted = {op: dict(places) for op, places in sorted(meter.uncounted.items())}
     return FlopCount(meter.wanted[-1], eager, peak, uncounted, dict(by_node), dict(by_module))

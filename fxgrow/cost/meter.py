@@ -91,7 +91,7 @@ class Meter(Watching):
 
     def _record(self, flops: Flops, ins: list[Tensor], outs: list[Tensor]) -> None:
         now, cost = len(self.ops), self.costs[self.where]
-        read, results = [self.of(t) for t in ins], [self.of(t) for t in outs]
+        read, results = list(map(self.of, ins)), list(map(self.of, outs))
         for memory in read:
             memory.used = now
         differentiated = [memory for t, memory in zip(ins, read) if self._needs_gradient(t)]
@@ -109,12 +109,7 @@ class Meter(Watching):
 
     def _backward(self, flops: Flops) -> int:
         """Return the FLOPs of the gradients that are needed."""
-        total = 0
-        for due_to, amount in flops.backward:
-            tensors = due_to if isinstance(due_to, tuple) else (due_to,)
-            if any(isinstance(t, Tensor) and self._needs_gradient(t) for t in tensors):
-                total += amount
-        return total
+        return sum(amount for due_to, amount in flops.backward if any(map(self._needs_gradient, tensors_in((due_to,)))))
 
     def finish(self, result) -> tuple[int, set[MemoryUse]]:
         """Add the backward pass from the differentiable results; return the peak of memory, and what gets a gradient."""

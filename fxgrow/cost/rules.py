@@ -124,10 +124,7 @@ def attention(args, kwargs, out) -> Flops:
 
 @flop_rule("mkldnn_rnn_layer")
 def recurrent_layer(args, kwargs, out) -> Flops:
-    """Count both matrices `[4H, I]` and `[4H, H]` of an LSTM layer, run eagerly on a CPU, once for each step and member.
-
-    The gates' arithmetic is not counted.
-    """
+    """Count the matrices `[4H, I]` and `[4H, H]` of an LSTM run eagerly on a CPU for each step and member, not the gates."""
     x, of_input, of_state = args[:3]
     steps = prod(x.shape[:2])  # [T, N]
     first, second = steps * of_input.numel(), steps * of_state.numel()
@@ -143,13 +140,8 @@ def deformable_convolution(args, kwargs, out) -> Flops:
     return _product(out.shape[0] * prod(out.shape[2:]) * prod(weight.shape), x, weight)
 
 
-@flop_rule(*FREE)
-def free(args, kwargs, out) -> Flops:
-    """Count nothing for moving, creating or reinterpreting numbers."""
-    return NOTHING
-
-
 NOTHING = Flops(0)
+flop_rule(*FREE)(lambda args, kwargs, out: NOTHING)  # moving, creating or reinterpreting numbers
 
 # FLOPs for each element of the result, and backward for each element, for each operand that needs a gradient.
 PER_ELEMENT: dict[str, tuple[int, int]] = {
@@ -182,13 +174,9 @@ PER_INPUT: dict[str, tuple[int, int]] = {
 }
 
 
-def _first(out) -> Tensor:
-    return out if isinstance(out, Tensor) else out[0]
-
-
 def per_element(args, kwargs, out, rates: tuple[int, int]) -> Flops:
     """Count FLOPs for each element of the result, at the rates of `PER_ELEMENT`."""
-    size = _first(out).numel()
+    size = (out if isinstance(out, Tensor) else out[0]).numel()
     return Flops(rates[0] * size, [(x, rates[1] * size) for x in args if isinstance(x, Tensor)])
 
 
@@ -216,23 +204,18 @@ def batch_norm(args, kwargs, out) -> Flops:
 
 @flop_rule("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", ops="all")
 def pool(args, kwargs, out) -> Flops:
-    """Count one FLOP for each element in a window, backward for each that gets a part of the gradient.
-
-    Of a maximum's window that is one element, of a mean's all.
-    """
+    """Count one FLOP for each element in a window; backward for the largest one, or in a mean for all again."""
     x, kernel = args[:2]
-    result = _first(out)
-    dims = x.ndim - 2 if x.ndim > 2 else 1
-    window = prod(kernel) if len(kernel) > 1 else kernel[0] ** dims
-    average = isinstance(out, Tensor)
-    return Flops(window * result.numel(), [(x, (window if average else 1) * result.numel())])
+    window = prod(kernel) if len(kernel) > 1 else kernel[0] ** max(x.ndim - 2, 1)
+    if isinstance(out, Tensor):  # a mean
+        return Flops(window * out.numel(), [(x, window * out.numel())])
+    return Flops(window * out[0].numel(), [(x, out[0].numel())])
 
 
 def _upsample(args, kwargs, out, side: int) -> Flops:
     """Count a multiply-add for each of a position's `side` neighbours along each axis: 2 to 8 of linear, 16 of bicubic."""
-    x = args[0]
-    taps = 2 * side ** (x.ndim - 2)
-    return Flops(taps * out.numel(), [(x, taps * out.numel())])
+    flops = 2 * side ** (out.ndim - 2) * out.numel()
+    return Flops(flops, [(args[0], flops)])
 
 
 for _name, _side in {"linear1d": 2, "bilinear2d": 2, "trilinear3d": 2, "bicubic2d": 4}.items():
