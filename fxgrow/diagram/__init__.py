@@ -3,7 +3,7 @@
 What lives here: boxes, columns, colours. What does not: the scripts of a page (page), plots of numbers (visual).
 """
 from fxgrow.diagram.build import kinds_of
-from fxgrow.diagram.difference import Difference, diff
+from fxgrow.diagram.changes import Difference, diff
 from fxgrow.diagram.drawing import draw
 from fxgrow.diagram.heat import VIRIDIS
 from fxgrow.diagram.html import diagram_data

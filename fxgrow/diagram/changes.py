@@ -1,10 +1,20 @@
-"""The picture of `Changes`: untouched layers grey, new numbers hatched, inserted layers framed."""
+"""`diff`: two models compared, to print and to draw: untouched layers grey, new numbers hatched, inserted layers framed."""
+import os
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from fxgrow.compare import Change, Changes
-from fxgrow.diagram.build import Box, Cluster, Diagram
-from fxgrow.diagram.colours import PALE
-from fxgrow.diagram.dot import Picture, below, small, text
+from torch import nn
+
+from fxgrow.common import atomic_write
+from fxgrow.compare import Change, Changes, find_changes, mark
+from fxgrow.diagram.build import Box, Cluster, Diagram, build, kinds_of
+from fxgrow.diagram.dot import PALE, Picture, below, rendered, small, text
+from fxgrow.diagram.drawing import format_of
+from fxgrow.diagram.html import diagram_page
+from fxgrow.diagram.repeats import chosen
+from fxgrow.record import Grown
 
 GREY, GROWN, NEW, OLD = "#EDEDED", "#FFFFFF", "#0072B2", "#BBBBBB"  # the blue is Okabe and Ito's
 CELLS = 20  # in a bar
@@ -81,3 +91,47 @@ def bar(new: int, size: int) -> str:
     share = small(f"{new / size:.0%} new" if new / size >= 0.01 else "less than 1% new")
     return (f'<tr><td colspan="9"><table border="0" cellborder="0" cellspacing="0" cellpadding="1"><tr>{"".join(cells)}</tr>'
             f'</table></td></tr><tr><td colspan="9" cellpadding="0">{share.strip()}</td></tr>')
+
+
+@dataclass
+class Difference(Changes):
+    """Result of `diff`: print it, `draw` it, or read `layers`."""
+
+    def draw(self, path: str | os.PathLike, *, depth: int | None = None, collapse: str | Sequence[str] = (),
+             repeats: bool | None = None, columns: int | None = None) -> Path:
+        """Draw the new model: untouched layers grey, grown ones with a bar whose hatched part is new, inserted ones framed.
+
+        Arguments and errors as for `fxgrow.draw`.
+        """
+        target = Path(path)
+        kind = format_of(target)
+        if kind == "html":
+            content = diagram_page(self.after, self.graph, self, depth=depth, repeats=repeats, collapse=collapse)
+        else:
+            content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns).graph, kind)
+        with atomic_write(target) as file:
+            file.write(content)
+        return target
+
+    def picture(self, *, depth: int | None = None, collapse: str | Sequence[str] = (), repeats: bool | None = None,
+                columns: int | None = None) -> ChangesPicture:
+        """Return the picture that `draw` writes; `.graph` is a `graphviz.Digraph`."""
+        diagram = chosen(build(self.graph, kinds_of(self.after)), depth, collapse, repeats,
+                         lambda node: mark(self.nodes[node.name]))
+        return ChangesPicture(self, diagram, columns)
+
+
+def diff(before: nn.Module | Grown, after: nn.Module | Grown | None = None, example_inputs=None) -> Difference:
+    """Compare two models, layer by layer.
+
+    Args:
+        before: the old model; or, without `after`, a grown one (also as loaded from a file): it is compared with the model
+            that it grew from, whose structure its record holds.
+        after: the new model.
+        example_inputs: as for `capture`; not needed for what was captured, grown or loaded.
+
+    Raises:
+        GrowthError: there is no `after`, and `before` has not grown; or the record is not about this model.
+        CaptureError: one of the models cannot be captured.
+    """
+    return Difference(**vars(find_changes(before, after, example_inputs)))

@@ -6,10 +6,15 @@ import graphviz
 from torch.fx import GraphModule
 
 from fxgrow.diagram.build import Box, Cluster, Diagram, Item
-from fxgrow.diagram.colours import COLOURS, FRAME, INK, PALE
 from fxgrow.diagram.columns import columns_of
 from fxgrow.diagram.heat import VIRIDIS, WORDS, Heat
 from fxgrow.errors import DrawError
+
+# Okabe and Ito's colours, which all readers can tell apart, lightened so that black letters stand out on them
+COLOURS = {"convolution": "#7FB8D8", "matrix product": "#EAAE7F", "attention": "#E5BBD3", "recurrent": "#CC79A7",
+           "normalisation": "#F7F1A0", "activation": "#7FCEB9", "pooling": "#AAD9F4", "arithmetic": "#F2CF7F",
+           "join": "#FFFFFF", "shape": "#E2E2E2", "random": "#F4F4F4", "other": "#FFFFFF", "in and out": "#FFFFFF"}
+FRAME, PALE, INK = "#555555", "#666666", "#333333"
 
 
 def rendered(graph: graphviz.Digraph, kind: str) -> bytes:

@@ -1,17 +1,17 @@
-"""`draw`: a model as a picture in a file. What it shows is chosen in build.py and choice.py, its looks are in dot.py."""
+"""`draw`: a model as a picture in a file. What it shows is chosen in build.py and repeats.py, its looks are in dot.py."""
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from fxgrow.common import atomic_write
-from fxgrow.diagram.build import build, kinds_of
-from fxgrow.diagram.choice import chosen
+from fxgrow.common import atomic_write, pixels, writing
+from fxgrow.diagram.build import Diagram, build, kinds_of
 from fxgrow.diagram.dot import Picture, rendered
 from fxgrow.diagram.heat import Heat
 from fxgrow.diagram.html import diagram_page
-from fxgrow.diagram.tensorboard import log
+from fxgrow.diagram.repeats import chosen
 from fxgrow.errors import DrawError
 from fxgrow.record import Grown, captured
 
@@ -42,15 +42,15 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
     """
     target = Path(path)
     kind = format_of(target)
+    options: dict[str, Any] = {"depth": depth, "collapse": collapse, "repeats": repeats, "heat": heat}
     if kind == "html":
-        content = diagram_page(*captured(model_or_grown, example_inputs), depth=depth, collapse=collapse, repeats=repeats,
-                               heat=heat)
+        content = diagram_page(*captured(model_or_grown, example_inputs), **options)
     if kind != "html" or logdir is not None:
-        drawn = picture(model_or_grown, example_inputs, depth=depth, collapse=collapse, repeats=repeats, heat=heat,
-                        columns=columns)
-        content = content if kind == "html" else rendered(drawn.graph, kind)
+        drawn = picture(model_or_grown, example_inputs, columns=columns, **options)
+    if kind != "html":
+        content = rendered(drawn.graph, kind)
     if logdir is not None:
-        log(logdir, rendered(drawn.graph, "png"), drawn.diagram)
+        _log(logdir, rendered(drawn.graph, "png"), drawn.diagram)
     with atomic_write(target) as file:
         file.write(content)
     return target
@@ -73,3 +73,27 @@ def format_of(path: Path) -> str:
     if kind not in FORMATS:
         raise DrawError(f"{path}: a picture is {', '.join(FORMATS)}, by its suffix")
     return kind
+
+
+def _log(logdir: str | os.PathLike, png: bytes, diagram: Diagram) -> None:
+    """Write the image `model/diagram` and the text `model/boxes` to a folder of TensorBoard's; raises as `writing`."""
+    image = pixels(png)
+    with writing(logdir) as writer:
+        writer.add_image("model/diagram", image, dataformats="HWC")
+        writer.add_text("model/boxes", _table(diagram))
+
+
+def _table(diagram: Diagram) -> str:
+    """Return the boxes of a picture as a table in Markdown."""
+    lines = ["| module or layer | operations | times | gives |", "|---|---|---|---|"]
+    for box in diagram.root.boxes():
+        words = ", ".join(f"{n} {f}" for f, n in box.families.items()) if box.folded else ", ".join(
+            f"{r.title} {r.settings}".strip() for r in box.rows)
+        name = box.path if box.folded else box.rows[0].name or box.path
+        lines.append("| " + " | ".join(_plain(w) for w in (name, words, str(box.times), box.shape)) + " |")
+    return "\n".join(lines)
+
+
+def _plain(words: str) -> str:
+    """Return words that Markdown leaves as they are."""
+    return "".join(f"&#{ord(c)};" if c in "<>&|`*_[]\\" or not c.isprintable() else c for c in words)

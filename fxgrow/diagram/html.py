@@ -8,10 +8,9 @@ from torch.fx import GraphModule
 from fxgrow.compare import Change, Changes, mark
 from fxgrow.cost import Cost, count_flops
 from fxgrow.diagram.build import Box, Cluster, Diagram, Item, build, kinds_of
-from fxgrow.diagram.choice import chosen
-from fxgrow.diagram.colours import COLOURS
+from fxgrow.diagram.dot import COLOURS
 from fxgrow.diagram.heat import VIRIDIS, check_heat
-from fxgrow.diagram.repeats import fold_repeats
+from fxgrow.diagram.repeats import chosen, fold_repeats
 from fxgrow.graph import Captured
 from fxgrow.page import page
 

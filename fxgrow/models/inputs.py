@@ -40,14 +40,10 @@ def parse_inputs(text: str) -> list[Input]:
         if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", sizes) or "0" in [s.strip() for s in sizes.split(",")]:
             raise ModelError(f"--input {text!r}: {part!r} is no shape; write sizes as 1,3,224,224, several inputs as "
                              "1,3,224,224;1,10:int64")
-        inputs.append(Input(tuple(int(s) for s in sizes.split(",")), _dtype(dtype.strip()) if dtype else None))
+        if dtype and dtype.strip() not in DTYPES:
+            raise ModelError(f"--input: {dtype.strip()!r} is no type; the types are {', '.join(DTYPES)}")
+        inputs.append(Input(tuple(map(int, sizes.split(","))), DTYPES.get(dtype.strip())))
     return inputs
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise ModelError(f"--input: {name!r} is no type; the types are {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

@@ -1,16 +1,17 @@
-"""MODEL as the command line takes it, turned into a module in eval mode and inputs that it takes."""
+"""MODEL as the command line takes it: a module in eval mode with its weights, inputs that it takes, and a first run."""
 import re
 import warnings
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fxgrow.common import nearest_file
-from fxgrow.errors import ModelError
-from fxgrow.models.inputs import draw_inputs, dtype_of, parse_inputs
+from fxgrow.archive import load_weights
+from fxgrow.aten import tree_map
+from fxgrow.common import nearest_file, one_line
+from fxgrow.errors import ArchiveError, ModelError
+from fxgrow.models.inputs import describe, draw_inputs, dtype_of, parse_inputs
 from fxgrow.models.sources import Loaded, forms, from_factory, from_file, from_prefix
-from fxgrow.models.weights import apply_weights
 
 
 def load_model(spec: str, *, weights: str | None = None, input_shape: str | None = None, trust_pickle: bool = False,
@@ -35,7 +36,7 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | None
         torch.manual_seed(seed)
         module, inputs = _find(spec, pretrained, trust_pickle)
     if weights and not pretrained:
-        apply_weights(module, weights)
+        _apply_weights(module, weights)
     if input_shape is not None:
         takes_list = inputs is not None and isinstance(inputs[0], list)
         inputs = [parse_inputs(input_shape)] if takes_list else parse_inputs(input_shape)
@@ -55,3 +56,59 @@ def _find(spec: str, pretrained: bool, trust_pickle: bool) -> Loaded:
     if pretrained:
         raise ModelError(f"{spec} has no DEFAULT weights: only torchvision and timm models do; pass --weights FILE")
     return from_file(spec, trust_pickle) if is_file else from_factory(spec)
+
+
+def _apply_weights(module: nn.Module, path: str) -> None:
+    """Load the state_dict in a file, or that of a module saved there, with every name matched; no code from it runs."""
+    state = _read_state(path)
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()] or [str(error)]
+        raise ModelError(f"{path} does not fit {type(module).__name__}: {lines[0][:300]}") from error
+
+
+def _read_state(path: str) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise ModelError(f"{path} is no file here{nearest_file(path)}; --weights takes the file of a state_dict, or DEFAULT")
+    try:
+        state = load_weights(path)
+    except ArchiveError as error:
+        why = str(error).partition(": ")[2].partition(": save its state_dict")[0]
+        raise ModelError(f"{path} is no state_dict that can be read without running code from it ({why}): save it with "
+                         "torch.save(model.state_dict(), ...)") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path} is no state_dict: save it with torch.save(model.state_dict(), ...)")
+    return state
+
+
+def try_out(spec: str, module: nn.Module, inputs: tuple) -> None:
+    """Run the model once, and name the layer that stops at an input which does not suit it.
+
+    Raises:
+        ModelError: the model does not take these inputs.
+    """
+    running: list[str] = []  # the names of the modules that have begun and not ended, the innermost last
+    hooks = []
+
+    def end(*_) -> None:
+        running.pop()
+
+    for name, m in module.named_modules():
+        hooks += [m.register_forward_pre_hook(lambda m, args, name=name: running.append(name)), m.register_forward_hook(end)]
+    try:
+        with torch.no_grad():
+            module(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))
+    except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise
+        layer = running[-1] if running else ""
+        kind = type(module.get_submodule(layer)).__name__
+        raise ModelError(f"{spec} does not run on the input {describe(inputs)}: {f'{layer} ({kind})' if layer else kind}: "
+                         f"{one_line(error)}; say with --input what it takes") from error
+    finally:
+        for hook in hooks:
+            hook.remove()

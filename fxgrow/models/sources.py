@@ -3,8 +3,6 @@
 An entry point `PREFIX = package.module:function` of the group `fxgrow.models` adds `PREFIX:NAME`. The function is called
 as `function(name, pretrained)` and returns what a factory does.
 """
-from __future__ import annotations
-
 import contextlib
 import importlib
 import logging
@@ -49,15 +47,14 @@ def from_prefix(prefix: str, name: str, pretrained: bool) -> Loaded | None:
     entry = plugins(GROUP).get(prefix)
     if entry is None:
         return None
-    source = load_plugin(entry, f"the source of {prefix}:NAME")
-    return _loaded(f"{prefix}:{name}", source(name, pretrained))
+    return _loaded(f"{prefix}:{name}", load_plugin(entry, f"the source of {prefix}:NAME")(name, pretrained))
 
 
 def from_file(path: str, trust_pickle: bool) -> Loaded:
     """Read a saved module; its inputs are those that the archive tells."""
     module = load(path, trust_pickle=trust_pickle)
-    example = Captured(module).inputs or None
-    return Loaded(module, tree_map(lambda t: Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) else t, example))
+    return Loaded(module, tree_map(lambda t: Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) else t,
+                                   Captured(module).inputs or None))
 
 
 def from_factory(spec: str) -> Loaded:
