@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fxgrow.aten import DIMENSION_VIEWS
-from fxgrow.axis.algebra import freeze
+from fxgrow.axis.expressions import freeze
 from fxgrow.axis.values import Map, Op, Value
 
 

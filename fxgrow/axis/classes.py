@@ -1,10 +1,9 @@
 """Axis classes as a user sees them: names, sizes, producers and consumers."""
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fxgrow.axis.algebra import Atom, Prod, atoms, resolve
+from fxgrow.axis.expressions import Atom, Prod, atoms, resolve
 from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import Contract, Op, Value
 
@@ -25,16 +24,17 @@ class AxisClass:
 
     @property
     def reason(self) -> str | None:
+        """Return why the class may not grow, if it may not."""
         return self.atom.reason
 
 
 def layer_of(param: str) -> str:
-    """The layer a parameter belongs to: `a.b.weight` -> `a.b`."""
+    """Return the layer that a parameter belongs to: `a.b.weight` -> `a.b`."""
     return param.rpartition(".")[0] or param
 
 
 def source_of(value: Value) -> str | None:
-    """The parameter a value is a plain view of."""
+    """Return the parameter that a value is a plain view of."""
     while value.source is None:
         if value.op is None or not value.param_only or len(value.op.ins) != 1:
             return None
@@ -42,60 +42,63 @@ def source_of(value: Value) -> str | None:
     return value.source
 
 
+def classes(tape: Tape) -> list[AxisClass]:
+    """Return every axis class that some parameter has, in the order of the model."""
+    by_atom = {atom: AxisClass(atom, "", atom.size, [], [], [param for param, _ in places])
+               for atom, places in tape.params_of.items()}
+    for op in tape.ops:
+        if isinstance(op, Contract):
+            _note_layers(op, by_atom)
+        elif op.name == "embedding" and op.ins[0].source:
+            for atom in set(atoms(op.ins[0].axes[1])) & by_atom.keys():
+                by_atom[atom].producers.append(layer_of(op.ins[0].source))
+        for atom, role in _roles(op):
+            if atom in by_atom and not by_atom[atom].role:
+                by_atom[atom].role = role
+    for atom, axis_class in by_atom.items():
+        if atom.size == 1:
+            axis_class.role = "copies"
+    _name(by_atom.values())
+    return list(by_atom.values())
+
+
+def _note_layers(op: Contract, by_atom: dict[Atom, AxisClass]) -> None:
+    """Note the layers of a contraction's parameters: consumers of the classes that it sums over, producers of the others."""
+    for i, value in enumerate(op.ins):
+        param = source_of(value) if value.param_only else None
+        if param is None:
+            continue
+        layer, inner = layer_of(param), {d: set(atoms(axis)) for j, d, axis in op.reduced if j == i}
+        for d, axis in enumerate(value.axes):
+            for atom in set(atoms(axis)) & by_atom.keys():
+                layers = by_atom[atom].consumers if atom in inner.get(d, ()) else by_atom[atom].producers
+                if layer not in layers:
+                    layers.append(layer)
+
+
 def _roles(op: Op) -> Iterable[tuple[Atom, str]]:
-    """Telling names for the factors of a product: heads and groups outside, their widths inside."""
+    """Yield telling names for the factors of a product: heads and groups outside, their widths inside."""
     if not isinstance(op, Contract) or not op.reduced:
         return
     inner = op.reduced_atoms()
-    products = not any(v.param_only for v in op.ins)
-    grouped = op.groups is not None and resolve(op.groups).size > 1 and \
-        any(isinstance(resolve(v.axes[d]), Prod) for v, (_, d, _) in zip(op.ins, op.reduced))
-    if products:
+    if not any(v.param_only for v in op.ins):
         yield from ((a, "head_dim") for a in inner)
         yield from ((a, "heads") for a in set(atoms(op.ins[0].axes[0])) & set(atoms(op.ins[1].axes[0])))
-    elif grouped:
+    elif op.groups is not None and resolve(op.groups).size > 1 and \
+            any(isinstance(resolve(v.axes[d]), Prod) for v, (_, d, _) in zip(op.ins, op.reduced)):
         yield from ((a, "group_width") for a in inner)
         yield from ((a, "groups") for a in atoms(op.groups))
 
 
-def classes(tape: Tape) -> list[AxisClass]:
-    """Every axis class that some parameter has, in the order of the model."""
-    found: dict[Atom, AxisClass] = {}
-    for atom, places in tape.params_of.items():
-        found[atom] = AxisClass(atom, "", atom.size, [], [], [p for p, _ in places])
-    for op in tape.ops:
-        if isinstance(op, Contract):
-            for i, value in enumerate(op.ins):
-                name = source_of(value) if value.param_only else None
-                if name is None:
-                    continue
-                inner = {d: set(atoms(e)) for j, d, e in op.reduced if j == i}
-                for d, axis in enumerate(value.axes):
-                    for atom in set(atoms(axis)) & found.keys():
-                        into = found[atom].consumers if atom in inner.get(d, ()) else found[atom].producers
-                        if layer_of(name) not in into:
-                            into.append(layer_of(name))
-        elif op.name == "embedding" and op.ins[0].source:
-            for atom in set(atoms(op.ins[0].axes[1])) & found.keys():
-                found[atom].producers.append(layer_of(op.ins[0].source))
-        for atom, role in _roles(op):
-            if atom in found and not found[atom].role:
-                found[atom].role = role
-    for atom, c in found.items():
-        if atom.size == 1:
-            c.role = "copies"
-    _name(found, tape)
-    return list(found.values())
-
-
-def _name(found: dict[Atom, AxisClass], tape: Tape) -> None:
-    taken: dict[str, int] = {}
-    for c in found.values():
+def _name(axis_classes: Iterable[AxisClass]) -> None:
+    taken: Counter[str] = Counter()
+    for c in axis_classes:
         base = c.producers[0] if c.producers else layer_of(c.carriers[0])
         name = f"{base}:{c.role}" if c.role else base
-        taken[name] = taken.get(name, 0) + 1
+        taken[name] += 1
         c.name = name if taken[name] == 1 else f"{name}#{taken[name]}"
 
 
 def growable(tape: Tape) -> list[AxisClass]:
+    """Return the axis classes that may grow."""
     return [c for c in classes(tape) if c.reason is None]

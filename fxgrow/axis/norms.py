@@ -9,10 +9,9 @@ from fxgrow.axis.values import Map, Normalise, Op, Reduce, Value
 
 
 def fuse(tape: Tape) -> None:
-    """Makes norms of `F.normalize` and of RMS norms that are written out (Llama's)."""
+    """Make norms of `F.normalize` and of RMS norms that are written out (Llama's)."""
     _fuse_normalize(tape)
-    found = [op for op in tape.ops if _is_product(op)]
-    for op in found:
+    for op in list(filter(_is_product, tape.ops)):
         for x, root in (op.ins, op.ins[::-1]):
             if (parts := _mean_square(tape, x, root)) is not None:
                 _fuse_rms(tape, op, x, *parts)
@@ -42,8 +41,7 @@ def _replace(tape: Tape, last: Op, fused: Op, gone: list[Op]) -> None:
 
 
 def _mean_square(tape: Tape, x: Value, root: Value) -> tuple[Op, Op, str] | None:
-    """The ops that take the mean of the squares of `x`, if `root` is one over its root: `rsqrt(mean(x ** 2) + eps)`; and the
-    node that adds eps."""
+    """Find the ops of `mean(x ** 2)` and the node that adds eps, if `root` is `rsqrt(mean(x ** 2) + eps)`."""
     chain = []
     value = root
     for name in ("rsqrt", "add", "mean"):
@@ -63,21 +61,21 @@ def _mean_square(tape: Tape, x: Value, root: Value) -> tuple[Op, Op, str] | None
 
 
 def _uses(tape: Tape, value: Value) -> list[Value]:
-    """The values that are made of one."""
+    """Return the values that are made of one."""
     return [v for v in tape.values.values() if v.made is not None and value in v.made.ins]
 
 
 def _fuse_rms(tape: Tape, last: Op, x: Value, squares: Op, mean: Op, eps: str) -> None:
-    """One norm instead of the squares, their mean and the product, and the product with a weight that follows."""
+    """Put one norm in the place of squares, their mean and the product, and the product with a weight that follows."""
     gone = [squares, mean, last]
     ins, dmaps, outs = [x], [last.dmaps[last.ins.index(x)] if last.dmaps else None], last.outs
     following = list(_readers(tape, outs[0]))
     while len(following) == 1 and following[0].name in COPIES:
         gone.append(following[0])
         following = list(_readers(tape, following[0].outs[0]))
-    given = gone[-1].outs[0]
+    product = gone[-1].outs[0]
     if len(following) == 1 and _is_product(following[0]):
-        weight = next(v for v in following[0].ins if v is not given)
+        weight = next(v for v in following[0].ins if v is not product)
         if weight.source is not None and len(weight.axes) == 1:
             gone.append(following[0])
             ins, outs = [x, weight], following[0].outs

@@ -10,7 +10,7 @@ FORMS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueE
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a function as the rule of the named ATen ops (`"add"` for every overload of `aten.add`)."""
+    """Register a function as the rule of the named ATen ops (`"add"` for every overload of `aten.add`)."""
     def register(fn: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, fn))
         return fn

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, compute, effects, numbers_in, tensors_in
-from fxgrow.axis.algebra import Atom, Fixed, Prod, atoms, cut, freeze, is_fixed, product, resolve, unify, view
+from fxgrow.axis.algebra import cut, unify, view
 from fxgrow.axis.aliases import Aliases
+from fxgrow.axis.expressions import Atom, Fixed, Prod, atoms, freeze, is_fixed, product, resolve
 from fxgrow.axis.registry import FORMS, RULES
 from fxgrow.axis.values import UNEVEN, Op, Value
 

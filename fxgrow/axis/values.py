@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fxgrow.aten import Recorded
-from fxgrow.axis.algebra import Atom, atoms, resolve
+from fxgrow.axis.expressions import Atom, atoms, resolve
 
 UNEVEN = "does not divide it evenly"
 OUTPUT = "it is the model's output: name its layer in full to add outputs"

@@ -1,9 +1,5 @@
 """The report of the axis analysis: every class, and the methods that are exact for it."""
-from __future__ import annotations
-
 from dataclasses import dataclass
-
-from torch.fx import GraphModule
 
 from fxgrow.axis import Atom, Tape, analyse, classes
 from fxgrow.common import Refusal, render
@@ -12,7 +8,7 @@ from fxgrow.tracing import capture
 
 
 def possible_methods(tape: Tape, atom: Atom) -> tuple[list[str], str]:
-    """The methods that are exact for a class, and the first reason against the others."""
+    """Return the methods that are exact for a class, and the first reason against the others."""
     able, reason = [], ""
     labels = {"pair": "r2r", "copy": "net2net", "free": "netmorph", "average": "average", "zero": "zero"}
     for base, label in labels.items():
@@ -30,9 +26,11 @@ class AxesReport:
     rows: list[dict]
 
     def to_json(self) -> list[dict]:
+        """Return one dictionary a class."""
         return self.rows
 
     def table(self):
+        """Return the table that `fxgrow axes` prints."""
         from rich.table import Table
         table = Table(title="Axis classes")
         for column in ("class", "size", "produced by", "consumed by", "may grow by", "why not otherwise"):
@@ -51,12 +49,12 @@ def _some(names: list[str], most: int = 3) -> str:
 
 
 def axes(model, example_inputs) -> AxesReport:
-    """Which axes of `model` belong together, who produces and consumes each class, and what may be done to it.
+    """Report which axes of `model` belong together, who produces and consumes each class, and how it may grow.
 
     Raises:
         CaptureError: the model cannot be captured.
     """
-    gm: GraphModule = capture(model, example_inputs)
+    gm = capture(model, example_inputs)
     tape = analyse(gm)
     rows = []
     for c in classes(tape):

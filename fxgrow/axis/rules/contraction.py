@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fxgrow.axis.algebra import Fixed, product, settle
+from fxgrow.axis.expressions import Fixed, product, to_number
 from fxgrow.axis.registry import rule
 from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import Contract, Map, Value
@@ -108,7 +108,7 @@ def convolution(tape, name, args, kwargs, out):
     for axis in x.axes[channels + 1:]:
         tape.freeze(axis, "it is spatial")
     for axis in w.axes[2:]:
-        settle(axis)
+        to_number(axis)
     outer_in, inner_in = tape.view([x.axes[channels]], [groups, x.axes[channels].size // groups], "the groups")
     outer_w, inner_w = tape.view([w.axes[0]], [groups, w.axes[0].size // groups], "the groups")
     tape.unify(outer_in, outer_w, name)

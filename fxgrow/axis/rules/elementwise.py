@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.aten import FILLED, LINEAR, ODD, OTHER_POINTWISE, ZERO_AT_ZERO
-from fxgrow.axis.algebra import Atom, Fixed
+from fxgrow.axis.expressions import Atom, Fixed
 from fxgrow.axis.registry import rule
 from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import Map, Value

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fxgrow.axis.algebra import is_fixed
+from fxgrow.axis.expressions import is_fixed
 from fxgrow.axis.registry import rule
 from fxgrow.axis.values import Map, Normalise, Value
 

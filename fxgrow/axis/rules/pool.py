@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fxgrow.axis.algebra import Fixed, concat, is_fixed, product
+from fxgrow.axis.expressions import Fixed, concat, is_fixed, product
 from fxgrow.axis.registry import rule
 from fxgrow.axis.values import Map
 

@@ -6,7 +6,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from fxgrow.axis.algebra import Fixed, is_fixed
+from fxgrow.axis.expressions import Fixed, is_fixed
 from fxgrow.axis.registry import rule
 from fxgrow.axis.values import Map, Reduce
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.aten import CREATED, bound
-from fxgrow.axis.algebra import Atom, Fixed, concat, is_fixed, product, resolve
+from fxgrow.axis.expressions import Atom, Fixed, concat, is_fixed, product, resolve
 from fxgrow.axis.registry import rule
 from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import Map, Value

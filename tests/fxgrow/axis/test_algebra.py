@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from fxgrow.axis import Atom, Fixed, Prod, Sum, atoms, concat, is_fixed, product, resolve, view
-from fxgrow.axis.algebra import cut, freeze, refine, same, settle, unify
+from fxgrow.axis.algebra import cut, unify
+from fxgrow.axis.expressions import freeze, refine, same, to_number
 
 proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
                            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -312,10 +313,10 @@ def test_frozen_axes_never_grow(e, data):
     assert stays(e)(grow(data, [e]))
 
 
-def test_settle_makes_plain_numbers():
+def test_to_number_makes_plain_numbers():
     a = Atom(3)
     e = Prod([a, Atom(2)])
-    settle(e)
+    to_number(e)
     assert isinstance(resolve(e), Fixed) and resolve(a).size == 3
 
 

@@ -1,0 +1,189 @@
+"""Axis expressions: an axis is an atom, a row-major product (`heads*head_dim`) or a sum (`conv1 + conv2`, a concatenation).
+
+A fixed number stands for positions that never grow; splitting an atom refines it wherever it occurs.
+What does not live here: how expressions are made equal, cut and reshaped (algebra.py).
+"""
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+from typing import Any
+
+Sizes = dict["Atom", int]  # the new sizes of atoms that grow
+
+
+class Fixed:
+    """`size` positions that never grow."""
+    __slots__ = ("size",)
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __repr__(self):
+        return str(self.size)
+
+
+class Atom:
+    """A growable run of positions. `reason` says why it may not grow; `bound` is what it was refined or unified to."""
+    __slots__ = ("_bound", "hint", "reason", "serial", "size")
+    _serials = itertools.count()
+    bindings = 0  # how many there have been: what normal forms were computed under
+
+    def __init__(self, size: int, hint: str = "", reason: str | None = None):
+        self.size, self.hint, self.reason = size, hint, reason
+        self._bound: Fixed | Atom | Prod | Sum | None = None
+        self.serial = next(Atom._serials)
+
+    @property
+    def bound(self):
+        """Return the expression that the atom stands for since it was refined or unified."""
+        return self._bound
+
+    @bound.setter
+    def bound(self, e):
+        self._bound = e
+        Atom.bindings += 1
+
+    def __repr__(self):
+        return f"{self.hint or 'a'}{self.serial}:{self.size}" if self.bound is None else repr(self.bound)
+
+
+class _Compound:
+    """Parts, and the normal form and atoms as they were after `known` bindings."""
+    __slots__ = ("held", "known", "normal", "parts", "size")
+
+    def __init__(self, parts: Sequence):
+        self.parts = tuple(parts)
+        self.known = -1
+        self.normal: Any = None
+        self.held: tuple[Atom, ...] | None = None
+
+
+class Prod(_Compound):
+    """Row-major product of at least two factors."""
+    __slots__ = ()
+
+    def __init__(self, parts: Sequence):
+        super().__init__(parts)
+        self.size = prod(p.size for p in parts)
+
+    def __repr__(self):
+        return "*".join(f"({p})" if isinstance(p, Sum) else repr(p) for p in self.parts)
+
+
+class Sum(_Compound):
+    """Concatenation of at least two segments."""
+    __slots__ = ()
+
+    def __init__(self, parts: Sequence):
+        super().__init__(parts)
+        self.size = sum(p.size for p in parts)
+
+    def __repr__(self):
+        return " + ".join(map(repr, self.parts))
+
+
+def resolve(e):
+    """Follow every binding of an expression: its normal form (flat, no factors of one, fixed neighbours merged)."""
+    if isinstance(e, Fixed):
+        return e
+    if isinstance(e, Atom):
+        while e._bound is not None and isinstance(e._bound, Atom):
+            e = e._bound
+        return e if e._bound is None else resolve(e._bound)
+    if e.known != Atom.bindings:
+        e.normal = product(e.parts) if isinstance(e, Prod) else concat(e.parts)
+        e.held, e.known = None, Atom.bindings
+        if isinstance(e.normal, _Compound):
+            e.normal.normal, e.normal.held, e.normal.known = e.normal, None, Atom.bindings
+    return e.normal
+
+
+def product(parts: Iterable):
+    """Return the normal form of a product."""
+    return _normal_form(parts, Prod, 1, operator.mul)
+
+
+def concat(parts: Iterable):
+    """Return the normal form of a sum."""
+    return _normal_form(parts, Sum, 0, operator.add)
+
+
+def _normal_form(parts: Iterable, kind: type, neutral: int, combine: Callable[[int, int], int]):
+    flat: list = []
+    for part in map(resolve, parts):
+        for p in part.parts if isinstance(part, kind) else (part,):
+            if p.size == neutral and not is_copies(p):
+                continue
+            if flat and isinstance(p, Fixed) and isinstance(flat[-1], Fixed):
+                flat[-1] = Fixed(combine(flat[-1].size, p.size))
+            else:
+                flat.append(p)
+    if not flat:
+        return Fixed(neutral)
+    return kind(flat) if len(flat) > 1 else flat[0]
+
+
+def atoms(e) -> tuple[Atom, ...]:
+    """Return every atom of an expression, in order, repeats included."""
+    e = resolve(e)
+    if not isinstance(e, _Compound):
+        return (e,) if isinstance(e, Atom) else ()
+    if e.held is None:
+        e.held = tuple(a for p in e.parts for a in atoms(p))
+    return e.held
+
+
+def is_copies(e) -> bool:
+    """Return whether a part is an atom of one: the copies that each position may get."""
+    e = resolve(e)
+    return isinstance(e, Atom) and e.size == 1
+
+
+def is_fixed(e) -> bool:
+    """Return whether no position of the expression may grow."""
+    return all(a.reason is not None for a in atoms(e))
+
+
+def size_of(e, sizes: Sizes) -> int:
+    """Return the size of an axis expression once atoms have grown."""
+    e = resolve(e)
+    if isinstance(e, Fixed):
+        return e.size
+    if isinstance(e, Atom):
+        return sizes.get(e, e.size)
+    parts = [size_of(p, sizes) for p in e.parts]
+    return prod(parts) if isinstance(e, Prod) else sum(parts)
+
+
+def freeze(e, reason: str) -> None:
+    """Forbid growth of every atom in the expression; the first reason stays."""
+    for a in atoms(e):
+        a.reason = a.reason or reason
+
+
+def to_number(e) -> None:
+    """Make the atoms of an expression plain numbers, for an axis that is no class at all (a kernel's extent)."""
+    for a in atoms(e):
+        a.bound = Fixed(a.size)
+
+
+def same(a, b) -> bool:
+    """Return whether two expressions have one structure once they are resolved."""
+    a, b = resolve(a), resolve(b)
+    if isinstance(a, Atom) or isinstance(b, Atom):
+        return a is b
+    if isinstance(a, Fixed) or isinstance(b, Fixed):
+        return isinstance(a, Fixed) and isinstance(b, Fixed) and a.size == b.size
+    return type(a) is type(b) and len(a.parts) == len(b.parts) and all(map(same, a.parts, b.parts))
+
+
+def refine(atom: Atom, parts: Sequence[int], kind: type) -> Prod | Sum:
+    """Split an atom into new atoms of the given sizes, everywhere it occurs.
+
+    A single position stays a number: a dimension of one is dropped and broadcast, so it never grows.
+    """
+    atom.bound = refined = kind([Atom(s, atom.hint, atom.reason) if s > 1 else Fixed(s) for s in parts])
+    return refined
