@@ -1,6 +1,4 @@
 """Sums of products: matrix products, convolutions, embeddings."""
-from __future__ import annotations
-
 from torch import Tensor
 
 from fxgrow.axis.expressions import Fixed, product, to_number
@@ -9,8 +7,8 @@ from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import Contract, Map, Value
 
 
-def _plus_bias(tape: Tape, name: str, value: Value, bias: Value, dim_of_bias: dict[int, int], out: Tensor) -> None:
-    """The contraction's value plus a bias, as an op of its own."""
+def _add_bias(tape: Tape, name: str, value: Value, bias: Value, dim_of_bias: dict[int, int], out: Tensor) -> None:
+    """Add a bias to the contraction's value, as an op of its own."""
     for i, j in dim_of_bias.items():
         if bias.axes[i].size > 1:
             tape.unify(value.axes[j], bias.axes[i], name)
@@ -20,7 +18,7 @@ def _plus_bias(tape: Tape, name: str, value: Value, bias: Value, dim_of_bias: di
 
 
 def _matmul(tape: Tape, name: str, a: Value, b: Value, batch: int) -> Value:
-    """`a [*batch, n, k] @ b [*batch, k, m]`."""
+    """Compute `a [*batch, n, k] @ b [*batch, k, m]`."""
     for i in range(batch):
         tape.unify(a.axes[i], b.axes[i], name)
     tape.unify(a.axes[batch + 1], b.axes[batch], name)
@@ -52,9 +50,10 @@ def addmm(tape, name, args, kwargs, out):
     value = _matmul(tape, name, a, b, len(a.axes) - 2)
     if kwargs.get("beta", 1) == 0:
         tape.ignore(args[0])
-        return _keep(tape, out, value)
-    shift = len(value.axes) - len(bias.axes)
-    _plus_bias(tape, name, value, bias, {i: i + shift for i in range(len(bias.axes))}, out)
+        _keep(tape, out, value)
+    else:
+        shift = len(value.axes) - len(bias.axes)
+        _add_bias(tape, name, value, bias, {i: i + shift for i in range(len(bias.axes))}, out)
 
 
 @rule("mv", "dot", "vdot")
@@ -69,7 +68,7 @@ def mv(tape, name, args, kwargs, out):
 
 @rule("_trilinear")
 def trilinear(tape, name, args, kwargs, out):
-    """`out[n, o] = sum_ij x[n, i] weight[o, i, j] y[n, j]`, as torch takes a bilinear layer apart."""
+    """Compute `out[n, o] = sum_ij x[n, i] weight[o, i, j] y[n, j]`, as torch takes a bilinear layer apart."""
     if list(map(list, args[3:7])) != [[1, 3], [0], [1, 2], [2, 3]]:
         raise ValueError("another expansion")
     x, w, y = (tape.of(t) for t in args[:3])
@@ -85,7 +84,7 @@ def trilinear(tape, name, args, kwargs, out):
 
 @rule("linear")
 def linear(tape, name, args, kwargs, out):
-    """`x [*, k] @ weight [m, k].T + bias [m]`."""
+    """Compute `x [*, k] @ weight [m, k].T + bias [m]`."""
     x, w = tape.of(args[0]), tape.of(args[1])
     last = len(x.axes) - 1
     tape.unify(x.axes[last], w.axes[1], name)
@@ -94,13 +93,14 @@ def linear(tape, name, args, kwargs, out):
                 reduced=[(0, last, x.axes[last]), (1, 1, w.axes[1])])
     bias = args[2] if len(args) > 2 else kwargs.get("bias")
     if bias is None:
-        return _keep(tape, out, value)
-    _plus_bias(tape, name, value, tape.of(bias), {0: last}, out)
+        _keep(tape, out, value)
+    else:
+        _add_bias(tape, name, value, tape.of(bias), {0: last}, out)
 
 
 @rule("convolution", "_convolution", "convolution_overrideable")
 def convolution(tape, name, args, kwargs, out):
-    """`x [N, I, *space]`, `weight [O, I/g, *kernel]` (transposed: `[I, O/g, *kernel]`), `bias [O]`."""
+    """Convolve `x [N, I, *space]` with `weight [O, I/g, *kernel]` (transposed: `[I, O/g, *kernel]`), `bias [O]`."""
     x, w = tape.of(args[0]), tape.of(args[1])
     bias, transposed, groups = args[2], args[6], args[8]
     channels = 1 if out.ndim == args[1].ndim else 0
@@ -120,8 +120,9 @@ def convolution(tape, name, args, kwargs, out):
                 dmaps=[{i: i for i in range(channels + 1)}, {0: channels, 1: channels}],
                 reduced=[(0, channels, inner_in), (1, dim, consumed)], groups=outer_w)
     if bias is None:
-        return _keep(tape, out, value)
-    _plus_bias(tape, name, value, tape.of(bias), {0: channels}, out)
+        _keep(tape, out, value)
+    else:
+        _add_bias(tape, name, value, tape.of(bias), {0: channels}, out)
 
 
 @rule("embedding")
@@ -135,7 +136,7 @@ def embedding(tape, name, args, kwargs, out):
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(tape, name, args, kwargs, out):
-    """Sums, means (modes 0 and 1) or maxima (mode 2) of rows that are looked up by number."""
+    """Take sums, means (modes 0 and 1) or maxima (mode 2) of rows that are looked up by number."""
     w, mode = tape.of(args[0]), args[4] if len(args) > 4 else 0
     tape.freeze(w.axes[0], "its positions are looked up by number (embedding)")
     value = tape.set(out[0], [Fixed(out[0].shape[0]), w.axes[1]])

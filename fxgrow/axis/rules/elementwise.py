@@ -1,18 +1,16 @@
 """Pointwise ops with broadcasting: every position is computed from the same position of the inputs."""
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 from fxgrow.aten import FILLED, LINEAR, ODD, OTHER_POINTWISE, ZERO_AT_ZERO
-from fxgrow.axis.expressions import Atom, Fixed
+from fxgrow.axis.expressions import Fixed
 from fxgrow.axis.registry import rule
 from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import Map, Value
 
 
 def broadcast(tape: Tape, name: str, tensors: list[Tensor], out: Tensor) -> Value:
-    """Aligns the inputs' axes at the right and unifies those of the output's size; others must be of one position."""
+    """Align the inputs' axes at the right and unify those of the output's size; others must be of one position."""
     ins = [tape.of(t) for t in tensors]
     axes = []
     for j in range(out.ndim):
@@ -31,6 +29,7 @@ def broadcast(tape: Tape, name: str, tensors: list[Tensor], out: Tensor) -> Valu
 
 
 def pointwise(tape: Tape, name: str, tensors: list[Tensor], outs, fn: str, const: bool = False) -> None:
+    """Record an op that acts on each position alone, and give its results their axes."""
     first = outs[0] if isinstance(outs, (tuple, list)) else outs
     ins = [tape.of(t) for t in tensors]
     value = broadcast(tape, name, tensors, first)
@@ -45,56 +44,60 @@ def _tensors(args, kwargs) -> list[Tensor]:
     return [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
 
 
-def _scalars(args) -> bool:
-    """Whether a constant is added (a scalar second operand)."""
+def _adds_number(args) -> bool:
     return len(args) > 1 and isinstance(args[1], (int, float, bool)) and args[1] != 0
 
 
 @rule(*FILLED)
 def constants(tape, name, args, kwargs, out):
-    """The same number at every position, whatever was there."""
+    """Put the same number at every position, whatever was there."""
     tape.set(out, [Fixed(1) if s == 1 else a for s, a in zip(out.shape, tape.of(args[0]).axes)]).constant = FILLED[name]
 
 
 @rule("native_dropout")
 def dropout(tape, name, args, kwargs, out):
-    """Outside of training nothing is dropped; what is dropped at every call is never the same."""
+    """Drop nothing outside of training; what is dropped at every call is never the same."""
     if len(args) > 2 and args[2] and args[1]:
-        return random_values(tape, name, args, kwargs, out[0])
-    pointwise(tape, name, args[:1], out, "linear")
+        random_values(tape, name, args, kwargs, out[0])
+    else:
+        pointwise(tape, name, args[:1], out, "linear")
 
 
 @rule(*LINEAR)
 def linear(tape, name, args, kwargs, out):
+    tensors, fn, const = _tensors(args, kwargs), "linear", False
     if name == "where":
-        condition, *branches = _tensors(args, kwargs)
-        fn = "linear" if _plain(tape, condition) else "any"
-        return pointwise(tape, name, [condition, *branches], out, fn, const=len(branches) < 2)
-    if name == "masked_fill":
-        fn = "linear" if _plain(tape, args[1]) else "any"
-        return pointwise(tape, name, _tensors(args, kwargs), out, fn, const=isinstance(args[2], Tensor) or args[2] != 0)
-    if name == "copy":  # what was there is gone, but its axes are those of what is there now
-        old, new = tape.of(args[0]), args[1]
-        for i, axis in enumerate(tape.of(new).axes):
-            if axis.size > 1:
-                tape.unify(old.axes[i + out.ndim - new.ndim], axis, name)
-        value = tape.set(out, old.axes)
-        return tape.record(Map, name, [tape.of(new)], [value], fn="linear",
-                           dmaps=[{i: i + out.ndim - new.ndim for i in range(new.ndim)}])
-    if name == "_to_copy" and not out.is_floating_point() and not out.is_complex():
-        return pointwise(tape, name, _tensors(args, kwargs), out, "fn0" if out.dtype is torch.bool else "odd")
-    const = name in ("add", "sub", "rsub") and _scalars(args)
-    pointwise(tape, name, _tensors(args, kwargs), out, "linear", const)
+        fn, const = "linear" if _is_plain(tape, tensors[0]) else "any", len(tensors) < 3
+    elif name == "masked_fill":
+        fn = "linear" if _is_plain(tape, args[1]) else "any"
+        const = isinstance(args[2], Tensor) or args[2] != 0
+    elif name == "_to_copy" and not out.is_floating_point() and not out.is_complex():
+        fn = "fn0" if out.dtype is torch.bool else "odd"
+    elif name in ("add", "sub", "rsub"):
+        const = _adds_number(args)
+    if name == "copy":
+        _copy(tape, name, *args[:2], out)
+    else:
+        pointwise(tape, name, tensors, out, fn, const)
 
 
-def _plain(tape: Tape, tensor: Tensor) -> bool:
-    """Whether a mask has no growable axis."""
-    return not any(isinstance(a, Atom) or not isinstance(a, Fixed) for a in tape.of(tensor).axes)
+def _copy(tape: Tape, name: str, target: Tensor, new: Tensor, out: Tensor) -> None:
+    """Forget what was there; its axes are those of what is there now."""
+    old, shift = tape.of(target), out.ndim - new.ndim
+    for i, axis in enumerate(tape.of(new).axes):
+        if axis.size > 1:
+            tape.unify(old.axes[i + shift], axis, name)
+    value = tape.set(out, old.axes)
+    tape.record(Map, name, [tape.of(new)], [value], fn="linear", dmaps=[{i: i + shift for i in range(new.ndim)}])
+
+
+def _is_plain(tape: Tape, mask: Tensor) -> bool:
+    return all(isinstance(a, Fixed) for a in tape.of(mask).axes)
 
 
 @rule("index_put", "_unsafe_index_put")
 def index_put(tape, name, args, kwargs, out):
-    """`x[mask] = number` with a mask of x's shape; other forms are not understood."""
+    """Compute `x[mask] = number` with a mask of x's shape; other forms are not understood."""
     x, masks, number = args[:3]
     if len(masks) != 1 or masks[0].dtype is not torch.bool or masks[0].shape != x.shape or number.numel() != 1:
         raise ValueError("positions are written by number")
@@ -110,7 +113,9 @@ def mul(tape, name, args, kwargs, out):
 @rule("div")
 def div(tape, name, args, kwargs, out):
     rounding = kwargs.get("rounding_mode")
-    fn = "any" if rounding or not isinstance(args[0], Tensor) else "div" if isinstance(args[1], Tensor) else "linear"
+    fn = "div" if isinstance(args[1], Tensor) else "linear"
+    if rounding or not isinstance(args[0], Tensor):
+        fn = "any"
     pointwise(tape, name, _tensors(args, kwargs), out, fn)
 
 
@@ -121,24 +126,33 @@ def odd(tape, name, args, kwargs, out):
 
 @rule(*ZERO_AT_ZERO)
 def zero_at_zero(tape, name, args, kwargs, out):
-    tensors = _tensors(args, kwargs)
-    fn = "fn0"
+    tensors, fn = _tensors(args, kwargs), "fn0"
     if name in ("hardtanh", "clamp", "clip"):
-        low, high = (*args[1:3], None, None)[:2] if name != "hardtanh" else (*args[1:3], -1, 1)[:2]
-        inside = all(not isinstance(b, Tensor) for b in (low, high)) and (low is None or low <= 0) and \
-            (high is None or high >= 0)
-        fn = "fn0" if inside else "any"
+        fn = "fn0" if _clips_around_zero(name, args) else "any"
     elif name == "pow":
-        number = isinstance(args[0], Tensor) and not isinstance(args[1], Tensor)
-        fn = "any" if not number or args[1] <= 0 else "odd" if args[1] % 2 == 1 else "fn0"
-    elif name in ("prelu", "_prelu_kernel"):
-        if tape.of(args[1]).axes and len(tensors) == 2 and args[1].ndim == 1 and args[0].ndim > 1:
-            return _prelu(tape, args, out)
-    pointwise(tape, name, tensors, out, fn)
+        fn = _kind_of_power(*args[:2])
+    if name in ("prelu", "_prelu_kernel") and len(tensors) == 2 and args[1].ndim == 1 and args[0].ndim > 1:
+        _prelu(tape, args, out)
+    else:
+        pointwise(tape, name, tensors, out, fn)
+
+
+def _clips_around_zero(name: str, args) -> bool:
+    missing = (-1, 1) if name == "hardtanh" else (None, None)
+    low, high = (*args[1:3], *missing)[:2]
+    return not isinstance(low, Tensor) and not isinstance(high, Tensor) and (low is None or low <= 0) and \
+        (high is None or high >= 0)
+
+
+def _kind_of_power(base, exponent) -> str:
+    """Return the kind of function (as for `Map.fn`) that a power is."""
+    if not isinstance(base, Tensor) or isinstance(exponent, Tensor) or exponent <= 0:
+        return "any"
+    return "odd" if exponent % 2 == 1 else "fn0"
 
 
 def _prelu(tape, args, out):
-    """`prelu(x [N, C, ...], weight [C] or [1])`: the slope belongs to axis 1."""
+    """Compute `prelu(x [N, C, ...], weight [C] or [1])`: the slope belongs to axis 1."""
     x, weight = map(tape.of, args)
     if weight.axes[0].size > 1:
         tape.unify(x.axes[1], weight.axes[0], "prelu")
@@ -161,7 +175,7 @@ def random_values(tape, name, args, kwargs, out):
 
 @rule("glu")
 def glu(tape, name, args, kwargs, out):
-    """`a * sigmoid(b)` of the two halves along a dimension."""
+    """Compute `a * sigmoid(b)` of the two halves along a dimension."""
     x = tape.of(args[0])
     dim = (args[1] if len(args) > 1 else -1) % len(x.axes)
     half = out.shape[dim]

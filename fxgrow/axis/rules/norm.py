@@ -1,6 +1,4 @@
 """Normalisations: batch (per channel), layer, group and root mean square (over channels)."""
-from __future__ import annotations
-
 from torch import Tensor
 
 from fxgrow.axis.expressions import is_fixed
@@ -11,7 +9,7 @@ from fxgrow.axis.values import Map, Normalise, Value
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
       "_batch_norm_with_update", "_batch_norm_no_update", "miopen_batch_norm", "batch_norm")
 def batch_norm(tape, name, args, kwargs, out):
-    """`x [N, C, ...]` with weight, bias, running mean and variance `[C]`: each channel on its own."""
+    """Normalise `x [N, C, ...]` with weight, bias, running mean and variance `[C]`: each channel on its own."""
     tensors = [t for t in args[:5] if isinstance(t, Tensor)]
     x, *stats = (tape.of(t) for t in tensors)
     for i, axis in enumerate(x.axes):
@@ -27,7 +25,7 @@ def batch_norm(tape, name, args, kwargs, out):
 
 @rule("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
 def layer_norm(tape, name, args, kwargs, out):
-    """Normalises over the last dimensions: `x [*, *normalized]`, weight and bias `[*normalized]`."""
+    """Normalise over the last dimensions: `x [*, *normalized]`, weight and bias `[*normalized]`."""
     x = tape.of(args[0])
     width = len(args[1])
     affine = [tape.of(t) for t in args[2:4] if isinstance(t, Tensor)]
@@ -44,7 +42,7 @@ def layer_norm(tape, name, args, kwargs, out):
 
 @rule("native_group_norm", "group_norm")
 def group_norm(tape, name, args, kwargs, out):
-    """`x [N, C, ...]`, weight and bias `[C]`; statistics over each of `groups` equal parts of C."""
+    """Normalise `x [N, C, ...]`, weight and bias `[C]`, with statistics over each of `groups` equal parts of C."""
     x = tape.of(args[0])
     affine = [tape.of(t) for t in args[1:3] if isinstance(t, Tensor)]
     groups = args[6]
@@ -59,7 +57,7 @@ def group_norm(tape, name, args, kwargs, out):
 
 @rule("_weight_norm_interface", "_weight_norm")
 def weight_norm(tape, name, args, kwargs, out):
-    """`g v / |v|`, the norm over all dimensions of v but one: new positions of these must be zero to keep it."""
+    """Compute `g v / |v|`, the norm over all dimensions of v but one: new positions of these must be zero to keep it."""
     v, g = tape.of(args[0]), tape.of(args[1])
     kept = (args[2] if len(args) > 2 else 0) % len(v.axes)
     first = out[0] if isinstance(out, (tuple, list)) else out

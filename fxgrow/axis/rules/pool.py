@@ -1,6 +1,4 @@
 """Spatial ops that treat every channel alike: pooling, interpolation, padding, sampling."""
-from __future__ import annotations
-
 from torch import Tensor
 
 from fxgrow.axis.expressions import Fixed, concat, is_fixed, product
@@ -19,7 +17,7 @@ MAXIMA = {"max_pool2d_with_indices": 2, "max_pool3d_with_indices": 3, "adaptive_
 
 @rule(*AVERAGES, *MAXIMA)
 def spatial(tape, name, args, kwargs, out):
-    """The last dimensions are space; the others are mapped."""
+    """Freeze the last dimensions, which are space; map the others."""
     space = AVERAGES.get(name) or MAXIMA[name]
     x = tape.of(args[0])
     for axis in x.axes[len(x.axes) - space:]:
@@ -34,7 +32,7 @@ def spatial(tape, name, args, kwargs, out):
 
 @rule("constant_pad_nd", "pad")
 def constant_pad(tape, name, args, kwargs, out):
-    """Padding with a constant, on any dimension."""
+    """Pad with a constant, on any dimension."""
     x = tape.of(args[0])
     pads, axes = list(args[1]), list(x.axes)
     for i in range(len(pads) // 2):
@@ -53,7 +51,7 @@ def constant_pad(tape, name, args, kwargs, out):
 
 @rule("max_unpool2d", "max_unpool3d")
 def unpool(tape, name, args, kwargs, out):
-    """Each number goes to the place in space where its maximum was; the places belong to the same channels."""
+    """Move each number to the place in space where its maximum was; the places belong to the same channels."""
     x, places = tape.of(args[0]), tape.of(args[1])
     channels = len(x.axes) - int(name[-2])
     for a, b in zip(x.axes[:channels], places.axes):
@@ -67,7 +65,7 @@ def unpool(tape, name, args, kwargs, out):
 
 @rule("im2col")
 def im2col(tape, name, args, kwargs, out):
-    """`[N, C, H, W]` to `[N, C*k, L]`."""
+    """Turn `[N, C, H, W]` to `[N, C*k, L]`."""
     x = tape.of(args[0])
     for axis in x.axes[-2:]:
         tape.freeze(axis, "it is spatial")
@@ -80,15 +78,15 @@ def im2col(tape, name, args, kwargs, out):
 def col2im(tape, name, args, kwargs, out):
     x = tape.of(args[0])
     kernel = args[2][0] * args[2][1]
-    channels, _ = tape.view([x.axes[-2]], [x.axes[-2].size // kernel, kernel], "col2im")
-    tape.freeze(_, "it is spatial")
+    channels, window = tape.view([x.axes[-2]], [x.axes[-2].size // kernel, kernel], "col2im")
+    tape.freeze(window, "it is spatial")
     value = tape.set(out, [*x.axes[:-2], channels, *(Fixed(s) for s in out.shape[-2:])])
     tape.record(Map, name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 1)}])
 
 
 @rule("pixel_shuffle")
 def pixel_shuffle(tape, name, args, kwargs, out):
-    """`[*, C*r*r, H, W]` to `[*, C, H*r, W*r]`."""
+    """Turn `[*, C*r*r, H, W]` to `[*, C, H*r, W*r]`."""
     x, r = tape.of(args[0]), args[1]
     channels, block = tape.view([x.axes[-3]], [x.axes[-3].size // (r * r), r * r], "pixel_shuffle")
     tape.freeze(block, "pixel_shuffle moves it to space")
@@ -109,7 +107,7 @@ def pixel_unshuffle(tape, name, args, kwargs, out):
 
 @rule("unfold")
 def unfold(tape, name, args, kwargs, out: Tensor):
-    """`tensor.unfold(dim, size, step)`: windows along one dimension become a new last one."""
+    """Make windows along one dimension a new last one: `tensor.unfold(dim, size, step)`."""
     x = tape.of(args[0])
     dim = args[1] % len(x.axes)
     tape.freeze(x.axes[dim], "it is cut into windows")
