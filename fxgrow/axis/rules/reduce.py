@@ -1,6 +1,4 @@
 """Reductions over dimensions, and ops that mix the positions of one dimension."""
-from __future__ import annotations
-
 from math import inf
 
 import torch
@@ -8,6 +6,7 @@ from torch import Tensor
 
 from fxgrow.axis.expressions import Fixed, is_fixed
 from fxgrow.axis.registry import rule
+from fxgrow.axis.rules.elementwise import pointwise
 from fxgrow.axis.values import Map, Reduce
 
 FOURIER = ("_fft_r2c", "_fft_c2c", "_fft_c2r")
@@ -23,7 +22,7 @@ WITH_PLACES = ("max", "min", "median", "nanmedian", "mode", "kthvalue")  # give 
 
 
 def dimensions(args, kwargs, ndim: int, at: int, missing: int | None) -> list[int]:
-    """The dimensions named by an argument; all of them if it is missing, empty or None (or as `missing` says)."""
+    """Return the dimensions named by an argument; all of them if it is missing, empty or None (or as `missing` says)."""
     dims = kwargs.get("dim", args[at] if len(args) > at else missing)
     if dims is None or isinstance(dims, (Tensor, str, torch.dtype)) or isinstance(dims, (list, tuple)) and not dims:
         return list(range(ndim))
@@ -36,15 +35,15 @@ def _how(name, args, kwargs) -> str:
         return "mean" if correction == 0 else "sample variance"
     if HOW[name] == "norm":
         order = args[1] if len(args) > 1 and args[1] is not None else 2
-        return "norm" if order == 2 else "max" if order in (inf, -inf) else "norm of another order"
+        return {2: "norm", inf: "max", -inf: "max"}.get(order, "norm of another order")
     return HOW[name]
 
 
 @rule(*HOW)
 def reduce(tape, name, args, kwargs, out):
     if name in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor):
-        from fxgrow.axis.rules.elementwise import pointwise
-        return pointwise(tape, name, [args[0], args[1]], out, "any")
+        pointwise(tape, name, [args[0], args[1]], out, "any")
+        return
     x = tape.of(args[0])
     dims = dimensions(args, kwargs, len(x.axes), AT.get(name, 1), -1 if name in ("mode", "kthvalue") else None)
     how = _how(name, args, kwargs)
@@ -64,10 +63,10 @@ def reduce(tape, name, args, kwargs, out):
 @rule("_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "topk", "flip", "roll", "_safe_softmax", "logcumsumexp",
       "renorm", "cummax", "cummin", "_cummax_helper", "argsort", "msort", "tril", "triu", *FOURIER)
 def mixes_one_dimension(tape, name, args, kwargs, out):
-    """Positions of one dimension depend on each other: it keeps its size; the other dimensions are mapped."""
+    """Keep the size of one dimension, whose positions depend on each other; map the others."""
     x = tape.of(args[0])
-    dims = dimensions(args, kwargs, len(x.axes), {"roll": 2, "topk": 2, "renorm": 2}.get(name, 1),
-                      None if name == "roll" else 0 if name == "msort" else -1)
+    at = 2 if name in ("roll", "topk", "renorm") else 1
+    dims = dimensions(args, kwargs, len(x.axes), at, {"roll": None, "msort": 0}.get(name, -1))
     if name == "renorm":  # the norm over all dimensions but the one that is given
         dims = [i for i in range(len(x.axes)) if i not in dims]
     elif name in ("tril", "triu"):

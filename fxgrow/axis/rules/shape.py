@@ -1,6 +1,4 @@
 """Ops that move positions without computing: views, permutations, cuts, concatenations, look-ups."""
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,7 @@ from fxgrow.axis.values import Map, Value
 
 
 def move(tape: Tape, name: str, ins: list[Value], out: Tensor, axes, dmaps, **more) -> None:
+    """Record an op that moves positions, and give its result its axes."""
     tape.record(Map, name, ins, [tape.set(out, axes)], fn="linear", dmaps=dmaps, **more)
 
 
@@ -46,7 +45,9 @@ def unsqueeze(tape, name, args, kwargs, out):
 @rule("squeeze")
 def squeeze(tape, name, args, kwargs, out):
     x = tape.of(args[0])
-    dims = range(len(x.axes)) if len(args) < 2 else args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
+    dims = args[1] if len(args) > 1 else range(len(x.axes))
+    if isinstance(dims, int):
+        dims = [dims]
     gone = {d % len(x.axes) for d in dims if x.axes[d].size == 1}
     kept = [i for i in range(len(x.axes)) if i not in gone]
     move(tape, name, [x], out, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}])
@@ -54,7 +55,7 @@ def squeeze(tape, name, args, kwargs, out):
 
 @rule("expand")
 def expand(tape, name, args, kwargs, out):
-    """A dimension of one takes any size: the new axis is an atom of its own, equal at every position."""
+    """Give a dimension of one any size: the new axis is an atom of its own, equal at every position."""
     x = tape.of(args[0])
     shift = out.ndim - len(x.axes)
     axes = []
@@ -101,7 +102,7 @@ def stack(tape, name, args, kwargs, out):
 
 
 def _told_apart(axis, count: int) -> Atom | None:
-    """The atom whose positions are the `count` equal pieces of a cut, if there is one."""
+    """Return the atom whose positions are the `count` equal pieces of a cut, if there is one."""
     axis = resolve(axis)
     first = axis if isinstance(axis, Atom) else getattr(axis, "parts", [None])[0]
     return first if isinstance(first, Atom) and first.size == count else None
@@ -148,8 +149,7 @@ def _select(tape: Tape, name: str, x: Value, dim: int, index: int, out: Tensor) 
 @rule("slice")
 def slice_(tape, name, args, kwargs, out):
     x = tape.of(args[0])
-    given = list(args[1:])
-    dim, start, _, step = given + [0, None, None, 1][len(given):]
+    dim, start, _, step = (*args[1:], *(0, None, None, 1)[len(args) - 1:])
     dim %= len(x.axes)
     size, new = x.axes[dim].size, out.shape[dim]
     taken = None
@@ -178,13 +178,14 @@ def narrow(tape, name, args, kwargs, out):
 
 @rule("index", "index_select", "_unsafe_index")
 def index(tape, name, args, kwargs, out):
-    """Look-ups by number: the dimension looked up keeps its size, the others are mapped."""
+    """Look positions up by number: their dimension keeps its size, the others are mapped."""
     x = tape.of(args[0])
     if name == "index_select":
         dim = args[1] % len(x.axes)
         tape.freeze(x.axes[dim], "its positions are looked up by number")
-        return move(tape, name, [x], out, [Fixed(out.shape[i]) if i == dim else a for i, a in enumerate(x.axes)],
-                    [{i: i for i in range(len(x.axes)) if i != dim}])
+        move(tape, name, [x], out, [Fixed(out.shape[i]) if i == dim else a for i, a in enumerate(x.axes)],
+             [{i: i for i in range(len(x.axes)) if i != dim}])
+        return
     indices = args[1]
     places = [i for i, t in enumerate(indices) if t is not None]
     for i in places:
@@ -194,7 +195,8 @@ def index(tape, name, args, kwargs, out):
     if not contiguous:
         for axis in x.axes:
             tape.freeze(axis, f"positions are looked up by number ({name})")
-        return tape.set(out, [Fixed(s) for s in out.shape])
+        tape.set(out, [Fixed(s) for s in out.shape])
+        return
     width = out.ndim - (len(x.axes) - len(places))
     axes = [*x.axes[:places[0]], *(Fixed(s) for s in out.shape[places[0]:places[0] + width]), *x.axes[places[-1] + 1:]]
     shift = width - len(places)
@@ -203,7 +205,7 @@ def index(tape, name, args, kwargs, out):
 
 @rule("index_add", "index_copy")
 def index_write(tape, name, args, kwargs, out):
-    """Rows written by number: their dimension keeps its size, the others are mapped."""
+    """Write rows by number: their dimension keeps its size, the others are mapped."""
     x, source = tape.of(args[0]), tape.of(args[3])
     dim = args[1] % len(x.axes)
     for i, (a, b) in enumerate(zip(x.axes, source.axes)):
@@ -218,7 +220,7 @@ def index_write(tape, name, args, kwargs, out):
 
 @rule("view_as_complex", "view_as_real")
 def pairs_of_numbers(tape, name, args, kwargs, out):
-    """`[*, 2]` read as complex `[*]`, and back."""
+    """Read `[*, 2]` as complex `[*]`, or back."""
     x = tape.of(args[0])
     if out.ndim < len(x.axes):
         tape.freeze(x.axes[-1], "it holds real and imaginary parts")
@@ -228,7 +230,7 @@ def pairs_of_numbers(tape, name, args, kwargs, out):
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(tape, name, args, kwargs, out):
-    """`[N, g*c, ...]` read as `[N, c*g, ...]`."""
+    """Turn `[N, g*c, ...]` to `[N, c*g, ...]`."""
     x, groups = tape.of(args[0]), args[1]
     outer, inner = tape.view([x.axes[1]], [groups, x.axes[1].size // groups], "the groups")
     tape.freeze(outer, "it is the number of groups of a channel shuffle")
@@ -237,14 +239,14 @@ def channel_shuffle(tape, name, args, kwargs, out):
 
 @rule(*CREATED, "new_empty_strided")
 def creation(tape, name, args, kwargs, out):
-    """A new tensor that takes only dtype and device from the old one: it is the same at every position."""
+    """Make a tensor that takes only dtype and device from the old one: it is the same at every position."""
     axes = [Atom(s) if s > 1 and name in CREATED and out.is_floating_point() else Fixed(s) for s in out.shape]
     tape.set(out, axes).constant = CREATED.get(name)
 
 
 @rule("gather")
 def gather(tape, name, args, kwargs, out):
-    """`out[i, j] = x[index[i, j], j]`: the dimension looked up keeps its size, the others are mapped."""
+    """Compute `out[i, j] = x[index[i, j], j]`: the dimension looked up keeps its size, the others are mapped."""
     x, numbers = tape.of(args[0]), tape.of(args[2])
     dim = args[1] % len(x.axes)
     for i, (a, b) in enumerate(zip(x.axes, numbers.axes)):
@@ -260,10 +262,11 @@ def gather(tape, name, args, kwargs, out):
 
 @rule("as_strided")
 def as_strided(tape, name, args, kwargs, out):
-    """Only the same view again is understood."""
+    """Follow the same view again, and nothing else."""
     x, same = tape.of(args[0]), args[0]
     if (out.shape, out.stride(), out.storage_offset()) == (same.shape, same.stride(), same.storage_offset()):
-        return move(tape, name, [x], out, x.axes, [{i: i for i in range(len(x.axes))}])
+        move(tape, name, [x], out, x.axes, [{i: i for i in range(len(x.axes))}])
+        return
     for axis in x.axes:
         tape.freeze(axis, "its memory is re-read with other strides")
     tape.set(out, [Fixed(s) for s in out.shape])
