@@ -55,7 +55,7 @@ class Deepen(PassBase):
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "deepen", "where": where, "times": self.times, "method": self.method,
                                    "block": self.block, "seed": seed})
-        trace = Trace(graph_module)
+        trace = Trace.of(graph_module)
         order = {node: i for i, node in enumerate(graph_module.graph.nodes)}
         draws = Draws(seed)
         places, refused = Places(graph_module, trace, self.block, self.method).find(where or None)
@@ -97,7 +97,7 @@ class Deepen(PassBase):
             return self.method, place.exact
         if self.method == "random":
             if place.draw:
-                redraw(piece, Trace(piece.module), draws)
+                redraw(piece, Trace.of(piece.module), draws)
             return self.method, "not exact: everything is drawn"
         copies = self.method == "net2net" and place.draw
         start = start_as_identity(piece, x, draws, pairs=self.method == "r2r", draw=place.draw and not copies)

@@ -15,7 +15,7 @@ class Side:
     """
 
     def __init__(self, gm: GraphModule):
-        self.gm, self.trace = gm, Trace(gm)
+        self.gm, self.trace = gm, Trace.of(gm)
         self.nodes: list[Node] = []
         self.same: dict[Node, Node] = {}
         self.layers = dict(gm.named_modules())

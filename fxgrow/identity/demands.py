@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,9 +19,9 @@ from torch import Tensor
 from fxgrow.aten import CONTRACTIONS, JOIN, NORMS, REARRANGED, ZERO_PRESERVING
 from fxgrow.common import Refusal
 from fxgrow.identity.layers import layer_norm
-from fxgrow.identity.ranges import leaves_alone
-from fxgrow.identity.reading import in_the_way, is_dead, keeps_zero, only_tensors, plain_source, rearranged
-from fxgrow.identity.values import Val
+from fxgrow.identity.values import Val, in_the_way, is_dead, keeps_zero, leaves_alone
+
+SUMS = ("add", "sub", "cat", "stack", JOIN, "where")  # zero where all that they take is zero
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Start:
     paths: list[str] = field(default_factory=list)
 
     def take(self, other: Start) -> None:
+        """Ask for what `other` asks for, too."""
         self.zeros |= other.zeros
         self.slopes |= other.slopes
         self.ones |= other.ones
@@ -59,7 +61,7 @@ class Demand:
     normal: bool = False
 
     def identity(self, out: Val) -> Start:
-        """The start by which `out` is `x`.
+        """Return the start by which `out` is `x`.
 
         Raises:
             Refusal: with the op that is in the way.
@@ -67,18 +69,23 @@ class Demand:
         self._carriers: dict[Val, bool] = {}
         start = Start()
         labels = self._same(out, start)
-        if labels is not None and not (labels.shape == self.x.tensor.shape and torch.equal(labels, self._labels())):
+        if labels is not self._labels and not torch.equal(labels, self._labels):
             raise Refusal(f"{out.place} gives the positions of its input in another order")
         return start
 
     def zero(self, out: Val) -> Start:
-        """The start by which `out` is zero everywhere."""
+        """Return the start by which `out` is zero everywhere."""
         start = Start()
         self._zero(out, start)
         return start
 
+    @cached_property
+    def _labels(self) -> Tensor:
+        """A number for each position of x."""
+        return torch.arange(self.x.tensor.numel()).view(self.x.tensor.shape)
+
     def _carries(self, v: Val) -> bool:
-        """Whether the input comes here by rearrangements, sums and activations alone."""
+        """Return whether the input comes here by rearrangements, sums and activations alone."""
         if v is self.x:
             return True
         if v not in self._carriers:
@@ -88,91 +95,80 @@ class Demand:
         return self._carriers[v]
 
     def _normalises(self, v: Val) -> bool:
-        """Whether `v` is a LayerNorm of the block's own over the last axis, which leaves a normal `x` alone."""
+        """Return whether `v` is a LayerNorm of the block's own over the last axis, which leaves a normal `x` alone."""
         names = layer_norm(v)
         return self.normal and names is not None and all(map(self.own, names)) and \
             v.tensor.shape[-1:] == self.x.tensor.shape[-1:]
 
     def _obstacle(self, v: Val) -> str:
-        """What keeps the input from coming to `v`: the op on the way that is no layer with weights, if there is one."""
-        found, queue, seen = [v], [v], {v}
+        """Say what keeps the input from coming to `v`: the op on the way that is no layer with weights, if there is one."""
+        ops, queue, seen = [v], [v], {v}
         while queue:
-            for each in queue.pop(0).ins:
-                if each not in seen and each.ins and not each.param_only:
-                    seen.add(each)
-                    found.append(each)
-                    queue += [each] * (each.name not in CONTRACTIONS)
-        blocking = [f for f in found if f.name not in REARRANGED and f.name != "add" and any(map(self._carries, f.ins))]
-        return in_the_way(next((f for f in blocking if f.name not in CONTRACTIONS), blocking[0] if blocking else v))
+            for op in queue.pop(0).ins:
+                if op not in seen and op.ins and not op.param_only:
+                    seen.add(op)
+                    ops.append(op)
+                    if op.name not in CONTRACTIONS:
+                        queue.append(op)
+        blocking = [op for op in ops if op.name not in REARRANGED and op.name != "add" and any(map(self._carries, op.ins))]
+        return in_the_way(next((op for op in blocking if op.name not in CONTRACTIONS), blocking[0] if blocking else v))
 
-    def _labels(self) -> Tensor:
-        """A number for each position of x."""
-        return torch.arange(self.x.tensor.numel()).view(self.x.tensor.shape)
-
-    def _same(self, v: Val, start: Start) -> Tensor | None:
-        """Asks `v` to hold x's numbers, rearranged; gives for each of them its position in x (None: they are as in x)."""
+    def _same(self, v: Val, start: Start) -> Tensor:
+        """Ask `v` to hold x's numbers, rearranged; return for each of them its position in x."""
         if v is self.x:
-            return None
+            return self._labels
         if not self._carries(v):
             raise Refusal(self._obstacle(v))
-        if v.name == JOIN:
-            both = [self._same(i, start) for i in v.ins]
-            if not torch.equal(*(self._labels() if b is None else b for b in both)):
-                raise Refusal(f"{v.place} differs between train and eval mode")
-            return both[0]
         if v.name == "add":
-            if len(v.ins) != 2 or v.alpha != 1 and not self._carries(v.ins[0]):
-                raise Refusal(in_the_way(v))
-            skip, branch = v.ins if self._carries(v.ins[0]) else reversed(v.ins)
-            if self._carries(branch):
-                raise Refusal(f"{v.place} adds its input to itself")
-            labels = self._same(skip, start)
-            if (self.x.tensor if labels is None else labels).shape != v.tensor.shape:
-                raise Refusal(f"{v.place} adds values of another shape to its input")
-            self._zero(branch, start)
-            return labels
+            return self._same_sum(v, start)
         labels = self._same(v.ins[0], start)
+        if v.name == JOIN and not torch.equal(labels, self._same(v.ins[1], start)):
+            raise Refusal(f"{v.place} differs between train and eval mode")
         if v.name in REARRANGED or v.name == "constant_pad_nd":
-            return rearranged(v, self._labels() if labels is None else labels)
+            return _rearranged(v, labels)
         if self._normalises(v):
             weight, bias = layer_norm(v)  # type: ignore[misc]
             start.ones.add(weight)
             start.zeros.add(bias)
         return labels  # an activation that leaves x's range alone
 
+    def _same_sum(self, v: Val, start: Start) -> Tensor:
+        """Ask one operand to hold x's numbers, rearranged, and the other one to be zero."""
+        if len(v.ins) != 2 or v.alpha != 1 and not self._carries(v.ins[0]):
+            raise Refusal(in_the_way(v))
+        skip, branch = v.ins if self._carries(v.ins[0]) else reversed(v.ins)
+        if self._carries(branch):
+            raise Refusal(f"{v.place} adds its input to itself")
+        labels = self._same(skip, start)
+        if labels.shape != v.tensor.shape:
+            raise Refusal(f"{v.place} adds values of another shape to its input")
+        self._zero(branch, start)
+        return labels
+
     def _zero(self, v: Val, start: Start) -> None:
-        """Asks `v` to be zero everywhere."""
+        """Ask `v` to be zero everywhere."""
         if v.source is not None:
             if not self.own(v.source):
                 raise Refusal(f"{v.source} is used elsewhere too, and cannot be zero")
             start.zeros.add(v.source)
-        elif v.param_only and len(v.ins) == 1 and v.name in REARRANGED:
-            self._zero(v.ins[0], start)
         elif v.name in CONTRACTIONS:
             self._zero_product(v, start)
         elif v.name in NORMS and v.at == 0:
             self._zero_norm(v, start)
-        elif v.name in ("mul", "bmm", "baddbmm", "div") or v.name.startswith("_scaled_dot_product"):
-            self._one_of(v, v.ins[:1] if v.name == "div" else v.ins[2:3] if "dot_product" in v.name else v.ins, start)
-        elif v.name in ("add", "sub", "cat", "stack", JOIN, "where") and only_tensors(v):
-            for each in v.ins[v.name == "where":]:
-                self._zero(each, start)
-        elif keeps_zero(v) and is_dead(v):
-            raise Refusal(f"{v.place} has no slope at zero, so a {v.name} of zeros would never learn")
-        elif v.name in ZERO_PRESERVING and keeps_zero(v):
-            if v.name == "constant_pad_nd" and v.arg(2, 0) != 0:
-                raise Refusal(in_the_way(v))
-            self._zero(v.ins[0], start)
+        elif factors := _factors(v):
+            self._zero_factor(v, factors, start)
         else:
-            raise Refusal(in_the_way(v))
+            for operand in _zero_together(v):
+                self._zero(operand, start)
 
     def _zero_product(self, v: Val, start: Start) -> None:
-        weight, bias = (None if i is None or len(v.of) <= i else v.of[i] for i in CONTRACTIONS[v.name])
+        weight, bias = map(v.operand, CONTRACTIONS[v.name])
         if weight is None or not weight.param_only:
-            return self._one_of(v, [i for i in v.ins if i is not bias], start)
+            self._zero_factor(v, [i for i in v.ins if i is not bias], start)
+            return
         if bias is not None:
             self._zero(bias, start)
-        name = plain_source(weight)
+        name = weight.plain_source
         if name and self.own(name) and self.paired is not None and self.paired(name):
             start.pairs.add(name)
             start.paths.append(f"{v.place} takes pairs with opposite signs")
@@ -181,41 +177,75 @@ class Demand:
             start.paths.append(f"{v.place} starts at zero")
 
     def _zero_norm(self, v: Val, start: Start) -> None:
-        weight, bias, mean, at = NORMS[v.name]
-        weights, biases, means = (None if i is None or len(v.of) <= i else v.of[i] for i in (weight, bias, mean))
-        if biases is not None:
-            self._zero(biases, start)
-        scale = plain_source(weights) if weights is not None else None
-        if self.paired is None and scale is not None and self.own(scale):
+        """Ask a norm to give zeros: by its weight, or in R2R by its input if that can come in pairs."""
+        *positions, eps = NORMS[v.name]
+        weight, bias, mean = map(v.operand, positions)
+        if bias is not None:
+            self._zero(bias, start)
+        scale = weight.plain_source if weight is not None else None
+        owned = scale is not None and self.own(scale)
+        deeper = Start() if owned and self.paired is None else self._zero_input(v, mean)
+        if scale is not None and owned and not deeper.pairs:
             start.zeros.add(scale)
             start.paths.append(f"the weight of {v.place} starts at zero")
             return
-        deeper = Start()
-        try:
-            self._zero(v.ins[0], deeper)
-            if means is not None and means.source is not None:
-                deeper.zeros.add(means.source)
-        except Refusal:
-            deeper = Start()
-        if deeper.pairs or scale is None or not self.own(scale):
-            if not deeper.zeros and not deeper.pairs:
-                raise Refusal(f"{v.place} has no weight of its own that could be zero")
-            if scale is not None:  # its slope at variance zero is weight / sqrt(eps): one
-                start.slopes[scale] = math.sqrt(float(v.arg(at) or torch.finfo(v.tensor.dtype).eps))
-            start.take(deeper)
-        else:
-            start.zeros.add(scale)
-            start.paths.append(f"the weight of {v.place} starts at zero")
+        if not deeper.zeros and not deeper.pairs:
+            raise Refusal(f"{v.place} has no weight of its own that could be zero")
+        if scale is not None:  # its slope at variance zero is weight / sqrt(eps): one
+            start.slopes[scale] = math.sqrt(float(v.arg(eps) or torch.finfo(v.tensor.dtype).eps))
+        start.take(deeper)
 
-    def _one_of(self, v: Val, candidates: list[Val], start: Start) -> None:
-        """Asks one factor to be zero: what is computed from data before a parameter."""
+    def _zero_input(self, norm: Val, mean: Val | None) -> Start:
+        """Return the start by which a norm's input and running mean are zero; it asks for nothing where there is none."""
+        start = Start()
+        try:
+            self._zero(norm.ins[0], start)
+        except Refusal:
+            return Start()
+        if mean is not None and mean.source is not None:
+            start.zeros.add(mean.source)
+        return start
+
+    def _zero_factor(self, v: Val, factors: list[Val], start: Start) -> None:
+        """Ask one factor to be zero: what is computed from data before a parameter."""
         reasons = []
-        for factor in sorted(candidates, key=lambda f: f.param_only):
-            attempt = Start()
+        for factor in sorted(factors, key=lambda f: f.param_only):
             try:
-                self._zero(factor, attempt)
+                start.take(self.zero(factor))
+                return
             except Refusal as why:
                 reasons.append(str(why))
-                continue
-            return start.take(attempt)
         raise Refusal(reasons[0] if reasons else in_the_way(v))
+
+
+def _factors(v: Val) -> list[Val]:
+    """Return the operands of which a single one that is zero makes a product zero; none of other ops."""
+    if v.name.startswith("_scaled_dot_product"):
+        return v.ins[2:3]  # the values that attention weighs
+    if v.name == "div":
+        return v.ins[:1]
+    return v.ins if v.name in ("mul", "bmm", "baddbmm") else []
+
+
+def _zero_together(v: Val) -> list[Val]:
+    """Return the operands that must all be zero for the result to be; a refusal if that isn't enough."""
+    shifts = v.name in ("add", "sub") and len(v.ins) != 2 and v.arg(1) != 0  # by a plain number
+    if v.name in SUMS and not shifts:
+        return v.ins[1:] if v.name == "where" else v.ins
+    if keeps_zero(v) and is_dead(v):
+        raise Refusal(f"{v.place} has no slope at zero, so a {v.name} of zeros would never learn")
+    if v.name not in ZERO_PRESERVING or not keeps_zero(v):
+        raise Refusal(in_the_way(v))
+    return v.ins[:1]
+
+
+def _rearranged(v: Val, labels: Tensor) -> Tensor:
+    """Return what a rearranging op makes of labels."""
+    if v.name in ("view", "_unsafe_view", "reshape", "_reshape_alias"):
+        return labels.reshape(v.tensor.shape)
+    if v.name in ("clone", "alias", "detach", "lift_fresh", "contiguous"):
+        return labels
+    if v.name == "constant_pad_nd":
+        return torch.nn.functional.pad(labels, list(v.args[1]), value=-1)
+    out = v.func(labels, *v.args[1:])
+    return out[v.at] if isinstance(out, (tuple, list)) else out

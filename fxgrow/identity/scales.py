@@ -135,7 +135,7 @@ def factors(trace: Trace, ops: Iterable[Val], same: Iterable[tuple[Val, Val]], o
     for v in seen:
         if not v.ins and v.source is None or not v.tensor.is_floating_point():
             equations.fix(v, 0.0, v.place)
-    parameters = [v for v in trace.known.values() if v.source is not None]
+    parameters = [v for v in trace.now.values() if v.source is not None]
     equations.solve(parameters)
     found = {v.source: equations.known.get(equations.find(v), 0.0) for v in parameters}
     return {name: log for name, log in found.items() if name is not None and abs(log) > 1e-15}
@@ -145,12 +145,10 @@ def _relate(equations: Equations, v: Val, change: Callable[[Val], float]) -> Non
     """What an op says of the scales of its result and of what it is given."""
     real = [i for i in v.ins if i.tensor.is_floating_point()]
     if not v.tensor.is_floating_point():
-        return
+        return None
     if v.name in NORMS:
         return _relate_norm(equations, v, change)
-    if v.name in HOMOGENEOUS and real and not (v.name == "constant_pad_nd" and v.arg(2, 0) != 0):
-        equations.equal([v, *real], v.place)
-    elif v.name in ("add", "sub") and (len(real) == 2 or v.arg(1) == 0):
+    if v.name in HOMOGENEOUS and real and not (v.name == "constant_pad_nd" and v.arg(2, 0) != 0) or v.name in ("add", "sub") and (len(real) == 2 or v.arg(1) == 0):
         equations.equal([v, *real], v.place)
     elif v.name == "add" and len(real) == 1 and isinstance(v.arg(1), (int, float)):  # an eps
         equations.equal([v, *real], v.place)

@@ -5,80 +5,84 @@ from math import inf
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from fxgrow.aten import JOIN, Watching, compute, effects, storage_of
-from fxgrow.graph import MetaRunner, location_of, meta_twin, path_of, prefixes
-from fxgrow.identity.ranges import range_of, union_of
-from fxgrow.identity.values import Range, Val
+from fxgrow.aten import JOIN, Watching, compute, effects, storage_of, tensors_in
+from fxgrow.graph import MetaRunner, location_of, path_of, prefixes
+from fxgrow.identity.values import Range, Val, range_of, union
 
 
 class Trace(Watching):
-    """Runs a captured graph on meta tensors and keeps, for every node, what its value is made of."""
+    """What the value of every node of a captured graph is made of; an op that runs in this mode is noted."""
 
-    def __init__(self, gm: GraphModule, ranges: dict[str, Range] | None = None):
+    def __init__(self):
         super().__init__()
-        self.known: dict[int, Val] = {}
-        self.memory: dict[int, list[int]] = {}  # storage: the tensors that look at it
-        self.alive: list[Tensor] = []
+        self.now: dict[int, Val] = {}  # id of a tensor: what it is since the last write to it
+        self.views: dict[int, list[int]] = {}  # storage: the ids of the tensors that look at it
+        self.alive: list[Tensor] = []  # so that no id is used twice
         self.values: dict[str, Any] = {}  # node name: its value on meta tensors
         self.reads: dict[tuple[str, str], Val] = {}  # (node, an input of it): the input when the node ran
         self.gives: dict[str, Val] = {}  # node name: its value when it ran
         self.below: dict[str, list[Node]] = {}  # every path: the nodes that call, read or are code of what is below it
         self.made: dict[str, list[Val]] = {}  # node name: the results of the ATen ops in it, in order
-        self.inside: list[Val] = []
+        self.inside: list[Val] = []  # those of the node that runs
         self.place = ""
-        twin = meta_twin(gm).eval()
-        for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
-            self.keep(tensor, Val(tensor=tensor, source=name, param_only=True))
 
-        with self:
-            _TraceRunner(gm, twin, self, ranges or {}).run()
+    @classmethod
+    def of(cls, gm: GraphModule, ranges: dict[str, Range] | None = None) -> Trace:
+        """Run a captured graph on meta tensors, its inputs within `ranges` by name (else anywhere), and return its trace."""
+        trace = cls()
+        runner = _TraceRunner(gm, trace, ranges or {})
+        for name, tensor in [*runner.root.named_parameters(), *runner.root.named_buffers()]:
+            trace.keep(tensor, Val(tensor=tensor, source=name, param_only=True))
+        with trace:
+            runner.run()
+        return trace
 
     def val(self, tensor: Tensor) -> Val:
-        """What a tensor is now."""
-        found = self.known.get(id(tensor))
-        return found if found is not None else self.keep(tensor, Val("unknown", self.place, tensor=tensor))
+        """Return what a tensor is now."""
+        return self.now.get(id(tensor)) or self.keep(tensor, Val("unknown", self.place, tensor=tensor))
 
     def keep(self, tensor: Tensor, val: Val) -> Val:
-        """Say what a tensor is from now on."""
-        if id(tensor) not in self.known:
+        """Note what a tensor is from now on, and return that."""
+        if id(tensor) not in self.now:
             self.alive.append(tensor)
-            self.memory.setdefault(storage_of(tensor), []).append(id(tensor))
-        self.known[id(tensor)] = val
+            self.views.setdefault(storage_of(tensor), []).append(id(tensor))
+        self.now[id(tensor)] = val
         return val
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         of = [self.val(a) if isinstance(a, Tensor) else None for a in args]
-        ins = [v for v in of if v is not None]
-        ins += [self.val(t) for a in (*args, *kwargs.values()) if isinstance(a, (list, tuple)) for t in a
-                if isinstance(t, Tensor)]
-        ins += [self.val(t) for t in kwargs.values() if isinstance(t, Tensor)]
+        lists = [a for a in (*args, *kwargs.values()) if isinstance(a, (list, tuple))]
+        named = [a for a in kwargs.values() if isinstance(a, Tensor)]
+        ins = [*(v for v in of if v is not None), *map(self.val, tensors_in([*lists, *named]))]
         out = compute(func, args, kwargs)
         name, _, written = effects(func)
         for w in written:
-            target = kwargs.get(w) if isinstance(w, str) else args[w]
-            if isinstance(target, Tensor):
-                for other in self.memory.get(storage_of(target), ()):
-                    if other != id(target):
-                        self.known[other] = Val("written through another view", self.place, tensor=target)
-        name = name.rstrip("_") if written else name
+            self._note_write(kwargs.get(w) if isinstance(w, str) else args[w])
+        op = {"name": name.rstrip("_") if written else name, "place": self.place, "func": func, "args": args, "ins": ins,
+              "of": of, "alpha": kwargs.get("alpha", 1), "param_only": bool(ins) and all(v.param_only for v in ins)}
         for at, tensor in enumerate(out if isinstance(out, (tuple, list)) else (out,)):
             if isinstance(tensor, Tensor):
-                params = bool(ins) and all(v.param_only for v in ins)
-                self.inside.append(self.keep(tensor, Val(
-                    name, self.place, "", func, args, ins, tensor, of, at, kwargs.get("alpha", 1), param_only=params,
-                    range=range_of(name, args, kwargs, ins))))
+                val = Val(**op, tensor=tensor, at=at)
+                val.range = range_of(val)
+                self.inside.append(self.keep(tensor, val))
         return out
+
+    def _note_write(self, target: Any) -> None:
+        if isinstance(target, Tensor):
+            for view in self.views.get(storage_of(target), ()):
+                if view != id(target):
+                    self.now[view] = Val("written through another view", self.place, tensor=target)
 
 
 class _TraceRunner(MetaRunner):
     """Run a captured graph, telling the trace which node runs and what its value is."""
 
-    def __init__(self, gm: GraphModule, root: nn.Module, trace: Trace, ranges: dict[str, Range]):
-        super().__init__(gm, root)
+    def __init__(self, gm: GraphModule, trace: Trace, ranges: dict[str, Range]):
+        super().__init__(gm)
         self.trace, self.ranges = trace, ranges
 
     def before(self, node: Node) -> None:
@@ -98,7 +102,7 @@ class _TraceRunner(MetaRunner):
             return eval_value
         ins = [self.trace.val(train_value), self.trace.val(eval_value)]
         value = torch.empty_like(eval_value)
-        self.trace.keep(value, Val(JOIN, self.trace.place, tensor=value, ins=ins, range=union_of(ins)))
+        self.trace.keep(value, Val(JOIN, self.trace.place, tensor=value, ins=ins, range=union(*(i.range for i in ins))))
         return value
 
     def after(self, node: Node, value: Any) -> Any:

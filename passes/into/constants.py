@@ -59,7 +59,7 @@ def absorb_constants(pairing: Pairing, grown: GraphModule | None, steps: list[St
 def _ops(pairing: Pairing, grown: GraphModule | None) -> list[tuple[Val, Val]]:
     """Return each op of the widened small model with its counterpart in the big one."""
     small, big = pairing.small.trace.made, pairing.big.trace.made
-    widened = small if grown is None else Trace(grown).made
+    widened = small if grown is None else Trace.of(grown).made
     found: list[tuple[Val, Val]] = []
     for one, two in pairing.match.nodes.items():
         ours, theirs = widened.get(one.name, []), big.get(two.name, [])

@@ -55,7 +55,7 @@ def start_as_identity(piece: Piece, x: Range, draws: Draws, *, pairs: bool, draw
     Raises:
         Refusal: no numbers do.
     """
-    trace = Trace(piece.module, {"x": x})
+    trace = Trace.of(piece.module, {"x": x})
     paired = _Pairs(piece) if pairs else None
     demand = Demand(trace.gives["x"], piece.tensors().__contains__, paired.can_be_pairs if paired else None, normal)
     start = demand.identity(trace.gives[piece.out.name])

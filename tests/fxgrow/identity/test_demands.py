@@ -33,7 +33,7 @@ class Block(nn.Module):
 def start_of(forward, low: float = -inf, paired=None):
     """The start by which a block is the identity on inputs of at least `low`."""
     gm = fxgrow.capture(Block(forward), torch.randn(X))
-    trace = Trace(gm, {"x": (low, inf)})
+    trace = Trace.of(gm, {"x": (low, inf)})
     out = next(iter(gm.graph.find_nodes(op="output"))).args[0]
     return Demand(trace.gives["x"], lambda name: True, paired).identity(trace.gives[out.name])
 
@@ -125,7 +125,7 @@ def test_pairs_go_through_norms_with_slope_one():
 
 def test_parameters_of_others_stay():
     gm = fxgrow.capture(Block(lambda m, x: x + m.conv(x)), torch.randn(X))
-    trace = Trace(gm)
+    trace = Trace.of(gm)
     out = next(iter(gm.graph.find_nodes(op="output"))).args[0]
     with pytest.raises(Refusal, match="used elsewhere"):
         Demand(trace.gives["x"], lambda name: name != "conv.bias").identity(trace.gives[out.name])
@@ -149,6 +149,6 @@ def test_ranges_hold_every_number(steps, seed):
 
     x = torch.randn(X, generator=torch.Generator().manual_seed(seed)) * 3
     gm = fxgrow.capture(Chain(), x)
-    low, high = Trace(gm).gives[next(iter(gm.graph.find_nodes(op="output"))).args[0].name].range
+    low, high = Trace.of(gm).gives[next(iter(gm.graph.find_nodes(op="output"))).args[0].name].range
     out = gm(x)
     assert low <= float(out.min()) + 1e-6 and float(out.max()) <= high + 1e-6

@@ -30,7 +30,7 @@ class Stream(nn.Module):
 def folded(model, x, eps):
     """The model with another eps, and weights that make up for it."""
     gm = fxgrow.capture(model, x)
-    trace = Trace(gm)
+    trace = Trace.of(gm)
     ops = [v for made in trace.made.values() for v in made]
     change = 0.5 * math.log(eps / model.norm.eps)
     logs = factors(trace, ops, [], results(trace, next(iter(gm.graph.find_nodes(op="output")))),
