@@ -111,7 +111,7 @@ def concat(parts: Iterable):
     return _normal_form(parts, Sum, 0, operator.add)
 
 
-def _normal_form(parts: Iterable, kind: type, neutral: int, combine: Callable[[int, int], int]):
+def _normal_form(parts: Iterable, kind: type[Prod | Sum], neutral: int, combine: Callable[[int, int], int]):
     flat: list = []
     for part in map(resolve, parts):
         for p in part.parts if isinstance(part, kind) else (part,):
