@@ -149,7 +149,8 @@ def _select(tape: Tape, name: str, x: Value, dim: int, index: int, out: Tensor) 
 @rule("slice")
 def slice_(tape, name, args, kwargs, out):
     x = tape.of(args[0])
-    dim, start, _, step = [*args[1:], *[0, None, None, 1][len(args) - 1:]]
+    bounds = list(args[1:])
+    dim, start, _, step = bounds + [0, None, None, 1][len(bounds):]
     dim %= len(x.axes)
     size, new = x.axes[dim].size, out.shape[dim]
     taken = None
@@ -161,8 +162,7 @@ def slice_(tape, name, args, kwargs, out):
         piece = Fixed(new)
     else:
         start = bound(start, size)
-        bounds = [start, new, size - start - new]
-        pieces = tape.cut(axis, [b for b in bounds if b], "slice")
+        pieces = tape.cut(axis, [n for n in (start, new, size - start - new) if n], "slice")
         at = 1 if start else 0
         piece = pieces[at]
         atom = _told_apart(axis, len(pieces))
