@@ -5,7 +5,7 @@ does not: what new positions contain (contents).
 """
 from fxgrow.axis.algebra import cut, unify, view
 from fxgrow.axis.analysis import analyse
-from fxgrow.axis.classes import AxisClass, classes, growable, source_of
+from fxgrow.axis.axis_classes import AxisClass, classes, growable, source_of
 from fxgrow.axis.expressions import Atom, Fixed, Prod, Sizes, Sum, atoms, concat, is_fixed, product, resolve, size_of
 from fxgrow.axis.registry import rule
 from fxgrow.axis.rules.elementwise import broadcast, pointwise
