@@ -1,4 +1,4 @@
-"""Which factors on the weights of a network make up for constants that are not its own.
+"""Factors on the weights of a network that make up for constants that are not its own.
 
 A stock class has its norms' eps and its attention's scale from its sizes, so a grown network that needs others (the eps of a
 LayerNorm over more positions, say) cannot be put there as it is. But networks have symmetries: a residual stream may be
@@ -6,29 +6,29 @@ scaled where it is written, as the norm that reads it takes the factor out again
 every ATen op an equation between logarithms, and each constant that differs a term; what the equations leave open is left
 alone. What lives here: the equations and their solution. What does not: which constants differ (passes/into/constants.py).
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from torch import Tensor
 from torch.fx import Node
 
-from fxgrow.aten import BILINEAR, CONTRACTIONS, HOMOGENEOUS, NORMS, POWERS
+from fxgrow.aten import BILINEAR, CONTRACTIONS, HOMOGENEOUS, NORMS, POWERS, tensors_in
 from fxgrow.common import Refusal
 from fxgrow.identity.trace import Trace
 from fxgrow.identity.values import Val
+
+Sum = tuple[list[tuple[Val, float]], float, str]  # unknowns with coefficients, what they add up to, the place of the op
 
 
 class Equations:
     """Unknown logarithms, equalities between them, and sums of them that are numbers."""
 
     def __init__(self) -> None:
-        self.leader: dict[Val, Val] = {}
-        self.known: dict[Val, float] = {}
-        self.sums: list[tuple[list[tuple[Val, float]], float, str]] = []
+        self.leader: dict[Val, Val] = {}  # a value: one of the same factor, by which all of them are known
+        self.known: dict[Val, float] = {}  # leader: the logarithm of its factor
+        self.sums: list[Sum] = []
 
     def find(self, v: Val) -> Val:
+        """Return the leader of the values that have the factor of `v`."""
         root = v
         while self.leader.get(root, root) is not root:
             root = self.leader[root]
@@ -37,29 +37,29 @@ class Equations:
         return root
 
     def equal(self, values: Iterable[Val], place: str) -> None:
-        first, *rest = [self.find(v) for v in values]
-        for other in rest:
-            if first is not (other := self.find(other)):
+        """Say that values have the same factor."""
+        first, *others = map(self.find, values)
+        for other in map(self.find, others):
+            if other is not first:
                 self.leader[other] = first
                 if other in self.known:
                     self.fix(first, self.known.pop(other), place)
 
     def fix(self, v: Val, number: float, place: str) -> None:
-        root = self.find(v)
-        if abs(self.known.setdefault(root, number) - number) > 1e-12:
-            raise Refusal(f"{place} would need a value at two scales")
+        """Say that the logarithm of the factor on `v` is `number`."""
+        if abs(self.known.setdefault(self.find(v), number) - number) > 1e-12:
+            raise _contradiction(place)
 
     def sum(self, terms: list[tuple[Val, float]], number: float, place: str) -> None:
-        """The sum of `coefficient * unknown` is `number`."""
+        """Say that the sum of `coefficient * unknown` is `number`."""
         self.sums.append((terms, number, place))
 
     def solve(self, free: Iterable[Val]) -> None:
-        """Finds all unknowns in sums. What they leave open is zero, those of `free` before others and the earliest first."""
-        while True:
-            known = len(self.known)
-            self.sums = [each for terms in self.sums if (each := self._substituted(*terms)) is not None]
-            if len(self.known) == known:
-                break
+        """Find all unknowns in sums; what they leave open is zero, those of `free` before others and the earliest first."""
+        count = -1
+        while len(self.known) != count:
+            count = len(self.known)
+            self.sums = list(filter(None, (self._substituted(*each) for each in self.sums)))
         wanted = {self.find(v): None for v in free}
         roots = dict.fromkeys(v for terms, _, _ in self.sums for v, _ in terms)
         columns = [v for v in roots if v not in wanted] + [v for v in reversed(wanted) if v in roots]
@@ -73,8 +73,8 @@ class Equations:
         for column, value in _pivots(matrix, [place for _, _, place in self.sums]).items():
             self.known[columns[column]] = value
 
-    def _substituted(self, terms: list[tuple[Val, float]], number: float, place: str):
-        """A sum without what is known; None: one unknown was left, and is known now."""
+    def _substituted(self, terms: list[tuple[Val, float]], number: float, place: str) -> Sum | None:
+        """Return a sum without the unknowns that are known; None if one was left at most, which is known now."""
         left: dict[Val, float] = {}
         for v, k in terms:
             root = self.find(v)
@@ -88,30 +88,34 @@ class Equations:
         for v, k in left.items():
             self.fix(v, number / k, place)
         if not left and abs(number) > 1e-9:
-            raise Refusal(f"{place} would need a value at two scales")
+            raise _contradiction(place)
         return None
 
 
+def _contradiction(place: str) -> Refusal:
+    return Refusal(f"{place} would need a value at two scales")
+
+
 def _pivots(matrix: np.ndarray, places: list[str]) -> dict[int, float]:
-    """Gauss-Jordan elimination: the columns that the rows determine, and their values where all others are zero."""
-    found: dict[int, int] = {}
+    """Return the columns that the rows determine, with their values where all others are zero (Gauss-Jordan elimination)."""
+    rows: dict[int, int] = {}  # column: the row that determines it
     for column in range(matrix.shape[1] - 1):
-        rest = [r for r in range(len(matrix)) if r not in found.values() and abs(matrix[r, column]) > 1e-9]
+        rest = [r for r in range(len(matrix)) if r not in rows.values() and abs(matrix[r, column]) > 1e-9]
         if rest:
             row = max(rest, key=lambda r: abs(matrix[r, column]))
             matrix[row] /= matrix[row, column]
             others = np.arange(len(matrix)) != row
             matrix[others] -= np.outer(matrix[others, column], matrix[row])
-            found[column] = row
+            rows[column] = row
     for r, row in enumerate(matrix):
-        if r not in found.values() and abs(row[-1]) > 1e-9:
-            raise Refusal(f"{places[r]} would need a value at two scales")
-    return {column: float(matrix[row, -1]) for column, row in found.items()}
+        if r not in rows.values() and abs(row[-1]) > 1e-9:
+            raise _contradiction(places[r])
+    return {column: float(matrix[row, -1]) for column, row in rows.items()}
 
 
 def factors(trace: Trace, ops: Iterable[Val], same: Iterable[tuple[Val, Val]], outputs: list[Val],
             change: Callable[[Val], float]) -> dict[str, float]:
-    """The logarithm of the factor on each parameter and buffer, zeros left out.
+    """Return the logarithm of the factor on each parameter and buffer, zeros left out.
 
     Args:
         trace: the network. ops: the results of its ops, in order.
@@ -137,61 +141,67 @@ def factors(trace: Trace, ops: Iterable[Val], same: Iterable[tuple[Val, Val]], o
             equations.fix(v, 0.0, v.place)
     parameters = [v for v in trace.now.values() if v.source is not None]
     equations.solve(parameters)
-    found = {v.source: equations.known.get(equations.find(v), 0.0) for v in parameters}
-    return {name: log for name, log in found.items() if name is not None and abs(log) > 1e-15}
+    logs = {v.source: equations.known.get(equations.find(v), 0.0) for v in parameters}
+    return {name: log for name, log in logs.items() if name is not None and abs(log) > 1e-15}
 
 
 def _relate(equations: Equations, v: Val, change: Callable[[Val], float]) -> None:
-    """What an op says of the scales of its result and of what it is given."""
+    """Add what an op says of the factors on its result and on what it takes."""
     real = [i for i in v.ins if i.tensor.is_floating_point()]
     if not v.tensor.is_floating_point():
-        return None
+        return
     if v.name in NORMS:
-        return _relate_norm(equations, v, change)
-    if v.name in HOMOGENEOUS and real and not (v.name == "constant_pad_nd" and v.arg(2, 0) != 0) or v.name in ("add", "sub") and (len(real) == 2 or v.arg(1) == 0):
+        _relate_norm(equations, v, change)
+    elif v.name in CONTRACTIONS:
+        bias = v.operand(CONTRACTIONS[v.name][1])
+        equations.sum([(v, 1), *((i, -1) for i in real if i is not bias)], 0.0, v.place)
+        equations.equal([v] if bias is None else [v, bias], v.place)
+    elif _passes_on(v, real):
         equations.equal([v, *real], v.place)
     elif v.name == "add" and len(real) == 1 and isinstance(v.arg(1), (int, float)):  # an eps
         equations.equal([v, *real], v.place)
         equations.fix(v, change(v), v.place)
-    elif v.name in POWERS and len(real) == 1 and isinstance(power := POWERS[v.name] or v.arg(1), (int, float)):
-        equations.sum([(v, 1), (real[0], -power)], 0.0, v.place)
-    elif v.name in CONTRACTIONS:
-        _, bias = CONTRACTIONS[v.name]
-        offset = v.of[bias] if bias is not None and len(v.of) > bias else None
-        equations.sum([(v, 1), *((i, -1) for i in real if i is not offset)], 0.0, v.place)
-        if offset is not None:
-            equations.equal([v, offset], v.place)
-    elif v.name in BILINEAR:
-        equations.sum([(v, 1), *((i, -1) for i in real)], change(v) if len(real) == 1 else 0.0, v.place)
-    elif v.name == "div":
-        equations.sum([(v, 1), (v.ins[0], -1), *((i, 1) for i in v.ins[1:])], -change(v) if len(real) == 1 else 0.0, v.place)
-    elif v.name == "embedding":
-        equations.equal([v, v.ins[0]], v.place)
+    elif powers := _powers(v, real):
+        by_number = change(v) if len(real) == 1 and v.name not in POWERS else 0.0
+        equations.sum([(v, 1), *((i, -k) for i, k in powers)], -by_number if v.name == "div" else by_number, v.place)
     elif v.name not in ("empty", "new_empty") and not (v.at and v.name.startswith("max_pool")):
-        for each in (v, *real):
-            equations.fix(each, 0.0, v.place)
+        for value in (v, *real):
+            equations.fix(value, 0.0, v.place)
+
+
+def _passes_on(v: Val, real: list[Val]) -> bool:
+    """Return whether the result has the factor that all operands have together."""
+    if v.name in ("add", "sub"):
+        return len(real) == 2 or v.arg(1) == 0
+    if v.name == "constant_pad_nd":
+        return v.arg(2, 0) == 0
+    return v.name == "embedding" or v.name in HOMOGENEOUS and bool(real)
+
+
+def _powers(v: Val, real: list[Val]) -> list[tuple[Val, float]]:
+    """Return the operands whose product, each to a power, is the result; none of an op that is no product."""
+    if v.name in POWERS and len(real) == 1:
+        power = POWERS[v.name] or v.arg(1)
+        return [(real[0], power)] if isinstance(power, (int, float)) else []
+    if v.name == "div":
+        return [(v.ins[0], 1), *((i, -1) for i in v.ins[1:])]
+    return [(i, 1) for i in real] if v.name in BILINEAR else []
 
 
 def _relate_norm(equations: Equations, v: Val, change: Callable[[Val], float]) -> None:
     if v.at:
         return
-    weight, bias, mean, _ = (None if i is None or len(v.of) <= i else v.of[i] for i in NORMS[v.name])
+    weight, bias, _ = map(v.operand, NORMS[v.name][:3])
     if v.name == "native_batch_norm":
-        for each in (v.ins[0], *(i for i in v.of[3:5] if i is not None)):
-            equations.fix(each, 0.0, v.place)
+        for value in (v.ins[0], *filter(None, v.of[3:5])):
+            equations.fix(value, 0.0, v.place)
     else:
         equations.fix(v.ins[0], change(v), v.place)
     if weight is None:
         equations.fix(v, 0.0, v.place)
-    equations.equal([i for i in (v, weight, bias) if i is not None], v.place)
+    equations.equal(filter(None, (v, weight, bias)), v.place)
 
 
 def results(trace: Trace, output: Node) -> list[Val]:
-    """The values that a graph gives."""
-    return [trace.val(t) for node in output.all_input_nodes for t in _leaves(trace.values.get(node.name))]
-
-
-def _leaves(value) -> list[Tensor]:
-    if isinstance(value, (tuple, list)):
-        return [t for v in value for t in _leaves(v)]
-    return [value] if isinstance(value, Tensor) else []
+    """Return the values that a graph gives."""
+    return [trace.val(t) for node in output.all_input_nodes for t in tensors_in([trace.values.get(node.name)])]
