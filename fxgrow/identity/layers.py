@@ -19,7 +19,7 @@ class Layer:
 
     def take_norm(self, v: Val) -> Val:
         """Note what the batch norm that gave `v` must be, and return its input."""
-        weight, bias, mean, variance = (tensor and tensor.plain_source for tensor in v.of[1:5])
+        weight, bias, mean, variance = (None if tensor is None else tensor.plain_source for tensor in v.of[1:5])
         self.slopes.append((weight, variance or "", float(v.arg(7))))
         self.zeros += [name for name in (bias, mean) if name]
         return v.ins[0]
@@ -27,7 +27,7 @@ class Layer:
     def take_product(self, v: Val) -> Val:
         """Note what the linear layer or convolution that gave `v` must be, and return its input."""
         weight, bias = map(v.operand, CONTRACTIONS[v.name])
-        name = weight and weight.plain_source
+        name = None if weight is None else weight.plain_source
         if not name or v.name == "convolution" and not _keeps_places(v):
             raise Refusal(in_the_way(v))
         self.units.append(name)
@@ -68,5 +68,5 @@ def layer_norm(v: Val) -> tuple[str, str] | None:
     """Return the weight and bias of the LayerNorm over the last axis that gave a value."""
     if v.name != "native_layer_norm" or v.at or len(v.args[1]) != 1:
         return None
-    weight, bias = (tensor and tensor.plain_source for tensor in v.of[2:4])
+    weight, bias = (None if tensor is None else tensor.plain_source for tensor in v.of[2:4])
     return (weight, bias) if weight and bias else None
