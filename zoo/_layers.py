@@ -5,11 +5,7 @@ from .registry import ZooError
 
 
 def scaled(width: int, r: float) -> int:
-    """Return `width * r`, rounded, at least one channel.
-
-    Raises:
-        ZooError: less than half a channel would be left.
-    """
+    """Return `width * r`, rounded, at least one channel; raise ZooError where less than half of one would be left."""
     if width * r < 0.5:
         raise ZooError(f"r = {r:g} leaves nothing of a layer of {width} channels: take at least {1 / width:g}")
     return max(1, round(width * r))
@@ -30,9 +26,7 @@ def init_convolutions(model: nn.Module) -> None:
 class BasicBlock(nn.Module):
     """relu(x + bn2(conv2(relu(bn1(conv1(x)))))); where sizes change, x passes through a 1-wide convolution and its norm.
 
-    Args:
-        dims: 2 for images, 1 for sequences.
-        kernel: size of both convolutions; odd, so that they keep the size of what they read.
+    dims: 2 for images, 1 for sequences. kernel: size of both convolutions, odd: they keep the size of what they read.
     """
 
     def __init__(self, channels: int, out: int, stride: int = 1, *, dims: int = 2, kernel: int = 3):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._layers import of_dims, scaled
+from ._layers import init_convolutions, of_dims, scaled
 from .registry import ZooError
 
 Plan = Any  # str | list[Plan] | tuple[Plan, ...] | Residual
@@ -81,7 +81,6 @@ def built(plan: Plan, channels: int, r: float, dims: int = 2) -> tuple[nn.Module
 
 
 def _step(text: str, channels: int, r: float, dims: int) -> tuple[nn.Module, int]:
-    """Return the module of one step, and how many channels it gives."""
     match = STEP.fullmatch(text)
     if match is None:
         raise ZooError(f"{text!r} is no step of a plan: write 3x3:64, 3x3:64/2v, max or avg")
@@ -96,14 +95,7 @@ def _step(text: str, channels: int, r: float, dims: int) -> tuple[nn.Module, int
 
 
 class Planned(nn.Module):
-    """The stages of a plan, the mean over the image or sequence, dropout, a linear layer.
-
-    Args:
-        stages: the plan of each stage, by its name.
-        r: factor on every width.
-        input_shape: (channels, height, width), or (channels, length).
-        dropout: share of the last features that are dropped in train mode.
-    """
+    """The stages of a plan by name, every width times r, the mean over the image or sequence, dropout, a linear layer."""
 
     def __init__(self, stages: dict[str, Plan], r: float, input_shape: tuple[int, ...], num_classes: int,
                  dropout: float = 0.0):
@@ -116,6 +108,7 @@ class Planned(nn.Module):
         self.avgpool = of_dims("AdaptiveAvgPool", dims)(1)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.fc = nn.Linear(channels, num_classes)
+        init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.dropout(torch.flatten(self.avgpool(self.features(x)), 1)))

@@ -6,11 +6,7 @@ from fxgrow.zoo import ZooError, create_model, parse_options
 
 
 def load(text: str, pretrained: bool) -> tuple[nn.Module, list[Input]]:
-    """Build `NAME` or `NAME:key=value,key=value`, and say what it takes.
-
-    Raises:
-        ZooError: there is no such model or option, or pretrained weights are asked for.
-    """
+    """Build `NAME` or `NAME:key=value,key=value`, and say what it takes."""
     if pretrained:
         raise ZooError(f"zoo:{text} has no DEFAULT weights; pass --weights FILE")
     name, _, options = text.partition(":")

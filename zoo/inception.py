@@ -8,7 +8,6 @@ Inception-v3's stem, and 10, 20 and 10 residual blocks where the paper's figure 
 """
 from torch import nn
 
-from ._layers import init_convolutions
 from ._plan import Plan, Planned, Residual
 from .registry import register
 
@@ -43,44 +42,37 @@ def _resnet_v2(stem: Plan, a: int, b: int, c: int) -> dict[str, Plan]:
             "reduction_b": RESNET_REDUCTION_B, "c": [*[RESNET_C] * (c - 1), LAST], "last": "1x1:1536"}
 
 
-def _network(stages: dict[str, Plan], num_classes: int, input_shape: tuple[int, ...], r: float,
-             dropout: float = 0.0) -> nn.Module:
-    model = Planned(stages, r, input_shape, num_classes, dropout)
-    init_convolutions(model)
-    return model
-
-
 @register
 def inception_v4(num_classes: int = 1000, in_channels: int = 3, size: int = 299, r: float = 1.0) -> nn.Module:
     """Inception-v4: 42.7 M parameters; a fifth of the last features is dropped in train mode."""
-    return _network(_v4(STEM, 4, 7, 3), num_classes, (in_channels, size, size), r, 0.2)
+    return Planned(_v4(STEM, 4, 7, 3), r, (in_channels, size, size), num_classes, dropout=0.2)
 
 
 @register
 def inception_resnet_v2(num_classes: int = 1000, in_channels: int = 3, size: int = 299, r: float = 1.0) -> nn.Module:
     """Inception-ResNet-v2: 55.8 M parameters; a fifth of the last features is dropped in train mode."""
-    return _network(_resnet_v2(RESNET_STEM, 10, 20, 10), num_classes, (in_channels, size, size), r, 0.2)
+    return Planned(_resnet_v2(RESNET_STEM, 10, 20, 10), r, (in_channels, size, size), num_classes, dropout=0.2)
 
 
 @register
 def inception_v4_small(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 0.25) -> nn.Module:
     """One block of each of Inception-v4's kinds behind two convolutions, at a quarter of the widths."""
-    return _network(_v4(SMALL_STEM, 1, 1, 1), num_classes, (in_channels, size, size), r)
+    return Planned(_v4(SMALL_STEM, 1, 1, 1), r, (in_channels, size, size), num_classes)
 
 
 @register
 def inception_resnet_v2_small(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 0.25) -> nn.Module:
     """One block of each of Inception-ResNet-v2's kinds behind two convolutions, at a quarter of the widths."""
-    return _network(_resnet_v2(SMALL_STEM, 1, 1, 1), num_classes, (in_channels, size, size), r)
+    return Planned(_resnet_v2(SMALL_STEM, 1, 1, 1), r, (in_channels, size, size), num_classes)
 
 
 @register
 def inception_v4_1d(num_classes: int = 10, in_channels: int = 1, size: int = 40, r: float = 0.25) -> nn.Module:
     """`inception_v4_small` for sequences of `size` numbers, 40 as in MNIST-1D: images of one row."""
-    return _network(_v4(SMALL_STEM, 1, 1, 1), num_classes, (in_channels, size), r)
+    return Planned(_v4(SMALL_STEM, 1, 1, 1), r, (in_channels, size), num_classes)
 
 
 @register
 def inception_resnet_v2_1d(num_classes: int = 10, in_channels: int = 1, size: int = 40, r: float = 0.25) -> nn.Module:
     """`inception_resnet_v2_small` for sequences of `size` numbers, 40 as in MNIST-1D: images of one row."""
-    return _network(_resnet_v2(SMALL_STEM, 1, 1, 1), num_classes, (in_channels, size), r)
+    return Planned(_resnet_v2(SMALL_STEM, 1, 1, 1), r, (in_channels, size), num_classes)

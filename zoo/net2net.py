@@ -35,17 +35,13 @@ INCEPTION_BN: dict[str, Plan] = {
 @register
 def inception_bn(num_classes: int = 1000, in_channels: int = 3, size: int = 224, r: float = 1.0) -> nn.Module:
     """Inception with batch norm, as in figure 5 of Ioffe and Szegedy; about as wide as Net2Net's teacher with r=0.3**0.5."""
-    model = Planned(INCEPTION_BN, r, (in_channels, size, size), num_classes)
-    init_convolutions(model)
-    return model
+    return Planned(INCEPTION_BN, r, (in_channels, size, size), num_classes)
 
 
 class PlainConv(nn.Module):
     """3 x 3 convolutions with ReLUs, pooling by two after each stage, then linear layers on all positions.
 
-    Args:
-        stages: channels of each convolution of each stage.
-        hidden: units between the linear layers.
+    stages: channels of each convolution of each stage. hidden: units between the linear layers.
     """
 
     def __init__(self, stages: tuple[tuple[int, ...], ...], hidden: int, input_shape: tuple[int, int, int],

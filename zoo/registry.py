@@ -1,7 +1,6 @@
 """The names of the zoo: models are registered, listed and built here, and their options read from text."""
 import ast
 import inspect
-import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -47,22 +46,14 @@ def list_models() -> list[str]:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """Return the options of a model and their defaults.
-
-    Raises:
-        ZooError: there is no such model.
-    """
+    """Return the options of a model and their defaults; raise ZooError where there is no such model."""
     if name not in BUILDERS:
         raise ZooError(f"the zoo has no model {name!r}{nearest(name, list_models())}; it has {', '.join(list_models())}")
     return {option: p.default for option, p in inspect.signature(BUILDERS[name]).parameters.items()}
 
 
 def create_model(name: str, **options) -> nn.Module:
-    """Build a model; its weights are random (torch's global generator draws them).
-
-    Args:
-        name: one of `list_models()`.
-        options: see `model_options(name)`.
+    """Build a model of `list_models()` with `model_options`; torch's global generator draws its weights.
 
     Raises:
         ZooError: there is no such model, no such option, or a value makes no sense.
@@ -83,8 +74,7 @@ def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> di
     {'num_classes': 10, 'in_channels': 1, 'size': 8}
 
     Raises:
-        ZooError: there is no such model, or it takes no such inputs (a sequence where it expects an image, an image that is
-            not square).
+        ZooError: there is no such model, or it takes no such inputs.
     """
     options = model_options(name)
     offered = {"input_shape": tuple(input_shape), "in_channels": input_shape[0], "size": max(input_shape[1:], default=1),
@@ -109,10 +99,11 @@ def parse_options(text: str) -> dict[str, Any]:
         call = ast.parse(f"f({text})", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         call = None
-    named = {str(k.arg): k.value for k in call.keywords if k.arg} if isinstance(call, ast.Call) else {}
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or len(named) < len(call.keywords):
-        raise ZooError(f"{text!r} are no options: write key=value,key=value, each key once, as r=2**-3,num_classes=10")
-    return {key: _value(value, f"{text[:80]!r}: {key}") for key, value in named.items()}
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
+        named = {str(k.arg): k.value for k in call.keywords if k.arg}
+        if len(named) == len(call.keywords):
+            return {key: _value(value, f"{text[:80]!r}: {key}") for key, value in named.items()}
+    raise ZooError(f"{text!r} are no options: write key=value,key=value, each key once, as r=2**-3,num_classes=10")
 
 
 def _value(node: ast.expr, where: str) -> Any:
@@ -151,17 +142,9 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 < value < LARGEST
 
 
-def _are_sizes(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(map(_is_size, value))
-
-
-def _is_positive(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 < value < LARGEST
-
-
 _KINDS: dict[type, tuple[Callable[[Any], bool], str]] = {  # the first that the default is of
     bool: (lambda value: isinstance(value, bool), "True or False"),
-    tuple: (_are_sizes, "several whole numbers, as {}"),
-    float: (_is_positive, "a positive number, as {}"),
+    tuple: (lambda value: isinstance(value, (tuple, list)) and all(map(_is_size, value)), "several whole numbers, as {}"),
+    float: (lambda value: type(value) in (int, float) and 0 < value < LARGEST, "a positive number, as {}"),  # no infinity
     int: (_is_size, "a whole number of at least one, as {}"),
 }

@@ -29,13 +29,7 @@ class ResidualLayer(nn.Module):
 
 
 class Residual3(nn.Module):
-    """Three residual layers, then two linear ones on all positions.
-
-    Args:
-        widths: channels of each layer.
-        hidden: units between the linear layers.
-        input_shape: (channels, height, width), at least 8 pixels high and wide.
-    """
+    """Three residual layers of `widths` channels, then two linear ones, `hidden` units between them, on all positions."""
 
     def __init__(self, widths: tuple[int, int, int], hidden: int, input_shape: tuple[int, int, int], num_classes: int):
         super().__init__()
@@ -56,12 +50,10 @@ class Residual3(nn.Module):
 @register
 def mnist_resnet(num_classes: int = 10, in_channels: int = 1, size: int = 28, r: float = 1.0) -> nn.Module:
     """MNIST network: 8 r, 16 r and 32 r channels, 256 r hidden units."""
-    widths = (scaled(8, r), scaled(16, r), scaled(32, r))
-    return Residual3(widths, scaled(256, r), (in_channels, size, size), num_classes)
+    return Residual3((scaled(8, r), scaled(16, r), scaled(32, r)), scaled(256, r), (in_channels, size, size), num_classes)
 
 
 @register
 def residual3(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 1.0) -> nn.Module:
     """CIFAR-10 network: 16 r, 32 r and 64 r channels, 256 r hidden units."""
-    widths = (scaled(16, r), scaled(32, r), scaled(64, r))
-    return Residual3(widths, scaled(256, r), (in_channels, size, size), num_classes)
+    return Residual3((scaled(16, r), scaled(32, r), scaled(64, r)), scaled(256, r), (in_channels, size, size), num_classes)

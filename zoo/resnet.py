@@ -16,11 +16,8 @@ from .registry import ZooError, register
 class ResNet(nn.Module):
     """A stem, stages of residual blocks (each but the first halves the image), the mean over the image, a linear layer.
 
-    Args:
-        widths: channels of each stage; the stem has those of the first.
-        blocks: how many blocks each stage has.
-        stem: 7 is He's for ImageNet (7 x 7 with stride 2, then 3 x 3 pooling with stride 2), 3 his for CIFAR (3 x 3).
-        input_shape: (channels, height, width).
+    widths, blocks: channels and number of blocks of each stage; the stem has the channels of the first.
+    stem: 7 is He's for ImageNet (7 x 7 with stride 2, then 3 x 3 pooling with stride 2), 3 his for CIFAR (3 x 3).
     """
 
     def __init__(self, widths: tuple[int, ...], blocks: tuple[int, ...], input_shape: tuple[int, int, int],

@@ -12,11 +12,7 @@ from .registry import register
 
 
 class ResNet1d(nn.Module):
-    """A stem, one residual block a width (each but the first halves the length), the mean over time, a linear layer.
-
-    Args:
-        input_shape: (channels, length).
-    """
+    """A stem, one residual block a width (each but the first halves the length), the mean over time, a linear layer."""
 
     def __init__(self, widths: tuple[int, ...], input_shape: tuple[int, int], num_classes: int):
         super().__init__()

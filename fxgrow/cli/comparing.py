@@ -1,6 +1,7 @@
 """Commands that compare two networks: `verify` and `diff`."""
 import click
 
+import fxgrow
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options, picture_options
 from fxgrow.cli.output import console, echo_written, notes, print_json, print_table, status
 from fxgrow.errors import FxgrowError
@@ -20,7 +21,6 @@ def verify(before: str, after: str, after_weights: str | None, weights: str | No
     in eval mode is at most 1e-4 of the largest output (1e-9 in float64); otherwise the exit code is 1. The input is drawn
     by a fixed seed in the shape that BEFORE, or else AFTER, was made for.
     """
-    import fxgrow
     from fxgrow.models import try_out
 
     first, inputs = load(before, weights=weights, input_shape=input_shape, trust_pickle=trust_pickle, need_inputs=False)
@@ -62,8 +62,6 @@ def diff(before: str, after: str | None, output: str | None, every: bool, depth:
     its sizes, parameters and FLOPs before and after; in the picture untouched layers are grey, new numbers hatched, and
     inserted layers framed.
     """
-    import fxgrow
-
     if output is not None:
         check_writable(output)
     first, inputs = load(before, weights=weights, need_inputs=after is None, **options)

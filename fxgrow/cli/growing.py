@@ -1,9 +1,12 @@
 """Commands that change a network: `transform` and `shrink`."""
+import re
+
 import click
 
+import fxgrow
 from fxgrow.cli import pass_options
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options
-from fxgrow.cli.output import console, echo_written, notes, print_json, print_table, size, status, summarise
+from fxgrow.cli.output import console, echo_written, notes, print_json, print_table, size, status
 from fxgrow.errors import FxgrowError
 
 
@@ -54,7 +57,6 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     The grown model is compared with MODEL before it is written. If they do not compute the same, nothing is written and
     the exit code is 1, unless a pass was asked not to preserve (--method random, or --noise).
     """
-    import fxgrow
     from fxgrow.archive import check
     from fxgrow.models import try_out
 
@@ -86,7 +88,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     if explain:
         console().print(grown.table())
     else:
-        print_table("What was done", ("classes", "such as", "method", "why"), summarise(grown.outcomes))
+        print_table("What was done", ("classes", "such as", "method", "why"), _summarise(grown.outcomes))
     click.echo(f"parameters  {before:,} -> {after:,} ({after / max(before, 1):.2f}x)")
     click.echo(f"compared    {checked}{notes(checked)}")
     if inexact:
@@ -110,7 +112,6 @@ def shrink(model: str, output: str, as_json: bool, **options) -> None:
     net2net, what was shared out among copies is added up. It is compared with MODEL, and the outcome is told: they are
     equal until the new numbers of MODEL have learned something.
     """
-    import fxgrow
     from fxgrow.record import describe_step, record_in
 
     check_writable(output)
@@ -138,3 +139,18 @@ def shrink(model: str, output: str, as_json: bool, **options) -> None:
         click.echo(f"NOT the same function: {model} was trained since it grew, or a pass was not preserving, and what its "
                    "new numbers do is cut off")
     echo_written(output)
+
+
+def _summarise(outcomes, most: int = 12) -> list[tuple]:
+    """Put axis classes that were treated alike in one row: how many, some names, the method, why."""
+    alike: dict[tuple[str, str], list] = {}
+    for o in outcomes:
+        alike.setdefault((o.method, re.sub(r"\d+|\bin \S+", "", o.certificate or o.reason)), []).append(o)
+    rows: list[tuple] = []
+    for (method, _), members in alike.items():
+        names = ", ".join(f"{o.name} {o.before} -> {o.after}" if method else o.name for o in members[:2])
+        rows.append((len(members), names, method or "left alone", members[0].certificate or members[0].reason))
+    rows.sort(key=lambda row: row[2] == "left alone")
+    if len(rows) > most:
+        rows[most:] = [("", f"{len(rows) - most} more rows: see --explain", "", "")]
+    return rows

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from fxgrow.cli.output import status
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import FxgrowError, ModelError
 
 EXAMPLE = "\b\nExample:\n  "
 
@@ -14,7 +14,6 @@ EXAMPLE = "\b\nExample:\n  "
 def _inputs_option(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Refuse a malformed --input as wrong usage."""
     if value is not None:
-        from fxgrow.errors import ModelError
         from fxgrow.models import parse_inputs
         try:
             parse_inputs(value)

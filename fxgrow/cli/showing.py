@@ -1,10 +1,11 @@
 """Commands that show a network: `axes`, `draw`, `report`, `info`, `flops`; and `passes`."""
 import click
 
+import fxgrow
 from fxgrow.cli import pass_options
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options, picture_options
-from fxgrow.cli.output import console, describe_model, echo_written, print_json, print_table, status
-from fxgrow.common import atomic_write
+from fxgrow.cli.output import console, echo_written, print_json, print_table, size, status
+from fxgrow.common import atomic_write, times
 
 
 @click.command(epilog=EXAMPLE + "fxgrow axes torchvision:resnet18")
@@ -17,8 +18,6 @@ def axes(model: str, as_json: bool, **options) -> None:
     Each row is one class of axes: its size, the layers that produce and consume it, the methods that are exact for it, and
     why others are not. The names in it are what --where takes.
     """
-    import fxgrow
-
     module, inputs = load(model, **options)
     with status(f"Analysing {model}"):
         report = fxgrow.axes(module, inputs)
@@ -44,8 +43,6 @@ def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], 
     Modules are frames, layers are boxes with their settings and the shape of what they give, coloured by kind; the legend
     says which. In an .html page modules open and close; svg, png and pdf need Graphviz's program `dot`.
     """
-    import fxgrow
-
     check_writable(output)
     module, inputs = load(model, **options)
     with status(f"Drawing {model}"):
@@ -69,8 +66,6 @@ def report(model: str, output: str, before: str | None, before_weights: str | No
     as an icicle. Of a grown MODEL also what grew, why that is exact, how far it is from the network that it grew from, the
     growth record, and the filters of the first convolution before and after.
     """
-    import fxgrow
-
     if before_weights and not before:
         raise click.UsageError("--before-weights is for the model of --before: name it")
     check_writable(output)
@@ -90,7 +85,7 @@ def info(model: str, as_json: bool, **options) -> None:
     from fxgrow.record import describe_step
 
     module, inputs = load(model, need_inputs=False, **options)
-    report = {"model": model, **describe_model(module, inputs)}
+    report = {"model": model, **_describe_model(module, inputs)}
     if as_json:
         print_json(report)
         return
@@ -123,7 +118,6 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
     parameters, the memory that it keeps for the backward pass, and FLOPs for each byte that its forward pass moves.
     --input sets the batch and the size.
     """
-    import fxgrow
     from fxgrow.cost import csv_text, lines
 
     if csv_file is not None and as_json:
@@ -158,3 +152,26 @@ def passes(as_json: bool) -> None:
     for d in described:
         print_table(f"{d['name']}: {d['does']}", ("option", "what it says"),
                     [(o["option"] + (" (repeatable)" if o["repeatable"] else ""), o["help"]) for o in d["options"]])
+
+
+def _describe_model(module, inputs) -> dict:
+    """Return what `info` reports, as data."""
+    from fxgrow.models import describe
+    from fxgrow.record import record_in
+
+    tensors = [*module.parameters(), *module.buffers()]
+    record = record_in(module)
+    layers = []
+    for name, m in module.named_modules():
+        own = dict(m.named_parameters(recurse=False))
+        if own:
+            shapes = ", ".join(f"{k} {times(p.shape)}" for k, p in own.items())
+            layers.append({"name": name, "kind": type(m).__name__, "weights": shapes,
+                           "parameters": sum(p.numel() for p in own.values())})
+    flat = [t for i in inputs for t in (i if isinstance(i, list) else [i])]
+    return {"class": type(module).__name__, "parameters": size(module),
+            "buffers": sum(b.numel() for b in module.buffers()),
+            "bytes": sum(t.numel() * t.element_size() for t in tensors),
+            "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in tensors}),
+            "inputs": [describe((t,)) for t in flat],
+            "lineage": record.lineage if record else [], "layers": layers}

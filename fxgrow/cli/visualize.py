@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+import fxgrow
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options
 from fxgrow.cli.output import console, echo_written, print_json, print_table, status
 
@@ -65,7 +66,6 @@ def visualize(ctx: click.Context, models: tuple[str, ...], output: str, what: st
     Of a single grown MODEL, the small network that is in it stands beside it, and new filters are framed. --weights is for
     the first MODEL, --input for all.
     """
-    import fxgrow
     from fxgrow.record import captured
     from fxgrow.visual import check_suffix
 
@@ -128,7 +128,6 @@ def _features(shown: dict[str, Any], arguments: dict[str, Any]):
     """Raise activations, with a bar of steps on terminals."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    import fxgrow
     screen = console(stderr=True)
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=screen,
                   transient=True, disable=not screen.is_terminal) as progress:

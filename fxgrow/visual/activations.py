@@ -1,9 +1,4 @@
-"""Images that a logit or a channel answers to most: activation maximisation.
-
-What lives here: the ascent for one network, and the values of a graph's nodes. What does not: pictures (features.py).
-"""
-from __future__ import annotations
-
+"""Activation maximisation: images that a logit or a channel of one network answers to most. Pictures are in features.py."""
 import math
 from collections.abc import Callable
 
@@ -24,22 +19,18 @@ SIGMA = (3.0, 0.7)  # of the blur at the start and at the end: pixels of an imag
 def maximise(value: Callable[[Tensor], Tensor], shape: tuple[int, ...], mean: Tensor, std: Tensor, *, seed: int,
              steps: int = STEPS, dtype: torch.dtype = torch.float32, tick: Callable[[], object] = lambda: None
              ) -> tuple[Tensor, float, float]:
-    """Raise a value from a nearly grey image by gradient ascent.
+    """Raise a value from a nearly grey image by gradient ascent; return the image, and the value before and after.
 
     Each step goes by the gradient over its root mean square, seen through a random shift of at most 1/16 of the image
     (Mordvintsev et al. 2015, Olah et al. 2017, doi:10.23915/distill.00007), minus that of the total variation. The step is
     blurred, less and less, so that large shapes come first: Yosinski et al. (arXiv:1506.06579) blur the image instead, which
     wears off what is there already. The image decays to the mean (the L2 penalty of Simonyan et al., arXiv:1312.6034), and
-    stays among images that exist.
+    stays among images that exist: 0 to 1, float64 [C, H, W].
 
     Args:
         value: normalised images [1, C, H, W] to a number.
         mean, std: of the pixels, [C, 1, 1].
         seed: of the start and the shifts: the same for two networks makes their images comparable.
-        tick: called after each step.
-
-    Returns:
-        the image (0 to 1, float64 [C, H, W]), and the value before and after.
     """
     generator = torch.Generator().manual_seed(seed)
     image = (0.1 * torch.randn((1, *shape), generator=generator, dtype=torch.float64)).to(dtype)
@@ -51,7 +42,8 @@ def maximise(value: Callable[[Tensor], Tensor], shape: tuple[int, ...], mean: Te
         with torch.enable_grad():
             seen = image.detach().roll(shift, (2, 3)).requires_grad_()
             gradient, = torch.autograd.grad(value(seen), seen)
-            smooth, = torch.autograd.grad(_variation(seen), seen)
+            variation = seen.diff(dim=2).square().sum() + seen.diff(dim=3).square().sum()
+            smooth, = torch.autograd.grad(variation, seen)
         sigma = (SIGMA[0] + (SIGMA[1] - SIGMA[0]) * i / steps) * min(shape[1:]) / 224
         gradient = _blur(gradient, max(sigma, SIGMA[1]))
         gradient, smooth = (g.roll([-s for s in shift], (2, 3)) / (g.square().mean().sqrt() + 1e-12)
@@ -62,10 +54,6 @@ def maximise(value: Callable[[Tensor], Tensor], shape: tuple[int, ...], mean: Te
     with torch.no_grad():
         last = float(value(image))
     return (image[0].double() * std + mean).clamp(0, 1), first, last
-
-
-def _variation(x: Tensor) -> Tensor:
-    return x.diff(dim=2).square().sum() + x.diff(dim=3).square().sum()
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
@@ -90,8 +78,12 @@ def part(gm: GraphModule, node: Node) -> GraphModule:
     return GraphModule(gm, graph)
 
 
-def places(gm: GraphModule) -> dict[str, Node]:
-    """Return what can be looked at, by name: layers, modules (their last node), functional convolutions, and nodes."""
+def place(gm: GraphModule, layer: str) -> Node:
+    """Return the node that a name means: of a layer, a module (its last node), a functional convolution, or its own.
+
+    Raises:
+        SelectionError: it means none; the nearest names are told.
+    """
     nodes = [node for node in gm.graph.nodes if node.op in ("call_module", "call_function", "call_method")]
     by_path: dict[str, Node] = {}
     for node in nodes:
@@ -100,25 +92,10 @@ def places(gm: GraphModule) -> dict[str, Node]:
             call = call_of(gm, node)
             path = call.name if call else owner_of(node)
         by_path |= dict.fromkeys(prefixes(path), node)
-    return {node.name: node for node in nodes} | by_path
-
-
-def place(gm: GraphModule, layer: str) -> Node:
-    """Return the node that a name means.
-
-    Raises:
-        SelectionError: it means none; the nearest names are told.
-    """
-    nodes = places(gm)
-    if layer not in nodes:
-        raise SelectionError(f"there is no layer {layer!r}{nearest(layer, list(nodes))}; `fxgrow info MODEL` lists them")
-    return nodes[layer]
-
-
-def strength(channel: Tensor) -> Tensor:
-    """Return how much a channel answers: the root mean square of its positive part; where it has none, its mean."""
-    positive = channel.clamp_min(0)
-    return positive.square().mean().sqrt() if positive.any() else channel.mean()
+    named = {node.name: node for node in nodes} | by_path
+    if layer not in named:
+        raise SelectionError(f"there is no layer {layer!r}{nearest(layer, list(named))}; `fxgrow info MODEL` lists them")
+    return named[layer]
 
 
 def channel_axis(value: Tensor) -> int:

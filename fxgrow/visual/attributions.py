@@ -1,10 +1,7 @@
 """What of a photograph a network looks at: attributions by captum, and the photograph as the network takes it.
 
-What lives here: numbers for one network. What does not: pictures (plots.py). Of captum's methods those are offered that
-need no hooks, so that functional networks and grown ones are all served alike.
+Of captum's methods those are offered that need no hooks, so that functional and grown networks are served alike.
 """
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,11 +23,7 @@ BATCH = 8  # images at once, where a method needs many
 def read_image(path: str | os.PathLike, channels: int, size: Sequence[int]) -> Tensor:
     """Read a photograph as numbers from 0 to 1, [channels, H, W].
 
-    It is turned upright, scaled by a bilinear filter so that `size` (H, W) covers 7/8 of its shorter side, and cut to its
-    middle.
-
-    Raises:
-        DrawError: the file is missing or no image, or Pillow is not installed.
+    It is turned upright, scaled bilinearly so that `size` (H, W) covers 7/8 of its shorter side, and cut to its middle.
     """
     try:
         from PIL import Image, ImageOps
@@ -78,9 +71,6 @@ def attribute(forward: Callable[[Tensor], Tensor], inputs: Tensor, target: int, 
             et al., arXiv:1703.01365); `occlusion`, what the logit loses when a square is replaced by the mean image (Zeiler
             and Fergus, arXiv:1311.2901). The last three are sums over the channels and have a sign.
         steps: of integrated gradients.
-
-    Raises:
-        DrawError: captum is not installed, or there is no such method.
     """
     try:
         from captum import attr

@@ -1,9 +1,4 @@
-"""Images that networks answer to most, side by side: those that raise a class's logit, or the channels of a layer.
-
-What lives here: which classes and channels are raised, in which networks. What does not: the ascent (activations.py).
-"""
-from __future__ import annotations
-
+"""Images that raise a class's logit, or the channels of a layer, of networks side by side; activations.py raises them."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,19 +10,9 @@ from fxgrow.errors import DrawError
 from fxgrow.graph import call_of
 from fxgrow.models import dtype_of
 from fxgrow.visual import filters
-from fxgrow.visual.activations import STEPS, channel_axis, maximise, part, place, strength
+from fxgrow.visual.activations import STEPS, channel_axis, maximise, part, place
 from fxgrow.visual.attributions import spread
-from fxgrow.visual.networks import (
-    Models,
-    Network,
-    channels_of,
-    check_target,
-    image_shape,
-    logits,
-    networks,
-    owner,
-    weight_of,
-)
+from fxgrow.visual.networks import Models, Network, channels_of, check_target, image_shape, logits, networks, weight_of
 from fxgrow.visual.panels import Panel, Picture, as_pixels, plain
 
 FEW = 4  # channels that are shown unless they are named
@@ -56,16 +41,18 @@ class Layer:
         else:
             self.new = weight_of(network, call.weight)[1].flatten(1).all(1)
 
-    def strength(self, x: Tensor, channel: int) -> Tensor:
-        """Return how much a channel answers to an image."""
+    def strength(self, channel: int, x: Tensor) -> Tensor:
+        """Return how much a channel answers to an image: the root mean square of its positive part, else its mean."""
         value = self.upto(x)
-        return strength(value.select(channel_axis(value), channel))
+        of_channel = value.select(channel_axis(value), channel)
+        positive = of_channel.clamp_min(0)
+        return positive.square().mean().sqrt() if positive.any() else of_channel.mean()
 
     def aim(self, channel: int) -> Aim | Panel:
         """Return what raises a channel, or a panel that says that there is none."""
         if channel >= self.channels:
             return Panel(None, f"{self.network.name}\nhas no channel {channel}", {"model": self.network.name})
-        return Aim(self.network, f"{plain(self.name)}, channel {channel}", lambda x: self.strength(x, channel),
+        return Aim(self.network, f"{plain(self.name)}, channel {channel}", partial(self.strength, channel),
                    bool(self.new[channel]))
 
 
@@ -76,7 +63,6 @@ def plot_features(models: Models, example_inputs=None, *, target: int | None = N
     """Show images that raise a class's logit, or a channel, by activation maximisation from one start for all models.
 
     Of a channel the root mean square of its positive part is raised: what a ReLU lets through, patterns more than a shade.
-
     `facts` holds what is raised, before and after.
 
     Args:
@@ -85,8 +71,7 @@ def plot_features(models: Models, example_inputs=None, *, target: int | None = N
         layer: a layer, module or node whose channels are raised, a row each; with neither, the first convolution.
         channels: which of them; None: some old and some new ones where the layer is a convolution that grew, else the
             first few.
-        steps: of the ascent. seed: of the start and the shifts.
-        mean, std, size: as for `plot_saliency`.
+        steps: of the ascent. seed: of the start and the shifts. mean, std, size: as for `plot_saliency`.
         tick: called after each step with the number of all steps.
 
     Raises:
@@ -98,11 +83,9 @@ def plot_features(models: Models, example_inputs=None, *, target: int | None = N
     shape = image_shape(shown[0], size)
     middle, width = spread(shape[0], mean, std)
     blank = torch.zeros(1, *shape, dtype=torch.float64)
-    rows: Sequence[Sequence[Aim | Panel]]
-    if target is not None:
-        title, rows = f"the logit of class {target}", [_class_aims(shown, target, blank)]
-    else:
-        title, rows = "a channel", _channel_aims(shown, layer, channels, blank)
+    rows: list[list[Aim | Panel]] = _channel_aims(shown, layer, channels, blank) if target is None else \
+        [_class_aims(shown, target, blank)]
+    title = "a channel" if target is None else f"the logit of class {target}"
     total = steps * len([aim for row in rows for aim in row if isinstance(aim, Aim)])
 
     def panel(aim: Aim | Panel) -> Panel:
@@ -123,7 +106,7 @@ def _panel(aim: Aim, image: Tensor, before: float, after: float) -> Panel:
                  {"model": aim.network.name, "what": aim.words, "new": bool(aim.new), "before": before, "after": after})
 
 
-def _class_aims(shown: Sequence[Network], target: int, blank: Tensor) -> list[Aim]:
+def _class_aims(shown: Sequence[Network], target: int, blank: Tensor) -> list[Aim | Panel]:
     for network in shown:
         check_target(network, logits(network, blank), target)
     return [Aim(network, f"class {target}", partial(_logit, network, target)) for network in shown]
@@ -149,7 +132,7 @@ def _first_layer(network: Network) -> str:
     name = filters.first_convolution(network.gm)
     if name is None:
         raise DrawError(f"{network.name or 'the model'} has no convolution to begin with: name a --layer")
-    return owner(name)
+    return filters.owner(name)
 
 
 def _choice(layers: Sequence[Layer]) -> list[int]:

@@ -1,7 +1,6 @@
-"""The filters of a convolution as a picture, and which of a model's weights are convolutions.
+"""The filters of one weight as an array of pixels, new numbers marked, and which of a model's weights are convolutions.
 
-What lives here: one weight as an array of pixels, new numbers marked. What does not: figures with several models and
-labels (plots.py). One rule decides how a filter [in, *kernel] becomes a tile of grey or colour:
+One rule decides how a filter [in, *kernel] becomes a tile of grey or colour:
 
 | weight | a tile is | its colours |
 |---|---|---|
@@ -14,8 +13,6 @@ labels (plots.py). One rule decides how a filter [in, *kernel] becomes a tile of
 
 Zero is the middle of each scale except in the root mean square; a number that is not finite is vermilion.
 """
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Iterable
@@ -59,11 +56,7 @@ class Tiles(NamedTuple):
 
 
 def convolutions(gm: GraphModule) -> dict[str, Convolution]:
-    """Return the weights of all convolutions by name, in the order in which they run.
-
-    Layers, functional calls, and layers inside modules that were not traced; not those whose weight is computed at each call
-    (parametrizations).
-    """
+    """Return the weights of all convolutions by name, as they run; not those computed at each call (parametrizations)."""
     found: dict[str, Convolution] = {}
     for node in gm.graph.nodes:
         call = call_of(gm, node)
@@ -80,6 +73,11 @@ def convolutions(gm: GraphModule) -> dict[str, Convolution]:
 def first_convolution(gm: GraphModule) -> str | None:
     """Return the qualified name of the weight of the convolution that runs first; None if there is none."""
     return next(iter(convolutions(gm)), None)
+
+
+def owner(weight: str) -> str:
+    """Return the layer that a weight belongs to."""
+    return weight.removesuffix(".weight")
 
 
 def out_first(weight: Tensor, groups: int = 1) -> Tensor:
@@ -105,15 +103,9 @@ def shown(out: int, limit: int = 256) -> Tensor:
 
 
 def filter_limits(weights: Iterable[Tensor], *, limit: int = 256, view: str | None = None) -> tuple[float, float]:
-    """Return the numbers that are black and white in comparable grids of several weights [out, in, *kernel].
-
-    They are the largest of all weights either way, so that zero is in the middle.
-    """
-    largest = 0.0
-    for weight in weights:
-        values = _tiles(weight, None, limit, view).values
-        finite = values[values.isfinite()]
-        largest = max(largest, float(finite.abs().max()) if finite.numel() else 0.0)
+    """Return the numbers that are black and white in comparable grids of several weights: the largest, either way."""
+    grids = (_tiles(weight, None, limit, view).values for weight in weights)
+    largest = max((float(abs(v[v.isfinite()]).max()) for v in grids if v.isfinite().any()), default=0.0)
     return -largest, largest
 
 
@@ -153,11 +145,7 @@ def filter_grid(weight: Tensor, new: Tensor | None = None, *, columns: int | Non
 
 
 def png(array: ndarray) -> bytes:
-    """Return a uint8 array [H, W, 3] as the bytes of a PNG file.
-
-    Raises:
-        DrawError: Pillow is not installed.
-    """
+    """Return a uint8 array [H, W, 3] as the bytes of a PNG file; raise DrawError without Pillow."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -205,8 +193,7 @@ def _suitable_view(weight: Tensor, limit: int, view: str | None) -> str:
 
 def _cells(tiles: Tiles, low: float, high: float, scale: int) -> ndarray:
     """Draw each tile with its frame in its margin; uint8 [n, h * scale + 2 * MARGIN, w * scale + 2 * MARGIN, 3]."""
-    grey = ((tiles.values - low) / ((high - low) or 1.0)).clamp(0, 1) * 255 if high > low else \
-        torch.full_like(tiles.values, 127.5)
+    grey = ((tiles.values - low) / (high - low)).clamp(0, 1) * 255 if high > low else torch.full_like(tiles.values, 127.5)
     pixels = grey.expand(*grey.shape[:3], 3).nan_to_num(0).round().to(torch.uint8)
     pixels = torch.where(tiles.values.isfinite().all(-1, keepdim=True), pixels, torch.tensor(VERMILION, dtype=torch.uint8))
     drawn = pixels.repeat_interleave(scale, 1).repeat_interleave(scale, 2).numpy()

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -50,11 +50,6 @@ def networks(models: Models, example_inputs=None) -> list[Network]:
             Network(f"{only.name} (grown)" if only.name else "grown", only.gm, only.record)]
 
 
-def owner(weight: str) -> str:
-    """Return the layer that a weight belongs to."""
-    return weight.removesuffix(".weight")
-
-
 def weight_of(network: Network, name: str) -> tuple[Tensor, Tensor]:
     """Return a convolution's weight as [out, in, *kernel], and where its numbers are new."""
     weight, convolution = tensors_of(network.gm)[name].detach(), convolutions(network.gm)[name]
@@ -77,12 +72,8 @@ def image_shape(network: Network, size: Sequence[int] | None) -> tuple[int, int,
 
 
 def logits(network: Network, inputs: Tensor) -> Tensor:
-    """Return the logits of one image, [classes], float64.
-
-    Raises:
-        DrawError: the network does not take the image, or gives anything else.
-    """
-    output = _run(network, lambda: network.gm(inputs.to(dtype_of(network.gm))), inputs)
+    """Return the logits of one image, [classes], float64; raise DrawError where a network gives anything else."""
+    output = _run(network, network.gm, inputs)
     if not (isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == 1):
         raise DrawError(f"{network.name or 'the model'} gives {_shape(output)}, not one logit a class ([N, classes]): give "
                         "a classifier, or look at a layer's channels")
@@ -97,7 +88,7 @@ def check_target(network: Network, answer: Tensor, target: int) -> None:
 
 def channels_of(network: Network, upto: GraphModule, layer: str, inputs: Tensor) -> int:
     """Return the number of channels of a layer's output."""
-    value = _run(network, lambda: upto(inputs.to(dtype_of(network.gm))), inputs)
+    value = _run(network, upto, inputs)
     if not (isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2):
         raise DrawError(f"{layer} gives {_shape(value)}, which has no channels: name another layer")
     return value.shape[channel_axis(value)]
@@ -107,10 +98,10 @@ def _shape(value: object) -> str:
     return str(list(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _run(network: Network, call: Callable[[], Tensor], inputs: Tensor) -> Tensor:
+def _run(network: Network, graph: GraphModule, inputs: Tensor) -> object:
     try:
         with torch.no_grad():
-            return call()
+            return graph(inputs.to(dtype_of(network.gm)))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise DrawError(f"{network.name or 'the model'} does not run on an image {list(inputs.shape)}: "
                         f"{one_line(error)}; say another size") from error

@@ -1,7 +1,6 @@
 """Pictures beside each other with words above them: one row a subject, one column a model.
 
-Every pixel of a picture is one pixel of the file. Figures are matplotlib's, on a canvas of their own: no window, no pyplot
-state, and no setting of the user's is read or changed.
+Every pixel of a picture is one of the file. Figures are matplotlib's, untouched by settings of the user's.
 """
 from __future__ import annotations
 
@@ -30,10 +29,7 @@ LARGEST = 60_000  # pixels of a side that PNG readers still take
 
 @dataclass
 class Panel:
-    """Picture (uint8 [H, W, 3]; None: there is none, and the words say why) and the words above it.
-
-    facts: what was measured, as data: the model, the subject, figures.
-    """
+    """Picture (uint8 [H, W, 3]; None: there is none, and the words say why), words above it, and measurements as data."""
     image: ndarray | None
     words: str
     facts: dict[str, Any]
@@ -41,8 +37,7 @@ class Panel:
 
 @dataclass
 class Picture:
-    """Result of a `plot_*` function: a title, and for each row a list of panels (`.image`, `.words`, `.facts`).
-    """
+    """Result of a `plot_*` function: a title, and for each row a list of panels (`.image`, `.words`, `.facts`)."""
     title: str
     panels: list[list[Panel]]
 
@@ -58,22 +53,14 @@ class Picture:
             return _draw(self)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a PNG file, whole or not at all; the same picture gives the same bytes.
-
-        Raises:
-            DrawError: the suffix is not .png, or matplotlib is not installed. ArchiveError: it cannot be written.
-        """
+        """Write a PNG file, whole or not at all; the same picture gives the same bytes."""
         check_suffix(path)
         content = self._png()
         with atomic_write(path) as file:
             file.write(content)
 
     def log(self, logdir: str | os.PathLike, tag: str = "model/visualisation", step: int | None = None) -> None:
-        """Write the picture to a folder of TensorBoard's as an image.
-
-        Raises:
-            DrawError: TensorBoard is not installed, or the folder cannot be written to.
-        """
+        """Write the picture to a folder of TensorBoard's as an image."""
         image = pixels(self._png())
         with writing(logdir) as writer:
             writer.add_image(tag, image, step, dataformats="HWC")
@@ -93,7 +80,7 @@ def check_suffix(path: str | os.PathLike) -> None:
 
 
 def enlarged(image: ndarray) -> ndarray:
-    """Return a small image [H, W, 3] with each pixel drawn as a square, so that it is about 224 pixels large."""
+    """Return an image [H, W, 3] with each pixel drawn as a square, so that it is about 224 pixels large."""
     times = max(1, 224 // max(image.shape[:2]))
     return image.repeat(times, 0).repeat(times, 1)
 

@@ -1,10 +1,7 @@
-"""What networks have learned, side by side: their filters, and what of a photograph they look at.
+"""What networks have learned, side by side and comparable: their filters, and what of a photograph they look at.
 
-What lives here: which layers are shown, and how networks are made comparable. What does not: filters as pixels
-(filters.py), attributions (attributions.py), images that networks answer to (features.py), layout and files (panels.py).
+What does not live here: filters as pixels (filters.py), attributions (attributions.py), layout and files (panels.py).
 """
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -17,7 +14,7 @@ from fxgrow.graph import tensors_of
 from fxgrow.models import dtype_of
 from fxgrow.visual import filters
 from fxgrow.visual.attributions import SIGNED, attribute, overlay, read_image, spread
-from fxgrow.visual.networks import Models, Network, check_target, image_shape, logits, networks, owner, weight_of
+from fxgrow.visual.networks import Models, Network, check_target, image_shape, logits, networks, weight_of
 from fxgrow.visual.panels import Panel, Picture, as_pixels, enlarged, plain
 
 MOST_LAYERS = 24  # rows that one picture takes
@@ -48,16 +45,14 @@ def plot_saliency(models: Models, image: str | os.PathLike | Tensor, example_inp
                   std: Sequence[float] | None = None, size: Sequence[int] | None = None) -> Picture:
     """Show what of a photograph speaks for a class, over the photograph in grey: a column a model, one scale for all.
 
-    `facts` holds each model's class, logit and probability, and how far its attribution is from the first model's, over
-    the largest of the first's.
+    `facts` holds each model's class, logit and probability, and the distance of its attribution to the first model's.
 
     Args:
         models: as for `plot_filters`; classifiers of one image.
         image: a file, or a tensor [C, H, W] of numbers from 0 to 1 that is as large as the model takes it.
         target: the class; None: the likeliest by the first model, for all.
         attribution: saliency, input-x-gradient, integrated-gradients or occlusion (what each is: attributions.py).
-        steps: of integrated gradients.
-        mean, std: one number a channel; None: ImageNet's.
+        steps: of integrated gradients. mean, std: one number a channel; None: ImageNet's.
         size: height and width that a file is scaled and cut to; None: that of the model's example input.
 
     Raises:
@@ -77,9 +72,8 @@ def plot_saliency(models: Models, image: str | os.PathLike | Tensor, example_inp
         maps.append(attribute(network.gm, inputs.to(dtype_of(network.gm)), chosen, attribution, steps))
     limit = max(float(m.abs().flatten().double().quantile(0.995)) for m in maps)
     row = [Panel(as_pixels(photo), "photograph", {"model": None})]
-    for network, answer, values in zip(shown, answers, maps):
-        words, facts = _answer(network, answer, chosen, values, maps[0])
-        row.append(Panel(enlarged(overlay(photo, values, limit)), words, facts))
+    row += [Panel(enlarged(overlay(photo, values, limit)), *_answer(network, answer, chosen, values, maps[0]))
+            for network, answer, values in zip(shown, answers, maps)]
     signs = "; vermilion speaks for the class, blue against it" if attribution in SIGNED else ""
     return Picture(f"{attribution.replace('-', ' ').capitalize()} of class {chosen}{signs}", [row])
 
@@ -92,7 +86,7 @@ def _photograph(image: str | os.PathLike | Tensor, shape: tuple[int, int, int]) 
 
 
 def _answer(network: Network, answer: Tensor, target: int, values: Tensor, first: Tensor) -> tuple[str, dict]:
-    """Return what stands above a network's attribution, and the figures; `first` is that of the first network."""
+    """Return the words above a network's attribution, and the figures; `first` is that of the first network."""
     gap = float((values.double() - first.double()).abs().max()) / (float(first.abs().max()) or 1.0)
     probability = float(answer.softmax(0)[target])
     words = f"{network.name}\nclass {target}, probability {probability:.3f}"
@@ -112,9 +106,9 @@ def _layers(shown: Sequence[Network], layer: str | None) -> list[list[str | None
     if layer is None:
         return [[next(iter(names)) for names in weights]]
     wanted = list(dict.fromkeys(name for network, names in zip(shown, weights) if network.inside is None for name in names
-                                if layer in (name, owner(name)) or fnmatchcase(owner(name), layer)))
+                                if layer in (name, filters.owner(name)) or fnmatchcase(filters.owner(name), layer)))
     if not wanted:
-        every = list(dict.fromkeys(owner(name) for names in weights for name in names))
+        every = list(dict.fromkeys(filters.owner(name) for names in weights for name in names))
         raise SelectionError(f"no convolution is named {layer!r}{nearest(layer, every)}; the first are "
                              f"{', '.join(every[:6])}")
     if len(wanted) > MOST_LAYERS:
@@ -141,10 +135,9 @@ def _filter_row(shown: Sequence[Network], names: Sequence[str | None]) -> list[P
     for network, name, found in zip(shown, names, weights):
         if name is None or found is None:
             row.append(Panel(None, f"{network.name}\nhas no such layer", {"model": network.name, "layer": None}))
-            continue
-        weight, new = found
-        grid = filters.filter_grid(weight, new, limits=limits[filters.view_of(weight)], view=view)
-        row.append(_filter_panel(network, owner(name), grid, weight, new))
+        else:
+            grid = filters.filter_grid(*found, limits=limits[filters.view_of(found[0])], view=view)
+            row.append(_filter_panel(network, filters.owner(name), grid, *found))
     return row
 
 

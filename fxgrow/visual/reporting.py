@@ -1,10 +1,7 @@
-"""`report`: one page about a model, which opens in any browser and needs no network.
+"""`report`: the data of one page about a model, which opens in any browser and needs no network.
 
-What lives here: the page's data. What does not: how it looks and moves (fxgrow/page/, which makes every element from that
-data and puts names in as text), the diagram's data (fxgrow/diagram/html.py).
+What does not live here: how the page looks and moves (fxgrow/page/), the diagram's data (fxgrow/diagram/html.py).
 """
-from __future__ import annotations
-
 import base64
 import os
 from pathlib import Path
@@ -92,7 +89,6 @@ def _small(model: nn.Module, record: GrowthRecord | None, before: nn.Module | Gr
 
 
 def _facts(model: nn.Module, count: FlopCount, inputs) -> dict[str, str]:
-    """Return the lines at the top of the page."""
     buffers = sum(b.numel() for b in model.buffers())
     return {"class": type(model).__name__, "input": describe(as_tuple(inputs)),
             "parameters": f"{count.parameters:,}" + (f" and {buffers:,} numbers in buffers" if buffers else ""),
@@ -119,8 +115,7 @@ def _growth(model: nn.Module, record: GrowthRecord | None, difference: Differenc
         data |= {"lineage": [describe_step(step) for step in record.lineage], "certificate": record.certificate,
                  "record": _entries(model, record, small if isinstance(small, nn.Module) else None),
                  "removed": sorted(record.removed)}
-    data["verification"] = _verified(small, model, inputs)
-    return data
+    return {**data, "verification": _verified(small, model, inputs)}
 
 
 def _entries(model: nn.Module, record: GrowthRecord, small: nn.Module | None) -> list[dict[str, Any]]:
@@ -159,12 +154,12 @@ def _first_filters(gm: GraphModule, record: GrowthRecord | None, small: nn.Modul
     shown = [("after" if old is not None else "filters", weight, new_numbers(entry, weight))]
     if old is not None and old.ndim == weight.ndim:
         shown.insert(0, ("before", old, torch.zeros_like(old, dtype=torch.bool)))
+    grids, problem = [], ""
     try:
         limits = filters.filter_limits([w for _, w, _ in shown])
-        grids = [(caption, list(w.shape), filters.png(filters.filter_grid(w, new, limits=limits)))
-                 for caption, w, new in shown]
-        return {"name": name, "problem": "", "grids": [
-            {"caption": f"{caption}, {shape}", "image": "data:image/png;base64," + base64.b64encode(png).decode()}
-            for caption, shape, png in grids]}
+        for caption, w, new in shown:
+            png = base64.b64encode(filters.png(filters.filter_grid(w, new, limits=limits))).decode()
+            grids.append({"caption": f"{caption}, {list(w.shape)}", "image": f"data:image/png;base64,{png}"})
     except DrawError as error:  # Pillow is not installed
-        return {"name": name, "problem": str(error), "grids": []}
+        problem = str(error)
+    return {"name": name, "problem": problem, "grids": grids}
