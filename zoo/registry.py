@@ -92,8 +92,7 @@ def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> di
 def parse_options(text: str) -> dict[str, Any]:
     """Read `r=2**-3,num_classes=10,hidden=(64,64)`: literals, and products, quotients and powers of numbers.
 
-    Raises:
-        ZooError: the text is anything else. Nothing in it is ever run.
+    Anything else is a ZooError; nothing in the text is ever run.
     """
     try:
         call = ast.parse(f"f({text})", mode="eval").body
@@ -109,21 +108,18 @@ def parse_options(text: str) -> dict[str, Any]:
 def _value(node: ast.expr, where: str) -> Any:
     """Return what a literal or a little arithmetic means."""
     try:
-        return _number(node) if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC else ast.literal_eval(node)
+        return _evaluated(node)
     except (ValueError, TypeError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
         raise ZooError(f"{where} is no number or literal; write 0.125, 2**-3, True or (64, 64)") from None
 
 
-def _number(node: ast.expr) -> int | float:
+def _evaluated(node: ast.expr) -> Any:
     """Compute products, quotients and powers in floats, so that none is large; whole ones of whole numbers are whole."""
     if not isinstance(node, ast.BinOp) or type(node.op) not in _ARITHMETIC:
-        value = ast.literal_eval(node)
-        if type(value) in (int, float):
-            return value
-        raise ValueError(value)
-    left, right = _number(node.left), _number(node.right)
+        return ast.literal_eval(node)
+    left, right = _evaluated(node.left), _evaluated(node.right)
     result = _ARITHMETIC[type(node.op)](float(left), float(right))
-    if isinstance(result, complex):
+    if {type(left), type(right)} - {int, float} or isinstance(result, complex):
         raise ValueError(result)
     whole = isinstance(left, int) and isinstance(right, int) and result.is_integer()
     return int(result) if whole else result

@@ -13,8 +13,7 @@ from fxgrow.errors import FxgrowError
 @click.option("--after-weights", metavar="FILE", help="A state_dict for AFTER (--weights is that of BEFORE).")
 @model_options
 @json_option
-def verify(before: str, after: str, after_weights: str | None, weights: str | None, input_shape: str | None,
-           trust_pickle: bool, as_json: bool) -> None:
+def verify(before: str, after: str, after_weights: str | None, weights: str | None, as_json: bool, **options) -> None:
     """Compare what two models compute.
 
     Both get the same input, in eval and in train mode. They are equal when the largest difference between their outputs
@@ -23,9 +22,8 @@ def verify(before: str, after: str, after_weights: str | None, weights: str | No
     """
     from fxgrow.models import try_out
 
-    first, inputs = load(before, weights=weights, input_shape=input_shape, trust_pickle=trust_pickle, need_inputs=False)
-    second, others = load(after, weights=after_weights, input_shape=input_shape, trust_pickle=trust_pickle,
-                          need_inputs=not inputs)
+    first, inputs = load(before, weights=weights, need_inputs=False, **options)
+    second, others = load(after, weights=after_weights, need_inputs=not inputs, **options)
     with status("Comparing both on the same input"):
         for name, module in ((before, first), (after, second)):
             try_out(name, module, inputs or others)

@@ -3,8 +3,6 @@
 A pass is found through the entry-point group `fxgrow.passes`, and its help in its docstring, so that nothing is declared
 twice. Nothing here imports a pass before it is asked for.
 """
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import re
@@ -38,22 +36,12 @@ def installed_passes() -> dict[str, EntryPoint]:
 
 
 def load_pass(name: str) -> type:
-    """Import the class of a pass.
-
-    Raises:
-        click.UsageError: no pass is called so.
-        FxgrowError: its package cannot be imported.
-    """
+    """Import the class of a pass; raise a UsageError where no pass is called so."""
     passes = installed_passes()
     if name not in passes:
         near = nearest_names(name, passes, 1) or list(passes)
         raise click.UsageError(f"there is no pass {name!r}; did you mean {', '.join(near)}? `fxgrow passes` lists them")
     return load_plugin(passes[name], f"pass {name}")
-
-
-def summary(cls: type) -> str:
-    """Return the first line of a pass's docstring."""
-    return (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
 
 
 def argument_docs(cls: type) -> dict[str, str]:
@@ -77,18 +65,16 @@ def options_of(cls: type) -> list[click.Option]:
         settings = _settings(hints[field.name]) if field.init else None
         if settings is None:
             continue
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        default = field.default if isinstance(field.default, (str, int, float)) else None
         text = docs.get(field.name, "")
-        if default is not None:
-            text = f"{text}  [default: {default}]".strip()
-        if required:
+        if isinstance(field.default, (str, int, float)):
+            text = f"{text}  [default: {field.default}]".strip()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             settings["required"] = True
         else:
             settings["default"] = None  # not given: the field's own default
-        flag = "--" + field.name.replace("_", "-")
-        found.append(click.Option([f"{flag}/--no-{flag[2:]}" if settings.get("is_flag") else flag, field.name], help=text,
-                                  **settings))
+        name = field.name.replace("_", "-")
+        flag = f"--{name}/--no-{name}" if settings.get("is_flag") else f"--{name}"
+        found.append(click.Option([flag, field.name], help=text, **settings))
     return found
 
 
@@ -140,7 +126,7 @@ def parse_pass(name: str, words: list[str]) -> tuple[type, dict, list[str]]:
 def describe(name: str) -> dict:
     """Return a pass as data: its name, what it does, and its options."""
     cls = load_pass(name)
-    return {"name": name, "does": summary(cls), "from": installed_passes()[name].value,
+    return {"name": name, "does": (inspect.getdoc(cls) or name).splitlines()[0], "from": installed_passes()[name].value,
             "options": [{"option": o.opts[0], "repeatable": o.multiple, "help": o.help} for o in options_of(cls)]}
 
 

@@ -2,7 +2,7 @@
 
 What lives here: numbers and changes. What does not: pictures of changes (diagram).
 """
-from fxgrow.compare.changes import Change, Changes, find_changes, mark
+from fxgrow.compare.changes import Change, Changes, find_changes, mark, summed
 from fxgrow.compare.verification import TOLERANCE, Verification, verify
 
-__all__ = ["Change", "Changes", "TOLERANCE", "Verification", "find_changes", "mark", "verify"]
+__all__ = ["Change", "Changes", "TOLERANCE", "Verification", "find_changes", "mark", "summed", "verify"]

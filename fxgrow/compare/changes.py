@@ -3,10 +3,8 @@
 Operations are the same where their nodes have the same name and type: passes keep the names of nodes, so that a block that
 has moved (`layer3.3` that is `layer3.4` now) is found again. Numbers are new by the growth record, or by the old sizes.
 """
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -37,7 +35,7 @@ class Change:
     new: int = 0
     flops: tuple[int, int] = (0, 0)
 
-    def __iadd__(self, other: Change) -> Change:
+    def __iadd__(self, other: "Change") -> "Change":
         self.status = self.status if self.status == other.status else "grown"
         self.parameters = self.parameters[0] + other.parameters[0], self.parameters[1] + other.parameters[1]
         self.flops = self.flops[0] + other.flops[0], self.flops[1] + other.flops[1]
@@ -206,6 +204,14 @@ def _cells(change: Change) -> list[str]:
 
 def _pair(before: int, after: int) -> str:
     return f"{before:,}" if before == after else f"{before:,} ⇒ {after:,}"
+
+
+def summed(changes: Sequence[Change]) -> Change:
+    """Return the first of several changes with the status and numbers of all."""
+    total = replace(changes[0])
+    for change in changes[1:]:
+        total += change
+    return total
 
 
 def mark(change: Change) -> tuple:

@@ -1,6 +1,4 @@
 """Verification: two models on the same inputs, in eval and in train mode, compared number by number."""
-from __future__ import annotations
-
 import copy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any

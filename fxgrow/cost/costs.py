@@ -1,6 +1,4 @@
 """The cost of a node or module in FLOPs, parameters and bytes; and a count of all of them, which prints itself as a tree."""
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Iterator
@@ -39,7 +37,7 @@ class Cost:
         """Arithmetic intensity of the forward pass: FLOPs for each byte moved."""
         return self.forward / self.moved_bytes if self.moved_bytes else 0.0
 
-    def __iadd__(self, other: Cost) -> Cost:
+    def __iadd__(self, other: "Cost") -> "Cost":
         for name in COST_FIELDS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
@@ -97,10 +95,9 @@ class FlopCount:
                 "nodes": {name: cost.to_json() for name, cost in self.nodes.items()}}
 
     def rows(self, depth: int | None = None, sort: str | None = None) -> Iterator[tuple[int, str, str, Cost]]:
-        """Return the tree of modules in print order: level, name, class, cost; `sort` puts the costliest of a level first.
+        """Return the tree of modules in print order: level, name, class, cost.
 
-        Raises:
-            ValueError: `sort` is none of forward, total, params, memory.
+        `sort` (forward, total, params, memory) puts the costliest of a level first.
         """
         if sort is not None and sort not in SORTS:
             raise ValueError(f"sort={sort!r}: choose one of {', '.join(SORTS)}")

@@ -218,9 +218,7 @@ def count_eager(meter: Meter, model: nn.Module, inputs: tuple) -> FlopCount:
 def _result(meter: Meter, root: nn.Module, peak: int, reached: set[MemoryUse], owners: dict[int, str],
             eager: bool) -> FlopCount:
     by_node: defaultdict[str, Cost] = defaultdict(Cost)
-    by_module: defaultdict[str, Cost] = defaultdict(Cost)
-    for name, _ in root.named_modules(remove_duplicate=False):
-        by_module[name] = Cost()
+    by_module = defaultdict(Cost, {name: Cost() for name, _ in root.named_modules(remove_duplicate=False)})
     for (node, module), cost in meter.costs.items():
         by_node[node] += cost
         for name in ("", *prefixes(module)):

@@ -35,11 +35,7 @@ class MeteredOp(NamedTuple):
 
 
 class Meter(Watching):
-    """Watches ATen ops: sums up what the forward pass costs, and keeps what is needed to know the backward pass.
-
-    Args:
-        ops: "matmul" or "all": the rules that count.
-    """
+    """Watches ATen ops: sums up what the forward pass costs, and keeps what is needed to know the backward pass."""
 
     def __init__(self, ops: str):
         super().__init__()

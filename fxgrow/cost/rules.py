@@ -8,8 +8,6 @@ as one FLOP. Operations that only move, create or reinterpret numbers cost nothi
 
 What lives here: sizes to FLOPs. What does not: which gradients are needed (meter.py finds that out).
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

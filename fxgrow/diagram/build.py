@@ -53,9 +53,9 @@ class Row:
 class Box:
     """A chain of operations, or (`folded`) a whole module.
 
-    rows: the operations. path: the module that it stands in, or that it is. kind: the module's class where it is known.
-    shape: of what comes out. times: how often it stands there; last: the path of the last repetition. families: how many
-    operations of each family are in a folded one, those of repetitions within it too.
+    path: the module that it stands in, or that it is. kind: the module's class where it is known. shape: of what comes out.
+    times: how often it stands there; last: the path of the last repetition. families: how many operations of each family are
+    in a folded one, those of repetitions within it too.
     """
     rows: list[Row]
     path: str
@@ -87,20 +87,20 @@ class Cluster:
     last: str = ""
     group: bool = False
 
+    def items(self) -> Iterator[Item]:
+        """Yield the boxes and modules in it, at any depth."""
+        for child in self.children:
+            yield child
+            if isinstance(child, Cluster):
+                yield from child.items()
+
     def boxes(self) -> Iterator[Box]:
         """Yield the boxes in it, at any depth."""
-        for child in self.children:
-            if isinstance(child, Box):
-                yield child
-            else:
-                yield from child.boxes()
+        return (item for item in self.items() if isinstance(item, Box))
 
     def clusters(self) -> Iterator[Cluster]:
         """Yield the modules in it, at any depth."""
-        for child in self.children:
-            if isinstance(child, Cluster):
-                yield child
-                yield from child.clusters()
+        return (item for item in self.items() if isinstance(item, Cluster))
 
 
 Item: TypeAlias = "Box | Cluster"
@@ -128,8 +128,7 @@ class Edge:
 class Diagram:
     """A model's boxes and what goes between them.
 
-    root: the model. flow: (operation, its reader, shape of what goes there). stands: the operations of repetitions that are
-    not drawn, and those that stand for them.
+    flow: (operation, its reader, shape of what goes there). stands: operations of repetitions, and those drawn for them.
     """
     root: Cluster
     flow: list[tuple[Node, Node, str]]
@@ -177,21 +176,14 @@ class Diagram:
 
     def depths(self) -> int:
         """Return how deep the modules of the picture are nested."""
-        def deepest(item: Item) -> int:
-            if isinstance(item, Box):
-                return 0
-            return max([item.path.count(".") + 1 if item.path else 0, *map(deepest, item.children)])
-        return deepest(self.root)
+        return max((c.path.count(".") + 1 for c in self.root.clusters() if c.path), default=0)
 
 
 def build(gm: GraphModule, kinds: Mapping[str, str] | None = None) -> Diagram:
-    """Return the diagram of a captured module.
+    """Return the diagram of a captured module; `kinds` has class names of modules by path.
 
     Sizes and flags, copies and members of tuples are no boxes; what is computed from parameters alone is named in the box
     that reads it.
-
-    Args:
-        kinds: class names of modules, by path.
     """
     values = run_shapes(gm)
     flow, reads = _flow(gm, values)
@@ -255,11 +247,7 @@ def _same_anyway(node: Node, origins: Mapping[Node, Sequence[tuple[Node, str]]])
 
 def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, Node, str]],
             reads: Mapping[Node, tuple[str, ...]], values: Mapping[Node, Any]) -> list[Box]:
-    """Return boxes in the order of the graph.
-
-    Norms, activations and dropout are with the one operation that they follow; operations that only move numbers with those
-    before.
-    """
+    """Return boxes in the order of the graph; norms, activations and dropout are with the one operation that they follow."""
     readers, sources = Counter(t for t, _, _ in flow), Counter(h for _, h, _ in flow)
     before = {head: tail for tail, head, _ in flow if readers[tail] == 1 and sources[head] == 1}
     inside = Counter(place for node in shown for place in prefixes(owner_of(node)))

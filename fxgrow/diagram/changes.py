@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from fxgrow.common import atomic_write
-from fxgrow.compare import Change, Changes, find_changes, mark
+from fxgrow.compare import Change, Changes, find_changes, mark, summed
 from fxgrow.diagram.build import Box, Cluster, Diagram, build, kinds_of
 from fxgrow.diagram.dot import PALE, Picture, below, rendered, small, text
 from fxgrow.diagram.drawing import format_of
@@ -38,26 +38,23 @@ class ChangesPicture(Picture):
 
     def _row(self, box: Box, i: int, path: str) -> str:
         row = box.rows[i]
-        changes = [self.difference.nodes[node.name] for node in row.nodes]
-        first = changes[0]
-        status = first.status if all(c.status == first.status for c in changes) else "grown"
+        change = summed([self.difference.nodes[node.name] for node in row.nodes])
+        status = change.status
         ink = PALE if status == "same" else "black"
         name = below(row.name, path) if row.nodes[0].op == "call_module" else ""
         words = f"{text(row.title)} {text(row.settings)}"
         words = f'<font color="{ink}">{f"<b>{words}</b>" if status != "same" else words}</font>{small(name, ink)}'
-        if status == "grown" and first.before != first.after:
-            words += f"<br/>{small(f'was {first.before}')}"
+        if status == "grown" and change.before != change.after:
+            words += f"<br/>{small(f'was {change.before}')}"
         words += self.times(box) if i == 0 else ""
         border = f'border="2" color="{NEW}"' if status == "inserted" else ""
         cell = f'<tr><td colspan="9" {border} bgcolor="{GREY if status == "same" else GROWN}">{words}</td></tr>'
-        grown = status == "grown"  # of what was inserted, all is new
-        return cell + (bar(sum(c.new for c in changes), sum(c.parameters[1] for c in changes)) if grown else "")
+        return cell + (bar(change.new, change.parameters[1]) if status == "grown" else "")  # all of an inserted one is new
 
     def _folded_rows(self, box: Box, path: str) -> list[str]:
         changes = self.changes(box)
-        same = all(c.status == "same" for c in changes)
-        new, size, old = (sum(n) for n in ((c.new for c in changes), (c.parameters[1] for c in changes),
-                                           (c.parameters[0] for c in changes)))
+        total = summed(changes)
+        same, (old, size) = total.status == "same", total.parameters
         kind = f' <font color="{PALE}">{text(box.kind)}</font>' if box.kind else ""
         head = f"<b>{text(below(box.path, path))}</b>{kind}{self.times(box)}<br/>"
         counts = Counter(c.status for c in changes)
@@ -66,7 +63,7 @@ class ChangesPicture(Picture):
         if same:
             words = "untouched"
         return [f'<tr><td colspan="9" bgcolor="{GREY if same else GROWN}">{head}{small(words)}</td></tr>',
-                "" if same else bar(new, size)]
+                "" if same else bar(total.new, size)]
 
     def legend(self) -> str:
         """Return the meaning of the colours, and the sums."""

@@ -10,10 +10,7 @@ SHAPE = 22  # lines of a column that is as high as it is wide: found by looking 
 
 
 def columns_of(diagram: Diagram, count: int | None) -> dict[str, int]:
-    """Return the column of each box, by its key; None: so many that a picture is about as wide as it is high.
-
-    Columns are about equally long and part modules only where one is longer than a column.
-    """
+    """Return the column of each box, by its key; None: so many that a picture is about as wide as it is high."""
     boxes = list(diagram.root.boxes())
     length = sum(map(_lines, boxes))
     if count is None:

@@ -1,5 +1,4 @@
 """Colours by cost: the share of a model's FLOPs, parameters or activation memory that each box has."""
-from collections.abc import Iterable
 from operator import attrgetter
 
 from torch import nn
@@ -23,8 +22,7 @@ class Heat:
     def __init__(self, gm: GraphModule, diagram: Diagram, what: str):
         check_heat(what)
         self.what = what
-        boxes = list(diagram.root.boxes())
-        costs = parameters(gm, diagram, boxes) if what == "params" else counted(gm, diagram, boxes, what)
+        costs = _parameters(gm, diagram) if what == "params" else _counted(gm, diagram, what)
         total = sum(costs.values())
         self.shares = {key: cost / total if total else 0.0 for key, cost in costs.items()}
         self.top = max(self.shares.values(), default=0.0)
@@ -44,29 +42,26 @@ def check_heat(what: str) -> None:
         raise DrawError(f"heat {what!r}: choose one of {', '.join(WORDS)}")
 
 
-def parameters(gm: GraphModule, diagram: Diagram, boxes: Iterable[Box]) -> dict[str, int]:
+def _parameters(gm: GraphModule, diagram: Diagram) -> dict[str, int]:
     """Count the parameters that each box holds; one that several read is counted in the first."""
     seen: set[int] = set()
     counts = {}
-    for box in boxes:
-        mine = {id(p): p for node in diagram.all_nodes(box) for p in held(gm, node) if id(p) not in seen}
+    for box in diagram.root.boxes():
+        mine = {id(p): p for node in diagram.all_nodes(box) for p in _held(gm, node) if id(p) not in seen}
         seen.update(mine)
         counts[box.key] = sum(p.numel() for p in mine.values())
     return counts
 
 
-def held(gm: GraphModule, node: Node) -> list[nn.Parameter]:
+def _held(gm: GraphModule, node: Node) -> list[nn.Parameter]:
     """Return the parameters of the layer that a node calls, and those that it reads by way of what is not drawn."""
     own = list(gm.get_submodule(str(node.target)).parameters()) if node.op == "call_module" else []
-    for read in node.all_input_nodes:
-        value = attrgetter(str(read.target))(gm) if read.op == "get_attr" else None
-        if isinstance(value, nn.Parameter):
-            own.append(value)
-    return own
+    read = [attrgetter(str(n.target))(gm) for n in node.all_input_nodes if n.op == "get_attr"]
+    return own + [value for value in read if isinstance(value, nn.Parameter)]
 
 
-def counted(gm: GraphModule, diagram: Diagram, boxes: Iterable[Box], what: str) -> dict[str, int]:
+def _counted(gm: GraphModule, diagram: Diagram, what: str) -> dict[str, int]:
     """Count FLOPs of training, or bytes of activations, of each box."""
-    costs = count_flops(gm, Captured(gm).inputs).by_node()
-    name = {"flops": "total", "memory": "activation_bytes"}[what]
-    return {box.key: sum(getattr(costs[n.name], name) for n in diagram.all_nodes(box) if n.name in costs) for box in boxes}
+    costs = {name: cost.total if what == "flops" else cost.activation_bytes
+             for name, cost in count_flops(gm, Captured(gm).inputs).by_node().items()}
+    return {box.key: sum(costs.get(n.name, 0) for n in diagram.all_nodes(box)) for box in diagram.root.boxes()}

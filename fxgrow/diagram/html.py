@@ -5,9 +5,9 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
-from fxgrow.compare import Change, Changes, mark
+from fxgrow.compare import Change, Changes, mark, summed
 from fxgrow.cost import Cost, count_flops
-from fxgrow.diagram.build import Box, Cluster, Diagram, Item, build, kinds_of
+from fxgrow.diagram.build import Cluster, Diagram, Item, build, kinds_of
 from fxgrow.diagram.dot import COLOURS
 from fxgrow.diagram.heat import VIRIDIS, check_heat
 from fxgrow.diagram.repeats import chosen, fold_repeats
@@ -28,11 +28,7 @@ def diagram_data(model: nn.Module, gm: GraphModule, costs: Mapping[str, Cost], d
                  heat: str | None = None) -> dict[str, Any]:
     """Return one view with every block, and one with repeated blocks once if that is less.
 
-    The view that comes first, and what is closed in it, are as `fxgrow.draw` would draw them.
-
-    Args:
-        costs: of each node, as `FlopCount.by_node`.
-        difference: colours by what changed come first then.
+    The view that comes first, and what is closed in it, are as `fxgrow.draw` would draw them. costs: as `FlopCount.by_node`.
     """
     if heat is not None:
         check_heat(heat)
@@ -40,21 +36,14 @@ def diagram_data(model: nn.Module, gm: GraphModule, costs: Mapping[str, Cost], d
     whole = build(gm, kinds_of(model))
     once = fold_repeats(whole, marks)
     first = chosen(whole, depth, collapse, repeats, marks, MOST)
-    folded = any(item.times > 1 for item in _items(first.root))
-    shut = {item.path for item in _items(first.root) if isinstance(item, Box) and item.folded}
+    folded = any(item.times > 1 for item in first.root.items())
+    shut = {box.path for box in first.root.boxes() if box.folded}
     views = [_view("every block", whole, costs, difference, shut)]
-    if any(item.times > 1 for item in _items(once.root)):
+    if any(item.times > 1 for item in once.root.items()):
         views.append(_view("repeated blocks once", once, costs, difference, shut))
     colours = "changes" if difference is not None else heat or "kinds"
     return {"views": views, "start": len(views) - 1 if folded else 0, "colours": colours, "palette": COLOURS,
             "heat": VIRIDIS}
-
-
-def _items(cluster: Cluster):
-    for child in cluster.children:
-        yield child
-        if isinstance(child, Cluster):
-            yield from _items(child)
 
 
 def _view(name: str, diagram: Diagram, costs: Mapping[str, Cost], difference: Changes | None, shut: set[str]) -> dict:
@@ -67,8 +56,7 @@ def _view(name: str, diagram: Diagram, costs: Mapping[str, Cost], difference: Ch
         spent = [costs[n.name] for n in nodes if n.name in costs]
         change = {} if difference is None else {"change": _change([difference.nodes[n.name] for n in nodes])}
         return {**common, "key": item.key, "shape": item.shape,
-                "rows": [{"title": r.title, "family": r.family, "settings": r.settings, "name": r.name,
-                          "parameters": r.parameters} for r in item.rows],
+                "rows": [{key: value for key, value in vars(row).items() if key != "nodes"} for row in item.rows],
                 "flops": sum(c.total for c in spent), "params": sum(c.parameters for c in spent),
                 "memory": sum(c.activation_bytes for c in spent), **change}
 
@@ -78,7 +66,5 @@ def _view(name: str, diagram: Diagram, costs: Mapping[str, Cost], difference: Ch
 
 def _change(changes: Sequence[Change]) -> dict[str, Any]:
     """Sum up what became of the operations of one box."""
-    status = changes[0].status if len({c.status for c in changes}) == 1 else "grown"
-    was = next((c.before for c in changes if c.before and c.before != c.after), "")
-    return {"status": status, "was": was, "new": sum(c.new for c in changes),
-            "params": sum(c.parameters[1] for c in changes)}
+    total, was = summed(changes), next((c.before for c in changes if c.before and c.before != c.after), "")
+    return {"status": total.status, "was": was, "new": total.new, "params": total.parameters[1]}

@@ -18,10 +18,7 @@ MOST = 60  # boxes in a picture, unless more are asked for
 
 def chosen(diagram: Diagram, depth: int | None, collapse: str | Sequence[str], repeats: bool | None,
            mark: Callable[[Node], object] | None = None, most: int = MOST) -> Diagram:
-    """Fold modules and draw repetitions once, as asked for or as the diagram's size wants it (`most` boxes).
-
-    Repetitions have the same `mark` on every operation.
-    """
+    """Fold modules and draw repetitions once, as asked for or as the diagram's size wants it (`most` boxes)."""
     def count(some: Diagram) -> int:
         return len(list(some.root.boxes()))
 
@@ -39,14 +36,9 @@ def chosen(diagram: Diagram, depth: int | None, collapse: str | Sequence[str], r
 
 
 def fold_repeats(diagram: Diagram, mark: Callable[[Node], object] | None = None) -> Diagram:
-    """Draw repetitions once; `times` of what is left says how often.
-
-    Args:
-        mark: what operations must have in common beside all else.
-    """
+    """Draw repetitions once; `times` of what is left says how often. Their operations have the same `mark` on them."""
     folder = _Folder(diagram, mark or (lambda node: None))
-    root = folder.folded(diagram.root)
-    stands = folder.stands
+    root, stands = folder.folded(diagram.root), folder.stands
     for node, first in stands.items():
         while first in stands:
             first = stands[first]
@@ -144,12 +136,8 @@ class _Folder:
         return replace(item, times=times, last=last)
 
 
-def _boxes(items: Sequence[Item]) -> list[Box]:
-    return [b for i in items for b in ((i,) if isinstance(i, Box) else i.boxes())]
-
-
 def _nodes(items: Sequence[Item]) -> list[Node]:
-    return [node for box in _boxes(items) for node in box.nodes]
+    return [node for i in items for box in ((i,) if isinstance(i, Box) else i.boxes()) for node in box.nodes]
 
 
 def _spanned(first: Item, last: Item) -> Item:

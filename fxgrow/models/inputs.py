@@ -29,11 +29,7 @@ def describe_input(value):
 
 
 def parse_inputs(text: str) -> list[Input]:
-    """Read inputs from text: `1,3,224,224;1,10:int64` gives two.
-
-    Raises:
-        ModelError: the text names no shape or no type.
-    """
+    """Read inputs from text: `1,3,224,224;1,10:int64` gives two; raise ModelError where it names no shape or type."""
     inputs = []
     for part in text.split(";"):
         sizes, _, dtype = part.partition(":")

@@ -86,11 +86,7 @@ def _read_state(path: str) -> dict[str, Tensor]:
 
 
 def try_out(spec: str, module: nn.Module, inputs: tuple) -> None:
-    """Run the model once, and name the layer that stops at an input which does not suit it.
-
-    Raises:
-        ModelError: the model does not take these inputs.
-    """
+    """Run the model once; raise ModelError naming the layer that stops at an input which does not suit it."""
     running: list[str] = []  # the names of the modules that have begun and not ended, the innermost last
     hooks = []
 

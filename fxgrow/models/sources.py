@@ -36,12 +36,7 @@ def forms() -> str:
 
 
 def from_prefix(prefix: str, name: str, pretrained: bool) -> Loaded | None:
-    """Return the model that a library or an installed source calls `name`; None if no source has this prefix.
-
-    Raises:
-        ModelError: the source has no such model, or no pretrained weights for it.
-        FxgrowError: the package of the source cannot be imported.
-    """
+    """Return the model that a library or an installed source calls `name`; None if no source has this prefix."""
     if prefix in LIBRARIES:
         return LIBRARIES[prefix](name, pretrained)
     entry = plugins(GROUP).get(prefix)

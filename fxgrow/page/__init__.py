@@ -18,12 +18,7 @@ SCRIPTS = (*PARTS, HERE / "report.js")
 
 
 def page(data: dict[str, Any], *, scripts: Sequence[Path] = SCRIPTS, styles: Sequence[Path] = STYLES) -> bytes:
-    """Return the page with its data in it. Sections without data are left out.
-
-    Args:
-        data: what the scripts read from the element with the id `data`.
-        scripts: in the order in which they run; the last one makes the page.
-    """
+    """Return the page with its data in it, sections without data left out; the last of the `scripts` makes it."""
     def text(files: Sequence[Path]) -> str:
         return "\n".join(file.read_text(encoding="utf-8") for file in files)
 

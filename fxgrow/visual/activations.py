@@ -79,11 +79,7 @@ def part(gm: GraphModule, node: Node) -> GraphModule:
 
 
 def place(gm: GraphModule, layer: str) -> Node:
-    """Return the node that a name means: of a layer, a module (its last node), a functional convolution, or its own.
-
-    Raises:
-        SelectionError: it means none; the nearest names are told.
-    """
+    """Return the node that a name means: of a layer, a module (its last node), a functional convolution, or its own."""
     nodes = [node for node in gm.graph.nodes if node.op in ("call_module", "call_function", "call_method")]
     by_path: dict[str, Node] = {}
     for node in nodes:

@@ -1,6 +1,4 @@
 """Networks for plots: captured, run on images, and checked."""
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +30,7 @@ class Network:
     name: str
     gm: GraphModule
     record: GrowthRecord
-    inside: Network | None = None
+    inside: "Network | None" = None
 
 
 def networks(models: Models, example_inputs=None) -> list[Network]:
