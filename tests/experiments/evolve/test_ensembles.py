@@ -118,6 +118,12 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def up_to_two(run):
+    """The table of ensembles of one member and of two."""
+    return ensemble(run, members=2)
+
+
 def test_the_table_of_a_search(run):
     table = ensemble(run, members=3)
     assert json.loads((run / "ensembles.json").read_text())["rows"] == table["rows"]
@@ -142,12 +148,12 @@ def test_the_table_of_a_search(run):
     assert ensemble(run, members=3) == table
 
 
-def test_halves_share_nothing_and_labels_of_the_test_part_decide_nothing(run, monkeypatch):
+def test_halves_share_nothing_and_labels_of_the_test_part_decide_nothing(run, up_to_two, monkeypatch):
     """With test labels that are all wrong, whatever is chosen and fitted is the same, and only what is reported changes."""
     data = data_of("digits", None, 100, 0)
     choosing, fitting = halves(data, 0)
     assert not set(choosing.tolist()) & set(fitting.tolist()) and len(choosing) + len(fitting) == len(data.validation)
-    before = ensemble(run, members=2)
+    before = dict(up_to_two)
     real = module.logits_of
 
     def wrong(model, dataset):
@@ -162,9 +168,8 @@ def test_halves_share_nothing_and_labels_of_the_test_part_decide_nothing(run, mo
     assert all(a["accuracy"] != b["accuracy"] for a, b in zip(before["rows"], after["rows"]))
 
 
-def test_the_fitting_half_does_not_choose(run, monkeypatch):
+def test_the_fitting_half_does_not_choose(run, up_to_two, monkeypatch):
     """Members are judged on the first half alone: answers on the other one, all turned round, change nobody's choice."""
-    before = ensemble(run, members=2)
     _, fitting = halves(data_of("digits", None, 100, 0), 0)
     real = module.last_states
 
@@ -178,12 +183,11 @@ def test_the_fitting_half_does_not_choose(run, monkeypatch):
 
     monkeypatch.setattr(module, "last_states", turned)
     after = ensemble(run, members=2)
-    assert [r["members"] for r in before["rows"]] == [r["members"] for r in after["rows"]]
+    assert [r["members"] for r in up_to_two["rows"]] == [r["members"] for r in after["rows"]]
 
 
-def test_a_damaged_network_is_left_out_and_told(run):
-    table = ensemble(run, members=2)
-    number = table["rows"][0]["members"][0]
+def test_a_damaged_network_is_left_out_and_told(run, up_to_two):
+    number = up_to_two["rows"][0]["members"][0]
     store = Store(run)
     path = store.path({s.number: s for s in last_states(store.evaluations())}[number].archive)
     content = path.read_bytes()
