@@ -1,7 +1,6 @@
 """Architectures of the papers that fxgrow follows: one family a file, each with its citation.
 
-A file beside this one whose name has no underscore in front is imported when a name is first used, so that its models are
-registered; not before, so that `fxgrow --help` does not wait for torch.
+Files beside this one without an underscore register their models when a name is first used: help does not wait for torch.
 """
 import importlib
 import pkgutil

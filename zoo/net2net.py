@@ -39,10 +39,7 @@ def inception_bn(num_classes: int = 1000, in_channels: int = 3, size: int = 224,
 
 
 class PlainConv(nn.Module):
-    """3 x 3 convolutions with ReLUs, pooling by two after each stage, then linear layers on all positions.
-
-    stages: channels of each convolution of each stage. hidden: units between the linear layers.
-    """
+    """Stages of 3 x 3 convolutions with ReLUs, pooling by two after each, then two linear layers on all positions."""
 
     def __init__(self, stages: tuple[tuple[int, ...], ...], hidden: int, input_shape: tuple[int, int, int],
                  num_classes: int):

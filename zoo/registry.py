@@ -26,9 +26,6 @@ def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     Every argument needs a default; a value that a user passes must be of the default's kind: a whole number of at least
     one, a positive number where the default is a float, a bool, or a tuple of whole numbers. The module that the function
     returns says in `input_shape` what it takes, without the batch: `(3, 32, 32)`.
-
-    Raises:
-        ZooError: the name is taken, or an argument has no such default.
     """
     name = build.__name__
     if name in BUILDERS:
@@ -72,9 +69,6 @@ def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> di
 
     >>> options_for("cifar_resnet18", (1, 8, 8), 10)
     {'num_classes': 10, 'in_channels': 1, 'size': 8}
-
-    Raises:
-        ZooError: there is no such model, or it takes no such inputs.
     """
     options = model_options(name)
     offered = {"input_shape": tuple(input_shape), "in_channels": input_shape[0], "size": max(input_shape[1:], default=1),

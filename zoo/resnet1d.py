@@ -19,9 +19,8 @@ class ResNet1d(nn.Module):
         self.input_shape = input_shape
         self.conv1 = nn.Conv1d(input_shape[0], widths[0], 5, 1, 2, bias=False)
         self.bn1, self.relu = nn.BatchNorm1d(widths[0]), nn.ReLU()
-        stages = [BasicBlock(before, width, 2 if i else 1, dims=1, kernel=5)
-                  for i, (before, width) in enumerate(zip((widths[0], *widths), widths))]
-        self.stages = nn.Sequential(*stages)
+        self.stages = nn.Sequential(*(BasicBlock(before, width, 2 if i else 1, dims=1, kernel=5)
+                                      for i, (before, width) in enumerate(zip((widths[0], *widths), widths))))
         self.avgpool, self.fc = nn.AdaptiveAvgPool1d(1), nn.Linear(widths[-1], num_classes)
         init_convolutions(self)
 

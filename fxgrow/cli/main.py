@@ -1,8 +1,7 @@
 """The command line: `fxgrow COMMAND ...`, one function a command.
 
-What lives here: the group of commands, and how an error becomes one line and an exit code (0 done, 1 it could not be done,
-2 usage). Torch is imported inside the commands, so that help comes at once. Other packages add commands through the
-entry-point group `fxgrow.commands`.
+An error becomes one line and an exit code: 0 done, 1 it could not be done, 2 usage. Torch is imported inside the commands:
+help comes at once. Other packages add commands through the entry-point group `fxgrow.commands`.
 """
 import importlib
 import sys

@@ -56,8 +56,7 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
     """
     inputs = as_tuple(example_inputs)
     errors, exact, notes, absolute = {}, [], [], float("nan")
-    dtype = next((p.dtype for p in after.parameters() if p.is_floating_point()), torch.float32)
-    tolerance = TOLERANCE.get(dtype, 1e-4)
+    tolerance = next((TOLERANCE.get(p.dtype, 1e-4) for p in after.parameters() if p.is_floating_point()), 1e-4)
     there = dict(before.named_modules())
     parts = [name for name, m in after.named_modules() if name in there and name and isinstance(m, GraphModule)]
     for mode in ("eval", "train"):

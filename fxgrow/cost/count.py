@@ -1,7 +1,6 @@
 """The count: a model's captured graph, or the model itself, runs under the meter, and costs are summed by node and module.
 
-Autograd itself says which tensors need a gradient and which it would keep for the backward pass. What does not live here:
-the cost of an op (rules.py), and the result (costs.py).
+Autograd itself says which tensors need a gradient and which it would keep for the backward pass.
 """
 import contextlib
 import random

@@ -14,8 +14,7 @@ from fxgrow.cost.rules import GROUPS, NOTHING, RULES, Flops
 class MemoryUse:
     """One piece of memory: when it is made, last read, and first kept for the backward pass, in numbers of ops.
 
-    hidden: made where autograd does not look (inside a custom `autograd.Function`, or under `no_grad`) out of what needs a
-        gradient: its own is due if autograd uses it after all.
+    hidden: made where autograd does not look (a custom `autograd.Function`, `no_grad`) out of what needs a gradient.
     """
     __slots__ = ("born", "bytes", "hidden", "identity", "kept", "param", "used")
 
@@ -97,15 +96,12 @@ class Meter(Watching):
         cost.forward += flops.forward
         cost.macs += flops.macs
         cost.moved_bytes += sum(t.numel() * t.element_size() for t in (*ins, *outs))
-        backward = self._backward(flops) if differentiated else 0
+        backward = 0 if not differentiated else sum(
+            amount for due_to, amount in flops.backward if any(map(self._needs_gradient, tensors_in((due_to,)))))
         self.ops.append(MeteredOp(self.where, backward, differentiated, results))
 
     def _needs_gradient(self, tensor: Tensor) -> bool:
         return tensor.requires_grad or (not torch.is_grad_enabled() and self.of(tensor).hidden)
-
-    def _backward(self, flops: Flops) -> int:
-        """Return the FLOPs of the gradients that are needed."""
-        return sum(amount for due_to, amount in flops.backward if any(map(self._needs_gradient, tensors_in((due_to,)))))
 
     def finish(self, result) -> tuple[int, set[MemoryUse]]:
         """Add the backward pass from the differentiable results; return the peak of memory, and what gets a gradient."""

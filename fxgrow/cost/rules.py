@@ -4,9 +4,7 @@ Conventions. A multiply-add is two FLOPs. A rule states the definition's cost fo
 products with padding zeros count (as in torch), an attention mask saves nothing, and what a fused kernel computes again in
 its backward pass does not count. Adding a bias is free where a product is counted (`matmul`), as in torch.
 Rules in the group `all` count each arithmetic operation, comparison and special function (exp, log, sqrt, tanh, erf, sin)
-as one FLOP. Operations that only move, create or reinterpret numbers cost nothing.
-
-What lives here: sizes to FLOPs. What does not: which gradients are needed (meter.py finds that out).
+as one FLOP. Operations that only move, create or reinterpret numbers cost nothing. meter.py says which gradients are needed.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,11 +64,7 @@ def _product(macs: int, *operands) -> Flops:
 
 @flop_rule("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution", "_slow_conv2d_forward")
 def convolution(args, kwargs, out) -> Flops:
-    """Count each weight once for each member of the batch and each position in space.
-
-    Positions are those of the output, or of the input if it is transposed. A weight of shape `[C_out, C_in/groups, k...]`
-    has the groups in it already.
-    """
+    """Count each weight `[C_out, C_in/groups, k...]` for each position of the output, or of a transposed one's input."""
     x, weight = args[:2]
     transposed = len(args) > 6 and args[6] is True
     return _product(x.shape[0] * prod((x if transposed else out).shape[2:]) * prod(weight.shape), x, weight)
@@ -190,10 +184,7 @@ for _fn, _table in ((per_element, PER_ELEMENT), (per_input, PER_INPUT)):
 
 @flop_rule("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", ops="all")
 def batch_norm(args, kwargs, out) -> Flops:
-    """Count 2 FLOPs an element (scale and shift) with stored statistics, 7 with those of the batch.
-
-    Backward it is 1 for the input and 3 for weight and bias, or 9 as for the other norms, of which 3 are for those two.
-    """
+    """Count 2 FLOPs an element (scale and shift) with stored statistics, 7 with those of the batch; backward 4 or 9."""
     x, weight, bias = args[:3]
     training = args[5] if len(args) > 5 and isinstance(args[5], bool) else True
     size = x.numel()

@@ -1,7 +1,6 @@
 """A captured graph as a diagram: boxes in nested clusters, and edges between them.
 
-`build` gives the whole of it, `Diagram.fold` the same with modules folded into one box each. What does not live here:
-blocks that repeat (repeats.py), names of operations (fxgrow/graph/words.py), looks (dot.py).
+What does not live here: blocks that repeat (repeats.py), names of operations (fxgrow/graph/words.py), looks (dot.py).
 """
 from __future__ import annotations
 
@@ -37,16 +36,13 @@ FOLLOWERS = ("normalisation", "activation", "random")  # drawn in one box with w
 
 @dataclass
 class Row:
-    """One operation in a box, or a run of operations that only move numbers: its type, settings and layer.
-
-    parameters: names of those that it reads and that no layer in the picture stands for.
-    """
+    """One operation in a box, or a run of operations that only move numbers: its type, settings and layer."""
     title: str
     family: str
     settings: str
     name: str
     nodes: list[Node]
-    parameters: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()  # names of those that it reads and that no layer in the picture stands for
 
 
 @dataclass
@@ -239,10 +235,7 @@ def _flow(gm: GraphModule, values: Mapping[Node, Any]) -> tuple[list[tuple[Node,
 
 def _same_anyway(node: Node, origins: Mapping[Node, Sequence[tuple[Node, str]]]) -> bool:
     """Tell whether a value that depends on the mode comes from the same place in both."""
-    if not is_join(node):
-        return False
-    train, evaluation = ([*origins[n]] if isinstance(n, Node) else [] for n in node.args[1:])
-    return train == evaluation
+    return is_join(node) and len({tuple(origins[n]) if isinstance(n, Node) else () for n in node.args[1:]}) == 1
 
 
 def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, Node, str]],

@@ -36,8 +36,7 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
         logdir: a folder of TensorBoard's, which gets the picture and a table of its boxes as well.
 
     Raises:
-        DrawError: an unknown suffix or heat, a glob that matches nothing, or Graphviz's program (for `logdir`: TensorBoard)
-            is not installed.
+        DrawError: an unknown suffix or heat, a glob that matches nothing; Graphviz or, for `logdir`, TensorBoard is missing.
         CaptureError: the model cannot be captured.
     """
     target = Path(path)

@@ -1,8 +1,7 @@
 """Choice of what a picture shows: how deep, what is collapsed, and blocks that stand several times in a row drawn once.
 
 Parts side by side in a module are repetitions where they do the same (operations, settings, shapes, connections within),
-where each takes what the one before it gives, and where nobody else takes what is within them. Two or three blocks that take
-turns (Swin's plain and shifted windows) are repeated together.
+each takes what the one before it gives, and nobody else what is within. Blocks that take turns (Swin's) repeat together.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -47,10 +46,7 @@ def fold_repeats(diagram: Diagram, mark: Callable[[Node], object] | None = None)
 
 
 class _Folder:
-    """Finds repetitions in a diagram.
-
-    sources, readers: of each node in the picture. stands: the nodes of repetitions, and those of the first in the row.
-    """
+    """Finds repetitions in a diagram; `stands` has their nodes, and those of the first in the row."""
 
     def __init__(self, diagram: Diagram, mark: Callable[[Node], object]):
         self.mark = mark
@@ -98,10 +94,7 @@ class _Folder:
                 if isinstance(i, Box) else ("module", i.kind, self.form(i.children)) for i in items]
 
     def link(self, unit: Sequence[Item], following: Sequence[Item]) -> tuple | None:
-        """Return how a unit takes what the one before gives; None if it cannot be its repetition.
-
-        That is, for each operation, the operations of its own unit, of the one before, or of outside that it reads.
-        """
+        """Return what each operation of a unit reads: of its own, the one before, outside; None if it is no repetition."""
         before, after = ({n: i for i, n in enumerate(_nodes(u))} for u in (unit, following))
         if any(r not in before and r not in after for n in before for r in self.readers.get(n, ())):
             return None

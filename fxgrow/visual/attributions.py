@@ -46,14 +46,13 @@ def read_image(path: str | os.PathLike, channels: int, size: Sequence[int]) -> T
 
 def spread(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of each channel, float64 [channels, 1, 1]; None: ImageNet's, for grey its mean."""
-    middle, width = (list(usual) if channels == 3 else [sum(usual) / 3] for usual in (MEAN, STD))
-    return (_per_channel("mean", middle if mean is None else list(mean), channels),
-            _per_channel("std", width if std is None else list(std), channels))
+    return _per_channel("mean", mean, MEAN, channels), _per_channel("std", std, STD, channels)
 
 
-def _per_channel(name: str, values: list[float], channels: int) -> Tensor:
-    if len(values) == 1:
-        values = values * channels
+def _per_channel(name: str, given: Sequence[float] | None, usual: Sequence[float], channels: int) -> Tensor:
+    if given is None:
+        given = usual if channels == 3 else [sum(usual) / 3]
+    values = list(given) * channels if len(given) == 1 else list(given)
     if len(values) != channels or (name == "std" and not min(values) > 0):
         bound = ", above 0" if name == "std" else ""
         raise DrawError(f"{name} {values}: give {channels} numbers, one a channel{bound}")

@@ -93,17 +93,13 @@ def plot_features(models: Models, example_inputs=None, *, target: int | None = N
             return aim
         image, before, after = maximise(aim.value, shape, middle, width, seed=seed, steps=steps,
                                         dtype=dtype_of(aim.network.gm), tick=lambda: tick(total))
-        return _panel(aim, image, before, after)
+        mark = ""
+        if aim.network.record.lineage and aim.new is not None:
+            mark = " (new)" if aim.new else " (old)"
+        return Panel(as_pixels(image), f"{aim.network.name}\n{aim.words}{mark}\n{before:.3g} → {after:.3g}".strip(),
+                     {"model": aim.network.name, "what": aim.words, "new": bool(aim.new), "before": before, "after": after})
 
     return Picture(f"What raises {title}: {steps} steps, seed {seed}", [[panel(aim) for aim in row] for row in rows])
-
-
-def _panel(aim: Aim, image: Tensor, before: float, after: float) -> Panel:
-    mark = ""
-    if aim.network.record.lineage and aim.new is not None:
-        mark = " (new)" if aim.new else " (old)"
-    return Panel(as_pixels(image), f"{aim.network.name}\n{aim.words}{mark}\n{before:.3g} → {after:.3g}".strip(),
-                 {"model": aim.network.name, "what": aim.words, "new": bool(aim.new), "before": before, "after": after})
 
 
 def _class_aims(shown: Sequence[Network], target: int, blank: Tensor) -> list[Aim | Panel]:

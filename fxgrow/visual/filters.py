@@ -43,16 +43,12 @@ class Convolution(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """Tiles of a grid.
-
-    values: [n, h, w, 1 or 3]. fresh: where they are new, [n, h, w]. whole, partly: tiles of which all or some numbers are
-    new, [n]. columns: tiles in a row, None where it does not matter.
-    """
-    values: Tensor
-    fresh: Tensor
-    whole: Tensor
-    partly: Tensor
-    columns: int | None
+    """Tiles of a grid."""
+    values: Tensor  # [n, h, w, 1 or 3]
+    fresh: Tensor  # where they are new, [n, h, w]
+    whole: Tensor  # tiles that are new, [n]
+    partly: Tensor  # tiles with new numbers, [n]
+    columns: int | None  # tiles in a row, None where it does not matter
 
 
 def convolutions(gm: GraphModule) -> dict[str, Convolution]:
@@ -124,9 +120,6 @@ def filter_grid(weight: Tensor, new: Tensor | None = None, *, columns: int | Non
         limit: filters drawn at most, spread evenly; more pairs of output and input than this are not drawn as pairs.
         limits: the numbers that are black and white (0 is black in a root mean square); None: this weight's own.
         view: one of "colour", "pairs", "size", "rows" instead of the one that the shape suggests (see the module).
-
-    Raises:
-        DrawError: not a weight, or a mask of another shape.
     """
     if new is not None and new.shape != weight.shape:
         raise DrawError(f"the mask of new numbers is {list(new.shape)}, the weight {list(weight.shape)}: they must agree")

@@ -23,8 +23,7 @@ MOST_LAYERS = 24  # rows that one picture takes
 def plot_filters(models: Models, example_inputs=None, *, layer: str | None = None) -> Picture:
     """Show the filters of convolutions, new ones framed; a row a layer, a column a model.
 
-    A row has one scale: equal numbers have equal colours. Wholly new filters have a solid frame, partly new ones a dashed
-    one, by each model's growth record (see fxgrow/visual/filters.py for how a filter is drawn).
+    A row has one scale: equal numbers have equal colours. Wholly new filters have a solid frame, partly new ones dashes.
 
     Args:
         models: a model or `Grown`, or several by name, in order. In front of a single grown one stands the small network
