@@ -58,7 +58,7 @@ def randomise(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, t in [*model.named_parameters(), *model.named_buffers()]:
             if t.is_floating_point() and (t.ndim <= 1 or not t.std() > 0):
-                low = 0.5 if name.endswith("var") or t.numel() and float(t.mean()) > 0 else -0.3
+                low = 0.5 if name.endswith("var") or (t.numel() and float(t.mean()) > 0) else -0.3
                 t.copy_(low + torch.rand(t.shape, generator=generator, dtype=torch.float64) * (1.0 if low > 0 else 0.6))
     return model
 

@@ -17,7 +17,7 @@ LEAST = {"first_steps": 1, "rounds": 1, "keep": 1, "children": 1, "steps": 1, "f
 
 @dataclass
 class SearchConfig(Settings):
-    """How a population evolves.
+    """Settings of a search: how a population evolves.
 
     The defaults are those of the report "Deep neuroevolution with shared weights".
 

@@ -189,7 +189,7 @@ def _import(module: str, name: str) -> types.ModuleType:
 def _defined(name: str, prefixes: tuple[str, ...], accepts: Callable[[Any], bool]) -> Any | None:
     """Return what `name` means if it lies below the prefixes and was defined there, not merely imported."""
     module, _, attribute = name.rpartition(".")
-    within = f"{module}.".startswith(prefixes) or prefixes is MODULE_PREFIXES and name in PARAMETRIZATIONS
+    within = f"{module}.".startswith(prefixes) or (prefixes is MODULE_PREFIXES and name in PARAMETRIZATIONS)
     if not within or "__" in name or not DOTTED.fullmatch(name):
         return None
     value = vars(_import(module, name)).get(attribute)

@@ -26,7 +26,7 @@ def _pointwise(args, kwargs) -> Tensor | None:
     x, y = args[0], args[1] if len(args) > 1 else None
     if not (isinstance(x, Tensor) and x.is_meta and x.is_floating_point()):
         return None
-    if not isinstance(y, Tensor) or y.shape == x.shape and y.stride() == x.stride() and y.dtype is x.dtype and y.is_meta:
+    if not isinstance(y, Tensor) or (y.shape == x.shape and y.stride() == x.stride() and y.dtype is x.dtype and y.is_meta):
         return _like(x)
     if y.dtype is not x.dtype or not y.is_meta or not (x.is_contiguous() and y.is_contiguous()):
         return None
@@ -69,7 +69,7 @@ def _layer_norm(args, kwargs) -> tuple | None:
 def _convolution(args, kwargs) -> Tensor | None:
     x, w, bias, stride, padding, dilation, transposed, _, groups = args
     if transposed or not x.is_meta or x.ndim != w.ndim or not x.is_contiguous() or x.shape[1] != w.shape[1] * groups or \
-            w.shape[0] % groups or bias is not None and bias.shape != w.shape[:1]:
+            w.shape[0] % groups or (bias is not None and bias.shape != w.shape[:1]):
         return None
     each = [v * (x.ndim - 2) if len(v) == 1 else v for v in (stride, padding, dilation)]
     space = [(s + 2 * p - d * (k - 1) - 1) // st + 1 for s, k, st, p, d in zip(x.shape[2:], w.shape[2:], *each)]

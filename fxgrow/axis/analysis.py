@@ -37,7 +37,7 @@ class _Whole(TorchFunctionMode):
             return func(*args, **kwargs)
         arguments = dict(zip(("input", "normalized_shape", "weight", "eps"), args), **kwargs)
         x, shape, weight = arguments["input"], arguments["normalized_shape"], arguments.get("weight")
-        if weight is not None and tuple(weight.shape) != tuple(shape) or tuple(x.shape[-len(shape):]) != tuple(shape):
+        if (weight is not None and tuple(weight.shape) != tuple(shape)) or tuple(x.shape[-len(shape):]) != tuple(shape):
             return func(*args, **kwargs)  # which raises
         out = x.new_empty(x.shape)
         RULES["rms_norm"](self.tape, "rms_norm", (x, shape, weight), {}, out)

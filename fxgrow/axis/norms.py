@@ -53,7 +53,7 @@ def _mean_square(tape: Tape, x: Value, root: Value) -> tuple[Op, Op, str] | None
         (op for op in tape.ops if op.ins == [value] and isinstance(op, Reduce) and op.how == "mean"), None)
     if mean is None or squares is None or set(squares.ins) != {x} or len(chain[1].numbers) != 1:
         return None
-    if squares.name == "pow" and value.made and value.made.numbers != [2] or squares.name not in ("pow", "square", "mul"):
+    if (squares.name == "pow" and value.made and value.made.numbers != [2]) or squares.name not in ("pow", "square", "mul"):
         return None
     if len(_uses(tape, value)) != 1 or len(mean.reduced) != 1:
         return None
@@ -75,10 +75,10 @@ def _fuse_rms(tape: Tape, last: Op, x: Value, squares: Op, mean: Op, eps: str) -
         following = list(_readers(tape, following[0].outs[0]))
     product = gone[-1].outs[0]
     if len(following) == 1 and _is_product(following[0]):
-        weight = next(v for v in following[0].ins if v is not product)
-        if weight.source is not None and len(weight.axes) == 1:
+        weights = [v for v in following[0].ins if v is not product]  # none, where the value is squared
+        if weights and weights[0].source is not None and len(weights[0].axes) == 1:
             gone.append(following[0])
-            ins, outs = [x, weight], following[0].outs
+            ins, outs = [x, weights[0]], following[0].outs
             dmaps = [dmaps[0], None]
     if len(ins) == 1:
         gone, outs = gone[:3], last.outs

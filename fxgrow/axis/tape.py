@@ -101,7 +101,7 @@ class Tape(Watching):
         The node will be rewritten so that the copies take no part in it.
         """
         copies = [a for a in atoms(e) if a.size == 1]
-        if not isinstance(e, Prod) or not copies or e.parts[-1] is copies[0] and len(e.parts) == 2:
+        if not isinstance(e, Prod) or not copies or (e.parts[-1] is copies[0] and len(e.parts) == 2):
             return e
         if len(copies) > 1 or not all(isinstance(p, Fixed) or p is copies[0] for p in e.parts):
             self.freeze(e, "copies are permuted together with other classes")
@@ -139,7 +139,7 @@ class Tape(Watching):
             for t in tensors:
                 if id(t) in self.unread:
                     self.of(t)
-        known = [v for t in tensors if (v := self.values.get(id(t)))]
+        known = [self.values[id(t)] for t in tensors if id(t) in self.values]
         if any(v.derived or not all(map(is_fixed, v.axes)) for v in known) or name in ("expand", "repeat"):
             call = _Call(name, args, kwargs, tensors, out, outs)
             if written:
@@ -242,9 +242,13 @@ class Tape(Watching):
 
     def add_param(self, name: str, tensor: Tensor) -> None:
         """Give a parameter or buffer an atom for each axis that may grow."""
-        grows = tensor.is_floating_point()
-        axes = [Fixed(s) if not grows or s == 1 else product((Fixed(s), Atom(1))) if (name, i) in self.copied else Atom(s)
-                for i, s in enumerate(tensor.shape)]
+        axes = [self._new_axis(name, dim, size) if tensor.is_floating_point() else Fixed(size)
+                for dim, size in enumerate(tensor.shape)]
         value = self.set(tensor, axes, param_only=True)
         value.source = name
         self.params[name] = value
+
+    def _new_axis(self, name: str, dim: int, size: int) -> Fixed | Atom | Prod:
+        if size == 1:
+            return Fixed(1)
+        return product((Fixed(size), Atom(1))) if (name, dim) in self.copied else Atom(size)

@@ -18,7 +18,7 @@ from fxgrow.identity import Val
 
 @dataclass
 class Match:
-    """Which node of the larger graph each of the smaller one is, and what stands in between."""
+    """Pairs each node of the smaller graph with one of the larger, and names what stands in between."""
     nodes: dict[Node, Node]
     extras: list[Extra]
 

@@ -16,7 +16,7 @@ class Norm:
 
 @dataclass
 class Certificate:
-    """How one class grows exactly: the content of each parameter axis, and what else has to change."""
+    """Proves that one class grows exactly: the content of each parameter axis, and what else has to change."""
     atom: Atom
     base: Content
     contents: dict[tuple[str, int], Known] = field(default_factory=dict)

@@ -139,7 +139,7 @@ class Interpreter(Bindings):
     def _is_per_position(self, var: Var) -> bool:
         """Return whether a parameter is one number for each position of the class."""
         axes = self.tape.params[var.source].axes
-        return all(axis.size == 1 or d == var.dim and self.is_alone(axis) for d, axis in enumerate(axes))
+        return all(axis.size == 1 or (d == var.dim and self.is_alone(axis)) for d, axis in enumerate(axes))
 
     def _layer_scale(self, op: Op, sources: Sources, scale: Var) -> Content:
         """Prove an average times a layer scale: the producers take the average weighted by the scale."""
@@ -171,15 +171,15 @@ class Interpreter(Bindings):
             return
         complement = partial(by_part, lambda tags: self._complement(op, tags[0]))
         if isinstance(a, Var) and isinstance(b, Var):
-            a = self._bind_to_product(a)
-            b = self.bind(b, complement([a]))
-        elif isinstance(a, Var):
+            first = self._bind_to_product(a)
+            a, b = first, self.bind(b, complement([first]))
+        elif isinstance(a, Var) and not isinstance(b, Var):
             cancelling = complement([b])
             a = self.bind(a, cancelling if self.exact else FREE)
         elif not isinstance(a, Var) and isinstance(b, Var):
             cancelling = complement([a])
             b = self.bind(b, cancelling if self.exact else FREE)
-        if not self.exact or self.powers and self._cancels(op):
+        if not self.exact or (self.powers and self._cancels(op)):
             return
         if isinstance(a, ByPart) and isinstance(b, ByPart):
             exact = all(map(vanishes, a.contents, b.contents))
@@ -233,7 +233,7 @@ class Interpreter(Bindings):
     def _keep_power(self, op: Op) -> None:
         """Follow the factor k ** -1/2 that normalising k copies leaves, until a product of two such values cancels it."""
         powers = {self.powers.get(v, 0.0) for v in op.ins}
-        if powers == {0.0} or isinstance(op, Contract) and self._cancels(op):
+        if powers == {0.0} or (isinstance(op, Contract) and self._cancels(op)):
             return
         if not isinstance(op, Map) or op.fn != "linear" or op.const or len(powers) > 1:
             raise Refusal(f"{op.node} changes a value normalised over it before its product is taken")

@@ -23,7 +23,7 @@ from fxgrow.common import Refusal
 
 
 class Content(str, Enum):
-    """What the new positions of an axis hold; a member is equal to its name in lower case."""
+    """Kind of what new positions of an axis hold; a member is equal to its name in lower case."""
     PAIR = "pair"
     SIGNED = "signed"
     FREE = "free"
@@ -80,7 +80,7 @@ def by_part(combine: Callable[[list[Content]], Content], tags: Sequence[Known]) 
 
 def consists_of(tag: Tag, content: Content) -> bool:
     """Return whether a tag is `content`, in each of its parts."""
-    return tag == content or isinstance(tag, ByPart) and set(tag.contents) == {content}
+    return tag == content or (isinstance(tag, ByPart) and set(tag.contents) == {content})
 
 
 def _only_copies(kinds: Iterable[Content], meeting: str) -> bool:

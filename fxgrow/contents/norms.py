@@ -33,7 +33,7 @@ def refuse_division_by_zero(held: Bindings, op: Normalise) -> None:
         return
     for dim in held.dims(op.ins[0]):
         tag = held.tag(op.ins[0], dim)
-        if tag == ZERO or isinstance(tag, ByPart) and ZERO in tag.contents:
+        if tag == ZERO or (isinstance(tag, ByPart) and ZERO in tag.contents):
             raise Refusal(f"{op.node} divides by the norm of each position, and new ones would be zero")
 
 

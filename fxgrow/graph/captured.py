@@ -58,7 +58,7 @@ class Captured:
 
     @property
     def outcomes(self) -> list[Any]:
-        """What the passes did to each axis class."""
+        """Return what the passes did to each axis class."""
         return self._meta.get(GROWTH, {}).get("outcomes", [])
 
     def keep_growth(self, record: Any, outcomes: list[Any]) -> None:

@@ -110,8 +110,8 @@ def _layer_call(node: Node, module: nn.Module) -> Call | None:
 def _function_call(node: Node) -> Call | None:
     call = Call(node, "", "", None, {**CONVOLUTIONS, **TRANSPOSED}.get(node.target, 0), node.target in TRANSPOSED, None)
     weight, bias = call.argument("weight"), call.argument("bias")
-    if not (isinstance(weight, Node) and weight.op == "get_attr") or bias is not None and not (
-            isinstance(bias, Node) and bias.op == "get_attr"):
+    if not (isinstance(weight, Node) and weight.op == "get_attr") or (bias is not None and not (
+            isinstance(bias, Node) and bias.op == "get_attr")):
         return None
     call.weight, call.bias = str(weight.target), None if bias is None else str(bias.target)
     call.name = call.weight.rpartition(".")[0] or call.weight

@@ -30,7 +30,9 @@ def prefixes(path: str) -> list[str]:
 def location_of(node: Node) -> str:
     """Name the place of a node in messages: `layer`, `module:node` or `node`."""
     place = place_of(node)
-    return place if node.op == "call_module" else f"{place}:{node.name}" if place else node.name
+    if node.op == "call_module":
+        return place
+    return f"{place}:{node.name}" if place else node.name
 
 
 def below(path: str, root: str) -> bool:

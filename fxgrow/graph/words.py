@@ -119,7 +119,7 @@ def passes_on(gm: GraphModule, node: Node, values: Mapping[Node, Any]) -> bool:
     """Tell whether a node hands its input on: a copy, Identity, dropout of rate zero, a member taken out of a tuple."""
     if node.op == "call_module":
         layer = gm.get_submodule(str(node.target))
-        return isinstance(layer, nn.Identity) or isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p == 0
+        return isinstance(layer, nn.Identity) or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p == 0)
     name = title(gm, node)
     if name == "slice" and node.args:
         return isinstance(node.args[0], Node) and not isinstance(values[node.args[0]], Tensor)

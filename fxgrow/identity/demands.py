@@ -26,7 +26,7 @@ SUMS = ("add", "sub", "cat", "stack", JOIN, "where")  # zero where all that they
 
 @dataclass
 class Start:
-    """What the parameters of a block must be for it to compute the identity.
+    """Demands on the parameters of a block by which it computes the identity.
 
     zeros: parameters (and running means) that are zero. slopes: norm weights, and the number that each is set to.
     ones: weights of norms that normalise what is normal already. pairs: weights whose inputs come in pairs with opposite
@@ -134,7 +134,7 @@ class Demand:
 
     def _same_sum(self, v: Val, start: Start) -> Tensor:
         """Ask one operand to hold x's numbers, rearranged, and the other one to be zero."""
-        if len(v.ins) != 2 or v.alpha != 1 and not self._carries(v.ins[0]):
+        if len(v.ins) != 2 or (v.alpha != 1 and not self._carries(v.ins[0])):
             raise Refusal(in_the_way(v))
         skip, branch = v.ins if self._carries(v.ins[0]) else reversed(v.ins)
         if self._carries(branch):

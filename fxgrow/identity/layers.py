@@ -8,7 +8,7 @@ from fxgrow.identity.values import Val, in_the_way, leaves_alone
 
 @dataclass
 class Layer:
-    """What the tensors of a layer, its norm and its activation must be for them to give back what they are given.
+    """Demands on a layer, its norm and its activation by which they give back what they are given.
 
     units: weights that are an identity kernel. zeros: biases, norm biases and running means. slopes: norm weights that are
     the square root of a running variance (and of eps), or variances themselves where there are none.
@@ -28,7 +28,7 @@ class Layer:
         """Note what the linear layer or convolution that gave `v` must be, and return its input."""
         weight, bias = map(v.operand, CONTRACTIONS[v.name])
         name = None if weight is None else weight.plain_source
-        if not name or v.name == "convolution" and not _keeps_places(v):
+        if not name or (v.name == "convolution" and not _keeps_places(v)):
             raise Refusal(in_the_way(v))
         self.units.append(name)
         self.zeros += [bias.source] if bias and bias.source else []

@@ -137,7 +137,7 @@ def factors(trace: Trace, ops: Iterable[Val], same: Iterable[tuple[Val, Val]], o
         seen.update(dict.fromkeys([*v.ins, v]))
         _relate(equations, v, change)
     for v in seen:
-        if not v.ins and v.source is None or not v.tensor.is_floating_point():
+        if (not v.ins and v.source is None) or not v.tensor.is_floating_point():
             equations.fix(v, 0.0, v.place)
     parameters = [v for v in trace.now.values() if v.source is not None]
     equations.solve(parameters)
@@ -175,7 +175,7 @@ def _passes_on(v: Val, real: list[Val]) -> bool:
         return len(real) == 2 or v.arg(1) == 0
     if v.name == "constant_pad_nd":
         return v.arg(2, 0) == 0
-    return v.name == "embedding" or v.name in HOMOGENEOUS and bool(real)
+    return v.name == "embedding" or (v.name in HOMOGENEOUS and bool(real))
 
 
 def _powers(v: Val, real: list[Val]) -> list[tuple[Val, float]]:

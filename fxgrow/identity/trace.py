@@ -14,7 +14,7 @@ from fxgrow.identity.values import Range, Val, range_of, union
 
 
 class Trace(Watching):
-    """What the value of every node of a captured graph is made of; an op that runs in this mode is noted."""
+    """Notes every ATen op that runs in this mode: what the value of each node of a captured graph is made of."""
 
     def __init__(self):
         super().__init__()

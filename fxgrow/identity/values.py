@@ -61,7 +61,7 @@ def range_of(v: Val) -> Range:
         return _clamped(v)
     if v.name in REARRANGED or v.name in ("cat", "stack"):
         return union(*(i.range for i in v.ins))
-    if v.name in POOLED and v.name != "sum" or v.name == "native_dropout":
+    if (v.name in POOLED and v.name != "sum") or v.name == "native_dropout":
         border = float(v.arg(2, 0.0)) if v.name == "constant_pad_nd" else 0.0
         return union(v.ins[0].range, (border, border))
     return _range_of_arithmetic(v)
@@ -98,7 +98,7 @@ def leaves_alone(v: Val, x: Range) -> bool:
     if v.name in CLAMPS:
         least, most = _bounds(v)
         return least <= x[0] and x[1] <= most
-    return x[0] >= 0 and (v.name in KEPT_FROM_ZERO or v.name == "elu" and v.arg(2, 1) == 1)
+    return x[0] >= 0 and (v.name in KEPT_FROM_ZERO or (v.name == "elu" and v.arg(2, 1) == 1))
 
 
 def keeps_zero(v: Val) -> bool:
@@ -115,4 +115,4 @@ def is_dead(v: Val) -> bool:
     """Return whether the slope of an activation at zero is zero, or there is none."""
     if v.name in CLAMPS:
         return 0 in _bounds(v)
-    return v.name in ("abs", "square", "sqrt") or v.name == "pow" and v.arg(1) != 1
+    return v.name in ("abs", "square", "sqrt") or (v.name == "pow" and v.arg(1) != 1)

@@ -12,7 +12,7 @@ from fxgrow.tracing import capture_graph
 
 @dataclass
 class Outcome:
-    """What a pass did to one axis class, or why it left it alone (`method` is empty then)."""
+    """Tells what a pass did to one axis class, or why it left it alone (`method` is empty then)."""
     name: str
     before: int
     after: int

@@ -16,7 +16,7 @@ from fxgrow.record.entries import Entries, ParameterRecord
 
 @dataclass
 class GrowthRecord(Entries):
-    """Where the numbers of a grown model come from.
+    """Tells where the numbers of a grown model come from.
 
     parameters: every parameter and buffer that is not as it was; all others are.
     lineage: the passes applied, in order.

@@ -44,7 +44,8 @@ def keep_old_numbers(node: Node, tape: Tape, old: dict[str, Any]) -> None:
     if name in FILLS:
         fill = node.kwargs.get("fill_value", node.args[-1])
         changed = [n for n in changed if n is fill]
-    elif name in FORMS or name == "tile" or isinstance(node.target, types.BuiltinFunctionType) and isinstance(before, list):
+    elif name in FORMS or name == "tile" or (
+            isinstance(node.target, types.BuiltinFunctionType) and isinstance(before, list)):
         return
     node.args, node.kwargs = map_aggregate((node.args, node.kwargs), lambda x: old[x.name] if x in changed else x)
 

@@ -62,7 +62,7 @@ class _Merger:
             LeafNeeded: a module writes, in one mode only, to what both modes have.
         """
         pairs = list(_align(list(self.train.nodes), list(self.evaluation.nodes)))
-        common = {_memory_of(n) for a, b in pairs for n in (a, b) if n and (a and b or n.op == "get_attr")}
+        common = {_memory_of(n) for a, b in pairs for n in (a, b) if n and ((a and b) or n.op == "get_attr")}
         for a, b in pairs:
             if a is not None and b is not None:
                 node = self.graph.create_node(a.op, a.target, self._argument(a, a.args, b.args),  # type: ignore[arg-type]

@@ -194,7 +194,7 @@ def _watched(tracer: _MetaTracer) -> Iterator[None]:
 
     def watched(name, fn):
         def make(*args, **kwargs):
-            if tracer.running or name in MADE and find_proxy(args, kwargs) is None:
+            if tracer.running or (name in MADE and find_proxy(args, kwargs) is None):
                 return fn(*args, **kwargs)
             return tracer.create_proxy("call_function", fn, args, kwargs)
         return make
@@ -226,7 +226,7 @@ def _without_data(node: Node) -> bool:
 def _value(a):
     """Return an argument on meta tensors: what a node gave, or a constant."""
     a = a.meta["val"] if isinstance(a, Node) else a
-    return a if isinstance(a, (int, str)) or isinstance(a, Tensor) and a.is_meta else to_meta(a)
+    return a if isinstance(a, (int, str)) or (isinstance(a, Tensor) and a.is_meta) else to_meta(a)
 
 
 def _where(error: BaseException) -> str:

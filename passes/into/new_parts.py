@@ -43,7 +43,7 @@ def _block(extra: Extra, pairing: Pairing, old: Mapping[str, Tensor], options: O
     except Refusal as why:
         raise GrowthError(f"{extra.name} cannot start as the identity: {why}") from why
     method = options.method
-    if method == "r2r" and not start.pairs or method == "net2net" and neighbour is None:
+    if (method == "r2r" and not start.pairs) or (method == "net2net" and neighbour is None):
         method = "netmorph"
     notes = [f"copies of {neighbour}"] if neighbour is not None else []
     if extra.norms is not None:

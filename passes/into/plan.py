@@ -7,7 +7,7 @@ from fxgrow.blocks import Match
 
 @dataclass
 class Options:
-    """How a small model becomes a big one: the options of `grow_into`, with the seed that is used."""
+    """Options of `grow_into`, with the seed that is used."""
     method: str
     approximate: bool
     extend: bool
@@ -27,7 +27,7 @@ class Step:
 
 @dataclass
 class Plan:
-    """What it takes to make one model of the other, step by step."""
+    """Lists the steps that make one model of the other."""
     steps: list[Step]
     match: Match
     names: dict[str, str]  # of the big model's tensors: that of the small model's

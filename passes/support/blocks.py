@@ -137,7 +137,7 @@ def build(name: str, shape: Sequence[int], last: bool) -> nn.Module:
             raise GrowthError(f"a transformer block takes [N, T, C], and the value there is {list(shape)}: choose basic, "
                               "bottleneck, mbconv or inception, or another place")
         return Transformer(channels)
-    if not 0 <= rank <= 3 or len(shape) < 2 or name in ("mbconv", "inception") and not rank or not math.prod(shape):
+    if not 0 <= rank <= 3 or len(shape) < 2 or (name in ("mbconv", "inception") and not rank) or not math.prod(shape):
         raise GrowthError(f"a block {name} takes [N, C, *space] with one to three spatial axes, and the value there is "
                           f"{list(shape)}: choose basic, or another place")
     return BLOCKS[name](rank, channels)

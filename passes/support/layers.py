@@ -124,7 +124,7 @@ def stack(edit: Edit, part: Part, layers: Sequence[tuple[int, int]], closed: boo
     """
     x, y = (edit.values[n.name].shape for n in (part.takes, part.gives))  # type: ignore[union-attr]
     rank, channels = part.rank, x[part.channel_axis]
-    if len(x) != len(y) or not rank and x[:-1] != y[:-1] or x[0] != y[0]:
+    if len(x) != len(y) or (not rank and x[:-1] != y[:-1]) or x[0] != y[0]:
         raise GrowthError(f"it makes {list(y)} of {list(x)}: no built-in sub-network does; give one with module")
     nodes = list(edit.graph.nodes)
     near = nodes[nodes.index(part.reader):]

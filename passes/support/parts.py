@@ -58,7 +58,7 @@ def _channel_axis(ndim: int, own: list[Call]) -> int:
     layer; else they are last.
     """
     ranks = {c.rank for c in own}
-    return 1 - ndim if ndim < 6 and (ndim - 2 in ranks - {0} or ndim > 3 and 0 not in ranks) else -1
+    return 1 - ndim if ndim < 6 and (ndim - 2 in ranks - {0} or (ndim > 3 and 0 not in ranks)) else -1
 
 
 def numbered(edit: Edit, form: str, count: int) -> list[str]:

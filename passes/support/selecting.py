@@ -69,7 +69,7 @@ def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
     def walk(axis) -> None:
         axis = resolve(axis)
         for part in getattr(axis, "parts", ()):
-            if part is atom and isinstance(axis, Prod) or not isinstance(part, Atom) and atom in atoms(part):
+            if (part is atom and isinstance(axis, Prod)) or (not isinstance(part, Atom) and atom in atoms(part)):
                 walk(part)
                 if isinstance(axis, Prod):
                     found.update(dict.fromkeys(a for p in axis.parts if p is not part for a in atoms(p)))

@@ -74,7 +74,7 @@ def share_out(edit: Edit, name: str, group: list[Call], count: int) -> list[str]
 def _insist_own(edit: Edit, group: list[Call]) -> None:
     """Insist that nothing but the calls of one layer uses its tensors."""
     call = group[0]
-    if call.module is None and len(group) > 1 or any(c.module is not call.module for c in group):
+    if (call.module is None and len(group) > 1) or any(c.module is not call.module for c in group):
         raise GrowthError("its weight is used by several layers, which would need the same branches")
     for tensor in (call.weight, call.bias):
         others = other_users(edit.gm, edit.tensor(tensor), group) if tensor is not None else []

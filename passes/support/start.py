@@ -76,7 +76,7 @@ def start_as_identity(piece: Piece, x: Range, draws: Draws, *, pairs: bool, draw
 
 
 class _Pairs:
-    """Which weights of a piece can take pairs with opposite signs, and the numbers that do it."""
+    """Finds the weights of a piece that can take pairs with opposite signs, and the numbers that do it."""
 
     def __init__(self, piece: Piece):
         self.piece = piece

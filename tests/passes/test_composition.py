@@ -49,7 +49,7 @@ def check(model: nn.Module, x, seed: int, count: int, methods: tuple[str, ...] =
         for name, tensor in model.state_dict().items():
             back = small.state_dict()[name]  # the weight of a grown norm is scaled, and scaled back
             scaled = any(p.source == name and p.scale != 1 for p in grown.record.parameters.values())
-            assert torch.equal(back, tensor) or scaled and torch.allclose(back, tensor, 1e-14, 0), f"{name}\n{steps}"
+            assert torch.equal(back, tensor) or (scaled and torch.allclose(back, tensor, 1e-14, 0)), f"{name}\n{steps}"
     return len(done)
 
 

@@ -24,7 +24,7 @@ WITH_PLACES = ("max", "min", "median", "nanmedian", "mode", "kthvalue")  # give 
 def dimensions(args, kwargs, ndim: int, at: int, missing: int | None) -> list[int]:
     """Return the dimensions named by an argument; all of them if it is missing, empty or None (or as `missing` says)."""
     dims = kwargs.get("dim", args[at] if len(args) > at else missing)
-    if dims is None or isinstance(dims, (Tensor, str, torch.dtype)) or isinstance(dims, (list, tuple)) and not dims:
+    if dims is None or isinstance(dims, (Tensor, str, torch.dtype)) or (isinstance(dims, (list, tuple)) and not dims):
         return list(range(ndim))
     return [d % ndim for d in (dims if isinstance(dims, (list, tuple)) else (dims,))] if ndim else []
 

@@ -35,11 +35,16 @@ def permute(tape, name, args, kwargs, out):
     move(tape, name, [x], out, [x.axes[i] for i in order], [{i: j for j, i in enumerate(order)}])
 
 
+def _behind(dim: int, ndim: int) -> dict[int, int]:
+    """Map dimensions to where they are once a new one stands at `dim`."""
+    return {i: i if i < dim else i + 1 for i in range(ndim)}
+
+
 @rule("unsqueeze")
 def unsqueeze(tape, name, args, kwargs, out):
     x = tape.of(args[0])
     dim = args[1] % out.ndim
-    move(tape, name, [x], out, [*x.axes[:dim], Fixed(1), *x.axes[dim:]], [{i: i + (i >= dim) for i in range(len(x.axes))}])
+    move(tape, name, [x], out, [*x.axes[:dim], Fixed(1), *x.axes[dim:]], [_behind(dim, len(x.axes))])
 
 
 @rule("squeeze")
@@ -98,7 +103,7 @@ def stack(tape, name, args, kwargs, out):
         for a, b in zip(ins[0].axes, v.axes):
             tape.unify(a, b, "stack")
     axes = [*ins[0].axes[:dim], Fixed(len(ins)), *ins[0].axes[dim:]]
-    move(tape, name, ins, out, axes, [{i: i + (i >= dim) for i in range(len(ins[0].axes))}] * len(ins), joined=True)
+    move(tape, name, ins, out, axes, [_behind(dim, len(ins[0].axes))] * len(ins), joined=True)
 
 
 def _told_apart(axis, count: int) -> Atom | None:

@@ -70,7 +70,7 @@ def test_code_in_a_pickle_never_runs(path, tmp_path):
             for name in ("new", "old"):
                 torch.save(content, path, _use_new_zipfile_serialization=name == "new")
                 message = refused(path)
-                assert name == "old" or "--trust-pickle" in message and "trust_pickle=True" in message
+                assert name == "old" or ("--trust-pickle" in message and "trust_pickle=True" in message)
             path.write_bytes(pickle.dumps(content))
             refused(path)
     assert not mark.exists()

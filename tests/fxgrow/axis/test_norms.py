@@ -23,6 +23,9 @@ class Rms(nn.Module):
         if self.form == "used twice":
             mean = x.pow(2).mean(-1, keepdim=True)
             return x * torch.rsqrt(mean + 0.1) * self.weight + mean
+        if self.form == "squared":
+            unit = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.1)
+            return unit * unit * self.weight
         return x * torch.rsqrt(x.pow(4).mean(-1, keepdim=True) + 0.1) * self.weight
 
 
@@ -47,7 +50,7 @@ def test_an_rms_norm_that_is_written_out_grows_to_any_size(form, to):
     assert checked.max_rel_error <= 1e-9 and checked.exact_in == ("eval", "train")
 
 
-@pytest.mark.parametrize("form", ["used twice", "another power"])
+@pytest.mark.parametrize("form", ["used twice", "another power", "squared"])
 def test_what_only_looks_like_one_is_left_alone(form):
     torch.manual_seed(0)
     model, x = shake(Net(form)).double(), torch.randn(4, 5, dtype=torch.float64)
