@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from fxgrow.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from fxgrow.passes.into.as_pass import GrowInto
     from fxgrow.passes.into.growing import grow_into
     from fxgrow.passes.into.result import GrownInto
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
+    "as_pass": "GrowInto",
     "growing": "grow_into",
     "result": "GrownInto",
 })
