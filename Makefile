@@ -12,11 +12,11 @@ demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --out out
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -e ".[ray]"
-	$(BIN)/python -m pytest -n 2 -m "sweep or not sweep"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "sweep or not sweep"
 
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check .

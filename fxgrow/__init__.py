@@ -7,10 +7,9 @@ Names are loaded when first used, so that `fxgrow --help` does not wait for torc
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fxgrow.exports import lazy_exports
 
+TYPE_CHECKING = False  # for type checkers as that of `typing`, which takes longer to import than all of this
 if TYPE_CHECKING:
     from fxgrow.archive import load, save
     from fxgrow.compare import Verification, verify
