@@ -130,7 +130,7 @@ def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[n
                            "tensors as you would call the model with")
     if not graphs_of(model) or (isinstance(model, GraphModule) and not is_captured(model)):
         model = _captured_in_parts(model, as_tuple(inputs))
-    record = grown.record if grown else record_in(model) or GrowthRecord()
+    record = record_in(grown or model) or GrowthRecord()
     return untie(model), as_tuple(inputs), record
 
 

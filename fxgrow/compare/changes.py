@@ -85,7 +85,7 @@ class Changes:
 def find_changes(before: nn.Module | Grown, after: nn.Module | Grown | None = None, example_inputs=None) -> Changes:
     """Compare two models layer by layer; arguments and errors as for `fxgrow.diff`."""
     new = before if after is None else after
-    record = new.record if isinstance(new, Grown) else record_in(new)
+    record = record_in(new)
     if after is None and (record is None or "" not in record.origin):
         raise GrowthError("this model holds no record of the one that it grew from: give both models to diff")
     old: nn.Module | Grown = record.origin[""] if after is None else before  # type: ignore[union-attr]

@@ -3,9 +3,9 @@
 What lives here: abstract interpretation of one class's growth. What does not: numbers, which methods draw (passes/methods).
 """
 from fxgrow.contents.certificate import Certificate
-from fxgrow.contents.kinds import AVERAGE, COPIES, COPY, FREE, PAIR, SHARE, SIGNED, ZERO, ByPart, Content, Known
+from fxgrow.contents.kinds import AVERAGE, COPIES, COPY, FREE, PAIR, SHARE, SIGNED, ZERO, ByPart, Content
 from fxgrow.contents.proving import FALLBACKS, certify
 from fxgrow.contents.report import AxesReport, axes
 
-__all__ = ["AVERAGE", "AxesReport", "ByPart", "COPIES", "COPY", "Certificate", "Content", "FALLBACKS", "FREE", "Known",
-           "PAIR", "SHARE", "SIGNED", "ZERO", "axes", "certify"]
+__all__ = ["AVERAGE", "AxesReport", "ByPart", "COPIES", "COPY", "Certificate", "Content", "FALLBACKS", "FREE", "PAIR",
+           "SHARE", "SIGNED", "ZERO", "axes", "certify"]

@@ -38,8 +38,9 @@ class Cost:
         return self.forward / self.moved_bytes if self.moved_bytes else 0.0
 
     def __iadd__(self, other: "Cost") -> "Cost":
-        for name in COST_FIELDS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        mine = vars(self)
+        for name, number in vars(other).items():
+            mine[name] += number
         return self
 
     def to_json(self) -> dict[str, Any]:

@@ -25,13 +25,12 @@ from fxgrow.graph import (
     any_batch_size,
     as_tuple,
     branch_taken,
+    clean_trace,
     is_captured,
     is_join,
     meta_twin,
     place_of,
     prefixes,
-    remove_dead_code,
-    renew_constants,
     without_fast_path,
 )
 from fxgrow.tracing import trace
@@ -87,8 +86,7 @@ def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
 
 def _graph(root: nn.Module, inputs: tuple, run_all: bool) -> Graph:
     graph = trace(root, inputs, {}, run_all)
-    renew_constants(graph)
-    remove_dead_code(graph)
+    clean_trace(graph)
     return graph
 
 

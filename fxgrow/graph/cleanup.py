@@ -7,7 +7,13 @@ from fxgrow.graph.names import CONSTANT, owner_of
 from fxgrow.graph.writes import writes_in_place, written_argument
 
 
-def renew_constants(graph: Graph) -> None:
+def clean_trace(graph: Graph) -> None:
+    """Renew the constants that a traced graph writes to at each call, and drop its unused calls."""
+    _renew_constants(graph)
+    _remove_dead_code(graph)
+
+
+def _renew_constants(graph: Graph) -> None:
     """Make a tensor that the forward makes and then writes to anew at each call."""
     written = [n for n in map(written_argument, graph.nodes) if n is not None]
     for target in {n.target for n in written if str(n.target).startswith(CONSTANT)}:
@@ -19,7 +25,7 @@ def renew_constants(graph: Graph) -> None:
             node.replace_all_uses_with(fresh, lambda user, own=fresh: user is not own)
 
 
-def remove_dead_code(graph: Graph) -> None:
+def _remove_dead_code(graph: Graph) -> None:
     """Drop what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
     for node in reversed(list(graph.nodes)):
         if not (node.users or node.op in ("placeholder", "output", "call_module") or writes_in_place(node)):

@@ -50,6 +50,11 @@ class Grown:
         return render(self.table())
 
 
+def record_in(model_or_grown: nn.Module | Grown) -> GrowthRecord | None:
+    """Return the growth record of what was grown, or that a loaded model holds."""
+    return model_or_grown.record if isinstance(model_or_grown, Grown) else Captured(model_or_grown).record
+
+
 def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:
     """Return the model itself, and its graph."""
     model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown

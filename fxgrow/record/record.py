@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from fxgrow.graph import Captured
 from fxgrow.record import freezing, optimizers, shrinking
 from fxgrow.record.entries import Entries, ParameterRecord
 
@@ -69,8 +68,3 @@ class GrowthRecord(Entries):
         parameters = {name: ParameterRecord(p["source"], maps("index", name), maps("fresh", name), maps("shares", name),
                                             p["scale"]) for name, p in data["parameters"].items()}
         return cls(parameters, data["lineage"], set(data["removed"]), data.get("certificate", []))
-
-
-def record_in(model: nn.Module) -> GrowthRecord | None:
-    """Return the growth record that a grown or loaded model holds."""
-    return Captured(model).record

@@ -8,8 +8,8 @@ from torch.nn.utils import parametrize
 from fxgrow.errors import GrowthError
 from fxgrow.graph import Captured, clone_structure, tensors_of
 from fxgrow.record.entries import ParameterRecord
-from fxgrow.record.grown import Grown
-from fxgrow.record.record import GrowthRecord, record_in
+from fxgrow.record.grown import Grown, record_in
+from fxgrow.record.record import GrowthRecord
 from fxgrow.record.tied import Computed, Tied, recompiled, tensor_of, untie
 
 Tie: TypeAlias = tuple[nn.Parameter | nn.Module, ParameterRecord]  # a parent's parameter or what computes it; how it grew
@@ -32,10 +32,9 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
         GrowthError: a parameter is not the parent's (net2net shares its columns out), does not fit it, or belongs to a layer
             that cannot compute its weights (nn.LSTM).
     """
-    grown = child if isinstance(child, Grown) else None
-    model: nn.Module = child if grown is None else grown.model  # type: ignore[assignment]
+    model = child.model if isinstance(child, Grown) else child
     if record is None:
-        record = grown.record if grown else record_in(model)
+        record = record_in(child)
     if record is None:
         raise GrowthError("tie needs a growth record: give what fxgrow.transform returned, or the record as well")
     model = untie(model)

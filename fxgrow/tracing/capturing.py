@@ -11,12 +11,11 @@ from fxgrow.graph import (
     Captured,
     as_tuple,
     assemble,
+    clean_trace,
     clone_module,
     cloned_tensors,
     is_captured,
     meta_twin,
-    remove_dead_code,
-    renew_constants,
     to_meta,
     uncached,
 )
@@ -67,8 +66,7 @@ def capture_graph(model: nn.Module, inputs: tuple, run_all: bool = True) -> Grap
     leaves: dict[str, str] = {}
     with uncached(twin):
         graph = trace_modes(twin, inputs, leaves, run_all)
-    renew_constants(graph)
-    remove_dead_code(graph)
+    clean_trace(graph)
     memo = cloned_tensors(model, lambda t: t)
     gm = assemble(model, graph, type(model).__name__, lambda leaf: clone_module(leaf, memo))
     for name, value in vars(twin).items():

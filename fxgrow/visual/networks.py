@@ -112,4 +112,4 @@ def _frozen(gm: GraphModule) -> GraphModule:
 
 
 def _record(model: Model) -> GrowthRecord:
-    return model.record if isinstance(model, Grown) else record_in(model) or GrowthRecord()
+    return record_in(model) or GrowthRecord()

@@ -50,7 +50,7 @@ def report(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.Pat
 def _page_data(model_or_grown: nn.Module | Grown, example_inputs, before: nn.Module | Grown | None, title: str
                ) -> dict[str, Any]:
     model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
-    record = model_or_grown.record if isinstance(model_or_grown, Grown) else record_in(model)
+    record = record_in(model_or_grown)
     gm, inputs, missing = None, example_inputs, ""
     try:
         gm = captured(model_or_grown, example_inputs)[1]
