@@ -8,11 +8,40 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.node import has_side_effect
 
 
 def by_mode(training: bool, train_value, eval_value):
     """Return `train_value` while training, else `eval_value`: the join of the two branches of `if self.training`."""
     return train_value if training else eval_value
+
+
+@has_side_effect
+def insist(found, captured, sentence: str) -> None:
+    """Check that a captured network is used as it was captured.
+
+    Raises:
+        ValueError: `found` is not `captured`; the sentence says what was taken for granted, and where.
+    """
+    if found != captured:
+        raise ValueError(sentence)
+
+
+class Applied:
+    """A `torch.autograd.Function` as a function of a graph: it keeps the backward that it defines."""
+
+    def __init__(self, function: type[torch.autograd.Function]):
+        self.function = function
+        self.__name__, self.__qualname__, self.__module__ = function.__name__, function.__qualname__, __name__
+
+    def __call__(self, *args):
+        return self.function.apply(*args)
+
+    def __eq__(self, other):
+        return isinstance(other, Applied) and self.function is other.function
+
+    def __hash__(self):
+        return hash(self.function)
 
 
 def fold_copies(x: Tensor, dim: int, positions: int) -> Tensor:

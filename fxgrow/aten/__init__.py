@@ -28,7 +28,7 @@ from fxgrow.aten.families import (
 from fxgrow.aten.internals import (
     ConvNd,
     TorchDispatchMode,
-    find_proxy,
+    device_constructors,
     tree_any,
     tree_flatten,
     tree_leaves,
@@ -42,5 +42,5 @@ from fxgrow.aten.schema import bound, effects, numbers_in, storage_of, tensors_i
 __all__ = ["BILINEAR", "CLAMPS", "CONTRACTIONS", "COPIES", "CREATED", "ConvNd", "DIMENSION_VIEWS", "FILLED", "FREE",
            "HOMOGENEOUS", "JOIN", "LINEAR", "NORMS", "ODD", "OTHER_POINTWISE", "POOLED", "POWERS", "RANGES", "REARRANGED",
            "Recorded", "SHAPE_ONLY", "Shapes", "TorchDispatchMode", "Watching", "ZERO_AT_ZERO", "ZERO_PRESERVING", "bound",
-           "compute", "effects", "find_proxy", "numbers_in", "storage_of", "tensors_in", "tree_any", "tree_flatten",
+           "compute", "device_constructors", "effects", "numbers_in", "storage_of", "tensors_in", "tree_any", "tree_flatten",
            "tree_leaves", "tree_map", "tree_unflatten"]

@@ -1,6 +1,6 @@
 """Names that torch marks as internal and that fxgrow cannot do without: imported here, and nowhere else."""
-from torch.fx._symbolic_trace import _find_proxy as find_proxy  # noqa: PLC2701
 from torch.nn.modules.conv import _ConvNd as ConvNd  # noqa: PLC2701
+from torch.utils._device import _device_constructors as device_constructors  # noqa: PLC2701
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701
 from torch.utils._pytree import (  # noqa: PLC2701
     tree_any,
@@ -10,5 +10,5 @@ from torch.utils._pytree import (  # noqa: PLC2701
     tree_unflatten,
 )
 
-__all__ = ["ConvNd", "TorchDispatchMode", "find_proxy", "tree_any", "tree_flatten", "tree_leaves", "tree_map",
+__all__ = ["ConvNd", "TorchDispatchMode", "device_constructors", "tree_any", "tree_flatten", "tree_leaves", "tree_map",
            "tree_unflatten"]

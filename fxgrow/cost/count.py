@@ -69,10 +69,7 @@ def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
     try:
         if is_captured(model):
             return _count(Meter(ops), model.graph, root, inputs)
-        try:
-            return _count(Meter(ops), _graph(root, inputs, run_all=False), root, inputs)
-        except CaptureError:  # some layer cannot run without data: it has to be found, and kept whole
-            return _count(Meter(ops), _graph(root, inputs, run_all=True), root, inputs)
+        return _count(Meter(ops), _graph(root, inputs), root, inputs)
     except CaptureError as why:
         if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
             raise
@@ -84,8 +81,8 @@ def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
             raise CaptureError(f"{why}; nor does it run as it is: {type(error).__name__}: {error}") from error
 
 
-def _graph(root: nn.Module, inputs: tuple, run_all: bool) -> Graph:
-    graph = trace(root, inputs, {}, run_all)
+def _graph(root: nn.Module, inputs: tuple) -> Graph:
+    graph = trace(root, inputs, {})
     clean_trace(graph)
     return graph
 

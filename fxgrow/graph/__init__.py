@@ -31,9 +31,9 @@ from fxgrow.graph.running import (
 )
 from fxgrow.graph.structure import StructureCache, remembered
 from fxgrow.graph.words import FAMILIES, MAKES, family, passes_on, settings, shape_of, title
-from fxgrow.graph.writes import values_and_writes, writes_in_place, written_argument
+from fxgrow.graph.writes import IN_PLACE_OPERATORS, values_and_writes, writes_in_place, written_argument
 
-__all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "LAYERS", "MAKES", "MetaRunner", "NodeRunner",
+__all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES", "MetaRunner", "NodeRunner",
            "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "any_batch_size", "as_tuple", "assemble", "below",
            "boundary", "branch_taken", "call_of", "calls", "clean_trace", "clone_module", "clone_structure",
            "cloned_tensors", "computes", "copy_nodes", "family", "hold", "inside", "is_captured", "is_join", "location_of",

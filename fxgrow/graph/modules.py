@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule
 from fxgrow.graph.captured import Captured
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
-          torch.device, torch.Size, type(None)}  # what copies share
+          torch.device, torch.Size, type(None), torch.jit.ScriptFunction}  # what copies share
 CONTAINERS = {dict, collections.OrderedDict, set}
 TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have
 

@@ -10,11 +10,15 @@ from fxgrow.aten import Shapes
 from fxgrow.graph.running import MetaRunner
 
 
+IN_PLACE_OPERATORS = {f"i{name}" for name in ("add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift", "sub",
+                                              "truediv", "xor", "concat")}
+
+
 def writes_in_place(node: Node) -> bool:
     """Tell whether a node calls a function or method that writes to one of its arguments."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.op in ("call_function", "call_method") and (
-        name in ("setitem", "iadd", "imul", "isub", "itruediv") or (name.endswith("_") and not name.endswith("__"))
+        name == "setitem" or name in IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
         or node.kwargs.get("inplace") is True or "out" in node.kwargs)
 
 

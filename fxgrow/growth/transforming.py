@@ -31,18 +31,10 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     inputs = as_tuple(example_inputs)
     with without_collector():
         try:
-            return _run_passes(_captured(model, inputs, run_all=False), inputs, passes)
-        except CaptureError:  # found late that a node cannot run
-            try:
-                gm = _captured(model, inputs)
-            except CaptureError as why:
-                return _transform_parts(model, inputs, passes, why)
-            return _run_passes(gm, inputs, passes)
-
-
-def _captured(model: nn.Module, inputs: tuple, run_all: bool = True) -> GraphModule:
-    gm = capture_graph(model, inputs, run_all)
-    return clone_structure(gm) if gm is model else gm  # a copy: a pass may edit in place
+            gm = capture_graph(model, inputs)
+        except CaptureError as why:
+            return _transform_parts(model, inputs, passes, why)
+        return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes)  # a copy: a pass may edit in place
 
 
 def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], whole: CaptureError) -> Grown:

@@ -2,9 +2,11 @@
 
 Python control flow over shapes is decided by the example inputs, while shape arithmetic stays in the graph.
 """
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from fxgrow.aten import tree_leaves
 from fxgrow.errors import CaptureError
 from fxgrow.graph import (
     CONSTANT,
@@ -19,7 +21,7 @@ from fxgrow.graph import (
     to_meta,
     uncached,
 )
-from fxgrow.tracing.modes import trace_modes
+from fxgrow.tracing.modes import record_modes
 
 
 def capture(model: nn.Module, example_inputs) -> GraphModule:
@@ -55,17 +57,14 @@ def insist_callable(gm: GraphModule) -> None:
                                "cannot stand in the code of a graph: give that part of the model another name")
 
 
-def capture_graph(model: nn.Module, inputs: tuple, run_all: bool = True) -> GraphModule:
-    """Capture without compiling code, for those who go on to rewrite the graph.
-
-    Without `run_all` some nodes may not run on meta tensors, which those find out who are about to run them all.
-    """
+def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
+    """Capture without compiling code, for those who go on to rewrite the graph."""
     if is_captured(model):
         return model
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     with uncached(twin):
-        graph = trace_modes(twin, inputs, leaves, run_all)
+        graph = record_modes(twin, inputs, {}, leaves, _device_of(model, inputs))
     clean_trace(graph)
     memo = cloned_tensors(model, lambda t: t)
     gm = assemble(model, graph, type(model).__name__, lambda leaf: clone_module(leaf, memo))
@@ -75,3 +74,9 @@ def capture_graph(model: nn.Module, inputs: tuple, run_all: bool = True) -> Grap
     captured = Captured(gm)
     captured.leaves, captured.inputs = leaves, to_meta(inputs)
     return gm
+
+
+def _device_of(model: nn.Module, inputs: tuple) -> torch.device:
+    """Return the device of a model or its inputs."""
+    tensors = (*model.parameters(), *model.buffers(), *(t for t in tree_leaves(inputs) if isinstance(t, Tensor)))
+    return tensors[0].device if tensors else torch.device("cpu")

@@ -1,8 +1,7 @@
-"""Leaves: the submodules that no trace goes into, because they are layers or because their forward cannot be traced."""
-from __future__ import annotations
-
+"""Leaves: the submodules that no recording goes into, because they are layers or because their forward cannot be recorded."""
 from collections.abc import Collection
 
+import torch
 from torch import nn
 
 from fxgrow.errors import CaptureError
@@ -13,8 +12,8 @@ TRACED_TORCH_MODULES = (nn.Sequential, nn.Transformer, nn.TransformerEncoder, nn
                         nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.ModuleList, nn.ModuleDict)
 
 
-class LeafNeeded(Exception):
-    """A module that cannot be traced through has to stay opaque."""
+class LeafNeeded(BaseException):
+    """A module that cannot be recorded has to stay opaque. No `Exception`: a model's own `except` must not swallow it."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(reason)
@@ -22,8 +21,9 @@ class LeafNeeded(Exception):
 
 
 def is_leaf(module: nn.Module, path: str, leaves: Collection[str] = ()) -> bool:
-    """Tell whether a module is called as it is: one of `leaves`, a layer, or a flag of its own that forward reads."""
-    if path in leaves or isinstance(module, MultiheadAttention) or nn.utils.parametrize.is_parametrized(module):
+    """Tell whether a module is called as it is: one of `leaves`, a layer, what TorchScript made, or a mere switch by mode."""
+    if path in leaves or isinstance(module, (MultiheadAttention, torch.jit.ScriptModule)) or \
+            nn.utils.parametrize.is_parametrized(module):
         return True
     if type(module).__module__.startswith("torch.nn") and not isinstance(module, TRACED_TORCH_MODULES):
         return True
@@ -38,6 +38,17 @@ def keep_opaque(twin: nn.Module, leaves: dict[str, str], stop: LeafNeeded) -> No
         CaptureError: it is the whole model, or was there already.
     """
     if stop.path in leaves or not stop.path:
-        raise CaptureError(f"{stop.path or 'the model'} ({type(twin.get_submodule(stop.path)).__name__}) "
-                           f"cannot be captured: {stop.reason}") from stop
+        name = f"{stop.path} ({type(twin.get_submodule(stop.path)).__name__})" if stop.path else type(twin).__name__
+        raise CaptureError(f"{name} cannot be captured: {leaves.get(stop.path, stop.reason)}") from stop
     leaves[stop.path] = stop.reason
+
+
+def outwards(path: str) -> list[str]:
+    """Return a path and those of all modules around it, the innermost first, the model itself (`""`) last."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:i]) for i in range(len(parts), -1, -1)]
+
+
+def kept_part(root: nn.Module, path: str, leaves: Collection[str]) -> str | None:
+    """Return the path of the leaf that a module is or lies in, or None."""
+    return next((p for p in outwards(path) if p and is_leaf(root.get_submodule(p), p, leaves)), None)

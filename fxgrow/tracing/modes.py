@@ -1,49 +1,81 @@
-"""Both modes: a trace in each, merged into one graph that follows `train()` and `eval()`."""
+"""Both modes: a recording in each, merged into one graph that follows `train()` and `eval()`."""
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
 from fxgrow.aten import storage_of
-from fxgrow.graph import add_join, mentions, mode_flag, owner_of, writes_in_place
-from fxgrow.tracing.leaves import LeafNeeded, is_leaf, keep_opaque
-from fxgrow.tracing.tracer import trace
+from fxgrow.graph import add_join, mode_flag, owner_of, writes_in_place
+from fxgrow.tracing.guards import guard_sizes, set_constant
+from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part, outwards
+from fxgrow.tracing.recorder import Recorder
+from fxgrow.tracing.recording import record
+from fxgrow.tracing.replay import Replay, replay
 
 
-def trace_modes(twin: nn.Module, inputs: tuple, leaves: dict[str, str], run_all: bool = True) -> Graph:
-    """Return the graph of one trace, or of one in each mode where the mode matters.
+def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device) -> Graph:
+    """Return the graph of one recording, or of one in each mode where the mode is asked for.
 
     Raises:
-        CaptureError: the module cannot be traced.
+        CaptureError: the module cannot be recorded.
     """
-    if not _mode_matters(twin):
-        return trace(twin.eval(), inputs, leaves, run_all)
     while True:
-        train = trace(twin.train(), inputs, leaves)
-        found = len(leaves)
-        evaluation = trace(twin.eval(), inputs, leaves)
-        if len(leaves) > found:  # a leaf found in the second trace holds for the first
-            continue
         try:
-            return _Merger(train, evaluation).merge()
+            evaluation = _record_in(twin, False, args, kwargs, leaves, device)
+            guard_sizes(evaluation, args, kwargs)
+            if not evaluation.reads_training:
+                return evaluation.graph
+            _set_mode(twin, True, leaves)
+            again = replay(evaluation, args, kwargs)
+            if isinstance(again, Replay):
+                return _with_flags(again)
+            found = len(leaves)
+            train = _record_in(twin, True, args, kwargs, leaves, device)
+            if len(leaves) == found:  # else a leaf found in the second recording holds for the first
+                guard_sizes(train, args, kwargs)
+                return _Merger(train.graph, evaluation.graph).merge()
         except LeafNeeded as stop:
             keep_opaque(twin, leaves, stop)
 
 
-def _mode_matters(twin: nn.Module) -> bool:
-    """Tell whether the code of a module that is traced through mentions `training`."""
-    leaves: set[str] = set()
+def _with_flags(train: Replay) -> Graph:
+    """Return a graph recorded in eval mode, with the constants that are others in train mode depending on the mode."""
+    graph = train.recording.graph
+    for node, where, in_eval, in_train, _ in train.differences:
+        with graph.inserting_before(node):
+            if in_train is True and in_eval is False:
+                value = mode_flag(graph, owner_of(node))
+            else:
+                value = add_join(graph, owner_of(node), in_train, in_eval)
+        set_constant(node, where, value)
+    return graph
+
+
+def _record_in(twin: nn.Module, training: bool, args: tuple, kwargs: dict, leaves: dict[str, str],
+               device: torch.device) -> Recorder:
+    _set_mode(twin, training, leaves)
+    return record(twin, args, kwargs, leaves, device)
+
+
+def _set_mode(twin: nn.Module, training: bool, leaves: dict[str, str]) -> None:
+    """Switch the mode.
+
+    Raises:
+        LeafNeeded: a module's own `train()` keeps a part of it in the other mode.
+    """
+    twin.train(training)
     for path, module in twin.named_modules():
-        if path and (path.rpartition(".")[0] in leaves or is_leaf(module, path)):
-            leaves.add(path)
-        elif not type(module).__module__.startswith("torch.nn") and mentions(type(module)):  # type: ignore[arg-type]
-            return True
-    return False
+        if module.training != training:
+            owner = next((p for p in outwards(path) if type(twin.get_submodule(p)).train is not nn.Module.train), path)
+            if kept_part(twin, owner, leaves) is None:
+                raise LeafNeeded(owner, f"its own train() keeps {path or 'it'} in {'eval' if training else 'train'} mode, which "
+                                        "a graph does not")
 
 
 class _Merger:

@@ -1,0 +1,560 @@
+"""The recorder: a forward runs on plain meta tensors while a mode writes down each call that it makes.
+
+Nothing stands in for anything: tensors are tensors, and sizes are ints that remember (sizes.py).
+What does not live here: what is changed in torch meanwhile (watching.py), and when a recording holds (replay.py).
+"""
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+from torch.overrides import TorchFunctionMode
+
+from fxgrow.aten import device_constructors
+from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, to_meta
+from fxgrow.tracing.leaves import LeafNeeded, is_leaf
+from fxgrow.tracing.sizes import Number, plain, remember
+
+VALUES = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "equal",
+          "allclose", "is_nonzero", "__contains__", "data_ptr", "nonzero", "argwhere", "unique", "masked_select",
+          "unique_consecutive", "backward"}
+FACTS = {"dtype", "layout", "is_sparse", "is_quantized", "is_nested", "names", "itemsize", "grad", "is_leaf", "grad_fn",
+         "requires_grad", "_version", "name", "is_mkldnn", "is_sparse_csr", "nbytes"}
+OF_GRADIENTS = {"requires_grad", "grad_fn", "is_leaf"}
+PLACES = {"device", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xla", "is_xpu"}
+RANDOM = {"rand", "randint", "randn", "randperm"}
+CONSTRUCTORS = device_constructors()
+OPERATORS = {**{name: getattr(operator, name) for name in ("add", "sub", "mul", "matmul", "floordiv", "eq", "ne", "lt", "le", "gt", "ge",
+                                                         "getitem", "setitem", "invert", "neg", "and_", "or_", "xor")},
+             "div": operator.truediv, "remainder": operator.mod, "pow": operator.pow, "floor_divide": operator.floordiv}
+OPERATORS |= {f"__{name.strip('_')}__": op for name, op in OPERATORS.items()}
+REVERSED = {"__rsub__": operator.sub, "__rpow__": operator.pow, "__rdiv__": operator.truediv, "__rtruediv__": operator.truediv,
+            "__rfloordiv__": operator.floordiv, "__rmod__": operator.mod, "__rmatmul__": operator.matmul}
+ASSIGNMENTS = {"add_": operator.iadd, "sub_": operator.isub, "mul_": operator.imul, "div_": operator.itruediv,
+               "floor_divide_": operator.ifloordiv, "remainder_": operator.imod, "pow_": operator.ipow}
+LITERALS = (type(None), bool, str, int, float, complex, torch.dtype, torch.layout, torch.memory_format, type(Ellipsis))
+OF_TORCH = os.path.dirname(torch.__file__) + os.sep
+OF_US = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
+def line_of(frame: FrameType | None) -> str:
+    """Return file and line of a frame, `""` without one."""
+    return f"{'/'.join(frame.f_code.co_filename.rsplit('/', 2)[-2:])}:{frame.f_lineno}" if frame else ""
+
+
+def line_of_user() -> str:
+    """Return file and line of the innermost code that runs and is neither torch's nor ours, or `""`."""
+    return line_of(_frame_of_user())
+
+
+def _frame_of_user() -> FrameType | None:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_of_user(frame.f_code.co_filename):
+        if frame.f_code is Recorder.run.__code__:
+            return None
+        frame = frame.f_back
+    return frame
+
+
+def is_of_user(filename: str) -> bool:
+    """Tell whether code in a file is neither torch's nor ours."""
+    return not filename.startswith((OF_TORCH, OF_US, "<frozen", "<string>"))
+
+
+class Element:
+    """An element of what a node gives: it becomes a node of its own when it is used."""
+    __slots__ = ("base", "get", "key", "node")
+
+    def __init__(self, base: Node | Element, key: Any, get: Callable = operator.getitem):
+        self.base, self.key, self.get, self.node = base, key, get, None
+
+
+@dataclass(eq=False)
+class Guard:
+    """A question that the forward asked about sizes, and that decided something.
+
+    Attributes:
+        operation: of `operands`, numbers that remember or plain ones. answer: what came out.
+        line: who asked. varies: whether other inputs gave other operands. decides: whether they gave another answer.
+        kind: "text" where a number was written as text, in `code`, and "key" where it was looked up, as itself in both.
+        idle: the answer decides nothing. loose: an operand was made of another size, and moved along with it.
+    """
+    operation: Callable
+    operands: tuple
+    answer: Any
+    line: str
+    kind: str = ""
+    code: Any = None
+    varies: bool = False
+    decides: bool = False
+    idle: bool = False
+    loose: bool = False
+
+
+class Recorder(TorchFunctionMode):
+    """Run a model on meta tensors once, and write down what it does as a graph.
+
+    Args:
+        root: the model on meta tensors. leaves: paths of submodules to call as they are.
+        device: where the user's own tensors are.
+
+    Attributes:
+        graph: the recording; nodes have `owner` and `val` in their `meta`.
+        events: its nodes in order. guards: the questions about sizes.
+        escaped: the line at which a size became a plain number, if any did. reads_sizes: whether any was asked for.
+        reads_training: whether the mode of a module was asked for.
+    """
+
+    def __init__(self, root: nn.Module, leaves: dict[str, str], device: torch.device):
+        super().__init__()
+        self.root, self.leaves, self.device = root, leaves, device
+        self.graph, self.events, self.guards = Graph(), [], []
+        self.listening, self.stack = False, [""]
+        self.escaped, self.reads_training, self.reads_sizes = "", False, False
+        self.dtype_reads: list[tuple[int, Any, torch.dtype]] = []  # after how many events, of what, and the answer
+        self.known: dict[int, Any] = {}  # by the id of a tensor or device: its node, or the element of one
+        self.alive: list[Any] = []  # so that no id is given twice
+        self.odd = 0  # how many arguments were seen that torch has to be given in another form
+        self.grad = True
+        self.compiling, self.asked_compiling = False, False  # what the model is told when it asks
+        self.paths = {id(m): n for n, m in root.named_modules()}
+        self.names = _names_of_tensors(root)
+        self.stands: list[Any] = []  # the tensors and plain values of the inputs
+        self.outside: set[str] = set()  # constants that were there before the forward
+
+    # --- The graph that is written ------------------------------------------------------------------------------------
+
+    def emit(self, kind: str, target: Any, args: tuple, kwargs: dict) -> Node:
+        """Write a node down."""
+        node = self.graph.create_node(kind, target, args, kwargs)
+        node.meta["owner"] = self.stack[-1]
+        self.events.append(node)
+        return node
+
+    def note(self, node: Node, value: Any) -> None:
+        """Keep the value of a node, on meta tensors."""
+        node.meta["val"] = value
+
+    def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
+        """Write down that a question about sizes was asked, and return the answer."""
+        if self.listening:
+            frame = _frame_of_user()
+            self.guards.append(Guard(operation, operands, answer, line_of(frame), kind, frame and frame.f_code))
+        return answer
+
+    def escape(self) -> None:
+        """Take notice that a size becomes a plain number, so that what follows cannot be seen."""
+        if self.listening:
+            self.escaped = self.escaped or line_of_user() or "torch"
+
+    def arithmetic(self, operation: Callable, operands: tuple) -> Any:
+        """Return what an operation on numbers gives, remembering it."""
+        result = operation(*map(plain, operands))
+        if not self.listening or type(result) not in (int, float):
+            return result
+        node = self.emit("call_function", operation, self.argument(operands), {})
+        self.note(node, result)
+        return remember(result, node, self)
+
+    def stop(self, reason: str) -> LeafNeeded:
+        """Return what stops the recording: the module whose code runs has to be kept as it is."""
+        line = line_of_user()
+        return LeafNeeded(self.stack[-1], f"{reason} at {line}" if line else reason)
+
+    # --- What a call is given ---------------------------------------------------------------------------------------------
+
+    def node_of(self, origin: Node | Element) -> Node:
+        """Return the node of an origin, writing an element down on its first use."""
+        if isinstance(origin, Node):
+            return origin
+        if origin.node is None:
+            origin.node = self.emit("call_function", origin.get, (self.node_of(origin.base), origin.key), {})
+        return origin.node
+
+    def argument(self, a: Any) -> Any:
+        """Return what stands for a value among the arguments of a node.
+
+        Raises:
+            LeafNeeded: nothing can.
+        """
+        if isinstance(a, Tensor):
+            return self.node_of(self.known.get(id(a)) or self._from_outside(a))
+        if isinstance(a, Number):
+            self.odd += 1
+            return self.node_of(a.origin) if a.recorder is self else plain(a)
+        kind = type(a)
+        if kind in LITERALS:
+            return a
+        if isinstance(a, tuple):
+            values = tuple(self.argument(v) for v in a)
+            return kind(*values) if hasattr(a, "_fields") else values
+        if isinstance(a, list):
+            return [self.argument(v) for v in a]
+        if isinstance(a, dict):
+            return {plain(k): self.argument(v) for k, v in a.items()}
+        if kind is slice:
+            return slice(self.argument(a.start), self.argument(a.stop), self.argument(a.step))
+        if kind is torch.device:
+            if id(a) not in self.known:
+                return a
+            self.odd += 1
+            return self.node_of(self.known[id(a)])
+        return self._literal(a)
+
+    def _literal(self, a: Any) -> Any:
+        if type(a).__module__ == "numpy" and hasattr(a, "item") and getattr(a, "ndim", 1) == 0:
+            return a.item()
+        if isinstance(a, Enum) and isinstance(a, (str, int)):
+            return a.value
+        if isinstance(a, (str, int, float, torch._ops.OpOverload)):
+            return a
+        if isinstance(a, range):
+            return list(a)
+        raise self.stop(f"a {type(a).__name__} is passed on, which has no place in a graph,")
+
+    def _from_outside(self, tensor: Tensor) -> Node:
+        """Return the node that reads a tensor of the model, or one that was there before.
+
+        Raises:
+            LeafNeeded: nobody saw how it was computed.
+        """
+        name = self.names.get(id(tensor))
+        if name is None:
+            if tensor.is_meta:
+                raise self.stop("a tensor is used that was computed where nothing can be seen (scripted code, an extension)")
+            name = self._constant(tensor)
+            self.outside.add(name)
+        node = self.emit("get_attr", name, (), {})
+        self.note(node, to_meta(tensor))
+        self.know(tensor, node)
+        return node
+
+    def _constant(self, value: Tensor) -> str:
+        """Return the name of a constant of the graph: one for equal ones."""
+        held = {n: t for n, t in vars(self.root).items() if n.startswith(CONSTANT)}
+        for name, other in held.items():
+            if other.dtype is value.dtype and other.device == value.device and torch.equal(other, value):
+                return name
+        name = f"{CONSTANT}{len(held)}"
+        setattr(self.root, name, value.detach().clone())
+        return name
+
+    def torch_form(self, a: Any) -> Any:
+        """Return an argument as torch is given it here: plain numbers, and everything on the meta device."""
+        if isinstance(a, Number):
+            return plain(a)
+        if isinstance(a, Tensor):
+            return a if a.is_meta else to_meta(a)
+        if isinstance(a, torch.device):
+            return torch.device("meta")
+        if isinstance(a, (tuple, list)):
+            values = [self.torch_form(v) for v in a]
+            return type(a)(*values) if hasattr(a, "_fields") else tuple(values) if isinstance(a, tuple) else values
+        if isinstance(a, dict):
+            return {plain(k): self.torch_form(v) for k, v in a.items()}
+        if isinstance(a, slice):
+            return slice(self.torch_form(a.start), self.torch_form(a.stop), self.torch_form(a.step))
+        return a
+
+    # --- What a call gives ------------------------------------------------------------------------------------------------
+
+    def know(self, value: Any, origin: Node | Element) -> None:
+        """Take down where a tensor or device comes from."""
+        self.known[id(value)] = origin
+        self.alive.append(value)
+
+    def named(self, out: Any, origin: Node | Element) -> Any:
+        """Return a result whose tensors and numbers are known to come from a node."""
+        if isinstance(out, Tensor):
+            if id(out) in self.known:  # the same as was given: two values from here on
+                out = out.detach()
+            self.know(out, origin)
+            return out
+        kind = type(out)
+        if kind is int or kind is float:
+            self.reads_sizes = True
+            return remember(out, origin, self)
+        if isinstance(out, torch.Size):
+            return torch.Size([self.named(v, Element(origin, i)) for i, v in enumerate(out)])
+        if isinstance(out, (tuple, list)):
+            values = [self.named(v, Element(origin, i)) for i, v in enumerate(out)]
+            self.reads_sizes |= kind in (tuple, list)  # how many there are may be one
+            if hasattr(out, "_fields"):
+                return kind(*values)
+            return kind(values) if kind in (tuple, list) or kind.__module__ == "torch.return_types" else out
+        if isinstance(out, dict):
+            for key, value in out.items():
+                out[key] = self.named(value, Element(origin, key))
+        elif is_dataclass(out):
+            for f in fields(out):
+                self.named(getattr(out, f.name), Element(origin, f.name, getattr))
+        return out
+
+    # --- What is called ---------------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Run a function of torch and write it down."""
+        kwargs = kwargs or {}
+        if not self.listening:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._attribute(func, args[0])
+        if name in VALUES and args and not self._is_outside(args[0]):
+            raise self.stop(f"its control flow depends on the data of a tensor ({name.strip('_')})")
+        special = SPECIAL.get(name)
+        return self._call(func, name, args, kwargs) if special is None else special(self, func, name, args, kwargs)
+
+    def _is_outside(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and not value.is_meta and id(value) not in self.known
+
+    def _attribute(self, func: Callable, tensor: Tensor) -> Any:
+        """Answer a read of an attribute of a tensor."""
+        name = func.__self__.__name__  # type: ignore[attr-defined]
+        if name in PLACES:
+            return self._place(name, tensor)
+        if name in FACTS:
+            if name in OF_GRADIENTS and not isinstance(tensor, nn.Parameter) and line_of_user():
+                raise self.stop(f"its forward asks whether gradients are wanted ({name})")
+            if name == "dtype" and id(tensor) in self.known:
+                self.dtype_reads.append((len(self.events), self.known[id(tensor)], tensor.dtype))
+            return func(tensor)
+        out = func(tensor)
+        node = self.emit("call_function", getattr, (self.argument(tensor), name), {})
+        self.note(node, out)
+        return self.named(out, node)
+
+    def _place(self, name: str, tensor: Tensor) -> Any:
+        """Answer where a tensor is: where the user's own tensors are."""
+        if name != "device":
+            return name == f"is_{self.device.type}"
+        device = torch.device(str(self.device))
+        self.know(device, self.emit("call_function", getattr, (self.argument(tensor), "device"), {}))
+        return device
+
+    def _call(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
+        """Run a call, and write it down if it gives anything that could differ."""
+        before = self.odd
+        node_args = tuple([self.argument(a) for a in args])
+        node_kwargs = {k: self.argument(a) for k, a in kwargs.items()} if kwargs else kwargs
+        constant = func in CONSTRUCTORS and name not in RANDOM and self.odd == before and not self.graph_reads(node_args, node_kwargs)
+        if constant:
+            return self._made(func, args, kwargs)
+        out = self._run(func, args, kwargs)
+        if out is None and not _writes(name, kwargs) or isinstance(out, (bool, str, torch.dtype)):
+            return out
+        node = self.emit(*_target(func, name, node_args, node_kwargs), node_kwargs)
+        self.note(node, out)
+        if _writes(name, kwargs):
+            self._insist_writable(node_args, node_kwargs)
+            if isinstance(out, Tensor):
+                self.know(out, node)
+            return out
+        return self.named(out, node)
+
+    def _insist_writable(self, args: tuple, kwargs: dict) -> None:
+        written = kwargs.get("out", args[0] if args else None)
+        if isinstance(written, Node) and written.op == "get_attr" and written.target in self.outside:
+            raise self.stop("its forward writes to a tensor that is neither a parameter nor a buffer")
+
+    @staticmethod
+    def graph_reads(args: Any, kwargs: Any) -> bool:
+        """Tell whether any argument is a node."""
+        found = []
+        torch.fx.node.map_arg((args, kwargs), found.append)
+        return bool(found)
+
+    def _made(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
+        """Return a tensor that is made of plain numbers: a constant of the graph."""
+        value = func(*args, **kwargs)
+        node = self.emit("get_attr", self._constant(value), (), {})
+        out = to_meta(value)
+        self.note(node, out)
+        self.know(out, node)
+        return out
+
+    def _run(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """Run a call on the meta device."""
+        args, kwargs = self.torch_form(args), self.torch_form(kwargs)
+        if func in CONSTRUCTORS or isinstance(kwargs.get("device"), str):
+            kwargs["device"] = "meta"
+        try:
+            return func(*args, **kwargs)
+        except NotImplementedError as error:
+            raise self.stop(f"{getattr(func, '__name__', func)} gives a result whose shape depends on values,") from error
+
+    def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
+        """Call a module that is kept as it is."""
+        node_args, node_kwargs = tuple([self.argument(a) for a in args]), {k: self.argument(a) for k, a in kwargs.items()}
+        self.listening = False
+        try:
+            with torch._C.DisableTorchFunction():
+                out = call(module, *self.torch_form(args), **self.torch_form(kwargs))
+        finally:
+            self.listening = True
+        node = self.emit("call_module", path, node_args, node_kwargs)
+        self.note(node, out)
+        return self.named(out, node)
+
+    def function(self, apply: Callable, args: tuple) -> Any:
+        """Call a function with a backward of its own: one node, which keeps it."""
+        node_args = tuple([self.argument(a) for a in args])
+        self.listening = False
+        try:
+            with torch._C.DisableTorchFunction():
+                out = apply(*self.torch_form(args))
+        finally:
+            self.listening = True
+        node = self.emit("call_function", apply, node_args, {})
+        self.note(node, out)
+        return self.named(out, node)
+
+    def enter(self, call: Callable, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        """Call a module: one that is kept is written down as one node, of another what it does."""
+        path = self.paths.get(id(module)) if self.listening else None
+        if path is None:
+            return call(module, *args, **kwargs)
+        if path and is_leaf(module, path, self.leaves):
+            try:
+                return self.leaf(call, module, path, args, kwargs)
+            except Exception as error:
+                raise LeafNeeded(path, describe(error)) from error
+        self.stack.append(path)
+        try:
+            return call(module, *args, **kwargs)
+        except Exception as error:
+            if not path:
+                raise
+            raise LeafNeeded(path, describe(error)) from error
+        finally:
+            self.stack.pop()
+
+    def run(self, args: tuple, kwargs: dict) -> Any:
+        """Run the model as its user calls it, under the patches of `watching`, and return its output."""
+        self.listening = True
+        try:
+            with self:
+                return self.root(*args, **kwargs)
+        finally:
+            self.listening = False
+
+
+def _names_of_tensors(root: nn.Module) -> dict[int, str]:
+    """Return the name of each tensor of a model by its id: parameters, buffers and plain attributes."""
+    names = {id(t): n for n, t in (*root.named_parameters(), *root.named_buffers())}
+    for path, module in root.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and not name.startswith(CONSTANT):
+                names.setdefault(id(value), f"{path}.{name}" if path else name)
+    return names
+
+
+def _writes(name: str, kwargs: dict) -> bool:
+    """Tell whether a call writes to its first argument, or to `out`."""
+    return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__" or name in IN_PLACE_OPERATORS or \
+        kwargs.get("inplace") is True or kwargs.get("out") is not None
+
+
+def _target(func: Callable, name: str, args: tuple, kwargs: dict) -> tuple[str, Any, tuple]:
+    """Return kind, target and positional arguments of the node for a call."""
+    if not kwargs and name in REVERSED:
+        return "call_function", REVERSED[name], args[::-1]
+    method = getattr(Tensor, name, None) is func
+    if method or getattr(func, "__module__", "") == "torch._tensor":
+        found = OPERATORS.get(name) or ASSIGNMENTS.get(name)
+        if found is not None and not kwargs and len(args) < 3 or name == "__setitem__":
+            return "call_function", found, args
+        return "call_method", name, args
+    return "call_function", func, args
+
+
+def _iterate(recorder: Recorder, func, name, args, kwargs) -> Any:
+    return iter(recorder._call(Tensor.unbind, "unbind", (args[0], 0), {}))
+
+
+def _length(recorder: Recorder, func, name, args, kwargs) -> Any:
+    recorder.escape()
+    return func(*args)
+
+
+def _fact(recorder: Recorder, func, name, args, kwargs) -> Any:
+    return func(*args, **kwargs)
+
+
+def _type(recorder: Recorder, func, name, args, kwargs) -> Any:
+    if len(args) > 1 or kwargs:
+        return recorder._call(func, name, args, kwargs)
+    return torch.empty(0, dtype=args[0].dtype).type()
+
+
+def _assert(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Let a condition that was found true be true; the message may have written numbers, which decides nothing."""
+    frame = _frame_of_user()
+    for guard in itertools.takewhile(lambda g: g.kind == "text" and frame is not None and g.code is frame.f_code, reversed(recorder.guards)):
+        guard.idle = True
+    if isinstance(args[0], Tensor):
+        return recorder._call(func, name, args, kwargs)
+    return func(*args, **kwargs)
+
+
+def _moved(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Write down a move to another device, which is none here."""
+    node = recorder.emit("call_method", name, tuple([recorder.argument(a) for a in args]),
+                         {k: recorder.argument(v) for k, v in kwargs.items()})
+    out = args[0].detach()
+    recorder.note(node, out)
+    return recorder.named(out, node)
+
+
+def _to(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Write down `x.to(...)`; a device that is named by a word is the meta device here."""
+    node_args, node_kwargs = tuple([recorder.argument(a) for a in args]), {k: recorder.argument(v) for k, v in kwargs.items()}
+    given = recorder.torch_form(tuple(torch.device("meta") if isinstance(a, str) else a for a in args))
+    named = recorder.torch_form({k: torch.device("meta") if isinstance(v, str) else v for k, v in kwargs.items()})
+    node = recorder.emit("call_method", name, node_args, node_kwargs)
+    out = func(*given, **named)
+    recorder.note(node, out)
+    return recorder.named(out, node)
+
+
+def _refused(what: str) -> Callable:
+    def refuse(recorder: Recorder, func, name, args, kwargs) -> Any:
+        raise recorder.stop(what)
+    return refuse
+
+
+def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Refuse a change of the grad mode."""
+    if args[0] != recorder.grad:
+        recorder.grad = args[0]
+        raise recorder.stop("its forward switches gradients off for a part (no_grad)")
+
+
+SPECIAL: dict[str, Callable] = {
+    "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert, "cpu": _moved, "cuda": _moved, "to": _to,
+    "__set__": _refused("its forward sets an attribute of a tensor"), "_set_grad_enabled": _grad_mode, "__repr__": _fact,
+    "__format__": _fact, "is_contiguous": _fact, "has_names": _fact, "__hash__": _fact, "requires_grad_": _refused(
+        "its forward asks for gradients of a tensor"), "get_device": _fact, "__deepcopy__": _fact}
+
+
+def describe(error: BaseException) -> str:
+    """Write an error in one line, with the innermost line of code that is neither torch's nor ours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        if is_of_user(trace.tb_frame.f_code.co_filename):
+            place = f" at {'/'.join(trace.tb_frame.f_code.co_filename.rsplit('/', 2)[-2:])}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    words = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {words}{place}"

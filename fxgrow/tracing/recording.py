@@ -1,0 +1,203 @@
+"""One recording: a model on meta tensors, its inputs and its output become a graph, submodules that stop it become leaves."""
+import inspect
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from fxgrow.aten import tree_any, tree_leaves
+from fxgrow.errors import CaptureError
+from fxgrow.graph import CONSTANT, to_meta, writes_in_place
+from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
+from fxgrow.tracing.recorder import LITERALS, Recorder, describe
+from fxgrow.tracing.sizes import Number, remember
+from fxgrow.tracing.state import State
+from fxgrow.tracing.watching import watched
+
+MAX_LEAF_RETRIES = 200
+ADVICE = ("Pass the submodule that does the work instead (its backbone), or rewrite that line so that it needs no values "
+          "of tensors")
+
+
+def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
+           make: Callable[..., Recorder] = Recorder) -> Recorder:
+    """Record a forward in the mode that the module is in; each submodule that stops it is added to `leaves`.
+
+    Args:
+        module: on meta tensors; what its forward changes is put back.
+        args, kwargs: the example inputs.
+        device: where the user's own tensors are.
+        make: gives the recorder.
+
+    Raises:
+        CaptureError: the module cannot be recorded.
+    """
+    compiling = False
+    for _ in range(MAX_LEAF_RETRIES):
+        recorder = make(module, leaves, device)
+        recorder.compiling = compiling
+        try:
+            return record_once(recorder, args, kwargs)
+        except LeafNeeded as stop:
+            if recorder.asked_compiling and not compiling:  # it has another way for compilers, which asks for no values
+                compiling = True
+            else:
+                keep_opaque(module, leaves, stop)
+        except CaptureError:
+            raise
+        except Exception as error:
+            raise CaptureError(f"the forward of {type(module).__name__} itself cannot be captured: {describe(error)}. "
+                               f"{ADVICE}") from error
+    raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")
+
+
+def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
+    """Run one recording to its end.
+
+    Raises:
+        LeafNeeded: a submodule stops it.
+    """
+    state, seeds = State(recorder.root), random.getstate()
+    try:
+        with watched(recorder):
+            given, named = _placeholders(recorder, args, kwargs)
+            out = recorder.run(given, named)
+            _check_state(recorder, state)
+            if random.getstate() != seeds:
+                raise LeafNeeded("", "its forward draws Python's own random numbers (random), which no graph does: "
+                                     "draw them with torch")
+            recorder.stack = [""]
+            recorder.emit("output", "output", (_output(recorder, out),), {})
+    finally:
+        random.setstate(seeds)
+        state.restore()
+    return recorder
+
+
+def _placeholders(recorder: Recorder, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Return the inputs on meta tensors, of which each argument of the forward is a placeholder."""
+    forward = recorder.root.forward
+    names = [p.name for p in inspect.signature(forward).parameters.values()
+             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names += [f"input_{i}" for i in range(len(names), len(args))]
+    given, recorder.listening = [], True
+    for name, value in (*zip(names, args), *kwargs.items()):
+        node = recorder.emit("placeholder", name, (), {})
+        value = _stand(name, value)
+        recorder.note(node, value)
+        if isinstance(value, (bool, str, type(None))):
+            recorder.guard(_is_the, (node, value), True)
+            recorder.guards[-1].decides = True
+        recorder.reads_sizes |= type(value) in (int, float)
+        given.append(remember(value, node, recorder) if type(value) in (int, float) else recorder.named(value, node))
+    recorder.stands = tree_leaves(given)
+    return tuple(given[:len(args)]), dict(zip(kwargs, given[len(args):]))
+
+
+def _is_the(value: Any, captured: Any) -> bool:
+    """Tell whether an input is the one that the network was captured with."""
+    return type(value) is type(captured) and value == captured
+
+
+def _stand(name: str, value: Any) -> Any:
+    """Return an input on fresh meta tensors.
+
+    Raises:
+        CaptureError: it is an object of which nothing is known.
+    """
+    for leaf in tree_leaves(value):
+        if not isinstance(leaf, (Tensor, *LITERALS)):
+            raise CaptureError(f"the input {name!r} holds a {type(leaf).__name__}, and fxgrow cannot see what is in it: pass "
+                               "tensors, numbers, words, and tuples, lists or dicts of them")
+    return to_meta(value)
+
+
+def _check_state(recorder: Recorder, state: State) -> None:
+    """Refuse what the forward changed and a graph would not.
+
+    Raises:
+        LeafNeeded: an attribute or a buffer is another one than before.
+    """
+    for path, module, name, now in state.replaced_buffers():
+        origin = recorder.known.get(id(now))
+        full = f"{path}.{name}" if path else name
+        if kept_part(recorder.root, path, recorder.leaves) is not None or (isinstance(origin, Node) and _updates(origin, full)):
+            continue
+        if name not in module._non_persistent_buffers_set or not isinstance(origin, Node) or not _without_data(origin):
+            raise LeafNeeded(path, f"its forward replaces the buffer {name!r}")
+    for path, names in state.changed().items():
+        if kept_part(recorder.root, path, recorder.leaves) is None:
+            raise LeafNeeded(path, f"its forward changes the attribute {names[0]!r} of {path or 'the model'}, which a graph does not: "
+                                   "make it a buffer that is written in place, or keep it out of the forward")
+
+
+def _updates(node: Node, buffer: str) -> bool:
+    """Tell whether a value is the buffer itself, written in place."""
+    while writes_in_place(node):
+        node = node.args[0]  # type: ignore[assignment]
+    return node.op == "get_attr" and node.target == buffer
+
+
+def _without_data(node: Node) -> bool:
+    """Tell whether a value is computed from shapes alone."""
+    inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta.get("val"))]
+    if node.op == "get_attr":
+        return str(node.target).startswith(CONSTANT)
+    shape = node.target is getattr or node.target == "size"
+    return shape or (node.op not in ("placeholder", "call_module") and all(map(_without_data, inputs)))
+
+
+def _output(recorder: Recorder, value: Any) -> Any:
+    """Return what stands for the output of the model: of its class, whatever it is.
+
+    Raises:
+        LeafNeeded: it is of a class that a graph cannot make.
+    """
+    kind = type(value)
+    if isinstance(value, (Tensor, Number)) or kind in LITERALS:
+        return recorder.argument(value)
+    if kind in (tuple, list):
+        return kind(_output(recorder, v) for v in value)
+    if kind is dict:
+        return {k: _output(recorder, v) for k, v in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return kind(*(_output(recorder, v) for v in value))
+    if is_dataclass(value):
+        held = value.items() if isinstance(value, dict) else [(f.name, getattr(value, f.name)) for f in fields(value) if f.init]
+        arguments = dict(held)
+        if _rebuilds(kind, value, arguments):
+            return recorder.emit("call_function", kind, (), {k: _output(recorder, v) for k, v in arguments.items()})
+    elif kind is OrderedDict:
+        return recorder.emit("call_function", kind, ([(k, _output(recorder, v)) for k, v in value.items()],), {})
+    elif isinstance(value, tuple) and kind.__module__ in ("torch.return_types", "torch"):
+        return recorder.emit("call_function", kind, (tuple(_output(recorder, v) for v in value),), {})
+    raise LeafNeeded("", f"its output holds a {kind.__name__}, which no graph can make: give out tensors, tuples, lists, dicts or "
+                         "dataclasses")
+
+
+def _rebuilds(kind: type, value: Any, arguments: dict[str, Any]) -> bool:
+    """Tell whether a class makes the same object out of the same contents."""
+    try:
+        made = kind(**arguments)
+    except Exception:
+        return False
+    return all(getattr(made, f.name) is getattr(value, f.name) for f in fields(value))
+
+
+def trace(module: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
+    """Return the graph of a forward in the mode that the module is in.
+
+    Args:
+        module: on meta tensors; what its forward stores is undone.
+        inputs: the positional arguments of forward.
+        leaves: the submodules to call as they are, by path, each with the reason; it is added to.
+
+    Raises:
+        CaptureError: the module cannot be recorded.
+    """
+    return record(module, inputs, {}, leaves, torch.device("cpu")).graph

@@ -1,0 +1,103 @@
+"""Sizes that remember: each is an int (or float) for every question, and knows what gives it in the graph.
+
+What lives here: the two classes of number. What does not: what becomes of a question (recorder.py).
+"""
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow", "and", "or", "xor", "lshift", "rshift")
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+
+
+class Number:
+    """A number of the model that runs.
+
+    Attributes:
+        origin: what gives it: a node of the graph, or an element of one.
+        recorder: who hears of what is computed with it, and of what is asked of it.
+    """
+    origin: Any
+    recorder: Any
+
+
+def plain(value: Any) -> Any:
+    """Return a number that remembers as one that does not; anything else as it is."""
+    if isinstance(value, Number):
+        return int.__pos__(value) if isinstance(value, int) else float.__pos__(value)  # type: ignore[arg-type]
+    return value
+
+
+def remember(value: int | float, origin: Any, recorder: Any) -> Any:
+    """Return a number that knows its origin. Truth values cannot, and stay as they are."""
+    kind = {int: Size, float: Real}.get(type(value))
+    if kind is None:
+        return value
+    number = kind(value)
+    number.origin, number.recorder = origin, recorder
+    return number
+
+
+def _arithmetic(operation: Callable, swap: bool = False) -> Callable:
+    """Return a method that records its operation and remembers the result."""
+    def compute(self, *others):
+        if any(isinstance(o, Tensor) or not isinstance(o, (int, float)) for o in others):
+            return NotImplemented
+        operands = (*others, self) if swap else (self, *others)
+        return self.recorder.arithmetic(operation, operands)
+    return compute
+
+
+def _question(name: str, operation: Callable) -> Callable:
+    """Return a method whose answer decides something: it becomes a guard."""
+    def ask(self, *others):
+        answer = getattr(plain(self), name)(*map(plain, others))
+        return answer if answer is NotImplemented else self.recorder.guard(operation, (self, *others), answer)
+    return ask
+
+
+def _escape(name: str) -> Callable:
+    """Return a method that gives a plain number away."""
+    def give(self, *arguments):
+        self.recorder.escape()
+        return getattr(plain(self), name)(*arguments)
+    return give
+
+
+def _text(name: str) -> Callable:
+    """Return a method that writes the number as text, which may decide something."""
+    def write(self, *arguments):
+        self.recorder.guard(operator.eq, (self, plain(self)), True, kind="text")
+        return getattr(plain(self), name)(*arguments)
+    return write
+
+
+def _hash(self):
+    self.recorder.guard(operator.eq, (self, plain(self)), True, kind="key")
+    return hash(plain(self))
+
+
+_METHODS: dict[str, Callable] = {"__hash__": _hash, "__bool__": _question("__bool__", operator.truth)}
+for _name in ARITHMETIC:
+    _operation = getattr(operator, f"__{_name}__")
+    _METHODS |= {f"__{_name}__": _arithmetic(_operation), f"__r{_name}__": _arithmetic(_operation, swap=True)}
+for _name, _operation in (("neg", operator.neg), ("pos", operator.pos), ("abs", abs), ("invert", operator.invert),
+                          ("floor", math.floor), ("ceil", math.ceil), ("trunc", math.trunc), ("round", round)):
+    _METHODS[f"__{_name}__"] = _arithmetic(_operation)
+for _name in COMPARISONS:
+    _METHODS[f"__{_name}__"] = _question(f"__{_name}__", getattr(operator, _name))
+_METHODS |= {f"__{_name}__": _escape(f"__{_name}__") for _name in ("int", "float", "index", "complex")}
+_METHODS |= {f"__{_name}__": _text(f"__{_name}__") for _name in ("repr", "str", "format")}
+
+
+def _methods_of(kind: type) -> dict[str, Callable]:
+    """Return the methods that a plain number of this kind has too; copies of the number are plain."""
+    found = {name: method for name, method in _METHODS.items() if hasattr(kind, name)}
+    return {**found, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)), "__deepcopy__": lambda self, memo: plain(self)}
+
+
+Size = type("Size", (Number, int), _methods_of(int))
+Real = type("Real", (Number, float), _methods_of(float))

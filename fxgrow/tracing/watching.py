@@ -1,0 +1,103 @@
+"""What is changed in torch while a forward is recorded, so that nothing that decides its way goes unseen.
+
+Calls of modules, reads of `training`, functions with a backward of their own, scripted functions, seeds, contexts.
+"""
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from fxgrow.aten import Shapes
+from fxgrow.graph import any_batch_size, without_fast_path
+from fxgrow.layers import Applied
+from fxgrow.tracing.recorder import Recorder, is_of_user, line_of_user
+
+
+class _Mode:
+    """`training` of modules: reads are noticed, and answered as ever."""
+
+    def __init__(self, recorder: Recorder):
+        self.recorder = recorder
+
+    def __get__(self, module: nn.Module | None, owner: type) -> Any:
+        if module is None:
+            return self
+        if self.recorder.listening and id(module) in self.recorder.paths:
+            self.recorder.reads_training = True
+        state = vars(module)
+        return state["training"] if "training" in state else type(module).__getattr__(module, "training")
+
+    def __set__(self, module: nn.Module, value: bool) -> None:
+        if self.recorder.listening and vars(module).get("training", value) != value:
+            raise self.recorder.stop("its forward switches between train and eval mode")
+        vars(module)["training"] = value
+
+
+def _listening(recorder: Recorder, name: str, plain_function: Callable, what: str) -> Callable:
+    """Return a function that stops the recording where the model calls it."""
+    def call(*args, **kwargs):
+        if recorder.listening and line_of_user():
+            raise recorder.stop(what)
+        return plain_function(*args, **kwargs)
+    call.__name__ = name
+    return call
+
+
+@contextlib.contextmanager
+def watched(recorder: Recorder) -> Iterator[None]:
+    """Let a recorder see what the functions of torch do not tell it, until the end."""
+    call, script = nn.Module.__call__, torch.jit.ScriptFunction.__call__
+    apply = next(vars(c)["apply"] for c in torch.autograd.Function.__mro__ if "apply" in vars(c))
+    thread = threading.get_ident()
+
+    def ours() -> bool:
+        return recorder.listening and threading.get_ident() == thread
+
+    def enter(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return recorder.enter(call, module, args, kwargs) if ours() else call(module, *args, **kwargs)
+
+    def apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        return recorder.function(Applied(cls), args) if ours() else apply.__get__(None, cls)(*args, **kwargs)
+
+    def call_script(function: Any, *args: Any, **kwargs: Any) -> Any:
+        source = getattr(function, "_torchdynamo_inline", None) if ours() else None
+        return script(function, *args, **kwargs) if source is None else source(*args, **kwargs)
+
+    def enter_autocast(context: Any) -> Any:
+        if ours() and (context._enabled or torch.is_autocast_enabled(context.device)):
+            raise recorder.stop("its forward switches autocast")
+        return entered(context)
+
+    def is_compiling() -> bool:
+        if not ours() or not is_of_user(sys._getframe(1).f_code.co_filename):
+            return compiling()
+        recorder.asked_compiling = True
+        return recorder.compiling
+
+    entered, compiling = torch.autocast.__enter__, torch.compiler.is_compiling
+    randomness = "its forward sets the seed of random numbers"
+    patches = [patch.object(nn.Module, "__call__", enter), patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
+               patch.object(torch.jit.ScriptFunction, "__call__", call_script), patch.object(torch.autocast, "__enter__", enter_autocast),
+               patch.object(torch.compiler, "is_compiling", is_compiling),
+               patch.object(torch, "is_grad_enabled", _listening(
+                   recorder, "is_grad_enabled", lambda: recorder.grad, "its forward asks whether gradients are wanted")),
+               *(patch.object(place, name, _listening(recorder, name, getattr(place, name), randomness))
+                 for place, name in ((torch, "manual_seed"), (torch.random, "manual_seed"), (torch, "seed"), (torch, "set_rng_state"),
+                                     (torch.random, "fork_rng"), (torch.random, "set_rng_state")))]
+    nn.Module.training = _Mode(recorder)  # type: ignore[assignment]
+    try:
+        with contextlib.ExitStack() as stack:
+            for each in patches:
+                stack.enter_context(each)
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(without_fast_path())
+            stack.enter_context(any_batch_size())
+            stack.enter_context(Shapes())
+            yield
+    finally:
+        del nn.Module.training
