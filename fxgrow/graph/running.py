@@ -113,7 +113,11 @@ class NodeRunner:
             return self.call_module(self.modules[str(node.target)], args, kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return args[0] if node.op == "output" else node.target(*args, **kwargs)  # type: ignore[operator]
+        if node.op == "output":
+            return args[0]
+        if isinstance(node.target, type):  # the class of an output: only what it holds matters here
+            return kwargs or args[0]
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def join(self, node: Node) -> Any:
         """Return the value of a `by_mode` node, whose arguments are the flag and the values of the two modes."""

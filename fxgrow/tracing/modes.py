@@ -13,7 +13,7 @@ from torch.fx.node import map_aggregate
 from fxgrow.aten import storage_of
 from fxgrow.graph import add_join, mode_flag, owner_of, writes_in_place
 from fxgrow.tracing.guards import guard_sizes, set_constant
-from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part, outwards
+from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
 from fxgrow.tracing.recording import record
 from fxgrow.tracing.replay import Replay, replay
@@ -25,13 +25,14 @@ def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, s
     Raises:
         CaptureError: the module cannot be recorded.
     """
+    keep_own_modes(twin, leaves)
     while True:
         try:
             evaluation = _record_in(twin, False, args, kwargs, leaves, device)
             guard_sizes(evaluation, args, kwargs)
             if not evaluation.reads_training:
                 return evaluation.graph
-            _set_mode(twin, True, leaves)
+            twin.train()
             again = replay(evaluation, args, kwargs)
             if isinstance(again, Replay):
                 return _with_flags(again)
@@ -59,23 +60,24 @@ def _with_flags(train: Replay) -> Graph:
 
 def _record_in(twin: nn.Module, training: bool, args: tuple, kwargs: dict, leaves: dict[str, str],
                device: torch.device) -> Recorder:
-    _set_mode(twin, training, leaves)
-    return record(twin, args, kwargs, leaves, device)
+    return record(twin.train(training), args, kwargs, leaves, device)
 
 
-def _set_mode(twin: nn.Module, training: bool, leaves: dict[str, str]) -> None:
-    """Switch the mode.
+def keep_own_modes(twin: nn.Module, leaves: dict[str, str]) -> None:
+    """Keep the modules whose own `train()` leaves a part of them in the other mode (frozen norms), which a graph does not.
 
     Raises:
-        LeafNeeded: a module's own `train()` keeps a part of it in the other mode.
+        CaptureError: the model itself is one.
     """
-    twin.train(training)
-    for path, module in twin.named_modules():
-        if module.training != training:
-            owner = next((p for p in outwards(path) if type(twin.get_submodule(p)).train is not nn.Module.train), path)
-            if kept_part(twin, owner, leaves) is None:
-                raise LeafNeeded(owner, f"its own train() keeps {path or 'it'} in {'eval' if training else 'train'} mode, which "
-                                        "a graph does not")
+    owners = [path for path, module in twin.named_modules() if type(module).train is not nn.Module.train]
+    for owner in reversed(owners):  # the inner ones first
+        module = twin.get_submodule(owner)
+        for training in (True, False):
+            module.train(training)
+            other = next((path for path, part in module.named_modules() if part.training != training), None)
+            if other is not None and kept_part(twin, owner, leaves) is None:
+                keep_opaque(twin, leaves, LeafNeeded(owner, f"its own train() keeps {other or 'it'} in "
+                                                     f"{'eval' if training else 'train'} mode, which a graph does not"))
 
 
 class _Merger:
