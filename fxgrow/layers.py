@@ -27,6 +27,18 @@ def insist(found, captured, sentence: str) -> None:
         raise ValueError(sentence)
 
 
+def has_form(value, form) -> bool:
+    """Tell whether an input is nested like `form`, with its words, flags and None; `...` stands for a tensor or a number."""
+    if form is ...:
+        return isinstance(value, (Tensor, int, float)) and not isinstance(value, bool)
+    if isinstance(form, dict):
+        return isinstance(value, dict) and list(value) == list(form) and all(map(has_form, value.values(), form.values()))
+    if isinstance(form, (tuple, list)):
+        kind = list if isinstance(form, list) else tuple
+        return isinstance(value, kind) and len(value) == len(form) and all(map(has_form, value, form))
+    return isinstance(value, type(form)) and isinstance(value, bool) == isinstance(form, bool) and value == form
+
+
 class Applied:
     """A `torch.autograd.Function` as a function of a graph: it keeps the backward that it defines."""
 

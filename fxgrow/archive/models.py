@@ -89,7 +89,7 @@ def assemble(name: str, tree: Tree, nodes: list) -> GraphModule:
     return gm
 
 
-def encode_inputs(inputs: tuple) -> Any:
+def encode_inputs(inputs: tuple | dict[str, Any]) -> Any:
     """Return example inputs as JSON, without their numbers."""
     return encoded("an example input", to_meta(inputs), _shape)
 
@@ -108,10 +108,13 @@ def _shape(value: Any) -> dict | None:
     return None
 
 
-def decode_facts(inputs: Any, leaves: dict) -> tuple[tuple, dict[str, str]]:
-    """Return the inputs of a captured model as meta tensors, and the layers that capture kept whole."""
+def decode_facts(inputs: Any, leaves: dict, kinds: tuple[type, ...] = (tuple,)) -> tuple[Any, dict[str, str]]:
+    """Return the inputs of a model as meta tensors, and the layers that capture kept whole.
+
+    kinds: how the inputs may be held; an outer module around captured parts may take them by name, in a dict.
+    """
     example = decode(inputs, {"tensor": _meta_tensor})
-    if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
+    if not isinstance(example, kinds) or not all(isinstance(v, str) for v in leaves.values()):
         raise ArchiveError("the model's inputs are not described")
     return example, leaves
 

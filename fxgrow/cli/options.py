@@ -11,9 +11,9 @@ from fxgrow.errors import FxgrowError, ModelError
 EXAMPLE = "\b\nExample:\n  "
 
 
-def _inputs_option(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def _inputs_option(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse a malformed --input as wrong usage."""
-    if value is not None:
+    if value:
         from fxgrow.models import parse_inputs
         try:
             parse_inputs(value)
@@ -26,9 +26,10 @@ def model_options(command: Callable) -> Callable:
     """Add the options that say what a MODEL is made of."""
     for option in (
             click.option("--trust-pickle", is_flag=True, help="Let a pickled MODEL file run its own code while it loads."),
-            click.option("--input", "input_shape", metavar="SHAPE", callback=_inputs_option,
-                         help="Shape of the input where MODEL does not say it: 1,3,224,224. Several inputs: "
-                         "1,3,224,224;1,10:int64."),
+            click.option("--input", "input_shape", metavar="[NAME=]SHAPE", multiple=True, callback=_inputs_option,
+                         help="Shape of an input where MODEL does not say it: 1,3,224,224, or with its type 1,16:int64; "
+                         "repeatable. By the names that forward has: --input input_ids=1,16:int64 --input "
+                         "attention_mask=1,16:int64."),
             click.option("--weights", metavar="FILE", help="A state_dict for MODEL, or DEFAULT for torchvision's and "
                          "timm's own. Without it such a model gets random weights, the same each time.")):
         command = option(command)

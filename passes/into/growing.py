@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxgrow.axis import analyse
 from fxgrow.compare import TOLERANCE, Verification, verify
 from fxgrow.errors import GrowthError
-from fxgrow.graph import as_tuple, skeleton, tensors_of, uncached
+from fxgrow.graph import as_call, skeleton, tensors_of, uncached
 from fxgrow.passes.into.constants import absorb_constants
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.omitted import Omitted
@@ -38,7 +38,7 @@ def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Liter
     Args:
         small: the trained model.
         big: the model to fill; its own numbers are where new ones start from. It is left as it is.
-        example_inputs: a tensor or tuple of tensors that both models take.
+        example_inputs: as for `capture`; both models take them.
         method: r2r (pairs that cancel, where there can be some), net2net (copies) or netmorph (zeros at the end). New layers
             without a skip path are identity layers whatever the method.
         place: where in a stage new blocks stand: at its end, spread among the old ones, or one behind each old one.
@@ -65,7 +65,8 @@ class Into:
         insist_known("method", method, METHODS)
         insist_known("place", place, PLACES)
         self.options = Options(method, approximate, extend, seed_of(seed))
-        self.inputs = as_tuple(example_inputs)
+        args, kwargs = as_call(example_inputs)
+        self.inputs = args or kwargs
         self.small, self.big = small, _like(big, small)
         self.pairing = pairing = Pairing(capture_graph(small, self.inputs), capture_graph(self.big, self.inputs), place)
         self.steps: list[Step] = []

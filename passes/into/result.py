@@ -9,7 +9,7 @@ from torch import nn
 
 from fxgrow.common import atomic_write
 from fxgrow.compare import Verification
-from fxgrow.graph import as_tuple, uncached
+from fxgrow.graph import as_call, uncached
 from fxgrow.passes.into.plan import Plan
 from fxgrow.record import GrowthRecord
 
@@ -51,7 +51,7 @@ class GrownInto(OrderedDict):
         """Return how many new numbers of each parameter no gradient reaches in so many steps on the example inputs."""
         from fxgrow.passes.into.reach import unreached
         with uncached(self.model):
-            return unreached(self.model, as_tuple(example_inputs), self.record, steps)
+            return unreached(self.model, *as_call(example_inputs), self.record, steps)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the numbers as a plain state_dict: as torch.save does, or safetensors by the suffix of the path."""
