@@ -66,7 +66,7 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
         for group, why in _fixed(recording, inputs).items():
             for axis in inputs.groups[group]:
                 _check_axis(recording, inputs, axis, why)
-    for guard in recording.guards:
+    for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
 
