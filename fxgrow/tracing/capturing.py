@@ -22,16 +22,18 @@ from fxgrow.graph import (
     to_meta,
     uncached,
 )
+from fxgrow.tracing.checking import check_capture
 from fxgrow.tracing.modes import record_modes
 
 
-def capture(model: nn.Module, example_inputs) -> GraphModule:
+def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphModule:
     """Capture `model` as a module-level graph.
 
     Args:
         model: any module; its parameters are shared with the result, its Python attributes are not touched.
         example_inputs: a tensor, a tuple of arguments, or a dict of arguments by name, as you call the model. Arguments may
             be tensors, numbers, words, flags and None, and tuples, lists and dicts of them; what tensors hold is not used.
+        check: run graph and model once more on other values and compare them, if that takes a few milliseconds at most.
 
     Returns:
         A GraphModule with the same parameter names, outputs, train and eval behaviour. `gm.meta["leaves"]` lists the
@@ -40,7 +42,7 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
     Raises:
         CaptureError: names the module and the line that stopped the tracing.
     """
-    gm = capture_graph(model, example_inputs)
+    gm = capture_graph(model, example_inputs, check)
     if gm is not model:
         insist_callable(gm)
         gm.recompile()
@@ -59,7 +61,7 @@ def insist_callable(gm: GraphModule) -> None:
                                "cannot stand in the code of a graph: give that part of the model another name")
 
 
-def capture_graph(model: nn.Module, example_inputs) -> GraphModule:
+def capture_graph(model: nn.Module, example_inputs, check: bool = True) -> GraphModule:
     """Capture without compiling code, for those who go on to rewrite the graph."""
     if is_captured(model):
         return model
@@ -76,6 +78,8 @@ def capture_graph(model: nn.Module, example_inputs) -> GraphModule:
             gm.register_buffer(name, value, persistent=False)
     captured = Captured(gm)
     captured.leaves, captured.inputs = leaves, to_meta(tuple(a.value for a in arguments_of(model, args, kwargs)))
+    if check:
+        check_capture(model, gm, args, kwargs)
     return gm
 
 
