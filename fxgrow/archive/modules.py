@@ -120,9 +120,9 @@ class Encoder:
             self._layers.update(id(m) for m in value.modules())
             return {"module": self._add_module(value, where)}
         if isinstance(value, enum.Enum):
-            if not allow.enum_name(type(value)):
+            if not allow.ENUMS.name_of(type(value)):
                 raise Unencodable(value)
-            return {"enum": [allow.enum_name(type(value)), value.name]}
+            return {"enum": [allow.ENUMS.name_of(type(value)), value.name]}
         special = functools.partial(self._special, where)
         if isinstance(value, functools.partial):
             return {"partial": [encode(v, special) for v in (value.func, list(value.args), value.keywords)]}
@@ -174,8 +174,8 @@ class Encoder:
 
 def _named(value: Any) -> dict | None:
     """Encode a class or function of the allow-lists."""
-    if isinstance(value, type) and issubclass(value, nn.Module) and allow.class_name(value):
-        return {"class": allow.class_name(value)}
+    if isinstance(value, type) and issubclass(value, nn.Module) and allow.LAYERS.name_of(value):
+        return {"class": allow.LAYERS.name_of(value)}
     if callable(value) and value is not getattr and allow.function_name(value):
         return {"function": allow.function_name(value)}
     return None
@@ -183,7 +183,7 @@ def _named(value: Any) -> dict | None:
 
 def _plain(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
     """Encode an object of a plain class that comes with a model."""
-    name = allow.plain_name(type(value))
+    name = allow.PLAIN.name_of(type(value))
     if not name or not all(usable_name(n, type(value)) for n in vars(value)):
         return None
     return {"plain": [name, {n: encode(v, special) for n, v in vars(value).items()}]}
@@ -213,7 +213,7 @@ def _layer_name(module: nn.Module, path: str) -> str:
                            "layer; call torch.nn.utils.parametrize.remove_parametrizations on it first")
     if issubclass(cls, nn.modules.lazy.LazyModuleMixin):
         raise ArchiveError(f"layer {path!r} ({cls.__name__}) has no weights yet; run the model once first")
-    name = allow.class_name(cls)
+    name = allow.LAYERS.name_of(cls)
     if name is None and not path:
         raise ArchiveError(f"{cls.__name__} itself cannot be traced, only parts of it, and its own code cannot go into an "
                            "archive: grow the submodule that does the work instead (its backbone), or rewrite its forward "

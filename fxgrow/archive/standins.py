@@ -136,7 +136,7 @@ def stand_in(name: str) -> Any:
         return _Partial
     if name == "builtins.getattr":
         return _MemberByName
-    for base, find in ((_Layer, allow.find_class), (_Member, allow.find_enum), (_Plain, allow.find_plain)):
+    for base, find in ((_Layer, allow.LAYERS.find), (_Member, allow.ENUMS.find), (_Plain, allow.PLAIN.find)):
         real = _allowed(find, name)
         if real is not None:
             return type(attribute, (base,), {"real": real})

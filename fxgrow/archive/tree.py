@@ -96,7 +96,7 @@ class Tree:
 
     def _add_module(self, entry: Any) -> None:
         name, training, attributes, parameters, buffers, hidden, children = fields(entry, "a module", MODULE)
-        cls = nn.Module if name is None else allow.find_class(name)
+        cls = nn.Module if name is None else allow.LAYERS.find(name)
         names = [*attributes, *parameters, *buffers, *children]
         if len(set(names)) != len(names) or not all(usable_name(n, cls) for n in names):
             raise ArchiveError(f"a module ({name or 'container'}) has parts whose names cannot be used")
@@ -146,12 +146,12 @@ def _decode_function(name: Any, inner: Convert) -> Callable:
 
 def _decode_enum(content: Any, inner: Convert) -> Any:
     name, member = content
-    return allow.find_enum(name).__members__.get(member)
+    return allow.ENUMS.find(name).__members__.get(member)
 
 
 def _decode_plain(content: Any, inner: Convert) -> Any:
     name, attributes = content
-    cls = allow.find_plain(name)
+    cls = allow.PLAIN.find(name)
     if not all(usable_name(n, cls) for n in attributes):
         raise ArchiveError(f"an object of class {cls.__name__} has attributes that may hold code")
     plain: Any = object.__new__(cls)
@@ -167,7 +167,7 @@ def _decode_partial(content: Any, inner: Convert) -> functools.partial:
 
 
 DECODERS: dict[str, Decoder] = {
-    "function": _decode_function, "class": lambda name, inner: allow.find_class(name), "enum": _decode_enum,
+    "function": _decode_function, "class": lambda name, inner: allow.LAYERS.find(name), "enum": _decode_enum,
     "plain": _decode_plain, "partial": _decode_partial}
 
 
