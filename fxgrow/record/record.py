@@ -38,13 +38,10 @@ class GrowthRecord(Entries):
                             (self.removed | later.removed) - later.parameters.keys(),
                             self.certificate + later.certificate, {**later.origin, **self.origin})
 
-    # what follows from a record: methods that stand in files of their own
-    shrink = shrinking.shrink
+    # what follows from a record stands in files of its own
+    shrink, freeze_old = shrinking.shrink, freezing.freeze_old
     migrate_tensors, migrate_optimizer = optimizers.migrate_tensors, optimizers.migrate_optimizer
-    freeze_old = freezing.freeze_old
     lr_scales, parameter_groups = freezing.lr_scales, freezing.parameter_groups
-
-    # -- for an archive ------------------------------------------------------------------------------------------------
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the index maps, masks and shares, flat, for an archive."""
@@ -68,3 +65,25 @@ class GrowthRecord(Entries):
         parameters = {name: ParameterRecord(p["source"], maps("index", name), maps("fresh", name), maps("shares", name),
                                             p["scale"]) for name, p in data["parameters"].items()}
         return cls(parameters, data["lineage"], set(data["removed"]), data.get("certificate", []))
+
+
+def describe_step(step: dict) -> str:
+    """Return a pass of the lineage on one line: its name, where, by which method, its other settings, the seed."""
+    rest = dict(step)
+    name, where, method, seed = (rest.pop(k, None) for k in ("pass", "where", "method", "seed"))
+    places = [where] if isinstance(where, str) else where or []
+    words = [str(name or "a pass without a name"), ", ".join(map(str, places)) or "everywhere"]
+    if method:
+        words.append(f"by {method}")
+    settings = [f"{k} {_shown(v)}" for k, v in rest.items() if v not in (None, [], "")]
+    if seed is not None:
+        settings.append(f"seed {seed}")
+    return " ".join(words) + (f" ({', '.join(settings)})" if settings else "")
+
+
+def _shown(value) -> str:
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

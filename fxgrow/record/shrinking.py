@@ -15,9 +15,8 @@ Pieces = dict[str, list[tuple[Tensor, ParameterRecord]]]
 def shrink(record: Entries, model: nn.Module) -> nn.Module:
     """Return the small network with the numbers that the grown `model` has now.
 
-    Exact for r2r and netmorph, which leave old numbers as they are (a factor on norm weights is divided out). Under net2net
-    a column that was shared out among copies is the sum of its shares, and of copied positions the first is taken. `model`
-    is left as it is.
+    `model` is left as it is. Exact for r2r and netmorph, which leave old numbers as they are (a factor on norm weights is
+    divided out). Under net2net a shared-out column is the sum of its shares, and of copied positions the first is taken.
 
     Raises:
         GrowthError: a number of the small network is found nowhere; the tensor is named.
