@@ -5,7 +5,7 @@ here: what new positions contain; `Extend` gives the old positions as they are t
 """
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ from fxgrow.record import broadcast_along
 from fxgrow.rewrite.growth import Contents, Fill, Growth, contents_by_tensor
 
 
-def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: Sizes,
-                fill: Callable[[int], Fill]) -> Tensor:
+def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: Sizes, fill: Callable[[int], Fill]) -> Tensor:
     """Return `x` grown along each dimension in `places`, by `fill(dim)(atom, content, x, axis)`."""
     order = sorted(places, key=lambda d: (isinstance(resolve(axes[d]), Atom), d))  # the old part of an atom is a view
     shape = [size_of(axes[d], sizes) if d in places else s for d, s in enumerate(x.shape)]
@@ -45,14 +44,11 @@ def grow_axis(out: Tensor, x: Tensor, dim: int, e, contents: Contents, sizes: Si
         _write(out.narrow(dim, 0, e.size), old)
         _write(out.narrow(dim, e.size, out.shape[dim] - e.size), new)
     elif isinstance(e, Sum):
-        for to, segment, part in zip(_parts(out, dim, e.parts, sizes), _parts(x, dim, e.parts, {}), e.parts):
+        segments = out.split([size_of(p, sizes) for p in e.parts], dim), x.split([p.size for p in e.parts], dim)
+        for to, segment, part in zip(*segments, e.parts):
             grow_axis(to, segment, dim, part, contents, sizes, fill)
     else:
         _grow_factors(out, x, dim, e.parts, contents, sizes, fill)
-
-
-def _parts(x: Tensor, dim: int, parts: Iterable, sizes: Sizes) -> Sequence[Tensor]:
-    return x.split([size_of(p, sizes) for p in parts], dim)
 
 
 def _grow_factors(out: Tensor, x: Tensor, dim: int, parts: Sequence, contents: Contents, sizes: Sizes, fill: Fill) -> None:
