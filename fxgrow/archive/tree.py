@@ -2,8 +2,6 @@
 
 No constructor runs, and whatever is not as `Encoder` would have written it is refused.
 """
-from __future__ import annotations
-
 import copy
 import functools
 import weakref
@@ -16,32 +14,27 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow.archive import allow
-from fxgrow.archive.structure import Nesting, find_module, is_dense, is_readable, missing_constant, usable_name
+from fxgrow.archive.structure import Nesting, find_module, is_dense, missing_constant, usable_name
 from fxgrow.archive.values import Convert, Decoder, decode, fields
 from fxgrow.errors import ArchiveError
 
+TREE = {"modules": list, "tensors": list, "strides": dict, "meta": dict}
 MODULE = {"class": (str, type(None)), "training": bool, "attributes": dict, "parameters": dict, "buffers": dict,
           "not_persistent": list, "children": dict}
 
 
 class Tree:
-    """Modules and tensors of an archive, built; `root` is the whole model without its graph.
+    """Modules and tensors of an archive, built; `root` is the whole model without its graph."""
 
-    Args:
-        modules, objects, strides, meta: as `Encoder.tree` gives them.
-        data: the tensors of the file; they are taken out.
-
-    Raises:
-        ArchiveError: whatever in the description is not as `Encoder` would have written it.
-    """
-
-    def __init__(self, modules: Any, objects: Any, strides: Any, meta: Any, data: dict[str, Tensor]):
-        if not all(isinstance(part, list) for part in (modules, objects)) or not modules:
+    def __init__(self, description: dict, data: dict[str, Tensor]):
+        """Build from what `Encoder.tree` gave, of the types in TREE, or raise ArchiveError; empty `data` of its tensors."""
+        modules, objects, strides, meta = (description[part] for part in TREE)
+        if not modules:
             raise ArchiveError("the model has no modules")
         self._data = {**_laid_out(data, strides), **_without_data(meta)}
         self.tensors = self._make_tensors(objects)
         self.modules: list[nn.Module] = []
-        self._is_layer: set[int] = set()
+        self._layers: set[int] = set()
         self._nesting = Nesting()
         self._used: set[int] = set()
         for entry in modules:
@@ -50,31 +43,19 @@ class Tree:
             raise ArchiveError("the model has modules that are not part of it")
         self.root = self.modules[-1]
 
-    def part(self, path: str) -> Tree:
-        """Return the tree below a path, which will become a captured graph.
-
-        Raises:
-            ArchiveError: the module there has code of its own.
-        """
+    def part(self, path: str) -> "Tree":
+        """Return the tree below a path, which will become a captured graph; refuse a module with code of its own."""
         root = find_module(self.root, path)
-        if root is None or self.is_layer_module(root) or not all(
+        if root is None or self.is_layer(root) or not all(
                 usable_name(n, GraphModule) for n in [*root._modules, *root._parameters, *root._buffers]):
             raise ArchiveError(f"{path or 'the model itself'!r} is not a plain container")
         below = copy.copy(self)
         below.root = root
         return below
 
-    def is_layer(self, path: str) -> bool:
-        """Tell whether the module at a path is a layer, which a graph may call."""
-        return self.is_layer_module(find_module(self.root, path))
-
-    def is_layer_module(self, module: nn.Module | None) -> bool:
+    def is_layer(self, module: nn.Module | None) -> bool:
         """Tell whether a module of the tree has a class of its own, other than a plain container."""
-        return id(module) in self._is_layer
-
-    def is_readable(self, path: str) -> bool:
-        """Tell whether a graph may read the path: a parameter, a buffer or a training flag."""
-        return is_readable(self.root, path)
+        return id(module) in self._layers
 
     def _make_tensors(self, objects: list) -> list[Tensor]:
         tensors: list[Tensor] = []
@@ -115,7 +96,7 @@ class Tree:
         self._check(module, children)
         self.modules.append(module)
         if name is not None:
-            self._is_layer.add(id(module))
+            self._layers.add(id(module))
 
     def _check(self, module: nn.Module, children: dict) -> None:
         self._nesting.add([i for i in children.values() if i is not None])
@@ -171,9 +152,9 @@ DECODERS: dict[str, Decoder] = {
     "plain": _decode_plain, "partial": _decode_partial}
 
 
-def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
+def _laid_out(data: dict[str, Tensor], strides: dict) -> dict[str, Tensor]:
     """Copy the tensors into memory of their own, in the layout they had (a channels-last weight runs other kernels)."""
-    if not isinstance(strides, dict) or not strides.keys() <= data.keys():
+    if not strides.keys() <= data.keys():
         raise ArchiveError("the layouts do not fit the tensors")
     result = {}
     for key in list(data):
@@ -188,10 +169,8 @@ def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
     return result
 
 
-def _without_data(meta: Any) -> dict[str, Tensor]:
+def _without_data(meta: dict) -> dict[str, Tensor]:
     """Make the tensors on the meta device, which have no numbers."""
-    if not isinstance(meta, dict):
-        raise ArchiveError("the tensors without data are not described")
     made = {}
     for key, entry in meta.items():
         size, strides, kind = fields(entry, f"tensor {key[:80]!r}", {"size": list, "strides": list, "dtype": dict})
