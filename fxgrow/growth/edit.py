@@ -4,7 +4,9 @@ What lives here: the bookkeeping. What does not: what goes where (the passes), w
 """
 import fnmatch
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,9 +18,31 @@ from fxgrow.aten import storage_of
 from fxgrow.common import nearest_names
 from fxgrow.errors import CaptureError, SelectionError
 from fxgrow.graph import Captured, clone_structure, copy_nodes, hold, remembered, run_shapes, values_and_writes
-from fxgrow.growth.piece import Piece
 from fxgrow.record import GrowthRecord, Outcome, ParameterRecord, keep_growth
 from fxgrow.tracing import capture
+
+
+@dataclass
+class Piece:
+    """A captured module that is to be put into a graph, on one value.
+
+    paths: where its layers are, under the names that they are to have. others: nodes of that graph that it reads besides.
+    writes_input: it writes to the value. gives: its result on meta tensors, where that was asked for.
+    """
+    module: GraphModule
+    paths: list[str] = field(default_factory=list)
+    others: list[Node] = field(default_factory=list)
+    writes_input: bool = False
+    gives: Any = None
+
+    @property
+    def out(self) -> Node:
+        """Return the node of `module` whose value goes out."""
+        return next(iter(self.module.graph.find_nodes(op="output"))).args[0]  # type: ignore[return-value]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its parameters and buffers by name."""
+        return dict(named_tensors(self.module))
 
 
 class Edit:
@@ -40,8 +64,6 @@ class Edit:
         self.outcomes: list[Outcome] = []
         self.like = next((p for p in self.gm.parameters() if p.is_floating_point()), torch.empty(0))
 
-    # -- looking up -------------------------------------------------------------------------------------------------
-
     @functools.cached_property
     def values(self) -> dict[str, Any]:
         """The value of every node of the original, on meta tensors, by node name."""
@@ -58,20 +80,13 @@ class Edit:
         return self._run[1].get(node.name, False)
 
     def read_elsewhere(self, node: Node) -> bool:
-        """Tell whether the memory of a node's value is written to later, and read after that under an older name.
-
-        Then the writing must not go to another tensor.
-        """
+        """Tell whether a value's memory is written to later (it must stay the same then) and read under an older name."""
         if not self.written(node):
             return False
         order = {n: i for i, n in enumerate(self.graph.nodes)}
-        memory = storage_of(self.values[node.name])
-        older = [n for n in self.nodes.values() if order[n] < order[node] and self._lies_in(n, memory)]
+        memory = {name: storage_of(value) for name, value in self.values.items() if isinstance(value, Tensor)}
+        older = [n for n in self.nodes.values() if order[n] < order[node] and memory.get(n.name) == memory[node.name]]
         return any(user is not node and order[user] > order[node] for n in older for user in n.users)
-
-    def _lies_in(self, node: Node, memory: int) -> bool:
-        value = self.values[node.name]
-        return isinstance(value, Tensor) and storage_of(value) == memory
 
     @staticmethod
     def select(where: str | Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
@@ -94,14 +109,9 @@ class Edit:
 
     def free_name(self, path: str) -> str:
         """Return `path`, or `path_2`, `path_3`, ... where that is taken."""
-        taken = {*dict(self.gm.named_modules(remove_duplicate=False)), *dict(_tensors(self.gm))}
-        count, name = 1, path
-        while name in taken:
-            count += 1
-            name = f"{path}_{count}"
-        return name
-
-    # -- changing ---------------------------------------------------------------------------------------------------
+        taken = {*dict(self.gm.named_modules(remove_duplicate=False)), *dict(named_tensors(self.gm))}
+        numbered = (f"{path}_{count}" for count in itertools.count(2))
+        return next(name for name in itertools.chain([path], numbered) if name not in taken)
 
     def add_layer(self, path: str, layer: nn.Module) -> str:
         """Register a layer with new numbers, of the model's type, device and mode, and return the name it got."""
@@ -112,7 +122,7 @@ class Edit:
 
     def record_new(self, path: str, layers: nn.Module) -> None:
         """Record the numbers of layers below a path as new."""
-        for name, tensor in _tensors(layers):
+        for name, tensor in named_tensors(layers):
             self.record.parameters[f"{path}.{name}"] = ParameterRecord.new(tensor.ndim)
 
     def tensor(self, name: str) -> Tensor:
@@ -123,13 +133,10 @@ class Edit:
     def recorded_name(self, name: str) -> str:
         """Return the name under which the record holds a tensor: the first one, of a tensor with several names."""
         tensor = self.tensor(name)
-        return next(n for n, t in _tensors(self.gm) if t is tensor)
+        return next(n for n, t in named_tensors(self.gm) if t is tensor)
 
     def set_tensor(self, name: str, tensor: Tensor, entry: ParameterRecord) -> None:
-        """Exchange a parameter or buffer under all of its names, or add a parameter.
-
-        entry: where its numbers come from, in the original.
-        """
+        """Exchange a parameter or buffer under all of its names, or add a parameter, its numbers as `entry` says."""
         owner, _, attribute = name.rpartition(".")
         place = self.gm.get_submodule(owner)
         old = place._buffers.get(attribute, place._parameters.get(attribute))
@@ -145,7 +152,7 @@ class Edit:
 
     def drop(self, path: str) -> None:
         """Take a layer out, its record too."""
-        for name, _ in _tensors(self.gm.get_submodule(path)):
+        for name, _ in named_tensors(self.gm.get_submodule(path)):
             self.record.parameters.pop(f"{path}.{name}", None)
         self.gm.delete_submodule(path)
 
@@ -175,17 +182,20 @@ class Edit:
             raise CaptureError(f"it cannot run on a value of shape {list(value.shape)}: {error}") from error
         own, = Captured(gm).inputs
         before = own._version
-        gives = list(run_shapes(gm).values())[-1]
+        *_, gives = run_shapes(gm).values()
         return Piece(gm, writes_input=own._version > before, gives=gives)
 
     def graft(self, path: str, piece: Piece, x: Node, before: Node) -> Node:
-        """Put a traced module in front of `before`, on the value of `x`, and return the node of its result.
+        """Put a traced module, its layers below `path`, on the value of `x`, and return the node of its result.
 
-        Its layers lie below `path`, registered once. It works on a copy of the value where one of the two is written to:
-        training would miss what was read.
+        It works on a copy of the value where one of the two is written to: training would miss what was read.
         """
-        if path not in dict(self.gm.named_modules(remove_duplicate=False)):
-            self._register(path, piece.module)
+        if path not in dict(self.gm.named_modules(remove_duplicate=False)):  # else the same layers run again
+            layers = hold(nn.Module().train(self.gm.training), piece.module)
+            self.gm.add_submodule(path, layers)
+            leaves = {f"{path}.{n}".rstrip("."): why for n, why in Captured(piece.module).leaves.items()}
+            Captured(self.gm).leaves = {**Captured(self.gm).leaves, **leaves}
+            self.record_new(path, layers)
         if piece.writes_input or self.written(x):
             x = self.call(before, ".clone", x, owner=path)
         first, *nodes, output = piece.module.graph.nodes
@@ -193,14 +203,6 @@ class Edit:
         with self.graph.inserting_before(before):
             copy_nodes(nodes, self.graph, env, lambda name: f"{path}.{name}".rstrip("."))
         return env[output.args[0]]  # type: ignore[index]
-
-    def _register(self, path: str, gm: GraphModule) -> None:
-        """Put the layers of a traced module below a path."""
-        layers = hold(nn.Module().train(self.gm.training), gm)
-        self.gm.add_submodule(path, layers)
-        leaves = {f"{path}.{n}".rstrip("."): why for n, why in Captured(gm).leaves.items()}
-        Captured(self.gm).leaves = {**Captured(self.gm).leaves, **leaves}
-        self.record_new(path, layers)
 
     def exchange(self, node: Node, new: Node) -> None:
         """Give the users of `node` (but not `new`, nor what `new` is made of) the value of `new`."""
@@ -227,10 +229,11 @@ class Edit:
         """Return the edited module, with its record behind that of the original."""
         self.graph.lint()
         self.gm.recompile()
-        self.record.removed = dict(_tensors(self.before)).keys() - dict(_tensors(self.gm)).keys()
+        self.record.removed = dict(named_tensors(self.before)).keys() - dict(named_tensors(self.gm)).keys()
         keep_growth(self.before, self.gm, self.record, self.outcomes)
         return PassResult(self.gm, True)
 
 
-def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+def named_tensors(module: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
+    """Return each parameter and buffer once, with the first of its names."""
+    return [*module.named_parameters(prefix), *module.named_buffers(prefix)]
