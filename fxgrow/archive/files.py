@@ -164,8 +164,8 @@ def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 def _read(file: BinaryIO) -> nn.Module:
     with zipfile.ZipFile(file) as archive:
-        description, tensors = container.read(file, archive)
-    data = safetensors.torch.load(tensors)
+        description, numbers = container.read(file, archive)
+    data = safetensors.torch.load(numbers)
     fields(description, "graph.json", DESCRIPTION)
     record = models.decode_record(description, data)
     model: Any = models.decode_model(description, data)

@@ -2,8 +2,6 @@
 
 Shared layers, shared parameters and shared memory are written once. The way back is in tree.py.
 """
-from __future__ import annotations
-
 import enum
 import functools
 from collections.abc import Callable
@@ -136,8 +134,10 @@ class Encoder:
             self.objects.append({"data": self._add_data(tensor.detach(), path), "requires_grad": tensor.requires_grad,
                                  "kind": "parameter" if isinstance(tensor, nn.Parameter) else "tensor"})
             self._object_index[id(tensor)] = len(self.objects) - 1
-            if isinstance(tensor, nn.Parameter):
-                self._note_range(tensor, path)
+            if isinstance(tensor, nn.Parameter) and tensor.numel() and tensor.device.type == "cpu":
+                last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+                end = tensor.data_ptr() + (last + 1) * tensor.element_size()
+                self._parameter_ranges.append((tensor.data_ptr(), end, path))
         return self._object_index[id(tensor)]
 
     def _add_data(self, tensor: Tensor, path: str) -> str:
@@ -156,12 +156,6 @@ class Encoder:
         if tensor.stride() != self.data[key].stride() and is_dense(tuple(tensor.shape), tensor.stride()):
             self.strides[key] = list(tensor.stride())
         return key
-
-    def _note_range(self, tensor: Tensor, path: str) -> None:
-        if tensor.numel() and tensor.device.type == "cpu":
-            last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
-            start = tensor.data_ptr()
-            self._parameter_ranges.append((start, start + (last + 1) * tensor.element_size(), path))
 
     def _refuse_overlaps(self) -> None:
         """Refuse parameters that share part of their memory: they train together, and would not once read from a file."""
@@ -192,13 +186,9 @@ def _plain(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
 def plain_copy(tensor: Tensor) -> Tensor:
     """Return a tensor contiguous, on the CPU, in memory of its own size (safetensors refuses views of larger memory)."""
     tensor = tensor.detach().cpu().contiguous()
-    fits = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.stride() == _default_strides(tensor.shape)
+    usual = torch.empty(tensor.shape, device="meta").stride()  # with sizes of 1, other strides are contiguous too
+    fits = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.stride() == usual
     return tensor if fits else torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
-
-
-def _default_strides(shape: torch.Size) -> tuple[int, ...]:
-    """Return the strides of a new tensor; one with sizes of 1 may be contiguous and have others."""
-    return torch.empty(shape, device="meta").stride()
 
 
 def _join(path: str, name: str) -> str:
@@ -232,10 +222,7 @@ def _refuse_hooks(module: nn.Module, path: str) -> None:
 
 
 def _refuse_tensor(tensor: Tensor, path: str) -> None:
-    reason = None
-    if type(tensor) not in (Tensor, nn.Parameter):
-        reason = f"is a {type(tensor).__name__}"
-    elif tensor.layout is not torch.strided or tensor.is_quantized:
-        reason = "is sparse or quantized"
-    if reason:
+    plain = type(tensor) in (Tensor, nn.Parameter)
+    if not plain or tensor.layout is not torch.strided or tensor.is_quantized:
+        reason = "is sparse or quantized" if plain else f"is a {type(tensor).__name__}"
         raise ArchiveError(f"tensor {path!r} {reason}, which an archive cannot hold; make it a plain dense tensor first")
