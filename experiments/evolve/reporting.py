@@ -18,9 +18,10 @@ from fxgrow.cost import count_flops
 from fxgrow.diagram import VIRIDIS, diagram_data
 from fxgrow.errors import DrawError, FxgrowError
 from fxgrow.experiments.evolve.config import SearchConfig
-from fxgrow.experiments.evolve.ensembles import ENSEMBLES, last_states
+from fxgrow.experiments.evolve.ensembles import ENSEMBLES
 from fxgrow.experiments.evolve.history import SearchHistory, read_search
-from fxgrow.experiments.evolve.member import Member, Scored
+from fxgrow.experiments.evolve.member import Member, Scored, ancestry
+from fxgrow.experiments.evolve.selection import last_states
 from fxgrow.experiments.evolve.store import Store, opened
 from fxgrow.experiments.seeds import mixed
 from fxgrow.graph import Captured
@@ -67,7 +68,7 @@ def page_data(folder: str | os.PathLike, *, title: str = "", changes: Compared =
     h = read_search(folder)
     with opened(folder) as store:
         damaged = store.check(thorough)
-        line = h.line(h.best.number) if h.best is not None else [0]
+        line = ancestry(h.members, h.best.number) if h.best is not None else [0]
         wanted = {"all": h.members, "line": line, "none": ()}[changes]
         layers = _changes(store, h, [n for n in wanted if h.members[n].parent is not None], progress)
         return {"title": title or Path(folder).resolve().name, "heat": VIRIDIS, "facts": _facts(h, damaged),
@@ -97,7 +98,7 @@ def _facts(h: SearchHistory, damaged: Mapping[str, str]) -> dict[str, str]:
              "time of training": _duration(sum(s.seconds for s in h.scored))}
     first = h.of(0)
     if h.best is not None and base is not None and first:
-        m, steps = h.best.member, len(h.line(h.best.number)) - 1
+        m, steps = h.best.member, len(ancestry(h.members, h.best.number)) - 1
         facts |= {"best network": f"#{m.number}, {steps} step{'' if steps == 1 else 's'} from the base network",
                   "its accuracy": f"{h.best.accuracy:.4f}; base {first[0].accuracy:.4f} after its first training",
                   "its parameters": f"{m.parameters:,}; base {base.parameters:,}",
