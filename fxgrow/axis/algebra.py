@@ -79,7 +79,8 @@ def _match(a, b) -> None:
     elif type(a) is type(b):
         _match_parts(list(a.parts), list(b.parts), type(a))
     else:
-        _match_sum_and_product(*((a, b) if isinstance(a, Sum) else (b, a)))
+        total, factors = (a, b) if isinstance(a, Sum) else (b, a)
+        _match_sum_and_product(total, factors)
 
 
 def _match_sum_and_product(total: Sum, factors: Prod) -> None:
@@ -91,7 +92,10 @@ def _match_sum_and_product(total: Sum, factors: Prod) -> None:
         pieces = view([total], [outer.size, factors.size // outer.size]) if outer.size > 1 else None
     if pieces is None:
         raise Mismatch(f"{total} is not made of {outer.size} equal parts")
-    _match(*((total, concat(pieces)) if of_copies else (product(pieces), factors)))
+    if of_copies:
+        _match(total, concat(pieces))
+    else:
+        _match(product(pieces), factors)
 
 
 def _match_parts(left: list, right: list, kind: type) -> None:

@@ -17,8 +17,7 @@ from fxgrow.aten import JOIN, tree_flatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
 from fxgrow.axis.expressions import Atom, atoms, freeze, is_fixed
 from fxgrow.axis.norms import fuse
-from fxgrow.axis.registry import RULES
-from fxgrow.axis.tape import Tape
+from fxgrow.axis.tape import RULES, Tape
 from fxgrow.axis.values import OUTPUT, UNEVEN, Fold, Map
 from fxgrow.graph import MetaRunner, location_of, mentions, meta_twin, nested_shape, remembered, to_meta
 from fxgrow.layers import fold_pairs

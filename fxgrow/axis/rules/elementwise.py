@@ -1,15 +1,16 @@
 """Pointwise ops with broadcasting: every position is computed from the same position of the inputs."""
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from fxgrow.aten import FILLED, LINEAR, ODD, OTHER_POINTWISE, ZERO_AT_ZERO
+from fxgrow.aten import FILLED, LINEAR, ODD, OTHER_POINTWISE, ZERO_AT_ZERO, tensors_in
 from fxgrow.axis.expressions import Fixed
-from fxgrow.axis.registry import rule
-from fxgrow.axis.tape import Tape
+from fxgrow.axis.tape import Tape, rule
 from fxgrow.axis.values import Map, Value
 
 
-def broadcast(tape: Tape, name: str, tensors: list[Tensor], out: Tensor) -> Value:
+def broadcast(tape: Tape, name: str, tensors: Sequence[Tensor], out: Tensor) -> Value:
     """Align the inputs' axes at the right and unify those of the output's size; others must be of one position."""
     ins = [tape.of(t) for t in tensors]
     axes = []
@@ -28,24 +29,16 @@ def broadcast(tape: Tape, name: str, tensors: list[Tensor], out: Tensor) -> Valu
     return tape.set(out, axes)
 
 
-def pointwise(tape: Tape, name: str, tensors: list[Tensor], outs, fn: str, const: bool = False) -> None:
+def pointwise(tape: Tape, name: str, tensors: Sequence[Tensor], outs, fn: str, const: bool = False) -> None:
     """Record an op that acts on each position alone, and give its results their axes."""
-    first = outs[0] if isinstance(outs, (tuple, list)) else outs
+    first, *others = tensors_in((outs,))
     ins = [tape.of(t) for t in tensors]
     value = broadcast(tape, name, tensors, first)
-    for other in outs[1:] if isinstance(outs, (tuple, list)) else ():
-        if isinstance(other, Tensor) and other.shape == first.shape:
+    for other in others:
+        if other.shape == first.shape:
             tape.set(other, value.axes)
     dmaps = [{i: i + first.ndim - len(v.axes) for i in range(len(v.axes))} for v in ins]
     tape.record(Map, name, ins, [value], fn=fn, dmaps=dmaps, const=const)
-
-
-def _tensors(args, kwargs) -> list[Tensor]:
-    return [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-
-
-def _adds_number(args) -> bool:
-    return len(args) > 1 and isinstance(args[1], (int, float, bool)) and args[1] != 0
 
 
 @rule(*FILLED)
@@ -65,7 +58,7 @@ def dropout(tape, name, args, kwargs, out):
 
 @rule(*LINEAR)
 def linear(tape, name, args, kwargs, out):
-    tensors, fn, const = _tensors(args, kwargs), "linear", False
+    tensors, fn, const = tensors_in((*args, *kwargs.values())), "linear", False
     if name == "where":
         fn, const = "linear" if _is_plain(tape, tensors[0]) else "any", len(tensors) < 3
     elif name == "masked_fill":
@@ -74,21 +67,19 @@ def linear(tape, name, args, kwargs, out):
     elif name == "_to_copy" and not out.is_floating_point() and not out.is_complex():
         fn = "fn0" if out.dtype is torch.bool else "odd"
     elif name in ("add", "sub", "rsub"):
-        const = _adds_number(args)
-    if name == "copy":
-        _copy(tape, name, *args[:2], out)
-    else:
-        pointwise(tape, name, tensors, out, fn, const)
+        const = len(args) > 1 and isinstance(args[1], (int, float)) and args[1] != 0
+    pointwise(tape, name, tensors, out, fn, const)
 
 
-def _copy(tape: Tape, name: str, target: Tensor, new: Tensor, out: Tensor) -> None:
+@rule("copy")
+def copy(tape, name, args, kwargs, out):
     """Forget what was there; its axes are those of what is there now."""
-    old, shift = tape.of(target), out.ndim - new.ndim
-    for i, axis in enumerate(tape.of(new).axes):
+    old, new = map(tape.of, args[:2])
+    shift = out.ndim - len(new.axes)
+    for i, axis in enumerate(new.axes):
         if axis.size > 1:
             tape.unify(old.axes[i + shift], axis, name)
-    value = tape.set(out, old.axes)
-    tape.record(Map, name, [tape.of(new)], [value], fn="linear", dmaps=[{i: i + shift for i in range(new.ndim)}])
+    tape.map(name, [new], out, old.axes, [{i: i + shift for i in range(len(new.axes))}])
 
 
 def _is_plain(tape: Tape, mask: Tensor) -> bool:
@@ -106,27 +97,26 @@ def index_put(tape, name, args, kwargs, out):
 
 @rule("mul")
 def mul(tape, name, args, kwargs, out):
-    tensors = _tensors(args, kwargs)
+    tensors = tensors_in((*args, *kwargs.values()))
     pointwise(tape, name, tensors, out, "mul" if len(tensors) > 1 else "linear")
 
 
 @rule("div")
 def div(tape, name, args, kwargs, out):
-    rounding = kwargs.get("rounding_mode")
     fn = "div" if isinstance(args[1], Tensor) else "linear"
-    if rounding or not isinstance(args[0], Tensor):
+    if kwargs.get("rounding_mode") or not isinstance(args[0], Tensor):
         fn = "any"
-    pointwise(tape, name, _tensors(args, kwargs), out, fn)
+    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, fn)
 
 
 @rule(*ODD)
 def odd(tape, name, args, kwargs, out):
-    pointwise(tape, name, _tensors(args, kwargs), out, "odd")
+    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, "odd")
 
 
 @rule(*ZERO_AT_ZERO)
 def zero_at_zero(tape, name, args, kwargs, out):
-    tensors, fn = _tensors(args, kwargs), "fn0"
+    tensors, fn = tensors_in((*args, *kwargs.values())), "fn0"
     if name in ("hardtanh", "clamp", "clip"):
         fn = "fn0" if _clips_around_zero(name, args) else "any"
     elif name == "pow":
@@ -156,20 +146,18 @@ def _prelu(tape, args, out):
     x, weight = map(tape.of, args)
     if weight.axes[0].size > 1:
         tape.unify(x.axes[1], weight.axes[0], "prelu")
-    tape.record(Map, "prelu", [x, weight], [tape.set(out, x.axes)], fn="fn0",
-                dmaps=[{i: i for i in range(len(x.axes))}, {0: 1}])
+    tape.map("prelu", [x, weight], out, x.axes, [{i: i for i in range(len(x.axes))}, {0: 1}], "fn0")
 
 
 @rule(*OTHER_POINTWISE)
 def other(tape, name, args, kwargs, out):
-    pointwise(tape, name, _tensors(args, kwargs), out, "any")
+    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, "any")
 
 
 @rule("bernoulli", "rand_like", "randn_like", "randint_like", "random", "uniform", "normal", "exponential", "geometric",
       "cauchy", "log_normal", "multinomial", "poisson")
 def random_values(tape, name, args, kwargs, out):
-    for axis in tape.of(args[0]).axes:
-        tape.freeze(axis, "random values are drawn")
+    tape.freeze_all(tape.of(args[0]).axes, "random values are drawn")
     tape.set(out, [Fixed(s) for s in out.shape])
 
 
@@ -181,5 +169,4 @@ def glu(tape, name, args, kwargs, out):
     half = out.shape[dim]
     left, right = tape.cut(x.axes[dim], [half, half], "glu")
     tape.unify(left, right, "glu")
-    value = tape.set(out, [left if i == dim else a for i, a in enumerate(x.axes)])
-    tape.record(Map, "glu", [x], [value], fn="any", dmaps=[None])
+    tape.map("glu", [x], out, [left if i == dim else a for i, a in enumerate(x.axes)], [None], "any")
