@@ -18,11 +18,11 @@ from fxgrow.passes.support import (
     activation,
     add,
     called_names,
-    insist_known,
+    check_choices,
+    conv,
     listed,
     numbered,
     part_below,
-    pointwise,
     seed_of,
     seeded,
     share_out,
@@ -64,8 +64,7 @@ class Branch(PassBase):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        insist_known("method", self.method, tuple(SUM))
-        insist_known("join", self.join, ("sum", "concat", "new"))
+        check_choices(self)
         fewest = 1 if self.join == "new" else 2
         self.count = fewest if self.branches is None else self.branches
         for number, least, name in ((self.count, fewest, "branches"), (self.kernel, 1, "kernel"), (self.width, 1, "width")):
@@ -141,7 +140,7 @@ class Branch(PassBase):
         channels = edit.values[part.gives.name].shape[part.channel_axis]
         operands = _operands(edit, part)
         width = self.width or max(channels // (len(operands) or 4), 1)
-        stand_in = edit.add_layer(f"{name}_out", pointwise(part.rank, channels, channels))
+        stand_in = edit.add_layer(f"{name}_out", conv(part.rank, channels, channels, bias=False))
         reader = edit.call(part.gives.next, stand_in, part.gives)
         edit.exchange(part.gives, reader)
         Captured(edit.gm).drop_growth()

@@ -15,10 +15,8 @@ from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.growth import Edit, Piece
 from fxgrow.identity import Range, Trace
 from fxgrow.passes.methods import Draws
-from fxgrow.passes.support import BLOCKS, Place, Places, insist_known, listed, redraw, seed_of, seeded, start_as_identity
+from fxgrow.passes.support import Place, Places, check_choices, listed, redraw, seed_of, seeded, start_as_identity
 from fxgrow.record import Outcome
-
-METHODS = ("r2r", "net2net", "netmorph", "random")
 
 
 @dataclass
@@ -44,8 +42,7 @@ class Deepen(PassBase):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        insist_known("method", self.method, METHODS)
-        insist_known("block", self.block, ("clone", "transformer", *BLOCKS))
+        check_choices(self)
         if not isinstance(self.times, int) or self.times < 1:
             raise GrowthError(f"times {self.times} inserts nothing; it must be a whole number of at least 1")
 

@@ -12,7 +12,7 @@ from fxgrow.common import Refusal, times
 from fxgrow.errors import SelectionError
 from fxgrow.graph import LAYERS
 from fxgrow.growth import Edit, Part, apply, channel_axis, kept, named, part_of, read_parameter
-from fxgrow.passes.support import insist_known, listed
+from fxgrow.passes.support import check_choices, listed
 from fxgrow.record import Outcome
 
 
@@ -33,7 +33,7 @@ class Skip(PassBase):
     weight: Literal["scalar", "channel", "matrix"] = "scalar"
 
     def __post_init__(self) -> None:
-        insist_known("weight", self.weight, ("scalar", "channel", "matrix"))
+        check_choices(self)
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Add a connection past each part that `where` names."""
@@ -48,8 +48,7 @@ class Skip(PassBase):
 
     def _connect(self, edit: Edit, start: Part, end: Part) -> Outcome:
         x, y, reader = (edit.nodes[n.name] for n in (start.takes, end.gives, start.reader))  # type: ignore[union-attr]
-        order = {node: i for i, node in enumerate(edit.graph.nodes)}
-        if order[reader] > order[y]:
+        if y < reader:
             raise Refusal(f"{end.name} comes before it")
         path = edit.free_name(start.beside("skip"))
         layer = self._layer(edit, start, end)
@@ -90,11 +89,7 @@ class Skip(PassBase):
 
 
 def _end(edit: Edit, name: str) -> tuple[str, str, list[Node]]:
-    """Return the one layer, block or call of a name.
-
-    Raises:
-        SelectionError: there is none, or it is called several times.
-    """
+    """Return the one layer, block or call of a name; refuse none, or one that is called several times."""
     found = named(edit).get(name, [])
     if len(found) != 1:
         raise SelectionError(f"to={name!r} names {len(found) or 'no'} calls; it must name one layer, block or call in full")

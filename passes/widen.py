@@ -15,7 +15,7 @@ from fxgrow.contents import AVERAGE, COPY, FALLBACKS, FREE, PAIR, ZERO, Certific
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.graph import tensors_of
 from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init
-from fxgrow.passes.support import insist_known, listed, rounded, seed_of, select_classes
+from fxgrow.passes.support import check_choices, listed, rounded, seed_of, select_classes
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
 
@@ -77,9 +77,7 @@ class Widen(PassBase):
             raise GrowthError(f"factor {self.factor} would shrink; it must be at least 1")
         if self.by is not None and self.by < 1:
             raise GrowthError(f"by {self.by} adds nothing; it must be at least 1")
-        insist_known("method", self.method, tuple(BASES))
-        insist_known("residual", self.residual, ("grow", "fold"))
-        insist_known("fallback", self.fallback, ("auto", "never"))
+        check_choices(self)
         if not (math.isfinite(self.noise) and self.noise >= 0):
             raise GrowthError(f"noise {self.noise} is no deviation; it must be zero or more")
         if self.residual == "fold" and self.method != "r2r":

@@ -5,14 +5,13 @@
 """
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import LAYERS
-from fxgrow.passes.support.layers import NORMS
+from fxgrow.passes.support.layers import NORMS, conv
 
 AVERAGE = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 FEWEST = 8  # hidden channels: of one or two, all may be off for every input, and then nothing would ever learn
@@ -28,11 +27,6 @@ class Residual(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Add the layers' result to x."""
         return x + super().forward(x)
-
-
-def conv(rank: int, ins: int, outs: int, kernel: int = 1, **options) -> nn.Module:
-    """Return a convolution that keeps the size of its input; of rank 0 a linear layer."""
-    return LAYERS[rank, False](ins, outs, kernel, padding=kernel // 2, **options) if rank else nn.Linear(ins, outs)
 
 
 def basic(rank: int, c: int) -> nn.Module:
@@ -120,16 +114,11 @@ class Transformer(nn.Module):
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))
 
 
-BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {"basic": basic, "bottleneck": bottleneck, "mbconv": mbconv,
-                                                      "inception": Inception}
+BLOCKS = {"basic": basic, "bottleneck": bottleneck, "mbconv": mbconv, "inception": Inception}  # of a rank and channels
 
 
 def build(name: str, shape: Sequence[int], last: bool) -> nn.Module:
-    """Return a block for values of a shape.
-
-    Raises:
-        GrowthError: there is no such block for values of this shape.
-    """
+    """Return a block for values of a shape, or refuse where there is none."""
     last = last or len(shape) == 2
     rank, channels = (0, shape[-1]) if last else (len(shape) - 2, shape[1])
     if name == "transformer":

@@ -28,11 +28,7 @@ ACTIVATIONS: dict[str, set] = {
 
 
 def kernel(edit: Edit, call: Call) -> Sizes:
-    """Return the kernel size of a convolution whose settings are plain numbers.
-
-    Raises:
-        GrowthError: they are computed at each call.
-    """
+    """Return the kernel size of a convolution, or refuse one whose settings are computed at each call."""
     for name in ("stride", "padding", "dilation", "groups") if call.rank else ():
         value = call.argument(name)
         if any(isinstance(v, Node) for v in (value if isinstance(value, (tuple, list)) else [value])):
@@ -43,24 +39,19 @@ def kernel(edit: Edit, call: Call) -> Sizes:
 def like(edit: Edit, call: Call, ins: int, outs: int, size: int | None = None, **changed) -> nn.Module:
     """Return a layer of the call's own kind and settings, without a bias, from `ins` to `outs` channels.
 
-    A kernel of another size is padded so that the output has the size of the call's.
-
-    Raises:
-        GrowthError: no padding does that.
+    A kernel of another size is padded so that the output has the size of the call's, or refused where no padding does that.
     """
     if not call.rank:
         return nn.Linear(ins, outs, bias=False)
     old = kernel(edit, call)
     new = old if size is None else (size,) * call.rank
     options = {name: call.setting(name) for name in ("stride", "dilation")} | {"groups": call.argument("groups")}
-    padding: Sizes | str = "same"
-    if call.argument("padding") != "same":
-        padding = same_size(old, padding_of(call), options["dilation"], new)
+    same = call.argument("padding") == "same"
+    options["padding"] = "same" if same else same_size(old, padding_of(call), options["dilation"], new)
+    options["padding_mode"] = getattr(call.module, "padding_mode", "zeros")
     if call.transposed:
         options["output_padding"] = call.setting("output_padding")
-    mode = getattr(call.module, "padding_mode", "zeros")
-    return LAYERS[call.rank, call.transposed](ins, outs, new, padding=padding, padding_mode=mode,
-                                              **{"bias": False, **options, **changed})
+    return LAYERS[call.rank, call.transposed](ins, outs, new, **{"bias": False, **options, **changed})
 
 
 def padding_of(call: Call) -> Sizes:
@@ -80,17 +71,14 @@ def same_size(old: Sizes, padding: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
     return padded
 
 
-def pointwise(rank: int, ins: int, outs: int, groups: int = 1, bias: bool = False) -> nn.Module:
-    """Return a 1x1 convolution, or for rank 0 a linear layer."""
-    return LAYERS[rank, False](ins, outs, 1, groups=groups, bias=bias) if rank else nn.Linear(ins, outs, bias)
+def conv(rank: int, ins: int, outs: int, kernel: int = 1, groups: int = 1, bias: bool = True) -> nn.Module:
+    """Return a convolution that keeps the size of its input; of rank 0 a linear layer."""
+    options = {"kernel_size": kernel, "padding": kernel // 2, "groups": groups} if rank else {}
+    return LAYERS[rank, False](ins, outs, bias=bias, **options)
 
 
 def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) -> dict[str, Sizes]:
-    """Return stride and padding from spatial sizes x to y: those of a convolution near by, else the smallest stride.
-
-    Raises:
-        GrowthError: none fits.
-    """
+    """Return stride and padding from spatial sizes x to y: of a convolution near by, else the smallest stride; or refuse."""
     def fits(a: int, b: int, stride: int, padding: int) -> bool:
         return a + 2 * padding >= size and (a + 2 * padding - size) // stride + 1 == b
 
@@ -118,9 +106,6 @@ def stack(edit: Edit, part: Part, layers: Sequence[tuple[int, int]], closed: boo
     Args:
         layers: kernel size and channels of each.
         closed: a norm and an activation like those near by stand behind the last layer too, not only behind the others.
-
-    Raises:
-        GrowthError: no convolution makes that size.
     """
     x, y = (edit.values[n.name].shape for n in (part.takes, part.gives))  # type: ignore[union-attr]
     rank, channels = part.rank, x[part.channel_axis]
@@ -172,8 +157,7 @@ class Function(nn.Module):
 
     def __init__(self, node: Node):
         super().__init__()
-        self.target = node.target
-        self.rest = node.args[1:]
+        self.target, self.rest = node.target, node.args[1:]
         self.options = {k: v for k, v in node.kwargs.items() if k not in ("inplace", "input")}
 
     def forward(self, x: Tensor) -> Tensor:

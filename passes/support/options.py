@@ -1,5 +1,6 @@
 """What the options of several passes have in common: names, seeds and words out of a list."""
 import contextlib
+import typing
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -21,6 +22,13 @@ def insist_known(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise a GrowthError unless an option has one of the values that it may have."""
     if value not in allowed:
         raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+
+
+def check_choices(options: object) -> None:
+    """Raise a GrowthError unless each field of a dataclass whose type is a Literal has one of its values."""
+    for name, hint in typing.get_type_hints(type(options)).items():
+        if typing.get_origin(hint) is typing.Literal:
+            insist_known(name, getattr(options, name), typing.get_args(hint))
 
 
 @contextlib.contextmanager

@@ -12,19 +12,12 @@ from fxgrow.growth import Edit, Part
 
 def called_names(edit: Edit) -> list[str]:
     """Return every name below which the graph calls something."""
-    found: dict[str, None] = {}
-    for node in edit.graph.nodes:
-        found.update(dict.fromkeys(prefixes(place_of(node))))
-    found.update(dict.fromkeys(call.name for call in calls(edit.gm)))
-    return [p for p in found if p]
+    found = [path for node in edit.graph.nodes for path in prefixes(place_of(node))] + [c.name for c in calls(edit.gm)]
+    return [path for path in dict.fromkeys(found) if path]
 
 
 def part_below(edit: Edit, path: str) -> Part:
-    """Return the part of the graph under change below a name.
-
-    Raises:
-        GrowthError: it has not exactly one tensor in and one out.
-    """
+    """Return the part of the graph under change below a name, or refuse one without exactly one tensor in and one out."""
     own = calls_below(edit, path)
     known = {c.node for c in own}
     nodes = [n for n in edit.graph.nodes if n in known or inside(n, path)]

@@ -19,7 +19,8 @@ from fxgrow.graph import Captured, below, call_of, calls, inside
 from fxgrow.growth import Part, Piece, channel_axes, outermost
 from fxgrow.identity import Demand, Trace
 from fxgrow.passes.support import plain
-from fxgrow.passes.support.blocks import build, conv
+from fxgrow.passes.support.blocks import build
+from fxgrow.passes.support.layers import conv
 from fxgrow.record import Outcome
 
 
@@ -54,9 +55,7 @@ class Places:
 
     def find(self, where: list[str] | None) -> tuple[list[Place], list[Outcome]]:
         """Return the places, and what was named but is none."""
-        found: list[Place] = []
-        if where is None:
-            found += self._at("")
+        found = self._at("") if where is None else []
         for pattern in where or ():
             if pattern in ("input", "output") and pattern not in self.modules:
                 found.append(self._input() if pattern == "input" else self._output())
@@ -78,8 +77,6 @@ class Places:
         except (Refusal, GrowthError) as why:
             self.refused.append(Outcome(path or type(self.gm).__name__, 0, 0, [], reason=str(why)))
             return []
-
-    # -- stages ------------------------------------------------------------------------------------------------------------
 
     def _block(self, path: str) -> Part | str:
         """Return the block below a path that can be the identity as it is, or why it cannot."""
@@ -106,17 +103,12 @@ class Places:
         end = None
         for child in children:
             block = self._block(child) if any(self.gm.get_submodule(child).children()) else ""
-            if isinstance(block, str):
-                end = None
-                continue
-            if end is not None and block.takes is end:
+            if isinstance(block, Part):
+                if end is None or block.takes is not end:
+                    runs.append([])
                 runs[-1].append(child)
-            else:
-                runs.append([child])
-            end = block.gives
+            end = block.gives if isinstance(block, Part) else None
         return runs
-
-    # -- one place ---------------------------------------------------------------------------------------------------------
 
     def _behind(self, path: str, template: str | None = None) -> Place:
         """Return the place behind a block or layer."""
@@ -212,9 +204,8 @@ class Places:
         call, nodes = units[-1]
         base = str(next((n.target for n in reversed(nodes) if n.op == "call_module"), call.name))
         series = base.rpartition(".")[2].isdigit()
-        made = plain.like(self.gm, self.trace, call, nodes, self.method)
-        return Place(base if series else call.name, nodes[-1], nodes[-1], made.piece, False, made.exact,
-                     made.parts if series else [])
+        make, exact, parts = plain.like(self.gm, self.trace, call, nodes, self.method)
+        return Place(base if series else call.name, nodes[-1], nodes[-1], make, False, exact, parts if series else [])
 
     def _before_layers(self) -> set[Node]:
         """Return the nodes that some layer with weights comes after."""

@@ -9,11 +9,7 @@ from fxgrow.errors import SelectionError
 
 
 def select_classes(tape: Tape, where: str | Sequence[str] | None) -> tuple[list[list[AxisClass]], list[AxisClass]]:
-    """Return the classes to grow, each followed by others of its product to try instead, and those that cannot grow.
-
-    Raises:
-        SelectionError: a glob names no class; the nearest names.
-    """
+    """Return the classes to grow, each followed by others of its product to try instead, and those that cannot grow."""
     found = classes(tape)
     patterns = [where] if isinstance(where, str) else where
     chosen = found if patterns is None else _named(tape, found, patterns)

@@ -9,7 +9,7 @@ from torch.fx import Node
 from fxgrow.errors import GrowthError
 from fxgrow.graph import Call, other_users
 from fxgrow.growth import Edit
-from fxgrow.passes.support.layers import kernel, like, pointwise
+from fxgrow.passes.support.layers import conv, kernel, like
 from fxgrow.passes.support.parts import numbered
 from fxgrow.record import ParameterRecord
 
@@ -17,27 +17,23 @@ from fxgrow.record import ParameterRecord
 def add(edit: Edit, name: str, group: list[Call], count: int, size: int | None, method: str) -> list[str]:
     """Make `W x` into `W x + sum_b V_b U_b x`, the last sum zero, and return the names of the branches.
 
-    U_b is a layer like W (with kernels of another `size`), V_b has 1x1 kernels.
-
-    Raises:
-        GrowthError: a branch would give values of another size.
+    U_b is a layer like W (with kernels of another `size`, if that gives values of the same size), V_b has 1x1 kernels.
     """
     call = group[0]
     kernel(edit, call)
     if any(any(c.extra) for c in group):
         raise GrowthError("it is told its output_size at each call: set output_padding instead")
     groups, ins, outs = _channels(edit, call)
-    odd = outs // groups % 2
-    middle = outs + groups if method == "r2r" and odd else outs
+    middle = outs + groups if method == "r2r" and outs // groups % 2 else outs  # pairs in each group
     branches: dict[str, nn.Module] = {}
     for path in numbered(edit, f"{name}_branch", count):
-        conv, project = like(edit, call, ins, middle, size), pointwise(call.rank, middle, outs, groups)
+        first, project = like(edit, call, ins, middle, size), conv(call.rank, middle, outs, groups=groups, bias=False)
         if method == "r2r":
-            repeat(call, conv.weight)  # type: ignore[arg-type]
+            repeat(call, first.weight)  # type: ignore[arg-type]
             oppose(project.weight)  # type: ignore[arg-type]
         else:
             nn.init.zeros_(project.weight)  # type: ignore[arg-type]
-        branches[path] = nn.Sequential(OrderedDict(conv=conv, project=project))
+        branches[path] = nn.Sequential(OrderedDict(conv=first, project=project))
     for c in group:
         total, after = c.node, c.node.next
         for path, branch in branches.items():
@@ -50,10 +46,7 @@ def add(edit: Edit, name: str, group: list[Call], count: int, size: int | None, 
 def share_out(edit: Edit, name: str, group: list[Call], count: int) -> list[str]:
     """Make `[W_1; ...; W_k] x` into `[W_1 x; ...; W_k x]` (Cai 2018), and return the names of the parts.
 
-    Whole groups go to a part, with their inputs.
-
-    Raises:
-        GrowthError: its tensors are used elsewhere, or there are fewer outputs or groups than parts.
+    Whole groups go to a part, with their inputs. A layer whose tensors are used elsewhere is refused.
     """
     call = group[0]
     kernel(edit, call)

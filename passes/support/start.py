@@ -1,6 +1,4 @@
 """The numbers that a new block starts with: drawn like its neighbour's, and such that it computes the identity."""
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -50,10 +48,7 @@ def start_as_identity(piece: Piece, x: Range, draws: Draws, *, pairs: bool, draw
 
     pairs: the last products take pairs with opposite signs where they can (R2R); else they are zero.
     draw: all numbers are drawn; else those that are there stay.
-    normal: the values come out of a LayerNorm without weight and bias.
-
-    Raises:
-        Refusal: no numbers do.
+    normal: the values come out of a LayerNorm without weight and bias. Where no numbers do, it refuses.
     """
     trace = Trace.of(piece.module, {"x": x})
     paired = _Pairs(piece) if pairs else None
