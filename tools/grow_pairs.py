@@ -4,8 +4,6 @@
     python tools/grow_pairs.py resnet18 vit       those whose names hold one of these words
     python tools/grow_pairs.py --float32 resnet18
 """
-from __future__ import annotations
-
 import argparse
 import sys
 import time
@@ -53,7 +51,7 @@ def build(name: str) -> nn.Module:
 
 
 def randomise(model: nn.Module) -> nn.Module:
-    """Statistics, norms, biases and layer scales that no fresh model has."""
+    """Draw statistics, norms, biases and layer scales as no fresh model has them."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, t in [*model.named_parameters(), *model.named_buffers()]:
@@ -80,7 +78,7 @@ def compare(small: str, big: str, size: int, dtype: torch.dtype = torch.float64)
     return float((a - b).abs().max() / a.abs().max()), {k: kinds.count(k) for k in dict.fromkeys(kinds)}
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--float32", action="store_true")
@@ -95,14 +93,13 @@ def main() -> int:
         try:
             error, steps = compare(small, big, size, torch.float32 if given.float32 else torch.float64)
             exact += error <= (1e-4 if given.float32 else 1e-9)
-            told, made = f"{error:.1e}", ", ".join(f"{n} {k}" for k, n in steps.items())
+            result, made = f"{error:.1e}", ", ".join(f"{n} {k}" for k, n in steps.items())
         except GrowthError as why:
-            told, made = str(why), "refused"
+            result, made = str(why), "refused"
         names = " | ".join(n.removeprefix("torchvision:") for n in (small, big))
-        print(f"| {names} | {told} | {made} | {time.perf_counter() - began:.1f} |", flush=True)
+        print(f"| {names} | {result} | {made} | {time.perf_counter() - began:.1f} |", flush=True)
     print(f"\n{exact} exact", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

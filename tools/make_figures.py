@@ -11,18 +11,16 @@ from pathlib import Path
 
 import graphviz
 import matplotlib
-import matplotlib.pyplot as plt
 import torch
 import torchvision
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.diagram.drawing import picture
 from fxgrow.passes import Deepen, Widen
-
-matplotlib.use("Agg")
 
 ROOT = Path(__file__).resolve().parent.parent
 STYLE = {"svg.hashsalt": "fxgrow", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 10,
@@ -47,9 +45,9 @@ def figure(*size: float) -> Callable[[Callable], Callable]:
     return register
 
 
-def canvas(width: float, height: float) -> tuple[plt.Figure, Axes]:
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """Return a drawing of `width x height` units, y downwards, 0.55 inches a unit."""
-    fig = plt.figure(figsize=(width * 0.55, height * 0.55), facecolor="white")
+    fig = Figure(figsize=(width * 0.55, height * 0.55), facecolor="white")
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
@@ -323,7 +321,6 @@ def draw(name: str, folder: Path, suffix: str = "svg") -> Path:
         fig, ax = canvas(*size)
         fn(ax)
         fig.savefig(target, metadata={"Date": None, "Creator": None} if suffix == "svg" else None, dpi=110)
-        plt.close(fig)
     return target
 
 
