@@ -105,16 +105,12 @@ def _before_permutation(tape: Tape, node: Node, copies: Atom) -> tuple[Node, int
 
 def _between(source: Node, end: Node) -> list[Node]:
     """Return the nodes that lead from `source` to `end`, which is the last of them."""
-    after, node, order = {source}, source.next, []
-    while True:
+    nodes, after, before = list(source.graph.nodes), {source}, {end}
+    span = nodes[nodes.index(source) + 1:nodes.index(end) + 1]
+    for node in span:
         if after.intersection(node.all_input_nodes):
             after.add(node)
-            order.append(node)
-        if node is end:
-            break
-        node = node.next
-    needed = {end}
-    for node in reversed(order):
-        if node in needed:
-            needed.update(node.all_input_nodes)
-    return [n for n in order if n in needed]
+    for node in reversed(span):
+        if node in before:
+            before.update(node.all_input_nodes)
+    return [n for n in span if n in after and n in before]
