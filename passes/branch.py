@@ -13,7 +13,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.aten import ConvNd
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.graph import Call, Captured, calls, computes
-from fxgrow.growth import Edit, Part, outermost
+from fxgrow.growth import Edit, Part, insist_done, outermost
 from fxgrow.passes.support import (
     activation,
     add,
@@ -95,7 +95,7 @@ class Branch(PassBase):
                 edit.outcomes.append(self._split_one(edit, name, groups[name]))
             except GrowthError as why:
                 edit.outcomes.append(Outcome(name, 1, 1, [name], reason=str(why)))
-        edit.insist(self.where)
+        insist_done(self.where, edit.outcomes)
         return edit.finish()
 
     def _split_one(self, edit: Edit, name: str, group: list[Call]) -> Outcome:
@@ -125,7 +125,7 @@ class Branch(PassBase):
                 refused.append(Outcome(name, 0, 0, [name], reason=str(why)))
         edit.outcomes += refused
         if not done:
-            edit.insist(self.where)
+            insist_done(self.where, edit.outcomes)
         Captured(gm).outcomes.extend(refused)
         return PassResult(gm, True)
 

@@ -11,8 +11,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.blocks import make_room, next_names, put_in
 from fxgrow.common import Refusal
-from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.growth import Edit, Piece
+from fxgrow.errors import CaptureError, GrowthError
+from fxgrow.growth import Edit, Piece, insist_done
 from fxgrow.identity import Range, Trace
 from fxgrow.passes.methods import Draws
 from fxgrow.passes.support import Place, Places, check_choices, listed, redraw, seed_of, seeded, start_as_identity
@@ -62,13 +62,9 @@ class Deepen(PassBase):
                     self._insert(edit, trace, place, draws)
                 except (Refusal, GrowthError, CaptureError) as why:
                     refused.append(Outcome(place.base, 0, 0, [], reason=str(why)))
-        if not edit.outcomes:
-            reasons = "; ".join(dict.fromkeys(f"{o.name}: {o.reason}" for o in refused[:3]))
-            what = f"that {self.where!r} names" if self.where else "in the model"
-            raise SelectionError(f"nothing {what} can be deepened: "
-                                 f'{reasons}. Name another block or layer, or have one built: block="basic", "bottleneck", '
-                                 '"mbconv", "inception" or "transformer"')
         edit.outcomes = edit.outcomes[::-1] + refused
+        insist_done(self.where, edit.outcomes, "be deepened", ". Name another block or layer, or have one built: "
+                    'block="basic", "bottleneck", "mbconv", "inception" or "transformer"')
         return edit.finish()
 
     def _insert(self, edit: Edit, trace: Trace, place: Place, draws: Draws) -> None:

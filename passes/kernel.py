@@ -14,7 +14,7 @@ from fxgrow.aten import ConvNd
 from fxgrow.common import Refusal, times
 from fxgrow.errors import GrowthError
 from fxgrow.graph import CONVOLUTIONS, TRANSPOSED, Call, call_of, other_users, place_of
-from fxgrow.growth import Edit
+from fxgrow.growth import Edit, insist_done
 from fxgrow.passes.support import listed
 from fxgrow.record import Outcome, ParameterRecord
 
@@ -58,7 +58,7 @@ class Kernel(PassBase):
                 elif weight not in done:
                     done.add(weight)
                     edit.outcomes.append(self._grow(edit, name, weight, calls[weight], name in named))
-        edit.insist(self.where)
+        insist_done(self.where, edit.outcomes)
         return edit.finish()
 
     def _grow(self, edit: Edit, name: str, weight: Tensor, calls: list[Call], named: bool) -> Outcome:

@@ -13,7 +13,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.aten import TorchDispatchMode
 from fxgrow.errors import CaptureError, GrowthError
 from fxgrow.graph import calls, meta_twin
-from fxgrow.growth import Edit, Part, outermost
+from fxgrow.growth import Edit, Part, insist_done, outermost
 from fxgrow.passes.support import called_names, check_choices, conv, listed, oppose, part_below, seed_of, seeded, stack
 from fxgrow.record import Outcome
 
@@ -63,7 +63,7 @@ class Subnet(PassBase):
                     edit.outcomes.append(self._insert(edit, part_below(edit, name), factory))
                 except (GrowthError, CaptureError) as why:
                     edit.outcomes.append(Outcome(name, 0, 0, [name], reason=str(why)))
-        edit.insist(self.where)
+        insist_done(self.where, edit.outcomes)
         return edit.finish()
 
     def _insert(self, edit: Edit, part: Part, factory: Factory | None) -> Outcome:

@@ -12,8 +12,9 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.axis import Atom, AxisClass, Fold, Tape, analyse
 from fxgrow.common import Refusal
 from fxgrow.contents import AVERAGE, COPY, FALLBACKS, FREE, PAIR, ZERO, Certificate, Content, certify
-from fxgrow.errors import GrowthError, SelectionError
+from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
+from fxgrow.growth import insist_done
 from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init
 from fxgrow.passes.support import check_choices, listed, rounded, seed_of, select_classes
 from fxgrow.record import Outcome, keep_growth
@@ -99,8 +100,7 @@ class Widen(PassBase):
         refused: dict[Atom, str] = {}
         while True:
             outcomes, growths = self._plan(tape, graph_module, wanted, refused, seed)
-            if not growths:
-                self._nothing(outcomes + unable)
+            insist_done(self.where, outcomes + unable, "grow")
             try:
                 new = rewrite(graph_module, tape, growths)
                 break
@@ -121,12 +121,6 @@ class Widen(PassBase):
         size = {name: value for name, value in sizes.items() if value is not None}
         return {"pass": "widen", "where": listed(self.where), **size, "method": self.method, "seed": seed,
                 "init": self.init if isinstance(self.init, (str, int, float)) else "callable"}
-
-    def _nothing(self, outcomes: list[Outcome]) -> None:
-        reasons = "; ".join(f"{o.name}: {o.reason}" for o in outcomes[:3])
-        more = f" and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
-        what = f"that {self.where!r} names" if self.where else "in the model"
-        raise SelectionError(f"nothing {what} can grow: {reasons or 'no layer has an axis of its own'}{more}")
 
     # -- how each class grows ---------------------------------------------------------------------------------------------
 

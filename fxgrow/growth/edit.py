@@ -217,14 +217,6 @@ class Edit:
             if node.name in facts:
                 facts[new.name] = facts[node.name]
 
-    def insist(self, where: str | Sequence[str] | None) -> None:
-        """Raise a SelectionError with the reasons unless something was done."""
-        if not any(o.method for o in self.outcomes):
-            reasons = "; ".join(f"{o.name}: {o.reason}" for o in self.outcomes[:3])
-            more = f"; and {len(self.outcomes) - 3} more" if len(self.outcomes) > 3 else ""
-            what = f"that {where!r} names" if where else "in the model"
-            raise SelectionError(f"nothing {what} can be done: {reasons or 'there is no such layer'}{more}")
-
     def finish(self) -> PassResult:
         """Return the edited module, with its record behind that of the original."""
         self.graph.lint()
@@ -232,6 +224,15 @@ class Edit:
         self.record.removed = dict(named_tensors(self.before)).keys() - dict(named_tensors(self.gm)).keys()
         keep_growth(self.before, self.gm, self.record, self.outcomes)
         return PassResult(self.gm, True)
+
+
+def insist_done(where: str | Sequence[str] | None, outcomes: list[Outcome], verb: str = "be done", advice: str = "") -> None:
+    """Raise a SelectionError with the reasons unless something that `where` names was done."""
+    if not any(o.method for o in outcomes):
+        reasons = "; ".join(dict.fromkeys(f"{o.name}: {o.reason}" for o in outcomes[:3]))
+        more = f"; and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
+        what = f"that {where!r} names" if where else "in the model"
+        raise SelectionError(f"nothing {what} can {verb}: {reasons or 'there is no layer for it'}{more}{advice}")
 
 
 def named_tensors(module: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:

@@ -14,7 +14,7 @@ from fxgrow.aten import tree_leaves
 from fxgrow.axis import Value, analyse, atoms, classes
 from fxgrow.common import Refusal
 from fxgrow.graph import boundary, outer, owner_of
-from fxgrow.growth.edit import Edit
+from fxgrow.growth.edit import Edit, insist_done
 from fxgrow.record import Outcome
 
 
@@ -147,7 +147,7 @@ def apply(edit: Edit, where: str | Sequence[str], what: str, put: Callable[[Part
             edit.outcomes.insert(0, put(part))
         except Refusal as why:
             edit.outcomes.insert(0, Outcome(name, 0, 0, [name], reason=str(why)))
-    edit.insist(where)
+    insist_done(where, edit.outcomes)
     return edit.finish()
 
 
