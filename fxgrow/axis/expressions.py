@@ -47,7 +47,7 @@ class Atom:
 class _Compound:
     """Parts, and the normal form and atoms as they were after `known` bindings."""
     __slots__ = ("held", "known", "normal", "parts", "size")
-    measure: Callable[[Iterable[int]], int]  # the size of a whole with parts of these sizes
+    measure: Callable[..., int]  # the size of a whole with parts of these sizes
     neutral: int  # the size of a part that changes nothing
 
     def __init__(self, parts: Sequence):

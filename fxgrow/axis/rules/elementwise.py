@@ -34,9 +34,8 @@ def pointwise(tape: Tape, name: str, tensors: Sequence[Tensor], outs, fn: str, c
     first, *others = tensors_in((outs,))
     ins = [tape.of(t) for t in tensors]
     value = broadcast(tape, name, tensors, first)
-    for other in others:
-        if other.shape == first.shape:
-            tape.set(other, value.axes)
+    for other in (o for o in others if o.shape == first.shape):
+        tape.set(other, value.axes)
     dmaps = [{i: i + first.ndim - len(v.axes) for i in range(len(v.axes))} for v in ins]
     tape.record(Map, name, ins, [value], fn=fn, dmaps=dmaps, const=const)
 
@@ -109,22 +108,19 @@ def div(tape, name, args, kwargs, out):
     pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, fn)
 
 
-@rule(*ODD)
-def odd(tape, name, args, kwargs, out):
-    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, "odd")
+@rule(*ODD, *OTHER_POINTWISE)
+def odd_or_any(tape, name, args, kwargs, out):
+    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, "odd" if name in ODD else "any")
 
 
 @rule(*ZERO_AT_ZERO)
 def zero_at_zero(tape, name, args, kwargs, out):
-    tensors, fn = tensors_in((*args, *kwargs.values())), "fn0"
+    fn = "fn0"
     if name in ("hardtanh", "clamp", "clip"):
         fn = "fn0" if _clips_around_zero(name, args) else "any"
     elif name == "pow":
         fn = _kind_of_power(*args[:2])
-    if name in ("prelu", "_prelu_kernel") and len(tensors) == 2 and args[1].ndim == 1 and args[0].ndim > 1:
-        _prelu(tape, args, out)
-    else:
-        pointwise(tape, name, tensors, out, fn)
+    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, fn)
 
 
 def _clips_around_zero(name: str, args) -> bool:
@@ -141,17 +137,16 @@ def _kind_of_power(base, exponent) -> str:
     return "odd" if exponent % 2 == 1 else "fn0"
 
 
-def _prelu(tape, args, out):
+@rule("prelu", "_prelu_kernel")
+def prelu(tape, name, args, kwargs, out):
     """Compute `prelu(x [N, C, ...], weight [C] or [1])`: the slope belongs to axis 1."""
+    if args[1].ndim != 1 or args[0].ndim < 2:
+        pointwise(tape, name, args, out, "fn0")
+        return
     x, weight = map(tape.of, args)
     if weight.axes[0].size > 1:
         tape.unify(x.axes[1], weight.axes[0], "prelu")
     tape.map("prelu", [x, weight], out, x.axes, [{i: i for i in range(len(x.axes))}, {0: 1}], "fn0")
-
-
-@rule(*OTHER_POINTWISE)
-def other(tape, name, args, kwargs, out):
-    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, "any")
 
 
 @rule("bernoulli", "rand_like", "randn_like", "randint_like", "random", "uniform", "normal", "exponential", "geometric",

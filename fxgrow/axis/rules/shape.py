@@ -141,7 +141,7 @@ def _select(tape: Tape, name: str, x: Value, dim: int, index: int, out: Tensor) 
 @rule("slice")
 def slice_(tape, name, args, kwargs, out):
     x = tape.of(args[0])
-    dim, start, _, step = [*args[1:], *[0, None, None, 1][len(args) - 1:]]
+    dim, start, _, step = list(args[1:]) + [0, None, None, 1][len(args) - 1:]
     dim %= len(x.axes)
     size, new = x.axes[dim].size, out.shape[dim]
     axis, pick, taken = resolve(x.axes[dim]), None, None
