@@ -56,11 +56,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Add a line to a file.
-
-    Raises:
-        ArchiveError: it cannot be written.
-    """
+    """Add a line to a file; ArchiveError if it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
