@@ -71,19 +71,21 @@ def page_data(folder: str | os.PathLike, *, title: str = "", changes: Compared =
         line = ancestry(h.members, h.best.number) if h.best is not None else [0]
         wanted = {"all": h.members, "line": line, "none": ()}[changes]
         layers = _changes(store, h, [n for n in wanted if h.members[n].parent is not None], progress)
+        lost = [{"number": s.number, "round": s.round, "reason": damaged[s.archive]}
+                for s in h.scored if s.archive in damaged]
         return {"title": title or Path(folder).resolve().name, "heat": VIRIDIS, "facts": _facts(h, damaged),
                 "finished": h.finished, "state": _state(h), "best": None if h.best is None else h.best.number, "line": line,
                 "columns": "generation" if h.config.mode == "steady" else "round",
                 "members": [_member(h, m, damaged, layers) for m in h.members.values()], "curves": _curves(h),
-                "damaged": _damaged(h, damaged), "discarded": grouped(h.discarded), "settings": _settings(h.config),
+                "damaged": lost, "discarded": grouped(h.discarded), "settings": _settings(h.config),
                 "seed": h.config.seed, "resume": f"fxgrow evolve --resume {folder}", **_network(store, h),
                 **_ensembles(Path(folder) / ENSEMBLES)}
 
 
 def _state(h: SearchHistory) -> str:
-    last = h.stages[-1].label if h.stages else "0"
     if h.finished:
         return "finished"
+    last = h.stages[-1].label if h.stages else "0"
     unit = "that of child" if h.config.mode == "steady" else "in round"
     return (f"not finished: it runs or was cut off. {len(h.scored)} trainings are done, the last {unit} {last}; "
             f"{len(h.waiting)} networks wait for theirs")
@@ -159,10 +161,6 @@ def _curves(h: SearchHistory) -> dict[str, Any]:
     return {"unit": "training" if h.config.mode == "steady" else "round", "points": points}
 
 
-def _damaged(h: SearchHistory, damaged: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"number": s.number, "round": s.round, "reason": damaged[s.archive]} for s in h.scored if s.archive in damaged]
-
-
 def grouped(discarded: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the mutations that led to nothing by pass and reason (places and numbers aside), the most frequent first."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
@@ -213,11 +211,7 @@ def _ensembles(path: Path) -> dict[str, Any]:
 
 
 def _structure(store: Store, trainings: Iterable[Scored]) -> GraphModule:
-    """Return a member's network, its numbers aside, from the last of its files that can be read.
-
-    Raises:
-        FxgrowError: there is none.
-    """
+    """Return a member's network, its numbers aside, from the last of its files that can be read, or raise FxgrowError."""
     problem = "it was not trained so far"
     for s in reversed([s for s in trainings if s.archive]):
         try:
@@ -232,16 +226,13 @@ def _changes(store: Store, h: SearchHistory, numbers: Sequence[int], progress: O
     changes: dict[int, Any] = {}
     for done, number in enumerate(numbers):
         progress(done, len(numbers))
-        changes[number] = _change(store, h.of(number))
+        try:
+            layers = fxgrow.diff(_structure(store, h.of(number))).layers
+            changes[number] = [vars(c) for c in layers if c.status != "same"]
+        except FxgrowError as error:
+            changes[number] = str(error)
     progress(len(numbers), len(numbers))
     return changes
-
-
-def _change(store: Store, trainings: Iterable[Scored]) -> list[dict[str, Any]] | str:
-    try:
-        return [vars(c) for c in fxgrow.diff(_structure(store, trainings)).layers if c.status != "same"]
-    except FxgrowError as error:
-        return str(error)
 
 
 def _network(store: Store, h: SearchHistory) -> dict[str, Any]:
