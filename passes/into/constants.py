@@ -1,6 +1,4 @@
 """Constants that a stock class fixes (a norm's eps, a scale): the factors of weights that make up for them."""
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

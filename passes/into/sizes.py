@@ -34,11 +34,7 @@ class Sizes:
             self.open.append((e, f.size, where))
 
     def solved(self) -> dict[Atom, int]:
-        """Return the sizes, with those that follow from the rest of the axes.
-
-        Raises:
-            GrowthError: there are none.
-        """
+        """Return the sizes, with those that follow from the rest of the axes, or refuse where there are none."""
         sizes = {a: n for a, (n, _) in self.found.items()}
         for e, size, where in self.open:
             if size_of(e, sizes) == size:

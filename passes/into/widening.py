@@ -48,14 +48,11 @@ class Widening:
     steps: list[Step]
 
     def widened(self, gm: GraphModule) -> tuple[GraphModule, GrowthRecord]:
-        """Return the small model in the sizes of the big one, and the record of its growth.
-
-        Raises:
-            GrowthError: a class cannot grow exactly.
-        """
+        """Return the small model in the sizes of the big one, and the record of its growth; refuse what is not exact."""
         tape = analyse(gm)
-        growths = self._growths(gm, tape)
+        sizes, draws = self._sizes(tape), Draws(self.options.seed, tensors_of(gm))
         record = Captured(gm).record or GrowthRecord()
+        growths = [self._growth(tape, c, sizes[c.atom], draws) for c in classes(tape) if sizes.get(c.atom, c.size) != c.size]
         if not growths:
             return gm, record
         try:
@@ -73,14 +70,7 @@ class Widening:
                     sizes.relate(ours, without(other, self.omitted.classes), f"axis {d} of {name}")
         return sizes.solved()
 
-    def _growths(self, gm: GraphModule, tape: Tape) -> list[Growth]:
-        sizes = self._sizes(tape)
-        widen = Widen(by=1, method=self.options.method, seed=self.options.seed)  # type: ignore[arg-type]
-        draws = Draws(self.options.seed, tensors_of(gm))
-        growing = [c for c in classes(tape) if sizes.get(c.atom, c.size) != c.size]
-        return [self._growth(tape, c, sizes[c.atom], widen, draws) for c in growing]
-
-    def _growth(self, tape: Tape, c: AxisClass, size: int, widen: Widen, draws: Draws) -> Growth:
+    def _growth(self, tape: Tape, c: AxisClass, size: int, draws: Draws) -> Growth:
         if c.reason == OUTPUT:
             if not self.options.extend:
                 raise GrowthError(f"{c.name} is {c.size} of the model's outputs, and {size} of the big one's: `extend` "
@@ -89,7 +79,7 @@ class Widening:
         elif c.reason is not None:
             raise GrowthError(f"{c.name} would grow from {c.size} to {size} positions, but it cannot: {c.reason}")
         try:
-            growth = widen.growth(tape, c, size, draws, self._fit)
+            growth = Widen(by=1, method=self.options.method).growth(tape, c, size, draws, self._fit)
         except Refusal as why:
             hint = "" if self.options.approximate else "; `approximate` takes the closest way"
             raise GrowthError(f"{c.name} cannot grow from {c.size} to {size} positions exactly: {why}{hint}") from why
