@@ -163,11 +163,13 @@ def carrier(tags: list[Content]) -> Content:
     return PAIR if kinds <= {PAIR, SIGNED} else FREE
 
 
-def vanishes(a: Content, b: Content) -> bool:
+def vanishes(a: Tag, b: Tag) -> bool:
     """Return whether the sum of products over new positions adds nothing (copies: shares the old terms out).
 
     Zero on both sides would vanish too, but neither side would ever get a gradient.
     """
+    if not isinstance(a, Content) or not isinstance(b, Content):
+        return isinstance(a, ByPart) and isinstance(b, ByPart) and all(map(vanishes, a.contents, b.contents))
     if {a, b} in ({PAIR, SIGNED}, COPIES):
         return True
     return ZERO in (a, b) and a != b and not {a, b} & COPIES

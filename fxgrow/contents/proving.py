@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from fxgrow.axis import Atom, Op, Prod, Tape, atoms, resolve
 from fxgrow.common import Refusal
-from fxgrow.contents.bindings import Flip
-from fxgrow.contents.certificate import Certificate
+from fxgrow.contents.bindings import Certificate, Flip
 from fxgrow.contents.interpreter import Interpreter, NeedsFlip
 from fxgrow.contents.kinds import AVERAGE, COPY, FREE, PAIR, ZERO, Content
 
