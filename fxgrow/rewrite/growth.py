@@ -44,10 +44,7 @@ def contents_by_tensor(growths: Sequence[Growth]) -> dict[str, dict[int, Content
 
 @dataclass
 class GrownSizes:
-    """The sizes that everything in a graph is to have once classes have grown.
-
-    tape: the analysis of the graph before. sizes: the new size of each class that grows.
-    """
+    """Sizes of all in a graph once classes have grown: `tape` is its analysis before, `sizes` has those of the classes."""
     tape: Tape
     sizes: Sizes
 

@@ -18,11 +18,7 @@ from fxgrow.rewrite.tensors import grow_tensors, index_map, norm_scales
 
 
 def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
-    """Return a new module with the growths applied; the old one is untouched.
-
-    Raises:
-        Refusal: a node cannot take its new sizes.
-    """
+    """Return a new module with the growths applied, or raise a Refusal where a node cannot take its new sizes."""
     grown = GrownSizes(tape, {g.atom: g.size for g in growths})
     old: dict[str, Tensor] = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
     tensors = grow_tensors(tape, old, growths)
