@@ -6,9 +6,8 @@ from typing import Any
 import click
 
 from fxgrow.cli import EXAMPLE, check_writable, echo_written, json_option, print_json, print_table, status
-from fxgrow.common import atomic_write, quantity
+from fxgrow.common import atomic_write, csv_text, quantity
 from fxgrow.experiments import plots  # whose names load NumPy when they are first used
-from fxgrow.experiments.train import csv_text
 
 Groups = Mapping[str, Sequence["plots.StoredRun"]]
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fxgrow.common import did_you_mean
+from fxgrow.common import csv_text, did_you_mean
 from fxgrow.errors import FxgrowError
 from fxgrow.experiments.settings import optional
-from fxgrow.experiments.train import History, csv_text
+from fxgrow.experiments.train import History
 
 RunRows = History | Sequence[Mapping[str, Any]]
 Array = NDArray[np.float64]

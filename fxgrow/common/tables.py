@@ -1,9 +1,19 @@
 """Tables as plain text."""
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as comma-separated values, under a header."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
 
 def render(table, width: int = 160) -> str:
     """Print a rich table as plain text."""
-    import io
-
     from rich.console import Console
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(table)

@@ -1,11 +1,9 @@
 """The cost of a node or module in FLOPs, parameters and bytes; and a count of all of them, which prints itself as a tree."""
-import csv
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fxgrow.common import quantity
+from fxgrow.common import csv_text, quantity
 
 
 @dataclass
@@ -153,10 +151,7 @@ def lines(count: FlopCount) -> Iterator[str]:
         yield "not counted " + ", ".join(f"{op} {n}x" for op, n in sorted(times.items(), key=lambda item: -item[1]))
 
 
-def csv_text(count: FlopCount, depth: int | None = None, sort: str | None = None) -> str:
+def to_csv(count: FlopCount, depth: int | None = None, sort: str | None = None) -> str:
     """Return the rows of the table as comma-separated values, in FLOPs and bytes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("module", "class", *count.modules[""].to_json()))
-    writer.writerows((name, kind, *cost.to_json().values()) for _, name, kind, cost in count.rows(depth, sort))
-    return text.getvalue()
+    rows = ((name, kind, *cost.to_json().values()) for _, name, kind, cost in count.rows(depth, sort))
+    return csv_text(("module", "class", *count.modules[""].to_json()), rows)
