@@ -62,11 +62,10 @@ class Interpreter(Bindings):
         return kinds.by_part(kinds.added, [*some, CONST] if constant else some)
 
     def _adds_constant(self, op: Op, sources: Sources) -> bool:
-        if isinstance(op, Map) and op.const:
-            return True
+        if isinstance(op, Map) and (op.const or op.joined):
+            return op.const
         summands = len(op.ins) - 1 if op.name == "where" else len(op.ins)  # a condition is none
-        joined = isinstance(op, Map) and op.joined
-        return not joined and len({i for i, _ in sources}) < summands
+        return len({i for i, _ in sources}) < summands
 
     def _mul(self, op: Op, sources: Sources) -> Tag:
         known, open_ones = self._split(op, sources)
@@ -96,7 +95,7 @@ class Interpreter(Bindings):
         return known[0] if known else open_ones[0]
 
     def _any(self, op: Op, sources: Sources) -> Known:
-        """Return the content of a function that may be anything, but acts on each position alone."""
+        """Return the content of any function that acts on each position alone."""
         contents = self._carried(*self._split(op, sources))
         if len(sources) == 1:
             fn = op.fn if isinstance(op, (Map, Reduce)) else "any"
