@@ -90,11 +90,9 @@ def _draw(output: str, drawn: Sequence["plots.Curve"], last: Mapping[str, Sequen
 
 
 def _print(drawn: Sequence["plots.Curve"], x: str, y: str, files: Sequence[str]) -> None:
-    rows = []
-    for c in drawn:
-        band = "one run, no band" if c.count[-1] == 1 else f"{c.low[-1]:.4g} to {c.high[-1]:.4g}"
-        rows.append((c.label, c.runs, len(c.x), quantity(float(c.x[-1])), f"{c.mean[-1]:.4g}", band,
-                     "; ".join(f"{what} at {quantity(at)}" for at, what in c.growths)))
+    rows = [(c.label, c.runs, len(c.x), quantity(float(c.x[-1])), f"{c.mean[-1]:.4g}",
+             "one run, no band" if c.count[-1] == 1 else f"{c.low[-1]:.4g} to {c.high[-1]:.4g}",
+             "; ".join(f"{what} at {quantity(at)}" for at, what in c.growths)) for c in drawn]
     _table(f"{y} over {x}", ("label", "runs", "points", f"last {x}", f"mean {y} there", "band there", "growths"), rows)
     for file in files:
         echo_written(file)

@@ -15,27 +15,20 @@ from fxgrow.experiments.settings import TrainError, read_toml
 from fxgrow.experiments.train import Run, TrainConfig
 
 
-def _options() -> list[click.Option]:
-    """Return an option for each setting; `-o` is that of the other commands."""
+def _with_settings(command: click.Command) -> click.Command:
+    """Give a command an option for each setting of a run; `-o` is that of the other commands."""
     own = {o.name: o for o in (*options_of(Run), *options_of(TrainConfig))}
     for field in dataclasses.fields(TrainConfig):
         if isinstance(field.default, tuple) and field.default:
             own[field.name].help += f"  [default: {', '.join(map(str, field.default))}]"  # type: ignore[operator]
     del own["model"]
     own["out"].opts.append("-o")
-    order = ["data", "epochs", "steps", "grow", "out"]
-    return [own.pop(name) for name in order] + list(own.values())  # type: ignore[return-value]
+    command.params += [own.pop(name) for name in ("data", "epochs", "steps", "grow", "out")] + list(own.values())
+    return command
 
 
-class TrainCommand(click.Command):
-    """A command with an option for each setting of a run."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.params += _options()
-
-
-@click.command(cls=TrainCommand, epilog="\b\nExamples:\n  fxgrow train zoo:cifar_resnet18:r=2**-3 --data digits --epochs 4 "
+@_with_settings
+@click.command(epilog="\b\nExamples:\n  fxgrow train zoo:cifar_resnet18:r=2**-3 --data digits --epochs 4 "
                "--grow 'epoch=2: widen factor=2 method=r2r' -o runs/x\n  fxgrow train --resume runs/x\n  "
                "fxgrow train run.toml --lr 0.01 -o runs/y")
 @click.argument("model", required=False)

@@ -147,8 +147,7 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
         rest, test = stratified_split(labels, TEST, seed=0)
     else:
         rest, test = torch.arange(len(labels)), torch.arange(len(test_labels))
-    train, held_out = stratified_split(labels[rest], validation, seed)
-    train, held_out = rest[train], rest[held_out]
+    train, held_out = (rest[part] for part in stratified_split(labels[rest], validation, seed))
     if limit is not None:
         train, held_out = (p[stratified_subset(labels[p], limit, seed)] for p in (train, held_out))
         test = test[stratified_subset((labels if test_labels is None else test_labels)[test], limit, seed)]

@@ -18,7 +18,7 @@ from fxgrow.errors import ArchiveError
 from fxgrow.graph import TRANSIENT
 
 PREFIX = "model/"
-FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 
@@ -27,10 +27,8 @@ def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
     """Return the captured graphs in a model by path: the model itself, or the parts of a shell that cannot be traced."""
     if isinstance(model, GraphModule):
         return {path: model}
-    graphs: dict[str, GraphModule] = {}
-    for name, child in model.named_children():  # each child once
-        graphs.update(graphs_of(child, _join(path, name)))
-    return graphs
+    return {place: gm for name, child in model.named_children()  # each child once
+            for place, gm in graphs_of(child, _join(path, name)).items()}
 
 
 def _outside_graphs(model: nn.Module) -> set[int]:
@@ -44,8 +42,7 @@ class Encoder:
     """Modules (children before parents), tensor objects and tensor data of a captured model or a shell with such parts."""
 
     def __init__(self, model: nn.Module, prefix: str = PREFIX):
-        self.graphs = graphs_of(model)
-        self.prefix = prefix
+        self.graphs, self.prefix = graphs_of(model), prefix
         self.modules: list[dict] = []
         self.objects: list[dict] = []
         self.data: dict[str, Tensor] = {}
@@ -76,7 +73,9 @@ class Encoder:
         self._module_index[id(module)] = None
         is_layer = id(module) in self._layers
         layer = _layer_name(module, path) if is_layer else None
-        _refuse_hooks(module, path)
+        if any(not getattr(hook, TRANSIENT, False) for hooks in HOOKS for hook in getattr(module, hooks, {}).values()):
+            raise ArchiveError(f"module {path!r} has hooks (old-style weight_norm and pruning use them), which an archive "
+                               "cannot hold; remove them first")
         for name in [*module._modules, *module._parameters, *module._buffers]:
             if not usable_name(name, type(module)):
                 raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
@@ -97,14 +96,12 @@ class Encoder:
         entry = {}
         if missing_constant(module):
             raise ArchiveError(f"layer {path!r} ({type(module).__name__}) lacks its attribute {missing_constant(module)!r}")
-        for name, value in sorted(vars(module).items()):
-            if name in skipped:
-                continue
+        for name in sorted(vars(module).keys() - skipped):
             where = f"attribute {name!r} of {path!r} ({type(module).__name__})"
             if not usable_name(name, type(module)):
                 raise ArchiveError(f"{where} replaces a method of its class; an archive holds no code, so remove it")
             try:
-                entry[name] = encode(value, functools.partial(self._special, f"{path}.{name}"))
+                entry[name] = encode(vars(module)[name], functools.partial(self._special, f"{path}.{name}"))
             except Unencodable as error:
                 raise ArchiveError(f"{where} holds a {error}, which an archive cannot hold; make it a number, a string, "
                                    "a tensor or a container of these") from None
@@ -124,7 +121,7 @@ class Encoder:
         special = functools.partial(self._special, where)
         if isinstance(value, functools.partial):
             return {"partial": [encode(v, special) for v in (value.func, list(value.args), value.keywords)]}
-        return _named(value) or _plain(value, special)
+        return _allowed(value, special)
 
     def _add_tensor(self, tensor: Tensor | None, path: str) -> int | None:
         if tensor is None:
@@ -166,17 +163,12 @@ class Encoder:
                                    "cannot hold; clone one of them")
 
 
-def _named(value: Any) -> dict | None:
-    """Encode a class or function of the allow-lists."""
+def _allowed(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
+    """Encode a class or function of the allow-lists, or an object of a plain class that comes with a model."""
     if isinstance(value, type) and issubclass(value, nn.Module) and allow.LAYERS.name_of(value):
         return {"class": allow.LAYERS.name_of(value)}
     if callable(value) and value is not getattr and allow.function_name(value):
         return {"function": allow.function_name(value)}
-    return None
-
-
-def _plain(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
-    """Encode an object of a plain class that comes with a model."""
     name = allow.PLAIN.name_of(type(value))
     if not name or not all(usable_name(n, type(value)) for n in vars(value)):
         return None
@@ -213,12 +205,6 @@ def _layer_name(module: nn.Module, path: str) -> str:
                            "could not be traced; an archive holds no code, so rewrite its forward with torch's functions "
                            "(fxgrow.capture(...).meta['leaves'] says what stopped it), or keep the model with torch.save")
     return name
-
-
-def _refuse_hooks(module: nn.Module, path: str) -> None:
-    if any(not getattr(hook, TRANSIENT, False) for name in FORWARD_HOOKS for hook in getattr(module, name, {}).values()):
-        raise ArchiveError(f"module {path!r} has hooks (old-style weight_norm and pruning use them), which an archive "
-                           "cannot hold; remove them first")
 
 
 def _refuse_tensor(tensor: Tensor, path: str) -> None:

@@ -48,9 +48,8 @@ def is_readable(root: nn.Module, path: str) -> bool:
     """Tell whether the path is a parameter, a buffer, or the training flag of a module: what a graph may read."""
     parent, _, name = path.rpartition(".")
     module = find_module(root, parent)
-    if module is None:
-        return False
-    return name == "training" or isinstance({**module._parameters, **module._buffers}.get(name), Tensor)
+    return module is not None and (
+        name == "training" or isinstance({**module._parameters, **module._buffers}.get(name), Tensor))
 
 
 def missing_constant(module: nn.Module) -> str | None:

@@ -59,7 +59,6 @@ class Tree:
 
     def _make_tensors(self, objects: list) -> list[Tensor]:
         tensors: list[Tensor] = []
-        used: set[str] = set()
         for entry in objects:
             key, requires_grad, kind = fields(entry, "a tensor", {"data": str, "requires_grad": bool, "kind": str})
             if key not in self._data or kind not in ("parameter", "tensor"):
@@ -70,8 +69,7 @@ class Tree:
             except RuntimeError as error:
                 raise ArchiveError(f"tensor {key!r} of whole numbers cannot require a gradient") from error
             tensors.append(nn.Parameter(data, requires_grad) if kind == "parameter" else data)
-            used.add(key)
-        if used != self._data.keys():
+        if {entry["data"] for entry in objects} != self._data.keys():
             raise ArchiveError("the file holds tensors that are not part of the model")
         return tensors
 
