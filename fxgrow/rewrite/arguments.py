@@ -17,10 +17,7 @@ from fxgrow.rewrite.growth import GrownSizes
 
 
 def write_sizes(node: Node, grown: GrownSizes, shape: Any, env: dict[Node, Any]) -> None:
-    """Write the expected sizes into the arguments of a call that takes sizes; other calls stay as they are.
-
-    shape: the expected one of the result, or a list of those of the results. env: the value of each node that has run.
-    """
+    """Write sizes into a call that takes them, by the expected shape of its result (or a list) and the values so far."""
     write, described_by = FORMS.get(_name(node), (None, object))
     if write is not None and isinstance(shape, described_by):
         write(node, grown, shape, lambda argument: env[argument] if isinstance(argument, Node) else argument)
@@ -120,11 +117,8 @@ def _open_full_slices(items: list, shape: Any) -> None:
 
 
 def _bound_slice(items: list, values: list, ndim: int, dim: int, start: int, stop: int) -> None:
-    """Write the bounds of the slice of dimension `dim` into an index, whose items have these values.
-
-    Dimensions count as they do when it is the slice's turn: those selected before are gone, and new ones are there.
-    """
-    at = 0
+    """Write the bounds of the slice of dimension `dim` into an index, whose items have these values."""
+    at = 0  # dimensions as they are at the slice's turn: those selected before are gone, and new ones are there
     for k, value in enumerate(values):
         if isinstance(value, slice) and at == dim:
             items[k] = slice(start or None, stop, value.step)

@@ -15,10 +15,7 @@ from fxgrow.rewrite.growth import GrownSizes
 
 
 def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> None:
-    """Bring the nodes of a rewritten graph, and the layers that they call, up to date with their grown tensors.
-
-    eps_ratios: the factor on the eps of each norm over grown classes.
-    """
+    """Bring nodes, and the layers that they call, up to date with grown tensors; each norm's eps is times its ratio."""
     layers = dict(gm.named_modules(remove_duplicate=False))
     rescaled: set[int] = set()  # a layer that is called twice has one eps
     for node in gm.graph.nodes:

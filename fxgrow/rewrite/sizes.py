@@ -50,20 +50,19 @@ class _SizeRunner(MetaRunner):
     def compute(self, node: Node) -> Any:
         if node.op == "placeholder":
             return self.run_node(node)
-        return self._folded(node) if node.meta.get("folded") else self._resized(node)
+        if not node.meta.get("folded"):
+            return self._resized(node)
+        value, problem = self._attempt(node)
+        if problem:
+            raise Refusal(f"copies cannot go through the batch: {problem}; class left unchanged", node.name,
+                          [a for a in self.grown.sizes if a.size == 1])
+        return value
 
     def after(self, node: Node, value: Any) -> Any:
         before = self.grown.tape.shapes.get(node.name)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value != before:
             self.old_numbers[node.name] = before
         return super().after(node, value)
-
-    def _folded(self, node: Node) -> Any:
-        value, problem = self._attempt(node)
-        if problem:
-            raise Refusal(f"copies cannot go through the batch: {problem}; class left unchanged", node.name,
-                          [a for a in self.grown.sizes if a.size == 1])
-        return value
 
     def _resized(self, node: Node) -> Any:
         keep_old_numbers(node, self.grown.tape, self.old_numbers)
