@@ -22,9 +22,6 @@ class Values(Protocol):
     values: dict[int, Value]
     node: str
 
-    def freeze(self, axis: Any, reason: str) -> None:
-        """Freeze an axis, with the reason and the place."""
-
     def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more: Any) -> Op | None:
         """Keep an op."""
 
@@ -76,8 +73,7 @@ class Aliases:
                 self._freeze(new)
                 self._freeze(values[self.lost[key]])
             if old is not None and old.source:
-                for axis in new.axes:
-                    self.tape.freeze(axis, "a parameter is written in place")
+                self._freeze(new, f"a parameter is written in place in {self.tape.node}")
             parent, dims = self.parents.get(key, (None, None))
             if parent is None or parent not in values:
                 return
@@ -105,9 +101,9 @@ class Aliases:
     def _age(self, key: int, but: int | None = None) -> None:
         self.stale.update(self._below(key, but))
 
-    def _freeze(self, value: Value) -> None:
+    def _freeze(self, value: Value, reason: str = "") -> None:
         for axis in value.axes:
-            freeze(axis, f"a view of it was written in place before {self.tape.node}")
+            freeze(axis, reason or f"a view of it was written in place before {self.tape.node}")
 
     def _joined(self, name: str, ins: list[Value], axes: Sequence, dmaps: list[Any]) -> Value:
         """Return a value that holds, at each position, what one of the others holds there."""

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import JOIN, tree_flatten
+from fxgrow.aten import JOIN, tree_leaves
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
 from fxgrow.axis.expressions import Atom, atoms, freeze, is_fixed
 from fxgrow.axis.norms import fuse
 from fxgrow.axis.tape import RULES, Tape
-from fxgrow.axis.values import OUTPUT, UNEVEN, Fold, Map
+from fxgrow.axis.values import OUTPUT, UNEVEN, Fold
 from fxgrow.graph import MetaRunner, location_of, mentions, meta_twin, nested_shape, remembered, to_meta
 from fxgrow.layers import fold_pairs
 
@@ -110,9 +110,8 @@ class _AxisRunner(MetaRunner):
             value = _idle_fold(self.tape, value, node.args[1])
         self.tape.node_values[node.name] = _values_of(self.tape, value)
         self.tape.shapes[node.name] = nested_shape(value)
-        if node.op == "output":
-            for axis in _axes_in(self.tape, value):
-                freeze(axis, OUTPUT)
+        for axis in _axes_in(self.tape, value) if node.op == "output" else ():
+            freeze(axis, OUTPUT)
         return value
 
 
@@ -132,16 +131,14 @@ def _join(tape: Tape, train_value: Any, eval_value: Any) -> Any:
         for a, b in zip(*(v.axes for v in ins)):
             tape.unify(a, b, "the two branches of `training`")
         out = torch.empty_like(eval_value)
-        same = {i: i for i in range(out.ndim)}
-        tape.record(Map, JOIN, ins, [tape.set(out, ins[0].axes)], fn="linear", dmaps=[same, same])
+        tape.map(JOIN, ins, out, ins[0].axes)
         return out
-    for axis in _axes_in(tape, (train_value, eval_value)):
-        tape.freeze(axis, "its use depends on the mode (train or eval)")
+    tape.freeze_all(_axes_in(tape, (train_value, eval_value)), "its use depends on the mode (train or eval)")
     return eval_value
 
 
 def _axes_in(tape: Tape, tree: Any) -> Iterator:
-    return (axis for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor) for axis in tape.of(leaf).axes)
+    return (axis for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) for axis in tape.of(leaf).axes)
 
 
 def _values_of(tape: Tape, value: Any) -> Any:

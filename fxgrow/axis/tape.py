@@ -55,8 +55,7 @@ class Tape(Watching):
         self.ops: list[Op] = []
         self.params: dict[str, Value] = {}
         self.node_values: dict[str, Any] = {}
-        self.node = ""  # where we are, for reasons
-        self.fx = ""  # the name of the graph node we are in
+        self.node = self.fx = ""  # the graph node we are in: where it is, for reasons; its name
         self.shapes: dict[str, Any] = {}
         self.by_node: dict[str, list[Op]] = {}
         self.opened: set[Atom] = set()  # classes of outputs that may grow

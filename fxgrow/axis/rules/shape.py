@@ -1,11 +1,9 @@
 """Ops that move positions without computing: views, permutations, cuts, concatenations, look-ups."""
 import torch
-from torch import Tensor
 
 from fxgrow.aten import CREATED, bound
 from fxgrow.axis.expressions import Atom, Fixed, concat, is_fixed, product, resolve
-from fxgrow.axis.tape import Tape, rule
-from fxgrow.axis.values import Value
+from fxgrow.axis.tape import rule
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten")
@@ -52,26 +50,17 @@ def squeeze(tape, name, args, kwargs, out):
     tape.map(name, [x], out, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}])
 
 
-@rule("expand")
-def expand(tape, name, args, kwargs, out):
-    """Give a dimension of one any size: the new axis is an atom of its own, equal at every position."""
-    x = tape.of(args[0])
-    shift = out.ndim - len(x.axes)
-    axes = []
-    for j, size in enumerate(out.shape):
-        axis = x.axes[j - shift] if j >= shift else Fixed(1)
-        axes.append(axis if axis.size == size else Atom(size))
-    tape.map(name, [x], out, axes, [{i: i + shift for i in range(len(x.axes))}])
-
-
-@rule("repeat")
+@rule("expand", "repeat")
 def repeat(tape, name, args, kwargs, out):
+    """Give a dimension of one any size, as an atom of its own that is equal at every position; put copies side by side."""
     x = tape.of(args[0])
     shift = out.ndim - len(x.axes)
     axes = []
-    for j, times in enumerate(args[1]):
-        axis = x.axes[j - shift] if j >= shift else Fixed(1)
-        axes.append(Atom(times) if axis.size == 1 and times > 1 else product((Fixed(times), axis)))
+    for axis, size in zip([*map(Fixed, [1] * shift), *x.axes], out.shape):
+        if axis.size == size:
+            axes.append(axis)
+        else:
+            axes.append(Atom(size) if axis.size == 1 else product((Fixed(size // axis.size), axis)))
     tape.map(name, [x], out, axes, [{i: i + shift for i in range(len(x.axes))}])
 
 
@@ -115,27 +104,15 @@ def split(tape, name, args, kwargs, out):
         tape.map(name, [x], o, [piece if i == dim else a for i, a in enumerate(x.axes)], pick=pick)
 
 
-@rule("unbind")
-def unbind(tape, name, args, kwargs, out):
-    x = tape.of(args[0])
-    dim = (args[1] if len(args) > 1 else 0) % len(x.axes)
-    for k, o in enumerate(out):
-        _select(tape, name, x, dim, k, o)
-
-
-@rule("select")
+@rule("select", "unbind")
 def select(tape, name, args, kwargs, out):
     x = tape.of(args[0])
-    dim = args[1] % len(x.axes)
-    _select(tape, name, x, dim, args[2] % args[0].shape[dim], out)
-
-
-def _select(tape: Tape, name: str, x: Value, dim: int, index: int, out: Tensor) -> None:
+    dim = (args[1] if len(args) > 1 else 0) % len(x.axes)
     tape.freeze(x.axes[dim], "its positions are told apart (one is selected)")
-    axis = resolve(x.axes[dim])
-    kept = [i for i in range(len(x.axes)) if i != dim]
-    tape.map(name, [x], out, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}],
-             pick=(axis, [index]) if isinstance(axis, Atom) else None)
+    axis, kept = resolve(x.axes[dim]), [i for i in range(len(x.axes)) if i != dim]
+    for index, o in enumerate(out) if name == "unbind" else [(args[2] % args[0].shape[dim], out)]:
+        tape.map(name, [x], o, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}],
+                 pick=(axis, [index]) if isinstance(axis, Atom) else None)
 
 
 @rule("slice")
