@@ -1,6 +1,6 @@
 """Extra parts of the bigger network: what it has between two places that the smaller one has not."""
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -58,16 +58,12 @@ def _block(side: Side, path: str) -> tuple[Extra | None, str]:
     x, out = ends(block, side.trace)
     extra = Extra(**vars(block), span=span, is_block=True)
     try:
-        Demand(x, _owned(path)).identity(out)
+        Demand(x, lambda name: name.startswith(path + ".")).identity(out)
     except Refusal as why:
         extra.norms = _norms(side, extra, x, out)
         if extra.norms is None:
             return extra, f"{path} cannot be the identity: {why}"
     return extra, ""
-
-
-def _owned(path: str) -> Callable[[str], bool]:
-    return lambda name: name.startswith(path + ".")
 
 
 def _concatenated(side: Side, path: str) -> Extra | None:
@@ -91,7 +87,7 @@ def _norms(side: Side, block: Extra, x: Val, out: Val) -> Norms | None:
     if front is None or end is None or not users_of(side, side.resolve(block.takes)) <= inside:
         return None
     try:
-        Demand(x, _owned(block.name), normal=True).identity(out)
+        Demand(x, lambda name: name.startswith(block.name + "."), normal=True).identity(out)
     except Refusal:
         return None
     return front, end

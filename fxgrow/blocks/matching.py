@@ -1,7 +1,6 @@
 """Matching of two captured graphs: the larger is the smaller with blocks and layers in between that can be the identity.
 
 Nodes are compared by the ATen ops that they run, with their numbers, and by where their inputs come from; sizes may grow.
-What lives here: which node is which. What does not: sizes and numbers (passes/into).
 """
 import operator
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ class Match:
 
 
 def match(small: Side, big: Side, place: str = "end") -> Match:
-    """Find the smaller graph in the larger one, or raise a GrowthError: what was reached in both, why no block may lack.
+    """Find the smaller graph in the larger one, or raise a GrowthError that says how far both agree, and why no further.
 
     place: where in a row of equal blocks new ones stand: `end` (behind the old ones), `spread` (evenly among them) or
     `interleave` (one behind each old one, the rest at the end).
@@ -71,10 +70,11 @@ class _Alignment:
     def run(self) -> Match | None:
         """Return the match; None, with `furthest` and `reason`: there is none."""
         goal = len(self.small.nodes), len(self.big.nodes)
+        outputs = [next(iter(side.gm.graph.find_nodes(op="output"))) for side in (self.small, self.big)]
         stack = [_State((0, 0), None, self._moves(0))]
         while stack:
             state = stack[-1]
-            if state.at == goal and self._same_result():
+            if state.at == goal and self._reads_alike(*outputs):
                 return Match(self.nodes, self.skipped)
             following = self._advance(state)
             if following is not None:
@@ -82,8 +82,11 @@ class _Alignment:
                 continue
             self.dead_ends.add(state.at)
             stack.pop()
-            if stack:
-                self._undo(state.move)
+            if state.move is not None:
+                self.around.popitem()
+                self.skipped.pop()
+            elif stack:
+                self.nodes.popitem()
         return None
 
     def _moves(self, place: int) -> Iterator[Extra | None]:
@@ -109,14 +112,6 @@ class _Alignment:
                 return _State(reached, move, self._moves(reached[1]))
         return None
 
-    def _undo(self, move: Extra | None) -> None:
-        """Take back the last move."""
-        if move is None:
-            self.nodes.popitem()
-        else:
-            self.around.popitem()
-            self.skipped.pop()
-
     def _source(self, node: Node) -> Node | None:
         """Return where a value comes from, with all that is left out being the identity."""
         at: Node | None = self.big.resolve(node)
@@ -128,10 +123,6 @@ class _Alignment:
         """Return whether two nodes read the same values, those left out of concatenations apart."""
         sources = [self._source(n) for n in self.big.inputs(two)]
         return [self.nodes.get(n) for n in self.small.inputs(one)] == [n for n in sources if n is not None]
-
-    def _same_result(self) -> bool:
-        one, two = (next(iter(s.gm.graph.find_nodes(op="output"))) for s in (self.small, self.big))
-        return self._reads_alike(one, two)
 
     def _difference(self, i: int, k: int) -> str | None:
         """Return why the i-th node of the smaller graph is not the k-th of the larger (None: it is)."""
@@ -176,17 +167,12 @@ def _numbers_differ(v: Val, w: Val) -> str | None:
     ours, theirs = numbers_in(v.name, v.args, {}), numbers_in(w.name, w.args, {})
     if v.name == "convolution" and taps(v) != taps(w):
         (stride, padding, dilation, *rest), (their_stride, wider, *their_rest) = ours, theirs
-        if not _is_part(taps(v), taps(w), padding, wider, dilation):
+        spare = [(m - n) * d for n, m, d in zip(taps(v), taps(w), dilation)]
+        middle = [p + s // 2 for p, s in zip(padding, spare)]  # p' = p + d (k' - k) / 2 on each axis
+        if len(taps(v)) != len(taps(w)) or any(s < 0 or s % 2 for s in spare) or list(wider) != middle:
             return f"a kernel of {taps(v)} with padding {padding} is no part of one of {taps(w)} with {wider}"
         ours, theirs = [stride, dilation, *rest], [their_stride, *their_rest]
     return None if ours == theirs else f"{v.name.strip('_')} has {ours} in one and {theirs} in the other"
-
-
-def _is_part(kernel: list[int], larger: list[int], padding, wider, dilation) -> bool:
-    """Return whether a kernel with padding is the middle of a larger one: p' = p + d (k' - k) / 2 on each axis."""
-    spare = [(m - n) * d for n, m, d in zip(kernel, larger, dilation)]
-    return len(kernel) == len(larger) and all(s >= 0 and s % 2 == 0 for s in spare) and \
-        list(wider) == [p + s // 2 for p, s in zip(padding, spare)]
 
 
 def taps(v: Val) -> list[int]:

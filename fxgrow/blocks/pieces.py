@@ -29,7 +29,7 @@ def find_block(path: str, trace: Trace) -> Part:
     shape = trace.values[out.name].shape
     values = {n: trace.values.get(n.name) for n in boundary(nodes)[0]}
     ins = [n for n, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()]
-    candidates = [n for n in ins if values[n].shape == shape] or ins
+    candidates = [n for n in ins if trace.values[n.name].shape == shape] or ins
     if len(candidates) != 1:
         raise Refusal(f"{path} is given {len(candidates)} values, not one tensor")
     return Part(path, nodes, candidates[0], out)

@@ -13,11 +13,7 @@ NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 def put_in(edit: Edit, piece: Piece, after: Node, x: Node) -> tuple[Node, Node]:
-    """Put a piece into the graph behind `after`, on the value of `x`, whose users from there on get the piece's result.
-
-    Returns:
-        the last node, and that of the result.
-    """
+    """Put a piece behind `after`, on the value of `x`, whose later users get its result; return the last node and that."""
     for path in piece.paths:
         layer = piece.module.get_submodule(path)
         _register(edit, path, layer.to(device=edit.like.device))
@@ -62,11 +58,9 @@ def make_room(edit: Edit, path: str, count: int) -> None:
     owner, stem, number = _split(edit, path)
     if number is None:
         return
-    moving = {}
-    for name in edit.gm.get_submodule(owner.rstrip("."))._modules:
-        following = re.fullmatch(re.escape(stem) + r"(\d+)", name)
-        if following and int(following[1]) > number:
-            moving[name] = f"{stem}{int(following[1]) + count}"
+    children = edit.gm.get_submodule(owner.rstrip("."))._modules
+    numbered = (re.fullmatch(re.escape(stem) + r"(\d+)", name) for name in children)
+    moving = {match[0]: f"{stem}{int(match[1]) + count}" for match in numbered if match and int(match[1]) > number}
     if moving:
         _rename(edit, owner, moving)
 

@@ -1,7 +1,4 @@
-"""Editing: a pass that inserts nodes and layers changes a copy of a captured module, and the growth record is kept.
-
-What lives here: the bookkeeping. What does not: what goes where (the passes), which numbers new layers start with.
-"""
+"""Editing: a pass that inserts nodes and layers changes a copy of a captured module, and the growth record is kept."""
 import fnmatch
 import functools
 import itertools
@@ -90,11 +87,7 @@ class Edit:
 
     @staticmethod
     def select(where: str | Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
-        """Return those of `names` that a glob of `where` matches or is a parent of; all for None.
-
-        Raises:
-            SelectionError: a glob matches none; the nearest names are given.
-        """
+        """Return the `names` that a glob of `where` matches or is a parent of (None: all), or raise a SelectionError."""
         names = list(dict.fromkeys(names))
         if where is None:
             return names
@@ -169,11 +162,7 @@ class Edit:
         return node
 
     def trace(self, module: nn.Module, x: Node) -> Piece:
-        """Capture a module with new numbers for the value of `x`, of its type and the model's device and mode.
-
-        Raises:
-            CaptureError: it cannot be traced, or cannot take such a value.
-        """
+        """Capture a module with new numbers for the value of `x`, of its type and the model's device and mode."""
         value = torch.empty_like(self.values[x.name])
         module = module.to(device=self.like.device, dtype=value.dtype).train(self.gm.training)
         try:
@@ -186,17 +175,14 @@ class Edit:
         return Piece(gm, writes_input=own._version > before, gives=gives)
 
     def graft(self, path: str, piece: Piece, x: Node, before: Node) -> Node:
-        """Put a traced module, its layers below `path`, on the value of `x`, and return the node of its result.
-
-        It works on a copy of the value where one of the two is written to: training would miss what was read.
-        """
+        """Put a traced module, its layers below `path`, on the value of `x`, and return the node of its result."""
         if path not in dict(self.gm.named_modules(remove_duplicate=False)):  # else the same layers run again
             layers = hold(nn.Module().train(self.gm.training), piece.module)
             self.gm.add_submodule(path, layers)
             leaves = {f"{path}.{n}".rstrip("."): why for n, why in Captured(piece.module).leaves.items()}
             Captured(self.gm).leaves = {**Captured(self.gm).leaves, **leaves}
             self.record_new(path, layers)
-        if piece.writes_input or self.written(x):
+        if piece.writes_input or self.written(x):  # else training would miss what was read
             x = self.call(before, ".clone", x, owner=path)
         first, *nodes, output = piece.module.graph.nodes
         env = {first: x}

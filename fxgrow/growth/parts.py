@@ -1,7 +1,4 @@
-"""Parts of a captured graph that something is put behind or around: a layer, one call, or all that is below a module.
-
-What lives here: finding them by name, their ends, their channels. What does not: what is put there.
-"""
+"""Parts of a captured graph that something is put behind or around: a layer, one call, or all that is below a module."""
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -115,11 +112,7 @@ def channel_axes(gm: GraphModule, node: str) -> list[int]:
 
 
 def outermost(where: str | Sequence[str], names: Iterable[str], what: str) -> list[str]:
-    """Return the names that globs match, each glob's without those below another one of them.
-
-    Raises:
-        SelectionError: a glob matches nothing.
-    """
+    """Return the names that globs match, each glob's without those below another one of them."""
     patterns = [where] if isinstance(where, str) else where
     return list(dict.fromkeys(n for pattern in patterns for n in outer(Edit.select(pattern, names, what))))
 
@@ -129,9 +122,6 @@ def apply(edit: Edit, where: str | Sequence[str], what: str, put: Callable[[Part
     """Call `put` for each part that is named, the last one first, and keep the reasons where it refuses.
 
     what: what names are of, for the error. takes: the parts must take one value.
-
-    Raises:
-        SelectionError: nothing is named so, or nothing could be put anywhere.
     """
     found = named(edit)
     chosen = [one for name in outermost(where, found, what) for one in found[name]]

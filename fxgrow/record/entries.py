@@ -84,9 +84,6 @@ class Entries:
         """Return each tensor of the grown model once, with its record; what was put into the model since is new.
 
         Of the names of a tied tensor, that which has a record counts.
-
-        Raises:
-            GrowthError: a tensor has another shape than the record says.
         """
         small = tensors_of(self.origin[""]).keys() if "" in self.origin else tensors.keys()
         located = {}

@@ -98,14 +98,11 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
     """Scale the moves that each step of any torch optimizer makes of the numbers of `model`.
 
     A number becomes `p + s * (step(p) - p)`, momentum, weight decay and adaptive rates included; numbers with a factor of
-    one move exactly as before.
+    one move exactly as before. It ends with `.remove()` of what this returns, or with a `with` block over that.
 
     Args:
         optimizer: over parameters of `model`.
         scales: by parameter, a factor or a tensor of its shape; `record.lr_scales(model, new=0.1)` makes them.
-
-    Returns:
-        a handle; `.remove()`, or the end of a `with` block, ends it.
 
     Raises:
         GrowthError: a name is not a parameter of the model, or its factors have another shape.

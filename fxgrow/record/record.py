@@ -1,7 +1,4 @@
-"""The growth record: where every old number went and which numbers are new.
-
-What lives here: the data, and how two growths in a row become one. What does not: what follows from a record.
-"""
+"""The growth record: where every old number went, which numbers are new, how two growths in a row become one."""
 from __future__ import annotations
 
 import json
@@ -12,6 +9,7 @@ from torch import Tensor, nn
 from fxgrow.record import freezing, optimizers, shrinking
 from fxgrow.record.entries import Entries, ParameterRecord
 
+MAPS = ("index", "fresh", "shares")  # of a ParameterRecord, one tensor or none for each axis
 
 @dataclass
 class GrowthRecord(Entries):
@@ -46,7 +44,7 @@ class GrowthRecord(Entries):
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the index maps, masks and shares, flat, for an archive."""
         return {f"{kind}/{dim}/{name}": t.contiguous() for name, p in self.parameters.items()
-                for kind in ("index", "fresh", "shares") for dim, t in enumerate(getattr(p, kind)) if t is not None}
+                for kind in MAPS for dim, t in enumerate(getattr(p, kind)) if t is not None}
 
     def to_json(self) -> str:
         """Return everything that is neither a tensor nor the origin."""
@@ -58,12 +56,10 @@ class GrowthRecord(Entries):
     def rebuild(cls, text: str, tensors: dict[str, Tensor]) -> GrowthRecord:
         """Return the record that gave this `to_json` and `to_tensors`."""
         data = json.loads(text)
-
-        def maps(kind: str, name: str) -> list[Tensor | None]:
-            return [tensors.get(f"{kind}/{dim}/{name}") for dim in range(data["parameters"][name]["axes"])]
-
-        parameters = {name: ParameterRecord(p["source"], maps("index", name), maps("fresh", name), maps("shares", name),
-                                            p["scale"]) for name, p in data["parameters"].items()}
+        parameters: dict[str, ParameterRecord] = {}
+        for name, p in data["parameters"].items():
+            index, fresh, shares = ([tensors.get(f"{kind}/{dim}/{name}") for dim in range(p["axes"])] for kind in MAPS)
+            parameters[name] = ParameterRecord(p["source"], index, fresh, shares, p["scale"])
         return cls(parameters, data["lineage"], set(data["removed"]), data.get("certificate", []))
 
 
