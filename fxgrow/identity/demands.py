@@ -99,14 +99,12 @@ class Demand:
 
     def _obstacle(self, v: Val) -> str:
         """Say what keeps the input from coming to `v`: the op on the way that is no layer with weights, if there is one."""
-        ops, queue, seen = [v], [v], {v}
-        while queue:
-            for op in queue.pop(0).ins:
-                if op not in seen and op.ins and not op.param_only:
-                    seen.add(op)
-                    ops.append(op)
-                    if op.name not in CONTRACTIONS:
-                        queue.append(op)
+        ops, queue = {v: None}, [v]
+        for later in queue:
+            for op in later.ins:
+                if op not in ops and op.ins and not op.param_only:
+                    ops[op] = None
+                    queue += [op] if op.name not in CONTRACTIONS else []
         blocking = [op for op in ops if op.name not in REARRANGED and op.name != "add" and any(map(self._carries, op.ins))]
         return in_the_way(next((op for op in blocking if op.name not in CONTRACTIONS), blocking[0] if blocking else v))
 

@@ -1,6 +1,4 @@
 """Growths of classes: how many positions each gets, how tensors are extended, and the sizes that follow."""
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -15,7 +15,7 @@ from fxgrow.rewrite.growth import GrownSizes
 
 
 def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> None:
-    """Bring nodes, and the layers that they call, up to date with grown tensors; each norm's eps is times its ratio."""
+    """Bring nodes, and the layers that they call, up to date with grown tensors; `eps_ratios` are factors on norms' eps."""
     layers = dict(gm.named_modules(remove_duplicate=False))
     rescaled: set[int] = set()  # a layer that is called twice has one eps
     for node in gm.graph.nodes:
