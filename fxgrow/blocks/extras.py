@@ -20,14 +20,10 @@ Span = tuple[int, int]  # the places of the first and the last node of a part in
 
 @dataclass(eq=False, kw_only=True)
 class Extra(Part):
-    """A part of the larger graph that the smaller one may lack: it can be the identity, or left out of concatenations.
-
-    span: its place in the match. is_block: it has a name of its own and a skip path; else it is a layer with its norm and
-    activation. norms: those around a block that is the identity only if the first has no weight and bias, and hands them on.
-    """
+    """A part of the larger graph that the smaller one may lack: it can be the identity, or left out of concatenations."""
     span: Span
-    is_block: bool = False
-    norms: Norms | None = None
+    is_block: bool = False  # it has a name of its own and a skip path; else it is a layer with its norm and activation
+    norms: Norms | None = None  # around a block that is the identity only if the first hands its weight and bias on
 
 
 def find_extras(side: Side) -> tuple[list[Extra], dict[Span, str]]:

@@ -21,16 +21,12 @@ from fxgrow.tracing import capture
 
 @dataclass
 class Piece:
-    """A captured module that is to be put into a graph, on one value.
-
-    paths: where its layers are, under the names that they are to have. others: nodes of that graph that it reads besides.
-    writes_input: it writes to the value. gives: its result on meta tensors, where that was asked for.
-    """
+    """A captured module that is to be put into a graph, on one value."""
     module: GraphModule
-    paths: list[str] = field(default_factory=list)
-    others: list[Node] = field(default_factory=list)
-    writes_input: bool = False
-    gives: Any = None
+    paths: list[str] = field(default_factory=list)  # where its layers are, under the names that they are to have
+    others: list[Node] = field(default_factory=list)  # nodes of that graph that it reads besides
+    writes_input: bool = False  # it writes to the value
+    gives: Any = None  # its result on meta tensors, where that was asked for
 
     @property
     def out(self) -> Node:
