@@ -58,12 +58,11 @@ def speed(names: list[str], console: Console) -> None:
         model, x = torchvision.models.get_model(name).eval(), torch.randn(1, 3, 224, 224)
         rivals = [ours, theirs] if name in AGAINST else [ours]
         times: dict = {work: [] for work in rivals}
-        for _ in range(ROUNDS):
-            for work in rivals:
-                try:
-                    times[work].append(seconds(work, model, x))
-                except Exception as error:
-                    console.print(f"{work.__name__} {name}: {type(error).__name__}: {error}")
+        for work in ROUNDS * rivals:
+            try:
+                times[work].append(seconds(work, model, x))
+            except Exception as error:
+                console.print(f"{work.__name__} {name}: {type(error).__name__}: {error}")
         mine = statistics.median(times[ours])
         peer = statistics.median(times[theirs]) if times.get(theirs) else None
         ratios += [mine / peer] if peer else []
@@ -75,8 +74,8 @@ def speed(names: list[str], console: Console) -> None:
 
 def _status(field: str) -> int:
     """Return a line of /proc/self/status, in bytes."""
-    with Path("/proc/self/status").open() as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    words = Path("/proc/self/status").read_text().split()
+    return int(words[words.index(f"{field}:") + 1]) * 1024
 
 
 def memory(console: Console, name: str = "wide_resnet101_2") -> None:

@@ -57,12 +57,9 @@ def trained_network() -> nn.Module:
 
 def photographs() -> tuple[list[np.ndarray], Tensor]:
     """Return the middle 224 x 224 of each photograph, to look at and as the network takes it."""
-    seen, taken = [], []
-    for name in PHOTOS:
-        image = TF.center_crop(TF.resize(Image.fromarray(load_sample_image(name)), 256), [224, 224])
-        seen.append(np.asarray(image))
-        taken.append(TF.normalize(TF.to_tensor(image), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    return seen, torch.stack(taken)
+    images = [TF.center_crop(TF.resize(Image.fromarray(load_sample_image(name)), 256), [224, 224]) for name in PHOTOS]
+    taken = [TF.normalize(TF.to_tensor(image), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) for image in images]
+    return [np.asarray(image) for image in images], torch.stack(taken)
 
 
 def classify(name: str, model: nn.Module, inputs: Tensor) -> Result:
@@ -136,9 +133,8 @@ def draw_labels(place, results: list[Result], photo: int) -> None:
 
 
 def draw_sizes(place, results: list[Result]) -> None:
-    millions = [r.parameters / 1e6 for r in results]
-    bars = place.bar([r.name for r in results], millions, color=[COLOURS[r.name] for r in results])
-    place.bar_label(bars, fmt="%.1f M", fontsize=8)
+    names, millions = [r.name for r in results], [r.parameters / 1e6 for r in results]
+    place.bar_label(place.bar(names, millions, color=[COLOURS[name] for name in names]), fmt="%.1f M", fontsize=8)
     place.set_ylabel("million parameters")
     place.tick_params(axis="x", labelsize=8, labelrotation=20)
     place.spines[["top", "right"]].set_visible(False)
@@ -161,10 +157,10 @@ def run(out: Path) -> list[Result]:
     console.print(table(results))
     draw(results, photos, out / "demo.png")
     fxgrow.report(fxgrow.load(out / "lite0_r2r.pt"), inputs, out / "report.html", title="EfficientNet-Lite0, widened by r2r")
-    console.print(f"verified: the same labels, and every probability within {TOLERANCE}, for {', '.join(STEPS)}",
-                  soft_wrap=True)
-    console.print(f"written: {', '.join(r.file for r in results[1:])}", soft_wrap=True)
-    console.print(f"to look at: {out / 'demo.png'}, and {out / 'report.html'} in a browser", soft_wrap=True)
+    for line in (f"verified: the same labels, and every probability within {TOLERANCE}, for {', '.join(STEPS)}",
+                 f"written: {', '.join(r.file for r in results[1:])}",
+                 f"to look at: {out / 'demo.png'}, and {out / 'report.html'} in a browser"):
+        console.print(line, soft_wrap=True)
     return results
 
 

@@ -7,8 +7,10 @@
 import argparse
 import sys
 import time
+from collections import Counter
 
 import torch
+import torchvision
 from torch import nn
 
 from fxgrow.errors import GrowthError
@@ -40,14 +42,11 @@ PAIRS += [(f"timm:{a}", f"timm:{b}", n) for a, b, n in [
 
 
 def build(name: str) -> nn.Module:
-    library, _, rest = name.partition(":")
-    word, _, options = rest.partition(":")
-    given = {k: float(v) for k, _, v in [options.partition("=")] if k}
+    library, word, *options = name.split(":")
     if library == "timm":
         import timm
         return timm.create_model(word)
-    import torchvision
-    return torchvision.models.get_model(word, **given)
+    return torchvision.models.get_model(word, **{k: float(v) for k, v in (option.split("=") for option in options)})
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -62,11 +61,7 @@ def randomise(model: nn.Module) -> nn.Module:
 
 
 def compare(small: str, big: str, size: int, dtype: torch.dtype = torch.float64) -> tuple[float, dict[str, int]]:
-    """Return the relative error of the stock class with the grown numbers, and how many steps of each kind it took.
-
-    Raises:
-        GrowthError: there is no exact way.
-    """
+    """Return the relative error of the stock class with the grown numbers, and how many steps of each kind it took."""
     torch.manual_seed(0)
     one, two = randomise(build(small)).to(dtype).eval(), build(big).to(dtype).eval()
     x = torch.randn(1, 3, size, size, dtype=dtype)
@@ -74,8 +69,7 @@ def compare(small: str, big: str, size: int, dtype: torch.dtype = torch.float64)
     two.load_state_dict(grown, strict=True)
     with torch.no_grad():
         a, b = one(x), two(x)
-    kinds = [s.kind for s in grown.plan.steps]
-    return float((a - b).abs().max() / a.abs().max()), {k: kinds.count(k) for k in dict.fromkeys(kinds)}
+    return float((a - b).abs().max() / a.abs().max()), Counter(step.kind for step in grown.plan.steps)
 
 
 def main() -> None:

@@ -121,8 +121,8 @@ def _number(text: str, name: str, word: str, kind: type) -> float:
     try:
         return kind(word)
     except ValueError:
-        words = "whole number" if kind is int else "number"
-        raise TrainError(f"growth {text!r}: {name}={word}: {word!r} is no {words}") from None
+        what = "whole number" if kind is int else "number"
+        raise TrainError(f"growth {text!r}: {name}={word}: {word!r} is no {what}") from None
 
 
 def _option(text: str, name: str, word: str) -> Any:

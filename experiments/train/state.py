@@ -92,15 +92,15 @@ def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str,
     for name, entries in state["optimizer"]["state"].items():
         trainer.optimizer.state[parameters[name]].update(entries)
     for path, tensor in tensors.items():
-        kind, _, rest = path.partition("/")
+        kind, *rest = path.split("/", 2)
         if kind == "optimizer":
-            key, _, name = rest.partition("/")
+            key, name = rest
             # torch's optimizers keep their count of steps on the CPU
             trainer.optimizer.state[parameters[name]][key] = tensor if key == "step" else tensor.to(parameters[name].device)
-    if state["last"] is not None:
+    last = state["last"]
+    if last is not None:
         record = {path.removeprefix("growth/"): t for path, t in tensors.items() if path.startswith("growth/")}
-        trainer.last = LastGrowth(GrowthRecord.rebuild(state["last"]["record"], record), state["last"]["options"],
-                                  state["last"]["step"])
+        trainer.last = LastGrowth(GrowthRecord.rebuild(last["record"], record), last["options"], last["step"])
 
 
 def fingerprint(data: Data) -> list[Any]:
