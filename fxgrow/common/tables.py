@@ -12,6 +12,17 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def folded_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], **style):
+    """Return a rich table of rows below their columns; long cells are folded, not cut."""
+    from rich.table import Table
+    table = Table(title=title, **style)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def render(table, width: int = 160) -> str:
     """Print a rich table as plain text."""
     from rich.console import Console

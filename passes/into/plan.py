@@ -2,7 +2,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fxgrow.common import render
+from fxgrow.common import folded_table, render
 from fxgrow.passes.support import check_choices
 
 
@@ -46,13 +46,10 @@ class Plan:
 
     def table(self):
         """Return the steps as a table of rich."""
-        from rich.table import Table
-        table = Table(title="From the small model to the big one")
-        for column in ("step", "layer or class", "from", "to", "method", "why it is exact"):
-            table.add_column(column, overflow="fold")
-        for s in self.steps:
-            table.add_row(s.kind, s.name, *("" if v is None else str(v) for v in (s.before, s.after)), s.method, s.note)
-        return table
+        columns = ("step", "layer or class", "from", "to", "method", "why it is exact")
+        rows = [(s.kind, s.name, *("" if v is None else str(v) for v in (s.before, s.after)), s.method, s.note)
+                for s in self.steps]
+        return folded_table("From the small model to the big one", columns, rows)
 
     def explain(self) -> str:
         """Return the table as text."""
