@@ -157,9 +157,11 @@ class Branch(PassBase):
         width, size = new - old, self.kernel or 3
         net = support.stack(edit, part, [(1, width), (size, width)], closed=support.activation(edit, part.nodes) is not None)
         if method == "r2r":
+            rows = edit.tensor(f"{stand_in}.weight")[old:].flatten(1)  # pairs are side by side, or group by group
+            first = (rows[:, None] == rows[None]).all(-1).int().argmax(1)  # the first row that is equal to each
             with torch.no_grad():
                 for p in next(m for m in reversed(net) if isinstance(m, (nn.Linear, ConvNd))).parameters():
-                    p.copy_(p[_equal_rows(edit.tensor(f"{stand_in}.weight")[old:])])
+                    p.copy_(p[first])
         layer = any(str(n.target) == name for n in part.nodes) or name not in dict(edit.gm.named_modules())
         path, = support.numbered(edit, name + ("_branch" if layer else ".branch"), 1)
         z = edit.graft(path, edit.trace(net, part.takes), part.takes, part.reader)
@@ -182,12 +184,6 @@ def _groups(edit: Edit) -> dict[str, list[Call]]:
     owners = Counter(group[0].name for group in found.values())
     named = {g[0].name if owners[g[0].name] == 1 else g[0].weight: g for g in found.values()}
     return named | {str(n.target): [] for n in edit.graph.nodes if computes(edit.gm, n)}
-
-
-def _equal_rows(new: Tensor) -> Tensor:
-    """Return, for each row, the first one equal to it: new positions are pairs side by side, or group by group."""
-    rows = new.flatten(1)
-    return (rows[:, None] == rows[None]).all(-1).int().argmax(1)
 
 
 def _concatenates(node: Node) -> bool:

@@ -1,7 +1,4 @@
-"""Deepen: new layers and blocks that start as the identity, by R2R, Net2Net or network morphism.
-
-What lives here: the pass. What does not: where a block goes (support/places), which numbers it has (support/start).
-"""
+"""Deepen: new layers and blocks that start as the identity, by R2R, Net2Net or network morphism."""
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.common import Refusal, times
@@ -39,10 +39,13 @@ class Skip(PassBase):
         """Add a connection past each part that `where` names."""
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "skip", "where": where, "to": self.to, "weight": self.weight})
-        end = None if self.to is None else _end(edit, self.to)
+        ends = [] if self.to is None else named(edit).get(self.to, [])
+        if self.to is not None and len(ends) != 1:
+            raise SelectionError(f"to={self.to!r} names {len(ends) or 'no'} calls; it must name one layer, block or call in "
+                                 "full")
 
         def put(start: Part) -> Outcome:
-            return self._connect(edit, start, start if end is None else part_of(edit, *end))
+            return self._connect(edit, start, part_of(edit, *ends[0]) if ends else start)
 
         return apply(edit, where, "layer, block or call", put, takes=True)
 
@@ -86,11 +89,3 @@ class Skip(PassBase):
             raise Refusal(f"no layer leads from {sizes} with channels on axis {axis}")
         nn.init.zeros_(layer.weight)
         return layer
-
-
-def _end(edit: Edit, name: str) -> tuple[str, str, list[Node]]:
-    """Return the one layer, block or call of a name; refuse none, or one that is called several times."""
-    found = named(edit).get(name, [])
-    if len(found) != 1:
-        raise SelectionError(f"to={name!r} names {len(found) or 'no'} calls; it must name one layer, block or call in full")
-    return found[0]

@@ -14,7 +14,7 @@ from fxgrow.aten import TorchDispatchMode
 from fxgrow.errors import CaptureError, GrowthError
 from fxgrow.graph import calls, meta_twin
 from fxgrow.growth import Edit, Part, insist_done, outermost
-from fxgrow.passes.support import called_names, check_choices, conv, listed, oppose, part_below, seed_of, seeded, stack
+from fxgrow.passes.support import called_names, cancel, check_choices, conv, listed, part_below, seed_of, seeded, stack
 from fxgrow.record import Outcome
 
 Factory = Callable[[int, int], nn.Module]
@@ -113,10 +113,7 @@ class Ended(nn.Module):
         super().__init__()
         self.axis, self.writes = axis, writes
         self.net, self.twin, self.project = net, copy.deepcopy(net) if paired else None, project
-        if paired:
-            oppose(project.weight)  # type: ignore[arg-type]
-        else:
-            nn.init.zeros_(project.weight)  # type: ignore[arg-type]
+        cancel(project.weight, paired)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sub-network's result behind the last layer: zero at first."""

@@ -1,8 +1,4 @@
-"""grow_into: the numbers of a small model as a start for a bigger one of a stock class, which computes the same.
-
-What lives here: the order of the steps, and putting the numbers into the big model. What does not: how each step finds its
-numbers (pairing, widening, constants, new_parts, omitted). No rule here knows a model.
-"""
+"""grow_into: the numbers of a small model as a start for a bigger one of a stock class. No rule here knows a model."""
 import copy
 import math
 from dataclasses import replace
@@ -80,7 +76,11 @@ class Into:
         tensors = tensors_of(model)
         record = GrowthRecord(lineage=[{"pass": "grow_into", "method": self.options.method, "seed": self.options.seed}],
                               certificate=self.plan.to_json(), origin={"": skeleton(self.pairing.small.gm)})
-        record.parameters = self._entries(tensors)
+        record.parameters = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
+        for theirs, ours in self.pairing.names.items():
+            entry = self.omitted.entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
+            entry.scale *= math.exp(self.rescaling.logs.get(theirs, 0.0))
+            record.parameters[theirs] = entry
         record.removed = tensors_of(self.pairing.small.gm).keys() - tensors.keys()
         with torch.no_grad():
             self._fill(tensors)
@@ -101,15 +101,6 @@ class Into:
                                   f"{list(value.shape)} by what its class grows to")
             tensors[name].copy_(value)
 
-    def _entries(self, tensors: dict[str, Tensor]) -> dict[str, ParameterRecord]:
-        """Return where the numbers of each tensor of the big model come from."""
-        entries = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
-        for theirs, ours in self.pairing.names.items():
-            entry = self.omitted.entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
-            entry.scale *= math.exp(self.rescaling.logs.get(theirs, 0.0))
-            entries[theirs] = entry
-        return entries
-
     def _hand_on_norms(self, tensors: dict[str, Tensor], record: GrowthRecord) -> None:
         """Give the last norm of a new block weight and bias of the norm in front of it, which then has neither."""
         for extra in self.pairing.extras:
@@ -119,24 +110,21 @@ class Into:
                 record.parameters[end], record.parameters[front] = record.parameters[front], ParameterRecord.new(1)
 
     def _verified(self, model: nn.Module) -> Verification:
+        """Compare both models by the tolerance of the least exact type that the big one computes in."""
         with uncached(self.small, model):
-            checked = self._allowing(verify(self.small, model, self.inputs, extended=self.options.extend))
+            checked = verify(self.small, model, self.inputs, extended=self.options.extend)
+        made = self.pairing.big.trace.made.values()
+        kinds = {v.tensor.dtype for ops in made for v in ops if v.tensor.is_floating_point()}
+        tolerance = max((TOLERANCE[k] for k in kinds if k in TOLERANCE), default=0.0)
+        if tolerance > checked.tolerance:
+            exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
+            note = "its class computes partly in a type of less precision"
+            checked = replace(checked, tolerance=tolerance, exact_in=exact, notes=(*checked.notes, note))
         if not checked.ok and not self.options.approximate:
             doubts = "".join(f"; {s.name}: {s.note}" for s in self.plan.steps if s.method == "not possible")
             raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{doubts}; "
                               "`approximate` gives these numbers all the same")
         return checked
-
-    def _allowing(self, checked: Verification) -> Verification:
-        """Return a comparison by the tolerance of the least exact type that the big model computes in."""
-        made = self.pairing.big.trace.made.values()
-        kinds = {v.tensor.dtype for ops in made for v in ops if v.tensor.is_floating_point()}
-        tolerance = max((TOLERANCE[k] for k in kinds if k in TOLERANCE), default=0.0)
-        if tolerance <= checked.tolerance:
-            return checked
-        exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
-        note = "its class computes partly in a type of less precision"
-        return replace(checked, tolerance=tolerance, exact_in=exact, notes=(*checked.notes, note))
 
 
 def _like(big: nn.Module, small: nn.Module) -> nn.Module:

@@ -24,11 +24,6 @@ def numbers_of(extra: Extra, pairing: Pairing, old: Mapping[str, Tensor], option
     if not extra.is_block:
         steps.append(Step("deepen", extra.name, method="net2net", note="an identity layer"))
         return _layer(extra, pairing)
-    return _block(extra, pairing, old, options, steps)
-
-
-def _block(extra: Extra, pairing: Pairing, old: Mapping[str, Tensor], options: Options, steps: list[Step]
-           ) -> dict[str, Tensor]:
     trace = pairing.big.trace
     piece = copied(pairing.big.gm, extra, trace, extra.name)
     own = {n: t for n, t in piece.tensors().items() if n.startswith(extra.name + ".")}

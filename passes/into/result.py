@@ -57,7 +57,8 @@ class GrownInto(OrderedDict):
         A copy trains on the example inputs in train mode (in eval mode, where that cannot run). A number that these inputs
         do not use (the row of a word that is not in them, a channel that a ReLU shuts) counts too.
         """
-        inputs, generator, targets = as_tuple(example_inputs), torch.Generator().manual_seed(0), []
+        inputs, generator = as_tuple(example_inputs), torch.Generator().manual_seed(0)
+        targets: list[Tensor] = []
         with uncached(self.model):
             twin = copy.deepcopy(self.model).train()
             waiting = {n: self.record.new_mask(n, p) for n, p in twin.named_parameters()

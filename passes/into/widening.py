@@ -1,19 +1,19 @@
 """The axes of a small model widened to the sizes that they have in a big one, and its kernels enlarged."""
 from dataclasses import dataclass
+from typing import Any
 
 from torch.fx import GraphModule
 
-from fxgrow.axis import OUTPUT, Atom, AxisClass, Tape, analyse, classes
+from fxgrow.axis import OUTPUT, Atom, AxisClass, Fixed, Prod, Sum, Tape, analyse, atoms, classes, resolve, size_of
 from fxgrow.blocks import taps
 from fxgrow.common import Refusal, times
 from fxgrow.contents import PAIR, Certificate
 from fxgrow.errors import GrowthError
 from fxgrow.graph import Captured, clone_structure, tensors_of
 from fxgrow.passes import Kernel, Widen
-from fxgrow.passes.into.omitted import Omitted
+from fxgrow.passes.into.omitted import Omitted, without
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import Options, Step
-from fxgrow.passes.into.sizes import Sizes, without
 from fxgrow.passes.methods import Draws
 from fxgrow.passes.support import rounded
 from fxgrow.record import GrowthRecord
@@ -94,3 +94,62 @@ class Widening:
         if certificate.base == PAIR and (size - c.size) % 2:
             raise Refusal(f"{size - c.size} new positions are an odd number, and cannot come in pairs")
         return (size, "") if self.options.approximate else rounded(c, size, certificate)
+
+
+class Sizes:
+    """The sizes of the small model's classes, from pairs of axes: an expression here, and one there."""
+
+    def __init__(self) -> None:
+        self.found: dict[Atom, tuple[int, str]] = {}
+        self.open: list[tuple[Any, int, str]] = []
+
+    def relate(self, e, f, where: str) -> None:
+        """Note that the axis e of the small model is f in the big one; refuse a class that shrinks or has two sizes."""
+        e, f = resolve(e), resolve(f)
+        if isinstance(e, Atom):
+            size, first = self.found.setdefault(e, (f.size, where))
+            if size != f.size:
+                raise GrowthError(f"{where} has {f.size} positions in the big model, and {first}, whose positions are the "
+                                  f"same, has {size}")
+            if size < e.size:
+                raise GrowthError(f"{where} would shrink from {e.size} to {size} positions")
+        elif isinstance(e, (Prod, Sum)) and type(e) is type(f) and len(e.parts) == len(f.parts) and \
+                all(p.size <= q.size and not (isinstance(p, Fixed) and p.size != q.size) for p, q in zip(e.parts, f.parts)):
+            for p, q in zip(e.parts, f.parts):
+                self.relate(p, q, where)
+        else:
+            self.open.append((e, f.size, where))
+
+    def solved(self) -> dict[Atom, int]:
+        """Return the sizes, with those that follow from the rest of the axes, or refuse where there are none."""
+        sizes = {a: n for a, (n, _) in self.found.items()}
+        for e, size, where in self.open:
+            if size_of(e, sizes) == size:
+                continue
+            unknown = [a for a in dict.fromkeys(atoms(e)) if a not in sizes]
+            count = _solve(e, size, sizes, unknown[0]) if len(unknown) == 1 else None
+            if count is None:
+                raise GrowthError(f"{where} has {shown(e)} positions, and {size} in the big model: no growth of its factors "
+                                  "alone, which are split, shuffled or grouped, gives that")
+            sizes[unknown[0]] = count
+        return sizes
+
+
+def _solve(e, size: int, sizes: dict[Atom, int], unknown: Atom) -> int | None:
+    """Return the size of a class by which an axis, which is linear in it, has its size (None: there is none)."""
+    first, second = (size_of(e, {**sizes, unknown: n}) for n in (1, 2))
+    step = second - first
+    if not step or (size - first) % step:
+        return None
+    count = (size - first) // step + 1
+    return count if count >= unknown.size else None
+
+
+def shown(e) -> str:
+    """Write an axis by its sizes: `2*29 + 58`."""
+    e = resolve(e)
+    if isinstance(e, Sum):
+        return " + ".join(map(shown, e.parts))
+    if isinstance(e, Prod):
+        return "*".join(f"({shown(p)})" if isinstance(p, Sum) else shown(p) for p in e.parts)
+    return str(e.size)

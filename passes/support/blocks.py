@@ -1,8 +1,4 @@
-"""Blocks to deepen with where there is no neighbour to clone: plain modules of torch's layers, each with a skip path.
-
-`build(name, shape, last)` makes one for values of a shape: `[N, C, *space]` (1 to 3 spatial axes), or, with the channels
-`last`, `[N, ..., C]`. What they start with is torch's own initialisation; what makes them compute the identity is not here.
-"""
+"""Blocks to deepen with where there is no neighbour to clone: plain modules of torch's layers, each with a skip path."""
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -118,7 +114,7 @@ BLOCKS = {"basic": basic, "bottleneck": bottleneck, "mbconv": mbconv, "inception
 
 
 def build(name: str, shape: Sequence[int], last: bool) -> nn.Module:
-    """Return a block for values of a shape, or refuse where there is none."""
+    """Return a block for values `[N, C, *space]`, with the channels `last` `[N, ..., C]`; refuse where there is none."""
     last = last or len(shape) == 2
     rank, channels = (0, shape[-1]) if last else (len(shape) - 2, shape[1])
     if name == "transformer":

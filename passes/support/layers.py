@@ -1,7 +1,4 @@
-"""Layers for new parts of a network: of the kind of a call, or from one value's shape to another's.
-
-What lives here: shapes and layers, for Branch and Subnet. What does not: which numbers make them start at zero.
-"""
+"""Layers for new parts of a network: of the kind of a call, or from one value's shape to another's."""
 import copy
 import functools
 from collections import OrderedDict
@@ -12,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
+from fxgrow.aten import tree_leaves
 from fxgrow.common import times
 from fxgrow.errors import GrowthError
 from fxgrow.graph import LAYERS, Call
@@ -30,8 +28,7 @@ ACTIVATIONS: dict[str, set] = {
 def kernel(edit: Edit, call: Call) -> Sizes:
     """Return the kernel size of a convolution, or refuse one whose settings are computed at each call."""
     for name in ("stride", "padding", "dilation", "groups") if call.rank else ():
-        value = call.argument(name)
-        if any(isinstance(v, Node) for v in (value if isinstance(value, (tuple, list)) else [value])):
+        if any(isinstance(v, Node) for v in tree_leaves(call.argument(name))):
             raise GrowthError(f"its {name} is computed at each call")
     return tuple(edit.tensor(call.weight).shape[2:])
 
@@ -47,20 +44,16 @@ def like(edit: Edit, call: Call, ins: int, outs: int, size: int | None = None, *
     new = old if size is None else (size,) * call.rank
     options = {name: call.setting(name) for name in ("stride", "dilation")} | {"groups": call.argument("groups")}
     same = call.argument("padding") == "same"
-    options["padding"] = "same" if same else same_size(old, padding_of(call), options["dilation"], new)
+    options["padding"] = "same" if same else same_size(call, old, options["dilation"], new)
     options["padding_mode"] = getattr(call.module, "padding_mode", "zeros")
     if call.transposed:
         options["output_padding"] = call.setting("output_padding")
     return LAYERS[call.rank, call.transposed](ins, outs, new, **{"bias": False, **options, **changed})
 
 
-def padding_of(call: Call) -> Sizes:
-    """Return the padding of a convolution, where it is not "same"."""
-    return (0,) * call.rank if call.argument("padding") == "valid" else call.setting("padding")
-
-
-def same_size(old: Sizes, padding: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
+def same_size(call: Call, old: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
     """Return the padding by which a kernel of another size gives as many outputs: p' = p + d (k' - k) / 2 on each axis."""
+    padding = (0,) * call.rank if call.argument("padding") == "valid" else call.setting("padding")
     gained = [d * (n - o) for d, n, o in zip(dilation, new, old)]
     padded = tuple(p + g // 2 for p, g in zip(padding, gained))
     if any(g % 2 for g in gained) or min(padded) < 0:
@@ -87,7 +80,7 @@ def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) 
             continue
         try:
             reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel(edit, call), call.setting("dilation")))
-            padding = same_size(reach, padding_of(call), (1,) * call.rank, (size,) * call.rank)
+            padding = same_size(call, reach, (1,) * call.rank, (size,) * call.rank)
         except GrowthError:
             continue
         if all(map(fits, x, y, call.setting("stride"), padding)):
@@ -103,9 +96,7 @@ def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) 
 def stack(edit: Edit, part: Part, layers: Sequence[tuple[int, int]], closed: bool = True) -> nn.Sequential:
     """Return convolutions (or linear layers) one after another, from a part's input to the spatial size of its output.
 
-    Args:
-        layers: kernel size and channels of each.
-        closed: a norm and an activation like those near by stand behind the last layer too, not only behind the others.
+    layers: kernel size and channels of each. closed: a norm and an activation stand behind the last one, too.
     """
     x, y = (edit.values[n.name].shape for n in (part.takes, part.gives))  # type: ignore[union-attr]
     rank, channels = part.rank, x[part.channel_axis]
