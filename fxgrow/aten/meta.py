@@ -43,9 +43,8 @@ def _alike(args, kwargs) -> Tensor | None:
 
 def _addmm(args, kwargs) -> Tensor | None:
     bias, a, b = args[:3]
-    if not bias.is_meta or a.shape[1] != b.shape[0] or bias.shape != b.shape[1:]:
-        return None
-    return _new(a, (a.shape[0], b.shape[1]))
+    fits = bias.is_meta and a.shape[1] == b.shape[0] and bias.shape == b.shape[1:]
+    return _new(a, (a.shape[0], b.shape[1])) if fits else None
 
 
 def _batch_norm(args, kwargs) -> tuple | None:

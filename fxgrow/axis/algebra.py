@@ -1,6 +1,5 @@
-"""The axis algebra: which positions of which axes must exist together.
+"""The axis algebra: equal axes are unified, reshapes split and merge factors, cuts split sums.
 
-Operations relate axes: equal axes are unified, reshapes split and merge factors, cuts split sums.
 What does not live here: knowledge of any operation, or of what grown positions contain.
 """
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ class Values(Protocol):
     values: dict[int, Value]
     node: str
 
-    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more: Any) -> Op | None:
+    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more: Any) -> None:
         """Keep an op."""
 
 
@@ -67,7 +67,7 @@ class Aliases:
         values, key = self.tape.values, id(target)
         values[key] = new
         self.stale.discard(key)
-        self._age(key)
+        self.stale.update(self._below(key))
         while True:
             if key in self.lost:
                 self._freeze(new)
@@ -82,13 +82,13 @@ class Aliases:
                 break
             same = {i: i for i in range(len(old.axes))}
             values[parent] = new = self._joined("write", [old, new], old.axes, [same, dims])
-            self._age(parent, key)
+            self.stale.update(self._below(parent, but=key))
             key = parent
         self.children[parent].remove(key)
         del self.parents[key]  # it stands alone from here on
         while parent in self.parents:
             parent = self.parents[parent][0]
-        self._age(parent)
+        self.stale.update(self._below(parent))
         for other in (parent, *self._below(parent)):
             self.lost[other] = key
 
@@ -97,9 +97,6 @@ class Aliases:
             if child != but:
                 yield child
                 yield from self._below(child)
-
-    def _age(self, key: int, but: int | None = None) -> None:
-        self.stale.update(self._below(key, but))
 
     def _freeze(self, value: Value, reason: str = "") -> None:
         for axis in value.axes:

@@ -32,15 +32,14 @@ class _Whole(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func not in (torch.rms_norm, F.rms_norm):
-            return func(*args, **kwargs)
-        arguments = dict(zip(("input", "normalized_shape", "weight", "eps"), args), **kwargs)
-        x, shape, weight = arguments["input"], arguments["normalized_shape"], arguments.get("weight")
-        if (weight is not None and tuple(weight.shape) != tuple(shape)) or tuple(x.shape[-len(shape):]) != tuple(shape):
-            return func(*args, **kwargs)  # which raises
-        out = x.new_empty(x.shape)
-        RULES["rms_norm"](self.tape, "rms_norm", (x, shape, weight), {}, out)
-        return out
+        if func in (torch.rms_norm, F.rms_norm):
+            arguments = dict(zip(("input", "normalized_shape", "weight", "eps"), args), **kwargs)
+            x, shape, weight = arguments["input"], arguments["normalized_shape"], arguments.get("weight")
+            if tuple(x.shape[-len(shape):]) == tuple(shape) and (weight is None or tuple(weight.shape) == tuple(shape)):
+                out = x.new_empty(x.shape)
+                RULES["rms_norm"](self.tape, "rms_norm", (x, shape, weight), {}, out)
+                return out
+        return func(*args, **kwargs)  # which raises where the shapes do not fit
 
 
 def _may_call_whole(gm: GraphModule) -> bool:

@@ -130,17 +130,16 @@ class Tape(Watching):
             pieces = [Fixed(s) for s in sizes]
         return pieces
 
-    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more) -> Op | None:
+    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more) -> None:
         """Keep an op for the content analysis, unless nothing in it can grow."""
         if all(is_fixed(a) for v in (*ins, *outs) for a in v.axes):
-            return None
+            return
         op = role(name, self.node, self.fx, list(ins), list(outs), **more)
         param_only = bool(ins) and all(v.param_only for v in ins)
         for out in outs:
             out.op, out.param_only = op, param_only
         self.ops.append(op)
         self.by_node.setdefault(self.fx, []).append(op)
-        return op
 
     def map(self, name: str, ins: Sequence[Value], out: Tensor, axes: Sequence, dmaps: Sequence | None = None,
             fn: str = "linear", **more) -> None:

@@ -30,8 +30,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(None, "it is a directory")
         if stat.S_ISCHR(mode):
-            with _device(place) as file:
-                yield file
+            content = io.BytesIO()
+            yield content
+            with place.open("wb", buffering=0) as device:
+                device.write(content.getbuffer())
         elif stat.S_ISREG(mode):
             if exists and not os.access(place, os.W_OK):
                 raise PermissionError(None, "the file there is write-protected")
@@ -71,11 +73,3 @@ def _beside(place: Path, mode: int | None) -> Iterator[BinaryIO]:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextlib.contextmanager
-def _device(place: Path) -> Iterator[BinaryIO]:
-    content = io.BytesIO()
-    yield content
-    with place.open("wb", buffering=0) as file:
-        file.write(content.getbuffer())

@@ -197,7 +197,7 @@ class Interpreter(Bindings):
         """Return whether an op sums products of two unit vectors of k copies each: k * k ** -1/2 * k ** -1/2 = 1."""
         summed = [self.tag(op.ins[i], d) for i, d, e in op.reduced if self.atom in atoms(e)]
         return len(summed) == 2 and all(self.powers.get(v) == -0.5 for v in op.ins) and \
-            all(kinds.consists_of(tag, COPY) for tag in summed)
+            all(tag == COPY or (isinstance(tag, ByPart) and set(tag.contents) == {COPY}) for tag in summed)
 
     def producers(self, value: Value, dim: int, alone: bool = False) -> set[Flip]:
         """Return the parameter axes whose new positions arrive here: (name, dim, (told-apart atom, index) or None).

@@ -78,11 +78,6 @@ def by_part(combine: Callable[[list[Content]], Content], tags: Sequence[Known]) 
                               for k in range(atom.size)))
 
 
-def consists_of(tag: Tag, content: Content) -> bool:
-    """Return whether a tag is `content`, in each of its parts."""
-    return tag == content or (isinstance(tag, ByPart) and set(tag.contents) == {content})
-
-
 def _only_copies(kinds: Iterable[Content], meeting: str) -> bool:
     """Return whether there are copies; they meet nothing but copies that are copied alike."""
     kinds = set(kinds)

@@ -14,18 +14,13 @@ def broadcast(tape: Tape, name: str, tensors: Sequence[Tensor], out: Tensor) -> 
     """Align the inputs' axes at the right and unify those of the output's size; others must be of one position."""
     ins = [tape.of(t) for t in tensors]
     axes = []
-    for j in range(out.ndim):
-        axis = None
-        for value in ins:
-            i = j - out.ndim + len(value.axes)
-            if i >= 0 and value.axes[i].size == out.shape[j] and out.shape[j] != 1:
-                if axis is None:
-                    axis = value.axes[i]
-                else:
-                    tape.unify(axis, value.axes[i], name)
-            elif i >= 0 and value.axes[i].size != 1:
-                tape.freeze(value.axes[i], f"{name} gives it another size")
-        axes.append(Fixed(out.shape[j]) if axis is None else axis)
+    for j, size in enumerate(out.shape):
+        here = [v.axes[j - out.ndim] for v in ins if len(v.axes) >= out.ndim - j]
+        alike = [axis for axis in here if axis.size == size != 1]
+        for axis in alike[1:]:
+            tape.unify(alike[0], axis, name)
+        tape.freeze_all((axis for axis in here if axis.size not in (1, size)), f"{name} gives it another size")
+        axes.append(alike[0] if alike else Fixed(size))
     return tape.set(out, axes)
 
 
@@ -94,18 +89,13 @@ def index_put(tape, name, args, kwargs, out):
     pointwise(tape, name, [x, masks[0]], out, "any", const=True)
 
 
-@rule("mul")
+@rule("mul", "div")
 def mul(tape, name, args, kwargs, out):
     tensors = tensors_in((*args, *kwargs.values()))
-    pointwise(tape, name, tensors, out, "mul" if len(tensors) > 1 else "linear")
-
-
-@rule("div")
-def div(tape, name, args, kwargs, out):
-    fn = "div" if isinstance(args[1], Tensor) else "linear"
-    if kwargs.get("rounding_mode") or not isinstance(args[0], Tensor):
+    fn = name if len(tensors) > 1 else "linear"
+    if name == "div" and (kwargs.get("rounding_mode") or not isinstance(args[0], Tensor)):
         fn = "any"
-    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, fn)
+    pointwise(tape, name, tensors, out, fn)
 
 
 @rule(*ODD, *OTHER_POINTWISE)

@@ -144,13 +144,7 @@ def narrow(tape, name, args, kwargs, out):
 def index(tape, name, args, kwargs, out):
     """Look positions up by number: their dimension keeps its size, the others are mapped."""
     x = tape.of(args[0])
-    if name == "index_select":
-        dim = args[1] % len(x.axes)
-        tape.freeze(x.axes[dim], "its positions are looked up by number")
-        tape.map(name, [x], out, [Fixed(out.shape[i]) if i == dim else a for i, a in enumerate(x.axes)],
-                 [{i: i for i in range(len(x.axes)) if i != dim}])
-        return
-    indices = args[1]
+    indices = [None] * (args[1] % len(x.axes)) + [args[2]] if name == "index_select" else args[1]
     places = [i for i, t in enumerate(indices) if t is not None]
     tape.freeze_all((x.axes[i] for i in places), "its positions are looked up by number")
     contiguous = places and places == list(range(places[0], places[-1] + 1))
