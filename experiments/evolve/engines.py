@@ -96,9 +96,6 @@ def engine(name: str, workers: int | None = None, address: str | None = None) ->
         name: serial, processes or ray.
         workers: tasks at a time; None: as many as there are CPUs.
         address: of a running Ray cluster.
-
-    Raises:
-        TrainError: there is no such engine, or its package is not installed.
     """
     running: Engine
     if name == "serial":

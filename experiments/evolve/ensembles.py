@@ -144,9 +144,6 @@ def ensemble(folder: str | Path, members: int = 5, part: str = "test", seed: int
         part: what accuracies are of: test, or validation, which is then the half that nothing is fitted on (the members are
             chosen on it, so what they do there is no surprise).
         seed: of the split, and of the stack.
-
-    Raises:
-        TrainError: the folder holds no search, or too little of one.
     """
     if members < 1 or part not in ("test", "validation"):
         raise TrainError(f"members is {members} and part {part!r}: give at least 1, and test or validation")

@@ -58,10 +58,10 @@ class Parent:
         return costs(self.model, self.inputs)
 
     def places(self, kind: str) -> list[str]:
-        """Return the names to draw from (see `PLACES`)."""
+        """Return the names to draw from, of one of `PLACES`."""
         if kind not in self._places:
             with self.cache.active():
-                self._places[kind] = PLACES[kind](self.model)
+                self._places[kind] = _names(self.model, kind)
         return self._places[kind]
 
     def untried(self, kind: str, places: Sequence[str], known: Collection[str]) -> list[str]:
@@ -70,27 +70,19 @@ class Parent:
         return [place for place in places if structures[place] != "" and structures[place] not in known]
 
 
-def _classes(gm: GraphModule) -> list[str]:
-    return [c.name for c in growable(analyse(gm)) if c.producers]
+def _names(gm: GraphModule, kind: str) -> list[str]:
+    """Return axis classes, all modules, blocks (that are or hold a convolution or linear layer), or convolutions."""
+    if kind == "classes":
+        return [c.name for c in growable(analyse(gm)) if c.producers]
+    if kind == "convolutions":
+        kinds = tuple(v for (rank, _), v in LAYERS.items() if rank)
+        called = dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
+        return [name for name in called if isinstance(gm.get_submodule(name), kinds)]
+    layers, modules = calls(gm), [name for name, _ in gm.named_modules() if name]
+    return [n for n in modules if kind == "modules" or any(below(c.name, n) or inside(c.node, n) for c in layers)]
 
 
-def _modules(gm: GraphModule) -> list[str]:
-    return [name for name, _ in gm.named_modules() if name]
-
-
-def _blocks(gm: GraphModule) -> list[str]:
-    layers = calls(gm)
-    return [n for n in _modules(gm) if any(below(c.name, n) or inside(c.node, n) for c in layers)]
-
-
-def _convolutions(gm: GraphModule) -> list[str]:
-    kinds = tuple(v for (rank, _), v in LAYERS.items() if rank)
-    called = dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
-    return [name for name in called if isinstance(gm.get_submodule(name), kinds)]
-
-
-# Axis classes; all modules; those that are or hold a convolution or linear layer; convolutions.
-PLACES = {"classes": _classes, "modules": _modules, "blocks": _blocks, "convolutions": _convolutions}
+PLACES = ("classes", "modules", "blocks", "convolutions")
 USUAL = {"widen": "classes", "deepen": "blocks", "kernel": "convolutions", "branch": "convolutions"}
 
 
@@ -99,9 +91,8 @@ class Mutation:
     """A pass to draw, how often, where, and with which options; an option that is a list is drawn from.
 
     The seed of a pass is to decide numbers, not structure: a step that has led to nothing, or to a structure that is known,
-    is not drawn again with another seed.
-
-    make: instead of a pass, a function of (network, inputs, generator) that gives one, or None where it has nothing to do.
+    is not drawn again with another seed. `make`: instead of a pass, a function of (network, inputs, generator) that gives
+    one, or None where it has nothing to do.
     """
     name: str
     weight: float = 1.0

@@ -38,19 +38,14 @@ OnProgress = Callable[[int, int], None]
 
 def report(folder: str | os.PathLike, path: str | os.PathLike, *, title: str = "", changes: Compared = "all",
            thorough: bool = False, progress: OnProgress = lambda done, all: None) -> dict[str, Any]:
-    """Write a page about the search in a folder, which may go on meanwhile, and return its data.
+    """Write a page about the search in a folder, which may go on meanwhile, into an .html file, and return its data.
 
     Args:
-        path: an .html file.
         title: the page's heading; the folder's name without it.
         changes: whose layers are compared with their parents': those of all members, of the best one and its ancestors, or
             nobody's. A comparison reads one file and takes about a tenth of a second for a small network.
         thorough: check the stored networks by putting each together, and not by the checksums of their files alone.
         progress: called with how many comparisons are done, and of how many.
-
-    Raises:
-        DrawError: `path` is no .html file.
-        TrainError: there is no search in the folder.
     """
     target = Path(path)
     if target.suffix.lower() not in (".html", ".htm"):

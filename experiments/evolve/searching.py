@@ -178,9 +178,7 @@ class Search:
         known = self._known_structures(round)
         for parent in self.parents.values():
             parent.led_to.clear()  # so that what is drawn does not depend on where the search was cut off
-        predictor = self.predictor
-        if predictor is not None and not predictor.learn(self.scored):
-            predictor = None
+        predictor = self.predictor if self.predictor is not None and self.predictor.learn(self.scored) else None
         pool: list[Child] = []
         discarded: list[Any] = []
         origin: dict[int, Scored] = {}

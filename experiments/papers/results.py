@@ -16,9 +16,8 @@ COLUMNS = ("arm", "parameters", "test accuracy", "test loss", "validation accura
 def spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
     """Return mean and standard deviation (of a sample; None of a single value) of the numbers that are there."""
     values = [number for number in numbers if number is not None]
-    if not values:
-        return {"mean": None, "sd": None}
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+    return {"mean": statistics.fmean(values) if values else None,
+            "sd": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def summary(setup: Setup, runs: Runs) -> list[dict[str, Any]]:

@@ -66,8 +66,8 @@ class Setup:
 
     def load(self, seed: int) -> Data:
         """Return the data that runs with this seed take."""
-        return _load(self.data or self.preset.data, self.root, self.download, self.preset.validation, seed,
-                     self.preset.limit)
+        scale = self.preset
+        return _load(self.data or scale.data, self.root, self.download, scale.validation, seed, scale.limit)
 
     def config(self, arm: Arm, data: Data, seed: int) -> TrainConfig:
         """Return the settings of the arm's training; a `fresh` arm grows before it, not during it."""
@@ -116,9 +116,8 @@ class Setup:
     def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Return what tells a run from any other: if it is equal, so is the result."""
         data = self.load(seed)
-        config = self.config(arm, data, seed).to_json()
+        config = {**self.config(arm, data, seed).to_json(), "grow": self.growths(arm, data)}
         del config["device"]
-        config["grow"] = self.growths(arm, data)
         teacher = self.identity(self.declared.arm(arm.teacher_key), seed) if arm.teacher else None
         return {"version": VERSION, "data": data.name, "validation": self.preset.validation, "limit": self.preset.limit,
                 "network": self.preset.networks[arm.network].on(data.input_shape)[0], "arm": arm.key, "fresh": arm.fresh,
@@ -203,11 +202,10 @@ def run(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> 
 
     Raises:
         Interrupted: training was asked to stop; a scale with checkpoints goes on from there next time.
-        TrainError: training failed.
     """
-    found = finished(setup, arm, seed)
-    if found is not None:
-        return found
+    kept = finished(setup, arm, seed)
+    if kept is not None:
+        return kept
     trainer = _trainer(setup, arm, seed, watchers)
     diverged = None
     try:
@@ -219,11 +217,10 @@ def run(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> 
                                      "train_loss": None, "val_loss": None, "val_accuracy": accuracy, "event": ""})
     loss, accuracy = trainer.evaluate(trainer.data.test)
     teacher = teacher_run(setup, arm, seed) if arm.teacher else {"flops": 0, "teacher_flops": 0}
-    teacher_flops = teacher["flops"] + teacher["teacher_flops"]
     growths = [{k: v for k, v in g.items() if k not in ("explain", "outcomes")} for g in trainer.history.growths]
     found = {"identity": setup.identity(arm, seed), "arm": arm.key, "seed": seed, "rows": trainer.history.rows,
              "growths": growths, "test": {"loss": training.finite_or_none(loss), "accuracy": accuracy}, "diverged": diverged,
-             "flops": trainer.flops, "teacher_flops": teacher_flops,
+             "flops": trainer.flops, "teacher_flops": teacher["flops"] + teacher["teacher_flops"],
              "parameters": trainer.history.rows[-1]["parameters"], "seconds": round(trainer.seconds, 3)}
     return setup.keep(found, arm, seed, trainer.model)
 

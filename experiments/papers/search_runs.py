@@ -35,13 +35,10 @@ ArmResult = tuple[dict[str, Any], nn.Module | None]  # of a run, and the network
 
 @dataclass(frozen=True)
 class SearchSizes:
-    """Sizes by which a search spends the budget.
+    """Sizes by which a search spends the budget, named as in `SearchConfig` where that has them.
 
-    Args:
-        first_steps, keep, children, steps, weights: as in `SearchConfig`.
-        share: of the budget, behind which no round begins.
-        members: of an ensemble.
-        largest: a network has at most so many times the base network's FLOPs; so a round that begins ends in the budget.
+    No round begins behind a `share` of the budget. `members` are of an ensemble. A network has at most `largest` times the
+    base network's FLOPs, so that a round that begins ends in the budget.
     """
     first_steps: int
     keep: int
@@ -81,10 +78,10 @@ class Comparison(Setup):
     @property
     def preset(self) -> Scale:
         """Return the scale with the user's network, if there is one."""
-        scale = super().preset
         if not self.model:
-            return scale
-        return replace(scale, networks={NETWORK: Network.named(self.model, "what a search finds is also drawn anew")})
+            return super().preset
+        own = Network.named(self.model, "what a search finds is also drawn anew")
+        return replace(super().preset, networks={NETWORK: own})
 
     @property
     def sizes(self) -> SearchSizes:
