@@ -26,20 +26,16 @@ def folders() -> dict[str, Path]:
     return {folder.name: folder for folder in sorted(found)}
 
 
-def import_graph() -> grimp.ImportGraph:
-    """Return every import, of a tree in which all packages lie below `fxgrow`, as they do once installed."""
+def imports() -> dict[str, set[str]]:
+    """Return the rooms that each room imports from, read where all lie below `fxgrow`, as they do once installed."""
     with tempfile.TemporaryDirectory() as site:
         package = Path(site) / "fxgrow"
         package.mkdir()
         for path in (*(ROOT / "fxgrow").iterdir(), *(ROOT / name for name in ABOVE)):
             (package / path.name).symlink_to(path)
         sys.path.insert(0, site)
-        return grimp.build_graph("fxgrow", cache_dir=None)
-
-
-def imports() -> dict[str, set[str]]:
-    """Return the rooms that each room imports from."""
-    graph, rooms = import_graph(), folders()
+        graph = grimp.build_graph("fxgrow", cache_dir=None)
+    rooms = folders()
     found: dict[str, set[str]] = {room: set() for room in rooms}
     for module in graph.modules:
         for imported in graph.find_modules_directly_imported_by(module):

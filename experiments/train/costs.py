@@ -1,6 +1,6 @@
 """The cost of training: FLOPs of a step and of an evaluation, and of a whole run before it starts."""
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,8 +44,8 @@ class Segment:
 @dataclass
 class PlannedCost:
     """The cost of a run that is to come: its segments, and growths whose moment is not known beforehand."""
-    segments: list[Segment] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
+    segments: list[Segment]
+    unknown: list[str]
 
     @property
     def flops(self) -> int:
@@ -64,7 +64,7 @@ def plan(model: GraphModule, inputs: Tensor, entries: Sequence[tuple[int, Entry]
     `entries`: the growths still to come and their numbers, as they fall due; `start`: the step from which it counts; `last`:
     the growth before, which may have frozen something. A growth that cannot be done raises FxgrowError before the long work.
     """
-    planned = PlannedCost(unknown=[e.text for _, e in entries if e.at(per_epoch, total) is None])
+    planned = PlannedCost([], [e.text for _, e in entries if e.at(per_epoch, total) is None])
     event = ""
 
     def count(start: int, end: int) -> None:

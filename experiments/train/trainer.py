@@ -376,17 +376,14 @@ class Trainer(TrainingState):
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Heed the first Ctrl-C or SIGTERM between two steps, the second at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
+        """Heed the first Ctrl-C or SIGTERM between two steps, the second at once (only the main thread is told of them)."""
         def ask(*_) -> None:
             if self._asked_to_stop:
                 raise KeyboardInterrupt
             self._asked_to_stop = True
 
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, ask) for number in heard}
         try:
             yield
         finally:

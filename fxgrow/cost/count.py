@@ -141,7 +141,8 @@ class _CostRunner(NodeRunner):
 
     def __init__(self, meter: Meter, graph: Graph, root: nn.Module, inputs: tuple):
         super().__init__((), root, inputs)
-        self.meter, self.nodes = meter, _needed(graph, self.modules)
+        self.meter = meter
+        self.nodes: list[Node] = _needed(graph, self.modules)
 
     def before(self, node: Node) -> None:
         """Tell the meter which node runs."""
