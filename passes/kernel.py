@@ -82,9 +82,8 @@ class Kernel(PassBase):
         settings = {c.node if c.module is None else c.module: (c, padding) for c, (_, padding) in zip(calls, changes)}
         for call, padding in settings.values():
             call.set_kernel(new, padding)
-        return Outcome(name, taps, math.prod(new), [name], "zero taps",
-                       f"{times(old)} becomes {times(new)}: the new taps are zero; padding {_show(changes[0][1])} leaves "
-                       "the old ones where they were")
+        return Outcome(name, taps, math.prod(new), [name], "zero taps", f"{times(old)} becomes {times(new)}: the new taps "
+                       f"are zero; padding {_show(changes[0][1])} leaves the old ones where they were")
 
     def _size(self, old: Sizes) -> Sizes:
         new = self.sizes * len(old) if len(self.sizes) == 1 else self.sizes

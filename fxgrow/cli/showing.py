@@ -169,9 +169,7 @@ def _describe_model(module, inputs) -> dict:
             layers.append({"name": name, "kind": type(m).__name__, "weights": shapes,
                            "parameters": sum(p.numel() for p in own.values())})
     flat = [t for i in inputs for t in (i if isinstance(i, list) else [i])]
-    return {"class": type(module).__name__, "parameters": size(module),
-            "buffers": sum(b.numel() for b in module.buffers()),
+    return {"class": type(module).__name__, "parameters": size(module), "buffers": sum(b.numel() for b in module.buffers()),
             "bytes": sum(t.numel() * t.element_size() for t in tensors),
             "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in tensors}),
-            "inputs": [describe((t,)) for t in flat],
-            "lineage": record.lineage if record else [], "layers": layers}
+            "inputs": [describe((t,)) for t in flat], "lineage": record.lineage if record else [], "layers": layers}
