@@ -75,6 +75,5 @@ def numbers_in(name: str, args, kwargs) -> list:
 
 def bound(start: int | None, size: int) -> int:
     """Return the start of a slice as a position."""
-    if start is None:
-        return 0
+    start = start or 0
     return max(start + size, 0) if start < 0 else min(start, size)

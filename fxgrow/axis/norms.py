@@ -38,15 +38,14 @@ def _replace(tape: Tape, last: Op, fused: Op, gone: list[Op]) -> None:
 
 def _mean_square(tape: Tape, x: Value, root: Value) -> tuple[Op, Op, str] | None:
     """Find the ops of `mean(x ** 2)` and the node that adds eps, if `root` is `rsqrt(mean(x ** 2) + eps)`."""
-    chain = []
-    value = root
+    chain, value = [], root
     for name in ("rsqrt", "add", "mean"):
         if value.made is None or value.made.name != name or len(value.made.ins) != 1 or len(_uses(tape, value)) != 1:
             return None  # or used elsewhere too
         chain.append(value.made)
         value = value.made.ins[0]
-    squares, mean = value.op, next(
-        (op for op in tape.ops if op.ins == [value] and isinstance(op, Reduce) and op.how == "mean"), None)
+    means = (op for op in tape.ops if op.ins == [value] and isinstance(op, Reduce) and op.how == "mean")
+    squares, mean = value.op, next(means, None)
     if mean is None or squares is None or set(squares.ins) != {x} or len(chain[1].numbers) != 1:
         return None
     squared = squares.name in ("square", "mul") or (squares.name == "pow" and (not value.made or value.made.numbers == [2]))

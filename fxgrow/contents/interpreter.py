@@ -42,9 +42,8 @@ class Interpreter(Bindings):
         return [t for t in tags if not isinstance(t, Var)], [t for t in tags if isinstance(t, Var)]
 
     def _map(self, op: Map | Normalise) -> None:
-        combine: Callable[[Op, Sources], Tag] = self._any
-        if isinstance(op, Map):
-            combine = {"linear": self._linear, "mul": self._mul, "div": self._div}.get(op.fn, self._any)
+        steps = {"linear": self._linear, "mul": self._mul, "div": self._div}
+        combine: Callable[[Op, Sources], Tag] = steps.get(op.fn, self._any) if isinstance(op, Map) else self._any
         for dim in {d for out in op.outs for d in self.dims(out)}:
             self.give(op, dim, combine(op, self.sources(op, dim)))
 
@@ -83,9 +82,7 @@ class Interpreter(Bindings):
         return known + [self.bind(var, content) for var in open_ones]
 
     def _div(self, op: Op, sources: Sources) -> Tag:
-        if all(i == 0 for i, _ in sources):
-            return self._passed_on(op, sources)
-        return self._any(op, sources)
+        return self._passed_on(op, sources) if all(i == 0 for i, _ in sources) else self._any(op, sources)
 
     def _passed_on(self, op: Op, sources: Sources) -> Tag:
         """Return the content of a result that is the first source times something without the class."""

@@ -19,8 +19,7 @@ def batch_norm(tape, name, args, kwargs, out):
 @rule("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
 def layer_norm(tape, name, args, kwargs, out):
     """Normalise over the last dimensions: `x [*, *normalized]`, weight and bias `[*normalized]`."""
-    x = tape.of(args[0])
-    width = len(args[1])
+    x, width = tape.of(args[0]), len(args[1])
     affine = [tape.of(t) for t in tensors_in(args[2:4])]
     start = len(x.axes) - width
     for w in affine:
