@@ -104,19 +104,15 @@ def _progress(as_json: bool) -> Iterator:
         task = bar.add_task("evolving")
 
         def show(search: Search, s: Scored | None) -> None:
+            c = search.config
+            a_round = c.children if c.mode == "steady" else c.keep + c.children
+            most = 1 + c.rounds * a_round + (1 if c.final_steps else 0)
             best = max((x.accuracy for x in search.scored), default=0.0)
-            bar.update(task, total=trainings(search), completed=len(search.scored),
+            bar.update(task, total=most, completed=len(search.scored),
                        description=f"best {best:.4f}, {quantity(search.spent, 'FLOP')}")
             if s is not None and not as_json:
                 click.echo(line(s))
         yield show
-
-
-def trainings(search: Search) -> int:
-    """Return how many trainings a search has at most."""
-    c = search.config
-    a_round = c.children if c.mode == "steady" else c.keep + c.children
-    return 1 + c.rounds * a_round + (1 if c.final_steps else 0)
 
 
 def line(s: Scored) -> str:

@@ -92,23 +92,20 @@ class Data:
         return torch.stack([self.train[i][0] for i in range(min(count, len(self.train)))])
 
 
-_READERS: dict[str, Callable[[Request], Source]] = {}
-_WITH_PATH: set[str] = set()
+_READERS: dict[str, tuple[Callable[[Request], Source], bool]] = {}  # and whether the name goes on with a path
 
 
 def register(name: str, *, path: bool = False):
     """Register a function that takes a `Request` and returns a `Source`; with `path`, the data set is called `name:PATH`."""
     def keep(read: Callable[[Request], Source]) -> Callable[[Request], Source]:
-        _READERS[name] = read
-        if path:
-            _WITH_PATH.add(name)
+        _READERS[name] = read, path
         return read
     return keep
 
 
 def list_data() -> list[str]:
     """Return the names that `load_data` takes."""
-    return sorted(f"{name}:PATH" if name in _WITH_PATH else name for name in _READERS)
+    return sorted(f"{name}:PATH" if with_path else name for name, (_, with_path) in _READERS.items())
 
 
 def load_data(name: str, *, root: str | Path | None = None, download: bool = False, validation: float = 0.1, seed: int = 0,
@@ -138,9 +135,10 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
         kind, path = "npz", name
     if kind not in _READERS:
         raise DataError(f"there is no data set {name!r}{nearest(kind, list(_READERS))}; there are {', '.join(list_data())}")
-    if path and kind not in _WITH_PATH:
+    read, with_path = _READERS[kind]
+    if path and not with_path:
         raise DataError(f"{name}: {kind} takes no path; say where its files are with root")
-    source = _READERS[kind](Request(kind, path, Path(root) if root is not None else None, download, size))
+    source = read(Request(kind, path, Path(root) if root is not None else None, download, size))
     labels, test_labels = source.labels, source.test[1] if source.test else None
     _check_labels(name, labels, test_labels, len(source.class_names))
     if test_labels is None:
@@ -192,15 +190,10 @@ def root_of(request: Request, *, can_fetch: bool) -> Path:
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the indices of the rest and of the part that is held out, both in ascending order.
+    """Return the indices of the rest and of the share that is held out, in [0, 1), both in ascending order.
 
     Of a class with n members, n * fraction are held out, rounded down or up (by largest remainders, so that the whole
-    part has round(N * fraction) members where that is possible), and never the last one.
-
-    Args:
-        labels: classes, int64. Shape [N].
-        fraction: share of the examples to hold out, in [0, 1).
-        seed: which ones; the same seed gives the same split.
+    part has round(N * fraction) members where that is possible), and never the last one. labels: int64, shape [N].
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)

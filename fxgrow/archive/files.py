@@ -97,11 +97,7 @@ def load_weights(path: str | os.PathLike) -> Any:
 
 
 def check(model: nn.Module, example_inputs: Any) -> nn.Module:
-    """Check before the long work that `save` will be able to write what grows out of a model.
-
-    Returns:
-        the captured model, to be grown in its place; a model that can only be captured in parts, as it is.
-    """
+    """Return the captured model, or the model if it is captured in parts, once it is sure that `save` can write it."""
     captured, _, _ = _captured(model, example_inputs)
     for gm in Encoder(captured).graphs.values():
         encode_graph(gm)
@@ -148,10 +144,8 @@ def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a regular file, since a pipe would block and a device never ends. All that goes wrong is told alike."""
     try:
         mode = Path(path).stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ArchiveError("it is a directory")
         if not stat.S_ISREG(mode):
-            raise ArchiveError("it is not a regular file")
+            raise ArchiveError("it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
         with Path(path).open("rb") as file:
             yield file
     except ArchiveError as error:

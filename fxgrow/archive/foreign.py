@@ -27,7 +27,7 @@ MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's format before 1.6
 NO_MODEL = {
     "torchscript": "it is a TorchScript program, which has no modules to grow; save the Python module with torch.save",
     "export": "it is a torch.export program, which has no modules to grow; save the Python module with torch.save",
-    "safetensors": "it holds only weights", "empty": "it is empty",
+    "empty": "it is empty",
     "zip": "it is a zip file, but neither an fxgrow archive nor a model written by torch.save",
     "unknown": "it is neither an fxgrow archive nor a model written by torch.save"}
 # where fxgrow 0.1.0 had the classes that its pickles name
@@ -39,7 +39,7 @@ WEIGHTS = ("it holds only weights, not a model: load it into the model it belong
 
 
 def kind_of(file: BinaryIO) -> str:
-    """Tell what the file is: fxgrow, torch, legacy, or a key of `NO_MODEL`; refuse what only begins like a zip file."""
+    """Tell what the file is: fxgrow, torch, legacy, safetensors or a key of `NO_MODEL`; refuse half a zip file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(64)
