@@ -267,10 +267,12 @@ def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits,
         raise Unwanted(f"not equal to its parent: relative error {error:.1e}")
     if limits.tied:
         fxgrow.tie(parent.model, grown.model, grown.record)  # raises where that cannot be
-    timed = None if limits.latency is None else latency(grown.model, parent.inputs)  # type: ignore[arg-type]
-    if timed is not None and timed > limits.latency:
-        raise Unwanted(f"takes {timed:.2f} ms; at most {limits.latency:g} ms")
-    return Child(parent.number, grown, step, structure, parameters, flops, timed)
+    child = Child(parent.number, grown, step, structure, parameters, flops)
+    if limits.latency is not None:
+        child.latency = latency(grown.model, parent.inputs)  # type: ignore[arg-type]
+        if child.latency > limits.latency:
+            raise Unwanted(f"takes {child.latency:.2f} ms; at most {limits.latency:g} ms")
+    return child
 
 
 def _too_large(name: str, value: int, before: int, growth: float, most: float | None) -> str:

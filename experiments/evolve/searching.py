@@ -268,7 +268,7 @@ class Search:
             scored = []
             for number in everyone:
                 model: GraphModule = fxgrow.untie(members[number].model)  # type: ignore[assignment]
-                accuracy, loss, correct = evaluate(model, self.data.validation)  # which leaves it in eval mode, as it is kept
+                accuracy, loss, correct = evaluate(model, self.data.validation)  # leaves it in eval mode, as it is kept
                 archive = self._put(to_bytes(model), number, round)
                 scored.append(Scored(self.members[number], round, archive, accuracy, loss, correct, spent.get(number, 0),
                                      taken.get(number, 0), seconds / len(alive)))
