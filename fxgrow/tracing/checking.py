@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from fxgrow.aten import tree_flatten, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
-from fxgrow.graph import clone_structure
+from fxgrow.graph import clone_structure, uncached
 from fxgrow.layers import CaptureMismatch
 
 MOST_WORK = 2e7  # multiplications of one forward pass, roughly: a few milliseconds
@@ -34,7 +34,8 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
         for longer in (0, 1):
             inputs = _other(args, kwargs, longer)
             try:
-                expected = _run(one, inputs, gm)
+                with uncached(one):
+                    expected = _run(one, inputs, gm)
             except Exception:  # not for such inputs
                 break
             try:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fxgrow
-from fxgrow.archive.models import decode_facts, encode_inputs
+from fxgrow.archive.models import decode_facts, encode_facts
 from fxgrow.errors import CaptureError
 from fxgrow.graph import Captured, arguments_of, as_call
 from fxgrow.layers import has_form
@@ -222,8 +222,9 @@ def test_a_forward_whose_signature_is_that_of_another():
 
 
 def test_inputs_of_an_outer_module_are_kept_by_name():
-    inputs = {"images": [X], "targets": None}
-    kept, _ = decode_facts(encode_inputs(inputs), {}, (tuple, dict))
+    inputs, shell = {"images": [X], "targets": None}, nn.Module()
+    decode_facts(shell, **encode_facts(shell, inputs))
+    kept = Captured(shell).inputs
     assert kept["targets"] is None and kept["images"][0].shape == X.shape and kept["images"][0].is_meta
     with pytest.raises(fxgrow.FxgrowError, match="inputs are not described"):
-        decode_facts(encode_inputs(inputs), {})
+        decode_facts(fxgrow.capture(nn.ReLU(), X), **encode_facts(shell, inputs))
