@@ -6,6 +6,7 @@ torchvision and timm that hold an allow-listed layer class.
 import builtins
 import collections
 import contextlib
+import dataclasses
 import enum
 import functools
 import importlib
