@@ -79,6 +79,7 @@ def capture_graph(model: nn.Module, example_inputs, check: bool = True) -> Graph
     captured = Captured(gm)
     captured.leaves, captured.inputs = leaves, to_meta(tuple(a.value for a in arguments_of(model, args, kwargs)))
     if check:
+        insist_callable(gm)
         with uncached(model):
             check_capture(model, gm, args, kwargs)
     return gm
