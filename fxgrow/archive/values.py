@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fxgrow.archive.allow import IDENTIFIER, is_named_tuple, named_tuple
+from fxgrow.archive.allow import IDENTIFIER, is_named_tuple, output_class
 from fxgrow.errors import ArchiveError
 
 MAX_DEPTH = 32
