@@ -126,7 +126,7 @@ _DECODERS: dict[str, Decoder] = {
     "float": lambda c, inner: _NOT_FINITE[c],
     "complex": lambda c, inner: complex(*[inner(v) for v in _list(c)]),
     "tuple": lambda c, inner: tuple(inner(v) for v in _list(c)),
-    "namedtuple": _decode_output_class,
+    "namedtuple": _decode_named_tuple,
     "size": lambda c, inner: torch.Size(_integers(c)),
     "set": lambda c, inner: {inner(v) for v in _list(c)},
     "dict": lambda c, inner: {inner(k): inner(v) for k, v in _list(c)},
