@@ -1,6 +1,7 @@
 """Example inputs: as a tuple or a call, by the arguments of a forward, and on the meta device."""
 import inspect
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -34,6 +35,10 @@ def as_call(example_inputs) -> tuple[tuple, dict[str, Any]]:
         CaptureError: they are neither a tensor, nor a list or tuple, nor a dictionary of keyword arguments.
     """
     by_name = isinstance(example_inputs, Mapping)
+    odd = [name for name in example_inputs if not str(name).isidentifier() or iskeyword(name)] if by_name else []
+    if odd:
+        raise CaptureError(f"example_inputs has the key {odd[0]!r}, which is no name of an argument: a dict holds arguments "
+                           "by name, and an argument that is a dict goes into a tuple")
     args, kwargs = ((), dict(example_inputs)) if by_name else (as_tuple(example_inputs), {})
     return tree_map(_plain, (args, kwargs))
 
@@ -97,7 +102,9 @@ def _bound(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[inspe
         if captured:
             bound.apply_defaults()
         return signature, bound.arguments
-    raise CaptureError(f"the example inputs do not fit {type(model).__name__}, whose forward takes {signatures[0]}: {why}")
+    hint = " (a dict holds arguments by name; an argument that is a dict goes into a tuple)" if kwargs else ""
+    raise CaptureError(f"the example inputs do not fit {type(model).__name__}, whose forward takes {signatures[0]}: "
+                       f"{why}{hint}")
 
 
 def _of_placeholders(gm: GraphModule) -> inspect.Signature:

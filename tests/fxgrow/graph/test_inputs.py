@@ -185,7 +185,8 @@ def test_forms(value, form, fits):
 @pytest.mark.parametrize("inputs, said", [
     ({"idz": IDS}, r"do not fit Sentences, whose forward takes \(ids=None, .*'idz'"), ((IDS,) * 4, "too many positional"),
     (3, "example_inputs is 3: pass a tensor, a tuple of arguments or a dict"), ((), "example_inputs is"),
-    ({"ids": object()}, "the input 'ids' holds a object")])
+    ({"ids": object()}, "the input 'ids' holds a object"), ({"class": IDS}, "has the key 'class', which is no name"),
+    ({0: IDS}, "has the key 0"), ({"words": IDS}, "goes into a tuple")])
 def test_inputs_that_no_forward_takes(inputs, said):
     for use in (fxgrow.capture, fxgrow.axes):
         with pytest.raises(CaptureError, match=said):
