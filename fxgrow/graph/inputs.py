@@ -1,4 +1,7 @@
-"""Example inputs: as a tuple, and on the meta device."""
+"""Example inputs: as a tuple or a call, and on the meta device."""
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from fxgrow.aten import tree_map
@@ -16,6 +19,17 @@ def as_tuple(example_inputs) -> tuple:
     if isinstance(example_inputs, (tuple, list)) and example_inputs:
         return tuple(example_inputs)
     raise CaptureError("example_inputs: pass a tensor or a tuple of tensors, as you would call the model")
+
+
+def as_call(example_inputs) -> tuple[tuple, dict[str, Any]]:
+    """Return the positional and the keyword arguments by which example inputs call a model.
+
+    Raises:
+        CaptureError: they are neither a tensor, nor a list or tuple, nor a dictionary of keyword arguments.
+    """
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    return as_tuple(example_inputs), {}
 
 
 def to_meta(value):

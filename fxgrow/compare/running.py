@@ -1,0 +1,100 @@
+"""Runs of a model on a copy of it, under one seed: what it gives, and where gradients go.
+
+What lives here: one model. What does not: which inputs it gets (fresh.py), and how two models compare.
+"""
+import contextlib
+import copy
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxgrow.aten import tree_map
+from fxgrow.compare.fresh import Inputs
+
+Mode = Literal["eval", "train"]
+Autograd = Literal["off", "on", "compared"]  # "compared": on, and floating inputs get gradients
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Begin all random numbers at a seed inside: torch's, NumPy's and Python's; outside they go on as if nothing was."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2 ** 32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a model, also of what its hooks computed, which `copy.deepcopy` alone refuses."""
+    held = [v for m in model.modules() for v in vars(m).values()]
+    computed = [v for v in held if isinstance(v, Tensor) and not v.is_leaf]
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
+
+
+class Twin:
+    """A copy of a model to call: nothing of the model itself changes.
+
+    heard: what the named parts gave in the last call. leaves: its inputs that get gradients.
+    """
+
+    def __init__(self, model: nn.Module, mode: Mode, parts: Sequence[str] = ()):
+        self.model = copy_of(model)
+        if mode == "train":
+            self.model.train()
+        else:
+            self.model.eval()
+        self.heard: list[Any] = []
+        self.leaves: list[Tensor] = []
+        for name in parts:
+            self.model.get_submodule(name).register_forward_hook(lambda module, args, out: self.heard.append(out))
+
+    def run(self, inputs: Inputs, seed: int, autograd: Autograd = "off") -> Any:
+        """Return what the copy gives for a copy of the inputs."""
+        self.heard, self.leaves = [], []
+
+        def copied(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return copy.deepcopy(value)
+            new = value.detach().clone().requires_grad_(value.requires_grad)
+            if autograd != "compared" or not (new.is_floating_point() or new.is_complex()):
+                return new
+            self.leaves.append(new.requires_grad_())
+            return new.clone()  # a leaf may not be written to
+
+        with seeded(seed), torch.set_grad_enabled(autograd != "off"):
+            args, kwargs = tree_map(copied, inputs)
+            return self.model(*args, **kwargs)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters, each by its first name."""
+        return dict(self.model.named_parameters())
+
+    def gradients(self, outputs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor | None], dict[str, Tensor | None]]:
+        """Return the gradients of the last call's inputs, and of the parameters by name; None where none arrives.
+
+        outputs: tensors that the last call gave, each with the gradient that comes in.
+        """
+        inputs: list[Tensor | None] = [None] * len(self.leaves)
+        parameters: dict[str, Tensor | None] = dict.fromkeys(self.parameters())
+        sums = [(out * weight).sum() for out, weight in outputs if out.requires_grad]
+        trained = {name: p for name, p in self.parameters().items() if p.requires_grad}
+        wanted = [*self.leaves, *trained.values()]
+        if sums and wanted:
+            total = sum(t.real if t.is_complex() else t for t in sums)
+            found = torch.autograd.grad(total, wanted, allow_unused=True)  # type: ignore[arg-type]
+            inputs = list(found[:len(inputs)])
+            parameters |= dict(zip(trained, found[len(inputs):]))
+        return inputs, parameters
