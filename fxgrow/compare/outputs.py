@@ -201,14 +201,14 @@ class _Comparison:
     def _sequence(self, a: Any, b: Any, place: str) -> None:
         """Compare two tuples and the like."""
         ours, theirs = list(a), list(b)
-        if len(ours) != len(theirs):
+        if len(ours) != len(theirs) and not self.inside:
             one = self._without_state(ours, place)
             two = self._without_state(theirs, place) if len(one) != len(theirs) else theirs
             ours, theirs = (one, two) if len(one) == len(two) else (ours, theirs)
         if len(ours) != len(theirs) and self.inside:
             self.growth.add(1 if len(theirs) > len(ours) else -1)
         elif len(ours) != len(theirs):
-            self.found.never(f"{place} differs: it is {len(ours)} values of the first model, and {len(theirs)} of the second")
+            self.found.never(f"{place} differs: it is {len(ours)} values of the first model, {len(theirs)} of the second")
         else:
             names = [f".{name}" for name in getattr(a, "_fields", ())] or [f"[{i}]" for i in range(len(ours))]
             for name, x, y in zip(names, ours, theirs):
@@ -247,6 +247,9 @@ class _Comparison:
 
     def _state(self, a: Any, b: Any, place: str) -> None:
         """Compare two objects that keep state, as far as they are of one size: growth makes them larger."""
+        if self.inside:  # a part of one: what it says of sizes, it says of the whole
+            self._attributes(a, b, place)
+            return
         inner = _Comparison(self.tolerance, self.extended, self.strict, inside=True)
         inner.seen = self.seen
         inner._attributes(a, b, place)

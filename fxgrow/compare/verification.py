@@ -122,8 +122,9 @@ class _Comparison:
         if trained is not None:
             results["train"] = trained
         self.compared.append(f"{' and '.join(results)} mode")
-        for mode, result in results.items():
-            self.notes |= dict.fromkeys(f"{note} in {mode} mode" for note in result.notes)
+        for note in dict.fromkeys(note for result in results.values() for note in result.notes):
+            modes = [mode for mode, result in results.items() if note in result.notes]
+            self.notes[f"{note} in {' and '.join(modes)} mode"] = None
         return Verification(found.absolute, found.relative, tuple(mode for mode, result in results.items() if result.equal),
                             self.tolerance, {mode: result.relative for mode, result in results.items()},
                             tuple(self.notes), tuple(self.compared))

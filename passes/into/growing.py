@@ -1,7 +1,7 @@
 """grow_into: the numbers of a small model as a start for a bigger one of a stock class, which computes the same.
 
 What lives here: the order of the steps, and putting the numbers into the big model. What does not: how each step finds its
-numbers (pairing, widening, constants, new_parts, omitted). No rule here knows a model.
+numbers (pairing, widening, constants, outside, new_parts, omitted). No rule here knows a model.
 """
 import copy
 import math
@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fxgrow.aten import tree_leaves
 from fxgrow.axis import analyse
 from fxgrow.compare import TOLERANCE, Verification, verify
 from fxgrow.errors import GrowthError
@@ -18,6 +19,7 @@ from fxgrow.graph import as_tuple, skeleton, tensors_of, uncached
 from fxgrow.passes.into.constants import absorb_constants
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.omitted import Omitted
+from fxgrow.passes.into.outside import insist_on_constants, outside_state
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import Options, Plan, Step
 from fxgrow.passes.into.result import GrownInto
@@ -78,38 +80,54 @@ class Into:
         self.new: dict[str, Tensor] = {}
         for extra in pairing.extras:
             self.new |= numbers_of(extra, pairing, self.old, self.options, self.steps)
+        self.constants = outside_state(self.big, pairing)
+        self.wrong = insist_on_constants(pairing, self.constants, self._constants_wanted())
+        self.steps += self.wrong
 
     def plan(self) -> Plan:
         """Return the steps, before any number is put into the big model."""
         approximate = [s.name for s in self.steps if s.method == "approximate"]
         return Plan(self.steps, self.pairing.match, self.pairing.names, approximate)
 
+    def _constants_wanted(self) -> dict[str, Tensor]:
+        """Return what the tensors that no state_dict holds would have to be in the big model."""
+        neutral = {name: torch.full_like(self.constants[name], number)
+                   for name, number in self.pairing.neutral().items() if name in self.constants}
+        return neutral | {name: self.omitted.placed(name, self.constants[name], value)
+                          for name, value in (self.old | self.new).items() if name in self.constants}
+
     def grow(self, check: bool = True) -> GrownInto:
         """Return the numbers of the big model, compared with the small one if asked to.
+
+        What is compared is another copy of the big model that has loaded them, as the user's will.
 
         Raises:
             GrowthError: they do not fit, or the models differ.
         """
-        model = copy.deepcopy(self.big)
-        tensors = tensors_of(model)
+        filled, model = copy.deepcopy(self.big), copy.deepcopy(self.big)
+        tensors = tensors_of(filled)
         record = GrowthRecord(lineage=[{"pass": "grow_into", "method": self.options.method, "seed": self.options.seed}],
                               certificate=[asdict(s) for s in self.steps], origin={"": skeleton(self.pairing.small.gm)})
         record.parameters = self._entries(tensors)
-        record.removed = tensors_of(self.pairing.small.gm).keys() - tensors.keys()
+        record.removed = tensors_of(self.pairing.small.gm).keys() - tensors.keys() - self.constants.keys()
         with torch.no_grad():
             self._fill(tensors)
             self._hand_on_norms(tensors, record)
+        model.load_state_dict(filled.state_dict(), strict=True)
         found = GrownInto.of(model)
         found.plan, found.record = self.plan(), record
-        found.verification = self._verified(model) if check else None
+        found.verification = self._verified(model) if check or self.wrong else None
         return found
 
     def _fill(self, tensors: dict[str, Tensor]) -> None:
-        """Put all numbers into the big model."""
+        """Put all numbers into the big model that its state_dict holds."""
         for name, number in self.pairing.neutral().items():
-            tensors[name].fill_(number)
-        self.omitted.blank(tensors, self.pairing.names)
+            if name not in self.constants:
+                tensors[name].fill_(number)
+        self.omitted.blank(tensors, [name for name in self.pairing.names if name not in self.constants])
         for name, value in [*self.old.items(), *self.new.items()]:
+            if name in self.constants:
+                continue
             value = self.omitted.placed(name, tensors[name], value)
             if tensors[name].shape != value.shape:
                 raise GrowthError(f"{name} is {list(tensors[name].shape)} in the big model, and would be "
@@ -120,6 +138,8 @@ class Into:
         """Return where the numbers of each tensor of the big model come from."""
         entries = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
         for theirs, ours in self.pairing.names.items():
+            if theirs not in tensors:  # a plain tensor
+                continue
             entry = self.omitted.entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
             entry.scale *= math.exp(self.rescaling.logs.get(theirs, 0.0))
             entries[theirs] = entry
@@ -134,6 +154,8 @@ class Into:
                 record.parameters[end], record.parameters[front] = record.parameters[front], ParameterRecord.new(1)
 
     def _verified(self, model: nn.Module) -> Verification:
+        if any(isinstance(v, Tensor) and v.is_meta for v in tree_leaves(self.inputs)):
+            raise GrowthError("; ".join(f"{s.name}: {s.note}" for s in self.wrong) or "the example inputs have no numbers")
         with uncached(self.small, model):
             checked = self._allowing(verify(self.small, model, self.inputs, extended=self.options.extend))
         if not checked.ok and not self.options.approximate:
@@ -143,11 +165,11 @@ class Into:
         return checked
 
     def _allowing(self, checked: Verification) -> Verification:
-        """Return a comparison by the tolerance of the least exact type that the big model computes in."""
+        """Return a comparison, if need be by the tolerance of the least exact type that the big model computes in."""
         made = self.pairing.big.trace.made.values()
         kinds = {v.tensor.dtype for ops in made for v in ops if v.tensor.is_floating_point()}
         tolerance = max((TOLERANCE[k] for k in kinds if k in TOLERANCE), default=0.0)
-        if tolerance <= checked.tolerance:
+        if checked.ok or tolerance <= checked.tolerance:
             return checked
         exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
         note = "its class computes partly in a type of less precision"

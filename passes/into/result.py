@@ -17,8 +17,8 @@ from fxgrow.record import GrowthRecord
 class GrownInto(OrderedDict):
     """A state_dict of the big model, and how it came about.
 
-    model: a copy of the big model with these numbers. record: where each number came from. verification: the small model
-    and this one on the example inputs (None: not asked for). exact: whether every step preserves the function.
+    model: a copy of the big model that has loaded these numbers. record: where each number came from. verification: the
+    small model and this one (None: not asked for). exact: whether every step preserves the function.
     """
     model: nn.Module
     _metadata: dict
