@@ -28,37 +28,49 @@ ONE_MODEL, OTHER_SHAPE = "internal state of one model only", "internal state of 
 class Difference:
     """Distance of two outputs. An infinite one stands for anything that is no distance between two numbers.
 
-    equal: whether every number was within the tolerance of its own output. count: how many were compared, and numbers: how
-    many of these are not NaN. empty: whether there was an output without any. notes: what differs, and what could not be
-    compared. pairs: the floating tensors that were compared, cut to a common shape.
+    errors: the largest of each output (in words), relative to its largest number. beyond: the outputs that are farther apart
+    than their tolerance. count: how many numbers were compared, and numbers: how many of these are not NaN. empty: whether
+    there was an output without any. notes: what differs otherwise, and what could not be compared. pairs: the floating
+    tensors that were compared, cut to a common shape.
     """
     absolute: float = 0.0
-    relative: float = 0.0
-    equal: bool = True
+    errors: dict[str, float] = field(default_factory=dict)
+    beyond: dict[str, str] = field(default_factory=dict)  # with what the error is relative to
+    unlike: bool = False
     count: int = 0
     numbers: int = 0
     empty: bool = False
     notes: list[str] = field(default_factory=list)
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
+    @property
+    def relative(self) -> float:
+        """Return the largest error."""
+        return INF if self.unlike else max(self.errors.values(), default=0.0)
+
+    @property
+    def equal(self) -> bool:
+        """Tell whether all is equal, each number within the tolerance of its output."""
+        return not self.unlike and not self.beyond
+
     def add(self, other: Difference) -> None:
         """Take in another distance: the larger of both counts."""
-        self.absolute, self.relative = max(self.absolute, other.absolute), max(self.relative, other.relative)
-        self.equal, self.empty = self.equal and other.equal, self.empty or other.empty
+        self.absolute, self.unlike = max(self.absolute, other.absolute), self.unlike or other.unlike
+        self.empty = self.empty or other.empty
+        self.errors |= {place: max(error, self.errors.get(place, 0.0)) for place, error in other.errors.items()}
+        self.beyond |= other.beyond
         self.count, self.numbers = self.count + other.count, self.numbers + other.numbers
         self.notes += [note for note in other.notes if note not in self.notes]
         self.pairs += other.pairs
 
     def never(self, why: str) -> None:
         """Make the two outputs unequal, infinitely far apart."""
-        self.add(Difference(INF, INF, False, notes=[why]))
+        self.add(Difference(INF, unlike=True, notes=[why]))
 
-    def apart(self, gap: float, largest: float, allowed: float, place: str) -> None:
-        """Take in the largest difference of two tensors, to be judged by the largest number of the first."""
-        relative = gap / largest if largest else gap
-        close = relative <= allowed
-        notes = [] if close else [f"{place} differs by {relative:.1e} of its largest number"]
-        self.add(Difference(gap, relative, close, notes=notes))
+    def apart(self, gap: float, whole: float, allowed: float, place: str, what: str = "largest number") -> None:
+        """Take in a difference, to be judged in relation to a whole (the largest number of an output, say)."""
+        relative = gap / whole if whole else gap
+        self.add(Difference(gap, {place: relative}, {} if relative <= allowed else {place: what}))
 
 
 def compare_outputs(ours: Any, theirs: Any, tolerance: float, *, extended: bool = False, strict: bool = True,

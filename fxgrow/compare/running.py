@@ -44,6 +44,17 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
 
 
+def rounded(model: nn.Module, seed: int) -> nn.Module:
+    """Return a copy of a model whose parameters differ by about what rounding does."""
+    new, generator = copy_of(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in new.parameters():
+            if p.is_floating_point():
+                signs = torch.randint(2, p.shape, generator=generator).mul(2).sub(1).to(p)
+                p += p * signs * (4 * torch.finfo(p.dtype).eps)
+    return new
+
+
 class Twin:
     """A copy of a model to call: nothing of the model itself changes.
 

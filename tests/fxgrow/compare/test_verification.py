@@ -153,6 +153,19 @@ def test_each_output_is_judged_by_its_own_type():
     assert not compare(gives(torch.float32, 0.0), gives(torch.float64, 0.0), D).ok  # another type is another output
 
 
+def test_a_network_that_magnifies_rounding_errors():
+    def chaotic(m, x):
+        return torch.sin(1e9 * m.layer(x))
+
+    def rounded(shift):
+        return lambda m, x: torch.sin(1e9 * (m.layer(x) * 3 / 3)) + shift
+
+    found = compare(chaotic, rounded(0.0), D)
+    assert found.ok and found.max_rel_error > 1e-9 and "rounded otherwise" in found.notes[0]
+    assert not compare(chaotic, rounded(1e-3), D).ok
+    assert not compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x) + 1e-8, D).ok
+
+
 def test_numbers_that_the_example_alone_has():
     example = D.clone()
     learned = Layer(lambda m, x: m.layer(x))(example).detach()
