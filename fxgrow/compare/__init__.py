@@ -4,6 +4,7 @@ What lives here: numbers and changes. What does not: pictures of changes (diagra
 """
 from fxgrow.compare.changes import Change, Changes, find_changes, mark, summed
 from fxgrow.compare.outputs import TOLERANCE
+from fxgrow.compare.running import copy_of
 from fxgrow.compare.verification import Verification, verify
 
-__all__ = ["Change", "Changes", "TOLERANCE", "Verification", "find_changes", "mark", "summed", "verify"]
+__all__ = ["Change", "Changes", "TOLERANCE", "Verification", "copy_of", "find_changes", "mark", "summed", "verify"]

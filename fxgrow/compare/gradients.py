@@ -5,7 +5,7 @@ What lives here: one backward pass of each, and what must hold of both. What doe
 import torch
 from torch import Tensor
 
-from fxgrow.compare.outputs import TOLERANCE, Difference
+from fxgrow.compare.outputs import Difference, tolerance_of
 from fxgrow.compare.running import Twin
 
 SHOWN = 3  # names in a note
@@ -72,7 +72,7 @@ def _compare(g: Tensor | None, h: Tensor | None, tolerance: float, place: str, f
         found.never(f"{place} has NaN or infinity in one model alone")
         return
     gap, norm = float((x - y)[finite].norm()), float(x[finite].norm())
-    if gap > norm * max(tolerance, TOLERANCE.get(g.dtype, 0.0)) ** 0.5:  # else it is no error of the outputs
+    if gap > norm * max(tolerance, tolerance_of(g.dtype)) ** 0.5:  # else it is no error of the outputs
         found.apart(gap, norm, 0.0, place, "norm")
 
 

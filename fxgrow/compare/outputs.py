@@ -24,6 +24,12 @@ PLAIN = (str, bytes, type(None), type, enum.Enum, torch.dtype, torch.device, tor
 ONE_MODEL, OTHER_SHAPE = "internal state of one model only", "internal state of another shape"
 
 
+def tolerance_of(dtype: torch.dtype) -> float:
+    """Return how far apart two numbers of a type may be, relative to the largest; 0 where it is no floating one."""
+    real = dtype.to_real() if dtype.is_complex else dtype
+    return TOLERANCE.get(real, torch.finfo(real).eps if real.is_floating_point else 0.0)
+
+
 @dataclass
 class Difference:
     """Distance of two outputs. An infinite one stands for anything that is no distance between two numbers.
@@ -134,8 +140,9 @@ class _Comparison:
             if a.shape != b.shape:
                 self._other_shape(a, b, place)
             elif a.is_floating_point() or a.is_complex() or a.is_quantized:
-                self.found.pairs.append((a, b))
-                self._floats(_dense(a), _dense(b), TOLERANCE.get(a.dtype, 0.0), place)
+                if a.dtype.itemsize > 1:
+                    self.found.pairs.append((a, b))
+                self._floats(_dense(a), _dense(b), tolerance_of(a.dtype), place)
             else:
                 self._whole(torch.equal(_dense(a), _dense(b)), a.numel(), place)
 
@@ -186,7 +193,7 @@ class _Comparison:
             self._other_shape(torch.empty(a.shape, device="meta"), torch.empty(b.shape, device="meta"), place)
         elif a.dtype.kind in "fc":
             wide = np.complex128 if a.dtype.kind == "c" else np.float64
-            own = TOLERANCE.get(getattr(torch, a.dtype.name, torch.float64), 0.0)
+            own = tolerance_of(getattr(torch, a.dtype.name, torch.float64))
             self._floats(torch.from_numpy(np.array(a, dtype=wide)), torch.from_numpy(np.array(b, dtype=wide)), own, place)
         else:
             self._whole(bool(np.array_equal(a, b)), a.size, place)

@@ -5,7 +5,7 @@ What lives here: one model. What does not: which inputs it gets (fresh.py), and 
 import contextlib
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -38,10 +38,39 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a model, also of what its hooks computed, which `copy.deepcopy` alone refuses."""
-    held = [v for m in model.modules() for v in vars(m).values()]
-    computed = [v for v in held if isinstance(v, Tensor) and not v.is_leaf]
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
+    """Return a deep copy of a model, with what `copy.deepcopy` alone refuses: tensors that were computed, and locks.
+
+    The former are copied without their history, the latter shared.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception:
+        memo: dict[int, Any] = {}
+        _copy_what_refuses(model, memo, set())
+        return copy.deepcopy(model, memo)
+
+
+def _copy_what_refuses(value: Any, memo: dict[int, Any], seen: set[int]) -> None:
+    """Put into a memo of `copy.deepcopy` what it cannot copy in a value."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+        return
+    inside = list(getattr(value, "__dict__", {}).values()) if not isinstance(value, type) else []
+    if isinstance(value, Mapping):
+        inside += value.values()
+    elif isinstance(value, (list, tuple, set)):
+        inside += value
+    for item in inside:
+        _copy_what_refuses(item, memo, seen)
+    if not isinstance(value, nn.Module):
+        try:
+            copy.deepcopy(value, dict(memo))
+        except Exception:
+            memo[id(value)] = value
 
 
 def rounded(model: nn.Module, seed: int) -> nn.Module:

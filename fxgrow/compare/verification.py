@@ -16,7 +16,7 @@ from fxgrow.aten import tree_leaves
 from fxgrow.common import one_line
 from fxgrow.compare.fresh import Axes, Inputs, axes_of, redraw, same_numbers
 from fxgrow.compare.gradients import compare_gradients
-from fxgrow.compare.outputs import INF, TOLERANCE, Difference, compare_outputs
+from fxgrow.compare.outputs import INF, Difference, compare_outputs, tolerance_of
 from fxgrow.compare.running import Autograd, Mode, Twin, rounded
 from fxgrow.errors import CaptureError
 from fxgrow.graph import as_call
@@ -111,7 +111,7 @@ class _Comparison:
         self.example = _Call("the example", inputs)
         there = dict(before.named_modules())
         self.parts = [name for name, m in after.named_modules() if name in there and name and isinstance(m, GraphModule)]
-        self.tolerance = max((TOLERANCE.get(kind, 1e-4) for kind in _types(before, inputs)), default=1e-4)
+        self.tolerance = max(map(tolerance_of, _types(before, inputs)), default=1e-4)
         self.compared: list[str] = []
         self.notes: dict[str, None] = {}
 

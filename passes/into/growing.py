@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fxgrow.aten import tree_leaves
 from fxgrow.axis import analyse
-from fxgrow.compare import TOLERANCE, Verification, verify
+from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import as_tuple, skeleton, tensors_of, uncached
 from fxgrow.passes.into.constants import absorb_constants
@@ -156,8 +156,11 @@ class Into:
     def _verified(self, model: nn.Module) -> Verification:
         if any(isinstance(v, Tensor) and v.is_meta for v in tree_leaves(self.inputs)):
             raise GrowthError("; ".join(f"{s.name}: {s.note}" for s in self.wrong) or "the example inputs have no numbers")
-        with uncached(self.small, model):
-            checked = self._allowing(verify(self.small, model, self.inputs, extended=self.options.extend))
+        small = copy_of(self.small)
+        for p in small.parameters():
+            p.requires_grad_(p.is_floating_point() or p.is_complex())  # what is frozen is no matter of the class
+        with uncached(small, model):
+            checked = self._allowing(verify(small, model, self.inputs, extended=self.options.extend))
         if not checked.ok and not self.options.approximate:
             doubts = "".join(f"; {s.name}: {s.note}" for s in self.steps if s.method == "not possible")
             raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{doubts}; "

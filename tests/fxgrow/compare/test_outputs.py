@@ -173,6 +173,12 @@ def test_storage_of_other_kinds():
     assert not alike(X.to("meta"), X.to("meta")).equal
 
 
+def test_numbers_of_the_less_exact_types():
+    for kind, close, far in ((torch.complex64, 1e-6, 1e-2), (torch.float8_e4m3fn, 0.1, 3.0), (torch.float16, 1e-3, 0.5)):
+        one, near, other = (X.to(torch.complex128 if kind.is_complex else X.dtype).add(d).to(kind) for d in (0, close, far))
+        assert alike(one, near).equal and not alike(one, other).equal
+
+
 def test_parts_may_differ_in_shape_and_class():
     found = alike([X, (X,)], [X, [torch.cat([X, X])]], strict=False)
     assert found.equal and "another shape" in found.notes[0]

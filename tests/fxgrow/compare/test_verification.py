@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections import namedtuple
 from dataclasses import dataclass
 
@@ -258,6 +259,20 @@ def test_both_models_stay_as_they_are():
         assert m.calls == 0 and all(torch.equal(t, state[n]) for n, t in m.state_dict().items())
     assert one.training and not one.layer.training and not other.training
     assert torch.equal(one.layer.weight.grad, torch.ones(4, 4).double()) and other.layer.weight.grad is None
+
+
+def test_what_python_cannot_copy():
+    """A hook keeps what a layer gave, with its history; a lock cannot be copied at all."""
+    def keeps(m, x):
+        m.kept["layer"] = m.layer(x)
+        return m.kept["layer"]
+
+    one, other = Layer(keeps), Layer(keeps)
+    for m in (one, other):
+        m.kept, m.lock = {"lock": threading.Lock()}, threading.Lock()
+        m(D)
+    kept = one.kept["layer"]
+    assert fxgrow.verify(one, other, D).ok and one.kept["layer"] is kept and kept.grad_fn is not None
 
 
 def test_gradients_of_inputs_must_agree():

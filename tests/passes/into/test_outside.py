@@ -94,6 +94,12 @@ def test_constants_along_an_axis_that_grows():
         grow_into(make(8, torch.linspace(1, 2, 8), buffer), make(16, torch.linspace(1, 2, 16), buffer), X, seed=0)
 
 
+def test_a_frozen_model_grows_into_one_that_is_not():
+    small = make(8, 0.5, buffer).requires_grad_(False)
+    assert grow_into(small, make(8, 0.5, buffer), X, seed=0).verification.ok
+    assert not any(p.requires_grad for p in small.parameters())
+
+
 def test_models_that_were_given_stay_as_they_are():
     small, big = make(8, 0.5, buffer), make(16, 0.5, buffer)
     before = [{n: t.clone() for n, t in m.state_dict().items()} for m in (small, big)]
