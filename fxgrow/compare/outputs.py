@@ -102,6 +102,7 @@ class _Comparison:
         self.tolerance, self.extended, self.strict = tolerance, extended, strict
         self.inside = inside  # an object that keeps state, where other sizes are set down in `growth`
         self.growth: set[int] = set()  # 1: the second is larger somewhere, -1: smaller
+        self.unlike = False  # whether two values differ in more than numbers and sizes
         self.found = Difference()
         self.seen: dict[tuple[int, int], Any] = {}  # pairs of objects that were compared, or are about to be
 
@@ -123,6 +124,7 @@ class _Comparison:
 
     def _unlike(self, a: Any, b: Any, place: str) -> None:
         """Set down that two values differ in kind, type or shape."""
+        self.unlike = True
         self.found.never(f"{place} differs: it is {_described(a)} of the first model, and {_described(b)} of the second")
 
     # --- numbers ---
@@ -180,7 +182,8 @@ class _Comparison:
         if type(a) is not type(b):
             self._unlike(a, b, place)
         elif isinstance(a, (float, complex)):
-            self._floats(torch.as_tensor([a]), torch.as_tensor([b]), 0.0, place)
+            wide = torch.complex128 if isinstance(a, complex) else torch.float64
+            self._floats(torch.tensor([a], dtype=wide), torch.tensor([b], dtype=wide), 0.0, place)
         else:
             self._whole(a == b, 1, place)
 
@@ -203,7 +206,7 @@ class _Comparison:
     def _mapping(self, a: Mapping, b: Mapping, place: str) -> None:
         """Compare two dictionaries and the like, whose keys must come in one order."""
         ours, theirs = dict(a), dict(b)
-        for key in [*ours.keys() - theirs.keys(), *theirs.keys() - ours.keys()]:
+        for key in [key for key in (*ours, *theirs) if key not in ours or key not in theirs]:
             if self._lone_state(ours.get(key), theirs.get(key), f"{place}[{key!r}]"):
                 ours.pop(key, None)
                 theirs.pop(key, None)
@@ -272,10 +275,10 @@ class _Comparison:
         inner = _Comparison(self.tolerance, self.extended, self.strict, inside=True)
         inner.seen = self.seen
         inner._attributes(a, b, place)
-        if len(inner.growth) == 1:
+        if len(inner.growth) == 1 and not inner.unlike:
             self.found.notes.append(f"{place} was not compared: {OTHER_SHAPE}")
             return
-        if inner.growth:
+        if len(inner.growth) > 1:
             inner.found.never(f"{place} differs in number or shape")
         inner.found.pairs.clear()
         self.found.add(inner.found)

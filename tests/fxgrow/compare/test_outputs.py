@@ -71,6 +71,7 @@ WRAPS = [lambda v: v, lambda v: (X, v), lambda v: [v], lambda v: {"a": X, "b": v
 @pytest.mark.parametrize("value, other", [
     (X, X + 1), (X, X.float()), (X.long(), X.long() + 1), (X > 2, X > 3), (X.numpy(), X.numpy() + 1), (X.numpy(), X),
     (np.array(["a"]), np.array(["b"])), (np.float64(1), np.float64(2)), (np.float64(1), 1.0), (1, 2), (1, True), (1, 1.0),
+    (1e300, 2e300),
     (1.5, 2.5), (True, False), ("cat", "dog"), (None, X), (None, "None"), (b"a", b"b"), (torch.float32, torch.float64),
     (Colour.RED, Colour.BLUE), (X.to_sparse(), (X + 1).to_sparse()), (X.to_sparse(), X), (X + 1j, X - 1j),
     ({1, 2}, {1, 3}), (len, max), (object(), object()), (lambda: 1, lambda: 2), (iter([1]), iter([1]))])
@@ -142,7 +143,8 @@ def test_the_state_of_a_grown_model_is_larger(other):
     assert not alike({"y": X, "cache": Cache(X)}, {"y": X + 1, "cache": other}).equal
 
 
-@pytest.mark.parametrize("other", [Cache(X + 1), Cache(X.float()), Cache(X[0]), Cache(torch.ones(1, 4)), Cache(None),
+@pytest.mark.parametrize("other", [Cache(X + 1), Cache(X.float()), Cache(torch.cat([X, X]).float()),
+                                   Cache(X[0]), Cache(torch.ones(1, 4)), Cache(None),
                                    Holds(X)])
 def test_state_of_one_shape_is_compared(other):
     assert not alike({"y": X, "cache": Cache(X)}, {"y": X, "cache": other}).equal
