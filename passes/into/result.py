@@ -21,8 +21,8 @@ RATE = 1e-2  # of a step of training: a step only has to be one
 class GrownInto(OrderedDict):
     """A state_dict of the big model, and how it came about.
 
-    model: a copy of the big model with these numbers. record: where each number came from. verification: the small model
-    and this one on the example inputs (None: not asked for). exact: whether every step preserves the function.
+    model: a copy of the big model that has loaded these numbers. record: where each number came from. verification: the
+    small model and this one (None: not asked for). exact: whether every step preserves the function.
     """
     model: nn.Module
     _metadata: dict
