@@ -5,6 +5,7 @@ inner width is free of its embedding width. What does not: anything that decides
 """
 from __future__ import annotations
 
+from collections import OrderedDict
 from numbers import Number
 
 import torch
@@ -61,6 +62,16 @@ def has_form(value, form) -> bool:
         kind = list if isinstance(form, list) else tuple
         return isinstance(value, kind) and len(value) == len(form) and all(map(has_form, value, form))
     return isinstance(value, type(form)) and isinstance(value, bool) == isinstance(form, bool) and value == form
+
+
+def limit_of(dtype: torch.dtype, name: str) -> float:
+    """Return a limit of a floating-point type: `min`, `max`, `eps` or `tiny`."""
+    return getattr(torch.finfo(dtype), name)
+
+
+def ordered(pairs) -> OrderedDict:
+    """Return an output of a model that is an `OrderedDict`."""
+    return OrderedDict(pairs)
 
 
 class Applied:

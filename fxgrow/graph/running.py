@@ -21,6 +21,7 @@ from fxgrow.graph.captured import Captured
 from fxgrow.graph.joins import is_join
 from fxgrow.graph.modules import meta_twin
 from fxgrow.graph.names import location_of
+from fxgrow.layers import ordered
 
 
 @contextlib.contextmanager
@@ -115,7 +116,7 @@ class NodeRunner:
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "output":
             return args[0]
-        if isinstance(node.target, type) and node.target is not torch.finfo:  # the class of an output: what it holds matters
+        if isinstance(node.target, type) or node.target is ordered:  # an output of some class: what it holds matters
             return list(kwargs.values()) or args[0]
         return node.target(*args, **kwargs)  # type: ignore[operator]
 

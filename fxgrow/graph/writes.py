@@ -9,7 +9,6 @@ from torch.fx import GraphModule, Node
 from fxgrow.aten import Shapes
 from fxgrow.graph.running import MetaRunner
 
-
 IN_PLACE_OPERATORS = {f"i{name}" for name in ("add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift", "sub",
                                               "truediv", "xor", "concat")}
 

@@ -17,7 +17,7 @@ from torch.fx import Graph, Node
 
 from fxgrow.aten import tree_flatten, tree_unflatten
 from fxgrow.graph import owner_of
-from fxgrow.layers import insist
+from fxgrow.layers import insist, limit_of
 from fxgrow.tracing.recorder import Guard, Recorder
 from fxgrow.tracing.replay import Differs, Replay, replay
 from fxgrow.tracing.sizes import Number, plain
@@ -158,9 +158,9 @@ def _follow_type(recording: Recorder, again: Replay, node: Node, where: tuple, b
     for (asked, origin, one, owner), (_, _, other, _) in zip(reversed(recording.dtype_reads), reversed(again.dtype_reads)):
         if asked <= at and [one, other] == types:
             read = _node_of(graph, origin)
-            for function, *arguments in ((getattr, "dtype"), *(((torch.finfo,), (getattr, limit)) if limit else ())):
+            for function, argument in ((getattr, "dtype"), *([(limit_of, limit)] if limit else [])):
                 with graph.inserting_after(read):
-                    read = graph.call_function(function, (read, *arguments))
+                    read = graph.call_function(function, (read, argument))
                 read.meta["owner"] = owner
             return set_constant(node, where, read)
     return None

@@ -13,7 +13,7 @@ from torch.fx import Graph, Node
 from fxgrow.aten import tree_any, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import CONSTANT, arguments_of, to_meta, writes_in_place
-from fxgrow.layers import has_form
+from fxgrow.layers import has_form, ordered
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe
 from fxgrow.tracing.sizes import Number
@@ -186,7 +186,7 @@ def _output(recorder: Recorder, value: Any) -> Any:
         if _rebuilds(kind, value, arguments):
             return recorder.emit("call_function", kind, (), {k: _output(recorder, v) for k, v in arguments.items()})
     elif kind is OrderedDict:
-        return recorder.emit("call_function", kind, ([(k, _output(recorder, v)) for k, v in value.items()],), {})
+        return recorder.emit("call_function", ordered, ([(k, _output(recorder, v)) for k, v in value.items()],), {})
     elif isinstance(value, tuple) and kind.__module__ in ("torch.return_types", "torch"):
         return recorder.emit("call_function", kind, (tuple(_output(recorder, v) for v in value),), {})
     raise LeafNeeded("", f"its output holds a {kind.__name__}, which no graph can make: give out tensors, tuples, lists, dicts or "
