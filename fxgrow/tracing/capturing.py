@@ -20,6 +20,7 @@ from fxgrow.graph import (
     meta_twin,
     to_meta,
     uncached,
+    unwrapped,
 )
 from fxgrow.tracing.modes import record_modes
 
@@ -59,8 +60,12 @@ def insist_callable(gm: GraphModule) -> None:
 
 def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
     """Capture without compiling code, for those who go on to rewrite the graph."""
+    model = unwrapped(model)
     if is_captured(model):
         return model
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and what it computes is not "
+                           "Python any more: pass the module that it was made from, or put it as a part into a model of yours")
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     with uncached(twin):
