@@ -80,7 +80,7 @@ def _built_in(name: str, value: Any) -> bool:
 @functools.lru_cache(maxsize=None)
 def _functions() -> dict[str, Callable]:
     """Name to function, for every namespace that is small and known beforehand."""
-    table: dict[str, Callable] = {"torch._assert": torch._assert}
+    table: dict[str, Callable] = {"torch._assert": torch._assert, "collections.OrderedDict": collections.OrderedDict}
     for prefix, module, accepts in (("torch", torch, _of_torch), ("torch.nn.functional", F, _of_functional),
                                     ("torch.special", torch.special, _built_in), ("torch.linalg", torch.linalg, _built_in),
                                     ("torch.fft", torch.fft, _built_in), ("math", math, _built_in)):

@@ -286,8 +286,9 @@ def _changed_on_purpose(model: nn.Module, new: nn.Module, calls: Calls, parts: d
             outputs = []
             for whole in (model, new):
                 torch.manual_seed(0)
-                part = clone_structure(whole.get_submodule(path), lambda t: t.detach().clone())
-                outputs.append(set_mode(part, False)(*args, **kwargs))
+                part = whole.get_submodule(path)
+                copy = clone_module(part, cloned_tensors(part, lambda t: t.detach().clone()))
+                outputs.append(set_mode(copy, False)(*args, **kwargs))
         if not _same(*outputs):
             return True
     return False
