@@ -19,7 +19,7 @@ from fxgrow.archive.values import Convert, Unencodable, decode, encode, fields
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
 from fxgrow.graph import Captured, hold, to_meta
-from fxgrow.tracing import plain_attributes
+from fxgrow.tracing import of_class, plain_attributes
 
 PART = {"class": str, "nodes": list, "attributes": dict}
 
@@ -64,7 +64,9 @@ def _shell(tree: Tree, parts: dict) -> nn.Module:
         attributes = decode(attributes)
         if not isinstance(attributes, dict) or not all(usable_name(n, GraphModule) for n in attributes):
             raise ArchiveError(f"part {path[:80]!r} has attributes that may hold code")
-        vars(gm).update(attributes)
+        vars(gm).update({n: v for n, v in vars(part.root).items() if n not in vars(gm)} | attributes)
+        if tree.is_layer_module(part.root):
+            of_class(gm, type(part.root))
         Captured(gm).inputs = ()
     if not graphs or not tree.is_layer_module(tree.root):
         raise ArchiveError("the model has neither a graph nor parts")

@@ -4,6 +4,7 @@ Shared layers, shared parameters and shared memory are written once. The way bac
 """
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from fxgrow.archive import allow
 from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_name
@@ -21,6 +22,7 @@ from fxgrow.graph import TRANSIENT, is_captured
 
 PREFIX = "model/"
 FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+OWN_OF_GRAPH = OWN_OF_MODULE.union(vars(GraphModule(nn.Module(), Graph())))
 META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 
@@ -77,14 +79,13 @@ class Encoder:
             return index
         self._module_index[id(module)] = None
         is_layer = id(module) in self._layers
-        layer = _layer_name(module, path) if is_layer else None
+        layer, attributes = (_layer_name(module, path), self._attributes(module, path)) if is_layer else _of_part(module)
         _refuse_hooks(module, path)
         for name in [*module._modules, *module._parameters, *module._buffers]:
             if not usable_name(name, type(module)):
                 raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
         children = {n: None if m is None else self._add_module(m, _join(path, n)) for n, m in module._modules.items()}
-        entry = {"class": layer, "training": bool(module.training),
-                 "attributes": self._attributes(module, path) if is_layer else {},
+        entry = {"class": layer, "training": bool(module.training), "attributes": attributes,
                  "parameters": {n: self._add_tensor(t, _join(path, n)) for n, t in module._parameters.items()},
                  "buffers": {n: self._add_tensor(t, _join(path, n)) for n, t in module._buffers.items()},
                  "not_persistent": sorted(module._non_persistent_buffers_set & module._buffers.keys()),
@@ -187,6 +188,22 @@ def _plain(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
     if not name or not all(usable_name(n, type(value)) for n in vars(value)):
         return None
     return {"plain": [name, {n: encode(v, special) for n, v in vars(value).items()}]}
+
+
+def _of_part(module: nn.Module) -> tuple[str | None, dict[str, Any]]:
+    """Return class and attributes of a module whose code a graph stands for, as far as a file may hold what its shell asks for."""
+    name = None if type(module) is nn.Module or missing_constant(module) else allow.class_name(getattr(type(module), "part_of", type(module)))
+    attributes: dict[str, Any] = {}
+    for attribute, value in sorted(vars(module).items() if name else ()):
+        if attribute not in OWN_OF_GRAPH and usable_name(attribute, type(module)):
+            with contextlib.suppress(Unencodable):
+                attributes[attribute] = encode(value, _of_lists)
+    return name, attributes
+
+
+def _of_lists(value: Any) -> dict | None:
+    """Encode classes, functions and plain objects of the allow-lists."""
+    return _named(value) or _plain(value, _of_lists)
 
 
 def plain_copy(tensor: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class Tree:
             ArchiveError: the module there has code of its own.
         """
         root = find_module(self.root, path)
-        if root is None or self.is_layer_module(root) or not all(
+        if root is None or (self.is_layer_module(root) and not root._modules) or not all(
                 usable_name(n, GraphModule) for n in [*root._modules, *root._parameters, *root._buffers]):
             raise ArchiveError(f"{path or 'the model itself'!r} is not a plain container")
         below = copy.copy(self)

@@ -57,7 +57,8 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
     errors, exact, notes, absolute = {}, [], [], float("nan")
     tolerance = next((TOLERANCE.get(p.dtype, 1e-4) for p in after.parameters() if p.is_floating_point()), 1e-4)
     there = dict(before.named_modules())
-    parts = [name for name, m in after.named_modules() if name in there and name and is_captured(m)]
+    graphs = [name for name, m in after.named_modules() if name and is_captured(m)]
+    parts = [name for name in graphs if name in there and not any(name.startswith(f"{other}.") for other in graphs)]
     for mode in ("eval", "train"):
         try:
             a, b = (_run(model, inputs, mode, seed, parts) for model in (before, after))

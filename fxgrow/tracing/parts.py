@@ -180,10 +180,10 @@ class GraphPart(GraphModule):
 
 
 def _restored(part_of: type[nn.Module], make: Callable, arguments: tuple) -> GraphModule:
-    return _of_class(make(*arguments), part_of)
+    return of_class(make(*arguments), part_of)
 
 
-def _of_class(gm: Any, part_of: type[nn.Module]) -> GraphModule:
+def of_class(gm: Any, part_of: type[nn.Module]) -> GraphModule:
     """Give a graph with all that a GraphModule has the methods of another class; its own forward is compiled."""
     part_of = getattr(part_of, "part_of", part_of)
     mixed = _mixed(GraphModule if issubclass(part_of, GraphModule) else part_of)
@@ -230,7 +230,7 @@ def _to_graph(place: nn.Module, part: GraphModule, path: str) -> None:
         if node.op in ("call_module", "get_attr"):
             node.target = node.target.removeprefix(f"{path}.")
     place._graph, graph.owning_module = graph, place  # type: ignore[assignment]
-    _of_class(place, type(place))
+    of_class(place, type(place))
     Captured(place).inputs = Captured(part).inputs
 
 
