@@ -3,15 +3,13 @@
 torch.fx turns a graph into Python source, so every name that would end up there is checked to be a plain name, and every
 target is looked up in the allow-lists.
 """
-from __future__ import annotations
-
 import keyword
 from typing import Any
 
 from torch.fx import Graph, GraphModule, Node
 
 from fxgrow.archive import allow
-from fxgrow.archive.structure import is_readable
+from fxgrow.archive.structure import find_module, is_readable
 from fxgrow.archive.tree import Tree
 from fxgrow.archive.values import Unencodable, decode, encode, fields
 from fxgrow.errors import ArchiveError
@@ -22,25 +20,17 @@ OPS = ("placeholder", "get_attr", "call_function", "call_method", "call_module",
 
 
 def encode_graph(gm: GraphModule) -> list[dict]:
-    """Return the nodes of the model's graph in order.
-
-    Raises:
-        ArchiveError: a node calls something, or is given something, that a file cannot hold; it is named.
-    """
+    """Return the nodes of the model's graph in order; an ArchiveError names the node that a file cannot hold."""
     graph = gm.graph
     if len(graph.nodes) > MAX_NODES:
         raise ArchiveError(f"the graph has {len(graph.nodes)} nodes; an archive holds at most {MAX_NODES}")
     for node in graph.nodes:
-        _check_node(node, gm)
+        if node.op == "get_attr" and not is_readable(gm, str(node.target)):
+            raise ArchiveError(f"node {node.name!r} reads {node.target!r}, which is not a parameter or buffer; register it "
+                               "as a buffer")
+        if node.op == "call_function" and node.target is getattr:
+            _function("builtins.getattr", node.args, node.kwargs)
     return [_encode_node(node) for node in graph.nodes]
-
-
-def _check_node(node: Node, gm: GraphModule) -> None:
-    if node.op == "get_attr" and not is_readable(gm, str(node.target)):
-        raise ArchiveError(f"node {node.name!r} reads {node.target!r}, which is not a parameter or buffer; register it as a "
-                           "buffer")
-    if node.op == "call_function" and node.target is getattr:
-        _function("builtins.getattr", node.args, node.kwargs)
 
 
 def _encode_node(node: Node) -> dict:
@@ -75,11 +65,7 @@ def _encode_target(node: Node) -> Any:
 
 
 def decode_graph(data: Any, tree: Tree) -> Graph:
-    """Return the graph, its targets resolved, over the modules and tensors of `tree`.
-
-    Raises:
-        ArchiveError: a target that is not allowed, a name that is not a name, a node used before it exists, and so on.
-    """
+    """Return the graph, its targets resolved, over the modules and tensors of `tree`, or raise ArchiveError."""
     graph = Graph()
     nodes: dict[str, Node] = {}
     if not isinstance(data, list) or not 0 < len(data) <= MAX_NODES:
@@ -145,13 +131,13 @@ def _method(target, args: tuple, kwargs: dict, tree: Tree) -> str:
 
 
 def _module(target, args: tuple, kwargs: dict, tree: Tree) -> str:
-    if not isinstance(target, str) or not tree.is_layer(target):
+    if not isinstance(target, str) or not tree.is_layer(find_module(tree.root, target)):
         raise ArchiveError(f"{allow.shown(target)} is not a layer of the model")
     return target
 
 
 def _attribute(target, args: tuple, kwargs: dict, tree: Tree) -> str:
-    if args or kwargs or not isinstance(target, str) or not tree.is_readable(target):
+    if args or kwargs or not isinstance(target, str) or not is_readable(tree.root, target):
         raise ArchiveError(f"{allow.shown(target)} is not a parameter, a buffer or a training flag of the model")
     return target
 

@@ -15,8 +15,9 @@ SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types
           torch.device, torch.Size, type(None), torch.jit.ScriptFunction}  # what copies share
 CONTAINERS = {dict, collections.OrderedDict, set}
 TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have
-WRAPPERS = {"torch._dynamo.eval_frame.OptimizedModule": "_orig_mod", "torch.nn.parallel.data_parallel.DataParallel": "module",
-            "torch.nn.parallel.distributed.DistributedDataParallel": "module"}  # what copies leave out: where it keeps the model
+WRAPPERS = {  # what copies leave out: where it keeps the model
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod", "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module"}
 
 
 def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:

@@ -38,12 +38,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
 
 
 def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], whole: CaptureError) -> Grown:
-    """Grow the traceable submodules of a model whose outer shell is not (a detector's backbone).
-
-    Raises:
-        CaptureError: no submodule can be captured; it says why the whole model cannot.
-        SelectionError: none of them can grow.
-    """
+    """Grow the traceable submodules of a model whose outer shell is not (a detector's backbone); `whole` says why not."""
     grown: dict[str, Grown] = {}
     nothing: list[SelectionError] = []
 

@@ -3,7 +3,7 @@
 What lives here: writing sizes into one node. What does not: finding the nodes that need it (sizes.py).
 """
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,33 +15,22 @@ from fxgrow.aten import CREATED
 from fxgrow.axis import Tape
 from fxgrow.rewrite.growth import GrownSizes
 
-FILLS = {"full", "new_full"}  # calls whose last argument is a number, no size
-
 
 def write_sizes(node: Node, grown: GrownSizes, shape: Any, env: dict[Node, Any]) -> None:
-    """Write the expected sizes into the arguments of a call that takes sizes; other calls stay as they are.
-
-    Args:
-        shape: the expected shape of the result, or a list of those of the results.
-        env: the value of each node that has run.
-    """
+    """Write sizes into a call that takes them, by the expected shape of its result (or a list) and the values so far."""
     write, described_by = FORMS.get(_name(node), (None, object))
     if write is not None and isinstance(shape, described_by):
         write(node, grown, shape, lambda argument: env[argument] if isinstance(argument, Node) else argument)
 
 
 def keep_old_numbers(node: Node, tape: Tape, old: dict[str, Any]) -> None:
-    """Give a node the old value of each number computed from a grown size, wherever it is no size (a scale, say).
-
-    Args:
-        old: the old values of numbers that have changed, by node.
-    """
+    """Give a node the `old` values, by name, of numbers made of a grown size, where they are no sizes (scales, say)."""
     changed = [n for n in node.all_input_nodes if n.name in old]
     before = tape.shapes.get(node.name)
     if not changed or node.op == "output" or isinstance(before, (int, float)):
         return
     name = _name(node)
-    if name in FILLS:
+    if name in ("full", "new_full"):  # the last argument is a number, no size
         fill = node.kwargs.get("fill_value", node.args[-1])
         changed = [n for n in changed if n is fill]
     elif name in FORMS or name == "tile" or (
@@ -63,24 +52,20 @@ def _write_shape(node: Node, grown: GrownSizes, shape: tuple[int, ...], value: C
     if isinstance(node.args[1], Node) and not isinstance(value(node.args[1]), int):  # all sizes at once
         node.args = (node.args[0], shape)
     else:
-        _state(node, [n if value(n) in (-1, size) else size for n, size in zip(_stated(node), shape)])
+        _restate(node, lambda sizes: [n if value(n) in (-1, size) else size for n, size in zip(sizes, shape)])
 
 
 def _write_repeats(node: Node, grown: GrownSizes, shape: tuple[int, ...], value: Callable) -> None:
     x = value(node.args[0])
     old = (1,) * (len(shape) - x.ndim) + tuple(x.shape)
-    _state(node, [n if value(n) * size == new else new // size for n, size, new in zip(_stated(node), old, shape)])
+    _restate(node, lambda counts: [n if value(n) * size == new else new // size for n, size, new in zip(counts, old, shape)])
 
 
-def _stated(node: Node) -> list:
-    """Return the sizes behind the first argument, which stand by themselves or in one sequence."""
-    first = node.args[1]
-    return list(first) if isinstance(first, (list, tuple)) else list(node.args[1:])
-
-
-def _state(node: Node, sizes: list) -> None:
-    x, first = node.args[:2]
-    node.args = (x, type(first)(sizes)) if isinstance(first, (list, tuple)) else (x, *sizes)
+def _restate(node: Node, new: Callable[[Any], list]) -> None:
+    """Exchange the numbers behind the first argument, which stand by themselves or in one sequence, for `new` of them."""
+    x, *stated = node.args
+    sequence = stated[0]
+    node.args = (x, type(sequence)(new(sequence))) if isinstance(sequence, (list, tuple)) else (x, *new(stated))
 
 
 def _write_unflatten(node: Node, grown: GrownSizes, shape: tuple[int, ...], value: Callable) -> None:
@@ -104,7 +89,7 @@ def _write_pieces(node: Node, grown: GrownSizes, shapes: list[tuple[int, ...]], 
 
 
 def _write_narrow(node: Node, grown: GrownSizes, shape: Any, value: Callable) -> None:
-    for _, start, stop in _slices(node, grown):
+    for _, start, stop in grown.slices(node):
         node.args = (*node.args[:2], start, stop - start, *node.args[4:])
 
 
@@ -112,14 +97,9 @@ def _write_index(node: Node, grown: GrownSizes, shape: Any, value: Callable) -> 
     x, index, *others = node.args
     items = list(index) if isinstance(index, tuple) else [index]
     _open_full_slices(items, grown.tape.shapes.get(x.name))
-    for dim, start, stop in _slices(node, grown):
+    for dim, start, stop in grown.slices(node):
         _bound_slice(items, [value(item) for item in items], value(x).ndim, dim, start, stop)
     node.args = (x, tuple(items) if isinstance(index, tuple) else items[0], *others)
-
-
-def _slices(node: Node, grown: GrownSizes) -> Iterator[tuple[int, int, int]]:
-    """Return the dimension, start and stop of each slice in a call."""
-    return filter(None, map(grown.bounds, grown.ops(node)))
 
 
 def _open_full_slices(items: list, shape: Any) -> None:
@@ -137,11 +117,8 @@ def _open_full_slices(items: list, shape: Any) -> None:
 
 
 def _bound_slice(items: list, values: list, ndim: int, dim: int, start: int, stop: int) -> None:
-    """Write the bounds of the slice of dimension `dim` into an index, whose items have these values.
-
-    Dimensions count as they do when it is the slice's turn: those selected before are gone, and new ones are there.
-    """
-    at = 0
+    """Write the bounds of the slice of dimension `dim` into an index, whose items have these values."""
+    at = 0  # dimensions as they are at the slice's turn: those selected before are gone, and new ones are there
     for k, value in enumerate(values):
         if isinstance(value, slice) and at == dim:
             items[k] = slice(start or None, stop, value.step)

@@ -19,12 +19,10 @@ SILENT = ("detach", "alias", "lift_fresh")  # ops that torch adds or leaves out 
 
 
 def correct_sizes(gm: GraphModule, grown: GrownSizes) -> None:
-    """Run the graph on meta tensors, writing sizes into arguments until every shape is the expected one.
-
-    Raises:
-        Refusal: a node cannot take its new sizes.
-    """
-    _SizeRunner(gm, grown).run()
+    """Run the graph on meta tensors, writing sizes into arguments until every shape is the expected one."""
+    runner = _SizeRunner(gm, grown)
+    with runner.watch:
+        runner.run()
 
 
 class _Watch(Shapes):
@@ -49,14 +47,16 @@ class _SizeRunner(MetaRunner):
         self.grown, self.watch = grown, _Watch()
         self.old_numbers: dict[str, Any] = {}  # of nodes whose number depends on a grown size
 
-    def run(self) -> dict[Node, Any]:
-        with self.watch:
-            return super().run()
-
     def compute(self, node: Node) -> Any:
         if node.op == "placeholder":
             return self.run_node(node)
-        return self._folded(node) if node.meta.get("folded") else self._resized(node)
+        if not node.meta.get("folded"):
+            return self._resized(node)
+        value, problem = self._attempt(node)
+        if problem:
+            raise Refusal(f"copies cannot go through the batch: {problem}; class left unchanged", node.name,
+                          [a for a in self.grown.sizes if a.size == 1])
+        return value
 
     def after(self, node: Node, value: Any) -> Any:
         before = self.grown.tape.shapes.get(node.name)
@@ -64,16 +64,9 @@ class _SizeRunner(MetaRunner):
             self.old_numbers[node.name] = before
         return super().after(node, value)
 
-    def _folded(self, node: Node) -> Any:
-        value, problem = self._attempt(node)
-        if problem:
-            raise Refusal(f"copies cannot go through the batch: {problem}; class left unchanged", node.name,
-                          [a for a in self.grown.sizes if a.size == 1])
-        return value
-
     def _resized(self, node: Node) -> Any:
         keep_old_numbers(node, self.grown.tape, self.old_numbers)
-        shape = self.grown.result(node)
+        shape = self.grown.shapes(self.grown.tape.node_values.get(node.name), self.grown.tape.shapes.get(node.name))
         value, problem = self._attempt(node, shape)
         if problem:
             write_sizes(node, self.grown, shape, self.values)
@@ -99,14 +92,12 @@ class _SizeRunner(MetaRunner):
         """Describe the first op inside a node that has other sizes or numbers than expected."""
         before, now = ([op for op in ops if op[0] not in SILENT]
                        for ops in (self.grown.tape.inner.get(node.name, ()), self.watch.seen))
-        if [name for name, *_ in before] != [name for name, *_ in now]:
-            return "" if self._is_known(node) else "it does other things at another size"
-        return next(filter(None, map(self._problem_of, before, now)), "")
-
-    def _is_known(self, node: Node) -> bool:
-        """Tell whether a node is of torch or ours, and so does the same at any size, though perhaps by other ops."""
-        return node.op != "call_module" or \
-            type(self.modules[str(node.target)]).__module__.startswith(("torch.nn.", "fxgrow."))
+        if [name for name, *_ in before] == [name for name, *_ in now]:
+            return next(filter(None, map(self._problem_of, before, now)), "")
+        # what is of torch or ours does the same at any size, though perhaps by other ops
+        layer = self.modules[str(node.target)] if node.op == "call_module" else None
+        known = layer is None or type(layer).__module__.startswith(("torch.nn.", "fxgrow."))
+        return "" if known else "it does other things at another size"
 
     def _problem_of(self, before: tuple[str, list, list], now: tuple[str, list, list]) -> str:
         (name, values, numbers), (_, shapes, new_numbers) = before, now

@@ -24,15 +24,17 @@ from fxgrow.graph import (
     uncached,
     unwrapped,
 )
+from fxgrow.tracing.checking import check_capture
 from fxgrow.tracing.modes import record_modes
 
 
-def capture(model: nn.Module, example_inputs) -> GraphModule:
+def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphModule:
     """Capture `model` as a module-level graph.
 
     Args:
         model: any module; its parameters are shared with the result, its Python attributes are not touched.
         example_inputs: a tensor or tuple of tensors; shapes decide the control flow, values are not used.
+        check: run graph and model once more on other values and compare them, if that takes a few milliseconds at most.
 
     Returns:
         A GraphModule with the same parameter names, outputs, train and eval behaviour. `gm.meta["leaves"]` lists the
@@ -41,7 +43,7 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
     Raises:
         CaptureError: names the module and the line that stopped the tracing.
     """
-    gm = capture_graph(model, as_tuple(example_inputs))
+    gm = capture_graph(model, as_tuple(example_inputs), check=check)
     if gm is not model:
         insist_callable(gm)
         gm.recompile()
@@ -60,15 +62,15 @@ def insist_callable(gm: GraphModule) -> None:
                                "cannot stand in the code of a graph: give that part of the model another name")
 
 
-def capture_graph(model: nn.Module, inputs: tuple, named: dict[str, Any] | None = None) -> GraphModule:
-    """Capture without compiling code, for those who go on to rewrite the graph; `named` are the inputs that are passed so."""
+def capture_graph(model: nn.Module, inputs: tuple, named: dict[str, Any] | None = None, check: bool = True) -> GraphModule:
+    """Capture without compiling code, for those who rewrite the graph; `named` inputs are passed by name."""
     named = named or {}
     model = unwrapped(model)
     if is_captured(model):
         return model
     if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and what it computes is not "
-                           "Python any more: pass the module that it was made from, or put it as a part into a model of yours")
+        raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and is not Python any more: "
+                           "pass the module that it was made from, or put it as a part into a model of yours")
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     with uncached(twin):
@@ -81,6 +83,8 @@ def capture_graph(model: nn.Module, inputs: tuple, named: dict[str, Any] | None 
             gm.register_buffer(name, value, persistent=False)
     captured = Captured(gm)
     captured.leaves, captured.inputs = leaves, to_meta((*inputs, *named.values()))
+    if check:
+        check_capture(model, gm, inputs, named)
     return gm
 
 

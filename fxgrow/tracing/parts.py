@@ -5,7 +5,7 @@ and put back into the untouched outer module, which is run once before anybody e
 """
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from fxgrow.aten import tree_flatten, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import Captured, clone_graph, clone_module, clone_structure, cloned_tensors, is_captured, tensors_of
 from fxgrow.tracing.capturing import capture_graph, insist_callable
+from fxgrow.tracing.checking import equal
 from fxgrow.tracing.leaves import outwards
 from fxgrow.tracing.modes import set_mode
 from fxgrow.tracing.recorder import describe
@@ -154,19 +155,20 @@ def with_parts(model: nn.Module, inputs: tuple, change: Callable[[str, GraphModu
     alone: dict[str, str] = {}
     faults: dict[str, str] = {}
     while parts := capture_parts(model, calls, alone):
-        changed = {path: new for path, part in parts.items() if (new := change(path, part)) is not None}
-        try_out = functools.partial(_try_out, model, calls, inputs)
-        new, fault = try_out(changed)
+        tried = {path: change(path, part) for path, part in parts.items()}
+        changed = {path: part for path, part in tried.items() if part is not None}
+        new, fault = _try_out(model, calls, inputs, changed)
         if not fault:
             return new, list(changed), faults
-        bad = {path: why for path in changed if (why := try_out({path: changed[path]})[1])} if len(changed) > 1 else {}
-        bad = bad or dict.fromkeys(changed, fault)
+        by_itself = {path: _try_out(model, calls, inputs, {path: part})[1] for path, part in changed.items()}
+        bad = {path: why for path, why in by_itself.items() if why} or dict.fromkeys(changed, fault)
         alone |= bad
         faults |= bad
-    raise CaptureError("; ".join([str(whole), *(f"{path} was left alone: {why}" for path, why in faults.items())])) from whole
+    left = [f"{path} was left alone: {why}" for path, why in faults.items()]
+    raise CaptureError("; ".join([str(whole), *left])) from whole
 
 
-# --- Parts in their places ------------------------------------------------------------------------------------------------
+# --- Parts in their places -----------------------------------------------------------------------------------------------
 
 class GraphPart(GraphModule):
     """A captured part in its place: a graph, with the methods and attributes of the class that the part was of."""
@@ -218,12 +220,12 @@ def put_back(model: nn.Module, parts: dict[str, GraphModule]) -> nn.Module:
 
 
 def _to_graph(place: nn.Module, part: GraphModule, path: str) -> None:
-    """Make the copy of a user's module to a part: with the tensors and layers of a captured one, and its graph."""
+    """Make the copy of a user's module a part, with the tensors, the layers and the graph of a captured one."""
     old = [n.target for n in place.graph.nodes if n.op == "call_module"] if is_captured(place) else []
     _refill(place, part.get_submodule(path), {id(place.get_submodule(target)) for target in old})
     blank = GraphModule(nn.Module(), Graph())
-    vars(place).update({name: value for name, value in vars(blank).items()
-                        if name not in vars(nn.Module()) or name.startswith(("_forward", "_backward"))})  # hooks are recorded
+    vars(place).update({name: value for name, value in vars(blank).items()  # without hooks, which are recorded
+                        if name not in vars(nn.Module()) or name.startswith(("_forward", "_backward"))})
     graph = Graph()
     graph.output(graph.graph_copy(part.graph, {}))
     for node in graph.nodes:
@@ -268,10 +270,10 @@ def _try_out(model: nn.Module, calls: Calls, inputs: tuple, parts: dict[str, Gra
         outputs = run_watched(new, inputs).output
     except Exception as error:
         return model, f"with it grown, what is around it stops: {describe(error)}"
-    if _same(calls.output, outputs) or _changed_on_purpose(model, new, calls, parts):
+    if equal(calls.output, outputs) or _changed_on_purpose(model, new, calls, parts):
         return new, ""
     try:  # a choice between nearly equal numbers (of boxes) is the same one in float64
-        if _same(run_watched(model, inputs, wide=True).output, run_watched(new, inputs, wide=True).output):
+        if equal(run_watched(model, inputs, wide=True).output, run_watched(new, inputs, wide=True).output):
             return new, ""
     except Exception:
         pass
@@ -289,24 +291,6 @@ def _changed_on_purpose(model: nn.Module, new: nn.Module, calls: Calls, parts: d
                 part = whole.get_submodule(path)
                 copy = clone_module(part, cloned_tensors(part, lambda t: t.detach().clone()))
                 outputs.append(set_mode(copy, False)(*args, **kwargs))
-        if not _same(*outputs):
+        if not equal(*outputs):
             return True
     return False
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Tell whether two outputs are equal up to rounding."""
-    if isinstance(a, Tensor):
-        if not isinstance(b, Tensor) or a.shape != b.shape or a.dtype is not b.dtype:
-            return False
-        if not (a.is_floating_point() or a.is_complex()):
-            return torch.equal(a, b)
-        largest = float(a.abs().nan_to_num(0, posinf=0).max()) if a.numel() else 0.0
-        return torch.allclose(a, b, rtol=0, atol=largest * torch.finfo(a.dtype).eps ** 0.5, equal_nan=True)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, (tuple, list)):
-        return isinstance(b, (tuple, list)) and len(a) == len(b) and all(map(_same, a, b))
-    if is_dataclass(a):
-        return type(a) is type(b) and all(_same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
-    return not isinstance(a, (bool, int, float, str)) or a == b

@@ -1,4 +1,4 @@
-"""Shells that cannot be recorded: whatever they ask of a part goes on working, or the part is left alone, with the reason."""
+"""Shells that cannot be recorded: what they ask of a part goes on working, or the part is left alone, with the reason."""
 import copy
 import io
 
@@ -178,8 +178,9 @@ def test_a_part_is_pickled_with_its_class():
 
 
 def test_a_detector_learns_after_growth_and_after_a_file(tmp_path):
-    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64).double().eval()
-    image, targets = torch.rand(3, 64, 64).double(), [{"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1])}]
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64).double()
+    image = torch.rand(3, 64, 64).double()
+    targets = [{"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1])}]
     result = fxgrow.transform(model, ([image],), Widen(factor=2, seed=0, where="head"))
     fxgrow.save(result, tmp_path / "grown.fxgrow")
     wanted = model.train()([image], targets)
