@@ -6,6 +6,7 @@ torchvision and timm that hold an allow-listed layer class.
 import builtins
 import collections
 import contextlib
+import dataclasses
 import enum
 import functools
 import importlib
@@ -31,8 +32,8 @@ OPERATORS = """abs add and_ concat contains eq floordiv ge getitem gt iadd iand 
 inv invert ior ipow irshift is_ is_not isub itruediv ixor le lshift lt matmul mod mul ne neg not_ or_ pos pow rshift setitem
 sub truediv truth xor""".split()
 BUILTINS = "abs bool float getattr int len list max min range round slice sum tuple".split()
-ATTRIBUTES = frozenset("""H T data device dtype imag is_cpu is_cuda is_meta is_quantized is_sparse itemsize layout mH mT
-nbytes ndim real requires_grad shape start step stop""".split()
+ATTRIBUTES = frozenset("""H T data device dtype eps imag is_cpu is_cuda is_meta is_quantized is_sparse itemsize layout mH mT
+max min nbytes ndim real requires_grad shape start step stop tiny""".split()
                        + [n for cls in vars(torch.return_types).values() if isinstance(cls, type)  # values, indices, ...
                           for n, field in vars(cls).items() if isinstance(field, types.MemberDescriptorType)])
 
@@ -75,7 +76,8 @@ def _of_functional(value: Any) -> bool:
 @functools.lru_cache(maxsize=None)
 def _functions() -> dict[str, Callable]:
     """Name to function, for every namespace that is small and known beforehand."""
-    table: dict[str, Callable] = {"torch._assert": torch._assert, "collections.OrderedDict": collections.OrderedDict}
+    table: dict[str, Callable] = {"torch._assert": torch._assert, "torch.finfo": torch.finfo,
+                                  "collections.OrderedDict": collections.OrderedDict}
     for module, accepts in ((torch, _of_torch), (F, _of_functional), (torch.special, inspect.isbuiltin),
                             (torch.linalg, inspect.isbuiltin), (torch.fft, inspect.isbuiltin), (math, inspect.isbuiltin)):
         for name, value in sorted(vars(module).items()):
@@ -214,15 +216,20 @@ ENUMS = Classes(MODULE_PREFIXES, _is_enum, "an enumeration that an archive may h
 PLAIN = Classes(PLAIN_PREFIXES, _is_plain, "a class that comes with a model")
 
 
+OUTPUTS = Classes(("transformers.modeling_outputs.",), dataclasses.is_dataclass, "a class of outputs")
+
+
 @functools.lru_cache(maxsize=None)
-def named_tuple(name: str, fields: tuple[str, ...]) -> type:
-    """Make a named tuple class from its description; a model's own output class is never imported."""
+def output_class(kind: str, name: str, fields: tuple[str, ...]) -> type:
+    """Make the class of a named tuple or dataclass from its description; a model's own output class is never imported."""
     if not IDENTIFIER.fullmatch(name) or not all(IDENTIFIER.fullmatch(f) for f in fields):
-        raise ArchiveError(f"{shown(name)} is not the name of a named tuple")
+        raise ArchiveError(f"{shown(name)} is not the name of a named tuple or dataclass")
     try:
+        if kind == "dataclass":
+            return dataclasses.make_dataclass(name, [(f, Any, None) for f in fields])
         return collections.namedtuple(name, fields)  # type: ignore[misc]
-    except ValueError as error:
-        raise ArchiveError(f"named tuple {shown(name)}: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise ArchiveError(f"{kind} {shown(name)}: {error}") from None
 
 
 def is_named_tuple(cls: Any) -> bool:

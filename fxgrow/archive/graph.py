@@ -3,6 +3,7 @@
 torch.fx turns a graph into Python source, so every name that would end up there is checked to be a plain name, and every
 target is looked up in the allow-lists.
 """
+import dataclasses
 import keyword
 from typing import Any
 
@@ -59,6 +60,9 @@ def _encode_target(node: Node) -> Any:
         return name
     if allow.is_named_tuple(node.target):
         return {"namedtuple": [node.target.__name__, list(node.target._fields)]}  # type: ignore[union-attr]
+    if dataclasses.is_dataclass(node.target):
+        return allow.OUTPUTS.name_of(node.target) or {  # type: ignore[arg-type]
+            "dataclass": [node.target.__name__, [f.name for f in dataclasses.fields(node.target) if f.init]]}
     called = f"{getattr(node.target, '__module__', '?')}.{getattr(node.target, '__qualname__', node.target)}"
     raise ArchiveError(f"node {node.name!r} calls {called}, which is not a function of torch or torchvision; an archive "
                        "holds no code, so write it with torch's functions, or return a tuple or dict instead of your class")
@@ -111,10 +115,13 @@ def _decode_node(graph: Graph, nodes: dict[str, Node], entry: Any, tree: Tree) -
 
 def _function(target, args: tuple, kwargs: dict, tree: Tree | None = None):
     if isinstance(target, dict):
-        content, = fields(target, "a named tuple", {"namedtuple": list})
+        kind = "dataclass" if "dataclass" in target else "namedtuple"
+        content, = fields(target, "a class of outputs", {kind: list})
         if len(content) != 2 or not isinstance(content[0], str) or not isinstance(content[1], list):
-            raise ArchiveError("a named tuple has a name and fields")
-        return allow.named_tuple(content[0], tuple(map(str, content[1])))
+            raise ArchiveError("a class of outputs has a name and fields")
+        return allow.output_class(kind, content[0], tuple(map(str, content[1])))
+    if isinstance(target, str) and target.startswith(allow.OUTPUTS.prefixes):
+        return allow.OUTPUTS.find(target)
     function = allow.find_function(target)
     if function is getattr and (kwargs or len(args) != 2 or not isinstance(args[0], Node) or not isinstance(args[1], str)
                                 or args[1] not in allow.ATTRIBUTES):

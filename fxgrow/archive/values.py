@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fxgrow.archive.allow import IDENTIFIER, is_named_tuple, named_tuple
+from fxgrow.archive.allow import IDENTIFIER, is_named_tuple, output_class
 from fxgrow.errors import ArchiveError
 
 MAX_DEPTH = 32
@@ -114,7 +114,7 @@ def _decode_device(content, inner):
 
 def _decode_named_tuple(content, inner):
     name, fields, values = content
-    return named_tuple(name, tuple(fields))(*[inner(v) for v in _list(values)])
+    return output_class("namedtuple", name, tuple(fields))(*[inner(v) for v in _list(values)])
 
 
 def _decode_range(kind: type, content, inner):

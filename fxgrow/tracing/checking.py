@@ -4,7 +4,6 @@ Only networks of little work are run (others are compared on meta tensors while 
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from fxgrow.layers import CaptureMismatch
 from fxgrow.tracing.modes import set_mode
 
 MOST_WORK = 2e7  # multiplications of one forward pass, roughly: a few milliseconds
+OUTPUT, GRADIENTS = "its output", "the gradients of its parameters"
 MOST_NUMBERS = 2e6  # parameters, which are copied
 
 
@@ -45,9 +45,9 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
             except CaptureMismatch:  # it says that it was captured for another size
                 break
             except Exception as error:
-                found = [("its output", error)]
-            where = next((a[0] for a, b in zip(expected, [*found, *[("", None)] * len(expected)]) if not _equal(a, b)), None)
-            if where is not None:
+                found = [(OUTPUT, error), (GRADIENTS, None)]
+            if not equal(expected[-2:], found[-2:]):
+                where = _first_difference(expected, found)
                 raise CaptureError(f"the graph of {type(model).__name__} computes something else than the model does in "
                                    f"{'train' if training else 'eval'} mode, first at {where}: pass the part that you want to grow, "
                                    "or check=False if you know better")
@@ -103,16 +103,21 @@ def _run(model: nn.Module, inputs: tuple[tuple, dict], gm: GraphModule) -> list[
         for hook in hooks:
             hook.remove()
     learning = tuple(sorted(n for n, g in zip(wanted, grads) if g is not None))
-    return [*seen, ("its output", out), ("the gradients of its parameters", learning)]
+    return [*seen, (OUTPUT, out), (GRADIENTS, learning)]
 
 
-def _equal(one: tuple[str, Any], two: tuple[str, Any]) -> bool:
-    """Tell whether two results are of one place, and equal but for rounding."""
-    return one[0] == two[0] and equal(one[1], two[1])
+def _first_difference(expected: list[tuple[str, Any]], found: list[tuple[str, Any]]) -> str:
+    """Name the first layer whose results differ; a graph computes what is for the other mode as well."""
+    rest = iter(found)
+    for one in expected:
+        two = next((f for f in rest if f[0] == one[0]), None)
+        if two is None or not equal(one, two):
+            return one[0]
+    return OUTPUT
 
 
 def equal(one: Any, two: Any) -> bool:
-    """Tell whether two outputs are equal but for rounding."""
+    """Tell whether two results are equal but for rounding."""
     (a, form), (b, other) = tree_flatten(one), tree_flatten(two)
     return form == other and all(_same(x, y) for x, y in zip(a, b))
 

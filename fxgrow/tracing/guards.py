@@ -155,12 +155,12 @@ def _follow_type(recording: Recorder, again: Replay, node: Node, where: tuple, b
     """Let an argument that is a type, or a limit of one, be that of the tensor whose type was last asked for with these answers."""
     graph, at = recording.graph, recording.events.index(node)
     *types, limit = _of_types(before, now)  # type: ignore[misc]
-    for (asked, origin, one), (_, _, other) in zip(reversed(recording.dtype_reads), reversed(again.dtype_reads)):
+    for (asked, origin, one, owner), (_, _, other, _) in zip(reversed(recording.dtype_reads), reversed(again.dtype_reads)):
         if asked <= at and [one, other] == types:
             read = _node_of(graph, origin)
             for function, *arguments in ((getattr, "dtype"), *(((torch.finfo,), (getattr, limit)) if limit else ())):
                 with graph.inserting_after(read):
-                    owner, read = owner_of(read), graph.call_function(function, (read, *arguments))
+                    read = graph.call_function(function, (read, *arguments))
                 read.meta["owner"] = owner
             return set_constant(node, where, read)
     return None
