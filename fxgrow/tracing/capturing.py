@@ -69,7 +69,7 @@ def capture_graph(model: nn.Module, inputs: tuple, named: dict[str, Any] | None 
     if is_captured(model):
         return model
     if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and is not Python any more: "
+        raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and is no Python: "
                            "pass the module that it was made from, or put it as a part into a model of yours")
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
