@@ -19,9 +19,9 @@ from fxgrow.archive.values import decode, fields
 from fxgrow.aten import tree_leaves
 from fxgrow.common import atomic_write, one_line
 from fxgrow.errors import ArchiveError, CaptureError
-from fxgrow.graph import Captured, as_call, is_captured
+from fxgrow.graph import Captured, as_call
 from fxgrow.record import Grown, GrowthRecord, record_in, untie
-from fxgrow.tracing import capture, capture_parts, put_back
+from fxgrow.tracing import capture, with_parts
 
 DESCRIPTION = {"format": str, "version": int, "class": str, "nodes": (list, type(None)), "parts": dict, "inputs": dict,
                "leaves": dict, "extra": object, "record": dict, "origin": dict, **TREE}
@@ -115,7 +115,7 @@ def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[n
         raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor, a tuple or a "
                            "dict, as you would call the model with")
     args, kwargs = as_call(inputs)
-    if not graphs_of(model) or (isinstance(model, GraphModule) and not is_captured(model)):
+    if not graphs_of(model):
         model = _captured_in_parts(model, args or kwargs)
     record = record_in(grown or model) or GrowthRecord()
     return untie(model), Captured(model).inputs or args or kwargs, record
@@ -126,10 +126,7 @@ def _captured_in_parts(model: nn.Module, inputs: tuple | dict) -> nn.Module:
     try:
         return capture(model, inputs)
     except CaptureError as stop:
-        try:
-            return put_back(model, capture_parts(model, inputs))
-        except Exception:
-            raise stop from None
+        return with_parts(model, inputs, lambda path, part: part, stop)[0]
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:

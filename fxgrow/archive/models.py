@@ -19,7 +19,7 @@ from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
 from fxgrow.graph import Captured, hold, tensors_of, to_meta
 from fxgrow.record import GrowthRecord, Outcome
-from fxgrow.tracing import plain_attributes
+from fxgrow.tracing import of_class, plain_attributes
 
 PART = {"class": str, "nodes": list, "attributes": dict}
 SMALL_MODEL = {"class": str, "nodes": list, "inputs": dict, "leaves": dict, **TREE}
@@ -62,7 +62,10 @@ def _shell(tree: Tree, parts: dict) -> nn.Module:
         attributes = decode(attributes)
         if not isinstance(attributes, dict) or not all(usable_name(n, GraphModule) for n in attributes):
             raise ArchiveError(f"part {path[:80]!r} has attributes that may hold code")
-        vars(gm).update(attributes)
+        vars(gm).update({n: v for n, v in vars(part.root).items() if n not in vars(gm)} | attributes)
+        if tree.is_layer(part.root):
+            of_class(gm, type(part.root))
+        Captured(gm).inputs = ()
     if not graphs or not tree.is_layer(tree.root):
         raise ArchiveError("the model has neither a graph nor parts")
     for module in list(tree.root.modules()):

@@ -2,6 +2,7 @@
 
 Shared layers, shared parameters and shared memory are written once. The way back is in tree.py.
 """
+import contextlib
 import enum
 import functools
 from collections.abc import Callable
@@ -9,23 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from fxgrow.archive import allow
 from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_name
 from fxgrow.archive.values import Unencodable, encode
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import TRANSIENT
+from fxgrow.graph import TRANSIENT, is_captured
 
 PREFIX = "model/"
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+OWN_OF_GRAPH = OWN_OF_MODULE.union(vars(GraphModule(nn.Module(), Graph())))
 META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 
 
 def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
     """Return the captured graphs in a model by path: the model itself, or the parts of a shell that cannot be traced."""
-    if isinstance(model, GraphModule):
+    if is_captured(model):
         return {path: model}
     return {place: gm for name, child in model.named_children()  # each child once
             for place, gm in graphs_of(child, _join(path, name)).items()}
@@ -33,7 +35,7 @@ def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
 
 def _outside_graphs(model: nn.Module) -> set[int]:
     """Return the ids of modules outside all captured graphs: their classes' own code runs."""
-    if isinstance(model, GraphModule):
+    if is_captured(model):
         return set()
     return {id(model)}.union(*map(_outside_graphs, model.children()))
 
@@ -72,7 +74,7 @@ class Encoder:
             return index
         self._module_index[id(module)] = None
         is_layer = id(module) in self._layers
-        layer = _layer_name(module, path) if is_layer else None
+        layer, attributes = (_layer_name(module, path), self._attributes(module, path)) if is_layer else _of_part(module)
         if any(not getattr(hook, TRANSIENT, False) for hooks in HOOKS for hook in getattr(module, hooks, {}).values()):
             raise ArchiveError(f"module {path!r} has hooks (old-style weight_norm and pruning use them), which an archive "
                                "cannot hold; remove them first")
@@ -80,8 +82,7 @@ class Encoder:
             if not usable_name(name, type(module)):
                 raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
         children = {n: None if m is None else self._add_module(m, _join(path, n)) for n, m in module._modules.items()}
-        entry = {"class": layer, "training": bool(module.training),
-                 "attributes": self._attributes(module, path) if is_layer else {},
+        entry = {"class": layer, "training": bool(module.training), "attributes": attributes,
                  "parameters": {n: self._add_tensor(t, _join(path, n)) for n, t in module._parameters.items()},
                  "buffers": {n: self._add_tensor(t, _join(path, n)) for n, t in module._buffers.items()},
                  "not_persistent": sorted(module._non_persistent_buffers_set & module._buffers.keys()),
@@ -173,6 +174,23 @@ def _allowed(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
     if not name or not all(usable_name(n, type(value)) for n in vars(value)):
         return None
     return {"plain": [name, {n: encode(v, special) for n, v in vars(value).items()}]}
+
+
+def _of_part(module: nn.Module) -> tuple[str | None, dict[str, Any]]:
+    """Return class and attributes of a module behind a graph, as far as a file may hold what its shell asks for."""
+    cls = getattr(type(module), "part_of", type(module))
+    name = None if cls is nn.Module or missing_constant(module) else allow.LAYERS.name_of(cls)
+    attributes: dict[str, Any] = {}
+    for attribute, value in sorted(vars(module).items() if name else ()):
+        if attribute not in OWN_OF_GRAPH and usable_name(attribute, type(module)):
+            with contextlib.suppress(Unencodable):
+                attributes[attribute] = encode(value, _without_parts)
+    return name, attributes
+
+
+def _without_parts(value: Any) -> dict | None:
+    """Encode classes, functions and plain objects of the allow-lists, and nothing that holds tensors."""
+    return _allowed(value, _without_parts)
 
 
 def plain_copy(tensor: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Tree:
     def part(self, path: str) -> "Tree":
         """Return the tree below a path, which will become a captured graph; refuse a module with code of its own."""
         root = find_module(self.root, path)
-        if root is None or self.is_layer(root) or not all(
+        if root is None or (self.is_layer(root) and not (path and root._modules)) or not all(
                 usable_name(n, GraphModule) for n in [*root._modules, *root._parameters, *root._buffers]):
             raise ArchiveError(f"{path or 'the model itself'!r} is not a plain container")
         below = copy.copy(self)

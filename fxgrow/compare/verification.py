@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from fxgrow.aten import tree_leaves
 from fxgrow.common import one_line
@@ -19,7 +18,7 @@ from fxgrow.compare.gradients import compare_gradients
 from fxgrow.compare.outputs import INF, Difference, compare_outputs, tolerance_of
 from fxgrow.compare.running import Autograd, Mode, Twin, rounded
 from fxgrow.errors import CaptureError
-from fxgrow.graph import as_call
+from fxgrow.graph import as_call, is_captured
 
 ROUNDING = 10  # so many times as far apart as by rounding alone two models may be
 MAGNIFIED = 1e-2  # and so far in all
@@ -110,7 +109,7 @@ class _Comparison:
         self.before, self.after, self.seed, self.extended = before, after, seed, extended
         self.example = _Call("the example", inputs)
         there = dict(before.named_modules())
-        self.parts = [name for name, m in after.named_modules() if name in there and name and isinstance(m, GraphModule)]
+        self.parts = [name for name, m in after.named_modules() if name in there and name and is_captured(m)]
         self.tolerance = max(map(tolerance_of, _types(before, inputs)), default=1e-4)
         self.compared: list[str] = []
         self.notes: dict[str, None] = {}

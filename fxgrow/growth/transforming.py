@@ -9,9 +9,9 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxgrow.common import without_collector
 from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import Captured, as_call, clone_structure, remembered, skeleton
-from fxgrow.record import Grown, GrowthRecord, record_in
-from fxgrow.tracing import capture_graph, capture_parts, insist_callable, put_back
+from fxgrow.graph import Captured, as_call, clone_structure, remembered, skeleton, unwrapped
+from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
+from fxgrow.tracing import capture_graph, insist_callable, with_parts
 
 Inputs: TypeAlias = tuple | dict[str, Any]  # of a call, by place or by name
 
@@ -32,7 +32,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     """
     passes = [passes] if isinstance(passes, PassBase) else list(passes)
     args, kwargs = as_call(example_inputs)
-    inputs = args or kwargs
+    model, inputs = unwrapped(model), args or kwargs
     with without_collector():
         try:
             gm = capture_graph(model, inputs)
@@ -43,27 +43,34 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
 
 def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], whole: CaptureError) -> Grown:
     """Grow the traceable submodules of a model whose outer shell is not (a detector's backbone); `whole` says why not."""
-    try:
-        parts = capture_parts(model, inputs)
-    except Exception:
-        raise whole from None
     grown: dict[str, Grown] = {}
-    nothing: SelectionError | None = None
-    for path, part in parts.items():
+    nothing: list[SelectionError] = []
+
+    def grow(path: str, part: GraphModule) -> GraphModule | None:
         try:
             grown[path] = _run_passes(part, inputs, passes)
         except SelectionError as why:
-            nothing = why
-    if not grown and nothing is not None:
-        raise nothing
-    joined = GrowthRecord(lineage=next(iter(grown.values())).record.lineage)
-    for path, record in ((path, g.record) for path, g in grown.items()):
+            nothing.append(why)
+            return None
+        return grown[path].model  # type: ignore[return-value]
+
+    new, paths, alone = with_parts(model, inputs, grow, whole)
+    if not paths and nothing:
+        raise nothing[-1]
+    record = (record_in(model) or GrowthRecord()).then(_joined({path: grown[path].record for path in paths}))
+    outcomes = [o for path in paths for o in grown[path].outcomes]
+    return Grown(new, record, outcomes + [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()], inputs)
+
+
+def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:
+    """Return the record of a model from those of its parts, by path."""
+    joined = GrowthRecord(lineage=next(iter(records.values())).lineage)
+    for path, record in records.items():
         joined.parameters |= record.parameters
         joined.removed |= record.removed
         joined.certificate += record.certificate
         joined.origin[path] = record.origin[""]
-    return Grown(put_back(model, {path: g.model for path, g in grown.items()}),
-                 (record_in(model) or GrowthRecord()).then(joined), [o for g in grown.values() for o in g.outcomes], inputs)
+    return joined
 
 
 def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grown:

@@ -2,6 +2,8 @@
 
 Python control flow over shapes is decided by the example inputs, while shape arithmetic stays in the graph.
 """
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -21,6 +23,7 @@ from fxgrow.graph import (
     meta_twin,
     to_meta,
     uncached,
+    unwrapped,
 )
 from fxgrow.tracing.checking import check_capture
 from fxgrow.tracing.modes import record_modes
@@ -63,9 +66,17 @@ def insist_callable(gm: GraphModule) -> None:
 
 def capture_graph(model: nn.Module, example_inputs, check: bool = True) -> GraphModule:
     """Capture without compiling code, for those who go on to rewrite the graph."""
+    return model if is_captured(model) else capture_call(model, *as_call(example_inputs), check)
+
+
+def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: bool = True) -> GraphModule:
+    """Capture a model as it is called with these arguments, without compiling code."""
+    model = unwrapped(model)
     if is_captured(model):
         return model
-    args, kwargs = as_call(example_inputs)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and is no Python: "
+                           "pass the module that it was made from, or put it as a part into a model of yours")
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     with uncached(twin):

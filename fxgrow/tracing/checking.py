@@ -4,6 +4,7 @@ Only networks of little work are run (others are compared on meta tensors while 
 """
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fxgrow.aten import tree_flatten, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import clone_structure, uncached
 from fxgrow.layers import CaptureMismatch
+from fxgrow.tracing.modes import set_mode
 
 MOST_WORK = 2e7  # multiplications of one forward pass, roughly: a few milliseconds
 OUTPUT, GRADIENTS = "its output", "the gradients of its parameters"
@@ -29,7 +31,7 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
     if any(t.is_meta for t in (*tree_leaves((args, kwargs)), *model.parameters()) if isinstance(t, Tensor)) or _is_large(gm):
         return
     for training in (False, True):
-        one, two = (clone_structure(m, lambda t: t.detach().clone()).train(training) for m in (model, gm))
+        one, two = (set_mode(clone_structure(m, lambda t: t.detach().clone()), training) for m in (model, gm))
         two.recompile()  # type: ignore[operator]
         for longer in (0, 1):
             inputs = _other(args, kwargs, longer)
@@ -44,7 +46,7 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
                 break
             except Exception as error:
                 found = [(OUTPUT, error), (GRADIENTS, None)]
-            if not all(map(_equal, expected[-2:], found[-2:])):
+            if not equal(expected[-2:], found[-2:]):
                 where = _first_difference(expected, found)
                 raise CaptureError(f"the graph of {type(model).__name__} computes something else than the model does in "
                                    f"{'train' if training else 'eval'} mode, first at {where}: pass the part that you want to grow, "
@@ -109,18 +111,20 @@ def _first_difference(expected: list[tuple[str, Any]], found: list[tuple[str, An
     rest = iter(found)
     for one in expected:
         two = next((f for f in rest if f[0] == one[0]), None)
-        if two is None or not _equal(one, two):
+        if two is None or not equal(one, two):
             return one[0]
     return OUTPUT
 
 
-def _equal(one: tuple[str, Any], two: tuple[str, Any]) -> bool:
+def equal(one: Any, two: Any) -> bool:
     """Tell whether two results are equal but for rounding."""
-    (a, form), (b, other) = tree_flatten(one[1]), tree_flatten(two[1])
+    (a, form), (b, other) = tree_flatten(one), tree_flatten(two)
     return form == other and all(_same(x, y) for x, y in zip(a, b))
 
 
 def _same(a: Any, b: Any) -> bool:
+    if is_dataclass(a):
+        return type(a) is type(b) and equal(vars(a), vars(b))
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         return type(a) is type(b) and (not isinstance(a, (bool, int, float, str, type(None))) or a == b)
     if a.shape != b.shape or a.dtype is not b.dtype:

@@ -44,6 +44,9 @@ REVERSED = {"__rsub__": operator.sub, "__rpow__": operator.pow, "__rdiv__": oper
 ASSIGNMENTS = {"add_": operator.iadd, "sub_": operator.isub, "mul_": operator.imul, "div_": operator.itruediv,
                "floor_divide_": operator.ifloordiv, "remainder_": operator.imod, "pow_": operator.ipow}
 LITERALS = (type(None), bool, str, int, float, complex, torch.dtype, torch.layout, torch.memory_format, type(Ellipsis))
+WITHOUT_DATA = ": compute it for all (torch.where, a product with a mask), or pass the submodule that does the work instead"
+FROZEN = ("TorchScript made it, and there are numbers in its code (torch.jit.freeze): put the module in its place that it "
+          "was made from")
 OF_TORCH = os.path.dirname(torch.__file__) + os.sep
 OF_US = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
@@ -168,10 +171,10 @@ class Recorder(TorchFunctionMode):
         self.note(node, result)
         return remember(result, node, self)
 
-    def stop(self, reason: str) -> LeafNeeded:
+    def stop(self, reason: str, advice: str = "") -> LeafNeeded:
         """Return what stops the recording: the module whose code runs has to be kept as it is."""
         line = line_of_user()
-        return LeafNeeded(self.stack[-1], f"{reason} at {line}" if line else reason)
+        return LeafNeeded(self.stack[-1], (f"{reason} at {line}" if line else reason) + advice)
 
     # --- What a call is given ---------------------------------------------------------------------------------------------
 
@@ -313,7 +316,7 @@ class Recorder(TorchFunctionMode):
         if name == "__get__":
             return self._attribute(func, args[0])
         if name in VALUES and args and not self._is_outside(args[0]):
-            raise self.stop(f"its control flow depends on the data of a tensor ({name.strip('_')})")
+            raise self.stop(f"its control flow depends on the data of a tensor ({name.strip('_')})", WITHOUT_DATA)
         special = SPECIAL.get(name)
         return self._call(func, name, args, kwargs) if special is None else special(self, func, name, args, kwargs)
 
@@ -393,7 +396,8 @@ class Recorder(TorchFunctionMode):
         try:
             return func(*args, **kwargs)
         except NotImplementedError as error:
-            raise self.stop(f"{getattr(func, '__name__', func)} gives a result whose shape depends on values,") from error
+            name = getattr(func, "__name__", str(func)).strip("_")
+            raise self.stop(f"the shape of what {name} gives depends on the data of a tensor", WITHOUT_DATA) from error
 
     def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
         """Call a module that is kept as it is."""
@@ -430,7 +434,8 @@ class Recorder(TorchFunctionMode):
             try:
                 return self.leaf(call, module, path, args, kwargs)
             except Exception as error:
-                raise LeafNeeded(path, describe(error)) from error
+                scripted = isinstance(module, torch.jit.ScriptModule)
+                raise LeafNeeded(path, FROZEN if scripted else describe(error)) from error
         self.stack.append(path)
         try:
             return call(module, *args, **kwargs)

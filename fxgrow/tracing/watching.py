@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxgrow.aten import Shapes
 from fxgrow.graph import any_batch_size, without_fast_path
@@ -46,6 +46,11 @@ def _listening(recorder: Recorder, name: str, plain_function: Callable, what: st
         return plain_function(*args, **kwargs)
     call.__name__ = name
     return call
+
+
+def _is_causal(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """Take a mask that nobody called causal as it is: torch looks at its numbers for a faster way to the same result."""
+    return is_causal is True
 
 
 @contextlib.contextmanager
@@ -91,6 +96,7 @@ def watched(recorder: Recorder) -> Iterator[None]:
                patch.object(torch.jit.ScriptFunction, "__call__", call_script), patch.object(torch.autocast, "__enter__", enter_autocast),
                patch.object(torch.inference_mode, "__enter__", enter_inference),
                patch.object(torch.compiler, "is_compiling", is_compiling),
+               patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal),
                patch.object(torch, "is_grad_enabled", _listening(
                    recorder, "is_grad_enabled", lambda: recorder.grad, "its forward asks whether gradients are wanted")),
                *(patch.object(place, name, _listening(recorder, name, getattr(place, name), randomness))
@@ -101,6 +107,8 @@ def watched(recorder: Recorder) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for each in patches:
                 stack.enter_context(each)
+            if "torch._dynamo" in sys.modules:  # else nothing is compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.no_grad())
             stack.enter_context(without_fast_path())
             stack.enter_context(any_batch_size())
