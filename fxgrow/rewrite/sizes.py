@@ -14,6 +14,7 @@ from fxgrow.common import Refusal
 from fxgrow.graph import MetaRunner, nested_shape, place_of
 from fxgrow.rewrite.arguments import keep_old_numbers, write_sizes
 from fxgrow.rewrite.growth import GrownSizes
+from fxgrow.rewrite.numbers import Numbers
 
 SILENT = ("detach", "alias", "lift_fresh")  # ops that torch adds or leaves out as it likes
 
@@ -47,11 +48,13 @@ class _SizeRunner(MetaRunner):
     def __init__(self, gm: GraphModule, grown: GrownSizes):
         super().__init__(gm)
         self.grown, self.watch = grown, _Watch()
-        self.old_numbers: dict[str, Any] = {}  # of nodes whose number depends on a grown size
+        self.numbers = Numbers(self, grown)
 
     def run(self) -> dict[Node, Any]:
         with self.watch:
-            return super().run()
+            values = super().run()
+        self.numbers.drop_unused()
+        return values
 
     def compute(self, node: Node) -> Any:
         if node.op == "placeholder":
@@ -59,9 +62,7 @@ class _SizeRunner(MetaRunner):
         return self._folded(node) if node.meta.get("folded") else self._resized(node)
 
     def after(self, node: Node, value: Any) -> Any:
-        before = self.grown.tape.shapes.get(node.name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value != before:
-            self.old_numbers[node.name] = before
+        self.numbers.note(node, value)
         return super().after(node, value)
 
     def _folded(self, node: Node) -> Any:
@@ -72,11 +73,11 @@ class _SizeRunner(MetaRunner):
         return value
 
     def _resized(self, node: Node) -> Any:
-        keep_old_numbers(node, self.grown.tape, self.old_numbers)
+        keep_old_numbers(node, self.numbers)
         shape = self.grown.result(node)
         value, problem = self._attempt(node, shape)
         if problem:
-            write_sizes(node, self.grown, shape, self.values)
+            write_sizes(node, self.grown, shape, self.numbers)
             value, problem = self._attempt(node, shape)
         if problem:
             place = place_of(node)
