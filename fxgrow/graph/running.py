@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.aten import Shapes
+from fxgrow.aten import Literals, Shapes
 from fxgrow.errors import CaptureError
 from fxgrow.graph.captured import Captured
 from fxgrow.graph.joins import is_join
 from fxgrow.graph.modules import meta_twin
 from fxgrow.graph.names import location_of
+from fxgrow.layers import Applied
 
 
 @contextlib.contextmanager
@@ -138,6 +139,18 @@ class MetaRunner(NodeRunner):
 
     def __init__(self, gm: GraphModule, root: nn.Module | None = None):
         super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root, Captured(gm).inputs)
+
+    def run_node(self, node: Node) -> Any:
+        """Run one node; in code that nobody knows, the numbers that tensors are made of are seen as well."""
+        with Literals() if self.is_unknown(node) else contextlib.nullcontext():
+            return super().run_node(node)
+
+    def is_unknown(self, node: Node) -> bool:
+        """Tell whether a node runs code that is neither torch's nor ours, and may do other things at another size."""
+        if node.op != "call_module":
+            return isinstance(node.target, Applied)
+        return not all(type(m).__module__.startswith(("torch.nn.", "fxgrow."))
+                       for m in self.modules[str(node.target)].modules())
 
 
 def run_shapes(gm: GraphModule) -> dict[Node, Any]:

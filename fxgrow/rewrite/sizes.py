@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from fxgrow.aten import Shapes, effects, numbers_in, tensors_in
+from fxgrow.aten import Shapes, all_numbers_in, effects, tensors_in
 from fxgrow.axis import Atom, Value, atoms
 from fxgrow.common import Refusal
 from fxgrow.graph import MetaRunner, nested_shape, place_of
@@ -16,7 +16,7 @@ from fxgrow.rewrite.arguments import keep_old_numbers, write_sizes
 from fxgrow.rewrite.growth import GrownSizes
 from fxgrow.rewrite.numbers import Numbers
 
-SILENT = ("detach", "alias", "lift_fresh")  # ops that torch adds or leaves out as it likes
+SILENT = ("detach", "alias")  # ops that torch adds or leaves out as it likes
 
 
 def correct_sizes(gm: GraphModule, grown: GrownSizes) -> None:
@@ -38,7 +38,7 @@ class _Watch(Shapes):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(func, types, args, kwargs)
         name = effects(func)[0]
-        self.seen.append((name, [tuple(o.shape) for o in tensors_in((out,))], numbers_in(name, args, kwargs or {})))
+        self.seen.append((name, [tuple(o.shape) for o in tensors_in((out,))], all_numbers_in(name, args, kwargs or {})))
         return out
 
 
@@ -101,13 +101,8 @@ class _SizeRunner(MetaRunner):
         before, now = ([op for op in ops if op[0] not in SILENT]
                        for ops in (self.grown.tape.inner.get(node.name, ()), self.watch.seen))
         if [name for name, *_ in before] != [name for name, *_ in now]:
-            return "" if self._is_known(node) else "it does other things at another size"
+            return "" if not self.is_unknown(node) else "it does other things at another size"
         return next(filter(None, map(self._problem_of, before, now)), "")
-
-    def _is_known(self, node: Node) -> bool:
-        """Tell whether a node is of torch or ours, and so does the same at any size, though perhaps by other ops."""
-        return node.op != "call_module" or \
-            type(self.modules[str(node.target)]).__module__.startswith(("torch.nn.", "fxgrow."))
 
     def _problem_of(self, before: tuple[str, list, list], now: tuple[str, list, list]) -> str:
         (name, values, numbers), (_, shapes, new_numbers) = before, now
