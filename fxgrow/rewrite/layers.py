@@ -43,23 +43,25 @@ def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> N
 
 def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
     if isinstance(op, Contract) and op.groups is not None:
-        _put(owner, "groups", 6, grown.of(op.groups))
+        _put(owner, "groups", 6, lambda stated: grown.of(op.groups))
     elif isinstance(op, Normalise) and op.groups is not None:
-        _put(owner, "num_groups", 1, grown.of(op.groups))
+        _put(owner, "num_groups", 1, lambda stated: grown.of(op.groups))
     elif isinstance(op, Normalise) and not op.eps:
-        _put(owner, "normalized_shape", 1, tuple(grown.of(axis) for _, _, axis in op.reduced))
+        axes = [resolve(axis) for _, _, axis in op.reduced]
+        sizes = tuple(map(grown.of, axes))
+        _put(owner, "normalized_shape", 1, lambda stated: sizes if isinstance(stated, Node) else tuple(
+            n if size == axis.size else size for n, axis, size in zip(stated, axes, sizes)))
 
 
-def _put(owner: nn.Module | Node, name: str, position: int, value: Any) -> None:
-    """Set an attribute that a module has, or an argument that a call states, where it changes."""
+def _put(owner: nn.Module | Node, name: str, position: int, fit: Callable[[Any], Any]) -> None:
+    """Fit an attribute that a module has, or an argument that a call states."""
     if isinstance(owner, nn.Module):
-        if getattr(owner, name, value) != value:
-            setattr(owner, name, value)
+        if hasattr(owner, name):
+            setattr(owner, name, fit(getattr(owner, name)))
     elif name in owner.kwargs:
-        if owner.kwargs[name] != value:
-            owner.update_kwarg(name, value)
-    elif owner.op in ("call_function", "call_method") and len(owner.args) > position and owner.args[position] != value:
-        owner.update_arg(position, value)
+        owner.update_kwarg(name, fit(owner.kwargs[name]))
+    elif owner.op in ("call_function", "call_method") and len(owner.args) > position:
+        owner.update_arg(position, fit(owner.args[position]))
 
 
 # --- the eps of a norm ------------------------------------------------------------------------------------------------
