@@ -40,7 +40,7 @@ from fxgrow.aten.recorded import Recorded
 from fxgrow.aten.schema import all_numbers_in, bound, effects, numbers_in, storage_of, tensors_in
 
 __all__ = ["BILINEAR", "CLAMPS", "CONTRACTIONS", "COPIES", "CREATED", "ConvNd", "DIMENSION_VIEWS", "FILLED", "FREE",
-           "HOMOGENEOUS", "JOIN", "LINEAR", "Literals", "NORMS", "ODD", "OTHER_POINTWISE", "POOLED", "POWERS", "RANGES", "REARRANGED",
-           "Recorded", "SHAPE_ONLY", "Shapes", "TorchDispatchMode", "Watching", "ZERO_AT_ZERO", "ZERO_PRESERVING", "all_numbers_in", "bound",
-           "compute", "device_constructors", "effects", "numbers_in", "storage_of", "tensors_in", "tree_any", "tree_flatten",
-           "tree_leaves", "tree_map", "tree_unflatten"]
+           "HOMOGENEOUS", "JOIN", "LINEAR", "Literals", "NORMS", "ODD", "OTHER_POINTWISE", "POOLED", "POWERS", "RANGES",
+           "REARRANGED", "Recorded", "SHAPE_ONLY", "Shapes", "TorchDispatchMode", "Watching", "ZERO_AT_ZERO",
+           "ZERO_PRESERVING", "all_numbers_in", "bound", "compute", "device_constructors", "effects", "numbers_in",
+           "storage_of", "tensors_in", "tree_any", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]

@@ -136,7 +136,7 @@ class Shapes(Watching):
 
 
 class Literals(TorchFunctionMode):
-    """Make tensors of plain numbers (`torch.tensor(n, device=x.device)`) off the meta device first: an op sees what is in them."""
+    """Make tensors of plain numbers (`torch.tensor(n, device=x.device)`) off the meta device first: an op then sees them."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

@@ -44,6 +44,7 @@ class _Watch(Shapes):
 
 class _SizeRunner(MetaRunner):
     """Runs a rewritten graph and corrects the sizes in it node by node."""
+    both_modes = True
 
     def __init__(self, gm: GraphModule, grown: GrownSizes):
         super().__init__(gm)
