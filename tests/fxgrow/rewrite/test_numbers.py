@@ -119,7 +119,8 @@ OPERATIONS = [operator.add, operator.mul, operator.sub, lambda a, b: a / (b * b 
               lambda a, b: a % (b * b + 2)]
 NUMBERS = st.recursive(
     st.sampled_from([lambda h: h.shape[0], lambda h: h.shape[1], lambda h: h.shape[2], lambda h: h.numel(), lambda h: 3]),
-    lambda inner: st.builds(lambda op, a, b: lambda h: op(a(h), b(h)), st.sampled_from(OPERATIONS), inner, inner), max_leaves=6)
+    lambda inner: st.builds(lambda op, a, b: lambda h: op(a(h), b(h)), st.sampled_from(OPERATIONS), inner, inner),
+    max_leaves=6)
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=30)
