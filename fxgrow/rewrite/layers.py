@@ -42,15 +42,17 @@ def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> N
 
 
 def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
+    def fit(stated: Any, axis: Any) -> Any:
+        return stated if grown.of(axis) == resolve(axis).size else grown.of(axis)
+
     if isinstance(op, Contract) and op.groups is not None:
-        _put(owner, "groups", 6, lambda stated: grown.of(op.groups))
+        _put(owner, "groups", 6, lambda stated: fit(stated, op.groups))
     elif isinstance(op, Normalise) and op.groups is not None:
-        _put(owner, "num_groups", 1, lambda stated: grown.of(op.groups))
+        _put(owner, "num_groups", 1, lambda stated: fit(stated, op.groups))
     elif isinstance(op, Normalise) and not op.eps:
-        axes = [resolve(axis) for _, _, axis in op.reduced]
-        sizes = tuple(map(grown.of, axes))
-        _put(owner, "normalized_shape", 1, lambda stated: sizes if isinstance(stated, Node) else tuple(
-            n if size == axis.size else size for n, axis, size in zip(stated, axes, sizes)))
+        axes = [axis for _, _, axis in op.reduced]
+        _put(owner, "normalized_shape", 1, lambda stated: tuple(
+            map(grown.of, axes) if isinstance(stated, Node) else map(fit, stated, axes)))
 
 
 def _put(owner: nn.Module | Node, name: str, position: int, fit: Callable[[Any], Any]) -> None:

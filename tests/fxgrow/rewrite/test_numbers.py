@@ -210,3 +210,25 @@ def test_a_leaf_is_followed_in_train_mode_too():
     assert fxgrow.transform(model, sequence(2, 5), [Widen("first", factor=2, seed=0)]).model.first.out_features == 16
     with pytest.raises(SelectionError, match="cumsum runs over it"):
         fxgrow.transform(Net(ByMode(lambda h: h.cumsum(-1))).double(), sequence(2, 5), [Widen("first", factor=2)])
+
+
+class Modulated(nn.Module):
+    """Each member of the batch has a kernel of its own: the groups of its convolution are the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.style, self.last = nn.Conv1d(4, 8, 1), nn.Linear(4, 8), nn.Conv1d(6, 3, 1)
+        self.weight = nn.Parameter(torch.randn(6, 8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, scale = self.first(x.transpose(1, 2)), self.style(x.mean(1))
+        kernels = (self.weight[None] * scale[:, None, :, None]).flatten(0, 1)
+        h = F.conv1d(h.reshape(1, h.shape[0] * h.shape[1], -1), kernels, padding=1, groups=h.shape[0])
+        return self.last(torch.tanh(h.view(x.shape[0], 6, -1))).transpose(1, 2)
+
+
+def test_groups_that_are_the_batch_stay_free():
+    model = shake(Modulated().double())
+    grown = fxgrow.transform(model, sequence(2, 5), [Widen(factor=2, seed=0)]).model
+    assert grown.first.out_channels == 16
+    assert_same(model, grown)
