@@ -1,4 +1,5 @@
 """Settings: TOML files read into dataclasses, with errors that name the key and the nearest one."""
+import contextlib
 import dataclasses
 import importlib
 import math
@@ -26,11 +27,7 @@ class Settings:
 
     @classmethod
     def of(cls: type[S], settings: Mapping[str, Any], origin: str = "the settings") -> S:
-        """Return settings from names and values.
-
-        Raises:
-            TrainError: a name is not known (its nearest are named), or a value is of the wrong kind.
-        """
+        """Return settings from names and values; a TrainError names an unknown name's nearest or the kind that is wanted."""
         names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         for name in settings:
             if name not in names:
@@ -44,11 +41,7 @@ class Settings:
 
 
 def optional(module: str, complaint: str, extra: str = "train", error_class: type[FxgrowError] = TrainError) -> Any:
-    """Import a module of an optional package.
-
-    Raises:
-        FxgrowError: it is not installed; `complaint` says what needs it, `extra` what to install.
-    """
+    """Import a module of an optional package; if it is missing, `complaint` says what needs it, `extra` what to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -56,11 +49,7 @@ def optional(module: str, complaint: str, extra: str = "train", error_class: typ
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read the settings in a TOML file.
-
-    Raises:
-        TrainError: there is no such file, or it is not TOML.
-    """
+    """Read the settings in a TOML file; raise TrainError if there is none or it is not TOML."""
     tomllib = optional("tomllib" if sys.version_info >= (3, 11) else "tomli", "TOML files need the package tomli here")
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -71,11 +60,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
-    """Return `value` as the type of its field says it.
-
-    Raises:
-        TrainError: it is of another kind; the message says which is wanted.
-    """
+    """Return `value` as the type of its field says it; a TrainError says which kind is wanted."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = typing.get_args(hint) if union else (hint,)
     if value is None and type(None) in kinds:
@@ -91,10 +76,8 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     if kind in (bool, str) and isinstance(value, kind):
         return value
     if kind in (int, float) and not isinstance(value, bool):
-        try:
+        with contextlib.suppress(TypeError, ValueError):
             number = float(value)
             if math.isfinite(number) and (kind is float or number == int(number)):
                 return kind(number)
-        except (TypeError, ValueError):
-            pass
     raise TrainError(f"{name} is {value!r}; it must be {WORDS[kind]}")

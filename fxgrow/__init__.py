@@ -5,8 +5,6 @@
 
 Names are loaded when first used, so that `fxgrow --help` does not wait for torch.
 """
-from __future__ import annotations
-
 from fxgrow.exports import lazy_exports
 
 TYPE_CHECKING = False  # for type checkers as that of `typing`, which takes longer to import than all of this

@@ -1,17 +1,13 @@
 """Packages whose names are loaded when first used, so that `fxgrow --help` does not wait for torch."""
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Mapping
 
 
 def lazy_exports(package: str, homes: Mapping[str, str]
                  ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
-    """Return `__getattr__`, `__dir__` and `__all__` for a package.
+    """Return `__getattr__`, `__dir__` and `__all__` for the package of that `__name__`.
 
-    Args:
-        package: its `__name__`.
-        homes: for each module below it, the names that the package takes from it, separated by blanks.
+    homes: for each module below it, the names that the package takes from it, separated by blanks.
     """
     home_of = {name: module for module, names in homes.items() for name in names.split()}
 

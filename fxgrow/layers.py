@@ -16,15 +16,19 @@ def by_mode(training: bool, train_value, eval_value):
     return train_value if training else eval_value
 
 
+class CaptureMismatch(ValueError):
+    """A captured network is used with inputs that it was not captured for."""
+
+
 @has_side_effect
 def insist(found, captured, sentence: str) -> None:
     """Check that a captured network is used as it was captured.
 
     Raises:
-        ValueError: `found` is not `captured`; the sentence says what was taken for granted, and where.
+        CaptureMismatch: `found` is not `captured`; the sentence says what was taken for granted, and where.
     """
     if found != captured:
-        raise ValueError(sentence)
+        raise CaptureMismatch(sentence)
 
 
 @has_side_effect

@@ -2,8 +2,6 @@
 
 What lives here: the passes. What does not: how numbers are drawn (methods/) and what passes share (support/).
 """
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from fxgrow.exports import lazy_exports
@@ -19,12 +17,5 @@ if TYPE_CHECKING:
     from fxgrow.passes.widen import Widen
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
-    "activation": "Activation",
-    "branch": "Branch",
-    "deepen": "Deepen",
-    "kernel": "Kernel",
-    "se": "SqueezeExcite",
-    "skip": "Skip",
-    "subnet": "Subnet",
-    "widen": "Widen",
-})
+    "activation": "Activation", "branch": "Branch", "deepen": "Deepen", "kernel": "Kernel", "se": "SqueezeExcite",
+    "skip": "Skip", "subnet": "Subnet", "widen": "Widen"})

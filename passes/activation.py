@@ -12,7 +12,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.common import Refusal
 from fxgrow.growth import Edit, Part, apply, channel_axis, kept, read_parameter
-from fxgrow.passes.support import insist_known, listed
+from fxgrow.passes.support import check_choices, insist_known, listed
 from fxgrow.record import Outcome
 
 ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "leaky_relu": F.leaky_relu, "elu": F.elu, "selu": F.selu, "gelu": F.gelu,
@@ -40,9 +40,8 @@ class Activation(PassBase):
 
     def __post_init__(self) -> None:
         known = (*ACTIVATIONS, *(["identity"] if self.mode == "replace" else []))
-        insist_known("mode", self.mode, ("insert", "replace"))
+        check_choices(self)
         insist_known("to", self.to, known)
-        insist_known("weight", self.weight, ("scalar", "channel"))
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Put an activation behind each part that `where` names, or bend it."""

@@ -13,21 +13,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.aten import ConvNd
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.graph import Call, Captured, calls, computes
-from fxgrow.growth import Edit, Part, outermost
-from fxgrow.passes.support import (
-    activation,
-    add,
-    called_names,
-    insist_known,
-    listed,
-    numbered,
-    part_below,
-    pointwise,
-    seed_of,
-    seeded,
-    share_out,
-    stack,
-)
+from fxgrow.growth import Edit, Part, insist_done, outermost
+from fxgrow.passes import support
 from fxgrow.passes.widen import Widen
 from fxgrow.record import GrowthRecord, Outcome, ParameterRecord
 
@@ -64,8 +51,7 @@ class Branch(PassBase):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        insist_known("method", self.method, tuple(SUM))
-        insist_known("join", self.join, ("sum", "concat", "new"))
+        support.check_choices(self)
         fewest = 1 if self.join == "new" else 2
         self.count = fewest if self.branches is None else self.branches
         for number, least, name in ((self.count, fewest, "branches"), (self.kernel, 1, "kernel"), (self.width, 1, "width")):
@@ -78,15 +64,13 @@ class Branch(PassBase):
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Put branches beside what `where` names."""
-        seed = seed_of(self.seed)
-        step: dict[str, Any] = {"pass": "branch", "where": listed(self.where), "join": self.join, "branches": self.count,
-                                "kernel": self.kernel, "width": self.width, "seed": seed}
+        seed = support.seed_of(self.seed)
+        step: dict[str, Any] = {"pass": "branch", "where": support.listed(self.where), "join": self.join,
+                                "branches": self.count, "kernel": self.kernel, "width": self.width, "seed": seed}
         if self.join != "concat":  # nothing of which is new
             step["method"] = self.method
-        with seeded(seed):
+        with support.seeded(seed):
             return self._new(graph_module, step, seed) if self.join == "new" else self._split(graph_module, step)
-
-    # -- sum and concat ---------------------------------------------------------------------------------------------------
 
     def _split(self, graph_module: GraphModule, step: dict) -> PassResult:
         edit = Edit(graph_module, step)
@@ -96,18 +80,16 @@ class Branch(PassBase):
                 edit.outcomes.append(self._split_one(edit, name, groups[name]))
             except GrowthError as why:
                 edit.outcomes.append(Outcome(name, 1, 1, [name], reason=str(why)))
-        edit.insist(self.where)
+        insist_done(self.where, edit.outcomes)
         return edit.finish()
 
     def _split_one(self, edit: Edit, name: str, group: list[Call]) -> Outcome:
         if not group:
             raise GrowthError("its weight is computed at each call (weight_norm, say): put a subnet beside it")
         if self.join == "concat":
-            return Outcome(name, 1, self.count, share_out(edit, name, group, self.count), "split", SPLIT)
-        paths = add(edit, name, group, self.count - 1, self.kernel, self.method)
+            return Outcome(name, 1, self.count, support.share_out(edit, name, group, self.count), "split", SPLIT)
+        paths = support.add(edit, name, group, self.count - 1, self.kernel, self.method)
         return Outcome(name, 1, self.count, [name, *paths], self.method, SUM[self.method])
-
-    # -- new --------------------------------------------------------------------------------------------------------------
 
     def _new(self, graph_module: GraphModule, step: dict, seed: int) -> PassResult:
         edit = Edit(graph_module, step, own=False)
@@ -115,18 +97,16 @@ class Branch(PassBase):
             owners = (n.meta.get("owner") for n in edit.graph.nodes if _concatenates(n))
             names = list(dict.fromkeys(owner for owner in owners if owner))
         else:
-            names = outermost(self.where, called_names(edit), "layer or block")
+            names = outermost(self.where, support.called_names(edit), "layer or block")
         refused: list[Outcome] = []
-        gm, done = graph_module, False
+        gm = graph_module
         for name in (n for n in names for _ in range(self.count)):
             try:
-                gm = self._open(gm, name, [] if done else [step], seed)
-                done = True
+                gm = self._open(gm, name, [step] if gm is graph_module else [], seed)
             except (GrowthError, CaptureError) as why:
                 refused.append(Outcome(name, 0, 0, [name], reason=str(why)))
-        edit.outcomes += refused
-        if not done:
-            edit.insist(self.where)
+        if gm is graph_module:
+            insist_done(self.where, refused)
         Captured(gm).outcomes.extend(refused)
         return PassResult(gm, True)
 
@@ -137,11 +117,10 @@ class Branch(PassBase):
         are those of the branch.
         """
         edit = Edit(gm, {}, own=False)
-        part = part_below(edit, name)
+        part = support.part_below(edit, name)
         channels = edit.values[part.gives.name].shape[part.channel_axis]
-        operands = _operands(edit, part)
-        width = self.width or max(channels // (len(operands) or 4), 1)
-        stand_in = edit.add_layer(f"{name}_out", pointwise(part.rank, channels, channels))
+        width = self.width or max(channels // (len(_operands(edit, part)) or 4), 1)
+        stand_in = edit.add_layer(f"{name}_out", support.conv(part.rank, channels, channels, bias=False))
         reader = edit.call(part.gives.next, stand_in, part.gives)
         edit.exchange(part.gives, reader)
         Captured(edit.gm).drop_growth()
@@ -173,16 +152,18 @@ class Branch(PassBase):
 
     def _fill(self, edit: Edit, name: str, stand_in: str, reader: str, method: str, note: str) -> None:
         """Put the branch in the place of the stand-in's new outputs."""
-        part, node = part_below(edit, name), edit.nodes[reader]
+        part, node = support.part_below(edit, name), edit.nodes[reader]
         old, new = (edit.values[n.name].shape[part.channel_axis] for n in (part.gives, node))
         width, size = new - old, self.kernel or 3
-        net = stack(edit, part, [(1, width), (size, width)], closed=activation(edit, part.nodes) is not None)
+        net = support.stack(edit, part, [(1, width), (size, width)], closed=support.activation(edit, part.nodes) is not None)
         if method == "r2r":
+            rows = edit.tensor(f"{stand_in}.weight")[old:].flatten(1)  # pairs are side by side, or group by group
+            first = (rows[:, None] == rows[None]).all(-1).int().argmax(1)  # the first row that is equal to each
             with torch.no_grad():
                 for p in next(m for m in reversed(net) if isinstance(m, (nn.Linear, ConvNd))).parameters():
-                    p.copy_(p[_equal_rows(edit.tensor(f"{stand_in}.weight")[old:])])
+                    p.copy_(p[first])
         layer = any(str(n.target) == name for n in part.nodes) or name not in dict(edit.gm.named_modules())
-        path, = numbered(edit, name + ("_branch" if layer else ".branch"), 1)
+        path, = support.numbered(edit, name + ("_branch" if layer else ".branch"), 1)
         z = edit.graft(path, edit.trace(net, part.takes), part.takes, part.reader)
         if _operands(edit, part) and list(part.gives.users) == [node]:
             part.gives.update_arg(0, [*part.gives.args[0], z])  # type: ignore[misc]
@@ -203,12 +184,6 @@ def _groups(edit: Edit) -> dict[str, list[Call]]:
     owners = Counter(group[0].name for group in found.values())
     named = {g[0].name if owners[g[0].name] == 1 else g[0].weight: g for g in found.values()}
     return named | {str(n.target): [] for n in edit.graph.nodes if computes(edit.gm, n)}
-
-
-def _equal_rows(new: Tensor) -> Tensor:
-    """Return, for each row, the first one equal to it: new positions are pairs side by side, or group by group."""
-    rows = new.flatten(1)
-    return (rows[:, None] == rows[None]).all(-1).int().argmax(1)
 
 
 def _concatenates(node: Node) -> bool:

@@ -1,7 +1,4 @@
-"""Deepen: new layers and blocks that start as the identity, by R2R, Net2Net or network morphism.
-
-What lives here: the pass. What does not: where a block goes (support/places), which numbers it has (support/start).
-"""
+"""Deepen: new layers and blocks that start as the identity, by R2R, Net2Net or network morphism."""
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
@@ -11,14 +8,12 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.blocks import make_room, next_names, put_in
 from fxgrow.common import Refusal
-from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.growth import Edit, Piece
+from fxgrow.errors import CaptureError, GrowthError
+from fxgrow.growth import Edit, Piece, insist_done
 from fxgrow.identity import Range, Trace
 from fxgrow.passes.methods import Draws
-from fxgrow.passes.support import BLOCKS, Place, Places, insist_known, listed, redraw, seed_of, seeded, start_as_identity
+from fxgrow.passes.support import Place, Places, check_choices, listed, redraw, seed_of, seeded, start_as_identity
 from fxgrow.record import Outcome
-
-METHODS = ("r2r", "net2net", "netmorph", "random")
 
 
 @dataclass
@@ -44,8 +39,7 @@ class Deepen(PassBase):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        insist_known("method", self.method, METHODS)
-        insist_known("block", self.block, ("clone", "transformer", *BLOCKS))
+        check_choices(self)
         if not isinstance(self.times, int) or self.times < 1:
             raise GrowthError(f"times {self.times} inserts nothing; it must be a whole number of at least 1")
 
@@ -65,13 +59,9 @@ class Deepen(PassBase):
                     self._insert(edit, trace, place, draws)
                 except (Refusal, GrowthError, CaptureError) as why:
                     refused.append(Outcome(place.base, 0, 0, [], reason=str(why)))
-        if not edit.outcomes:
-            reasons = "; ".join(dict.fromkeys(f"{o.name}: {o.reason}" for o in refused[:3]))
-            what = f"that {self.where!r} names" if self.where else "in the model"
-            raise SelectionError(f"nothing {what} can be deepened: "
-                                 f'{reasons}. Name another block or layer, or have one built: block="basic", "bottleneck", '
-                                 '"mbconv", "inception" or "transformer"')
         edit.outcomes = edit.outcomes[::-1] + refused
+        insist_done(self.where, edit.outcomes, "be deepened", ". Name another block or layer, or have one built: "
+                    'block="basic", "bottleneck", "mbconv", "inception" or "transformer"')
         return edit.finish()
 
     def _insert(self, edit: Edit, trace: Trace, place: Place, draws: Draws) -> None:

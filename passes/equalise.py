@@ -8,8 +8,6 @@ their biases, their norms' weights) by b multiplies those of columns by b. So tw
 over all layers of both ratios to one, exactly so where activations are ReLUs. Pairs stay pairs, and zeros zeros: what was
 exact still is.
 """
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import dataclass

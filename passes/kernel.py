@@ -10,11 +10,11 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow.aten import ConvNd
+from fxgrow.aten import ConvNd, tree_leaves
 from fxgrow.common import Refusal, times
 from fxgrow.errors import GrowthError
 from fxgrow.graph import CONVOLUTIONS, TRANSPOSED, Call, call_of, other_users, place_of
-from fxgrow.growth import Edit
+from fxgrow.growth import Edit, insist_done
 from fxgrow.passes.support import listed
 from fxgrow.record import Outcome, ParameterRecord
 
@@ -58,7 +58,7 @@ class Kernel(PassBase):
                 elif weight not in done:
                     done.add(weight)
                     edit.outcomes.append(self._grow(edit, name, weight, calls[weight], name in named))
-        edit.insist(self.where)
+        insist_done(self.where, edit.outcomes)
         return edit.finish()
 
     def _grow(self, edit: Edit, name: str, weight: Tensor, calls: list[Call], named: bool) -> Outcome:
@@ -79,15 +79,11 @@ class Kernel(PassBase):
         for node in sizes:
             _pin(node, edit.values[node.name])
         _enlarge(edit, calls[0].weight, front, new)
-        changed: set = set()
-        for call, (_, padding) in zip(calls, changes):
-            holder = call.node if call.module is None else call.module
-            if holder not in changed:
-                changed.add(holder)
-                call.set_kernel(new, padding)
-        return Outcome(name, taps, math.prod(new), [name], "zero taps",
-                       f"{times(old)} becomes {times(new)}: the new taps are zero; padding {_show(changes[0][1])} leaves "
-                       "the old ones where they were")
+        settings = {c.node if c.module is None else c.module: (c, padding) for c, (_, padding) in zip(calls, changes)}
+        for call, padding in settings.values():
+            call.set_kernel(new, padding)
+        return Outcome(name, taps, math.prod(new), [name], "zero taps", f"{times(old)} becomes {times(new)}: the new taps "
+                       f"are zero; padding {_show(changes[0][1])} leaves the old ones where they were")
 
     def _size(self, old: Sizes) -> Sizes:
         new = self.sizes * len(old) if len(self.sizes) == 1 else self.sizes
@@ -104,9 +100,7 @@ def _convolutions(edit: Edit) -> tuple[dict[str, list[Tensor | None]], dict[Tens
     """Return the weights of each layer, or of what owns those of calls (None: computed), and the calls of each weight."""
     weights: dict[str, list[Tensor | None]] = {}
     found: dict[Tensor, list[Call]] = {}
-    for node in edit.graph.nodes:
-        if not _convolves(edit, node):
-            continue
+    for node in (n for n in edit.graph.nodes if _convolves(edit, n)):
         call = call_of(edit.gm, node)
         if call is None:
             weights.setdefault(place_of(node) or node.name, []).append(None)
@@ -148,9 +142,8 @@ def _shift(call: Call, old: Sizes, new: Sizes, x: Tensor) -> tuple[Sizes, Sizes 
     the old tap t is tap t + a, so the padding grows by `a dilation`; the number of outputs stays for any stride if it
     grows by half of what the kernel gains. A transposed convolution swaps the roles of x and output.
     """
-    padding, dilation = call.argument("padding"), call.argument("dilation")
-    if isinstance(padding, Node) or isinstance(dilation, Node) or any(
-            isinstance(n, Node) for v in (padding, dilation) if not isinstance(v, (int, str)) for n in v):
+    padding = call.argument("padding")
+    if any(isinstance(n, Node) for n in tree_leaves((padding, call.argument("dilation")))):
         raise Refusal("its padding or dilation is computed at each call")
     dilation = call.setting("dilation")
     gained = [n - o for n, o in zip(new, old)]

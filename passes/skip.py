@@ -5,14 +5,14 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.common import Refusal, times
 from fxgrow.errors import SelectionError
 from fxgrow.graph import LAYERS
 from fxgrow.growth import Edit, Part, apply, channel_axis, kept, named, part_of, read_parameter
-from fxgrow.passes.support import insist_known, listed
+from fxgrow.passes.support import check_choices, listed
 from fxgrow.record import Outcome
 
 
@@ -33,23 +33,25 @@ class Skip(PassBase):
     weight: Literal["scalar", "channel", "matrix"] = "scalar"
 
     def __post_init__(self) -> None:
-        insist_known("weight", self.weight, ("scalar", "channel", "matrix"))
+        check_choices(self)
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Add a connection past each part that `where` names."""
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "skip", "where": where, "to": self.to, "weight": self.weight})
-        end = None if self.to is None else _end(edit, self.to)
+        ends = [] if self.to is None else named(edit).get(self.to, [])
+        if self.to is not None and len(ends) != 1:
+            raise SelectionError(f"to={self.to!r} names {len(ends) or 'no'} calls; it must name one layer, block or call in "
+                                 "full")
 
         def put(start: Part) -> Outcome:
-            return self._connect(edit, start, start if end is None else part_of(edit, *end))
+            return self._connect(edit, start, part_of(edit, *ends[0]) if ends else start)
 
         return apply(edit, where, "layer, block or call", put, takes=True)
 
     def _connect(self, edit: Edit, start: Part, end: Part) -> Outcome:
         x, y, reader = (edit.nodes[n.name] for n in (start.takes, end.gives, start.reader))  # type: ignore[union-attr]
-        order = {node: i for i, node in enumerate(edit.graph.nodes)}
-        if order[reader] > order[y]:
+        if y < reader:
             raise Refusal(f"{end.name} comes before it")
         path = edit.free_name(start.beside("skip"))
         layer = self._layer(edit, start, end)
@@ -87,15 +89,3 @@ class Skip(PassBase):
             raise Refusal(f"no layer leads from {sizes} with channels on axis {axis}")
         nn.init.zeros_(layer.weight)
         return layer
-
-
-def _end(edit: Edit, name: str) -> tuple[str, str, list[Node]]:
-    """Return the one layer, block or call of a name.
-
-    Raises:
-        SelectionError: there is none, or it is called several times.
-    """
-    found = named(edit).get(name, [])
-    if len(found) != 1:
-        raise SelectionError(f"to={name!r} names {len(found) or 'no'} calls; it must name one layer, block or call in full")
-    return found[0]

@@ -13,8 +13,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.aten import TorchDispatchMode
 from fxgrow.errors import CaptureError, GrowthError
 from fxgrow.graph import calls, meta_twin
-from fxgrow.growth import Edit, Part, outermost
-from fxgrow.passes.support import called_names, insist_known, listed, oppose, part_below, pointwise, seed_of, seeded, stack
+from fxgrow.growth import Edit, Part, insist_done, outermost
+from fxgrow.passes.support import called_names, cancel, check_choices, conv, listed, part_below, seed_of, seeded, stack
 from fxgrow.record import Outcome
 
 Factory = Callable[[int, int], nn.Module]
@@ -44,8 +44,7 @@ class Subnet(PassBase):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        insist_known("method", self.method, tuple(WHY))
-        insist_known("block", self.block, ("bottleneck", "basic"))
+        check_choices(self)
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Put a sub-network beside each part that `where` names."""
@@ -64,7 +63,7 @@ class Subnet(PassBase):
                     edit.outcomes.append(self._insert(edit, part_below(edit, name), factory))
                 except (GrowthError, CaptureError) as why:
                     edit.outcomes.append(Outcome(name, 0, 0, [name], reason=str(why)))
-        edit.insist(self.where)
+        insist_done(self.where, edit.outcomes)
         return edit.finish()
 
     def _insert(self, edit: Edit, part: Part, factory: Factory | None) -> Outcome:
@@ -81,7 +80,7 @@ class Subnet(PassBase):
         if method == "r2r" and draws(net, x):
             method, note = "netmorph", "; r2r is not exact here: the sub-network draws random numbers, each copy its own"
         paired = method == "r2r"
-        project = pointwise(part.rank, 2 * width if paired else width, y.shape[axis])
+        project = conv(part.rank, 2 * width if paired else width, y.shape[axis], bias=False)
         path = edit.free_name(f"{part.name}_subnet")
         ended = edit.trace(Ended(net, project, axis, paired, alone.writes_input), part.takes)
         z = edit.graft(path, ended, part.takes, part.reader)
@@ -114,10 +113,7 @@ class Ended(nn.Module):
         super().__init__()
         self.axis, self.writes = axis, writes
         self.net, self.twin, self.project = net, copy.deepcopy(net) if paired else None, project
-        if paired:
-            oppose(project.weight)  # type: ignore[arg-type]
-        else:
-            nn.init.zeros_(project.weight)  # type: ignore[arg-type]
+        cancel(project.weight, paired)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sub-network's result behind the last layer: zero at first."""
@@ -145,11 +141,7 @@ def draws(net: nn.Module, x: Tensor) -> bool:
 
 
 def imported(name: str) -> Factory:
-    """Return the function that `package.module:function` names.
-
-    Raises:
-        GrowthError: there is none.
-    """
+    """Return the function that `package.module:function` names, or refuse where there is none."""
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)

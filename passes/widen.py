@@ -12,10 +12,11 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.axis import Atom, AxisClass, Fold, Tape, analyse
 from fxgrow.common import Refusal
 from fxgrow.contents import AVERAGE, COPY, FALLBACKS, FREE, PAIR, ZERO, Certificate, Content, certify
-from fxgrow.errors import GrowthError, SelectionError
+from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
+from fxgrow.growth import insist_done
 from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init
-from fxgrow.passes.support import insist_known, listed, rounded, seed_of, select_classes
+from fxgrow.passes.support import check_choices, listed, rounded, seed_of, select_classes
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
 
@@ -77,17 +78,13 @@ class Widen(PassBase):
             raise GrowthError(f"factor {self.factor} would shrink; it must be at least 1")
         if self.by is not None and self.by < 1:
             raise GrowthError(f"by {self.by} adds nothing; it must be at least 1")
-        insist_known("method", self.method, tuple(BASES))
-        insist_known("residual", self.residual, ("grow", "fold"))
-        insist_known("fallback", self.fallback, ("auto", "never"))
+        check_choices(self)
         if not (math.isfinite(self.noise) and self.noise >= 0):
             raise GrowthError(f"noise {self.noise} is no deviation; it must be zero or more")
         if self.residual == "fold" and self.method != "r2r":
             raise GrowthError(f'residual="fold" folds the pairs of r2r; with {self.method} use residual="grow"')
         if isinstance(self.init, str) and self.init not in INITS:
             raise GrowthError(f"init {self.init!r} is not known; choose one of {', '.join(INITS)}, a number or a callable")
-
-    # -- the pass ---------------------------------------------------------------------------------------------------------
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Widen the classes that `where` names; those that a rewriting refuses stay as they are."""
@@ -101,8 +98,7 @@ class Widen(PassBase):
         refused: dict[Atom, str] = {}
         while True:
             outcomes, growths = self._plan(tape, graph_module, wanted, refused, seed)
-            if not growths:
-                self._nothing(outcomes + unable)
+            insist_done(self.where, outcomes + unable, "grow")
             try:
                 new = rewrite(graph_module, tape, growths)
                 break
@@ -111,26 +107,16 @@ class Widen(PassBase):
                 if not found:
                     raise GrowthError(str(why)) from why
                 refused.update(dict.fromkeys(found, str(why)))
-        keep_growth(graph_module, new, record_of(tape, growths, self._describe(seed)), outcomes + unable)
+        sizes = {"factor": self.factor, "to": self.to, "by": self.by}
+        step = {"pass": "widen", "where": listed(self.where), **{name: n for name, n in sizes.items() if n is not None},
+                "method": self.method, "seed": seed,
+                "init": self.init if isinstance(self.init, (str, int, float)) else "callable"}
+        keep_growth(graph_module, new, record_of(tape, growths, step), outcomes + unable)
         return PassResult(new, True)
 
     def ensures(self, graph_module: GraphModule) -> None:
         """Check that the graph of the wider network is sound."""
         graph_module.graph.lint()
-
-    def _describe(self, seed: int) -> dict:
-        sizes = {"factor": self.factor, "to": self.to, "by": self.by}
-        size = {name: value for name, value in sizes.items() if value is not None}
-        return {"pass": "widen", "where": listed(self.where), **size, "method": self.method, "seed": seed,
-                "init": self.init if isinstance(self.init, (str, int, float)) else "callable"}
-
-    def _nothing(self, outcomes: list[Outcome]) -> None:
-        reasons = "; ".join(f"{o.name}: {o.reason}" for o in outcomes[:3])
-        more = f" and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
-        what = f"that {self.where!r} names" if self.where else "in the model"
-        raise SelectionError(f"nothing {what} can grow: {reasons or 'no layer has an axis of its own'}{more}")
-
-    # -- how each class grows ---------------------------------------------------------------------------------------------
 
     def _plan(self, tape: Tape, gm: GraphModule, wanted: list[list[AxisClass]], refused: dict[Atom, str],
               seed: int) -> tuple[list[Outcome], list[Growth]]:
@@ -144,25 +130,20 @@ class Widen(PassBase):
                     if c.atom in refused:
                         raise Refusal(refused[c.atom])
                     growth = self.growth(tape, c, self._size(tape, c), draws)
+                    growths.append(growth)
+                    tried = [Outcome(c.name, c.size, growth.size, c.producers, growth.method, growth.note)]
+                    break
                 except Refusal as why:
                     tried.append(Outcome(c.name, c.size, c.size, c.producers, reason=str(why)))
-                    continue
-                growths.append(growth)
-                tried = [Outcome(c.name, c.size, growth.size, c.producers, growth.method, growth.note)]
-                break
             outcomes += tried
         return outcomes, growths
 
     def growth(self, tape: Tape, c: AxisClass, size: int, draws: Draws, fit: Fit = rounded) -> Growth:
-        """Return the growth of one class by the first method that is exact for it and its size.
+        """Return the growth of one class by the first method that is exact for it and its size, or refuse.
 
         fit: from the class, its new size and a certificate, the size that these contents can have and a note on it.
-
-        Raises:
-            Refusal: none is.
         """
-        base, reasons = BASES[self.method], []
-        opened = c.atom in tape.opened
+        base, opened, reasons = BASES[self.method], c.atom in tape.opened, []
         if base is None or opened:
             how = "extend" if opened else "random"
             try:
@@ -189,18 +170,16 @@ class Widen(PassBase):
 
     def _size(self, tape: Tape, c: AxisClass) -> int:
         """Return the new size of the class from factor, to or by."""
-        size = self._width(tape, c) if self.factor is None else self._multiple(c, self.factor)
+        if self.factor is None:
+            size = self._width(tape, c)
+        elif c.role == "copies" and self.factor % 1:
+            raise Refusal("only an integer factor is possible (its positions are shuffled or cut unevenly): try "
+                          f"{math.ceil(self.factor)} times")
+        else:
+            size = max(math.floor(c.size * self.factor + 0.5), c.size + 1 if self.factor > 1 else c.size)
         if size == c.size:
             raise Refusal("it has the size asked for already")
         return size
-
-    @staticmethod
-    def _multiple(c: AxisClass, factor: float) -> int:
-        if c.role == "copies" and factor % 1:
-            raise Refusal("only an integer factor is possible (its positions are shuffled or cut unevenly): try "
-                          f"{math.ceil(factor)} times")
-        size = math.floor(c.size * factor + 0.5)
-        return max(size, c.size + 1) if factor > 1 else size
 
     def _width(self, tape: Tape, c: AxisClass) -> int:
         """Return the size by which the layer's whole output axis, of which the class is a factor, gets its width."""

@@ -7,18 +7,17 @@ A search of one round: the base network is trained briefly, then `--children` ch
 Seconds are medians, the engines taking turns; the start of an engine (its first task on each worker, so that torch is
 imported there) is shown by itself. All that the searches find must be equal, seconds aside.
 """
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import os
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fxgrow.experiments.evolve import Engine, SearchConfig, engine, search
 
@@ -42,8 +41,7 @@ def main() -> int:
     config = SearchConfig(model=given.model, data="digits", first_steps=10, rounds=1, keep=1, children=given.children,
                           steps=given.steps, final_steps=0, train={"batch_size": 64, "lr": 0.02})
     kinds = {"serial": 1, "processes": given.workers, "ray": given.workers}
-    starts: dict[str, list[float]] = {name: [] for name in kinds}
-    times: dict[str, list[float]] = {name: [] for name in kinds}
+    starts, times = defaultdict(list), defaultdict(list)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(given.repeat):
@@ -55,18 +53,16 @@ def main() -> int:
                     results.append(facts(search(config, Path(folder) / f"{turn}-{name}", engine=running)))
                     times[name].append(time.perf_counter() - ready)
                     starts[name].append(ready - began)
-    table = Table(title=f"{given.model}: {len(results[0])} trainings, {given.workers} workers, {os.cpu_count()} CPUs, load "
-                  f"{os.getloadavg()[1]:.1f}")
-    for column in ("engine", "start, s", "search, s", "speed-up"):
-        table.add_column(column, justify="right")
+    headings = (Column(heading, justify="right") for heading in ("engine", "start, s", "search, s", "speed-up"))
+    table = Table(*headings, title=f"{given.model}: {len(results[0])} trainings, {given.workers} workers, "
+                  f"{os.cpu_count()} CPUs, load {os.getloadavg()[1]:.1f}")
     alone = statistics.median(times["serial"])
     for name in kinds:
         taken = statistics.median(times[name])
         table.add_row(name, f"{statistics.median(starts[name]):.1f}", f"{taken:.1f}", f"{alone / taken:.2f}")
-    console = Console()
-    console.print(table)
+    Console().print(table)
     same = all(each == results[0] for each in results)
-    console.print("all results are equal" if same else "RESULTS DIFFER")
+    print("all results are equal" if same else "RESULTS DIFFER")
     return 0 if same else 1
 
 

@@ -5,8 +5,6 @@
 A candidate is picked, mutated, compared with its parent, and counted. All on one thread; seconds of the processor are told
 beside those of the clock, which are more where other programs run.
 """
-from __future__ import annotations
-
 import argparse
 import random
 import statistics
@@ -23,7 +21,7 @@ from fxgrow.models import load_model
 
 
 def candidates(model: GraphModule, x: Tensor, count: int) -> str:
-    """Children of one parent, without duplicates."""
+    """Time the making of children of one parent, without duplicates."""
     parent, rng = Parent(0, model, x), random.Random(0)
     mutate([parent], default_mutations(), rng, Limits())  # what is known of the parent is worked out once
     known: set[str] = set()

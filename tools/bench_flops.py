@@ -7,22 +7,18 @@ Ours includes the capture, the backward pass and the memory; theirs is the forwa
 seven runs taken in turns, on one thread. Fails where ours takes longer than FlopCounterMode, or more than a third of
 fvcore's time.
 """
-from __future__ import annotations
-
 import copy
-import gc
 import logging
 import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable
 
 import torch
 import torchvision
+from bench_transform import seconds
 from fvcore.nn import FlopCountAnalysis
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -46,20 +42,12 @@ def fvcore(model: nn.Module, x: torch.Tensor) -> int:
     return 2 * int(analysis.total())  # it counts multiply-adds
 
 
-def seconds(work: Callable, model: nn.Module, x: torch.Tensor) -> float:
-    gc.collect()
-    start = time.perf_counter()
-    work(model, x)
-    return time.perf_counter() - start
-
-
 def main(names: list[str]) -> int:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    table = Table(title="seconds to count a whole network")
-    for column in ("network", "fxgrow", "FlopCounterMode", "fvcore", "of FlopCounterMode", "of fvcore"):
-        table.add_column(column, justify="right")
+    headings = ("network", "fxgrow", "FlopCounterMode", "fvcore", "of FlopCounterMode", "of fvcore")
+    table = Table(*(Column(heading, justify="right") for heading in headings), title="seconds to count a whole network")
     slow = []
     for name in names:
         model = torchvision.models.get_model(name, weights=None).eval()

@@ -8,8 +8,6 @@ any network): the dependency graph and one pruning step. Seconds are medians of 
 Then: resnet152 with one more block in each stage, and its capture alone; peak memory over old and new weights; forward and
 backward time of the widened resnet50 over torchvision's own wide_resnet50_2.
 """
-from __future__ import annotations
-
 import copy
 import gc
 import statistics
@@ -21,7 +19,7 @@ from pathlib import Path
 import torch
 import torchvision
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import nn
 
 import fxgrow
@@ -38,15 +36,13 @@ def ours(model: nn.Module, x: torch.Tensor) -> None:
 
 def theirs(model: nn.Module, x: torch.Tensor) -> None:
     import torch_pruning as tp
-
     heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
-    pruner = tp.pruner.MetaPruner(model, x, importance=tp.importance.MagnitudeImportance(), pruning_ratio=0.2,
-                                  ignored_layers=heads)
-    pruner.step()
+    importance = tp.importance.MagnitudeImportance()
+    tp.pruner.MetaPruner(model, x, importance=importance, pruning_ratio=0.2, ignored_layers=heads).step()
 
 
 def seconds(work, model: nn.Module, x: torch.Tensor) -> float:
-    """One run on a fresh copy, made before the clock starts."""
+    """Time one run on a fresh copy, made before the clock starts."""
     model = copy.deepcopy(model)
     gc.collect()
     start = time.perf_counter()
@@ -55,20 +51,18 @@ def seconds(work, model: nn.Module, x: torch.Tensor) -> float:
 
 
 def speed(names: list[str], console: Console) -> None:
-    table = Table(title="seconds to rewrite a whole network")
-    for column in ("network", "fxgrow", "Torch-Pruning", "ratio"):
-        table.add_column(column, justify="right")
+    headings = (Column(heading, justify="right") for heading in ("network", "fxgrow", "Torch-Pruning", "ratio"))
+    table = Table(*headings, title="seconds to rewrite a whole network")
     ratios = []
     for name in names:
         model, x = torchvision.models.get_model(name).eval(), torch.randn(1, 3, 224, 224)
         rivals = [ours, theirs] if name in AGAINST else [ours]
         times: dict = {work: [] for work in rivals}
-        for _ in range(ROUNDS):
-            for work in rivals:
-                try:
-                    times[work].append(seconds(work, model, x))
-                except Exception as error:
-                    console.print(f"{work.__name__} {name}: {type(error).__name__}: {error}")
+        for work in ROUNDS * rivals:
+            try:
+                times[work].append(seconds(work, model, x))
+            except Exception as error:
+                console.print(f"{work.__name__} {name}: {type(error).__name__}: {error}")
         mine = statistics.median(times[ours])
         peer = statistics.median(times[theirs]) if times.get(theirs) else None
         ratios += [mine / peer] if peer else []
@@ -80,8 +74,8 @@ def speed(names: list[str], console: Console) -> None:
 
 def _status(field: str) -> int:
     """Return a line of /proc/self/status, in bytes."""
-    with Path("/proc/self/status").open() as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    words = Path("/proc/self/status").read_text().split()
+    return int(words[words.index(f"{field}:") + 1]) * 1024
 
 
 def memory(console: Console, name: str = "wide_resnet101_2") -> None:

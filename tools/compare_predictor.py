@@ -7,10 +7,10 @@ within that budget, the best on the validation part is what the search has found
 searches that train whatever is drawn also say how well a predictor's forecasts rank children that it has not seen.
 Searches that are there already are not made again.
 """
-from __future__ import annotations
-
 import argparse
+import itertools
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,12 +36,8 @@ def config(args: argparse.Namespace, kind: str, seed: int) -> SearchConfig:
 
 def within(scored: Sequence[Scored], budget: float) -> list[Scored]:
     """Return the evaluations up to the budget, in their order."""
-    found, spent = [], 0
-    for s in scored:
-        spent += s.spent
-        if spent <= budget:
-            found.append(s)
-    return found
+    spent = itertools.accumulate(s.spent for s in scored)
+    return [s for s, so_far in zip(scored, spent) if so_far <= budget]
 
 
 def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
@@ -59,27 +55,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/predictor"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    accuracy: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    trained: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    ranks: dict[str, list[float]] = {name: [] for name in SAID}
-    for seed in range(args.seeds):
-        for kind in KINDS:
-            settings = config(args, kind, seed)
-            found = search(settings, args.out / f"{kind}-{seed}")
-            assert settings.total_flops is not None
-            seen = within(found.evaluations, settings.total_flops)
-            store = Store(found.folder)
-            one = best([s for s in seen if s.archive], 1, None)[0]  # type: ignore[arg-type]
-            data = data_of(settings.data, settings.root, settings.limit, settings.seed)
-            accuracy[kind].append(evaluate(store.model(one.archive), data.test)[0])
-            trained[kind].append(len({s.number for s in seen}) - 1)
-            if kind == "none":
-                for name, column in SAID.items():
-                    told = held_out(found.evaluations, "gp" if name == "gp" else "forest", store.model, seed)
-                    rank = rank_correlation(told, column)
-                    ranks[name] += [] if rank is None else [rank]
-            store.close()
-            print(f"seed {seed} {kind}: {accuracy[kind][-1]:.4f}, {trained[kind][-1]:.0f} children", flush=True)
+    accuracy, trained, ranks = defaultdict(list), defaultdict(list), defaultdict(list)
+    for seed, kind in itertools.product(range(args.seeds), KINDS):
+        settings = config(args, kind, seed)
+        found = search(settings, args.out / f"{kind}-{seed}")
+        seen = within(found.evaluations, settings.total_flops or 0)
+        store = Store(found.folder)
+        one = best([s for s in seen if s.archive], 1, None)[0]  # type: ignore[arg-type]
+        data = data_of(settings.data, settings.root, settings.limit, settings.seed)
+        accuracy[kind].append(evaluate(store.model(one.archive), data.test)[0])
+        trained[kind].append(len({s.number for s in seen}) - 1)
+        if kind == "none":
+            for name, column in SAID.items():
+                forecasts = held_out(found.evaluations, "gp" if name == "gp" else "forest", store.model, seed)
+                rank = rank_correlation(forecasts, column)
+                ranks[name] += [] if rank is None else [rank]
+        store.close()
+        print(f"seed {seed} {kind}: {accuracy[kind][-1]:.4f}, {trained[kind][-1]:.0f} children", flush=True)
     print(f"\n| chosen by | test accuracy (%), {args.seeds} seeds | children trained |\n|---|---|---|")
     for kind in KINDS:
         print(f"| {'chance' if kind == 'none' else kind} | {spread(accuracy[kind], 100)} | {spread(trained[kind], 1, 1)} |")

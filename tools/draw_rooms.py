@@ -5,8 +5,6 @@
 An arrow that follows from others is left out: `rewrite` imports `graph`, and so does `contents`, which `rewrite` imports.
 Imports inside functions and under TYPE_CHECKING count. Needs the packages of `fxgrow[lint]` and Graphviz's `dot`.
 """
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile
@@ -28,30 +26,22 @@ def folders() -> dict[str, Path]:
     return {folder.name: folder for folder in sorted(found)}
 
 
-def import_graph() -> grimp.ImportGraph:
-    """Return every import, of a tree in which all packages lie below `fxgrow`, as they do once installed."""
+def imports() -> dict[str, set[str]]:
+    """Return the rooms that each room imports from, read where all lie below `fxgrow`, as they do once installed."""
     with tempfile.TemporaryDirectory() as site:
         package = Path(site) / "fxgrow"
         package.mkdir()
         for path in (*(ROOT / "fxgrow").iterdir(), *(ROOT / name for name in ABOVE)):
             (package / path.name).symlink_to(path)
         sys.path.insert(0, site)
-        return grimp.build_graph("fxgrow", cache_dir=None)
-
-
-def room_of(module: str) -> str:
-    """Return the room of a module: `fxgrow.axis.rules.norm` is in `axis`, the facade `fxgrow` in none."""
-    return module.partition(".")[2].partition(".")[0]
-
-
-def imports() -> dict[str, set[str]]:
-    """Return the rooms that each room imports from."""
-    graph, rooms = import_graph(), folders()
+        graph = grimp.build_graph("fxgrow", cache_dir=None)
+    rooms = folders()
     found: dict[str, set[str]] = {room: set() for room in rooms}
     for module in graph.modules:
         for imported in graph.find_modules_directly_imported_by(module):
-            if room_of(module) in rooms and room_of(imported) in rooms.keys() - {room_of(module)}:
-                found[room_of(module)].add(room_of(imported))
+            room, other = (f"{name}.".split(".")[1] for name in (module, imported))  # none of the facade `fxgrow`
+            if room in rooms and other in rooms.keys() - {room}:
+                found[room].add(other)
     return found
 
 
@@ -74,9 +64,8 @@ def purpose(room: str) -> str:
 
 def picture() -> graphviz.Digraph:
     """Return the drawing: what imports stands above what it imports."""
-    drawn = graphviz.Digraph(node_attr={"shape": "box", "style": "filled", "fontname": "Helvetica", "fontsize": "11",
-                                        "color": "#888888"},
-                             edge_attr={"color": "#555555", "arrowsize": "0.6"},
+    node = {"shape": "box", "style": "filled", "fontname": "Helvetica", "fontsize": "11", "color": "#888888"}
+    drawn = graphviz.Digraph(node_attr=node, edge_attr={"color": "#555555", "arrowsize": "0.6"},
                              graph_attr={"ranksep": "0.3", "nodesep": "0.25"})
     for room in folders():
         group = "above" if room in ABOVE else "shows" if room in SHOWS else "compiler"
@@ -88,8 +77,7 @@ def picture() -> graphviz.Digraph:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the packages of fxgrow and which imports which.")
     parser.add_argument("--out", type=Path, default=Path("docs/img/rooms.svg"))
-    out = parser.parse_args().out
-    out.write_bytes(picture().pipe("svg"))
+    parser.parse_args().out.write_bytes(picture().pipe("svg"))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@
     python tools/grow_pairs.py resnet18 vit       those whose names hold one of these words
     python tools/grow_pairs.py --float32 resnet18
 """
-from __future__ import annotations
-
 import argparse
 import sys
 import time
+from collections import Counter
 
 import torch
+import torchvision
 from torch import nn
 
 from fxgrow.errors import GrowthError
@@ -42,18 +42,15 @@ PAIRS += [(f"timm:{a}", f"timm:{b}", n) for a, b, n in [
 
 
 def build(name: str) -> nn.Module:
-    library, _, rest = name.partition(":")
-    word, _, options = rest.partition(":")
-    given = {k: float(v) for k, _, v in [options.partition("=")] if k}
+    library, word, *options = name.split(":")
     if library == "timm":
         import timm
         return timm.create_model(word)
-    import torchvision
-    return torchvision.models.get_model(word, **given)
+    return torchvision.models.get_model(word, **{k: float(v) for k, v in (option.split("=") for option in options)})
 
 
 def randomise(model: nn.Module) -> nn.Module:
-    """Statistics, norms, biases and layer scales that no fresh model has."""
+    """Draw statistics, norms, biases and layer scales as no fresh model has them."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, t in [*model.named_parameters(), *model.named_buffers()]:
@@ -64,11 +61,7 @@ def randomise(model: nn.Module) -> nn.Module:
 
 
 def compare(small: str, big: str, size: int, dtype: torch.dtype = torch.float64) -> tuple[float, dict[str, int]]:
-    """Return the relative error of the stock class with the grown numbers, and how many steps of each kind it took.
-
-    Raises:
-        GrowthError: there is no exact way.
-    """
+    """Return the relative error of the stock class with the grown numbers, and how many steps of each kind it took."""
     torch.manual_seed(0)
     one, two = randomise(build(small)).to(dtype).eval(), build(big).to(dtype).eval()
     x = torch.randn(1, 3, size, size, dtype=dtype)
@@ -76,11 +69,10 @@ def compare(small: str, big: str, size: int, dtype: torch.dtype = torch.float64)
     two.load_state_dict(grown, strict=True)
     with torch.no_grad():
         a, b = one(x), two(x)
-    kinds = [s.kind for s in grown.plan.steps]
-    return float((a - b).abs().max() / a.abs().max()), {k: kinds.count(k) for k in dict.fromkeys(kinds)}
+    return float((a - b).abs().max() / a.abs().max()), Counter(step.kind for step in grown.plan.steps)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--float32", action="store_true")
@@ -95,14 +87,13 @@ def main() -> int:
         try:
             error, steps = compare(small, big, size, torch.float32 if given.float32 else torch.float64)
             exact += error <= (1e-4 if given.float32 else 1e-9)
-            told, made = f"{error:.1e}", ", ".join(f"{n} {k}" for k, n in steps.items())
+            result, made = f"{error:.1e}", ", ".join(f"{n} {k}" for k, n in steps.items())
         except GrowthError as why:
-            told, made = str(why), "refused"
+            result, made = str(why), "refused"
         names = " | ".join(n.removeprefix("torchvision:") for n in (small, big))
-        print(f"| {names} | {told} | {made} | {time.perf_counter() - began:.1f} |", flush=True)
+        print(f"| {names} | {result} | {made} | {time.perf_counter() - began:.1f} |", flush=True)
     print(f"\n{exact} exact", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

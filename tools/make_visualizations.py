@@ -5,8 +5,6 @@
 Prints what was measured; about five minutes on one core. NAME is one of the pictures: filters, first-layer, saliency, class,
 channels.
 """
-from __future__ import annotations
-
 import argparse
 import copy
 from pathlib import Path
@@ -21,7 +19,7 @@ from fxgrow.passes import Deepen, Widen
 
 STEM = "_conv_stem"
 METHODS = ("r2r", "net2net")
-TRAINED, RATE = 20, 0.05  # steps of SGD on the two photographs, and their learning rate
+TRAINED, RATE = 20, 0.05  # steps of SGD, enough to see that new filters learn, and their learning rate
 
 
 def grown(method: str) -> fxgrow.Grown:
@@ -30,10 +28,7 @@ def grown(method: str) -> fxgrow.Grown:
 
 
 def trained(model: nn.Module) -> nn.Module:
-    """Return a copy after a few steps of SGD on the two photographs, enough to see that new filters learn.
-
-    Norms are in eval mode; the labels are the network's own answers, smoothed by 0.1.
-    """
+    """Return a copy that has learnt, with norms in eval mode, its own answers on the photographs, smoothed by 0.1."""
     model = copy.deepcopy(model).eval()
     _, inputs = photographs()
     with torch.no_grad():
@@ -49,12 +44,10 @@ def trained(model: nn.Module) -> nn.Module:
 
 def filters(out: Path, steps: int) -> None:
     students = {method: grown(method) for method in METHODS}
-    shown = {"before": trained_network(), **students,
-             f"r2r, {TRAINED} steps later": trained(students["r2r"].model)}
-    picture = fxgrow.plot_filters(shown, photographs()[1])
-    picture.save(out / "visualize-filters.png")
-    old = students["r2r"].model.get_parameter(f"{STEM}.weight")
-    new = shown[f"r2r, {TRAINED} steps later"].get_parameter(f"{STEM}.weight")
+    later = trained(students["r2r"].model)
+    shown = {"before": trained_network(), **students, f"r2r, {TRAINED} steps later": later}
+    fxgrow.plot_filters(shown, photographs()[1]).save(out / "visualize-filters.png")
+    old, new = (model.get_parameter(f"{STEM}.weight") for model in (students["r2r"].model, later))
     mask = students["r2r"].record.new_mask(f"{STEM}.weight", old)
     moved = (new - old).abs()
     print(f"filters: {TRAINED} steps move old numbers by {moved[~mask].mean():.1e} and new ones by {moved[mask].mean():.1e} "
@@ -81,8 +74,8 @@ def saliency(out: Path, steps: int) -> None:
     models = {"teacher": trained_network(), "student by r2r": grown("r2r")}
     for name, photo in zip(PHOTOS, seen):
         for method in ("saliency", "occlusion"):
-            picture = fxgrow.plot_saliency(models, torch.from_numpy(photo.copy()).permute(2, 0, 1) / 255, inputs,
-                                           attribution=method)
+            image = torch.from_numpy(photo.copy()).permute(2, 0, 1) / 255
+            picture = fxgrow.plot_saliency(models, image, inputs, attribution=method)
             picture.save(out / f"visualize-{method}-{Path(name).stem}.png")
             print(f"{method} of {name}: {picture.facts[1:]}")
 

@@ -5,8 +5,6 @@
 Python blocks of a page share their names. A block whose first line is `# file: NAME` is written to that file instead;
 a block behind `<!-- no-run -->` is left out. The first block that fails is shown, and the exit code is 1.
 """
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io
@@ -49,9 +47,9 @@ def run_python(block: Block, names: dict, where: str) -> str | None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(code, where, "exec"), names)
+            return None
     except BaseException:
         return traceback.format_exc()
-    return None
 
 
 def run_bash(block: Block) -> str | None:
@@ -81,11 +79,9 @@ def run_page(page: Path) -> bool:
     names: dict = {"__name__": "__main__"}
     with tempfile.TemporaryDirectory() as folder, inside(folder):
         for block in blocks(page.read_text()):
-            error = None
-            begun = time.perf_counter()
-            target = FILE.match(block.text)
             if block.skipped:
                 continue
+            error, begun, target = None, time.perf_counter(), FILE.match(block.text)
             if target:
                 Path(target[1]).parent.mkdir(parents=True, exist_ok=True)
                 Path(target[1]).write_text(block.text)

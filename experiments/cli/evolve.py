@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fxgrow.cli import EXAMPLE, console, print_json, print_table
+from fxgrow.cli import EXAMPLE, console, json_option, print_json, print_table
 from fxgrow.common import quantity
 from fxgrow.experiments.settings import TrainError, read_toml
 from fxgrow.experiments.train import summary_writer
 
 if TYPE_CHECKING:
     from fxgrow.experiments.evolve import Scored, Search, SearchResult
-
 
 # Settings that have an option of their own, with the type that click reads.
 OPTIONS: dict[str, tuple[Any, str]] = {
@@ -49,7 +48,7 @@ def _settings(command):
 @click.option("--address", help="Of a running Ray cluster; without it one is started here.")
 @click.option("--resume", metavar="DIR", help="Go on with the search in DIR, with its own settings.")
 @click.option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard into the folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 def evolve(settings: str | None, out: str | None, preset: str, engine: str, workers: int | None, address: str | None,
            resume: str | None, tensorboard: bool, as_json: bool, **options) -> None:
     """Search architectures by evolving networks that descend from one.
@@ -63,7 +62,6 @@ def evolve(settings: str | None, out: str | None, preset: str, engine: str, work
     """
     import fxgrow
     from fxgrow.experiments import evolve as evolution
-
     chosen = {name: value for name, value in options.items() if value is not None}
     config, folder = settings_of(settings, out, resume, preset, chosen)
     with evolution.engine(engine, workers, address) as running, _progress(as_json) as shown:
@@ -106,19 +104,15 @@ def _progress(as_json: bool) -> Iterator:
         task = bar.add_task("evolving")
 
         def show(search: Search, s: Scored | None) -> None:
+            c = search.config
+            a_round = c.children if c.mode == "steady" else c.keep + c.children
+            most = 1 + c.rounds * a_round + (1 if c.final_steps else 0)
             best = max((x.accuracy for x in search.scored), default=0.0)
-            bar.update(task, total=trainings(search), completed=len(search.scored),
+            bar.update(task, total=most, completed=len(search.scored),
                        description=f"best {best:.4f}, {quantity(search.spent, 'FLOP')}")
             if s is not None and not as_json:
                 click.echo(line(s))
         yield show
-
-
-def trainings(search: Search) -> int:
-    """Return how many trainings a search has at most."""
-    c = search.config
-    a_round = c.children if c.mode == "steady" else c.keep + c.children
-    return 1 + c.rounds * a_round + (1 if c.final_steps else 0)
 
 
 def line(s: Scored) -> str:
@@ -131,9 +125,7 @@ def line(s: Scored) -> str:
 
 class Scalars:
     """Accuracy, cost and the best so far, for TensorBoard; after an interruption, on from where it was."""
-
-    def __init__(self) -> None:
-        self.writer: Any = None
+    writer: Any = None
 
     def __call__(self, search: Search, s: Scored | None) -> None:
         """Write the numbers of a training."""

@@ -27,7 +27,6 @@ def evolve_report(run: str, output: str, title: str, changes: str, thorough: boo
     from rich.progress import Progress
 
     from fxgrow.experiments.evolve import report
-
     screen = console(stderr=True)
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("comparing networks", total=None)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fxgrow.cli import console, print_json, print_table, status
+from fxgrow.cli import console, json_option, print_json, print_table, status
 from fxgrow.common import quantity
-from fxgrow.experiments.train import Watcher
+from fxgrow.experiments import train
 
 if TYPE_CHECKING:
     from fxgrow.experiments.papers import ArmCost, Setup
-    from fxgrow.experiments.train import TrainingState
 
 
 @click.command(epilog="\b\nExamples:\n  fxgrow experiment --list\n  "
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 @click.option("--data", metavar="NAME", help="A data set (digits, mnist1d, cifar10, ...), a FILE.npz or imagefolder:PATH; "
               "without it, the one of the scale.")
 @click.option("--model", metavar="MODEL", help="neighbours, evolution: the architecture, zoo:NAME[:options].")
-@click.option("--count", type=click.IntRange(min=1), help="neighbours: how many (10); evolution: children of "
-              "a round.")
+@click.option("--count", type=click.IntRange(min=1), help="neighbours: how many (10); evolution: children of a round.")
 @click.option("--root", metavar="DIR", help="The folder of the data sets that are not built in.")
 @click.option("--download", is_flag=True, help="Fetch the data into root where they are missing.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each arm, with the seeds "
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
               help="What it is trained on.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and train nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 def experiment(name: str | None, listing: bool, data: str | None, root: str | None, download: bool, seeds: int, scale: str,
                out: str | None, jobs: int, device: str, dry_run: bool, as_json: bool, model: str | None,
                count: int | None) -> None:
@@ -50,7 +48,6 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
     results.json, table.md and figures.
     """
     from fxgrow.experiments import papers
-
     if listing:
         _list(as_json)
         return
@@ -70,18 +67,19 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
     numbers = list(range(seeds))
     with status(f"Counting what {name} costs"):
         planned = papers.costs(setup, numbers)
+    costs = [{"arm": c.arm.key, "todo": c.todo, "flops": c.flops} for c in planned]
     if not as_json:
         _print_costs(setup, planned, jobs)
     if dry_run:
         if as_json:
-            print_json({"experiment": name, "scale": scale, "costs": _costs_json(planned)})
+            print_json({"experiment": name, "scale": scale, "costs": costs})
         return
     papers.insist_writable(folder)
     run_all(setup, planned, jobs)
-    words = ["fxgrow", "experiment", name, "--data", where, "--seeds", str(seeds), "--scale", scale]
-    words += [word for option, value in own.items() for word in (f"--{option}", str(value))]
+    words = ["fxgrow", "experiment", name, "--data", where, "--seeds", str(seeds), "--scale", scale,
+             *(word for option, value in own.items() for word in (f"--{option}", str(value)))]
     report = _report(setup, shlex.join(words), numbers)
-    report["costs"] = _costs_json(planned)
+    report["costs"] = costs
     if as_json:
         print_json(report)
     else:
@@ -116,30 +114,21 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def _costs_json(planned: Sequence[ArmCost]) -> list[dict[str, Any]]:
-    return [{"arm": c.arm.key, "todo": c.todo, "flops": c.flops} for c in planned]
-
-
-class _Steps(Watcher):
+class _Steps(train.Watcher):
     """Moves a bar by the share of a run that each step is."""
 
     def __init__(self, bar, task, seconds: float):
         self.bar, self.task, self.seconds = bar, task, seconds
 
-    def stepped(self, trainer: TrainingState, loss: float) -> None:
+    def stepped(self, trainer: train.TrainingState, loss: float) -> None:
         self.bar.advance(self.task, self.seconds / trainer.total)
 
 
 def run_all(setup: Setup, planned: Sequence[ArmCost], jobs: int) -> None:
-    """Make every run that has not been made, teachers first, with a bar on terminals that says how much time is left.
-
-    Raises:
-        ExperimentError: it was interrupted. FxgrowError: a run failed. Finished ones are kept.
-    """
+    """Make every run that has not been made, teachers first, with a bar on terminals; finished ones survive any error."""
     from rich import progress
 
     from fxgrow.experiments.papers import ExperimentError
-    from fxgrow.experiments.train import Interrupted
     cost = {c.arm.key: c for c in planned}
     bar = progress.Progress(progress.TextColumn("{task.description}"), progress.BarColumn(),
                             progress.TaskProgressColumn(), progress.TimeRemainingColumn(),
@@ -156,7 +145,7 @@ def run_all(setup: Setup, planned: Sequence[ArmCost], jobs: int) -> None:
         else:
             for key in _side_by_side(setup, levels, jobs):
                 bar.advance(task, cost[key].seconds)
-    except (Interrupted, KeyboardInterrupt) as error:
+    except (train.Interrupted, KeyboardInterrupt) as error:
         raise ExperimentError("interrupted: the runs that are finished are kept, and the same command goes on") from error
     finally:
         bar.stop()

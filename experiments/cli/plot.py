@@ -1,20 +1,15 @@
 """`fxgrow plot`: curves of runs, from their folders and TensorBoard's files."""
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fxgrow.cli import EXAMPLE, check_writable, echo_written, json_option, print_json, print_table, status
-from fxgrow.common import atomic_write, quantity
-from fxgrow.experiments.train import csv_text
+from fxgrow.common import atomic_write, csv_text, quantity
+from fxgrow.experiments import plots  # whose names load NumPy when they are first used
 
-if TYPE_CHECKING:
-    from fxgrow.experiments.plots import Curve, StoredRun
-
-
-Groups = Mapping[str, Sequence["StoredRun"]]
+Groups = Mapping[str, Sequence["plots.StoredRun"]]
 
 
 @click.command(epilog=EXAMPLE + "fxgrow plot runs -x flops -y val_accuracy -o accuracy.svg\n  "
@@ -52,8 +47,6 @@ def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str, group
         raise click.UsageError("--csv and --json: choose one of them")
     if not (output or listing or csv_file or as_json):
         raise click.UsageError("name the picture with -o, or ask for --list, --csv or --json")
-    from fxgrow.experiments import plots
-
     files = [file for file in (output, csv_file) if file not in (None, "-")]
     for file in files:
         check_writable(file)
@@ -64,7 +57,8 @@ def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str, group
     if listing:
         _list(groups, as_json)
         return
-    x = x or _usual_x(groups)
+    everywhere = all("flops" in plots.columns(run.rows) for members in groups.values() for run in members)
+    x = x or ("flops" if everywhere else "step")
     drawn = [plots.curve(label, [run.rows for run in members], x, y, style["band"], style["smooth"])
              for label, members in groups.items()]
     last = {label: [float(plots.points(run.name, run.rows, x, y)[1][-1]) for run in members]
@@ -72,7 +66,8 @@ def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str, group
     if output is not None:
         with status(f"Drawing {output}"):
             _draw(output, drawn, last if as_bars else None, x, y, style)
-    text = _bars_csv(groups, last, y) if as_bars else plots.to_csv(drawn)
+    ends = ((label, run.name, value) for label, members in groups.items() for run, value in zip(members, last[label]))
+    text = csv_text(("label", "run", y), ends) if as_bars else plots.to_csv(drawn)
     if csv_file not in (None, "-"):
         with atomic_write(csv_file) as target:
             target.write(text.encode())
@@ -86,49 +81,31 @@ def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str, group
         _print(drawn, x, y, files)
 
 
-def _draw(output: str, drawn: Sequence[Curve], last: Mapping[str, Sequence[float]] | None, x: str, y: str,
+def _draw(output: str, drawn: Sequence["plots.Curve"], last: Mapping[str, Sequence[float]] | None, x: str, y: str,
           style: Mapping[str, Any]) -> None:
-    from fxgrow.experiments import plots
     if last is None:
         plots.draw_curves(drawn, output, x=x, y=y, **style)
     else:
         plots.bars(last, output, y=y, title=style["title"], band=style["band"])
 
 
-def _usual_x(groups: Groups) -> str:
-    from fxgrow.experiments import plots
-    everywhere = all("flops" in plots.columns(run.rows) for members in groups.values() for run in members)
-    return "flops" if everywhere else "step"
-
-
-def _bars_csv(groups: Groups, last: Mapping[str, Sequence[float]], y: str) -> str:
-    return csv_text(("label", "run", y), ((label, run.name, value) for label, members in groups.items()
-                                          for run, value in zip(members, last[label])))
-
-
-def _print(drawn: Sequence[Curve], x: str, y: str, files: Sequence[str]) -> None:
-    rows = []
-    for c in drawn:
-        band = "one run, no band" if c.count[-1] == 1 else f"{c.low[-1]:.4g} to {c.high[-1]:.4g}"
-        rows.append((c.label, c.runs, len(c.x), quantity(float(c.x[-1])), f"{c.mean[-1]:.4g}", band,
-                     "; ".join(f"{what} at {quantity(at)}" for at, what in c.growths)))
+def _print(drawn: Sequence["plots.Curve"], x: str, y: str, files: Sequence[str]) -> None:
+    rows = [(c.label, c.runs, len(c.x), quantity(float(c.x[-1])), f"{c.mean[-1]:.4g}",
+             "one run, no band" if c.count[-1] == 1 else f"{c.low[-1]:.4g} to {c.high[-1]:.4g}",
+             "; ".join(f"{what} at {quantity(at)}" for at, what in c.growths)) for c in drawn]
     _table(f"{y} over {x}", ("label", "runs", "points", f"last {x}", f"mean {y} there", "band there", "growths"), rows)
     for file in files:
         echo_written(file)
 
 
 def _list(groups: Groups, as_json: bool) -> None:
-    from fxgrow.experiments.plots import columns
     runs = [{"label": label, "run": run.name, "folder": str(run.folder), "source": run.source, "rows": len(run.rows),
-             "columns": columns(run.rows)} for label, members in groups.items() for run in members]
+             "columns": plots.columns(run.rows)} for label, members in groups.items() for run in members]
     if as_json:
         print_json({"runs": runs})
         return
     _table("Runs", ("label", "run", "read from", "rows"), [(r["label"], r["run"], r["source"], r["rows"]) for r in runs])
-    counts: dict[str, int] = {}
-    for r in runs:
-        for name in r["columns"]:  # type: ignore[attr-defined]
-            counts[name] = counts.get(name, 0) + 1
+    counts = Counter(name for r in runs for name in r["columns"])  # type: ignore[attr-defined]
     _table("What can be plotted", ("column", "in runs"), list(counts.items()))
 
 

@@ -4,47 +4,37 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from fxgrow.cli import options_of, print_json, print_table, status
+from fxgrow.cli import json_option, options_of, print_json, print_table, status
 from fxgrow.common import atomic_write, quantity
+from fxgrow.experiments import train as training  # whose names load torch when they are first used
 from fxgrow.experiments.settings import TrainError, read_toml
-from fxgrow.experiments.train import Run, TrainConfig, load_run_data, load_run_model
-
-if TYPE_CHECKING:
-    from fxgrow.experiments.train import Trainer
+from fxgrow.experiments.train import Run, TrainConfig
 
 
-def _options() -> list[click.Option]:
-    """Return an option for each setting; `-o` is that of the other commands."""
-    own = {o.name: o for o in options_of(Run)}
-    own |= {o.name: o for o in options_of(TrainConfig)}
+def _with_settings(command: click.Command) -> click.Command:
+    """Give a command an option for each setting of a run; `-o` is that of the other commands."""
+    own = {o.name: o for o in (*options_of(Run), *options_of(TrainConfig))}
     for field in dataclasses.fields(TrainConfig):
         if isinstance(field.default, tuple) and field.default:
             own[field.name].help += f"  [default: {', '.join(map(str, field.default))}]"  # type: ignore[operator]
     del own["model"]
     own["out"].opts.append("-o")
-    order = ["data", "epochs", "steps", "grow", "out"]
-    return [own.pop(name) for name in order] + list(own.values())  # type: ignore[return-value]
+    command.params += [own.pop(name) for name in ("data", "epochs", "steps", "grow", "out")] + list(own.values())
+    return command
 
 
-class TrainCommand(click.Command):
-    """A command with an option for each setting of a run."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.params += _options()
-
-
-@click.command(cls=TrainCommand, epilog="\b\nExamples:\n  fxgrow train zoo:cifar_resnet18:r=2**-3 --data digits --epochs 4 "
+@_with_settings
+@click.command(epilog="\b\nExamples:\n  fxgrow train zoo:cifar_resnet18:r=2**-3 --data digits --epochs 4 "
                "--grow 'epoch=2: widen factor=2 method=r2r' -o runs/x\n  fxgrow train --resume runs/x\n  "
                "fxgrow train run.toml --lr 0.01 -o runs/y")
 @click.argument("model", required=False)
 @click.option("--resume", metavar="DIR", help="Go on with the run in DIR from its last checkpoint, with its own settings.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, try the growths out, and train nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, **options) -> None:
     """Train MODEL, which grows on the way.
 
@@ -59,8 +49,7 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
     """
     chosen = {name: value for name, value in options.items() if value not in (None, ())}
     if resume is not None:
-        allowed = {"device", "workers"}
-        if model is not None or chosen.keys() - allowed:
+        if model is not None or chosen.keys() - {"device", "workers"}:
             raise click.UsageError("--resume goes on with the settings of the run; besides --device and --workers it takes "
                                    "no others")
         trainer, run = _resumed(resume, chosen, as_json)
@@ -84,50 +73,39 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
 
 
 def _run(model: str | None, chosen: dict[str, Any]) -> Run:
-    settings: dict[str, Any] = {}
-    origin = "the options"
+    settings, origin = {} if model is None else {"model": model}, "the options"
     if model is not None and model.endswith(".toml"):
         settings, origin = read_toml(model), model
-    elif model is not None:
-        settings = {"model": model}
     try:
         run = Run.of({**settings, **chosen}, origin)
-    except TrainError as error:
-        raise click.UsageError(str(error)) from error
-    if not run.model:
-        raise click.UsageError("say what to train: MODEL, or a TOML file with a `model`")
-    from fxgrow.experiments.train import parse_growth
-    try:
+        if not run.model:
+            raise click.UsageError("say what to train: MODEL, or a TOML file with a `model`")
         for text in run.grow:
-            parse_growth(text)
+            training.parse_growth(text)
     except TrainError as error:
         raise click.UsageError(str(error)) from error
     return run
 
 
 def _watchers(as_json: bool) -> list:
-    from fxgrow.experiments.train import Lines, Progress
-    return [Progress()] if as_json else [Progress(), Lines()]
+    return [training.Progress()] if as_json else [training.Progress(), training.Lines()]
 
 
-def _new(run: Run, as_json: bool) -> Trainer:
-    from fxgrow.experiments.train import Trainer
-    data = load_run_data(run)
-    model = load_run_model(run, data)
+def _new(run: Run, as_json: bool) -> training.Trainer:
+    data = training.load_run_data(run)
+    model = training.load_run_model(run, data)
     with status(f"Capturing {run.model}"):
-        return Trainer(model, data, run, run.out, watchers=_watchers(as_json))
+        return training.Trainer(model, data, run, run.out, watchers=_watchers(as_json))
 
 
-def _resumed(folder: str, chosen: dict[str, Any], as_json: bool) -> tuple[Trainer, Run]:
-    from fxgrow.experiments.train import CHECKPOINT_NAME, Trainer, checkpoint_settings
-    file = Path(folder) / CHECKPOINT_NAME
-    run = Run.of({**checkpoint_settings(file), **chosen}, str(file))
+def _resumed(folder: str, chosen: dict[str, Any], as_json: bool) -> tuple[training.Trainer, Run]:
+    file = Path(folder) / training.CHECKPOINT_NAME
+    run = Run.of({**training.checkpoint_settings(file), **chosen}, str(file))
     with status(f"Loading {file}"):
-        trainer = Trainer.resume(folder, load_run_data(run), watchers=_watchers(as_json), config=run)
-    return trainer, run
+        return training.Trainer.resume(folder, training.load_run_data(run), watchers=_watchers(as_json), config=run), run
 
 
-def _tell_plan(trainer: Trainer, planned, run: Run) -> None:
+def _tell_plan(trainer: training.Trainer, planned, run: Run) -> None:
     if not planned.segments:
         click.echo(f"the run has ended at step {trainer.step}; this is its report")
         return
@@ -140,7 +118,7 @@ def _tell_plan(trainer: Trainer, planned, run: Run) -> None:
         click.echo(f"not counted {text}: when it is due is not known yet")
 
 
-def _report(trainer: Trainer, run: Run, planned) -> dict[str, Any]:
+def _report(trainer: training.Trainer, run: Run, planned) -> dict[str, Any]:
     loss, accuracy = trainer.evaluate(trainer.data.test) if len(trainer.data.test) else (None, None)
     rows = trainer.history.rows
     files = {} if trainer.out is None else {name: str(trainer.out / name) for name in sorted(

@@ -6,12 +6,10 @@ import importlib
 import pkgutil
 
 from fxgrow.experiments.data.arrays import Arrays
-from fxgrow.experiments.data.batches import Batches, loader
-from fxgrow.experiments.data.registry import Data, DataError, Examples, Request, list_data, load_data, register
-from fxgrow.experiments.data.split import stratified_split
+from fxgrow.experiments.data.batches import loader
+from fxgrow.experiments.data.registry import Data, DataError, Request, list_data, load_data, register, stratified_split
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
 
-__all__ = ["Arrays", "Batches", "Data", "DataError", "Examples", "Request", "list_data", "load_data", "loader", "register",
-           "stratified_split"]
+__all__ = ["Arrays", "Data", "DataError", "Request", "list_data", "load_data", "loader", "register", "stratified_split"]

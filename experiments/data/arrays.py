@@ -9,11 +9,9 @@ from fxgrow.experiments.data.registry import Examples, Parts, Source
 
 
 class Tensors(Examples):
-    """Some rows of a tensor of any number type. Shape [N, channels, ...].
+    """Some rows of a tensor of any number type, [N, channels, ...], normalised by `mean` and `std` of each channel.
 
-    Args:
-        mean, std: of each channel. Shape [channels].
-        augment: acts on a normalised example; random numbers come from torch's generator.
+    augment: acts on a normalised example; random numbers come from torch's generator.
     """
 
     def __init__(self, x: Tensor, y: Tensor, rows: Tensor, mean: Tensor, std: Tensor, augment: Callable | None = None):

@@ -11,12 +11,7 @@ from fxgrow.experiments.seeds import mixed
 
 
 class Batches(Sampler):
-    """Indices of one epoch's batches after the other: each `iter()` is the next epoch.
-
-    Args:
-        size: number of examples.
-        shuffle: whether an epoch has an order of its own, drawn from (seed, epoch).
-    """
+    """Indices of `size` examples in batches, each `iter()` the next epoch; shuffled, in an order from (seed, epoch)."""
 
     def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int, drop_last: bool):
         self.size, self.batch_size, self.shuffle, self.seed, self.drop_last = size, batch_size, shuffle, seed, drop_last

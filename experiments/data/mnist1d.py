@@ -7,7 +7,6 @@ import random
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fxgrow.experiments.data.arrays import Arrays
 from fxgrow.experiments.data.registry import Request, library, register
@@ -21,7 +20,7 @@ def mnist1d(request: Request) -> Arrays:
     """
     arrays = _generate()
     x, y, test_x, test_y = (torch.from_numpy(arrays[key]) for key in ("x", "y", "x_test", "y_test"))
-    return Arrays(_sequences(x), y.long(), tuple(str(c) for c in range(10)), (_sequences(test_x), test_y.long()))
+    return Arrays(x.float()[:, None], y.long(), tuple("0123456789"), (test_x.float()[:, None], test_y.long()))
 
 
 @functools.lru_cache(maxsize=1)  # seconds of work, the same outcome each time
@@ -34,7 +33,3 @@ def _generate() -> dict[str, np.ndarray]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
-
-
-def _sequences(x: Tensor) -> Tensor:
-    return x.float()[:, None]

@@ -1,6 +1,4 @@
-"""The names of data sets, and how a train, a validation and a test part are made of one."""
-from __future__ import annotations
-
+"""The names of data sets, and how a train, a validation and a test part that share nothing are made of one."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +10,9 @@ from torch.utils.data import Dataset
 
 from fxgrow.common import nearest
 from fxgrow.errors import FxgrowError
-from fxgrow.experiments.data.split import stratified_split, stratified_subset
 from fxgrow.experiments.settings import optional
 
 TEST = 0.2  # share of the test part where a data set has none
-_READERS: dict[str, Callable[[Request], Source]] = {}
-_WITH_PATH: set[str] = set()
 
 
 class DataError(FxgrowError):
@@ -35,15 +30,10 @@ class Request:
 
 
 class Examples(Dataset):
-    """Pairs (float32 normalised tensor, int label) of some rows of a data set; a subclass reads one.
-
-    Args:
-        y: all labels, int64. Shape [N].
-        rows: which of them, in this order. Shape [n].
-        random: whether an example is drawn anew each time, from torch's generator.
-    """
+    """Pairs (float32 normalised tensor, int label) of some rows of a data set; a subclass reads one."""
 
     def __init__(self, y: Tensor, rows: Tensor, random: bool):
+        """Take all labels, int64 [N], the rows in order [n], and whether torch's generator draws examples anew each time."""
         self.y, self.rows, self.random = y, rows, random
 
     def __len__(self) -> int:
@@ -71,11 +61,6 @@ class Source:
     labels: Tensor
     class_names: tuple[str, ...]
     test: tuple[Any, Tensor] | None
-
-    @property
-    def test_labels(self) -> Tensor | None:
-        """Return the labels of the test part, if it has one."""
-        return self.test[1] if self.test else None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -107,23 +92,20 @@ class Data:
         return torch.stack([self.train[i][0] for i in range(min(count, len(self.train)))])
 
 
-def register(name: str, *, path: bool = False):
-    """Register a function that takes a `Request` and returns a `Source`, as a decorator.
+_READERS: dict[str, tuple[Callable[[Request], Source], bool]] = {}  # and whether the name goes on with a path
 
-    Args:
-        path: whether the data set is called `name:PATH`.
-    """
+
+def register(name: str, *, path: bool = False):
+    """Register a function that takes a `Request` and returns a `Source`; with `path`, the data set is called `name:PATH`."""
     def keep(read: Callable[[Request], Source]) -> Callable[[Request], Source]:
-        _READERS[name] = read
-        if path:
-            _WITH_PATH.add(name)
+        _READERS[name] = read, path
         return read
     return keep
 
 
 def list_data() -> list[str]:
     """Return the names that `load_data` takes."""
-    return sorted(f"{name}:PATH" if name in _WITH_PATH else name for name in _READERS)
+    return sorted(f"{name}:PATH" if with_path else name for name, (_, with_path) in _READERS.items())
 
 
 def load_data(name: str, *, root: str | Path | None = None, download: bool = False, validation: float = 0.1, seed: int = 0,
@@ -153,17 +135,17 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
         kind, path = "npz", name
     if kind not in _READERS:
         raise DataError(f"there is no data set {name!r}{nearest(kind, list(_READERS))}; there are {', '.join(list_data())}")
-    if path and kind not in _WITH_PATH:
+    read, with_path = _READERS[kind]
+    if path and not with_path:
         raise DataError(f"{name}: {kind} takes no path; say where its files are with root")
-    source = _READERS[kind](Request(kind, path, Path(root) if root is not None else None, download, size))
-    labels, test_labels = source.labels, source.test_labels
+    source = read(Request(kind, path, Path(root) if root is not None else None, download, size))
+    labels, test_labels = source.labels, source.test[1] if source.test else None
     _check_labels(name, labels, test_labels, len(source.class_names))
     if test_labels is None:
         rest, test = stratified_split(labels, TEST, seed=0)
     else:
         rest, test = torch.arange(len(labels)), torch.arange(len(test_labels))
-    train, held_out = stratified_split(labels[rest], validation, seed)
-    train, held_out = rest[train], rest[held_out]
+    train, held_out = (rest[part] for part in stratified_split(labels[rest], validation, seed))
     if limit is not None:
         train, held_out = (p[stratified_subset(labels[p], limit, seed)] for p in (train, held_out))
         test = test[stratified_subset((labels if test_labels is None else test_labels)[test], limit, seed)]
@@ -190,20 +172,12 @@ def _check_labels(name: str, labels: Tensor, test_labels: Tensor | None, classes
 
 
 def library(module: str, package: str, name: str) -> Any:
-    """Import an optional package.
-
-    Raises:
-        DataError: it is not installed.
-    """
+    """Import a module of an optional package, which the data set `name` needs."""
     return optional(module, f"{name} needs {package}", "train", DataError)
 
 
 def root_of(request: Request, *, can_fetch: bool) -> Path:
-    """Return the folder of a data set's files.
-
-    Raises:
-        DataError: none is named, there is none, or fetching is asked for where it cannot be done.
-    """
+    """Return the folder of a data set's files; refuse if there is none, or if fetching is asked for and cannot be done."""
     if request.root is None:
         raise DataError(f"{request.name} needs root, the folder of its files"
                         f"{', into which download=True fetches them' if can_fetch else ''}")
@@ -213,3 +187,37 @@ def root_of(request: Request, *, can_fetch: bool) -> Path:
         raise DataError(f"{request.name}: there is no folder {request.root}"
                         f"{'; download=True makes it and fetches the files' if can_fetch else ''}")
     return request.root
+
+
+def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the rest and of the share that is held out, in [0, 1), both in ascending order.
+
+    Of a class with n members, n * fraction are held out, rounded down or up (by largest remainders, so that the whole
+    part has round(N * fraction) members where that is possible), and never the last one. labels: int64, shape [N].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    members = [order[labels[order] == c] for c in labels.unique().tolist()]
+    exact = [len(m) * fraction for m in members]
+    quotas = [min(int(e), len(m) - 1) for e, m in zip(exact, members)]
+    missing = round(len(labels) * fraction) - sum(quotas)
+    by_remainder = sorted(range(len(members)), key=lambda c: (quotas[c] - exact[c], len(order) - len(members[c])))
+    for c in by_remainder:
+        if missing > 0 and quotas[c] < exact[c] and quotas[c] < len(members[c]) - 1:
+            quotas[c] += 1
+            missing -= 1
+    return _joined([m[q:] for m, q in zip(members, quotas)]), _joined([m[:q] for m, q in zip(members, quotas)])
+
+
+def stratified_subset(labels: Tensor, limit: int, seed: int) -> Tensor:
+    """Return the indices of `limit` examples (all, if there are no more), every class with its share."""
+    if limit >= len(labels):
+        return torch.arange(len(labels))
+    rest, held_out = stratified_split(labels, limit / len(labels), seed)
+    missing = limit - len(held_out)  # classes with a single member are never held out
+    extra = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:missing]]
+    return _joined([held_out, extra])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts).sort().values if parts else torch.zeros(0, dtype=torch.int64)

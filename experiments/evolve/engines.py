@@ -9,7 +9,9 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from fxgrow.experiments.evolve.worker import Task, TaskResult, one_thread, run, threads
+import torch
+
+from fxgrow.experiments.evolve.worker import Task, TaskResult, run, threads
 from fxgrow.experiments.settings import TrainError
 
 
@@ -59,7 +61,8 @@ class Processes:
 
     def __init__(self, workers: int):
         self.workers = workers
-        self.pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), one_thread)
+        spawn = multiprocessing.get_context("spawn")
+        self.pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,))
         self.running: dict[concurrent.futures.Future, int] = {}
         self.count = 0
 
@@ -70,11 +73,7 @@ class Processes:
         return self.count
 
     def wait(self) -> tuple[int, TaskResult]:
-        """Block until a task has ended.
-
-        Raises:
-            TrainError: a process of the pool has died.
-        """
+        """Block until a task has ended; raise TrainError if a process of the pool has died."""
         done, _ = concurrent.futures.wait(self.running, return_when=concurrent.futures.FIRST_COMPLETED)
         first = min(done, key=lambda future: self.running[future])
         token = self.running.pop(first)
@@ -97,9 +96,6 @@ def engine(name: str, workers: int | None = None, address: str | None = None) ->
         name: serial, processes or ray.
         workers: tasks at a time; None: as many as there are CPUs.
         address: of a running Ray cluster.
-
-    Raises:
-        TrainError: there is no such engine, or its package is not installed.
     """
     running: Engine
     if name == "serial":

@@ -22,14 +22,14 @@ from fxgrow.errors import ArchiveError
 from fxgrow.experiments.data import Data, loader, stratified_split
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.member import Scored
-from fxgrow.experiments.evolve.selection import best, diverse
+from fxgrow.experiments.evolve.selection import best, diverse, last_states
 from fxgrow.experiments.evolve.store import Store, opened
 from fxgrow.experiments.evolve.worker import data_of
 from fxgrow.experiments.settings import TrainError
 
 ENSEMBLES = "ensembles.json"  # the file of the table in a search's folder
 RULES = {"best": best, "diverse": diverse}  # how members are chosen
-LEAST = 1e-3         # a smaller weight is not worth running the member
+LEAST = 1e-3  # a smaller weight is not worth running the member
 # Of a stack: units, AdamW's rate and weight decay, the most steps; of the cross-validation that says how many: folds, and
 # the steps between two looks at the loss
 HIDDEN, RATE, DECAY, STEPS, FOLDS, EVERY = 32, 1e-2, 1e-2, 120, 4, 4
@@ -134,11 +134,6 @@ def logits_of(model: nn.Module, dataset: Any) -> tuple[Tensor, Tensor]:
     return torch.cat([a for a, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
-def last_states(scored: Sequence[Scored]) -> list[Scored]:
-    """Return every member that was trained, as it was last."""
-    return sorted({s.number: s for s in sorted(scored, key=lambda s: s.round) if s.archive}.values(), key=lambda s: s.number)
-
-
 def ensemble(folder: str | Path, members: int = 5, part: str = "test", seed: int = 0) -> dict[str, Any]:
     """Return the ensembles of up to so many members of a search, a table that is also written to `ensembles.json`.
 
@@ -149,9 +144,6 @@ def ensemble(folder: str | Path, members: int = 5, part: str = "test", seed: int
         part: what accuracies are of: test, or validation, which is then the half that nothing is fitted on (the members are
             chosen on it, so what they do there is no surprise).
         seed: of the split, and of the stack.
-
-    Raises:
-        TrainError: the folder holds no search, or too little of one.
     """
     if members < 1 or part not in ("test", "validation"):
         raise TrainError(f"members is {members} and part {part!r}: give at least 1, and test or validation")
@@ -167,17 +159,16 @@ def _table(store: Store, members: int, part: str, seed: int) -> dict[str, Any]:
     data = data_of(config.data, config.root, config.limit, config.seed)
     choosing, fitting = halves(data, seed)
     states = {s.number: s for s in last_states(store.evaluations())}
-    chosen, nets, lost = _chosen(store, [_seen_on(s, choosing) for s in states.values()], members)
+    chosen, nets, lost = _chosen(store, [_seen_on(s, choosing.tolist()) for s in states.values()], members)
     reported = data.test if part == "test" else Subset(data.validation, choosing.tolist())
     on_fitting = {n: logits_of(net, Subset(data.validation, fitting.tolist())) for n, net in nets.items()}
     on_reported = {n: logits_of(net, reported) for n, net in nets.items()}
     flops = {n: states[n].member.flops for n in nets}
     rows = []
     for rule, numbers in chosen.items():
-        for count in range(1, len(numbers) + 1):
-            some = numbers[:count]
-            rows += [{"members": some, "count": count, "chosen": rule, **row} for row in _rows(
-                _stacked(on_fitting, some), _stacked(on_reported, some), [flops[n] for n in some], seed)]
+        for some in (numbers[:count] for count in range(1, len(numbers) + 1)):
+            made = _rows(_stacked(on_fitting, some), _stacked(on_reported, some), [flops[n] for n in some], seed)
+            rows += [{"members": some, "count": len(some), "chosen": rule, **row} for row in made]
     return {"search": str(store.folder), "data": config.data, "part": part, "seed": seed,
             "samples": {"chosen on": len(choosing), "fitted on": len(fitting), "reported on": len(reported)},
             "members": {n: {"parameters": states[n].member.parameters, "flops": flops[n],
@@ -185,11 +176,7 @@ def _table(store: Store, members: int, part: str, seed: int) -> dict[str, Any]:
 
 
 def halves(data: Data, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the indices of the two halves of the validation part, each class with its share in both.
-
-    Raises:
-        TrainError: there is too little of it.
-    """
+    """Return the indices of two halves of the validation part, each class with its share in both, or raise TrainError."""
     if len(data.validation) < 4:
         raise TrainError(f"{data.name} has {len(data.validation)} validation samples, too few to choose members on one half "
                          "and to fit on the other")
@@ -218,9 +205,9 @@ def _chosen(store: Store, candidates: Sequence[Scored], members: int
                      f"go on with `fxgrow evolve --resume {store.folder}`")
 
 
-def _seen_on(s: Scored, rows: Tensor) -> Scored:
+def _seen_on(s: Scored, rows: Sequence[int]) -> Scored:
     """Return a member as it is judged on some of the validation samples alone."""
-    correct = "".join(s.correct[i] for i in rows.tolist())
+    correct = "".join(s.correct[i] for i in rows)
     return replace(s, correct=correct, accuracy=correct.count("1") / len(correct), loss=0.0)
 
 
@@ -231,11 +218,7 @@ def _stacked(pairs: Mapping[int, tuple[Tensor, Tensor]], numbers: Sequence[int])
 
 def _rows(fitting: tuple[Tensor, Tensor], reported: tuple[Tensor, Tensor], flops: Sequence[int], seed: int
           ) -> Iterator[dict[str, Any]]:
-    """Give a row for each way of putting members together.
-
-    Args:
-        fitting, reported: logits and labels; nothing but the report looks at the labels of the latter.
-    """
+    """Give a row for each way of putting members together; nothing but the report looks at the reported labels."""
     logits, labels = reported
 
     def row(way: str, logs: Tensor, cost: int, **how: Any) -> dict[str, Any]:
@@ -244,9 +227,9 @@ def _rows(fitting: tuple[Tensor, Tensor], reported: tuple[Tensor, Tensor], flops
 
     even = torch.full((len(flops),), 1 / len(flops))
     for way, weights in {"average": even, "weighted": fitted_weights(*fitting), "greedy": greedy_weights(*fitting)}.items():
-        cost = sum(f for f, w in zip(flops, weights.tolist()) if w > 0)
-        yield row(way, weighted(logits, weights).clamp_min(1e-30).log(), cost,
-                  weights=[round(w, 6) for w in weights.tolist()])
+        shares = weights.tolist()
+        cost = sum(f for f, share in zip(flops, shares) if share > 0)
+        yield row(way, weighted(logits, weights).clamp_min(1e-30).log(), cost, weights=[round(w, 6) for w in shares])
     stack, steps = fit_stack(*fitting, seed)
     extra = fxgrow.count_flops(stack, logits[:, :1]).forward if steps else 0
     with torch.no_grad():

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from fxgrow.experiments.evolve.config import SearchConfig
-from fxgrow.experiments.evolve.member import Member, Scored, ancestry
+from fxgrow.experiments.evolve.member import Member, Scored
 from fxgrow.experiments.evolve.selection import best, survivors
 from fxgrow.experiments.evolve.store import opened
 
@@ -45,10 +45,6 @@ class SearchHistory:
         for s in self.scored:
             trainings.setdefault(s.number, []).append(s)
         return trainings
-
-    def line(self, number: int) -> list[int]:
-        """Return a member's ancestors, the base network first, and itself."""
-        return ancestry(self.members, number)
 
     def living(self, round: int) -> set[int]:
         """Return those that a round kept, and those that it made."""
@@ -122,11 +118,7 @@ class SearchHistory:
 
 
 def read_search(folder: str | os.PathLike) -> SearchHistory:
-    """Read the search in a folder.
-
-    Raises:
-        TrainError: there is none.
-    """
+    """Read the search in a folder; raise TrainError if there is none."""
     with opened(folder) as store:
         store.db.execute("BEGIN")
         settings, members = store.settings() or {}, store.members()

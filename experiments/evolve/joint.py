@@ -1,4 +1,5 @@
 """Joint training of networks that share their numbers: at each step one of them, drawn at random, takes a batch."""
+import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -28,24 +29,14 @@ def family(networks: Mapping[int, tuple[int | None, GraphModule]]) -> dict[int, 
     """Tie networks to their parents, which come before them, so that each number that several have is the parent's."""
     tied: dict[int, Shared] = {}
     for number, (parent, model) in networks.items():
-        record = record_in(model)
-        whole: nn.Module = model if parent is None else fxgrow.tie(tied[parent].model, model, record)
+        whole = model if parent is None else fxgrow.tie(tied[parent].model, model, record_in(model))
         tied[number] = Shared(parent, whole)
     return tied
 
 
-def parameters(members: Mapping[int, Shared]) -> list[nn.Parameter]:
-    """Return the parameters of all networks, each once."""
-    return list(dict.fromkeys(p for m in members.values() for p in m.model.parameters()))
-
-
 def train_jointly(members: Mapping[int, Shared], trained: Sequence[int], data: Data, config: SearchConfig, steps: int,
                   seed: int) -> tuple[dict[int, int], dict[int, int], float]:
-    """Train the members numbered in `trained`, in place; return the FLOPs and steps that each took, and the seconds.
-
-    Raises:
-        TrainError: a loss is not finite.
-    """
+    """Train the members numbered in `trained`, in place; return the FLOPs and steps that each took, and the seconds."""
     began = time.monotonic()
     settings = config.trainer(steps, seed)
     rng, device = random.Random(f"{seed} joint"), device_of(settings)
@@ -55,16 +46,10 @@ def train_jointly(members: Mapping[int, Shared], trained: Sequence[int], data: D
     batch = min(settings.batch_size, len(data.train))  # type: ignore[arg-type]
     costs = {n: step_flops(fxgrow.untie(members[n].model), batch, data.input_shape) for n in trained}  # type: ignore[arg-type]
     spent, taken = dict.fromkeys(trained, 0), dict.fromkeys(trained, 0)
-    source = loader(data.train, batch, shuffle=True, seed=seed, drop_last=True)
-    batches = iter(source)
-    for step in range(steps):
+    epochs = itertools.repeat(loader(data.train, batch, shuffle=True, seed=seed, drop_last=True))
+    for step, (x, y) in zip(range(steps), itertools.chain.from_iterable(epochs)):
         number = rng.choice(list(trained))
         model = members[number].model.train()
-        try:
-            x, y = next(batches)
-        except StopIteration:
-            batches = iter(source)
-            x, y = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = rate(settings, Rates(), step, steps)
         optimizer.zero_grad(set_to_none=True)

@@ -40,6 +40,7 @@ class Parent:
     model: GraphModule
     inputs: Tensor
     led_to: dict[tuple[str, str], str] = field(default_factory=dict)
+    _places: dict[str, list[str]] = field(default_factory=dict)
 
     @functools.cached_property
     def cache(self) -> StructureCache:
@@ -57,10 +58,10 @@ class Parent:
         return costs(self.model, self.inputs)
 
     def places(self, kind: str) -> list[str]:
-        """Return the names to draw from (see `PLACES`)."""
+        """Return the names to draw from, of one of `PLACES`."""
         if kind not in self._places:
             with self.cache.active():
-                self._places[kind] = PLACES[kind](self.model)
+                self._places[kind] = _names(self.model, kind)
         return self._places[kind]
 
     def untried(self, kind: str, places: Sequence[str], known: Collection[str]) -> list[str]:
@@ -68,32 +69,20 @@ class Parent:
         structures = {place: self.led_to.get((kind, place)) for place in places}
         return [place for place in places if structures[place] != "" and structures[place] not in known]
 
-    @functools.cached_property
-    def _places(self) -> dict[str, list[str]]:
-        return {}
+
+def _names(gm: GraphModule, kind: str) -> list[str]:
+    """Return axis classes, all modules, blocks (that are or hold a convolution or linear layer), or convolutions."""
+    if kind == "classes":
+        return [c.name for c in growable(analyse(gm)) if c.producers]
+    if kind == "convolutions":
+        kinds = tuple(v for (rank, _), v in LAYERS.items() if rank)
+        called = dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
+        return [name for name in called if isinstance(gm.get_submodule(name), kinds)]
+    layers, modules = calls(gm), [name for name, _ in gm.named_modules() if name]
+    return [n for n in modules if kind == "modules" or any(below(c.name, n) or inside(c.node, n) for c in layers)]
 
 
-def _classes(gm: GraphModule) -> list[str]:
-    return [c.name for c in growable(analyse(gm)) if c.producers]
-
-
-def _modules(gm: GraphModule) -> list[str]:
-    return [name for name, _ in gm.named_modules() if name]
-
-
-def _blocks(gm: GraphModule) -> list[str]:
-    layers = calls(gm)
-    return [n for n in _modules(gm) if any(below(c.name, n) or inside(c.node, n) for c in layers)]
-
-
-def _convolutions(gm: GraphModule) -> list[str]:
-    kinds = tuple(v for (rank, _), v in LAYERS.items() if rank)
-    called = dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
-    return [name for name in called if isinstance(gm.get_submodule(name), kinds)]
-
-
-# Axis classes; all modules; those that are or hold a convolution or linear layer; convolutions.
-PLACES = {"classes": _classes, "modules": _modules, "blocks": _blocks, "convolutions": _convolutions}
+PLACES = ("classes", "modules", "blocks", "convolutions")
 USUAL = {"widen": "classes", "deepen": "blocks", "kernel": "convolutions", "branch": "convolutions"}
 
 
@@ -102,9 +91,8 @@ class Mutation:
     """A pass to draw, how often, where, and with which options; an option that is a list is drawn from.
 
     The seed of a pass is to decide numbers, not structure: a step that has led to nothing, or to a structure that is known,
-    is not drawn again with another seed.
-
-    make: instead of a pass, a function of (network, inputs, generator) that gives one, or None where it has nothing to do.
+    is not drawn again with another seed. `make`: instead of a pass, a function of (network, inputs, generator) that gives
+    one, or None where it has nothing to do.
     """
     name: str
     weight: float = 1.0
@@ -113,11 +101,7 @@ class Mutation:
     make: Callable[[GraphModule, Tensor, random.Random], PassBase | None] | None = None
 
     def draw(self, parent: Parent, rng: random.Random, known: Collection[str] = ()) -> PassBase | None:
-        """Return a pass for one place; None where there is none.
-
-        Args:
-            known: structures that are not wanted again.
-        """
+        """Return a pass at a place drawn; None if each place has led to nothing, or to a structure in `known`."""
         if self.make is not None:
             return self.make(parent.model, parent.inputs, rng)
         chosen = {name: rng.choice(_choices(value)) if isinstance(value, (list, tuple)) else value
@@ -147,11 +131,7 @@ def default_mutations() -> list[Mutation]:
 
 
 def mutations_of(tables: Sequence[Mapping[str, Any]], weights: str = "inherit") -> list[Mutation]:
-    """Return the mutations that a search's settings name, or the default ones.
-
-    Raises:
-        TrainError: a table does not say a pass that there is, or has options that the pass has not.
-    """
+    """Return the mutations that a search's settings name, or the default ones; raise TrainError for a wrong table."""
     mutations = [_mutation_of(table) for table in tables] or default_mutations()
     if weights == "share":
         for mutation in mutations:
@@ -234,10 +214,7 @@ def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random
            known: Collection[str] = frozenset()) -> tuple[Child | None, list[Discarded]]:
     """Make a child of one of the parents; return it and what was tried before.
 
-    It is grown, compared with its parent, costed, and no duplicate; None: `TRIES` mutations led to nothing.
-
-    Args:
-        known: graph hashes of networks that there are already.
+    It is grown, compared with its parent, costed, and of no `known` structure; None: `TRIES` mutations led to nothing.
 
     Raises:
         TrainError: there is nothing to draw from, or a pass cannot be kept as data.
@@ -280,12 +257,11 @@ def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits,
     if structure in known:
         raise Unwanted("a network of this structure is there already")
     parameters, flops = costs(grown.model, parent.inputs)  # type: ignore[arg-type]
-    try:
-        _check_size("parameters", parameters, parent.costs[0], limits.growth, limits.parameters)
-        _check_size("FLOPs", flops, parent.costs[1], limits.growth, limits.flops)
-    except Unwanted:
+    reason = (_too_large("parameters", parameters, parent.costs[0], limits.growth, limits.parameters)
+              or _too_large("FLOPs", flops, parent.costs[1], limits.growth, limits.flops))
+    if reason:
         parent.led_to[tried] = ""
-        raise
+        raise Unwanted(reason)
     error = gap(parent.outputs, outputs(grown.model, parent.inputs))  # type: ignore[arg-type]
     if error > TOLERANCE.get(parent.inputs.dtype, 1e-4):
         raise Unwanted(f"not equal to its parent: relative error {error:.1e}")
@@ -299,11 +275,10 @@ def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits,
     return child
 
 
-def _check_size(name: str, value: int, before: int, growth: float, most: float | None) -> None:
+def _too_large(name: str, value: int, before: int, growth: float, most: float | None) -> str:
     if value > growth * before:
-        raise Unwanted(f"{value / before:.2f} times its parent's {name}; at most {growth:g} times")
-    if most is not None and value > most:
-        raise Unwanted(f"{value:,} {name}; at most {most:,.0f}")
+        return f"{value / before:.2f} times its parent's {name}; at most {growth:g} times"
+    return f"{value:,} {name}; at most {most:,.0f}" if most is not None and value > most else ""
 
 
 def grow(model: GraphModule, inputs: Tensor, step: PassBase | Mapping[str, Any]) -> Grown:
@@ -319,17 +294,13 @@ def passes() -> dict[str, type[PassBase]]:
 
 
 def describe(drawn: PassBase) -> dict[str, Any]:
-    """Return a pass as data, of which `build` makes it again.
-
-    Raises:
-        TrainError: it is not registered, or an option of it is no plain data.
-    """
+    """Return a pass as data, of which `build` makes it again; raise TrainError where that cannot be."""
     name = next((n for n, cls in passes().items() if type(drawn) is cls), None)
     if name is None:
         raise TrainError(f"{type(drawn).__name__} is no pass that is registered under fxgrow.passes, so a search could not "
                          "go on after an interruption: register it")
     options = {f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn) if f.init}  # type: ignore[arg-type]
-    step = {"pass": name, **{option: value for option, value in options.items() if value is not None}}
+    step = {"pass": name} | {option: value for option, value in options.items() if value is not None}
     try:
         for option in step:
             json.dumps(step[option])

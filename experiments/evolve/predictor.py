@@ -90,12 +90,8 @@ class Predictor:
 
     def learn(self, scored: Sequence[Scored]) -> bool:
         """Learn from all evaluations so far; False: there are too few of children."""
-        rows, gains = [], []
-        for child, parent in trained_children(scored):
-            row = self.row(child, parent)
-            if row is not None:
-                rows.append(row)
-                gains.append(child.accuracy - parent.accuracy)
+        pairs = [(self.row(child, parent), child.accuracy - parent.accuracy) for child, parent in trained_children(scored)]
+        rows, gains = [row for row, _ in pairs if row is not None], [gain for row, gain in pairs if row is not None]
         if len(rows) < ENOUGH:
             return False
         self.best = max(s.accuracy for s in scored)
@@ -131,11 +127,9 @@ class Predictor:
         """Return those with the highest expected improvement over the best accuracy so far, in their own order."""
         if len(children) <= count:
             return list(children)
-        rows = []
-        for child in children:
-            parent = parents[child.parent]
-            rows.append(features(graph_features(child.grown.model), child.step, (child.parameters, child.flops),  # type: ignore
-                                 (parent.member.parameters, parent.member.flops), parent.accuracy))
+        pairs = [(child, parents[child.parent]) for child in children]
+        rows = [features(graph_features(c.grown.model), c.step, (c.parameters, c.flops),  # type: ignore[arg-type]
+                         (p.member.parameters, p.member.flops), p.accuracy) for c, p in pairs]
         mean, sd = self.forecast(rows)
         worth = expected_improvement(mean, sd, self.best)  # zero where an improvement is all but out of the question
         chosen = sorted(range(len(rows)), key=lambda i: (-worth[i], -mean[i], i))[:count]

@@ -127,8 +127,8 @@ class Ray:
                 why = self._reason(error)
             job.failures += 1
             if job.failures > RETRIES:
-                return job.token, TaskResult.failure(
-                    job.task, f"failed {job.failures} times on the cluster, at last so: {why}")
+                why = f"failed {job.failures} times on the cluster, at last so: {why}"
+                return job.token, TaskResult.failure(job.task, why)
             self._start(job)
 
     def _reason(self, error: Any) -> str:
@@ -155,11 +155,15 @@ class Ray:
             self.connected = False
 
 
+def _versions() -> dict[str, str]:
+    return {"fxgrow": fxgrow.__version__, "torch": torch.__version__}
+
+
 def work(task: Task, network: Any, cpus: int, gpu: bool, versions: dict[str, str]) -> TaskResult:
     """Run a task on a worker; `network`: its bytes as an array in the object store, read where they lie."""
     if versions != _versions():
-        raise TrainError(f"node {socket.gethostname()} has {_versions()} and the search runs with {versions}: install the "
-                         "same")
+        node = socket.gethostname()
+        raise TrainError(f"node {node} has {_versions()} and the search runs with {versions}: install the same")
     train = dict(task.config["train"])
     if not gpu and train.get("device", "auto") == "auto":
         train["device"] = "cpu"  # Ray does not hide the GPUs that a task has not asked for
@@ -168,10 +172,6 @@ def work(task: Task, network: Any, cpus: int, gpu: bool, versions: dict[str, str
 
 
 Ray.work = staticmethod(work)
-
-
-def _versions() -> dict[str, str]:
-    return {"fxgrow": fxgrow.__version__, "torch": torch.__version__}
 
 
 def _connect(ray: Any, address: str | None, cpus: int | None) -> bool:
@@ -205,8 +205,8 @@ def _start(ray: Any, **options: Any) -> None:
         except Exception as error:  # of no class of its own where a node is slow to start
             ray.shutdown()
             if not left:
-                raise TrainError(f"a Ray cluster cannot be started here ({one_line(error)}): choose engine processes") \
-                    from error
+                why = one_line(error)
+                raise TrainError(f"a Ray cluster cannot be started here ({why}): choose engine processes") from error
 
 
 @contextlib.contextmanager

@@ -18,9 +18,10 @@ from fxgrow.cost import count_flops
 from fxgrow.diagram import VIRIDIS, diagram_data
 from fxgrow.errors import DrawError, FxgrowError
 from fxgrow.experiments.evolve.config import SearchConfig
-from fxgrow.experiments.evolve.ensembles import ENSEMBLES, last_states
+from fxgrow.experiments.evolve.ensembles import ENSEMBLES
 from fxgrow.experiments.evolve.history import SearchHistory, read_search
-from fxgrow.experiments.evolve.member import Member, Scored
+from fxgrow.experiments.evolve.member import Member, Scored, ancestry
+from fxgrow.experiments.evolve.selection import last_states
 from fxgrow.experiments.evolve.store import Store, opened
 from fxgrow.experiments.seeds import mixed
 from fxgrow.graph import Captured
@@ -37,19 +38,14 @@ OnProgress = Callable[[int, int], None]
 
 def report(folder: str | os.PathLike, path: str | os.PathLike, *, title: str = "", changes: Compared = "all",
            thorough: bool = False, progress: OnProgress = lambda done, all: None) -> dict[str, Any]:
-    """Write a page about the search in a folder, which may go on meanwhile, and return its data.
+    """Write a page about the search in a folder, which may go on meanwhile, into an .html file, and return its data.
 
     Args:
-        path: an .html file.
         title: the page's heading; the folder's name without it.
         changes: whose layers are compared with their parents': those of all members, of the best one and its ancestors, or
             nobody's. A comparison reads one file and takes about a tenth of a second for a small network.
         thorough: check the stored networks by putting each together, and not by the checksums of their files alone.
         progress: called with how many comparisons are done, and of how many.
-
-    Raises:
-        DrawError: `path` is no .html file.
-        TrainError: there is no search in the folder.
     """
     target = Path(path)
     if target.suffix.lower() not in (".html", ".htm"):
@@ -67,22 +63,24 @@ def page_data(folder: str | os.PathLike, *, title: str = "", changes: Compared =
     h = read_search(folder)
     with opened(folder) as store:
         damaged = store.check(thorough)
-        line = h.line(h.best.number) if h.best is not None else [0]
+        line = ancestry(h.members, h.best.number) if h.best is not None else [0]
         wanted = {"all": h.members, "line": line, "none": ()}[changes]
         layers = _changes(store, h, [n for n in wanted if h.members[n].parent is not None], progress)
+        lost = [{"number": s.number, "round": s.round, "reason": damaged[s.archive]}
+                for s in h.scored if s.archive in damaged]
         return {"title": title or Path(folder).resolve().name, "heat": VIRIDIS, "facts": _facts(h, damaged),
                 "finished": h.finished, "state": _state(h), "best": None if h.best is None else h.best.number, "line": line,
                 "columns": "generation" if h.config.mode == "steady" else "round",
                 "members": [_member(h, m, damaged, layers) for m in h.members.values()], "curves": _curves(h),
-                "damaged": _damaged(h, damaged), "discarded": grouped(h.discarded), "settings": _settings(h.config),
+                "damaged": lost, "discarded": grouped(h.discarded), "settings": _settings(h.config),
                 "seed": h.config.seed, "resume": f"fxgrow evolve --resume {folder}", **_network(store, h),
                 **_ensembles(Path(folder) / ENSEMBLES)}
 
 
 def _state(h: SearchHistory) -> str:
-    last = h.stages[-1].label if h.stages else "0"
     if h.finished:
         return "finished"
+    last = h.stages[-1].label if h.stages else "0"
     unit = "that of child" if h.config.mode == "steady" else "in round"
     return (f"not finished: it runs or was cut off. {len(h.scored)} trainings are done, the last {unit} {last}; "
             f"{len(h.waiting)} networks wait for theirs")
@@ -97,7 +95,7 @@ def _facts(h: SearchHistory, damaged: Mapping[str, str]) -> dict[str, str]:
              "time of training": _duration(sum(s.seconds for s in h.scored))}
     first = h.of(0)
     if h.best is not None and base is not None and first:
-        m, steps = h.best.member, len(h.line(h.best.number)) - 1
+        m, steps = h.best.member, len(ancestry(h.members, h.best.number)) - 1
         facts |= {"best network": f"#{m.number}, {steps} step{'' if steps == 1 else 's'} from the base network",
                   "its accuracy": f"{h.best.accuracy:.4f}; base {first[0].accuracy:.4f} after its first training",
                   "its parameters": f"{m.parameters:,}; base {base.parameters:,}",
@@ -158,10 +156,6 @@ def _curves(h: SearchHistory) -> dict[str, Any]:
     return {"unit": "training" if h.config.mode == "steady" else "round", "points": points}
 
 
-def _damaged(h: SearchHistory, damaged: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"number": s.number, "round": s.round, "reason": damaged[s.archive]} for s in h.scored if s.archive in damaged]
-
-
 def grouped(discarded: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the mutations that led to nothing by pass and reason (places and numbers aside), the most frequent first."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
@@ -212,11 +206,7 @@ def _ensembles(path: Path) -> dict[str, Any]:
 
 
 def _structure(store: Store, trainings: Iterable[Scored]) -> GraphModule:
-    """Return a member's network, its numbers aside, from the last of its files that can be read.
-
-    Raises:
-        FxgrowError: there is none.
-    """
+    """Return a member's network, its numbers aside, from the last of its files that can be read, or raise FxgrowError."""
     problem = "it was not trained so far"
     for s in reversed([s for s in trainings if s.archive]):
         try:
@@ -231,16 +221,13 @@ def _changes(store: Store, h: SearchHistory, numbers: Sequence[int], progress: O
     changes: dict[int, Any] = {}
     for done, number in enumerate(numbers):
         progress(done, len(numbers))
-        changes[number] = _change(store, h.of(number))
+        try:
+            layers = fxgrow.diff(_structure(store, h.of(number))).layers
+            changes[number] = [vars(c) for c in layers if c.status != "same"]
+        except FxgrowError as error:
+            changes[number] = str(error)
     progress(len(numbers), len(numbers))
     return changes
-
-
-def _change(store: Store, trainings: Iterable[Scored]) -> list[dict[str, Any]] | str:
-    try:
-        return [vars(c) for c in fxgrow.diff(_structure(store, trainings)).layers if c.status != "same"]
-    except FxgrowError as error:
-        return str(error)
 
 
 def _network(store: Store, h: SearchHistory) -> dict[str, Any]:

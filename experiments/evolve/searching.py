@@ -1,10 +1,8 @@
 """The search: train the base network; then select, mutate and train, round after round; then train the best one on.
 
 Every decision follows from the seed and the store, so a search that was cut off goes on by doing the same again: what is in
-the store is taken from there. What lives here: the order of things. What does not: mutations (mutation.py), selection
-(selection.py), training (worker.py, joint.py), files (store.py), where tasks run (engines.py).
+the store is taken from there. What lives here: the order of things, each of which has a module of its own.
 """
-import math
 import random
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -23,18 +21,7 @@ from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.engines import Engine, Serial
 from fxgrow.experiments.evolve.joint import family, train_jointly
 from fxgrow.experiments.evolve.member import Member, Scored, ancestry
-from fxgrow.experiments.evolve.mutation import (
-    Child,
-    Discarded,
-    Limits,
-    Mutation,
-    Parent,
-    costs,
-    grow,
-    latency,
-    mutate,
-    mutations_of,
-)
+from fxgrow.experiments.evolve.mutation import Child, Limits, Mutation, Parent, costs, grow, latency, mutate, mutations_of
 from fxgrow.experiments.evolve.predictor import Predictor
 from fxgrow.experiments.evolve.selection import SELECTIONS, best, survivors, tournament
 from fxgrow.experiments.evolve.store import Store, opened, to_bytes
@@ -101,9 +88,8 @@ class Search:
         self.limits = Limits(config.growth, config.parameters, config.flops, config.latency, config.weights == "share")
         self.untrained = b""  # the base network
         self.parents: dict[str, Parent] = {}
-        self.predictor = None
-        if config.predictor != "none":
-            self.predictor = Predictor(config.predictor, config.seed, self.store.model)
+        learns = config.predictor != "none"
+        self.predictor = Predictor(config.predictor, config.seed, self.store.model) if learns else None
 
     @cached_property
     def data(self) -> Data:
@@ -139,8 +125,6 @@ class Search:
         finally:
             self.store.close()
 
-    # -- the base network -----------------------------------------------------------------------------------------------
-
     def _base(self) -> list[Scored]:
         """Train the base network alone."""
         model = base_network(self.config, self.data, self.inputs)
@@ -159,8 +143,6 @@ class Search:
     def _add(self, members: Sequence[Member], round: int, kept: Sequence[int], discarded: Sequence[Any] = ()) -> None:
         self.store.add_members(members, round, kept, discarded)
         self.members |= {m.number: m for m in members}
-
-    # -- rounds ---------------------------------------------------------------------------------------------------------
 
     def _rounds(self, population: list[Scored]) -> list[Scored]:
         for round in range(1, self.config.rounds + 1):
@@ -196,11 +178,9 @@ class Search:
         known = self._known_structures(round)
         for parent in self.parents.values():
             parent.led_to.clear()  # so that what is drawn does not depend on where the search was cut off
-        predictor = self.predictor
-        if predictor is not None and not predictor.learn(self.scored):
-            predictor = None
+        predictor = self.predictor if self.predictor is not None and self.predictor.learn(self.scored) else None
         pool: list[Child] = []
-        discarded: list[Discarded] = []
+        discarded: list[Any] = []
         origin: dict[int, Scored] = {}
         for _ in range(count if predictor is None else count * self.config.candidates):
             chosen = parents()
@@ -231,8 +211,6 @@ class Search:
             self.parents[s.archive] = Parent(s.number, self.store.model(s.archive), self.inputs)
         return self.parents[s.archive]
 
-    # -- training -------------------------------------------------------------------------------------------------------
-
     def _train(self, numbers: Sequence[int], round: int, steps: int) -> list[Scored]:
         """Train each of these networks alone, but those that the store holds already; each is kept once it is done."""
         waiting = {self.engine.submit(self._task(n, round, steps)) for n in numbers if self._at(n, round) is None}
@@ -244,22 +222,23 @@ class Search:
 
     def _task(self, number: int, round: int, steps: int) -> Task:
         """Return the training of a member as it was last, or else of its parent after the member's step."""
-        own, step = self._last(number, round), self.members[number].step
-        origin = own or self._last(self.members[number].parent, round)
+        origin = self._origin(number, round)
         network = self.untrained if origin is None else self.store.get(origin.archive)
+        step = None if origin is not None and origin.number == number else self.members[number].step
         seed = mixed(self.config.seed, round, number) % 2 ** 31
-        return Task(number, round, network, None if own else step, steps, seed, self.config.to_json())
+        return Task(number, round, network, step, steps, seed, self.config.to_json())
 
     def _keep(self, result: TaskResult) -> None:
         """Write the network first, then the row that counts."""
-        archive = ""
         if result.error and result.round == 0:
             raise TrainError(f"the base network cannot be trained: {result.error}")
-        if not result.error:
-            before = self._last(result.number) or self._last(self.members[result.number].parent, result.round)
-            archive = self.store.put(result.network, before.archive if before is not None else None)
+        archive = "" if result.error else self._put(result.network, result.number, result.round)
         self._count([Scored(self.members[result.number], result.round, archive, result.accuracy, result.loss,
                             result.correct, result.spent, result.steps, result.seconds)])
+
+    def _put(self, network: bytes, number: int, round: int) -> str:
+        origin = self._origin(number, round)
+        return self.store.put(network, None if origin is None else origin.archive)
 
     def _count(self, scored: Sequence[Scored]) -> None:
         self.store.add_evaluations(scored)
@@ -271,40 +250,37 @@ class Search:
     def _at(self, number: int, round: int) -> Scored | None:
         return next((s for s in self.scored if (s.number, s.round) == (number, round)), None)
 
-    def _last(self, number: int | None, before: float = math.inf) -> Scored | None:
-        """Return a member as it was last, before a round."""
-        return next((s for s in reversed(self.scored) if s.number == number and s.archive and s.round < before), None)
-
-    # -- shared weights -------------------------------------------------------------------------------------------------
+    def _origin(self, number: int, round: int) -> Scored | None:
+        """Return a member as it was last before a round, or else its parent."""
+        for one in (number, self.members[number].parent):
+            for s in reversed(self.scored):
+                if s.number == one and s.archive and s.round < round:
+                    return s
+        return None
 
     def _train_together(self, alive: Sequence[int], round: int) -> list[Scored]:
         """Train the living together, whose ancestors hold some of their numbers and so are kept up to date as well."""
         if any(self._at(n, round) is None for n in alive):
             everyone = sorted({a for n in alive for a in ancestry(self.members, n)})
-            members = family({n: (self.members[n].parent, self._network(n)) for n in everyone})
+            members = family({n: (self.members[n].parent, self._network(n, round)) for n in everyone})
             seed = mixed(self.config.seed, round) % 2 ** 31
             spent, taken, seconds = train_jointly(members, alive, self.data, self.config, self.config.steps, seed)
             scored = []
             for number in everyone:
                 model: GraphModule = fxgrow.untie(members[number].model)  # type: ignore[assignment]
-                accuracy, loss, correct = evaluate(model, self.data.validation)
-                before = self._last(number) or self._last(self.members[number].parent)
-                archive = self.store.put(to_bytes(model), before.archive if before is not None else None)
+                accuracy, loss, correct = evaluate(model, self.data.validation)  # leaves it in eval mode, as it is kept
+                archive = self._put(to_bytes(model), number, round)
                 scored.append(Scored(self.members[number], round, archive, accuracy, loss, correct, spent.get(number, 0),
                                      taken.get(number, 0), seconds / len(alive)))
             self._count(scored)
         return [s for n in alive if (s := self._at(n, round)) is not None]
 
-    def _network(self, number: int) -> GraphModule:
-        """Return a member as it was last, or as it grows from its parent as that was last."""
-        own = self._last(number)
-        if own is not None:
-            return self.store.model(own.archive)
-        parent = self._last(self.members[number].parent)
-        assert parent is not None and self.members[number].step is not None
-        return grow(self.store.model(parent.archive), self.inputs, self.members[number].step).model  # type: ignore
-
-    # -- steady ---------------------------------------------------------------------------------------------------------
+    def _network(self, number: int, round: int) -> GraphModule:
+        """Return a member as it was last before a round, or as it grows from its parent as that was last."""
+        origin, step = self._origin(number, round), self.members[number].step
+        assert origin is not None
+        model = self.store.model(origin.archive)
+        return model if origin.number == number else grow(model, self.inputs, step).model  # type: ignore
 
     def _steady(self) -> list[Scored]:
         """Make a new child whenever a worker is free, as many as the rounds would have; each is its own round."""
@@ -339,19 +315,17 @@ class Search:
         self._add(children, number, [], discarded)
         return bool(children)
 
-    # -- the end --------------------------------------------------------------------------------------------------------
-
     def _final(self, population: list[Scored]) -> Scored:
         """Return the best network of the last round, trained on if the settings say so."""
-        if not any(s.archive for s in population):
+        trained = best([s for s in population if s.archive], 1, random.Random())
+        if not trained:
             raise TrainError("no network of the last round could be trained: lower lr, or clip the gradient")
-        chosen = best([s for s in population if s.archive], 1, random.Random())[0]
-        last = self.config.last_round
         if not self.config.final_steps:
-            return chosen
+            return trained[0]
+        last = self.config.last_round
         kept = self.store.kept(last)
         if kept is None:
-            self._add([], last, kept := [chosen.number])
+            self._add([], last, kept := [trained[0].number])
         return self._train(kept, last, self.config.final_steps)[0]
 
 
@@ -362,10 +336,6 @@ def base_network(config: SearchConfig, data: Data, inputs: Tensor) -> GraphModul
 
 
 def resumed(folder: str | Path) -> SearchConfig:
-    """Return the settings of the search in a folder.
-
-    Raises:
-        TrainError: there is none.
-    """
+    """Return the settings of the search in a folder; raise TrainError if there is none."""
     with opened(folder) as store:
         return SearchConfig.of(store.settings() or {})

@@ -56,6 +56,11 @@ def _points(scored: Sequence[Scored]):
     return tools, [Point(s) for s in sorted(scored, key=lambda s: s.number)]
 
 
+def last_states(scored: Sequence[Scored]) -> list[Scored]:
+    """Return every member that was trained, as it was last."""
+    return sorted({s.number: s for s in sorted(scored, key=lambda s: s.round) if s.archive}.values(), key=lambda s: s.number)
+
+
 def diverse(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
     """Keep the network with the most right answers, one after another; what n of them solve counts (n + 1)^-2."""
     solved = [0] * max((len(s.correct) for s in scored), default=0)

@@ -31,6 +31,7 @@ NAME = "search.sqlite"
 DEEPEST = 6    # differences in a row, at most
 REMEMBERED = 8  # networks that are kept in memory
 WHOLE, DIFFERENCE = b"fxw1", b"fxd1"
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 TABLES = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS members (number INTEGER PRIMARY KEY, round INTEGER NOT NULL, parent INTEGER, step TEXT,
@@ -61,11 +62,7 @@ def from_bytes(content: bytes | memoryview) -> GraphModule:
 
 
 class Store:
-    """The folder of a search.
-
-    Raises:
-        TrainError: it cannot be made or is not a search's.
-    """
+    """The folder of a search; TrainError where it cannot be made or is not a search's."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -87,12 +84,8 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """Write all or nothing of what is written inside."""
         self.db.execute("BEGIN IMMEDIATE")
-        try:
+        with self.db:
             yield
-        except BaseException:
-            self.db.execute("ROLLBACK")
-            raise
-        self.db.execute("COMMIT")
 
     def settings(self) -> dict[str, Any] | None:
         """Return what the search was started with; None in a new folder."""
@@ -106,10 +99,9 @@ class Store:
     def add_members(self, members: Sequence[Member], round: int, kept: Sequence[int], discarded: Sequence[Any] = ()) -> None:
         """Write a round's new members, whom it keeps of the ones before, and the mutations that led to nothing."""
         with self.transaction():
-            for m in members:
-                self.db.execute("INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (
-                    m.number, m.round, m.parent, None if m.step is None else json.dumps(m.step), m.graph, m.parameters,
-                    m.flops, m.latency))
+            self.db.executemany("INSERT INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [
+                (m.number, m.round, m.parent, None if m.step is None else json.dumps(m.step), m.graph, m.parameters,
+                 m.flops, m.latency) for m in members])
             self.db.execute("INSERT OR REPLACE INTO rounds VALUES (?, ?)", (round, json.dumps(list(kept))))
             self.db.executemany("INSERT INTO discarded VALUES (?, ?, ?, ?)", [
                 (round, d.parent, json.dumps(d.step), d.reason) for d in discarded])
@@ -135,9 +127,8 @@ class Store:
     def add_evaluations(self, scored: Sequence[Scored]) -> None:
         """Write evaluations, all or none."""
         with self.transaction():
-            for s in scored:
-                self.db.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
-                    s.number, s.round, s.archive, s.accuracy, s.loss, s.correct, s.spent, s.steps, s.seconds))
+            self.db.executemany("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [
+                (s.number, s.round, s.archive, s.accuracy, s.loss, s.correct, s.spent, s.steps, s.seconds) for s in scored])
 
     def evaluations(self, members: Mapping[int, Member] | None = None) -> list[Scored]:
         """Return the evaluations in the order in which they ended."""
@@ -177,13 +168,8 @@ class Store:
         return from_bytes(self.get(name))
 
     def structure(self, name: str) -> GraphModule:
-        """Return a network and its record from its own file alone: of a difference, the numbers mean nothing.
-
-        Raises:
-            ArchiveError: its file is missing or damaged.
-        """
-        kind, content = self._content(name)
-        return from_bytes(content[64:] if kind == DIFFERENCE else content)
+        """Return a network and its record from its own file alone: of a difference, the numbers mean nothing."""
+        return from_bytes(self._content(name)[1])
 
     def check(self, thorough: bool = True) -> dict[str, str]:
         """Return the networks that can no longer be read, and why; what is known of them stays.
@@ -199,27 +185,29 @@ class Store:
 
     def _problem(self, name: str, sound: set[str], thorough: bool) -> str | None:
         """Return why a network cannot be read, if it cannot; the checked files go to `sound`, and are not checked again."""
+        line: list[str] = []
         try:
             if thorough:
                 self._read(name)
                 return None
-            line = []
-            while name not in sound:
-                kind, content = self._content(name)
+            while name and name not in sound:
                 line.append(name)
-                if kind == WHOLE:
-                    break
-                name = content[:64].decode()
-            sound.update(line)
+                name, _ = self._content(name)
         except ArchiveError as error:
             return str(error)
+        sound.update(line)
         return None
 
-    def _content(self, name: str) -> tuple[bytes, bytes]:
-        """Return the kind and content of a network's file."""
+    def _content(self, name: str) -> tuple[str, bytes]:
+        """Return which network a file holds the difference to (empty: it is whole), and that or the whole as bytes."""
         path = self.path(name)
         try:
-            return _parts(path.read_bytes())
+            raw = path.read_bytes()
+            if raw[:4] not in (WHOLE, DIFFERENCE):
+                raise ValueError("it is no network of a search")
+            content = zlib.decompress(raw[4:])
+            start = 64 if raw[:4] == DIFFERENCE else 0  # behind the parent's hash
+            return content[:start].decode(), content[start:]
         except (OSError, ValueError, zlib.error) as error:
             raise ArchiveError(f"{path.name} cannot be read: {error}") from error
 
@@ -229,18 +217,17 @@ class Store:
             self._memory.popitem(last=False)
 
     def _read(self, name: str) -> bytes:
-        path = self.path(name)
+        file = self.path(name).name
+        parent, content = self._content(name)
         try:
-            kind, content = _parts(path.read_bytes())
-            if kind == DIFFERENCE:
-                parent, body = content[:64].decode(), content[64:]
-                content = to_bytes(_apply(from_bytes(body), from_bytes(self.get(parent))))
+            if parent:
+                content = to_bytes(_apply(from_bytes(content), from_bytes(self.get(parent))))
         except ArchiveError as error:
-            raise ArchiveError(f"{path.name}: {error}") from error
-        except (OSError, ValueError, zlib.error, FxgrowError) as error:
-            raise ArchiveError(f"{path.name} cannot be read: {error}") from error
+            raise ArchiveError(f"{file}: {error}") from error
+        except (OSError, ValueError, FxgrowError) as error:
+            raise ArchiveError(f"{file} cannot be read: {error}") from error
         if hashlib.sha256(content).hexdigest() != name:
-            raise ArchiveError(f"{path.name} is damaged: what it holds is another network")
+            raise ArchiveError(f"{file} is damaged: what it holds is another network")
         return content
 
     def _difference(self, content: bytes, parent: str) -> bytes | None:
@@ -257,8 +244,8 @@ class Store:
         """Return how many differences have to be read for a network."""
         depth = 0
         try:
-            while (parts := self._content(name))[0] != WHOLE:
-                depth, name = depth + 1, parts[1][:64].decode()
+            while name := self._content(name)[0]:
+                depth += 1
         except ArchiveError:
             return DEEPEST  # nothing is built on what cannot be read
         return depth
@@ -266,27 +253,13 @@ class Store:
 
 @contextlib.contextmanager
 def opened(folder: str | os.PathLike) -> Iterator[Store]:
-    """Open the folder of a search that has begun.
-
-    Raises:
-        TrainError: there is none.
-    """
+    """Open the folder of a search that has begun; raise TrainError if there is none."""
     if not (Path(folder) / NAME).is_file():
         raise TrainError(f"{os.fspath(folder)} holds no search: name the folder that `fxgrow evolve -o` wrote")
     with contextlib.closing(Store(Path(folder))) as store:
         if store.settings() is None:
             raise TrainError(f"{os.fspath(folder)} holds a search that had not begun: start it anew")
         yield store
-
-
-def _parts(raw: bytes) -> tuple[bytes, bytes]:
-    kind = raw[:4]
-    if kind not in (WHOLE, DIFFERENCE):
-        raise ValueError("it is no network of a search")
-    return kind, zlib.decompress(raw[4:])
-
-
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _apply(model: GraphModule, parent: GraphModule) -> GraphModule:

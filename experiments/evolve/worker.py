@@ -89,11 +89,6 @@ def evaluate(model: nn.Module, dataset: Any) -> tuple[float, float, str]:
     return right.count("1") / max(len(right), 1), loss / max(len(right), 1), right
 
 
-def one_thread() -> None:
-    """Let torch compute with one thread."""
-    torch.set_num_threads(1)
-
-
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let torch compute with this many threads, which decides how it sums up, then with as many as before."""

@@ -37,9 +37,6 @@ def costs(setup: Setup, seeds: Sequence[int]) -> list[ArmCost]:
 
     A step takes a + b * FLOPs seconds; a and b come from the cheapest and the costliest form in which arms start with a
     network, each trained for a few steps on the real data. Growths are tried out, so one that cannot be done is found here.
-
-    Raises:
-        FxgrowError: an arm cannot be set up.
     """
     data, arms = setup.load(seeds[0]), setup.declared.arms
     trainers = {arm.key: Trainer(untrained(setup, arm.key, seeds[0]), data, setup.config(arm, data, seeds[0]))
@@ -47,8 +44,8 @@ def costs(setup: Setup, seeds: Sequence[int]) -> list[ArmCost]:
     todo = {arm.key: [seed for seed in seeds if finished(setup, arm, seed) is None] for arm in arms}
     points: dict[str, Points] = {}
     for network in {arm.network: None for arm in arms if todo[arm.key]}:
-        starts = {step_flops(t.model, t.batch, data.input_shape): t for t in (
-            trainers[arm.key] for arm in arms if arm.network == network)}
+        like = [trainers[arm.key] for arm in arms if arm.network == network]
+        starts = {step_flops(t.model, t.batch, data.input_shape): t for t in like}
         points[network] = [_measured(starts[flops], data) for flops in sorted({min(starts), max(starts)})]
     arm_costs = []
     for arm in arms:

@@ -2,8 +2,6 @@
 
 What lives here: these and their registry. What does not: running one (running.py), its cost (cost.py), results (results.py).
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,12 +31,8 @@ class Network:
     large: str = ""
 
     @classmethod
-    def named(cls, model: str, why: str) -> Network:
-        """Return a network of the zoo, `zoo:NAME`, in either form.
-
-        Raises:
-            ExperimentError: it is none of the zoo's; `why` says what needs one.
-        """
+    def named(cls, model: str, why: str) -> "Network":
+        """Return a network of the zoo, `zoo:NAME`, in either form; raise ExperimentError for others: `why` needs one."""
         if not model.startswith("zoo:"):
             raise ExperimentError(f"model is {model!r}: {why}, by the rules of the zoo, so name one of its networks, "
                                   "zoo:NAME (`fxgrow zoo` lists them)")
@@ -46,11 +40,7 @@ class Network:
         return cls(name, name)
 
     def on(self, input_shape: tuple[int, ...]) -> tuple[str, str]:
-        """Return the zoo's name and the places to deepen at, for inputs of this shape (without the batch).
-
-        Raises:
-            ExperimentError: there is no such form.
-        """
+        """Return the zoo's name and the places to deepen at, for inputs of this shape (without the batch)."""
         large = self.large and max(input_shape[1:], default=0) > SMALL_SIDE
         forms = {2: (self.sequence, self.where[1]), 3: (self.large if large else self.image, self.where[0])}
         name, places = forms.get(len(input_shape), ("", ""))
@@ -161,17 +151,12 @@ class Experiment:
         levels: list[list[Arm]] = []
         done: set[str] = set()
         while rest := [arm for arm in self.arms if arm.key not in done]:
-            ready = [arm for arm in rest if not arm.teacher or arm.teacher_key in done]
-            levels.append(ready)
-            done |= {arm.key for arm in ready}
+            levels.append([arm for arm in rest if not arm.teacher or arm.teacher_key in done])
+            done |= {arm.key for arm in levels[-1]}
         return levels
 
     def scale(self, name: str) -> Scale:
-        """Return the scale of a name.
-
-        Raises:
-            ExperimentError: there is no such scale.
-        """
+        """Return the scale of a name, or raise ExperimentError."""
         if name not in self.scales:
             raise ExperimentError(f"experiment {self.name} has no scale {name!r}; it has {', '.join(self.scales)}")
         return self.scales[name]
@@ -213,11 +198,7 @@ def list_experiments() -> list[Experiment]:
 
 
 def get_experiment(name: str) -> Experiment:
-    """Return the experiment of a name.
-
-    Raises:
-        ExperimentError: there is no such experiment; the nearest are named.
-    """
+    """Return the experiment of a name; raise ExperimentError, with the nearest name, if there is none."""
     if name not in _EXPERIMENTS:
         raise ExperimentError(f"there is no experiment {name!r}{did_you_mean(name, _EXPERIMENTS)}; "
                               f"there are {', '.join(sorted(_EXPERIMENTS))}")

@@ -8,7 +8,7 @@ import fxgrow
 from fxgrow.common import atomic_write
 from fxgrow.experiments.papers.declaration import Arm, ExperimentError
 from fxgrow.experiments.papers.results import Runs
-from fxgrow.experiments.papers.running import Setup, grown_through, untrained
+from fxgrow.experiments.papers.running import Setup, grown_through, start_of
 from fxgrow.experiments.plots import curves
 from fxgrow.record import record_in
 from fxgrow.visual import filter_grid, filter_limits, first_convolution
@@ -25,8 +25,7 @@ def draw_figures(setup: Setup, runs: Runs, seeds: Sequence[int]) -> list[str]:
         later = any(growth["step"] for arm in arms for run in runs[arm.key] for growth in run["growths"])
         for suffix, x in COLUMNS.items():
             name = "-".join(filter(None, ["accuracy", "".join(c if c.isalnum() else "-" for c in group), suffix])) + ".png"
-            shown = {arm.name: [_with_teacher(run) if x == "flops" else run["rows"] for run in runs[arm.key]]
-                     for arm in arms}
+            shown = {arm.name: [_all_costs(run) if x == "flops" else run["rows"] for run in runs[arm.key]] for arm in arms}
             title = (group or setup.declared.name) + (", teachers' FLOPs included" if x == "flops" and taught else "")
             curves(shown, setup.out / name, x=x, y="val_accuracy", title=title, growths=later)
             names.append(name)
@@ -35,7 +34,7 @@ def draw_figures(setup: Setup, runs: Runs, seeds: Sequence[int]) -> list[str]:
     return names
 
 
-def _with_teacher(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _all_costs(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of a run, whose FLOPs start with what its teacher cost."""
     return [{**row, "flops": row["flops"] + run["teacher_flops"]} for row in run["rows"]]
 
@@ -65,14 +64,11 @@ def _filters(setup: Setup, seed: int) -> str:
 def _first_layers(setup: Setup, arm: Arm, seed: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
     """Return the first convolution's weight and which of its numbers are new, as training begins and at its end."""
     data = setup.load(seed)
-    trained = fxgrow.load(setup.model_file(arm, seed))
+    start = start_of(setup, arm, seed)
     if arm.teacher:
-        start = fxgrow.load(setup.model_file(setup.declared.arm(arm.teacher_key), seed))
         start = grown_through(start, setup.config(arm, data, seed).grow, data, seed)  # type: ignore[arg-type]
-    else:
-        start = untrained(setup, arm.key, seed)
     layers = []
-    for model in (start, trained):
+    for model in (start, fxgrow.load(setup.model_file(arm, seed))):
         name = first_convolution(model)  # type: ignore[arg-type]
         if name is None:
             raise ExperimentError(f"arm {arm.key} has no convolution, so its filters cannot be drawn: choose other --data")

@@ -16,7 +16,9 @@ from typing import Any
 from torch.fx import GraphModule
 
 from fxgrow.experiments.evolve import Limits, Parent, default_mutations, graph_hash, grow, mutate, passes
-from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale
+from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale, register
+from fxgrow.experiments.papers.presets import scales
+from fxgrow.experiments.papers.results import percent, spread
 from fxgrow.experiments.papers.running import Setup, redrawn, untrained
 from fxgrow.experiments.plots import bars
 from fxgrow.experiments.train import parse_growth
@@ -86,12 +88,8 @@ def draw(setup: Neighbours) -> list[tuple[str, str]]:
     """Draw the names and growths (as `fxgrow train --grow` takes them) of the neighbours.
 
     They are mutations of the default list, of different structures, each of which has a from-scratch counterpart.
-
-    Raises:
-        ExperimentError: there are not so many.
     """
-    alone = replace(setup, count=0)
-    base = untrained(alone, f"{GROWN}/start", 0)
+    base = untrained(replace(setup, count=0), f"{GROWN}/start", 0)
     parent = Parent(0, base, setup.load(0).first(2))
     rng, known = random.Random("neighbours"), {graph_hash(base)}
     neighbours: list[tuple[str, str]] = []
@@ -130,7 +128,6 @@ def verdict(group: str, accuracies: Mapping[str, Sequence[float]]) -> str:
     gains = {name: [a - b for a, b in zip(values, original)] for name, values in accuracies.items() if name != "original"}
     above = [name for name, gain in gains.items() if statistics.fmean(gain) > 0]
     first = max(gains, key=lambda name: statistics.fmean(gains[name]))
-    spread = f" ± {100 * statistics.stdev(gains[first]):.1f}" if len(original) > 1 else ""
     better = _better(gains)
     if better:
         end = f"{len(better)} are better by more than chance (paired t-test, Holm, {LEVEL:.0%}): it is no local maximum"
@@ -138,10 +135,9 @@ def verdict(group: str, accuracies: Mapping[str, Sequence[float]]) -> str:
         end = "none is better, so the original is a local maximum among them"
     else:
         end = f"none is better by more than chance (paired t-test, Holm, {LEVEL:.0%}): these runs do not tell"
-    mean = 100 * statistics.fmean(original)
-    return (f"{group}: {len(above)} of {len(gains)} neighbours end above the original ({mean:.1f} %); the best, "
-            f"{first}, differs from it by {100 * statistics.fmean(gains[first]):+.1f}{spread} points over "
-            f"{len(original)} seed{'s' if len(original) > 1 else ''}; {end}")
+    mean, gain = f"{100 * statistics.fmean(original):.1f} %", percent(spread(gains[first]), "+")
+    return (f"{group}: {len(above)} of {len(gains)} neighbours end above the original ({mean}); the best, {first}, differs "
+            f"from it by {gain} points over {len(original)} seed{'s' if len(original) > 1 else ''}; {end}")
 
 
 def _better(gains: Mapping[str, Sequence[float]]) -> list[str]:
@@ -160,3 +156,13 @@ def _p_value(gain: Sequence[float]) -> float:
     if len(set(gain)) > 1:
         return float(ttest_1samp(gain, 0, alternative="greater").pvalue)
     return 0.0 if len(gain) > 1 and gain[0] > 0 else 1.0
+
+
+register(Experiment(
+    "neighbours", "Small random growths of an architecture against itself: is it a local maximum?",
+    "Deep neuroevolution with shared weights",
+    (Arm("start", NETWORK, group=GROWN), Arm("original", NETWORK, teacher="start", group=GROWN),
+     Arm("original", NETWORK, fresh=True, group=SCRATCH)),
+    scales(small={"steps": 60, "eval_every": 20, "batch_size": 32}, student={"steps": 60}, networks=dict.fromkeys(
+        ("smoke", "small", "paper"), {NETWORK: Network("inception_resnet_v2_small:r=2**-5", "resnet1d:r=2**-4")})),
+    reference="original", setup=Neighbours))

@@ -16,9 +16,8 @@ COLUMNS = ("arm", "parameters", "test accuracy", "test loss", "validation accura
 def spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
     """Return mean and standard deviation (of a sample; None of a single value) of the numbers that are there."""
     values = [number for number in numbers if number is not None]
-    if not values:
-        return {"mean": None, "sd": None}
-    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+    return {"mean": statistics.fmean(values) if values else None,
+            "sd": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def summary(setup: Setup, runs: Runs) -> list[dict[str, Any]]:
@@ -29,18 +28,13 @@ def summary(setup: Setup, runs: Runs) -> list[dict[str, Any]]:
     share of what the reference itself took by the same rule.
     """
     experiment, rows = setup.declared, []
-    for group in experiment.groups:
-        members = [arm for arm in experiment.arms if arm.group == group]
-        reference = Arm(experiment.reference, "", group=group).key
-        last = spread([run["rows"][-1]["val_accuracy"] for run in runs[reference]])
+    for arm in sorted(experiment.arms, key=lambda arm: experiment.groups.index(arm.group)):
+        reference = runs[Arm(experiment.reference, "", group=arm.group).key]
+        last = spread([run["rows"][-1]["val_accuracy"] for run in reference])
         level = (last["mean"] or 0.0) - (last["sd"] or 0.0)
-        reached = {arm.key: reaching(runs[arm.key], level) for arm in members}
-        base = reached[reference]
-        for arm in members:
-            row = _row(arm, runs[arm.key])
-            row["reached"] = at = reached[arm.key]
-            row["ratio"] = at["flops"] / base["flops"] if at and base and base["flops"] else None
-            rows.append(row)
+        at, base = reaching(runs[arm.key], level), reaching(reference, level)
+        ratio = at["flops"] / base["flops"] if at and base and base["flops"] else None
+        rows.append({**_row(arm, runs[arm.key]), "reached": at, "ratio": ratio})
     return rows
 
 
@@ -80,14 +74,15 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         reached, cost = f"{at['step']:,.0f} updates", quantity(at["flops"], "FLOP")
         if row["ratio"] is not None:
             cost += f" ({row['ratio']:.2f} x)"
-    return (name, f"{row['parameters']:,.0f}", _percent(row["test_accuracy"]), "" if loss is None else f"{loss:.3f}",
-            _percent(row["val_accuracy"]), f"{row['steps']:,.0f}", quantity(row["flops"], "FLOP"),
+    return (name, f"{row['parameters']:,.0f}", percent(row["test_accuracy"]), "" if loss is None else f"{loss:.3f}",
+            percent(row["val_accuracy"]), f"{row['steps']:,.0f}", quantity(row["flops"], "FLOP"),
             quantity(row["flops_with_teacher"], "FLOP"), reached, cost)
 
 
-def _percent(value: Mapping[str, float | None]) -> str:
+def percent(value: Mapping[str, float | None], sign: str = "") -> str:
+    """Return a `spread` in %, with its sign where `sign` is +."""
     sd = value["sd"]
-    return f"{100 * (value['mean'] or 0.0):.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+    return f"{100 * (value['mean'] or 0.0):{sign}.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

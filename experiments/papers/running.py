@@ -18,21 +18,10 @@ from torch.fx import GraphModule
 import fxgrow
 from fxgrow.common import atomic_write, one_line
 from fxgrow.errors import FxgrowError
+from fxgrow.experiments import train as training
 from fxgrow.experiments.data import Data, load_data
 from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale, get_experiment
-from fxgrow.experiments.train import (
-    CHECKPOINT_NAME,
-    PROBE,
-    Diverged,
-    TrainConfig,
-    Trainer,
-    Watcher,
-    capture_classifier,
-    finite_or_none,
-    grow_by_entry,
-    parse_growth,
-    seed_for,
-)
+from fxgrow.experiments.train import Diverged, TrainConfig, Trainer, Watcher
 from fxgrow.graph import Captured
 from fxgrow.zoo import create_model, init_convolutions, options_for, parse_options
 
@@ -77,8 +66,8 @@ class Setup:
 
     def load(self, seed: int) -> Data:
         """Return the data that runs with this seed take."""
-        return _load(self.data or self.preset.data, self.root, self.download, self.preset.validation, seed,
-                     self.preset.limit)
+        scale = self.preset
+        return _load(self.data or scale.data, self.root, self.download, scale.validation, seed, scale.limit)
 
     def config(self, arm: Arm, data: Data, seed: int) -> TrainConfig:
         """Return the settings of the arm's training; a `fresh` arm grows before it, not during it."""
@@ -127,9 +116,8 @@ class Setup:
     def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Return what tells a run from any other: if it is equal, so is the result."""
         data = self.load(seed)
-        config = self.config(arm, data, seed).to_json()
+        config = {**self.config(arm, data, seed).to_json(), "grow": self.growths(arm, data)}
         del config["device"]
-        config["grow"] = self.growths(arm, data)
         teacher = self.identity(self.declared.arm(arm.teacher_key), seed) if arm.teacher else None
         return {"version": VERSION, "data": data.name, "validation": self.preset.validation, "limit": self.preset.limit,
                 "network": self.preset.networks[arm.network].on(data.input_shape)[0], "arm": arm.key, "fresh": arm.fresh,
@@ -168,24 +156,20 @@ def untrained(setup: Setup, key: str, seed: int) -> GraphModule:
     name, options = model_options(setup.preset.networks[arm.network], data)
     torch.manual_seed(seed)
     model = create_model(name, **options)
-    gm = capture_classifier(model, data.first(PROBE), data)
+    gm = training.capture_classifier(model, data.first(training.PROBE), data)
     return redrawn(grown_through(gm, setup.growths(arm, data), data, seed), seed) if arm.fresh else gm
 
 
 def grown_through(model: GraphModule, growths: Sequence[str], data: Data, seed: int) -> GraphModule:
     """Return the network behind the growths of a schedule, as if none of its steps had been trained."""
     for i, text in enumerate(growths):
-        growth = grow_by_entry(model, data.first(PROBE), parse_growth(text), seed_for(seed, i))
-        model = growth.grown.model  # type: ignore[assignment]
+        entry, inputs = training.parse_growth(text), data.first(training.PROBE)
+        model = training.grow_by_entry(model, inputs, entry, training.seed_for(seed, i)).grown.model  # type: ignore
     return model
 
 
 def redrawn(model: GraphModule, seed: int) -> GraphModule:
-    """Draw all numbers of the layers anew, as the zoo draws them; what growth noted on the network is dropped.
-
-    Raises:
-        ExperimentError: a parameter belongs to no layer that can be drawn anew.
-    """
+    """Draw all numbers of the layers anew, as the zoo draws them, or raise ExperimentError; what growth noted is dropped."""
     torch.manual_seed(seed)
     for name, layer in model.named_modules():
         if hasattr(layer, "reset_parameters"):
@@ -199,14 +183,9 @@ def redrawn(model: GraphModule, seed: int) -> GraphModule:
 
 
 def finished(setup: Setup, arm: Arm, seed: int) -> dict[str, Any] | None:
-    """Return what is kept of a run, if it has been made.
-
-    Raises:
-        ExperimentError: the file is of another setup, or damaged.
-    """
+    """Return what is kept of a run, if it has been made; raise ExperimentError if it is damaged or of another setup."""
     file = setup.file(arm, seed)
-    needed = [file, setup.model_file(arm, seed)] if setup.keeps_model(arm) else [file]
-    if not all(path.exists() for path in needed):
+    if not file.exists() or (setup.keeps_model(arm) and not setup.model_file(arm, seed).exists()):
         return None
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
@@ -223,11 +202,10 @@ def run(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> 
 
     Raises:
         Interrupted: training was asked to stop; a scale with checkpoints goes on from there next time.
-        TrainError: training failed.
     """
-    found = finished(setup, arm, seed)
-    if found is not None:
-        return found
+    kept = finished(setup, arm, seed)
+    if kept is not None:
+        return kept
     trainer = _trainer(setup, arm, seed, watchers)
     diverged = None
     try:
@@ -238,10 +216,11 @@ def run(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> 
         trainer.history.rows.append({**trainer.history.rows[-1], "step": trainer.step, "flops": trainer.flops,
                                      "train_loss": None, "val_loss": None, "val_accuracy": accuracy, "event": ""})
     loss, accuracy = trainer.evaluate(trainer.data.test)
+    teacher = teacher_run(setup, arm, seed) if arm.teacher else {"flops": 0, "teacher_flops": 0}
     growths = [{k: v for k, v in g.items() if k not in ("explain", "outcomes")} for g in trainer.history.growths]
     found = {"identity": setup.identity(arm, seed), "arm": arm.key, "seed": seed, "rows": trainer.history.rows,
-             "growths": growths, "test": {"loss": finite_or_none(loss), "accuracy": accuracy}, "diverged": diverged,
-             "flops": trainer.flops, "teacher_flops": _teacher_flops(setup, arm, seed),
+             "growths": growths, "test": {"loss": training.finite_or_none(loss), "accuracy": accuracy}, "diverged": diverged,
+             "flops": trainer.flops, "teacher_flops": teacher["flops"] + teacher["teacher_flops"],
              "parameters": trainer.history.rows[-1]["parameters"], "seconds": round(trainer.seconds, 3)}
     return setup.keep(found, arm, seed, trainer.model)
 
@@ -251,23 +230,24 @@ def _trainer(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> 
     data = setup.load(seed)
     config = setup.config(arm, data, seed)
     folder = setup.running(arm, seed) if setup.preset.checkpoints else None
-    if folder is not None and (folder / CHECKPOINT_NAME).exists():
+    if folder is not None and (folder / training.CHECKPOINT_NAME).exists():
         return Trainer.resume(folder, data, watchers=watchers, config=config)
+    return Trainer(start_of(setup, arm, seed), data, config, folder, watchers=watchers)
+
+
+def start_of(setup: Setup, arm: Arm, seed: int) -> nn.Module:
+    """Return the network that an arm's training starts with, but for its growths: its trained teacher, if it has one."""
     if arm.teacher:
-        start: nn.Module = fxgrow.load(setup.model_file(setup.declared.arm(arm.teacher_key), seed))
-    else:
-        start = untrained(setup, arm.key, seed)
-    return Trainer(start, data, config, folder, watchers=watchers)
+        return fxgrow.load(setup.model_file(setup.declared.arm(arm.teacher_key), seed))
+    return untrained(setup, arm.key, seed)
 
 
-def _teacher_flops(setup: Setup, arm: Arm, seed: int) -> int:
-    """Return what its teacher cost, and that one's teacher."""
-    if not arm.teacher:
-        return 0
+def teacher_run(setup: Setup, arm: Arm, seed: int) -> dict[str, Any]:
+    """Return what is kept of its teacher's run; raise ExperimentError if that has not been made."""
     teacher = finished(setup, setup.declared.arm(arm.teacher_key), seed)
     if teacher is None:
         raise ExperimentError(f"arm {arm.key} starts from {arm.teacher_key}, which has not been run with seed {seed}")
-    return teacher["flops"] + teacher["teacher_flops"]
+    return teacher
 
 
 def in_process(setup: Setup, key: str, seed: int) -> None:
@@ -277,11 +257,7 @@ def in_process(setup: Setup, key: str, seed: int) -> None:
 
 
 def insist_writable(folder: Path) -> None:
-    """Find out before the long work if results can be written.
-
-    Raises:
-        ExperimentError: the folder cannot be made or written to.
-    """
+    """Find out before the long work if results can be written into a folder; raise ExperimentError if not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / ".writable") as file:

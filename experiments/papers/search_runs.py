@@ -17,8 +17,8 @@ from torch import nn
 import fxgrow
 from fxgrow.experiments import evolve
 from fxgrow.experiments.data import Data
-from fxgrow.experiments.papers.declaration import Arm, ExperimentError, Network, Scale
-from fxgrow.experiments.papers.running import Setup, finished, redrawn, untrained
+from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale, register
+from fxgrow.experiments.papers.running import Setup, finished, redrawn, start_of, teacher_run, untrained
 from fxgrow.experiments.papers.search_tables import APART, BASE, figure, table, verdicts
 from fxgrow.experiments.seeds import mixed
 from fxgrow.experiments.train import Diverged, Trainer, TrainingState, Watcher, count_parameters, step_flops
@@ -26,23 +26,19 @@ from fxgrow.experiments.train import Diverged, Trainer, TrainingState, Watcher, 
 NETWORK, SCRATCH = "network", "best, from scratch"
 FIGURE = "evolution.png"
 POINTS = 20  # of a curve
+SELECTIONS = ("best", "diverse", "aging", "nsga2", "hill", "random")
 # The default list without the gate of a skip, which belongs to no layer: a network that has one cannot be drawn anew
 MUTATIONS = [{"pass": m.name, "weight": m.weight, "places": m.places, **m.options} for m in evolve.default_mutations()
              if m.name != "skip"]
-
-
 ArmResult = tuple[dict[str, Any], nn.Module | None]  # of a run, and the network to keep
 
 
 @dataclass(frozen=True)
 class SearchSizes:
-    """Sizes by which a search spends the budget.
+    """Sizes by which a search spends the budget, named as in `SearchConfig` where that has them.
 
-    Args:
-        first_steps, keep, children, steps, weights: as in `SearchConfig`.
-        share: of the budget, behind which no round begins.
-        members: of an ensemble.
-        largest: a network has at most so many times the base network's FLOPs; so a round that begins ends in the budget.
+    No round begins behind a `share` of the budget. `members` are of an ensemble. A network has at most `largest` times the
+    base network's FLOPs, so that a round that begins ends in the budget.
     """
     first_steps: int
     keep: int
@@ -82,10 +78,10 @@ class Comparison(Setup):
     @property
     def preset(self) -> Scale:
         """Return the scale with the user's network, if there is one."""
-        scale = super().preset
         if not self.model:
-            return scale
-        return replace(scale, networks={NETWORK: Network.named(self.model, "what a search finds is also drawn anew")})
+            return super().preset
+        own = Network.named(self.model, "what a search finds is also drawn anew")
+        return replace(super().preset, networks={NETWORK: own})
 
     @property
     def sizes(self) -> SearchSizes:
@@ -125,22 +121,21 @@ class Comparison(Setup):
 
     def run(self, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
         """Run an arm with one seed, unless that has been done, and write what came out."""
-        found = finished(self, arm, seed)
-        if found is not None:
-            return found
+        kept = finished(self, arm, seed)
+        if kept is not None:
+            return kept
         began = time.monotonic()
         make = {BASE: self._base, APART: self._apart, SCRATCH: self._anew}.get(arm.name, self._searched)
-        found = {"identity": self.identity(arm, seed), "arm": arm.key, "seed": seed, "growths": [], "diverged": None,
-                 "teacher_flops": 0}
         outcome, model = make(arm, seed, watchers)
-        return self.keep({**found, **outcome, "seconds": round(time.monotonic() - began, 3)}, arm, seed, model)
+        found = {"identity": self.identity(arm, seed), "arm": arm.key, "seed": seed, "growths": [], "diverged": None,
+                 "teacher_flops": 0, **outcome, "seconds": round(time.monotonic() - began, 3)}
+        return self.keep(found, arm, seed, model)
 
     def train(self, model: nn.Module, arm: Arm, seed: int, flops: float, place: int, watchers: Sequence[Watcher] = ()
               ) -> Trainer:
         """Train a network for as many steps as these FLOPs are enough for; if it diverges or there are none, leave it.
 
-        Args:
-            place: which of the arm's trainings it is: its data come in another order.
+        The order of the data is that of the arm's training number `place`.
         """
         data, steps = self.load(seed), int(flops // self.cost(model, seed))
         config = replace(self.config(arm, data, mixed(seed, place) % 2 ** 31), steps=max(steps, 1),
@@ -155,10 +150,10 @@ class Comparison(Setup):
         return trainer
 
     def _base(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
-        """Train one network for the whole budget."""
         return self._whole(untrained(self, arm.key, seed), arm, seed, watchers)
 
     def _whole(self, model: nn.Module, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
+        """Train one network for the whole budget."""
         rows = _Rows()
         trainer = self.train(model, arm, seed, self.budget(seed), 0, [*watchers, rows])
         return {"rows": rows.rows, **_tested(trainer.model, self.load(seed)), "flops": trainer.flops}, trainer.model
@@ -177,11 +172,8 @@ class Comparison(Setup):
 
     def _anew(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
         """Train the network that a search has found, all of its numbers drawn anew, for the whole budget."""
-        teacher = self.declared.arm(arm.teacher_key)
-        searched = finished(self, teacher, seed)
-        if searched is None:
-            raise ExperimentError(f"arm {arm.key} starts from {teacher.key}, which has not been run with seed {seed}")
-        start = redrawn(fxgrow.load(self.model_file(teacher, seed)), seed)  # type: ignore[arg-type]
+        searched = teacher_run(self, arm, seed)
+        start = redrawn(start_of(self, arm, seed), seed)  # type: ignore[arg-type]
         outcome, model = self._whole(start, arm, seed, watchers)
         return {**outcome, "teacher_flops": searched["flops"]}, model
 
@@ -191,8 +183,8 @@ class Comparison(Setup):
         result = evolve.search(self.searching(arm, seed), self.running(arm, seed))
         spent = sum(s.spent for s in result.evaluations)
         if spent > budget:
-            raise ExperimentError(f"arm {arm.key}: its search has spent {spent / budget:.0%} of the budget: make rounds "
-                                  "shorter")
+            part = f"{spent / budget:.0%}"
+            raise ExperimentError(f"arm {arm.key}: its search has spent {part} of the budget: make rounds shorter")
         chosen = evolve.best(evolve.last_states(result.evaluations), 1, random.Random())[0]
         alone = self.train(result.model(chosen), arm, seed, budget - spent, 0, watchers)
         choose = evolve.diverse if arm.name == "diverse" else evolve.best
@@ -259,3 +251,19 @@ def curve(result: evolve.SearchResult, data: Data, budget: int) -> list[dict[str
             rows.append({"step": float(np.interp(at, spent, steps)), "flops": at, "val_accuracy": one.accuracy,
                          "test_accuracy": tested[one.archive], "train_loss": None, "event": ""})
     return rows
+
+
+TRAINING = {"batch_size": 32, "lr": 0.05, "schedule": "cosine", "clip": 1.0}
+SCALES = {  # the steps of the base network are what every arm may spend, in FLOPs
+    "smoke": Scale({NETWORK: Network("mlp:hidden=(8,8)", "mlp:hidden=(8,8)")},
+                   {**TRAINING, "steps": 120, "eval_every": 6}, validation=0.1, limit=64),
+    "small": Scale({NETWORK: Network("net2net_conv:r=2**-4", "mlp:hidden=(16,16)")},
+                   {**TRAINING, "steps": 2400, "eval_every": 120}, validation=0.1),
+    "paper": Scale({NETWORK: Network("residual3", "resnet1d:r=2**-2")},
+                   {**TRAINING, "batch_size": 64, "steps": 250_000, "eval_every": 12_500}, data="cifar10", validation=0.1)}
+
+register(Experiment(
+    "evolution", "Evolution of networks against random search, longer training and ensembles, at equal FLOPs",
+    "Deep neuroevolution with shared weights: its table on CIFAR-10",
+    (Arm(BASE, NETWORK), Arm(APART, NETWORK), *(Arm(name, NETWORK) for name in SELECTIONS),
+     Arm(SCRATCH, NETWORK, teacher="best", fresh=True)), SCALES, reference=BASE, setup=Comparison))

@@ -1,10 +1,9 @@
 """Tables of a comparison of searches: networks and ensembles, differences from the base network, and a figure."""
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from fxgrow.common import quantity
-from fxgrow.experiments.papers.results import Runs
+from fxgrow.experiments.papers.results import Runs, percent, spread
 from fxgrow.experiments.plots import curves
 
 BASE, APART = "base", "base, several"  # arms without a search
@@ -24,18 +23,13 @@ def table(runs: Runs) -> str:
     rows = ["| arm | one network | parameters | average | weighted | stacked | parameters | FLOPs spent |", "|---" * 8 + "|"]
     for key, found in runs.items():
         ensembles = [run["ensemble"] for run in found if "ensemble" in run]
-        many = [_percent([e[way]["accuracy"] for e in ensembles]) for way in WAYS] if ensembles else [""] * 3
-        one = ["", ""] if key == APART else [_percent([run["test"]["accuracy"] for run in found]),
+        many = [percent(spread([e[way]["accuracy"] for e in ensembles])) for way in WAYS] if ensembles else [""] * 3
+        one = ["", ""] if key == APART else [percent(spread([run["test"]["accuracy"] for run in found])),
                                              f"{statistics.fmean(run['parameters'] for run in found):,.0f}"]
         total = f"{statistics.fmean(e['parameters'] for e in ensembles):,.0f}" if ensembles else ""
         spent = quantity(statistics.fmean(run["flops"] for run in found), "FLOP")
         rows.append(f"| {' | '.join([key, *one, *many, total, spent])} |")
     return "\n".join(rows)
-
-
-def _percent(values: Sequence[float], sign: str = "") -> str:
-    sd = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):{sign}.1f}{sd}"
 
 
 def verdicts(runs: Runs) -> list[str]:
@@ -47,6 +41,6 @@ def verdicts(runs: Runs) -> list[str]:
         for what, accuracies in ends.items():
             gains = [mine - base["test"]["accuracy"] for mine, base in zip(accuracies, runs[BASE])]
             if gains:
-                lines.append(f"{key}, {what}: {_percent(gains, '+')} points from base, above it with "
+                lines.append(f"{key}, {what}: {percent(spread(gains), '+')} points from base, above it with "
                              f"{sum(g > 0 for g in gains)} of {len(gains)} seeds")
     return lines

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 SUFFIXES = (".png", ".svg", ".pdf")
 DPI, INCHES = 100, (8.0, 4.6)  # 800 pixels wide; legends and labels add to the height
 FLAG_ROWS, FLAG_HEIGHT, FLAG_FONT = 6, 11, 8  # rows of labels above the axes, the height of one in points, and its font
@@ -75,7 +74,8 @@ def draw_curves(drawn: Sequence[Curve], path: str | os.PathLike | None = None, *
     with _themed():
         figure, axes = _figure(title)
         lines = []
-        for c, color, style in zip(drawn, _colors(len(drawn)), _styles(len(drawn))):
+        for i, (c, color) in enumerate(zip(drawn, _colors(len(drawn)))):
+            style = STYLES[(i + i // 10) % 4]  # forty pairs with the ten colours
             at = np.where(c.x > 0, c.x, np.nan) if log_x else c.x
             mean = np.where(c.mean > 0, c.mean, np.nan) if log_y else c.mean
             lines += axes.plot(at, mean, color=color, linestyle=style, linewidth=1.8,
@@ -99,10 +99,7 @@ def bars(table: Mapping[str, Sequence[float]], path: str | os.PathLike | None = 
     Args:
         table: label -> a number for each run.
         y: what the numbers are, a column of the history or any words.
-        path, title, band: as in `curves`.
-
-    Raises:
-        PlotError, ArchiveError: as in `curves`.
+        path, title, band: as in `curves`, which raises the same errors.
     """
     if not table or not all(len(values) and np.isfinite(values).all() for values in table.values()):
         raise PlotError("give at least one finite number for each label, and at least one label")
@@ -156,11 +153,8 @@ def _legend(figure: Figure, lines: Sequence[Any], drawn: Sequence[Curve], band: 
     counts = [one if c.runs == 1 else f"{c.runs} runs" for c in drawn]
     names = [f"{_plain(str(c.label), 80)} ({count})" for c, count in zip(drawn, counts)]
     columns = max(1, min(len(names), 110 // (max(map(len, names)) + 8)))
-    words = []
-    if band != "none" and any(c.runs > 1 for c in drawn):
-        words.append(f"mean over runs, band: {BANDS[band]}")
-    if left_out:
-        words.append(f"{left_out} more growths have no label")
+    words = [f"mean over runs, band: {BANDS[band]}"] if band != "none" and any(c.runs > 1 for c in drawn) else []
+    words += [f"{left_out} more growths have no label"] if left_out else []
     legend = figure.legend(lines, [" "] * len(lines), loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
                            title=" " if words else None, title_fontsize=9)
     for artist, name in zip(legend.get_texts(), names):
@@ -188,7 +182,9 @@ def _flags(figure: Figure, axes: Axes, drawn: Sequence[Curve], colors: Sequence[
     for (where, what), color in sorted(marks.items(), key=lambda mark: mark[0], reverse=True):
         at = axes.transData.transform((where, axes.get_ylim()[0]))[0]
         words = _plain(what, 60)
-        width = _width(figure, words)
+        measured = figure.text(0, 0, words, fontsize=FLAG_FONT, parse_math=False)
+        width = measured.get_window_extent().width + 6  # with some air
+        measured.remove()
         start = min(at, box.x1 - width)
         row = next((i for i, taken in enumerate(rows) if start + width <= taken), None)
         if row is None:
@@ -204,20 +200,8 @@ def _flags(figure: Figure, axes: Axes, drawn: Sequence[Curve], colors: Sequence[
     return left_out
 
 
-def _width(figure: Figure, words: str) -> float:
-    """Measure the pixels that a label takes, with some air."""
-    measured = figure.text(0, 0, words, fontsize=FLAG_FONT, parse_math=False)
-    width = measured.get_window_extent().width + 6
-    measured.remove()
-    return width
-
-
 def check_suffix(path: str | os.PathLike) -> None:
-    """Find out before the work if the suffix says what to draw.
-
-    Raises:
-        PlotError: it does not.
-    """
+    """Find out before the work if the suffix says what to draw; PlotError if not."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise PlotError(f"{os.fspath(path)!r} does not say what to draw: end its name in {', '.join(SUFFIXES)}")
 
@@ -254,11 +238,6 @@ def _figure(title: str, height: float = INCHES[1]) -> tuple[Figure, Axes]:
 def _colors(count: int) -> list[Any]:
     import seaborn
     return [seaborn.color_palette("colorblind")[i % 10] for i in range(count)]
-
-
-def _styles(count: int) -> list[str]:
-    """Return styles that make forty pairs with the ten colours."""
-    return [STYLES[(i + i // 10) % 4] for i in range(count)]
 
 
 def _write(figure: Figure, path: str | os.PathLike | None) -> None:

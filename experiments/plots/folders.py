@@ -2,9 +2,11 @@
 
 What lives here: finding, reading and grouping. What does not: what is made of the rows (numbers.py).
 """
+import fnmatch
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +38,7 @@ class StoredRun:
 def read_runs(paths: Sequence[str | os.PathLike]) -> list[StoredRun]:
     """Read the runs in folders and below them, each once, named by what tells their paths apart.
 
-    Raises:
-        PlotError: there is no such folder, no run in it, a history is damaged, or TensorBoard is not installed.
-        ArchiveError: a checkpoint is damaged.
+    Raises PlotError if there is no such folder, no run in it, or no TensorBoard; it or ArchiveError if a file is damaged.
     """
     folders: dict[str, Path] = {}
     for path in paths:
@@ -61,8 +61,7 @@ def _runs_below(path: str) -> Iterator[Path]:
         subfolders.sort()
         if HISTORY in files:
             subfolders.clear()  # TensorBoard's files of the same run
-            yield Path(folder)
-        elif any(Path(name).match(EVENTS) for name in files):
+        if HISTORY in files or fnmatch.filter(files, EVENTS):
             yield Path(folder)
 
 
@@ -76,11 +75,7 @@ def _read(folder: Path, name: str) -> StoredRun:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a `history.jsonl`; a last line without an end, of a run that goes on, is not one yet.
-
-    Raises:
-        PlotError: a line is damaged.
-    """
+    """Read the rows of a `history.jsonl`; a last line without an end, of a run that goes on, is not one yet."""
     rows = []
     for i, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
         try:
@@ -97,12 +92,9 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     """Read a row for each step: its scalars by tag, `step`, `seconds` since the first, `event` from fxgrow's own text.
 
     A tag that was written twice at one step (before and after a growth) makes two rows.
-
-    Raises:
-        PlotError: TensorBoard is not installed.
     """
-    accumulator = optional("tensorboard.backend.event_processing.event_accumulator", "TensorBoard's files cannot be read",
-                           "plots", PlotError)
+    reader = "tensorboard.backend.event_processing.event_accumulator"
+    accumulator = optional(reader, "TensorBoard's files cannot be read", "plots", PlotError)
     from tensorboard.util.tensor_util import make_ndarray
     kept = {"scalars": 0, "tensors": 0, "histograms": 1, "compressedHistograms": 1, "images": 1, "audio": 1}  # 0: all
     log = accumulator.EventAccumulator(str(folder), size_guidance=kept).Reload()
@@ -120,8 +112,8 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
             if i == len(at):
                 at.append({"step": step, "seconds": time - began, "event": ""})
             at[i] |= {tag: value, TAGS.get(tag, tag): value}
-    _mark(steps, [(e.step, make_ndarray(e.tensor_proto).item()) for e in log.Tensors(GROWTH)]
-          if GROWTH in tags["tensors"] else [])
+    if GROWTH in tags["tensors"]:
+        _mark(steps, [(e.step, make_ndarray(e.tensor_proto).item()) for e in log.Tensors(GROWTH)])
     return [row for step in sorted(steps) for row in steps[step]]
 
 
@@ -140,24 +132,22 @@ def group_runs(runs: Sequence[StoredRun], group: str | None = None) -> dict[str,
 
     Without `group`: runs whose settings differ in the seed alone; a run whose settings are not known is alone. With it:
     runs with the same value of the setting of that name, or the same match of a regular expression in their name (of its
-    groups, if it has some).
-
-    Raises:
-        PlotError: `group` is neither, or does not say where a run belongs.
+    groups, if it has some); PlotError if it is neither, or does not say where a run belongs.
     """
-    if group is None:
-        keys: dict[str, list[StoredRun]] = {}
-        for run in runs:
-            complete = "model" in run.settings and "data" in run.settings
-            rest = {k: v for k, v in run.settings.items() if k not in ASIDE}
-            keys.setdefault(json.dumps(rest, sort_keys=True) if complete else f"run {run.name}", []).append(run)
-        return dict(zip(_labels(list(keys.values())), keys.values()))
-    groups: dict[str, list[StoredRun]] = {}
+    groups: defaultdict[str, list[StoredRun]] = defaultdict(list)
     by_setting = any(group in run.settings for run in runs)
     for run in runs:
-        label = _value(run, group) if by_setting else _match(run, group, runs)
-        groups.setdefault(label, []).append(run)
-    return groups
+        if group is None:
+            groups[_about(run)].append(run)
+        else:
+            groups[_value(run, group) if by_setting else _match(run, group, runs)].append(run)
+    return dict(groups) if group is not None else dict(zip(_labels(list(groups.values())), groups.values()))
+
+
+def _about(run: StoredRun) -> str:
+    if not {"model", "data"} <= run.settings.keys():
+        return f"run {run.name}"
+    return json.dumps({name: value for name, value in run.settings.items() if name not in ASIDE}, sort_keys=True)
 
 
 def _labels(groups: Sequence[Sequence[StoredRun]]) -> list[str]:

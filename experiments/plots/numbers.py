@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fxgrow.common import did_you_mean
+from fxgrow.common import csv_text, did_you_mean
 from fxgrow.errors import FxgrowError
 from fxgrow.experiments.settings import optional
-from fxgrow.experiments.train import History, csv_text
+from fxgrow.experiments.train import History
 
 RunRows = History | Sequence[Mapping[str, Any]]
 Array = NDArray[np.float64]
 BANDS = {"sd": "± 1 standard deviation", "ci": "95 % confidence interval of the mean", "range": "lowest to highest",
          "none": ""}
-
-
 NUMBERS = ("x", "mean", "low", "high", "count")  # of a curve, [points] each
 
 
@@ -69,12 +67,8 @@ def curve(label: str, runs: Sequence[RunRows], x: str, y: str, band: str = "sd",
     a point, so that no point is lost; runs with the same x are not interpolated at all. Of more than two points at one x
     (several growths at once) the first and the last are drawn.
 
-    Args:
-        smooth: weight of the past in an exponential moving average over a run's own points (0: none), corrected for its
-            start as Adam's moments are (Kingma and Ba 2015, section 3).
-
-    Raises:
-        PlotError: a run lacks a column, or x falls on the way.
+    `smooth` is the weight of the past in an exponential moving average over a run's own points (0: none), corrected for its
+    start as Adam's moments are (Kingma and Ba 2015, section 3). Raises PlotError if a run lacks a column, or its x falls.
     """
     if not 0 <= smooth < 1:
         raise PlotError(f"smooth={smooth}: choose a number from 0 (none) to below 1")
@@ -82,10 +76,9 @@ def curve(label: str, runs: Sequence[RunRows], x: str, y: str, band: str = "sd",
         raise PlotError(f"{label!r}: give a list of runs, each a History or a list of its rows")
     drawn = [points(label, rows_of(run), x, y) for run in runs]
     grid, values = aligned([(a, smoothed(b, smooth)) for a, b in drawn])
-    mean, low, high, count = spread(values, band)
-    growths = {(float(row[x]), what_grew(row["event"])): None for run in runs for row in rows_of(run)
+    growths = {(float(row[x]), what_grew(row["event"])) for run in runs for row in rows_of(run)
                if row.get("event") and row.get(x) is not None}
-    return Curve(label, len(runs), grid, mean, low, high, count, sorted(growths))
+    return Curve(label, len(runs), grid, *spread(values, band), sorted(growths))
 
 
 def rows_of(run: RunRows) -> Sequence[Mapping[str, Any]]:
@@ -105,11 +98,7 @@ def what_grew(event: str) -> str:
 
 
 def points(label: str, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[Array, Array]:
-    """Return x and y [points] of the rows that have both; y is nan where it is not finite, which is a gap in the curve.
-
-    Raises:
-        PlotError: there are none, a column is not there, or x falls.
-    """
+    """Return x and y [points] of the rows that have both; y is nan where it is not finite, which is a gap in the curve."""
     names = columns(rows)
     for name in (x, y):
         if name not in names:

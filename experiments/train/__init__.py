@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fxgrow.experiments.train.checkpoint import CHECKPOINT_NAME, checkpoint_settings
     from fxgrow.experiments.train.config import TrainConfig
     from fxgrow.experiments.train.costs import PlannedCost, count_parameters, step_flops
-    from fxgrow.experiments.train.history import History, csv_text
+    from fxgrow.experiments.train.history import History
     from fxgrow.experiments.train.prepare import capture_classifier, device_of, make_optimizer
     from fxgrow.experiments.train.rates import Rates, rate
     from fxgrow.experiments.train.schedule import grow_by_entry, parse_growth, seed_for
@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "config": "TrainConfig",
     "costs": "PlannedCost count_parameters step_flops",
     "schedule": "grow_by_entry parse_growth seed_for",
-    "history": "History csv_text",
+    "history": "History",
     "prepare": "capture_classifier device_of make_optimizer",
     "rates": "Rates rate",
     "sources": "Run load_run_data load_run_model",

@@ -1,7 +1,6 @@
 """Checkpoints: one zip file with the model as an archive, all other tensors as safetensors, and the rest as JSON.
 
-It is written whole or not at all, and reading it never runs code. What lives here: the file, and the state of random
-generators. What does not: the state of training (state.py).
+What lives here: the file, and the state of random generators. What does not: the state of training (state.py).
 """
 import contextlib
 import json
@@ -27,19 +26,11 @@ MODEL, TENSORS, STATE = "model.pt", "tensors.safetensors", "state.json"
 
 
 def write(path: str | os.PathLike, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint over the one that was there.
+    """Write a checkpoint over the one that was there, which stays if that fails with an ArchiveError.
 
-    Args:
-        path: the file.
-        model: captured or grown; structure, numbers and growth record are kept.
-        tensors: by name, on any device.
-        state: anything that JSON holds.
-
-    Raises:
-        ArchiveError: it cannot be written; what was there before is still there.
+    Kept are the structure, numbers and growth record of a captured or grown model, and a state that JSON holds.
     """
-    with _temporary() as folder:
-        archive = folder / MODEL
+    with _temporary() as archive:
         fxgrow.save(model, archive)
         plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as zipped:
@@ -49,26 +40,22 @@ def write(path: str | os.PathLike, model: nn.Module, tensors: Mapping[str, Tenso
 
 
 def read(path: str | os.PathLike) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """Read the model, the tensors and the state that `write` was given.
-
-    Raises:
-        ArchiveError: the file is missing, damaged, or no checkpoint.
-    """
-    with _opened(path) as (zipped, state), _temporary() as folder:
+    """Read what `write` was given, without running code; ArchiveError if the file is missing, damaged, or no checkpoint."""
+    with _opened(path) as (zipped, state), _temporary() as archive:
         tensors = safetensors.torch.load(zipped.read(TENSORS))
-        archive = folder / MODEL
         archive.write_bytes(zipped.read(MODEL))
         return fxgrow.load(archive), tensors, state
 
 
 @contextlib.contextmanager
 def _temporary() -> Iterator[Path]:
+    """Give a place for the archive of the model."""
     try:
         temporary = tempfile.TemporaryDirectory()
     except OSError as error:
         raise ArchiveError(f"no folder for temporary files can be made: {one_line(error)}") from error
     with temporary as folder:
-        yield Path(folder)
+        yield Path(folder) / MODEL
 
 
 def checkpoint_settings(path: str | os.PathLike) -> dict[str, Any]:

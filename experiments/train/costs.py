@@ -1,6 +1,6 @@
 """The cost of training: FLOPs of a step and of an evaluation, and of a whole run before it starts."""
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from torch.fx import GraphModule
 
 import fxgrow
 from fxgrow.errors import FxgrowError
-from fxgrow.experiments.train.effects import LastGrowth
+from fxgrow.experiments.train.prepare import in_mode
+from fxgrow.experiments.train.rates import LastGrowth
 from fxgrow.experiments.train.schedule import Entry, grow_by_entry, seed_for
 
 
@@ -20,20 +21,14 @@ def count_parameters(model: nn.Module) -> int:
 
 def step_flops(model: nn.Module, batch: int, shape: Sequence[int]) -> int:
     """Return the FLOPs of one step, forward and backward (none for frozen parameters), for inputs of this shape."""
-    was = model.training
-    try:
-        return fxgrow.count_flops(model.train(), torch.empty(batch, *shape)).total
-    finally:
-        model.train(was)
+    with in_mode(model, training=True):
+        return fxgrow.count_flops(model, torch.empty(batch, *shape)).total
 
 
 def eval_flops(model: nn.Module, shape: Sequence[int]) -> int:
     """Return the FLOPs of one sample in an evaluation."""
-    was = model.training
-    try:
-        return fxgrow.count_flops(model.eval(), torch.empty(1, *shape)).forward
-    finally:
-        model.train(was)
+    with in_mode(model, training=False):
+        return fxgrow.count_flops(model, torch.empty(1, *shape)).forward
 
 
 @dataclass
@@ -49,8 +44,8 @@ class Segment:
 @dataclass
 class PlannedCost:
     """The cost of a run that is to come: its segments, and growths whose moment is not known beforehand."""
-    segments: list[Segment] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
+    segments: list[Segment]
+    unknown: list[str]
 
     @property
     def flops(self) -> int:
@@ -64,47 +59,40 @@ class PlannedCost:
 
 def plan(model: GraphModule, inputs: Tensor, entries: Sequence[tuple[int, Entry]], per_epoch: int, total: int,
          batch: int, seed: int = 0, start: int = 0, last: LastGrowth | None = None) -> PlannedCost:
-    """Grow a model, as it is now, as the schedule says, and count each network on the way.
+    """Grow a captured model on the CPU as the schedule says, and count each network on the way.
 
-    Args:
-        model: captured, on the CPU.
-        inputs: a small batch.
-        entries: the growths that are still to come, each with its number, in the order in which they are due.
-        start: the step from which it counts.
-        last: the growth before, which may have frozen something.
-
-    Raises:
-        FxgrowError: a growth cannot be done (a `where` that names nothing, say), found before the long work.
+    `entries`: the growths still to come and their numbers, as they fall due; `start`: the step from which it counts; `last`:
+    the growth before, which may have frozen something. A growth that cannot be done raises FxgrowError before the long work.
     """
-    planned = PlannedCost(unknown=[e.text for _, e in entries if e.at(per_epoch, total) is None])
+    planned = PlannedCost([], [e.text for _, e in entries if e.at(per_epoch, total) is None])
     event = ""
 
     def count(start: int, end: int) -> None:
+        if last is not None and start < min(end, last.thaws):
+            with last.record.freeze_old(model):
+                start = add(start, min(end, last.thaws))
+        add(start, end)
+
+    def add(start: int, end: int) -> int:
         if end > start:
             flops = step_flops(model, batch, inputs.shape[1:])
             planned.segments.append(Segment(start, end, count_parameters(model), flops, event))
-
-    def count_all(start: int, end: int) -> None:
-        thaws = min(end, last.thaws) if last is not None else start
-        if last is not None and thaws > start:
-            with last.record.freeze_old(model):
-                count(start, thaws)
-        count(max(start, thaws), end)
+        return end
 
     for number, entry in entries:
         at = entry.at(per_epoch, total)
         if at is None:
             continue
-        count_all(start, at)
+        count(start, at)
         try:
             growth = grow_by_entry(model, inputs, entry, seed_for(seed, number))
         except FxgrowError:
             if not planned.unknown:
                 raise
             planned.unknown.append(entry.text)  # it may name layers that a growth makes whose moment is not known
-            start = at
-            continue
-        model, start, event = growth.grown.model, at, entry.text  # type: ignore[assignment]
-        last = LastGrowth(growth.record, entry.options, at)
-    count_all(start, total)
+        else:
+            model, event = growth.grown.model, entry.text  # type: ignore[assignment]
+            last = LastGrowth(growth.record, entry.options, at)
+        start = at
+    count(start, total)
     return planned

@@ -1,13 +1,10 @@
 """The history of a run: one row for each evaluation, kept in memory and on the disk."""
-import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fxgrow.common import atomic_write, one_line
+from fxgrow.common import atomic_write, csv_text, one_line
 from fxgrow.errors import ArchiveError
 
 COLUMNS = ("step", "epoch", "samples", "flops", "eval_flops", "train_loss", "val_loss", "val_accuracy", "lr", "parameters",
@@ -48,19 +45,8 @@ class History:
             append_line(folder / "history.jsonl", json.dumps(row))
 
 
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as CSV, under a header."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
-
-
 def append_line(path: Path, text: str) -> None:
-    """Add a line to a file.
-
-    Raises:
-        ArchiveError: it cannot be written.
-    """
+    """Add a line to a file; ArchiveError if it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")

@@ -1,5 +1,6 @@
 """The start of a run: the device, a captured copy of the model that fits the data, and an optimizer."""
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,23 +28,27 @@ def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] |
 
 
 def capture_classifier(model: nn.Module, inputs: Tensor, data: Data) -> GraphModule:
-    """Return a captured copy of the model on the CPU, which takes such inputs and gives one logit for each class.
-
-    Raises:
-        CaptureError: it cannot be captured.
-        TrainError: it gives something else.
-    """
+    """Return a captured copy of the model on the CPU; TrainError unless it gives one logit for each class."""
     gm = cpu_copy(fxgrow.capture(model, inputs))
-    was = gm.training
-    with torch.no_grad():
-        out = gm.eval()(inputs)
-    gm.train(was)
+    with in_mode(gm, training=False), torch.no_grad():
+        out = gm(inputs)
     if not isinstance(out, Tensor) or out.ndim != 2:
         raise TrainError("the model does not give one row of logits for each sample: train one that does")
     if out.shape[1] != data.classes:
         raise TrainError(f"the model gives {out.shape[1]} outputs and the data have {data.classes} classes: build it with "
                          f"{data.classes} outputs, or give data with {out.shape[1]} classes")
     return gm
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Keep a model in train or in eval mode for a while."""
+    was = model.training
+    model.train(training)
+    try:
+        yield
+    finally:
+        model.train(was)
 
 
 def cpu_copy(gm: GraphModule) -> GraphModule:
@@ -54,11 +59,7 @@ def cpu_copy(gm: GraphModule) -> GraphModule:
 
 
 def device_of(config: TrainConfig) -> torch.device:
-    """Return the device that `config.device` means here.
-
-    Raises:
-        TrainError: it is not here, or does not do what else is asked for.
-    """
+    """Return the device that `config.device` means; TrainError if it is not here, or does not do what else is asked for."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(d for d in there if there[d]) if config.device == "auto" else config.device
     if not there[name]:

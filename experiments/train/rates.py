@@ -1,4 +1,4 @@
-"""Learning rates: the shape of a schedule, and its changes by growths.
+"""Learning rates: the shape of a schedule, its changes by growths, and what the last growth does to the steps behind it.
 
 The rate of a step is a pure function of the settings, the step and `Rates`, which is all that a checkpoint has to hold.
 """
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+import fxgrow
 from fxgrow.experiments.train.config import TrainConfig
+from fxgrow.record import GrowthRecord
 
 
 @dataclass
@@ -56,17 +58,14 @@ def _to_final(config: TrainConfig, left: float) -> float:
     return config.final_lr + (1 - config.final_lr) * left
 
 
-def _wsd(config: TrainConfig, p: float, whole: float) -> float:
-    """Stay at 1 until the last `decay` share of all steps, then fall linearly."""
-    return _to_final(config, min(1.0, (1 - whole) / config.decay) if config.decay else 1.0)
-
-
+# what is left of the rate after a share `p` of the steps behind the warm-up, `whole` of all steps
 CURVES: dict[str, Callable[[TrainConfig, float, float], float]] = {
     "constant": lambda config, p, whole: 1.0,
     "cosine": lambda config, p, whole: _to_final(config, 0.5 * (1 + math.cos(math.pi * p))),
     "linear": lambda config, p, whole: _to_final(config, 1 - p),
     "step": lambda config, p, whole: config.gamma ** bisect.bisect_right(sorted(config.milestones), whole),
-    "wsd": _wsd,
+    # 1 until the last `decay` share of all steps, then a line
+    "wsd": lambda config, p, whole: _to_final(config, min(1.0, (1 - whole) / config.decay) if config.decay else 1.0),
 }
 
 
@@ -100,3 +99,48 @@ def scale_decay(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, flo
                     p.mul_((1 - lr * wd * scale) / (1 - lr * wd))
 
     return optimizer.register_step_pre_hook(adjust)
+
+
+@dataclass
+class LastGrowth:
+    """The record of the last growth alone, the options of its entry, and the step before which it was done."""
+    record: GrowthRecord
+    options: dict[str, Any]
+    step: int
+
+    @property
+    def thaws(self) -> int:
+        """Return the step from which old numbers move again."""
+        return self.step + self.options["freeze"]
+
+    def scales(self, model: nn.Module, prefix: str = "") -> dict[str, float | Tensor]:
+        """Return the factors on the rate (or, by prefix, the decay) of the new and the old numbers of a model."""
+        factors = {part: self.options[prefix + part] for part in ("new", "old")}
+        return self.record.lr_scales(model, **{part: 1.0 if f is None else f for part, f in factors.items()})
+
+
+class Effects:
+    """Hooks on a model and its optimizer that follow from the last growth and the step."""
+
+    def __init__(self) -> None:
+        self.frozen = False
+        self._handles: list[Any] = []
+
+    def renew(self, last: LastGrowth | None, step: int, model: nn.Module, optimizer: Optimizer) -> None:
+        """Put in force what holds at `step`, and nothing else."""
+        self.lift()
+        if last is None:
+            return
+        self.frozen = step < last.thaws
+        if self.frozen:
+            self._handles.append(last.record.freeze_old(model))
+        if last.options["lr"] == "parts":
+            self._handles.append(fxgrow.scale_updates(optimizer, model, last.scales(model)))
+        if last.options["decay"] == "parts":
+            self._handles.append(scale_decay(optimizer, model, last.scales(model, "decay_")))
+
+    def lift(self) -> None:
+        """Free the model and the optimizer of all effects."""
+        self.frozen = False
+        while self._handles:
+            self._handles.pop().remove()

@@ -6,7 +6,7 @@ The moment and how training goes on stand in front of the colon, the passes behi
 """
 import dataclasses
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from fxgrow.experiments.settings import TrainError
 from fxgrow.graph import Captured
 from fxgrow.record import Grown, GrowthRecord, new_numbers, record_in
 
-TIMED, ADAPTIVE = ("epoch", "step", "fraction"), ("plateau", "slope")
+MOMENTS = ("epoch", "step", "fraction", "plateau", "slope")
 FORM = "write it as 'epoch=10: widen factor=2 method=r2r'"
 # what may stand beside the trigger: its values, or the type of a number, and the default
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -48,9 +48,8 @@ class Entry:
 
     def at(self, per_epoch: int, total: int) -> int | None:
         """Return the step before which it is due; None: it depends on the losses."""
-        if self.trigger in ADAPTIVE:
-            return None
-        return round(self.value * {"epoch": per_epoch, "step": 1, "fraction": total}[self.trigger])
+        steps = {"epoch": per_epoch, "step": 1, "fraction": total}.get(self.trigger)
+        return None if steps is None else round(self.value * steps)
 
     def due(self, rows: Sequence[dict[str, Any]]) -> bool:
         """Tell from the evaluations since the last growth (rows of the history) if it is time.
@@ -85,31 +84,26 @@ def stalled(losses: Sequence[float], patience: int, min_delta: float = 0.0) -> b
 
 
 def parse_growth(text: str) -> Entry:
-    """Read an entry from its text.
-
-    Raises:
-        TrainError: a word in it is not understood; it says which, and what could stand there.
-    """
+    """Read an entry from its text; TrainError says which word is not understood, and what could stand there."""
     head, colon, tail = text.partition(":")
     words = _pairs(head, text)
     if not colon or not words or not tail.strip():
         raise TrainError(f"growth {text!r}: when and what are separated by a colon; {FORM}")
     trigger, amount = words[0]
-    if trigger not in (*TIMED, *ADAPTIVE):
-        raise TrainError(f"growth {text!r}: {trigger!r} is no moment{did_you_mean(trigger, (*TIMED, *ADAPTIVE))}; "
-                         f"the moments are {', '.join((*TIMED, *ADAPTIVE))}")
+    if trigger not in MOMENTS:
+        raise TrainError(f"growth {text!r}: {trigger!r} is no moment{did_you_mean(trigger, MOMENTS)}; "
+                         f"the moments are {', '.join(MOMENTS)}")
     value = _number(text, trigger, amount, float if trigger in ("fraction", "slope") else int)
     lowest, highest = 1 if trigger == "plateau" else 0, 1 if trigger == "fraction" else float("inf")
     if value < lowest or value > highest:
         raise TrainError(f"growth {text!r}: {trigger}={amount} is out of range")
     options = {name: default for name, (_, default) in OPTIONS.items()}
-    for name, word in words[1:]:
-        options[name] = _option(text, name, word)
+    options |= {name: _option(text, name, word) for name, word in words[1:]}
     for rule, prefix in (("lr", ""), ("decay", "decay_")):
         parts = [options[prefix + part] for part in ("new", "old")]
         if (options[rule] == "parts") != any(p is not None for p in parts):
             raise TrainError(f"growth {text!r}: {rule}=parts and {prefix}new=FACTOR or {prefix}old=FACTOR go together")
-    return Entry(text, trigger, value, tuple(_passes(tail, text)), options)
+    return Entry(text, trigger, value, tuple(_pass(text, *words) for words in _passes(tail, text)), options)
 
 
 def _pairs(words: str, text: str) -> list[tuple[str, str]]:
@@ -127,8 +121,8 @@ def _number(text: str, name: str, word: str, kind: type) -> float:
     try:
         return kind(word)
     except ValueError:
-        words = "whole number" if kind is int else "number"
-        raise TrainError(f"growth {text!r}: {name}={word}: {word!r} is no {words}") from None
+        what = "whole number" if kind is int else "number"
+        raise TrainError(f"growth {text!r}: {name}={word}: {word!r} is no {what}") from None
 
 
 def _option(text: str, name: str, word: str) -> Any:
@@ -146,8 +140,8 @@ def _option(text: str, name: str, word: str) -> Any:
     return value
 
 
-def _passes(tail: str, text: str) -> Iterator[tuple[type, dict[str, Any]]]:
-    """Give the passes behind the colon, with their options as the command line reads them."""
+def _passes(tail: str, text: str) -> list[list[str]]:
+    """Return the passes behind the colon, each a name and its options."""
     lexer = shlex.shlex(tail, posix=True, punctuation_chars=";")
     lexer.whitespace_split, lexer.commenters = True, ""
     try:
@@ -162,24 +156,19 @@ def _passes(tail: str, text: str) -> Iterator[tuple[type, dict[str, Any]]]:
             groups[-1].append(word)
     if not all(groups):
         raise TrainError(f"growth {text!r}: a pass is missing; {FORM}")
-    for name, *options in groups:
-        yield _pass(name, options, text)
+    return groups
 
 
-def _pass(name: str, options: Sequence[str], text: str) -> tuple[type, dict[str, Any]]:
-    """Return a pass and its arguments, tried out."""
-    flags = []
-    for option in options:
-        key, equals, value = option.partition("=")
-        flags.append(f"--{key.replace('_', '-')}{equals}{value}")
+def _pass(text: str, name: str, *options: str) -> tuple[type, dict[str, Any]]:
+    """Return a pass and its arguments as the command line reads them, tried out."""
+    flags = [f"--{key.replace('_', '-')}{equals}{value}" for key, equals, value in (o.partition("=") for o in options)]
     try:
         cls, arguments, left = parse_pass(name, flags)
         if not left:
             cls(**arguments)
-    except click.UsageError as error:
-        raise TrainError(f"growth {text!r}: {error.format_message()}") from error
-    except (FxgrowError, TypeError) as error:
-        raise TrainError(f"growth {text!r}: {error}") from error
+    except (click.UsageError, FxgrowError, TypeError) as error:
+        why = error.format_message() if isinstance(error, click.UsageError) else error
+        raise TrainError(f"growth {text!r}: {why}") from error
     if left:
         known = [o.opts[0].removeprefix("--") for o in options_of(cls)]
         word = left[0].removeprefix("--").partition("=")[0]
@@ -200,9 +189,8 @@ class CheckedGrowth:
 def grow_by_entry(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -> CheckedGrowth:
     """Grow a copy of `model` by the passes of an entry, and compare both on `inputs` (a batch) in eval mode.
 
-    Raises:
-        GrowthError: the grown model does not compute the same though nothing random was asked for.
-        SelectionError: `where` names nothing that can grow.
+    Raises GrowthError if they do not compute the same though nothing random was asked for, SelectionError if `where` names
+    nothing that can grow.
     """
     passes = entry.instances(seed)
     with Captured(model).without_growth():

@@ -48,19 +48,14 @@ def load_run_data(run: Run) -> Data:
 
 
 def load_run_model(run: Run, data: Data) -> nn.Module:
-    """Load the model of a run in the form that its data ask for.
-
-    Raises:
-        ModelError: it does not take these inputs.
-    """
+    """Load the model of a run in the form that its data ask for; ModelError if it does not take these inputs."""
     from fxgrow.models import load_model, try_out
     spec = run.model
     if spec.startswith("zoo:"):
         from fxgrow import zoo
         _, name, text = [*spec.split(":", 2), ""][:3]
-        fitting = zoo.options_for(name, data.input_shape, data.classes)
-        said = zoo.parse_options(text)
-        spec = f"zoo:{name}:" + ",".join(f"{k}={v!r}" for k, v in {**fitting, **said}.items())
+        options = {**zoo.options_for(name, data.input_shape, data.classes), **zoo.parse_options(text)}
+        spec = f"zoo:{name}:" + ",".join(f"{k}={v!r}" for k, v in options.items())
     shape = ",".join(map(str, (2, *data.input_shape)))
     with status(f"Loading {spec}"):
         model, inputs = load_model(spec, weights=run.weights, input_shape=shape, seed=run.seed)

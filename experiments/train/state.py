@@ -11,10 +11,9 @@ from fxgrow.experiments.data import Data
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
-from fxgrow.experiments.train.effects import LastGrowth
 from fxgrow.experiments.train.history import History
 from fxgrow.experiments.train.prepare import make_optimizer
-from fxgrow.experiments.train.rates import Rates
+from fxgrow.experiments.train.rates import LastGrowth, Rates
 from fxgrow.record import GrowthRecord
 
 PLAIN = ("step", "flops", "eval_flops", "seconds", "stopped", "fired", "since", "loss_sum", "loss_count")
@@ -52,7 +51,7 @@ class TrainingState:
 def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return all that it takes to go on from here."""
     tensors, random = checkpoint.random_states()
-    moments, optimizer = _optimizer_state(trainer)
+    moments, optimizer = _optimizer_state(trainer.optimizer)
     last = None
     if trainer.last is not None:
         tensors |= {f"growth/{name}": t for name, t in trainer.last.record.to_tensors().items()}
@@ -63,28 +62,22 @@ def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors | moments, state
 
 
-def _optimizer_state(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the optimizer's state by the names of parameters, whose order is kept."""
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state of an optimizer with one group by the names of parameters, whose order is kept."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
-    named = [pair for group in trainer.optimizer.param_groups for pair in zip(group["param_names"], group["params"])]
-    for name, parameter in named:
-        for key, value in trainer.optimizer.state.get(parameter, {}).items():
+    group, = optimizer.param_groups
+    for name, parameter in zip(group["param_names"], group["params"]):
+        for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{key}/{name}"] = value
             else:
                 plain.setdefault(name, {})[key] = value
-    group = trainer.optimizer.param_groups[0]
-    return tensors, {"names": [name for name, _ in named], "state": plain,
-                     "group": {key: group[key] for key in ("lr", "weight_decay")}}
+    return tensors, {"names": group["param_names"], "state": plain, "group": {k: group[k] for k in ("lr", "weight_decay")}}
 
 
 def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Bring a new trainer over the checkpoint's network into the gathered state.
-
-    Raises:
-        TrainError: its data are others.
-    """
+    """Bring a new trainer over the checkpoint's network into the gathered state; TrainError if its data are others."""
     if state["data"] != fingerprint(trainer.data):
         raise TrainError(f"the run in {trainer.out} was made with other data: {state['data']}, and not "
                          f"{fingerprint(trainer.data)} (samples to train on, to validate, classes, shape); give the same")
@@ -99,15 +92,15 @@ def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str,
     for name, entries in state["optimizer"]["state"].items():
         trainer.optimizer.state[parameters[name]].update(entries)
     for path, tensor in tensors.items():
-        kind, _, rest = path.partition("/")
+        kind, *rest = path.split("/", 2)
         if kind == "optimizer":
-            key, _, name = rest.partition("/")
+            key, name = rest
             # torch's optimizers keep their count of steps on the CPU
             trainer.optimizer.state[parameters[name]][key] = tensor if key == "step" else tensor.to(parameters[name].device)
-    if state["last"] is not None:
+    last = state["last"]
+    if last is not None:
         record = {path.removeprefix("growth/"): t for path, t in tensors.items() if path.startswith("growth/")}
-        trainer.last = LastGrowth(GrowthRecord.rebuild(state["last"]["record"], record), state["last"]["options"],
-                                  state["last"]["step"])
+        trainer.last = LastGrowth(GrowthRecord.rebuild(last["record"], record), last["options"], last["step"])
 
 
 def fingerprint(data: Data) -> list[Any]:

@@ -28,10 +28,9 @@ from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.costs import PlannedCost, count_parameters, eval_flops, plan, step_flops
-from fxgrow.experiments.train.effects import Effects, LastGrowth
 from fxgrow.experiments.train.history import History, append_line
-from fxgrow.experiments.train.prepare import capture_classifier, cpu_copy, device_of, make_optimizer
-from fxgrow.experiments.train.rates import Rates, after_growth, rate
+from fxgrow.experiments.train.prepare import capture_classifier, cpu_copy, device_of, in_mode, make_optimizer
+from fxgrow.experiments.train.rates import Effects, LastGrowth, Rates, after_growth, rate
 from fxgrow.experiments.train.schedule import CheckedGrowth, Entry, grow_by_entry, parse_growth, seed_for, stalled
 from fxgrow.experiments.train.state import TrainingState, gather, restore
 from fxgrow.experiments.train.watch import TensorBoard, Watcher
@@ -104,16 +103,14 @@ class Trainer(TrainingState):
         return plan(cpu_copy(self.model), self.probe, left, self.per_epoch, self.total, self.batch, self.config.seed,
                     self.step, self.last)
 
-    # -- the loop -----------------------------------------------------------------------------------------------------
-
     def fit(self) -> History:
         """Train to the end; after `resume`, from where the checkpoint was written.
 
         Seeds and uses the global generators of torch, numpy and Python.
 
         Raises:
-            Diverged: the loss is not finite. TrainError: a data worker died, ... The last checkpoint stays.
-            ArchiveError: a file cannot be written (the disk is full, say). The last checkpoint stays.
+            Diverged: the loss is not finite.
+            TrainError, ArchiveError: a data worker died, say, or a file cannot be written; the last checkpoint stays.
             Interrupted: by Ctrl-C or SIGTERM; a checkpoint of the last step is written.
             GrowthError: a growth is not exact although nothing random was asked for.
         """
@@ -133,7 +130,7 @@ class Trainer(TrainingState):
             checkpoint.set_random_states(*self.random_states)
             self.random_states = None
         self._began = time.monotonic() - self.seconds
-        with self._signals(), self._watched(), self._in_force():
+        with self._signals(), self._watched():
             if first:
                 self._boundary()
             try:
@@ -224,30 +221,25 @@ class Trainer(TrainingState):
     def _grow_or_stop(self) -> None:
         """Do what the losses ask for: the next growth that waits for them, or an early stop."""
         rows = self.history.rows[self.since:]
-        waiting = [i for i, e in enumerate(self.entries)
-                   if i not in self.fired and e.at(self.per_epoch, self.total) is None]
+        waiting = [i for i, e in enumerate(self.entries) if i not in self.fired and e.at(self.per_epoch, self.total) is None]
         if waiting and self.entries[waiting[0]].due(rows):
             self._grow(waiting[0])
         elif self.config.patience and stalled([row["val_loss"] for row in rows], self.config.patience):
             self.stopped = f"the validation loss has not fallen for {self.config.patience} evaluations"
-
-    # -- evaluation -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(self, dataset: Any) -> tuple[float, float]:
         """Return the mean cross-entropy and the share of right answers, in eval mode."""
         if not len(dataset):
             raise TrainError("there are no samples to evaluate on")
-        was = self.model.training
-        self.model.eval()
         loss, right = 0.0, 0
-        for x, y in loader(dataset, self.config.eval_batch_size, workers=0):
-            x, y = x.to(self.device), y.to(self.device)
-            with self._autocast():
-                logits = self.model(x)
-            loss += float(F.cross_entropy(logits.float(), y, reduction="sum"))
-            right += int((logits.argmax(1) == y).sum())
-        self.model.train(was)
+        with in_mode(self.model, training=False):
+            for x, y in loader(dataset, self.config.eval_batch_size, workers=0):
+                x, y = x.to(self.device), y.to(self.device)
+                with self._autocast():
+                    logits = self.model(x)
+                loss += float(F.cross_entropy(logits.float(), y, reduction="sum"))
+                right += int((logits.argmax(1) == y).sum())
         self.eval_flops += self._eval_flops * len(dataset)
         return loss / len(dataset), right / len(dataset)
 
@@ -261,15 +253,12 @@ class Trainer(TrainingState):
                "flops": self.flops, "eval_flops": self.eval_flops,
                "train_loss": self.loss_sum / self.loss_count if self.loss_count else None, "val_loss": loss,
                "val_accuracy": accuracy, "lr": rate(self.config, self.rates, self.step, self.total),
-               "parameters": count_parameters(self.model),
-               "seconds": round(self.seconds, 3), "event": event}
+               "parameters": count_parameters(self.model), "seconds": round(self.seconds, 3), "event": event}
         self.loss_sum, self.loss_count = 0.0, 0
         self.history.append(row, self.out)
         self.say(" ".join(f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items() if v is not None))
         for watcher in self.watchers:
             watcher.evaluated(self, row)
-
-    # -- growth -----------------------------------------------------------------------------------------------------------
 
     def _grow(self, index: int) -> None:
         """Grow the model, its optimizer and the rates by an entry, and give an account of it."""
@@ -305,14 +294,6 @@ class Trainer(TrainingState):
         for watcher in self.watchers:
             watcher.grown(self, growth)
 
-    @contextlib.contextmanager
-    def _in_force(self) -> Iterator[None]:
-        self._renew()
-        try:
-            yield
-        finally:
-            self.effects.lift()
-
     def _renew(self) -> None:
         """Bring up to date what follows from the network and the last growth: effects, the function that runs, costs."""
         self.effects.renew(self.last, self.step, self.model, self.optimizer)
@@ -321,8 +302,6 @@ class Trainer(TrainingState):
             self._forward = torch.compile(self.model, backend=self.config.compile)  # type: ignore[assignment]
         self._step_flops = step_flops(self.model, self.batch, self.data.input_shape)
         self._eval_flops = eval_flops(self.model, self.data.input_shape)
-
-    # -- state ------------------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self) -> None:
         """Write all that it takes to go on from here, if there is a folder."""
@@ -342,19 +321,16 @@ class Trainer(TrainingState):
         """Return the trainer of the run in folder `out`, as it was when its last checkpoint was written.
 
         Args:
-            data: the same as before.
+            data: the same as before, else TrainError is raised.
             config: the settings, if they are others than those in the checkpoint (another device, say).
 
         Raises:
             ArchiveError: there is no checkpoint, or it is damaged.
-            TrainError: the data are others.
         """
         model, tensors, state = checkpoint.read(Path(out) / checkpoint.CHECKPOINT_NAME)
         trainer = cls(model, data, config or TrainConfig.of(state["config"]), out, watchers=watchers)
         restore(trainer, tensors, state)
         return trainer
-
-    # -- files, signals ---------------------------------------------------------------------------------------------------
 
     def _prepare_folder(self) -> None:
         if self.out is None:
@@ -389,25 +365,25 @@ class Trainer(TrainingState):
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
+        """Tell watchers of the start and the end, between which the effects of the last growth are in force."""
         with contextlib.ExitStack() as stack:
             for watcher in self.watchers:
                 watcher.started(self)
                 stack.callback(watcher.ended, self)
+            self._renew()
+            stack.callback(self.effects.lift)
             yield
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Heed the first Ctrl-C or SIGTERM between two steps, the second at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
+        """Heed the first Ctrl-C or SIGTERM between two steps, the second at once (only the main thread is told of them)."""
         def ask(*_) -> None:
             if self._asked_to_stop:
                 raise KeyboardInterrupt
             self._asked_to_stop = True
 
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, ask) for number in heard}
         try:
             yield
         finally:

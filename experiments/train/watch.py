@@ -66,12 +66,13 @@ class Progress(Watcher):
     def started(self, trainer: TrainingState) -> None:
         """Show the bar."""
         from rich import progress
-        bar = progress.Progress(progress.TextColumn("training"), progress.BarColumn(), progress.MofNCompleteColumn(),
-                                progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[loss]}"),
-                                console=console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
-        self.bar, self.task = bar, bar.add_task("", total=trainer.total, completed=trainer.step, loss="")
-        if bar.console.is_terminal:
-            bar.start()
+        columns = ("training", progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn(),
+                   "{task.fields[loss]}")
+        self.bar = progress.Progress(*columns, console=console(stderr=True), transient=True,
+                                     redirect_stdout=sys.stdout.isatty())
+        self.task = self.bar.add_task("", total=trainer.total, completed=trainer.step, loss="")
+        if self.bar.console.is_terminal:
+            self.bar.start()
 
     def stepped(self, trainer: TrainingState, loss: float) -> None:
         """Move the bar."""
@@ -83,11 +84,7 @@ class Progress(Watcher):
 
 
 def summary_writer(out: Path, purge_step: int | None) -> Any:
-    """Return a writer into the folder `tensorboard` of a run, without what was written from a step on.
-
-    Raises:
-        TrainError: TensorBoard is not installed.
-    """
+    """Return a writer into the folder `tensorboard` of a run, without what was written from a step on."""
     tensorboard = optional("torch.utils.tensorboard", "TensorBoard's files cannot be written", "plots")
     return tensorboard.SummaryWriter(str(out / "tensorboard"), purge_step=purge_step)
 
@@ -95,20 +92,16 @@ def summary_writer(out: Path, purge_step: int | None) -> Any:
 class TensorBoard(Watcher):
     """Write TensorBoard's files into the folder `tensorboard` of the run.
 
-    They hold scalars and histograms of weights, filters of the first convolution and the account of each growth.
-
-    Raises:
-        TrainError: TensorBoard is not installed, or the run has no folder.
-        ArchiveError: its files cannot be written.
+    They hold scalars and histograms of weights, filters of the first convolution and the account of each growth. Raises
+    TrainError if TensorBoard is not installed or the run has no folder, ArchiveError if its files cannot be written.
     """
 
     def started(self, trainer: TrainingState) -> None:
         """Open the files; numbers behind the step that the run goes on from are dropped."""
         if trainer.out is None:
             raise TrainError("TensorBoard's files need a folder: give the run one with -o")
-        first = trainer.step + 1 if trainer.step else None
         with self._writing(trainer):
-            self.writer = summary_writer(trainer.out, first)
+            self.writer = summary_writer(trainer.out, trainer.step + 1 if trainer.step else None)
 
     @contextlib.contextmanager
     def _writing(self, trainer: TrainingState) -> Iterator[None]:

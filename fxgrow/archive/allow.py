@@ -3,10 +3,10 @@
 Names are looked up in tables; nothing is imported, evaluated or called because a file says so, except modules of
 torchvision and timm that hold an allow-listed layer class.
 """
-from __future__ import annotations
-
 import builtins
 import collections
+import contextlib
+import dataclasses
 import enum
 import functools
 import importlib
@@ -17,7 +17,7 @@ import re
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,8 @@ OPERATORS = """abs add and_ concat contains eq floordiv ge getitem gt iadd iand 
 inv invert ior ipow irshift is_ is_not isub itruediv ixor le lshift lt matmul mod mul ne neg not_ or_ pos pow rshift setitem
 sub truediv truth xor""".split()
 BUILTINS = "abs bool float getattr int len list max min range round slice sum tuple".split()
-ATTRIBUTES = frozenset("""H T data device dtype imag is_cpu is_cuda is_meta is_quantized is_sparse itemsize layout mH mT
-nbytes ndim real requires_grad shape start step stop""".split()
+ATTRIBUTES = frozenset("""H T data device dtype eps imag is_cpu is_cuda is_meta is_quantized is_sparse itemsize layout mH mT
+max min nbytes ndim real requires_grad shape start step stop tiny""".split()
                        + [n for cls in vars(torch.return_types).values() if isinstance(cls, type)  # values, indices, ...
                           for n, field in vars(cls).items() if isinstance(field, types.MemberDescriptorType)])
 
@@ -63,31 +63,27 @@ FUNCTION_PREFIXES = ("torchvision.ops.", "timm.layers.activations", "timm.layers
                      "timm.layers.norm.", "fxgrow.layers.")
 
 
-def _of_torch(name: str, value: Any) -> bool:
-    """Tell whether `torch.<name>` is an ATen function or one of torch.functional's."""
+def _of_torch(value: Any) -> bool:
+    """Tell an ATen function or one of torch.functional's."""
     return (getattr(value, "__qualname__", "").startswith("_VariableFunctionsClass.")
             or getattr(value, "__module__", "") == "torch.functional")
 
 
-def _of_functional(name: str, value: Any) -> bool:
-    return getattr(value, "__module__", "") in ("torch.nn.functional", "torch._C._nn") or _of_torch(name, value)
-
-
-def _built_in(name: str, value: Any) -> bool:
-    return isinstance(value, types.BuiltinFunctionType)
+def _of_functional(value: Any) -> bool:
+    return getattr(value, "__module__", "") in ("torch.nn.functional", "torch._C._nn") or _of_torch(value)
 
 
 @functools.lru_cache(maxsize=None)
 def _functions() -> dict[str, Callable]:
     """Name to function, for every namespace that is small and known beforehand."""
-    table: dict[str, Callable] = {"torch._assert": torch._assert}
-    for prefix, module, accepts in (("torch", torch, _of_torch), ("torch.nn.functional", F, _of_functional),
-                                    ("torch.special", torch.special, _built_in), ("torch.linalg", torch.linalg, _built_in),
-                                    ("torch.fft", torch.fft, _built_in), ("math", math, _built_in)):
+    table: dict[str, Callable] = {"torch._assert": torch._assert, "torch.finfo": torch.finfo,
+                                  "collections.OrderedDict": collections.OrderedDict}
+    for module, accepts in ((torch, _of_torch), (F, _of_functional), (torch.special, inspect.isbuiltin),
+                            (torch.linalg, inspect.isbuiltin), (torch.fft, inspect.isbuiltin), (math, inspect.isbuiltin)):
         for name, value in sorted(vars(module).items()):
             if not name.startswith("_") and callable(value) and not isinstance(value, type) \
-                    and not UNSAFE_FUNCTIONS.fullmatch(name) and accepts(name, value):
-                table[f"{prefix}.{name}"] = value
+                    and not UNSAFE_FUNCTIONS.fullmatch(name) and accepts(value):
+                table[f"{module.__name__}.{name}"] = value
     table.update({f"operator.{name}": getattr(operator, name) for name in OPERATORS})
     table.update({f"builtins.{name}": getattr(builtins, name) for name in BUILTINS})
     return table
@@ -95,47 +91,30 @@ def _functions() -> dict[str, Callable]:
 
 @functools.lru_cache(maxsize=None)
 def _function_names() -> dict[int, str]:
-    names: dict[int, str] = {}
-    for name, function in _functions().items():
-        names.setdefault(id(function), name)
-    return names
+    return {id(function): name for name, function in reversed(_functions().items())}  # of several names the first
 
 
 def function_name(function: Any) -> str | None:
     """Return the name under which a file may hold `function`; None if it may not."""
     name = _function_names().get(id(function))
-    if name is not None:
-        return name
-    if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
-        return _if_resolves(f"torch.ops.{function}", function)
-    if isinstance(function, types.FunctionType) or is_named_tuple(function):
-        return _if_resolves(f"{function.__module__}.{function.__qualname__}", function)
+    if name is None and isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        name = f"torch.ops.{function}"
+    elif name is None and (isinstance(function, types.FunctionType) or is_named_tuple(function)):
+        name = f"{function.__module__}.{function.__qualname__}"
+    with contextlib.suppress(ArchiveError):
+        return name if name is not None and find_function(name) is function else None
     return None
 
 
-def _if_resolves(name: str, function: Any) -> str | None:
-    try:
-        return name if find_function(name) is function else None
-    except ArchiveError:
-        return None
-
-
 def find_function(name: Any) -> Callable:
-    """Return the function that an archive calls `name`.
-
-    Raises:
-        ArchiveError: the name is not on the allow-list.
-    """
+    """Return the function that an archive calls `name`; raise ArchiveError if it is not on the allow-list."""
     if not isinstance(name, str) or not DOTTED.fullmatch(name):
         raise ArchiveError(f"{shown(name)} is not the name of a function")
-    found = _functions().get(name)
-    if found is None and name.startswith("torch.ops."):
-        found = _operator(name)
-    if found is None:
-        found = _defined(name, FUNCTION_PREFIXES, _is_function) or _defined(name, MODULE_PREFIXES, is_named_tuple)
-    if found is None:
+    function = (_functions().get(name) or _operator(name) or _defined(name, FUNCTION_PREFIXES, _is_function)
+                or _defined(name, MODULE_PREFIXES, is_named_tuple))
+    if function is None:
         raise ArchiveError(f"{shown(name)} is not a function that an archive may call")
-    return found
+    return function
 
 
 @functools.lru_cache(maxsize=None)
@@ -146,21 +125,19 @@ def _registered(namespace: str) -> frozenset[str]:
 
 
 def _operator(name: str) -> Callable | None:
-    parts = name.split(".")[2:]
-    if len(parts) not in (2, 3) or parts[0] not in ("aten", "torchvision"):
+    match = re.fullmatch(r"torch\.ops\.(aten|torchvision)\.([^_.][^.]*)(?:\.([^.]+))?", name)
+    if match is None or UNSAFE_FUNCTIONS.fullmatch(match[2]):
         return None
-    namespace, op, *overload = parts
-    if op.startswith("_") or UNSAFE_FUNCTIONS.fullmatch(op):
-        return None
+    namespace, op, overload = match.groups()
     if namespace == "torchvision":
         _import("torchvision.ops", name)
         _registered.cache_clear()
     if op not in _registered(namespace):
         return None
     packet = getattr(getattr(torch.ops, namespace), op)
-    if not overload:
+    if overload is None:
         return packet
-    return getattr(packet, overload[0]) if overload[0] in packet.overloads() else None
+    return getattr(packet, overload) if overload in packet.overloads() else None
 
 
 def shown(value: Any) -> str:
@@ -215,61 +192,44 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, type) and type(value) is type and not any(special & vars(c).keys() for c in value.__mro__[:-1])
 
 
-def _name_of(cls: type, prefixes: tuple[str, ...], accepts: Callable[[Any], bool]) -> str | None:
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    return name if _defined(name, prefixes, accepts) is cls else None
+class Classes(NamedTuple):
+    """The classes below some prefixes that a file may name; `what` says of each of them what it is."""
+    prefixes: tuple[str, ...]
+    accepts: Callable[[Any], bool]
+    what: str
+
+    def name_of(self, cls: type) -> str | None:
+        """Return the name under which a file may hold a class; None if it may not."""
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        return name if _defined(name, self.prefixes, self.accepts) is cls else None
+
+    def find(self, name: Any) -> Any:
+        """Return the class that an archive calls `name`; raise ArchiveError if it is none of these."""
+        cls = _defined(name, self.prefixes, self.accepts) if isinstance(name, str) else None
+        if cls is None:
+            raise ArchiveError(f"{shown(name)} is not {self.what}")
+        return cls
 
 
-def _find(name: Any, prefixes: tuple[str, ...], accepts: Callable[[Any], bool], what: str) -> type:
-    found = _defined(name, prefixes, accepts) if isinstance(name, str) else None
-    if found is None:
-        raise ArchiveError(f"{shown(name)} is not {what}")
-    return found
+LAYERS = Classes(MODULE_PREFIXES, _is_layer, "a layer class that an archive may hold")
+ENUMS = Classes(MODULE_PREFIXES, _is_enum, "an enumeration that an archive may hold")
+PLAIN = Classes(PLAIN_PREFIXES, _is_plain, "a class that comes with a model")
 
 
-def class_name(cls: type) -> str | None:
-    """Return the name under which a file may hold a module class; None if it may not."""
-    return _name_of(cls, MODULE_PREFIXES, _is_layer)
-
-
-def find_class(name: Any) -> type[nn.Module]:
-    """Return the module class that an archive calls `name`.
-
-    Raises:
-        ArchiveError: the name is not below the allow-listed packages, or is not a module class defined there.
-    """
-    return _find(name, MODULE_PREFIXES, _is_layer, "a layer class that an archive may hold")
-
-
-def enum_name(cls: type) -> str | None:
-    """Return the name under which a file may hold an enumeration; None if it may not."""
-    return _name_of(cls, MODULE_PREFIXES, _is_enum)
-
-
-def find_enum(name: Any) -> type[enum.Enum]:
-    """Return the enumeration that an archive calls `name`; raise ArchiveError as `find_class` does."""
-    return _find(name, MODULE_PREFIXES, _is_enum, "an enumeration that an archive may hold")
-
-
-def plain_name(cls: type) -> str | None:
-    """Return the name under which a file may hold a plain class that comes with a model; None if it may not."""
-    return _name_of(cls, PLAIN_PREFIXES, _is_plain)
-
-
-def find_plain(name: Any) -> type:
-    """Return a plain class that comes with a model, of which only attributes are set; raise as `find_class` does."""
-    return _find(name, PLAIN_PREFIXES, _is_plain, "a class that comes with a model")
+OUTPUTS = Classes(("transformers.modeling_outputs.",), dataclasses.is_dataclass, "a class of outputs")
 
 
 @functools.lru_cache(maxsize=None)
-def named_tuple(name: str, fields: tuple[str, ...]) -> type:
-    """Make a named tuple class from its description; a model's own output class is never imported."""
+def output_class(kind: str, name: str, fields: tuple[str, ...]) -> type:
+    """Make the class of a named tuple or dataclass from its description; a model's own output class is never imported."""
     if not IDENTIFIER.fullmatch(name) or not all(IDENTIFIER.fullmatch(f) for f in fields):
-        raise ArchiveError(f"{shown(name)} is not the name of a named tuple")
+        raise ArchiveError(f"{shown(name)} is not the name of a named tuple or dataclass")
     try:
+        if kind == "dataclass":
+            return dataclasses.make_dataclass(name, [(f, Any, None) for f in fields])
         return collections.namedtuple(name, fields)  # type: ignore[misc]
-    except ValueError as error:
-        raise ArchiveError(f"named tuple {shown(name)}: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise ArchiveError(f"{kind} {shown(name)}: {error}") from None
 
 
 def is_named_tuple(cls: Any) -> bool:

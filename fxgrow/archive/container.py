@@ -5,8 +5,6 @@
     tensors.safetensors    all numbers
     (zip comment)          sha256 of the file up to here, which also covers what is between the members
 """
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -31,11 +29,7 @@ def to_json(data: Any) -> bytes:
 
 
 def from_json(data: bytes, what: str) -> dict:
-    """Read strict JSON: an object, no key twice, no NaN.
-
-    Raises:
-        ArchiveError: the text is something else.
-    """
+    """Read strict JSON: an object, no key twice, no NaN; raise ArchiveError for anything else."""
     def once(pairs):
         unique = dict(pairs)
         if len(unique) != len(pairs):
@@ -59,7 +53,7 @@ def from_json(data: bytes, what: str) -> dict:
 def write(file: BinaryIO, graph: dict, tensors: bytes) -> None:
     """Write an archive into an empty seekable file."""
     content = {GRAPH: to_json({"format": FORMAT, "version": VERSION, **graph}), TENSORS: tensors}
-    content[MANIFEST] = to_json({"sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}})
+    content[MANIFEST] = to_json(_manifest(content))
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name in MEMBERS:
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
@@ -72,26 +66,22 @@ def write(file: BinaryIO, graph: dict, tensors: bytes) -> None:
     file.write(seal)
 
 
+def _manifest(content: dict[str, bytes]) -> dict:
+    return {"sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}}
+
+
 def _hash(file: BinaryIO, size: int) -> bytes:
     digest = hashlib.sha256()
     file.seek(0)
-    while size > 0:
-        block = file.read(min(size, 2 ** 20))
-        if not block:
-            break
+    while size > 0 and (block := file.read(min(size, 2 ** 20))):
         digest.update(block)
         size -= len(block)
     return SEAL + digest.hexdigest().encode()
 
 
 def read(file: BinaryIO, archive: zipfile.ZipFile) -> tuple[dict, bytes]:
-    """Read the graph's description and the tensors' bytes of an archive, after every check of the container.
-
-    Raises:
-        ArchiveError: another format or version, members too many, too few, compressed or doubled, or any bit changed.
-    """
-    size = file.seek(0, os.SEEK_END)
-    infos = archive.infolist()
+    """Read the graph's description and the tensors' bytes; raise ArchiveError for another format or any bit changed."""
+    size, infos = file.seek(0, os.SEEK_END), archive.infolist()
     if [i.filename for i in infos] != list(MEMBERS):
         raise ArchiveError(f"an archive holds exactly {', '.join(MEMBERS)}, in this order")
     for info in infos:
@@ -105,15 +95,10 @@ def read(file: BinaryIO, archive: zipfile.ZipFile) -> tuple[dict, bytes]:
     file.seek(size - SEAL_SIZE)
     if file.read() != _hash(file, size - SEAL_SIZE):
         raise ArchiveError("it is damaged: its content does not have the checksum at its end")
-    manifest = from_json(archive.read(MANIFEST), MANIFEST)
     tensors = archive.read(TENSORS)
-    if manifest != {"sha256": {GRAPH: _sha256(archive.read(GRAPH)), TENSORS: _sha256(tensors)}}:
+    if from_json(archive.read(MANIFEST), MANIFEST) != _manifest({GRAPH: archive.read(GRAPH), TENSORS: tensors}):
         raise ArchiveError("it is damaged: a member does not have the checksum in manifest.json")
     return graph, tensors
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _check_version(graph: dict) -> None:

@@ -1,6 +1,4 @@
 """`save` and `load`: a captured or grown model in one file that holds data only, and other people's files read warily."""
-from __future__ import annotations
-
 import contextlib
 import os
 import stat
@@ -13,11 +11,10 @@ import safetensors.torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from fxgrow.archive import container, foreign
+from fxgrow.archive import container, foreign, models
 from fxgrow.archive.graph import encode_graph
-from fxgrow.archive.models import decode_facts, decode_model, encode_inputs, encode_model, encoded
 from fxgrow.archive.modules import Encoder, graphs_of
-from fxgrow.archive.records import TREE, check_record, decode_record, encode_record
+from fxgrow.archive.tree import TREE
 from fxgrow.archive.values import decode, fields
 from fxgrow.aten import tree_leaves
 from fxgrow.common import atomic_write, one_line
@@ -53,14 +50,14 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
         CaptureError: the model cannot be captured.
     """
     model, inputs, record = _captured(model_or_grown, example_inputs)
-    check_record(record, model)
+    models.check_record(record, model)
     encoder = Encoder(model)
     meta: dict = getattr(model, "meta", {})
     if extra is None:
         extra = meta.get("fxgrow", {}).get("extra")
-    described, maps = encode_record(record)
-    graph = {**encode_model(model, encoder), "inputs": encode_inputs(inputs), "leaves": dict(Captured(model).leaves),
-             "extra": encoded("extra", extra), **described, **encoder.tree()}
+    described, maps = models.encode_record(record)
+    graph = {**models.encode_model(model, encoder), **models.encode_facts(model, inputs),
+             "extra": models.encoded("extra", extra), **described, **encoder.tree()}
     data = _tensor_bytes({**encoder.data, **maps})
     with atomic_write(path) as file:
         container.write(file, graph, data)
@@ -87,31 +84,20 @@ def load(path: str | os.PathLike, *, trust_pickle: bool = False) -> nn.Module:
     with _opened(path) as file:
         kind = foreign.kind_of(file)
         if kind == "fxgrow":
-            return _build(*_read(file))
+            return _read(file)
         return foreign.load_foreign(file, kind, trust_pickle)
 
 
 def load_weights(path: str | os.PathLike) -> Any:
-    """Return the state_dict in a file of any kind that `load` reads, or whatever it holds; no code from it ever runs.
-
-    Raises:
-        ArchiveError: as for `load`.
-    """
+    """Return the state_dict in a file of any kind that `load` reads, or whatever it holds; no code from it ever runs."""
     with _opened(path) as file:
         kind = foreign.kind_of(file)
-        content = _build(*_read(file)) if kind == "fxgrow" else foreign.read_foreign(file, kind)
+        content = _read(file) if kind == "fxgrow" else foreign.read_foreign(file, kind)
         return content.state_dict() if isinstance(content, nn.Module) else content
 
 
 def check(model: nn.Module, example_inputs: Any) -> nn.Module:
-    """Check before the long work that what grows out of a model can be written.
-
-    Returns:
-        the captured model, to be grown in its place; a model that can only be captured in parts, as it is.
-
-    Raises:
-        ArchiveError, CaptureError: as `save` would.
-    """
+    """Return the captured model, or the model if it is captured in parts, once it is sure that `save` can write it."""
     captured, _, _ = _captured(model, example_inputs)
     for gm in Encoder(captured).graphs.values():
         encode_graph(gm)
@@ -158,10 +144,8 @@ def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a regular file, since a pipe would block and a device never ends. All that goes wrong is told alike."""
     try:
         mode = Path(path).stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ArchiveError("it is a directory")
         if not stat.S_ISREG(mode):
-            raise ArchiveError("it is not a regular file")
+            raise ArchiveError("it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
         with Path(path).open("rb") as file:
             yield file
     except ArchiveError as error:
@@ -172,24 +156,20 @@ def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise ArchiveError(f"cannot load {os.fspath(path)!r}: {reason}") from error
 
 
-def _read(file: BinaryIO) -> tuple[dict, dict[str, Tensor]]:
+def _read(file: BinaryIO) -> nn.Module:
     with zipfile.ZipFile(file) as archive:
-        description, tensors = container.read(file, archive)
-        return description, safetensors.torch.load(tensors)
-
-
-def _build(description: dict, data: dict[str, Tensor]) -> nn.Module:
+        description, numbers = container.read(file, archive)
+    data = safetensors.torch.load(numbers)
     fields(description, "graph.json", DESCRIPTION)
-    record = decode_record(description, data)
-    model: Any = decode_model(description, data)
-    check_record(record, model)
-    extra, (inputs, leaves) = decode(description["extra"]), decode_facts(description["inputs"], description["leaves"])
+    record = models.decode_record(description, data)
+    model: Any = models.decode_model(description, data)
+    models.check_record(record, model)
+    extra = decode(description["extra"])
     if not isinstance(model, GraphModule):
         model.meta = {}
-    captured = Captured(model)
-    captured.inputs, captured.leaves = inputs, leaves
-    captured.keep_growth(record, [])
-    tensors = tree_leaves(inputs)
+    models.decode_facts(model, description["inputs"], description["leaves"])
+    Captured(model).keep_growth(record, [])
+    tensors = tree_leaves(Captured(model).inputs)
     model.meta["fxgrow"] = {"input_shapes": [tuple(getattr(t, "shape", ())) for t in tensors],
                             "input_dtypes": [getattr(t, "dtype", type(t)) for t in tensors],
                             "extra": extra, "record": record}

@@ -4,8 +4,6 @@ The pickle is run twice. First with stand-ins for everything it names, which fin
 as large as it claims (torch would read beyond it). Then by `torch.load(weights_only=True)`, with stand-ins for the layer
 classes, so that no constructor runs; the layers are made of what these received, after a look at it.
 """
-from __future__ import annotations
-
 import _compat_pickle  # noqa: PLC2701
 import io
 import os
@@ -29,7 +27,7 @@ MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's format before 1.6
 NO_MODEL = {
     "torchscript": "it is a TorchScript program, which has no modules to grow; save the Python module with torch.save",
     "export": "it is a torch.export program, which has no modules to grow; save the Python module with torch.save",
-    "safetensors": "it holds only weights", "empty": "it is empty",
+    "empty": "it is empty",
     "zip": "it is a zip file, but neither an fxgrow archive nor a model written by torch.save",
     "unknown": "it is neither an fxgrow archive nor a model written by torch.save"}
 # where fxgrow 0.1.0 had the classes that its pickles name
@@ -41,11 +39,7 @@ WEIGHTS = ("it holds only weights, not a model: load it into the model it belong
 
 
 def kind_of(file: BinaryIO) -> str:
-    """Tell what the file is: fxgrow, torch, legacy, or a key of `NO_MODEL`.
-
-    Raises:
-        ArchiveError: it begins like an archive and is none.
-    """
+    """Tell what the file is: fxgrow, torch, legacy, safetensors or a key of `NO_MODEL`; refuse half a zip file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(64)
@@ -75,11 +69,7 @@ def _kind_of_zip(file: BinaryIO) -> str:
 
 
 def load_foreign(file: BinaryIO, kind: str, trust_pickle: bool) -> nn.Module:
-    """Return the module in a file written by `torch.save`.
-
-    Raises:
-        ArchiveError: the file is of another kind, holds no module, or asks for anything but known layers.
-    """
+    """Return the module in a file written by `torch.save`; raise ArchiveError if it holds none or more than known layers."""
     if kind == "safetensors":
         raise ArchiveError(WEIGHTS)
     content = read_foreign(file, kind, trust_pickle)
@@ -91,18 +81,16 @@ def load_foreign(file: BinaryIO, kind: str, trust_pickle: bool) -> nn.Module:
 
 
 def read_foreign(file: BinaryIO, kind: str, trust_pickle: bool = False) -> Any:
-    """Return whatever is in a file written by `torch.save` or by safetensors holds.
-
-    Raises:
-        ArchiveError: the file is of another kind, is damaged, or asks for anything but known layers.
-    """
+    """Return whatever a file written by `torch.save` or by safetensors holds; refuse as `load_foreign` does."""
+    file.seek(0)
     if kind == "safetensors":
-        file.seek(0)
         return safetensors.torch.load(file.read())
     if kind not in ("torch", "legacy"):
         raise ArchiveError(NO_MODEL[kind])
     with torch.no_grad():
-        return _trusting(file) if trust_pickle else _wary(file, kind)
+        if trust_pickle:
+            return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_PICKLE)
+        return _wary(file, kind)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -117,22 +105,13 @@ _PICKLE = types.SimpleNamespace(__name__="pickle", Unpickler=_Unpickler,
                                 load=lambda file, **options: _Unpickler(file, **options).load())
 
 
-def _trusting(file: BinaryIO) -> Any:
-    file.seek(0)
-    return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_PICKLE)
-
-
 def _wary(file: BinaryIO, kind: str) -> Any:
-    if kind == "torch":
-        names, file = _unpacked(file)
-    else:
-        names = _names_in_legacy(file)
+    names, file = _unpacked(file) if kind == "torch" else (_names_in_legacy(file), file)
     if any(n.startswith("torch.fx.graph_module.") for n in names):
         raise ArchiveError(f"it is a traced graph, which torch.save writes as code: write it with fxgrow.save{TRUST}")
     stand_ins = {name: stand_in(name) for name in sorted(names)}
-    allowed: list[Any] = [(stands, name) for name, stands in stand_ins.items() if stands is not None]
     file.seek(0)
-    with torch.serialization.safe_globals(allowed):
+    with torch.serialization.safe_globals([(stands, name) for name, stands in stand_ins.items() if stands is not None]):
         return Finish().value(torch.load(file, map_location="cpu", weights_only=True))
 
 

@@ -3,15 +3,14 @@
 torch.fx turns a graph into Python source, so every name that would end up there is checked to be a plain name, and every
 target is looked up in the allow-lists.
 """
-from __future__ import annotations
-
+import dataclasses
 import keyword
 from typing import Any
 
 from torch.fx import Graph, GraphModule, Node
 
 from fxgrow.archive import allow
-from fxgrow.archive.structure import is_readable
+from fxgrow.archive.structure import find_module, is_readable
 from fxgrow.archive.tree import Tree
 from fxgrow.archive.values import Unencodable, decode, encode, fields
 from fxgrow.errors import ArchiveError
@@ -22,25 +21,17 @@ OPS = ("placeholder", "get_attr", "call_function", "call_method", "call_module",
 
 
 def encode_graph(gm: GraphModule) -> list[dict]:
-    """Return the nodes of the model's graph in order.
-
-    Raises:
-        ArchiveError: a node calls something, or is given something, that a file cannot hold; it is named.
-    """
+    """Return the nodes of the model's graph in order; an ArchiveError names the node that a file cannot hold."""
     graph = gm.graph
     if len(graph.nodes) > MAX_NODES:
         raise ArchiveError(f"the graph has {len(graph.nodes)} nodes; an archive holds at most {MAX_NODES}")
     for node in graph.nodes:
-        _check_node(node, gm)
+        if node.op == "get_attr" and not is_readable(gm, str(node.target)):
+            raise ArchiveError(f"node {node.name!r} reads {node.target!r}, which is not a parameter or buffer; register it "
+                               "as a buffer")
+        if node.op == "call_function" and node.target is getattr:
+            _function("builtins.getattr", node.args, node.kwargs)
     return [_encode_node(node) for node in graph.nodes]
-
-
-def _check_node(node: Node, gm: GraphModule) -> None:
-    if node.op == "get_attr" and not is_readable(gm, str(node.target)):
-        raise ArchiveError(f"node {node.name!r} reads {node.target!r}, which is not a parameter or buffer; register it as a "
-                           "buffer")
-    if node.op == "call_function" and node.target is getattr:
-        _function("builtins.getattr", node.args, node.kwargs)
 
 
 def _encode_node(node: Node) -> dict:
@@ -69,17 +60,16 @@ def _encode_target(node: Node) -> Any:
         return name
     if allow.is_named_tuple(node.target):
         return {"namedtuple": [node.target.__name__, list(node.target._fields)]}  # type: ignore[union-attr]
+    if dataclasses.is_dataclass(node.target):
+        return allow.OUTPUTS.name_of(node.target) or {  # type: ignore[arg-type]
+            "dataclass": [node.target.__name__, [f.name for f in dataclasses.fields(node.target) if f.init]]}
     called = f"{getattr(node.target, '__module__', '?')}.{getattr(node.target, '__qualname__', node.target)}"
     raise ArchiveError(f"node {node.name!r} calls {called}, which is not a function of torch or torchvision; an archive "
                        "holds no code, so write it with torch's functions, or return a tuple or dict instead of your class")
 
 
 def decode_graph(data: Any, tree: Tree) -> Graph:
-    """Return the graph, its targets resolved, over the modules and tensors of `tree`.
-
-    Raises:
-        ArchiveError: a target that is not allowed, a name that is not a name, a node used before it exists, and so on.
-    """
+    """Return the graph, its targets resolved, over the modules and tensors of `tree`, or raise ArchiveError."""
     graph = Graph()
     nodes: dict[str, Node] = {}
     if not isinstance(data, list) or not 0 < len(data) <= MAX_NODES:
@@ -125,10 +115,13 @@ def _decode_node(graph: Graph, nodes: dict[str, Node], entry: Any, tree: Tree) -
 
 def _function(target, args: tuple, kwargs: dict, tree: Tree | None = None):
     if isinstance(target, dict):
-        content, = fields(target, "a named tuple", {"namedtuple": list})
+        kind = "dataclass" if "dataclass" in target else "namedtuple"
+        content, = fields(target, "a class of outputs", {kind: list})
         if len(content) != 2 or not isinstance(content[0], str) or not isinstance(content[1], list):
-            raise ArchiveError("a named tuple has a name and fields")
-        return allow.named_tuple(content[0], tuple(map(str, content[1])))
+            raise ArchiveError("a class of outputs has a name and fields")
+        return allow.output_class(kind, content[0], tuple(map(str, content[1])))
+    if isinstance(target, str) and target.startswith(allow.OUTPUTS.prefixes):
+        return allow.OUTPUTS.find(target)
     function = allow.find_function(target)
     if function is getattr and (kwargs or len(args) != 2 or not isinstance(args[0], Node) or not isinstance(args[1], str)
                                 or args[1] not in allow.ATTRIBUTES):
@@ -145,13 +138,13 @@ def _method(target, args: tuple, kwargs: dict, tree: Tree) -> str:
 
 
 def _module(target, args: tuple, kwargs: dict, tree: Tree) -> str:
-    if not isinstance(target, str) or not tree.is_layer(target):
+    if not isinstance(target, str) or not tree.is_layer(find_module(tree.root, target)):
         raise ArchiveError(f"{allow.shown(target)} is not a layer of the model")
     return target
 
 
 def _attribute(target, args: tuple, kwargs: dict, tree: Tree) -> str:
-    if args or kwargs or not isinstance(target, str) or not tree.is_readable(target):
+    if args or kwargs or not isinstance(target, str) or not is_readable(tree.root, target):
         raise ArchiveError(f"{allow.shown(target)} is not a parameter, a buffer or a training flag of the model")
     return target
 

@@ -1,9 +1,8 @@
-"""Captured models as JSON and back: one graph over its modules, or an outer module with graphs in it; and their inputs.
+"""Captured models as JSON and back: graphs over modules, inputs, and the growth record with the small model's structure.
 
 What a file cannot hold, and whatever in a file is not as it would have been written, is refused with an ArchiveError.
 """
-from __future__ import annotations
-
+import json
 import warnings
 from typing import Any
 
@@ -13,18 +12,22 @@ from torch.fx import Graph, GraphModule
 
 from fxgrow.archive.graph import decode_graph, encode_graph
 from fxgrow.archive.modules import Encoder
-from fxgrow.archive.structure import usable_name
-from fxgrow.archive.tree import Tree
+from fxgrow.archive.structure import find_module, usable_name
+from fxgrow.archive.tree import TREE, Tree
 from fxgrow.archive.values import Convert, Unencodable, decode, encode, fields
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import hold, to_meta
+from fxgrow.graph import Captured, hold, tensors_of, to_meta
+from fxgrow.record import GrowthRecord, Outcome
 from fxgrow.tracing import plain_attributes
 
 PART = {"class": str, "nodes": list, "attributes": dict}
+SMALL_MODEL = {"class": str, "nodes": list, "inputs": dict, "leaves": dict, **TREE}
+RECORD, ORIGIN = "record/", "origin/{}/"
+MAP_DTYPES = {"index": torch.int64, "fresh": torch.bool, "shares": torch.float64}
 
 
-def class_name(model: nn.Module) -> str:
+def _class_name(model: nn.Module) -> str:
     """Return the name that a model's class gets in the file."""
     name = type(model).__name__
     return name if name.isidentifier() else "GraphModule"
@@ -33,25 +36,20 @@ def class_name(model: nn.Module) -> str:
 def encode_model(model: nn.Module, encoder: Encoder) -> dict:
     """Return the class and the graph of a captured model, or the graphs of its parts."""
     if isinstance(model, GraphModule):
-        return {"class": class_name(model), "nodes": encode_graph(model), "parts": {}}
-    parts = {path: {"class": class_name(gm), "nodes": encode_graph(gm), "attributes": encode(plain_attributes(gm))}
+        return {"class": _class_name(model), "nodes": encode_graph(model), "parts": {}}
+    parts = {path: {"class": _class_name(gm), "nodes": encode_graph(gm), "attributes": encode(plain_attributes(gm))}
              for path, gm in encoder.graphs.items()}
-    return {"class": class_name(model), "nodes": None, "parts": parts}
+    return {"class": _class_name(model), "nodes": None, "parts": parts}
 
 
 def decode_model(description: dict, data: dict[str, Tensor]) -> nn.Module:
     """Return the model that an archive describes."""
-    tree = decode_tree(description, data)
+    tree = Tree(description, data)
     if description["nodes"] is None:
         return _shell(tree, description["parts"])
     if description["parts"]:
         raise ArchiveError("a model is one graph or has parts, not both")
-    return assemble(description["class"], tree.part(""), description["nodes"])
-
-
-def decode_tree(description: dict, data: dict[str, Tensor]) -> Tree:
-    """Return the modules and tensors that a description has below `modules`, `tensors`, `strides` and `meta`."""
-    return Tree(description["modules"], description["tensors"], description["strides"], description["meta"], data)
+    return _assemble(description["class"], tree.part(""), description["nodes"])
 
 
 def _shell(tree: Tree, parts: dict) -> nn.Module:
@@ -60,19 +58,19 @@ def _shell(tree: Tree, parts: dict) -> nn.Module:
     for path, entry in parts.items():
         name, nodes, attributes = fields(entry, f"part {path[:80]!r}", PART)
         part = tree.part(path)
-        graphs[id(part.root)] = gm = assemble(name, part, nodes)
+        graphs[id(part.root)] = gm = _assemble(name, part, nodes)
         attributes = decode(attributes)
         if not isinstance(attributes, dict) or not all(usable_name(n, GraphModule) for n in attributes):
             raise ArchiveError(f"part {path[:80]!r} has attributes that may hold code")
         vars(gm).update(attributes)
-    if not graphs or not tree.is_layer_module(tree.root):
+    if not graphs or not tree.is_layer(tree.root):
         raise ArchiveError("the model has neither a graph nor parts")
     for module in list(tree.root.modules()):
         module._modules.update({n: graphs[id(m)] for n, m in module._modules.items() if id(m) in graphs})
     return tree.root
 
 
-def assemble(name: str, tree: Tree, nodes: list) -> GraphModule:
+def _assemble(name: str, tree: Tree, nodes: list) -> GraphModule:
     """Return the GraphModule, its parts in the order they had (torch.fx alone orders them by use and drops the unused)."""
     if not name.isidentifier():
         raise ArchiveError("the model's class name is not a name")
@@ -89,13 +87,13 @@ def assemble(name: str, tree: Tree, nodes: list) -> GraphModule:
     return gm
 
 
-def encode_inputs(inputs: tuple) -> Any:
-    """Return example inputs as JSON, without their numbers."""
-    return encoded("an example input", to_meta(inputs), _shape)
+def encode_facts(model: nn.Module, inputs: tuple) -> dict:
+    """Return the fields `inputs`, without their numbers, and `leaves` of a captured model."""
+    return {"inputs": encoded("an example input", to_meta(inputs), _shape), "leaves": dict(Captured(model).leaves)}
 
 
 def encoded(what: str, value: Any, special=lambda value: None) -> Any:
-    """Return `encode(value, special)`; `what` names the value in the ArchiveError of one that a file cannot hold."""
+    """Return `encode(value, special)`, or raise an ArchiveError that calls the value `what`."""
     try:
         return encode(value, special)
     except (Unencodable, RecursionError) as error:
@@ -103,17 +101,16 @@ def encoded(what: str, value: Any, special=lambda value: None) -> Any:
 
 
 def _shape(value: Any) -> dict | None:
-    if isinstance(value, Tensor):
-        return {"tensor": [list(value.shape), encode(value.dtype)]}
-    return None
+    return {"tensor": [list(value.shape), encode(value.dtype)]} if isinstance(value, Tensor) else None
 
 
-def decode_facts(inputs: Any, leaves: dict) -> tuple[tuple, dict[str, str]]:
-    """Return the inputs of a captured model as meta tensors, and the layers that capture kept whole."""
+def decode_facts(model: nn.Module, inputs: Any, leaves: dict) -> None:
+    """Give a captured model its inputs, as meta tensors, and the layers that capture kept whole."""
     example = decode(inputs, {"tensor": _meta_tensor})
     if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
         raise ArchiveError("the model's inputs are not described")
-    return example, leaves
+    captured = Captured(model)
+    captured.inputs, captured.leaves = example, leaves
 
 
 def _meta_tensor(content: Any, inner: Convert) -> Tensor:
@@ -122,3 +119,79 @@ def _meta_tensor(content: Any, inner: Convert) -> Tensor:
     if not isinstance(dtype, torch.dtype):
         raise ArchiveError("an example input has no type")
     return torch.empty(inner({"size": size}), dtype=dtype, device="meta")
+
+
+def encode_record(record: GrowthRecord) -> tuple[dict, dict[str, Tensor]]:
+    """Return the JSON fields `record` and `origin` of an archive, and the tensors that go with them."""
+    try:
+        described = json.loads(record.to_json())
+    except (TypeError, ValueError) as error:
+        raise ArchiveError(f"the growth record holds something that is not data: {one_line(error)}") from error
+    data = {RECORD + name: tensor.detach().cpu().contiguous().clone()  # maps may be shared between parameters
+            for name, tensor in record.to_tensors().items()}
+    origin = {}
+    for number, (path, gm) in enumerate(sorted(record.origin.items())):
+        encoder = Encoder(gm, ORIGIN.format(number))
+        origin[path] = {"class": _class_name(gm), "nodes": encode_graph(gm), **encode_facts(gm, Captured(gm).inputs),
+                        **encoder.tree()}
+        data.update(encoder.data)  # the few tensors that are not parameters or buffers
+    return {"record": described, "origin": origin}, data
+
+
+def decode_record(description: dict, data: dict[str, Tensor]) -> GrowthRecord:
+    """Return the record of an archive; its tensors are taken out of `data`."""
+    described, tensors = {"certificate": [], **description["record"]}, _take(data, RECORD)
+    if any(t.dtype is not MAP_DTYPES.get(name.partition("/")[0]) for name, t in tensors.items()):
+        raise ArchiveError("a map of the growth record does not hold positions, truth values or shares")
+    try:
+        record = GrowthRecord.rebuild(json.dumps(described), tensors)
+        same = json.loads(record.to_json()) == described and record.to_tensors().keys() == tensors.keys()
+        for outcome in record.certificate:
+            Outcome(**outcome)
+        typed = _is_typed(record)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ArchiveError("the growth record does not hold what it should") from error
+    if not same or not typed:
+        raise ArchiveError("the growth record does not fit its index maps")
+    record.origin = _decode_origin(description["origin"], data)
+    return record
+
+
+def _is_typed(record: GrowthRecord) -> bool:
+    entries = record.parameters.values()
+    return (all(isinstance(step, dict) for step in record.lineage) and all(isinstance(name, str) for name in record.removed)
+            and all(isinstance(p.source, (str, type(None))) and isinstance(p.scale, float) for p in entries))
+
+
+def _decode_origin(described: dict, data: dict[str, Tensor]) -> dict[str, nn.Module]:
+    """Return the small model's structure: as safe as the model itself, and without numbers."""
+    if list(described) != sorted(described) or ("" in described and len(described) > 1):
+        raise ArchiveError("the small model is one graph or has parts, not both")
+    origin: dict[str, nn.Module] = {}
+    for number, (path, entry) in enumerate(described.items()):
+        name, nodes, inputs, leaves, *_ = fields(entry, "the small model", SMALL_MODEL)
+        prefix = ORIGIN.format(number)
+        tensors = {prefix + n: t for n, t in _take(data, prefix).items()}
+        origin[path] = gm = _assemble(name, Tree(entry, tensors).part(""), nodes)
+        has_numbers = not all(t.is_meta for t in tensors_of(gm).values())
+        if has_numbers or (path and not isinstance(find_module(gm, path), nn.Module)):
+            raise ArchiveError("the small model has numbers, or is not where its path says")
+        decode_facts(gm, inputs, leaves)
+    return origin
+
+
+def _take(data: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take the tensors below a prefix out of `data`; return them without it."""
+    return {n.removeprefix(prefix): data.pop(n) for n in list(data) if n.startswith(prefix)}
+
+
+def check_record(record: GrowthRecord, model: nn.Module) -> None:
+    """Check that each entry fits the parameter or buffer it is about, and the one of the small model that it names."""
+    tensors: dict[str, Any] = tensors_of(model)
+    small = {name: t.shape for gm in record.origin.values() for name, t in tensors_of(gm).items()}
+    for name in record.parameters.keys() & tensors.keys():
+        entry = record.parameters[name]
+        if not entry.fits(tensors[name].shape, small.get(str(entry.source))):
+            raise ArchiveError(f"the growth record does not fit {name!r}")
+        if record.origin and entry.source is not None and entry.source not in small:
+            raise ArchiveError(f"the growth record has {name!r} from {entry.source[:80]!r}, which the small model has not")

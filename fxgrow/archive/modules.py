@@ -2,8 +2,6 @@
 
 Shared layers, shared parameters and shared memory are written once. The way back is in tree.py.
 """
-from __future__ import annotations
-
 import enum
 import functools
 from collections.abc import Callable
@@ -20,7 +18,7 @@ from fxgrow.errors import ArchiveError
 from fxgrow.graph import TRANSIENT
 
 PREFIX = "model/"
-FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 
@@ -29,10 +27,8 @@ def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
     """Return the captured graphs in a model by path: the model itself, or the parts of a shell that cannot be traced."""
     if isinstance(model, GraphModule):
         return {path: model}
-    graphs: dict[str, GraphModule] = {}
-    for name, child in model.named_children():  # each child once
-        graphs.update(graphs_of(child, _join(path, name)))
-    return graphs
+    return {place: gm for name, child in model.named_children()  # each child once
+            for place, gm in graphs_of(child, _join(path, name)).items()}
 
 
 def _outside_graphs(model: nn.Module) -> set[int]:
@@ -46,8 +42,7 @@ class Encoder:
     """Modules (children before parents), tensor objects and tensor data of a captured model or a shell with such parts."""
 
     def __init__(self, model: nn.Module, prefix: str = PREFIX):
-        self.graphs = graphs_of(model)
-        self.prefix = prefix
+        self.graphs, self.prefix = graphs_of(model), prefix
         self.modules: list[dict] = []
         self.objects: list[dict] = []
         self.data: dict[str, Tensor] = {}
@@ -78,7 +73,9 @@ class Encoder:
         self._module_index[id(module)] = None
         is_layer = id(module) in self._layers
         layer = _layer_name(module, path) if is_layer else None
-        _refuse_hooks(module, path)
+        if any(not getattr(hook, TRANSIENT, False) for hooks in HOOKS for hook in getattr(module, hooks, {}).values()):
+            raise ArchiveError(f"module {path!r} has hooks (old-style weight_norm and pruning use them), which an archive "
+                               "cannot hold; remove them first")
         for name in [*module._modules, *module._parameters, *module._buffers]:
             if not usable_name(name, type(module)):
                 raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
@@ -99,14 +96,12 @@ class Encoder:
         entry = {}
         if missing_constant(module):
             raise ArchiveError(f"layer {path!r} ({type(module).__name__}) lacks its attribute {missing_constant(module)!r}")
-        for name, value in sorted(vars(module).items()):
-            if name in skipped:
-                continue
+        for name in sorted(vars(module).keys() - skipped):
             where = f"attribute {name!r} of {path!r} ({type(module).__name__})"
             if not usable_name(name, type(module)):
                 raise ArchiveError(f"{where} replaces a method of its class; an archive holds no code, so remove it")
             try:
-                entry[name] = encode(value, functools.partial(self._special, f"{path}.{name}"))
+                entry[name] = encode(vars(module)[name], functools.partial(self._special, f"{path}.{name}"))
             except Unencodable as error:
                 raise ArchiveError(f"{where} holds a {error}, which an archive cannot hold; make it a number, a string, "
                                    "a tensor or a container of these") from None
@@ -120,13 +115,13 @@ class Encoder:
             self._layers.update(id(m) for m in value.modules())
             return {"module": self._add_module(value, where)}
         if isinstance(value, enum.Enum):
-            if not allow.enum_name(type(value)):
+            if not allow.ENUMS.name_of(type(value)):
                 raise Unencodable(value)
-            return {"enum": [allow.enum_name(type(value)), value.name]}
+            return {"enum": [allow.ENUMS.name_of(type(value)), value.name]}
         special = functools.partial(self._special, where)
         if isinstance(value, functools.partial):
             return {"partial": [encode(v, special) for v in (value.func, list(value.args), value.keywords)]}
-        return _named(value) or _plain(value, special)
+        return _allowed(value, special)
 
     def _add_tensor(self, tensor: Tensor | None, path: str) -> int | None:
         if tensor is None:
@@ -136,8 +131,10 @@ class Encoder:
             self.objects.append({"data": self._add_data(tensor.detach(), path), "requires_grad": tensor.requires_grad,
                                  "kind": "parameter" if isinstance(tensor, nn.Parameter) else "tensor"})
             self._object_index[id(tensor)] = len(self.objects) - 1
-            if isinstance(tensor, nn.Parameter):
-                self._note_range(tensor, path)
+            if isinstance(tensor, nn.Parameter) and tensor.numel() and tensor.device.type == "cpu":
+                last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+                end = tensor.data_ptr() + (last + 1) * tensor.element_size()
+                self._parameter_ranges.append((tensor.data_ptr(), end, path))
         return self._object_index[id(tensor)]
 
     def _add_data(self, tensor: Tensor, path: str) -> str:
@@ -157,12 +154,6 @@ class Encoder:
             self.strides[key] = list(tensor.stride())
         return key
 
-    def _note_range(self, tensor: Tensor, path: str) -> None:
-        if tensor.numel() and tensor.device.type == "cpu":
-            last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
-            start = tensor.data_ptr()
-            self._parameter_ranges.append((start, start + (last + 1) * tensor.element_size(), path))
-
     def _refuse_overlaps(self) -> None:
         """Refuse parameters that share part of their memory: they train together, and would not once read from a file."""
         ranges = sorted(self._parameter_ranges)
@@ -172,18 +163,13 @@ class Encoder:
                                    "cannot hold; clone one of them")
 
 
-def _named(value: Any) -> dict | None:
-    """Encode a class or function of the allow-lists."""
-    if isinstance(value, type) and issubclass(value, nn.Module) and allow.class_name(value):
-        return {"class": allow.class_name(value)}
+def _allowed(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
+    """Encode a class or function of the allow-lists, or an object of a plain class that comes with a model."""
+    if isinstance(value, type) and issubclass(value, nn.Module) and allow.LAYERS.name_of(value):
+        return {"class": allow.LAYERS.name_of(value)}
     if callable(value) and value is not getattr and allow.function_name(value):
         return {"function": allow.function_name(value)}
-    return None
-
-
-def _plain(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
-    """Encode an object of a plain class that comes with a model."""
-    name = allow.plain_name(type(value))
+    name = allow.PLAIN.name_of(type(value))
     if not name or not all(usable_name(n, type(value)) for n in vars(value)):
         return None
     return {"plain": [name, {n: encode(v, special) for n, v in vars(value).items()}]}
@@ -192,13 +178,9 @@ def _plain(value: Any, special: Callable[[Any], dict | None]) -> dict | None:
 def plain_copy(tensor: Tensor) -> Tensor:
     """Return a tensor contiguous, on the CPU, in memory of its own size (safetensors refuses views of larger memory)."""
     tensor = tensor.detach().cpu().contiguous()
-    fits = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.stride() == _default_strides(tensor.shape)
+    usual = torch.empty(tensor.shape, device="meta").stride()  # with sizes of 1, other strides are contiguous too
+    fits = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.stride() == usual
     return tensor if fits else torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
-
-
-def _default_strides(shape: torch.Size) -> tuple[int, ...]:
-    """Return the strides of a new tensor; one with sizes of 1 may be contiguous and have others."""
-    return torch.empty(shape, device="meta").stride()
 
 
 def _join(path: str, name: str) -> str:
@@ -213,7 +195,7 @@ def _layer_name(module: nn.Module, path: str) -> str:
                            "layer; call torch.nn.utils.parametrize.remove_parametrizations on it first")
     if issubclass(cls, nn.modules.lazy.LazyModuleMixin):
         raise ArchiveError(f"layer {path!r} ({cls.__name__}) has no weights yet; run the model once first")
-    name = allow.class_name(cls)
+    name = allow.LAYERS.name_of(cls)
     if name is None and not path:
         raise ArchiveError(f"{cls.__name__} itself cannot be traced, only parts of it, and its own code cannot go into an "
                            "archive: grow the submodule that does the work instead (its backbone), or rewrite its forward "
@@ -225,17 +207,8 @@ def _layer_name(module: nn.Module, path: str) -> str:
     return name
 
 
-def _refuse_hooks(module: nn.Module, path: str) -> None:
-    if any(not getattr(hook, TRANSIENT, False) for name in FORWARD_HOOKS for hook in getattr(module, name, {}).values()):
-        raise ArchiveError(f"module {path!r} has hooks (old-style weight_norm and pruning use them), which an archive "
-                           "cannot hold; remove them first")
-
-
 def _refuse_tensor(tensor: Tensor, path: str) -> None:
-    reason = None
-    if type(tensor) not in (Tensor, nn.Parameter):
-        reason = f"is a {type(tensor).__name__}"
-    elif tensor.layout is not torch.strided or tensor.is_quantized:
-        reason = "is sparse or quantized"
-    if reason:
+    plain = type(tensor) in (Tensor, nn.Parameter)
+    if not plain or tensor.layout is not torch.strided or tensor.is_quantized:
+        reason = "is sparse or quantized" if plain else f"is a {type(tensor).__name__}"
         raise ArchiveError(f"tensor {path!r} {reason}, which an archive cannot hold; make it a plain dense tensor first")

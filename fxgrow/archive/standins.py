@@ -123,11 +123,7 @@ class _Function:
 
 
 def stand_in(name: str) -> Any:
-    """Return what takes the place of a global of the pickle; None for torch's own ones, which need no place.
-
-    Raises:
-        ArchiveError: the name is nothing that loading is ready to resolve.
-    """
+    """Return what takes the place of a global of the pickle, None for torch's own, or raise ArchiveError."""
     module, _, attribute = name.rpartition(".")
     if name in CORE or (module in ("torch", "torch.storage") and attribute in ITEM_SIZES) or (
             module == "torch" and isinstance(getattr(torch, attribute, None), torch.dtype)):
@@ -136,7 +132,7 @@ def stand_in(name: str) -> Any:
         return _Partial
     if name == "builtins.getattr":
         return _MemberByName
-    for base, find in ((_Layer, allow.find_class), (_Member, allow.find_enum), (_Plain, allow.find_plain)):
+    for base, find in ((_Layer, allow.LAYERS.find), (_Member, allow.ENUMS.find), (_Plain, allow.PLAIN.find)):
         real = _allowed(find, name)
         if real is not None:
             return type(attribute, (base,), {"real": real})
@@ -164,11 +160,7 @@ class Finish:
         self.done: dict[int, Any] = {}
 
     def value(self, value: Any) -> Any:
-        """Return the real thing that a value of the second run stands for.
-
-        Raises:
-            ArchiveError: it is something that a model of plain layers does not hold.
-        """
+        """Return the real thing that a value of the second run stands for; refuse what a model of plain layers has not."""
         if isinstance(value, PLAIN):
             return value
         if id(value) not in self.done:

@@ -1,6 +1,4 @@
 """Rules that a module tree in an archive keeps, whoever writes or reads it: names, depth, paths and layouts."""
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -31,11 +29,7 @@ class Nesting:
         self.paths: list[int] = []
 
     def add(self, children: list[int]) -> None:
-        """Count a module with these children.
-
-        Raises:
-            ArchiveError: the tree is deeper or larger than any program that walks it could bear.
-        """
+        """Count a module with these children; raise ArchiveError if programs that walk the tree could not bear it."""
         self.depths.append(1 + max((self.depths[i] for i in children), default=0))
         self.paths.append(1 + sum(self.paths[i] for i in children))
         if self.depths[-1] > MAX_DEPTH or self.paths[-1] > MAX_PATHS:
@@ -54,9 +48,8 @@ def is_readable(root: nn.Module, path: str) -> bool:
     """Tell whether the path is a parameter, a buffer, or the training flag of a module: what a graph may read."""
     parent, _, name = path.rpartition(".")
     module = find_module(root, parent)
-    if module is None:
-        return False
-    return name == "training" or isinstance({**module._parameters, **module._buffers}.get(name), Tensor)
+    return module is not None and (
+        name == "training" or isinstance({**module._parameters, **module._buffers}.get(name), Tensor))
 
 
 def missing_constant(module: nn.Module) -> str | None:

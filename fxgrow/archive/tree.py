@@ -2,8 +2,6 @@
 
 No constructor runs, and whatever is not as `Encoder` would have written it is refused.
 """
-from __future__ import annotations
-
 import copy
 import functools
 import weakref
@@ -16,32 +14,27 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow.archive import allow
-from fxgrow.archive.structure import Nesting, find_module, is_dense, is_readable, missing_constant, usable_name
+from fxgrow.archive.structure import Nesting, find_module, is_dense, missing_constant, usable_name
 from fxgrow.archive.values import Convert, Decoder, decode, fields
 from fxgrow.errors import ArchiveError
 
+TREE = {"modules": list, "tensors": list, "strides": dict, "meta": dict}
 MODULE = {"class": (str, type(None)), "training": bool, "attributes": dict, "parameters": dict, "buffers": dict,
           "not_persistent": list, "children": dict}
 
 
 class Tree:
-    """Modules and tensors of an archive, built; `root` is the whole model without its graph.
+    """Modules and tensors of an archive, built; `root` is the whole model without its graph."""
 
-    Args:
-        modules, objects, strides, meta: as `Encoder.tree` gives them.
-        data: the tensors of the file; they are taken out.
-
-    Raises:
-        ArchiveError: whatever in the description is not as `Encoder` would have written it.
-    """
-
-    def __init__(self, modules: Any, objects: Any, strides: Any, meta: Any, data: dict[str, Tensor]):
-        if not all(isinstance(part, list) for part in (modules, objects)) or not modules:
+    def __init__(self, description: dict, data: dict[str, Tensor]):
+        """Build from what `Encoder.tree` gave, of the types in TREE, or raise ArchiveError; empty `data` of its tensors."""
+        modules, objects, strides, meta = (description[part] for part in TREE)
+        if not modules:
             raise ArchiveError("the model has no modules")
         self._data = {**_laid_out(data, strides), **_without_data(meta)}
         self.tensors = self._make_tensors(objects)
         self.modules: list[nn.Module] = []
-        self._is_layer: set[int] = set()
+        self._layers: set[int] = set()
         self._nesting = Nesting()
         self._used: set[int] = set()
         for entry in modules:
@@ -50,35 +43,22 @@ class Tree:
             raise ArchiveError("the model has modules that are not part of it")
         self.root = self.modules[-1]
 
-    def part(self, path: str) -> Tree:
-        """Return the tree below a path, which will become a captured graph.
-
-        Raises:
-            ArchiveError: the module there has code of its own.
-        """
+    def part(self, path: str) -> "Tree":
+        """Return the tree below a path, which will become a captured graph; refuse a module with code of its own."""
         root = find_module(self.root, path)
-        if root is None or self.is_layer_module(root) or not all(
+        if root is None or self.is_layer(root) or not all(
                 usable_name(n, GraphModule) for n in [*root._modules, *root._parameters, *root._buffers]):
             raise ArchiveError(f"{path or 'the model itself'!r} is not a plain container")
         below = copy.copy(self)
         below.root = root
         return below
 
-    def is_layer(self, path: str) -> bool:
-        """Tell whether the module at a path is a layer, which a graph may call."""
-        return self.is_layer_module(find_module(self.root, path))
-
-    def is_layer_module(self, module: nn.Module | None) -> bool:
+    def is_layer(self, module: nn.Module | None) -> bool:
         """Tell whether a module of the tree has a class of its own, other than a plain container."""
-        return id(module) in self._is_layer
-
-    def is_readable(self, path: str) -> bool:
-        """Tell whether a graph may read the path: a parameter, a buffer or a training flag."""
-        return is_readable(self.root, path)
+        return id(module) in self._layers
 
     def _make_tensors(self, objects: list) -> list[Tensor]:
         tensors: list[Tensor] = []
-        used: set[str] = set()
         for entry in objects:
             key, requires_grad, kind = fields(entry, "a tensor", {"data": str, "requires_grad": bool, "kind": str})
             if key not in self._data or kind not in ("parameter", "tensor"):
@@ -89,14 +69,13 @@ class Tree:
             except RuntimeError as error:
                 raise ArchiveError(f"tensor {key!r} of whole numbers cannot require a gradient") from error
             tensors.append(nn.Parameter(data, requires_grad) if kind == "parameter" else data)
-            used.add(key)
-        if used != self._data.keys():
+        if {entry["data"] for entry in objects} != self._data.keys():
             raise ArchiveError("the file holds tensors that are not part of the model")
         return tensors
 
     def _add_module(self, entry: Any) -> None:
         name, training, attributes, parameters, buffers, hidden, children = fields(entry, "a module", MODULE)
-        cls = nn.Module if name is None else allow.find_class(name)
+        cls = nn.Module if name is None else allow.LAYERS.find(name)
         names = [*attributes, *parameters, *buffers, *children]
         if len(set(names)) != len(names) or not all(usable_name(n, cls) for n in names):
             raise ArchiveError(f"a module ({name or 'container'}) has parts whose names cannot be used")
@@ -115,7 +94,7 @@ class Tree:
         self._check(module, children)
         self.modules.append(module)
         if name is not None:
-            self._is_layer.add(id(module))
+            self._layers.add(id(module))
 
     def _check(self, module: nn.Module, children: dict) -> None:
         self._nesting.add([i for i in children.values() if i is not None])
@@ -146,12 +125,12 @@ def _decode_function(name: Any, inner: Convert) -> Callable:
 
 def _decode_enum(content: Any, inner: Convert) -> Any:
     name, member = content
-    return allow.find_enum(name).__members__.get(member)
+    return allow.ENUMS.find(name).__members__.get(member)
 
 
 def _decode_plain(content: Any, inner: Convert) -> Any:
     name, attributes = content
-    cls = allow.find_plain(name)
+    cls = allow.PLAIN.find(name)
     if not all(usable_name(n, cls) for n in attributes):
         raise ArchiveError(f"an object of class {cls.__name__} has attributes that may hold code")
     plain: Any = object.__new__(cls)
@@ -167,13 +146,13 @@ def _decode_partial(content: Any, inner: Convert) -> functools.partial:
 
 
 DECODERS: dict[str, Decoder] = {
-    "function": _decode_function, "class": lambda name, inner: allow.find_class(name), "enum": _decode_enum,
+    "function": _decode_function, "class": lambda name, inner: allow.LAYERS.find(name), "enum": _decode_enum,
     "plain": _decode_plain, "partial": _decode_partial}
 
 
-def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
+def _laid_out(data: dict[str, Tensor], strides: dict) -> dict[str, Tensor]:
     """Copy the tensors into memory of their own, in the layout they had (a channels-last weight runs other kernels)."""
-    if not isinstance(strides, dict) or not strides.keys() <= data.keys():
+    if not strides.keys() <= data.keys():
         raise ArchiveError("the layouts do not fit the tensors")
     result = {}
     for key in list(data):
@@ -188,10 +167,8 @@ def _laid_out(data: dict[str, Tensor], strides: Any) -> dict[str, Tensor]:
     return result
 
 
-def _without_data(meta: Any) -> dict[str, Tensor]:
+def _without_data(meta: dict) -> dict[str, Tensor]:
     """Make the tensors on the meta device, which have no numbers."""
-    if not isinstance(meta, dict):
-        raise ArchiveError("the tensors without data are not described")
     made = {}
     for key, entry in meta.items():
         size, strides, kind = fields(entry, f"tensor {key[:80]!r}", {"size": list, "strides": list, "dtype": dict})

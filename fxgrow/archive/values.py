@@ -3,8 +3,7 @@
 JSON's own scalars and lists stand for themselves; everything else is an object with one key, its kind:
 `{"tuple": [1, 2]}`, `{"float": "inf"}`, `{"dtype": "float32"}`, `{"node": "conv1"}`.
 """
-from __future__ import annotations
-
+import functools
 import json
 import math
 import numbers
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fxgrow.archive.allow import IDENTIFIER, is_named_tuple, named_tuple
+from fxgrow.archive.allow import IDENTIFIER, is_named_tuple, output_class
 from fxgrow.errors import ArchiveError
 
 MAX_DEPTH = 32
@@ -32,11 +31,7 @@ class Unencodable(Exception):
 
 
 def encode(value: Any, special: Callable[[Any], dict | None] = lambda value: None) -> Any:
-    """Return `value` as JSON; `special` may take over any value that is not a plain number, string or container.
-
-    Raises:
-        Unencodable: naming the type that a file cannot hold.
-    """
+    """Return `value` as JSON, or raise Unencodable; `special` may take over what is no plain number or string."""
     if value is None or type(value) in (bool, int, str):
         return value
     encoded = special(value)
@@ -56,44 +51,24 @@ def _encode_tuple(value: tuple, inner: Convert) -> dict:
     return {"tuple": [inner(v) for v in value]}
 
 
-def _encode_set(value: set | frozenset, inner: Convert) -> dict:
-    return {"set": sorted((inner(v) for v in value), key=json.dumps)}
-
-
-def _encode_range(value: slice | range, inner: Convert) -> dict:
-    return {type(value).__name__: [inner(v) for v in (value.start, value.stop, value.step)]}
-
-
-def _encode_constant(value: Any, inner: Convert) -> dict:
-    return {type(value).__name__: str(value).removeprefix("torch.")}
-
-
-_ENCODERS: dict[type, Callable[[Any, Convert], Any]] = {  # the first that fits
+_ENCODERS: dict[type | tuple[type, ...], Callable[[Any, Convert], Any]] = {  # the first that fits
     numbers.Integral: lambda v, inner: int(v),
     float: lambda v, inner: float(v) if math.isfinite(v) else {"float": str(float(v))},
     torch.Size: lambda v, inner: {"size": list(v)},
     dict: lambda v, inner: {"dict": [[inner(k), inner(x)] for k, x in v.items()]},
     list: lambda v, inner: [inner(x) for x in v],
     tuple: _encode_tuple,
-    set: _encode_set,
-    frozenset: _encode_set,
-    torch.dtype: _encode_constant,
-    torch.layout: _encode_constant,
-    torch.memory_format: _encode_constant,
+    (set, frozenset): lambda v, inner: {"set": sorted(map(inner, v), key=json.dumps)},
+    tuple(_TORCH_CONSTANTS.values()): lambda v, inner: {type(v).__name__: str(v).removeprefix("torch.")},
     complex: lambda v, inner: {"complex": [encode(v.real), encode(v.imag)]},
     torch.device: lambda v, inner: {"device": str(v)},
-    slice: _encode_range,
-    range: _encode_range,
+    (slice, range): lambda v, inner: {type(v).__name__: [inner(x) for x in (v.start, v.stop, v.step)]},
     type(Ellipsis): lambda v, inner: {"ellipsis": True},
 }
 
 
 def decode(data: Any, decoders: Mapping[str, Decoder] | None = None, depth: int = 0) -> Any:
-    """Return the value that `data` stands for; `decoders` are for kinds beyond plain data.
-
-    Raises:
-        ArchiveError: an unknown kind, content that does not fit it, or values nested too deeply.
-    """
+    """Return the value that `data` stands for, or raise ArchiveError; `decoders` are for kinds beyond plain data."""
     if depth > MAX_DEPTH:
         raise ArchiveError(f"values are nested more than {MAX_DEPTH} deep")
     if data is None or isinstance(data, (bool, int, float, str)):
@@ -112,13 +87,11 @@ def decode(data: Any, decoders: Mapping[str, Decoder] | None = None, depth: int 
         raise ArchiveError(f"a value of kind {kind!r} does not hold what it should") from error
 
 
-def _constant_decoder(kind: str) -> Callable:
-    def find(name, inner):
-        value = getattr(torch, name) if IDENTIFIER.fullmatch(name) and hasattr(torch, name) else None
-        if not isinstance(value, _TORCH_CONSTANTS[kind]):
-            raise ValueError(name)
-        return value
-    return find
+def _decode_constant(kind: type, name, inner):
+    value = getattr(torch, name) if IDENTIFIER.fullmatch(name) and hasattr(torch, name) else None
+    if not isinstance(value, kind):
+        raise ValueError(name)
+    return value
 
 
 def _list(content) -> list:
@@ -141,14 +114,12 @@ def _decode_device(content, inner):
 
 def _decode_named_tuple(content, inner):
     name, fields, values = content
-    return named_tuple(name, tuple(fields))(*[inner(v) for v in _list(values)])
+    return output_class("namedtuple", name, tuple(fields))(*[inner(v) for v in _list(values)])
 
 
-def _range_decoder(kind: type) -> Callable:
-    def make(content, inner):
-        start, stop, step = _list(content)
-        return kind(inner(start), inner(stop), inner(step))
-    return make
+def _decode_range(kind: type, content, inner):
+    start, stop, step = _list(content)
+    return kind(inner(start), inner(stop), inner(step))
 
 
 _DECODERS: dict[str, Decoder] = {
@@ -159,20 +130,16 @@ _DECODERS: dict[str, Decoder] = {
     "size": lambda c, inner: torch.Size(_integers(c)),
     "set": lambda c, inner: {inner(v) for v in _list(c)},
     "dict": lambda c, inner: {inner(k): inner(v) for k, v in _list(c)},
-    "slice": _range_decoder(slice),
-    "range": _range_decoder(range),
+    "slice": functools.partial(_decode_range, slice),
+    "range": functools.partial(_decode_range, range),
     "ellipsis": lambda c, inner: Ellipsis,
     "device": _decode_device,
-    **{kind: _constant_decoder(kind) for kind in _TORCH_CONSTANTS},
+    **{name: functools.partial(_decode_constant, kind) for name, kind in _TORCH_CONSTANTS.items()},
 }
 
 
 def fields(data: Any, what: str, kinds: Mapping[str, Any]) -> list:
-    """Return the values of a JSON object's keys, in the order of `kinds`, which says their types.
-
-    Raises:
-        ArchiveError: a key is missing, unknown, or of another type.
-    """
+    """Return the values of a JSON object's keys, in the order of `kinds`, their types, or raise ArchiveError."""
     if not isinstance(data, dict) or data.keys() != kinds.keys():
         raise ArchiveError(f"{what} does not have the fields {', '.join(kinds)}")
     for name, kind in kinds.items():

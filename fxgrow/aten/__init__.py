@@ -1,43 +1,19 @@
 """ATen ops as torch defines them: their schemas, their families, and results on meta tensors without running them.
 
-What lives here: facts about single ops. What does not: rules that relate axes (axis/rules) or count FLOPs (cost/rules.py).
+What lives here: facts about single ops, and the names that torch marks as internal and that fxgrow cannot do without.
+What does not: rules that relate axes (axis/rules) or count FLOPs (cost/rules.py).
 """
-from fxgrow.aten.families import (
-    BILINEAR,
-    CLAMPS,
-    CONTRACTIONS,
-    COPIES,
-    CREATED,
-    DIMENSION_VIEWS,
-    FILLED,
-    FREE,
-    HOMOGENEOUS,
-    JOIN,
-    LINEAR,
-    NORMS,
-    ODD,
-    OTHER_POINTWISE,
-    POOLED,
-    POWERS,
-    RANGES,
-    REARRANGED,
-    SHAPE_ONLY,
-    ZERO_AT_ZERO,
-    ZERO_PRESERVING,
-)
-from fxgrow.aten.internals import (
-    ConvNd,
-    TorchDispatchMode,
-    device_constructors,
-    tree_any,
-    tree_flatten,
-    tree_leaves,
-    tree_map,
-    tree_unflatten,
-)
+# isort: skip_file
+from torch.nn.modules.conv import _ConvNd as ConvNd  # noqa: PLC2701
+from torch.utils._device import _device_constructors as device_constructors  # noqa: PLC2701
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701
+from torch.utils._pytree import tree_any, tree_flatten, tree_leaves, tree_map, tree_unflatten  # noqa: PLC2701
+
+from fxgrow.aten.families import (BILINEAR, CLAMPS, CONTRACTIONS, COPIES, CREATED, DIMENSION_VIEWS, FILLED, FREE,
+                                  HOMOGENEOUS, JOIN, LINEAR, NORMS, ODD, OTHER_POINTWISE, POOLED, POWERS, RANGES, REARRANGED,
+                                  SHAPE_ONLY, ZERO_AT_ZERO, ZERO_PRESERVING)
 from fxgrow.aten.meta import Literals, Shapes, Watching, compute
-from fxgrow.aten.recorded import Recorded
-from fxgrow.aten.schema import all_numbers_in, bound, effects, numbers_in, storage_of, tensors_in
+from fxgrow.aten.schema import Recorded, all_numbers_in, bound, effects, numbers_in, storage_of, tensors_in
 
 __all__ = ["BILINEAR", "CLAMPS", "CONTRACTIONS", "COPIES", "CREATED", "ConvNd", "DIMENSION_VIEWS", "FILLED", "FREE",
            "HOMOGENEOUS", "JOIN", "LINEAR", "Literals", "NORMS", "ODD", "OTHER_POINTWISE", "POOLED", "POWERS", "RANGES",

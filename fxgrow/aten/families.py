@@ -2,15 +2,11 @@
 
 What lives here: properties of ops. What does not: what follows from them for axes, contents, ranges or FLOPs.
 """
-from __future__ import annotations
-
 from math import inf
 
 from fxgrow.layers import by_mode
 
 JOIN = by_mode.__name__  # no ATen op: the name under which analyses keep the value of a `by_mode` node
-
-# --- Where numbers come from ------------------------------------------------------------------------------------------
 
 # Make a tensor from sizes: what fills it. What is in an empty one before it is written may be taken for zeros.
 CREATED = {"zeros": "zeros", "new_zeros": "zeros", "empty": "zeros", "new_empty": "zeros", "ones": "equal",
@@ -25,8 +21,6 @@ SIZED = {*CREATED, "view", "_unsafe_view", "expand", "repeat", "split", "split_w
          "as_strided_", "unsafe_split_with_sizes", "native_layer_norm", "native_group_norm", "_fused_rms_norm",
          "new_empty_strided"} - {"full", "new_full"}
 
-# --- Moves: every number of the result is one of the input ------------------------------------------------------------
-
 # Views in which each dimension of the base is itself, a part of itself, or gone.
 DIMENSION_VIEWS = {"slice", "select", "unsqueeze", "squeeze", "transpose", "permute", "t", "alias", "split",
                    "split_with_sizes", "unbind", "narrow"}
@@ -36,8 +30,6 @@ REARRANGED = {"view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "t
               "lift_fresh", "contiguous", "expand", "unfold"}
 # Give the same numbers in the same shape, perhaps in another type.
 COPIES = ("_to_copy", "alias", "clone")
-
-# --- Pointwise functions ----------------------------------------------------------------------------------------------
 
 # f(x + y) = f(x) + f(y), the other operands (a number, a mask) left alone.
 LINEAR = ("add", "sub", "rsub", "neg", "clone", "_to_copy", "alias", "lift_fresh", "contiguous", "copy", "lift", "positive",
@@ -64,8 +56,6 @@ RANGES = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "_softmax": (0.0, 1.
 # f(a x) = a^p f(x) for a > 0, by p (None: the op's second argument).
 POWERS = {"rsqrt": -0.5, "sqrt": 0.5, "square": 2, "reciprocal": -1, "pow": None}
 
-# --- Sums and products ------------------------------------------------------------------------------------------------
-
 # Each number of the result is a weighted sum, or the maximum, of numbers of one channel (or a zero at the border).
 POOLED = {"mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
           "adaptive_avg_pool1d", "max_pool2d_with_indices", "max_pool3d_with_indices", "upsample_nearest2d",
@@ -77,8 +67,6 @@ CONTRACTIONS = {"convolution": (1, 2), "addmm": (2, 0), "mm": (1, None), "linear
 # Normalise: the positions of weight, bias, running mean and eps among the arguments.
 NORMS = {"native_batch_norm": (1, 2, 3, 7), "native_layer_norm": (2, 3, None, 4), "native_group_norm": (1, 2, None, 7),
          "_fused_rms_norm": (2, None, None, 3)}
-
-# --- Of whole ops -----------------------------------------------------------------------------------------------------
 
 # Give zeros where they are given zeros alone.
 ZERO_PRESERVING = {*REARRANGED, *POOLED, *ODD, *ZERO_AT_ZERO, "native_dropout", "neg", "_to_copy"}

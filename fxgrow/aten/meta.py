@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-
-from fxgrow.aten.internals import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701
 
 aten = torch.ops.aten
 
@@ -45,9 +44,8 @@ def _alike(args, kwargs) -> Tensor | None:
 
 def _addmm(args, kwargs) -> Tensor | None:
     bias, a, b = args[:3]
-    if not bias.is_meta or a.shape[1] != b.shape[0] or bias.shape != b.shape[1:]:
-        return None
-    return _new(a, (a.shape[0], b.shape[1]))
+    fits = bias.is_meta and a.shape[1] == b.shape[0] and bias.shape == b.shape[1:]
+    return _new(a, (a.shape[0], b.shape[1])) if fits else None
 
 
 def _batch_norm(args, kwargs) -> tuple | None:
@@ -102,8 +100,8 @@ SHORTCUTS: dict[object, Callable] = {
     aten.convolution.default: _convolution, aten.addmm.default: _addmm,
     aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
     aten.mean.dim: _mean, aten.cat.default: _cat, aten._softmax.default: _alike, aten.roll.default: _alike,
-    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten._prelu_kernel.default),
-                    _pointwise),
+    aten._prelu_kernel.default: _pointwise,
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _pointwise),
     **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor), _in_place),
 }
 for _name in ("relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish",

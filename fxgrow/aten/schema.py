@@ -1,11 +1,37 @@
-"""Facts that the schema of an ATen op states: what it writes, whether it gives a view, its numbers."""
+"""Single ATen ops: what the schema of one states (what it writes, whether it gives a view, its numbers), what ran of it."""
 import functools
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from fxgrow.aten.families import SIZED
 
 WRITTEN = 4096  # numbers at most that a tensor is made of by hand; ranges and masks are, and ops with numbers make these
+
+
+@dataclass(eq=False)
+class Recorded:
+    """One ATen op that was run on meta tensors; analyses extend it by what they say of its results.
+
+    name: without namespace and overload. place: the layer or node in which it ran, in words; node: the graph node's name.
+    func: the overload. args: positional arguments. ins: for each tensor that it was given, what stands for it.
+    """
+    name: str = ""
+    place: str = ""
+    node: str = ""
+    func: Any = None
+    args: tuple = ()
+    ins: list = field(default_factory=list)
+
+    @property
+    def numbers(self) -> list[int | float]:
+        """Return the numbers among the positional arguments."""
+        return [a for a in self.args if isinstance(a, (int, float))]
+
+    def arg(self, position: int, default: Any = None) -> Any:
+        """Return a positional argument, or `default` where it was not given."""
+        return self.args[position] if len(self.args) > position else default
 
 
 @functools.cache
@@ -57,6 +83,5 @@ def numbers_in(name: str, args, kwargs) -> list:
 
 def bound(start: int | None, size: int) -> int:
     """Return the start of a slice as a position."""
-    if start is None:
-        return 0
+    start = start or 0
     return max(start + size, 0) if start < 0 else min(start, size)

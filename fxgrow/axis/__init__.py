@@ -7,9 +7,8 @@ from fxgrow.axis.algebra import cut, unify, view
 from fxgrow.axis.analysis import analyse
 from fxgrow.axis.axis_classes import AxisClass, classes, growable, source_of
 from fxgrow.axis.expressions import Atom, Fixed, Prod, Sizes, Sum, atoms, concat, is_fixed, product, resolve, size_of
-from fxgrow.axis.registry import rule
 from fxgrow.axis.rules.elementwise import broadcast, pointwise
-from fxgrow.axis.tape import Tape
+from fxgrow.axis.tape import Tape, rule
 from fxgrow.axis.values import OUTPUT, Contract, Fold, Map, Normalise, Op, Reduce, Value
 
 __all__ = ["Atom", "AxisClass", "Contract", "Fixed", "Fold", "Map", "Normalise", "OUTPUT", "Op", "Prod", "Reduce", "Sizes",

@@ -1,32 +1,37 @@
-"""The axis algebra: which positions of which axes must exist together.
+"""The axis algebra: equal axes are unified, reshapes split and merge factors, cuts split sums.
 
-Operations relate axes: equal axes are unified, reshapes split and merge factors, cuts split sums.
 What does not live here: knowledge of any operation, or of what grown positions contain.
 """
 from collections.abc import Sequence
 from typing import Any
 
-from fxgrow.axis.expressions import (
-    Atom,
-    Fixed,
-    Prod,
-    Sum,
-    atoms,
-    concat,
-    freeze,
-    is_copies,
-    is_fixed,
-    product,
-    refine,
-    resolve,
-    same,
-)
+from fxgrow.axis.expressions import Atom, Fixed, Prod, Sum, atoms, concat, freeze, is_copies, is_fixed, product, resolve
 
 APART = "its positions are told apart (the axis is cut there)"
 
 
 class Mismatch(Exception):
     """Two expressions cannot be brought to a common form; the caller freezes both."""
+
+
+def same(a, b) -> bool:
+    """Return whether two expressions have one structure once they are resolved."""
+    a, b = resolve(a), resolve(b)
+    if isinstance(a, Atom) or isinstance(b, Atom):
+        return a is b
+    if isinstance(a, Fixed) or isinstance(b, Fixed):
+        return isinstance(a, Fixed) and isinstance(b, Fixed) and a.size == b.size
+    return type(a) is type(b) and len(a.parts) == len(b.parts) and all(map(same, a.parts, b.parts))
+
+
+def refine(atom: Atom, parts: Sequence[int], kind: type) -> Prod | Sum:
+    """Split an atom into new atoms of the given sizes, everywhere it occurs.
+
+    A single position stays a number: a dimension of one is dropped and broadcast, so it never grows.
+    """
+    refined = kind([Atom(s, atom.hint, atom.reason) if s > 1 else Fixed(s) for s in parts])
+    atom.bind(refined)
+    return refined
 
 
 def _bind(atom: Atom, e) -> None:
@@ -36,7 +41,7 @@ def _bind(atom: Atom, e) -> None:
         freeze(e, atom.reason)
     if isinstance(e, Atom) and not e.hint:
         e.hint = atom.hint
-    atom.bound = e
+    atom.bind(e)
 
 
 def unify(a, b, reason: str) -> None:
@@ -70,24 +75,20 @@ def _match(a, b) -> None:
         _bind(b, a)
     elif isinstance(a, Atom):
         _bind(a, b)
-    elif isinstance(a, Sum) and isinstance(b, Sum):
-        _match_parts(list(a.parts), list(b.parts), Sum)
-    elif isinstance(a, Prod) and isinstance(b, Prod):
-        _match_parts(list(a.parts), list(b.parts), Prod)
-    elif isinstance(a, Sum):
-        _match_sum_and_product(a, b)
+    elif type(a) is type(b):
+        _match_parts(list(a.parts), list(b.parts), type(a))
     else:
-        _match_sum_and_product(b, a)
+        total, factors = (a, b) if isinstance(a, Sum) else (b, a)
+        _match_sum_and_product(total, factors)
 
 
 def _match_sum_and_product(total: Sum, factors: Prod) -> None:
     outer = factors.parts[0]
     of_copies = outer.size == factors.size  # positions and their copies: each segment has the copies of its own
-    pieces = None
     if of_copies:
         pieces = cut(factors, [p.size for p in total.parts])
-    elif outer.size > 1:
-        pieces = view([total], [outer.size, factors.size // outer.size])
+    else:
+        pieces = view([total], [outer.size, factors.size // outer.size]) if outer.size > 1 else None
     if pieces is None:
         raise Mismatch(f"{total} is not made of {outer.size} equal parts")
     if of_copies:

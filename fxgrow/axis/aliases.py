@@ -22,10 +22,7 @@ class Values(Protocol):
     values: dict[int, Value]
     node: str
 
-    def freeze(self, axis: Any, reason: str) -> None:
-        """Freeze an axis, with the reason and the place."""
-
-    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more: Any) -> Op | None:
+    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more: Any) -> None:
         """Keep an op."""
 
 
@@ -70,14 +67,13 @@ class Aliases:
         values, key = self.tape.values, id(target)
         values[key] = new
         self.stale.discard(key)
-        self._age(key)
+        self.stale.update(self._below(key))
         while True:
             if key in self.lost:
                 self._freeze(new)
                 self._freeze(values[self.lost[key]])
             if old is not None and old.source:
-                for axis in new.axes:
-                    self.tape.freeze(axis, "a parameter is written in place")
+                self._freeze(new, f"a parameter is written in place in {self.tape.node}")
             parent, dims = self.parents.get(key, (None, None))
             if parent is None or parent not in values:
                 return
@@ -86,13 +82,13 @@ class Aliases:
                 break
             same = {i: i for i in range(len(old.axes))}
             values[parent] = new = self._joined("write", [old, new], old.axes, [same, dims])
-            self._age(parent, key)
+            self.stale.update(self._below(parent, but=key))
             key = parent
         self.children[parent].remove(key)
         del self.parents[key]  # it stands alone from here on
         while parent in self.parents:
             parent = self.parents[parent][0]
-        self._age(parent)
+        self.stale.update(self._below(parent))
         for other in (parent, *self._below(parent)):
             self.lost[other] = key
 
@@ -102,12 +98,9 @@ class Aliases:
                 yield child
                 yield from self._below(child)
 
-    def _age(self, key: int, but: int | None = None) -> None:
-        self.stale.update(self._below(key, but))
-
-    def _freeze(self, value: Value) -> None:
+    def _freeze(self, value: Value, reason: str = "") -> None:
         for axis in value.axes:
-            freeze(axis, f"a view of it was written in place before {self.tape.node}")
+            freeze(axis, reason or f"a view of it was written in place before {self.tape.node}")
 
     def _joined(self, name: str, ins: list[Value], axes: Sequence, dmaps: list[Any]) -> Value:
         """Return a value that holds, at each position, what one of the others holds there."""

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import JOIN, tree_flatten, tree_unflatten
+from fxgrow.aten import JOIN, tree_flatten, tree_leaves, tree_unflatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
 from fxgrow.axis.expressions import Atom, atoms, freeze, is_fixed
 from fxgrow.axis.norms import fuse
-from fxgrow.axis.registry import RULES
-from fxgrow.axis.tape import Tape
-from fxgrow.axis.values import OUTPUT, UNEVEN, Fold, Map
+from fxgrow.axis.tape import RULES, Tape
+from fxgrow.axis.values import OUTPUT, UNEVEN, Fold
 from fxgrow.graph import MetaRunner, below, location_of, mentions, meta_twin, nested_shape, remembered, to_meta
 from fxgrow.layers import fold_pairs
 
@@ -33,15 +32,14 @@ class _Whole(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func not in (torch.rms_norm, F.rms_norm):
-            return func(*args, **kwargs)
-        arguments = dict(zip(("input", "normalized_shape", "weight", "eps"), args), **kwargs)
-        x, shape, weight = arguments["input"], arguments["normalized_shape"], arguments.get("weight")
-        if (weight is not None and tuple(weight.shape) != tuple(shape)) or tuple(x.shape[-len(shape):]) != tuple(shape):
-            return func(*args, **kwargs)  # which raises
-        out = x.new_empty(x.shape)
-        RULES["rms_norm"](self.tape, "rms_norm", (x, shape, weight), {}, out)
-        return out
+        if func in (torch.rms_norm, F.rms_norm):
+            arguments = dict(zip(("input", "normalized_shape", "weight", "eps"), args), **kwargs)
+            x, shape, weight = arguments["input"], arguments["normalized_shape"], arguments.get("weight")
+            if tuple(x.shape[-len(shape):]) == tuple(shape) and (weight is None or tuple(weight.shape) == tuple(shape)):
+                out = x.new_empty(x.shape)
+                RULES["rms_norm"](self.tape, "rms_norm", (x, shape, weight), {}, out)
+                return out
+        return func(*args, **kwargs)  # which raises where the shapes do not fit
 
 
 def _may_call_whole(gm: GraphModule) -> bool:
@@ -112,8 +110,8 @@ class _AxisRunner(MetaRunner):
             self.tape.inner[node.name] = seen
             return joined
         held = [axis for name, value in self.tape.params.items() if below(name, str(node.target)) for axis in value.axes]
-        for axis in (*held, *_axes_in(self.tape, (self.look_up(node.args), self.look_up(node.kwargs), in_train, in_eval))):
-            self.tape.freeze(axis, "its use depends on the mode (train or eval)")
+        seen = _axes_in(self.tape, (self.look_up(node.args), self.look_up(node.kwargs), in_train, in_eval))
+        self.tape.freeze_all((*held, *seen), "its use depends on the mode (train or eval)")
         return in_eval
 
     def after(self, node: Node, value: Any) -> Any:
@@ -125,9 +123,8 @@ class _AxisRunner(MetaRunner):
             value = _idle_fold(self.tape, value, node.args[1])
         self.tape.node_values[node.name] = _values_of(self.tape, value)
         self.tape.shapes[node.name] = nested_shape(value)
-        if node.op == "output":
-            for axis in _axes_in(self.tape, value):
-                freeze(axis, OUTPUT)
+        for axis in _axes_in(self.tape, value) if node.op == "output" else ():
+            freeze(axis, OUTPUT)
         return value
 
 
@@ -147,16 +144,14 @@ def _join(tape: Tape, train_value: Any, eval_value: Any) -> Any:
         for a, b in zip(*(v.axes for v in ins)):
             tape.unify(a, b, "the two branches of `training`")
         out = torch.empty_like(eval_value)
-        same = {i: i for i in range(out.ndim)}
-        tape.record(Map, JOIN, ins, [tape.set(out, ins[0].axes)], fn="linear", dmaps=[same, same])
+        tape.map(JOIN, ins, out, ins[0].axes)
         return out
-    for axis in _axes_in(tape, (train_value, eval_value)):
-        tape.freeze(axis, "its use depends on the mode (train or eval)")
+    tape.freeze_all(_axes_in(tape, (train_value, eval_value)), "its use depends on the mode (train or eval)")
     return eval_value
 
 
 def _axes_in(tape: Tape, tree: Any) -> Iterator:
-    return (axis for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor) for axis in tape.of(leaf).axes)
+    return (axis for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) for axis in tape.of(leaf).axes)
 
 
 def _values_of(tape: Tape, value: Any) -> Any:

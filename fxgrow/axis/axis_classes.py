@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from fxgrow.axis.expressions import Atom, Prod, atoms, resolve
 from fxgrow.axis.tape import Tape
-from fxgrow.axis.values import Contract, Op, Value
+from fxgrow.axis.values import Contract, Value
 
 
 @dataclass
@@ -44,21 +44,24 @@ def source_of(value: Value) -> str | None:
 
 def classes(tape: Tape) -> list[AxisClass]:
     """Return every axis class that some parameter has, in the order of the model."""
+    roles: dict[Atom, str] = {}
     by_atom = {atom: AxisClass(atom, "", atom.size, [], [], [param for param, _ in places])
                for atom, places in tape.params_of.items()}
     for op in tape.ops:
         if isinstance(op, Contract):
             _note_layers(op, by_atom)
+            for atom, role in _roles(op):
+                roles.setdefault(atom, role)
         elif op.name == "embedding" and op.ins[0].source:
             for atom in set(atoms(op.ins[0].axes[1])) & by_atom.keys():
                 by_atom[atom].producers.append(layer_of(op.ins[0].source))
-        for atom, role in _roles(op):
-            if atom in by_atom and not by_atom[atom].role:
-                by_atom[atom].role = role
-    for atom, axis_class in by_atom.items():
-        if atom.size == 1:
-            axis_class.role = "copies"
-    _name(by_atom.values())
+    taken: Counter[str] = Counter()
+    for atom, c in by_atom.items():
+        c.role = "copies" if atom.size == 1 else roles.get(atom, "")
+        name = c.producers[0] if c.producers else layer_of(c.carriers[0])
+        name += f":{c.role}" if c.role else ""
+        taken[name] += 1
+        c.name = name if taken[name] == 1 else f"{name}#{taken[name]}"
     return list(by_atom.values())
 
 
@@ -76,10 +79,8 @@ def _note_layers(op: Contract, by_atom: dict[Atom, AxisClass]) -> None:
                     layers.append(layer)
 
 
-def _roles(op: Op) -> Iterable[tuple[Atom, str]]:
+def _roles(op: Contract) -> Iterable[tuple[Atom, str]]:
     """Yield telling names for the factors of a product: heads and groups outside, their widths inside."""
-    if not isinstance(op, Contract) or not op.reduced:
-        return
     inner = op.reduced_atoms()
     if not any(v.param_only for v in op.ins):
         yield from ((a, "head_dim") for a in inner)
@@ -88,15 +89,6 @@ def _roles(op: Op) -> Iterable[tuple[Atom, str]]:
             any(isinstance(resolve(v.axes[d]), Prod) for v, (_, d, _) in zip(op.ins, op.reduced)):
         yield from ((a, "group_width") for a in inner)
         yield from ((a, "groups") for a in atoms(op.groups))
-
-
-def _name(axis_classes: Iterable[AxisClass]) -> None:
-    taken: Counter[str] = Counter()
-    for c in axis_classes:
-        base = c.producers[0] if c.producers else layer_of(c.carriers[0])
-        name = f"{base}:{c.role}" if c.role else base
-        taken[name] += 1
-        c.name = name if taken[name] == 1 else f"{name}#{taken[name]}"
 
 
 def growable(tape: Tape) -> list[AxisClass]:

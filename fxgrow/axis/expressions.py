@@ -6,7 +6,6 @@ What does not live here: how expressions are made equal, cut and reshaped (algeb
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any
@@ -27,23 +26,18 @@ class Fixed:
 
 class Atom:
     """A growable run of positions. `reason` says why it may not grow; `bound` is what it was refined or unified to."""
-    __slots__ = ("_bound", "hint", "reason", "serial", "size")
+    __slots__ = ("bound", "hint", "reason", "serial", "size")
     _serials = itertools.count()
     bindings = 0  # how many there have been: what normal forms were computed under
 
     def __init__(self, size: int, hint: str = "", reason: str | None = None):
         self.size, self.hint, self.reason = size, hint, reason
-        self._bound: Fixed | Atom | Prod | Sum | None = None
+        self.bound: Fixed | Atom | Prod | Sum | None = None
         self.serial = next(Atom._serials)
 
-    @property
-    def bound(self):
-        """Return the expression that the atom stands for since it was refined or unified."""
-        return self._bound
-
-    @bound.setter
-    def bound(self, e):
-        self._bound = e
+    def bind(self, e: Fixed | Atom | Prod | Sum) -> None:
+        """Let the atom stand for an expression from here on."""
+        self.bound = e
         Atom.bindings += 1
 
     def __repr__(self):
@@ -53,9 +47,12 @@ class Atom:
 class _Compound:
     """Parts, and the normal form and atoms as they were after `known` bindings."""
     __slots__ = ("held", "known", "normal", "parts", "size")
+    measure: Callable[..., int]  # the size of a whole with parts of these sizes
+    neutral: int  # the size of a part that changes nothing
 
     def __init__(self, parts: Sequence):
         self.parts = tuple(parts)
+        self.size = self.measure(p.size for p in self.parts)
         self.known = -1
         self.normal: Any = None
         self.held: tuple[Atom, ...] | None = None
@@ -64,10 +61,7 @@ class _Compound:
 class Prod(_Compound):
     """Row-major product of at least two factors."""
     __slots__ = ()
-
-    def __init__(self, parts: Sequence):
-        super().__init__(parts)
-        self.size = prod(p.size for p in parts)
+    measure, neutral = staticmethod(prod), 1
 
     def __repr__(self):
         return "*".join(f"({p})" if isinstance(p, Sum) else repr(p) for p in self.parts)
@@ -76,10 +70,7 @@ class Prod(_Compound):
 class Sum(_Compound):
     """Concatenation of at least two segments."""
     __slots__ = ()
-
-    def __init__(self, parts: Sequence):
-        super().__init__(parts)
-        self.size = sum(p.size for p in parts)
+    measure, neutral = staticmethod(sum), 0
 
     def __repr__(self):
         return " + ".join(map(repr, self.parts))
@@ -87,14 +78,12 @@ class Sum(_Compound):
 
 def resolve(e):
     """Follow every binding of an expression: its normal form (flat, no factors of one, fixed neighbours merged)."""
-    if isinstance(e, Fixed):
+    while isinstance(e, Atom) and e.bound is not None:
+        e = e.bound
+    if not isinstance(e, _Compound):
         return e
-    if isinstance(e, Atom):
-        while e._bound is not None and isinstance(e._bound, Atom):
-            e = e._bound
-        return e if e._bound is None else resolve(e._bound)
     if e.known != Atom.bindings:
-        e.normal = product(e.parts) if isinstance(e, Prod) else concat(e.parts)
+        e.normal = _normal_form(e.parts, type(e))
         e.held, e.known = None, Atom.bindings
         if isinstance(e.normal, _Compound):
             e.normal.normal, e.normal.held, e.normal.known = e.normal, None, Atom.bindings
@@ -103,26 +92,26 @@ def resolve(e):
 
 def product(parts: Iterable):
     """Return the normal form of a product."""
-    return _normal_form(parts, Prod, 1, operator.mul)
+    return _normal_form(parts, Prod)
 
 
 def concat(parts: Iterable):
     """Return the normal form of a sum."""
-    return _normal_form(parts, Sum, 0, operator.add)
+    return _normal_form(parts, Sum)
 
 
-def _normal_form(parts: Iterable, kind: type[Prod | Sum], neutral: int, combine: Callable[[int, int], int]):
+def _normal_form(parts: Iterable, kind: type[_Compound]):
     flat: list = []
     for part in map(resolve, parts):
         for p in part.parts if isinstance(part, kind) else (part,):
-            if p.size == neutral and not is_copies(p):
+            if p.size == kind.neutral and not is_copies(p):
                 continue
             if flat and isinstance(p, Fixed) and isinstance(flat[-1], Fixed):
-                flat[-1] = Fixed(combine(flat[-1].size, p.size))
+                flat[-1] = Fixed(kind.measure((flat[-1].size, p.size)))
             else:
                 flat.append(p)
     if not flat:
-        return Fixed(neutral)
+        return Fixed(kind.neutral)
     return kind(flat) if len(flat) > 1 else flat[0]
 
 
@@ -154,8 +143,7 @@ def size_of(e, sizes: Sizes) -> int:
         return e.size
     if isinstance(e, Atom):
         return sizes.get(e, e.size)
-    parts = [size_of(p, sizes) for p in e.parts]
-    return prod(parts) if isinstance(e, Prod) else sum(parts)
+    return e.measure(size_of(p, sizes) for p in e.parts)
 
 
 def freeze(e, reason: str) -> None:
@@ -167,23 +155,4 @@ def freeze(e, reason: str) -> None:
 def to_number(e) -> None:
     """Make the atoms of an expression plain numbers, for an axis that is no class at all (a kernel's extent)."""
     for a in atoms(e):
-        a.bound = Fixed(a.size)
-
-
-def same(a, b) -> bool:
-    """Return whether two expressions have one structure once they are resolved."""
-    a, b = resolve(a), resolve(b)
-    if isinstance(a, Atom) or isinstance(b, Atom):
-        return a is b
-    if isinstance(a, Fixed) or isinstance(b, Fixed):
-        return isinstance(a, Fixed) and isinstance(b, Fixed) and a.size == b.size
-    return type(a) is type(b) and len(a.parts) == len(b.parts) and all(map(same, a.parts, b.parts))
-
-
-def refine(atom: Atom, parts: Sequence[int], kind: type) -> Prod | Sum:
-    """Split an atom into new atoms of the given sizes, everywhere it occurs.
-
-    A single position stays a number: a dimension of one is dropped and broadcast, so it never grows.
-    """
-    atom.bound = refined = kind([Atom(s, atom.hint, atom.reason) if s > 1 else Fixed(s) for s in parts])
-    return refined
+        a.bind(Fixed(a.size))

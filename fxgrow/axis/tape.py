@@ -1,7 +1,7 @@
 """The tape: watches ATen ops while a network runs on meta tensors, and keeps the axes of every tensor."""
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -10,8 +10,19 @@ from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, all_numbers_in,
 from fxgrow.axis.algebra import cut, unify, view
 from fxgrow.axis.aliases import Aliases
 from fxgrow.axis.expressions import Atom, Fixed, Prod, atoms, freeze, is_fixed, product, resolve
-from fxgrow.axis.registry import FORMS, RULES
-from fxgrow.axis.values import UNEVEN, Op, Value
+from fxgrow.axis.values import UNEVEN, Map, Op, Value
+
+Rule = Callable[[Any, Any, tuple, dict, Any], None]  # (tape, name, args, kwargs, out)
+RULES: dict[str, Rule] = {}
+FORMS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of the named ATen ops (`"add"` for every overload of `aten.add`)."""
+    def register(fn: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, fn))
+        return fn
+    return register
 
 
 class _Call(NamedTuple):
@@ -44,8 +55,7 @@ class Tape(Watching):
         self.ops: list[Op] = []
         self.params: dict[str, Value] = {}
         self.node_values: dict[str, Any] = {}
-        self.node = ""  # where we are, for reasons
-        self.fx = ""  # the name of the graph node we are in
+        self.node = self.fx = ""  # the graph node we are in: where it is, for reasons; its name
         self.shapes: dict[str, Any] = {}
         self.by_node: dict[str, list[Op]] = {}
         self.opened: set[Atom] = set()  # classes of outputs that may grow
@@ -57,8 +67,7 @@ class Tape(Watching):
         if value is not None:
             return self.aliases.fresh(id(tensor))
         name, axes = self.unread.pop(id(tensor), ("", ()))
-        for axis in axes:
-            self.freeze(axis, f"a result of {name} is used that is not followed")
+        self.freeze_all(axes, f"a result of {name} is used that is not followed")
         return self.set(tensor, [Fixed(s) for s in tensor.shape])
 
     def ignore(self, tensor: Tensor) -> None:
@@ -86,12 +95,16 @@ class Tape(Watching):
         """Let an axis never grow."""
         freeze(axis, f"{reason} in {self.node}")
 
+    def freeze_all(self, axes: Iterable, reason: str) -> None:
+        """Let none of several axes ever grow."""
+        for axis in axes:
+            self.freeze(axis, reason)
+
     def view(self, dims: Sequence, sizes: Sequence[int], what: str) -> list:
         """Return the axes of a reshaped tensor; freeze them where the structure forbids to follow them."""
         out = view(dims, sizes)
         if out is None:
-            for d in dims:
-                self.freeze(d, f"{what} {UNEVEN}")
+            self.freeze_all(dims, f"{what} {UNEVEN}")
             out = [Fixed(s) for s in sizes]
         return [self._adjacent(e, dim) for dim, e in enumerate(out)] if self.copied else out
 
@@ -117,17 +130,22 @@ class Tape(Watching):
             pieces = [Fixed(s) for s in sizes]
         return pieces
 
-    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more) -> Op | None:
+    def record(self, role: type[Op], name: str, ins: Sequence[Value], outs: Sequence[Value], **more) -> None:
         """Keep an op for the content analysis, unless nothing in it can grow."""
         if all(is_fixed(a) for v in (*ins, *outs) for a in v.axes):
-            return None
+            return
         op = role(name, self.node, self.fx, list(ins), list(outs), **more)
         param_only = bool(ins) and all(v.param_only for v in ins)
         for out in outs:
             out.op, out.param_only = op, param_only
         self.ops.append(op)
         self.by_node.setdefault(self.fx, []).append(op)
-        return op
+
+    def map(self, name: str, ins: Sequence[Value], out: Tensor, axes: Sequence, dmaps: Sequence | None = None,
+            fn: str = "linear", **more) -> None:
+        """Give a result its axes and keep the op that made it position by position; `dmaps`: if dimensions move."""
+        same = {i: i for i in range(len(axes))}
+        self.record(Map, name, ins, [self.set(out, axes)], dmaps=dmaps or [same] * len(ins), fn=fn, **more)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -135,10 +153,9 @@ class Tape(Watching):
         out = compute(func, args, kwargs)
         name, view, written = effects(func)
         outs = tensors_in((out,))
-        if self.unread:
-            for t in tensors:
-                if id(t) in self.unread:
-                    self.of(t)
+        for t in tensors:
+            if id(t) in self.unread:
+                self.of(t)
         known = [self.values[id(t)] for t in tensors if id(t) in self.values]
         if any(v.derived or not all(map(is_fixed, v.axes)) for v in known) or name in ("expand", "repeat"):
             call = _Call(name, args, kwargs, tensors, out, outs)
@@ -184,14 +201,11 @@ class Tape(Watching):
             except FORMS as why:  # a form that the rule does not foresee
                 self._opaque(f"this form of {called} is not understood ({why or type(why).__name__})", call)
         if reads:
-            self._freeze_unused(name, known, start)
+            used = self.ignored.union(id(v) for op in self.ops[start:] for v in op.ins)
+            for value in known:
+                if id(value) not in used:
+                    self.freeze_all(value.axes, f"{name} uses it in a way that is not followed")
         self._note_results(call, known)
-
-    def _freeze_unused(self, name: str, known: Sequence[Value], start: int) -> None:
-        used = self.ignored.union(id(v) for op in self.ops[start:] for v in op.ins)
-        for axis in (a for v in known if id(v) not in used for a in v.axes):
-            if not is_fixed(axis):
-                self.freeze(axis, f"{name} uses it in a way that is not followed")
 
     def _note_results(self, call: _Call, known: list[Value]) -> None:
         of_params = len(known) == len(call.tensors) and all(v.param_only for v in known)  # else looked up by the data, say
@@ -204,8 +218,7 @@ class Tape(Watching):
 
     def _opaque(self, reason: str, call: _Call) -> None:
         for t in call.tensors:
-            for axis in self.of(t).axes:
-                self.freeze(axis, reason)
+            self.freeze_all(self.of(t).axes, reason)
         for o in call.outs:
             self.set(o, [Fixed(s) for s in o.shape])
 
@@ -221,34 +234,23 @@ class Tape(Watching):
 
     def index(self) -> None:
         """List the ops and parameter axes that touch each atom, once all bindings are known."""
+        for value in {*self.params.values(), *(v for op in self.ops for v in (*op.ins, *op.outs))}:
+            value.place()
         self.params_of: dict[Atom, list[tuple[str, int]]] = {}
-        self.ops_of: dict[Atom, list[Op]] = {}
         for name, value in self.params.items():
-            for dim, axis in enumerate(value.axes):
-                for atom in dict.fromkeys(atoms(axis)):
-                    self.params_of.setdefault(atom, []).append((name, dim))
-                    self.ops_of.setdefault(atom, [])
-        placed: set[Value] = set()
+            for atom, dims in value.places.items():
+                self.params_of.setdefault(atom, []).extend((name, dim) for dim in dims)
+        self.ops_of: dict[Atom, list[Op]] = {atom: [] for atom in self.params_of}
         for op in self.ops:
-            touched: dict[Atom, None] = {}
-            for value in (*op.ins, *op.outs):
-                if value not in placed:
-                    placed.add(value)
-                    value.place()
-                touched.update(dict.fromkeys(value.places))
-            for atom in touched:
+            for atom in dict.fromkeys(a for v in (*op.ins, *op.outs) for a in v.places):
                 if atom.reason is None:
                     self.ops_of.setdefault(atom, []).append(op)
 
     def add_param(self, name: str, tensor: Tensor) -> None:
         """Give a parameter or buffer an atom for each axis that may grow."""
-        axes = [self._new_axis(name, dim, size) if tensor.is_floating_point() else Fixed(size)
-                for dim, size in enumerate(tensor.shape)]
-        value = self.set(tensor, axes, param_only=True)
+        axes: list[Fixed | Atom | Prod] = [Fixed(size) for size in tensor.shape]
+        for dim, size in enumerate(tensor.shape):
+            if tensor.is_floating_point() and size > 1:
+                axes[dim] = product((axes[dim], Atom(1))) if (name, dim) in self.copied else Atom(size)
+        value = self.params[name] = self.set(tensor, axes, param_only=True)
         value.source = name
-        self.params[name] = value
-
-    def _new_axis(self, name: str, dim: int, size: int) -> Fixed | Atom | Prod:
-        if size == 1:
-            return Fixed(1)
-        return product((Fixed(size), Atom(1))) if (name, dim) in self.copied else Atom(size)

@@ -3,9 +3,8 @@
 What lives here: parts with one input and one output. What does not: which numbers they start with (identity, passes).
 """
 from fxgrow.blocks.extras import Extra
-from fxgrow.blocks.finding import ends, find_block, find_out
 from fxgrow.blocks.matching import Match, match, taps
-from fxgrow.blocks.pieces import built, copied
+from fxgrow.blocks.pieces import built, copied, ends, find_block, find_out
 from fxgrow.blocks.placing import make_room, next_names, put_in
 from fxgrow.blocks.sides import Side
 

@@ -1,13 +1,13 @@
 """Extra parts of the bigger network: what it has between two places that the smaller one has not."""
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.fx import Node
 
 from fxgrow.aten import CONTRACTIONS
-from fxgrow.blocks.finding import ends, find_block, find_out
+from fxgrow.blocks.pieces import ends, find_block, find_out
 from fxgrow.blocks.sides import Side, users_of
 from fxgrow.common import Refusal
 from fxgrow.graph import location_of
@@ -20,14 +20,10 @@ Span = tuple[int, int]  # the places of the first and the last node of a part in
 
 @dataclass(eq=False, kw_only=True)
 class Extra(Part):
-    """A part of the larger graph that the smaller one may lack: it can be the identity, or left out of concatenations.
-
-    span: its place in the match. is_block: it has a name of its own and a skip path; else it is a layer with its norm and
-    activation. norms: those around a block that is the identity only if the first has no weight and bias, and hands them on.
-    """
+    """A part of the larger graph that the smaller one may lack: it can be the identity, or left out of concatenations."""
     span: Span
-    is_block: bool = False
-    norms: Norms | None = None
+    is_block: bool = False  # it has a name of its own and a skip path; else it is a layer with its norm and activation
+    norms: Norms | None = None  # around a block that is the identity only if the first hands its weight and bias on
 
 
 def find_extras(side: Side) -> tuple[list[Extra], dict[Span, str]]:
@@ -36,14 +32,11 @@ def find_extras(side: Side) -> tuple[list[Extra], dict[Span, str]]:
     refused: dict[Span, str] = {}
     for path in side.trace.below:
         block, why = _block(side, path)
-        if block is None or why:
-            concatenated = _concatenated(side, path)
-            if concatenated is not None:
-                found.setdefault(concatenated.span, concatenated)
-            elif block is not None:
-                refused.setdefault(block.span, why)
-        else:
-            found.setdefault(block.span, block)
+        extra = block if block is not None and not why else _concatenated(side, path)
+        if extra is not None:
+            found.setdefault(extra.span, extra)
+        elif block is not None:
+            refused.setdefault(block.span, why)
     for layer in _layers(side):
         found.setdefault(layer.span, layer)
     return sorted(found.values(), key=lambda e: e.span), refused
@@ -61,16 +54,12 @@ def _block(side: Side, path: str) -> tuple[Extra | None, str]:
     x, out = ends(block, side.trace)
     extra = Extra(**vars(block), span=span, is_block=True)
     try:
-        Demand(x, _owned(path)).identity(out)
+        Demand(x, lambda name: name.startswith(path + ".")).identity(out)
     except Refusal as why:
         extra.norms = _norms(side, extra, x, out)
         if extra.norms is None:
             return extra, f"{path} cannot be the identity: {why}"
     return extra, ""
-
-
-def _owned(path: str) -> Callable[[str], bool]:
-    return lambda name: name.startswith(path + ".")
 
 
 def _concatenated(side: Side, path: str) -> Extra | None:
@@ -94,7 +83,7 @@ def _norms(side: Side, block: Extra, x: Val, out: Val) -> Norms | None:
     if front is None or end is None or not users_of(side, side.resolve(block.takes)) <= inside:
         return None
     try:
-        Demand(x, _owned(block.name), normal=True).identity(out)
+        Demand(x, lambda name: name.startswith(block.name + "."), normal=True).identity(out)
     except Refusal:
         return None
     return front, end
@@ -141,32 +130,28 @@ def _followers(side: Side, at: int) -> Iterator[int]:
 
 
 def _can_give_back(side: Side, taken: Node, x: Val, out: Node) -> bool:
-    if not _alike(side, taken, out):
-        return False
     try:
-        identity_layer(x, side.trace.gives[out.name])
+        return _alike(side, taken, out) and identity_layer(x, side.trace.gives[out.name]) is not None
     except Refusal:
         return False
-    return True
 
 
-def rows(extras: list[Extra]) -> list[list[Extra]]:
-    """Return the blocks of each numbered list, in order."""
-    found: dict[str, list[Extra]] = {}
+def spread(side: Side, extras: list[Extra], left_out: list[Extra], place: str) -> set[Extra]:
+    """Return the blocks that are to be new, of each numbered list as many as are now, where `place` says."""
+    rows: dict[str, list[Extra]] = {}
     for extra in extras:
         numbered = re.fullmatch(r"(.*?)\d+", extra.name)
         if extra.is_block and numbered:
-            found.setdefault(numbered[1], []).append(extra)
-    return list(found.values())
+            rows.setdefault(numbered[1], []).append(extra)
+    return {block for stem, row in rows.items() for block in _spread(side, stem, row, left_out, place)}
 
 
-def spread(side: Side, row: list[Extra], left_out: list[Extra], place: str) -> list[Extra]:
-    """Return the blocks of a row that are to be new, as many as are now, where `place` says."""
+def _spread(side: Side, stem: str, row: list[Extra], left_out: list[Extra], place: str) -> list[Extra]:
     count = sum(1 for block in row if block in left_out)
     if not count:
         return []
-    stem, number = re.fullmatch(r"(.*?)(\d+)", row[0].name).groups()  # type: ignore[union-attr]
-    opening = 1 if f"{stem}{int(number) - 1}" in side.layers else 0  # a block that is no part of the row opens the stage
+    number = int(row[0].name.removeprefix(stem))
+    opening = 1 if f"{stem}{number - 1}" in side.layers else 0  # a block that is no part of the row opens the stage
     length = len(row) + opening
     if place == "spread":
         chosen = [-(-(i + 1) * length // count) - 1 for i in range(count)]

@@ -1,16 +1,16 @@
 """Matching of two captured graphs: the larger is the smaller with blocks and layers in between that can be the identity.
 
 Nodes are compared by the ATen ops that they run, with their numbers, and by where their inputs come from; sizes may grow.
-What lives here: which node is which. What does not: sizes and numbers (passes/into).
 """
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from torch import Tensor
 from torch.fx import Node
 
 from fxgrow.aten import NORMS, numbers_in
-from fxgrow.blocks.extras import Extra, Span, find_extras, rows, spread
+from fxgrow.blocks.extras import Extra, Span, find_extras, spread
 from fxgrow.blocks.sides import SCALED, Side
 from fxgrow.errors import GrowthError
 from fxgrow.identity import Val
@@ -24,13 +24,10 @@ class Match:
 
 
 def match(small: Side, big: Side, place: str = "end") -> Match:
-    """Find the smaller graph in the larger one.
+    """Find the smaller graph in the larger one, or raise a GrowthError that says how far both agree, and why no further.
 
     place: where in a row of equal blocks new ones stand: `end` (behind the old ones), `spread` (evenly among them) or
     `interleave` (one behind each old one, the rest at the end).
-
-    Raises:
-        GrowthError: it is not there; what was reached in both, and why blocks that are too many cannot be the identity.
     """
     extras, refused = find_extras(big)
     starts: dict[int, list[Extra]] = {}
@@ -42,8 +39,7 @@ def match(small: Side, big: Side, place: str = "end") -> Match:
         raise GrowthError(_explain(alignment, refused))
     if place == "end":
         return found
-    preferred = {block for row in rows(extras) for block in spread(big, row, found.extras, place)}
-    return _Alignment(small, big, starts, preferred).run() or found
+    return _Alignment(small, big, starts, spread(big, extras, found.extras, place)).run() or found
 
 
 Position = tuple[int, int]  # how many nodes of the smaller and of the larger graph are read
@@ -59,15 +55,11 @@ class _State:
 
 @dataclass
 class _Alignment:
-    """A search with backtracking: the next node of the smaller graph is the next one of the larger, or an extra is left out.
-
-    starts: by place in the larger graph, the extras that begin there. preferred: those that are
-    left out rather than matched, where both would do.
-    """
+    """A search with backtracking: the next nodes of both graphs are the same, or an extra of the larger is left out."""
     small: Side
     big: Side
-    starts: dict[int, list[Extra]]
-    preferred: set[Extra] = field(default_factory=set)
+    starts: dict[int, list[Extra]]  # by place in the larger graph, the extras that begin there
+    preferred: set[Extra] = field(default_factory=set)  # extras that are left out rather than matched, where both would do
     nodes: dict[Node, Node] = field(default_factory=dict)
     around: dict[Node, Node | None] = field(default_factory=dict)  # what an extra gives: what it takes, or nothing
     skipped: list[Extra] = field(default_factory=list)
@@ -78,10 +70,11 @@ class _Alignment:
     def run(self) -> Match | None:
         """Return the match; None, with `furthest` and `reason`: there is none."""
         goal = len(self.small.nodes), len(self.big.nodes)
+        outputs = [next(iter(side.gm.graph.find_nodes(op="output"))) for side in (self.small, self.big)]
         stack = [_State((0, 0), None, self._moves(0))]
         while stack:
             state = stack[-1]
-            if state.at == goal and self._same_result():
+            if state.at == goal and self._reads_alike(*outputs):
                 return Match(self.nodes, self.skipped)
             following = self._advance(state)
             if following is not None:
@@ -89,8 +82,11 @@ class _Alignment:
                 continue
             self.dead_ends.add(state.at)
             stack.pop()
-            if stack:
-                self._undo(state.move)
+            if state.move is not None:
+                self.around.popitem()
+                self.skipped.pop()
+            elif stack:
+                self.nodes.popitem()
         return None
 
     def _moves(self, place: int) -> Iterator[Extra | None]:
@@ -103,30 +99,18 @@ class _Alignment:
         i, k = state.at
         for move in state.moves:
             reason = self._difference(i, k) if move is None else None
+            reached = (i + 1, k + 1) if move is None else (i, move.span[1] + 1)
             if reason is not None:
                 if state.at >= self.furthest:
                     self.furthest, self.reason = state.at, reason
-                continue
-            reached = (i + 1, k + 1) if move is None else (i, move.span[1] + 1)
-            if reached not in self.dead_ends:
-                self._do(move, i, k)
+            elif reached not in self.dead_ends:
+                if move is None:
+                    self.nodes[self.small.nodes[i]] = self.big.nodes[k]
+                else:
+                    self.around[self.big.resolve(move.gives)] = None if move.takes is None else self._source(move.takes)
+                    self.skipped.append(move)
                 return _State(reached, move, self._moves(reached[1]))
         return None
-
-    def _do(self, move: Extra | None, i: int, k: int) -> None:
-        if move is None:
-            self.nodes[self.small.nodes[i]] = self.big.nodes[k]
-        else:
-            self.around[self.big.resolve(move.gives)] = None if move.takes is None else self._source(move.takes)
-            self.skipped.append(move)
-
-    def _undo(self, move: Extra | None) -> None:
-        """Take back the last move."""
-        if move is None:
-            self.nodes.popitem()
-        else:
-            self.around.popitem()
-            self.skipped.pop()
 
     def _source(self, node: Node) -> Node | None:
         """Return where a value comes from, with all that is left out being the identity."""
@@ -140,10 +124,6 @@ class _Alignment:
         sources = [self._source(n) for n in self.big.inputs(two)]
         return [self.nodes.get(n) for n in self.small.inputs(one)] == [n for n in sources if n is not None]
 
-    def _same_result(self) -> bool:
-        one, two = (next(iter(s.gm.graph.find_nodes(op="output"))) for s in (self.small, self.big))
-        return self._reads_alike(one, two)
-
     def _difference(self, i: int, k: int) -> str | None:
         """Return why the i-th node of the smaller graph is not the k-th of the larger (None: it is)."""
         if i == len(self.small.nodes) or k == len(self.big.nodes):
@@ -155,15 +135,16 @@ class _Alignment:
             return "they read other values"
         if one.target is operator.getitem and one.args[1:] != two.args[1:] and not self.small.trace.made.get(one.name):
             return "they take other parts"
-        return _ops_differ(self.small, one, self.big, two) or _tensors_differ(self.small, one, self.big, two)
+        return _differ(self.small, one, self.big, two)
 
 
-def _ops_differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
+def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
     """Return why two nodes do not compute the same, sizes and constants that weights can absorb aside."""
     ours, theirs = small.trace.made.get(one.name, []), big.trace.made.get(two.name, [])
     if [v.name for v in ours] != [w.name for w in theirs]:
         return "they compute other things"
-    missing = small.tensors(one).keys() - big.tensors(two).keys()
+    tensors, grown = small.tensors(one), big.tensors(two)
+    missing = tensors.keys() - grown.keys()
     if missing or len(small.reads(one)) != len(big.reads(two)):
         return f"it has tensors that the big one's has not ({', '.join(sorted(missing)) or 'read by name'})"
     for v, w in zip(ours, theirs):
@@ -172,18 +153,11 @@ def _ops_differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
         reason = _numbers_differ(v, w)
         if reason is not None:
             return reason
-    return None
+    return next((f"{name} shrinks, from {list(tensor.shape)} to {list(grown[name].shape)}"
+                 for name, tensor in tensors.items() if _shrinks(tensor, grown[name])), None)
 
 
-def _tensors_differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
-    theirs = big.tensors(two)
-    for name, tensor in small.tensors(one).items():
-        if _shrinks(tensor, theirs[name]):
-            return f"{name} shrinks, from {list(tensor.shape)} to {list(theirs[name].shape)}"
-    return None
-
-
-def _shrinks(one, two) -> bool:
+def _shrinks(one: Tensor, two: Tensor) -> bool:
     return one.ndim != two.ndim or any(m < n for n, m in zip(one.shape, two.shape))
 
 
@@ -193,17 +167,12 @@ def _numbers_differ(v: Val, w: Val) -> str | None:
     ours, theirs = numbers_in(v.name, v.args, {}), numbers_in(w.name, w.args, {})
     if v.name == "convolution" and taps(v) != taps(w):
         (stride, padding, dilation, *rest), (their_stride, wider, *their_rest) = ours, theirs
-        if not _is_part(taps(v), taps(w), padding, wider, dilation):
+        spare = [(m - n) * d for n, m, d in zip(taps(v), taps(w), dilation)]
+        middle = [p + s // 2 for p, s in zip(padding, spare)]  # p' = p + d (k' - k) / 2 on each axis
+        if len(taps(v)) != len(taps(w)) or any(s < 0 or s % 2 for s in spare) or list(wider) != middle:
             return f"a kernel of {taps(v)} with padding {padding} is no part of one of {taps(w)} with {wider}"
         ours, theirs = [stride, dilation, *rest], [their_stride, *their_rest]
     return None if ours == theirs else f"{v.name.strip('_')} has {ours} in one and {theirs} in the other"
-
-
-def _is_part(kernel: list[int], larger: list[int], padding, wider, dilation) -> bool:
-    """Return whether a kernel with padding is the middle of a larger one: p' = p + d (k' - k) / 2 on each axis."""
-    spare = [(m - n) * d for n, m, d in zip(kernel, larger, dilation)]
-    return len(kernel) == len(larger) and all(s >= 0 and s % 2 == 0 for s in spare) and \
-        list(wider) == [p + s // 2 for p, s in zip(padding, spare)]
 
 
 def taps(v: Val) -> list[int]:
@@ -212,11 +181,9 @@ def taps(v: Val) -> list[int]:
 
 
 def _explain(alignment: _Alignment, refused: dict[Span, str]) -> str:
-    def shown(side: Side, at: int) -> str:
-        return side.describe(side.nodes[at]) if at < len(side.nodes) else "the end"
-
     i, k = alignment.furthest
     near = next((f"; {why}" for (first, last), why in sorted(refused.items()) if first <= k <= last and last > first), "")
-    one, other = shown(alignment.small, i), shown(alignment.big, k)
+    one, other = (side.describe(side.nodes[at]) if at < len(side.nodes) else "the end"
+                  for side, at in ((alignment.small, i), (alignment.big, k)))
     return f"the small model is no part of the big one: {one} has no counterpart, as the big one has {other} there: " \
         f"{alignment.reason}{near}"

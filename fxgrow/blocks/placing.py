@@ -1,25 +1,19 @@
-"""Putting blocks into a captured graph, and the names that they get in it.
-
-A `Piece` is put in behind a node; its layers already have the names that they are to have.
-"""
+"""Putting pieces into a captured graph behind a node, and the names that their layers get in it."""
+import itertools
 import re
 
 from torch import nn
 from torch.fx import Node
 
 from fxgrow.graph import Captured, copy_nodes
-from fxgrow.growth import Edit, Piece
+from fxgrow.growth import Edit, Piece, named_tensors
 from fxgrow.record import ParameterRecord
 
 NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 def put_in(edit: Edit, piece: Piece, after: Node, x: Node) -> tuple[Node, Node]:
-    """Put a piece into the graph behind `after`, on the value of `x`, whose users from there on get the piece's result.
-
-    Returns:
-        the last node, and that of the result.
-    """
+    """Put a piece behind `after`, on the value of `x`, whose later users get its result; return the last node and that."""
     for path in piece.paths:
         layer = piece.module.get_submodule(path)
         _register(edit, path, layer.to(device=edit.like.device))
@@ -42,35 +36,21 @@ def _register(edit: Edit, path: str, layer: nn.Module) -> None:
     """Register a layer; one with a number stands behind the one with the number before."""
     edit.gm.add_submodule(path, layer)
     owner, _, last = path.rpartition(".")
-    children = edit.gm.get_submodule(owner)._modules
-    numbered = NUMBERED.fullmatch(last)
+    place, numbered = edit.gm.get_submodule(owner), NUMBERED.fullmatch(last)
     before = f"{numbered[1]}{int(numbered[2]) - 1}" if numbered else None
-    if before in children:
-        names = [n for n in children if n != last]
+    if before in place._modules:
+        names = [n for n in place._modules if n != last]
         names.insert(names.index(before) + 1, last)
-        _reorder(children, {n: children[n] for n in names})
-
-
-def _reorder(children: dict, ordered: dict) -> None:
-    children.clear()
-    children.update(ordered)
+        place._modules = {n: place._modules[n] for n in names}
 
 
 def next_names(edit: Edit, path: str, count: int) -> list[str]:
-    """Return `count` names behind a layer or block.
-
-    They follow it in a series (`layer3.3` behind `layer3.2`, taken or not), or are names of their own (`Mixed_5d_2`).
-    """
+    """Return `count` names that follow a layer's in a series (`layer3.3`, taken or not), or of their own (`Mixed_5d_2`)."""
     owner, stem, number = _split(edit, path)
     if number is not None:
         return [f"{owner}{stem}{number + 1 + i}" for i in range(count)]
-    names: list[str] = []
-    at = 2
-    while len(names) < count:
-        if edit.free_name(f"{path}_{at}") == f"{path}_{at}":
-            names.append(f"{path}_{at}")
-        at += 1
-    return names
+    names = (f"{path}_{i}" for i in itertools.count(2))
+    return list(itertools.islice((n for n in names if edit.free_name(n) == n), count))
 
 
 def make_room(edit: Edit, path: str, count: int) -> None:
@@ -78,11 +58,9 @@ def make_room(edit: Edit, path: str, count: int) -> None:
     owner, stem, number = _split(edit, path)
     if number is None:
         return
-    moving = {}
-    for name in edit.gm.get_submodule(owner.rstrip("."))._modules:
-        following = re.fullmatch(re.escape(stem) + r"(\d+)", name)
-        if following and int(following[1]) > number:
-            moving[name] = f"{stem}{int(following[1]) + count}"
+    children = edit.gm.get_submodule(owner.rstrip("."))._modules
+    numbered = (re.fullmatch(re.escape(stem) + r"(\d+)", name) for name in children)
+    moving = {match[0]: f"{stem}{int(match[1]) + count}" for match in numbered if match and int(match[1]) > number}
     if moving:
         _rename(edit, owner, moving)
 
@@ -99,23 +77,20 @@ def _split(edit: Edit, path: str) -> tuple[str, str, int | None]:
 
 def _in_series(children: dict, last: str, stem: str) -> bool:
     """Return whether a name is one of a numbered list: a number alone, or that of a block like one beside it."""
-    def tensors(module: nn.Module | None) -> list[str]:
-        return [] if module is None else [n for n, _ in [*module.named_parameters(), *module.named_buffers()]]
-
     if not stem:
         return True
-    numbered = [n for n in children if re.fullmatch(re.escape(stem) + r"\d+", n) and n != last]
-    return any(children[last].children()) and any(tensors(children[n]) == tensors(children[last]) for n in numbered)
+    numbered = [m for n, m in children.items() if m is not None and n != last and re.fullmatch(re.escape(stem) + r"\d+", n)]
+    names, *others = ([n for n, _ in named_tensors(m)] for m in (children[last], *numbered))
+    return any(children[last].children()) and names in others
 
 
 def _rename(edit: Edit, prefix: str, moving: dict[str, str]) -> None:
     """Give the modules below `prefix` other names, in the graph and the record too."""
-    children = edit.gm.get_submodule(prefix.rstrip("."))._modules
+    place = edit.gm.get_submodule(prefix.rstrip("."))
     for name in moving:
-        path = prefix + name
-        for tensor, value in [*children[name].named_parameters(prefix=path), *children[name].named_buffers(prefix=path)]:
-            edit.record.parameters.setdefault(tensor, ParameterRecord.same(tensor, value.ndim))
-    _reorder(children, {moving.get(n, n): m for n, m in children.items()})
+        for path, tensor in named_tensors(place._modules[name], prefix + name):
+            edit.record.parameters.setdefault(path, ParameterRecord.same(path, tensor.ndim))
+    place._modules = {moving.get(n, n): m for n, m in place._modules.items()}
 
     def new(name: str) -> str:
         head, dot, tail = name.removeprefix(prefix).partition(".")

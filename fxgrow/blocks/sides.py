@@ -9,15 +9,12 @@ SCALED = ("mul", "div")  # by a plain number, which can be folded into weights
 
 
 class Side:
-    """One of the two graphs: its nodes that give tensors, in order, without those that do nothing in eval mode.
-
-    same: nodes that give what another one gives. order: the place of each node.
-    """
+    """One of the two graphs: its nodes that give tensors, in order, without those that do nothing in eval mode."""
 
     def __init__(self, gm: GraphModule):
         self.gm, self.trace = gm, Trace.of(gm)
         self.nodes: list[Node] = []
-        self.same: dict[Node, Node] = {}
+        self.same: dict[Node, Node] = {}  # nodes that give what another one gives
         self.layers = dict(gm.named_modules())
         for node in gm.graph.nodes:
             if node.op in ("get_attr", "output") or not _holds_tensors(self.trace.values.get(node.name)):

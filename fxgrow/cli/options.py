@@ -1,4 +1,5 @@
 """Options and checks that several commands share."""
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,19 +23,26 @@ def _inputs_option(ctx: click.Context, param: click.Parameter, value: str | None
     return value
 
 
-def model_options(command: Callable) -> Callable:
-    """Add the options that say what a MODEL is made of."""
-    for option in (
-            click.option("--trust-pickle", is_flag=True, help="Let a pickled MODEL file run its own code while it loads."),
-            click.option("--input", "input_shape", metavar="SHAPE", callback=_inputs_option,
-                         help="Shape of the input where MODEL does not say it: 1,3,224,224. Several inputs: "
-                         "1,3,224,224;1,10:int64."),
-            click.option("--weights", metavar="FILE", help="A state_dict for MODEL, or DEFAULT for torchvision's and "
-                         "timm's own. Without it such a model gets random weights, the same each time.")):
-        command = option(command)
-    return command
+def _together(*options: Callable) -> Callable:
+    """Return a decorator that adds several options."""
+    return lambda command: functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
+model_options = _together(  # what a MODEL is made of
+    click.option("--weights", metavar="FILE", help="A state_dict for MODEL, or DEFAULT for torchvision's and timm's own. "
+                 "Without it such a model gets random weights, the same each time."),
+    click.option("--input", "input_shape", metavar="SHAPE", callback=_inputs_option, help="Shape of the input where MODEL "
+                 "does not say it: 1,3,224,224. Several inputs: 1,3,224,224;1,10:int64."),
+    click.option("--trust-pickle", is_flag=True, help="Let a pickled MODEL file run its own code while it loads."))
+picture_options = _together(  # how much of a model is drawn
+    click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules so many levels deep are one box each; 0: "
+                 "every level. Without it, as deep as 60 boxes allow."),
+    click.option("--collapse", multiple=True, metavar="GLOB", help="Modules whose path matches are one box each; "
+                 "repeatable."),
+    click.option("--repeats/--no-repeats", default=None, help="Equal blocks that follow each other once, with their number; "
+                 "without it, where a model has more than 60 boxes."),
+    click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Columns of a long picture; without it, as many "
+                 "as make it about as wide as it is high."))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 
 
@@ -57,18 +65,3 @@ def check_writable(path: str) -> None:
             pass
     except OSError as error:
         raise FxgrowError(f"{path} cannot be written ({error.strerror}): choose another place with -o") from error
-
-
-def picture_options(command: Callable) -> Callable:
-    """Add the options that say how much of a model is drawn."""
-    for option in (
-            click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Columns of a long picture; without it, "
-                         "as many as make it about as wide as it is high."),
-            click.option("--repeats/--no-repeats", default=None, help="Equal blocks that follow each other once, with their "
-                         "number; without it, where a model has more than 60 boxes."),
-            click.option("--collapse", multiple=True, metavar="GLOB", help="Modules whose path matches are one box each; "
-                         "repeatable."),
-            click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules so many levels deep are one box "
-                         "each; 0: every level. Without it, as deep as 60 boxes allow.")):
-        command = option(command)
-    return command

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from fxgrow.common import folded_table
 from fxgrow.page import finite
 
 
@@ -37,13 +38,7 @@ def echo_written(path: str | Path) -> None:
 
 def print_table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
     """Print rows below their columns; long cells are folded, not cut."""
-    from rich.table import Table
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(str, row))
-    console().print(table)
+    console().print(folded_table(title, columns, [tuple(map(str, row)) for row in rows], title_justify="left"))
 
 
 def size(module) -> int:

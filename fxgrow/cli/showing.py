@@ -118,7 +118,7 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
     parameters, the memory that it keeps for the backward pass, and FLOPs for each byte that its forward pass moves.
     --input sets the batch and the size.
     """
-    from fxgrow.cost import csv_text, lines
+    from fxgrow.cost import lines, to_csv
 
     if csv_file is not None and as_json:
         raise click.UsageError("--csv and --json: choose one of them")
@@ -130,10 +130,10 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
     if as_json:
         print_json({"model": model, **count.to_json()})
     elif csv_file == "-":
-        click.echo(csv_text(count, depth, sort), nl=False)
+        click.echo(to_csv(count, depth, sort), nl=False)
     elif csv_file is not None:
         with atomic_write(csv_file) as file:
-            file.write(csv_text(count, depth, sort).encode())
+            file.write(to_csv(count, depth, sort).encode())
         echo_written(csv_file)
     else:
         console().print(count.table(depth, sort))
@@ -169,9 +169,7 @@ def _describe_model(module, inputs) -> dict:
             layers.append({"name": name, "kind": type(m).__name__, "weights": shapes,
                            "parameters": sum(p.numel() for p in own.values())})
     flat = [t for i in inputs for t in (i if isinstance(i, list) else [i])]
-    return {"class": type(module).__name__, "parameters": size(module),
-            "buffers": sum(b.numel() for b in module.buffers()),
+    return {"class": type(module).__name__, "parameters": size(module), "buffers": sum(b.numel() for b in module.buffers()),
             "bytes": sum(t.numel() * t.element_size() for t in tensors),
             "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in tensors}),
-            "inputs": [describe((t,)) for t in flat],
-            "lineage": record.lineage if record else [], "layers": layers}
+            "inputs": [describe((t,)) for t in flat], "lineage": record.lineage if record else [], "layers": layers}

@@ -6,9 +6,10 @@ from fxgrow.common.collector import without_collector
 from fxgrow.common.entry_points import load_plugin, plugins
 from fxgrow.common.files import atomic_write
 from fxgrow.common.refusal import Refusal
-from fxgrow.common.tables import render
+from fxgrow.common.tables import csv_text, folded_table, render
 from fxgrow.common.tensorboard import pixels, writing
 from fxgrow.common.words import did_you_mean, nearest, nearest_file, nearest_names, one_line, quantity, times
 
-__all__ = ["Refusal", "atomic_write", "did_you_mean", "load_plugin", "nearest", "nearest_file", "nearest_names", "one_line",
-           "pixels", "plugins", "quantity", "render", "times", "without_collector", "writing"]
+__all__ = ["Refusal", "atomic_write", "csv_text", "did_you_mean", "folded_table", "load_plugin", "nearest",
+           "nearest_file", "nearest_names", "one_line", "pixels", "plugins", "quantity", "render", "times",
+           "without_collector", "writing"]

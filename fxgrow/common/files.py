@@ -30,8 +30,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(None, "it is a directory")
         if stat.S_ISCHR(mode):
-            with _device(place) as file:
-                yield file
+            content = io.BytesIO()
+            yield content
+            with place.open("wb", buffering=0) as device:
+                device.write(content.getbuffer())
         elif stat.S_ISREG(mode):
             if exists and not os.access(place, os.W_OK):
                 raise PermissionError(None, "the file there is write-protected")
@@ -42,13 +44,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "null byte" not in str(error):
             raise
-        raise ArchiveError(f"cannot write {name!r}: {_advice(error, name)}") from error
-
-
-def _advice(error: BaseException, name: str) -> str:
-    if isinstance(error, FileNotFoundError) and name:
-        return f"the folder {str(Path(name).absolute().parent)!r} does not exist; make it first"
-    return one_line(error)
+        why = one_line(error)
+        if isinstance(error, FileNotFoundError) and name:
+            why = f"the folder {str(Path(name).absolute().parent)!r} does not exist; make it first"
+        raise ArchiveError(f"cannot write {name!r}: {why}") from error
 
 
 @contextlib.contextmanager
@@ -68,22 +67,9 @@ def _beside(place: Path, mode: int | None) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(place.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the rename itself on the disk; file systems that cannot do it are left alone."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # put the rename itself on the disk; file systems that cannot do it are left alone
+        handle = os.open(place.parent, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextlib.contextmanager
-def _device(place: Path) -> Iterator[BinaryIO]:
-    content = io.BytesIO()
-    yield content
-    with place.open("wb", buffering=0) as file:
-        file.write(content.getbuffer())

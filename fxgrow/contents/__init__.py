@@ -2,7 +2,7 @@
 
 What lives here: abstract interpretation of one class's growth. What does not: numbers, which methods draw (passes/methods).
 """
-from fxgrow.contents.certificate import Certificate
+from fxgrow.contents.bindings import Certificate
 from fxgrow.contents.kinds import AVERAGE, COPIES, COPY, FREE, PAIR, SHARE, SIGNED, ZERO, ByPart, Content
 from fxgrow.contents.proving import FALLBACKS, certify
 from fxgrow.contents.report import AxesReport, axes

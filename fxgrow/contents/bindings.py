@@ -1,14 +1,33 @@
-"""Bindings: which content the new positions of each parameter and value hold, as far as that is settled."""
+"""Which content the new positions of each parameter and value hold, as far as that is settled, and the certificate of it."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from fxgrow.axis import Atom, Map, Normalise, Op, Prod, Sum, Tape, Value, atoms, resolve
 from fxgrow.common import Refusal
-from fxgrow.contents.certificate import Certificate
 from fxgrow.contents.kinds import CONST, NIL, ByPart, Content, Known, Tag, Var
 
 Flip = tuple[str, int, tuple[Atom, int] | None]  # a parameter axis, and one position of a told-apart atom in it
+
+
+@dataclass
+class Norm:
+    """A norm whose statistics change from n to m positions: weight * sqrt(n/m), eps * n/m."""
+    op: Op
+    weight: str | None
+
+
+@dataclass
+class Certificate:
+    """Proves that one class grows exactly: the content of each parameter axis, and what else has to change."""
+    atom: Atom
+    base: Content
+    contents: dict[tuple[str, int], Known] = field(default_factory=dict)
+    uniform: str = ""  # the op for whose sake every position must be copied equally often
+    norms: list[Norm] = field(default_factory=list)
+    weights: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)  # averages weighted by a layer scale
+    scales: set[tuple[str, int]] = field(default_factory=set)
 
 
 class Bindings:
@@ -52,7 +71,7 @@ class Bindings:
         turned = {part[1] for part in parts if part is not None and part[0] is atom}
         return ByPart(atom, tuple(self.base.complement if i in turned else self.base for i in range(atom.size)))
 
-    def bind(self, var: Var, content: Known) -> Known:
+    def bind(self, var: Var, content: Known = CONST) -> Known:
         """Settle the content of a parameter; a constant one is what it produces."""
         if content == CONST:
             content = self.produced(var)
@@ -85,13 +104,8 @@ class Bindings:
     def sources(self, op: Op, out_dim: int) -> list[tuple[int, int]]:
         """Return the (input, dimension) pairs of this class that arrive at an output dimension."""
         gone = set() if isinstance(op, Normalise) else {(i, d) for i, d, e in op.reduced if self.atom in atoms(e)}
-        found = []
-        for i, value in enumerate(op.ins):
-            dmap = op.dmaps[i]
-            for d in self.dims(value):
-                if (i, d) not in gone and (dmap is None or dmap.get(d) == out_dim):
-                    found.append((i, d))
-        return found
+        return [(i, d) for i, (value, dmap) in enumerate(zip(op.ins, op.dmaps)) for d in self.dims(value)
+                if (i, d) not in gone and (dmap is None or dmap.get(d) == out_dim)]
 
     def is_alone(self, axis) -> bool:
         """Return whether an axis is this class and nothing else."""

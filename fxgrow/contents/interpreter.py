@@ -2,35 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from fxgrow.axis import Contract, Fold, Map, Normalise, Op, Reduce, Value, atoms
 from fxgrow.common import Refusal
-from fxgrow.contents.bindings import Bindings, Flip
-from fxgrow.contents.certificate import Certificate
-from fxgrow.contents.kinds import (
-    AVERAGE,
-    CONST,
-    COPY,
-    FREE,
-    NIL,
-    PAIR,
-    SIGNED,
-    ZERO,
-    ByPart,
-    Content,
-    Known,
-    Tag,
-    Var,
-    added,
-    by_part,
-    carrier,
-    consists_of,
-    mapped,
-    met,
-    multiplied,
-    vanishes,
-)
+from fxgrow.contents import kinds
+from fxgrow.contents.bindings import Bindings, Certificate, Flip
+from fxgrow.contents.kinds import AVERAGE, CONST, COPY, FREE, NIL, PAIR, SIGNED, ZERO, ByPart, Content, Known, Tag, Var
 from fxgrow.contents.norms import normalised, refuse_division_by_zero
 
 Sources = Sequence[tuple[int, int]]  # (input, dimension) pairs
@@ -56,11 +33,8 @@ class Interpreter(Bindings):
                 self._keep_power(op)
         for name, dim in self.tape.params_of[self.atom]:
             if (name, dim) not in self.out.contents:
-                self._bind_to_product(Var(name, dim))
+                self.bind(Var(name, dim))
         return self.out
-
-    def _bind_to_product(self, var: Var) -> Known:
-        return self.bind(var, self.produced(var))
 
     def _split(self, op: Op, sources: Sources) -> tuple[list[Known], list[Var]]:
         """Return the contents that arrive, and the parameters whose contents are still open."""
@@ -68,9 +42,8 @@ class Interpreter(Bindings):
         return [t for t in tags if not isinstance(t, Var)], [t for t in tags if isinstance(t, Var)]
 
     def _map(self, op: Map | Normalise) -> None:
-        combine: Callable[[Op, Sources], Tag] = self._any
-        if isinstance(op, Map):
-            combine = {"linear": self._linear, "mul": self._mul, "div": self._div}.get(op.fn, self._any)
+        steps = {"linear": self._linear, "mul": self._mul, "div": self._div}
+        combine: Callable[[Op, Sources], Tag] = steps.get(op.fn, self._any) if isinstance(op, Map) else self._any
         for dim in {d for out in op.outs for d in self.dims(out)}:
             self.give(op, dim, combine(op, self.sources(op, dim)))
 
@@ -79,62 +52,52 @@ class Interpreter(Bindings):
         known, open_ones = self._split(op, sources)
         constant = not sources or self._adds_constant(op, sources)
         some = [t for t in known if t != NIL]
-        if open_ones and not some:
-            if len(sources) == 1 and not constant and op.outs[0].param_only:
-                return open_ones[0]
-            some = [self._bind_to_product(var) for var in open_ones]
-        elif open_ones:
-            joined = by_part(added, some)
+        if not some and len(open_ones) == len(sources) == 1 and not constant and op.outs[0].param_only:
+            return open_ones[0]
+        if open_ones:
+            joined = kinds.by_part(kinds.added, some) if some else CONST
             some += [self.bind(var, joined) for var in open_ones]
-        elif not some:
-            some = known[:1]
-        return by_part(added, [*some, CONST] if constant else some)
+        some = some or known[:1]
+        return kinds.by_part(kinds.added, [*some, CONST] if constant else some)
 
     def _adds_constant(self, op: Op, sources: Sources) -> bool:
-        if isinstance(op, Map) and op.const:
-            return True
+        if isinstance(op, Map) and (op.const or op.joined):
+            return op.const
         summands = len(op.ins) - 1 if op.name == "where" else len(op.ins)  # a condition is none
-        joined = isinstance(op, Map) and op.joined
-        return not joined and len({i for i, _ in sources}) < summands
+        return len({i for i, _ in sources}) < summands
 
     def _mul(self, op: Op, sources: Sources) -> Tag:
         known, open_ones = self._split(op, sources)
-        if not known and not open_ones:
-            return CONST
         if NIL in known:
             return NIL
-        if open_ones and not known:
-            if len(open_ones) == 1 and op.outs[0].param_only:
-                return open_ones[0]
-            known = [self._bind_to_product(var) for var in open_ones]
-        elif isinstance(op, Map) and known == [AVERAGE] and len(open_ones) == 1 and self._is_per_position(open_ones[0]):
+        if not known and len(open_ones) == 1 and op.outs[0].param_only:
+            return open_ones[0]
+        if isinstance(op, Map) and known == [AVERAGE] and len(open_ones) == 1 and self._is_per_position(open_ones[0]):
             return self._layer_scale(op, sources, open_ones[0])
-        else:
-            known += [self.bind(var, by_part(carrier, known)) for var in open_ones]
-        return by_part(multiplied, known)
+        return kinds.by_part(kinds.multiplied, self._carried(known, open_ones))
+
+    def _carried(self, known: list[Known], open_ones: list[Var]) -> list[Known]:
+        """Return all contents, those of parameters chosen so that the others survive."""
+        content = kinds.by_part(kinds.carrier, known) if known and open_ones else CONST
+        return known + [self.bind(var, content) for var in open_ones]
 
     def _div(self, op: Op, sources: Sources) -> Tag:
-        if all(i == 0 for i, _ in sources):
-            return self._passed_on(op, sources)
-        return self._any(op, sources)
+        return self._passed_on(op, sources) if all(i == 0 for i, _ in sources) else self._any(op, sources)
 
     def _passed_on(self, op: Op, sources: Sources) -> Tag:
         """Return the content of a result that is the first source times something without the class."""
         known, open_ones = self._split(op, sources)
-        if open_ones and not op.outs[0].param_only:
-            known += [self._bind_to_product(var) for var in open_ones]
+        if not op.outs[0].param_only:
+            known += [self.bind(var) for var in open_ones]
         return known[0] if known else open_ones[0]
 
     def _any(self, op: Op, sources: Sources) -> Known:
-        """Return the content of a function that may be anything, but acts on each position alone."""
-        known, open_ones = self._split(op, sources)
-        if open_ones:
-            carried = by_part(carrier, known) if known else None
-            known += [self.bind(var, carried or self.produced(var)) for var in open_ones]
+        """Return the content of any function that acts on each position alone."""
+        contents = self._carried(*self._split(op, sources))
         if len(sources) == 1:
             fn = op.fn if isinstance(op, (Map, Reduce)) else "any"
-            return by_part(lambda tags: mapped(fn, tags[0]), known)
-        return by_part(met, known)
+            return kinds.by_part(lambda tags: kinds.mapped(fn, tags[0]), contents)
+        return kinds.by_part(kinds.met, contents)
 
     def _is_per_position(self, var: Var) -> bool:
         """Return whether a parameter is one number for each position of the class."""
@@ -156,11 +119,8 @@ class Interpreter(Bindings):
             self._annihilate(op, summed)
         for dim in self.dims(op.outs[0]):
             sources = self.sources(op, dim)
-            if len(sources) > 1:
-                self.give(op, dim, self._mul(op, sources))
-                continue
-            tag = self.tag(op.ins[sources[0][0]], sources[0][1]) if sources else None
-            self.give(op, dim, self._bind_to_product(tag) if isinstance(tag, Var) else self._passed_on(op, sources))
+            tag = self._mul(op, sources) if len(sources) > 1 else self._passed_on(op, sources)
+            self.give(op, dim, self.bind(tag) if isinstance(tag, Var) else tag)
 
     def _annihilate(self, op: Op, summed: Sources) -> None:
         """Prove that the sum over the new positions vanishes, or shares out the old terms."""
@@ -169,23 +129,14 @@ class Interpreter(Bindings):
         a, b = (self.tag(op.ins[i], d) for i, d in summed)
         if NIL in (a, b):
             return
-        complement = partial(by_part, lambda tags: self._complement(op, tags[0]))
-        if isinstance(a, Var) and isinstance(b, Var):
-            first = self._bind_to_product(a)
-            a, b = first, self.bind(b, complement([first]))
-        elif isinstance(a, Var) and not isinstance(b, Var):
-            cancelling = complement([b])
-            a = self.bind(a, cancelling if self.exact else FREE)
-        elif not isinstance(a, Var) and isinstance(b, Var):
-            cancelling = complement([a])
-            b = self.bind(b, cancelling if self.exact else FREE)
-        if not self.exact or (self.powers and self._cancels(op)):
-            return
-        if isinstance(a, ByPart) and isinstance(b, ByPart):
-            exact = all(map(vanishes, a.contents, b.contents))
-        else:
-            exact = isinstance(a, Content) and isinstance(b, Content) and vanishes(a, b)
-        if not exact:
+        if isinstance(a, Var) and not isinstance(b, Var):
+            a, b = b, a
+        if isinstance(b, Var):
+            both_open = isinstance(a, Var)
+            a = self.bind(a) if isinstance(a, Var) else a
+            cancelling = kinds.by_part(lambda tags: self._complement(op, tags[0]), [a])
+            b = self.bind(b, cancelling if self.exact or both_open else FREE)
+        if self.exact and not (self.powers and self._cancels(op)) and not kinds.vanishes(a, b):
             raise NeedsFlip(op)
 
     def _complement(self, op: Op, tag: Content) -> Content:
@@ -204,7 +155,7 @@ class Interpreter(Bindings):
     def _check_reduced(self, op: Reduce, tag: Tag, axis) -> None:
         """Prove that what is taken over the class is what it was."""
         if isinstance(tag, Var):
-            tag = self._bind_to_product(tag)
+            tag = self.bind(tag)
         if tag == COPY and op.how == "mean" and self.is_covered(axis):
             self.out.uniform = op.node
         elif tag == AVERAGE and op.name == "mean" and self.is_alone(axis):
@@ -243,7 +194,7 @@ class Interpreter(Bindings):
         """Return whether an op sums products of two unit vectors of k copies each: k * k ** -1/2 * k ** -1/2 = 1."""
         summed = [self.tag(op.ins[i], d) for i, d, e in op.reduced if self.atom in atoms(e)]
         return len(summed) == 2 and all(self.powers.get(v) == -0.5 for v in op.ins) and \
-            all(consists_of(tag, COPY) for tag in summed)
+            all(tag == COPY or (isinstance(tag, ByPart) and set(tag.contents) == {COPY}) for tag in summed)
 
     def producers(self, value: Value, dim: int, alone: bool = False) -> set[Flip]:
         """Return the parameter axes whose new positions arrive here: (name, dim, (told-apart atom, index) or None).

@@ -78,11 +78,6 @@ def by_part(combine: Callable[[list[Content]], Content], tags: Sequence[Known]) 
                               for k in range(atom.size)))
 
 
-def consists_of(tag: Tag, content: Content) -> bool:
-    """Return whether a tag is `content`, in each of its parts."""
-    return tag == content or (isinstance(tag, ByPart) and set(tag.contents) == {content})
-
-
 def _only_copies(kinds: Iterable[Content], meeting: str) -> bool:
     """Return whether there are copies; they meet nothing but copies that are copied alike."""
     kinds = set(kinds)
@@ -163,11 +158,13 @@ def carrier(tags: list[Content]) -> Content:
     return PAIR if kinds <= {PAIR, SIGNED} else FREE
 
 
-def vanishes(a: Content, b: Content) -> bool:
+def vanishes(a: Tag, b: Tag) -> bool:
     """Return whether the sum of products over new positions adds nothing (copies: shares the old terms out).
 
     Zero on both sides would vanish too, but neither side would ever get a gradient.
     """
+    if not isinstance(a, Content) or not isinstance(b, Content):
+        return isinstance(a, ByPart) and isinstance(b, ByPart) and all(map(vanishes, a.contents, b.contents))
     if {a, b} in ({PAIR, SIGNED}, COPIES):
         return True
     return ZERO in (a, b) and a != b and not {a, b} & COPIES

@@ -1,9 +1,8 @@
 """Proofs for norms over a class: copies keep the statistics, averages and zeros change them by a known factor."""
 from fxgrow.axis import Normalise, Value, atoms
 from fxgrow.common import Refusal
-from fxgrow.contents.bindings import Bindings
-from fxgrow.contents.certificate import Norm
-from fxgrow.contents.kinds import AVERAGE, COPY, FREE, ZERO, ByPart, Content, Tag, Var
+from fxgrow.contents.bindings import Bindings, Norm
+from fxgrow.contents.kinds import AVERAGE, COPY, FREE, ZERO, ByPart, Content, Var
 
 
 def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Content:
@@ -13,11 +12,20 @@ def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Content:
         Refusal: the statistics would change in a way that no weight makes up for.
     """
     x, *affine = op.ins
-    tag = _content_in_front(held, op, x, dim)
+    tag = held.tag(x, dim)
+    if isinstance(tag, Var) and op.name == "weight norm" and held.exact:
+        tag = held.bind(tag, ZERO)
+    if isinstance(tag, Var):
+        raise Refusal(f"{op.node} normalises a parameter over it")
     if op.how == "unit" and tag == ZERO:
         return ZERO
-    if tag == COPY and held.is_covered(axis):
-        return _of_copies(held, op, affine)
+    if tag == COPY and held.is_covered(axis):  # copies of every position, equally many of each, keep mean and variance
+        held.out.uniform = op.node
+        for parameter in affine:
+            held.bind_all(parameter, COPY)
+        if op.how == "unit":  # the length grows by the root of how many copies there are
+            held.powers.update(dict.fromkeys(op.outs, -0.5))
+        return COPY
     if not held.exact:
         for parameter in affine:
             held.bind_all(parameter, FREE)
@@ -35,25 +43,6 @@ def refuse_division_by_zero(held: Bindings, op: Normalise) -> None:
         tag = held.tag(op.ins[0], dim)
         if tag == ZERO or (isinstance(tag, ByPart) and ZERO in tag.contents):
             raise Refusal(f"{op.node} divides by the norm of each position, and new ones would be zero")
-
-
-def _content_in_front(held: Bindings, op: Normalise, x: Value, dim: int) -> Tag:
-    tag = held.tag(x, dim)
-    if isinstance(tag, Var) and op.name == "weight norm" and held.exact:
-        return held.bind(tag, ZERO)
-    if isinstance(tag, Var):
-        raise Refusal(f"{op.node} normalises a parameter over it")
-    return tag
-
-
-def _of_copies(held: Bindings, op: Normalise, affine: list[Value]) -> Content:
-    """Prove that copies of every position, equally many of each, keep mean and variance."""
-    held.out.uniform = op.node
-    for parameter in affine:
-        held.bind_all(parameter, COPY)
-    if op.how == "unit":  # the length grows by the root of how many copies there are
-        held.powers.update(dict.fromkeys(op.outs, -0.5))
-    return COPY
 
 
 def _rescaled(held: Bindings, op: Normalise, axis, affine: list[Value]) -> Content:

@@ -1,16 +1,14 @@
 """Certificates: abstract interpretation of one class's growth, tried until an assignment of contents is exact.
 
-Growing an atom from n to m positions leaves position j < n where it was. What the new positions hold is one of a few
-invariants (kinds.py), chosen where they are produced and carried forward op by op; at each sum over the class the
-consumer's new columns are the complement that makes the new terms vanish. An op that keeps no invariant stops the method,
-with its reason. Nothing here touches numbers: methods (fxgrow.passes.methods) turn contents into tensors.
+Position j < n stays where it was as n become m. What the new ones hold is one of a few invariants (kinds.py), chosen where
+they are produced and carried forward op by op; at each sum over the class the consumer's new columns are the complement that
+makes the new terms vanish. Nothing here touches numbers: methods (fxgrow.passes.methods) turn contents into tensors.
 """
 from __future__ import annotations
 
 from fxgrow.axis import Atom, Op, Prod, Tape, atoms, resolve
 from fxgrow.common import Refusal
-from fxgrow.contents.bindings import Flip
-from fxgrow.contents.certificate import Certificate
+from fxgrow.contents.bindings import Certificate, Flip
 from fxgrow.contents.interpreter import Interpreter, NeedsFlip
 from fxgrow.contents.kinds import AVERAGE, COPY, FREE, PAIR, ZERO, Content
 
@@ -35,15 +33,14 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True) -> Certificat
         interpreter = Interpreter(tape, atom, Content(base), flips, exact)
         try:
             certificate = interpreter.run()
+            if exact and base in (AVERAGE, ZERO) and not certificate.norms:
+                raise Refusal("no norm over it asks for it")
+            return certificate
         except NeedsFlip as stop:
             turned = _flip(interpreter, stop.op, flips)
             if turned is None:
                 raise Refusal(str(stop)) from stop
             flips |= turned
-            continue
-        if exact and base in (AVERAGE, ZERO) and not certificate.norms:
-            raise Refusal("no norm over it asks for it")
-        return certificate
     raise Refusal("products of values over it contradict each other")
 
 

@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 
 from fxgrow.axis import Atom, Tape, analyse, classes
-from fxgrow.common import Refusal, render
+from fxgrow.common import Refusal, folded_table, render
 from fxgrow.contents.proving import certify
 from fxgrow.tracing import capture
 
@@ -31,14 +31,10 @@ class AxesReport:
 
     def table(self):
         """Return the table that `fxgrow axes` prints."""
-        from rich.table import Table
-        table = Table(title="Axis classes")
-        for column in ("class", "size", "produced by", "consumed by", "may grow by", "why not otherwise"):
-            table.add_column(column, overflow="fold")
-        for r in self.rows:
-            table.add_row(r["name"], str(r["size"]), _some(r["producers"]), _some(r["consumers"]), ", ".join(r["may"]),
-                          r["reason"])
-        return table
+        columns = ("class", "size", "produced by", "consumed by", "may grow by", "why not otherwise")
+        return folded_table("Axis classes", columns, [
+            (r["name"], str(r["size"]), _some(r["producers"]), _some(r["consumers"]), ", ".join(r["may"]), r["reason"])
+            for r in self.rows])
 
     def __str__(self):
         return render(self.table())

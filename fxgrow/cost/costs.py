@@ -1,11 +1,9 @@
 """The cost of a node or module in FLOPs, parameters and bytes; and a count of all of them, which prints itself as a tree."""
-import csv
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fxgrow.common import quantity
+from fxgrow.common import csv_text, quantity
 
 
 @dataclass
@@ -77,10 +75,9 @@ class FlopCount:
         raise AttributeError(name)
 
     def by_node(self) -> dict[str, Cost]:
-        """Return the cost of each graph node that costs anything.
+        """Return the cost of each node, of the module's own graph if it has one, that costs anything.
 
-        The names are those of the module's own graph if a captured or grown one was counted; of a model that cannot be
-        captured they are modules, each with its own ops.
+        Of a model that cannot be captured they are modules, each with its own ops.
         """
         return dict(self.nodes)
 
@@ -96,10 +93,7 @@ class FlopCount:
                 "nodes": {name: cost.to_json() for name, cost in self.nodes.items()}}
 
     def rows(self, depth: int | None = None, sort: str | None = None) -> Iterator[tuple[int, str, str, Cost]]:
-        """Return the tree of modules in print order: level, name, class, cost.
-
-        `sort` (forward, total, params, memory) puts the costliest of a level first.
-        """
+        """Return level, name, class, cost of modules as printed; `sort`, a key of SORTS, puts the costliest first."""
         if sort is not None and sort not in SORTS:
             raise ValueError(f"sort={sort!r}: choose one of {', '.join(SORTS)}")
         below: dict[str, list[str]] = {}
@@ -121,7 +115,6 @@ class FlopCount:
         """Return the rows as a `rich` table, with each module's share of all FLOPs."""
         from rich.table import Table
         from rich.text import Text
-
         what = "All FLOPs" if self.ops == "all" else "FLOPs of matrix products, convolutions and attention"
         shown = Table(title=f"{what} (a multiply-add is 2)", title_justify="left")
         shown.add_column("module", overflow="fold", min_width=24)
@@ -153,10 +146,7 @@ def lines(count: FlopCount) -> Iterator[str]:
         yield "not counted " + ", ".join(f"{op} {n}x" for op, n in sorted(times.items(), key=lambda item: -item[1]))
 
 
-def csv_text(count: FlopCount, depth: int | None = None, sort: str | None = None) -> str:
+def to_csv(count: FlopCount, depth: int | None = None, sort: str | None = None) -> str:
     """Return the rows of the table as comma-separated values, in FLOPs and bytes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("module", "class", *count.modules[""].to_json()))
-    writer.writerows((name, kind, *cost.to_json().values()) for _, name, kind, cost in count.rows(depth, sort))
-    return text.getvalue()
+    rows = ((name, kind, *cost.to_json().values()) for _, name, kind, cost in count.rows(depth, sort))
+    return csv_text(("module", "class", *count.modules[""].to_json()), rows)

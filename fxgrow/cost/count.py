@@ -69,7 +69,9 @@ def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
     try:
         if is_captured(model):
             return _count(Meter(ops), model.graph, root, inputs)
-        return _count(Meter(ops), _graph(root, inputs), root, inputs)
+        graph = trace(root, inputs, {})
+        clean_trace(graph)
+        return _count(Meter(ops), graph, root, inputs)
     except CaptureError as why:
         if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
             raise
@@ -81,18 +83,17 @@ def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
             raise CaptureError(f"{why}; nor does it run as it is: {type(error).__name__}: {error}") from error
 
 
-def _graph(root: nn.Module, inputs: tuple) -> Graph:
-    graph = trace(root, inputs, {})
-    clean_trace(graph)
-    return graph
-
-
 @contextlib.contextmanager
-def _metering(meter: Meter, modules: dict[str, nn.Module], nodes: bool) -> Iterator[None]:
+def _metering(meter: Meter, root: nn.Module, inputs: Any, modules: dict[str, nn.Module], nodes: bool) -> Iterator[None]:
     """Meter ops and what autograd would keep (it keeps nothing), with nothing that depends on numbers drawn.
 
     The calls of these modules say where the meter is: in a graph node (`nodes`), or not in any.
     """
+    for tensor in (*root.parameters(), *root.buffers()):
+        meter.of(tensor, param=True)
+    for value in tree_leaves(inputs):
+        if isinstance(value, Tensor):
+            meter.of(value)
     handles, stack = [], []
     saved = saved_tensors_hooks(meter.keep, lambda kept: kept)
 
@@ -107,8 +108,8 @@ def _metering(meter: Meter, modules: dict[str, nn.Module], nodes: bool) -> Itera
 
     try:
         for name, module in modules.items():
-            handles += [module.register_forward_pre_hook(enter(name)),
-                        module.register_forward_hook(leave, always_call=True)]
+            handles.append(module.register_forward_pre_hook(enter(name)))
+            handles.append(module.register_forward_hook(leave, always_call=True))
         with without_fast_path(), any_batch_size(), torch.enable_grad(), saved, meter:
             yield
     finally:
@@ -117,12 +118,11 @@ def _metering(meter: Meter, modules: dict[str, nn.Module], nodes: bool) -> Itera
 
 
 def _count(meter: Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopCount:
-    for tensor in (*root.parameters(), *root.buffers()):
-        meter.of(tensor, param=True)
+    inputs = tree_map(_on_meta, inputs)
     runner = _CostRunner(meter, graph, root, inputs)
     called = {str(n.target) for n in runner.nodes if n.op == "call_module"}
     inner = {f"{name}.{sub}": m for name in called for sub, m in runner.modules[name].named_modules() if sub}
-    with _metering(meter, inner, True):
+    with _metering(meter, root, inputs, inner, nodes=True):
         values = runner.run()
         peak, reached = meter.finish(values[runner.nodes[-1]])
     return _result(meter, root, peak, reached, _parameter_nodes(runner.nodes, runner.modules, root), False)
@@ -133,7 +133,7 @@ class _CostRunner(NodeRunner):
     gradients = True
 
     def __init__(self, meter: Meter, graph: Graph, root: nn.Module, inputs: tuple):
-        super().__init__((), root, tree_map(_on_meta, inputs))
+        super().__init__((), root, inputs)
         self.meter = meter
         self.nodes: list[Node] = _needed(graph, self.modules)
 
@@ -142,14 +142,8 @@ class _CostRunner(NodeRunner):
         self.meter.where = node.name, place_of(node)
 
     def after(self, node: Node, value: Any) -> Any:
-        """Return the value, constants of the model on meta tensors too; the meter gets to know the inputs."""
-        if isinstance(value, Tensor) and not value.is_meta:
-            value = value.to("meta")
-        if node.op == "placeholder":
-            for t in tree_leaves(value):
-                if isinstance(t, Tensor):
-                    self.meter.of(t)
-        return value
+        """Return the value on a meta tensor, constants of the model too."""
+        return value.to("meta") if isinstance(value, Tensor) and not value.is_meta else value
 
     def join(self, node: Node) -> Any:
         """Return the value of the branch that runs; the other one has none."""
@@ -189,16 +183,11 @@ def _parameter_nodes(nodes: list[Node], modules: dict[str, nn.Module], root: nn.
 
 def count_eager(meter: Meter, model: nn.Module, inputs: tuple) -> FlopCount:
     """Count a model that runs on its own tensors; its buffers and the random state are put back."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        meter.of(tensor, param=True)
-    for t in tree_leaves(inputs):
-        if isinstance(t, Tensor):
-            meter.of(t)
     modules = {name: m for name, m in model.named_modules() if name}
     saved = [(b, b.clone()) for b in model.buffers()]
     python_state = random.getstate()
     try:
-        with torch.random.fork_rng(), _metering(meter, modules, False):
+        with torch.random.fork_rng(), _metering(meter, model, inputs, modules, nodes=False):
             peak, reached = meter.finish(model(*inputs))
     finally:
         random.setstate(python_state)

@@ -1,5 +1,6 @@
 """The meter: counts each ATen op of a network that runs on meta tensors, and the memory that it keeps."""
 from collections import Counter, defaultdict
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -49,10 +50,9 @@ class Meter(Watching):
     def of(self, tensor: Tensor, param: bool = False) -> MemoryUse:
         """Return the memory that a tensor lies in."""
         storage = tensor.untyped_storage()
-        memory = self.memory.get(storage._cdata)
-        if memory is None:
-            memory = self.memory[storage._cdata] = MemoryUse(storage, len(self.ops), param)
-        return memory
+        if storage._cdata not in self.memory:
+            self.memory[storage._cdata] = MemoryUse(storage, len(self.ops), param)
+        return self.memory[storage._cdata]
 
     def keep(self, tensor: Tensor) -> None:
         """Note that autograd keeps a tensor for the backward pass."""
@@ -144,8 +144,4 @@ class Meter(Watching):
                 alive(2 * steps - first_grad[memory], 2 * steps - last_grad[memory], memory.bytes)
         for at, size in twice:
             alive(2 * steps - at, 2 * steps - at, size)
-        now = most = 0
-        for time in sorted(change):
-            now += change[time]
-            most = max(most, now)
-        return most
+        return max(accumulate(change[time] for time in sorted(change)), default=0)

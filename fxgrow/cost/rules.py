@@ -62,32 +62,23 @@ def _product(macs: int, *operands) -> Flops:
     return Flops(2 * macs, [(x, 2 * macs) for x in operands], macs)
 
 
-@flop_rule("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution", "_slow_conv2d_forward")
+@flop_rule("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution", "_slow_conv2d_forward",
+           "torchvision::deform_conv2d")
 def convolution(args, kwargs, out) -> Flops:
-    """Count each weight `[C_out, C_in/groups, k...]` for each position of the output, or of a transposed one's input."""
+    """Count each weight `[C_out, C_in/groups, k...]` for each position of the output, or of a transposed one's input.
+
+    The interpolation of a deformable convolution's inputs is not counted.
+    """
     x, weight = args[:2]
     transposed = len(args) > 6 and args[6] is True
     return _product(x.shape[0] * prod((x if transposed else out).shape[2:]) * prod(weight.shape), x, weight)
 
 
-@flop_rule("mm", "bmm", "mv", "dot", "vdot")
+@flop_rule("mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "addbmm", "addmv", "_addmm_activation")
 def matrix_product(args, kwargs, out) -> Flops:
-    """Count m*n*k multiply-adds for each matrix of `[..., m, k] x [..., k, n]`."""
-    a, b = args[:2]
-    return _product(prod(out.shape) * a.shape[-1], a, b)
-
-
-@flop_rule("addmm", "baddbmm", "addmv", "_addmm_activation")
-def added_product(args, kwargs, out) -> Flops:
-    """Count the product of `c + a b`; the addition is not counted."""
-    return matrix_product(args[1:3], kwargs, out)
-
-
-@flop_rule("addbmm")
-def summed_product(args, kwargs, out) -> Flops:
-    """Count the products of `c + sum_i a_i b_i`."""
-    a, b = args[1:3]
-    return _product(prod(a.shape) * b.shape[-1], a, b)
+    """Count m*k*n multiply-adds for each `[m, k] x [k, n]`, or m*k for a vector `[k]`; additions to it are not counted."""
+    a, b = [x for x in args if isinstance(x, Tensor)][-2:]
+    return _product(a.numel() * (b.shape[-1] if b.ndim > 1 else 1), a, b)
 
 
 @flop_rule("addr", "outer", "ger")
@@ -103,8 +94,7 @@ def attention(args, kwargs, out) -> Flops:
     """Count the N*H*L*S*(E + V) multiply-adds of `softmax(q k^T) v`, also where a mask hides them.
 
     Shapes are `q [N, H, L, E]`, `k [N, H_kv, S, E]`, `v [N, H_kv, S, V]`. Backward there are two products for each: the
-    gradients of v and of the weights, and from these those of q and k. The scores that flash kernels compute again (another
-    N*H*L*S*E) are not counted.
+    gradients of v and of the weights, and from these those of q and k. Scores computed again (N*H*L*S*E) are not counted.
     """
     q, k, v = args[:3]
     scores = prod(q.shape[:-1]) * k.shape[-2]
@@ -123,13 +113,6 @@ def recurrent_layer(args, kwargs, out) -> Flops:
     start = second // x.shape[0]  # the gradient of the first state
     return Flops(2 * (first + second), [(x, 2 * first), (of_input, 2 * first), (of_state, 2 * second), (args[5], 2 * start),
                                         ((*args[:3], *args[5:7]), 2 * (second - start))], first + second)
-
-
-@flop_rule("torchvision::deform_conv2d")
-def deformable_convolution(args, kwargs, out) -> Flops:
-    """Count as for a convolution; the interpolation of its inputs is not counted."""
-    x, weight = args[:2]
-    return _product(out.shape[0] * prod(out.shape[2:]) * prod(weight.shape), x, weight)
 
 
 NOTHING = Flops(0)

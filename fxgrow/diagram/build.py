@@ -156,10 +156,8 @@ class Diagram:
                 boxes = list(item.boxes())
                 return Box([r for b in boxes for r in b.rows], item.path, boxes[-1].shape, item.kind, True, item.times,
                            item.last, families(item.children))
-            return replace(item, children=[shut(c) for c in item.children])
-        root = shut(self.root)
-        assert isinstance(root, Cluster)
-        return replace(self, root=root)
+            return replace(item, children=list(map(shut, item.children)))
+        return replace(self, root=replace(self.root, children=list(map(shut, self.root.children))))
 
     def check(self, globs: Sequence[str]) -> None:
         """Raise DrawError where a glob matches no module."""
@@ -194,7 +192,7 @@ def build(gm: GraphModule, kinds: Mapping[str, str] | None = None) -> Diagram:
                 clusters[place].children.append(clusters[inner])
             place = inner
         clusters[place].children.append(box)
-    return Diagram(_flattened(root), flow)
+    return Diagram(replace(root, children=list(map(_flattened, root.children))), flow)
 
 
 def kinds_of(model: nn.Module) -> dict[str, str]:
@@ -276,14 +274,11 @@ def _joins(last: Row, row: Row) -> bool:
     return row.family in FOLLOWERS and last.family != "in and out"
 
 
-def _flattened(cluster: Cluster) -> Cluster:
+def _flattened(item: Item) -> Item:
     """Replace modules that hold one box by that box."""
-    children: list[Item] = []
-    for child in cluster.children:
-        if isinstance(child, Cluster):
-            child = _flattened(child)
-            only = child.children[0] if len(child.children) == 1 else None
-            if isinstance(only, Box):
-                child = replace(only, path=child.path, kind=child.kind)
-        children.append(child)
-    return replace(cluster, children=children)
+    if isinstance(item, Box):
+        return item
+    children = list(map(_flattened, item.children))
+    if len(children) == 1 and isinstance(children[0], Box):
+        return replace(children[0], path=item.path, kind=item.kind)
+    return replace(item, children=children)

@@ -10,7 +10,7 @@ from torch import nn
 from fxgrow.common import atomic_write
 from fxgrow.compare import Change, Changes, find_changes, mark, summed
 from fxgrow.diagram.build import Box, Cluster, Diagram, build, kinds_of
-from fxgrow.diagram.dot import PALE, Picture, below, rendered, small, text
+from fxgrow.diagram.dot import PALE, Picture, behind, below, rendered, small, text
 from fxgrow.diagram.drawing import format_of
 from fxgrow.diagram.html import diagram_page
 from fxgrow.diagram.repeats import chosen
@@ -55,13 +55,10 @@ class ChangesPicture(Picture):
         changes = self.changes(box)
         total = summed(changes)
         same, (old, size) = total.status == "same", total.parameters
-        kind = f' <font color="{PALE}">{text(box.kind)}</font>' if box.kind else ""
-        head = f"<b>{text(below(box.path, path))}</b>{kind}{self.times(box)}<br/>"
+        head = f"<b>{text(below(box.path, path))}</b>{behind(box.kind)}{self.times(box)}<br/>"
         counts = Counter(c.status for c in changes)
-        words = ", ".join(f"{counts[status]} {status}" for status in ("grown", "inserted") if counts[status])
-        words += f"; {old:,} ⇒ {size:,} parameters" if old != size else ""
-        if same:
-            words = "untouched"
+        words = "untouched" if same else ", ".join(f"{counts[s]} {s}" for s in ("grown", "inserted") if counts[s])
+        words += f"; {old:,} ⇒ {size:,} parameters" if not same and old != size else ""
         return [f'<tr><td colspan="9" bgcolor="{GREY if same else GROWN}">{head}{small(words)}</td></tr>',
                 "" if same else bar(total.new, size)]
 

@@ -1,12 +1,14 @@
-"""Diagrams in the language of graphviz."""
+"""Diagrams in the language of graphviz; long ones stand in several columns."""
+import math
 import subprocess
+from bisect import bisect_right
+from collections.abc import Sequence
 from html import escape
 
 import graphviz
 from torch.fx import GraphModule
 
 from fxgrow.diagram.build import Box, Cluster, Diagram, Item
-from fxgrow.diagram.columns import columns_of
 from fxgrow.diagram.heat import VIRIDIS, WORDS, Heat
 from fxgrow.errors import DrawError
 
@@ -15,6 +17,8 @@ COLOURS = {"convolution": "#7FB8D8", "matrix product": "#EAAE7F", "attention": "
            "normalisation": "#F7F1A0", "activation": "#7FCEB9", "pooling": "#AAD9F4", "arithmetic": "#F2CF7F",
            "join": "#FFFFFF", "shape": "#E2E2E2", "random": "#F4F4F4", "other": "#FFFFFF", "in and out": "#FFFFFF"}
 FRAME, PALE, INK = "#555555", "#666666", "#333333"
+LONG = 70  # lines from which on there is more than one column
+SHAPE = 22  # lines of a column that is as high as it is wide: found by looking at pictures
 
 
 def rendered(graph: graphviz.Digraph, kind: str) -> bytes:
@@ -40,6 +44,11 @@ def text(name: str) -> str:
 def small(words: str, colour: str = PALE) -> str:
     """Return a name in small letters behind what it belongs to; nothing for no name (which Graphviz would refuse)."""
     return f' <font point-size="8" color="{colour}">{text(words)}</font>' if words else ""
+
+
+def behind(kind: str, colour: str = PALE) -> str:
+    """Return a class's name behind that of its module; nothing for no name."""
+    return f' <font color="{colour}">{text(kind)}</font>' if kind else ""
 
 
 def tooltip(words: str) -> str:
@@ -84,28 +93,19 @@ class Picture:
             else:
                 self.clusters += 1
                 with graph.subgraph(name=f"cluster{self.clusters}") as inner:
-                    inner.attr(label=f"<{self.heading(child)}>", tooltip=tooltip(child.path), color=self.frame(child))
+                    heading = ("" if child.group else text(child.path)) + behind(child.kind) + self.times(child)
+                    inner.attr(label=f"<{heading}>", tooltip=tooltip(child.path), color=self.frame(child))
                     self._fill(inner, child)
-
-    def heading(self, cluster: Cluster) -> str:
-        """Return a module's name, its class, and how often it is repeated."""
-        words = text(cluster.path) if not cluster.group else ""
-        if cluster.kind:
-            words += f' <font color="{PALE}">{text(cluster.kind)}</font>'
-        return words + self.times(cluster)
 
     def times(self, item: Item) -> str:
         """Return how often something is repeated, and to which place."""
-        if item.times == 1:
-            return ""
-        return f" <b>× {item.times}</b>{small(f'to {item.last}')}"
+        return f" <b>× {item.times}</b>{small(f'to {item.last}')}" if item.times != 1 else ""
 
     def label(self, box: Box, path: str) -> str:
         """Return the label of a box in the module `path`."""
         rows = self._folded_rows(box, path) if box.folded else [self._row(box, i, path) for i in range(len(box.rows))]
-        facts = [box.shape] if box.rows[0].title != "output" else []
         share = 0.0 if self.heat is None else self.heat.shares[box.key]
-        facts += [f"{share:.1%}"] if share else []
+        facts = ["" if box.rows[0].title == "output" else box.shape, f"{share:.1%}" if share else ""]
         if any(facts):
             rows.append(f'<tr><td colspan="9">{small(", ".join(filter(None, facts))).strip()}</td></tr>')
         width = 2 if box.folded else 1
@@ -120,12 +120,11 @@ class Picture:
             words += small(below(row.name, path), self.pale(box))
         if i == 0:
             words += self.times(box)
-        return f'<tr><td colspan="9" bgcolor="{self.fill(box, row.family)}">{self.inked(box, words)}</td></tr>'
+        return self._cell(box, row.family, words)
 
     def _folded_rows(self, box: Box, path: str) -> list[str]:
-        kind = f' <font color="{self.pale(box)}">{text(box.kind)}</font>' if box.kind else ""
-        head = f'<b>{text(below(box.path, path))}</b>{kind}{self.times(box)}'
-        top = f'<tr><td colspan="9" bgcolor="{self.fill(box, "")}">{self.inked(box, head)}</td></tr>'
+        head = f"<b>{text(below(box.path, path))}</b>{behind(box.kind, self.pale(box))}{self.times(box)}"
+        top = self._cell(box, "", head)
         if self.heat is not None:
             return [top]
         cells = "".join(f'<td bgcolor="{COLOURS[f]}"><font point-size="8">{n}</font></td>'
@@ -136,15 +135,12 @@ class Picture:
         """Return the colour of a frame."""
         return FRAME if isinstance(item, Box) else "#BBBBBB"
 
-    def fill(self, box: Box, family: str) -> str:
-        """Return the colour of an operation: that of its family, or of its cost."""
-        if self.heat is not None:
-            return self.heat.colour(box)
-        return COLOURS.get(family, "#EFEFEF")
-
-    def inked(self, box: Box, words: str) -> str:
-        """Return words in letters that stand out on the box."""
-        return f'<font color="{self.heat.ink(box)}">{words}</font>' if self.heat is not None else words
+    def _cell(self, box: Box, family: str, words: str) -> str:
+        """Return a row of a box in the colour of its family, or of its cost, with letters that stand out on it."""
+        if self.heat is None:
+            return f'<tr><td colspan="9" bgcolor="{COLOURS.get(family, "#EFEFEF")}">{words}</td></tr>'
+        return (f'<tr><td colspan="9" bgcolor="{self.heat.colour(box)}"><font color="{self.heat.ink(box)}">{words}</font>'
+                "</td></tr>")
 
     def pale(self, box: Box) -> str:
         """Return the colour of what is less important in a box."""
@@ -172,3 +168,44 @@ class Picture:
 def below(name: str, path: str) -> str:
     """Return a name as it is called within a module; nothing for the module itself."""
     return "" if name == path else name.removeprefix(path + ".")
+
+
+def columns_of(diagram: Diagram, count: int | None) -> dict[str, int]:
+    """Return the column of each box, by its key; None: so many that a picture is about as wide as it is high."""
+    boxes = list(diagram.root.boxes())
+    length = sum(map(_lines, boxes))
+    if count is None:
+        count = round(math.sqrt(length / SHAPE)) if length > LONG else 1
+    parts = _parts(diagram.root, length / count)
+    sizes = [sum(_lines(b) for b in part) for part in parts]
+    limit = max(sizes, default=1)
+    while len(_filled(sizes, limit)) > count:
+        limit += 1
+    starts = _filled(sizes, limit)
+    return {box.key: bisect_right(starts, i) - 1 for i, part in enumerate(parts) for box in part}
+
+
+def _lines(box: Box) -> int:
+    """Estimate how high a box is, with the space below it."""
+    return (3 if box.folded else len(box.rows) + 1) + 1
+
+
+def _parts(item: Item, most: float) -> list[list[Box]]:
+    """Return what stays together: modules of at most so many lines."""
+    if isinstance(item, Box):
+        return [[item]]
+    boxes = list(item.boxes())
+    if item.path and sum(map(_lines, boxes)) <= most:
+        return [boxes]
+    return [part for child in item.children for part in _parts(child, most)]
+
+
+def _filled(sizes: Sequence[int], limit: int) -> list[int]:
+    """Return where columns start if none is longer than `limit`."""
+    starts, length = [0], 0
+    for i, size in enumerate(sizes):
+        if length and length + size > limit:
+            starts.append(i)
+            length = 0
+        length += size
+    return starts

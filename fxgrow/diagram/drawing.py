@@ -49,7 +49,10 @@ def draw(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathL
     if kind != "html":
         content = rendered(drawn.graph, kind)
     if logdir is not None:
-        _log(logdir, rendered(drawn.graph, "png"), drawn.diagram)
+        image = pixels(rendered(drawn.graph, "png"))
+        with writing(logdir) as writer:
+            writer.add_image("model/diagram", image, dataformats="HWC")
+            writer.add_text("model/boxes", _table(drawn.diagram))
     with atomic_write(target) as file:
         file.write(content)
     return target
@@ -72,14 +75,6 @@ def format_of(path: Path) -> str:
     if kind not in FORMATS:
         raise DrawError(f"{path}: a picture is {', '.join(FORMATS)}, by its suffix")
     return kind
-
-
-def _log(logdir: str | os.PathLike, png: bytes, diagram: Diagram) -> None:
-    """Write the image `model/diagram` and the text `model/boxes` to a folder of TensorBoard's; raises as `writing`."""
-    image = pixels(png)
-    with writing(logdir) as writer:
-        writer.add_image("model/diagram", image, dataformats="HWC")
-        writer.add_text("model/boxes", _table(diagram))
 
 
 def _table(diagram: Diagram) -> str:

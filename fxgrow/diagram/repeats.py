@@ -42,7 +42,7 @@ def fold_repeats(diagram: Diagram, mark: Callable[[Node], object] | None = None)
         while first in stands:
             first = stands[first]
         stands[node] = first
-    return replace(diagram, root=root, stands=stands)
+    return replace(diagram, root=root, stands=stands)  # type: ignore[arg-type]  # a cluster stays one
 
 
 class _Folder:
@@ -57,20 +57,18 @@ class _Folder:
             self.readers.setdefault(tail, []).append(head)
         self.stands: dict[Node, Node] = {}
 
-    def folded(self, cluster: Cluster) -> Cluster:
+    def folded(self, item: Item) -> Item:
         """Fold the repetitions at every level, the outermost first."""
+        if isinstance(item, Box):
+            return item
         children: list[Item] = []
         at = 0
-        while at < len(cluster.children):
-            period, times = self.longest(cluster.children, at)
-            unit = cluster.children[at:at + period]
-            if times > 1:
-                others = [cluster.children[at + period * m:at + period * (m + 1)] for m in range(1, times)]
-                children.append(self.once(cluster, unit, others))
-            else:
-                children.append(self.folded(unit[0]) if isinstance(unit[0], Cluster) else unit[0])
+        while at < len(item.children):
+            period, times = self.longest(item.children, at)
+            unit, *others = [item.children[at + period * m:at + period * (m + 1)] for m in range(times)]
+            children.append(self.once(item, unit, others) if others else self.folded(unit[0]))
             at += period * times
-        return replace(cluster, children=children)
+        return replace(item, children=children)
 
     def longest(self, items: Sequence[Item], at: int) -> tuple[int, int]:
         """Return how many items are repeated from `at` on, and how often they stand there, so that most are covered."""
@@ -121,12 +119,9 @@ class _Folder:
         for other in others:
             self.stands.update(zip(_nodes(other), _nodes(unit)))
         times, last = len(others) + 1, others[-1][-1].path
-        unit = [_spanned(a, b) for a, b in zip(unit, others[-1])]
-        if len(unit) > 1:
-            inner = self.folded(Cluster(cluster.path, children=unit))
-            return replace(inner, times=times, group=True, last=last)
-        item = self.folded(unit[0]) if isinstance(unit[0], Cluster) else unit[0]
-        return replace(item, times=times, last=last)
+        unit = list(map(_spanned, unit, others[-1]))
+        whole = Cluster(cluster.path, children=unit, group=True) if len(unit) > 1 else unit[0]
+        return replace(self.folded(whole), times=times, last=last)
 
 
 def _nodes(items: Sequence[Item]) -> list[Node]:

@@ -117,7 +117,7 @@ class NodeRunner:
         if node.op == "output":
             return args[0]
         if isinstance(node.target, type):  # the class of an output: only what it holds matters here
-            return kwargs or args[0]
+            return list(kwargs.values()) or args[0]
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def join(self, node: Node) -> Any:

@@ -1,10 +1,9 @@
-"""Editing: a pass that inserts nodes and layers changes a copy of a captured module, and the growth record is kept.
-
-What lives here: the bookkeeping. What does not: what goes where (the passes), which numbers new layers start with.
-"""
+"""Editing: a pass that inserts nodes and layers changes a copy of a captured module, and the growth record is kept."""
 import fnmatch
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,9 +15,27 @@ from fxgrow.aten import storage_of
 from fxgrow.common import nearest_names
 from fxgrow.errors import CaptureError, SelectionError
 from fxgrow.graph import Captured, clone_structure, copy_nodes, hold, remembered, run_shapes, values_and_writes
-from fxgrow.growth.piece import Piece
 from fxgrow.record import GrowthRecord, Outcome, ParameterRecord, keep_growth
 from fxgrow.tracing import capture
+
+
+@dataclass
+class Piece:
+    """A captured module that is to be put into a graph, on one value."""
+    module: GraphModule
+    paths: list[str] = field(default_factory=list)  # where its layers are, under the names that they are to have
+    others: list[Node] = field(default_factory=list)  # nodes of that graph that it reads besides
+    writes_input: bool = False  # it writes to the value
+    gives: Any = None  # its result on meta tensors, where that was asked for
+
+    @property
+    def out(self) -> Node:
+        """Return the node of `module` whose value goes out."""
+        return next(iter(self.module.graph.find_nodes(op="output"))).args[0]  # type: ignore[return-value]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its parameters and buffers by name."""
+        return dict(named_tensors(self.module))
 
 
 class Edit:
@@ -40,8 +57,6 @@ class Edit:
         self.outcomes: list[Outcome] = []
         self.like = next((p for p in self.gm.parameters() if p.is_floating_point()), torch.empty(0))
 
-    # -- looking up -------------------------------------------------------------------------------------------------
-
     @functools.cached_property
     def values(self) -> dict[str, Any]:
         """The value of every node of the original, on meta tensors, by node name."""
@@ -58,28 +73,17 @@ class Edit:
         return self._run[1].get(node.name, False)
 
     def read_elsewhere(self, node: Node) -> bool:
-        """Tell whether the memory of a node's value is written to later, and read after that under an older name.
-
-        Then the writing must not go to another tensor.
-        """
+        """Tell whether a value's memory is written to later (it must stay the same then) and read under an older name."""
         if not self.written(node):
             return False
         order = {n: i for i, n in enumerate(self.graph.nodes)}
-        memory = storage_of(self.values[node.name])
-        older = [n for n in self.nodes.values() if order[n] < order[node] and self._lies_in(n, memory)]
+        memory = {name: storage_of(value) for name, value in self.values.items() if isinstance(value, Tensor)}
+        older = [n for n in self.nodes.values() if order[n] < order[node] and memory.get(n.name) == memory[node.name]]
         return any(user is not node and order[user] > order[node] for n in older for user in n.users)
-
-    def _lies_in(self, node: Node, memory: int) -> bool:
-        value = self.values[node.name]
-        return isinstance(value, Tensor) and storage_of(value) == memory
 
     @staticmethod
     def select(where: str | Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
-        """Return those of `names` that a glob of `where` matches or is a parent of; all for None.
-
-        Raises:
-            SelectionError: a glob matches none; the nearest names are given.
-        """
+        """Return the `names` that a glob of `where` matches or is a parent of (None: all), or raise a SelectionError."""
         names = list(dict.fromkeys(names))
         if where is None:
             return names
@@ -94,14 +98,9 @@ class Edit:
 
     def free_name(self, path: str) -> str:
         """Return `path`, or `path_2`, `path_3`, ... where that is taken."""
-        taken = {*dict(self.gm.named_modules(remove_duplicate=False)), *dict(_tensors(self.gm))}
-        count, name = 1, path
-        while name in taken:
-            count += 1
-            name = f"{path}_{count}"
-        return name
-
-    # -- changing ---------------------------------------------------------------------------------------------------
+        taken = {*dict(self.gm.named_modules(remove_duplicate=False)), *dict(named_tensors(self.gm))}
+        numbered = (f"{path}_{count}" for count in itertools.count(2))
+        return next(name for name in itertools.chain([path], numbered) if name not in taken)
 
     def add_layer(self, path: str, layer: nn.Module) -> str:
         """Register a layer with new numbers, of the model's type, device and mode, and return the name it got."""
@@ -112,7 +111,7 @@ class Edit:
 
     def record_new(self, path: str, layers: nn.Module) -> None:
         """Record the numbers of layers below a path as new."""
-        for name, tensor in _tensors(layers):
+        for name, tensor in named_tensors(layers):
             self.record.parameters[f"{path}.{name}"] = ParameterRecord.new(tensor.ndim)
 
     def tensor(self, name: str) -> Tensor:
@@ -123,13 +122,10 @@ class Edit:
     def recorded_name(self, name: str) -> str:
         """Return the name under which the record holds a tensor: the first one, of a tensor with several names."""
         tensor = self.tensor(name)
-        return next(n for n, t in _tensors(self.gm) if t is tensor)
+        return next(n for n, t in named_tensors(self.gm) if t is tensor)
 
     def set_tensor(self, name: str, tensor: Tensor, entry: ParameterRecord) -> None:
-        """Exchange a parameter or buffer under all of its names, or add a parameter.
-
-        entry: where its numbers come from, in the original.
-        """
+        """Exchange a parameter or buffer under all of its names, or add a parameter, its numbers as `entry` says."""
         owner, _, attribute = name.rpartition(".")
         place = self.gm.get_submodule(owner)
         old = place._buffers.get(attribute, place._parameters.get(attribute))
@@ -145,7 +141,7 @@ class Edit:
 
     def drop(self, path: str) -> None:
         """Take a layer out, its record too."""
-        for name, _ in _tensors(self.gm.get_submodule(path)):
+        for name, _ in named_tensors(self.gm.get_submodule(path)):
             self.record.parameters.pop(f"{path}.{name}", None)
         self.gm.delete_submodule(path)
 
@@ -162,11 +158,7 @@ class Edit:
         return node
 
     def trace(self, module: nn.Module, x: Node) -> Piece:
-        """Capture a module with new numbers for the value of `x`, of its type and the model's device and mode.
-
-        Raises:
-            CaptureError: it cannot be traced, or cannot take such a value.
-        """
+        """Capture a module with new numbers for the value of `x`, of its type and the model's device and mode."""
         value = torch.empty_like(self.values[x.name])
         module = module.to(device=self.like.device, dtype=value.dtype).train(self.gm.training)
         try:
@@ -175,32 +167,24 @@ class Edit:
             raise CaptureError(f"it cannot run on a value of shape {list(value.shape)}: {error}") from error
         own, = Captured(gm).inputs
         before = own._version
-        gives = list(run_shapes(gm).values())[-1]
+        *_, gives = run_shapes(gm).values()
         return Piece(gm, writes_input=own._version > before, gives=gives)
 
     def graft(self, path: str, piece: Piece, x: Node, before: Node) -> Node:
-        """Put a traced module in front of `before`, on the value of `x`, and return the node of its result.
-
-        Its layers lie below `path`, registered once. It works on a copy of the value where one of the two is written to:
-        training would miss what was read.
-        """
-        if path not in dict(self.gm.named_modules(remove_duplicate=False)):
-            self._register(path, piece.module)
-        if piece.writes_input or self.written(x):
+        """Put a traced module, its layers below `path`, on the value of `x`, and return the node of its result."""
+        if path not in dict(self.gm.named_modules(remove_duplicate=False)):  # else the same layers run again
+            layers = hold(nn.Module().train(self.gm.training), piece.module)
+            self.gm.add_submodule(path, layers)
+            leaves = {f"{path}.{n}".rstrip("."): why for n, why in Captured(piece.module).leaves.items()}
+            Captured(self.gm).leaves = {**Captured(self.gm).leaves, **leaves}
+            self.record_new(path, layers)
+        if piece.writes_input or self.written(x):  # else training would miss what was read
             x = self.call(before, ".clone", x, owner=path)
         first, *nodes, output = piece.module.graph.nodes
         env = {first: x}
         with self.graph.inserting_before(before):
             copy_nodes(nodes, self.graph, env, lambda name: f"{path}.{name}".rstrip("."))
         return env[output.args[0]]  # type: ignore[index]
-
-    def _register(self, path: str, gm: GraphModule) -> None:
-        """Put the layers of a traced module below a path."""
-        layers = hold(nn.Module().train(self.gm.training), gm)
-        self.gm.add_submodule(path, layers)
-        leaves = {f"{path}.{n}".rstrip("."): why for n, why in Captured(gm).leaves.items()}
-        Captured(self.gm).leaves = {**Captured(self.gm).leaves, **leaves}
-        self.record_new(path, layers)
 
     def exchange(self, node: Node, new: Node) -> None:
         """Give the users of `node` (but not `new`, nor what `new` is made of) the value of `new`."""
@@ -215,22 +199,24 @@ class Edit:
             if node.name in facts:
                 facts[new.name] = facts[node.name]
 
-    def insist(self, where: str | Sequence[str] | None) -> None:
-        """Raise a SelectionError with the reasons unless something was done."""
-        if not any(o.method for o in self.outcomes):
-            reasons = "; ".join(f"{o.name}: {o.reason}" for o in self.outcomes[:3])
-            more = f"; and {len(self.outcomes) - 3} more" if len(self.outcomes) > 3 else ""
-            what = f"that {where!r} names" if where else "in the model"
-            raise SelectionError(f"nothing {what} can be done: {reasons or 'there is no such layer'}{more}")
-
     def finish(self) -> PassResult:
         """Return the edited module, with its record behind that of the original."""
         self.graph.lint()
         self.gm.recompile()
-        self.record.removed = dict(_tensors(self.before)).keys() - dict(_tensors(self.gm)).keys()
+        self.record.removed = dict(named_tensors(self.before)).keys() - dict(named_tensors(self.gm)).keys()
         keep_growth(self.before, self.gm, self.record, self.outcomes)
         return PassResult(self.gm, True)
 
 
-def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+def insist_done(where: str | Sequence[str] | None, outcomes: list[Outcome], verb: str = "be done", advice: str = "") -> None:
+    """Raise a SelectionError with the reasons unless something that `where` names was done."""
+    if not any(o.method for o in outcomes):
+        reasons = "; ".join(dict.fromkeys(f"{o.name}: {o.reason}" for o in outcomes[:3]))
+        more = f"; and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
+        what = f"that {where!r} names" if where else "in the model"
+        raise SelectionError(f"nothing {what} can {verb}: {reasons or 'there is no layer for it'}{more}{advice}")
+
+
+def named_tensors(module: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
+    """Return each parameter and buffer once, with the first of its names."""
+    return [*module.named_parameters(prefix), *module.named_buffers(prefix)]

@@ -1,11 +1,7 @@
-"""Parts of a captured graph that something is put behind or around: a layer, one call, or all that is below a module.
-
-What lives here: finding them by name, their ends, their channels. What does not: what is put there.
-"""
+"""Parts of a captured graph that something is put behind or around: a layer, one call, or all that is below a module."""
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -15,7 +11,7 @@ from fxgrow.aten import tree_leaves
 from fxgrow.axis import Value, analyse, atoms, classes
 from fxgrow.common import Refusal
 from fxgrow.graph import boundary, outer, owner_of
-from fxgrow.growth.edit import Edit
+from fxgrow.growth.edit import Edit, insist_done
 from fxgrow.record import Outcome
 
 
@@ -52,7 +48,8 @@ class Part:
         return f"{self.home}.{name}".lstrip(".")
 
 
-Named: TypeAlias = tuple[str, str, list[Node]]  # name, home and nodes of what may be a part
+Named = tuple[str, str, list[Node]]  # name, home and nodes of what may be a part
+_CHANNELS: weakref.WeakKeyDictionary[GraphModule, tuple[dict, set]] = weakref.WeakKeyDictionary()  # axes; what layers make
 
 
 def named(edit: Edit) -> dict[str, list[Named]]:
@@ -106,38 +103,18 @@ def channel_axis(edit: Edit, node: Node) -> int:
 
 def channel_axes(gm: GraphModule, node: str) -> list[int]:
     """Return the axes of a node's value that some layer makes: one, where it is clear which its channels are on."""
-    axes, made = _channels(gm)
-    return [d for d, axis in enumerate(axes.get(node, ())) if d and made.intersection(atoms(axis))]
-
-
-_CHANNELS: weakref.WeakKeyDictionary[GraphModule, tuple[dict, set]] = weakref.WeakKeyDictionary()
-
-
-def _channels(gm: GraphModule) -> tuple[dict, set]:
-    """Return the axes of every node's value, and all that some layer makes."""
     if gm not in _CHANNELS:
         tape = analyse(gm)
         _CHANNELS[gm] = ({n: v.axes for n, v in tape.node_values.items() if isinstance(v, Value)},
                          {c.atom for c in classes(tape) if c.producers})
-    return _CHANNELS[gm]
+    axes, made = _CHANNELS[gm]
+    return [d for d, axis in enumerate(axes.get(node, ())) if d and made.intersection(atoms(axis))]
 
 
 def outermost(where: str | Sequence[str], names: Iterable[str], what: str) -> list[str]:
-    """Return the names that globs match, each glob's without those below another one of them.
-
-    Raises:
-        SelectionError: a glob matches nothing.
-    """
+    """Return the names that globs match, each glob's without those below another one of them."""
     patterns = [where] if isinstance(where, str) else where
     return list(dict.fromkeys(n for pattern in patterns for n in outer(Edit.select(pattern, names, what))))
-
-
-def _select(edit: Edit, where: str | Sequence[str], what: str) -> list[Named]:
-    """Return what globs name, in the order of the graph."""
-    found = named(edit)
-    chosen = [one for name in outermost(where, found, what) for one in found[name]]
-    order = {node: i for i, node in enumerate(edit.before.graph.nodes)}
-    return sorted(chosen, key=lambda one: order[one[2][-1]])
 
 
 def apply(edit: Edit, where: str | Sequence[str], what: str, put: Callable[[Part], Outcome],
@@ -145,11 +122,12 @@ def apply(edit: Edit, where: str | Sequence[str], what: str, put: Callable[[Part
     """Call `put` for each part that is named, the last one first, and keep the reasons where it refuses.
 
     what: what names are of, for the error. takes: the parts must take one value.
-
-    Raises:
-        SelectionError: nothing is named so, or nothing could be put anywhere.
     """
-    for name, home, nodes in reversed(_select(edit, where, what)):
+    found = named(edit)
+    chosen = [one for name in outermost(where, found, what) for one in found[name]]
+    order = {node: i for i, node in enumerate(edit.before.graph.nodes)}
+    chosen.sort(key=lambda one: order[one[2][-1]])
+    for name, home, nodes in reversed(chosen):
         try:
             part = part_of(edit, name, home, nodes)
             if edit.read_elsewhere(edit.nodes[part.gives.name]):
@@ -159,7 +137,7 @@ def apply(edit: Edit, where: str | Sequence[str], what: str, put: Callable[[Part
             edit.outcomes.insert(0, put(part))
         except Refusal as why:
             edit.outcomes.insert(0, Outcome(name, 0, 0, [name], reason=str(why)))
-    edit.insist(where)
+    insist_done(where, edit.outcomes)
     return edit.finish()
 
 

@@ -38,12 +38,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
 
 
 def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], whole: CaptureError) -> Grown:
-    """Grow the traceable submodules of a model whose outer shell is not (a detector's backbone).
-
-    Raises:
-        CaptureError: no submodule can be captured; it says why the whole model cannot.
-        SelectionError: none of them can grow.
-    """
+    """Grow the traceable submodules of a model whose outer shell is not (a detector's backbone); `whole` says why not."""
     try:
         parts = capture_parts(model, inputs)
     except Exception:
@@ -57,20 +52,14 @@ def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], wh
             nothing = why
     if not grown and nothing is not None:
         raise nothing
-    record = (record_in(model) or GrowthRecord()).then(_joined({path: g.record for path, g in grown.items()}))
-    return Grown(put_back(model, {path: g.model for path, g in grown.items()}), record,
-                 [o for g in grown.values() for o in g.outcomes], inputs)
-
-
-def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:
-    """Return the record of a model from those of its parts, by path."""
-    joined = GrowthRecord(lineage=next(iter(records.values())).lineage)
-    for path, record in records.items():
+    joined = GrowthRecord(lineage=next(iter(grown.values())).record.lineage)
+    for path, record in ((path, g.record) for path, g in grown.items()):
         joined.parameters |= record.parameters
         joined.removed |= record.removed
         joined.certificate += record.certificate
         joined.origin[path] = record.origin[""]
-    return joined
+    return Grown(put_back(model, {path: g.model for path, g in grown.items()}),
+                 (record_in(model) or GrowthRecord()).then(joined), [o for g in grown.values() for o in g.outcomes], inputs)
 
 
 def _run_passes(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -61,11 +62,7 @@ class Demand:
     normal: bool = False
 
     def identity(self, out: Val) -> Start:
-        """Return the start by which `out` is `x`.
-
-        Raises:
-            Refusal: with the op that is in the way.
-        """
+        """Return the start by which `out` is `x`, or raise a Refusal that names the op in the way."""
         self._carriers: dict[Val, bool] = {}
         start = Start()
         labels = self._same(out, start)
@@ -102,14 +99,12 @@ class Demand:
 
     def _obstacle(self, v: Val) -> str:
         """Say what keeps the input from coming to `v`: the op on the way that is no layer with weights, if there is one."""
-        ops, queue, seen = [v], [v], {v}
-        while queue:
-            for op in queue.pop(0).ins:
-                if op not in seen and op.ins and not op.param_only:
-                    seen.add(op)
-                    ops.append(op)
-                    if op.name not in CONTRACTIONS:
-                        queue.append(op)
+        ops, queue = {v: None}, [v]
+        for later in queue:
+            for op in later.ins:
+                if op not in ops and op.ins and not op.param_only:
+                    ops[op] = None
+                    queue += [op] if op.name not in CONTRACTIONS else []
         blocking = [op for op in ops if op.name not in REARRANGED and op.name != "add" and any(map(self._carries, op.ins))]
         return in_the_way(next((op for op in blocking if op.name not in CONTRACTIONS), blocking[0] if blocking else v))
 
@@ -168,7 +163,7 @@ class Demand:
             return
         if bias is not None:
             self._zero(bias, start)
-        name = weight.plain_source
+        name = v.parameter(CONTRACTIONS[v.name][0])
         if name and self.own(name) and self.paired is not None and self.paired(name):
             start.pairs.add(name)
             start.paths.append(f"{v.place} takes pairs with opposite signs")
@@ -178,13 +173,17 @@ class Demand:
 
     def _zero_norm(self, v: Val, start: Start) -> None:
         """Ask a norm to give zeros: by its weight, or in R2R by its input if that can come in pairs."""
-        *positions, eps = NORMS[v.name]
-        weight, bias, mean = map(v.operand, positions)
+        weight, *positions, eps = NORMS[v.name]
+        bias, mean = map(v.operand, positions)
         if bias is not None:
             self._zero(bias, start)
-        scale = weight.plain_source if weight is not None else None
+        scale = v.parameter(weight)
         owned = scale is not None and self.own(scale)
-        deeper = Start() if owned and self.paired is None else self._zero_input(v, mean)
+        deeper = Start()
+        if not owned or self.paired is not None:
+            with suppress(Refusal):
+                deeper = self.zero(v.ins[0])
+                deeper.zeros.update([mean.source] if mean is not None and mean.source is not None else [])
         if scale is not None and owned and not deeper.pairs:
             start.zeros.add(scale)
             start.paths.append(f"the weight of {v.place} starts at zero")
@@ -194,17 +193,6 @@ class Demand:
         if scale is not None:  # its slope at variance zero is weight / sqrt(eps): one
             start.slopes[scale] = math.sqrt(float(v.arg(eps) or torch.finfo(v.tensor.dtype).eps))
         start.take(deeper)
-
-    def _zero_input(self, norm: Val, mean: Val | None) -> Start:
-        """Return the start by which a norm's input and running mean are zero; it asks for nothing where there is none."""
-        start = Start()
-        try:
-            self._zero(norm.ins[0], start)
-        except Refusal:
-            return Start()
-        if mean is not None and mean.source is not None:
-            start.zeros.add(mean.source)
-        return start
 
     def _zero_factor(self, v: Val, factors: list[Val], start: Start) -> None:
         """Ask one factor to be zero: what is computed from data before a parameter."""

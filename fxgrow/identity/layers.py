@@ -17,38 +17,26 @@ class Layer:
     zeros: list[str] = field(default_factory=list)
     slopes: list[tuple[str | None, str, float]] = field(default_factory=list)  # weight, variance, eps
 
-    def take_norm(self, v: Val) -> Val:
-        """Note what the batch norm that gave `v` must be, and return its input."""
-        weight, bias, mean, variance = (None if tensor is None else tensor.plain_source for tensor in v.of[1:5])
-        self.slopes.append((weight, variance or "", float(v.arg(7))))
-        self.zeros += [name for name in (bias, mean) if name]
-        return v.ins[0]
-
-    def take_product(self, v: Val) -> Val:
-        """Note what the linear layer or convolution that gave `v` must be, and return its input."""
-        weight, bias = map(v.operand, CONTRACTIONS[v.name])
-        name = None if weight is None else weight.plain_source
-        if not name or (v.name == "convolution" and not _keeps_places(v)):
-            raise Refusal(in_the_way(v))
-        self.units.append(name)
-        self.zeros += [bias.source] if bias and bias.source else []
-        return next(i for i in v.ins if i is not weight and i is not bias)
-
 
 def identity_layer(x: Val, out: Val) -> Layer:
-    """Return the layer between `x` and `out`, as an identity layer (Chen 2015, eq. 4 and section 2.4).
-
-    Raises:
-        Refusal: it cannot be one; the reason.
-    """
+    """Return the layer from `x` to `out` as an identity layer (Chen 2015, eq. 4 and section 2.4), or raise a Refusal."""
     layer, v = Layer(), out
     while v is not x:
         if v.name in REARRANGED or leaves_alone(v, x.range):
             v = v.ins[0]
         elif v.name == "native_batch_norm" and v.at == 0 and v.of[4] is not None and not layer.units:
-            v = layer.take_norm(v)
+            slope, shift, mean, variance = map(v.parameter, range(1, 5))
+            layer.slopes.append((slope, variance or "", float(v.arg(7))))
+            layer.zeros += filter(None, (shift, mean))
+            v = v.ins[0]
         elif v.name in CONTRACTIONS and not layer.units:
-            v = layer.take_product(v)
+            weight, bias = map(v.operand, CONTRACTIONS[v.name])
+            name = v.parameter(CONTRACTIONS[v.name][0])
+            if not name or (v.name == "convolution" and not _keeps_places(v)):
+                raise Refusal(in_the_way(v))
+            layer.units.append(name)
+            layer.zeros += [bias.source] if bias and bias.source else []
+            v = next(i for i in v.ins if i is not weight and i is not bias)
         else:
             raise Refusal(in_the_way(v))
     if not layer.units or out.tensor.shape != x.tensor.shape:
@@ -68,5 +56,5 @@ def layer_norm(v: Val) -> tuple[str, str] | None:
     """Return the weight and bias of the LayerNorm over the last axis that gave a value."""
     if v.name != "native_layer_norm" or v.at or len(v.args[1]) != 1:
         return None
-    weight, bias = (None if tensor is None else tensor.plain_source for tensor in v.of[2:4])
+    weight, bias = map(v.parameter, (2, 3))
     return (weight, bias) if weight and bias else None

@@ -115,17 +115,12 @@ def _pivots(matrix: np.ndarray, places: list[str]) -> dict[int, float]:
 
 def factors(trace: Trace, ops: Iterable[Val], same: Iterable[tuple[Val, Val]], outputs: list[Val],
             change: Callable[[Val], float]) -> dict[str, float]:
-    """Return the logarithm of the factor on each parameter and buffer, zeros left out.
+    """Return the logarithm of the factor on each parameter and buffer, zeros left out; raise a Refusal if there are none.
 
-    Args:
-        trace: the network. ops: the results of its ops, in order.
-        same: what comes out of parts whose ops are not there, and the same value as it goes in.
-        outputs: values that keep their scale.
-        change: of a norm, log sqrt(its eps there / its eps here); of a product or quotient with a plain number, log(there /
-            here) of that number.
-
-    Raises:
-        Refusal: there are none.
+    trace: the network. ops: the results of its ops, in order. outputs: values that keep their scale.
+    same: what comes out of parts whose ops are not there, and the same value as it goes in.
+    change: of a norm, log sqrt(its eps there / its eps here); of a product or quotient with a plain number, log(there /
+    here) of that number.
     """
     equations = Equations()
     for v in outputs:
@@ -148,14 +143,14 @@ def factors(trace: Trace, ops: Iterable[Val], same: Iterable[tuple[Val, Val]], o
 def _relate(equations: Equations, v: Val, change: Callable[[Val], float]) -> None:
     """Add what an op says of the factors on its result and on what it takes."""
     real = [i for i in v.ins if i.tensor.is_floating_point()]
-    if not v.tensor.is_floating_point():
+    if not v.tensor.is_floating_point() or (v.name in NORMS and v.at):
         return
     if v.name in NORMS:
         _relate_norm(equations, v, change)
     elif v.name in CONTRACTIONS:
         bias = v.operand(CONTRACTIONS[v.name][1])
         equations.sum([(v, 1), *((i, -1) for i in real if i is not bias)], 0.0, v.place)
-        equations.equal([v] if bias is None else [v, bias], v.place)
+        equations.equal(filter(None, (v, bias)), v.place)
     elif _passes_on(v, real):
         equations.equal([v, *real], v.place)
     elif v.name == "add" and len(real) == 1 and isinstance(v.arg(1), (int, float)):  # an eps
@@ -189,8 +184,6 @@ def _powers(v: Val, real: list[Val]) -> list[tuple[Val, float]]:
 
 
 def _relate_norm(equations: Equations, v: Val, change: Callable[[Val], float]) -> None:
-    if v.at:
-        return
     weight, bias, _ = map(v.operand, NORMS[v.name][:3])
     if v.name == "native_batch_norm":
         for value in (v.ins[0], *filter(None, v.of[3:5])):

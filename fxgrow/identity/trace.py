@@ -19,7 +19,7 @@ class Trace(Watching):
     def __init__(self):
         super().__init__()
         self.now: dict[int, Val] = {}  # id of a tensor: what it is since the last write to it
-        self.views: dict[int, list[int]] = {}  # storage: the ids of the tensors that look at it
+        self.views: dict[int, set[int]] = {}  # storage: the ids of the tensors that look at it
         self.alive: list[Tensor] = []  # so that no id is used twice
         self.values: dict[str, Any] = {}  # node name: its value on meta tensors
         self.reads: dict[tuple[str, str], Val] = {}  # (node, an input of it): the input when the node ran
@@ -48,7 +48,7 @@ class Trace(Watching):
         """Note what a tensor is from now on, and return that."""
         if id(tensor) not in self.now:
             self.alive.append(tensor)
-            self.views.setdefault(storage_of(tensor), []).append(id(tensor))
+            self.views.setdefault(storage_of(tensor), set()).add(id(tensor))
         self.now[id(tensor)] = val
         return val
 
@@ -60,8 +60,10 @@ class Trace(Watching):
         ins = [*(v for v in of if v is not None), *map(self.val, tensors_in([*lists, *named]))]
         out = compute(func, args, kwargs)
         name, _, written = effects(func)
-        for w in written:
-            self._note_write(kwargs.get(w) if isinstance(w, str) else args[w])
+        targets = [kwargs.get(w) if isinstance(w, str) else args[w] for w in written]
+        for target in tensors_in(targets):
+            for view in self.views.get(storage_of(target), set()) - {id(target)}:
+                self.now[view] = Val("written through another view", self.place, tensor=target)
         op = {"name": name.rstrip("_") if written else name, "place": self.place, "func": func, "args": args, "ins": ins,
               "of": of, "alpha": kwargs.get("alpha", 1), "param_only": bool(ins) and all(v.param_only for v in ins)}
         for at, tensor in enumerate(out if isinstance(out, (tuple, list)) else (out,)):
@@ -70,12 +72,6 @@ class Trace(Watching):
                 val.range = range_of(val)
                 self.inside.append(self.keep(tensor, val))
         return out
-
-    def _note_write(self, target: Any) -> None:
-        if isinstance(target, Tensor):
-            for view in self.views.get(storage_of(target), ()):
-                if view != id(target):
-                    self.now[view] = Val("written through another view", self.place, tensor=target)
 
 
 class _TraceRunner(MetaRunner):

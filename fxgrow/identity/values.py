@@ -32,13 +32,12 @@ class Val(Recorded):
         """Return the tensor at a position among the arguments, if there is one."""
         return None if position is None or position >= len(self.of) else self.of[position]
 
-    @property
-    def plain_source(self) -> str | None:
-        """The parameter that this is a plain view of."""
-        v = self
-        while v.source is None and v.param_only and len(v.ins) == 1 and v.name in REARRANGED:
+    def parameter(self, position: int | None) -> str | None:
+        """Return the parameter that the tensor at a position among the arguments is a plain view of."""
+        v = self.operand(position)
+        while v is not None and v.source is None and v.param_only and len(v.ins) == 1 and v.name in REARRANGED:
             v = v.ins[0]
-        return v.source
+        return None if v is None else v.source
 
 
 def in_the_way(v: Val) -> str:
@@ -58,18 +57,14 @@ def range_of(v: Val) -> Range:
     if not v.ins:
         return -inf, inf
     if v.name in CLAMPS:
-        return _clamped(v)
+        (low, high), (least, most) = v.ins[0].range, _bounds(v)
+        return (max(low, least), min(max(high, least), most)) if least <= most else (-inf, inf)
     if v.name in REARRANGED or v.name in ("cat", "stack"):
         return union(*(i.range for i in v.ins))
     if (v.name in POOLED and v.name != "sum") or v.name == "native_dropout":
         border = float(v.arg(2, 0.0)) if v.name == "constant_pad_nd" else 0.0
         return union(v.ins[0].range, (border, border))
     return _range_of_arithmetic(v)
-
-
-def _clamped(v: Val) -> Range:
-    (low, high), (least, most) = v.ins[0].range, _bounds(v)
-    return (max(low, least), min(max(high, least), most)) if least <= most else (-inf, inf)
 
 
 def _range_of_arithmetic(v: Val) -> Range:

@@ -18,17 +18,14 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | None
                seed: int = 0, need_inputs: bool = True) -> tuple[nn.Module, tuple]:
     """Return the module that `spec` names, in eval mode, and example inputs for it.
 
-    Args:
-        spec: a file, `PREFIX:NAME` (torchvision, timm, zoo or an installed source) or `package.module:factory`.
-        weights: a file with a state_dict, or DEFAULT for the library's own pretrained ones; None: what the file holds,
-            or random weights drawn after `torch.manual_seed(seed)`, so that one name always means one network.
-        input_shape: `1,3,224,224`, or several as `1,3,224,224;1,10:int64`; None: what the file or library says.
-        trust_pickle: let a pickled file run its own code.
-        need_inputs: fail where nobody says what the inputs are; otherwise they are then an empty tuple.
+    spec: a file, `PREFIX:NAME` (torchvision, timm, zoo or an installed source) or `package.module:factory`.
+    weights: a file with a state_dict, or DEFAULT for the library's own pretrained ones; None: what the file holds,
+    or random weights drawn after `torch.manual_seed(seed)`, so that one name always means one network.
+    input_shape: `1,3,224,224`, or several as `1,3,224,224;1,10:int64`; None: what the file or library says.
+    trust_pickle: let a pickled file run its own code.
+    need_inputs: fail where nobody says what the inputs are; otherwise they are then an empty tuple.
 
-    Raises:
-        ModelError: the model, its weights or its inputs cannot be had.
-        ArchiveError: the file is damaged, or is a pickle that is not trusted.
+    Raises ModelError where one of these cannot be had; ArchiveError where the file is damaged or a pickle not trusted.
     """
     pretrained = weights == "DEFAULT"
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

@@ -39,10 +39,9 @@ def from_prefix(prefix: str, name: str, pretrained: bool) -> Loaded | None:
     """Return the model that a library or an installed source calls `name`; None if no source has this prefix."""
     if prefix in LIBRARIES:
         return LIBRARIES[prefix](name, pretrained)
-    entry = plugins(GROUP).get(prefix)
-    if entry is None:
-        return None
-    return _loaded(f"{prefix}:{name}", load_plugin(entry, f"the source of {prefix}:NAME")(name, pretrained))
+    if entry := plugins(GROUP).get(prefix):
+        return _loaded(f"{prefix}:{name}", load_plugin(entry, f"the source of {prefix}:NAME")(name, pretrained))
+    return None
 
 
 def from_file(path: str, trust_pickle: bool) -> Loaded:

@@ -5,8 +5,7 @@ What lives here: the record, optimizer states, freezing, shrinking, tying. What 
 from fxgrow.record.entries import ParameterRecord, broadcast_along, new_numbers
 from fxgrow.record.freezing import scale_updates
 from fxgrow.record.grown import Grown, Outcome, captured, keep_growth, record_in
-from fxgrow.record.record import GrowthRecord
-from fxgrow.record.steps import describe_step
+from fxgrow.record.record import GrowthRecord, describe_step
 from fxgrow.record.tied import untie
 from fxgrow.record.tying import tie
 

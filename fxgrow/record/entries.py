@@ -71,10 +71,7 @@ class ParameterRecord:
 
 
 class Entries:
-    """The entries of a growth record: a `ParameterRecord` for each tensor that is not as it was.
-
-    parameters, removed, origin: as for `GrowthRecord`, which adds how the growth came about.
-    """
+    """A `ParameterRecord` for each tensor that is not as it was; the fields are those of `GrowthRecord`."""
     parameters: dict[str, ParameterRecord]
     removed: set[str]
     origin: dict[str, nn.Module]
@@ -84,18 +81,18 @@ class Entries:
         return self.parameters.get(name) or ParameterRecord.same(name, ndim)
 
     def located(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ParameterRecord]]:
-        """Return each tensor of the grown model once, with its record.
+        """Return each tensor of the grown model once, with its record; what was put into the model since is new.
 
-        Of the names of a tied tensor, that which has a record counts. What was put into the model since is new.
-
-        Raises:
-            GrowthError: a tensor has another shape than the record says.
+        Of the names of a tied tensor, that which has a record counts.
         """
         small = tensors_of(self.origin[""]).keys() if "" in self.origin else tensors.keys()
         located = {}
         for names in names_by_tensor(tensors.items()).values():
             name = next(n for held in (self.parameters, small, names) for n in names if n in held)
-            self._insist_not_computed(name)
+            whole = name.replace(".parametrizations.", ".").removesuffix(".original").removesuffix("_tied.new")
+            if whole != name and whole in self.parameters:
+                raise GrowthError(f"{whole} is computed from other parameters (of a tied network, say), so its old and new "
+                                  "numbers are not told apart: call fxgrow.untie first, or use the parent's parameters")
             tensor = tensors[name]
             old = name in self.parameters or name in small
             entry = self.entry(name, tensor.ndim) if old else ParameterRecord.new(tensor.ndim)
@@ -104,12 +101,6 @@ class Entries:
                                   "that the record is about")
             located[name] = tensor, entry
         return located
-
-    def _insist_not_computed(self, name: str) -> None:
-        whole = name.replace(".parametrizations.", ".").removesuffix(".original").removesuffix("_tied.new")
-        if whole != name and whole in self.parameters:
-            raise GrowthError(f"{whole} is computed from other parameters (of a tied network, say), so its old and new "
-                              "numbers are not told apart: call fxgrow.untie first, or use the parent's parameters")
 
     def new_mask(self, name: str, tensor: Tensor) -> Tensor:
         """Return a mask that is true where a number of the grown `tensor` is new; shape of `tensor`."""

@@ -14,10 +14,7 @@ from fxgrow.record.entries import Entries, new_numbers
 
 class Handle(contextlib.ExitStack):
     """Something that is in force until `remove()`, or to the end of a `with` block."""
-
-    def remove(self) -> None:
-        """End it."""
-        self.close()
+    remove = contextlib.ExitStack.close
 
 
 class Frozen(Handle):
@@ -27,10 +24,6 @@ class Frozen(Handle):
     a new number needs no gradient at all. Weight decay and momentum from before would still move them: they are put back
     after every step of a torch optimizer, and before and after every forward of the model (another kind of optimizer
     has stepped, running statistics have moved). Copies of the model are not frozen.
-
-    Args:
-        record: of the model.
-        model: the grown model.
     """
 
     def __init__(self, record: Entries, model: nn.Module):
@@ -51,15 +44,13 @@ class Frozen(Handle):
         if new is None:
             tensor.requires_grad_(False)
             tensor.grad = None
-            self.callback(lambda: tensor.requires_grad_(True))
+            self.callback(tensor.requires_grad_, True)
             return
         if tensor.grad is not None:
             tensor.grad = tensor.grad.masked_fill(~new, 0)
         self.callback(tensor.register_hook(lambda grad: grad.masked_fill(~new.to(grad.device), 0)).remove)
 
     def _hook_in(self, model: nn.Module) -> None:
-        ids = {id(tensor) for tensor, *_ in self._kept}
-
         def around(module: nn.Module, *_) -> None:
             if module is model:  # not a copy of it
                 self.restore()
@@ -68,6 +59,7 @@ class Frozen(Handle):
             if any(id(p) in ids for group in optimizer.param_groups for p in group["params"]):
                 self.restore()
 
+        ids = {id(tensor) for tensor, *_ in self._kept}
         setattr(around, TRANSIENT, True)
         for handle in (model.register_forward_pre_hook(around), model.register_forward_hook(around),
                        register_optimizer_step_post_hook(stepped)):
@@ -83,18 +75,14 @@ class Frozen(Handle):
 
 
 def freeze_old(record: Entries, model: nn.Module) -> Frozen:
-    """Keep every old number of the grown `model` as it is, whatever optimizer runs; running statistics too.
-
-    Until `.remove()` of what this returns, or the end of a `with` block.
-    """
+    """Keep old numbers of the grown `model` and its running statistics until `.remove()` or the end of a `with` block."""
     return Frozen(record, model)
 
 
 def lr_scales(record: Entries, model: nn.Module, *, new: float = 1.0, old: float = 1.0) -> dict[str, float | Tensor]:
-    """Return, for each parameter of the grown `model`, how much faster its numbers are to learn.
+    """Return how much faster numbers of the grown `model` are to learn; `fxgrow.scale_updates` makes an optimizer follow.
 
-    A factor, or a tensor of the parameter's shape where it holds old and new numbers. `fxgrow.scale_updates` makes an
-    optimizer follow.
+    For each parameter a factor, or a tensor of its shape where it holds old and new numbers.
     """
     scales: dict[str, float | Tensor] = {}
     for name, (tensor, entry) in record.located(dict(model.named_parameters(remove_duplicate=False))).items():
@@ -110,15 +98,11 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
     """Scale the moves that each step of any torch optimizer makes of the numbers of `model`.
 
     A number becomes `p + s * (step(p) - p)`, momentum, weight decay and adaptive rates included; numbers with a factor of
-    one move exactly as before.
+    one move exactly as before. It ends with `.remove()` of what this returns, or with a `with` block over that.
 
     Args:
         optimizer: over parameters of `model`.
-        model: whose parameters `scales` names.
         scales: by parameter, a factor or a tensor of its shape; `record.lr_scales(model, new=0.1)` makes them.
-
-    Returns:
-        a handle; `.remove()`, or the end of a `with` block, ends it.
 
     Raises:
         GrowthError: a name is not a parameter of the model, or its factors have another shape.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.fx import GraphModule
 
-from fxgrow.common import render
+from fxgrow.common import folded_table, render
 from fxgrow.graph import Captured, as_tuple, is_captured
 from fxgrow.record.record import GrowthRecord
 from fxgrow.tracing import capture_graph
@@ -36,14 +36,10 @@ class Grown:
 
     def table(self):
         """Return a table with one row for each axis class that the passes looked at."""
-        from rich.table import Table
-        table = Table(title="What was done to each axis class")
-        for column in ("class", "size", "method", "why it is exact / why it was left alone"):
-            table.add_column(column, overflow="fold")
-        for o in self.outcomes:
-            size = f"{o.before} -> {o.after}" if o.method else str(o.before)
-            table.add_row(o.name, size, o.method or "left alone", o.certificate or o.reason)
-        return table
+        columns = ("class", "size", "method", "why it is exact / why it was left alone")
+        rows = [(o.name, f"{o.before} -> {o.after}" if o.method else str(o.before), o.method or "left alone",
+                 o.certificate or o.reason) for o in self.outcomes]
+        return folded_table("What was done to each axis class", columns, rows)
 
     def explain(self) -> str:
         """Return the table as text: each axis class, what was done to it and why that is exact, or why nothing was."""

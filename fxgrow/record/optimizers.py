@@ -39,8 +39,7 @@ def migrate_tensors(record: Entries, tensors: Mapping[str, Tensor],
         elif entry.source is None and name in grown:
             migrated[name] = grown[name].detach().clone()
     migrated.update({n: migrated[other] for n, other in aliases.items() if other in migrated and n in tensors})
-    in_order = dict.fromkeys([*(n for n in grown if n in migrated), *migrated])
-    return {name: migrated[name] for name in in_order}
+    return {**{name: migrated[name] for name in grown if name in migrated}, **migrated}  # in the grown model's order
 
 
 def _aliases(record: Entries) -> dict[str, str]:
@@ -49,8 +48,7 @@ def _aliases(record: Entries) -> dict[str, str]:
     for names in names_by_tensor(item for small in record.origin.values() for item in tensors_of(small).items()).values():
         recorded = [n for n in names if n in record.parameters]
         if recorded:
-            others = [n for n in names if n not in record.parameters and n not in record.removed]
-            aliases.update(dict.fromkeys(others, recorded[0]))
+            aliases |= {n: recorded[0] for n in names if n not in record.parameters and n not in record.removed}
     return aliases
 
 
@@ -74,10 +72,10 @@ def _spread(name: str, entry: ParameterRecord, small: Tensor) -> Tensor:
     if len(entry.index) != small.ndim or any(position >= small.shape[dim] for dim, position in largest.items()):
         raise GrowthError(f"{entry.source} is {list(small.shape)}, which does not fit the growth record of {name}: give "
                           "the small model's tensors")
-    whole = small
+    whole = small if maps else small.clone()
     for dim, index in maps.items():
         whole = whole.index_select(dim, index.clamp_min(0).to(whole.device))
-    return whole.clone() if whole is small else whole
+    return whole
 
 
 def _with(whole: Tensor, entry: ParameterRecord, new: float | Tensor) -> Tensor:
@@ -160,11 +158,7 @@ def _members(new: Mapping[str, tuple[Tensor, ParameterRecord]], group_of: Mappin
     for name, (tensor, entry) in new.items():
         if entry.source is None and tensor.requires_grad:
             placed[name] = chosen[max(chosen, key=lambda other: nearness(name, other))]
-    groups: list[list[str]] = [[] for _ in range(max(group_of.values()) + 1)]
-    for name in new:
-        if name in placed:
-            groups[placed[name]].append(name)
-    return groups
+    return [[name for name in new if placed.get(name) == i] for i in range(max(group_of.values()) + 1)]
 
 
 def _same_class(optimizer: Optimizer, members: list[list[tuple[str, Tensor]]]) -> Optimizer:
@@ -185,10 +179,8 @@ class _Kind:
     """The kind of a state, found by trying.
 
     follows: it is an average of the parameter's own values, as all of it moves by what the parameter is moved by.
-    power: that of the parameter's scale. signed: it is no magnitude.
-
-    If W' = s W computes the same, its gradient is g' = g / s. A momentum then is s^-1 of the old one (power -1), a mean of
-    squares s^-2.
+    power: that of the parameter's scale. If W' = s W computes the same, its gradient is g' = g / s: a momentum is s^-1 of
+    the old one (power -1), a mean of squares s^-2. signed: it is no magnitude.
     """
 
     def __init__(self, plain: Tensor, doubled: Tensor, moved: Tensor):
@@ -211,9 +203,7 @@ def _try_out(optimizer: Optimizer, number: int, ndim: int, device: torch.device)
     seen: list[dict[str, Tensor]] = []
     for scale, shift in ((1.0, 0.0), (2.0, 0.0), (1.0, SHIFT)):
         p = nn.Parameter(start * scale + shift)
-        lists: list[list[tuple[str, Tensor]]] = [[] for _ in optimizer.param_groups]
-        lists[number] = [("p", p)]
-        trial = _same_class(optimizer, lists)
+        trial = _same_class(optimizer, [[("p", p)] if i == number else [] for i in range(len(optimizer.param_groups))])
         trial.param_groups[number].update((k, 0.0) for k in ("weight_decay", "wd") if k in trial.param_groups[number])
         try:
             for size in (1.0, 0.7, 0.9):

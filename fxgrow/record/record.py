@@ -1,7 +1,4 @@
-"""The growth record: where every old number went and which numbers are new.
-
-What lives here: the data, and how two growths in a row become one. What does not: what follows from a record.
-"""
+"""The growth record: where every old number went, which numbers are new, how two growths in a row become one."""
 from __future__ import annotations
 
 import json
@@ -12,6 +9,7 @@ from torch import Tensor, nn
 from fxgrow.record import freezing, optimizers, shrinking
 from fxgrow.record.entries import Entries, ParameterRecord
 
+MAPS = ("index", "fresh", "shares")  # of a ParameterRecord, one tensor or none for each axis
 
 @dataclass
 class GrowthRecord(Entries):
@@ -38,18 +36,15 @@ class GrowthRecord(Entries):
                             (self.removed | later.removed) - later.parameters.keys(),
                             self.certificate + later.certificate, {**later.origin, **self.origin})
 
-    # what follows from a record: methods that stand in files of their own
-    shrink = shrinking.shrink
+    # what follows from a record stands in files of its own
+    shrink, freeze_old = shrinking.shrink, freezing.freeze_old
     migrate_tensors, migrate_optimizer = optimizers.migrate_tensors, optimizers.migrate_optimizer
-    freeze_old = freezing.freeze_old
     lr_scales, parameter_groups = freezing.lr_scales, freezing.parameter_groups
-
-    # -- for an archive ------------------------------------------------------------------------------------------------
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the index maps, masks and shares, flat, for an archive."""
         return {f"{kind}/{dim}/{name}": t.contiguous() for name, p in self.parameters.items()
-                for kind in ("index", "fresh", "shares") for dim, t in enumerate(getattr(p, kind)) if t is not None}
+                for kind in MAPS for dim, t in enumerate(getattr(p, kind)) if t is not None}
 
     def to_json(self) -> str:
         """Return everything that is neither a tensor nor the origin."""
@@ -61,10 +56,30 @@ class GrowthRecord(Entries):
     def rebuild(cls, text: str, tensors: dict[str, Tensor]) -> GrowthRecord:
         """Return the record that gave this `to_json` and `to_tensors`."""
         data = json.loads(text)
-
-        def maps(kind: str, name: str) -> list[Tensor | None]:
-            return [tensors.get(f"{kind}/{dim}/{name}") for dim in range(data["parameters"][name]["axes"])]
-
-        parameters = {name: ParameterRecord(p["source"], maps("index", name), maps("fresh", name), maps("shares", name),
-                                            p["scale"]) for name, p in data["parameters"].items()}
+        parameters: dict[str, ParameterRecord] = {}
+        for name, p in data["parameters"].items():
+            index, fresh, shares = ([tensors.get(f"{kind}/{dim}/{name}") for dim in range(p["axes"])] for kind in MAPS)
+            parameters[name] = ParameterRecord(p["source"], index, fresh, shares, p["scale"])
         return cls(parameters, data["lineage"], set(data["removed"]), data.get("certificate", []))
+
+
+def describe_step(step: dict) -> str:
+    """Return a pass of the lineage on one line: its name, where, by which method, its other settings, the seed."""
+    rest = dict(step)
+    name, where, method, seed = (rest.pop(k, None) for k in ("pass", "where", "method", "seed"))
+    places = [where] if isinstance(where, str) else where or []
+    words = [str(name or "a pass without a name"), ", ".join(map(str, places)) or "everywhere"]
+    if method:
+        words.append(f"by {method}")
+    settings = [f"{k} {_shown(v)}" for k, v in rest.items() if v not in (None, [], "")]
+    if seed is not None:
+        settings.append(f"seed {seed}")
+    return " ".join(words) + (f" ({', '.join(settings)})" if settings else "")
+
+
+def _shown(value) -> str:
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -15,9 +15,8 @@ Pieces = dict[str, list[tuple[Tensor, ParameterRecord]]]
 def shrink(record: Entries, model: nn.Module) -> nn.Module:
     """Return the small network with the numbers that the grown `model` has now.
 
-    Exact for r2r and netmorph, which leave old numbers as they are (a factor on norm weights is divided out). Under net2net
-    a column that was shared out among copies is the sum of its shares, and of copied positions the first is taken. `model`
-    is left as it is.
+    `model` is left as it is. Exact for r2r and netmorph, which leave old numbers as they are (a factor on norm weights is
+    divided out). Under net2net a shared-out column is the sum of its shares, and of copied positions the first is taken.
 
     Raises:
         GrowthError: a number of the small network is found nowhere; the tensor is named.
@@ -75,29 +74,18 @@ def _old_numbers(grown: Tensor, entry: ParameterRecord, shape: torch.Size, copie
     for dim, index in enumerate(entry.index):
         if index is None:
             continue
-        fresh, shares = entry.fresh[dim], entry.shares[dim]
+        fresh, shares, length = entry.fresh[dim], entry.shares[dim], grown.shape[dim]
         holds = index >= 0 if copies or shares is not None or fresh is None else (index >= 0) & ~fresh
         new = holds.nonzero().flatten().to(grown.device)
         old = index.to(grown.device)[new]
-        if shares is None:
-            grown, held = _first_of_each(grown, dim, new, old, shape[dim])
+        if shares is None:  # the first position that holds each old one
+            first = torch.full((shape[dim],), length, device=grown.device).scatter_reduce_(0, old, new, "amin")
+            grown, held = grown.index_select(dim, first.clamp_max(length - 1)), first < length
         else:
-            grown, held = _sum_of_shares(grown, dim, new, old, shape[dim], shares.to(grown.device))
+            shares = shares.to(grown.device)
+            total = shares.new_zeros(shape[dim]).index_add_(0, old, shares[new])
+            blank = grown.new_zeros([*grown.shape[:dim], shape[dim], *grown.shape[dim + 1:]])
+            grown, held = blank.index_add_(dim, old, grown.index_select(dim, new)), total != 0
+            grown = grown / broadcast_along(torch.where(held, total, 1.0), dim, grown.ndim).to(grown.dtype)
         found &= broadcast_along(held, dim, len(shape))
     return grown if entry.scale == 1.0 else grown / entry.scale, found
-
-
-def _first_of_each(grown: Tensor, dim: int, new: Tensor, old: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the first of the positions `new` that hold each of `size` old ones, and which of these there are."""
-    last = grown.shape[dim]
-    at = torch.full((size,), last, device=grown.device).scatter_reduce_(0, old, new, "amin")
-    return grown.index_select(dim, at.clamp_max(last - 1)), at < last
-
-
-def _sum_of_shares(grown: Tensor, dim: int, new: Tensor, old: Tensor, size: int, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum over the positions `new` that share each of `size` old ones, and which of these there are."""
-    total = shares.new_zeros(size).index_add_(0, old, shares[new])
-    blank = grown.new_zeros([*grown.shape[:dim], size, *grown.shape[dim + 1:]])
-    whole = blank.index_add_(dim, old, grown.index_select(dim, new))
-    held = total != 0
-    return whole / broadcast_along(torch.where(held, total, 1.0), dim, grown.ndim).to(grown.dtype), held

@@ -20,15 +20,11 @@ from fxgrow.record.entries import ParameterRecord
 
 @dataclass
 class Axis:
-    """One axis of a grown tensor.
-
-    source: for its old positions, those of the parent (None: all in order). old, new: where old and new positions are.
-    place: for each position, which of the old and then the new ones it is (None: they are in this order).
-    """
-    source: Tensor | None
-    old: Tensor
+    """One axis of a grown tensor."""
+    source: Tensor | None  # for its old positions, those of the parent (None: all in order)
+    old: Tensor  # where old positions are
     new: Tensor
-    place: Tensor | None
+    place: Tensor | None  # for each position, which of the old and then the new ones it is (None: they are in this order)
 
     @classmethod
     def of(cls, index: Tensor, fresh: Tensor | None, size: int) -> Axis:
@@ -145,13 +141,14 @@ def untie(model: nn.Module) -> nn.Module:
 def _untie_one(module: nn.Module, shared: dict[int, nn.Parameter]) -> None:
     """Give a layer its own class back; the parametrized one is shared with the model that this is a copy of."""
     module.__class__ = parametrize.type_before_parametrizations(module)
-    chains = dict(module._modules.pop("parametrizations").items())  # type: ignore[union-attr, operator]
-    for attribute, chain in chains.items():
+    others = {}
+    for attribute, chain in module._modules.pop("parametrizations").items():  # type: ignore[union-attr, operator]
         if isinstance(chain[0], Tied):
             whole = nn.Parameter(chain().detach(), chain.original.requires_grad)
             module.register_parameter(attribute, shared.setdefault(id(chain.original), whole))
             _in_order(module, chain[0].order)
-    others = {n: c for n, c in chains.items() if not isinstance(c[0], Tied)}
+        else:
+            others[attribute] = chain
     if others:
         module.add_module("parametrizations", nn.ModuleDict(others))
         parametrize._inject_new_class(module)

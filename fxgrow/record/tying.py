@@ -32,12 +32,10 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
         GrowthError: a parameter is not the parent's (net2net shares its columns out), does not fit it, or belongs to a layer
             that cannot compute its weights (nn.LSTM).
     """
-    model = child.model if isinstance(child, Grown) else child
-    if record is None:
-        record = record_in(child)
+    record = record_in(child) if record is None else record
     if record is None:
         raise GrowthError("tie needs a growth record: give what fxgrow.transform returned, or the record as well")
-    model = untie(model)
+    model = untie(child.model if isinstance(child, Grown) else child)
     new = _copy(model, _ties(parent, model, record))
     for gm in list(new.modules()):
         if isinstance(gm, GraphModule):
@@ -71,7 +69,9 @@ def _tie_layers(model: nn.Module) -> None:
             if _is_parents(held.tied_to):
                 setattr(module, attribute, source)  # of an LSTM, its list of weights as well
                 continue
-            _refuse_opaque(module, f"{path}.{attribute}".lstrip("."))
+            if isinstance(module, (nn.RNNBase, GraphModule, parametrize.ParametrizationList)):
+                raise GrowthError(f"{path}.{attribute}".lstrip(".") + f" cannot be tied: a {type(module).__name__} cannot "
+                                  "compute its weights from the parent's; leave its axes as they are with where=")
             module._parameters[attribute] = nn.Parameter(held.detach(), held.requires_grad)  # set to the new ones
             parametrize.register_parametrization(module, attribute, Tied(source, entry, order), unsafe=True)
             chain = module.parametrizations[attribute]  # type: ignore[index]
@@ -85,10 +85,7 @@ def _is_parents(tie: Tie) -> bool:
 
 
 def _sources(parent: nn.Module) -> dict[str, nn.Parameter | nn.Module]:
-    """Return the parent's parameters by the names that they have in a network that is not tied.
-
-    Those that are computed from another network's are the modules that compute them.
-    """
+    """Return the parent's parameters, or what computes them, by the names that they have in a network that is not tied."""
     found: dict[str, nn.Parameter | nn.Module] = dict(parent.named_parameters(remove_duplicate=False))
     for path, module in parent.named_modules(remove_duplicate=False):
         if isinstance(module, Computed):
@@ -142,9 +139,3 @@ def _check(name: str, tensor: Tensor, entry: ParameterRecord, parents: nn.Parame
     if any(s is not None for s in entry.shares):
         raise GrowthError(f"{name} cannot be tied: net2net shares its columns out among copies, so they are not the "
                           "parent's; grow by r2r or netmorph")
-
-
-def _refuse_opaque(module: nn.Module, name: str) -> None:
-    if isinstance(module, (nn.RNNBase, GraphModule, parametrize.ParametrizationList)):
-        raise GrowthError(f"{name} cannot be tied: a {type(module).__name__} cannot compute its weights from the parent's; "
-                          "leave its axes as they are with where=")

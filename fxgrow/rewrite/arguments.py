@@ -4,7 +4,7 @@ What lives here: writing sizes into one node. What does not: finding the nodes t
 """
 import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,11 +20,7 @@ INDEXING = ("getitem", "setitem")
 
 
 def write_sizes(node: Node, grown: GrownSizes, shape: Any, numbers: Numbers) -> None:
-    """Write the expected sizes into the arguments of a call that takes sizes; other calls stay as they are.
-
-    Args:
-        shape: the expected shape of the result, or a list of those of the results.
-    """
+    """Write sizes into a call that takes them, by the expected shape of its result (or a list)."""
     write, described_by = FORMS.get(_name(node), (None, object))
     if write is not None and isinstance(shape, described_by):
         write(node, grown, shape, numbers)
@@ -100,7 +96,7 @@ def _write_pieces(node: Node, grown: GrownSizes, shapes: list[tuple[int, ...]], 
 
 
 def _write_narrow(node: Node, grown: GrownSizes, shape: Any, numbers: Numbers) -> None:
-    for _, start, stop in _slices(node, grown):
+    for _, start, stop in grown.slices(node):
         node.args = (*node.args[:2], start, stop - start, *node.args[4:])
 
 
@@ -108,18 +104,13 @@ def _write_index(node: Node, grown: GrownSizes, shape: Any, numbers: Numbers) ->
     x, index, *others = node.args
     items = _items(index)
     _open_full_slices(items, grown.tape.shapes.get(x.name))
-    for dim, start, stop in _slices(node, grown):
+    for dim, start, stop in grown.slices(node):
         _bound_slice(items, [numbers.value(item) for item in items], numbers.value(x).ndim, dim, start, stop)
     node.args = (x, tuple(items) if isinstance(index, tuple) else items[0], *others)
 
 
 def _items(index: Any) -> list:
     return list(index) if isinstance(index, tuple) else [index]
-
-
-def _slices(node: Node, grown: GrownSizes) -> Iterator[tuple[int, int, int]]:
-    """Return the dimension, start and stop of each slice in a call."""
-    return filter(None, map(grown.bounds, grown.ops(node)))
 
 
 def _open_full_slices(items: list, shape: Any) -> None:
@@ -137,11 +128,8 @@ def _open_full_slices(items: list, shape: Any) -> None:
 
 
 def _bound_slice(items: list, values: list, ndim: int, dim: int, start: int, stop: int) -> None:
-    """Write the bounds of the slice of dimension `dim` into an index, whose items have these values.
-
-    Dimensions count as they do when it is the slice's turn: those selected before are gone, and new ones are there.
-    """
-    at = 0
+    """Write the bounds of the slice of dimension `dim` into an index, whose items have these values."""
+    at = 0  # dimensions as they are at the slice's turn: those selected before are gone, and new ones are there
     for k, value in enumerate(values):
         if isinstance(value, slice) and at == dim:
             items[k] = slice(start or None, stop, value.step)

@@ -1,7 +1,5 @@
 """Growths of classes: how many positions each gets, how tensors are extended, and the sizes that follow."""
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,10 +42,7 @@ def contents_by_tensor(growths: Sequence[Growth]) -> dict[str, dict[int, Content
 
 @dataclass
 class GrownSizes:
-    """The sizes that everything in a graph is to have once classes have grown.
-
-    tape: the analysis of the graph before. sizes: the new size of each class that grows.
-    """
+    """Sizes of all in a graph once classes have grown: `tape` is its analysis before, `sizes` has those of the classes."""
     tape: Tape
     sizes: Sizes
 
@@ -68,13 +63,10 @@ class GrownSizes:
         """Return the ops inside a node that act on classes."""
         return self.tape.by_node.get(node.name, ())
 
-    def result(self, node: Node) -> Any:
-        """Return the new shape of a node's result, or a list of shapes; the old one where it is not followed."""
-        return self._shapes(self.tape.node_values.get(node.name), self.tape.shapes.get(node.name))
-
-    def _shapes(self, value: Any, old: Any) -> Any:
+    def shapes(self, value: Any, old: Any) -> Any:
+        """Return the new shape of a result, or a list of shapes; the old one where the analysis does not follow it."""
         if isinstance(value, list):
-            return [self._shapes(v, o) for v, o in zip(value, old)]
+            return [self.shapes(v, o) for v, o in zip(value, old)]
         if isinstance(value, Value):
             return self.shape(value)
         return old if isinstance(old, tuple) else None
@@ -86,3 +78,7 @@ class GrownSizes:
         dim, pieces, at = op.cut
         start = sum(map(self.of, pieces[:at]))
         return dim, start, start + self.of(pieces[at])
+
+    def slices(self, node: Node) -> Iterator[tuple[int, int, int]]:
+        """Return the dimension, start and stop of each slice in a node."""
+        return filter(None, map(self.bounds, self.ops(node)))

@@ -15,14 +15,7 @@ from fxgrow.rewrite.growth import GrownSizes
 
 
 def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> None:
-    """Bring the nodes of a rewritten graph, and the layers that they call, up to date with their grown tensors.
-
-    Args:
-        eps_ratios: the factor on the eps of each norm over grown classes.
-
-    Raises:
-        Refusal: a layer cannot have these sizes, or its eps cannot be rescaled.
-    """
+    """Bring nodes, and the layers that they call, up to date with grown tensors; `eps_ratios` are factors on norms' eps."""
     layers = dict(gm.named_modules(remove_duplicate=False))
     rescaled: set[int] = set()  # a layer that is called twice has one eps
     for node in gm.graph.nodes:
@@ -66,39 +59,25 @@ def _put(owner: nn.Module | Node, name: str, position: int, fit: Callable[[Any],
         owner.update_arg(position, fit(owner.args[position]))
 
 
-# --- the eps of a norm ------------------------------------------------------------------------------------------------
-
 def _scale_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:
-    if op.eps:
-        _scale_added_eps(owner, op, ratio)
-    elif isinstance(owner, nn.Module):
-        _scale_layer_eps(owner, op, ratio)
-    else:
+    if op.eps:  # a norm that is written out: the node adds it
+        numbers = [a for a in owner.args if isinstance(a, (int, float))] if isinstance(owner, Node) else []
+        if len(numbers) != 1:
+            raise _refusal(op, "the norm is written out, and its eps is not a plain number in the graph")
+        owner.args = tuple(a * ratio if isinstance(a, (int, float)) else a for a in owner.args)
+        owner.meta["rescaled"] = True
+    elif isinstance(owner, Node):
         _scale_argument_eps(owner, op, ratio)
+    elif isinstance(owner, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
+        if owner.eps is None and "rms" not in op.name:
+            raise _refusal(op, "the norm has no eps to rescale")
+        owner.eps = ratio * (torch.finfo(next(owner.parameters()).dtype).eps if owner.eps is None else owner.eps)
+    else:
+        raise _refusal(op, "the eps of a norm inside a layer that is not traced cannot be rescaled")
 
 
 def _refusal(op: Op, reason: str) -> Refusal:
     return Refusal(f"{reason}; class left unchanged", op.node, list(op.reduced_atoms()))
-
-
-def _scale_added_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:
-    """Scale the number that a norm which is written out adds in this node."""
-    numbers = [a for a in owner.args if isinstance(a, (int, float))] if isinstance(owner, Node) else []
-    if len(numbers) != 1:
-        raise _refusal(op, "the norm is written out, and its eps is not a plain number in the graph")
-    owner.args = tuple(a * ratio if isinstance(a, (int, float)) else a for a in owner.args)
-    owner.meta["rescaled"] = True
-
-
-def _scale_layer_eps(layer: nn.Module, op: Normalise, ratio: float) -> None:
-    if not isinstance(layer, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
-        raise _refusal(op, "the eps of a norm inside a layer that is not traced cannot be rescaled")
-    eps = layer.eps
-    if eps is None and "rms" in op.name:
-        eps = torch.finfo(next(layer.parameters()).dtype).eps
-    if eps is None:
-        raise _refusal(op, "the norm has no eps to rescale")
-    layer.eps = eps * ratio
 
 
 def _scale_argument_eps(node: Node, op: Normalise, ratio: float) -> None:
@@ -115,8 +94,6 @@ def _scale_argument_eps(node: Node, op: Normalise, ratio: float) -> None:
     else:
         node.update_arg(position, eps)
 
-
-# --- calls ------------------------------------------------------------------------------------------------------------
 
 def _resize_fold(node: Node, grown: GrownSizes) -> None:
     """State the old positions of a fold, which are those in front of the pairs; an idle fold keeps what it has."""
@@ -138,11 +115,7 @@ def _keep_scale(node: Node, grown: GrownSizes) -> None:
         node.update_kwarg("scale", old ** -0.5)
 
 
-CALLS: dict[Any, Callable[[Node, GrownSizes], None]] = {fold_pairs: _resize_fold,
-                                                        F.scaled_dot_product_attention: _keep_scale}
-
-
-# --- layers -----------------------------------------------------------------------------------------------------------
+CALLS: dict[Any, Callable] = {fold_pairs: _resize_fold, F.scaled_dot_product_attention: _keep_scale}  # (node, grown)
 
 # the attributes that state the shape of the weight, axis by axis; those that state the channels of the result
 BY_WEIGHT = {nn.Linear: ("out_features", "in_features"), nn.Bilinear: ("out_features", "in1_features", "in2_features"),

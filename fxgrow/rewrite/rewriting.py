@@ -10,35 +10,26 @@ from torch.fx import GraphModule
 from fxgrow.axis import Op, Tape, resolve
 from fxgrow.graph import clone_structure
 from fxgrow.record import GrowthRecord, ParameterRecord
-from fxgrow.rewrite.copies import keep_copies_together
+from fxgrow.rewrite.folds import drop_idle, keep_copies_together
 from fxgrow.rewrite.growth import GrownSizes, Growth, contents_by_tensor
 from fxgrow.rewrite.layers import resize
-from fxgrow.rewrite.residual import drop_idle
 from fxgrow.rewrite.sizes import correct_sizes
 from fxgrow.rewrite.tensors import grow_tensors, index_map, norm_scales
 
 
 def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
-    """Return a new module with the growths applied; the old one is untouched.
-
-    Raises:
-        Refusal: a node cannot take its new sizes.
-    """
+    """Return a new module with the growths applied, or raise a Refusal where a node cannot take its new sizes."""
     grown = GrownSizes(tape, {g.atom: g.size for g in growths})
-    new = _with_grown_tensors(gm, tape, growths)
+    old: dict[str, Tensor] = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
+    tensors = grow_tensors(tape, old, growths)
+    by_id = {id(t): tensors[name] if name in tensors else t.detach().clone() for name, t in old.items()}
+    new = clone_structure(gm, lambda t: by_id[id(t)])
     resize(new, grown, _eps_ratios(growths))
     keep_copies_together(new, grown)
     correct_sizes(new, grown)
     drop_idle(new, grown)
     new.recompile()
     return new
-
-
-def _with_grown_tensors(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
-    tensors: dict[str, Tensor] = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
-    grown = grow_tensors(tape, tensors, growths)
-    new = {id(t): grown[n] if n in grown else t.detach().clone() for n, t in tensors.items()}
-    return clone_structure(gm, lambda t: new[id(t)])  # type: ignore[return-value]
 
 
 def _eps_ratios(growths: Sequence[Growth]) -> dict[Op, float]:

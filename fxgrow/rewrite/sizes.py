@@ -20,12 +20,11 @@ SILENT = ("detach", "alias")  # ops that torch adds or leaves out as it likes
 
 
 def correct_sizes(gm: GraphModule, grown: GrownSizes) -> None:
-    """Run the graph on meta tensors, writing sizes into arguments until every shape is the expected one.
-
-    Raises:
-        Refusal: a node cannot take its new sizes.
-    """
-    _SizeRunner(gm, grown).run()
+    """Run the graph on meta tensors, writing sizes into arguments until every shape is the expected one."""
+    runner = _SizeRunner(gm, grown)
+    with runner.watch:
+        runner.run()
+    runner.numbers.drop_unused()
 
 
 class _Watch(Shapes):
@@ -51,31 +50,24 @@ class _SizeRunner(MetaRunner):
         self.grown, self.watch = grown, _Watch()
         self.numbers = Numbers(self, grown)
 
-    def run(self) -> dict[Node, Any]:
-        with self.watch:
-            values = super().run()
-        self.numbers.drop_unused()
-        return values
-
     def compute(self, node: Node) -> Any:
         if node.op == "placeholder":
             return self.run_node(node)
-        return self._folded(node) if node.meta.get("folded") else self._resized(node)
-
-    def after(self, node: Node, value: Any) -> Any:
-        self.numbers.note(node, value)
-        return super().after(node, value)
-
-    def _folded(self, node: Node) -> Any:
+        if not node.meta.get("folded"):
+            return self._resized(node)
         value, problem = self._attempt(node)
         if problem:
             raise Refusal(f"copies cannot go through the batch: {problem}; class left unchanged", node.name,
                           [a for a in self.grown.sizes if a.size == 1])
         return value
 
+    def after(self, node: Node, value: Any) -> Any:
+        self.numbers.note(node, value)
+        return super().after(node, value)
+
     def _resized(self, node: Node) -> Any:
         keep_old_numbers(node, self.numbers)
-        shape = self.grown.result(node)
+        shape = self.grown.shapes(self.grown.tape.node_values.get(node.name), self.grown.tape.shapes.get(node.name))
         value, problem = self._attempt(node, shape)
         if problem:
             write_sizes(node, self.grown, shape, self.numbers)
@@ -101,9 +93,10 @@ class _SizeRunner(MetaRunner):
         """Describe the first op inside a node that has other sizes or numbers than expected."""
         before, now = ([op for op in ops if op[0] not in SILENT]
                        for ops in (self.grown.tape.inner.get(node.name, ()), self.watch.seen))
-        if [name for name, *_ in before] != [name for name, *_ in now]:
-            return "" if not self.is_unknown(node) else "it does other things at another size"
-        return next(filter(None, map(self._problem_of, before, now)), "")
+        if [name for name, *_ in before] == [name for name, *_ in now]:
+            return next(filter(None, map(self._problem_of, before, now)), "")
+        # what is of torch or ours does the same at any size, though perhaps by other ops
+        return "it does other things at another size" if self.is_unknown(node) else ""
 
     def _problem_of(self, before: tuple[str, list, list], now: tuple[str, list, list]) -> str:
         (name, values, numbers), (_, shapes, new_numbers) = before, now

@@ -5,7 +5,7 @@ here: what new positions contain; `Extend` gives the old positions as they are t
 """
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ from fxgrow.record import broadcast_along
 from fxgrow.rewrite.growth import Contents, Fill, Growth, contents_by_tensor
 
 
-def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: Sizes,
-                fill: Callable[[int], Fill]) -> Tensor:
+def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: Sizes, fill: Callable[[int], Fill]) -> Tensor:
     """Return `x` grown along each dimension in `places`, by `fill(dim)(atom, content, x, axis)`."""
     order = sorted(places, key=lambda d: (isinstance(resolve(axes[d]), Atom), d))  # the old part of an atom is a view
     shape = [size_of(axes[d], sizes) if d in places else s for d, s in enumerate(x.shape)]
@@ -45,14 +44,11 @@ def grow_axis(out: Tensor, x: Tensor, dim: int, e, contents: Contents, sizes: Si
         _write(out.narrow(dim, 0, e.size), old)
         _write(out.narrow(dim, e.size, out.shape[dim] - e.size), new)
     elif isinstance(e, Sum):
-        for to, segment, part in zip(_parts(out, dim, e.parts, sizes), _parts(x, dim, e.parts, {}), e.parts):
+        segments = out.split([size_of(p, sizes) for p in e.parts], dim), x.split([p.size for p in e.parts], dim)
+        for to, segment, part in zip(*segments, e.parts):
             grow_axis(to, segment, dim, part, contents, sizes, fill)
     else:
         _grow_factors(out, x, dim, e.parts, contents, sizes, fill)
-
-
-def _parts(x: Tensor, dim: int, parts: Iterable, sizes: Sizes) -> Sequence[Tensor]:
-    return x.split([size_of(p, sizes) for p in parts], dim)
 
 
 def _grow_factors(out: Tensor, x: Tensor, dim: int, parts: Sequence, contents: Contents, sizes: Sizes, fill: Fill) -> None:
@@ -94,8 +90,7 @@ def _write(out: Tensor, x: Tensor | None) -> None:
 
 def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth]) -> dict[str, Tensor]:
     """Return the grown version of every parameter and buffer that changes."""
-    by_atom = {g.atom: g for g in growths}
-    sizes = {g.atom: g.size for g in growths}
+    by_atom, sizes = {g.atom: g for g in growths}, {g.atom: g.size for g in growths}
 
     def fill(name: str, dim: int) -> Fill:
         return lambda atom, content, x, axis: by_atom[atom].extend(content, x, axis, by_atom[atom], (name, dim))
@@ -108,29 +103,21 @@ def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growt
 
 
 def index_map(e, contents: Contents, growths: dict[Atom, Growth]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Map each position of a grown axis, whose expression is `e`, to the old ones.
-
-    Returns:
-        the old position that it was or copies (-1: none), whether it is new, and its share of the old one (None: all one).
-    """
+    """Return, for each position of a grown axis `e`, which old one it was or copies (-1: none), if it is new, its share."""
     sizes = {atom: g.size for atom, g in growths.items()}
     size = resolve(e).size
 
     def grown(x: Tensor, extend: Callable[[Growth, Content, Tensor, int], tuple[Tensor, Tensor]]) -> Tensor:
-        return grow_tensor(x, [e], {0: contents}, sizes, lambda dim: lambda atom, content, x, axis: extend(
-            growths[atom], content, x, axis))
+        return grow_tensor(x, [e], {0: contents}, sizes, lambda dim: lambda atom, *at: extend(growths[atom], *at))
 
     shared = any(_last_part(content) == "share" for content in contents.values())
-    shares = grown(torch.ones(size, dtype=torch.float64), _extend_shares) if shared else None
-    return grown(torch.arange(size), _extend_index), grown(torch.zeros(size, dtype=torch.bool), _extend_fresh), shares
+    shares = grown(torch.ones(size, dtype=torch.float64), _extend_shares) if shared else None  # None: all are one
+    fresh = grown(torch.zeros(size, dtype=torch.bool), lambda g, _, x, axis: (x, x.new_ones(_new_shape(g, x, axis))))
+    return grown(torch.arange(size), _extend_index), fresh, shares
 
 
 def _extend_index(g: Growth, content: Content, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return x, x.index_select(axis, g.source) if content in COPIES else x.new_full(_new_shape(g, x, axis), -1)
-
-
-def _extend_fresh(g: Growth, content: Content, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    return x, x.new_ones(_new_shape(g, x, axis))
 
 
 def _extend_shares(g: Growth, content: Content, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:

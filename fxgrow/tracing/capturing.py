@@ -21,15 +21,17 @@ from fxgrow.graph import (
     to_meta,
     uncached,
 )
+from fxgrow.tracing.checking import check_capture
 from fxgrow.tracing.modes import record_modes
 
 
-def capture(model: nn.Module, example_inputs) -> GraphModule:
+def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphModule:
     """Capture `model` as a module-level graph.
 
     Args:
         model: any module; its parameters are shared with the result, its Python attributes are not touched.
         example_inputs: a tensor or tuple of tensors; shapes decide the control flow, values are not used.
+        check: run graph and model once more on other values and compare them, if that takes a few milliseconds at most.
 
     Returns:
         A GraphModule with the same parameter names, outputs, train and eval behaviour. `gm.meta["leaves"]` lists the
@@ -38,7 +40,7 @@ def capture(model: nn.Module, example_inputs) -> GraphModule:
     Raises:
         CaptureError: names the module and the line that stopped the tracing.
     """
-    gm = capture_graph(model, as_tuple(example_inputs))
+    gm = capture_graph(model, as_tuple(example_inputs), check)
     if gm is not model:
         insist_callable(gm)
         gm.recompile()
@@ -57,7 +59,7 @@ def insist_callable(gm: GraphModule) -> None:
                                "cannot stand in the code of a graph: give that part of the model another name")
 
 
-def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
+def capture_graph(model: nn.Module, inputs: tuple, check: bool = True) -> GraphModule:
     """Capture without compiling code, for those who go on to rewrite the graph."""
     if is_captured(model):
         return model
@@ -73,6 +75,8 @@ def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
             gm.register_buffer(name, value, persistent=False)
     captured = Captured(gm)
     captured.leaves, captured.inputs = leaves, to_meta(inputs)
+    if check:
+        check_capture(model, gm, inputs, {})
     return gm
 
 

@@ -5,15 +5,18 @@ then had another answer becomes a check where it was asked, and an axis along wh
 """
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from fxgrow.aten import tree_flatten, tree_unflatten
+from fxgrow.graph import owner_of
 from fxgrow.layers import insist
 from fxgrow.tracing.recorder import Guard, Recorder
 from fxgrow.tracing.replay import Differs, Replay, replay
@@ -21,6 +24,9 @@ from fxgrow.tracing.sizes import Number, plain
 
 Axis = tuple[int, int]  # which leaf of the inputs, which dimension of it (-1: the number itself)
 ADVICE = "capture it again with an example of this size"
+OTHER_TYPE = {torch.float32: torch.float64, torch.float64: torch.float32, torch.bfloat16: torch.float32,
+              torch.float16: torch.float32}
+LIMITS = ("min", "max", "eps", "tiny")
 WORDS = {operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="}
 
 
@@ -45,9 +51,9 @@ class Inputs:
                 seen[size] += 1
         return list(groups.values())
 
-    def longer(self, groups: list[list[Axis]], factor: int = 1) -> tuple[tuple, dict]:
+    def longer(self, groups: list[list[Axis]], factor: int = 1, other_type: bool = False) -> tuple[tuple, dict]:
         """Return inputs on meta tensors with the axes of `groups` longer: each `factor` times its size, or one more."""
-        leaves = list(self.leaves)
+        leaves = [t.to(OTHER_TYPE[t.dtype]) if other_type and isinstance(t, Tensor) and t.dtype in OTHER_TYPE else t for t in self.leaves]
         for i, dim in (axis for group in groups for axis in group):
             leaf = leaves[i]
             if dim < 0:
@@ -60,8 +66,8 @@ class Inputs:
 
 
 def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
-    """Put checks into the graph of a recording for what it takes for granted of its inputs."""
-    if recording.reads_sizes or recording.guards:
+    """Put checks into the graph of a recording for what it takes for granted of its inputs, and let types follow theirs."""
+    if recording.reads_sizes or recording.guards or recording.dtype_reads:
         inputs = Inputs(args, kwargs)
         for group, why in _fixed(recording, inputs).items():
             for axis in inputs.groups[group]:
@@ -73,13 +79,14 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
 
 def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
     """Return the groups of axes along which the recording holds for one size only, each with the reason."""
-    everything = list(range(len(inputs.groups)))
+    everything = list(range(len(inputs.groups))) if recording.reads_sizes or recording.guards else []
     by_dimension = sorted(everything, key=lambda g: all(dim != 1 for _, dim in inputs.groups[g]))  # channels, mostly
+    types = bool(recording.dtype_reads)
     free: set[int] = set()
     for left_out in (None, *by_dimension):
         tried = [g for g in everything if g != left_out]
-        if tried and _same(recording, inputs, tried) == "":
-            free = set(tried)
+        if (tried or types) and _same(recording, inputs, tried, other_type=types) == "":
+            free, types = set(tried), False
             break
     fixed = {}
     for g in everything:
@@ -90,19 +97,73 @@ def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
                     break
             if str(why):
                 fixed[g] = str(why)
+    if types and everything:
+        _same(recording, inputs, [], other_type=True)
     return fixed
 
 
-def _same(recording: Recorder, inputs: Inputs, groups: list[int], factor: int = 1) -> str | Exception:
-    """Return "" where longer inputs are treated as the recording says, else why not; what the model raised for them as it is."""
-    again = replay(recording, *inputs.longer([inputs.groups[g] for g in groups], factor))
+def _same(recording: Recorder, inputs: Inputs, groups: list[int], factor: int = 1, other_type: bool = False) -> str | Exception:
+    """Return "" where longer inputs are treated as the recording says, else why not, or what says that the model raised.
+
+    With `other_type` the floating-point type is another one as well, and arguments that follow it do so in the graph.
+    """
+    longer = inputs.longer([inputs.groups[g] for g in groups], factor, other_type)
+    with _in_other_type(recording.root) if other_type else contextlib.nullcontext():
+        again = replay(recording, *longer)
     if isinstance(again, Differs):
         return str(again)
     if not isinstance(again, Replay):
         return _Raised(recording.escaped and f"a size becomes a plain number at {recording.escaped}")
-    for node, _, before, now, line in again.differences:
+    left = [d for d in again.differences if not (other_type and _of_types(*d[2:4]))]
+    if left and groups:
+        node, _, before, now, line = left[0]
         return f"`{node.name}` is given {before}, and {now} along a longer one, at {line}"
+    for node, where, before, now, _ in again.differences:
+        if other_type and _of_types(before, now):
+            _follow_type(recording, again, node, where, before, now)
     return ""
+
+
+def _of_types(before: Any, now: Any) -> tuple[torch.dtype, torch.dtype, str] | None:
+    """Return the two types that two constants are, or are a limit of (its name is then the third)."""
+    if isinstance(before, torch.dtype):
+        return before, now, ""
+    return next(((one, other, limit) for one, other in OTHER_TYPE.items() for limit in LIMITS
+                 if isinstance(before, float) and (before, now) == (getattr(torch.finfo(one), limit), getattr(torch.finfo(other), limit))),
+                None)
+
+
+@contextlib.contextmanager
+def _in_other_type(root: nn.Module) -> Iterator[None]:
+    """Give the floating-point tensors of a model on meta tensors another type inside."""
+    buffers = [(m, n, t) for m in root.modules() for n, t in m._buffers.items() if t is not None and t.dtype in OTHER_TYPE]
+    numbers = [(p, p.data) for p in root.parameters() if p.dtype in OTHER_TYPE]
+    try:
+        for parameter, data in numbers:
+            parameter.data = data.to(OTHER_TYPE[data.dtype])
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer.to(OTHER_TYPE[buffer.dtype])
+        yield
+    finally:
+        for parameter, data in numbers:
+            parameter.data = data
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
+
+
+def _follow_type(recording: Recorder, again: Replay, node: Node, where: tuple, before: Any, now: Any) -> None:
+    """Let an argument that is a type, or a limit of one, be that of the tensor whose type was last asked for with these answers."""
+    graph, at = recording.graph, recording.events.index(node)
+    *types, limit = _of_types(before, now)  # type: ignore[misc]
+    for (asked, origin, one, owner), (_, _, other, _) in zip(reversed(recording.dtype_reads), reversed(again.dtype_reads)):
+        if asked <= at and [one, other] == types:
+            read = _node_of(graph, origin)
+            for function, *arguments in ((getattr, "dtype"), *(((torch.finfo,), (getattr, limit)) if limit else ())):
+                with graph.inserting_after(read):
+                    read = graph.call_function(function, (read, *arguments))
+                read.meta["owner"] = owner
+            return set_constant(node, where, read)
+    return None
 
 
 def _check_axis(recording: Recorder, inputs: Inputs, axis: Axis, why: str) -> None:
@@ -111,7 +172,7 @@ def _check_axis(recording: Recorder, inputs: Inputs, axis: Axis, why: str) -> No
     stand = recording.stands[leaf]
     size = inputs.leaves[leaf]
     node = _node_of(graph, stand.origin if dim < 0 else recording.known[id(stand)])
-    owner, found = node.meta["owner"], node
+    owner, found = owner_of(node), node
     last = max((n for n in graph.nodes if n.op == "placeholder" or n is node), key=list(graph.nodes).index)
     if dim >= 0:
         size = inputs.leaves[leaf].shape[dim]
@@ -152,7 +213,7 @@ def _node_of(graph: Graph, origin: Any) -> Node:
         base = _node_of(graph, origin.base)
         with graph.inserting_after(base):
             origin.node = graph.call_function(origin.get, (base, origin.key))
-        origin.node.meta["owner"] = base.meta["owner"]
+        origin.node.meta["owner"] = owner_of(base)
     return origin.node
 
 
@@ -167,7 +228,7 @@ def _check_guard(graph: Graph, guard: Guard) -> None:
         asked = graph.call_function(guard.operation, tuple(operands))
     with graph.inserting_after(asked):
         check = graph.call_function(insist, (asked, guard.answer, _sentence(guard)))
-    asked.meta["owner"] = check.meta["owner"] = last.meta["owner"]
+    asked.meta["owner"] = check.meta["owner"] = owner_of(last)
 
 
 def _sentence(guard: Guard) -> str:

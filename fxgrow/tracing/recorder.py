@@ -122,7 +122,7 @@ class Recorder(TorchFunctionMode):
         self.graph, self.events, self.guards = Graph(), [], []
         self.listening, self.stack = False, [""]
         self.escaped, self.reads_training, self.reads_sizes = "", False, False
-        self.dtype_reads: list[tuple[int, Any, torch.dtype]] = []  # after how many events, of what, and the answer
+        self.dtype_reads: list[tuple[int, Any, torch.dtype, str]] = []  # after how many events, of what, the answer, by whom
         self.known: dict[int, Any] = {}  # by the id of a tensor or device: its node, or the element of one
         self.alive: list[Any] = []  # so that no id is given twice
         self.odd = 0  # how many arguments were seen that torch has to be given in another form
@@ -329,7 +329,7 @@ class Recorder(TorchFunctionMode):
             if name in OF_GRADIENTS and not isinstance(tensor, nn.Parameter) and line_of_user():
                 raise self.stop(f"its forward asks whether gradients are wanted ({name})")
             if name == "dtype" and id(tensor) in self.known:
-                self.dtype_reads.append((len(self.events), self.known[id(tensor)], tensor.dtype))
+                self.dtype_reads.append((len(self.events), self.known[id(tensor)], tensor.dtype, self.stack[-1]))
             return func(tensor)
         out = func(tensor)
         node = self.emit("call_function", getattr, (self.argument(tensor), name), {})

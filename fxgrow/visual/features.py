@@ -105,11 +105,7 @@ def plot_features(models: Models, example_inputs=None, *, target: int | None = N
 def _class_aims(shown: Sequence[Network], target: int, blank: Tensor) -> list[Aim | Panel]:
     for network in shown:
         check_target(network, logits(network, blank), target)
-    return [Aim(network, f"class {target}", partial(_logit, network, target)) for network in shown]
-
-
-def _logit(network: Network, target: int, x: Tensor) -> Tensor:
-    return network.gm(x)[0, target]
+    return [Aim(network, f"class {target}", partial(lambda model, x: model(x)[0, target], network.gm)) for network in shown]
 
 
 def _channel_aims(shown: Sequence[Network], name: str | None, channels: Sequence[int] | None, blank: Tensor

@@ -38,7 +38,7 @@ def networks(models: Models, example_inputs=None) -> list[Network]:
     named = dict(models) if isinstance(models, Mapping) else {"": models}
     if not named:
         raise DrawError("there is no model to show: give at least one")
-    shown = [Network(plain(name), _frozen(captured(model, example_inputs)[1]), _record(model))
+    shown = [Network(plain(name), _frozen(captured(model, example_inputs)[1]), record_in(model) or GrowthRecord())
              for name, model in named.items()]
     only = shown[0]
     if len(shown) > 1 or not only.record.lineage:
@@ -109,7 +109,3 @@ def _frozen(gm: GraphModule) -> GraphModule:
     if any(t.is_meta for t in tensors_of(gm).values()):
         raise DrawError("a model on the meta device has no numbers to show: give one that has its weights")
     return copy.deepcopy(gm).eval().requires_grad_(False).cpu()
-
-
-def _record(model: Model) -> GrowthRecord:
-    return record_in(model) or GrowthRecord()

@@ -2,8 +2,6 @@
 
 What lives here: `grow_into`, its plan and result, the pass and the command. What does not: matching (fxgrow/blocks).
 """
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from fxgrow.exports import lazy_exports
@@ -14,7 +12,4 @@ if TYPE_CHECKING:
     from fxgrow.passes.into.result import GrownInto
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
-    "as_pass": "GrowInto",
-    "growing": "grow_into",
-    "result": "GrownInto",
-})
+    "as_pass": "GrowInto", "growing": "grow_into", "result": "GrownInto"})

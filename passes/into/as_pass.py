@@ -7,6 +7,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.graph import Captured, clone_structure
 from fxgrow.models import load_model
+from fxgrow.passes.into.growing import grow_into
 from fxgrow.passes.support import seed_of
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.tracing import capture
@@ -31,7 +32,6 @@ class GrowInto(PassBase):
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Return the bigger network with numbers by which it computes what this one does."""
-        from fxgrow.passes.into.growing import grow_into
         seed, inputs = seed_of(self.seed), Captured(graph_module).inputs
         big, _ = load_model(self.model, seed=seed, need_inputs=False)
         small = clone_structure(graph_module)

@@ -3,24 +3,12 @@ from typing import Any
 
 import click
 
-from fxgrow.cli import (
-    EXAMPLE,
-    check_writable,
-    console,
-    echo_written,
-    json_option,
-    load,
-    model_options,
-    notes,
-    print_json,
-    size,
-    status,
-)
+from fxgrow import cli
 
 MOST = 8  # tensors that are named one by one
 
 
-@click.command(epilog=EXAMPLE + "fxgrow grow torchvision:resnet18 --into torchvision:resnet34 --plan\n  "
+@click.command(epilog=cli.EXAMPLE + "fxgrow grow torchvision:resnet18 --into torchvision:resnet34 --plan\n  "
                "fxgrow grow torchvision:resnet50 --weights DEFAULT --into torchvision:resnet101 -o resnet101.pth")
 @click.argument("small")
 @click.option("--into", "big", required=True, metavar="MODEL", help="The bigger model. Its numbers are what new ones start "
@@ -36,8 +24,8 @@ MOST = 8  # tensors that are named one by one
 @click.option("--extend", is_flag=True, help="Let BIG give more numbers than SMALL; the first are as before.")
 @click.option("--seed", type=click.IntRange(0, 2 ** 63 - 1), default=0, show_default=True, help="Of every random choice.")
 @click.option("--into-weights", metavar="FILE", help="A state_dict for BIG (--weights is that of SMALL).")
-@model_options
-@json_option
+@cli.model_options
+@cli.json_option
 def grow(small: str, big: str, output: str | None, only_plan: bool, method: str, place: str, approximate: bool,
          extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:
     """Give a bigger stock model numbers by which it computes what SMALL does.
@@ -47,42 +35,43 @@ def grow(small: str, big: str, output: str | None, only_plan: bool, method: str,
     the reason are told, nothing is written, and the exit code is 1.
     """
     from fxgrow.passes.into.growing import Into
+    from fxgrow.passes.into.plan import Options
 
     if output is None and not only_plan:
         raise click.UsageError("say where the state_dict goes with -o FILE, or ask for the steps alone with --plan")
     if output is not None:
-        check_writable(output)
-    first, inputs = load(small, **options)
-    second, _ = load(big, weights=into_weights, input_shape=options["input_shape"], trust_pickle=options["trust_pickle"],
-                     need_inputs=False)
-    with status(f"Matching {small} and {big}"):
-        into = Into(first, second, inputs, method, place, approximate, extend, seed)  # type: ignore[arg-type]
-    plan = into.plan()
+        cli.check_writable(output)
+    first, inputs = cli.load(small, **options)
+    second, _ = cli.load(big, **{**options, "weights": into_weights}, need_inputs=False)
+    with cli.status(f"Matching {small} and {big}"):
+        into = Into(first, second, inputs, Options(method, place, approximate, extend, seed))  # type: ignore[arg-type]
+    plan = into.plan
     if only_plan:
         if as_json:
-            print_json({"small": small, "big": big, "steps": plan.to_json()})
+            cli.print_json({"small": small, "big": big, "steps": plan.to_json()})
         else:
-            console().print(plan.table())
+            cli.console().print(plan.table())
         return
-    with status(f"Growing {small}"):
+    with cli.status(f"Growing {small}"):
         grown = into.grow()
-    with status("Training two steps to see which new numbers learn"):
+    with cli.status("Training two steps to see which new numbers learn"):
         still = grown.unreached(inputs)
-    with status(f"Writing {output}"):
+    with cli.status(f"Writing {output}"):
         grown.save(output)  # type: ignore[arg-type]
     checked: Any = grown.verification
     new = sum(int(grown.record.new_mask(n, t).sum()) for n, t in grown.model.named_parameters())
     if as_json:
-        print_json({"small": small, "big": big, "file": output, "steps": plan.to_json(), "verification": checked.to_json(),
-                    "parameters": {"before": size(first), "after": size(grown.model), "new": new}, "unreached": still})
+        sizes = {"before": cli.size(first), "after": cli.size(grown.model), "new": new}
+        cli.print_json({"small": small, "big": big, "file": output, "steps": plan.to_json(),
+                        "verification": checked.to_json(), "parameters": sizes, "unreached": still})
         return
-    console().print(plan.table())
-    click.echo(f"parameters  {size(first):,} -> {size(grown.model):,} ({new:,} new)")
-    click.echo(f"compared    {checked}{notes(checked)}")
+    cli.console().print(plan.table())
+    click.echo(f"parameters  {cli.size(first):,} -> {cli.size(grown.model):,} ({new:,} new)")
+    click.echo(f"compared    {checked}{cli.notes(checked)}")
     for name in plan.approximate:
         click.echo(f"NOT exact   {name}: the closest way was taken")
     click.echo(f"trains      {reached(still, new)}")
-    echo_written(output)  # type: ignore[arg-type]
+    cli.echo_written(output)  # type: ignore[arg-type]
 
 
 def reached(still: dict[str, int], new: int) -> str:

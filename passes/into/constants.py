@@ -1,6 +1,4 @@
 """Constants that a stock class fixes (a norm's eps, a scale): the factors of weights that make up for them."""
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 
@@ -10,7 +8,7 @@ from torch.fx import GraphModule
 
 from fxgrow.aten import NORMS
 from fxgrow.common import Refusal
-from fxgrow.identity import Trace, Val, factors, results
+from fxgrow.identity import Val, factors, results
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import Step
 
@@ -41,7 +39,7 @@ def absorb_constants(pairing: Pairing, grown: GraphModule | None, steps: list[St
     """
     found = Rescaling()
     changes: dict[Val, float] = {}  # by op of the big model: the logarithm of the factor that its constant makes
-    for ours, theirs in _ops(pairing, grown):
+    for ours, theirs in pairing.ops(grown):
         ratio = _ratio(ours, theirs)
         if ratio == 1 or theirs.at:
             continue
@@ -53,19 +51,6 @@ def absorb_constants(pairing: Pairing, grown: GraphModule | None, steps: list[St
             found.eps[weight.source] = variance.source or "", _eps(ours), _eps(theirs)
     if changes:
         found.logs = _factors(pairing, changes, steps)
-    return found
-
-
-def _ops(pairing: Pairing, grown: GraphModule | None) -> list[tuple[Val, Val]]:
-    """Return each op of the widened small model with its counterpart in the big one."""
-    small, big = pairing.small.trace.made, pairing.big.trace.made
-    widened = small if grown is None else Trace.of(grown).made
-    found: list[tuple[Val, Val]] = []
-    for one, two in pairing.match.nodes.items():
-        ours, theirs = widened.get(one.name, []), big.get(two.name, [])
-        if [v.name for v in ours] != [w.name for w in theirs]:
-            ours = small.get(one.name, [])  # a layer rewritten with its constants as they were
-        found += zip(ours, theirs)
     return found
 
 

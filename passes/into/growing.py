@@ -1,11 +1,7 @@
-"""grow_into: the numbers of a small model as a start for a bigger one of a stock class, which computes the same.
-
-What lives here: the order of the steps, and putting the numbers into the big model. What does not: how each step finds its
-numbers (pairing, widening, constants, new_parts, omitted). No rule here knows a model.
-"""
+"""grow_into: the numbers of a small model as a start for a bigger one of a stock class. No rule here knows a model."""
 import copy
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -19,15 +15,12 @@ from fxgrow.passes.into.constants import absorb_constants
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.omitted import Omitted
 from fxgrow.passes.into.pairing import Pairing
-from fxgrow.passes.into.plan import Options, Plan, Step
+from fxgrow.passes.into.plan import Options, Plan
 from fxgrow.passes.into.result import GrownInto
 from fxgrow.passes.into.widening import Widening, with_larger_kernels
-from fxgrow.passes.support import insist_known, seed_of
+from fxgrow.passes.support import seed_of
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.tracing import capture_graph
-
-METHODS = ("r2r", "net2net", "netmorph")
-PLACES = ("end", "spread", "interleave")
 
 
 def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Literal["r2r", "net2net", "netmorph"] = "r2r",
@@ -54,54 +47,46 @@ def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Liter
         GrowthError: there is no exact way; names the layer that forbids it, and why.
         CaptureError: a model cannot be captured.
     """
-    return Into(small, big, example_inputs, method, place, approximate, extend, seed).grow(check)
+    return Into(small, big, example_inputs, Options(method, place, approximate, extend, seed_of(seed))).grow(check)
 
 
 class Into:
     """The steps from a small model to a big one, each with the numbers that it found."""
 
-    def __init__(self, small: nn.Module, big: nn.Module, example_inputs, method: str = "r2r", place: str = "end",
-                 approximate: bool = False, extend: bool = False, seed: int | None = None):
-        insist_known("method", method, METHODS)
-        insist_known("place", place, PLACES)
-        self.options = Options(method, approximate, extend, seed_of(seed))
-        self.inputs = as_tuple(example_inputs)
+    def __init__(self, small: nn.Module, big: nn.Module, example_inputs, options: Options):
+        self.options, self.inputs = options, as_tuple(example_inputs)
         self.small, self.big = small, _like(big, small)
-        self.pairing = pairing = Pairing(capture_graph(small, self.inputs), capture_graph(self.big, self.inputs), place)
-        self.steps: list[Step] = []
-        gm = with_larger_kernels(pairing, self.steps)
-        self.omitted = Omitted(analyse(pairing.big.gm), pairing.match.extras)
-        grown, self.record = Widening(pairing, self.omitted, self.options, self.steps).widened(gm)
-        self.rescaling = absorb_constants(pairing, None if grown is gm else grown, self.steps)
+        small_gm, big_gm = capture_graph(small, self.inputs), capture_graph(self.big, self.inputs)
+        self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
+        self.plan = Plan()
+        steps = self.plan.steps
+        gm = with_larger_kernels(pairing, steps)
+        self.omitted = Omitted(analyse(big_gm), pairing.match.extras)
+        grown, self.record = Widening(pairing, self.omitted, options, steps).widened(gm)
+        self.rescaling = absorb_constants(pairing, None if grown is gm else grown, steps)
         tensors = tensors_of(grown)
         self.old = self.rescaling.rescaled({theirs: tensors[ours].detach() for theirs, ours in pairing.names.items()})
         self.new: dict[str, Tensor] = {}
         for extra in pairing.extras:
-            self.new |= numbers_of(extra, pairing, self.old, self.options, self.steps)
-
-    def plan(self) -> Plan:
-        """Return the steps, before any number is put into the big model."""
-        approximate = [s.name for s in self.steps if s.method == "approximate"]
-        return Plan(self.steps, self.pairing.match, self.pairing.names, approximate)
+            self.new |= numbers_of(extra, pairing, self.old, options, steps)
 
     def grow(self, check: bool = True) -> GrownInto:
-        """Return the numbers of the big model, compared with the small one if asked to.
-
-        Raises:
-            GrowthError: they do not fit, or the models differ.
-        """
+        """Return the numbers of the big model, compared with the small one if asked to; refuse where the models differ."""
         model = copy.deepcopy(self.big)
         tensors = tensors_of(model)
         record = GrowthRecord(lineage=[{"pass": "grow_into", "method": self.options.method, "seed": self.options.seed}],
-                              certificate=[asdict(s) for s in self.steps], origin={"": skeleton(self.pairing.small.gm)})
-        record.parameters = self._entries(tensors)
+                              certificate=self.plan.to_json(), origin={"": skeleton(self.pairing.small.gm)})
+        record.parameters = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
+        for theirs, ours in self.pairing.names.items():
+            entry = self.omitted.entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
+            entry.scale *= math.exp(self.rescaling.logs.get(theirs, 0.0))
+            record.parameters[theirs] = entry
         record.removed = tensors_of(self.pairing.small.gm).keys() - tensors.keys()
         with torch.no_grad():
             self._fill(tensors)
             self._hand_on_norms(tensors, record)
         found = GrownInto.of(model)
-        found.plan, found.record = self.plan(), record
-        found.verification = self._verified(model) if check else None
+        found.plan, found.record, found.verification = self.plan, record, self._verified(model) if check else None
         return found
 
     def _fill(self, tensors: dict[str, Tensor]) -> None:
@@ -116,15 +101,6 @@ class Into:
                                   f"{list(value.shape)} by what its class grows to")
             tensors[name].copy_(value)
 
-    def _entries(self, tensors: dict[str, Tensor]) -> dict[str, ParameterRecord]:
-        """Return where the numbers of each tensor of the big model come from."""
-        entries = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
-        for theirs, ours in self.pairing.names.items():
-            entry = self.omitted.entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
-            entry.scale *= math.exp(self.rescaling.logs.get(theirs, 0.0))
-            entries[theirs] = entry
-        return entries
-
     def _hand_on_norms(self, tensors: dict[str, Tensor], record: GrowthRecord) -> None:
         """Give the last norm of a new block weight and bias of the norm in front of it, which then has neither."""
         for extra in self.pairing.extras:
@@ -134,24 +110,21 @@ class Into:
                 record.parameters[end], record.parameters[front] = record.parameters[front], ParameterRecord.new(1)
 
     def _verified(self, model: nn.Module) -> Verification:
+        """Compare both models by the tolerance of the least exact type that the big one computes in."""
         with uncached(self.small, model):
-            checked = self._allowing(verify(self.small, model, self.inputs, extended=self.options.extend))
-        if not checked.ok and not self.options.approximate:
-            doubts = "".join(f"; {s.name}: {s.note}" for s in self.steps if s.method == "not possible")
-            raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{doubts}; "
-                              "`approximate` gives these numbers all the same")
-        return checked
-
-    def _allowing(self, checked: Verification) -> Verification:
-        """Return a comparison by the tolerance of the least exact type that the big model computes in."""
+            checked = verify(self.small, model, self.inputs, extended=self.options.extend)
         made = self.pairing.big.trace.made.values()
         kinds = {v.tensor.dtype for ops in made for v in ops if v.tensor.is_floating_point()}
         tolerance = max((TOLERANCE[k] for k in kinds if k in TOLERANCE), default=0.0)
-        if tolerance <= checked.tolerance:
-            return checked
-        exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
-        note = "its class computes partly in a type of less precision"
-        return replace(checked, tolerance=tolerance, exact_in=exact, notes=(*checked.notes, note))
+        if tolerance > checked.tolerance:
+            exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
+            note = "its class computes partly in a type of less precision"
+            checked = replace(checked, tolerance=tolerance, exact_in=exact, notes=(*checked.notes, note))
+        if not checked.ok and not self.options.approximate:
+            doubts = "".join(f"; {s.name}: {s.note}" for s in self.plan.steps if s.method == "not possible")
+            raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{doubts}; "
+                              "`approximate` gives these numbers all the same")
+        return checked
 
 
 def _like(big: nn.Module, small: nn.Module) -> nn.Module:

@@ -17,22 +17,13 @@ from fxgrow.passes.support import identity_kernel, start_as_identity
 
 def numbers_of(extra: Extra, pairing: Pairing, old: Mapping[str, Tensor], options: Options,
                steps: list[Step]) -> dict[str, Tensor]:
-    """Return the numbers of a part by the big model's names; `old` are those that come from the small model.
-
-    Raises:
-        GrowthError: the part cannot start as the identity.
-    """
+    """Return the numbers of a part by the big model's names; `old` are those that come from the small model."""
     if extra.concat_axis is not None:
         steps.append(Step("deepen", extra.name, method="netmorph", note="what reads its result starts at zero"))
         return {}
     if not extra.is_block:
         steps.append(Step("deepen", extra.name, method="net2net", note="an identity layer"))
         return _layer(extra, pairing)
-    return _block(extra, pairing, old, options, steps)
-
-
-def _block(extra: Extra, pairing: Pairing, old: Mapping[str, Tensor], options: Options,
-           steps: list[Step]) -> dict[str, Tensor]:
     trace = pairing.big.trace
     piece = copied(pairing.big.gm, extra, trace, extra.name)
     own = {n: t for n, t in piece.tensors().items() if n.startswith(extra.name + ".")}
@@ -55,8 +46,7 @@ def _block(extra: Extra, pairing: Pairing, old: Mapping[str, Tensor], options: O
 def _copy_neighbour(extra: Extra, own: dict[str, Tensor], old: Mapping[str, Tensor]) -> str | None:
     """Give a block the numbers of the nearest old block before it that has the same tensors, and return its name."""
     parent, depth = extra.name.rpartition(".")[0], len(extra.name.split("."))
-    paths = dict.fromkeys(".".join(n.split(".")[:depth]) for n in old)
-    for path in reversed(list(paths)):
+    for path in reversed(dict.fromkeys(".".join(n.split(".")[:depth]) for n in old)):
         theirs = {n: old.get(path + n.removeprefix(extra.name)) for n in own}
         if path.rpartition(".")[0] == parent and all(t is not None and t.shape == own[n].shape for n, t in theirs.items()):
             with torch.no_grad():

@@ -1,15 +1,14 @@
 """Parts of a big model that are left out of concatenations: what reads them starts as if they were not there."""
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from fxgrow.axis import Atom, Tape, atoms, resolve
+from fxgrow.axis import Atom, Prod, Sum, Tape, atoms, concat, product, resolve
 from fxgrow.blocks import Extra
 from fxgrow.common import Refusal
 from fxgrow.contents import FREE, ZERO, Certificate, certify
 from fxgrow.errors import GrowthError
-from fxgrow.passes.into.sizes import kept
 from fxgrow.record import ParameterRecord
 
 
@@ -38,7 +37,7 @@ class Omitted:
         if name not in self.tape.params:
             return None
         axis = resolve(self.tape.params[name].axes[dim])
-        return kept(axis, self.classes) if self.classes.keys() & set(atoms(axis)) else None
+        return _kept(axis, self.classes) if self.classes.keys() & set(atoms(axis)) else None
 
     def blank(self, tensors: dict[str, Tensor], names: Iterable[str]) -> None:
         """Put zeros, where that is exact, into named tensors that read the parts."""
@@ -77,3 +76,25 @@ class Omitted:
             if maps[2] is not None:
                 entry.shares[dim] = torch.ones(mask.shape, dtype=shares.dtype).masked_scatter(mask, shares)
         return entry
+
+
+def without(e, gone: Collection[Atom]):
+    """Return an axis without the parts of a concatenation that consist of the given classes."""
+    e = resolve(e)
+    if isinstance(e, Sum):
+        return concat([without(p, gone) for p in e.parts if not set(atoms(p)) & set(gone) or isinstance(p, Sum)])
+    return product([without(p, gone) for p in e.parts]) if isinstance(e, Prod) else e
+
+
+def _kept(e, gone: Collection[Atom]) -> Tensor:
+    """Return which positions of an axis are left in `without`."""
+    e = resolve(e)
+    if isinstance(e, (Sum, Prod)):
+        parts = [_kept(p, gone) for p in e.parts]
+        if isinstance(e, Sum):
+            return torch.cat(parts)
+        found = parts[0]
+        for part in parts[1:]:
+            found = (found[:, None] & part).flatten()
+        return found
+    return torch.full((e.size,), e not in gone)

@@ -8,7 +8,7 @@ from fxgrow.aten import CONTRACTIONS, NORMS
 from fxgrow.blocks import Side, match
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
-from fxgrow.identity import Val
+from fxgrow.identity import Trace, Val
 
 
 class Pairing:
@@ -23,10 +23,15 @@ class Pairing:
         self.extras = sorted(self.match.extras, key=lambda e: e.span)
         self.names = self._names()
 
-    def ops(self) -> Iterator[tuple[Val, Val]]:
-        """Yield each op of the small model with its counterpart in the big one."""
+    def ops(self, widened: GraphModule | None = None) -> Iterator[tuple[Val, Val]]:
+        """Yield each op of the small model, as it is where that is `widened`, with its counterpart in the big one."""
+        small, big = self.small.trace.made, self.big.trace.made
+        made = small if widened is None else Trace.of(widened).made
         for one, two in self.match.nodes.items():
-            yield from zip(self.small.trace.made.get(one.name, ()), self.big.trace.made.get(two.name, ()))
+            ours, theirs = made.get(one.name, []), big.get(two.name, [])
+            if [v.name for v in ours] != [w.name for w in theirs]:
+                ours = small.get(one.name, [])  # a layer rewritten with its constants as they were
+            yield from zip(ours, theirs)
 
     def _names(self) -> dict[str, str]:
         ours, theirs = _first_names(self.small.gm), _first_names(self.big.gm)

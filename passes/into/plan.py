@@ -1,17 +1,22 @@
 """The plan of a growth into a stock class: its options and steps, to show before anything is done."""
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from fxgrow.blocks import Match
+from fxgrow.common import folded_table, render
+from fxgrow.passes.support import check_choices
 
 
 @dataclass
 class Options:
     """Options of `grow_into`, with the seed that is used."""
-    method: str
+    method: Literal["r2r", "net2net", "netmorph"]
+    place: Literal["end", "spread", "interleave"]
     approximate: bool
     extend: bool
     seed: int
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass
@@ -28,10 +33,12 @@ class Step:
 @dataclass
 class Plan:
     """Lists the steps that make one model of the other."""
-    steps: list[Step]
-    match: Match
-    names: dict[str, str]  # of the big model's tensors: that of the small model's
-    approximate: list[str]
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def approximate(self) -> list[str]:
+        """Return what grows in a way that is not exact."""
+        return [s.name for s in self.steps if s.method == "approximate"]
 
     def to_json(self) -> list[dict]:
         """Return the steps as plain data."""
@@ -39,15 +46,11 @@ class Plan:
 
     def table(self):
         """Return the steps as a table of rich."""
-        from rich.table import Table
-        table = Table(title="From the small model to the big one")
-        for column in ("step", "layer or class", "from", "to", "method", "why it is exact"):
-            table.add_column(column, overflow="fold")
-        for s in self.steps:
-            table.add_row(s.kind, s.name, *("" if v is None else str(v) for v in (s.before, s.after)), s.method, s.note)
-        return table
+        columns = ("step", "layer or class", "from", "to", "method", "why it is exact")
+        rows = [(s.kind, s.name, *("" if v is None else str(v) for v in (s.before, s.after)), s.method, s.note)
+                for s in self.steps]
+        return folded_table("From the small model to the big one", columns, rows)
 
     def explain(self) -> str:
         """Return the table as text."""
-        from fxgrow.common import render
         return render(self.table())

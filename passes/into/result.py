@@ -1,17 +1,21 @@
 """What grow_into gives: numbers, the plan that led to them, and where each came from."""
 from __future__ import annotations
 
+import copy
 import os
 from collections import OrderedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fxgrow.aten import tree_leaves
 from fxgrow.common import atomic_write
 from fxgrow.compare import Verification
 from fxgrow.graph import as_tuple, uncached
 from fxgrow.passes.into.plan import Plan
 from fxgrow.record import GrowthRecord
+
+RATE = 1e-2  # of a step of training: a step only has to be one
 
 
 class GrownInto(OrderedDict):
@@ -48,10 +52,32 @@ class GrownInto(OrderedDict):
         return self.plan.explain()
 
     def unreached(self, example_inputs, steps: int = 2) -> dict[str, int]:
-        """Return how many new numbers of each parameter no gradient reaches in so many steps on the example inputs."""
-        from fxgrow.passes.into.reach import unreached
+        """Return how many new numbers of each parameter get no gradient in so many steps of SGD towards random targets.
+
+        A copy trains on the example inputs in train mode (in eval mode, where that cannot run). A number that these inputs
+        do not use (the row of a word that is not in them, a channel that a ReLU shuts) counts too.
+        """
+        inputs, generator = as_tuple(example_inputs), torch.Generator().manual_seed(0)
+        targets: list[Tensor] = []
         with uncached(self.model):
-            return unreached(self.model, as_tuple(example_inputs), self.record, steps)
+            twin = copy.deepcopy(self.model).train()
+            waiting = {n: self.record.new_mask(n, p) for n, p in twin.named_parameters()
+                       if p.requires_grad and p.is_floating_point()}
+            for _ in range(steps):
+                try:
+                    given = twin(*inputs)
+                except Exception:  # a batch of one under batch norm
+                    given = twin.eval()(*inputs)
+                outputs = [t for t in tree_leaves(given) if isinstance(t, Tensor) and t.requires_grad]
+                targets = targets or [torch.randn(o.shape, generator=generator).to(o) for o in outputs]
+                twin.zero_grad()
+                sum(((o - t) ** 2).mean() for o, t in zip(outputs, targets)).backward()  # type: ignore[union-attr]
+                with torch.no_grad():
+                    for name, p in twin.named_parameters():
+                        if p.grad is not None:
+                            waiting[name] &= p.grad == 0
+                            p -= RATE * p.grad
+        return {n: int(left.sum()) for n, left in waiting.items() if left.any()}
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the numbers as a plain state_dict: as torch.save does, or safetensors by the suffix of the path."""

@@ -1,19 +1,19 @@
 """The axes of a small model widened to the sizes that they have in a big one, and its kernels enlarged."""
 from dataclasses import dataclass
+from typing import Any
 
 from torch.fx import GraphModule
 
-from fxgrow.axis import OUTPUT, Atom, AxisClass, Tape, analyse, classes
+from fxgrow.axis import OUTPUT, Atom, AxisClass, Fixed, Prod, Sum, Tape, analyse, atoms, classes, resolve, size_of
 from fxgrow.blocks import taps
 from fxgrow.common import Refusal, times
 from fxgrow.contents import PAIR, Certificate
 from fxgrow.errors import GrowthError
 from fxgrow.graph import Captured, clone_structure, tensors_of
 from fxgrow.passes import Kernel, Widen
-from fxgrow.passes.into.omitted import Omitted
+from fxgrow.passes.into.omitted import Omitted, without
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import Options, Step
-from fxgrow.passes.into.sizes import Sizes, without
 from fxgrow.passes.methods import Draws
 from fxgrow.passes.support import rounded
 from fxgrow.record import GrowthRecord
@@ -48,14 +48,11 @@ class Widening:
     steps: list[Step]
 
     def widened(self, gm: GraphModule) -> tuple[GraphModule, GrowthRecord]:
-        """Return the small model in the sizes of the big one, and the record of its growth.
-
-        Raises:
-            GrowthError: a class cannot grow exactly.
-        """
+        """Return the small model in the sizes of the big one, and the record of its growth; refuse what is not exact."""
         tape = analyse(gm)
-        growths = self._growths(gm, tape)
+        sizes, draws = self._sizes(tape), Draws(self.options.seed, tensors_of(gm))
         record = Captured(gm).record or GrowthRecord()
+        growths = [self._growth(tape, c, sizes[c.atom], draws) for c in classes(tape) if sizes.get(c.atom, c.size) != c.size]
         if not growths:
             return gm, record
         try:
@@ -73,14 +70,7 @@ class Widening:
                     sizes.relate(ours, without(other, self.omitted.classes), f"axis {d} of {name}")
         return sizes.solved()
 
-    def _growths(self, gm: GraphModule, tape: Tape) -> list[Growth]:
-        sizes = self._sizes(tape)
-        widen = Widen(by=1, method=self.options.method, seed=self.options.seed)  # type: ignore[arg-type]
-        draws = Draws(self.options.seed, tensors_of(gm))
-        growing = [c for c in classes(tape) if sizes.get(c.atom, c.size) != c.size]
-        return [self._growth(tape, c, sizes[c.atom], widen, draws) for c in growing]
-
-    def _growth(self, tape: Tape, c: AxisClass, size: int, widen: Widen, draws: Draws) -> Growth:
+    def _growth(self, tape: Tape, c: AxisClass, size: int, draws: Draws) -> Growth:
         if c.reason == OUTPUT:
             if not self.options.extend:
                 raise GrowthError(f"{c.name} is {c.size} of the model's outputs, and {size} of the big one's: `extend` "
@@ -89,7 +79,7 @@ class Widening:
         elif c.reason is not None:
             raise GrowthError(f"{c.name} would grow from {c.size} to {size} positions, but it cannot: {c.reason}")
         try:
-            growth = widen.growth(tape, c, size, draws, self._fit)
+            growth = Widen(by=1, method=self.options.method).growth(tape, c, size, draws, self._fit)
         except Refusal as why:
             hint = "" if self.options.approximate else "; `approximate` takes the closest way"
             raise GrowthError(f"{c.name} cannot grow from {c.size} to {size} positions exactly: {why}{hint}") from why
@@ -104,3 +94,62 @@ class Widening:
         if certificate.base == PAIR and (size - c.size) % 2:
             raise Refusal(f"{size - c.size} new positions are an odd number, and cannot come in pairs")
         return (size, "") if self.options.approximate else rounded(c, size, certificate)
+
+
+class Sizes:
+    """The sizes of the small model's classes, from pairs of axes: an expression here, and one there."""
+
+    def __init__(self) -> None:
+        self.found: dict[Atom, tuple[int, str]] = {}
+        self.open: list[tuple[Any, int, str]] = []
+
+    def relate(self, e, f, where: str) -> None:
+        """Note that the axis e of the small model is f in the big one; refuse a class that shrinks or has two sizes."""
+        e, f = resolve(e), resolve(f)
+        if isinstance(e, Atom):
+            size, first = self.found.setdefault(e, (f.size, where))
+            if size != f.size:
+                raise GrowthError(f"{where} has {f.size} positions in the big model, and {first}, whose positions are the "
+                                  f"same, has {size}")
+            if size < e.size:
+                raise GrowthError(f"{where} would shrink from {e.size} to {size} positions")
+        elif isinstance(e, (Prod, Sum)) and type(e) is type(f) and len(e.parts) == len(f.parts) and \
+                all(p.size <= q.size and not (isinstance(p, Fixed) and p.size != q.size) for p, q in zip(e.parts, f.parts)):
+            for p, q in zip(e.parts, f.parts):
+                self.relate(p, q, where)
+        else:
+            self.open.append((e, f.size, where))
+
+    def solved(self) -> dict[Atom, int]:
+        """Return the sizes, with those that follow from the rest of the axes, or refuse where there are none."""
+        sizes = {a: n for a, (n, _) in self.found.items()}
+        for e, size, where in self.open:
+            if size_of(e, sizes) == size:
+                continue
+            unknown = [a for a in dict.fromkeys(atoms(e)) if a not in sizes]
+            count = _solve(e, size, sizes, unknown[0]) if len(unknown) == 1 else None
+            if count is None:
+                raise GrowthError(f"{where} has {shown(e)} positions, and {size} in the big model: no growth of its factors "
+                                  "alone, which are split, shuffled or grouped, gives that")
+            sizes[unknown[0]] = count
+        return sizes
+
+
+def _solve(e, size: int, sizes: dict[Atom, int], unknown: Atom) -> int | None:
+    """Return the size of a class by which an axis, which is linear in it, has its size (None: there is none)."""
+    first, second = (size_of(e, {**sizes, unknown: n}) for n in (1, 2))
+    step = second - first
+    if not step or (size - first) % step:
+        return None
+    count = (size - first) // step + 1
+    return count if count >= unknown.size else None
+
+
+def shown(e) -> str:
+    """Write an axis by its sizes: `2*29 + 58`."""
+    e = resolve(e)
+    if isinstance(e, Sum):
+        return " + ".join(map(shown, e.parts))
+    if isinstance(e, Prod):
+        return "*".join(f"({shown(p)})" if isinstance(p, Sum) else shown(p) for p in e.parts)
+    return str(e.size)

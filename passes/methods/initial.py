@@ -76,7 +76,12 @@ class Drawing:
         shape = (*x.shape[:axis], count, *x.shape[axis + 1:])
         if callable(self.init):
             return self.init(shape, self.draws.generator).to(x)
-        return self._uniform(shape, self._std(x), x)
+        std = self._std(x)
+        if std == 0.0:
+            return x.new_zeros(shape)
+        bound = math.sqrt(3.0) * std  # of a uniform distribution with this deviation
+        drawn = self.draws.uniform.random(shape, np.float64 if x.dtype is torch.float64 else np.float32)
+        return torch.from_numpy(drawn).mul_(2 * bound).sub_(bound).to(x)
 
     def _std(self, x: Tensor) -> float:
         if x.is_meta or self.init == "zero":
@@ -89,11 +94,3 @@ class Drawing:
         if self.init == "xavier":
             return math.sqrt(2.0 / max(fan_in + fan_out, 1))
         return float(self.init)  # type: ignore[arg-type]  # a number: INITS and callables are dealt with
-
-    def _uniform(self, shape, std: float, like: Tensor) -> Tensor:
-        """Draw from U(-sqrt(3) std, sqrt(3) std), whose standard deviation is `std`."""
-        if std == 0.0:
-            return like.new_zeros(shape)
-        bound = math.sqrt(3.0) * std
-        drawn = self.draws.uniform.random(shape, np.float64 if like.dtype is torch.float64 else np.float32)
-        return torch.from_numpy(drawn).mul_(2 * bound).sub_(bound).to(like)

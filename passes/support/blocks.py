@@ -1,18 +1,13 @@
-"""Blocks to deepen with where there is no neighbour to clone: plain modules of torch's layers, each with a skip path.
-
-`build(name, shape, last)` makes one for values of a shape: `[N, C, *space]` (1 to 3 spatial axes), or, with the channels
-`last`, `[N, ..., C]`. What they start with is torch's own initialisation; what makes them compute the identity is not here.
-"""
+"""Blocks to deepen with where there is no neighbour to clone: plain modules of torch's layers, each with a skip path."""
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import LAYERS
-from fxgrow.passes.support.layers import NORMS
+from fxgrow.passes.support.layers import NORMS, conv
 
 AVERAGE = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 FEWEST = 8  # hidden channels: of one or two, all may be off for every input, and then nothing would ever learn
@@ -28,11 +23,6 @@ class Residual(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Add the layers' result to x."""
         return x + super().forward(x)
-
-
-def conv(rank: int, ins: int, outs: int, kernel: int = 1, **options) -> nn.Module:
-    """Return a convolution that keeps the size of its input; of rank 0 a linear layer."""
-    return LAYERS[rank, False](ins, outs, kernel, padding=kernel // 2, **options) if rank else nn.Linear(ins, outs)
 
 
 def basic(rank: int, c: int) -> nn.Module:
@@ -120,16 +110,11 @@ class Transformer(nn.Module):
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))
 
 
-BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {"basic": basic, "bottleneck": bottleneck, "mbconv": mbconv,
-                                                      "inception": Inception}
+BLOCKS = {"basic": basic, "bottleneck": bottleneck, "mbconv": mbconv, "inception": Inception}  # of a rank and channels
 
 
 def build(name: str, shape: Sequence[int], last: bool) -> nn.Module:
-    """Return a block for values of a shape.
-
-    Raises:
-        GrowthError: there is no such block for values of this shape.
-    """
+    """Return a block for values `[N, C, *space]`, with the channels `last` `[N, ..., C]`; refuse where there is none."""
     last = last or len(shape) == 2
     rank, channels = (0, shape[-1]) if last else (len(shape) - 2, shape[1])
     if name == "transformer":

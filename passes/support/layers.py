@@ -1,7 +1,4 @@
-"""Layers for new parts of a network: of the kind of a call, or from one value's shape to another's.
-
-What lives here: shapes and layers, for Branch and Subnet. What does not: which numbers make them start at zero.
-"""
+"""Layers for new parts of a network: of the kind of a call, or from one value's shape to another's."""
 import copy
 import functools
 from collections import OrderedDict
@@ -12,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
+from fxgrow.aten import tree_leaves
 from fxgrow.common import times
 from fxgrow.errors import GrowthError
 from fxgrow.graph import LAYERS, Call
@@ -28,14 +26,9 @@ ACTIVATIONS: dict[str, set] = {
 
 
 def kernel(edit: Edit, call: Call) -> Sizes:
-    """Return the kernel size of a convolution whose settings are plain numbers.
-
-    Raises:
-        GrowthError: they are computed at each call.
-    """
+    """Return the kernel size of a convolution, or refuse one whose settings are computed at each call."""
     for name in ("stride", "padding", "dilation", "groups") if call.rank else ():
-        value = call.argument(name)
-        if any(isinstance(v, Node) for v in (value if isinstance(value, (tuple, list)) else [value])):
+        if any(isinstance(v, Node) for v in tree_leaves(call.argument(name))):
             raise GrowthError(f"its {name} is computed at each call")
     return tuple(edit.tensor(call.weight).shape[2:])
 
@@ -43,33 +36,24 @@ def kernel(edit: Edit, call: Call) -> Sizes:
 def like(edit: Edit, call: Call, ins: int, outs: int, size: int | None = None, **changed) -> nn.Module:
     """Return a layer of the call's own kind and settings, without a bias, from `ins` to `outs` channels.
 
-    A kernel of another size is padded so that the output has the size of the call's.
-
-    Raises:
-        GrowthError: no padding does that.
+    A kernel of another size is padded so that the output has the size of the call's, or refused where no padding does that.
     """
     if not call.rank:
         return nn.Linear(ins, outs, bias=False)
     old = kernel(edit, call)
     new = old if size is None else (size,) * call.rank
     options = {name: call.setting(name) for name in ("stride", "dilation")} | {"groups": call.argument("groups")}
-    padding: Sizes | str = "same"
-    if call.argument("padding") != "same":
-        padding = same_size(old, padding_of(call), options["dilation"], new)
+    same = call.argument("padding") == "same"
+    options["padding"] = "same" if same else same_size(call, old, options["dilation"], new)
+    options["padding_mode"] = getattr(call.module, "padding_mode", "zeros")
     if call.transposed:
         options["output_padding"] = call.setting("output_padding")
-    mode = getattr(call.module, "padding_mode", "zeros")
-    return LAYERS[call.rank, call.transposed](ins, outs, new, padding=padding, padding_mode=mode,
-                                              **{"bias": False, **options, **changed})
+    return LAYERS[call.rank, call.transposed](ins, outs, new, **{"bias": False, **options, **changed})
 
 
-def padding_of(call: Call) -> Sizes:
-    """Return the padding of a convolution, where it is not "same"."""
-    return (0,) * call.rank if call.argument("padding") == "valid" else call.setting("padding")
-
-
-def same_size(old: Sizes, padding: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
+def same_size(call: Call, old: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
     """Return the padding by which a kernel of another size gives as many outputs: p' = p + d (k' - k) / 2 on each axis."""
+    padding = (0,) * call.rank if call.argument("padding") == "valid" else call.setting("padding")
     gained = [d * (n - o) for d, n, o in zip(dilation, new, old)]
     padded = tuple(p + g // 2 for p, g in zip(padding, gained))
     if any(g % 2 for g in gained) or min(padded) < 0:
@@ -80,17 +64,14 @@ def same_size(old: Sizes, padding: Sizes, dilation: Sizes, new: Sizes) -> Sizes:
     return padded
 
 
-def pointwise(rank: int, ins: int, outs: int, groups: int = 1, bias: bool = False) -> nn.Module:
-    """Return a 1x1 convolution, or for rank 0 a linear layer."""
-    return LAYERS[rank, False](ins, outs, 1, groups=groups, bias=bias) if rank else nn.Linear(ins, outs, bias)
+def conv(rank: int, ins: int, outs: int, kernel: int = 1, groups: int = 1, bias: bool = True) -> nn.Module:
+    """Return a convolution that keeps the size of its input; of rank 0 a linear layer."""
+    options = {"kernel_size": kernel, "padding": kernel // 2, "groups": groups} if rank else {}
+    return LAYERS[rank, False](ins, outs, bias=bias, **options)
 
 
 def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) -> dict[str, Sizes]:
-    """Return stride and padding from spatial sizes x to y: those of a convolution near by, else the smallest stride.
-
-    Raises:
-        GrowthError: none fits.
-    """
+    """Return stride and padding from spatial sizes x to y: of a convolution near by, else the smallest stride; or refuse."""
     def fits(a: int, b: int, stride: int, padding: int) -> bool:
         return a + 2 * padding >= size and (a + 2 * padding - size) // stride + 1 == b
 
@@ -99,7 +80,7 @@ def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) 
             continue
         try:
             reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel(edit, call), call.setting("dilation")))
-            padding = same_size(reach, padding_of(call), (1,) * call.rank, (size,) * call.rank)
+            padding = same_size(call, reach, (1,) * call.rank, (size,) * call.rank)
         except GrowthError:
             continue
         if all(map(fits, x, y, call.setting("stride"), padding)):
@@ -115,12 +96,7 @@ def resampling(edit: Edit, x: Sizes, y: Sizes, size: int, near: Iterable[Call]) 
 def stack(edit: Edit, part: Part, layers: Sequence[tuple[int, int]], closed: bool = True) -> nn.Sequential:
     """Return convolutions (or linear layers) one after another, from a part's input to the spatial size of its output.
 
-    Args:
-        layers: kernel size and channels of each.
-        closed: a norm and an activation like those near by stand behind the last layer too, not only behind the others.
-
-    Raises:
-        GrowthError: no convolution makes that size.
+    layers: kernel size and channels of each. closed: a norm and an activation stand behind the last one, too.
     """
     x, y = (edit.values[n.name].shape for n in (part.takes, part.gives))  # type: ignore[union-attr]
     rank, channels = part.rank, x[part.channel_axis]
@@ -172,8 +148,7 @@ class Function(nn.Module):
 
     def __init__(self, node: Node):
         super().__init__()
-        self.target = node.target
-        self.rest = node.args[1:]
+        self.target, self.rest = node.target, node.args[1:]
         self.options = {k: v for k, v in node.kwargs.items() if k not in ("inplace", "input")}
 
     def forward(self, x: Tensor) -> Tensor:

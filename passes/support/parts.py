@@ -12,19 +12,12 @@ from fxgrow.growth import Edit, Part
 
 def called_names(edit: Edit) -> list[str]:
     """Return every name below which the graph calls something."""
-    found: dict[str, None] = {}
-    for node in edit.graph.nodes:
-        found.update(dict.fromkeys(prefixes(place_of(node))))
-    found.update(dict.fromkeys(call.name for call in calls(edit.gm)))
-    return [p for p in found if p]
+    found = [path for node in edit.graph.nodes for path in prefixes(place_of(node))] + [c.name for c in calls(edit.gm)]
+    return [path for path in dict.fromkeys(found) if path]
 
 
 def part_below(edit: Edit, path: str) -> Part:
-    """Return the part of the graph under change below a name.
-
-    Raises:
-        GrowthError: it has not exactly one tensor in and one out.
-    """
+    """Return the part of the graph under change below a name, or refuse one without exactly one tensor in and one out."""
     own = calls_below(edit, path)
     known = {c.node for c in own}
     nodes = [n for n in edit.graph.nodes if n in known or inside(n, path)]
@@ -38,7 +31,11 @@ def part_below(edit: Edit, path: str) -> Part:
     if edit.read_elsewhere(outs[0]):
         raise GrowthError(f"{outs[0].name} is a view of a value that is written to later and read elsewhere; write to a new "
                           "tensor there, in the model's code")
-    return Part(path, nodes, ins[0], outs[0], _channel_axis(edit.values[outs[0].name].ndim, own))
+    # channels are behind the batch if a convolution of so many axes says so, or if there are more than three axes and no
+    # linear layer; else they are last
+    ranks, ndim = {c.rank for c in own}, edit.values[outs[0].name].ndim
+    second = ndim < 6 and (ndim - 2 in ranks - {0} or (ndim > 3 and 0 not in ranks))
+    return Part(path, nodes, ins[0], outs[0], 1 - ndim if second else -1)
 
 
 def calls_below(edit: Edit, path: str) -> list[Call]:
@@ -49,16 +46,6 @@ def calls_below(edit: Edit, path: str) -> list[Call]:
 def _is_data(edit: Edit, node: Node) -> bool:
     value = edit.values.get(node.name)
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
-
-
-def _channel_axis(ndim: int, own: list[Call]) -> int:
-    """Return where channels stand in a value of `ndim` axes, counted from the end.
-
-    They are behind the batch if a convolution of so many axes says so, or if there are more than three axes and no linear
-    layer; else they are last.
-    """
-    ranks = {c.rank for c in own}
-    return 1 - ndim if ndim < 6 and (ndim - 2 in ranks - {0} or (ndim > 3 and 0 not in ranks)) else -1
 
 
 def numbered(edit: Edit, form: str, count: int) -> list[str]:

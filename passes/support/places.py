@@ -1,8 +1,5 @@
-"""Where to deepen: the stages, blocks and layers that a name means, and what goes behind each.
-
-What lives here: finding places in a captured module whose values are known, and choosing the block for each. What does not:
-the numbers that it starts with.
-"""
+"""Where to deepen: the stages, blocks and layers that a name means, and what goes behind each."""
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +16,8 @@ from fxgrow.graph import Captured, below, call_of, calls, inside
 from fxgrow.growth import Part, Piece, channel_axes, outermost
 from fxgrow.identity import Demand, Trace
 from fxgrow.passes.support import plain
-from fxgrow.passes.support.blocks import build, conv
+from fxgrow.passes.support.blocks import build
+from fxgrow.passes.support.layers import conv
 from fxgrow.record import Outcome
 
 
@@ -49,17 +47,18 @@ class Places:
     def __init__(self, gm: GraphModule, trace: Trace, block: str, method: str):
         self.gm, self.trace, self.kind, self.method = gm, trace, block, method
         self.modules = [n for n, _ in gm.named_modules(remove_duplicate=False) if n]
-        self.blocks: dict[str, Part | str] = {}
+        self.blocks: dict[str, Part | None] = {}
         self.refused: list[Outcome] = []
 
     def find(self, where: list[str] | None) -> tuple[list[Place], list[Outcome]]:
         """Return the places, and what was named but is none."""
-        found: list[Place] = []
-        if where is None:
-            found += self._at("")
+        found = self._at("") if where is None else []
         for pattern in where or ():
             if pattern in ("input", "output") and pattern not in self.modules:
-                found.append(self._input() if pattern == "input" else self._output())
+                kind = "basic" if self.kind == "clone" else self.kind
+                inputs = self.gm.graph.find_nodes(op="placeholder")
+                x, after = (inputs[0], inputs[-1]) if pattern == "input" else self._output()
+                found.append(self._built(pattern, x, after, kind))
             else:
                 for path in outermost(pattern, self.modules, "layer or block"):
                     found += self._at(path)
@@ -79,20 +78,16 @@ class Places:
             self.refused.append(Outcome(path or type(self.gm).__name__, 0, 0, [], reason=str(why)))
             return []
 
-    # -- stages ------------------------------------------------------------------------------------------------------------
-
-    def _block(self, path: str) -> Part | str:
-        """Return the block below a path that can be the identity as it is, or why it cannot."""
+    def _block(self, path: str) -> Part | None:
+        """Return the block below a path, if one is there that can be the identity as it is."""
         if path not in self.blocks:
-            try:
+            self.blocks[path] = None
+            with contextlib.suppress(Refusal):
                 block = find_block(path, self.trace)
                 x, out = ends(block, self.trace)
-                if x.tensor.shape != out.tensor.shape:
-                    raise Refusal(f"it turns {list(x.tensor.shape)} into {list(out.tensor.shape)}")
-                Demand(x, lambda name: below(name, path)).identity(out)
-                self.blocks[path] = block
-            except Refusal as why:
-                self.blocks[path] = str(why)
+                if x.tensor.shape == out.tensor.shape:
+                    Demand(x, lambda name: below(name, path)).identity(out)
+                    self.blocks[path] = block
         return self.blocks[path]
 
     def _stages(self, path: str) -> list[list[str]]:
@@ -105,41 +100,29 @@ class Places:
         runs: list[list[str]] = []
         end = None
         for child in children:
-            block = self._block(child) if any(self.gm.get_submodule(child).children()) else ""
-            if isinstance(block, str):
-                end = None
-                continue
-            if end is not None and block.takes is end:
+            block = self._block(child) if any(self.gm.get_submodule(child).children()) else None
+            if block is not None:
+                if block.takes is not end:
+                    runs.append([])
                 runs[-1].append(child)
-            else:
-                runs.append([child])
-            end = block.gives
+            end = None if block is None else block.gives
         return runs
-
-    # -- one place ---------------------------------------------------------------------------------------------------------
 
     def _behind(self, path: str, template: str | None = None) -> Place:
         """Return the place behind a block or layer."""
         if self.kind != "clone":
             nodes, out = find_out(path, self.trace)
-            return self._built(self._last_child(path, out), out, nodes[-1], self.kind)
-        block = self._block(path)
-        if isinstance(block, Part):
-            source = self._block(template or path)
-            assert isinstance(source, Part)
+            names = [f"{path}.{n}" for n, _ in self.gm.get_submodule(path).named_children() if n.isdigit()]
+            base = next((name for name in names if out in self.trace.below.get(name, ())), path)  # a stage's last block
+            return self._built(base, out, nodes[-1], self.kind)
+        block, source = self._block(path), self._block(template or path)
+        if block is not None and source is not None:
             return Place(path, block.gives, block.nodes[-1], lambda name: copied(self.gm, source, self.trace, name))
         if any(inside(c.node, path) and str(c.node.target) != path and c.name != path for c in calls(self.gm)):
             nodes, _ = find_out(path, self.trace)
             if any(n.op != "get_attr" and n.meta.get("owner") == path for n in nodes):
                 return self._wrapped(find_block(path, self.trace))
         return self._last_layer(path)
-
-    def _last_child(self, path: str, out: Node) -> str:
-        """Return the last block of a stage whose blocks are numbered."""
-        for name, _ in self.gm.get_submodule(path).named_children():
-            if name.isdigit() and any(n is out for n in self.trace.below.get(f"{path}.{name}", ())):
-                return f"{path}.{name}"
-        return path
 
     def _built(self, base: str, x: Node, after: Node, kind: str) -> Place:
         """Return a place for a block that is built new."""
@@ -149,20 +132,15 @@ class Places:
         last = channels_last(self.gm, x, value)
         return Place(base, x, after, lambda path: built(build(kind, value.shape, last), path, value), draw=False)
 
-    def _input(self) -> Place:
-        """Return the place in front of everything."""
-        placeholders = [n for n in self.gm.graph.nodes if n.op == "placeholder"]
-        return self._built("input", placeholders[0], placeholders[-1], "basic" if self.kind == "clone" else self.kind)
-
-    def _output(self) -> Place:
-        """Return the place behind everything, on the first of the model's outputs."""
+    def _output(self) -> tuple[Node, Node]:
+        """Return the node of the first of the model's outputs, and the last node behind which something can go."""
         *_, last, output = self.gm.graph.nodes
         given = output.args[0]
         values = list(given.values()) if isinstance(given, dict) else given
         found = [v for v in (values if isinstance(values, (tuple, list)) else [values]) if isinstance(v, Node)]
         if not found or not isinstance(self.trace.values[found[0].name], Tensor):
             raise GrowthError("where='output': the model's first output is not a tensor; name its last layer instead")
-        return self._built("output", found[0], last, "basic" if self.kind == "clone" else self.kind)
+        return found[0], last
 
     def _wrapped(self, block: Part) -> Place:
         """Return the place behind a block without a skip path, for a clone of it beside one.
@@ -205,24 +183,18 @@ class Places:
         found = [c for c in calls(self.gm) if below(c.name, path) or inside(c.node, path)]
         units = [(c, plain.unit(self.gm, self.trace, c)) for c in found]
         if not path:
-            hidden = self._before_layers()
+            layers, hidden = {c.node for c in found}, set()  # nodes that some layer with weights comes after
+            for node in reversed(self.gm.graph.nodes):
+                if any(u in hidden or u in layers for u in node.users):
+                    hidden.add(node)
             units = [(c, nodes) for c, nodes in units if nodes[-1] in hidden]
         if not units:
             raise GrowthError(f"{path or 'the model'} has no convolution or linear layer to insert behind")
         call, nodes = units[-1]
         base = str(next((n.target for n in reversed(nodes) if n.op == "call_module"), call.name))
         series = base.rpartition(".")[2].isdigit()
-        made = plain.like(self.gm, self.trace, call, nodes, self.method)
-        return Place(base if series else call.name, nodes[-1], nodes[-1], made.piece, False, made.exact,
-                     made.parts if series else [])
-
-    def _before_layers(self) -> set[Node]:
-        """Return the nodes that some layer with weights comes after."""
-        layers, found = {c.node for c in calls(self.gm)}, set()
-        for node in reversed(self.gm.graph.nodes):
-            if any(u in found or u in layers for u in node.users):
-                found.add(node)
-        return found
+        make, exact, parts = plain.like(self.gm, self.trace, call, nodes, self.method)
+        return Place(base if series else call.name, nodes[-1], nodes[-1], make, False, exact, parts if series else [])
 
 
 def channels_last(gm: GraphModule, node: Node, value: Tensor) -> bool:

@@ -2,7 +2,6 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from fxgrow.errors import GrowthError
 from fxgrow.graph import Call
 from fxgrow.growth import Piece
 from fxgrow.identity import Trace, leaves_alone
-from fxgrow.passes.support.blocks import Residual, conv
-from fxgrow.passes.support.layers import Function
+from fxgrow.passes.support.blocks import Residual
+from fxgrow.passes.support.layers import Function, conv
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 POINTWISE = {*RANGES, *ODD, *ZERO_AT_ZERO, *OTHER_POINTWISE}
@@ -45,19 +44,11 @@ def _is_activation(trace: Trace, before: Node, node: Node, layer: nn.Module | No
     return len(node.all_input_nodes) == 1 and node.args[:1] == (node.all_input_nodes[0],)
 
 
-@dataclass
-class Like:
-    """A layer like another one: what makes it, under a name or its `parts` each under one; and why it is exact ("": not)."""
-    piece: Callable[[Any], Piece]
-    parts: list[str] = field(default_factory=list)
-    exact: str = ""
+def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: str
+         ) -> tuple[Callable[[Any], Piece], str, list[str]]:
+    """Return what makes the layer that `method` puts behind another one, its norm and its activation (`nodes`).
 
-
-def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: str) -> Like:
-    """Return the layer that `method` puts behind another one, its norm and its activation (`nodes`).
-
-    Raises:
-        GrowthError: the method cannot be exact there; the reason.
+    It is made under a name, or its parts, which come last, each under one. In between: why it is exact; "" where it is not.
     """
     value = trace.values[nodes[-1].name]
     channels = value.shape[1] if call.rank else value.shape[-1]
@@ -66,7 +57,7 @@ def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: s
         layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else Function(node)
         layers[("norm" if isinstance(layer, NORMS) else "act") + (str(i) if i else "")] = layer
     if method in ("r2r", "random"):
-        return Like(lambda name: built(_residual(call, layers, channels), name, value))
+        return lambda name: built(_residual(call, layers, channels), name, value), "", []
     if method == "net2net":
         _check_idempotent(trace, nodes, list(layers.values()))
         exact = "an identity layer; its norm undoes its own running statistics, its activation leaves this range alone"
@@ -79,7 +70,7 @@ def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: s
         return nn.Sequential(OrderedDict(layer=identity_layer(call, channels), **inner))
 
     parts = ["layer", *(name for name, m in layers.items() if not isinstance(m, Function))]
-    return Like(lambda names: built(chain(), names, value), parts, exact)
+    return lambda names: built(chain(), names, value), exact, parts
 
 
 def _residual(call: Call, layers: dict[str, nn.Module], channels: int) -> nn.Module:
@@ -120,8 +111,7 @@ def _kernel(call: Call) -> int:
 def identity_layer(call: Call, channels: int) -> nn.Module:
     """Return a convolution (or linear layer) that gives back its input: `W[o, i, middle] = (o = i)` (Chen 2015, eq. 4)."""
     depthwise = call.rank and channels == call.argument("groups")
-    options = {"bias": True, "groups": channels if depthwise else 1} if call.rank else {}
-    layer: Any = conv(call.rank, channels, channels, _kernel(call), **options)
+    layer: Any = conv(call.rank, channels, channels, _kernel(call), channels if depthwise else 1)
     with torch.no_grad():
         layer.weight.copy_(identity_kernel(layer.weight))
         layer.bias.zero_()

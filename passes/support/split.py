@@ -9,7 +9,7 @@ from torch.fx import Node
 from fxgrow.errors import GrowthError
 from fxgrow.graph import Call, other_users
 from fxgrow.growth import Edit
-from fxgrow.passes.support.layers import kernel, like, pointwise
+from fxgrow.passes.support.layers import conv, kernel, like
 from fxgrow.passes.support.parts import numbered
 from fxgrow.record import ParameterRecord
 
@@ -17,27 +17,21 @@ from fxgrow.record import ParameterRecord
 def add(edit: Edit, name: str, group: list[Call], count: int, size: int | None, method: str) -> list[str]:
     """Make `W x` into `W x + sum_b V_b U_b x`, the last sum zero, and return the names of the branches.
 
-    U_b is a layer like W (with kernels of another `size`), V_b has 1x1 kernels.
-
-    Raises:
-        GrowthError: a branch would give values of another size.
+    U_b is a layer like W (with kernels of another `size`, if that gives values of the same size), V_b has 1x1 kernels.
     """
     call = group[0]
     kernel(edit, call)
     if any(any(c.extra) for c in group):
         raise GrowthError("it is told its output_size at each call: set output_padding instead")
     groups, ins, outs = _channels(edit, call)
-    odd = outs // groups % 2
-    middle = outs + groups if method == "r2r" and odd else outs
+    middle = outs + groups if method == "r2r" and outs // groups % 2 else outs  # pairs in each group
     branches: dict[str, nn.Module] = {}
     for path in numbered(edit, f"{name}_branch", count):
-        conv, project = like(edit, call, ins, middle, size), pointwise(call.rank, middle, outs, groups)
+        first, project = like(edit, call, ins, middle, size), conv(call.rank, middle, outs, groups=groups, bias=False)
         if method == "r2r":
-            repeat(call, conv.weight)  # type: ignore[arg-type]
-            oppose(project.weight)  # type: ignore[arg-type]
-        else:
-            nn.init.zeros_(project.weight)  # type: ignore[arg-type]
-        branches[path] = nn.Sequential(OrderedDict(conv=conv, project=project))
+            repeat(call, first.weight)  # type: ignore[arg-type]
+        cancel(project.weight, method == "r2r")  # type: ignore[arg-type]
+        branches[path] = nn.Sequential(OrderedDict(conv=first, project=project))
     for c in group:
         total, after = c.node, c.node.next
         for path, branch in branches.items():
@@ -50,10 +44,7 @@ def add(edit: Edit, name: str, group: list[Call], count: int, size: int | None, 
 def share_out(edit: Edit, name: str, group: list[Call], count: int) -> list[str]:
     """Make `[W_1; ...; W_k] x` into `[W_1 x; ...; W_k x]` (Cai 2018), and return the names of the parts.
 
-    Whole groups go to a part, with their inputs.
-
-    Raises:
-        GrowthError: its tensors are used elsewhere, or there are fewer outputs or groups than parts.
+    Whole groups go to a part, with their inputs. A layer whose tensors are used elsewhere is refused.
     """
     call = group[0]
     kernel(edit, call)
@@ -62,12 +53,13 @@ def share_out(edit: Edit, name: str, group: list[Call], count: int) -> list[str]
     units, what = (groups, "groups") if groups > 1 else (outs, "outputs")
     if units < count:
         raise GrowthError(f"it has {units} {what}, which cannot be shared out among {count} branches")
-    parts = torch.arange(units).tensor_split(count)
-    layers = [_part(edit, call, _positions(p, outs // units), _positions(p, ins // units) if groups > 1 else None)
-              for p in parts]
-    paths = _replace(edit, call, name, layers)
+    outputs = [share.flatten() for share in torch.arange(outs).view(units, -1).tensor_split(count)]
+    inputs: list = [None] * count
+    if groups > 1:
+        inputs = [share.flatten() for share in torch.arange(ins).view(groups, -1).tensor_split(count)]
+    paths = _replace(edit, call, name, [_part(edit, call, out, into) for out, into in zip(outputs, inputs)])
     for c in group:
-        _concatenate(edit, c, name, paths, [len(p) * ins // units for p in parts] if groups > 1 else None)
+        _concatenate(edit, c, name, paths, [len(share) for share in inputs] if groups > 1 else None)
     return paths
 
 
@@ -104,11 +96,6 @@ def _channels(edit: Edit, call: Call) -> tuple[int, int, int]:
     groups = call.argument("groups") if call.rank else 1
     first, second = edit.tensor(call.weight).shape[:2]
     return (groups, first, second * groups) if call.transposed else (groups, second * groups, first)
-
-
-def _positions(units: Tensor, each: int) -> Tensor:
-    """Return the positions of consecutive units of so many positions each."""
-    return torch.arange(int(units[0]) * each, (int(units[-1]) + 1) * each)
 
 
 def _part(edit: Edit, call: Call, out: Tensor, into: Tensor | None) -> tuple[nn.Module, dict[str, ParameterRecord]]:
@@ -150,17 +137,20 @@ def _replace(edit: Edit, call: Call, name: str, layers: list[tuple[nn.Module, di
     return paths
 
 
-def oppose(weight: Tensor) -> None:
-    """Give the second half of the columns of a weight `[out, 2m, ...]` the opposite numbers of the first."""
-    with torch.no_grad():
+@torch.no_grad()
+def cancel(weight: Tensor, paired: bool) -> None:
+    """Let a layer give zero: the second half of the columns of its weight `[out, 2m, ...]` opposes the first, or it is 0."""
+    if paired:
         half = weight.shape[1] // 2
         weight[:, half:] = -weight[:, :half]
+    else:
+        weight.zero_()
 
 
+@torch.no_grad()
 def repeat(call: Call, weight: Tensor) -> None:
     """Give, in each group of a layer like the call's, the second half of the outputs the numbers of the first."""
-    with torch.no_grad():
-        axis = int(call.transposed)  # a transposed convolution has `[in, out / groups, ...]`
-        groups = call.argument("groups") if call.rank and not call.transposed else 1
-        rows = weight.unflatten(axis, (groups, 2, -1))
-        rows.select(axis + 1, 1).copy_(rows.select(axis + 1, 0))
+    axis = int(call.transposed)  # a transposed convolution has `[in, out / groups, ...]`
+    groups = call.argument("groups") if call.rank and not call.transposed else 1
+    rows = weight.unflatten(axis, (groups, 2, -1))
+    rows.select(axis + 1, 1).copy_(rows.select(axis + 1, 0))

@@ -1,6 +1,4 @@
 """The numbers that a new block starts with: drawn like its neighbour's, and such that it computes the identity."""
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -21,10 +19,11 @@ def redraw(piece: Piece, trace: Trace, draws: Draws) -> None:
     Those of one number a position become their mean, and so do running statistics.
     """
     with torch.no_grad():
-        for _, p in piece.module.named_parameters():
+        for p in piece.module.parameters():
             if p.is_floating_point() and p.ndim:
                 p.copy_(_doubling(draws, 1, p).new(p, 0, p.shape[0], torch.arange(p.shape[0])))
-        for name in _statistics(trace):
+        norms = [v for ops in trace.made.values() for v in ops if v.name == "native_batch_norm"]
+        for name in {of.source for norm in norms for of in norm.of[3:5] if of is not None and of.source}:
             buffer = piece.tensors()[name]
             buffer.fill_(buffer.mean())
         for name, buffer in piece.module.named_buffers():
@@ -39,21 +38,12 @@ def _doubling(draws: Draws, n: int, x: Tensor) -> Drawing:
                    std=None if single else deviation(x))
 
 
-def _statistics(trace: Trace) -> set[str]:
-    """Return the names of the running means and variances of a piece."""
-    norms = [v for ops in trace.made.values() for v in ops if v.name == "native_batch_norm"]
-    return {of.source for norm in norms for of in norm.of[3:5] if of is not None and of.source}
-
-
 def start_as_identity(piece: Piece, x: Range, draws: Draws, *, pairs: bool, draw: bool, normal: bool = False) -> Start:
     """Give a piece numbers by which it computes the identity on values in the interval `x`, and return how.
 
     pairs: the last products take pairs with opposite signs where they can (R2R); else they are zero.
     draw: all numbers are drawn; else those that are there stay.
-    normal: the values come out of a LayerNorm without weight and bias.
-
-    Raises:
-        Refusal: no numbers do.
+    normal: the values come out of a LayerNorm without weight and bias. Where no numbers do, it refuses.
     """
     trace = Trace.of(piece.module, {"x": x})
     paired = _Pairs(piece) if pairs else None
@@ -66,12 +56,8 @@ def start_as_identity(piece: Piece, x: Range, draws: Draws, *, pairs: bool, draw
         if paired is not None:
             for name, value in paired.numbers(start.pairs, draws).items():
                 tensors[name].copy_(value)
-        for name in start.zeros:
-            tensors[name].zero_()
-        for name in start.ones:
-            tensors[name].fill_(1)
-        for name, slope in start.slopes.items():
-            tensors[name].fill_(slope)
+        for name, number in {**dict.fromkeys(start.zeros, 0), **dict.fromkeys(start.ones, 1), **start.slopes}.items():
+            tensors[name].fill_(number)
     return start
 
 
@@ -131,7 +117,9 @@ class _Pairs:
             contents = {a: cover[a].contents[name, dim] for a in atoms(axis)
                         if a in cover and (name, dim) in cover[a].contents}
             if contents:
-                value = value.index_select(dim, _without_old(axis, contents).to(value.device))
+                new = grow_tensor(torch.ones(resolve(axis).size), [axis], {0: contents}, {a: 2 * a.size for a in contents},
+                                  lambda _: lambda atom, content, x, at: (torch.zeros_like(x), torch.ones_like(x)))
+                value = value.index_select(dim, new.nonzero().flatten().to(value.device))
         return value
 
 
@@ -143,12 +131,3 @@ def _merged(covers: list[Cover | None]) -> Cover | None:
             return None
         found |= cover
     return found
-
-
-def _without_old(axis, contents: dict) -> Tensor:
-    """Return the positions of an axis whose given classes are twice as large, without the old ones of these classes."""
-    def fill(atom, content, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(x), torch.ones_like(x)
-
-    kept = torch.ones(resolve(axis).size, dtype=torch.bool)
-    return grow_tensor(kept, [axis], {0: contents}, {a: 2 * a.size for a in contents}, lambda dim: fill).nonzero().flatten()

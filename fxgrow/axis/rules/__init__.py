@@ -1,5 +1,5 @@
 """ATen op rules, one family a file; importing this package registers them all.
 
-What lives here: how each op relates axes. What does not: how rules are registered (axis/registry.py) or run (axis/tape.py).
+What lives here: how each op relates axes. What does not: how rules are registered or run (axis/tape.py).
 """
 from fxgrow.axis.rules import contraction, elementwise, norm, pool, reduce, shape

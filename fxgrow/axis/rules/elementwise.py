@@ -1,51 +1,38 @@
 """Pointwise ops with broadcasting: every position is computed from the same position of the inputs."""
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from fxgrow.aten import FILLED, LINEAR, ODD, OTHER_POINTWISE, ZERO_AT_ZERO
+from fxgrow.aten import FILLED, LINEAR, ODD, OTHER_POINTWISE, ZERO_AT_ZERO, tensors_in
 from fxgrow.axis.expressions import Fixed
-from fxgrow.axis.registry import rule
-from fxgrow.axis.tape import Tape
+from fxgrow.axis.tape import Tape, rule
 from fxgrow.axis.values import Map, Value
 
 
-def broadcast(tape: Tape, name: str, tensors: list[Tensor], out: Tensor) -> Value:
+def broadcast(tape: Tape, name: str, tensors: Sequence[Tensor], out: Tensor) -> Value:
     """Align the inputs' axes at the right and unify those of the output's size; others must be of one position."""
     ins = [tape.of(t) for t in tensors]
     axes = []
-    for j in range(out.ndim):
-        axis = None
-        for value in ins:
-            i = j - out.ndim + len(value.axes)
-            if i >= 0 and value.axes[i].size == out.shape[j] and out.shape[j] != 1:
-                if axis is None:
-                    axis = value.axes[i]
-                else:
-                    tape.unify(axis, value.axes[i], name)
-            elif i >= 0 and value.axes[i].size != 1:
-                tape.freeze(value.axes[i], f"{name} gives it another size")
-        axes.append(Fixed(out.shape[j]) if axis is None else axis)
+    for j, size in enumerate(out.shape):
+        here = [v.axes[j - out.ndim] for v in ins if len(v.axes) >= out.ndim - j]
+        alike = [axis for axis in here if axis.size == size != 1]
+        for axis in alike[1:]:
+            tape.unify(alike[0], axis, name)
+        tape.freeze_all((axis for axis in here if axis.size not in (1, size)), f"{name} gives it another size")
+        axes.append(alike[0] if alike else Fixed(size))
     return tape.set(out, axes)
 
 
-def pointwise(tape: Tape, name: str, tensors: list[Tensor], outs, fn: str, const: bool = False) -> None:
+def pointwise(tape: Tape, name: str, tensors: Sequence[Tensor], outs, fn: str, const: bool = False) -> None:
     """Record an op that acts on each position alone, and give its results their axes."""
-    first = outs[0] if isinstance(outs, (tuple, list)) else outs
+    first, *others = tensors_in((outs,))
     ins = [tape.of(t) for t in tensors]
     value = broadcast(tape, name, tensors, first)
-    for other in outs[1:] if isinstance(outs, (tuple, list)) else ():
-        if isinstance(other, Tensor) and other.shape == first.shape:
-            tape.set(other, value.axes)
+    for other in (o for o in others if o.shape == first.shape):
+        tape.set(other, value.axes)
     dmaps = [{i: i + first.ndim - len(v.axes) for i in range(len(v.axes))} for v in ins]
     tape.record(Map, name, ins, [value], fn=fn, dmaps=dmaps, const=const)
-
-
-def _tensors(args, kwargs) -> list[Tensor]:
-    return [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-
-
-def _adds_number(args) -> bool:
-    return len(args) > 1 and isinstance(args[1], (int, float, bool)) and args[1] != 0
 
 
 @rule(*FILLED)
@@ -65,7 +52,7 @@ def dropout(tape, name, args, kwargs, out):
 
 @rule(*LINEAR)
 def linear(tape, name, args, kwargs, out):
-    tensors, fn, const = _tensors(args, kwargs), "linear", False
+    tensors, fn, const = tensors_in((*args, *kwargs.values())), "linear", False
     if name == "where":
         fn, const = "linear" if _is_plain(tape, tensors[0]) else "any", len(tensors) < 3
     elif name == "masked_fill":
@@ -74,21 +61,19 @@ def linear(tape, name, args, kwargs, out):
     elif name == "_to_copy" and not out.is_floating_point() and not out.is_complex():
         fn = "fn0" if out.dtype is torch.bool else "odd"
     elif name in ("add", "sub", "rsub"):
-        const = _adds_number(args)
-    if name == "copy":
-        _copy(tape, name, *args[:2], out)
-    else:
-        pointwise(tape, name, tensors, out, fn, const)
+        const = len(args) > 1 and isinstance(args[1], (int, float)) and args[1] != 0
+    pointwise(tape, name, tensors, out, fn, const)
 
 
-def _copy(tape: Tape, name: str, target: Tensor, new: Tensor, out: Tensor) -> None:
+@rule("copy")
+def copy(tape, name, args, kwargs, out):
     """Forget what was there; its axes are those of what is there now."""
-    old, shift = tape.of(target), out.ndim - new.ndim
-    for i, axis in enumerate(tape.of(new).axes):
+    old, new = map(tape.of, args[:2])
+    shift = out.ndim - len(new.axes)
+    for i, axis in enumerate(new.axes):
         if axis.size > 1:
             tape.unify(old.axes[i + shift], axis, name)
-    value = tape.set(out, old.axes)
-    tape.record(Map, name, [tape.of(new)], [value], fn="linear", dmaps=[{i: i + shift for i in range(new.ndim)}])
+    tape.map(name, [new], out, old.axes, [{i: i + shift for i in range(len(new.axes))}])
 
 
 def _is_plain(tape: Tape, mask: Tensor) -> bool:
@@ -104,37 +89,28 @@ def index_put(tape, name, args, kwargs, out):
     pointwise(tape, name, [x, masks[0]], out, "any", const=True)
 
 
-@rule("mul")
+@rule("mul", "div")
 def mul(tape, name, args, kwargs, out):
-    tensors = _tensors(args, kwargs)
-    pointwise(tape, name, tensors, out, "mul" if len(tensors) > 1 else "linear")
-
-
-@rule("div")
-def div(tape, name, args, kwargs, out):
-    rounding = kwargs.get("rounding_mode")
-    fn = "div" if isinstance(args[1], Tensor) else "linear"
-    if rounding or not isinstance(args[0], Tensor):
+    tensors = tensors_in((*args, *kwargs.values()))
+    fn = name if len(tensors) > 1 else "linear"
+    if name == "div" and (kwargs.get("rounding_mode") or not isinstance(args[0], Tensor)):
         fn = "any"
-    pointwise(tape, name, _tensors(args, kwargs), out, fn)
+    pointwise(tape, name, tensors, out, fn)
 
 
-@rule(*ODD)
-def odd(tape, name, args, kwargs, out):
-    pointwise(tape, name, _tensors(args, kwargs), out, "odd")
+@rule(*ODD, *OTHER_POINTWISE)
+def odd_or_any(tape, name, args, kwargs, out):
+    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, "odd" if name in ODD else "any")
 
 
 @rule(*ZERO_AT_ZERO)
 def zero_at_zero(tape, name, args, kwargs, out):
-    tensors, fn = _tensors(args, kwargs), "fn0"
+    fn = "fn0"
     if name in ("hardtanh", "clamp", "clip"):
         fn = "fn0" if _clips_around_zero(name, args) else "any"
     elif name == "pow":
         fn = _kind_of_power(*args[:2])
-    if name in ("prelu", "_prelu_kernel") and len(tensors) == 2 and args[1].ndim == 1 and args[0].ndim > 1:
-        _prelu(tape, args, out)
-    else:
-        pointwise(tape, name, tensors, out, fn)
+    pointwise(tape, name, tensors_in((*args, *kwargs.values())), out, fn)
 
 
 def _clips_around_zero(name: str, args) -> bool:
@@ -151,25 +127,22 @@ def _kind_of_power(base, exponent) -> str:
     return "odd" if exponent % 2 == 1 else "fn0"
 
 
-def _prelu(tape, args, out):
+@rule("prelu", "_prelu_kernel")
+def prelu(tape, name, args, kwargs, out):
     """Compute `prelu(x [N, C, ...], weight [C] or [1])`: the slope belongs to axis 1."""
+    if args[1].ndim != 1 or args[0].ndim < 2:
+        pointwise(tape, name, args, out, "fn0")
+        return
     x, weight = map(tape.of, args)
     if weight.axes[0].size > 1:
         tape.unify(x.axes[1], weight.axes[0], "prelu")
-    tape.record(Map, "prelu", [x, weight], [tape.set(out, x.axes)], fn="fn0",
-                dmaps=[{i: i for i in range(len(x.axes))}, {0: 1}])
-
-
-@rule(*OTHER_POINTWISE)
-def other(tape, name, args, kwargs, out):
-    pointwise(tape, name, _tensors(args, kwargs), out, "any")
+    tape.map("prelu", [x, weight], out, x.axes, [{i: i for i in range(len(x.axes))}, {0: 1}], "fn0")
 
 
 @rule("bernoulli", "rand_like", "randn_like", "randint_like", "random", "uniform", "normal", "exponential", "geometric",
       "cauchy", "log_normal", "multinomial", "poisson")
 def random_values(tape, name, args, kwargs, out):
-    for axis in tape.of(args[0]).axes:
-        tape.freeze(axis, "random values are drawn")
+    tape.freeze_all(tape.of(args[0]).axes, "random values are drawn")
     tape.set(out, [Fixed(s) for s in out.shape])
 
 
@@ -181,5 +154,4 @@ def glu(tape, name, args, kwargs, out):
     half = out.shape[dim]
     left, right = tape.cut(x.axes[dim], [half, half], "glu")
     tape.unify(left, right, "glu")
-    value = tape.set(out, [left if i == dim else a for i, a in enumerate(x.axes)])
-    tape.record(Map, "glu", [x], [value], fn="any", dmaps=[None])
+    tape.map("glu", [x], out, [left if i == dim else a for i, a in enumerate(x.axes)], [None], "any")

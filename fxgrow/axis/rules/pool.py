@@ -1,9 +1,7 @@
 """Spatial ops that treat every channel alike: pooling, interpolation, padding, sampling."""
-from torch import Tensor
-
 from fxgrow.axis.expressions import Fixed, concat, is_fixed, product
-from fxgrow.axis.registry import rule
-from fxgrow.axis.values import Map
+from fxgrow.axis.tape import rule
+from fxgrow.axis.values import Value
 
 AVERAGES = {"avg_pool1d": 1, "avg_pool2d": 2, "avg_pool3d": 3, "_adaptive_avg_pool2d": 2, "_adaptive_avg_pool3d": 3,
             "adaptive_avg_pool1d": 1, "upsample_nearest1d": 1, "upsample_nearest2d": 2, "upsample_nearest3d": 3,
@@ -15,19 +13,22 @@ MAXIMA = {"max_pool2d_with_indices": 2, "max_pool3d_with_indices": 3, "adaptive_
           "max_pool2d": 2, "max_pool3d": 3, "max_pool1d": 1, "max_pool1d_with_indices": 1}
 
 
+def _but_space(x: Value) -> list[dict[int, int]]:
+    """Return the map of dimensions that keeps each but the last two, which are space."""
+    return [{i: i for i in range(len(x.axes) - 2)}]
+
+
 @rule(*AVERAGES, *MAXIMA)
 def spatial(tape, name, args, kwargs, out):
     """Freeze the last dimensions, which are space; map the others."""
-    space = AVERAGES.get(name) or MAXIMA[name]
     x = tape.of(args[0])
-    for axis in x.axes[len(x.axes) - space:]:
-        tape.freeze(axis, "it is spatial")
+    channels = len(x.axes) - (AVERAGES.get(name) or MAXIMA[name])
+    tape.freeze_all(x.axes[channels:], "it is spatial")
     first, *others = out if isinstance(out, (tuple, list)) else [out]
-    axes = [*x.axes[:len(x.axes) - space], *(Fixed(s) for s in first.shape[first.ndim - space:])]
-    same = {i: i for i in range(len(axes))}
+    axes = [*x.axes[:channels], *map(Fixed, first.shape[channels:])]
     for o in others:
-        tape.record(Map, name, [x], [tape.set(o, axes)], fn="any", dmaps=[same])
-    tape.record(Map, name, [x], [tape.set(first, axes)], fn="linear" if name in AVERAGES else "fn0", dmaps=[same])
+        tape.map(name, [x], o, axes, fn="any")
+    tape.map(name, [x], first, axes, fn="linear" if name in AVERAGES else "fn0")
 
 
 @rule("constant_pad_nd", "pad")
@@ -44,9 +45,7 @@ def constant_pad(tape, name, args, kwargs, out):
                 axes[dim] = Fixed(out.shape[dim])
             else:
                 axes[dim] = concat((Fixed(before), axes[dim], Fixed(after)))
-    fill = args[2] if len(args) > 2 else 0
-    tape.record(Map, name, [x], [tape.set(out, axes)], fn="linear", const=bool(fill),
-                dmaps=[{i: i for i in range(len(axes))}])
+    tape.map(name, [x], out, axes, const=len(args) > 2 and bool(args[2]))
 
 
 @rule("max_unpool2d", "max_unpool3d")
@@ -56,32 +55,25 @@ def unpool(tape, name, args, kwargs, out):
     channels = len(x.axes) - int(name[-2])
     for a, b in zip(x.axes[:channels], places.axes):
         tape.unify(a, b, name)
-    for axis in x.axes[channels:]:
-        tape.freeze(axis, "it is spatial")
+    tape.freeze_all(x.axes[channels:], "it is spatial")
     same = {i: i for i in range(channels)}
-    axes = [*x.axes[:channels], *map(Fixed, out.shape[channels:])]
-    tape.record(Map, name, [x, places], [tape.set(out, axes)], fn="any", dmaps=[same, same])
+    tape.map(name, [x, places], out, [*x.axes[:channels], *map(Fixed, out.shape[channels:])], [same, same], "any")
 
 
 @rule("im2col")
 def im2col(tape, name, args, kwargs, out):
     """Turn `[N, C, H, W]` to `[N, C*k, L]`."""
-    x = tape.of(args[0])
-    for axis in x.axes[-2:]:
-        tape.freeze(axis, "it is spatial")
-    kernel = args[1][0] * args[1][1]
-    value = tape.set(out, [*x.axes[:-3], product((x.axes[-3], Fixed(kernel))), Fixed(out.shape[-1])])
-    tape.record(Map, name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
+    x, kernel = tape.of(args[0]), args[1][0] * args[1][1]
+    tape.freeze_all(x.axes[-2:], "it is spatial")
+    tape.map(name, [x], out, [*x.axes[:-3], product((x.axes[-3], Fixed(kernel))), Fixed(out.shape[-1])], _but_space(x))
 
 
 @rule("col2im")
 def col2im(tape, name, args, kwargs, out):
-    x = tape.of(args[0])
-    kernel = args[2][0] * args[2][1]
+    x, kernel = tape.of(args[0]), args[2][0] * args[2][1]
     channels, window = tape.view([x.axes[-2]], [x.axes[-2].size // kernel, kernel], "col2im")
     tape.freeze(window, "it is spatial")
-    value = tape.set(out, [*x.axes[:-2], channels, *(Fixed(s) for s in out.shape[-2:])])
-    tape.record(Map, name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 1)}])
+    tape.map(name, [x], out, [*x.axes[:-2], channels, *map(Fixed, out.shape[-2:])], [{i: i for i in range(len(x.axes) - 1)}])
 
 
 @rule("pixel_shuffle")
@@ -90,26 +82,22 @@ def pixel_shuffle(tape, name, args, kwargs, out):
     x, r = tape.of(args[0]), args[1]
     channels, block = tape.view([x.axes[-3]], [x.axes[-3].size // (r * r), r * r], "pixel_shuffle")
     tape.freeze(block, "pixel_shuffle moves it to space")
-    for axis in x.axes[-2:]:
-        tape.freeze(axis, "it is spatial")
-    value = tape.set(out, [*x.axes[:-3], channels, *(Fixed(s) for s in out.shape[-2:])])
-    tape.record(Map, name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
+    tape.freeze_all(x.axes[-2:], "it is spatial")
+    tape.map(name, [x], out, [*x.axes[:-3], channels, *map(Fixed, out.shape[-2:])], _but_space(x))
 
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(tape, name, args, kwargs, out):
     x, r = tape.of(args[0]), args[1]
-    for axis in x.axes[-2:]:
-        tape.freeze(axis, "it is spatial")
-    value = tape.set(out, [*x.axes[:-3], product((x.axes[-3], Fixed(r * r))), *(Fixed(s) for s in out.shape[-2:])])
-    tape.record(Map, name, [x], [value], fn="linear", dmaps=[{i: i for i in range(len(x.axes) - 2)}])
+    tape.freeze_all(x.axes[-2:], "it is spatial")
+    tape.map(name, [x], out, [*x.axes[:-3], product((x.axes[-3], Fixed(r * r))), *map(Fixed, out.shape[-2:])], _but_space(x))
 
 
 @rule("unfold")
-def unfold(tape, name, args, kwargs, out: Tensor):
+def unfold(tape, name, args, kwargs, out):
     """Make windows along one dimension a new last one: `tensor.unfold(dim, size, step)`."""
     x = tape.of(args[0])
     dim = args[1] % len(x.axes)
     tape.freeze(x.axes[dim], "it is cut into windows")
     axes = [Fixed(out.shape[i]) if i == dim else a for i, a in enumerate(x.axes)] + [Fixed(out.shape[-1])]
-    tape.record(Map, name, [x], [tape.set(out, axes)], fn="linear", dmaps=[{i: i for i in range(len(x.axes))}])
+    tape.map(name, [x], out, axes, [{i: i for i in range(len(x.axes))}])

@@ -4,10 +4,11 @@ from math import inf
 import torch
 from torch import Tensor
 
+from fxgrow.aten import tensors_in
 from fxgrow.axis.expressions import Fixed, is_fixed
-from fxgrow.axis.registry import rule
 from fxgrow.axis.rules.elementwise import pointwise
-from fxgrow.axis.values import Map, Reduce
+from fxgrow.axis.tape import rule
+from fxgrow.axis.values import Reduce
 
 FOURIER = ("_fft_r2c", "_fft_c2c", "_fft_c2r")
 MIXED = dict.fromkeys(("cumsum", "flip", "roll", "tril", "triu", *FOURIER), "linear")
@@ -46,15 +47,11 @@ def reduce(tape, name, args, kwargs, out):
         return
     x = tape.of(args[0])
     dims = dimensions(args, kwargs, len(x.axes), AT.get(name, 1), -1 if name in ("mode", "kthvalue") else None)
-    how = _how(name, args, kwargs)
-    outs = [o for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, Tensor)]
-    keep = outs[0].ndim == len(x.axes)
-    kept = [i for i in range(len(x.axes)) if keep or i not in dims]
-    axes = [Fixed(1) if i in dims else x.axes[i] for i in kept]
-    values = [tape.set(o, axes) for o in outs]
-    tape.record(Reduce, name, [x], values, how=how, fn="linear" if name in ("sum", "mean") else "any",
-                dmaps=[{i: j for j, i in enumerate(kept) if i not in dims}],
-                reduced=[(0, i, x.axes[i]) for i in dims])
+    outs = tensors_in((out,))
+    kept = [i for i in range(len(x.axes)) if outs[0].ndim == len(x.axes) or i not in dims]
+    values = [tape.set(o, [Fixed(1) if i in dims else x.axes[i] for i in kept]) for o in outs]
+    tape.record(Reduce, name, [x], values, how=_how(name, args, kwargs), fn="linear" if name in ("sum", "mean") else "any",
+                dmaps=[{i: j for j, i in enumerate(kept) if i not in dims}], reduced=[(0, i, x.axes[i]) for i in dims])
     growable = [x.axes[i] for i in dims if not is_fixed(x.axes[i])]
     if name in WITH_PLACES and len(outs) > 1 and growable:  # copies of a maximum do not say which of them is found
         tape.freeze_if_read(outs[1], growable, f"{name} (a place)")
@@ -71,11 +68,7 @@ def mixes_one_dimension(tape, name, args, kwargs, out):
         dims = [i for i in range(len(x.axes)) if i not in dims]
     elif name in ("tril", "triu"):
         dims = [len(x.axes) - 2, len(x.axes) - 1]
-    for d in dims:
-        if not is_fixed(x.axes[d]):
-            tape.freeze(x.axes[d], f"{name.strip('_')} runs over it")
-    for o in out if isinstance(out, (tuple, list)) else [out]:
-        if not isinstance(o, Tensor):
-            continue
-        value = tape.set(o, [Fixed(o.shape[i]) if i in dims else a for i, a in enumerate(x.axes)])
-        tape.record(Map, name, [x], [value], fn=MIXED.get(name, "any"), dmaps=[{i: i for i in range(o.ndim)}])
+    tape.freeze_all((x.axes[d] for d in dims), f"{name.strip('_')} runs over it")
+    for o in tensors_in((out,)):
+        axes = [Fixed(o.shape[i]) if i in dims else a for i, a in enumerate(x.axes)]
+        tape.map(name, [x], o, axes, fn=MIXED.get(name, "any"))

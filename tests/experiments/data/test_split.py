@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxgrow.experiments.data import load_data, stratified_split
-from fxgrow.experiments.data.split import stratified_subset
+from fxgrow.experiments.data.registry import stratified_subset
 
 LABELS = st.lists(st.integers(0, 6), max_size=120).map(lambda y: torch.tensor(y, dtype=torch.int64))
 

@@ -30,7 +30,7 @@ from fxgrow.experiments.evolve import (
     resumed,
     search,
 )
-from fxgrow.experiments.evolve.joint import family, parameters
+from fxgrow.experiments.evolve.joint import family
 from fxgrow.experiments.evolve.mutation import build, describe, mutations_of
 from fxgrow.experiments.evolve.selection import SELECTIONS, front, nsga2, tournament
 from fxgrow.experiments.evolve.store import from_bytes, to_bytes
@@ -333,6 +333,10 @@ def test_children_start_where_their_parent_was(tmp_path):
     assert child.accuracy == base.accuracy and child.correct == base.correct
     assert child.loss == pytest.approx(base.loss, rel=1e-5)
     assert child.member.parameters > base.member.parameters
+
+
+def parameters(tied) -> list[nn.Parameter]:
+    return list(dict.fromkeys(p for m in tied.values() for p in m.model.parameters()))
 
 
 def test_shared_networks_hold_each_number_once():

@@ -14,8 +14,7 @@ from fxgrow.experiments import papers
 from fxgrow.experiments.evolve import Limits, Parent, graph_hash, mutate
 from fxgrow.experiments.evolve.mutation import Mutation, describe
 from fxgrow.experiments.papers import ExperimentError
-from fxgrow.experiments.papers.neighbour_runs import GROWTH, Neighbours, as_words, verdict
-from fxgrow.experiments.papers.neighbours import GROWN, SCRATCH
+from fxgrow.experiments.papers.neighbour_runs import GROWN, GROWTH, SCRATCH, Neighbours, as_words, verdict
 from fxgrow.experiments.papers.running import untrained
 from fxgrow.experiments.train import parse_growth
 from fxgrow.passes import Kernel, Widen

@@ -14,10 +14,9 @@ from fxgrow.cli.main import main
 from fxgrow.experiments.evolve import evaluate, joint, search
 from fxgrow.experiments.evolve.searching import base_network
 from fxgrow.experiments.papers import ExperimentError, finished, get_experiment, search_runs
-from fxgrow.experiments.papers.evolution import APART, BASE, NETWORK, SCRATCH, SELECTIONS
 from fxgrow.experiments.papers.running import untrained
-from fxgrow.experiments.papers.search_runs import POINTS, SIZES, Comparison, curve, together
-from fxgrow.experiments.papers.search_tables import WAYS, table, verdicts
+from fxgrow.experiments.papers.search_runs import NETWORK, POINTS, SCRATCH, SELECTIONS, SIZES, Comparison, curve, together
+from fxgrow.experiments.papers.search_tables import APART, BASE, WAYS, table, verdicts
 
 
 def setup(folder, **changes) -> Comparison:

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from fxgrow.axis import Atom, Fixed, Prod, Sum, atoms, concat, is_fixed, product, resolve, view
-from fxgrow.axis.algebra import cut, unify
-from fxgrow.axis.expressions import freeze, refine, same, to_number
+from fxgrow.axis.algebra import cut, refine, same, unify
+from fxgrow.axis.expressions import freeze, to_number
 
 proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
                            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -10,8 +10,7 @@ from torch import nn
 import fxgrow
 from fxgrow.diagram import VIRIDIS, kinds_of
 from fxgrow.diagram.build import Box, Diagram, build
-from fxgrow.diagram.columns import columns_of
-from fxgrow.diagram.dot import COLOURS
+from fxgrow.diagram.dot import COLOURS, columns_of
 from fxgrow.diagram.drawing import picture
 from fxgrow.diagram.heat import NOTHING, Heat
 from fxgrow.diagram.repeats import MOST, chosen, fold_repeats
