@@ -5,6 +5,8 @@ inner width is free of its embedding width. What does not: anything that decides
 """
 from __future__ import annotations
 
+from numbers import Number
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,6 +49,18 @@ def restore_grad(before: bool) -> None:
 
 
 EFFECTS = (insist, set_grad, restore_grad)  # functions that are called for what they do, not for what they return
+
+
+def has_form(value, form) -> bool:
+    """Tell whether an input is nested like `form`, with its words, flags and None; `...` stands for a tensor or a number."""
+    if form is ...:
+        return isinstance(value, (Tensor, Number)) and not isinstance(value, bool)
+    if isinstance(form, dict):
+        return isinstance(value, dict) and list(value) == list(form) and all(map(has_form, value.values(), form.values()))
+    if isinstance(form, (tuple, list)):
+        kind = list if isinstance(form, list) else tuple
+        return isinstance(value, kind) and len(value) == len(form) and all(map(has_form, value, form))
+    return isinstance(value, type(form)) and isinstance(value, bool) == isinstance(form, bool) and value == form
 
 
 class Applied:

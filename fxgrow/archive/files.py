@@ -19,7 +19,7 @@ from fxgrow.archive.values import decode, fields
 from fxgrow.aten import tree_leaves
 from fxgrow.common import atomic_write, one_line
 from fxgrow.errors import ArchiveError, CaptureError
-from fxgrow.graph import Captured, as_tuple, is_captured
+from fxgrow.graph import Captured, as_call, is_captured
 from fxgrow.record import Grown, GrowthRecord, record_in, untie
 from fxgrow.tracing import capture, capture_parts, put_back
 
@@ -104,7 +104,7 @@ def check(model: nn.Module, example_inputs: Any) -> nn.Module:
     return captured if isinstance(captured, GraphModule) else model
 
 
-def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[nn.Module, tuple, GrowthRecord]:
+def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[nn.Module, tuple | dict, GrowthRecord]:
     """Return the captured model or the shell with its captured parts, its inputs, and its growth."""
     grown = model_or_grown if isinstance(model_or_grown, Grown) else None
     model: Any = model_or_grown if grown is None else grown.model
@@ -112,15 +112,16 @@ def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[n
         raise ArchiveError(f"a {type(model).__name__} is not a model; pass a module, or what fxgrow.transform returned")
     inputs = Captured(model).inputs or (grown.example_inputs if grown else None) or example_inputs
     if inputs is None:
-        raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor or tuple of "
-                           "tensors as you would call the model with")
+        raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor, a tuple or a "
+                           "dict, as you would call the model with")
+    args, kwargs = as_call(inputs)
     if not graphs_of(model) or (isinstance(model, GraphModule) and not is_captured(model)):
-        model = _captured_in_parts(model, as_tuple(inputs))
+        model = _captured_in_parts(model, args or kwargs)
     record = record_in(grown or model) or GrowthRecord()
-    return untie(model), as_tuple(inputs), record
+    return untie(model), Captured(model).inputs or args or kwargs, record
 
 
-def _captured_in_parts(model: nn.Module, inputs: tuple) -> nn.Module:
+def _captured_in_parts(model: nn.Module, inputs: tuple | dict) -> nn.Module:
     """Capture the model as one graph, else its largest parts that can be captured inside its own outer modules."""
     try:
         return capture(model, inputs)

@@ -87,7 +87,7 @@ def _assemble(name: str, tree: Tree, nodes: list) -> GraphModule:
     return gm
 
 
-def encode_facts(model: nn.Module, inputs: tuple) -> dict:
+def encode_facts(model: nn.Module, inputs: tuple | dict[str, Any]) -> dict:
     """Return the fields `inputs`, without their numbers, and `leaves` of a captured model."""
     return {"inputs": encoded("an example input", to_meta(inputs), _shape), "leaves": dict(Captured(model).leaves)}
 
@@ -107,7 +107,8 @@ def _shape(value: Any) -> dict | None:
 def decode_facts(model: nn.Module, inputs: Any, leaves: dict) -> None:
     """Give a captured model its inputs, as meta tensors, and the layers that capture kept whole."""
     example = decode(inputs, {"tensor": _meta_tensor})
-    if not isinstance(example, tuple) or not all(isinstance(v, str) for v in leaves.values()):
+    kinds = tuple if isinstance(model, GraphModule) else (tuple, dict)  # a shell may take its inputs by name
+    if not isinstance(example, kinds) or not all(isinstance(v, str) for v in leaves.values()):
         raise ArchiveError("the model's inputs are not described")
     captured = Captured(model)
     captured.inputs, captured.leaves = example, leaves

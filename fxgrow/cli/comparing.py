@@ -1,4 +1,8 @@
 """Commands that compare two networks: `verify` and `diff`."""
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import click
 
 import fxgrow
@@ -16,18 +20,22 @@ from fxgrow.errors import FxgrowError
 def verify(before: str, after: str, after_weights: str | None, weights: str | None, as_json: bool, **options) -> None:
     """Compare what two models compute.
 
-    Both get the same input, in eval and in train mode. They are equal when the largest difference between their outputs
-    in eval mode is at most 1e-4 of the largest output (1e-9 in float64); otherwise the exit code is 1. The input is drawn
-    by a fixed seed in the shape that BEFORE, or else AFTER, was made for.
+    Both get the same inputs twice in a row, in eval and in train mode, and in eval mode inputs of other sizes that BEFORE
+    takes. They are equal when each output differs in eval mode by at most 1e-4 of its largest number (1e-9 in float64), and
+    the gradients of the inputs agree; otherwise the exit code is 1. The input is drawn by a fixed seed in the shape that
+    BEFORE, or else AFTER, was made for. Models of two types are compared in the less exact one.
     """
     from fxgrow.models import try_out
 
     first, inputs = load(before, weights=weights, need_inputs=False, **options)
     second, others = load(after, weights=after_weights, need_inputs=not inputs, **options)
     with status("Comparing both on the same input"):
-        for name, module in ((before, first), (after, second)):
-            try_out(name, module, inputs or others)
-        checked = fxgrow.verify(first, second, inputs or others)
+        models = (before, first), (after, second)
+        shared, told = in_one_type(models, inputs or others)
+        for name, module in models:
+            try_out(name, module, shared)
+        checked = fxgrow.verify(first, second, shared)
+    checked = replace(checked, notes=(*checked.notes, *told))
     if as_json:
         print_json({"before": before, "after": after, **checked.to_json()})
     else:
@@ -38,6 +46,24 @@ def verify(before: str, after: str, after_weights: str | None, weights: str | No
     if not checked.ok:
         raise FxgrowError(f"{before} and {after} do not compute the same{notes(checked)}: if one is a stock model, did "
                           "both have the same --weights?")
+
+
+def in_one_type(models: Sequence[tuple[str, Any]], inputs: Any) -> tuple[Any, list[str]]:
+    """Cast models of different floating types, and their inputs, to the least exact of these, and say so."""
+    import torch
+
+    from fxgrow.aten import tree_map
+    from fxgrow.models import dtype_of
+
+    kinds = [dtype_of(model) for _, model in models]
+    coarse = max(kinds, key=lambda kind: torch.finfo(kind).eps)
+    if set(kinds) == {coarse}:
+        return inputs, []
+    for _, model in models:
+        model.to(coarse)
+    cast = tree_map(lambda v: v.to(coarse) if isinstance(v, torch.Tensor) and v.is_floating_point() else v, inputs)
+    words = " and ".join(f"{name} computes in {kind}" for (name, _), kind in zip(models, kinds))
+    return cast, [f"{words}: both were compared in {coarse}".replace("torch.", "")]
 
 
 @click.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --where 'layer1.*' --factor 2 "

@@ -12,9 +12,9 @@ from fxgrow.errors import FxgrowError, ModelError
 EXAMPLE = "\b\nExample:\n  "
 
 
-def _inputs_option(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def _inputs_option(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse a malformed --input as wrong usage."""
-    if value is not None:
+    if value:
         from fxgrow.models import parse_inputs
         try:
             parse_inputs(value)
@@ -31,8 +31,9 @@ def _together(*options: Callable) -> Callable:
 model_options = _together(  # what a MODEL is made of
     click.option("--weights", metavar="FILE", help="A state_dict for MODEL, or DEFAULT for torchvision's and timm's own. "
                  "Without it such a model gets random weights, the same each time."),
-    click.option("--input", "input_shape", metavar="SHAPE", callback=_inputs_option, help="Shape of the input where MODEL "
-                 "does not say it: 1,3,224,224. Several inputs: 1,3,224,224;1,10:int64."),
+    click.option("--input", "input_shape", metavar="[NAME=]SHAPE", multiple=True, callback=_inputs_option,
+                 help="Shape of an input where MODEL does not say it: 1,3,224,224, or with its type 1,16:int64; repeatable. "
+                 "By the names that forward has: --input input_ids=1,16:int64 --input attention_mask=1,16:int64."),
     click.option("--trust-pickle", is_flag=True, help="Let a pickled MODEL file run its own code while it loads."))
 picture_options = _together(  # how much of a model is drawn
     click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules so many levels deep are one box each; 0: "

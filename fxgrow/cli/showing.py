@@ -168,8 +168,8 @@ def _describe_model(module, inputs) -> dict:
             shapes = ", ".join(f"{k} {times(p.shape)}" for k, p in own.items())
             layers.append({"name": name, "kind": type(m).__name__, "weights": shapes,
                            "parameters": sum(p.numel() for p in own.values())})
-    flat = [t for i in inputs for t in (i if isinstance(i, list) else [i])]
     return {"class": type(module).__name__, "parameters": size(module), "buffers": sum(b.numel() for b in module.buffers()),
             "bytes": sum(t.numel() * t.element_size() for t in tensors),
             "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in tensors}),
-            "inputs": [describe((t,)) for t in flat], "lineage": record.lineage if record else [], "layers": layers}
+            "inputs": [text for text in describe(inputs).split(";") if text],
+            "lineage": record.lineage if record else [], "layers": layers}

@@ -1,26 +1,40 @@
-"""Verification: two models on the same inputs, in eval and in train mode, compared number by number."""
-import copy
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any
+"""Verification: two models side by side on several inputs, in eval and in train mode, compared number by number.
+
+What lives here: which runs are made, and the report. What does not: drawing inputs (fresh), running one model (running) and
+comparing what both give (outputs, gradients).
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from fxgrow.aten import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from fxgrow.aten import tree_leaves
 from fxgrow.common import one_line
-from fxgrow.graph import as_tuple
+from fxgrow.compare.fresh import Axes, Inputs, axes_of, redraw, same_numbers
+from fxgrow.compare.gradients import compare_gradients
+from fxgrow.compare.outputs import INF, Difference, compare_outputs, tolerance_of
+from fxgrow.compare.running import Autograd, Mode, Twin, rounded
+from fxgrow.errors import CaptureError
+from fxgrow.graph import as_call
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-INF = float("inf")
+ROUNDING = 10  # so many times as far apart as by rounding alone two models may be
+MAGNIFIED = 1e-2  # and so far in all
 
 
 @dataclass
 class Verification:
-    """Distance of two models. Errors are those of eval mode; relative ones are to the largest output.
+    """Distance of two models. Errors are those of eval mode; each output's is relative to its own largest number.
 
-    An output that is NaN or infinite is equal to nothing, and whole numbers and truth values are equal or infinitely far
-    apart: their errors are then infinite, and a note says why.
+    An output is judged by the tolerance of its own type (of the models', where that is less exact). NaN and infinity are
+    equal at the same places alone; what is no floating number (whole numbers, truth values, words, structure) is equal or
+    infinitely far apart; what cannot be compared is not equal. A note says why.
+
+    exact_in: the modes in which all is equal. errors: the largest of each mode. tolerance: that of the models' type.
+    compared: what was compared, in words.
     """
     max_abs_error: float
     max_rel_error: float
@@ -28,6 +42,7 @@ class Verification:
     tolerance: float
     errors: dict[str, float]
     notes: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -41,105 +56,234 @@ class Verification:
     def __str__(self):
         modes = " and ".join(self.exact_in) or "neither eval nor train"
         verdict = "equal" if self.ok else "NOT equal"
+        compared = f"; compared: {', '.join(self.compared)}" if self.compared else ""
         return (f"{verdict}: max relative error {self.max_rel_error:.2e} (absolute {self.max_abs_error:.2e}), "
-                f"exact in {modes} mode")
+                f"exact in {modes} mode{compared}")
 
 
 def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *, extended: bool = False) -> Verification:
-    """Compare two models on `example_inputs` in eval and in train mode (same random numbers drawn in both).
+    """Compare two models in eval and in train mode, on copies of both and under the same random numbers.
 
-    Outputs may be tensors of any type, numbers, and tuples, lists, dicts and dataclasses of these. With `extended`, `after`
-    may have more of them along any axis (classes that were added at the end), and the old ones are compared. Of models
-    grown in parts (detectors, which may find nothing) what the parts give is compared as well.
+    Both are called twice in a row, on the example and on other inputs of its spread; in eval mode also on inputs of another
+    size, along each axis along which `before` takes some. Gradients of floating inputs must be equal in eval mode, and
+    `after` may train no parameter that gets no gradient in `before`. Of models grown in parts (detectors, which may find
+    nothing) what the parts give is compared as well.
 
-    What a model raises in eval mode passes through; in train mode it becomes a note.
+    Args:
+        before, after: any two modules; outputs may be anything that is made of tensors, arrays, numbers and words.
+        example_inputs: a tensor, a tuple of positional arguments, or a dictionary of keyword arguments.
+        seed: of the numbers that are drawn.
+        extended: `after` may have more outputs along any axis (classes that were added at the end); the old are compared.
+
+    Raises:
+        Exception: what a model raises on the example in eval mode. What `before` raises elsewhere becomes a note, and what
+            `after` alone raises a difference.
     """
-    inputs = as_tuple(example_inputs)
-    errors, exact, notes, absolute = {}, [], [], float("nan")
-    tolerance = next((TOLERANCE.get(p.dtype, 1e-4) for p in after.parameters() if p.is_floating_point()), 1e-4)
-    there = dict(before.named_modules())
-    parts = [name for name, m in after.named_modules() if name in there and name and isinstance(m, GraphModule)]
-    for mode in ("eval", "train"):
+    return _Comparison(before, after, as_call(example_inputs), seed, extended).verified()
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call of both models. name: of its inputs, in words."""
+    name: str
+    inputs: Inputs
+    autograd: Autograd = "off"
+    resized: bool = False
+
+
+class _BeforeRaises(Exception):
+    """The first model raises at a call, which therefore compares nothing."""
+
+    def __init__(self, call: _Call, error: Exception):
+        super().__init__(one_line(error))
+        self.call, self.error = call, error
+
+
+class _CapturedForAnother(Exception):
+    """The second model says that it was captured for another size."""
+
+
+class _Comparison:
+    """Two models, the runs of both, and what is to be told of them."""
+
+    def __init__(self, before: nn.Module, after: nn.Module, inputs: Inputs, seed: int, extended: bool):
+        self.before, self.after, self.seed, self.extended = before, after, seed, extended
+        self.example = _Call("the example", inputs)
+        there = dict(before.named_modules())
+        self.parts = [name for name, m in after.named_modules() if name in there and name and isinstance(m, GraphModule)]
+        self.tolerance = max(map(tolerance_of, _types(before, inputs)), default=1e-4)
+        self.compared: list[str] = []
+        self.notes: dict[str, None] = {}
+
+    def verified(self) -> Verification:
+        """Run all comparisons and sum them up."""
+        second, found = self._eval()
+        if found.relative < INF:
+            found.add(self._other_sizes(second))
+        results = {"eval": found}
+        trained = self._train(second)
+        if trained is not None:
+            results["train"] = trained
+        self.compared.append(f"{' and '.join(results)} mode")
+        for note in dict.fromkeys(note for result in results.values() for note in result.notes):
+            modes = [mode for mode, result in results.items() if note in result.notes]
+            self.notes[f"{note} in {' and '.join(modes)} mode"] = None
+        return Verification(found.absolute, found.relative, tuple(mode for mode, result in results.items() if result.equal),
+                            self.tolerance, {mode: result.relative for mode, result in results.items()},
+                            tuple(self.notes), tuple(self.compared))
+
+    # --- which runs ---
+
+    def _eval(self) -> tuple[_Call, Difference]:
+        """Compare on the example, and then on the first of other calls that the first model takes."""
+        for second in self._second_calls():
+            try:
+                found = self._run("eval", self.example, second)
+            except _BeforeRaises as stop:
+                if stop.call is self.example:
+                    raise stop.error from None
+                what = "gradients" if second.autograd == "compared" else second.name
+                self.notes[f"{what} not compared: the first model raises {stop}"] = None
+                continue
+            self.compared += [*dict.fromkeys((self.example.name, second.name)), "two calls in a row"]
+            if second.autograd == "compared":
+                self.compared.append(self._gradients(second.inputs))
+            return second, found
+        self.compared.append(self.example.name)
+        return self.example, self._run("eval", self.example)
+
+    def _second_calls(self) -> Iterator[_Call]:
+        """Yield calls to follow the example, the one that tells the most first."""
+        inputs = self.example.inputs
+        known = [inputs]
+        for name, whole in (("fresh inputs", True), ("fresh floating inputs", False)):
+            drawn = redraw(inputs, self.seed, whole)
+            if not any(same_numbers(drawn, other) for other in known):
+                known.append(drawn)
+                yield _Call(name, drawn, "compared")
+                yield _Call(name, drawn)
+        yield replace(self.example, autograd="compared")
+        yield replace(self.example)
+
+    def _gradients(self, inputs: Inputs) -> str:
+        """Return in words of what gradients were compared."""
+        count = len([v for v in tree_leaves(inputs) if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())])
+        parameters = "which parameters get gradients"
+        return f"gradients of {count} input{'s' * (count > 1)} and {parameters}" if count else parameters
+
+    def _other_sizes(self, second: _Call) -> Difference:
+        """Compare on inputs that are longer along every axis, or, where the first model takes none such, along one each."""
+        groups = list(axes_of(second.inputs))
+        together = self._resized([ways[0] for ways in groups], second) if len(groups) > 1 else None
+        if together is not None:
+            return together
+        total = Difference()
+        for ways in groups:
+            each = (self._resized([way], second) for way in ways)
+            total.add(next((found for found in each if found is not None), Difference()))
+        return total
+
+    def _resized(self, axes: list[Axes], second: _Call) -> Difference | None:
+        """Compare on inputs with other axes; None: the first model does not take them, or the second none of several."""
+        inputs = second.inputs
+        for each in axes:
+            inputs = each.of(inputs)
+        if second.name != self.example.name:
+            inputs = redraw(inputs, self.seed, whole=False)
+        call = _Call(" and ".join(map(str, axes)), inputs, resized=True)
         try:
-            a, b = (_run(model, inputs, mode, seed, parts) for model in (before, after))
-        except Exception as error:  # a batch of one under batch norm, a detector without targets
-            if mode == "eval":
+            found = self._run("eval", call)
+        except _BeforeRaises:
+            return None
+        except _CapturedForAnother as why:
+            if len(axes) > 1:
+                return None
+            self.notes[f"{call.name}: the second model says {why}"] = None
+            return Difference()
+        self.compared.append(call.name)
+        return found
+
+    def _train(self, second: _Call) -> Difference | None:
+        """Compare in train mode, with autograd on; None where the first model does not run so."""
+        example, other = (replace(call, autograd="on") for call in (self.example, second))
+        for calls in ((example, other), (example, example), (example,)):
+            try:
+                return self._run("train", *calls)
+            except _BeforeRaises as stop:  # a batch of one under batch norm, a detector without targets
+                why = stop
+                if stop.call is example:
+                    break
+        self.notes[f"train mode not run: {why}"] = None
+        return None
+
+    # --- one run ---
+
+    def _run(self, mode: Mode, *calls: _Call) -> Difference:
+        """Compare both models on some calls in a row."""
+        total = self._in_a_row(self.after, mode, calls)
+        if total.beyond and total.relative < INF:
+            self._excuse(total, mode, calls)
+        total.notes += [f"{place} differs by {total.errors[place]:.1e} of its {whole}"
+                        for place, whole in total.beyond.items()]
+        if total.equal and not total.numbers:
+            if total.count or not total.empty:
+                total.never("there are no numbers in the outputs to compare")
+            else:
+                total.notes.append("the outputs are empty, so nothing was compared")
+        return total
+
+    def _in_a_row(self, after: nn.Module, mode: Mode, calls: tuple[_Call, ...]) -> Difference:
+        """Compare a new copy of the first model with one of another."""
+        ours, theirs = (Twin(model, mode, self.parts) for model in (self.before, after))
+        total = Difference()
+        for number, call in enumerate(calls):
+            total.add(self._compared(ours, theirs, call, self.seed + number))
+            total.pairs.clear()
+        return total
+
+    def _excuse(self, found: Difference, mode: Mode, calls: tuple[_Call, ...]) -> None:
+        """Take back what the first model does too where its numbers are rounded otherwise: it magnifies rounding errors.
+
+        A batch norm does over two positions of nearly one value.
+        """
+        try:
+            noise = self._in_a_row(rounded(self.before, self.seed), mode, calls).errors
+        except _BeforeRaises:
+            return
+        for place in list(found.beyond):
+            if found.errors[place] <= min(ROUNDING * noise.get(place, 0.0), MAGNIFIED):
+                del found.beyond[place]
+                found.notes.append(f"{place} differs by {found.errors[place]:.1e}, and by {noise[place]:.1e} in the first "
+                                   "model itself where its numbers are rounded otherwise")
+
+    def _compared(self, ours: Twin, theirs: Twin, call: _Call, seed: int) -> Difference:
+        """Compare what both give in one call, and its gradients if asked to."""
+        found = Difference()
+        try:
+            one = ours.run(call.inputs, seed, call.autograd)
+        except Exception as error:
+            raise _BeforeRaises(call, error) from error
+        try:
+            two = theirs.run(call.inputs, seed, call.autograd)
+        except Exception as error:
+            if call.resized and isinstance(error, CaptureError):
+                raise _CapturedForAnother(one_line(error)) from error
+            if call is self.example:
                 raise
-            notes.append(f"train mode not run: {one_line(error)}")
-            continue
-        gap, errors[mode], note = _compare(a, _cut(a, b) if extended else b)
-        if note:
-            notes.append(f"{note} in {mode} mode")
-        if mode == "eval":
-            absolute = gap
-        if errors[mode] <= tolerance:
-            exact.append(mode)
-    return Verification(absolute, errors["eval"], tuple(exact), tolerance, errors, tuple(notes))
+            found.never(f"the second model raises on {call.name}: {one_line(error)}")
+            return found
+        found.add(compare_outputs(one, two, self.tolerance, extended=self.extended))
+        found.add(compare_outputs(ours.heard, theirs.heard, self.tolerance, extended=self.extended, strict=False,
+                                  place="what the parts give"))
+        if call.autograd == "compared" and found.relative < INF:
+            try:
+                found.add(compare_gradients(found.pairs, ours, theirs, self.tolerance))
+            except RuntimeError as error:
+                raise _BeforeRaises(call, error) from error
+        return found
 
 
-def _run(model: nn.Module, inputs: tuple, mode: str, seed: int, parts: list[str]) -> Any:
-    """Return what the model and its parts give for a copy of the inputs; running statistics are left alone."""
-    if mode == "train":
-        model = copy.deepcopy(model)
-    of_parts: list[Any] = []
-    hooks = [model.get_submodule(name).register_forward_hook(lambda m, args, out: of_parts.append(_plain(out)))
-             for name in parts]
-    was = {m: m.training for m in model.modules()}
-    model.train(mode == "train")
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return [_plain(model(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))), of_parts]
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for m, training in was.items():
-            m.training = training
-
-
-def _plain(out):
-    """Return outputs that are like dicts, like tuples or dataclasses, as plain dicts and lists."""
-    if isinstance(out, dict):
-        return {k: _plain(v) for k, v in out.items()}
-    if is_dataclass(out) and not isinstance(out, type):
-        return {f.name: _plain(getattr(out, f.name)) for f in fields(out)}
-    return [_plain(v) for v in out] if isinstance(out, (tuple, list)) else out
-
-
-def _compare(a, b) -> tuple[float, float, str]:
-    """Return the largest difference, the same relative to the largest output, and what makes it infinite."""
-    (ours, ours_in), (theirs, theirs_in) = tree_flatten(a), tree_flatten(b)
-    if ours_in != theirs_in or any(_kind(x) != _kind(y) for x, y in zip(ours, theirs)):
-        return INF, INF, "outputs differ in number or shape"
-    pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(ours, theirs) if _kind(x)]
-    if not pairs:
-        return INF, INF, "there are no numbers in the outputs to compare"
-    gap = largest = 0.0
-    for x, y in pairs:
-        if not (x.is_floating_point() or x.is_complex()):
-            if x.dtype is not y.dtype or not torch.equal(x, y):
-                return INF, INF, "outputs that are whole numbers or truth values differ"
-        elif x.numel():
-            wide = torch.complex128 if x.is_complex() else torch.float64
-            x, y = x.to(wide), y.to(wide)
-            if not (x.isfinite().all() and y.isfinite().all()):
-                return INF, INF, "outputs hold NaN or infinity, which equals nothing"
-            gap, largest = max(gap, float((x - y).abs().max())), max(largest, float(x.abs().max()))
-    empty = "" if any(x.numel() for x, _ in pairs) else "the outputs are empty, so nothing was compared"
-    return gap, gap / largest if largest else gap, empty
-
-
-def _cut(a, b):
-    """Return `b` without the positions that `a` does not have."""
-    ours, (theirs, form) = tree_leaves(a), tree_flatten(b)
-    return tree_unflatten([y[tuple(map(slice, x.shape))] if isinstance(x, Tensor) and isinstance(y, Tensor)
-                           and x.ndim == y.ndim else y for x, y in zip(ours, theirs)] + theirs[len(ours):], form)
-
-
-def _kind(value) -> tuple | None:
-    """Return what two outputs must have in common to be compared; None for what holds no number."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape), value.is_floating_point() or value.is_complex()
-    if isinstance(value, (int, float, complex)):
-        return (), isinstance(value, (float, complex))
-    return None
+def _types(model: nn.Module, inputs: Inputs) -> set[torch.dtype]:
+    """Return the floating types that a model computes in: of its parameters, or of its inputs where it has none."""
+    held = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return held or {v.dtype for v in tree_leaves(inputs) if isinstance(v, Tensor) and v.is_floating_point()}

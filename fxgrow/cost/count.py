@@ -23,7 +23,8 @@ from fxgrow.errors import CaptureError, FxgrowError
 from fxgrow.graph import (
     NodeRunner,
     any_batch_size,
-    as_tuple,
+    arguments_of,
+    as_call,
     branch_taken,
     clean_trace,
     is_captured,
@@ -46,7 +47,7 @@ def count_flops(model: nn.Module, example_inputs, ops: str = "matmul") -> FlopCo
 
     Args:
         model: any module, captured and grown ones included.
-        example_inputs: a tensor or tuple of tensors; their values are not used.
+        example_inputs: as for `capture`; what tensors hold is not used.
         ops: "matmul" counts convolutions, matrix products and attention; "all" also norms, activations, pooling, softmax
             and arithmetic. What is not counted is listed in `uncounted`.
 
@@ -56,27 +57,27 @@ def count_flops(model: nn.Module, example_inputs, ops: str = "matmul") -> FlopCo
     """
     if ops not in GROUPS:
         raise ValueError(f"ops={ops!r}: choose 'matmul' or 'all'")
-    inputs = as_tuple(example_inputs)
     with without_collector():
-        count = _captured_or_eager(model, inputs, ops)
+        count = _captured_or_eager(model, *as_call(example_inputs), ops)
     count.kinds = {name: type(m).__name__ for name, m in model.named_modules(remove_duplicate=False)
                    if type(m) is not nn.Module}
     return count
 
 
-def _captured_or_eager(model: nn.Module, inputs: tuple, ops: str) -> FlopCount:
+def _captured_or_eager(model: nn.Module, args: tuple, kwargs: dict[str, Any], ops: str) -> FlopCount:
     root = meta_twin(model)
     try:
+        inputs = tuple(a.value for a in arguments_of(model, args, kwargs))
         if is_captured(model):
             return _count(Meter(ops), model.graph, root, inputs)
-        graph = trace(root, inputs, {})
+        graph = trace(root, args, kwargs, {})
         clean_trace(graph)
         return _count(Meter(ops), graph, root, inputs)
     except CaptureError as why:
         if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
             raise
         try:
-            return count_eager(Meter(ops), model, inputs)
+            return count_eager(Meter(ops), model, args, kwargs)
         except FxgrowError:
             raise
         except Exception as error:
@@ -181,14 +182,14 @@ def _parameter_nodes(nodes: list[Node], modules: dict[str, nn.Module], root: nn.
     return owners
 
 
-def count_eager(meter: Meter, model: nn.Module, inputs: tuple) -> FlopCount:
+def count_eager(meter: Meter, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> FlopCount:
     """Count a model that runs on its own tensors; its buffers and the random state are put back."""
     modules = {name: m for name, m in model.named_modules() if name}
     saved = [(b, b.clone()) for b in model.buffers()]
     python_state = random.getstate()
     try:
-        with torch.random.fork_rng(), _metering(meter, model, inputs, modules, nodes=False):
-            peak, reached = meter.finish(model(*inputs))
+        with torch.random.fork_rng(), _metering(meter, model, (args, kwargs), modules, nodes=False):
+            peak, reached = meter.finish(model(*args, **kwargs))
     finally:
         random.setstate(python_state)
         with torch.no_grad():

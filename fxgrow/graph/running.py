@@ -116,7 +116,7 @@ class NodeRunner:
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "output":
             return args[0]
-        if isinstance(node.target, type):  # the class of an output: only what it holds matters here
+        if isinstance(node.target, type) and node.target is not torch.finfo:  # the class of an output: what it holds matters
             return list(kwargs.values()) or args[0]
         return node.target(*args, **kwargs)  # type: ignore[operator]
 

@@ -1,6 +1,7 @@
 """`transform`: capture a model, then apply one pass after another, keeping the record of what each did."""
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.fx import GraphModule
@@ -8,9 +9,11 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxgrow.common import without_collector
 from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import Captured, as_tuple, clone_structure, remembered, skeleton
+from fxgrow.graph import Captured, as_call, clone_structure, remembered, skeleton
 from fxgrow.record import Grown, GrowthRecord, record_in
 from fxgrow.tracing import capture_graph, capture_parts, insist_callable, put_back
+
+Inputs: TypeAlias = tuple | dict[str, Any]  # of a call, by place or by name
 
 
 def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | PassBase) -> Grown:
@@ -19,7 +22,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     Args:
         model: any module that `capture` takes, a GraphModule of ours included; of a model whose outer shell cannot be
             traced (a detector), the largest submodules that can be grow inside the untouched shell.
-        example_inputs: a tensor or tuple of tensors (for a detector, what it takes: `([image],)`).
+        example_inputs: as for `capture` (for a detector, what it takes: `([image],)`).
         passes: `fxgrow.passes` (any `torch.fx` pass over a captured module works here).
 
     Raises:
@@ -28,7 +31,8 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
         GrowthError: what was asked for makes no sense, or is not exact and `fallback="never"`.
     """
     passes = [passes] if isinstance(passes, PassBase) else list(passes)
-    inputs = as_tuple(example_inputs)
+    args, kwargs = as_call(example_inputs)
+    inputs = args or kwargs
     with without_collector():
         try:
             gm = capture_graph(model, inputs)
@@ -37,7 +41,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
         return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes)  # a copy: a pass may edit in place
 
 
-def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], whole: CaptureError) -> Grown:
+def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], whole: CaptureError) -> Grown:
     """Grow the traceable submodules of a model whose outer shell is not (a detector's backbone); `whole` says why not."""
     try:
         parts = capture_parts(model, inputs)
@@ -62,7 +66,7 @@ def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], wh
                  (record_in(model) or GrowthRecord()).then(joined), [o for g in grown.values() for o in g.outcomes], inputs)
 
 
-def _run_passes(gm: GraphModule, inputs: tuple, passes: list[PassBase]) -> Grown:
+def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grown:
     """Apply the passes as `PassManager` does, which compiles a graph that is new and hides what a pass raises."""
     insist_callable(gm)
     record = record_in(gm) or GrowthRecord()

@@ -1,7 +1,9 @@
 """MODEL as the command line takes it: a module in eval mode with its weights, inputs that it takes, and a first run."""
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +12,20 @@ from fxgrow.archive import load_weights
 from fxgrow.aten import tree_map
 from fxgrow.common import nearest_file, one_line
 from fxgrow.errors import ArchiveError, ModelError
-from fxgrow.models.inputs import describe, draw_inputs, dtype_of, parse_inputs
+from fxgrow.graph import as_call
+from fxgrow.models.inputs import describe, draw_inputs, dtype_of, insist_named, parse_inputs
 from fxgrow.models.sources import Loaded, forms, from_factory, from_file, from_prefix
 
 
-def load_model(spec: str, *, weights: str | None = None, input_shape: str | None = None, trust_pickle: bool = False,
-               seed: int = 0, need_inputs: bool = True) -> tuple[nn.Module, tuple]:
-    """Return the module that `spec` names, in eval mode, and example inputs for it.
+def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequence[str] = (), trust_pickle: bool = False,
+               seed: int = 0, need_inputs: bool = True) -> tuple[nn.Module, tuple | dict[str, Any]]:
+    """Return the module that `spec` names, in eval mode, and example inputs for it, as a tuple or by name.
 
     spec: a file, `PREFIX:NAME` (torchvision, timm, zoo or an installed source) or `package.module:factory`.
     weights: a file with a state_dict, or DEFAULT for the library's own pretrained ones; None: what the file holds,
     or random weights drawn after `torch.manual_seed(seed)`, so that one name always means one network.
-    input_shape: `1,3,224,224`, or several as `1,3,224,224;1,10:int64`; None: what the file or library says.
+    input_shape: `1,3,224,224`, several as `1,3,224,224;1,10:int64` or in a list, by name as `mask=1,10:int64`; empty: what
+    the file or library says.
     trust_pickle: let a pickled file run its own code.
     need_inputs: fail where nobody says what the inputs are; otherwise they are then an empty tuple.
 
@@ -34,9 +38,11 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | None
         module, inputs = _find(spec, pretrained, trust_pickle)
     if weights and not pretrained:
         _apply_weights(module, weights)
-    if input_shape is not None:
-        takes_list = inputs is not None and isinstance(inputs[0], list)
-        inputs = [parse_inputs(input_shape)] if takes_list else parse_inputs(input_shape)
+    if input_shape:
+        takes_list = isinstance(inputs, (list, tuple)) and isinstance(inputs[0], list)
+        told = parse_inputs(input_shape)
+        insist_named(module, told)
+        inputs = [told] if takes_list else told
     if inputs is None and need_inputs:
         raise ModelError(f"{spec} does not say what its inputs are: pass their shape, as --input 1,3,224,224")
     return module.eval(), draw_inputs(inputs or (), dtype_of(module), seed)
@@ -82,7 +88,7 @@ def _read_state(path: str) -> dict[str, Tensor]:
     return state
 
 
-def try_out(spec: str, module: nn.Module, inputs: tuple) -> None:
+def try_out(spec: str, module: nn.Module, inputs: tuple | dict[str, Any]) -> None:
     """Run the model once; raise ModelError naming the layer that stops at an input which does not suit it."""
     running: list[str] = []  # the names of the modules that have begun and not ended, the innermost last
     hooks = []
@@ -94,7 +100,8 @@ def try_out(spec: str, module: nn.Module, inputs: tuple) -> None:
         hooks += [m.register_forward_pre_hook(lambda m, args, name=name: running.append(name)), m.register_forward_hook(end)]
     try:
         with torch.no_grad():
-            module(*tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))
+            args, kwargs = as_call(tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))
+            module(*args, **kwargs)
     except Exception as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise

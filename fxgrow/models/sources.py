@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ GROUP = "fxgrow.models"
 
 
 class Loaded(NamedTuple):
-    """A module and its inputs: tensors or Inputs, nested as forward takes them, or None where nobody says."""
+    """A module and its inputs: tensors or Inputs, nested as forward takes them, or by name; None where nobody says."""
     module: nn.Module
-    inputs: Sequence[Any] | None
+    inputs: Sequence[Any] | Mapping[str, Any] | None
 
 
 def forms() -> str:

@@ -1,11 +1,12 @@
 """Grown models: the model, its growth record, and what was done to each axis class."""
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
 
 from fxgrow.common import folded_table, render
-from fxgrow.graph import Captured, as_tuple, is_captured
+from fxgrow.graph import Captured, is_captured
 from fxgrow.record.record import GrowthRecord
 from fxgrow.tracing import capture_graph
 
@@ -28,7 +29,7 @@ class Grown:
     model: nn.Module
     record: GrowthRecord
     outcomes: list[Outcome]
-    example_inputs: tuple = field(repr=False, default=())
+    example_inputs: tuple | dict[str, Any] = field(repr=False, default=())
 
     def to_json(self) -> list[dict]:
         """Return the outcomes as data."""
@@ -58,7 +59,7 @@ def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Modu
         example_inputs = model_or_grown.example_inputs
     if is_captured(model):
         return model, model
-    return model, capture_graph(model, as_tuple(example_inputs))
+    return model, capture_graph(model, example_inputs, check=False)  # it is looked at, not grown
 
 
 def keep_growth(before: GraphModule, after: GraphModule, record: GrowthRecord, outcomes: list[Outcome]) -> None:

@@ -11,7 +11,8 @@ from fxgrow.errors import CaptureError
 from fxgrow.graph import (
     CONSTANT,
     Captured,
-    as_tuple,
+    arguments_of,
+    as_call,
     assemble,
     clean_trace,
     clone_module,
@@ -30,7 +31,8 @@ def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphMod
 
     Args:
         model: any module; its parameters are shared with the result, its Python attributes are not touched.
-        example_inputs: a tensor or tuple of tensors; shapes decide the control flow, values are not used.
+        example_inputs: a tensor, a tuple of arguments, or a dict of arguments by name, as you call the model. Arguments may
+            be tensors, numbers, words, flags and None, and tuples, lists and dicts of them; what tensors hold is not used.
         check: run graph and model once more on other values and compare them, if that takes a few milliseconds at most.
 
     Returns:
@@ -40,7 +42,7 @@ def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphMod
     Raises:
         CaptureError: names the module and the line that stopped the tracing.
     """
-    gm = capture_graph(model, as_tuple(example_inputs), check)
+    gm = capture_graph(model, example_inputs, check)
     if gm is not model:
         insist_callable(gm)
         gm.recompile()
@@ -59,14 +61,15 @@ def insist_callable(gm: GraphModule) -> None:
                                "cannot stand in the code of a graph: give that part of the model another name")
 
 
-def capture_graph(model: nn.Module, inputs: tuple, check: bool = True) -> GraphModule:
+def capture_graph(model: nn.Module, example_inputs, check: bool = True) -> GraphModule:
     """Capture without compiling code, for those who go on to rewrite the graph."""
     if is_captured(model):
         return model
+    args, kwargs = as_call(example_inputs)
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     with uncached(twin):
-        graph = record_modes(twin, inputs, {}, leaves, _device_of(model, inputs))
+        graph = record_modes(twin, args, kwargs, leaves, _device_of(model, (args, kwargs)))
     clean_trace(graph)
     memo = cloned_tensors(model, lambda t: t)
     gm = assemble(model, graph, type(model).__name__, lambda leaf: clone_module(leaf, memo))
@@ -74,9 +77,11 @@ def capture_graph(model: nn.Module, inputs: tuple, check: bool = True) -> GraphM
         if name.startswith(CONSTANT):
             gm.register_buffer(name, value, persistent=False)
     captured = Captured(gm)
-    captured.leaves, captured.inputs = leaves, to_meta(inputs)
+    captured.leaves, captured.inputs = leaves, to_meta(tuple(a.value for a in arguments_of(model, args, kwargs)))
     if check:
-        check_capture(model, gm, inputs, {})
+        insist_callable(gm)
+        with uncached(model):
+            check_capture(model, gm, args, kwargs)
     return gm
 
 

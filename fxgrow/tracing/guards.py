@@ -72,7 +72,7 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
         for group, why in _fixed(recording, inputs).items():
             for axis in inputs.groups[group]:
                 _check_axis(recording, inputs, axis, why)
-    for guard in recording.guards:
+    for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
 
@@ -234,7 +234,8 @@ def _check_guard(graph: Graph, guard: Guard) -> None:
 def _sentence(guard: Guard) -> str:
     left, *right = (o.name if isinstance(o, Node) else repr(plain(o)) for o in guard.operands)
     if isinstance(guard.operands[0], Node):
-        return f"this network was captured with {left} = {right[0]}: capture it again with the value that you use"
+        form = "a tensor or a number" if right == ["Ellipsis"] else right[0].replace("Ellipsis", "...")
+        return f"this network was captured with {left} = {form}: capture it again with the value that you use"
     asked = f"{left} {WORDS.get(guard.operation, 'and')} {right[0]}" if right else left
     line = f" ({guard.line})" if guard.line else ""
     return f"this network was captured where `{asked}` was {guard.answer}{line}, and here it is not: {ADVICE}"

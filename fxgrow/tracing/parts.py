@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from fxgrow.errors import CaptureError
-from fxgrow.graph import assemble, clone_structure
+from fxgrow.graph import as_call, assemble, clone_structure
 from fxgrow.tracing.capturing import capture
 
 
@@ -51,8 +51,9 @@ def _arguments_of_calls(model: nn.Module, inputs: tuple) -> dict[str, list[tuple
     hooks = [m.register_forward_pre_hook(watch(n), with_kwargs=True) for n, m in model.named_modules() if n]
     modes = {m: m.training for m in model.modules()}
     try:
+        args, kwargs = as_call(inputs)
         with torch.no_grad():
-            model.eval()(*inputs)
+            model.eval()(*args, **kwargs)
     finally:
         for hook in hooks:
             hook.remove()

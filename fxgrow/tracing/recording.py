@@ -1,21 +1,22 @@
 """One recording: a model on meta tensors, its inputs and its output become a graph, submodules that stop it become leaves."""
-import inspect
 import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from fxgrow.aten import tree_any, tree_leaves
+from fxgrow.aten import tree_any, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
-from fxgrow.graph import CONSTANT, to_meta, writes_in_place
+from fxgrow.graph import CONSTANT, arguments_of, to_meta, writes_in_place
+from fxgrow.layers import has_form
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe
-from fxgrow.tracing.sizes import Number, remember
+from fxgrow.tracing.sizes import Number
 from fxgrow.tracing.state import State
 from fxgrow.tracing.watching import watched
 
@@ -83,27 +84,27 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
 
 def _placeholders(recorder: Recorder, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Return the inputs on meta tensors, of which each argument of the forward is a placeholder."""
-    forward = recorder.root.forward
-    names = [p.name for p in inspect.signature(forward).parameters.values()
-             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    names += [f"input_{i}" for i in range(len(names), len(args))]
-    given, recorder.listening = [], True
-    for name, value in (*zip(names, args), *kwargs.items()):
-        node = recorder.emit("placeholder", name, (), {})
-        value = _stand(name, value)
-        recorder.note(node, value)
-        if isinstance(value, (bool, str, type(None))):
-            recorder.guard(_is_the, (node, value), True)
+    arguments = [a._replace(value=_stand(a.name, a.value)) for a in arguments_of(recorder.root, args, kwargs)]
+    given, recorder.listening = {}, True
+    for argument in arguments:
+        node = recorder.emit("placeholder", argument.name, argument.default, {})
+        recorder.note(node, argument.value)
+        form = tree_map(_form, argument.value) if argument.given else argument.value
+        if argument.default or form is not ...:
+            recorder.guard(has_form, (node, form), True)
             recorder.guards[-1].decides = True
-        recorder.reads_sizes |= type(value) in (int, float)
-        given.append(remember(value, node, recorder) if type(value) in (int, float) else recorder.named(value, node))
-    recorder.stands = tree_leaves(given)
-    return tuple(given[:len(args)]), dict(zip(kwargs, given[len(args):]))
+        if argument.given:
+            given[argument.name] = recorder.named(argument.value, node)
+    values = tuple(given.values())[:len(args)], {name: given[name] for name in kwargs}
+    recorder.stands = tree_leaves(values)
+    return values
 
 
-def _is_the(value: Any, captured: Any) -> bool:
-    """Tell whether an input is the one that the network was captured with."""
-    return type(value) is type(captured) and value == captured
+def _form(value: Any) -> Any:
+    """Return `...` for a tensor or a number, which may be others, and what else an input holds as it is."""
+    if isinstance(value, Tensor) or type(value) in (int, float):
+        return ...
+    return value.value if isinstance(value, Enum) else value
 
 
 def _stand(name: str, value: Any) -> Any:
@@ -201,15 +202,15 @@ def _rebuilds(kind: type, value: Any, arguments: dict[str, Any]) -> bool:
     return all(getattr(made, f.name) is getattr(value, f.name) for f in fields(value))
 
 
-def trace(module: nn.Module, inputs: tuple, leaves: dict[str, str]) -> Graph:
+def trace(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str]) -> Graph:
     """Return the graph of a forward in the mode that the module is in.
 
     Args:
         module: on meta tensors; what its forward stores is undone.
-        inputs: the positional arguments of forward.
+        args, kwargs: the arguments of forward.
         leaves: the submodules to call as they are, by path, each with the reason; it is added to.
 
     Raises:
         CaptureError: the module cannot be recorded.
     """
-    return record(module, inputs, {}, leaves, torch.device("cpu")).graph
+    return record(module, args, kwargs, leaves, torch.device("cpu")).graph

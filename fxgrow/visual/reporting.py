@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from fxgrow.aten import tree_map
 from fxgrow.common import atomic_write, one_line, quantity
 from fxgrow.compare import verify
 from fxgrow.cost import FlopCount, count_flops
 from fxgrow.diagram import VIRIDIS, Difference, diagram_data, diff, kinds_of
 from fxgrow.errors import CaptureError, DrawError, FxgrowError, GrowthError
-from fxgrow.graph import Captured, as_tuple, tensors_of
+from fxgrow.graph import Captured, as_call, tensors_of
 from fxgrow.models import Input, describe, draw_inputs, dtype_of
 from fxgrow.page import page
 from fxgrow.record import Grown, GrowthRecord, captured, describe_step, new_numbers, record_in
@@ -57,9 +58,11 @@ def _page_data(model_or_grown: nn.Module | Grown, example_inputs, before: nn.Mod
         inputs = Captured(gm).inputs if example_inputs is None else example_inputs
     except CaptureError as error:  # a detector, say: it is counted as it runs
         missing = str(error)
+    args, kwargs = as_call(inputs)
+    inputs = args or kwargs
     difference = None if gm is None else _difference(model_or_grown, before, inputs)
     small = _small(model, record, before)
-    count = count_flops(model if gm is None else gm, as_tuple(inputs))
+    count = count_flops(model if gm is None else gm, inputs)
     return {"title": title or type(model).__name__, "model": _facts(model, count, inputs), "missing": missing,
             "heat": VIRIDIS, "diagram": None if gm is None else diagram_data(model, gm, count.by_node(), difference),
             "growth": None if small is None else _growth(model, record, difference, small, inputs),
@@ -90,7 +93,7 @@ def _small(model: nn.Module, record: GrowthRecord | None, before: nn.Module | Gr
 
 def _facts(model: nn.Module, count: FlopCount, inputs) -> dict[str, str]:
     buffers = sum(b.numel() for b in model.buffers())
-    return {"class": type(model).__name__, "input": describe(as_tuple(inputs)),
+    return {"class": type(model).__name__, "input": describe(inputs),
             "parameters": f"{count.parameters:,}" + (f" and {buffers:,} numbers in buffers" if buffers else ""),
             "FLOPs forward": quantity(count.forward), "FLOPs backward": quantity(count.backward),
             "memory of parameters": quantity(count.parameter_bytes, "B"),
@@ -134,8 +137,8 @@ def _verified(small: nn.Module | str | None, model: nn.Module, inputs) -> dict[s
     """Compare the model with the one it grew from, on an input drawn by a fixed seed where there is none."""
     if not isinstance(small, nn.Module):
         return {"text": f"Not compared: {small}"}
-    real = draw_inputs([Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) and t.is_meta else t
-                        for t in as_tuple(inputs)], dtype_of(model))
+    real = draw_inputs(tree_map(
+        lambda t: Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) and t.is_meta else t, inputs), dtype_of(model))
     try:
         verification = verify(small, model, real, extended=True)
     except Exception as error:  # of the models' own

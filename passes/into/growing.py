@@ -7,13 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fxgrow.aten import tree_leaves
 from fxgrow.axis import analyse
-from fxgrow.compare import TOLERANCE, Verification, verify
+from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
-from fxgrow.graph import as_tuple, skeleton, tensors_of, uncached
+from fxgrow.graph import as_call, skeleton, tensors_of, uncached
 from fxgrow.passes.into.constants import absorb_constants
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.omitted import Omitted
+from fxgrow.passes.into.outside import insist_on_constants, outside_state
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import Options, Plan
 from fxgrow.passes.into.result import GrownInto
@@ -31,7 +33,7 @@ def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Liter
     Args:
         small: the trained model.
         big: the model to fill; its own numbers are where new ones start from. It is left as it is.
-        example_inputs: a tensor or tuple of tensors that both models take.
+        example_inputs: as for `capture`; both models take them.
         method: r2r (pairs that cancel, where there can be some), net2net (copies) or netmorph (zeros at the end). New layers
             without a skip path are identity layers whatever the method.
         place: where in a stage new blocks stand: at its end, spread among the old ones, or one behind each old one.
@@ -54,7 +56,8 @@ class Into:
     """The steps from a small model to a big one, each with the numbers that it found."""
 
     def __init__(self, small: nn.Module, big: nn.Module, example_inputs, options: Options):
-        self.options, self.inputs = options, as_tuple(example_inputs)
+        args, kwargs = as_call(example_inputs)
+        self.options, self.inputs = options, args or kwargs
         self.small, self.big = small, _like(big, small)
         small_gm, big_gm = capture_graph(small, self.inputs), capture_graph(self.big, self.inputs)
         self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
@@ -69,37 +72,65 @@ class Into:
         self.new: dict[str, Tensor] = {}
         for extra in pairing.extras:
             self.new |= numbers_of(extra, pairing, self.old, options, steps)
+        self.constants = outside_state(self.big, pairing)
+        self.wrong = insist_on_constants(pairing, self.constants, self._constants_wanted())
+        steps += self.wrong
+
+    def _constants_wanted(self) -> dict[str, Tensor]:
+        """Return what the tensors that no state_dict holds would have to be in the big model."""
+        neutral = {name: torch.full_like(self.constants[name], number)
+                   for name, number in self.pairing.neutral().items() if name in self.constants}
+        return neutral | {name: self.omitted.placed(name, self.constants[name], value)
+                          for name, value in (self.old | self.new).items() if name in self.constants}
 
     def grow(self, check: bool = True) -> GrownInto:
-        """Return the numbers of the big model, compared with the small one if asked to; refuse where the models differ."""
-        model = copy.deepcopy(self.big)
-        tensors = tensors_of(model)
+        """Return the numbers of the big model, compared with the small one if asked to.
+
+        What is compared is another copy of the big model that has loaded them, as the user's will.
+
+        Raises:
+            GrowthError: they do not fit, or the models differ.
+        """
+        filled, model = copy.deepcopy(self.big), copy.deepcopy(self.big)
+        tensors = tensors_of(filled)
         record = GrowthRecord(lineage=[{"pass": "grow_into", "method": self.options.method, "seed": self.options.seed}],
                               certificate=self.plan.to_json(), origin={"": skeleton(self.pairing.small.gm)})
-        record.parameters = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
-        for theirs, ours in self.pairing.names.items():
-            entry = self.omitted.entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
-            entry.scale *= math.exp(self.rescaling.logs.get(theirs, 0.0))
-            record.parameters[theirs] = entry
-        record.removed = tensors_of(self.pairing.small.gm).keys() - tensors.keys()
+        record.parameters = self._entries(tensors)
+        record.removed = tensors_of(self.pairing.small.gm).keys() - tensors.keys() - self.constants.keys()
         with torch.no_grad():
             self._fill(tensors)
             self._hand_on_norms(tensors, record)
+        model.load_state_dict(filled.state_dict(), strict=True)
         found = GrownInto.of(model)
-        found.plan, found.record, found.verification = self.plan, record, self._verified(model) if check else None
+        found.plan, found.record = self.plan, record
+        found.verification = self._verified(model) if check or self.wrong else None
         return found
 
     def _fill(self, tensors: dict[str, Tensor]) -> None:
-        """Put all numbers into the big model."""
+        """Put all numbers into the big model that its state_dict holds."""
         for name, number in self.pairing.neutral().items():
-            tensors[name].fill_(number)
-        self.omitted.blank(tensors, self.pairing.names)
+            if name not in self.constants:
+                tensors[name].fill_(number)
+        self.omitted.blank(tensors, [name for name in self.pairing.names if name not in self.constants])
         for name, value in [*self.old.items(), *self.new.items()]:
+            if name in self.constants:
+                continue
             value = self.omitted.placed(name, tensors[name], value)
             if tensors[name].shape != value.shape:
                 raise GrowthError(f"{name} is {list(tensors[name].shape)} in the big model, and would be "
                                   f"{list(value.shape)} by what its class grows to")
             tensors[name].copy_(value)
+
+    def _entries(self, tensors: dict[str, Tensor]) -> dict[str, ParameterRecord]:
+        """Return where the numbers of each tensor of the big model come from."""
+        entries = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
+        for theirs, ours in self.pairing.names.items():
+            if theirs not in tensors:  # a plain tensor
+                continue
+            entry = self.omitted.entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
+            entry.scale *= math.exp(self.rescaling.logs.get(theirs, 0.0))
+            entries[theirs] = entry
+        return entries
 
     def _hand_on_norms(self, tensors: dict[str, Tensor], record: GrowthRecord) -> None:
         """Give the last norm of a new block weight and bias of the norm in front of it, which then has neither."""
@@ -110,21 +141,29 @@ class Into:
                 record.parameters[end], record.parameters[front] = record.parameters[front], ParameterRecord.new(1)
 
     def _verified(self, model: nn.Module) -> Verification:
-        """Compare both models by the tolerance of the least exact type that the big one computes in."""
-        with uncached(self.small, model):
-            checked = verify(self.small, model, self.inputs, extended=self.options.extend)
-        made = self.pairing.big.trace.made.values()
-        kinds = {v.tensor.dtype for ops in made for v in ops if v.tensor.is_floating_point()}
-        tolerance = max((TOLERANCE[k] for k in kinds if k in TOLERANCE), default=0.0)
-        if tolerance > checked.tolerance:
-            exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
-            note = "its class computes partly in a type of less precision"
-            checked = replace(checked, tolerance=tolerance, exact_in=exact, notes=(*checked.notes, note))
+        if any(isinstance(v, Tensor) and v.is_meta for v in tree_leaves(self.inputs)):
+            raise GrowthError("; ".join(f"{s.name}: {s.note}" for s in self.wrong) or "the example inputs have no numbers")
+        small = copy_of(self.small)
+        for p in small.parameters():
+            p.requires_grad_(p.is_floating_point() or p.is_complex())  # what is frozen is no matter of the class
+        with uncached(small, model):
+            checked = self._allowing(verify(small, model, self.inputs, extended=self.options.extend))
         if not checked.ok and not self.options.approximate:
             doubts = "".join(f"; {s.name}: {s.note}" for s in self.plan.steps if s.method == "not possible")
             raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{doubts}; "
                               "`approximate` gives these numbers all the same")
         return checked
+
+    def _allowing(self, checked: Verification) -> Verification:
+        """Return a comparison, if need be by the tolerance of the least exact type that the big model computes in."""
+        made = self.pairing.big.trace.made.values()
+        kinds = {v.tensor.dtype for ops in made for v in ops if v.tensor.is_floating_point()}
+        tolerance = max((TOLERANCE[k] for k in kinds if k in TOLERANCE), default=0.0)
+        if checked.ok or tolerance <= checked.tolerance:
+            return checked
+        exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
+        note = "its class computes partly in a type of less precision"
+        return replace(checked, tolerance=tolerance, exact_in=exact, notes=(*checked.notes, note))
 
 
 def _like(big: nn.Module, small: nn.Module) -> nn.Module:

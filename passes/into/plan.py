@@ -21,7 +21,10 @@ class Options:
 
 @dataclass
 class Step:
-    """One step of a plan: `kernel`, `widen`, `deepen` or `rescale`; what it is about, from what to what, and how."""
+    """One step of a plan, or what hinders it.
+
+    kind: `kernel`, `widen`, `deepen`, `rescale` or `constant`. name: what it is about. before, after: from what to what.
+    """
     kind: str
     name: str
     before: Any = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxgrow.aten import tree_leaves
 from fxgrow.common import atomic_write
 from fxgrow.compare import Verification
-from fxgrow.graph import as_tuple, uncached
+from fxgrow.graph import as_call, uncached
 from fxgrow.passes.into.plan import Plan
 from fxgrow.record import GrowthRecord
 
@@ -21,8 +21,8 @@ RATE = 1e-2  # of a step of training: a step only has to be one
 class GrownInto(OrderedDict):
     """A state_dict of the big model, and how it came about.
 
-    model: a copy of the big model with these numbers. record: where each number came from. verification: the small model
-    and this one on the example inputs (None: not asked for). exact: whether every step preserves the function.
+    model: a copy of the big model that has loaded these numbers. record: where each number came from. verification: the
+    small model and this one (None: not asked for). exact: whether every step preserves the function.
     """
     model: nn.Module
     _metadata: dict
@@ -57,7 +57,7 @@ class GrownInto(OrderedDict):
         A copy trains on the example inputs in train mode (in eval mode, where that cannot run). A number that these inputs
         do not use (the row of a word that is not in them, a channel that a ReLU shuts) counts too.
         """
-        inputs, generator = as_tuple(example_inputs), torch.Generator().manual_seed(0)
+        (args, kwargs), generator = as_call(example_inputs), torch.Generator().manual_seed(0)
         targets: list[Tensor] = []
         with uncached(self.model):
             twin = copy.deepcopy(self.model).train()
@@ -65,9 +65,9 @@ class GrownInto(OrderedDict):
                        if p.requires_grad and p.is_floating_point()}
             for _ in range(steps):
                 try:
-                    given = twin(*inputs)
+                    given = twin(*args, **kwargs)
                 except Exception:  # a batch of one under batch norm
-                    given = twin.eval()(*inputs)
+                    given = twin.eval()(*args, **kwargs)
                 outputs = [t for t in tree_leaves(given) if isinstance(t, Tensor) and t.requires_grad]
                 targets = targets or [torch.randn(o.shape, generator=generator).to(o) for o in outputs]
                 twin.zero_grad()

@@ -152,6 +152,15 @@ def test_verify_of_models_that_take_different_inputs(here):
     assert "model.pt does not run on the input 3,4:float32: conv1 (Conv2d)" in said and "--input" in said
 
 
+@pytest.mark.parametrize("more", ["", " --input 3,4:float64", " --input 3,4:float32"])
+def test_verify_of_models_of_two_types(here, more):
+    run("transform nets_for_cli:mlp -o a.pt --pass widen --factor 2")
+    fxgrow.save(fxgrow.load("a.pt").double(), "double.pt", example_inputs=torch.randn(3, 4).double())
+    for words in ("nets_for_cli:mlp double.pt", "double.pt nets_for_cli:mlp"):
+        said = run(f"verify {words}{more}").stdout
+        assert "both were compared in float32" in said and "NOT" not in said
+
+
 def test_passes_lists_options_and_their_help(here):
     assert "--where" in run("passes").stdout
     widen = next(p for p in json.loads(run("passes --json").stdout)["passes"] if p["name"] == "widen")

@@ -22,7 +22,16 @@ from torch import nn
 def net():
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 16, 3))
     return nn.Sequential(body, nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 2)), torch.zeros(1, 3, 6, 6)
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(10, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids, *, attention_mask):
+        return self.head((self.table(input_ids) * attention_mask.unsqueeze(-1)).sum(1))
 '''
+BY_NAME = ["--input", "input_ids=2,5:int64", "--input", "attention_mask=2,5"]
 CONV1, CONV2, FC = 2 * 16 * 27 * 4, 2 * 4 * 36 * 16, 2 * 128
 
 
@@ -83,3 +92,24 @@ def test_rows_are_sorted_level_by_level():
                                          (999600, "1 M"), (2e18, "2e+03 P")])
 def test_quantities_have_three_digits(value, text):
     assert quantity(value) == text
+
+
+def test_inputs_by_name(here):
+    run = CliRunner().invoke
+    assert json.loads(run(main, ["flops", "nets_for_flops:Words", *BY_NAME, "--json"]).stdout)["forward"] == 2 * 2 * 8 * 3
+    assert json.loads(run(main, ["info", "nets_for_flops:Words", *BY_NAME, "--json"]).stdout)["inputs"] == [
+        "input_ids=2,5:int64", "attention_mask=2,5:float32"]
+    classes = json.loads(run(main, ["axes", "nets_for_flops:Words", *BY_NAME, "--json"]).stdout)["classes"]
+    assert any("table" in c["producers"] for c in classes)
+    for command, file in (("draw", "a.dot"), ("report", "a.html")):
+        assert run(main, [command, "nets_for_flops:Words", *BY_NAME, "-o", file]).exit_code == 0 and (here / file).exists()
+
+
+@pytest.mark.parametrize("words, code, said", [
+    (["--input", "input_ids=2,5:int64", "--input", "2,5"], 2, "--input attention_mask=1,16:int64"),
+    (["--input", "input_idz=2,5:int64"], 1, "no 'input_idz'; the nearest are input_ids; it takes input_ids, attention_mask"),
+    (["--input", "input_ids=2,5:int64"], 1, "missing a required"),
+    (["--input", "input_ids=two"], 2, "'input_ids=two' is no shape")])
+def test_inputs_that_are_named_wrongly(words, code, said):
+    result = CliRunner().invoke(main, ["axes", "nets_for_flops:Words", *words])
+    assert result.exit_code == code and said in result.stderr

@@ -1,9 +1,13 @@
 """Verification: what counts as equal, for outputs of every kind."""
 from __future__ import annotations
 
+import copy
+import random
+import threading
 from collections import namedtuple
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,11 +47,20 @@ def test_outputs_of_every_form(wrap):
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_equals_nothing(odd):
-    for one, other in ((odd, odd), (odd, 1.0), (1.0, odd)):
-        for place in (0, 1):  # a later output must not hide an earlier one
-            found = check(*((lambda x, v=v: [x, x * v][::1 - 2 * place]) for v in (one, other)))
+def test_what_is_not_finite_must_be_at_the_same_places(odd):
+    for place in (0, 1):  # a later output must not hide an earlier one
+        for one, other in ((odd, 1.0), (1.0, odd), (odd, float("nan") if odd == odd else float("inf"))):
+            found = check(*((lambda x, v=v: [x, x * 0 + v][::1 - 2 * place]) for v in (one, other)))
             assert not found.ok and found.max_rel_error == float("inf") and "NaN or infinity" in found.notes[0]
+        assert check(*[lambda x: [x, x * odd][::1 - 2 * place]] * 2).ok
+    assert not check(lambda x: x.masked_fill(x > 0, odd), lambda x: x.masked_fill(x < 0, odd)).ok
+    assert not check(lambda x: x.masked_fill(x > 0, odd), lambda x: 2 * x.masked_fill(x > 0, odd)).ok
+
+
+def test_nothing_but_nan_says_nothing():
+    found = check(lambda x: x * float("nan"), lambda x: x * float("nan"))
+    assert not found.ok and "no numbers" in found.notes[0]
+    assert check(lambda x: {"loss": x.sum() * float("nan"), "y": x}, lambda x: {"loss": x.sum() * float("nan"), "y": x}).ok
 
 
 @pytest.mark.parametrize("one, other", [
@@ -98,3 +111,255 @@ def test_models_that_write_into_their_input_get_a_fresh_one():
     x = X.clone()
     assert fxgrow.verify(Gives(lambda x: x.add_(1)), Gives(lambda x: x.add_(1)), x).ok
     assert torch.equal(x, X)
+
+
+class Layer(nn.Module):
+    """A layer and what is done with it; `two` keeps the numbers of `one`."""
+
+    def __init__(self, forward, bias=0.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.bias, self.do = nn.Linear(4, 4).double(), bias, forward
+        self.register_buffer("bank", torch.zeros(4, dtype=torch.float64))
+        self.calls = 0
+
+    def forward(self, *args, **kwargs):
+        return self.do(self, *args, **kwargs)
+
+
+def compare(one, other, inputs, **options):
+    return fxgrow.verify(Layer(one), Layer(other), inputs, **options)
+
+
+D = torch.randn(2, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def test_each_output_is_judged_by_its_own_size():
+    def gives(shift):
+        return lambda m, x: {"boxes": 1e6 * m.layer(x), "scores": m.layer(x).sigmoid() + shift}
+
+    found = compare(gives(0.0), gives(1e-6), D)
+    assert not found.ok and "scores" in found.notes[0] and "boxes" not in found.notes[0]
+    assert compare(gives(0.0), gives(0.0), D).ok
+
+
+def test_each_output_is_judged_by_its_own_type():
+    def gives(kind, shift):
+        return lambda m, x: (m.layer(x), (m.layer(x).softmax(-1) + shift).to(kind))
+
+    for kind, small in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        assert compare(gives(kind, 0.0), gives(kind, small), D).ok
+        assert not compare(gives(kind, 0.0), gives(kind, 0.5), D).ok
+    assert not compare(gives(torch.float64, 0.0), gives(torch.float64, 1e-6), D).ok
+    assert not compare(gives(torch.float32, 0.0), gives(torch.float64, 0.0), D).ok  # another type is another output
+
+
+def test_a_network_that_magnifies_rounding_errors():
+    def chaotic(m, x):
+        return torch.sin(1e9 * m.layer(x))
+
+    def rounded(shift):
+        return lambda m, x: torch.sin(1e9 * (m.layer(x) * 3 / 3)) + shift
+
+    found = compare(chaotic, rounded(0.0), D)
+    assert found.ok and found.max_rel_error > 1e-9 and "rounded otherwise" in found.notes[0]
+    assert not compare(chaotic, rounded(1e-3), D).ok
+    assert not compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x) + 1e-8, D).ok
+
+
+def test_numbers_that_the_example_alone_has():
+    example = D.clone()
+    learned = Layer(lambda m, x: m.layer(x))(example).detach()
+    found = compare(lambda m, x: m.layer(x), lambda m, x: learned + 0 * x, example)
+    assert not found.ok and found.errors["eval"] > 0.1 and "fresh inputs" in found.compared
+
+
+def test_words_of_a_sentence_stay_among_those_of_the_example():
+    words = torch.tensor([[3, 7, 7, 2]])
+    seen = []
+
+    def reads(m, ids):
+        seen.append(set(ids.flatten().tolist()))
+        return m.layer.weight[ids % 4]
+
+    found = compare(reads, reads, words)
+    assert found.ok and "fresh inputs" in found.compared and set.union(*seen) <= {3, 7, 2}
+
+
+@pytest.mark.parametrize("burnt", [lambda m, x: m.layer(x).reshape(2, -1, 4), lambda m, x: m.layer(x).reshape(-1, 6, 4)])
+def test_other_batches_and_lengths(burnt):
+    """A size of the example that stands in the code is seen at another batch or length."""
+    found = compare(lambda m, x: m.layer(x), burnt, D)
+    assert not found.ok and found.errors["eval"] == float("inf")
+    assert any("axis" in line for line in compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x), D).compared)
+
+
+def test_an_axis_that_the_first_model_fixes_is_left_alone():
+    def fixed(m, x):
+        assert x.shape[1] == 6
+        return m.layer(x)
+
+    found = compare(fixed, fixed, D)
+    sizes = [line for line in found.compared if line.startswith("axis")]
+    assert found.ok and sizes == ["axis 0 of 3 in place of 2"]
+
+    def up_to_six(m, x):
+        return m.layer(x) + m.layer.weight[0, 0] * torch.eye(6).double()[:, :1][torch.arange(x.shape[1])]
+
+    found = compare(up_to_six, up_to_six, D)
+    assert found.ok and "axis 1 of 5 in place of 6" in found.compared
+
+
+def test_a_network_that_says_for_which_size_it_was_captured():
+    def captured(m, x):
+        if x.shape[1] != 6:
+            raise fxgrow.CaptureError("this network was captured at length 6")
+        return m.layer(x)
+
+    found = compare(lambda m, x: m.layer(x), captured, D)
+    assert found.ok and any("captured at length 6" in note for note in found.notes)
+    assert "axis 0 of 3 in place of 2" in found.compared and not any("axis 1" in line for line in found.compared)
+
+    def breaks(m, x):
+        if x.shape[1] != 6:
+            raise ValueError("no")
+        return m.layer(x)
+
+    found = compare(lambda m, x: m.layer(x), breaks, D)
+    assert not found.ok and any("second model raises" in note for note in found.notes)
+
+
+def test_what_a_second_call_does():
+    def counts(m, x):
+        m.calls += 1
+        return m.layer(x) * m.calls
+
+    assert compare(counts, counts, D).ok
+    assert not compare(counts, lambda m, x: m.layer(x), D).ok
+
+
+def test_both_models_stay_as_they_are():
+    def writes(m, x):
+        m.calls += 1
+        m.bank += 1
+        m.layer.weight.data.mul_(2)
+        torch.rand(1), random.random(), np.random.rand()
+        return m.layer(x)
+
+    one, other = Layer(writes).train(), Layer(writes).eval()
+    one.layer.eval()
+    one.layer.weight.grad = torch.ones(4, 4).double()
+    states = [copy.deepcopy(m.state_dict()) for m in (one, other)]
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    assert fxgrow.verify(one, other, D).ok
+    drawn = torch.rand(1), random.random(), np.random.rand()
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    assert drawn == (torch.rand(1), random.random(), np.random.rand())
+    for m, state in zip((one, other), states):
+        assert m.calls == 0 and all(torch.equal(t, state[n]) for n, t in m.state_dict().items())
+    assert one.training and not one.layer.training and not other.training
+    assert torch.equal(one.layer.weight.grad, torch.ones(4, 4).double()) and other.layer.weight.grad is None
+
+
+def test_what_python_cannot_copy():
+    """A hook keeps what a layer gave, with its history; a lock cannot be copied at all."""
+    def keeps(m, x):
+        m.kept["layer"] = m.layer(x)
+        return m.kept["layer"]
+
+    one, other = Layer(keeps), Layer(keeps)
+    for m in (one, other):
+        m.kept, m.lock = {"lock": threading.Lock()}, threading.Lock()
+        m(D)
+    kept = one.kept["layer"]
+    assert fxgrow.verify(one, other, D).ok and one.kept["layer"] is kept and kept.grad_fn is not None
+
+
+def test_gradients_of_inputs_must_agree():
+    class Turned(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return -grad
+
+    plain = lambda m, x: m.layer(x)  # noqa: E731
+    for other in (lambda m, x: Turned.apply(m.layer(x)), lambda m, x: m.layer(x.detach()),
+                  torch.no_grad()(plain), lambda m, x: m.layer(x) if not torch.is_grad_enabled() else -m.layer(x)):
+        assert not compare(plain, other, D).ok and not compare(other, plain, D).ok
+    found = compare(plain, plain, D)
+    assert found.ok and any("gradients of 1 input" in line for line in found.compared)
+
+
+def test_a_small_output_does_not_hide_its_gradient_behind_a_large_one():
+    def gives(kept):
+        return lambda m, x: (1e7 * m.layer(x).tanh(), kept(m.layer(x)).sigmoid())
+
+    assert not compare(gives(lambda y: y), gives(torch.Tensor.detach), D).ok
+
+
+def test_a_parameter_that_was_frozen_stays_frozen():
+    words = torch.tensor([[1, 2, 3]])
+
+    def frozen(m, ids):
+        with torch.no_grad():
+            embedded = m.layer.weight[ids]
+        return embedded * m.layer.bias
+
+    found = compare(frozen, lambda m, ids: m.layer.weight[ids] * m.layer.bias, words)
+    assert not found.ok and "layer.weight" in found.notes[0]
+    assert compare(frozen, frozen, words).ok
+    found = compare(lambda m, ids: m.layer.weight[ids] * m.layer.bias, frozen, words)
+    assert any("layer.weight" in note for note in found.notes)
+
+
+def test_models_that_autograd_cannot_follow():
+    found = compare(lambda m, x: x.numpy().sum(), lambda m, x: x.numpy().sum(), D)
+    assert found.ok and any("gradients not compared" in note for note in found.notes)
+    assert "fresh inputs" in found.compared
+
+
+def test_train_mode():
+    def noisy(m, x):
+        return torch.nn.functional.dropout(m.layer(x), training=m.training)
+
+    assert compare(noisy, noisy, D).exact_in == ("eval", "train")
+    assert compare(noisy, lambda m, x: m.layer(x), D).exact_in == ("eval",)
+
+    def refuses(m, x):
+        assert not m.training, "no targets"
+        return m.layer(x)
+
+    found = compare(refuses, lambda m, x: m.layer(x), D)
+    assert found.exact_in == ("eval",) and "train" not in found.errors and "train mode not run: no targets" in found.notes
+    assert compare(lambda m, x: m.layer(x), refuses, D).errors["train"] == float("inf")
+
+
+def test_inputs_by_name_with_none_and_words_among_them():
+    def takes(m, x=None, mask=None, how="sum", pair=()):
+        y = m.layer(x) if mask is None else m.layer(x) * mask
+        return y + pair[0] if how == "sum" else y
+
+    inputs = {"x": D, "mask": None, "how": "sum", "pair": (D, 2)}
+    assert compare(takes, takes, inputs).ok
+    assert not compare(takes, lambda m, x, mask, how, pair: m.layer(x), inputs).ok
+    assert compare(takes, takes, (D, torch.ones(2, 6, 1).bool(), "other")).ok
+    with pytest.raises(fxgrow.CaptureError, match="example_inputs"):
+        compare(takes, takes, "x")
+
+
+def test_what_a_model_raises_on_the_example_passes_through():
+    def stops(m, x):
+        raise KeyError("mine")
+
+    for one, other in ((stops, stops), (lambda m, x: m.layer(x), stops)):
+        with pytest.raises(KeyError, match="mine"):
+            compare(one, other, D)
+
+
+def test_the_report_says_what_was_compared():
+    found = compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x), D)
+    for words in ("the example", "fresh inputs", "two calls in a row", "axis 0 of 3 in place of 2", "eval and train mode"):
+        assert words in str(found) and any(words in line for line in found.to_json()["compared"])

@@ -119,7 +119,7 @@ def test_attention_is_two_products_and_four_backward(more, eager):
 
 
 def counted(model: nn.Module, inputs: tuple, eager: bool, ops: str = "matmul"):
-    return count_eager(Meter(ops), model, inputs) if eager else fxgrow.count_flops(model, inputs, ops)
+    return count_eager(Meter(ops), model, inputs, {}) if eager else fxgrow.count_flops(model, inputs, ops)
 
 
 @pytest.mark.parametrize("eager", [False, True])

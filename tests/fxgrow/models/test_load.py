@@ -7,7 +7,7 @@ from torchvision.models import squeezenet1_1
 
 import fxgrow
 from fxgrow.errors import ArchiveError, FxgrowError, ModelError
-from fxgrow.models import inputs, load_model, parse_inputs
+from fxgrow.models import inputs, load_model, parse_inputs, try_out
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -24,6 +24,9 @@ def factory(tmp_path, monkeypatch):
     (tmp_path / "nets_of_test_models.py").write_text(
         "import torch\nfrom torch import nn\n"
         "def bare(): return nn.Linear(3, 4)\n"
+        "class Named(nn.Linear):\n"
+        "    def forward(self, x, *, mask, scale=1): return super().forward(x * mask) * scale\n"
+        "def by_name(): return Named(3, 4), {'x': torch.zeros(2, 3), 'mask': torch.ones(2, 1).bool(), 'scale': 2}\n"
         "def told(): return nn.Linear(3, 4), torch.arange(6.0).view(2, 3)\n"
         "def zeros(): return nn.Linear(3, 4), torch.zeros(2, 3)\n"
         "def broken(): raise ValueError('no data here')\n"
@@ -205,7 +208,35 @@ def test_inputs_by_hand():
     assert drawn[1].max() <= 1 and drawn[1].min() >= 0
 
 
-@pytest.mark.parametrize("text", ["", "1,3,x", "1,,3", "1,0,3", "1,3:int65", "1,3;", "-1,3"])
+@pytest.mark.parametrize("text", ["", "1,3,x", "1,,3", "1,0,3", "1,3:int65", "1,3;", "-1,3", "=1,3", "2a=1,3", "a=", "1,3:"])
 def test_inputs_that_are_none(text):
     with pytest.raises(ModelError, match="--input"):
         parse_inputs(text)
+
+
+def test_inputs_by_name():
+    read = parse_inputs(["ids=2,5:int64", " mask = 2, 5 : bool ;scale=1"])
+    assert {name: (i.shape, i.dtype) for name, i in read.items()} == {
+        "ids": ((2, 5), torch.int64), "mask": ((2, 5), torch.bool), "scale": ((1,), None)}
+    drawn = inputs.draw_inputs(read, torch.float64)
+    assert {name: t.dtype for name, t in drawn.items()} == {"ids": torch.int64, "mask": torch.bool, "scale": torch.float64}
+    assert inputs.describe(drawn) == "ids=2,5:int64;mask=2,5:bool;scale=1:float64"
+    assert parse_inputs(inputs.describe(drawn)).keys() == read.keys()
+
+
+@pytest.mark.parametrize("texts", [["ids=2,5:int64", "2,5"], ["2,5;mask=2,5"], ["ids=2,5", "ids=3,5"]])
+def test_each_input_has_a_name_of_its_own_or_none_has(texts):
+    with pytest.raises(ModelError, match="name each once, as --input input_ids=1,16:int64"):
+        parse_inputs(texts)
+
+
+def test_models_take_inputs_by_name(factory):
+    model, drawn = load_model(f"{factory}:by_name")
+    assert drawn["scale"] == 2 and drawn["x"].std() > 0 and shapes([drawn["x"], drawn["mask"]]) == [(2, 3), (2, 1)]
+    try_out("it", model, drawn)
+    _, drawn = load_model(f"{factory}:by_name", input_shape=("x=5,3", "mask=5,1:bool"))
+    assert shapes(drawn.values()) == [(5, 3), (5, 1)]
+    with pytest.raises(ModelError, match="Named takes no 'y'; .*it takes x, mask, scale"):
+        load_model(f"{factory}:by_name", input_shape=["y=5,3"])
+    with pytest.raises(ModelError, match="does not run on the input x=5,4:float32;mask=5,1:bool"):
+        try_out("it", model, load_model(f"{factory}:by_name", input_shape=["x=5,4", "mask=5,1:bool"])[1])
