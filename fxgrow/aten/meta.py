@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701
 
 aten = torch.ops.aten
@@ -130,3 +131,16 @@ class Shapes(Watching):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return compute(func, args, kwargs or {})
+
+
+class Literals(TorchFunctionMode):
+    """Make tensors of plain numbers (`torch.tensor(n, device=x.device)`) off the meta device first: an op then sees them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is Tensor.new_tensor and not any(isinstance(a, Tensor) for a in args[1:]):
+            func, args, kwargs = torch.tensor, args[1:], {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
+        if func not in (torch.tensor, torch.as_tensor, torch.asarray):
+            return func(*args, **kwargs)
+        device = kwargs.pop("device", None)
+        return func(*args, **kwargs).to(device)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fxgrow.aten.families import SIZED
 
+WRITTEN = 4096  # numbers at most that a tensor is made of by hand; ranges and masks are, and ops with numbers make these
+
 
 @dataclass(eq=False)
 class Recorded:
@@ -57,6 +59,12 @@ def tensors_in(values) -> list[Tensor]:
 def storage_of(tensor: Tensor) -> int:
     """Identify the memory that a tensor lies in, the same for all views of it."""
     return tensor.untyped_storage()._cdata
+
+
+def all_numbers_in(name: str, args, kwargs) -> list:
+    """Return the numbers of `numbers_in`, and those in tensors that were made of plain numbers: only these have data."""
+    written = [t for t in tensors_in((*args, *kwargs.values())) if not t.is_meta and t.numel() <= WRITTEN]
+    return [*numbers_in(name, args, kwargs), *(t.tolist() for t in written)]
 
 
 def numbers_in(name: str, args, kwargs) -> list:

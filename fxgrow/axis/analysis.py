@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import JOIN, tree_leaves
+from fxgrow.aten import JOIN, tree_flatten, tree_leaves, tree_unflatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
 from fxgrow.axis.expressions import Atom, atoms, freeze, is_fixed
 from fxgrow.axis.norms import fuse
 from fxgrow.axis.tape import RULES, Tape
 from fxgrow.axis.values import OUTPUT, UNEVEN, Fold
-from fxgrow.graph import MetaRunner, location_of, mentions, meta_twin, nested_shape, remembered, to_meta
+from fxgrow.graph import MetaRunner, below, location_of, mentions, meta_twin, nested_shape, remembered, to_meta
 from fxgrow.layers import fold_pairs
 
 
@@ -85,6 +85,7 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
 
 class _AxisRunner(MetaRunner):
     """Run a captured graph, telling the tape which node runs and what its value is."""
+    both_modes = True
 
     def __init__(self, gm: GraphModule, root: nn.Module, tape: Tape):
         super().__init__(gm, root)
@@ -99,6 +100,19 @@ class _AxisRunner(MetaRunner):
         """Return what stands for the values of both modes."""
         _, train_value, eval_value = self.look_up(node.args)
         return _join(self.tape, train_value, eval_value)
+
+    def join_modes(self, node: Node, in_train: Any, in_eval: Any) -> Any:
+        """Return what stands for what a layer gives in both modes."""
+        (trained, form), (evaluated, other) = tree_flatten(in_train), tree_flatten(in_eval)
+        if form == other:
+            seen = list(self.tape.inner.get(node.name, ()))  # a join is no op of the layer
+            joined = tree_unflatten([_join(self.tape, a, b) for a, b in zip(trained, evaluated)], form)
+            self.tape.inner[node.name] = seen
+            return joined
+        held = [axis for name, value in self.tape.params.items() if below(name, str(node.target)) for axis in value.axes]
+        seen = _axes_in(self.tape, (self.look_up(node.args), self.look_up(node.kwargs), in_train, in_eval))
+        self.tape.freeze_all((*held, *seen), "its use depends on the mode (train or eval)")
+        return in_eval
 
     def after(self, node: Node, value: Any) -> Any:
         """Return the value; constants of the model are on meta tensors, one for all reads of each."""

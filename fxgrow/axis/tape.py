@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, compute, effects, numbers_in, tensors_in
+from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, all_numbers_in, compute, effects, tensors_in
 from fxgrow.axis.algebra import cut, unify, view
 from fxgrow.axis.aliases import Aliases
 from fxgrow.axis.expressions import Atom, Fixed, Prod, atoms, freeze, is_fixed, product, resolve
@@ -170,7 +170,7 @@ class Tape(Watching):
                 self.values.pop(id(o), None)
             if name in CREATED and out.is_floating_point():
                 self.set(out, [Atom(s) if s > 1 else Fixed(s) for s in out.shape]).constant = CREATED[name]
-        numbers = numbers_in(name, args, kwargs)
+        numbers = all_numbers_in(name, args, kwargs)
         shapes = [None if id(o) in self.unread else self.values.get(id(o), tuple(o.shape)) for o in outs]
         self.inner.setdefault(self.fx, []).append((name, shapes, numbers))
         return out

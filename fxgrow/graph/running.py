@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.aten import Shapes
+from fxgrow.aten import Literals, Shapes
 from fxgrow.errors import CaptureError
 from fxgrow.graph.captured import Captured
 from fxgrow.graph.joins import is_join
-from fxgrow.graph.modules import meta_twin
+from fxgrow.graph.modules import mentions, meta_twin
 from fxgrow.graph.names import location_of
-from fxgrow.layers import ordered
+from fxgrow.layers import Applied, ordered
 
 
 @contextlib.contextmanager
@@ -136,9 +136,40 @@ class NodeRunner:
 
 class MetaRunner(NodeRunner):
     """Run a captured module in eval mode on meta tensors of the example inputs' shapes."""
+    both_modes = False  # whether layers whose code is not known and asks for the mode run in train mode too
 
     def __init__(self, gm: GraphModule, root: nn.Module | None = None):
         super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root, Captured(gm).inputs)
+
+    def run_node(self, node: Node) -> Any:
+        """Run one node; in code that nobody knows, the numbers that tensors are made of are seen as well."""
+        if not self.is_unknown(node):
+            return super().run_node(node)
+        with Literals(), torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(0)  # what is drawn may decide what is done
+            if self.both_modes and any(map(mentions, self._unknown_classes(node))):
+                return self._run_in_both_modes(node)
+            return super().run_node(node)
+
+    def _run_in_both_modes(self, node: Node) -> Any:
+        layer, in_train = self.modules[str(node.target)], None
+        layer.train()
+        with contextlib.suppress(Exception), any_batch_size():
+            in_train = super().run_node(node)
+        layer.eval()
+        return self.join_modes(node, in_train, super().run_node(node))
+
+    def join_modes(self, node: Node, in_train: Any, in_eval: Any) -> Any:
+        """Return what stands for what a layer gives in both modes (None in train mode: it cannot run there without data)."""
+        return in_eval
+
+    def is_unknown(self, node: Node) -> bool:
+        """Tell whether a node runs code that is neither torch's nor ours, and may do other things at another size."""
+        return isinstance(node.target, Applied) or bool(self._unknown_classes(node))
+
+    def _unknown_classes(self, node: Node) -> set[type]:
+        layers = self.modules[str(node.target)].modules() if node.op == "call_module" else ()
+        return {type(m) for m in layers if not type(m).__module__.startswith(("torch.nn.", "fxgrow."))}
 
 
 def run_shapes(gm: GraphModule) -> dict[Node, Any]:

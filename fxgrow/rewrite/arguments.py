@@ -2,6 +2,7 @@
 
 What lives here: writing sizes into one node. What does not: finding the nodes that need it (sizes.py).
 """
+import operator
 import types
 from collections.abc import Callable
 from typing import Any
@@ -9,34 +10,38 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.fx.node import map_aggregate
 
 from fxgrow.aten import CREATED
-from fxgrow.axis import Tape
 from fxgrow.rewrite.growth import GrownSizes
+from fxgrow.rewrite.numbers import Numbers
+
+FILLS = {"full", "new_full"}  # calls whose last argument is a number, no size
+INDEXING = ("getitem", "setitem")
 
 
-def write_sizes(node: Node, grown: GrownSizes, shape: Any, env: dict[Node, Any]) -> None:
-    """Write sizes into a call that takes them, by the expected shape of its result (or a list) and the values so far."""
+def write_sizes(node: Node, grown: GrownSizes, shape: Any, numbers: Numbers) -> None:
+    """Write sizes into a call that takes them, by the expected shape of its result (or a list)."""
     write, described_by = FORMS.get(_name(node), (None, object))
     if write is not None and isinstance(shape, described_by):
-        write(node, grown, shape, lambda argument: env[argument] if isinstance(argument, Node) else argument)
+        write(node, grown, shape, numbers)
 
 
-def keep_old_numbers(node: Node, tape: Tape, old: dict[str, Any]) -> None:
-    """Give a node the `old` values, by name, of numbers made of a grown size, where they are no sizes (scales, say)."""
-    changed = [n for n in node.all_input_nodes if n.name in old]
-    before = tape.shapes.get(node.name)
-    if not changed or node.op == "output" or isinstance(before, (int, float)):
+def keep_old_numbers(node: Node, numbers: Numbers) -> None:
+    """Give a node the old value of each number computed from a grown size, wherever it is no size (a scale, say)."""
+    before, name = numbers.before(node), _name(node)
+    if isinstance(before, (int, float)) or numbers.old.keys().isdisjoint(node.all_input_nodes):
         return
-    name = _name(node)
-    if name in ("full", "new_full"):  # the last argument is a number, no size
-        fill = node.kwargs.get("fill_value", node.args[-1])
-        changed = [n for n in changed if n is fill]
-    elif name in FORMS or name == "tile" or (
+    if name in INDEXING:
+        x, index, *others = node.args
+        items = [i if isinstance(i, slice) else numbers.as_before(i, node) for i in _items(index)]
+        node.args = (x, tuple(items) if isinstance(index, tuple) else items[0], *numbers.as_before(others, node))
+    elif name in FILLS and "fill_value" in node.kwargs:
+        node.update_kwarg("fill_value", numbers.as_before(node.kwargs["fill_value"], node))
+    elif name in FILLS:
+        node.args = (*node.args[:-1], numbers.as_before(node.args[-1], node))
+    elif name not in FORMS and name != "tile" and not (
             isinstance(node.target, types.BuiltinFunctionType) and isinstance(before, list)):
-        return
-    node.args, node.kwargs = map_aggregate((node.args, node.kwargs), lambda x: old[x.name] if x in changed else x)
+        node.args, node.kwargs = numbers.as_before((node.args, node.kwargs), node)
 
 
 def _name(node: Node) -> str:
@@ -45,61 +50,67 @@ def _name(node: Node) -> str:
 
 # --- the forms: each takes a call, the grown sizes, the expected shape, and a function from an argument to its value ------
 
-def _write_shape(node: Node, grown: GrownSizes, shape: tuple[int, ...], value: Callable) -> None:
+def _write_shape(node: Node, grown: GrownSizes, shape: tuple[int, ...], numbers: Numbers) -> None:
     """State the shape itself; a size that is right, or left open (-1), stays as it is stated."""
-    if len(node.args) < 2:
-        return
-    if isinstance(node.args[1], Node) and not isinstance(value(node.args[1]), int):  # all sizes at once
-        node.args = (node.args[0], shape)
-    else:
-        _restate(node, lambda sizes: [n if value(n) in (-1, size) else size for n, size in zip(sizes, shape)])
+    at = 0 if _name(node) in CREATED and not _name(node).startswith("new_") else 1
+    if len(node.args) > at:
+        _state(node, at, [numbers.fit(n, size, dim, node)
+                          for dim, (n, size) in enumerate(zip(_stated(node, at, len(shape), numbers), shape))])
 
 
-def _write_repeats(node: Node, grown: GrownSizes, shape: tuple[int, ...], value: Callable) -> None:
-    x = value(node.args[0])
+def _write_repeats(node: Node, grown: GrownSizes, shape: tuple[int, ...], numbers: Numbers) -> None:
+    x = numbers.value(node.args[0])
     old = (1,) * (len(shape) - x.ndim) + tuple(x.shape)
-    _restate(node, lambda counts: [n if value(n) * size == new else new // size for n, size, new in zip(counts, old, shape)])
+    _state(node, 1, [numbers.fit(n, new // size, dim, node)
+                     for dim, (n, size, new) in enumerate(zip(_stated(node, 1, len(shape), numbers), old, shape))])
 
 
-def _restate(node: Node, new: Callable[[Any], list]) -> None:
-    """Exchange the numbers behind the first argument, which stand by themselves or in one sequence, for `new` of them."""
-    x, *stated = node.args
-    sequence = stated[0]
-    node.args = (x, type(sequence)(new(sequence))) if isinstance(sequence, (list, tuple)) else (x, *new(stated))
+def _stated(node: Node, at: int, count: int, numbers: Numbers) -> list:
+    """Return the sizes from an argument on, which stand by themselves, in one sequence, or are what one node gives."""
+    first = node.args[at]
+    if isinstance(first, Node) and not isinstance(numbers.value(first), int):
+        first = tuple(numbers.call(operator.getitem, (first, i), node) for i in range(count))
+        node.args = (*node.args[:at], first, *node.args[at + 1:])
+    return list(first) if isinstance(first, (list, tuple)) else list(node.args[at:])
 
 
-def _write_unflatten(node: Node, grown: GrownSizes, shape: tuple[int, ...], value: Callable) -> None:
+def _state(node: Node, at: int, sizes: list) -> None:
+    """Write sizes where others are stated."""
+    first = node.args[at]
+    stated = (type(first)(sizes), *node.args[at + 1:]) if isinstance(first, (list, tuple)) else sizes
+    node.args = (*node.args[:at], *stated)
+
+
+def _write_unflatten(node: Node, grown: GrownSizes, shape: tuple[int, ...], numbers: Numbers) -> None:
     stated = {**dict(zip(("input", "dim", "sizes"), node.args)), **node.kwargs}
     dim = stated["dim"] % (len(shape) - len(stated["sizes"]) + 1)
-    sizes = tuple(n if value(n) == -1 else size for n, size in zip(stated["sizes"], shape[dim:]))
+    sizes = tuple(numbers.fit(n, shape[at], at, node) for at, n in enumerate(stated["sizes"], dim))
     node.args, node.kwargs = (stated["input"], dim, sizes), {}
 
 
-def _write_created(node: Node, grown: GrownSizes, shape: tuple[int, ...], value: Callable) -> None:
-    at = int(_name(node).startswith("new_"))
-    others = node.args[at + 1:] if isinstance(node.args[at], (tuple, list)) else ()
-    node.args = (*node.args[:at], shape, *others)
-
-
-def _write_pieces(node: Node, grown: GrownSizes, shapes: list[tuple[int, ...]], value: Callable) -> None:
+def _write_pieces(node: Node, grown: GrownSizes, shapes: list[tuple[int, ...]], numbers: Numbers) -> None:
     """State the size of each piece, whatever the call cuts by."""
     dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
     node.args, node.kwargs = (node.args[0], [shape[dim] for shape in shapes], dim), {}
     node.target = "split" if node.op == "call_method" else torch.split
 
 
-def _write_narrow(node: Node, grown: GrownSizes, shape: Any, value: Callable) -> None:
+def _write_narrow(node: Node, grown: GrownSizes, shape: Any, numbers: Numbers) -> None:
     for _, start, stop in grown.slices(node):
         node.args = (*node.args[:2], start, stop - start, *node.args[4:])
 
 
-def _write_index(node: Node, grown: GrownSizes, shape: Any, value: Callable) -> None:
+def _write_index(node: Node, grown: GrownSizes, shape: Any, numbers: Numbers) -> None:
     x, index, *others = node.args
-    items = list(index) if isinstance(index, tuple) else [index]
+    items = _items(index)
     _open_full_slices(items, grown.tape.shapes.get(x.name))
     for dim, start, stop in grown.slices(node):
-        _bound_slice(items, [value(item) for item in items], value(x).ndim, dim, start, stop)
+        _bound_slice(items, [numbers.value(item) for item in items], numbers.value(x).ndim, dim, start, stop)
     node.args = (x, tuple(items) if isinstance(index, tuple) else items[0], *others)
+
+
+def _items(index: Any) -> list:
+    return list(index) if isinstance(index, tuple) else [index]
 
 
 def _open_full_slices(items: list, shape: Any) -> None:
@@ -136,8 +147,7 @@ def _dimensions_indexed(item: Any) -> int:
 
 # by the name of the call: how its sizes are written, and what they are (a shape, or a list of shapes)
 FORMS: dict[str, tuple[Callable[..., None], type]] = {
-    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to"), (_write_shape, tuple)),
-    **dict.fromkeys(CREATED, (_write_created, tuple)),
+    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to", *CREATED), (_write_shape, tuple)),
     **dict.fromkeys(("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk"), (_write_pieces, list)),
-    **dict.fromkeys(("getitem", "setitem"), (_write_index, object)),
+    **dict.fromkeys(INDEXING, (_write_index, object)),
     "repeat": (_write_repeats, tuple), "unflatten": (_write_unflatten, tuple), "narrow": (_write_narrow, object)}

@@ -35,24 +35,28 @@ def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> N
 
 
 def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
+    def fit(stated: Any, axis: Any) -> Any:
+        return stated if grown.of(axis) == resolve(axis).size else grown.of(axis)
+
     if isinstance(op, Contract) and op.groups is not None:
-        _put(owner, "groups", 6, grown.of(op.groups))
+        _put(owner, "groups", 6, lambda stated: fit(stated, op.groups))
     elif isinstance(op, Normalise) and op.groups is not None:
-        _put(owner, "num_groups", 1, grown.of(op.groups))
+        _put(owner, "num_groups", 1, lambda stated: fit(stated, op.groups))
     elif isinstance(op, Normalise) and not op.eps:
-        _put(owner, "normalized_shape", 1, tuple(grown.of(axis) for _, _, axis in op.reduced))
+        axes = [axis for _, _, axis in op.reduced]
+        _put(owner, "normalized_shape", 1, lambda stated: tuple(
+            map(grown.of, axes) if isinstance(stated, Node) else map(fit, stated, axes)))
 
 
-def _put(owner: nn.Module | Node, name: str, position: int, value: Any) -> None:
-    """Set an attribute that a module has, or an argument that a call states, where it changes."""
+def _put(owner: nn.Module | Node, name: str, position: int, fit: Callable[[Any], Any]) -> None:
+    """Fit an attribute that a module has, or an argument that a call states."""
     if isinstance(owner, nn.Module):
-        if getattr(owner, name, value) != value:
-            setattr(owner, name, value)
+        if hasattr(owner, name):
+            setattr(owner, name, fit(getattr(owner, name)))
     elif name in owner.kwargs:
-        if owner.kwargs[name] != value:
-            owner.update_kwarg(name, value)
-    elif owner.op in ("call_function", "call_method") and len(owner.args) > position and owner.args[position] != value:
-        owner.update_arg(position, value)
+        owner.update_kwarg(name, fit(owner.kwargs[name]))
+    elif owner.op in ("call_function", "call_method") and len(owner.args) > position:
+        owner.update_arg(position, fit(owner.args[position]))
 
 
 def _scale_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:

@@ -8,14 +8,15 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from fxgrow.aten import Shapes, effects, numbers_in, tensors_in
+from fxgrow.aten import Shapes, all_numbers_in, effects, tensors_in
 from fxgrow.axis import Atom, Value, atoms
 from fxgrow.common import Refusal
 from fxgrow.graph import MetaRunner, nested_shape, place_of
 from fxgrow.rewrite.arguments import keep_old_numbers, write_sizes
 from fxgrow.rewrite.growth import GrownSizes
+from fxgrow.rewrite.numbers import Numbers
 
-SILENT = ("detach", "alias", "lift_fresh")  # ops that torch adds or leaves out as it likes
+SILENT = ("detach", "alias")  # ops that torch adds or leaves out as it likes
 
 
 def correct_sizes(gm: GraphModule, grown: GrownSizes) -> None:
@@ -23,6 +24,7 @@ def correct_sizes(gm: GraphModule, grown: GrownSizes) -> None:
     runner = _SizeRunner(gm, grown)
     with runner.watch:
         runner.run()
+    runner.numbers.drop_unused()
 
 
 class _Watch(Shapes):
@@ -35,17 +37,18 @@ class _Watch(Shapes):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = super().__torch_dispatch__(func, types, args, kwargs)
         name = effects(func)[0]
-        self.seen.append((name, [tuple(o.shape) for o in tensors_in((out,))], numbers_in(name, args, kwargs or {})))
+        self.seen.append((name, [tuple(o.shape) for o in tensors_in((out,))], all_numbers_in(name, args, kwargs or {})))
         return out
 
 
 class _SizeRunner(MetaRunner):
     """Runs a rewritten graph and corrects the sizes in it node by node."""
+    both_modes = True
 
     def __init__(self, gm: GraphModule, grown: GrownSizes):
         super().__init__(gm)
         self.grown, self.watch = grown, _Watch()
-        self.old_numbers: dict[str, Any] = {}  # of nodes whose number depends on a grown size
+        self.numbers = Numbers(self, grown)
 
     def compute(self, node: Node) -> Any:
         if node.op == "placeholder":
@@ -59,17 +62,15 @@ class _SizeRunner(MetaRunner):
         return value
 
     def after(self, node: Node, value: Any) -> Any:
-        before = self.grown.tape.shapes.get(node.name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value != before:
-            self.old_numbers[node.name] = before
+        self.numbers.note(node, value)
         return super().after(node, value)
 
     def _resized(self, node: Node) -> Any:
-        keep_old_numbers(node, self.grown.tape, self.old_numbers)
+        keep_old_numbers(node, self.numbers)
         shape = self.grown.shapes(self.grown.tape.node_values.get(node.name), self.grown.tape.shapes.get(node.name))
         value, problem = self._attempt(node, shape)
         if problem:
-            write_sizes(node, self.grown, shape, self.values)
+            write_sizes(node, self.grown, shape, self.numbers)
             value, problem = self._attempt(node, shape)
         if problem:
             place = place_of(node)
@@ -95,9 +96,7 @@ class _SizeRunner(MetaRunner):
         if [name for name, *_ in before] == [name for name, *_ in now]:
             return next(filter(None, map(self._problem_of, before, now)), "")
         # what is of torch or ours does the same at any size, though perhaps by other ops
-        layer = self.modules[str(node.target)] if node.op == "call_module" else None
-        known = layer is None or type(layer).__module__.startswith(("torch.nn.", "fxgrow."))
-        return "" if known else "it does other things at another size"
+        return "it does other things at another size" if self.is_unknown(node) else ""
 
     def _problem_of(self, before: tuple[str, list, list], now: tuple[str, list, list]) -> str:
         (name, values, numbers), (_, shapes, new_numbers) = before, now
