@@ -27,6 +27,24 @@ def insist(found, captured, sentence: str) -> None:
         raise ValueError(sentence)
 
 
+@has_side_effect
+def set_grad(enabled: bool | None) -> bool:
+    """Switch gradients on or off from here on (None: leave them as they are), and return how they were."""
+    before = torch.is_grad_enabled()
+    if enabled is not None:
+        torch.set_grad_enabled(enabled)
+    return before
+
+
+@has_side_effect
+def restore_grad(before: bool) -> None:
+    """Switch gradients back to how `set_grad` found them."""
+    torch.set_grad_enabled(before)
+
+
+EFFECTS = (insist, set_grad, restore_grad)  # functions that are called for what they do, not for what they return
+
+
 class Applied:
     """A `torch.autograd.Function` as a function of a graph: it keeps the backward that it defines."""
 

@@ -3,9 +3,9 @@ from collections.abc import Callable, Iterable
 
 from torch.fx import Graph, Node
 
-from fxgrow.layers import insist
 from fxgrow.graph.names import CONSTANT, owner_of
 from fxgrow.graph.writes import writes_in_place, written_argument
+from fxgrow.layers import EFFECTS
 
 
 def clean_trace(graph: Graph) -> None:
@@ -29,7 +29,7 @@ def _renew_constants(graph: Graph) -> None:
 def _remove_dead_code(graph: Graph) -> None:
     """Drop what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
     for node in reversed(list(graph.nodes)):
-        if not (node.users or node.target is insist or node.op in ("placeholder", "output", "call_module") or writes_in_place(node)):
+        if not (node.users or node.target in EFFECTS or node.op in ("placeholder", "output", "call_module") or writes_in_place(node)):
             graph.erase_node(node)
 
 

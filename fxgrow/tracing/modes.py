@@ -12,6 +12,7 @@ from torch.fx.node import map_aggregate
 
 from fxgrow.aten import storage_of
 from fxgrow.graph import add_join, mode_flag, owner_of, writes_in_place
+from fxgrow.layers import set_grad
 from fxgrow.tracing.guards import guard_sizes, set_constant
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
@@ -134,6 +135,10 @@ class _Merger:
         """Copy a node that one trace has, and the other has not."""
         node = copies[only] = self.graph.node_copy(only, lambda n: copies[n])
         node.meta = dict(only.meta)
+        if node.target is set_grad:
+            with self.graph.inserting_before(node):
+                values = (node.args[0], None) if copies is self.of_train else (None, node.args[0])
+                node.args = (add_join(self.graph, owner_of(node), *values),)
         if writes_in_place(only) and _memory_of(only.args[0]) in common:
             self._spare_other_mode(only, node)
 

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow.aten import device_constructors
 from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, to_meta
+from fxgrow.layers import restore_grad, set_grad
 from fxgrow.tracing.leaves import LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Number, plain, remember
 
@@ -125,7 +126,8 @@ class Recorder(TorchFunctionMode):
         self.known: dict[int, Any] = {}  # by the id of a tensor or device: its node, or the element of one
         self.alive: list[Any] = []  # so that no id is given twice
         self.odd = 0  # how many arguments were seen that torch has to be given in another form
-        self.grad = True
+        self.grad = True  # what the model is told of gradients; none are computed here
+        self.switched: list[tuple[Node, bool]] = []  # where it switched them, and how they were before
         self.compiling, self.asked_compiling = False, False  # what the model is told when it asks
         self.paths = {id(m): n for n, m in root.named_modules()}
         self.names = _names_of_tensors(root)
@@ -533,11 +535,15 @@ def _refused(what: str) -> Callable:
     return refuse
 
 
-def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> Any:
-    """Refuse a change of the grad mode."""
-    if args[0] != recorder.grad:
-        recorder.grad = args[0]
-        raise recorder.stop("its forward switches gradients off for a part (no_grad)")
+def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> None:
+    """Write down where gradients are switched off or on, and where they are switched back."""
+    if recorder.switched and recorder.switched[-1][1] == args[0]:
+        before, _ = recorder.switched.pop()
+        recorder.emit("call_function", restore_grad, (before,), {})
+    else:
+        node = recorder.emit("call_function", set_grad, (args[0],), {})
+        recorder.switched.append((node, recorder.grad))
+    recorder.grad = args[0]
 
 
 SPECIAL: dict[str, Callable] = {

@@ -14,7 +14,7 @@ from fxgrow.aten import tree_any, tree_leaves
 from fxgrow.errors import CaptureError
 from fxgrow.graph import CONSTANT, to_meta, writes_in_place
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
-from fxgrow.tracing.recorder import LITERALS, Recorder, describe
+from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe
 from fxgrow.tracing.sizes import Number, remember
 from fxgrow.tracing.state import State
 from fxgrow.tracing.watching import watched
@@ -68,6 +68,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
             given, named = _placeholders(recorder, args, kwargs)
             out = recorder.run(given, named)
             _check_state(recorder, state)
+            if recorder.switched:
+                raise LeafNeeded("", "its forward switches gradients off or on and not back again")
             if random.getstate() != seeds:
                 raise LeafNeeded("", "its forward draws Python's own random numbers (random), which no graph does: "
                                      "draw them with torch")
@@ -128,12 +130,12 @@ def _check_state(recorder: Recorder, state: State) -> None:
         full = f"{path}.{name}" if path else name
         if kept_part(recorder.root, path, recorder.leaves) is not None or (isinstance(origin, Node) and _updates(origin, full)):
             continue
-        if name not in module._non_persistent_buffers_set or not isinstance(origin, Node) or not _without_data(origin):
+        if name not in module._non_persistent_buffers_set or not _is_cache(recorder, now):
             raise LeafNeeded(path, f"its forward replaces the buffer {name!r}")
-    for path, names in state.changed().items():
-        if kept_part(recorder.root, path, recorder.leaves) is None:
-            raise LeafNeeded(path, f"its forward changes the attribute {names[0]!r} of {path or 'the model'}, which a graph does not: "
-                                   "make it a buffer that is written in place, or keep it out of the forward")
+    for change in state.changes():
+        if kept_part(recorder.root, change.path, recorder.leaves) is None and not all(_is_cache(recorder, v) for v in change.news):
+            raise LeafNeeded(change.path, f"the forward of {type(recorder.root.get_submodule(change.path)).__name__} changes "
+                             f"{change.what}, and a graph would not: use a buffer that is written in place")
 
 
 def _updates(node: Node, buffer: str) -> bool:
@@ -143,13 +145,23 @@ def _updates(node: Node, buffer: str) -> bool:
     return node.op == "get_attr" and node.target == buffer
 
 
-def _without_data(node: Node) -> bool:
-    """Tell whether a value is computed from shapes alone."""
-    inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta.get("val"))]
+def _is_cache(recorder: Recorder, value: Any) -> bool:
+    """Tell whether a value is computed from sizes, constants and parameters alone, and can as well be computed anew."""
+    origin = recorder.known.get(id(value)) if isinstance(value, Tensor) else None
+    while isinstance(origin, Element):
+        origin = origin.base
+    return origin is not None and _without_data(recorder, origin)
+
+
+def _without_data(recorder: Recorder, node: Node) -> bool:
     if node.op == "get_attr":
-        return str(node.target).startswith(CONSTANT)
+        owner, _, name = str(node.target).rpartition(".")
+        return name.startswith(CONSTANT) or name in recorder.root.get_submodule(owner)._parameters or not (
+            node.meta["val"].is_floating_point())
     shape = node.target is getattr or node.target == "size"
-    return shape or (node.op not in ("placeholder", "call_module") and all(map(_without_data, inputs)))
+    drawn = getattr(node.target, "__name__", str(node.target)) in RANDOM
+    inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta.get("val"))]
+    return shape or (node.op not in ("placeholder", "call_module") and not drawn and all(_without_data(recorder, n) for n in inputs))
 
 
 def _output(recorder: Recorder, value: Any) -> Any:

@@ -1,21 +1,37 @@
-"""State: what a forward changes in its modules and in the containers that it reaches, found by comparing before and after."""
+"""State: what a forward changes in its modules and in the containers that its code reaches, compared before and after."""
+from __future__ import annotations
+
 from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from fxgrow.graph import CONSTANT
+from fxgrow.tracing.recorder import is_of_user
 
 CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 SKIPPED = {*vars(nn.Module()), "training"}
+HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks")]
 DEPTH = 3
+LARGE = 10_000  # containers with more in them are tables that nobody writes to in a forward
+
+
+@dataclass
+class Change:
+    """Something that a forward changed: of the module at `path`, in words, and the values that are new."""
+    path: str
+    what: str
+    news: list[Any]
 
 
 class State:
-    """The attributes of all modules at one moment, but for torch's own layers, which are kept as they are.
+    """What modules hold and their code reaches at one moment, but for what torch's own layers hold.
 
     Args:
-        root: the module tree. It is compared, and put back as it was, by this object.
+        root: the module tree.
     """
 
     def __init__(self, root: nn.Module):
@@ -26,40 +42,52 @@ class State:
             for name, value in attributes.items():
                 if name not in SKIPPED:
                     self._keep(value, DEPTH)
+        self.reached: dict[int, list[tuple[str, str]]] = defaultdict(list)  # who reaches a container outside, and its name
+        for path, name, container in _outside(root):
+            self._keep(container, DEPTH)
+            self.reached[id(container)].append((path, name))
 
     def _keep(self, value: Any, depth: int) -> None:
-        if type(value) not in CONTAINERS or not depth or id(value) in self.contents:
+        if type(value) not in CONTAINERS or not depth or id(value) in self.contents or len(value) > LARGE:
             return
         self.contents[id(value)] = value, _copy(value)
-        for inner in value.values() if isinstance(value, dict) else value:
+        for inner in _inside(value):
             self._keep(inner, depth - 1)
 
-    def changed(self) -> dict[str, list[str]]:
-        """Return the attributes that are others now, by the path of their module (buffers are not among them)."""
-        found: dict[str, list[str]] = {}
+    def changes(self) -> Iterator[Change]:
+        """Yield what is another one now; buffers are not among it."""
         for path, module, before, _ in self.modules:
-            names = [n for n, v in vars(module).items() if n not in SKIPPED and not n.startswith(CONSTANT)
-                     and (n not in before or not self._same(before[n], v, DEPTH))]
-            names += [n for n in before if n not in vars(module) and n not in SKIPPED]
-            if names:
-                found[path] = names
-        return found
+            now = vars(module)
+            for name in (*now, *(n for n in before if n not in now)):
+                if name in SKIPPED or name.startswith(CONSTANT):
+                    continue
+                news = list(self._news(before.get(name, self), now.get(name, self), DEPTH))
+                if news:
+                    yield Change(path, f"its attribute {name!r}", news)
+        for key, places in self.reached.items():
+            news = list(self._news(self.contents[key][0], self.contents[key][0], DEPTH)) if key in self.contents else []
+            if news:
+                yield from (Change(path, f"{name!r}, which lies outside of the model", news) for path, name in places)
 
-    def _same(self, before: Any, now: Any, depth: int) -> bool:
+    def _news(self, before: Any, now: Any, depth: int) -> Iterator[Any]:
+        """Yield the values that are new in one that is `now`."""
         if before is not now:
-            return not isinstance(now, Tensor) and type(before) is type(now) and type(now) in (bool, int, float, str, tuple) and before == now
-        if id(now) not in self.contents or not depth:
-            return True
-        contents = self.contents[id(now)][1]
-        if len(contents) != len(now):
-            return False
-        if isinstance(now, dict):
-            return all(k in now and self._same(v, now[k], depth - 1) for k, v in contents.items())
-        if isinstance(now, set):
-            return contents == now
-        return all(self._same(a, b, depth - 1) for a, b in zip(contents, now))
+            if not (type(before) is type(now) and type(now) in (bool, int, float, str, tuple) and before == now):
+                yield now
+        elif id(now) in self.contents and depth:
+            contents = self.contents[id(now)][1]
+            if isinstance(now, dict):
+                for k in (*now, *(k for k in contents if k not in now)):
+                    yield from self._news(contents.get(k, self), now.get(k, self), depth - 1)
+            elif isinstance(now, set):
+                yield from now ^ contents
+            elif len(now) != len(contents):
+                yield now
+            else:
+                for a, b in zip(contents, now):
+                    yield from self._news(a, b, depth - 1)
 
-    def replaced_buffers(self) -> list[tuple[str, nn.Module, str, Tensor]]:
+    def replaced_buffers(self) -> list[tuple[str, nn.Module, str, Any]]:
         """Return the buffers that are other tensors now: path and module, name, and the new tensor."""
         return [(path, module, name, now) for path, module, _, before in self.modules for name, now in module._buffers.items()
                 if now is not None and before.get(name) is not now]
@@ -70,16 +98,65 @@ class State:
             module.__dict__ = attributes | {n: v for n, v in vars(module).items() if n.startswith(CONSTANT)}
             module._buffers = buffers
         for value, contents in self.contents.values():
-            _refill(value, contents)
+            if len(value) != len(contents) or any(a is not b for a, b in zip(_inside(value), _inside(contents))):
+                value.clear()
+                value.update(contents) if isinstance(value, (dict, set)) else value.extend(contents)
 
 
 def _copy(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else set(value) if isinstance(value, set) else list(value)
 
 
-def _refill(value: Any, contents: Any) -> None:
-    """Give a container its contents back."""
-    now = _copy(value)
-    if len(now) != len(contents) or now is not contents:
-        value.clear()
-        value.update(contents) if isinstance(value, (dict, set)) else value.extend(contents)
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _outside(root: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    """Yield the containers that the code of each module reaches: globals, closures, what a hook is bound to."""
+    of_class: dict[type, list[tuple[str, Any]]] = {}
+    for path, module in root.named_modules():
+        own = [h for name in HOOKS for h in getattr(module, name).values()]
+        cls = type(module)
+        if not cls.__module__.startswith("torch.nn.modules"):
+            own += [v for v in vars(module).values() if isinstance(v, (FunctionType, MethodType))]
+            if cls not in of_class:
+                methods = [f for c in cls.__mro__ if c is not nn.Module and c is not object for f in vars(c).values()]
+                of_class[cls] = list(_reached(methods))
+        for name, container in (*_reached(own), *of_class.get(cls, ())):
+            yield path, name, container
+
+
+def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the containers that functions reach, by name, and the functions that they call as well."""
+    queue, seen = [(f, DEPTH) for f in functions], set()
+    while queue:
+        function, depth = queue.pop()
+        function = getattr(function, "fget", None) or function
+        holder = getattr(function, "__self__", None)
+        if isinstance(function, MethodType) and not isinstance(holder, (nn.Module, type)) and hasattr(holder, "__dict__"):
+            yield type(holder).__name__, vars(holder)
+            yield from ((n, v) for n, v in vars(holder).items() if type(v) in CONTAINERS)
+        function = getattr(function, "__func__", function)
+        if not isinstance(function, FunctionType) or id(function) in seen or not is_of_user(function.__code__.co_filename):
+            continue
+        seen.add(id(function))
+        held = dict(zip(function.__code__.co_freevars, _cells(function)))
+        held |= {n: function.__globals__[n] for n in _names(function.__code__) if n in function.__globals__}
+        yield from ((name, value) for name, value in held.items() if type(value) in CONTAINERS)
+        queue += [(value, depth - 1) for value in held.values() if depth and type(value) not in CONTAINERS]
+
+
+def _cells(function: Callable) -> Iterator[Any]:
+    for cell in function.__closure__ or ():  # type: ignore[attr-defined]
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            yield None
+
+
+def _names(code: Any) -> Iterator[str]:
+    """Yield the global names that code mentions, and those of the functions written in it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if hasattr(constant, "co_names"):
+            yield from _names(constant)

@@ -15,7 +15,7 @@ from torch import nn
 from fxgrow.aten import Shapes
 from fxgrow.graph import any_batch_size, without_fast_path
 from fxgrow.layers import Applied
-from fxgrow.tracing.recorder import Recorder, is_of_user, line_of_user
+from fxgrow.tracing.recorder import Recorder, is_of_user
 
 
 class _Mode:
@@ -41,7 +41,7 @@ class _Mode:
 def _listening(recorder: Recorder, name: str, plain_function: Callable, what: str) -> Callable:
     """Return a function that stops the recording where the model calls it."""
     def call(*args, **kwargs):
-        if recorder.listening and line_of_user():
+        if recorder.listening and is_of_user(sys._getframe(1).f_code.co_filename):
             raise recorder.stop(what)
         return plain_function(*args, **kwargs)
     call.__name__ = name
@@ -79,10 +79,17 @@ def watched(recorder: Recorder) -> Iterator[None]:
         recorder.asked_compiling = True
         return recorder.compiling
 
+    def enter_inference(context: Any) -> Any:
+        if ours():
+            raise recorder.stop("its forward switches inference mode on (use no_grad)")
+        return inference(context)
+
+    inference = torch.inference_mode.__enter__
     entered, compiling = torch.autocast.__enter__, torch.compiler.is_compiling
     randomness = "its forward sets the seed of random numbers"
     patches = [patch.object(nn.Module, "__call__", enter), patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
                patch.object(torch.jit.ScriptFunction, "__call__", call_script), patch.object(torch.autocast, "__enter__", enter_autocast),
+               patch.object(torch.inference_mode, "__enter__", enter_inference),
                patch.object(torch.compiler, "is_compiling", is_compiling),
                patch.object(torch, "is_grad_enabled", _listening(
                    recorder, "is_grad_enabled", lambda: recorder.grad, "its forward asks whether gradients are wanted")),
