@@ -24,7 +24,7 @@ from fxgrow.common import atomic_write, one_line
 from fxgrow.errors import ArchiveError, CaptureError
 from fxgrow.graph import Captured, as_tuple, is_captured
 from fxgrow.record import Grown, GrowthRecord, record_in, untie
-from fxgrow.tracing import capture, capture_parts, put_back
+from fxgrow.tracing import capture, with_parts
 
 DESCRIPTION = {"format": str, "version": int, "class": str, "nodes": (list, type(None)), "parts": dict, "inputs": dict,
                "leaves": dict, "extra": object, "record": dict, "origin": dict, **TREE}
@@ -128,7 +128,7 @@ def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[n
     if inputs is None:
         raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor or tuple of "
                            "tensors as you would call the model with")
-    if not graphs_of(model) or (isinstance(model, GraphModule) and not is_captured(model)):
+    if not graphs_of(model):
         model = _captured_in_parts(model, as_tuple(inputs))
     record = record_in(grown or model) or GrowthRecord()
     return untie(model), as_tuple(inputs), record
@@ -139,10 +139,7 @@ def _captured_in_parts(model: nn.Module, inputs: tuple) -> nn.Module:
     try:
         return capture(model, inputs)
     except CaptureError as stop:
-        try:
-            return put_back(model, capture_parts(model, inputs))
-        except Exception:
-            raise stop from None
+        return with_parts(model, inputs, lambda path, part: part, stop)[0]
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:

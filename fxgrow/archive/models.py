@@ -18,7 +18,7 @@ from fxgrow.archive.tree import Tree
 from fxgrow.archive.values import Convert, Unencodable, decode, encode, fields
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import hold, to_meta
+from fxgrow.graph import Captured, hold, to_meta
 from fxgrow.tracing import plain_attributes
 
 PART = {"class": str, "nodes": list, "attributes": dict}
@@ -65,6 +65,7 @@ def _shell(tree: Tree, parts: dict) -> nn.Module:
         if not isinstance(attributes, dict) or not all(usable_name(n, GraphModule) for n in attributes):
             raise ArchiveError(f"part {path[:80]!r} has attributes that may hold code")
         vars(gm).update(attributes)
+        Captured(gm).inputs = ()
     if not graphs or not tree.is_layer_module(tree.root):
         raise ArchiveError("the model has neither a graph nor parts")
     for module in list(tree.root.modules()):

@@ -17,7 +17,7 @@ from fxgrow.archive import allow
 from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_name
 from fxgrow.archive.values import Unencodable, encode
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import TRANSIENT
+from fxgrow.graph import TRANSIENT, is_captured
 
 PREFIX = "model/"
 FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -27,7 +27,7 @@ REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 
 def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
     """Return the captured graphs in a model by path: the model itself, or the parts of a shell that cannot be traced."""
-    if isinstance(model, GraphModule):
+    if is_captured(model):
         return {path: model}
     graphs: dict[str, GraphModule] = {}
     for name, child in model.named_children():  # each child once
@@ -37,7 +37,7 @@ def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
 
 def _outside_graphs(model: nn.Module) -> set[int]:
     """Return the ids of modules outside all captured graphs: their classes' own code runs."""
-    if isinstance(model, GraphModule):
+    if is_captured(model):
         return set()
     return {id(model)}.union(*map(_outside_graphs, model.children()))
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from fxgrow.aten import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from fxgrow.common import one_line
-from fxgrow.graph import as_tuple
+from fxgrow.graph import as_tuple, is_captured
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 INF = float("inf")
@@ -58,7 +57,7 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
     errors, exact, notes, absolute = {}, [], [], float("nan")
     tolerance = next((TOLERANCE.get(p.dtype, 1e-4) for p in after.parameters() if p.is_floating_point()), 1e-4)
     there = dict(before.named_modules())
-    parts = [name for name, m in after.named_modules() if name in there and name and isinstance(m, GraphModule)]
+    parts = [name for name, m in after.named_modules() if name in there and name and is_captured(m)]
     for mode in ("eval", "train"):
         try:
             a, b = (_run(model, inputs, mode, seed, parts) for model in (before, after))

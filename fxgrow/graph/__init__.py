@@ -10,6 +10,7 @@ from fxgrow.graph.layer_calls import CONVOLUTIONS, LAYERS, TRANSPOSED, Call, cal
 from fxgrow.graph.modules import (
     TRANSIENT,
     assemble,
+    clone_graph,
     clone_module,
     clone_structure,
     cloned_tensors,
@@ -18,6 +19,7 @@ from fxgrow.graph.modules import (
     meta_twin,
     skeleton,
     tensors_of,
+    unwrapped,
 )
 from fxgrow.graph.names import CONSTANT, below, boundary, inside, location_of, outer, owner_of, path_of, place_of, prefixes
 from fxgrow.graph.running import (
@@ -35,8 +37,8 @@ from fxgrow.graph.writes import IN_PLACE_OPERATORS, values_and_writes, writes_in
 
 __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES", "MetaRunner", "NodeRunner",
            "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "any_batch_size", "as_tuple", "assemble", "below",
-           "boundary", "branch_taken", "call_of", "calls", "clean_trace", "clone_module", "clone_structure",
+           "boundary", "branch_taken", "call_of", "calls", "clean_trace", "clone_graph", "clone_module", "clone_structure",
            "cloned_tensors", "computes", "copy_nodes", "family", "hold", "inside", "is_captured", "is_join", "location_of",
            "mentions", "meta_twin", "mode_flag", "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of",
            "place_of", "prefixes", "remembered", "run_shapes", "settings", "shape_of", "skeleton", "tensors_of", "title",
-           "to_meta", "uncached", "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]
+           "to_meta", "uncached", "unwrapped", "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]

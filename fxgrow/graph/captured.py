@@ -11,7 +11,7 @@ INPUTS, LEAVES, GROWTH = "example_inputs", "leaves", "growth"
 
 def is_captured(module: Any) -> TypeGuard[GraphModule]:
     """Tell whether a module is one that `capture` made, or was grown or loaded from one."""
-    return isinstance(module, GraphModule) and INPUTS in module.meta
+    return isinstance(module, GraphModule) and INPUTS in getattr(module, "meta", ())
 
 
 class Captured:

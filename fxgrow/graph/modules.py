@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
-from fxgrow.graph.captured import Captured
+from fxgrow.graph.captured import Captured, is_captured
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
           torch.device, torch.Size, type(None), torch.jit.ScriptFunction}  # what copies share
 CONTAINERS = {dict, collections.OrderedDict, set}
 TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have
+WRAPPERS = {"torch._dynamo.eval_frame.OptimizedModule": "_orig_mod", "torch.nn.parallel.data_parallel.DataParallel": "module",
+            "torch.nn.parallel.distributed.DistributedDataParallel": "module"}  # what copies leave out: where it keeps the model
 
 
 def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
@@ -23,7 +25,7 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
     A captured module's code is not compiled: `recompile()` when its graph is as it should be.
     """
     memo = cloned_tensors(module, tensor)
-    if not isinstance(module, GraphModule):
+    if not is_captured(module):
         return clone_module(module, memo)
     new = GraphModule(nn.Module(), Graph(), class_name=type(module).__name__)
     new.__dict__.update(_state(module, memo))
@@ -50,7 +52,7 @@ def skeleton(gm: GraphModule) -> GraphModule:
 def meta_twin(module: nn.Module) -> nn.Module:
     """Return the module tree on meta tensors: shapes without memory (and, of a captured module, without its graph)."""
     memo = cloned_tensors(module, lambda t: t.detach().to("meta"))
-    if not isinstance(module, GraphModule):
+    if not is_captured(module):
         return clone_module(module, memo)
     twin = nn.Module()
     twin.__dict__.update(_state(module, memo))
@@ -92,6 +94,13 @@ def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         return memo[id(module)]
     cls: Any = type(module)
+    wrapped = _wrapped(module)
+    if wrapped is not None:
+        return clone_module(wrapped, memo)
+    if isinstance(module, GraphModule):
+        return clone_graph(module, memo)
+    if isinstance(module, torch.jit.ScriptModule):
+        return _clone_scripted(module, memo)
     if not _copies_plainly(cls):
         return copy.deepcopy(module, memo)
     new = memo[id(module)] = cls.__new__(cls)
@@ -102,8 +111,39 @@ def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
             state[name] = value
         elif kind in CONTAINERS and not value:
             state[name] = kind()
-        else:
+        elif name != "_compiled_call_impl":  # it calls the module that this is a copy of
             state[name] = _clone_value(value, memo)
+    return new
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return a model without what `torch.compile`, DataParallel and DistributedDataParallel put around it and its parts."""
+    while (inner := _wrapped(model)) is not None:
+        model = inner
+    return clone_structure(model) if any(_wrapped(m) is not None for m in model.modules()) else model
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    held = WRAPPERS.get(f"{type(module).__module__}.{type(module).__qualname__}")
+    return None if held is None else module._modules[held]
+
+
+def clone_graph(gm: GraphModule, memo: dict[int, Any]) -> GraphModule:
+    """Copy a GraphModule of any class, whoever made it, with all of its attributes (its own copy loses some)."""
+    new = memo[id(gm)] = type(gm).__new__(type(gm))
+    vars(new).update((name, _clone_value(value, memo)) for name, value in vars(gm).items())
+    type(new).__name__ = type(gm).__name__
+    new._graph.owning_module = new
+    new.recompile()
+    return new
+
+
+def _clone_scripted(module: torch.jit.ScriptModule, memo: dict[int, Any]) -> nn.Module:
+    """Copy what TorchScript made, which copies its tensors by itself."""
+    new = memo[id(module)] = copy.deepcopy(module)
+    for old, part in zip(module.modules(), new.modules()):
+        for name, tensor in (*old._parameters.items(), *old._buffers.items()):
+            part._c.setattr(name, memo[id(tensor)])  # type: ignore[attr-defined]
     return new
 
 

@@ -8,9 +8,9 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxgrow.common import without_collector
 from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import Captured, as_tuple, clone_structure, remembered, skeleton
-from fxgrow.record import Grown, GrowthRecord, record_in
-from fxgrow.tracing import capture_graph, capture_parts, insist_callable, put_back
+from fxgrow.graph import Captured, as_tuple, clone_structure, remembered, skeleton, unwrapped
+from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
+from fxgrow.tracing import capture_graph, insist_callable, with_parts
 
 
 def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | PassBase) -> Grown:
@@ -28,7 +28,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
         GrowthError: what was asked for makes no sense, or is not exact and `fallback="never"`.
     """
     passes = [passes] if isinstance(passes, PassBase) else list(passes)
-    inputs = as_tuple(example_inputs)
+    model, inputs = unwrapped(model), as_tuple(example_inputs)
     with without_collector():
         try:
             gm = capture_graph(model, inputs)
@@ -44,22 +44,23 @@ def _transform_parts(model: nn.Module, inputs: tuple, passes: list[PassBase], wh
         CaptureError: no submodule can be captured; it says why the whole model cannot.
         SelectionError: none of them can grow.
     """
-    try:
-        parts = capture_parts(model, inputs)
-    except Exception:
-        raise whole from None
     grown: dict[str, Grown] = {}
-    nothing: SelectionError | None = None
-    for path, part in parts.items():
+    nothing: list[SelectionError] = []
+
+    def grow(path: str, part: GraphModule) -> GraphModule | None:
         try:
             grown[path] = _run_passes(part, inputs, passes)
         except SelectionError as why:
-            nothing = why
-    if not grown and nothing is not None:
-        raise nothing
-    record = (record_in(model) or GrowthRecord()).then(_joined({path: g.record for path, g in grown.items()}))
-    return Grown(put_back(model, {path: g.model for path, g in grown.items()}), record,
-                 [o for g in grown.values() for o in g.outcomes], inputs)
+            nothing.append(why)
+            return None
+        return grown[path].model  # type: ignore[return-value]
+
+    new, paths, alone = with_parts(model, inputs, grow, whole)
+    if not paths and nothing:
+        raise nothing[-1]
+    record = (record_in(model) or GrowthRecord()).then(_joined({path: grown[path].record for path in paths}))
+    outcomes = [o for path in paths for o in grown[path].outcomes]
+    return Grown(new, record, outcomes + [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()], inputs)
 
 
 def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:

@@ -3,7 +3,7 @@
 What lives here: tracing, and the parts of a model whose shell cannot be traced. What does not: any use of the graph.
 """
 from fxgrow.tracing.capturing import capture, capture_graph, insist_callable
-from fxgrow.tracing.parts import capture_parts, plain_attributes, put_back
+from fxgrow.tracing.parts import plain_attributes, put_back, with_parts
 from fxgrow.tracing.recording import trace
 
-__all__ = ["capture", "capture_graph", "capture_parts", "insist_callable", "plain_attributes", "put_back", "trace"]
+__all__ = ["capture", "capture_graph", "insist_callable", "plain_attributes", "put_back", "trace", "with_parts"]

@@ -2,6 +2,8 @@
 
 Python control flow over shapes is decided by the example inputs, while shape arithmetic stays in the graph.
 """
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -20,6 +22,7 @@ from fxgrow.graph import (
     meta_twin,
     to_meta,
     uncached,
+    unwrapped,
 )
 from fxgrow.tracing.modes import record_modes
 
@@ -57,14 +60,19 @@ def insist_callable(gm: GraphModule) -> None:
                                "cannot stand in the code of a graph: give that part of the model another name")
 
 
-def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
-    """Capture without compiling code, for those who go on to rewrite the graph."""
+def capture_graph(model: nn.Module, inputs: tuple, named: dict[str, Any] | None = None) -> GraphModule:
+    """Capture without compiling code, for those who go on to rewrite the graph; `named` are the inputs that are passed so."""
+    named = named or {}
+    model = unwrapped(model)
     if is_captured(model):
         return model
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and what it computes is not "
+                           "Python any more: pass the module that it was made from, or put it as a part into a model of yours")
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     with uncached(twin):
-        graph = record_modes(twin, inputs, {}, leaves, _device_of(model, inputs))
+        graph = record_modes(twin, inputs, named, leaves, _device_of(model, (inputs, named)))
     clean_trace(graph)
     memo = cloned_tensors(model, lambda t: t)
     gm = assemble(model, graph, type(model).__name__, lambda leaf: clone_module(leaf, memo))
@@ -72,7 +80,7 @@ def capture_graph(model: nn.Module, inputs: tuple) -> GraphModule:
         if name.startswith(CONSTANT):
             gm.register_buffer(name, value, persistent=False)
     captured = Captured(gm)
-    captured.leaves, captured.inputs = leaves, to_meta(inputs)
+    captured.leaves, captured.inputs = leaves, to_meta((*inputs, *named.values()))
     return gm
 
 

@@ -31,9 +31,9 @@ def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, s
         try:
             evaluation = _record_in(twin, False, args, kwargs, leaves, device)
             guard_sizes(evaluation, args, kwargs)
-            if not evaluation.reads_training:
+            if not evaluation.reads_training and all(type(m).train is nn.Module.train for m in twin.modules()):
                 return evaluation.graph
-            twin.train()
+            set_mode(twin, True)
             again = replay(evaluation, args, kwargs)
             if isinstance(again, Replay):
                 return _with_flags(again)
@@ -61,7 +61,17 @@ def _with_flags(train: Replay) -> Graph:
 
 def _record_in(twin: nn.Module, training: bool, args: tuple, kwargs: dict, leaves: dict[str, str],
                device: torch.device) -> Recorder:
-    return record(twin.train(training), args, kwargs, leaves, device)
+    return record(set_mode(twin, training), args, kwargs, leaves, device)
+
+
+def set_mode(module: nn.Module, training: bool) -> nn.Module:
+    """Call `train()` as the module has it; one that refuses it (of torch.export) is told by its flags."""
+    try:
+        return module.train(training)
+    except NotImplementedError:
+        for part in module.modules():
+            part.training = training
+        return module
 
 
 def keep_own_modes(twin: nn.Module, leaves: dict[str, str]) -> None:
@@ -74,7 +84,7 @@ def keep_own_modes(twin: nn.Module, leaves: dict[str, str]) -> None:
     for owner in reversed(owners):  # the inner ones first
         module = twin.get_submodule(owner)
         for training in (True, False):
-            module.train(training)
+            set_mode(module, training)
             other = next((path for path, part in module.named_modules() if part.training != training), None)
             if other is not None and kept_part(twin, owner, leaves) is None:
                 keep_opaque(twin, leaves, LeafNeeded(owner, f"its own train() keeps {other or 'it'} in "

@@ -1,19 +1,30 @@
-"""Parts of models whose outer shell cannot be traced (detectors): the largest submodules that can be.
+"""Parts of models whose outer shell cannot be recorded (detectors): the largest submodules that can be.
 
-Each part is traced under its full name, so that globs, reports and records speak of the layers as the user knows them,
-and put back under the untouched outer module, so that the state_dict keeps its names.
+Each part is recorded under its full name, so that globs, reports and records speak of the layers as the user knows them,
+and put back into the untouched outer module, which is run once before anybody else gets it.
 """
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
+from fxgrow.aten import tree_flatten, tree_map
 from fxgrow.errors import CaptureError
-from fxgrow.graph import assemble, clone_structure
-from fxgrow.tracing.capturing import capture
+from fxgrow.graph import Captured, clone_graph, clone_module, clone_structure, cloned_tensors, is_captured, tensors_of
+from fxgrow.tracing.capturing import capture_graph, insist_callable
+from fxgrow.tracing.leaves import outwards
+from fxgrow.tracing.modes import set_mode
+from fxgrow.tracing.recorder import describe
+
+Arguments = tuple[tuple, dict]
 
 
 class _Shell(nn.Module):
-    """A module alone at its path inside otherwise empty modules: what is traced has its full name."""
+    """A module alone at its path inside otherwise empty modules: what is recorded has its full name."""
 
     def __init__(self, path: str, module: nn.Module):
         super().__init__()
@@ -26,81 +37,220 @@ class _Shell(nn.Module):
         place.add_module(last, module)
         self.training = module.training
 
-    def forward(self, *inputs):
-        return self.get_submodule(self.path)(*inputs)
+    @property
+    def forward(self) -> Callable:  # type: ignore[override]
+        """Call the module, with the signature of its own forward."""
+        part = self.get_submodule(self.path)
+
+        @functools.wraps(part.forward)
+        def call(*args, **kwargs):
+            return part(*args, **kwargs)
+        return call
 
 
-def _some(example):
+# --- A run of the model ---------------------------------------------------------------------------------------------------
+
+@dataclass
+class Calls:
+    """What a run of a model showed.
+
+    Attributes:
+        output: of the model. arguments: of each call of each submodule.
+        opened: the modules of which something inside was called by others than themselves.
+    """
+    output: Any = None
+    arguments: dict[str, list[Arguments]] = field(default_factory=dict)
+    opened: set[str] = field(default_factory=set)
+
+
+def run_watched(model: nn.Module, inputs: tuple, wide: bool = False) -> Calls:
+    """Run a copy of a model in eval mode, in float64 if `wide`, and return what was called."""
+    def number(value: Any) -> Any:
+        value = value.detach().clone() if isinstance(value, Tensor) else value
+        return value.double() if wide and isinstance(value, Tensor) and value.is_floating_point() else value
+
+    copy, calls, running = clone_structure(model, number), Calls(), []
+
+    def enter(path: str, _, args: tuple, kwargs: dict) -> None:
+        calls.arguments.setdefault(path, []).append((args, kwargs))
+        calls.opened.update(p for p in outwards(path)[1:] if p not in running)
+        running.append(path)
+
+    def leave(*_) -> None:
+        running.pop()
+
+    for path, module in copy.named_modules():
+        if path and not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_pre_hook(functools.partial(enter, path), with_kwargs=True)
+            module.register_forward_hook(leave, always_call=True)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        calls.output = set_mode(copy, False)(*tree_map(number, inputs))
+    return calls
+
+
+def _form(arguments: Arguments) -> tuple:
+    """Return what two calls must have in common to be calls of one graph."""
+    leaves, form = tree_flatten(arguments)
+    return form, [(v.dtype, v.ndim) if isinstance(v, Tensor) else v for v in leaves]
+
+
+def _some(example: Any) -> Any:
     """Return an example input; where there was nothing to look at (no box was found), two of it."""
     empty = isinstance(example, Tensor) and not example.numel()
     return example.new_zeros([s or 2 for s in example.shape]) if empty else example
 
 
-def _arguments_of_calls(model: nn.Module, inputs: tuple) -> dict[str, list[tuple]]:
-    """Return the tensors with which each submodule is called; one that is called with anything else is left out."""
-    calls: dict[str, list[tuple]] = {}
-    odd: set[str] = set()
-
-    def watch(name):
-        def hook(_, args, kwargs):
-            if kwargs or not args or not all(isinstance(a, Tensor) for a in args):
-                odd.add(name)
-            calls.setdefault(name, []).append(tuple(map(_some, args)))
-        return hook
-
-    hooks = [m.register_forward_pre_hook(watch(n), with_kwargs=True) for n, m in model.named_modules() if n]
-    modes = {m: m.training for m in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
-    return {n: c for n, c in calls.items() if n not in odd}
-
-
-def capture_parts(model: nn.Module, inputs: tuple) -> dict[str, GraphModule]:
+def capture_parts(model: nn.Module, calls: Calls, alone: dict[str, str]) -> dict[str, GraphModule]:
     """Capture the largest submodules that can be, by path; their graphs use the names of the whole model.
 
-    Raises:
-        CaptureError: there is none.
+    Args:
+        calls: of a run of the model.
+        alone: the submodules that no part may be, though what is inside them may, each with the reason; it is added to.
     """
-    twin = clone_structure(model)
-    calls = _arguments_of_calls(twin, inputs)
     parts: dict[str, GraphModule] = {}
 
     def visit(path: str, module: nn.Module) -> None:
-        seen = calls.get(path, [])
-        if not any(True for _ in module.parameters()):
+        if not any(True for _ in module.parameters()) or isinstance(module, torch.jit.ScriptModule):
             return
-        if seen and len({tuple(a.shape for a in args) for args in seen}) == 1 and any(True for _ in module.children()):
+        seen = calls.arguments.get(path, [])
+        if seen and path not in alone and path not in calls.opened and any(True for _ in module.children()) \
+                and all(_form(arguments) == _form(seen[0]) for arguments in seen):
             try:
-                parts[path] = capture(_Shell(path, module), seen[0])
-                return
-            except CaptureError:
-                pass
+                part = capture_graph(_Shell(path, module), *tree_map(_some, seen[0]))
+                insist_callable(part)
+                if path not in Captured(part).leaves:
+                    parts[path] = part
+                    return
+                alone[path] = Captured(part).leaves[path]
+            except Exception as error:
+                alone[path] = str(error) if isinstance(error, CaptureError) else describe(error)
         for name, child in module.named_children():
             visit(f"{path}.{name}" if path else name, child)
 
-    for name, child in twin.named_children():
+    for name, child in model.named_children():
         visit(name, child)
-    if not parts:
-        raise CaptureError(f"neither {type(model).__name__} nor any submodule of it can be traced")
     return parts
 
 
+def with_parts(model: nn.Module, inputs: tuple, change: Callable[[str, GraphModule], GraphModule | None],
+               whole: CaptureError) -> tuple[nn.Module, list[str], dict[str, str]]:
+    """Return a copy of a model with its parts captured and changed, run once; what does not work inside it is left alone.
+
+    Args:
+        change: gives what is put in the place of a part; None: nothing is.
+        whole: why the model itself cannot be captured.
+
+    Returns:
+        the copy, the paths of its changed parts, and the parts left alone because of the rest of the model, with the reason.
+
+    Raises:
+        CaptureError: there is no part that can be captured and works in its place.
+    """
+    try:
+        calls = run_watched(model, inputs)
+    except Exception:
+        raise whole from None
+    alone: dict[str, str] = {}
+    faults: dict[str, str] = {}
+    while parts := capture_parts(model, calls, alone):
+        changed = {path: new for path, part in parts.items() if (new := change(path, part)) is not None}
+        try_out = functools.partial(_try_out, model, calls, inputs)
+        new, fault = try_out(changed)
+        if not fault:
+            return new, list(changed), faults
+        bad = {path: why for path in changed if (why := try_out({path: changed[path]})[1])} if len(changed) > 1 else {}
+        bad = bad or dict.fromkeys(changed, fault)
+        alone |= bad
+        faults |= bad
+    raise CaptureError("; ".join([str(whole), *(f"{path} was left alone: {why}" for path, why in faults.items())])) from whole
+
+
+# --- Parts in their places ------------------------------------------------------------------------------------------------
+
+class GraphPart(GraphModule):
+    """A captured part in its place: a graph, with the methods and attributes of the class that the part was of."""
+    part_of: type[nn.Module]
+
+    def __deepcopy__(self, memo: dict) -> GraphModule:
+        return clone_graph(self, memo)
+
+    def __reduce__(self) -> tuple:
+        return _restored, (self.part_of, *super().__reduce__())
+
+
+def _restored(part_of: type[nn.Module], make: Callable, arguments: tuple) -> GraphModule:
+    return _of_class(make(*arguments), part_of)
+
+
+def _of_class(gm: Any, part_of: type[nn.Module]) -> GraphModule:
+    """Give a graph with all that a GraphModule has the methods of another class; its own forward is compiled."""
+    part_of = getattr(part_of, "part_of", part_of)
+    mixed = _mixed(GraphModule if issubclass(part_of, GraphModule) else part_of)
+    gm.__class__ = type("GraphModuleImpl", (mixed,), {})  # torch.fx looks for that name, and compiles into the class
+    gm.__class__.__name__ = mixed.__name__
+    gm.recompile()
+    return gm
+
+
+@functools.cache
+def _mixed(part_of: type[nn.Module]) -> type:
+    return type(part_of.__name__, (GraphPart, part_of), {"part_of": part_of})
+
+
 def put_back(model: nn.Module, parts: dict[str, GraphModule]) -> nn.Module:
-    """Return a copy of the outer module with the parts in their places."""
-    held = {id(t) for path in parts for t in model.get_submodule(path).state_dict(keep_vars=True).values()}
-    new = clone_structure(model, lambda t: t.detach() if id(t) in held else t.detach().clone())
+    """Return a copy of the outer module with the parts in their places, where they keep class, methods and attributes."""
+    held = {id(t) for path in parts for t in tensors_of(model.get_submodule(path)).values()}
+    memo = cloned_tensors(model, lambda t: t.detach() if id(t) in held else t.detach().clone())
+    for path, part in parts.items():
+        own, captured = model.get_submodule(path), part.get_submodule(path)
+        ours, layers = tensors_of(captured), dict(captured.named_modules(remove_duplicate=False))
+        memo |= {id(t): ours[name] for name, t in tensors_of(own).items() if name in ours}
+        for name, module in own.named_modules(remove_duplicate=False):
+            if type(layers.get(name, captured)) is not nn.Module:
+                layers[name].training = module.training
+                memo[id(module)] = layers[name]
+    new = clone_module(model, memo)
     vars(new).pop("meta", None)  # of a loaded one: its growth before this
     for path, part in parts.items():
-        inner = _inner(part, path)
-        vars(inner).update(plain_attributes(model.get_submodule(path)))
-        new.set_submodule(path, inner)
+        _to_graph(new.get_submodule(path), part, path)
     return new
+
+
+def _to_graph(place: nn.Module, part: GraphModule, path: str) -> None:
+    """Make the copy of a user's module to a part: with the tensors and layers of a captured one, and its graph."""
+    old = [n.target for n in place.graph.nodes if n.op == "call_module"] if is_captured(place) else []
+    _refill(place, part.get_submodule(path), {id(place.get_submodule(target)) for target in old})
+    blank = GraphModule(nn.Module(), Graph())
+    vars(place).update({name: value for name, value in vars(blank).items()
+                        if name not in vars(nn.Module()) or name.startswith(("_forward", "_backward"))})  # hooks are recorded
+    graph = Graph()
+    graph.output(graph.graph_copy(part.graph, {}))
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = node.target.removeprefix(f"{path}.")
+    place._graph, graph.owning_module = graph, place  # type: ignore[assignment]
+    _of_class(place, type(place))
+    Captured(place).inputs = Captured(part).inputs
+
+
+def _refill(place: nn.Module, captured: nn.Module, called: set[int]) -> None:
+    """Give a user's module what a captured one holds; what is in neither graph stays (an activation that nobody calls)."""
+    for kind in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+        setattr(place, kind, getattr(captured, kind))
+    for name in captured._buffers:
+        vars(place).pop(name, None)  # it was a plain attribute
+    modules: dict[str, nn.Module | None] = {}
+    for name, child in place._modules.items():
+        layer = captured._modules.get(name)
+        if child is not None and type(layer) is nn.Module:
+            _refill(child, layer, called)
+        elif layer is not None or child is None or not (tensors_of(child) or id(child) in called):
+            child = layer or child
+        else:
+            continue  # the growth took it away
+        modules[name] = child
+    place._modules = modules | {n: m for n, m in captured._modules.items() if n not in modules}
 
 
 def plain_attributes(module: nn.Module) -> dict[str, bool | int | float | str]:
@@ -109,16 +259,53 @@ def plain_attributes(module: nn.Module) -> dict[str, bool | int | float | str]:
             if type(value) in (bool, int, float, str) and not name.startswith("_") and name != "training"}
 
 
-def _inner(part: GraphModule, path: str) -> GraphModule:
-    """Return a part whose targets do not have its path in front."""
-    graph = Graph()
-    output = graph.graph_copy(part.graph, {})
-    graph.output(output)
-    for node in graph.nodes:
-        if node.op in ("call_module", "get_attr"):
-            node.target = node.target.removeprefix(f"{path}.")
-    root = part.get_submodule(path)
-    inner = assemble(root, graph, type(root).__name__)
-    inner.recompile()
-    inner.train(root.training)
-    return inner
+# --- The result, run once -------------------------------------------------------------------------------------------------
+
+def _try_out(model: nn.Module, calls: Calls, inputs: tuple, parts: dict[str, GraphModule]) -> tuple[nn.Module, str]:
+    """Return a copy of the model with the parts in it, and what is wrong with it on the example inputs (or `""`)."""
+    try:
+        new = put_back(model, parts)
+        outputs = run_watched(new, inputs).output
+    except Exception as error:
+        return model, f"with it grown, what is around it stops: {describe(error)}"
+    if _same(calls.output, outputs) or _changed_on_purpose(model, new, calls, parts):
+        return new, ""
+    try:  # a choice between nearly equal numbers (of boxes) is the same one in float64
+        if _same(run_watched(model, inputs, wide=True).output, run_watched(new, inputs, wide=True).output):
+            return new, ""
+    except Exception:
+        pass
+    return new, "with it grown, the model gives something else, for what is around it looks at more than its output"
+
+
+def _changed_on_purpose(model: nn.Module, new: nn.Module, calls: Calls, parts: dict[str, GraphModule]) -> bool:
+    """Tell whether a part computes something else by itself: the passes are not exact, or add outputs."""
+    for path in parts:
+        args, kwargs = calls.arguments[path][0]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            outputs = []
+            for whole in (model, new):
+                torch.manual_seed(0)
+                part = clone_structure(whole.get_submodule(path), lambda t: t.detach().clone())
+                outputs.append(set_mode(part, False)(*args, **kwargs))
+        if not _same(*outputs):
+            return True
+    return False
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Tell whether two outputs are equal up to rounding."""
+    if isinstance(a, Tensor):
+        if not isinstance(b, Tensor) or a.shape != b.shape or a.dtype is not b.dtype:
+            return False
+        if not (a.is_floating_point() or a.is_complex()):
+            return torch.equal(a, b)
+        largest = float(a.abs().nan_to_num(0, posinf=0).max()) if a.numel() else 0.0
+        return torch.allclose(a, b, rtol=0, atol=largest * torch.finfo(a.dtype).eps ** 0.5, equal_nan=True)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, (tuple, list)):
+        return isinstance(b, (tuple, list)) and len(a) == len(b) and all(map(_same, a, b))
+    if is_dataclass(a):
+        return type(a) is type(b) and all(_same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    return not isinstance(a, (bool, int, float, str)) or a == b

@@ -44,6 +44,8 @@ REVERSED = {"__rsub__": operator.sub, "__rpow__": operator.pow, "__rdiv__": oper
 ASSIGNMENTS = {"add_": operator.iadd, "sub_": operator.isub, "mul_": operator.imul, "div_": operator.itruediv,
                "floor_divide_": operator.ifloordiv, "remainder_": operator.imod, "pow_": operator.ipow}
 LITERALS = (type(None), bool, str, int, float, complex, torch.dtype, torch.layout, torch.memory_format, type(Ellipsis))
+FROZEN = ("TorchScript made it, and there are numbers in its code (torch.jit.freeze): put the module in its place that it "
+          "was made from")
 OF_TORCH = os.path.dirname(torch.__file__) + os.sep
 OF_US = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
@@ -430,7 +432,8 @@ class Recorder(TorchFunctionMode):
             try:
                 return self.leaf(call, module, path, args, kwargs)
             except Exception as error:
-                raise LeafNeeded(path, describe(error)) from error
+                scripted = isinstance(module, torch.jit.ScriptModule)
+                raise LeafNeeded(path, FROZEN if scripted else describe(error)) from error
         self.stack.append(path)
         try:
             return call(module, *args, **kwargs)

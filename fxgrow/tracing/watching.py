@@ -101,6 +101,8 @@ def watched(recorder: Recorder) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for each in patches:
                 stack.enter_context(each)
+            if "torch._dynamo" in sys.modules:  # else nothing is compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.no_grad())
             stack.enter_context(without_fast_path())
             stack.enter_context(any_batch_size())
