@@ -46,7 +46,10 @@ class Inputs:
         return list(groups.values())
 
     def longer(self, groups: list[list[Axis]], factor: int = 1) -> tuple[tuple, dict]:
-        """Return inputs on meta tensors with the axes of `groups` longer: each `factor` times its size, or one more."""
+        """Return inputs on meta tensors with the axes of `groups` longer: each `factor` times its size, one more (0), or odd for even (1).
+
+        Of steps and halves (`range(0, n, 2)`, `n // 2`) there are as many along an axis that is just one longer.
+        """
         leaves = list(self.leaves)
         for i, dim in (axis for group in groups for axis in group):
             leaf = leaves[i]
@@ -54,7 +57,7 @@ class Inputs:
                 leaves[i] = leaf * factor if factor > 1 else leaf + 1
             else:
                 shape = list(leaf.shape)
-                shape[dim] = shape[dim] * factor if factor > 1 else shape[dim] + 1
+                shape[dim] = shape[dim] * factor if factor > 1 else shape[dim] + 1 if not factor else 2 * shape[dim] + 1 + shape[dim] % 2
                 leaves[i] = torch.empty(shape, dtype=leaf.dtype, device="meta")
         return tree_unflatten(leaves, self.form)
 
@@ -84,7 +87,7 @@ def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
     fixed = {}
     for g in everything:
         if g not in free:
-            for factor in (1, 2):  # one more does not fit everywhere: a picture whose sides are halved and doubled again
+            for factor in (1, 2, 0):  # not each fits everywhere: a picture whose sides are halved and doubled again
                 why = _same(recording, inputs, [g], factor)
                 if isinstance(why, str):
                     break
