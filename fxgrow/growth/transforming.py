@@ -10,7 +10,7 @@ from fxgrow.common import without_collector
 from fxgrow.errors import CaptureError, SelectionError
 from fxgrow.graph import Captured, as_tuple, clone_structure, remembered, skeleton, unwrapped
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
-from fxgrow.tracing import capture_graph, insist_callable, with_parts
+from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
 
 
 def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | PassBase) -> Grown:
@@ -29,7 +29,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     """
     passes = [passes] if isinstance(passes, PassBase) else list(passes)
     model, inputs = unwrapped(model), as_tuple(example_inputs)
-    with without_collector():
+    with without_collector(), untouched(model):
         try:
             gm = capture_graph(model, inputs)
         except CaptureError as why:

@@ -217,8 +217,8 @@ class Recorder(TorchFunctionMode):
         return self._literal(a)
 
     def _literal(self, a: Any) -> Any:
-        if type(a).__module__ == "numpy" and hasattr(a, "item") and getattr(a, "ndim", 1) == 0:
-            return a.item()
+        if type(a).__module__ == "numpy" and hasattr(a, "tolist"):
+            return a.tolist()
         if isinstance(a, Enum) and isinstance(a, (str, int)):
             return a.value
         if isinstance(a, (str, int, float, torch._ops.OpOverload)):
@@ -567,7 +567,7 @@ def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> None:
 SPECIAL: dict[str, Callable] = {
     "split": _parts, "chunk": _parts,    "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert, "cpu": _moved, "cuda": _moved, "to": _to,
     "__set__": _refused("its forward sets an attribute of a tensor"), "_set_grad_enabled": _grad_mode, "__repr__": _fact,
-    "__format__": _fact, "is_contiguous": _fact, "has_names": _fact, "__hash__": _fact, "requires_grad_": _refused(
+    "__format__": _fact, "is_contiguous": _fact, "has_names": _fact, "__hash__": _fact, "_record_function_enter_new": _fact, "_record_function_exit._RecordFunction": _fact, "requires_grad_": _refused(
         "its forward asks for gradients of a tensor"), "get_device": _fact, "__deepcopy__": _fact}
 
 

@@ -1,6 +1,5 @@
 """One recording: a model on meta tensors, its inputs and its output become a graph, submodules that stop it become leaves."""
 import inspect
-import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -16,7 +15,7 @@ from fxgrow.graph import CONSTANT, to_meta, writes_in_place
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe
 from fxgrow.tracing.sizes import Number, remember
-from fxgrow.tracing.state import State
+from fxgrow.tracing.state import State, draws, put_back_draws
 from fxgrow.tracing.watching import watched
 
 MAX_LEAF_RETRIES = 200
@@ -62,7 +61,7 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
     Raises:
         LeafNeeded: a submodule stops it.
     """
-    state, seeds = State(recorder.root), random.getstate()
+    state, seeds = State(recorder.root), draws()
     try:
         with watched(recorder):
             given, named = _placeholders(recorder, args, kwargs)
@@ -70,13 +69,13 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
             _check_state(recorder, state)
             if recorder.switched:
                 raise LeafNeeded("", "its forward switches gradients off or on and not back again")
-            if random.getstate() != seeds:
-                raise LeafNeeded("", "its forward draws Python's own random numbers (random), which no graph does: "
+            if draws() != seeds:
+                raise LeafNeeded("", "its forward draws random numbers of Python or NumPy, which no graph does: "
                                      "draw them with torch")
             recorder.stack = [""]
             recorder.emit("output", "output", (_output(recorder, out),), {})
     finally:
-        random.setstate(seeds)
+        put_back_draws(seeds)
         state.restore()
     return recorder
 
