@@ -79,8 +79,8 @@ def calls(model: nn.Module, training: bool, sequence: list[tuple]) -> list:
     return [called(model, inputs, seed) for inputs in sequence for seed in (0, 1)]
 
 
-def gradients(model: nn.Module, inputs: tuple) -> list[Tensor]:
-    """Return the gradients of the inputs in eval mode."""
+def gradients(model: nn.Module, inputs: tuple) -> tuple[list[Tensor], dict[str, bool]]:
+    """Return the gradients of the inputs in eval mode, and which parameters have one."""
     habits.reset()
     model, wanted = copy.deepcopy(model).eval(), []
     def leaf(a):
@@ -96,7 +96,7 @@ def gradients(model: nn.Module, inputs: tuple) -> list[Tensor]:
     outputs = [t for t in tensors(model(*leaf(fresh(inputs)))) if t.requires_grad]
     if outputs:
         sum((t * t).sum() + t.sum() for t in outputs).backward()
-    return [torch.zeros_like(t) if t.grad is None else t.grad for t in wanted]
+    return [torch.zeros_like(t) if t.grad is None else t.grad for t in wanted], {n: p.grad is not None for n, p in model.named_parameters()}
 
 
 def tensors(value) -> list[Tensor]:
@@ -154,28 +154,36 @@ def check(model: nn.Module, example: tuple, others: list[tuple], modes=(False, T
     grown = grown_from(model, example)
     refused: set[int] = set()
     for training in modes:
-        for i, other in enumerate([None, *others]):
-            sequence = [example] if other is None else [example, other]
-            compare(calls(model, training, sequence), calls(grown, training, sequence), f"{'train' if training else 'eval'} mode", other, refused, i - 1)
-    for was, now in zip(gradients(model, example), gradients(grown, example)):
+        sequences = [[example, *others]]
+        if any(isinstance(got, Exception) for got, _ in calls(grown, training, sequences[0])):  # what is refused has no effect
+            sequences = [[example], *([example, other] for other in others)]
+        for i, sequence in enumerate(sequences):
+            mode = "train" if training else "eval"
+            if compare(calls(model, training, sequence), calls(grown, training, sequence), sequence, mode):
+                refused.add(i - 1)
+    (old, before), (new, after) = gradients(model, example), gradients(grown, example)
+    if lost := [name for name, has in before.items() if name in after and after[name] != has]:
+        raise Wrong(f"{lost[0]} has a gradient in one of both models only")
+    for was, now in zip(old, new):
         if (how := differs_in_numbers(was, now)) and not was.sub(now).abs().max() < 1e-9 * (1 + was.abs().max()):
             raise Wrong(f"gradients of the inputs: {how}")
     return refused
 
 
-def compare(before: list, after: list, mode: str, other, refused: set[int], number: int) -> None:
+def compare(before: list, after: list, sequence: list[tuple], mode: str) -> bool:
+    """Compare the outcomes of two calls for each input; tell whether one that is not the example is refused, with a sentence."""
+    refused = False
     for n, ((want, left), (got, held)) in enumerate(zip(before, after)):
-        place = f"{mode}, {'example' if n < 2 else 'inputs ' + described(other)}, call {n % 2 + 1}"
+        place = f"{mode} mode, inputs {described(sequence[n // 2])}, call {n % 2 + 1}"
         if isinstance(want, Exception):
             continue
         if isinstance(got, Exception):
-            sentence = isinstance(got, (ValueError, FxgrowError)) and "captured" in str(got)
-            if n >= 2 and sentence:
-                refused.add(number)
-                continue
-            raise Wrong(f"{place}: {type(got).__name__}: {str(got)[:300]}")
-        if how := differs(want, got) or differs(left, held):
+            if n < 2 or not (isinstance(got, (ValueError, FxgrowError)) and "captured" in str(got)):
+                raise Wrong(f"{place}: {type(got).__name__}: {str(got)[:300]}")
+            refused = True
+        elif how := differs(want, got) or differs(left, held):
             raise Wrong(f"{place}: {how}")
+    return refused
 
 
 def described(inputs) -> str:
@@ -215,7 +223,7 @@ def test_each_kind_of_output(output):
         assert output in habits.MAY_BE_REFUSED, f"refused: {stop}"
 
 
-@pytest.mark.parametrize("inputs", habits.INPUTS)
+@pytest.mark.parametrize("inputs", [pytest.param(i, marks=pytest.mark.xfail(strict=True)) if i in habits.BROKEN_INPUTS else i for i in habits.INPUTS])
 def test_each_kind_of_input(inputs):
     x, given = rows(2, 3), habits.INPUTS[inputs][1]
     example, *others = given(x)
@@ -224,7 +232,8 @@ def test_each_kind_of_input(inputs):
     assert not refused & {len(others), len(others) + 1}, "another batch or length is refused"
 
 
-@pytest.mark.parametrize("shell", habits.SHELLS)
+@pytest.mark.parametrize("shell", [pytest.param(s, marks=pytest.mark.xfail(reason=habits.BROKEN_SHELLS[s], strict=True))
+                                   if s in habits.BROKEN_SHELLS else s for s in habits.SHELLS])
 def test_each_shell(shell):
     x = rows(2, 3)
     assert not check(habits.network(shell=shell), (x,), [(-x,), (rows(4, 3),), (rows(2, 5),)])
@@ -239,9 +248,9 @@ def networks(draw):
     whole = sorted(n for n, habit in habits.HABITS.items() if not habit.broken)
     names = draw(st.lists(st.sampled_from(whole), min_size=1, max_size=3))
     often = st.booleans()
-    inputs = draw(st.sampled_from(sorted(habits.INPUTS))) if draw(often) else "plain"
+    inputs = draw(st.sampled_from(sorted(set(habits.INPUTS) - habits.BROKEN_INPUTS))) if draw(often) else "plain"
     output = draw(st.sampled_from(sorted(habits.OUTPUTS))) if draw(often) else "tensor"
-    shell = draw(st.sampled_from(sorted(habits.SHELLS))) if draw(often) else "none"
+    shell = draw(st.sampled_from(sorted(set(habits.SHELLS) - set(habits.BROKEN_SHELLS)))) if draw(often) else "none"
     if shell == "sequential" and len(habits.INPUTS[inputs][1](rows(1, 2))[0]) > 1:
         shell = "none"
     return names, {"inside": draw(often), "conv": draw(often), "inputs": inputs, "output": output, "shell": shell}
