@@ -11,7 +11,7 @@ from fxgrow.common import without_collector
 from fxgrow.errors import CaptureError, SelectionError
 from fxgrow.graph import Captured, as_call, clone_structure, remembered, skeleton, unwrapped
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
-from fxgrow.tracing import capture_graph, insist_callable, with_parts
+from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
 
 Inputs: TypeAlias = tuple | dict[str, Any]  # of a call, by place or by name
 
@@ -33,7 +33,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
     passes = [passes] if isinstance(passes, PassBase) else list(passes)
     args, kwargs = as_call(example_inputs)
     model, inputs = unwrapped(model), args or kwargs
-    with without_collector():
+    with without_collector(), untouched(model):
         try:
             gm = capture_graph(model, inputs)
         except CaptureError as why:

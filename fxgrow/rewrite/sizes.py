@@ -6,6 +6,7 @@ the caller leaves those classes alone. The ops inside a node are compared too: t
 import math
 from typing import Any
 
+import torch
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import Shapes, all_numbers_in, effects, tensors_in
@@ -129,7 +130,7 @@ def _equal(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(_equal, a, b))
     if isinstance(a, float) and isinstance(b, float):
         return a == b or math.isclose(a, b, rel_tol=1e-12)
-    return a == b
+    return isinstance(a, torch.ScriptObject) or a == b
 
 
 def _agrees(expected: Any, got: Any) -> bool:

@@ -5,5 +5,7 @@ What lives here: tracing, and the parts of a model whose shell cannot be traced.
 from fxgrow.tracing.capturing import capture, capture_graph, insist_callable
 from fxgrow.tracing.parts import of_class, plain_attributes, put_back, with_parts
 from fxgrow.tracing.recording import trace
+from fxgrow.tracing.state import untouched
 
-__all__ = ["capture", "capture_graph", "insist_callable", "of_class", "plain_attributes", "put_back", "trace", "with_parts"]
+__all__ = ["capture", "capture_graph", "insist_callable", "of_class", "plain_attributes", "put_back", "trace", "untouched",
+           "with_parts"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -26,6 +26,9 @@ Axis = tuple[int, int]  # which leaf of the inputs, which dimension of it (-1: t
 ADVICE = "capture it again with an example of this size"
 OTHER_TYPE = {torch.float32: torch.float64, torch.float64: torch.float32, torch.bfloat16: torch.float32,
               torch.float16: torch.float32}
+# Longer sizes: more than twice as long and odd for even, so that steps and halves (`range(0, n, 2)`, `n // 2`) differ in number;
+# twice as long; one longer. Not each fits everywhere: a picture may be halved and doubled again.
+LONGER: tuple[Callable[[int], int], ...] = (lambda n: 2 * n + 1 + n % 2, lambda n: 2 * n, lambda n: n + 1)
 LIMITS = ("min", "max", "eps", "tiny")
 WORDS = {operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="}
 
@@ -51,16 +54,16 @@ class Inputs:
                 seen[size] += 1
         return list(groups.values())
 
-    def longer(self, groups: list[list[Axis]], factor: int = 1, other_type: bool = False) -> tuple[tuple, dict]:
-        """Return inputs on meta tensors with the axes of `groups` longer: each `factor` times its size, or one more."""
-        leaves = [t.to(OTHER_TYPE[t.dtype]) if other_type and isinstance(t, Tensor) and t.dtype in OTHER_TYPE else t for t in self.leaves]
+    def longer(self, groups: list[list[Axis]], size: Callable[[int], int], other_type: bool = False) -> tuple[tuple, dict]:
+        """Return inputs on meta tensors with the axes of `groups` of another size, and if asked to of another type."""
+        leaves = [t.to(OTHER_TYPE[t.dtype]) if other_type and isinstance(t, Tensor) and t.dtype in OTHER_TYPE else t
+                  for t in self.leaves]
         for i, dim in (axis for group in groups for axis in group):
             leaf = leaves[i]
             if dim < 0:
-                leaves[i] = leaf * factor if factor > 1 else leaf + 1
+                leaves[i] = size(leaf)
             else:
-                shape = list(leaf.shape)
-                shape[dim] = shape[dim] * factor if factor > 1 else shape[dim] + 1
+                shape = [size(s) if d == dim else s for d, s in enumerate(leaf.shape)]
                 leaves[i] = torch.empty(shape, dtype=leaf.dtype, device="meta")
         return tree_unflatten(leaves, self.form)
 
@@ -91,8 +94,8 @@ def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
     fixed = {}
     for g in everything:
         if g not in free:
-            for factor in (1, 2):  # one more does not fit everywhere: a picture whose sides are halved and doubled again
-                why = _same(recording, inputs, [g], factor)
+            for size in LONGER:
+                why = _same(recording, inputs, [g], size)
                 if isinstance(why, str):
                     break
             if str(why):
@@ -102,12 +105,13 @@ def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
     return fixed
 
 
-def _same(recording: Recorder, inputs: Inputs, groups: list[int], factor: int = 1, other_type: bool = False) -> str | Exception:
+def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Callable[[int], int] = LONGER[0],
+          other_type: bool = False) -> str | Exception:
     """Return "" where longer inputs are treated as the recording says, else why not, or what says that the model raised.
 
     With `other_type` the floating-point type is another one as well, and arguments that follow it do so in the graph.
     """
-    longer = inputs.longer([inputs.groups[g] for g in groups], factor, other_type)
+    longer = inputs.longer([inputs.groups[g] for g in groups], size, other_type)
     with _in_other_type(recording.root) if other_type else contextlib.nullcontext():
         again = replay(recording, *longer)
     if isinstance(again, Differs):

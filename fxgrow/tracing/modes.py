@@ -155,6 +155,8 @@ class _Merger:
     def _spare_other_mode(self, only: Node, node: Node) -> None:
         """Let a node that writes in place in one mode write to a copy in the other, for both branches run in both modes."""
         owner, written = owner_of(only), node.args[0]
+        if writes_in_place(only.args[0]) and (only.args[0] in self.of_train) != (only.args[0] in self.of_eval):
+            return  # what was written in this mode only already is that copy
         if only.args[0].op != "get_attr":  # type: ignore[union-attr]
             raise LeafNeeded(owner, f"{only.name} writes in place in one mode only")
         with self.graph.inserting_before(node):

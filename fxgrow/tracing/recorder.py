@@ -157,10 +157,11 @@ class Recorder(TorchFunctionMode):
             self.guards.append(Guard(operation, operands, answer, line_of(frame), kind, frame and frame.f_code))
         return answer
 
-    def escape(self) -> None:
-        """Take notice that a size becomes a plain number, so that what follows cannot be seen."""
+    def escape(self, number: Number) -> None:
+        """Take notice that a size becomes a plain number: what follows cannot be seen, and holds for this number."""
         if self.listening:
             self.escaped = self.escaped or line_of_user() or "torch"
+            self.guard(operator.eq, (number, plain(number)), True, kind="key")
 
     def arithmetic(self, operation: Callable, operands: tuple) -> Any:
         """Return what an operation on numbers gives, remembering it."""
@@ -217,8 +218,8 @@ class Recorder(TorchFunctionMode):
         return self._literal(a)
 
     def _literal(self, a: Any) -> Any:
-        if type(a).__module__ == "numpy" and hasattr(a, "item") and getattr(a, "ndim", 1) == 0:
-            return a.item()
+        if type(a).__module__ == "numpy" and hasattr(a, "tolist"):
+            return a.tolist()
         if isinstance(a, Enum) and isinstance(a, (str, int)):
             return a.value
         if isinstance(a, (str, int, float, torch._ops.OpOverload)):
@@ -490,8 +491,22 @@ def _iterate(recorder: Recorder, func, name, args, kwargs) -> Any:
 
 
 def _length(recorder: Recorder, func, name, args, kwargs) -> Any:
-    recorder.escape()
-    return func(*args)
+    length = func(*args)
+    recorder.escape(recorder._attribute(Tensor.shape.__get__, args[0])[0])  # type: ignore[attr-defined]
+    return length
+
+
+def _parts(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Cut a tensor into parts, whose number is a question about the size that is cut."""
+    parts = recorder._call(func, name, args, kwargs)
+    tensor, cut, *rest = (*args, *(kwargs[k] for k in ("split_size", "split_size_or_sections", "chunks") if k in kwargs))
+    if isinstance(cut, int) and cut and tensor.numel():
+        dim = kwargs.get("dim", rest[0] if rest else 0)
+        size = recorder._attribute(Tensor.shape.__get__, tensor)[dim]  # type: ignore[attr-defined]
+        part = (size + cut - 1) // cut
+        count = part if name == "split" else (size + part - 1) // part
+        bool(count == len(parts))
+    return parts
 
 
 def _fact(recorder: Recorder, func, name, args, kwargs) -> Any:
@@ -552,9 +567,9 @@ def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> None:
 
 
 SPECIAL: dict[str, Callable] = {
-    "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert, "cpu": _moved, "cuda": _moved, "to": _to,
+    "split": _parts, "chunk": _parts,    "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert, "cpu": _moved, "cuda": _moved, "to": _to,
     "__set__": _refused("its forward sets an attribute of a tensor"), "_set_grad_enabled": _grad_mode, "__repr__": _fact,
-    "__format__": _fact, "is_contiguous": _fact, "has_names": _fact, "__hash__": _fact, "requires_grad_": _refused(
+    "__format__": _fact, "is_contiguous": _fact, "has_names": _fact, "__hash__": _fact, "_record_function_enter_new": _fact, "_record_function_exit._RecordFunction": _fact, "requires_grad_": _refused(
         "its forward asks for gradients of a tensor"), "get_device": _fact, "__deepcopy__": _fact}
 
 

@@ -1,5 +1,4 @@
 """One recording: a model on meta tensors, its inputs and its output become a graph, submodules that stop it become leaves."""
-import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -17,7 +16,7 @@ from fxgrow.layers import has_form, ordered
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe
 from fxgrow.tracing.sizes import Number
-from fxgrow.tracing.state import State
+from fxgrow.tracing.state import State, draws, put_back_draws
 from fxgrow.tracing.watching import watched
 
 MAX_LEAF_RETRIES = 200
@@ -63,7 +62,7 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
     Raises:
         LeafNeeded: a submodule stops it.
     """
-    state, seeds = State(recorder.root), random.getstate()
+    state, seeds = State(recorder.root), draws()
     try:
         with watched(recorder):
             given, named = _placeholders(recorder, args, kwargs)
@@ -71,13 +70,13 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
             _check_state(recorder, state)
             if recorder.switched:
                 raise LeafNeeded("", "its forward switches gradients off or on and not back again")
-            if random.getstate() != seeds:
-                raise LeafNeeded("", "its forward draws Python's own random numbers (random), which no graph does: "
+            if draws() != seeds:
+                raise LeafNeeded("", "its forward draws random numbers of Python or NumPy, which no graph does: "
                                      "draw them with torch")
             recorder.stack = [""]
             recorder.emit("output", "output", (_output(recorder, out),), {})
     finally:
-        random.setstate(seeds)
+        put_back_draws(seeds)
         state.restore()
     return recorder
 

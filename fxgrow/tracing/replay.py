@@ -36,6 +36,7 @@ class Replay(Recorder):
         self.varied: list[Guard] = []
         self.decided: list[Guard] = []
         self.loosened: list[Guard] = []
+        self.moved: set[Node] = set()  # arithmetic of sizes that are others now, whatever came out
 
     def emit(self, kind: str, target: Any, args: tuple, kwargs: dict) -> Node:
         """Return the recorded node that this one is.
@@ -82,6 +83,17 @@ class Replay(Recorder):
     def note(self, node: Node, value: Any) -> None:
         """Leave the recorded value alone."""
 
+    def arithmetic(self, operation: Callable, operands: tuple) -> Any:
+        """Return what an operation on numbers gives, remembering whether it is of sizes that are others now."""
+        result = super().arithmetic(operation, operands)
+        if isinstance(result, Number) and any(map(self._moves, operands)):
+            self.moved.add(result.origin)
+        return result
+
+    def _moves(self, number: Any) -> bool:
+        """Tell whether a number is another one than in the recording, or computed from one."""
+        return isinstance(number, Number) and (number.origin in self.moved or plain(number) != plain(_recorded(number.origin)))
+
     def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
         """Compare a question about sizes with the recorded one, and give the recorded answer.
 
@@ -95,7 +107,7 @@ class Replay(Recorder):
         guard = self.recording.guards[self.asked]
         self.asked += 1
         self.guards.append(guard)
-        changed = [plain(a) != plain(b) for a, b in zip(guard.operands, operands) if isinstance(a, Number)]
+        changed = [plain(a) != plain(b) or self._moves(b) for a, b in zip(guard.operands, operands) if isinstance(a, Number)]
         if any(plain(a) != plain(b) for a, b in zip(guard.operands, operands) if not isinstance(a, (Number, Node))):
             self.loosened.append(guard)
         if any(changed):
@@ -105,13 +117,17 @@ class Replay(Recorder):
         return guard.answer
 
     def finish(self) -> None:
-        """Write down at the questions of the recording what became of them.
+        """Insist that the recording has come to its end.
 
         Raises:
-            Differs: the recording goes on.
+            Differs: it goes on.
         """
         if self.at != len(self.recording.events):
             raise Differs("it does less")
+        self.take_down()
+
+    def take_down(self) -> None:
+        """Write down at the questions of the recording what became of them."""
         for guard in self.varied:
             guard.varies = True
         for guard in self.decided:
@@ -125,6 +141,11 @@ def _alike(a: Any, b: Any) -> bool:
     return getattr(a, "__self__", None) is getattr(b, "__self__", a) and getattr(a, "__func__", None) is getattr(b, "__func__", a)
 
 
+def _recorded(origin: Any) -> Any:
+    """Return the value that an origin had in the recording."""
+    return origin.meta["val"] if isinstance(origin, Node) else origin.get(_recorded(origin.base), origin.key)
+
+
 def _both_nan(a: Any, b: Any) -> bool:
     return isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
 
@@ -135,6 +156,9 @@ def replay(recording: Recorder, args: tuple, kwargs: dict) -> Replay | BaseExcep
     try:
         record_once(again, args, kwargs)
         again.finish()
-    except (LeafNeeded, Differs, Exception) as stop:
+    except Differs as difference:
+        return difference
+    except (LeafNeeded, Exception) as stop:  # perhaps since an answer was taken that would be another one now
+        again.take_down()
         return stop
     return again

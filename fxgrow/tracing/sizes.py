@@ -62,7 +62,7 @@ def _question(name: str, operation: Callable) -> Callable:
 def _escape(name: str) -> Callable:
     """Return a method that gives a plain number away."""
     def give(self, *arguments):
-        self.recorder.escape()
+        self.recorder.escape(self)
         return getattr(plain(self), name)(*arguments)
     return give
 

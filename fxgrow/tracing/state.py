@@ -1,12 +1,16 @@
 """State: what a forward changes in its modules and in the containers that its code reaches, compared before and after."""
 from __future__ import annotations
 
+import contextlib
+import random
+import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxgrow.graph import CONSTANT
@@ -43,9 +47,16 @@ class State:
                 if name not in SKIPPED:
                     self._keep(value, DEPTH)
         self.reached: dict[int, list[tuple[str, str]]] = defaultdict(list)  # who reaches a container outside, and its name
-        for path, name, container in _outside(root):
-            self._keep(container, DEPTH)
-            self.reached[id(container)].append((path, name))
+        self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
+        self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
+        for path, name, found in _outside(root):
+            self.reached[id(found)].append((path, name))
+            if isinstance(found, FunctionType):
+                self.functions.setdefault(id(found), (found, _held(found)))
+            elif hasattr(found, "cache_clear"):
+                self.caches.setdefault(id(found), (found, found.cache_info().misses))
+            else:
+                self._keep(found, DEPTH)
 
     def _keep(self, value: Any, depth: int) -> None:
         if type(value) not in CONTAINERS or not depth or id(value) in self.contents or len(value) > LARGE:
@@ -68,6 +79,11 @@ class State:
             news = list(self._news(self.contents[key][0], self.contents[key][0], DEPTH)) if key in self.contents else []
             if news:
                 yield from (Change(path, f"{name!r}, which lies outside of the model", news) for path, name in places)
+
+        for key, (function, before) in self.functions.items():
+            for name, now in _held(function).items():
+                if now is not before.get(name, self):
+                    yield from (Change(path, f"{name!r}, which lies outside of the model", [now]) for path, _ in self.reached[key])
 
     def _news(self, before: Any, now: Any, depth: int) -> Iterator[Any]:
         """Yield the values that are new in one that is `now`."""
@@ -97,10 +113,49 @@ class State:
         for _, module, attributes, buffers in self.modules:
             module.__dict__ = attributes | {n: v for n, v in vars(module).items() if n.startswith(CONSTANT)}
             module._buffers = buffers
+        self.restore_outside()
+
+    def restore_outside(self) -> None:
+        """Put back what containers and functions hold, and nothing in the modules themselves."""
+        for function, before in self.functions.values():
+            for name, now in _held(function).items():
+                if now is not before.get(name, now):
+                    _hold(function, name, before[name])
+        for cached, misses in self.caches.values():
+            if cached.cache_info().misses != misses:
+                cached.cache_clear()
         for value, contents in self.contents.values():
             if len(value) != len(contents) or any(a is not b for a, b in zip(_inside(value), _inside(contents))):
                 value.clear()
                 value.update(contents) if isinstance(value, (dict, set)) else value.extend(contents)
+
+
+def draws() -> tuple:
+    """Return the states of Python's and of NumPy's own random numbers, to compare and to put back."""
+    numbers = sys.modules.get("numpy.random")
+    if numbers is None:
+        return (random.getstate(),)
+    _, key, *rest = numbers.get_state()
+    return random.getstate(), tuple(key.tolist()), *rest
+
+
+def put_back_draws(states: tuple) -> None:
+    """Put back what `draws` gave."""
+    random.setstate(states[0])
+    if len(states) > 1:
+        sys.modules["numpy.random"].set_state(("MT19937", *states[1:]))
+
+
+@contextlib.contextmanager
+def untouched(root: nn.Module) -> Iterator[None]:
+    """Leave what lies outside of a model, and the generators of random numbers, as they are before what runs inside."""
+    state, seeds = State(root), draws()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        state.restore_outside()
+        put_back_draws(seeds)
 
 
 def _copy(value: Any) -> Any:
@@ -127,7 +182,7 @@ def _outside(root: nn.Module) -> Iterator[tuple[str, str, Any]]:
 
 
 def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the containers that functions reach, by name, and the functions that they call as well."""
+    """Yield the containers that functions reach, by name, and the functions themselves, with those that they call."""
     queue, seen = [(f, DEPTH) for f in functions], set()
     while queue:
         function, depth = queue.pop()
@@ -137,13 +192,30 @@ def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:
             yield type(holder).__name__, vars(holder)
             yield from ((n, v) for n, v in vars(holder).items() if type(v) in CONTAINERS)
         function = getattr(function, "__func__", function)
+        if hasattr(function, "cache_clear") and hasattr(function, "__wrapped__"):
+            yield function.__name__, function
+            function = function.__wrapped__
         if not isinstance(function, FunctionType) or id(function) in seen or not is_of_user(function.__code__.co_filename):
             continue
         seen.add(id(function))
-        held = dict(zip(function.__code__.co_freevars, _cells(function)))
-        held |= {n: function.__globals__[n] for n in _names(function.__code__) if n in function.__globals__}
+        held = _held(function)
+        yield function.__name__, function
         yield from ((name, value) for name, value in held.items() if type(value) in CONTAINERS)
         queue += [(value, depth - 1) for value in held.values() if depth and type(value) not in CONTAINERS]
+
+
+def _held(function: FunctionType) -> dict[str, Any]:
+    """Return what the names outside of a function stand for in it."""
+    held = dict(zip(function.__code__.co_freevars, _cells(function)))
+    return held | {n: function.__globals__[n] for n in _names(function.__code__) if n in function.__globals__}
+
+
+def _hold(function: FunctionType, name: str, value: Any) -> None:
+    """Let a name outside of a function stand for something."""
+    if name in function.__code__.co_freevars:
+        function.__closure__[function.__code__.co_freevars.index(name)].cell_contents = value  # type: ignore[index]
+    else:
+        function.__globals__[name] = value
 
 
 def _cells(function: Callable) -> Iterator[Any]:

@@ -89,13 +89,18 @@ def watched(recorder: Recorder) -> Iterator[None]:
             raise recorder.stop("its forward switches inference mode on (use no_grad)")
         return inference(context)
 
-    inference = torch.inference_mode.__enter__
+    def enter_switched(context: Any) -> None:
+        if not ours():  # else it was switched where the context was made
+            switched(context)
+
+    switched, inference = torch.set_grad_enabled.__enter__, torch.inference_mode.__enter__
     entered, compiling = torch.autocast.__enter__, torch.compiler.is_compiling
     randomness = "its forward sets the seed of random numbers"
     patches = [patch.object(nn.Module, "__call__", enter), patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
                patch.object(torch.jit.ScriptFunction, "__call__", call_script), patch.object(torch.autocast, "__enter__", enter_autocast),
                patch.object(torch.inference_mode, "__enter__", enter_inference),
                patch.object(torch.compiler, "is_compiling", is_compiling),
+               patch.object(torch.set_grad_enabled, "__enter__", enter_switched),
                patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal),
                patch.object(torch, "is_grad_enabled", _listening(
                    recorder, "is_grad_enabled", lambda: recorder.grad, "its forward asks whether gradients are wanted")),

@@ -1,0 +1,1351 @@
+"""Habits of real forwards: each is one small step on an activation of shape [batch, length, 8] that people do write.
+
+What lives here: the steps, outputs, inputs and shells, and the small network that is put together from them. What does not:
+what must become of them (tests/fxgrow/tracing/test_habits.py).
+"""
+import collections
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+import numbers
+import operator
+import random
+import types
+import typing
+import warnings
+
+import numpy
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+WIDTH = 8
+KEPT: dict = {"list": [], "dict": {}, "deque": collections.deque(maxlen=2), "calls": 0}  # what forwards share with the world
+
+
+def reset() -> None:
+    """Forget what forwards left behind outside of their models."""
+    for value in KEPT.values():
+        if not isinstance(value, int):
+            value.clear()
+    KEPT["calls"] = 0
+
+
+class Habit:
+    """One step of a forward.
+
+    fixes: the axes ("batch", "length") of which the grown model may say that they are those of the example.
+    top, part: whether it must be exact where it stands in the forward of the model itself, and in that of a submodule;
+    else it may be refused. noisy: it draws numbers for each channel, so that train mode is not compared.
+    broken: why it does not hold yet.
+    """
+    fixes: tuple = ()
+    top = part = True
+    noisy = False
+    broken = ""
+
+    def make(self):
+        """Make layers and attributes."""
+
+    def use(self, h):
+        raise NotImplementedError
+
+
+HABITS: dict[str, type[Habit]] = {}
+
+
+def add(name, given, marks):
+    if isinstance(given, type):
+        HABITS[name] = type(name, (given, Habit), marks)
+    else:
+        HABITS[name] = type(name, (Habit,), {"use": given, **marks})
+
+
+def habit(**marks):
+    """Take a function of module and activation, or a class with `make` and `use`, among the habits."""
+    def take(given):
+        add(given.__name__, given, marks)
+        return given
+    return take
+
+
+def question(name, ask, **marks):
+    add(name, lambda self, h: h * 2 if ask(h) else 1 - h, marks)
+
+
+def step(name, do, **marks):
+    add(name, lambda self, h: do(h), marks)
+
+
+BATCH, LENGTH, BOTH = {"fixes": ("batch",)}, {"fixes": ("length",)}, {"fixes": ("batch", "length")}
+MAY_REFUSE = {"top": False, "part": False}
+ONLY_AS_PART = {"top": False}
+
+# --- Questions ------------------------------------------------------------------------------------------------------------
+
+
+@functools.singledispatch
+def kind_of(value):
+    return 3.0
+
+
+kind_of.register(Tensor, lambda value: 2.0)
+kind_of.register(int, lambda value: 5.0)
+
+
+def matched_rank(h):
+    match h.ndim:
+        case 3:
+            return h * 2
+        case _:
+            return 1 - h
+
+
+def matched_shape(h):
+    match tuple(h.shape):
+        case (_, _, 8):
+            return h * 2
+        case _:
+            return 1 - h
+
+
+def matched_class(h):
+    match h:
+        case Tensor(dtype=torch.float64):
+            return h * 2
+        case _:
+            return 1 - h
+
+
+question("isinstance", lambda h: isinstance(h, Tensor))
+question("type_is", lambda h: type(h) is Tensor)
+question("is_tensor", torch.is_tensor)
+question("type_word", lambda h: type(h).__name__ == "Tensor")
+question("hasattr", lambda h: not hasattr(h, "tensors"))
+question("getattr_default", lambda h: getattr(h, "mask", None) is None)
+question("callable", lambda h: not callable(h))
+question("dict_like", lambda h: not hasattr(h, "keys"))
+question("floating", lambda h: h.is_floating_point() and not h.is_complex())
+question("dtype_is", lambda h: h.dtype is torch.float64)
+question("dtype_in", lambda h: h.dtype in (torch.float32, torch.float64))
+question("dtype_table", lambda h: {torch.float64: True}.get(h.dtype, False))
+question("dtype_word", lambda h: str(h.dtype).endswith("64"))
+question("finfo", lambda h: torch.finfo(h.dtype).bits == 64)
+question("element_size", lambda h: h.element_size() == 8)
+question("legacy_type", lambda h: h.type() == "torch.DoubleTensor")
+question("device_type", lambda h: h.device.type == "cpu")
+question("device_equal", lambda h: h.device == torch.device("cpu"))
+question("device_word", lambda h: str(h.device) == "cpu")
+question("is_cuda", lambda h: not h.is_cuda and not h.is_meta)
+question("layout", lambda h: h.layout is torch.strided and not h.is_sparse)
+question("ndim", lambda h: h.ndim == 3 and h.dim() == 3 and len(h.shape) == 3)
+question("ndim_in", lambda h: h.ndim in {3, 4})
+question("ndim_table", lambda h: {3: True}.get(h.dim(), False))
+question("width_equal", lambda h: h.shape[-1] == WIDTH)
+question("width_table", lambda h: {WIDTH: True}.get(h.shape[-1], False))
+question("width_word", lambda h: f"w{h.shape[-1]}" == "w8")
+question("width_in_shape", lambda h: WIDTH in h.shape[2:])
+question("size_is_int", lambda h: isinstance(h.shape[1], int) and isinstance(h.size(0), numbers.Integral))
+question("size_type_is_int", lambda h: type(h.shape[1]) is int, broken="a size is of a class of its own, and nothing can see that this is asked")
+question("shape_is_size", lambda h: isinstance(h.shape, torch.Size) and isinstance(h.size(), tuple))
+question("length_more", lambda h: h.shape[1] > 3, **LENGTH)
+question("length_truth", lambda h: bool(h.size(1)))
+question("batch_one", lambda h: h.shape[0] == 1, **BATCH)
+question("square", lambda h: h.shape[0] == h.shape[1], **BOTH)
+question("shape_equal", lambda h: h.shape == (2, 3, WIDTH), **BOTH)
+question("length_in", lambda h: h.size(1) in (1, 2, 3), **LENGTH)
+question("length_table", lambda h: {3: True, 4: False, 5: True}.get(h.size(1), False), **LENGTH)
+question("length_word", lambda h: str(h.shape[1]) in "135", **LENGTH)
+question("shape_word", lambda h: str(tuple(h.shape)) == "(2, 3, 8)", **BOTH)
+question("longest", lambda h: max(h.shape[:2]) > 3, **BOTH)
+question("total", lambda h: math.prod(h.shape[:2]) > 6, **BOTH)
+question("numel", lambda h: h.numel() > 50, **BOTH, **MAY_REFUSE)
+question("len", lambda h: len(h) > 2, **BATCH)
+question("odd", lambda h: h.shape[1] % 2, **LENGTH)
+question("chained", lambda h: 1 < h.shape[1] <= 4, **LENGTH)
+question("any_size", lambda h: any(s == 1 for s in h.shape), **BOTH)
+question("same_shape", lambda h: h.shape == torch.tanh(h).shape)
+question("contiguous", lambda h: h.contiguous().is_contiguous())
+question("transposed_contiguous", lambda h: h.contiguous().transpose(1, 2).is_contiguous(), **LENGTH, broken="it is at length 1 only, and that is not guarded")
+question("stride", lambda h: h.contiguous().stride(-1) == 1)
+question("grad_wanted", lambda h: torch.is_grad_enabled(), **MAY_REFUSE)
+question("requires_grad", lambda h: h.requires_grad, **MAY_REFUSE)
+question("leaf", lambda h: h.is_leaf, **MAY_REFUSE)
+question("grad_is_none", lambda h: h.grad_fn is None, **MAY_REFUSE)
+question("autocast_on", lambda h: torch.is_autocast_enabled())
+question("inference_on", lambda h: not torch.is_inference_mode_enabled())
+question("compiling", lambda h: not torch.compiler.is_compiling())
+question("scripting", lambda h: not torch.jit.is_scripting() and not torch.jit.is_tracing())
+question("value", lambda h: h.sum() > 0, **MAY_REFUSE)
+question("item", lambda h: h.mean().item() > 0, **MAY_REFUSE)
+question("nan", lambda h: not torch.isnan(h).any(), **MAY_REFUSE)
+step("singledispatch", lambda h: h * kind_of(h) + kind_of(h.shape[1]))
+for _match in (matched_rank, matched_shape, matched_class):
+    step(_match.__name__, _match)
+
+
+@habit(**ONLY_AS_PART)
+def swallowed_value(self, h):
+    try:
+        return h * 2 if float(h.sum()) > 0 else h
+    except Exception:
+        return 1 - h
+
+
+@habit()
+def asserts(self, h):
+    assert isinstance(h, Tensor) and h.ndim == 3, f"rows, please, not {tuple(h.shape)}"
+    torch._assert(h.shape[-1] == WIDTH, f"{h.shape[-1]} channels")
+    return h * 2
+
+
+# --- Contexts -------------------------------------------------------------------------------------------------------------
+
+
+def within(context, **marks):
+    def use(self, h):
+        with context():
+            k = torch.tanh(h)
+        return h + k
+    return {"use": use, **marks}
+
+
+for _name, _context, _marks in (
+        ("no_grad", torch.no_grad, MAY_REFUSE), ("grad_disabled", lambda: torch.set_grad_enabled(False), MAY_REFUSE),
+        ("grad_enabled", lambda: torch.set_grad_enabled(True), {}), ("enable_grad", torch.enable_grad, {}),
+        ("inference_mode", torch.inference_mode, MAY_REFUSE), ("autocast_off", lambda: torch.autocast("cpu", enabled=False), {}),
+        ("autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16), MAY_REFUSE),
+        ("on_device", lambda: torch.device("cpu"), {}), ("record_function", lambda: torch.profiler.record_function("part"), {}),
+        ("warnings", warnings.catch_warnings, {}), ("null", contextlib.nullcontext, {}),
+        ("anomaly", lambda: torch.autograd.set_detect_anomaly(False), {}),
+        ("sdpa_kernel", lambda: torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), {})):
+    HABITS[_name] = type(_name, (Habit,), within(_context, **_marks))
+
+
+@habit(**MAY_REFUSE)
+@torch.no_grad()
+def decorated_no_grad(self, h):
+    return h * 2
+
+
+@habit(**MAY_REFUSE)
+def switched_and_back(self, h):
+    before = torch.is_grad_enabled()
+    torch.set_grad_enabled(False)
+    mean = h.mean(1, keepdim=True)
+    torch.set_grad_enabled(before)
+    return h - mean
+
+
+@habit(**MAY_REFUSE)
+def seeded(self, h):
+    torch.manual_seed(5)
+    return h + torch.rand(h.shape[0], 1, 1, dtype=h.dtype)
+
+
+@habit(**MAY_REFUSE)
+def forked(self, h):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return h * torch.rand(h.shape[0], 1, 1, dtype=h.dtype)
+
+
+@habit(**MAY_REFUSE)
+def own_generator(self, h):
+    generator = torch.Generator().manual_seed(3)
+    return h * torch.rand(h.shape[0], 1, 1, dtype=h.dtype, generator=generator)
+
+
+@habit(**MAY_REFUSE)
+def python_random(self, h):
+    return h * random.random()
+
+
+@habit(**MAY_REFUSE)
+def numpy_random(self, h):
+    return h * numpy.random.rand()
+
+
+@habit()
+def drawn_per_row(self, h):
+    return h * (1 + torch.rand(h.shape[0], 1, 1, dtype=h.dtype))
+
+
+@habit(**MAY_REFUSE)
+def default_dtype(self, h):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    shift = torch.ones(1) / 3
+    torch.set_default_dtype(before)
+    return h + shift
+
+
+# --- Containers -----------------------------------------------------------------------------------------------------------
+
+
+@habit()
+def list_of_steps(self, h):
+    outs = []
+    for scale in (1.0, 2.0, 0.5):
+        outs.append(h * scale)
+    return torch.stack(outs).sum(0)
+
+
+@habit()
+def dict_of_results(self, h):
+    found = {"a": h * 2}
+    found.update(b=torch.tanh(found["a"]))
+    found.setdefault("c", h)
+    return sum(found.values())
+
+
+@habit()
+def deque_of_last(self, h):
+    last = collections.deque([h], maxlen=2)
+    for _ in range(3):
+        last.append(torch.tanh(last[-1]))
+    return last[0] + last[1]
+
+
+@habit()
+def default_dict(self, h):
+    found = collections.defaultdict(list)
+    found["x"].append(h)
+    found["x"].append(h * 2)
+    return functools.reduce(operator.add, found["x"])
+
+
+@habit(**MAY_REFUSE)
+class KeepsInOwnList:
+    def make(self):
+        self.seen = []
+
+    def use(self, h):
+        self.seen.append(h.detach())
+        return h * 2
+
+
+@habit(**MAY_REFUSE)
+class KeepsInOwnDict:
+    def make(self):
+        self.cache = {}
+
+    def use(self, h):
+        self.cache["h"] = h
+        return self.cache["h"] * 2
+
+
+@habit(**MAY_REFUSE)
+class KeepsNested:
+    def make(self):
+        self.kept = {"layers": [[], None]}
+
+    def use(self, h):
+        self.kept["layers"][0].append(h.shape[1])
+        return h * len(self.kept["layers"][0])
+
+
+@habit(**MAY_REFUSE)
+def global_list(self, h):
+    KEPT["list"].append(h.detach())
+    return h * len(KEPT["list"])
+
+
+@habit(**MAY_REFUSE)
+def global_deque(self, h):
+    KEPT["deque"].append(h.detach().mean())
+    return h + sum(KEPT["deque"])
+
+
+@habit(**MAY_REFUSE)
+def global_counter(self, h):
+    KEPT["calls"] += 1
+    return h * KEPT["calls"]
+
+
+@habit(**MAY_REFUSE)
+class Closure:
+    def make(self):
+        calls = 0
+
+        def count():
+            nonlocal calls
+            calls += 1
+            return calls
+        self.count = count
+
+    def use(self, h):
+        return h * min(2, self.count())
+
+
+@habit(**MAY_REFUSE)
+class HookStores:
+    def make(self):
+        self.inner = nn.Linear(WIDTH, WIDTH)
+        self.inner.register_forward_hook(lambda module, args, out: KEPT["dict"].update(out=out))
+
+    def use(self, h):
+        self.inner(h)
+        return h + KEPT["dict"]["out"]
+
+
+@habit()
+class HookChanges:
+    def make(self):
+        self.inner = nn.Linear(WIDTH, WIDTH)
+        self.inner.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+        self.inner.register_forward_hook(lambda module, args, out: out + 1)
+
+    def use(self, h):
+        return self.inner(h)
+
+
+# --- State ----------------------------------------------------------------------------------------------------------------
+
+
+@habit(**MAY_REFUSE)
+class Counter:
+    def make(self):
+        self.calls = 0
+
+    def use(self, h):
+        self.calls += 1
+        return h * min(1.0, self.calls / 10)
+
+
+@habit(**MAY_REFUSE)
+class FirstCall:
+    def make(self):
+        self.started = False
+
+    def use(self, h):
+        out = h if self.started else h * 0
+        self.started = True
+        return out
+
+
+@habit(**MAY_REFUSE)
+class Remembers:
+    def make(self):
+        self.before = None
+
+    def use(self, h):
+        mean = h.detach().mean()
+        self.before = mean if self.before is None else 0.9 * self.before + 0.1 * mean
+        return h - self.before
+
+
+@habit(**MAY_REFUSE)
+class ReplacesPlainTensor:
+    def make(self):
+        self.shift = torch.zeros(1, dtype=torch.float64)
+
+    def use(self, h):
+        self.shift = self.shift + 0.1
+        return h + self.shift
+
+
+@habit(**MAY_REFUSE)
+class ReplacesBuffer:
+    def make(self):
+        self.register_buffer("shift", torch.zeros(1, dtype=torch.float64))
+
+    def use(self, h):
+        self.shift = self.shift + 0.1
+        return h + self.shift
+
+
+@habit()
+class CountsInBuffer:
+    def make(self):
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def use(self, h):
+        self.calls += 1
+        return h * self.calls
+
+
+@habit()
+class AveragesInBuffer:
+    def make(self):
+        self.register_buffer("mean", torch.zeros(1, dtype=torch.float64))
+
+    def use(self, h):
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * h.detach()[:, :, :1].mean())
+        return h - self.mean
+
+
+@habit()
+class CountsWhileTraining:
+    def make(self):
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def use(self, h):
+        if self.training:
+            self.calls += 1
+        return h * (1 + self.calls)
+
+
+@habit(**MAY_REFUSE)
+class CachesByLength:
+    def make(self):
+        self.tables = {}
+
+    def use(self, h):
+        n = h.shape[1]
+        if n not in self.tables:
+            self.tables[n] = torch.arange(n, dtype=h.dtype)[:, None]
+        return h + self.tables[n]
+
+
+@habit(**MAY_REFUSE)
+class CachesLongest:
+    def make(self):
+        self.table = torch.zeros(0, dtype=torch.float64)
+
+    def use(self, h):
+        if len(self.table) < h.shape[1]:
+            self.table = torch.arange(h.shape[1], dtype=h.dtype)
+        return h + self.table[:h.shape[1], None]
+
+
+@habit(**MAY_REFUSE)
+class LazyBuffer:
+    def make(self):
+        self.register_buffer("table", None, persistent=False)
+
+    def use(self, h):
+        if self.table is None or self.table.shape[0] != h.shape[1]:
+            self.table = torch.arange(h.shape[1], dtype=h.dtype)
+        return h + self.table[:, None]
+
+
+@habit(**MAY_REFUSE)
+class KeepsLastSize:
+    def make(self):
+        self.last = 0
+
+    def use(self, h):
+        self.last = h.shape[1]
+        return h / self.last
+
+
+@habit()
+class MemoisedTable:
+    @staticmethod
+    @functools.lru_cache
+    def table(width):
+        return torch.arange(width, dtype=torch.float64) / width
+
+    def use(self, h):
+        return h + self.table(WIDTH)[:1]
+
+
+# --- Loops ----------------------------------------------------------------------------------------------------------------
+
+
+@habit(**LENGTH)
+def scan(self, h):
+    state, outs = torch.zeros(h.shape[0], h.shape[2], dtype=h.dtype), []
+    for t in range(h.shape[1]):
+        state = torch.tanh(state + h[:, t])
+        outs.append(state)
+    return torch.stack(outs, 1)
+
+
+@habit(**LENGTH)
+def decayed_sum(self, h):
+    total = 0.0
+    for t, row in enumerate(h.unbind(1)):
+        total = total + row * 0.5 ** t
+    return h + total[:, None]
+
+
+@habit(**BATCH)
+def loop_over_batch(self, h):
+    return torch.stack([h[i] * (i + 1) for i in range(h.size(0))])
+
+
+@habit(**BATCH)
+def iterates(self, h):
+    return torch.stack([torch.tanh(row) for row in h])
+
+
+@habit(**BATCH)
+def loop_over_len(self, h):
+    out = h.clone()
+    for i in range(len(h)):
+        out[i] = h[i] * (i + 1)
+    return out
+
+
+@habit()
+def loop_over_channels(self, h):
+    return torch.stack([h[..., i] * (i + 1) for i in range(h.shape[-1])], -1)
+
+
+@habit(**LENGTH)
+def halves(self, h):
+    n, scale = h.shape[1], 1.0
+    while n > 1:
+        n, scale = n // 2, scale * 1.5
+    return h * scale
+
+
+@habit(**BOTH)
+def zip_of_chunks(self, h):
+    return torch.cat([a + b for a, b in zip(h.chunk(2, -1), h.flip(1).chunk(2, -1))], -1)
+
+
+@habit(**LENGTH)
+def zip_of_steps(self, h):
+    return torch.cat([a * i for i, a in zip(itertools.count(1), h.split(2, 1))], 1)
+
+
+@habit(**LENGTH)
+def backwards(self, h):
+    return torch.stack([h[:, i] for i in reversed(range(h.shape[1]))], 1)
+
+
+@habit(**LENGTH)
+def strided(self, h):
+    return h + sum(h[:, i:i + 1] for i in range(0, h.shape[1], 2))
+
+
+@habit(**LENGTH)
+def recursion(self, h):
+    def total(x):
+        n = x.shape[1]
+        return x if n == 1 else total(x[:, :n // 2]) + total(x[:, n // 2:])
+    return h + total(h)
+
+
+@habit()
+def unpacked_chunks(self, h):
+    a, b = h.chunk(2, dim=-1)
+    return torch.cat([a * torch.sigmoid(b), b], -1)
+
+
+@habit(**BATCH)
+def batch_of_example(self, h):
+    first, *rest = h.unbind(0)
+    return torch.stack([first * 2, *rest])
+
+
+@habit()
+def rounds(self, h):
+    for i in range(3):
+        h = h + torch.tanh(h) * i
+    return h
+
+
+# --- Padding, views and sizes ---------------------------------------------------------------------------------------------
+
+
+@habit(**LENGTH)
+def pad_where_odd(self, h):
+    n = h.shape[1]
+    padded = F.pad(h, (0, 0, 0, 1)) if n % 2 else h
+    pairs = padded.reshape(h.shape[0], -1, 2, h.shape[2]).flip(2)
+    return pairs.reshape(padded.shape)[:, :n]
+
+
+@habit()
+def pad_to_four(self, h):
+    n = h.shape[1]
+    padded = F.pad(h, (0, 0, 0, -n % 4))
+    windows = padded.reshape(h.shape[0], -1, 4, h.shape[-1])
+    return (windows - windows.mean(2, keepdim=True)).flatten(1, 2)[:, :n]
+
+
+@habit(**LENGTH)
+def pad_only_if_needed(self, h):
+    missing = max(0, 4 - h.shape[1])
+    if missing > 0:
+        h = F.pad(h, (0, 0, 0, missing))
+    return h[:, :h.shape[1] - missing]
+
+
+step("written_width", lambda h: h.reshape(h.shape[0], -1, 8) * 2)
+step("flat_rows", lambda h: torch.tanh(h.reshape(-1, 8)).view(h.shape))
+step("written_heads", lambda h: h.unflatten(-1, (2, 4)).flatten(-2) * 2)
+step("heads_of_sizes", lambda h: h.reshape(*h.shape[:-1], 2, h.shape[-1] // 2).transpose(1, 2).transpose(1, 2).flatten(-2))
+step("starred_shape", lambda h: h.reshape(*h.shape[:-1], 2, 4).sum(-1, keepdim=True).expand(*h.shape[:2], 2, 4).reshape(h.shape))
+step("added_shape", lambda h: h.reshape(h.shape[:1] + (-1,)).reshape(h.shape[:2] + h.shape[2:]))
+step("view_as", lambda h: h.flatten(1).view_as(h))
+step("expanded", lambda h: h[:, :1].expand(-1, h.size(1), -1) + h)
+step("repeated", lambda h: h + h.mean(1, keepdim=True).repeat(1, h.shape[1], 1))
+step("scale_of_width", lambda h: h * h.size(-1) ** -0.5)
+step("scale_of_root", lambda h: h / math.sqrt(h.shape[-1]))
+step("scale_of_numpy", lambda h: h / numpy.sqrt(h.shape[-1]))
+step("scale_of_numpy_float", lambda h: h * numpy.float64(0.3) + numpy.float32(0.5) + numpy.int64(2))
+step("scale_of_numel", lambda h: h / h.numel(), broken="the number of elements is folded though the batch is free")
+step("scale_of_length", lambda h: h / h.shape[1])
+step("scale_of_float", lambda h: h / float(h.shape[1]), **LENGTH)
+step("scale_of_int", lambda h: h * int(h.shape[1] ** 0.5), **LENGTH)
+step("scale_of_log", lambda h: h * math.log(h.shape[1] + 1), **LENGTH)
+step("scale_of_round", lambda h: h * round(h.shape[1] / 2), **LENGTH)
+step("scale_of_sum", lambda h: h / sum(h.shape[:2]))
+step("scale_of_prod", lambda h: h / math.prod(h.shape[:2]), **BOTH)
+step("scale_of_max", lambda h: h / max(h.shape[0], h.shape[1]), **BOTH)
+step("scale_of_divmod", lambda h: h * (divmod(h.shape[1], 2)[0] + 1), **LENGTH)
+step("scale_of_tensor", lambda h: h / torch.tensor(h.shape[1], dtype=h.dtype).sqrt())
+step("scale_of_new_tensor", lambda h: h / h.new_tensor(h.shape[1]))
+step("scale_of_full", lambda h: h / torch.full((1,), float(WIDTH), dtype=h.dtype))
+step("scale_of_shapes_tensor", lambda h: h / torch.tensor(h.shape[:2], dtype=h.dtype).sum())
+step("layer_norm_of_shape", lambda h: F.layer_norm(h, h.shape[-1:]))
+step("layer_norm_written", lambda h: F.layer_norm(h, (8,)))
+step("positions", lambda h: h + torch.arange(h.shape[1], dtype=h.dtype, device=h.device)[:, None] / h.shape[1])
+step("channel_positions", lambda h: h + torch.arange(h.shape[2], dtype=h.dtype))
+step("causal", lambda h: (h @ h.transpose(1, 2)).masked_fill(
+    torch.ones(h.shape[1], h.shape[1]).triu(1).bool(), float("-inf")).softmax(-1) @ h)
+step("masked", lambda h: h.masked_fill(h < 0.1, torch.finfo(h.dtype).min).clamp(min=-3))
+step("linspace", lambda h: h * torch.linspace(0, 1, h.shape[1], dtype=h.dtype)[:, None])
+step("interpolated", lambda h: F.interpolate(h.transpose(1, 2), size=h.shape[1] * 2).transpose(1, 2)[:, :h.shape[1]])
+step("sliced_by_half", lambda h: torch.cat([h[:, :h.shape[1] // 2] * 2, h[:, h.shape[1] // 2:]], 1))
+step("last_step", lambda h: h + h[:, -1:] + h[:, h.shape[1] - 1][:, None])
+step("ellipsis", lambda h: h[..., None, :][:, :, 0] * 2)
+step("rolled", lambda h: h.roll(1, 1) + torch.roll(h, h.shape[1] // 2, 1))
+step("negative_mean", lambda h: h - h.mean(-2, True))
+step("operators", lambda h: (2 ** h - (1 / (h + 9)) + (-h) + abs(h)) @ torch.eye(WIDTH, dtype=h.dtype))
+step("reversed_operands", lambda h: torch.ones(1, dtype=h.dtype).__rsub__(h) + 3 * h)
+step("written_scale", lambda h: h * torch.tensor([0.5], dtype=h.dtype) + torch.tensor(2.0))
+step("written_channels", lambda h: h * torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8], dtype=h.dtype))
+step("written_list", lambda h: h[..., [7, 6, 5, 4, 3, 2, 1, 0]])
+step("from_numpy", lambda h: h + torch.from_numpy(numpy.arange(8.0)))
+step("as_tensor", lambda h: h * torch.as_tensor(numpy.array([0.5, 2.0] * 4)))
+
+# --- Written to -----------------------------------------------------------------------------------------------------------
+
+
+@habit()
+def zeros_written(self, h):
+    out = torch.zeros(h.shape, dtype=h.dtype)
+    out[:, ::2] = h[:, ::2]
+    return out + h
+
+
+@habit()
+def zeros_like_written(self, h):
+    out = torch.zeros_like(h)
+    out[..., :4] = h[..., :4]
+    out[..., 4:].copy_(h[..., 4:] * 2)
+    return out
+
+
+@habit()
+def empty_written(self, h):
+    out = h.new_empty(h.shape[0], h.shape[1], 2 * h.shape[2])
+    out[..., ::2], out[..., 1::2] = h, h * 3
+    return out[..., ::2] + out[..., 1::2]
+
+
+@habit()
+def written_zeros_of_known_size(self, h):
+    total = torch.zeros(8, dtype=h.dtype)
+    total += h.mean((0, 1))
+    return h + total
+
+
+@habit()
+def written_twice(self, h):
+    table = torch.zeros(2, dtype=h.dtype)
+    table[0] = 3.0
+    table[1] += 2.0
+    return h * table[0] + table[1]
+
+
+@habit(**LENGTH)
+def written_per_step(self, h):
+    out = torch.zeros_like(h)
+    for t in range(h.shape[1]):
+        out[:, t] = h[:, t] + (out[:, t - 1] if t else 0)
+    return out
+
+
+@habit()
+def index_added(self, h):
+    return torch.zeros_like(h).index_add_(2, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]), h) + h
+
+
+@habit()
+def in_place_on_a_view(self, h):
+    half = h[..., :4]
+    half += 1
+    half *= 2
+    return h
+
+
+@habit()
+def in_place_on_a_row(self, h):
+    h[:, 0] += 1
+    first = h[:, 0]
+    first.mul_(2)
+    return h
+
+
+@habit()
+def in_place_alias(self, h):
+    other = h
+    other += 1
+    return h * other
+
+
+@habit()
+def in_place_on_a_reshape(self, h):
+    h = h.contiguous()
+    flat = h.view(-1)
+    flat -= 0.5
+    return h
+
+
+@habit()
+def in_place_of_unbind(self, h):
+    a, b = h[..., :4], h[..., 4:]
+    a += b.detach()
+    return torch.cat([a, b], -1)
+
+
+@habit()
+def in_place_functions(self, h):
+    h = F.relu(h.clone(), inplace=True)
+    return torch.add(h, 1, out=None).clamp_(max=2).sub_(0.5)
+
+
+@habit()
+def out_argument(self, h):
+    with torch.no_grad():
+        shift = torch.zeros(1, dtype=h.dtype)
+        torch.add(shift, 2, out=shift)
+    return h + shift
+
+
+HABITS["out_argument"].top = HABITS["out_argument"].part = False
+
+# --- Leaves ---------------------------------------------------------------------------------------------------------------
+
+
+class Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, strength):
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -ctx.strength * grad, None
+
+
+class StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * (ctx.saved_tensors[0].abs() < 1)
+
+
+@torch.jit.script
+def scripted(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+class Picky(nn.Module):
+    """A module that looks at values."""
+
+    def forward(self, h):
+        return h * 2 if h.mean() > 0 else h * 3
+
+
+def layer(name, build, **marks):
+    """Take a layer, and what is done with it, among the habits."""
+    class Layer:
+        def make(self):
+            self.inner = build()
+
+        def use(self, h):
+            out = self.inner(h)
+            return out[0] if isinstance(out, tuple) else out
+    add(name, Layer, marks)
+
+
+step("own_backward", lambda h: Turned.apply(h, 0.7))
+step("straight_through", lambda h: h + StraightThrough.apply(h))
+step("scripted_function", scripted)
+step("vmapped", torch.vmap(lambda row: row * 2 + row.sum(0, keepdim=True)), **ONLY_AS_PART)
+step("checkpointed", lambda h: torch.utils.checkpoint.checkpoint(torch.tanh, h, use_reentrant=False), **ONLY_AS_PART)
+step("einsum", lambda h: torch.einsum("bld,bmd->blm", h, h) @ h)
+step("layer_made_here", lambda h: nn.ReLU()(nn.Identity()(h)))
+step("attention", lambda h: F.scaled_dot_product_attention(*(h.unflatten(-1, (2, 4)).transpose(1, 2),) * 3).transpose(1, 2).flatten(2))
+step("partial", functools.partial(torch.clamp, min=-1.0, max=1.0))
+step("topk", lambda h: h * (h >= h.topk(2, -1).values[..., -1:]))
+step("named_result", lambda h: h + h.max(1, keepdim=True).values + torch.sort(h, 1)[0])
+step("detached", lambda h: h - h.detach().mean(1, keepdim=True))
+step("detached_data", lambda h: h - h.data.mean(1, keepdim=True))
+layer("layer_norm", lambda: nn.LayerNorm(WIDTH))
+layer("gru", lambda: nn.GRU(WIDTH, WIDTH, batch_first=True))
+layer("sequential", lambda: nn.Sequential(nn.Linear(WIDTH, 16), nn.GELU(), nn.Linear(16, WIDTH)))
+layer("encoder_layer", lambda: nn.TransformerEncoderLayer(WIDTH, 2, 16, dropout=0.0, batch_first=True))
+layer("weight_norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)))
+layer("picky", Picky, **MAY_REFUSE)
+layer("traced_part", lambda: torch.jit.trace(nn.Linear(WIDTH, WIDTH).double(), torch.randn(2, WIDTH, dtype=torch.float64)))
+layer("scripted_part", lambda: torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).double()))
+layer("dropout", lambda: nn.Dropout(0.5), noisy=True)
+add("functional_dropout", lambda self, h: F.dropout(h, 0.3, self.training), {"noisy": True})
+add("functional_dropout_keyword", lambda self, h: F.dropout(h, p=0.3, training=self.training), {"noisy": True})
+
+
+@habit()
+class BatchNorm:
+    def make(self):
+        self.norm = nn.BatchNorm1d(WIDTH)
+
+    def use(self, h):
+        return self.norm(h.flatten(0, 1)).view(h.shape)
+
+
+@habit()
+class Attends:
+    def make(self):
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def use(self, h):
+        out, weights = self.attention(h, h, h)
+        return out + weights.sum(-1, keepdim=True)
+
+
+@habit()
+class Tied:
+    def make(self):
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def use(self, h):
+        return F.linear(self.inner(self.inner(h)), self.inner.weight.t())
+
+
+@habit()
+class OwnParameter:
+    def make(self):
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, WIDTH, dtype=torch.float64))
+
+    def use(self, h):
+        return h * self.scale + self.scale[0]
+
+
+@habit()
+class PlainTensor:
+    def make(self):
+        self.table = torch.linspace(0.5, 1.5, WIDTH, dtype=torch.float64)
+
+    def use(self, h):
+        return h * self.table
+
+
+@habit()
+class ListsOfLayers:
+    def make(self):
+        self.towers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.named = nn.ModuleDict({"tanh": nn.Tanh(), "relu": nn.ReLU()})
+        self.scales = nn.ParameterList([nn.Parameter(torch.ones(1, dtype=torch.float64) * 2)])
+
+    def use(self, h):
+        for i, tower in enumerate(self.towers[:2]):
+            h = h + self.named["tanh" if i else "relu"](tower(h))
+        return self.towers[-1](h) * self.scales[0]
+
+
+@habit()
+class Chosen:
+    def make(self):
+        self.mode, self.depth, self.skip = "scale", 2, None
+
+    def use(self, h):
+        choices = {"scale": lambda v: v * 2, "shift": lambda v: v + 1}
+        for _ in range(self.depth):
+            h = choices[self.mode](h)
+        return h if self.skip is None else self.skip(h)
+
+
+# --- Train mode -----------------------------------------------------------------------------------------------------------
+
+
+def helper(module, h):
+    return h * 2 if module.training else 1 - h
+
+
+def while_training(function):
+    @functools.wraps(function)
+    def call(self, h):
+        return function(self, h) if self.training else h
+    return call
+
+
+add("training_asked", lambda self, h: h * 2 if self.training else 1 - h, {})
+add("training_in_a_helper", lambda self, h: helper(self, h), {})
+add("training_in_getattr", lambda self, h: h * (2 if getattr(self, "training", False) else 3), {})
+add("training_as_a_number", lambda self, h: h * (1 + int(self.training)) + self.training * 0.5, {})
+add("training_in_a_decorator", while_training(lambda self, h: h * 2 + 1), {})
+add("training_and_length", lambda self, h: h * 2 if self.training and h.shape[1] > 2 else h, LENGTH)
+add("training_chooses_a_layer", lambda self, h: (torch.tanh if self.training else torch.relu)(h), {})
+add("training_in_a_table", lambda self, h: h * {True: 2.0, False: 3.0}[self.training], {})
+
+
+@habit()
+class TrainingInAProperty:
+    @property
+    def factor(self):
+        return 2.0 if self.training else 3.0
+
+    def use(self, h):
+        return h * self.factor
+
+
+class Stochastic:
+    def is_on(self):
+        return self.training
+
+
+@habit()
+class TrainingInAMixin(Stochastic):
+    def use(self, h):
+        return h * 2 if self.is_on() else h
+
+
+@habit(**MAY_REFUSE)
+class FrozenNorm:
+    def make(self):
+        self.norm = nn.BatchNorm1d(WIDTH)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def use(self, h):
+        return self.norm(h.flatten(0, 1)).view(h.shape)
+
+
+@habit(**MAY_REFUSE)
+class AlwaysEval:
+    def make(self):
+        self.inner = nn.Dropout(0.5)
+
+    def train(self, mode=True):
+        return super().train(False)
+
+    def use(self, h):
+        return self.inner(h) * (2 if self.training else 3)
+
+
+@habit()
+class TrainTellsItsParts:
+    def make(self):
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def train(self, mode=True):
+        self.was_told = mode
+        return super().train(mode)
+
+    def use(self, h):
+        return self.inner(h)
+
+
+HABITS["TrainTellsItsParts"].top = HABITS["TrainTellsItsParts"].part = False
+
+
+@habit(**MAY_REFUSE)
+class SwitchesMode:
+    def make(self):
+        self.inner = nn.Dropout(0.5)
+
+    def use(self, h):
+        was = self.inner.training
+        self.inner.eval()
+        out = self.inner(h)
+        self.inner.train(was)
+        return out
+
+
+# --- einops ---------------------------------------------------------------------------------------------------------------
+
+with contextlib.suppress(ImportError):
+    import einops
+    import einops.layers.torch
+    step("rearranged", lambda h: einops.rearrange(einops.rearrange(h, "b l (k c) -> b k l c", k=2), "b k l c -> b l (k c)"), broken="its caches look sizes up, which fixes them")
+    step("reduced", lambda h: h + einops.reduce(h, "b l c -> b 1 c", "mean"), broken="its caches look sizes up, which fixes them")
+    step("repeated_by_einops", lambda h: h * einops.repeat(h[:, 0], "b c -> b l c", l=h.shape[1]), broken="its caches look sizes up, which fixes them")
+    layer("rearrange_layer", lambda: einops.layers.torch.Rearrange("b l (k c) -> b l (c k)", k=2))
+
+# --- What is given out: of the numbers `y` and the activation `h` ---------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Found:
+    logits: Tensor
+    hidden: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    logits: Tensor
+    parts: tuple = ()
+
+
+class Pair(typing.NamedTuple):
+    logits: Tensor
+    hidden: Tensor | None
+
+
+Named = collections.namedtuple("Named", "logits count")
+
+OUTPUTS = {
+    "tensor": lambda y, h: y,
+    "tuple with None": lambda y, h: (y, None),
+    "None first": lambda y, h: (None, y, h),
+    "list": lambda y, h: [y, h],
+    "dict": lambda y, h: {"logits": y, "loss": None}, "ordered": lambda y, h: collections.OrderedDict(logits=y, h=h),
+    "dataclass": lambda y, h: Found(y),
+    "dataclass of both": lambda y, h: Found(y, h),
+    "frozen": lambda y, h: Frozen(y, (h, None)),
+    "typed tuple": lambda y, h: Pair(y, None),
+    "named tuple": lambda y, h: Named(y, y.shape[0]),
+    "hub": lambda y, h: SequenceClassifierOutput(logits=y),
+    "hub with tuple": lambda y, h: SequenceClassifierOutput(logits=y, hidden_states=(h, y)),
+    "nested": lambda y, h: (y, {"a": [None, (h,)],
+    "b": Found(y)}),
+    "sizes": lambda y, h: (y, y.shape[0], tuple(y.shape)),
+    "words": lambda y, h: (y, True, "done", 3, 2.5),
+    "same twice": lambda y, h: (y, y),
+    "view": lambda y, h: (y, y[..., 0], y.mean()),
+    "shape": lambda y, h: (y, y.shape),
+    "integers": lambda y, h: (y, y.argmax(-1), y > 0),
+    "topk": lambda y, h: y.topk(2, -1),
+    "simple": lambda y, h: types.SimpleNamespace(logits=y),
+    "default dict": lambda y, h: collections.defaultdict(list, y=[y]),
+    "device and dtype": lambda y, h: (y, y.dtype, str(y.device)),
+    "generator": lambda y, h: (v for v in (y, h)),
+    "set": lambda y, h: (y, {1, 2}),
+    "number keys": lambda y, h: {0: y, 1: h},
+}
+MAY_BE_REFUSED = {"simple", "default dict", "generator", "set"}  # outputs
+
+# --- What is put in: mixins of the model, and their inputs (the example first) -----------------------------------------------
+
+
+class Flag:
+    def forward(self, x, flag):
+        return super().forward(x * (2 if flag else 3))
+
+
+class IsTrue:
+    def forward(self, x, flag=False):
+        return super().forward(x * (2 if flag is True else 3))
+
+
+class Word:
+    def forward(self, x, mode="sum"):
+        return super().forward(x * {"sum": 2, "mean": 3}[mode])
+
+
+class Nothing:
+    def forward(self, x, mask=None):
+        return super().forward(x if mask is None else x * mask)
+
+
+class Scale:
+    def forward(self, x, scale: float):
+        return super().forward(x * scale)
+
+
+class Rounds:
+    def forward(self, x, rounds: int):
+        for _ in range(rounds):
+            x = x * 1.5
+        return super().forward(x)
+
+
+class Power:
+    def forward(self, x, power: int):
+        return super().forward(x * 1.1 ** power)
+
+
+class Mask:
+    def forward(self, x, mask):
+        return super().forward(x.masked_fill(mask[..., None], 0.0))
+
+
+class Couple:
+    def forward(self, pair):
+        x, other = pair
+        return super().forward(x + other)
+
+
+class Batch:
+    def forward(self, batch):
+        return super().forward(batch["x"] * (1 if batch.get("mask") is None else batch["mask"]))
+
+
+class Several:
+    def forward(self, x, *others, **options):
+        return super().forward(x + sum(others) * options.get("scale", 1.0))
+
+
+class Written:
+    def forward(self, x):
+        x += 1
+        return super().forward(x)
+
+
+class SizeOrNumber:
+    def forward(self, x, size=None):
+        size = size or x.shape[1]
+        return super().forward(x[:, :size])
+
+
+INPUTS = {  # name: the mixin, and of a tensor x the further inputs to try
+    "plain": (None, lambda x: [(x,)]),
+    "flag": (Flag, lambda x: [(x, True), (x, False), (x, 1)]),
+    "is true": (IsTrue, lambda x: [(x, True), (x, False), (x,), (x, 1)]),
+    "word": (Word, lambda x: [(x, "sum"), (x, "mean"), (x,)]),
+    "none": (Nothing, lambda x: [(x, None), (x,), (x, x[..., :1] > 0)]),
+    "scale": (Scale, lambda x: [(x, 2.0), (x, 0.5)]),
+    "default": (Nothing, lambda x: [(x,), (x, None)]),
+    "rounds": (Rounds, lambda x: [(x, 3), (x, 5), (x, 0)]),
+    "power": (Power, lambda x: [(x, 3), (x, 5), (x, 0)]),
+    "mask": (Mask, lambda x: [(x, x[..., 0] > 0), (x, x[..., 0] < 0.5)]),
+    "pair": (Couple, lambda x: [((x, x * 2),), ([x, x],)]),
+    "batch": (Batch, lambda x: [({"x": x},), ({"x": x,
+    "mask": None},), ({"x": x,
+    "mask": x[..., :1] > 0},)]),
+    "several": (Several, lambda x: [(x, x * 2, x), (-x, x, x)]),
+    "written": (Written, lambda x: [(x,)]), "size": (SizeOrNumber, lambda x: [(x, 2), (x,), (x, 1)]),
+}
+
+# --- Shells around the model ----------------------------------------------------------------------------------------------
+
+
+class Around(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+class Delegates(Around):
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._modules["inner"], name)
+
+
+class Looks(Around):
+    """A shell that looks at values."""
+
+    def forward(self, *args):
+        out = self.inner(*args)
+        return out, float(out.sum()) if isinstance(out, Tensor) else 0.0
+
+
+def hooked(model):
+    def normalise(module, args):
+        return ((args[0] - 0.5) / 0.25, *args[1:]) if isinstance(args[0], Tensor) else None
+    model.register_forward_pre_hook(normalise)
+    return model
+
+
+def hooked_after(model):
+    model.register_forward_hook(lambda module, args, out: out * 2 if isinstance(out, Tensor) else out)
+    return model
+
+
+def patched(model):
+    forward = model.forward
+    model.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+    return model
+
+
+def parallel(model):
+    return nn.DataParallel(model)
+
+
+SHELLS = {"none": lambda model: model,
+    "around": Around,
+    "delegates": Delegates,
+    "looks": Looks,
+    "hooked": hooked,
+    "hooked after": hooked_after,
+    "patched": patched,
+          "parallel": parallel, "sequential": nn.Sequential}
+
+BROKEN_SHELLS = {"patched": "its forward runs the user's own modules, whose numbers become constants of the graph",
+                 "looks": "of the part that grows inside, the check calls a graph without inputs"}
+# defaults are lost, and what a dict holds is not guarded
+BROKEN_INPUTS = {"is true", "word", "none", "default", "batch", "size"}
+
+# --- The network ----------------------------------------------------------------------------------------------------------
+
+
+class Part(nn.Module):
+    """A submodule that has one habit."""
+
+    def forward(self, h):
+        return self.use(h)
+
+
+def part_of(habit):
+    part = type(f"Part_{habit.__name__}", (habit, Part), {})()
+    part.make()
+    return part
+
+
+class Trunk(nn.Module):
+    """Two layers, each habit behind one more, and a head; `conv` makes the layers convolutions over the length."""
+
+    def __init__(self, habits, inside, conv):
+        super().__init__()
+        def layer(ins, outs):
+            return nn.Conv1d(ins, outs, 3, padding=1) if conv else nn.Linear(ins, outs)
+        self.conv, self.first, self.second, self.head = conv, layer(4, 6), layer(6, WIDTH), layer(WIDTH, 3)
+        self.between = nn.ModuleList(layer(WIDTH, WIDTH) for _ in habits)
+        self.parts = nn.ModuleList(part_of(habit) for habit in habits) if inside else None
+        self.habits = habits
+        if not inside:
+            for habit in habits:
+                habit.make(self)
+
+    def through(self, layer, h):
+        return layer(h.transpose(1, 2)).transpose(1, 2) if self.conv else layer(h)
+
+    def forward(self, x):
+        h = self.through(self.second, torch.tanh(self.through(self.first, x)))
+        for i, habit in enumerate(self.habits):
+            h = self.through(self.between[i], torch.tanh(h))
+            h = habit.use(self, h) if self.parts is None else self.parts[i](h)
+        h = torch.tanh(h)
+        return self.give(self.through(self.head, h), h)
+
+
+def network(habits=(), inside=False, conv=False, output="tensor", inputs="plain", shell="none"):
+    """Put a network together, in float64 and eval mode, with every bias and statistic at a number of its own."""
+    bases = [] if INPUTS[inputs][0] is None else [INPUTS[inputs][0]]
+    bases += [] if inside else list(dict.fromkeys(habits))
+    net = type("Net", (*bases, Trunk), {"give": lambda self, y, h: OUTPUTS[output](y, h)})(list(habits), inside, conv)
+    return SHELLS[shell](copy_free(net).double()).eval()
+
+
+def copy_free(net):
+    for p in net.parameters():
+        if p.ndim < 2:
+            nn.init.uniform_(p, -0.5, 0.5)
+    return net
+
+
