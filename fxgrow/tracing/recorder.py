@@ -163,6 +163,10 @@ class Recorder(TorchFunctionMode):
             self.escaped = self.escaped or line_of_user() or "torch"
             self.guard(operator.eq, (number, plain(number)), True, kind="key")
 
+    def length(self, tensor: Tensor) -> Any:
+        """Return the size of the first axis of a tensor, as `len` does."""
+        return self._attribute(Tensor.shape.__get__, tensor)[0]  # type: ignore[attr-defined]
+
     def arithmetic(self, operation: Callable, operands: tuple) -> Any:
         """Return what an operation on numbers gives, remembering it."""
         result = operation(*map(plain, operands))
@@ -491,8 +495,9 @@ def _iterate(recorder: Recorder, func, name, args, kwargs) -> Any:
 
 
 def _length(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Return a length by another way than `len`, which is watched: a plain number."""
     length = func(*args)
-    recorder.escape(recorder._attribute(Tensor.shape.__get__, args[0])[0])  # type: ignore[attr-defined]
+    recorder.escape(recorder.length(args[0]))
     return length
 
 

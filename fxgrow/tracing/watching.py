@@ -2,6 +2,7 @@
 
 Calls of modules, reads of `training`, functions with a backward of their own, scripted functions, seeds, contexts.
 """
+import builtins
 import contextlib
 import sys
 import threading
@@ -94,12 +95,17 @@ def watched(recorder: Recorder) -> Iterator[None]:
             switched(context)
 
     switched, inference = torch.set_grad_enabled.__enter__, torch.inference_mode.__enter__
+    def length(value: Any) -> int:
+        watched = type(value) is Tensor and ours() and value.ndim
+        return recorder.length(value) if watched else plain_length(value)
+
+    plain_length = len
     entered, compiling = torch.autocast.__enter__, torch.compiler.is_compiling
     randomness = "its forward sets the seed of random numbers"
     patches = [patch.object(nn.Module, "__call__", enter), patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
                patch.object(torch.jit.ScriptFunction, "__call__", call_script), patch.object(torch.autocast, "__enter__", enter_autocast),
                patch.object(torch.inference_mode, "__enter__", enter_inference),
-               patch.object(torch.compiler, "is_compiling", is_compiling),
+               patch.object(torch.compiler, "is_compiling", is_compiling), patch.object(builtins, "len", length),
                patch.object(torch.set_grad_enabled, "__enter__", enter_switched),
                patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal),
                patch.object(torch, "is_grad_enabled", _listening(
