@@ -489,9 +489,8 @@ def _iterate(recorder: Recorder, func, name, args, kwargs) -> Any:
 
 
 def _length(recorder: Recorder, func, name, args, kwargs) -> Any:
-    length = func(*args)
-    recorder.escape(recorder._attribute(Tensor.shape.__get__, args[0])[0])  # type: ignore[attr-defined]
-    return length
+    recorder.reads_sizes, recorder.escaped = True, recorder.escaped or line_of_user()
+    return func(*args)
 
 
 def _parts(recorder: Recorder, func, name, args, kwargs) -> Any:
