@@ -108,7 +108,9 @@ def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     state = new.__dict__
     for name, value in vars(module).items():
         kind = type(value)
-        if kind in SHARED:
+        if name == "forward":
+            state[name] = _rebound(value, memo)
+        elif kind in SHARED:
             state[name] = value
         elif kind in CONTAINERS and not value:
             state[name] = kind()
@@ -145,6 +147,21 @@ def _clone_scripted(module: torch.jit.ScriptModule, memo: dict[int, Any]) -> nn.
     for old, part in zip(module.modules(), new.modules()):
         for name, tensor in (*old._parameters.items(), *old._buffers.items()):
             part._c.setattr(name, memo[id(tensor)])  # type: ignore[attr-defined]
+    return new
+
+
+def _rebound(function, memo: dict[int, Any]):
+    """Copy a forward that was put in the place of a module's own, so that what it closes over is the copy's."""
+    if isinstance(function, functools.partial):
+        return functools.partial(_rebound(function.func, memo), *(_rebound(a, memo) for a in function.args), **function.keywords)
+    if isinstance(function, (types.MethodType, nn.Module)):
+        return _clone_value(function, memo)
+    if not isinstance(function, types.FunctionType) or not function.__closure__:
+        return function
+    cells = tuple(types.CellType(_rebound(c.cell_contents, memo)) for c in function.__closure__)
+    new = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    vars(new).update((name, _rebound(value, memo)) for name, value in vars(function).items())
+    new.__kwdefaults__ = function.__kwdefaults__
     return new
 
 

@@ -127,7 +127,8 @@ class _Merger:
         if isinstance(a, slice):
             return slice(*(self._argument(node, getattr(a, f), getattr(b, f)) for f in ("start", "stop", "step")))
         if isinstance(a, (tuple, list)) and len(a) == len(b):
-            return type(a)(self._argument(node, x, y) for x, y in zip(a, b))
+            values = [self._argument(node, x, y) for x, y in zip(a, b)]
+            return type(a)(*values) if hasattr(a, "_fields") else type(a)(values)
         if isinstance(a, dict) and a.keys() == b.keys():
             return {k: self._argument(node, a[k], b[k]) for k in a}
         if a == b:

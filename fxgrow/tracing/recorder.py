@@ -240,6 +240,9 @@ class Recorder(TorchFunctionMode):
         """
         name = self.names.get(id(tensor))
         if name is None:
+            if isinstance(tensor, nn.Parameter):
+                raise self.stop("it uses a parameter that is none of the model's (a forward that was replaced, a module in a list):"
+                                " make it one, ")
             if tensor.is_meta:
                 raise self.stop("a tensor is used that was computed where nothing can be seen (scripted code, an extension)")
             name = self._constant(tensor)
@@ -518,6 +521,11 @@ def _fact(recorder: Recorder, func, name, args, kwargs) -> Any:
     return func(*args, **kwargs)
 
 
+def _question(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Answer what a tensor is asked about its layout, which may be another one for other sizes."""
+    return recorder.guard(func, (recorder.argument(args[0]),), func(*args, **kwargs))
+
+
 def _type(recorder: Recorder, func, name, args, kwargs) -> Any:
     if len(args) > 1 or kwargs:
         return recorder._call(func, name, args, kwargs)
@@ -574,7 +582,7 @@ def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> None:
 SPECIAL: dict[str, Callable] = {
     "split": _parts, "chunk": _parts,    "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert, "cpu": _moved, "cuda": _moved, "to": _to,
     "__set__": _refused("its forward sets an attribute of a tensor"), "_set_grad_enabled": _grad_mode, "__repr__": _fact,
-    "__format__": _fact, "is_contiguous": _fact, "has_names": _fact, "__hash__": _fact, "_record_function_enter_new": _fact, "_record_function_exit._RecordFunction": _fact, "requires_grad_": _refused(
+    "__format__": _fact, "is_contiguous": _question, "has_names": _fact, "__hash__": _fact, "_record_function_enter_new": _fact, "_record_function_exit._RecordFunction": _fact, "requires_grad_": _refused(
         "its forward asks for gradients of a tensor"), "get_device": _fact, "__deepcopy__": _fact}
 
 

@@ -1277,7 +1277,8 @@ def parallel(model):
     return nn.DataParallel(model)
 
 
-SHELLS = {"none": lambda model: model,
+SHELLS = {  # what is patched has no copies of its own, and is tried alone
+    "none": lambda model: model,
     "around": Around,
     "delegates": Delegates,
     "looks": Looks,
@@ -1286,8 +1287,7 @@ SHELLS = {"none": lambda model: model,
     "patched": patched,
           "parallel": parallel, "sequential": nn.Sequential}
 
-BROKEN_SHELLS = {"patched": "its forward runs the user's own modules, whose numbers become constants of the graph",
-                 "looks": "of the part that grows inside, the check calls a graph without inputs"}
+BROKEN_SHELLS = {"looks": "of the part that grows inside, the check calls a graph without inputs"}
 # defaults are lost, and what a dict holds is not guarded
 BROKEN_INPUTS = {"is true", "word", "none", "default", "batch", "size"}
 

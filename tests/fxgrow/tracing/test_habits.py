@@ -239,6 +239,15 @@ def test_each_shell(shell):
     assert not check(habits.network(shell=shell), (x,), [(-x,), (rows(4, 3),), (rows(2, 5),)])
 
 
+@pytest.mark.xfail(reason="its forward runs the user's own modules, whose numbers become constants of the graph", strict=True)
+def test_numbers_of_a_model_with_a_patched_forward_stay_parameters():
+    """Copies of such a model run the original too, so that comparing copies shows nothing."""
+    model = habits.network(shell="patched")
+    grown = grown_from(model, (rows(2, 3),))
+    grown(rows(2, 3)).sum().backward()
+    assert grown.get_parameter("first.weight").grad is not None
+
+
 # --- Several together -----------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +259,7 @@ def networks(draw):
     often = st.booleans()
     inputs = draw(st.sampled_from(sorted(set(habits.INPUTS) - habits.BROKEN_INPUTS))) if draw(often) else "plain"
     output = draw(st.sampled_from(sorted(habits.OUTPUTS))) if draw(often) else "tensor"
-    shell = draw(st.sampled_from(sorted(set(habits.SHELLS) - set(habits.BROKEN_SHELLS)))) if draw(often) else "none"
+    shell = draw(st.sampled_from(sorted(set(habits.SHELLS) - {"patched", *habits.BROKEN_SHELLS}))) if draw(often) else "none"
     if shell == "sequential" and len(habits.INPUTS[inputs][1](rows(1, 2))[0]) > 1:
         shell = "none"
     return names, {"inside": draw(often), "conv": draw(often), "inputs": inputs, "output": output, "shell": shell}
