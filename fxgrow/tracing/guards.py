@@ -18,7 +18,7 @@ from torch.fx import Graph, Node
 from fxgrow.aten import tree_flatten, tree_unflatten
 from fxgrow.graph import owner_of
 from fxgrow.layers import insist, limit_of
-from fxgrow.tracing.recorder import Guard, Recorder
+from fxgrow.tracing.recorder import Element, Guard, Recorder
 from fxgrow.tracing.replay import Differs, Replay, replay
 from fxgrow.tracing.sizes import Number, plain
 
@@ -72,12 +72,30 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
     """Put checks into the graph of a recording for what it takes for granted of its inputs, and let types follow theirs."""
     if recording.reads_sizes or recording.guards or recording.dtype_reads:
         inputs = Inputs(args, kwargs)
+        _leave_out_asked(recording, inputs)
         for group, why in _fixed(recording, inputs).items():
             for axis in inputs.groups[group]:
                 _check_axis(recording, inputs, axis, why)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
+
+
+def _leave_out_asked(recording: Recorder, inputs: Inputs) -> None:
+    """Leave out the axes whose size the forward itself insists on: `x.shape[2] == 224` becomes a check, whatever else it does."""
+    stands = {recording.known[id(s)]: i for i, s in enumerate(recording.stands) if isinstance(s, Tensor)}
+    for guard in recording.guards:
+        if guard.operation is operator.eq and guard.answer is True and not guard.kind:
+            for number, other in (guard.operands, guard.operands[::-1]):
+                origin = getattr(number, "origin", None)
+                read = origin.base if isinstance(origin, Element) and isinstance(origin.key, int) else None
+                if isinstance(other, Number) or not isinstance(read, Node) or not (read.target is getattr or read.target == "size"):
+                    continue
+                leaf = stands.get(read.args[0])  # type: ignore[arg-type]
+                if leaf is not None:
+                    axis = leaf, origin.key % inputs.leaves[leaf].ndim
+                    inputs.groups = [group for group in inputs.groups if group != [axis]]
+                    guard.decides = True
 
 
 def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:

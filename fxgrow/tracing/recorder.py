@@ -135,6 +135,7 @@ class Recorder(TorchFunctionMode):
         self.paths = {id(m): n for n, m in root.named_modules()}
         self.names = _names_of_tensors(root)
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
+        self.reached: list[tuple[str, str, Any]] | None = None  # what the code of the model reaches (state.py)
         self.outside: set[str] = set()  # constants that were there before the forward
 
     # --- The graph that is written ------------------------------------------------------------------------------------
