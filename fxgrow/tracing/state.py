@@ -82,11 +82,11 @@ class State:
             news = list(self._news(self.contents[key][0], self.contents[key][0], DEPTH)) if key in self.contents else []
             if news:
                 yield from (Change(path, f"{name!r}, which lies outside of the model", news) for path, name in places)
-
         for key, (function, before) in self.functions.items():
             for name, now in _held(function).items():
                 if now is not before.get(name, self):
-                    yield from (Change(path, f"{name!r}, which lies outside of the model", [now]) for path, _ in self.reached[key])
+                    what = f"{name!r}, which lies outside of the model"
+                    yield from (Change(path, what, [now]) for path, _ in self.reached[key])
 
     def _news(self, before: Any, now: Any, depth: int) -> Iterator[Any]:
         """Yield the values that are new in one that is `now`."""
@@ -108,8 +108,8 @@ class State:
 
     def replaced_buffers(self) -> list[tuple[str, nn.Module, str, Any]]:
         """Return the buffers that are other tensors now: path and module, name, and the new tensor."""
-        return [(path, module, name, now) for path, module, _, before in self.modules for name, now in module._buffers.items()
-                if now is not None and before.get(name) is not now]
+        return [(path, module, name, now) for path, module, _, before in self.modules
+                for name, now in module._buffers.items() if now is not None and before.get(name) is not now]
 
     def restore(self) -> None:
         """Put everything back as it was; the constants of the graph stay."""
