@@ -13,14 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.node import has_side_effect
 
+from fxgrow.errors import OtherInputs
+
 
 def by_mode(training: bool, train_value, eval_value):
     """Return `train_value` while training, else `eval_value`: the join of the two branches of `if self.training`."""
     return train_value if training else eval_value
-
-
-class CaptureMismatch(ValueError):
-    """A captured network is used with inputs that it was not captured for."""
 
 
 @has_side_effect
@@ -28,10 +26,10 @@ def insist(found, captured, sentence: str) -> None:
     """Check that a captured network is used as it was captured.
 
     Raises:
-        CaptureMismatch: `found` is not `captured`; the sentence says what was taken for granted, and where.
+        OtherInputs: `found` is not `captured`; the sentence says what was taken for granted, and where.
     """
     if found != captured:
-        raise CaptureMismatch(sentence)
+        raise OtherInputs(sentence)
 
 
 @has_side_effect

@@ -19,7 +19,7 @@ from fxgrow.aten import tree_flatten, tree_unflatten
 from fxgrow.graph import owner_of
 from fxgrow.layers import insist, limit_of
 from fxgrow.tracing.recorder import Element, Guard, Recorder
-from fxgrow.tracing.replay import Differs, Replay, replay
+from fxgrow.tracing.replay import Differs, Replay, ReplayAtOne, question, replay
 from fxgrow.tracing.sizes import Number, plain
 
 Axis = tuple[int, int]  # which leaf of the inputs, which dimension of it (-1: the number itself)
@@ -79,9 +79,37 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
         for group, why in _fixed(recording, inputs).items():
             for axis in inputs.groups[group]:
                 _check_axis(recording, inputs, axis, why)
+        _allow_one(recording, inputs)
+        for node, where, before, now, _ in recording.in_other_type.differences if recording.in_other_type else ():
+            if _of_types(before, now):
+                _follow_type(recording, recording.in_other_type, node, where, before, now)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
+
+
+def takes_one(recording: Recorder, args: tuple, kwargs: dict) -> bool:
+    """Tell whether the graph of a recording is right for inputs of which an axis is one long."""
+    return not recording.reads_sizes or isinstance(replay(recording, args, kwargs, ReplayAtOne), Replay)
+
+
+def _allow_one(recording: Recorder, inputs: Inputs) -> None:
+    """Drop questions whose answer is another one for a batch of one alone, if the graph does the same there as the model."""
+    only_one = [g for g in recording.guards if (g.decides or g.varies) and _asks_for_one(g)]
+    batches = [group for group in inputs.groups if any(dim == 0 for _, dim in group)]
+    again = replay(recording, *inputs.longer(batches, lambda size: 1), ReplayAtOne) if only_one and batches else None
+    if isinstance(again, ReplayAtOne):
+        for guard in only_one:
+            guard.idle = again.answers.get(question(guard.operation, guard.operands), guard.answer) != guard.answer
+
+
+def _asks_for_one(guard: Guard) -> bool:
+    """Tell whether sizes from two on all give the recorded answer, and one alone does not."""
+    if guard.kind or len(guard.operands) != 2 or len(guard.moving) != 1:
+        return False
+    moving, still = next(iter(guard.moving)), plain(guard.operands[1 - next(iter(guard.moving))])
+    answers = [guard.operation(*((n, still) if moving == 0 else (still, n))) == guard.answer for n in range(1, 66)]
+    return not answers[0] and all(answers[1:])
 
 
 def _leave_out_asked(recording: Recorder, inputs: Inputs) -> None:
@@ -143,9 +171,8 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Callable
     if left and groups:
         node, _, before, now, line = left[0]
         return f"`{node.name}` is given {before}, and {now} along a longer one, at {line}"
-    for node, where, before, now, _ in again.differences:
-        if other_type and _of_types(before, now):
-            _follow_type(recording, again, node, where, before, now)
+    if other_type:
+        recording.in_other_type = again
     return ""
 
 

@@ -11,13 +11,14 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
 from fxgrow.aten import storage_of
+from fxgrow.errors import CaptureError
 from fxgrow.graph import add_join, mode_flag, owner_of, writes_in_place
 from fxgrow.layers import set_grad
-from fxgrow.tracing.guards import guard_sizes, set_constant
+from fxgrow.tracing.guards import Inputs, guard_sizes, set_constant, takes_one
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
 from fxgrow.tracing.recording import record
-from fxgrow.tracing.replay import Replay, replay
+from fxgrow.tracing.replay import Differs, Replay, replay
 
 
 def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device) -> Graph:
@@ -27,9 +28,32 @@ def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, s
         CaptureError: the module cannot be recorded.
     """
     keep_own_modes(twin, leaves)
+    inputs = Inputs(args, kwargs)
+    single = [group for group in inputs.groups if any(dim == 0 and inputs.leaves[i].shape[0] == 1 for i, dim in group)]
+    if single:  # a batch of one is often taken along a way of its own: record two, if that holds for one as well
+        found = dict(leaves)
+        try:
+            graph = _record_modes(twin, *inputs.longer(single, lambda size: 2), found, device, (args, kwargs))
+            leaves.update(found)
+            return graph
+        except (CaptureError, Differs):
+            pass
+    return _record_modes(twin, args, kwargs, leaves, device)
+
+
+def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
+                  must_take: tuple[tuple, dict] | None = None) -> Graph:
+    """Return the graph of both modes.
+
+    Raises:
+        CaptureError: the module cannot be recorded.
+        Differs: it does something else for the inputs that its graph `must_take`.
+    """
     while True:
         try:
             evaluation = _record_in(twin, False, args, kwargs, leaves, device)
+            if must_take is not None and not takes_one(evaluation, *must_take):
+                raise Differs("a batch of one")
             one_mode = not evaluation.reads_training and all(type(m).train is nn.Module.train for m in twin.modules())
             if one_mode:
                 guard_sizes(evaluation, args, kwargs)

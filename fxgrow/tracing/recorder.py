@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -100,6 +100,7 @@ class Guard:
         line: who asked. varies: whether other inputs gave other operands. decides: whether they gave another answer.
         kind: "text" where a number was written as text, in `code`, and "key" where it was looked up, as itself in both.
         idle: the answer decides nothing. loose: an operand was made of another size, and moved along with it.
+        moving: the positions of the operands that were others for other inputs.
     """
     operation: Callable
     operands: tuple
@@ -111,6 +112,7 @@ class Guard:
     decides: bool = False
     idle: bool = False
     loose: bool = False
+    moving: set[int] = field(default_factory=set)
 
 
 class Recorder(TorchFunctionMode):
@@ -136,6 +138,7 @@ class Recorder(TorchFunctionMode):
         self.listening, self.stack = False, [""]
         self.escaped, self.reads_training, self.reads_sizes = "", False, False
         self.dtype_reads: list[tuple[int, Any, torch.dtype, str]] = []  # after how many events, of what, the answer, by whom
+        self.in_other_type: Any = None  # a replay in which floating-point tensors are of another type (guards.py)
         self.known: dict[int, Any] = {}  # by the id of a tensor or device: its node, or the element of one
         self.alive: list[Any] = []  # so that no id is given twice
         self.odd = 0  # how many arguments were seen that torch has to be given in another form
