@@ -241,8 +241,8 @@ class Recorder(TorchFunctionMode):
         name = self.names.get(id(tensor))
         if name is None:
             if isinstance(tensor, nn.Parameter):
-                raise self.stop("it uses a parameter that is none of the model's (a forward that was replaced, a module in a list):"
-                                " make it one, ")
+                raise self.stop("it uses a parameter that is none of the model's",
+                                " (a forward that was replaced, a module in a list): make it one")
             if tensor.is_meta:
                 raise self.stop("a tensor is used that was computed where nothing can be seen (scripted code, an extension)")
             name = self._constant(tensor)
