@@ -83,6 +83,7 @@ class Applied:
         self.__name__, self.__qualname__, self.__module__ = function.__name__, function.__qualname__, __name__
 
     def __call__(self, *args):
+        """Call the function."""
         return self.function.apply(*args)
 
     def __eq__(self, other):

@@ -29,7 +29,8 @@ def _renew_constants(graph: Graph) -> None:
 def _remove_dead_code(graph: Graph) -> None:
     """Drop what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
     for node in reversed(list(graph.nodes)):
-        if not (node.users or node.target in EFFECTS or node.op in ("placeholder", "output", "call_module") or writes_in_place(node)):
+        needed = node.op in ("placeholder", "output", "call_module") or node.target in EFFECTS or writes_in_place(node)
+        if not (node.users or needed):
             graph.erase_node(node)
 
 

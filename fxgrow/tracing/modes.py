@@ -30,11 +30,14 @@ def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, s
     while True:
         try:
             evaluation = _record_in(twin, False, args, kwargs, leaves, device)
-            guard_sizes(evaluation, args, kwargs)
-            if not evaluation.reads_training and all(type(m).train is nn.Module.train for m in twin.modules()):
+            one_mode = not evaluation.reads_training and all(type(m).train is nn.Module.train for m in twin.modules())
+            if one_mode:
+                guard_sizes(evaluation, args, kwargs)
                 return evaluation.graph
             set_mode(twin, True)
             again = replay(evaluation, args, kwargs)
+            set_mode(twin, False)
+            guard_sizes(evaluation, args, kwargs)
             if isinstance(again, Replay):
                 return _with_flags(again)
             found = len(leaves)

@@ -8,7 +8,7 @@ from typing import Any
 from torch.fx import Node
 
 from fxgrow.tracing.leaves import LeafNeeded
-from fxgrow.tracing.recorder import Guard, Recorder, line_of_user
+from fxgrow.tracing.recorder import NESTED, Guard, Recorder, line_of_user
 from fxgrow.tracing.recording import record_once
 from fxgrow.tracing.sizes import Number, plain
 
@@ -24,13 +24,13 @@ class Replay(Recorder):
         recording: what it is compared with.
 
     Attributes:
-        differences: the constants that are others now: node, where among its arguments, the recorded one, this one, the line.
+        differences: the constants that are others now: node, where in its arguments, the recorded one, this one, the line.
         varied: the questions of the recording whose operands are others now. decided: those whose answer would be another.
     """
 
     def __init__(self, recording: Recorder):
         super().__init__(recording.root, recording.leaves, recording.device)
-        self.recording, self.compiling = recording, recording.compiling
+        self.recording, self.compiling, self.reached = recording, recording.compiling, recording.reached
         self.differences: list[tuple[Node, tuple, Any, Any, str]] = []
         self.at = self.asked = 0
         self.varied: list[Guard] = []
@@ -48,7 +48,7 @@ class Replay(Recorder):
             raise Differs(f"it does more at {line_of_user()}")
         node = self.recording.events[self.at]
         self.at += 1
-        if node.op != kind or node.target != target and not _alike(node.target, target):
+        if node.op != kind or not (node.target == target or _alike(node.target, target)):
             raise Differs(f"it does another thing at {line_of_user()}")
         self._compare(node, (), node.args, args)
         self._compare(node, (), node.kwargs, kwargs)
@@ -61,19 +61,12 @@ class Replay(Recorder):
         Raises:
             Differs: it is another value of the graph, or of another form.
         """
-        if isinstance(before, (tuple, list)) and isinstance(now, (tuple, list)):
-            if len(before) != len(now):
+        if isinstance(before, NESTED) and isinstance(now, NESTED):
+            one, two = _by_key(before), _by_key(now)
+            if list(one) != list(two):
                 raise Differs(f"it gives {node.name} other arguments at {line_of_user()}")
-            for i, (a, b) in enumerate(zip(before, now)):
-                self._compare(node, (*where, i), a, b)
-        elif isinstance(before, dict) and isinstance(now, dict):
-            if list(before) != list(now):
-                raise Differs(f"it gives {node.name} other arguments at {line_of_user()}")
-            for key in before:
-                self._compare(node, (*where, key), before[key], now[key])
-        elif isinstance(before, slice) and isinstance(now, slice):
-            for part in ("start", "stop", "step"):
-                self._compare(node, (*where, part), getattr(before, part), getattr(now, part))
+            for key in one:
+                self._compare(node, (*where, key), one[key], two[key])
         elif isinstance(before, Node) or isinstance(now, Node):
             if before is not now:
                 raise Differs(f"it gives {node.name} another value at {line_of_user()}")
@@ -92,7 +85,9 @@ class Replay(Recorder):
 
     def _moves(self, number: Any) -> bool:
         """Tell whether a number is another one than in the recording, or computed from one."""
-        return isinstance(number, Number) and (number.origin in self.moved or plain(number) != plain(_recorded(number.origin)))
+        if not isinstance(number, Number):
+            return False
+        return number.origin in self.moved or plain(number) != plain(_recorded(number.origin))
 
     def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
         """Compare a question about sizes with the recorded one, and give the recorded answer.
@@ -107,12 +102,13 @@ class Replay(Recorder):
         guard = self.recording.guards[self.asked]
         self.asked += 1
         self.guards.append(guard)
-        changed = [plain(a) != plain(b) or self._moves(b) for a, b in zip(guard.operands, operands) if isinstance(a, Number)]
-        if any(plain(a) != plain(b) for a, b in zip(guard.operands, operands) if not isinstance(a, (Number, Node))):
+        pairs = list(zip(guard.operands, operands))
+        changed = any(plain(a) != plain(b) or self._moves(b) for a, b in pairs if isinstance(a, Number))
+        if any(plain(a) != plain(b) for a, b in pairs if not isinstance(a, (Number, Node))):
             self.loosened.append(guard)
-        if any(changed):
+        if changed:
             self.varied.append(guard)
-        if answer != guard.answer or (guard.kind and any(changed)):
+        if answer != guard.answer or (guard.kind and changed):
             self.decided.append(guard)
         return guard.answer
 
@@ -138,12 +134,19 @@ class Replay(Recorder):
 
 def _alike(a: Any, b: Any) -> bool:
     """Tell whether two targets are the same method of a class, bound anew at each read."""
-    return getattr(a, "__self__", None) is getattr(b, "__self__", a) and getattr(a, "__func__", None) is getattr(b, "__func__", a)
+    return all(getattr(a, part, None) is getattr(b, part, a) for part in ("__self__", "__func__"))
 
 
 def _recorded(origin: Any) -> Any:
     """Return the value that an origin had in the recording."""
     return origin.meta["val"] if isinstance(origin, Node) else origin.get(_recorded(origin.base), origin.key)
+
+
+def _by_key(nested: Any) -> dict[Any, Any]:
+    """Return what a container holds, by where it is."""
+    if isinstance(nested, slice):
+        return {part: getattr(nested, part) for part in ("start", "stop", "step")}
+    return nested if isinstance(nested, dict) else dict(enumerate(nested))
 
 
 def _both_nan(a: Any, b: Any) -> bool:
