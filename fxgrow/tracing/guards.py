@@ -43,6 +43,7 @@ class Inputs:
     def __init__(self, args: tuple, kwargs: dict):
         self.leaves, self.form = tree_flatten((args, kwargs))
         self.groups = self._groups()
+        self.typed: list[tuple] = []  # arguments that follow the type of a tensor
 
     def _groups(self) -> list[list[Axis]]:
         """Return the axes, those together that have one size in several inputs (the batch of each)."""
@@ -79,6 +80,8 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
         for group, why in _fixed(recording, inputs).items():
             for axis in inputs.groups[group]:
                 _check_axis(recording, inputs, axis, why)
+        for found in inputs.typed:  # after all replays, which compare with what was recorded
+            _follow_type(recording, *found)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
@@ -145,7 +148,7 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Callable
         return f"`{node.name}` is given {before}, and {now} along a longer one, at {line}"
     for node, where, before, now, _ in again.differences:
         if other_type and _of_types(before, now):
-            _follow_type(recording, again, node, where, before, now)
+            inputs.typed.append((again, node, where, before, now))
     return ""
 
 
