@@ -1,7 +1,8 @@
 """Leaf functions and layers that a captured or grown graph may call beside torch's own.
 
-What lives here: the mode switch that keeps `train()`/`eval()` meaningful after tracing, and the attention layer whose
-inner width is free of its embedding width. What does not: anything that decides *whether* to use them.
+What lives here: the mode switch that keeps `train()`/`eval()` meaningful after capture, the checks of what a capture took
+for granted, and the attention layer whose inner width is free of its embedding width. What does not: anything that decides
+*whether* to use them.
 """
 from __future__ import annotations
 

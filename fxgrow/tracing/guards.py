@@ -43,6 +43,7 @@ class Inputs:
     def __init__(self, args: tuple, kwargs: dict):
         self.leaves, self.form = tree_flatten((args, kwargs))
         self.groups = self._groups()
+        self.typed: list[tuple] = []  # arguments that follow the type of a tensor
 
     def _groups(self) -> list[list[Axis]]:
         """Return the axes, those together that have one size in several inputs (the batch of each)."""
@@ -80,9 +81,8 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
             for axis in inputs.groups[group]:
                 _check_axis(recording, inputs, axis, why)
         _allow_one(recording, inputs)
-        for node, where, before, now, _ in recording.in_other_type.differences if recording.in_other_type else ():
-            if _of_types(before, now):
-                _follow_type(recording, recording.in_other_type, node, where, before, now)
+        for found in inputs.typed:  # after all replays, which compare with what was recorded
+            _follow_type(recording, *found)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
@@ -171,8 +171,9 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Callable
     if left and groups:
         node, _, before, now, line = left[0]
         return f"`{node.name}` is given {before}, and {now} along a longer one, at {line}"
-    if other_type:
-        recording.in_other_type = again
+    for node, where, before, now, _ in again.differences:
+        if other_type and _of_types(before, now):
+            inputs.typed.append((again, node, where, before, now))
     return ""
 
 

@@ -119,12 +119,12 @@ def keep_own_modes(twin: nn.Module, leaves: dict[str, str]) -> None:
 
 
 class _Merger:
-    """Merge a trace in train mode and one in eval mode: flags that differ read `training`, values that differ are joined."""
+    """Merge a recording in train mode and one in eval mode: flags that differ read `training`, other values are joined."""
 
     def __init__(self, train: Graph, evaluation: Graph):
         self.train, self.evaluation = train, evaluation
         self.graph = Graph()
-        self.of_train: dict[Node, Node] = {}  # nodes of the traces: those of the merged graph
+        self.of_train: dict[Node, Node] = {}  # nodes of the recordings: those of the merged graph
         self.of_eval: dict[Node, Node] = {}
 
     def merge(self) -> Graph:
@@ -148,7 +148,7 @@ class _Merger:
         return self.graph
 
     def _argument(self, node: Node, a: Any, b: Any) -> Any:
-        """Return the argument of a node of both traces: `a` as the train trace gives it, `b` as the eval trace does."""
+        """Return the argument of a node of both recordings: `a` as the one in train mode gives it, `b` the other."""
         if isinstance(a, Node) or type(a) is not type(b):
             return self._choice(node, a, b)
         if isinstance(a, slice):
@@ -170,7 +170,7 @@ class _Merger:
         return add_join(self.graph, owner_of(node), train_value, eval_value)
 
     def _copy(self, only: Node, copies: dict[Node, Node], common: set[int | None]) -> None:
-        """Copy a node that one trace has, and the other has not."""
+        """Copy a node that one recording has, and the other has not."""
         node = copies[only] = self.graph.node_copy(only, lambda n: copies[n])
         node.meta = dict(only.meta)
         if node.target is set_grad:

@@ -138,7 +138,6 @@ class Recorder(TorchFunctionMode):
         self.listening, self.stack = False, [""]
         self.escaped, self.reads_training, self.reads_sizes = "", False, False
         self.dtype_reads: list[tuple[int, Any, torch.dtype, str]] = []  # after how many events, of what, the answer, by whom
-        self.in_other_type: Any = None  # a replay in which floating-point tensors are of another type (guards.py)
         self.known: dict[int, Any] = {}  # by the id of a tensor or device: its node, or the element of one
         self.alive: list[Any] = []  # so that no id is given twice
         self.odd = 0  # how many arguments were seen that torch has to be given in another form
@@ -245,8 +244,8 @@ class Recorder(TorchFunctionMode):
         name = self.names.get(id(tensor))
         if name is None:
             if isinstance(tensor, nn.Parameter):
-                raise self.stop("it uses a parameter that is none of the model's (a forward that was replaced, a module in "
-                                "a list): make it one, ")
+                raise self.stop("it uses a parameter that is none of the model's",
+                                " (a forward that was replaced, a module in a list): make it one")
             if tensor.is_meta:
                 raise self.stop("a tensor is used that was computed where nothing can be seen (scripted code, an extension)")
             name = self._constant(tensor)
