@@ -243,7 +243,7 @@ def test_each_shell(shell):
     assert not check(habits.network(shell=shell), (x,), [(-x,), (rows(4, 3),), (rows(2, 5),)])
 
 
-@pytest.mark.xfail(reason="its forward runs the user's own modules, whose numbers become constants of the graph", strict=True)
+@pytest.mark.xfail(reason="its forward runs the user's own modules, whose numbers are constants of the graph", strict=True)
 def test_numbers_of_a_model_with_a_patched_forward_stay_parameters():
     """Copies of such a model run the original too, so that comparing copies shows nothing."""
     model = habits.network(shell="patched")
