@@ -43,7 +43,7 @@ class _Whole(TorchFunctionMode):
 
 
 def _may_call_whole(gm: GraphModule) -> bool:
-    """Return whether a function of `_Whole` may be called: by the graph, by a layer, or inside what was not traced."""
+    """Return whether a function of `_Whole` may be called: by the graph, by a layer, or inside what was kept whole."""
     return any(node.op == "call_function" and node.target in (torch.rms_norm, F.rms_norm) for node in gm.graph.nodes) or \
         any(isinstance(m, nn.RMSNorm) or mentions(type(m), "rms_norm") for m in gm.modules())  # type: ignore[arg-type]
 

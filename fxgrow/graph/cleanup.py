@@ -9,7 +9,7 @@ from fxgrow.layers import EFFECTS
 
 
 def clean_trace(graph: Graph) -> None:
-    """Renew the constants that a traced graph writes to at each call, and drop its unused calls."""
+    """Renew the constants that a recorded graph writes to at each call, and drop its unused calls."""
     _renew_constants(graph)
     _remove_dead_code(graph)
 

@@ -18,10 +18,14 @@ def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> N
     """Bring nodes, and the layers that they call, up to date with grown tensors; `eps_ratios` are factors on norms' eps."""
     layers = dict(gm.named_modules(remove_duplicate=False))
     rescaled: set[int] = set()  # a layer that is called twice has one eps
+    resized: set[int] = set()  # and one count of heads, which is not that of the old tensors any more
     for node in gm.graph.nodes:
         owner: nn.Module | Node = node
         if node.op == "call_module":
-            owner = _resized(layers[node.target], node, grown)
+            owner = layers[node.target]
+            if id(owner) not in resized:
+                owner = _resized(owner, node, grown)
+                resized.add(id(owner))
             if owner is not layers[node.target]:
                 gm.set_submodule(node.target, owner)
                 layers[node.target] = owner
@@ -73,7 +77,7 @@ def _scale_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:
             raise _refusal(op, "the norm has no eps to rescale")
         owner.eps = ratio * (torch.finfo(next(owner.parameters()).dtype).eps if owner.eps is None else owner.eps)
     else:
-        raise _refusal(op, "the eps of a norm inside a layer that is not traced cannot be rescaled")
+        raise _refusal(op, "the eps of a norm inside a layer that is kept whole cannot be rescaled")
 
 
 def _refusal(op: Op, reason: str) -> Refusal:

@@ -1,6 +1,6 @@
 """Capture: a module becomes a module-level `torch.fx` graph that follows `train()` and `eval()`.
 
-What lives here: tracing, the parts of a model whose shell cannot be traced, and the check of both against the model.
+What lives here: recording, the parts of a model whose shell cannot be recorded, and the check of both against the model.
 What does not: any use of the graph.
 """
 from fxgrow.tracing.capturing import capture, capture_graph, insist_callable

@@ -15,7 +15,6 @@ from torch.fx import GraphModule
 from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import clone_structure, uncached
-from fxgrow.layers import CaptureMismatch
 from fxgrow.tracing.fresh import Inputs, axes_of, redraw
 from fxgrow.tracing.modes import set_mode
 from fxgrow.tracing.outputs import compare_outputs
@@ -45,7 +44,7 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
                 break
             try:
                 found = _run(two, inputs, gm)
-            except CaptureMismatch:  # it says that it was captured for another size
+            except CaptureError:  # it says that it was captured for another size
                 break
             except Exception as error:
                 found = [(OUTPUT, error), (GRADIENTS, None)]

@@ -18,8 +18,8 @@ from torch.fx import Graph, Node
 from fxgrow.aten import tree_flatten, tree_unflatten
 from fxgrow.graph import owner_of
 from fxgrow.layers import insist, limit_of
-from fxgrow.tracing.recorder import Guard, Recorder
-from fxgrow.tracing.replay import Differs, Replay, replay
+from fxgrow.tracing.recorder import Element, Guard, Recorder
+from fxgrow.tracing.replay import Differs, Replay, ReplayAtOne, question, replay
 from fxgrow.tracing.sizes import Number, plain
 
 Axis = tuple[int, int]  # which leaf of the inputs, which dimension of it (-1: the number itself)
@@ -43,6 +43,7 @@ class Inputs:
     def __init__(self, args: tuple, kwargs: dict):
         self.leaves, self.form = tree_flatten((args, kwargs))
         self.groups = self._groups()
+        self.typed: list[tuple] = []  # arguments that follow the type of a tensor
 
     def _groups(self) -> list[list[Axis]]:
         """Return the axes, those together that have one size in several inputs (the batch of each)."""
@@ -75,12 +76,55 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
     """Put checks into the graph of a recording for what it takes for granted of its inputs, and let types follow theirs."""
     if recording.reads_sizes or recording.guards or recording.dtype_reads:
         inputs = Inputs(args, kwargs)
+        _leave_out_asked(recording, inputs)
         for group, why in _fixed(recording, inputs).items():
             for axis in inputs.groups[group]:
                 _check_axis(recording, inputs, axis, why)
+        _allow_one(recording, inputs)
+        for found in inputs.typed:  # after all replays, which compare with what was recorded
+            _follow_type(recording, *found)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
+
+
+def takes_one(recording: Recorder, args: tuple, kwargs: dict) -> bool:
+    """Tell whether the graph of a recording is right for inputs of which an axis is one long."""
+    return not recording.reads_sizes or isinstance(replay(recording, args, kwargs, ReplayAtOne), Replay)
+
+
+def _allow_one(recording: Recorder, inputs: Inputs) -> None:
+    """Drop questions whose answer is another one for a batch of one alone, if the graph does the same there as the model."""
+    only_one = [g for g in recording.guards if (g.decides or g.varies) and _asks_for_one(g)]
+    batches = [group for group in inputs.groups if any(dim == 0 for _, dim in group)]
+    again = replay(recording, *inputs.longer(batches, lambda size: 1), ReplayAtOne) if only_one and batches else None
+    if isinstance(again, ReplayAtOne):
+        for guard in only_one:
+            guard.idle = again.answers.get(question(guard.operation, guard.operands), guard.answer) != guard.answer
+
+
+def _asks_for_one(guard: Guard) -> bool:
+    """Tell whether sizes from two on all give the recorded answer, and one alone does not."""
+    if guard.kind or len(guard.operands) != 2 or len(guard.moving) != 1:
+        return False
+    moving, still = next(iter(guard.moving)), plain(guard.operands[1 - next(iter(guard.moving))])
+    answers = [guard.operation(*((n, still) if moving == 0 else (still, n))) == guard.answer for n in range(1, 66)]
+    return not answers[0] and all(answers[1:])
+
+
+def _leave_out_asked(recording: Recorder, inputs: Inputs) -> None:
+    """Leave out the axes whose size the forward itself insists on: `x.shape[2] == 224` becomes a check, whatever it does."""
+    stands = {recording.known[id(s)]: i for i, s in enumerate(recording.stands) if isinstance(s, Tensor)}
+    for guard in recording.guards:
+        origins = [number.origin for number in guard.operands if isinstance(number, Number)]
+        if guard.operation is not operator.eq or guard.answer is not True or guard.kind or len(origins) != 1:
+            continue
+        read = origins[0].base if isinstance(origins[0], Element) and isinstance(origins[0].key, int) else None
+        if isinstance(read, Node) and (read.target is getattr or read.target == "size") and read.args[0] in stands:
+            leaf = stands[read.args[0]]
+            axis = leaf, origins[0].key % inputs.leaves[leaf].ndim
+            inputs.groups = [group for group in inputs.groups if group != [axis]]
+            guard.decides = True
 
 
 def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
@@ -127,7 +171,7 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Callable
         return f"`{node.name}` is given {before}, and {now} along a longer one, at {line}"
     for node, where, before, now, _ in again.differences:
         if other_type and _of_types(before, now):
-            _follow_type(recording, again, node, where, before, now)
+            inputs.typed.append((again, node, where, before, now))
     return ""
 
 

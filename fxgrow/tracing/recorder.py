@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -100,6 +100,7 @@ class Guard:
         line: who asked. varies: whether other inputs gave other operands. decides: whether they gave another answer.
         kind: "text" where a number was written as text, in `code`, and "key" where it was looked up, as itself in both.
         idle: the answer decides nothing. loose: an operand was made of another size, and moved along with it.
+        moving: the positions of the operands that were others for other inputs.
     """
     operation: Callable
     operands: tuple
@@ -111,6 +112,7 @@ class Guard:
     decides: bool = False
     idle: bool = False
     loose: bool = False
+    moving: set[int] = field(default_factory=set)
 
 
 class Recorder(TorchFunctionMode):
@@ -145,6 +147,7 @@ class Recorder(TorchFunctionMode):
         self.paths = {id(m): n for n, m in root.named_modules()}
         self.names = _names_of_tensors(root)
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
+        self.reached: list[tuple[str, str, Any]] | None = None  # what the code of the model reaches (state.py)
         self.outside: set[str] = set()  # constants that were there before the forward
 
     # --- The graph that is written ------------------------------------------------------------------------------------
@@ -241,8 +244,8 @@ class Recorder(TorchFunctionMode):
         name = self.names.get(id(tensor))
         if name is None:
             if isinstance(tensor, nn.Parameter):
-                raise self.stop("it uses a parameter that is none of the model's (a forward that was replaced, a module in "
-                                "a list): make it one, ")
+                raise self.stop("it uses a parameter that is none of the model's",
+                                " (a forward that was replaced, a module in a list): make it one")
             if tensor.is_meta:
                 raise self.stop("a tensor is used that was computed where nothing can be seen (scripted code, an extension)")
             name = self._constant(tensor)

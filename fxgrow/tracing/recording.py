@@ -62,7 +62,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
     Raises:
         LeafNeeded: a submodule stops it.
     """
-    state, seeds = State(recorder.root), draws()
+    state, seeds = State(recorder.root, recorder.reached), draws()
+    recorder.reached = state.outside
     try:
         with watched(recorder):
             given, named = _placeholders(recorder, args, kwargs)

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node
 
 from fxgrow.tracing.leaves import LeafNeeded
@@ -30,7 +32,7 @@ class Replay(Recorder):
 
     def __init__(self, recording: Recorder):
         super().__init__(recording.root, recording.leaves, recording.device)
-        self.recording, self.compiling = recording, recording.compiling
+        self.recording, self.compiling, self.reached = recording, recording.compiling, recording.reached
         self.differences: list[tuple[Node, tuple, Any, Any, str]] = []
         self.at = self.asked = 0
         self.varied: list[Guard] = []
@@ -103,11 +105,12 @@ class Replay(Recorder):
         self.asked += 1
         self.guards.append(guard)
         pairs = list(zip(guard.operands, operands))
-        changed = any(plain(a) != plain(b) or self._moves(b) for a, b in pairs if isinstance(a, Number))
+        changed = {i for i, (a, b) in enumerate(pairs) if isinstance(a, Number) and (plain(a) != plain(b) or self._moves(b))}
         if any(plain(a) != plain(b) for a, b in pairs if not isinstance(a, (Number, Node))):
             self.loosened.append(guard)
         if changed:
             self.varied.append(guard)
+            guard.moving |= changed
         if answer != guard.answer or (guard.kind and changed):
             self.decided.append(guard)
         return guard.answer
@@ -132,6 +135,81 @@ class Replay(Recorder):
             guard.loose = True
 
 
+class ReplayAtOne(Replay):
+    """A replay at a size of one that answers as things are; what does nothing at that size may be missing from it.
+
+    (A batch of one is often taken along a way of its own: nothing is expanded.)
+    """
+
+    def __init__(self, recording: Recorder):
+        super().__init__(recording)
+        self.idle: dict[Node, Node] = {}  # nodes that give what they are given, and the nodes that they are given
+        self.values: dict[Node, Any] = {}
+        self.answers: dict[tuple, Any] = {}
+
+    def note(self, node: Node, value: Any) -> None:
+        """Keep the value that a node has now."""
+        self.values[node] = value
+
+    def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
+        """Give the answer as it is, and keep it."""
+        self.answers[question(operation, operands)] = answer
+        return answer
+
+    def emit(self, kind: str, target: Any, args: tuple, kwargs: dict) -> Node:
+        """Return the recorded node that this one is, behind some that do nothing."""
+        while True:
+            at, known = self.at, len(self.differences)
+            try:
+                node = super().emit(kind, target, args, kwargs)
+                if len(self.differences) == known:
+                    return node
+                raise Differs(f"it gives {node.name} other numbers at {line_of_user()}")
+            except Differs:
+                if at >= len(self.recording.events) or not self._does_nothing(self.recording.events[at]):
+                    raise
+                self.at = at + 1
+
+    def _compare(self, node: Node, where: tuple, before: Any, now: Any) -> None:
+        super()._compare(node, where, self._source(before), self._source(now))
+
+    def _source(self, value: Any) -> Any:
+        while isinstance(value, Node) and value in self.idle:
+            value = self.idle[value]
+        return value
+
+    def _does_nothing(self, node: Node) -> bool:
+        """Tell whether a node that is missing gives a size alone, or what it is given."""
+        if not isinstance(node.meta.get("val"), Tensor):
+            return node.target is getattr or node.target in ("size", "dim", operator.getitem) or "val" not in node.meta
+        source = self._source(node.args[0]) if node.args else None
+        given = self.values.get(source) if isinstance(source, Node) else None
+        if node.target not in ("expand", "reshape", "view") or not isinstance(given, Tensor):
+            return False
+        sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
+        wanted = [self._number(s) for s in sizes]
+        if len(wanted) != given.ndim or any(w not in (-1, s) for w, s in zip(wanted, given.shape)):
+            return False
+        self.idle[node] = source
+        return True
+
+    def _number(self, size: Any) -> Any:
+        """Return the value that a size has now."""
+        if not isinstance(size, Node):
+            return size
+        if size.target is operator.getitem:
+            return self._number(size.args[0])[size.args[1]]
+        read = self.values.get(self._source(size.args[0]))
+        return read.shape if isinstance(read, Tensor) and (size.target is getattr or size.target == "size") else None
+
+
+def question(operation: Callable, operands: tuple) -> tuple:
+    """Return what identifies a question about sizes in a recording and its replays."""
+    def source(origin: Any) -> Any:
+        return origin if isinstance(origin, Node) else (source(origin.base), origin.key)
+    return operation, *(source(o.origin) if isinstance(o, Number) else None for o in operands)
+
+
 def _alike(a: Any, b: Any) -> bool:
     """Tell whether two targets are the same method of a class, bound anew at each read."""
     return all(getattr(a, part, None) is getattr(b, part, a) for part in ("__self__", "__func__"))
@@ -153,9 +231,9 @@ def _both_nan(a: Any, b: Any) -> bool:
     return isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
 
 
-def replay(recording: Recorder, args: tuple, kwargs: dict) -> Replay | BaseException:
+def replay(recording: Recorder, args: tuple, kwargs: dict, make: type[Replay] = Replay) -> Replay | BaseException:
     """Return a finished replay, or what stopped it: `Differs` where the model does something else, else what it raised."""
-    again = Replay(recording)
+    again = make(recording)
     try:
         record_once(again, args, kwargs)
         again.finish()

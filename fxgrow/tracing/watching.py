@@ -34,8 +34,10 @@ class _Mode:
         return state["training"] if "training" in state else type(module).__getattr__(module, "training")
 
     def __set__(self, module: nn.Module, value: bool) -> None:
-        if self.recorder.listening and vars(module).get("training", value) != value:
-            raise self.recorder.stop("its forward switches between train and eval mode")
+        if self.recorder.listening and "training" in vars(module):
+            self.recorder.reads_training = True  # in the other mode it may be a switch
+            if vars(module)["training"] != value:
+                raise self.recorder.stop("its forward switches between train and eval mode")
         vars(module)["training"] = value
 
 

@@ -219,3 +219,16 @@ def gradients(model: nn.Module, x: Tensor, steps: int) -> dict[str, Tensor]:
             seen[n] |= p.grad != 0
         optimizer.step()
     return seen
+
+
+def test_heads_of_an_attention_that_is_called_twice():
+    class Twice(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(2):
+                x = self.attention(x, x, x)[0].tanh()
+            return self.out(x)
+
+    model, x = Twice().double().eval(), torch.randn(2, 3, 8, dtype=torch.float64)
+    grown = fxgrow.transform(model, x, [Widen("attention:heads", by=2, seed=0)]).model
+    assert grown.attention.num_heads == 4
+    torch.testing.assert_close(grown(x), model(x))
