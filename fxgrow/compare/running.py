@@ -1,11 +1,12 @@
 """Runs of a model on a copy of it, under one seed: what it gives, and where gradients go.
 
-What lives here: one model. What does not: which inputs it gets (fresh.py), and how two models compare.
+What lives here: one model. What does not: which inputs it gets, and how two models compare (verification.py).
 """
 import contextlib
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.aten import tree_map
-from fxgrow.compare.fresh import Inputs
+from fxgrow.tracing import Inputs
 
 Mode = Literal["eval", "train"]
 Autograd = Literal["off", "on", "compared"]  # "compared": on, and floating inputs get gradients
@@ -42,35 +43,17 @@ def copy_of(model: nn.Module) -> nn.Module:
 
     The former are copied without their history, the latter shared.
     """
-    try:
-        return copy.deepcopy(model)
-    except Exception:
-        memo: dict[int, Any] = {}
-        _copy_what_refuses(model, memo, set())
-        return copy.deepcopy(model, memo)
-
-
-def _copy_what_refuses(value: Any, memo: dict[int, Any], seen: set[int]) -> None:
-    """Put into a memo of `copy.deepcopy` what it cannot copy in a value."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        if not value.is_leaf:
-            memo[id(value)] = value.detach().clone()
-        return
-    inside = list(getattr(value, "__dict__", {}).values()) if not isinstance(value, type) else []
-    if isinstance(value, Mapping):
-        inside += value.values()
-    elif isinstance(value, (list, tuple, set)):
-        inside += value
-    for item in inside:
-        _copy_what_refuses(item, memo, seen)
-    if not isinstance(value, nn.Module):
+    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
+    memo: dict[int, Any] = {id(v): v.detach().clone() for v in computed}
+    while True:
         try:
-            copy.deepcopy(value, dict(memo))
-        except Exception:
-            memo[id(value)] = value
+            return copy.deepcopy(model, dict(memo))
+        except Exception as error:
+            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is copy.deepcopy.__code__]
+            refuses = frames[-1].f_locals["x"]
+            if refuses is model or id(refuses) in memo:
+                raise
+            memo[id(refuses)] = refuses.detach().clone() if isinstance(refuses, Tensor) else refuses
 
 
 def rounded(model: nn.Module, seed: int) -> nn.Module:
@@ -84,6 +67,11 @@ def rounded(model: nn.Module, seed: int) -> nn.Module:
     return new
 
 
+def takes_gradient(tensor: Tensor) -> bool:
+    """Tell whether a tensor is of a type that gradients are defined for."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 class Twin:
     """A copy of a model to call: nothing of the model itself changes.
 
@@ -91,11 +79,7 @@ class Twin:
     """
 
     def __init__(self, model: nn.Module, mode: Mode, parts: Sequence[str] = ()):
-        self.model = copy_of(model)
-        if mode == "train":
-            self.model.train()
-        else:
-            self.model.eval()
+        self.model = copy_of(model).train(mode == "train")
         self.heard: list[Any] = []
         self.leaves: list[Tensor] = []
         for name in parts:
@@ -109,7 +93,7 @@ class Twin:
             if not isinstance(value, Tensor):
                 return copy.deepcopy(value)
             new = value.detach().clone().requires_grad_(value.requires_grad)
-            if autograd != "compared" or not (new.is_floating_point() or new.is_complex()):
+            if autograd != "compared" or not takes_gradient(new):
                 return new
             self.leaves.append(new.requires_grad_())
             return new.clone()  # a leaf may not be written to

@@ -1,10 +1,11 @@
 """Verification: two models side by side on several inputs, in eval and in train mode, compared number by number.
 
-What lives here: which runs are made, and the report. What does not: drawing inputs (fresh), running one model (running) and
-comparing what both give (outputs, gradients).
+What lives here: which runs are made, and the report. What does not: running one model (running), gradients, drawing inputs
+and comparing outputs, which the check of a capture does too (tracing).
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
@@ -13,12 +14,11 @@ from torch import Tensor, nn
 
 from fxgrow.aten import tree_leaves
 from fxgrow.common import one_line
-from fxgrow.compare.fresh import Axes, Inputs, axes_of, redraw, same_numbers
 from fxgrow.compare.gradients import compare_gradients
-from fxgrow.compare.outputs import INF, Difference, compare_outputs, tolerance_of
-from fxgrow.compare.running import Autograd, Mode, Twin, rounded
+from fxgrow.compare.running import Autograd, Mode, Twin, rounded, takes_gradient
 from fxgrow.errors import CaptureError
 from fxgrow.graph import as_call, is_captured
+from fxgrow.tracing import INF, Axes, Difference, Inputs, axes_of, compare_outputs, redraw, same_numbers, tolerance_of
 
 ROUNDING = 10  # so many times as far apart as by rounding alone two models may be
 MAGNIFIED = 1e-2  # and so far in all
@@ -146,29 +146,24 @@ class _Comparison:
                 continue
             self.compared += [*dict.fromkeys((self.example.name, second.name)), "two calls in a row"]
             if second.autograd == "compared":
-                self.compared.append(self._gradients(second.inputs))
+                count = sum(isinstance(v, Tensor) and takes_gradient(v) for v in tree_leaves(second.inputs))
+                inputs = f"gradients of {count} input{'s' * (count > 1)} and " if count else ""
+                self.compared.append(f"{inputs}which parameters get gradients")
             return second, found
         self.compared.append(self.example.name)
         return self.example, self._run("eval", self.example)
 
     def _second_calls(self) -> Iterator[_Call]:
         """Yield calls to follow the example, the one that tells the most first."""
-        inputs = self.example.inputs
-        known = [inputs]
+        known = [self.example.inputs]
         for name, whole in (("fresh inputs", True), ("fresh floating inputs", False)):
-            drawn = redraw(inputs, self.seed, whole)
+            drawn = redraw(known[0], self.seed, whole)
             if not any(same_numbers(drawn, other) for other in known):
                 known.append(drawn)
                 yield _Call(name, drawn, "compared")
                 yield _Call(name, drawn)
         yield replace(self.example, autograd="compared")
         yield replace(self.example)
-
-    def _gradients(self, inputs: Inputs) -> str:
-        """Return in words of what gradients were compared."""
-        count = len([v for v in tree_leaves(inputs) if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())])
-        parameters = "which parameters get gradients"
-        return f"gradients of {count} input{'s' * (count > 1)} and {parameters}" if count else parameters
 
     def _other_sizes(self, second: _Call) -> Difference:
         """Compare on inputs that are longer along every axis, or, where the first model takes none such, along one each."""
@@ -184,9 +179,7 @@ class _Comparison:
 
     def _resized(self, axes: list[Axes], second: _Call) -> Difference | None:
         """Compare on inputs with other axes; None: the first model does not take them, or the second none of several."""
-        inputs = second.inputs
-        for each in axes:
-            inputs = each.of(inputs)
+        inputs = functools.reduce(lambda found, each: each.of(found), axes, second.inputs)
         if second.name != self.example.name:
             inputs = redraw(inputs, self.seed, whole=False)
         call = _Call(" and ".join(map(str, axes)), inputs, resized=True)
@@ -224,11 +217,10 @@ class _Comparison:
             self._excuse(total, mode, calls)
         total.notes += [f"{place} differs by {total.errors[place]:.1e} of its {whole}"
                         for place, whole in total.beyond.items()]
-        if total.equal and not total.numbers:
-            if total.count or not total.empty:
-                total.never("there are no numbers in the outputs to compare")
-            else:
-                total.notes.append("the outputs are empty, so nothing was compared")
+        if total.equal and total.met == {"empty"}:
+            total.notes.append("the outputs are empty, so nothing was compared")
+        elif total.equal and "numbers" not in total.met:
+            total.never("there are no numbers in the outputs to compare")
         return total
 
     def _in_a_row(self, after: nn.Module, mode: Mode, calls: tuple[_Call, ...]) -> Difference:

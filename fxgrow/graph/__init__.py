@@ -4,7 +4,7 @@ What lives here: what holds for any graph, whoever made it. What does not: how o
 """
 from fxgrow.graph.captured import Captured, is_captured
 from fxgrow.graph.cleanup import clean_trace, copy_nodes
-from fxgrow.graph.inputs import arguments_of, as_call, as_tuple, to_meta
+from fxgrow.graph.inputs import arguments_of, as_call, to_meta
 from fxgrow.graph.joins import add_join, branch_taken, is_join, mode_flag
 from fxgrow.graph.layer_calls import CONVOLUTIONS, LAYERS, TRANSPOSED, Call, call_of, calls, computes, other_users
 from fxgrow.graph.modules import (
@@ -37,7 +37,7 @@ from fxgrow.graph.writes import IN_PLACE_OPERATORS, values_and_writes, writes_in
 
 __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES",
            "MetaRunner", "NodeRunner", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "any_batch_size",
-           "arguments_of", "as_call", "as_tuple", "assemble", "below", "boundary", "branch_taken", "call_of", "calls",
+           "arguments_of", "as_call", "assemble", "below", "boundary", "branch_taken", "call_of", "calls",
            "clean_trace", "clone_graph", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes",
            "family", "hold", "inside", "is_captured", "is_join", "location_of", "mentions", "meta_twin", "mode_flag",
            "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of", "prefixes", "remembered",

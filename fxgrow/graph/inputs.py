@@ -1,4 +1,4 @@
-"""Example inputs: as a tuple or a call, by the arguments of a forward, and on the meta device."""
+"""Example inputs: as a call, by the arguments of a forward, and on the meta device."""
 import inspect
 from collections.abc import Mapping
 from keyword import iskeyword
@@ -14,33 +14,24 @@ from fxgrow.graph.captured import is_captured
 PLAIN = (type(None), bool, int, float, str)  # defaults that can stand in the code of a graph
 
 
-def as_tuple(example_inputs) -> tuple:
-    """Return a tensor, or a list or tuple of tensors, as a tuple.
-
-    Raises:
-        CaptureError: it is something else.
-    """
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
-    if isinstance(example_inputs, (tuple, list)) and example_inputs:
-        return tuple(example_inputs)
-    raise CaptureError(f"example_inputs is {example_inputs!r:.40}: pass a tensor, a tuple of arguments or a dict of them by "
-                       "name, as you would call the model")
-
-
 def as_call(example_inputs) -> tuple[tuple, dict[str, Any]]:
     """Return the positional and the keyword arguments by which example inputs call a model.
 
     Raises:
         CaptureError: they are neither a tensor, nor a list or tuple, nor a dictionary of keyword arguments.
     """
-    by_name = isinstance(example_inputs, Mapping)
-    odd = [name for name in example_inputs if not str(name).isidentifier() or iskeyword(name)] if by_name else []
-    if odd:
-        raise CaptureError(f"example_inputs has the key {odd[0]!r}, which is no name of an argument: a dict holds arguments "
-                           "by name, and an argument that is a dict goes into a tuple")
-    args, kwargs = ((), dict(example_inputs)) if by_name else (as_tuple(example_inputs), {})
-    return tree_map(_plain, (args, kwargs))
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        odd = [name for name in example_inputs if not str(name).isidentifier() or iskeyword(name)]
+        if odd:
+            raise CaptureError(f"example_inputs has the key {odd[0]!r}, which is no name of an argument: a dict holds "
+                               "arguments by name, and an argument that is a dict goes into a tuple")
+        return tree_map(_plain, ((), dict(example_inputs)))
+    if isinstance(example_inputs, (tuple, list)) and example_inputs:
+        return tree_map(_plain, (tuple(example_inputs), {}))
+    raise CaptureError(f"example_inputs is {example_inputs!r:.40}: pass a tensor, a tuple of arguments or a dict of them by "
+                       "name, as you would call the model")
 
 
 def _plain(value: Any) -> Any:

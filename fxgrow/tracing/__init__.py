@@ -1,11 +1,15 @@
 """Capture: a module becomes a module-level `torch.fx` graph that follows `train()` and `eval()`.
 
-What lives here: recording, and the parts of a model whose shell cannot be recorded. What does not: any use of the graph.
+What lives here: recording, the parts of a model whose shell cannot be recorded, and the check of both against the model.
+What does not: any use of the graph.
 """
 from fxgrow.tracing.capturing import capture, capture_graph, insist_callable
+from fxgrow.tracing.fresh import Axes, Inputs, axes_of, redraw, same_numbers
+from fxgrow.tracing.outputs import INF, TOLERANCE, Difference, compare_outputs, same_oddities, tolerance_of
 from fxgrow.tracing.parts import of_class, plain_attributes, put_back, with_parts
 from fxgrow.tracing.recording import trace
 from fxgrow.tracing.state import untouched
 
-__all__ = ["capture", "capture_graph", "insist_callable", "of_class", "plain_attributes", "put_back", "trace", "untouched",
-           "with_parts"]
+__all__ = ["Axes", "Difference", "INF", "Inputs", "TOLERANCE", "axes_of", "capture", "capture_graph", "compare_outputs",
+           "insist_callable", "of_class", "plain_attributes", "put_back", "redraw", "same_numbers", "same_oddities",
+           "tolerance_of", "trace", "untouched", "with_parts"]

@@ -113,20 +113,18 @@ def _asks_for_one(guard: Guard) -> bool:
 
 
 def _leave_out_asked(recording: Recorder, inputs: Inputs) -> None:
-    """Leave out the axes whose size the forward itself insists on: `x.shape[2] == 224` becomes a check, whatever else it does."""
+    """Leave out the axes whose size the forward itself insists on: `x.shape[2] == 224` becomes a check, whatever it does."""
     stands = {recording.known[id(s)]: i for i, s in enumerate(recording.stands) if isinstance(s, Tensor)}
     for guard in recording.guards:
-        if guard.operation is operator.eq and guard.answer is True and not guard.kind:
-            for number, other in (guard.operands, guard.operands[::-1]):
-                origin = getattr(number, "origin", None)
-                read = origin.base if isinstance(origin, Element) and isinstance(origin.key, int) else None
-                if isinstance(other, Number) or not isinstance(read, Node) or not (read.target is getattr or read.target == "size"):
-                    continue
-                leaf = stands.get(read.args[0])  # type: ignore[arg-type]
-                if leaf is not None:
-                    axis = leaf, origin.key % inputs.leaves[leaf].ndim
-                    inputs.groups = [group for group in inputs.groups if group != [axis]]
-                    guard.decides = True
+        origins = [number.origin for number in guard.operands if isinstance(number, Number)]
+        if guard.operation is not operator.eq or guard.answer is not True or guard.kind or len(origins) != 1:
+            continue
+        read = origins[0].base if isinstance(origins[0], Element) and isinstance(origins[0].key, int) else None
+        if isinstance(read, Node) and (read.target is getattr or read.target == "size") and read.args[0] in stands:
+            leaf = stands[read.args[0]]
+            axis = leaf, origins[0].key % inputs.leaves[leaf].ndim
+            inputs.groups = [group for group in inputs.groups if group != [axis]]
+            guard.decides = True
 
 
 def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:

@@ -210,12 +210,7 @@ def _rebuilds(kind: type, value: Any, arguments: Mapping[str, Any]) -> bool:
 
 
 def trace(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str]) -> Graph:
-    """Return the graph of a forward in the mode that the module is in.
-
-    Args:
-        module: on meta tensors; what its forward stores is undone.
-        args, kwargs: the arguments of forward.
-        leaves: the submodules to call as they are, by path, each with the reason; it is added to.
+    """Return the graph that `record` gives, for a module whose tensors are on no device in particular.
 
     Raises:
         CaptureError: the module cannot be recorded.

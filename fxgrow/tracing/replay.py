@@ -105,9 +105,8 @@ class Replay(Recorder):
         self.asked += 1
         self.guards.append(guard)
         pairs = list(zip(guard.operands, operands))
-        changed = {i for i, (a, b) in enumerate(zip(guard.operands, operands))
-                   if isinstance(a, Number) and (plain(a) != plain(b) or self._moves(b))}
-        if any(plain(a) != plain(b) for a, b in zip(guard.operands, operands) if not isinstance(a, (Number, Node))):
+        changed = {i for i, (a, b) in enumerate(pairs) if isinstance(a, Number) and (plain(a) != plain(b) or self._moves(b))}
+        if any(plain(a) != plain(b) for a, b in pairs if not isinstance(a, (Number, Node))):
             self.loosened.append(guard)
         if changed:
             self.varied.append(guard)

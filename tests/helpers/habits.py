@@ -1295,7 +1295,6 @@ SHELLS = {  # what is patched has no copies of its own, and is tried alone
     "patched": patched,
           "parallel": parallel, "sequential": nn.Sequential}
 
-BROKEN_SHELLS = {"looks": "of the part that grows inside, the check calls a graph without inputs"}
 # defaults are lost, and what a dict holds is not guarded
 BROKEN_INPUTS = {"is true", "word", "none", "default", "batch", "size"}
 

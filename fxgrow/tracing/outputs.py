@@ -1,6 +1,6 @@
 """Two outputs side by side: how far apart they are, and what in them could not be compared.
 
-What lives here: rules for values of every kind. What does not: running the models that give them (running.py).
+What lives here: rules for values of every kind. What does not: running the models that give them.
 """
 from __future__ import annotations
 
@@ -35,17 +35,15 @@ class Difference:
     """Distance of two outputs. An infinite one stands for anything that is no distance between two numbers.
 
     errors: the largest of each output (in words), relative to its largest number. beyond: the outputs that are farther apart
-    than their tolerance. count: how many numbers were compared, and numbers: how many of these are not NaN. empty: whether
-    there was an output without any. notes: what differs otherwise, and what could not be compared. pairs: the floating
-    tensors that were compared, cut to a common shape.
+    than their tolerance, and what the error is relative to. unlike: whether they are infinitely far apart. met: "numbers",
+    "nan" and "empty", as far as there were outputs with such. notes: what differs otherwise, and what could not be compared.
+    pairs: the floating tensors that were compared, cut to a common shape.
     """
     absolute: float = 0.0
     errors: dict[str, float] = field(default_factory=dict)
-    beyond: dict[str, str] = field(default_factory=dict)  # with what the error is relative to
+    beyond: dict[str, str] = field(default_factory=dict)
     unlike: bool = False
-    count: int = 0
-    numbers: int = 0
-    empty: bool = False
+    met: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
@@ -62,10 +60,9 @@ class Difference:
     def add(self, other: Difference) -> None:
         """Take in another distance: the larger of both counts."""
         self.absolute, self.unlike = max(self.absolute, other.absolute), self.unlike or other.unlike
-        self.empty = self.empty or other.empty
         self.errors |= {place: max(error, self.errors.get(place, 0.0)) for place, error in other.errors.items()}
         self.beyond |= other.beyond
-        self.count, self.numbers = self.count + other.count, self.numbers + other.numbers
+        self.met |= other.met
         self.notes += [note for note in other.notes if note not in self.notes]
         self.pairs += other.pairs
 
@@ -101,26 +98,27 @@ class _Comparison:
     def __init__(self, tolerance: float, extended: bool, strict: bool, inside: bool = False):
         self.tolerance, self.extended, self.strict = tolerance, extended, strict
         self.inside = inside  # an object that keeps state, where other sizes are set down in `growth`
-        self.growth: set[int] = set()  # 1: the second is larger somewhere, -1: smaller
+        self.growth: set[bool] = set()  # True: the second is larger somewhere, False: smaller
         self.unlike = False  # whether two values differ in more than numbers and sizes
         self.found = Difference()
         self.seen: dict[tuple[int, int], Any] = {}  # pairs of objects that were compared, or are about to be
 
     def compare(self, a: Any, b: Any, place: str) -> None:
         """Compare two values of any kind."""
-        kinds = _kind(a), _kind(b)
-        if kinds[0] != kinds[1]:
-            if not self._lone_state(a, b, place):
+        kind = _kind(a)
+        if kind != _kind(b):
+            if _keeps_state(b if a is None else a) and (a is None or b is None):
+                self.found.notes.append(f"{place} was not compared: {ONE_MODEL}")
+            else:
                 self._unlike(a, b, place)
-            return
-        if kinds[0] in ("mapping", "sequence", "record", "object"):
-            if (id(a), id(b)) in self.seen:
-                return
+        elif kind in ("tensor", "array", "plain", "number"):
+            getattr(self, f"_{kind}")(a, b, place)
+        elif (id(a), id(b)) not in self.seen:
             self.seen[id(a), id(b)] = a, b
             if self.strict and _class_of(a) != _class_of(b):
                 self._unlike(a, b, place)
-                return
-        getattr(self, f"_{kinds[0]}")(a, b, place)
+            else:
+                getattr(self, f"_{kind}")(a, b, place)
 
     def _unlike(self, a: Any, b: Any, place: str) -> None:
         """Set down that two values differ in kind, type or shape."""
@@ -130,74 +128,64 @@ class _Comparison:
     # --- numbers ---
 
     def _tensor(self, a: Tensor, b: Tensor, place: str) -> None:
-        """Compare two tensors: storage, type and shape, then the numbers."""
+        plain = a.layout is b.layout is torch.strided and not (a.is_nested or b.is_nested)
+        if self.extended and plain and a.ndim == b.ndim:
+            b = b[tuple(map(slice, a.shape))]
         if a.is_meta or b.is_meta:
             self.found.never(f"{place} lies on the meta device and has no numbers to compare")
         elif (a.dtype, a.layout, a.is_nested) != (b.dtype, b.layout, b.is_nested):
             self._unlike(a, b, place)
         elif a.is_nested:
             self.compare(list(a.unbind()), list(b.unbind()), place)
-        else:
-            b = b[tuple(map(slice, a.shape))] if self.extended and a.ndim == b.ndim else b
-            if a.shape != b.shape:
-                self._other_shape(a, b, place)
-            elif a.is_floating_point() or a.is_complex() or a.is_quantized:
-                if a.dtype.itemsize > 1:
-                    self.found.pairs.append((a, b))
-                self._floats(_dense(a), _dense(b), tolerance_of(a.dtype), place)
+        elif a.shape != b.shape:
+            if self.inside and a.ndim == b.ndim:
+                self.growth |= {m > n for n, m in zip(a.shape, b.shape) if n != m}
+            elif self.strict:
+                self._unlike(a, b, place)
             else:
-                self._whole(torch.equal(_dense(a), _dense(b)), a.numel(), place)
-
-    def _other_shape(self, a: Tensor, b: Tensor, place: str) -> None:
-        """Set down that two tensors differ in shape."""
-        if self.inside and a.ndim == b.ndim:
-            self.growth |= {1 if m > n else -1 for n, m in zip(a.shape, b.shape) if n != m}
-        elif self.strict:
-            self._unlike(a, b, place)
+                self.found.notes.append(f"{place} was not compared: it has another shape")
+        elif a.is_floating_point() or a.is_complex() or a.is_quantized:
+            if a.dtype.itemsize > 1:
+                self.found.pairs.append((a, b))
+            self._floats(_dense(a), _dense(b), max(tolerance_of(a.dtype), self.tolerance), place)
         else:
-            self.found.notes.append(f"{place} was not compared: it has another shape")
+            self._whole(torch.equal(_dense(a), _dense(b)), a.numel(), place)
 
-    def _floats(self, x: Tensor, y: Tensor, own: float, place: str) -> None:
+    def _floats(self, x: Tensor, y: Tensor, allowed: float, place: str) -> None:
         """Compare floating numbers; NaN and infinity must be at the same places."""
         if x.is_complex():
             x, y = torch.view_as_real(x.resolve_conj()), torch.view_as_real(y.resolve_conj())
         x, y = x.to(torch.float64), y.to(torch.float64)
         finite = x.isfinite() & y.isfinite()
-        if not bool((finite | (x == y) | (x.isnan() & y.isnan())).all()):
+        if not same_oddities(x, y):
             self.found.never(f"{place} has NaN or infinity where that of the other model has something else")
             return
-        self.found.add(Difference(count=x.numel(), numbers=int((~x.isnan()).sum()), empty=not x.numel()))
+        self.found.met.add("empty" if not x.numel() else "nan" if x.isnan().all() else "numbers")
         if finite.any():
             gap = float((x - y)[finite].abs().max())
-            self.found.apart(gap, float(x[finite].abs().max()), max(own, self.tolerance), place)
+            self.found.apart(gap, float(x[finite].abs().max()), allowed, place)
 
     def _whole(self, equal: bool, count: int, place: str) -> None:
         """Set down whether whole numbers or truth values are equal."""
-        self.found.add(Difference(count=count, numbers=count, empty=not count))
+        self.found.met.add("numbers" if count else "empty")
         if not equal:
             self.found.never(f"{place} differs, and is made of whole numbers or truth values")
 
     def _number(self, a: complex, b: complex, place: str) -> None:
-        """Compare two numbers of Python."""
         if type(a) is not type(b):
             self._unlike(a, b, place)
         elif isinstance(a, (float, complex)):
             wide = torch.complex128 if isinstance(a, complex) else torch.float64
-            self._floats(torch.tensor([a], dtype=wide), torch.tensor([b], dtype=wide), 0.0, place)
+            self._tensor(torch.tensor(a, dtype=wide), torch.tensor(b, dtype=wide), place)
         else:
             self._whole(a == b, 1, place)
 
     def _array(self, a: Any, b: Any, place: str) -> None:
-        """Compare two arrays or numbers of NumPy."""
-        a, b = np.asarray(a), np.asarray(b)
-        if a.dtype != b.dtype or a.ndim != b.ndim:
+        a, b = np.array(a), np.array(b)
+        if a.dtype != b.dtype:
             self._unlike(a, b, place)
-        elif a.shape != b.shape:
-            self._other_shape(torch.empty(a.shape, device="meta"), torch.empty(b.shape, device="meta"), place)
-        elif a.dtype.kind in "fc":
-            wide = np.complex128 if a.dtype.kind == "c" else np.float64
-            own = tolerance_of(getattr(torch, a.dtype.name, torch.float64))
-            self._floats(torch.from_numpy(np.array(a, dtype=wide)), torch.from_numpy(np.array(b, dtype=wide)), own, place)
+        elif isinstance(getattr(torch, a.dtype.name, None), torch.dtype):
+            self._tensor(torch.from_numpy(a), torch.from_numpy(b), place)
         else:
             self._whole(bool(np.array_equal(a, b)), a.size, place)
 
@@ -205,40 +193,40 @@ class _Comparison:
 
     def _mapping(self, a: Mapping, b: Mapping, place: str) -> None:
         """Compare two dictionaries and the like, whose keys must come in one order."""
-        ours, theirs = dict(a), dict(b)
-        for key in [key for key in (*ours, *theirs) if key not in ours or key not in theirs]:
-            if self._lone_state(ours.get(key), theirs.get(key), f"{place}[{key!r}]"):
-                ours.pop(key, None)
-                theirs.pop(key, None)
-        if len(ours) != len(theirs) and self.inside and (set(ours) <= set(theirs) or set(theirs) <= set(ours)):
-            self.growth.add(1 if len(theirs) > len(ours) else -1)
-        elif list(ours) != list(theirs):
+        lone = [key for one, other in ((a, b), (b, a)) for key in one if key not in other and _keeps_state(one[key])]
+        self.found.notes += [f"{place}[{key!r}] was not compared: {ONE_MODEL}" for key in lone]
+        ours, theirs = ([key for key in keys if key not in lone] for keys in (a, b))
+        if self.inside and len(ours) != len(theirs) and (set(ours) <= set(theirs) or set(theirs) <= set(ours)):
+            self.growth.add(len(theirs) > len(ours))
+        elif ours != theirs:
             self.found.never(f"{place} differs: it has {', '.join(map(str, ours))} in the first model, and "
                              f"{', '.join(map(str, theirs))} in the second")
         else:
             for key in ours:
-                self.compare(ours[key], theirs[key], f"{place}[{key!r}]")
+                self.compare(a[key], b[key], f"{place}[{key!r}]")
             self._attributes(a, b, place, skip={*map(str, a), *map(str, b)})
 
     def _sequence(self, a: Any, b: Any, place: str) -> None:
-        """Compare two tuples and the like."""
         ours, theirs = list(a), list(b)
-        if len(ours) != len(theirs) and not self.inside:
-            one = self._without_state(ours, place)
-            two = self._without_state(theirs, place) if len(one) != len(theirs) else theirs
-            ours, theirs = (one, two) if len(one) == len(two) else (ours, theirs)
         if len(ours) != len(theirs) and self.inside:
-            self.growth.add(1 if len(theirs) > len(ours) else -1)
-        elif len(ours) != len(theirs):
+            self.growth.add(len(theirs) > len(ours))
+            return
+        if len(ours) != len(theirs):
+            without = [[v for v in values if not _keeps_state(v)] for values in (ours, theirs)]
+            for one, two in ((without[0], theirs), without):
+                if len(one) == len(two):
+                    ours, theirs = one, two
+                    self.found.notes.append(f"{place} holds what was not compared: {ONE_MODEL}")
+                    break
+        if len(ours) != len(theirs):
             self.found.never(f"{place} differs: it is {len(ours)} values of the first model, {len(theirs)} of the second")
-        else:
-            names = [f".{name}" for name in getattr(a, "_fields", ())] or [f"[{i}]" for i in range(len(ours))]
-            for name, x, y in zip(names, ours, theirs):
-                self.compare(x, y, place + name)
-            self._attributes(a, b, place)
+            return
+        names = [f".{name}" for name in getattr(a, "_fields", ())] or [f"[{i}]" for i in range(len(ours))]
+        for name, x, y in zip(names, ours, theirs):
+            self.compare(x, y, place + name)
+        self._attributes(a, b, place)
 
     def _record(self, a: Any, b: Any, place: str) -> None:
-        """Compare two dataclasses."""
         names = {f.name for v in (a, b) for f in fields(v)}
         for name in sorted(names):
             self.compare(getattr(a, name, None), getattr(b, name, None), f"{place}.{name}")
@@ -253,7 +241,6 @@ class _Comparison:
     # --- words and objects ---
 
     def _plain(self, a: Any, b: Any, place: str) -> None:
-        """Compare two words, types, or what else can only be equal."""
         if not _same(a, b):
             self._unlike(a, b, place)
 
@@ -262,40 +249,28 @@ class _Comparison:
         if not dict(_held(a)) and not dict(_held(b)):
             if not _same(a, b):
                 self.found.never(f"{place} could not be compared: nothing is known of {_described(a)}")
-        elif _keeps_state(a):
+        elif not self.inside and _keeps_state(a):
             self._state(a, b, place)
         elif a is not b:
             self._attributes(a, b, place)
 
     def _state(self, a: Any, b: Any, place: str) -> None:
         """Compare two objects that keep state, as far as they are of one size: growth makes them larger."""
-        if self.inside:  # a part of one: what it says of sizes, it says of the whole
-            self._attributes(a, b, place)
-            return
         inner = _Comparison(self.tolerance, self.extended, self.strict, inside=True)
         inner.seen = self.seen
         inner._attributes(a, b, place)
         if len(inner.growth) == 1 and not inner.unlike:
             self.found.notes.append(f"{place} was not compared: {OTHER_SHAPE}")
             return
-        if len(inner.growth) > 1:
+        if inner.growth:
             inner.found.never(f"{place} differs in number or shape")
         inner.found.pairs.clear()
         self.found.add(inner.found)
 
-    def _lone_state(self, a: Any, b: Any, place: str) -> bool:
-        """Tell whether one value is an object that keeps state and the other is not there, and note it."""
-        lone = (a is None and _keeps_state(b)) or (b is None and _keeps_state(a))
-        if lone:
-            self.found.notes.append(f"{place} was not compared: {ONE_MODEL}")
-        return lone
 
-    def _without_state(self, values: list, place: str) -> list:
-        """Return the values of a sequence that keep no state."""
-        kept = [v for v in values if not _keeps_state(v)]
-        if len(kept) < len(values):
-            self.found.notes.append(f"{place} holds what was not compared: {ONE_MODEL}")
-        return kept
+def same_oddities(x: Tensor, y: Tensor) -> bool:
+    """Tell whether NaN and infinity are at the same places of two tensors."""
+    return bool(((x.isfinite() & y.isfinite()) | (x == y) | (x.isnan() & y.isnan())).all())
 
 
 def _kind(value: Any) -> str:

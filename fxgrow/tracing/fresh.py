@@ -2,7 +2,6 @@
 
 What lives here: how inputs are drawn. What does not: which of them a model takes, which only a run can tell.
 """
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,19 +22,19 @@ def redraw(inputs: Inputs, seed: int, whole: bool = True) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.numel() or value.layout is not torch.strided or value.is_nested:
+        if not isinstance(value, Tensor) or not _is_plain(value) or not value.numel():
             return value
-        given = value.detach().cpu()
-        if not given.is_floating_point() and not given.is_complex() and not whole:
+        if not (whole or value.is_floating_point() or value.is_complex()):
             return value
-        return _drawn(given, generator).to(value.device).requires_grad_(value.requires_grad)
+        return _drawn(value.detach().cpu(), generator).to(value.device).requires_grad_(value.requires_grad)
 
     return tree_map(draw, inputs)
 
 
 def _drawn(value: Tensor, generator: torch.Generator) -> Tensor:
     """Return other numbers in place of those of a tensor."""
-    if bool(((value == 0) | (value == 1)).all()) and bool((value == 0).any()) and bool((value == 1).any()):
+    ones = value == 1
+    if ones.any() and not ones.all() and bool((ones | (value == 0)).all()):
         return value.roll(1, -1).roll(1, 0) if value.ndim else value.clone()
     if value.is_complex():
         return torch.complex(_normal(value.real, generator), _normal(value.imag, generator)).to(value.dtype)
@@ -81,9 +80,9 @@ class Axes:
         leaves, form = tree_flatten(inputs)
         tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         for number, dim in self.places:
-            i = tensors[number]
-            index = torch.arange(self.size + self.by, device=leaves[i].device).clamp(max=self.size - 1)
-            leaves[i] = leaves[i].detach().index_select(dim, index).requires_grad_(leaves[i].requires_grad)
+            old = leaves[tensors[number]]
+            index = torch.arange(self.size + self.by, device=old.device).clamp(max=self.size - 1)
+            leaves[tensors[number]] = old.detach().index_select(dim, index).requires_grad_(old.requires_grad)
         return tree_unflatten(leaves, form)
 
 
@@ -95,17 +94,16 @@ def axes_of(inputs: Inputs) -> Iterator[list[Axes]]:
     read behind its end would stop the whole device there.
     """
     tensors = [v for v in tree_leaves(inputs) if isinstance(v, Tensor)]
-    places = [(n, d) for n, t in enumerate(tensors) if t.layout is torch.strided and not t.is_nested for d in range(t.ndim)]
-    if not places:
-        return
-    size = {place: tensors[place[0]].shape[place[1]] for place in places}
-    batch = [p for p in places if p[1] == 0 and size[p] == size[places[0]]]
-    groups = [batch] + [[p for p in places if size[p] == n and p not in batch] for n in dict.fromkeys(
-        size[p] for p in places if p not in batch)]
+    size = {(n, d): s for n, t in enumerate(tensors) if _is_plain(t) for d, s in enumerate(t.shape)}
+    batch = [p for p in size if p[1] == 0 and size[p] == next(iter(size.values()))]
+    rest = [p for p in size if p not in batch]
     safe = all(t.device.type == "cpu" for t in tensors)
-    for group in groups:
-        every = [p for p in places if size[p] == size[group[0]]]
+    for group in filter(None, (batch, *([p for p in rest if size[p] == n] for n in dict.fromkeys(size[p] for p in rest)))):
         count = size[group[0]]
-        steps = [by for by in (1, -1) if (by == 1 and (safe or group is batch)) or (by == -1 and count > 1)]
-        yield [Axes(count, frozenset(which), by)
-               for by, which in itertools.product(steps, dict.fromkeys((tuple(group), tuple(every))))]
+        ways = dict.fromkeys(frozenset(which) for which in (group, [p for p in size if size[p] == count]))
+        steps = [1] * (safe or group is batch) + [-1] * (count > 1)
+        yield [Axes(count, which, by) for by in steps for which in ways]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from fxgrow.compare.fresh import axes_of, redraw, same_numbers
+from fxgrow.tracing.fresh import axes_of, redraw, same_numbers
 
 IMAGE = torch.rand(2, 3, 8, 8)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fxgrow.compare.outputs import INF, compare_outputs
+from fxgrow.tracing.outputs import INF, compare_outputs
 
 X = torch.arange(6, dtype=torch.float64).view(2, 3) + 1
 Pair = collections.namedtuple("Pair", "first second")
