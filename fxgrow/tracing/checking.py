@@ -123,6 +123,8 @@ def equal(one: Any, two: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
+    if type(a) is float and type(b) is float:
+        a, b = (torch.tensor(value, dtype=torch.float64) for value in (a, b))
     if is_dataclass(a):
         return type(a) is type(b) and equal(vars(a), vars(b))
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):

@@ -490,7 +490,7 @@ class CountsWhileTraining:
         return h * (1 + self.calls)
 
 
-@habit(**MAY_REFUSE)
+@habit(**LENGTH, **MAY_REFUSE)
 class CachesByLength:
     def make(self):
         self.tables = {}
@@ -683,7 +683,7 @@ step("scale_of_width", lambda h: h * h.size(-1) ** -0.5)
 step("scale_of_root", lambda h: h / math.sqrt(h.shape[-1]))
 step("scale_of_numpy", lambda h: h / numpy.sqrt(h.shape[-1]))
 step("scale_of_numpy_float", lambda h: h * numpy.float64(0.3) + numpy.float32(0.5) + numpy.int64(2))
-step("scale_of_numel", lambda h: h / h.numel(), broken="the number of elements is folded though the batch is free")
+step("scale_of_numel", lambda h: h / h.numel())
 step("scale_of_length", lambda h: h / h.shape[1])
 step("scale_of_float", lambda h: h / float(h.shape[1]), **LENGTH)
 step("scale_of_int", lambda h: h * int(h.shape[1] ** 0.5), **LENGTH)
@@ -757,6 +757,14 @@ def written_twice(self, h):
     table[0] = 3.0
     table[1] += 2.0
     return h * table[0] + table[1]
+
+
+@habit()
+def written_row_of_a_table(self, h):
+    table = torch.zeros(2, 8, dtype=h.dtype)
+    row = table[1]
+    row += 0.5
+    return h + table.sum(0) * 2
 
 
 @habit(**LENGTH)
@@ -1133,6 +1141,7 @@ OUTPUTS = {
     "set": lambda y, h: (y, {1, 2}),
     "number keys": lambda y, h: {0: y, 1: h},
 }
+BROKEN_INPUTS = {"default": "an argument that the example leaves out behind all others is none of the graph's"}
 MAY_BE_REFUSED = {"simple", "default dict", "generator", "set"}  # outputs
 
 # --- What is put in: mixins of the model, and their inputs (the example first) -----------------------------------------------
@@ -1268,8 +1277,7 @@ def hooked_after(model):
 
 
 def patched(model):
-    forward = model.forward
-    model.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+    model.forward = types.MethodType(lambda self, *args, **kwargs: type(self).forward(self, *args, **kwargs), model)
     return model
 
 
@@ -1287,9 +1295,6 @@ SHELLS = {  # what is patched has no copies of its own, and is tried alone
     "patched": patched,
           "parallel": parallel, "sequential": nn.Sequential}
 
-BROKEN_SHELLS = {"looks": "of the part that grows inside, the check calls a graph without inputs"}
-# defaults are lost, and what a dict holds is not guarded
-BROKEN_INPUTS = {"is true", "word", "none", "default", "batch", "size"}
 
 # --- The network ----------------------------------------------------------------------------------------------------------
 
@@ -1308,7 +1313,10 @@ def part_of(habit):
 
 
 class Trunk(nn.Module):
-    """Two layers, each habit behind one more, and a head; `conv` makes the layers convolutions over the length."""
+    """Two layers, each habit behind one more, and a head.
+
+    inside: whether the habits are those of submodules ("both": and of the model). conv: layers are convolutions over the length.
+    """
 
     def __init__(self, habits, inside, conv):
         super().__init__()
@@ -1317,8 +1325,8 @@ class Trunk(nn.Module):
         self.conv, self.first, self.second, self.head = conv, layer(4, 6), layer(6, WIDTH), layer(WIDTH, 3)
         self.between = nn.ModuleList(layer(WIDTH, WIDTH) for _ in habits)
         self.parts = nn.ModuleList(part_of(habit) for habit in habits) if inside else None
-        self.habits = habits
-        if not inside:
+        self.habits, self.inside = habits, inside
+        if inside is not True:
             for habit in habits:
                 habit.make(self)
 
@@ -1329,7 +1337,8 @@ class Trunk(nn.Module):
         h = self.through(self.second, torch.tanh(self.through(self.first, x)))
         for i, habit in enumerate(self.habits):
             h = self.through(self.between[i], torch.tanh(h))
-            h = habit.use(self, h) if self.parts is None else self.parts[i](h)
+            h = h if self.inside is True else habit.use(self, h)
+            h = self.parts[i](torch.tanh(h) + 0.1) if self.inside else h
         h = torch.tanh(h)
         return self.give(self.through(self.head, h), h)
 
@@ -1337,7 +1346,7 @@ class Trunk(nn.Module):
 def network(habits=(), inside=False, conv=False, output="tensor", inputs="plain", shell="none"):
     """Put a network together, in float64 and eval mode, with every bias and statistic at a number of its own."""
     bases = [] if INPUTS[inputs][0] is None else [INPUTS[inputs][0]]
-    bases += [] if inside else list(dict.fromkeys(habits))
+    bases += [] if inside is True else list(dict.fromkeys(habits))
     net = type("Net", (*bases, Trunk), {"give": lambda self, y, h: OUTPUTS[output](y, h)})(list(habits), inside, conv)
     return SHELLS[shell](copy_free(net).double()).eval()
 
