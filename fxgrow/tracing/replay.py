@@ -30,7 +30,7 @@ class Replay(Recorder):
 
     def __init__(self, recording: Recorder):
         super().__init__(recording.root, recording.leaves, recording.device)
-        self.recording, self.compiling = recording, recording.compiling
+        self.recording, self.compiling, self.uncached = recording, recording.compiling, recording.uncached
         self.differences: list[tuple[Node, tuple, Any, Any, str]] = []
         self.at = self.asked = 0
         self.varied: list[Guard] = []

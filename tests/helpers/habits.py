@@ -1080,14 +1080,28 @@ class SwitchesMode:
         return out
 
 
+@functools.lru_cache
+def halves_of(length):
+    return length // 2 + 1
+
+
+@functools.cache
+def table_of(length):
+    return torch.arange(length)[:, None]
+
+
+step("scale_from_a_cache", lambda h: h / halves_of(h.shape[1]))
+step("table_from_a_cache", lambda h: h + table_of(h.shape[1]) * halves_of(h.shape[1]))
+add("table_in_front_of_a_cache", lambda self, h: h * {2: 1, 3: 2}.get(h.shape[1], 3) / halves_of(h.shape[1]), LENGTH)
+
 # --- einops ---------------------------------------------------------------------------------------------------------------
 
 with contextlib.suppress(ImportError):
     import einops
     import einops.layers.torch
-    step("rearranged", lambda h: einops.rearrange(einops.rearrange(h, "b l (k c) -> b k l c", k=2), "b k l c -> b l (k c)"), broken="its caches look sizes up, which fixes them")
-    step("reduced", lambda h: h + einops.reduce(h, "b l c -> b 1 c", "mean"), broken="its caches look sizes up, which fixes them")
-    step("repeated_by_einops", lambda h: h * einops.repeat(h[:, 0], "b c -> b l c", l=h.shape[1]), broken="its caches look sizes up, which fixes them")
+    step("rearranged", lambda h: einops.rearrange(einops.rearrange(h, "b l (k c) -> b k l c", k=2), "b k l c -> b l (k c)"))
+    step("reduced", lambda h: h + einops.reduce(h, "b l c -> b 1 c", "mean"))
+    step("repeated_by_einops", lambda h: h * einops.repeat(h[:, 0], "b c -> b l c", l=h.shape[1]))
     layer("rearrange_layer", lambda: einops.layers.torch.Rearrange("b l (k c) -> b l (c k)", k=2))
 
 # --- What is given out: of the numbers `y` and the activation `h` ---------------------------------------------------------
