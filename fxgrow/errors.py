@@ -9,6 +9,10 @@ class CaptureError(FxgrowError):
     """The model could not be captured as a graph (names the module and the line)."""
 
 
+class OtherInputs(CaptureError, ValueError):
+    """A captured network is given inputs that it was not captured for."""
+
+
 class SelectionError(FxgrowError):
     """`where` names nothing, or nothing that can grow."""
 

@@ -1,7 +1,8 @@
 """Leaf functions and layers that a captured or grown graph may call beside torch's own.
 
-What lives here: the mode switch that keeps `train()`/`eval()` meaningful after tracing, and the attention layer whose
-inner width is free of its embedding width. What does not: anything that decides *whether* to use them.
+What lives here: the mode switch that keeps `train()`/`eval()` meaningful after capture, the checks of what a capture took
+for granted, and the attention layer whose inner width is free of its embedding width. What does not: anything that decides
+*whether* to use them.
 """
 from __future__ import annotations
 
@@ -13,14 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.node import has_side_effect
 
+from fxgrow.errors import OtherInputs
+
 
 def by_mode(training: bool, train_value, eval_value):
     """Return `train_value` while training, else `eval_value`: the join of the two branches of `if self.training`."""
     return train_value if training else eval_value
-
-
-class CaptureMismatch(ValueError):
-    """A captured network is used with inputs that it was not captured for."""
 
 
 @has_side_effect
@@ -28,10 +27,10 @@ def insist(found, captured, sentence: str) -> None:
     """Check that a captured network is used as it was captured.
 
     Raises:
-        CaptureMismatch: `found` is not `captured`; the sentence says what was taken for granted, and where.
+        OtherInputs: `found` is not `captured`; the sentence says what was taken for granted, and where.
     """
     if found != captured:
-        raise CaptureMismatch(sentence)
+        raise OtherInputs(sentence)
 
 
 @has_side_effect
@@ -82,6 +81,7 @@ class Applied:
         self.__name__, self.__qualname__, self.__module__ = function.__name__, function.__qualname__, __name__
 
     def __call__(self, *args):
+        """Call the function."""
         return self.function.apply(*args)
 
     def __eq__(self, other):

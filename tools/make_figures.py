@@ -272,18 +272,21 @@ def axes(ax: Axes) -> None:
     say(ax, 4.65, 6.0, "add: the same positions, so one class that grows together")
 
 
-@figure(13.2, 4.0)
+@figure(16.2, 4.0)
 def capture(ax: Axes) -> None:
-    box(ax, 0.3, 1.4, 2.0, 1.0, "module on\nmeta tensors")
-    box(ax, 3.5, 0.4, 2.4, 1.0, "trace with\ntraining = True")
-    box(ax, 3.5, 2.4, 2.4, 1.0, "trace with\ntraining = False")
-    arrow(ax, 2.4, 1.7, 3.4, 0.9)
-    arrow(ax, 2.4, 2.1, 3.4, 2.9)
-    box(ax, 7.1, 1.4, 2.2, 1.0, "side by side,\nby_mode\nwhere they differ", 8)
-    arrow(ax, 6.0, 0.9, 7.0, 1.6)
-    arrow(ax, 6.0, 2.9, 7.0, 2.2)
-    arrow(ax, 9.4, 1.9, 10.3, 1.9)
-    box(ax, 10.4, 1.4, 2.5, 1.0, "one GraphModule,\nthe old parameters")
+    box(ax, 0.3, 1.3, 2.0, 1.2, "module on\nmeta tensors")
+    arrow(ax, 2.4, 1.9, 3.0, 1.9)
+    box(ax, 3.1, 1.1, 2.7, 1.6, "recording:\neach call a node,\nsizes remember")
+    for y, words in ((0.3, "again, on longer inputs\nof another type:\nwhat depends on sizes"),
+                     (2.1, "again, in train mode:\nwhat depends\non the mode")):
+        box(ax, 6.8, y, 3.4, 1.6, words)
+        arrow(ax, 5.9, 1.6 if y < 1 else 2.2, 6.7, y + 0.8)
+        arrow(ax, 10.3, y + 0.8, 11.1, 1.6 if y < 1 else 2.2)
+    say(ax, 10.95, 0.85, "insist")
+    say(ax, 10.95, 3.0, "by_mode")
+    box(ax, 11.2, 1.1, 2.2, 1.6, "one\nGraphModule,\nthe old\nparameters")
+    arrow(ax, 13.5, 1.9, 14.0, 1.9)
+    box(ax, 14.1, 1.1, 1.8, 1.6, "compared\nwith the\nmodel")
 
 
 def network(name: str) -> tuple[nn.Module, Tensor]:

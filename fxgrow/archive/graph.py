@@ -55,15 +55,16 @@ def _encode_target(node: Node) -> Any:
         if node.op == "call_method" and node.target not in allow.METHODS:
             raise ArchiveError(f"node {node.name!r} calls the method {node.target!r}, which an archive may not call")
         return node.target
-    name = allow.function_name(node.target)
+    function: Any = node.target
+    name = allow.function_name(function)
     if name is not None:
         return name
-    if allow.is_named_tuple(node.target):
-        return {"namedtuple": [node.target.__name__, list(node.target._fields)]}  # type: ignore[union-attr]
-    if dataclasses.is_dataclass(node.target):
-        return allow.OUTPUTS.name_of(node.target) or {  # type: ignore[arg-type]
-            "dataclass": [node.target.__name__, [f.name for f in dataclasses.fields(node.target) if f.init]]}
-    called = f"{getattr(node.target, '__module__', '?')}.{getattr(node.target, '__qualname__', node.target)}"
+    if allow.is_named_tuple(function):
+        return {"namedtuple": [function.__name__, list(function._fields)]}
+    if dataclasses.is_dataclass(function):
+        names = [f.name for f in dataclasses.fields(function) if f.init]
+        return allow.OUTPUTS.name_of(function) or {"dataclass": [function.__name__, names]}  # type: ignore[arg-type, union-attr]
+    called = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', function)}"
     raise ArchiveError(f"node {node.name!r} calls {called}, which is not a function of torch or torchvision; an archive "
                        "holds no code, so write it with torch's functions, or return a tuple or dict instead of your class")
 

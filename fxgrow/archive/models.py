@@ -110,8 +110,8 @@ def _shape(value: Any) -> dict | None:
 def decode_facts(model: nn.Module, inputs: Any, leaves: dict) -> None:
     """Give a captured model its inputs, as meta tensors, and the layers that capture kept whole."""
     example = decode(inputs, {"tensor": _meta_tensor})
-    kinds = tuple if isinstance(model, GraphModule) else (tuple, dict)  # a shell may take its inputs by name
-    if not isinstance(example, kinds) or not all(isinstance(v, str) for v in leaves.values()):
+    by_name = isinstance(example, dict) and not isinstance(model, GraphModule)  # as a shell may take them
+    if not (by_name or isinstance(example, tuple)) or not all(isinstance(v, str) for v in leaves.values()):
         raise ArchiveError("the model's inputs are not described")
     captured = Captured(model)
     captured.inputs, captured.leaves = example, leaves

@@ -26,7 +26,7 @@ REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 
 
 def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
-    """Return the captured graphs in a model by path: the model itself, or the parts of a shell that cannot be traced."""
+    """Return the captured graphs in a model by path: the model itself, or the parts of a shell that cannot be captured."""
     if is_captured(model):
         return {path: model}
     return {place: gm for name, child in model.named_children()  # each child once
@@ -215,12 +215,12 @@ def _layer_name(module: nn.Module, path: str) -> str:
         raise ArchiveError(f"layer {path!r} ({cls.__name__}) has no weights yet; run the model once first")
     name = allow.LAYERS.name_of(cls)
     if name is None and not path:
-        raise ArchiveError(f"{cls.__name__} itself cannot be traced, only parts of it, and its own code cannot go into an "
+        raise ArchiveError(f"{cls.__name__} itself cannot be captured, only parts of it, and its own code cannot go into an "
                            "archive: grow the submodule that does the work instead (its backbone), or rewrite its forward "
                            "without control flow over tensor data")
     if name is None:
         raise ArchiveError(f"layer {path!r} is of class {cls.__module__}.{cls.__qualname__}, kept whole because its code "
-                           "could not be traced; an archive holds no code, so rewrite its forward with torch's functions "
+                           "could not be recorded; an archive holds no code, so rewrite its forward with torch's functions "
                            "(fxgrow.capture(...).meta['leaves'] says what stopped it), or keep the model with torch.save")
     return name
 

@@ -99,7 +99,8 @@ def _cat(args, kwargs) -> Tensor | None:
 SHORTCUTS: dict[object, Callable] = {
     aten.convolution.default: _convolution, aten.addmm.default: _addmm,
     aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
-    aten.mean.dim: _mean, aten.cat.default: _cat, aten._softmax.default: _alike, aten.roll.default: _alike,
+    aten.mean.dim: _mean, aten.cat.default: _cat, aten._softmax.default: _alike, aten._safe_softmax.default: _alike,
+    aten.roll.default: _alike, aten.rsqrt.default: _pointwise, aten.pow.Tensor_Scalar: _pointwise, aten.mul.Scalar: _pointwise,
     aten._prelu_kernel.default: _pointwise,
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _pointwise),
     **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor), _in_place),

@@ -43,7 +43,7 @@ class _Whole(TorchFunctionMode):
 
 
 def _may_call_whole(gm: GraphModule) -> bool:
-    """Return whether a function of `_Whole` may be called: by the graph, by a layer, or inside what was not traced."""
+    """Return whether a function of `_Whole` may be called: by the graph, by a layer, or inside what was kept whole."""
     return any(node.op == "call_function" and node.target in (torch.rms_norm, F.rms_norm) for node in gm.graph.nodes) or \
         any(isinstance(m, nn.RMSNorm) or mentions(type(m), "rms_norm") for m in gm.modules())  # type: ignore[arg-type]
 
@@ -105,9 +105,9 @@ class _AxisRunner(MetaRunner):
         """Return what stands for what a layer gives in both modes."""
         (trained, form), (evaluated, other) = tree_flatten(in_train), tree_flatten(in_eval)
         if form == other:
-            seen = list(self.tape.inner.get(node.name, ()))  # a join is no op of the layer
+            ops = list(self.tape.inner.get(node.name, ()))  # a join is no op of the layer
             joined = tree_unflatten([_join(self.tape, a, b) for a, b in zip(trained, evaluated)], form)
-            self.tape.inner[node.name] = seen
+            self.tape.inner[node.name] = ops
             return joined
         held = [axis for name, value in self.tape.params.items() if below(name, str(node.target)) for axis in value.axes]
         seen = _axes_in(self.tape, (self.look_up(node.args), self.look_up(node.kwargs), in_train, in_eval))

@@ -1,6 +1,6 @@
 """Captured graphs and module trees: copying, running and naming their nodes, and finding writes to memory.
 
-What lives here: what holds for any graph, whoever made it. What does not: how one is traced (tracing) or grown (growth).
+What lives here: what holds for any graph, whoever made it. What does not: how one is recorded (tracing) or grown (growth).
 """
 from fxgrow.graph.captured import Captured, is_captured
 from fxgrow.graph.cleanup import clean_trace, copy_nodes

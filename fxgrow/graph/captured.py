@@ -40,7 +40,7 @@ class Captured:
 
     @property
     def leaves(self) -> dict[str, str]:
-        """The submodules that could not be traced through, each with the reason."""
+        """The submodules that could not be recorded, each with the reason."""
         return self._meta.get(LEAVES, {})
 
     @leaves.setter

@@ -9,7 +9,7 @@ from fxgrow.layers import EFFECTS
 
 
 def clean_trace(graph: Graph) -> None:
-    """Renew the constants that a traced graph writes to at each call, and drop its unused calls."""
+    """Renew the constants that a recorded graph writes to at each call, and drop its unused calls."""
     _renew_constants(graph)
     _remove_dead_code(graph)
 
@@ -30,7 +30,8 @@ def _renew_constants(graph: Graph) -> None:
 def _remove_dead_code(graph: Graph) -> None:
     """Drop what nobody uses and nothing depends on: unused pure calls (in-place ones and modules stay)."""
     for node in reversed(list(graph.nodes)):
-        if not (node.users or node.target in EFFECTS or node.op in ("placeholder", "output", "call_module") or writes_in_place(node)):
+        needed = node.op in ("placeholder", "output", "call_module") or node.target in EFFECTS or writes_in_place(node)
+        if not (node.users or needed):
             graph.erase_node(node)
 
 

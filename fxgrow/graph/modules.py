@@ -94,7 +94,6 @@ def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Copy a module as `copy.deepcopy` does, without its cost for the plain attributes that most are made of."""
     if id(module) in memo:
         return memo[id(module)]
-    cls: Any = type(module)
     wrapped = _wrapped(module)
     if wrapped is not None:
         return clone_module(wrapped, memo)
@@ -102,8 +101,11 @@ def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return clone_graph(module, memo)
     if isinstance(module, torch.jit.ScriptModule):
         return _clone_scripted(module, memo)
-    if not _copies_plainly(cls):
-        return copy.deepcopy(module, memo)
+    cls: Any = type(module)
+    return _clone_plain(module, cls, memo) if _copies_plainly(cls) else copy.deepcopy(module, memo)
+
+
+def _clone_plain(module: nn.Module, cls: Any, memo: dict[int, Any]) -> nn.Module:
     new = memo[id(module)] = cls.__new__(cls)
     state = new.__dict__
     for name, value in vars(module).items():
@@ -133,9 +135,10 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
 
 def clone_graph(gm: GraphModule, memo: dict[int, Any]) -> GraphModule:
     """Copy a GraphModule of any class, whoever made it, with all of its attributes (its own copy loses some)."""
-    new = memo[id(gm)] = type(gm).__new__(type(gm))
+    cls: Any = type(gm)
+    new = memo[id(gm)] = cls.__new__(cls)
     vars(new).update((name, _clone_value(value, memo)) for name, value in vars(gm).items())
-    type(new).__name__ = type(gm).__name__
+    type(new).__name__ = cls.__name__
     new._graph.owning_module = new
     new.recompile()
     return new
@@ -153,7 +156,8 @@ def _clone_scripted(module: torch.jit.ScriptModule, memo: dict[int, Any]) -> nn.
 def _rebound(function, memo: dict[int, Any]):
     """Copy a forward that was put in the place of a module's own, so that what it closes over is the copy's."""
     if isinstance(function, functools.partial):
-        return functools.partial(_rebound(function.func, memo), *(_rebound(a, memo) for a in function.args), **function.keywords)
+        called, *arguments = [_rebound(a, memo) for a in (function.func, *function.args)]
+        return functools.partial(called, *arguments, **function.keywords)
     if isinstance(function, (types.MethodType, nn.Module)):
         return _clone_value(function, memo)
     if not isinstance(function, types.FunctionType) or not function.__closure__:

@@ -112,13 +112,12 @@ class NodeRunner:
         args, kwargs = self.look_up(node.args), self.look_up(node.kwargs)
         if node.op == "call_module":
             return self.call_module(self.modules[str(node.target)], args, kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        if node.op == "output":
-            return args[0]
-        if isinstance(node.target, type) or node.target is ordered:  # an output of some class: what it holds matters
+        if node.op == "output" or isinstance(node.target, type) or node.target is ordered:  # what an output holds matters
             return list(kwargs.values()) or args[0]
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        function: Any = node.target
+        if node.op == "call_method":
+            function, args = getattr(args[0], str(node.target)), args[1:]
+        return function(*args, **kwargs)
 
     def join(self, node: Node) -> Any:
         """Return the value of a `by_mode` node, whose arguments are the flag and the values of the two modes."""

@@ -9,8 +9,8 @@ from torch.fx import GraphModule, Node
 from fxgrow.aten import Shapes, storage_of
 from fxgrow.graph.running import MetaRunner
 
-IN_PLACE_OPERATORS = {f"i{name}" for name in ("add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift", "sub",
-                                              "truediv", "xor", "concat")}
+IN_PLACE_OPERATORS = {"iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift",
+                      "isub", "itruediv", "ixor"}
 
 
 def writes_in_place(node: Node) -> bool:

@@ -21,7 +21,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
 
     Args:
         model: any module that `capture` takes, a GraphModule of ours included; of a model whose outer shell cannot be
-            traced (a detector), the largest submodules that can be grow inside the untouched shell.
+            captured (a detector), the largest submodules that can be grow inside the untouched shell.
         example_inputs: as for `capture` (for a detector, what it takes: `([image],)`).
         passes: `fxgrow.passes` (any `torch.fx` pass over a captured module works here).
 
@@ -42,7 +42,7 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
 
 
 def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], whole: CaptureError) -> Grown:
-    """Grow the traceable submodules of a model whose outer shell is not (a detector's backbone); `whole` says why not."""
+    """Grow the largest parts of a model that itself cannot be captured (a detector's backbone); `whole` says why not."""
     grown: dict[str, Grown] = {}
     nothing: list[SelectionError] = []
 

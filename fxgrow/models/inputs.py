@@ -45,7 +45,8 @@ def parse_inputs(texts: str | Sequence[str]) -> list[Input] | dict[str, Input]:
                              "and a name in front of them as input_ids=1,16:int64")
         if found["dtype"] is not None and found["dtype"] not in DTYPES:
             raise ModelError(f"--input: {found['dtype']!r} is no type; the types are {', '.join(DTYPES)}")
-        read.append((found["name"], Input(tuple(map(int, found["sizes"].split(","))), DTYPES.get(found["dtype"]))))
+        dtype = DTYPES[found["dtype"]] if found["dtype"] else None
+        read.append((found["name"], Input(tuple(map(int, found["sizes"].split(","))), dtype)))
     named = {name: value for name, value in read if name is not None}
     if named and len(named) < len(read):
         raise ModelError(f"--input: {len(read)} inputs are given, under {len(named)} names ({', '.join(named)}): "

@@ -77,7 +77,7 @@ def _scale_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:
             raise _refusal(op, "the norm has no eps to rescale")
         owner.eps = ratio * (torch.finfo(next(owner.parameters()).dtype).eps if owner.eps is None else owner.eps)
     else:
-        raise _refusal(op, "the eps of a norm inside a layer that is not traced cannot be rescaled")
+        raise _refusal(op, "the eps of a norm inside a layer that is kept whole cannot be rescaled")
 
 
 def _refusal(op: Op, reason: str) -> Refusal:

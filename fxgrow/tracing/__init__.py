@@ -1,6 +1,6 @@
 """Capture: a module becomes a module-level `torch.fx` graph that follows `train()` and `eval()`.
 
-What lives here: tracing, and the parts of a model whose shell cannot be traced. What does not: any use of the graph.
+What lives here: recording, and the parts of a model whose shell cannot be recorded. What does not: any use of the graph.
 """
 from fxgrow.tracing.capturing import capture, capture_graph, insist_callable
 from fxgrow.tracing.parts import of_class, plain_attributes, put_back, with_parts

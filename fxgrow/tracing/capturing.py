@@ -1,6 +1,6 @@
 """Capture: an `nn.Module` becomes a module-level `torch.fx.GraphModule` that behaves like it in train and eval mode.
 
-Python control flow over shapes is decided by the example inputs, while shape arithmetic stays in the graph.
+Control flow over sizes is that of the example inputs, and is checked at each call; arithmetic of sizes stays in the graph.
 """
 from typing import Any
 
@@ -40,10 +40,10 @@ def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphMod
 
     Returns:
         A GraphModule with the same parameter names, outputs, train and eval behaviour. `gm.meta["leaves"]` lists the
-        submodules that could not be traced through and why.
+        submodules that could not be recorded and why.
 
     Raises:
-        CaptureError: names the module and the line that stopped the tracing.
+        CaptureError: names the module and the line that stopped the recording, or the layer at which graph and model differ.
     """
     gm = capture_graph(model, example_inputs, check)
     if gm is not model:

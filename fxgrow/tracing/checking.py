@@ -14,7 +14,6 @@ from torch.fx import GraphModule
 from fxgrow.aten import tree_flatten, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import clone_structure, uncached
-from fxgrow.layers import CaptureMismatch
 from fxgrow.tracing.modes import set_mode
 
 MOST_WORK = 2e7  # multiplications of one forward pass, roughly: a few milliseconds
@@ -42,7 +41,7 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
                 break
             try:
                 found = _run(two, inputs, gm)
-            except CaptureMismatch:  # it says that it was captured for another size
+            except CaptureError:  # it says that it was captured for another size
                 break
             except Exception as error:
                 found = [(OUTPUT, error), (GRADIENTS, None)]

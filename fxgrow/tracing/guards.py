@@ -18,16 +18,16 @@ from torch.fx import Graph, Node
 from fxgrow.aten import tree_flatten, tree_unflatten
 from fxgrow.graph import owner_of
 from fxgrow.layers import insist, limit_of
-from fxgrow.tracing.recorder import Guard, Recorder
-from fxgrow.tracing.replay import Differs, Replay, replay
+from fxgrow.tracing.recorder import Element, Guard, Recorder
+from fxgrow.tracing.replay import Differs, Replay, ReplayAtOne, question, replay
 from fxgrow.tracing.sizes import Number, plain
 
 Axis = tuple[int, int]  # which leaf of the inputs, which dimension of it (-1: the number itself)
 ADVICE = "capture it again with an example of this size"
 OTHER_TYPE = {torch.float32: torch.float64, torch.float64: torch.float32, torch.bfloat16: torch.float32,
               torch.float16: torch.float32}
-# Longer sizes: more than twice as long and odd for even, so that steps and halves (`range(0, n, 2)`, `n // 2`) differ in number;
-# twice as long; one longer. Not each fits everywhere: a picture may be halved and doubled again.
+# Longer sizes: more than twice as long and odd for even, so that steps and halves (`range(0, n, 2)`, `n // 2`) differ in
+# number; twice as long; one longer. Not each fits everywhere: a picture may be halved and doubled again.
 LONGER: tuple[Callable[[int], int], ...] = (lambda n: 2 * n + 1 + n % 2, lambda n: 2 * n, lambda n: n + 1)
 LIMITS = ("min", "max", "eps", "tiny")
 WORDS = {operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="}
@@ -43,21 +43,25 @@ class Inputs:
     def __init__(self, args: tuple, kwargs: dict):
         self.leaves, self.form = tree_flatten((args, kwargs))
         self.groups = self._groups()
+        self.typed: list[tuple] = []  # arguments that follow the type of a tensor
 
     def _groups(self) -> list[list[Axis]]:
         """Return the axes, those together that have one size in several inputs (the batch of each)."""
         groups: dict[tuple, list[Axis]] = defaultdict(list)
         for i, leaf in enumerate(self.leaves):
             seen: Counter[int] = Counter()
-            for dim, size in enumerate(leaf.shape if isinstance(leaf, Tensor) else [leaf] if type(leaf) is int else []):
-                groups[isinstance(leaf, int), size, seen[size]].append((i, dim if isinstance(leaf, Tensor) else -1))
+            is_number = type(leaf) is int
+            sizes: Any = [leaf] if is_number else leaf.shape if isinstance(leaf, Tensor) else ()
+            for dim, size in enumerate(sizes):
+                groups[is_number, size, seen[size]].append((i, -1 if is_number else dim))
                 seen[size] += 1
         return list(groups.values())
 
     def longer(self, groups: list[list[Axis]], size: Callable[[int], int], other_type: bool = False) -> tuple[tuple, dict]:
         """Return inputs on meta tensors with the axes of `groups` of another size, and if asked to of another type."""
-        leaves = [t.to(OTHER_TYPE[t.dtype]) if other_type and isinstance(t, Tensor) and t.dtype in OTHER_TYPE else t
-                  for t in self.leaves]
+        leaves: list[Any] = list(self.leaves)
+        if other_type:
+            leaves = [t.to(OTHER_TYPE.get(t.dtype, t.dtype)) if isinstance(t, Tensor) else t for t in leaves]
         for i, dim in (axis for group in groups for axis in group):
             leaf = leaves[i]
             if dim < 0:
@@ -72,12 +76,57 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
     """Put checks into the graph of a recording for what it takes for granted of its inputs, and let types follow theirs."""
     if recording.reads_sizes or recording.guards or recording.dtype_reads:
         inputs = Inputs(args, kwargs)
+        _leave_out_asked(recording, inputs)
         for group, why in _fixed(recording, inputs).items():
             for axis in inputs.groups[group]:
                 _check_axis(recording, inputs, axis, why)
+        _allow_one(recording, inputs)
+        for found in inputs.typed:  # after all replays, which compare with what was recorded
+            _follow_type(recording, *found)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
+
+
+def takes_one(recording: Recorder, args: tuple, kwargs: dict) -> bool:
+    """Tell whether the graph of a recording is right for inputs of which an axis is one long."""
+    return not recording.reads_sizes or isinstance(replay(recording, args, kwargs, ReplayAtOne), Replay)
+
+
+def _allow_one(recording: Recorder, inputs: Inputs) -> None:
+    """Drop questions whose answer is another one for a batch of one alone, if the graph does the same there as the model."""
+    only_one = [g for g in recording.guards if (g.decides or g.varies) and _asks_for_one(g)]
+    batches = [group for group in inputs.groups if any(dim == 0 for _, dim in group)]
+    again = replay(recording, *inputs.longer(batches, lambda size: 1), ReplayAtOne) if only_one and batches else None
+    if isinstance(again, ReplayAtOne):
+        for guard in only_one:
+            guard.idle = again.answers.get(question(guard.operation, guard.operands), guard.answer) != guard.answer
+
+
+def _asks_for_one(guard: Guard) -> bool:
+    """Tell whether sizes from two on all give the recorded answer, and one alone does not."""
+    if guard.kind or len(guard.operands) != 2 or len(guard.moving) != 1:
+        return False
+    moving, still = next(iter(guard.moving)), plain(guard.operands[1 - next(iter(guard.moving))])
+    answers = [guard.operation(*((n, still) if moving == 0 else (still, n))) == guard.answer for n in range(1, 66)]
+    return not answers[0] and all(answers[1:])
+
+
+def _leave_out_asked(recording: Recorder, inputs: Inputs) -> None:
+    """Leave out the axes whose size the forward itself insists on: `x.shape[2] == 224` becomes a check, whatever else it does."""
+    stands = {recording.known[id(s)]: i for i, s in enumerate(recording.stands) if isinstance(s, Tensor)}
+    for guard in recording.guards:
+        if guard.operation is operator.eq and guard.answer is True and not guard.kind:
+            for number, other in (guard.operands, guard.operands[::-1]):
+                origin = getattr(number, "origin", None)
+                read = origin.base if isinstance(origin, Element) and isinstance(origin.key, int) else None
+                if isinstance(other, Number) or not isinstance(read, Node) or not (read.target is getattr or read.target == "size"):
+                    continue
+                leaf = stands.get(read.args[0])  # type: ignore[arg-type]
+                if leaf is not None:
+                    axis = leaf, origin.key % inputs.leaves[leaf].ndim
+                    inputs.groups = [group for group in inputs.groups if group != [axis]]
+                    guard.decides = True
 
 
 def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
@@ -124,7 +173,7 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Callable
         return f"`{node.name}` is given {before}, and {now} along a longer one, at {line}"
     for node, where, before, now, _ in again.differences:
         if other_type and _of_types(before, now):
-            _follow_type(recording, again, node, where, before, now)
+            inputs.typed.append((again, node, where, before, now))
     return ""
 
 
@@ -132,9 +181,10 @@ def _of_types(before: Any, now: Any) -> tuple[torch.dtype, torch.dtype, str] | N
     """Return the two types that two constants are, or are a limit of (its name is then the third)."""
     if isinstance(before, torch.dtype):
         return before, now, ""
-    return next(((one, other, limit) for one, other in OTHER_TYPE.items() for limit in LIMITS
-                 if isinstance(before, float) and (before, now) == (getattr(torch.finfo(one), limit), getattr(torch.finfo(other), limit))),
-                None)
+    if isinstance(before, float):
+        return next(((one, other, limit) for one, other in OTHER_TYPE.items() for limit in LIMITS
+                     if (before, now) == (limit_of(one, limit), limit_of(other, limit))), None)
+    return None
 
 
 @contextlib.contextmanager
@@ -156,7 +206,7 @@ def _in_other_type(root: nn.Module) -> Iterator[None]:
 
 
 def _follow_type(recording: Recorder, again: Replay, node: Node, where: tuple, before: Any, now: Any) -> None:
-    """Let an argument that is a type, or a limit of one, be that of the tensor whose type was last asked for with these answers."""
+    """Let an argument that is a type, or a limit of one, be that of the tensor last asked for it with these answers."""
     graph, at = recording.graph, recording.events.index(node)
     *types, limit = _of_types(before, now)  # type: ignore[misc]
     for (asked, origin, one, owner), (_, _, other, _) in zip(reversed(recording.dtype_reads), reversed(again.dtype_reads)):
@@ -223,7 +273,7 @@ def _node_of(graph: Graph, origin: Any) -> Node:
 
 def _check_guard(graph: Graph, guard: Guard) -> None:
     """Insist, behind what a question asked about, that its answer is the recorded one."""
-    operands = [o if isinstance(o, Node) else _node_of(graph, o.origin) if isinstance(o, Number) else o for o in guard.operands]
+    operands = [_node_of(graph, o.origin) if isinstance(o, Number) else o for o in guard.operands]
     order = {node: i for i, node in enumerate(graph.nodes)}
     last = max((o for o in operands if isinstance(o, Node)), key=order.__getitem__)
     while last.next.op == "placeholder":

@@ -1,4 +1,4 @@
-"""Leaves: the submodules that no recording goes into, because they are layers or because their forward cannot be recorded."""
+"""Leaves: submodules that no recording goes into, because they are layers or because their forward cannot be recorded."""
 from collections.abc import Collection
 from typing import Any
 
@@ -34,7 +34,7 @@ class CacheFound(BaseException):
 
 
 def is_leaf(module: nn.Module, path: str, leaves: Collection[str] = ()) -> bool:
-    """Tell whether a module is called as it is: one of `leaves`, a layer, what TorchScript made, or a mere switch by mode."""
+    """Tell whether a module is called as it is: one of `leaves`, a layer, of TorchScript, or a mere switch by mode."""
     if path in leaves or isinstance(module, (MultiheadAttention, torch.jit.ScriptModule)) or \
             nn.utils.parametrize.is_parametrized(module):
         return True

@@ -10,13 +10,14 @@ from torch import nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
+from fxgrow.errors import CaptureError
 from fxgrow.graph import add_join, memory_of, mode_flag, owner_of, writes_in_place
 from fxgrow.layers import set_grad
-from fxgrow.tracing.guards import guard_sizes, set_constant
+from fxgrow.tracing.guards import Inputs, guard_sizes, set_constant, takes_one
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
 from fxgrow.tracing.recording import record
-from fxgrow.tracing.replay import Replay, replay
+from fxgrow.tracing.replay import Differs, Replay, replay
 
 
 def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device) -> Graph:
@@ -26,14 +27,40 @@ def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, s
         CaptureError: the module cannot be recorded.
     """
     keep_own_modes(twin, leaves)
+    inputs = Inputs(args, kwargs)
+    single = [group for group in inputs.groups if any(dim == 0 and inputs.leaves[i].shape[0] == 1 for i, dim in group)]
+    if single:  # a batch of one is often taken along a way of its own: record two, if that holds for one as well
+        found = dict(leaves)
+        try:
+            graph = _record_modes(twin, *inputs.longer(single, lambda size: 2), found, device, (args, kwargs))
+            leaves.update(found)
+            return graph
+        except (CaptureError, Differs):
+            pass
+    return _record_modes(twin, args, kwargs, leaves, device)
+
+
+def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
+                  must_take: tuple[tuple, dict] | None = None) -> Graph:
+    """Return the graph of both modes.
+
+    Raises:
+        CaptureError: the module cannot be recorded.
+        Differs: it does something else for the inputs that its graph `must_take`.
+    """
     while True:
         try:
             evaluation = _record_in(twin, False, args, kwargs, leaves, device)
-            guard_sizes(evaluation, args, kwargs)
-            if not evaluation.reads_training and all(type(m).train is nn.Module.train for m in twin.modules()):
+            if must_take is not None and not takes_one(evaluation, *must_take):
+                raise Differs("a batch of one")
+            one_mode = not evaluation.reads_training and all(type(m).train is nn.Module.train for m in twin.modules())
+            if one_mode:
+                guard_sizes(evaluation, args, kwargs)
                 return evaluation.graph
             set_mode(twin, True)
             again = replay(evaluation, args, kwargs)
+            set_mode(twin, False)
+            guard_sizes(evaluation, args, kwargs)
             if isinstance(again, Replay):
                 return _with_flags(again)
             found = len(leaves)
@@ -91,12 +118,12 @@ def keep_own_modes(twin: nn.Module, leaves: dict[str, str]) -> None:
 
 
 class _Merger:
-    """Merge a trace in train mode and one in eval mode: flags that differ read `training`, values that differ are joined."""
+    """Merge a recording in train mode and one in eval mode: flags that differ read `training`, other values are joined."""
 
     def __init__(self, train: Graph, evaluation: Graph):
         self.train, self.evaluation = train, evaluation
         self.graph = Graph()
-        self.of_train: dict[Node, Node] = {}  # nodes of the traces: those of the merged graph
+        self.of_train: dict[Node, Node] = {}  # nodes of the recordings: those of the merged graph
         self.of_eval: dict[Node, Node] = {}
 
     def merge(self) -> Graph:
@@ -120,7 +147,7 @@ class _Merger:
         return self.graph
 
     def _argument(self, node: Node, a: Any, b: Any) -> Any:
-        """Return the argument of a node of both traces: `a` as the train trace gives it, `b` as the eval trace does."""
+        """Return the argument of a node of both recordings: `a` as the one in train mode gives it, `b` the other."""
         if isinstance(a, Node) or type(a) is not type(b):
             return self._choice(node, a, b)
         if isinstance(a, slice):
@@ -142,7 +169,7 @@ class _Merger:
         return add_join(self.graph, owner_of(node), train_value, eval_value)
 
     def _copy(self, only: Node, copies: dict[Node, Node], common: set[int | None]) -> None:
-        """Copy a node that one trace has, and the other has not."""
+        """Copy a node that one recording has, and the other has not."""
         node = copies[only] = self.graph.node_copy(only, lambda n: copies[n])
         node.meta = dict(only.meta)
         if node.target is set_grad:

@@ -73,7 +73,7 @@ class Calls:
     opened: set[str] = field(default_factory=set)
 
 
-def run_watched(model: nn.Module, inputs: tuple, wide: bool = False) -> Calls:
+def run_watched(model: nn.Module, inputs: tuple | dict, wide: bool = False) -> Calls:
     """Run a copy of a model in eval mode, in float64 if `wide`, and return what was called."""
     def number(value: Any) -> Any:
         value = value.detach().clone() if isinstance(value, Tensor) else value
@@ -144,7 +144,7 @@ def capture_parts(model: nn.Module, calls: Calls, alone: dict[str, str]) -> dict
     return parts
 
 
-def with_parts(model: nn.Module, inputs: tuple, change: Callable[[str, GraphModule], GraphModule | None],
+def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, GraphModule], GraphModule | None],
                whole: CaptureError) -> tuple[nn.Module, list[str], dict[str, str]]:
     """Return a copy of a model with its parts captured and changed, run once; what does not work inside it is left alone.
 
@@ -197,8 +197,8 @@ def _restored(part_of: type[nn.Module], make: Callable, arguments: tuple) -> Gra
 
 def of_class(gm: Any, part_of: type[nn.Module]) -> GraphModule:
     """Give a graph with all that a GraphModule has the methods of another class; its own forward is compiled."""
-    part_of = getattr(part_of, "part_of", part_of)
-    mixed = _mixed(GraphModule if issubclass(part_of, GraphModule) else part_of)
+    own: Any = getattr(part_of, "part_of", part_of)
+    mixed = _mixed(GraphModule if issubclass(own, GraphModule) else own)
     gm.__class__ = type("GraphModuleImpl", (mixed,), {})  # torch.fx looks for that name, and compiles into the class
     gm.__class__.__name__ = mixed.__name__
     gm.recompile()
@@ -273,7 +273,7 @@ def plain_attributes(module: nn.Module) -> dict[str, bool | int | float | str]:
 
 # --- The result, run once -------------------------------------------------------------------------------------------------
 
-def _try_out(model: nn.Module, calls: Calls, inputs: tuple, parts: dict[str, GraphModule]) -> tuple[nn.Module, str]:
+def _try_out(model: nn.Module, calls: Calls, inputs: tuple | dict, parts: dict[str, GraphModule]) -> tuple[nn.Module, str]:
     """Return a copy of the model with the parts in it, and what is wrong with it on the example inputs (or `""`)."""
     try:
         new = put_back(model, parts)

@@ -10,9 +10,11 @@ import itertools
 import operator
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -36,25 +38,30 @@ OF_GRADIENTS = {"requires_grad", "grad_fn", "is_leaf"}
 PLACES = {"device", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xla", "is_xpu"}
 RANDOM = {"rand", "randint", "randn", "randperm"}
 CONSTRUCTORS = device_constructors()
-OPERATORS = {**{name: getattr(operator, name) for name in ("add", "sub", "mul", "matmul", "floordiv", "eq", "ne", "lt", "le", "gt", "ge",
-                                                         "getitem", "setitem", "invert", "neg", "and_", "or_", "xor")},
-             "div": operator.truediv, "remainder": operator.mod, "pow": operator.pow, "floor_divide": operator.floordiv}
+OPERATORS = {name: getattr(operator, name) for name in (
+    "add", "sub", "mul", "matmul", "floordiv", "eq", "ne", "lt", "le", "gt", "ge", "getitem", "setitem", "invert", "neg",
+    "and_", "or_", "xor", "pow")}
+OPERATORS |= {"div": operator.truediv, "remainder": operator.mod, "floor_divide": operator.floordiv}
 OPERATORS |= {f"__{name.strip('_')}__": op for name, op in OPERATORS.items()}
-REVERSED = {"__rsub__": operator.sub, "__rpow__": operator.pow, "__rdiv__": operator.truediv, "__rtruediv__": operator.truediv,
-            "__rfloordiv__": operator.floordiv, "__rmod__": operator.mod, "__rmatmul__": operator.matmul}
+REVERSED = {f"__r{name}__": getattr(operator, name) for name in ("sub", "pow", "truediv", "floordiv", "mod", "matmul")}
+REVERSED["__rdiv__"] = operator.truediv
 ASSIGNMENTS = {"add_": operator.iadd, "sub_": operator.isub, "mul_": operator.imul, "div_": operator.itruediv,
                "floor_divide_": operator.ifloordiv, "remainder_": operator.imod, "pow_": operator.ipow}
+NESTED = (tuple, list, dict, slice)
 LITERALS = (type(None), bool, str, int, float, complex, torch.dtype, torch.layout, torch.memory_format, type(Ellipsis))
 WITHOUT_DATA = ": compute it for all (torch.where, a product with a mask), or pass the submodule that does the work instead"
 FROZEN = ("TorchScript made it, and there are numbers in its code (torch.jit.freeze): put the module in its place that it "
           "was made from")
-OF_TORCH = os.path.dirname(torch.__file__) + os.sep
-OF_US = os.path.dirname(os.path.dirname(__file__)) + os.sep
+OF_TORCH, OF_US = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}"
 
 
 def line_of(frame: FrameType | None) -> str:
     """Return file and line of a frame, `""` without one."""
-    return f"{'/'.join(frame.f_code.co_filename.rsplit('/', 2)[-2:])}:{frame.f_lineno}" if frame else ""
+    return _line(frame.f_code.co_filename, frame.f_lineno) if frame else ""
+
+
+def _line(filename: str, number: int) -> str:
+    return f"{'/'.join(filename.rsplit('/', 2)[-2:])}:{number}"
 
 
 def line_of_user() -> str:
@@ -93,6 +100,7 @@ class Guard:
         line: who asked. varies: whether other inputs gave other operands. decides: whether they gave another answer.
         kind: "text" where a number was written as text, in `code`, and "key" where it was looked up, as itself in both.
         idle: the answer decides nothing. loose: an operand was made of another size, and moved along with it.
+        moving: the positions of the operands that were others for other inputs.
     """
     operation: Callable
     operands: tuple
@@ -104,6 +112,7 @@ class Guard:
     decides: bool = False
     idle: bool = False
     loose: bool = False
+    moving: set[int] = field(default_factory=set)
 
 
 class Recorder(TorchFunctionMode):
@@ -123,7 +132,9 @@ class Recorder(TorchFunctionMode):
     def __init__(self, root: nn.Module, leaves: dict[str, str], device: torch.device):
         super().__init__()
         self.root, self.leaves, self.device = root, leaves, device
-        self.graph, self.events, self.guards = Graph(), [], []
+        self.graph = Graph()
+        self.events: list[Node] = []
+        self.guards: list[Guard] = []
         self.listening, self.stack = False, [""]
         self.escaped, self.reads_training, self.reads_sizes = "", False, False
         self.dtype_reads: list[tuple[int, Any, torch.dtype, str]] = []  # after how many events, of what, the answer, by whom
@@ -137,6 +148,7 @@ class Recorder(TorchFunctionMode):
         self.paths = {id(m): n for n, m in root.named_modules()}
         self.names = _names_of_tensors(root)
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
+        self.reached: list[tuple[str, str, Any]] | None = None  # what the code of the model reaches (state.py)
         self.outside: set[str] = set()  # constants that were there before the forward
 
     # --- The graph that is written ------------------------------------------------------------------------------------
@@ -214,24 +226,14 @@ class Recorder(TorchFunctionMode):
         """
         if isinstance(a, Tensor):
             return self.node_of(self.known.get(id(a)) or self._from_outside(a))
+        if type(a) in LITERALS:
+            return a
+        if isinstance(a, NESTED):
+            return map_inside(self.argument, a)
         if isinstance(a, Number):
             self.odd += 1
             return self.node_of(a.origin) if a.recorder is self else plain(a)
-        kind = type(a)
-        if kind in LITERALS:
-            return a
-        if isinstance(a, tuple):
-            values = tuple(self.argument(v) for v in a)
-            return kind(*values) if hasattr(a, "_fields") else values
-        if isinstance(a, list):
-            return [self.argument(v) for v in a]
-        if isinstance(a, dict):
-            return {plain(k): self.argument(v) for k, v in a.items()}
-        if kind is slice:
-            return slice(self.argument(a.start), self.argument(a.stop), self.argument(a.step))
-        if kind is torch.device:
-            if id(a) not in self.known:
-                return a
+        if isinstance(a, torch.device) and id(a) in self.known:
             self.odd += 1
             return self.node_of(self.known[id(a)])
         return self._literal(a)
@@ -241,7 +243,7 @@ class Recorder(TorchFunctionMode):
             return a.tolist()
         if isinstance(a, Enum) and isinstance(a, (str, int)):
             return a.value
-        if isinstance(a, (str, int, float, torch._ops.OpOverload)):
+        if isinstance(a, (str, int, float, torch.device, torch._ops.OpOverload)):
             return a
         if isinstance(a, range):
             return list(a)
@@ -256,8 +258,8 @@ class Recorder(TorchFunctionMode):
         name = self.names.get(id(tensor))
         if name is None:
             if isinstance(tensor, nn.Parameter):
-                raise self.stop("it uses a parameter that is none of the model's (a forward that was replaced, a module in a list):"
-                                " make it one, ")
+                raise self.stop("it uses a parameter that is none of the model's",
+                                " (a forward that was replaced, a module in a list): make it one")
             if tensor.is_meta:
                 raise self.stop("a tensor is used that was computed where nothing can be seen (scripted code, an extension)")
             name = self._constant(tensor)
@@ -285,14 +287,7 @@ class Recorder(TorchFunctionMode):
             return a if a.is_meta else to_meta(a)
         if isinstance(a, torch.device):
             return torch.device("meta")
-        if isinstance(a, (tuple, list)):
-            values = [self.torch_form(v) for v in a]
-            return type(a)(*values) if hasattr(a, "_fields") else tuple(values) if isinstance(a, tuple) else values
-        if isinstance(a, dict):
-            return {plain(k): self.torch_form(v) for k, v in a.items()}
-        if isinstance(a, slice):
-            return slice(self.torch_form(a.start), self.torch_form(a.stop), self.torch_form(a.step))
-        return a
+        return map_inside(self.torch_form, a) if isinstance(a, NESTED) else a
 
     # --- What a call gives ------------------------------------------------------------------------------------------------
 
@@ -312,14 +307,12 @@ class Recorder(TorchFunctionMode):
         if kind is int or kind is float:
             self.reads_sizes = True
             return remember(out, origin, self)
-        if isinstance(out, torch.Size):
-            return torch.Size([self.named(v, Element(origin, i)) for i, v in enumerate(out)])
         if isinstance(out, (tuple, list)):
             values = [self.named(v, Element(origin, i)) for i, v in enumerate(out)]
             self.reads_sizes |= kind in (tuple, list)  # how many there are may be one
             if hasattr(out, "_fields"):
                 return kind(*values)
-            return kind(values) if kind in (tuple, list) or kind.__module__ == "torch.return_types" else out
+            return kind(values) if kind in (tuple, list, torch.Size) or kind.__module__ == "torch.return_types" else out
         if isinstance(out, dict):
             for key, value in out.items():
                 out[key] = self.named(value, Element(origin, key))
@@ -357,10 +350,7 @@ class Recorder(TorchFunctionMode):
             if name == "dtype" and id(tensor) in self.known:
                 self.dtype_reads.append((len(self.events), self.known[id(tensor)], tensor.dtype, self.stack[-1]))
             return func(tensor)
-        out = func(tensor)
-        node = self.emit("call_function", getattr, (self.argument(tensor), name), {})
-        self.note(node, out)
-        return self.named(out, node)
+        return self._emitted("call_function", getattr, (self.argument(tensor), name), {}, func(tensor))
 
     def _place(self, name: str, tensor: Tensor) -> Any:
         """Answer where a tensor is: where the user's own tensors are."""
@@ -375,15 +365,16 @@ class Recorder(TorchFunctionMode):
         before = self.odd
         node_args = tuple([self.argument(a) for a in args])
         node_kwargs = {k: self.argument(a) for k, a in kwargs.items()} if kwargs else kwargs
-        constant = func in CONSTRUCTORS and name not in RANDOM and self.odd == before and not self.graph_reads(node_args, node_kwargs)
-        if constant:
+        makes = func in CONSTRUCTORS and name not in RANDOM
+        if makes and self.odd == before and not self.graph_reads(node_args, node_kwargs):
             return self._made(func, args, kwargs)
-        out = self._run(func, args, kwargs)
-        if out is None and not _writes(name, kwargs) or isinstance(out, (bool, str, torch.dtype)):
+        out, writes = self._run(func, args, kwargs), _writes(name, kwargs)
+        if (out is None and not writes) or isinstance(out, (bool, str, torch.dtype)):
             return out
-        node = self.emit(*_target(func, name, node_args, node_kwargs), node_kwargs)
+        kind, target, node_args = _target(func, name, node_args, node_kwargs)
+        node = self.emit(kind, target, node_args, node_kwargs)
         self.note(node, out)
-        if _writes(name, kwargs):
+        if writes:
             self._insist_writable(node_args, node_kwargs)
             if isinstance(out, Tensor):
                 self.know(out, node)
@@ -398,7 +389,7 @@ class Recorder(TorchFunctionMode):
     @staticmethod
     def graph_reads(args: Any, kwargs: Any) -> bool:
         """Tell whether any argument is a node."""
-        found = []
+        found: list[Node] = []
         torch.fx.node.map_arg((args, kwargs), found.append)
         return bool(found)
 
@@ -424,27 +415,26 @@ class Recorder(TorchFunctionMode):
 
     def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
         """Call a module that is kept as it is."""
-        node_args, node_kwargs = tuple([self.argument(a) for a in args]), {k: self.argument(a) for k, a in kwargs.items()}
-        self.listening = False
-        try:
-            with torch._C.DisableTorchFunction():
-                out = call(module, *self.torch_form(args), **self.torch_form(kwargs))
-        finally:
-            self.listening = True
-        node = self.emit("call_module", path, node_args, node_kwargs)
-        self.note(node, out)
-        return self.named(out, node)
+        return self._unseen("call_module", path, functools.partial(call, module), args, kwargs)
 
     def function(self, apply: Callable, args: tuple) -> Any:
         """Call a function with a backward of its own: one node, which keeps it."""
-        node_args = tuple([self.argument(a) for a in args])
+        return self._unseen("call_function", apply, apply, args, {})
+
+    def _unseen(self, kind: str, target: Any, call: Callable, args: tuple, kwargs: dict) -> Any:
+        """Write a call down as one node, whatever is done in it."""
+        node_args, node_kwargs = self.argument(args), self.argument(kwargs)
         self.listening = False
         try:
             with torch._C.DisableTorchFunction():
-                out = apply(*self.torch_form(args))
+                out = call(*self.torch_form(args), **self.torch_form(kwargs))
         finally:
             self.listening = True
-        node = self.emit("call_function", apply, node_args, {})
+        return self._emitted(kind, target, node_args, node_kwargs, out)
+
+    def _emitted(self, kind: str, target: Any, args: tuple, kwargs: dict, out: Any) -> Any:
+        """Write a node down, and return what it gives."""
+        node = self.emit(kind, target, args, kwargs)
         self.note(node, out)
         return self.named(out, node)
 
@@ -479,6 +469,18 @@ class Recorder(TorchFunctionMode):
             self.listening = False
 
 
+def map_inside(change: Callable, nested: Any) -> Any:
+    """Return a tuple, list, dict or slice with `change` made to each value in it; its keys are plain."""
+    if isinstance(nested, slice):
+        return slice(change(nested.start), change(nested.stop), change(nested.step))
+    if isinstance(nested, dict):
+        return {plain(k): change(v) for k, v in nested.items()}
+    values = [change(v) for v in nested]
+    if hasattr(nested, "_fields"):
+        return type(nested)(*values)
+    return tuple(values) if isinstance(nested, tuple) else values
+
+
 def _names_of_tensors(root: nn.Module) -> dict[int, str]:
     """Return the name of each tensor of a model by its id: parameters, buffers and plain attributes."""
     names = {id(t): n for n, t in (*root.named_parameters(), *root.named_buffers())}
@@ -502,7 +504,7 @@ def _target(func: Callable, name: str, args: tuple, kwargs: dict) -> tuple[str, 
     method = getattr(Tensor, name, None) is func
     if method or getattr(func, "__module__", "") == "torch._tensor":
         found = OPERATORS.get(name) or ASSIGNMENTS.get(name)
-        if found is not None and not kwargs and len(args) < 3 or name == "__setitem__":
+        if name == "__setitem__" or (found is not None and not kwargs and len(args) < 3):
             return "call_function", found, args
         return "call_method", name, args
     return "call_function", func, args
@@ -522,7 +524,8 @@ def _length(recorder: Recorder, func, name, args, kwargs) -> Any:
 def _parts(recorder: Recorder, func, name, args, kwargs) -> Any:
     """Cut a tensor into parts, whose number is a question about the size that is cut."""
     parts = recorder._call(func, name, args, kwargs)
-    tensor, cut, *rest = (*args, *(kwargs[k] for k in ("split_size", "split_size_or_sections", "chunks") if k in kwargs))
+    named = tuple(kwargs[k] for k in ("split_size", "split_size_or_sections", "chunks") if k in kwargs)
+    tensor, cut, *rest = args + named
     if isinstance(cut, int) and cut and tensor.numel():
         dim = kwargs.get("dim", rest[0] if rest else 0)
         size = recorder._attribute(Tensor.shape.__get__, tensor)[dim]  # type: ignore[attr-defined]
@@ -550,7 +553,8 @@ def _type(recorder: Recorder, func, name, args, kwargs) -> Any:
 def _assert(recorder: Recorder, func, name, args, kwargs) -> Any:
     """Let a condition that was found true be true; the message may have written numbers, which decides nothing."""
     frame = _frame_of_user()
-    for guard in itertools.takewhile(lambda g: g.kind == "text" and frame is not None and g.code is frame.f_code, reversed(recorder.guards)):
+    code = frame and frame.f_code
+    for guard in itertools.takewhile(lambda g: g.kind == "text" and g.code is code is not None, reversed(recorder.guards)):
         guard.idle = True
     if isinstance(args[0], Tensor):
         return recorder._call(func, name, args, kwargs)
@@ -559,22 +563,15 @@ def _assert(recorder: Recorder, func, name, args, kwargs) -> Any:
 
 def _moved(recorder: Recorder, func, name, args, kwargs) -> Any:
     """Write down a move to another device, which is none here."""
-    node = recorder.emit("call_method", name, tuple([recorder.argument(a) for a in args]),
-                         {k: recorder.argument(v) for k, v in kwargs.items()})
-    out = args[0].detach()
-    recorder.note(node, out)
-    return recorder.named(out, node)
+    return recorder._emitted("call_method", name, recorder.argument(args), recorder.argument(kwargs), args[0].detach())
 
 
 def _to(recorder: Recorder, func, name, args, kwargs) -> Any:
     """Write down `x.to(...)`; a device that is named by a word is the meta device here."""
-    node_args, node_kwargs = tuple([recorder.argument(a) for a in args]), {k: recorder.argument(v) for k, v in kwargs.items()}
+    node_args, node_kwargs = recorder.argument(args), recorder.argument(kwargs)
     given = recorder.torch_form(tuple(torch.device("meta") if isinstance(a, str) else a for a in args))
     named = recorder.torch_form({k: torch.device("meta") if isinstance(v, str) else v for k, v in kwargs.items()})
-    node = recorder.emit("call_method", name, node_args, node_kwargs)
-    out = func(*given, **named)
-    recorder.note(node, out)
-    return recorder.named(out, node)
+    return recorder._emitted("call_method", name, node_args, node_kwargs, func(*given, **named))
 
 
 def _refused(what: str) -> Callable:
@@ -595,20 +592,19 @@ def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> None:
 
 
 SPECIAL: dict[str, Callable] = {
-    "split": _parts, "chunk": _parts,    "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert, "cpu": _moved, "cuda": _moved, "to": _to,
-    "__set__": _refused("its forward sets an attribute of a tensor"), "_set_grad_enabled": _grad_mode, "__repr__": _fact,
-    "__format__": _fact, "is_contiguous": _question, "has_names": _fact, "__hash__": _fact, "_record_function_enter_new": _fact, "_record_function_exit._RecordFunction": _fact, "requires_grad_": _refused(
-        "its forward asks for gradients of a tensor"), "get_device": _fact, "__deepcopy__": _fact}
+    "split": _parts, "chunk": _parts, "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert,
+    "cpu": _moved, "cuda": _moved, "to": _to, "is_contiguous": _question, "_set_grad_enabled": _grad_mode,
+    "__set__": _refused("its forward sets an attribute of a tensor"),
+    "requires_grad_": _refused("its forward asks for gradients of a tensor"),
+    **dict.fromkeys(("__repr__", "__format__", "__hash__", "__deepcopy__", "has_names", "get_device",
+                     "_record_function_enter_new", "_record_function_exit._RecordFunction"), _fact)}
 
 
 def describe(error: BaseException) -> str:
     """Write an error in one line, with the innermost line of code that is neither torch's nor ours."""
     while error.__cause__ is not None:
         error = error.__cause__
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        if is_of_user(trace.tb_frame.f_code.co_filename):
-            place = f" at {'/'.join(trace.tb_frame.f_code.co_filename.rsplit('/', 2)[-2:])}:{trace.tb_lineno}"
-        trace = trace.tb_next
+    frames = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
+    places = [f" at {_line(*place)}" for place in frames if is_of_user(place[0])]
     words = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {words}{place}"
+    return f"{type(error).__name__}: {words}{places[-1] if places else ''}"

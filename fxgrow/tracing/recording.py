@@ -1,6 +1,6 @@
-"""One recording: a model on meta tensors, its inputs and its output become a graph, submodules that stop it become leaves."""
+"""One recording: a model on meta tensors, its inputs and output become a graph, submodules that stop it become leaves."""
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -14,7 +14,7 @@ from fxgrow.errors import CaptureError
 from fxgrow.graph import CONSTANT, arguments_of, to_meta, writes_in_place
 from fxgrow.layers import has_form, ordered
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, keep_opaque, kept_part
-from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe
+from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe, map_inside
 from fxgrow.tracing.sizes import Number
 from fxgrow.tracing.state import State, draws, put_back_draws
 from fxgrow.tracing.watching import watched
@@ -66,7 +66,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
     """
     for names, name, function in recorder.uncached:
         names[name] = function.__wrapped__
-    state, seeds = State(recorder.root), draws()
+    state, seeds = State(recorder.root, recorder.reached), draws()
+    recorder.reached = state.outside
     try:
         with watched(recorder):
             given, named = _placeholders(recorder, args, kwargs)
@@ -120,8 +121,8 @@ def _stand(name: str, value: Any) -> Any:
     """
     for leaf in tree_leaves(value):
         if not isinstance(leaf, (Tensor, *LITERALS)):
-            raise CaptureError(f"the input {name!r} holds a {type(leaf).__name__}, and fxgrow cannot see what is in it: pass "
-                               "tensors, numbers, words, and tuples, lists or dicts of them")
+            raise CaptureError(f"the input {name!r} holds a {type(leaf).__name__}, and fxgrow cannot see what is in it: "
+                               "pass tensors, numbers, words, and tuples, lists or dicts of them")
     return to_meta(value)
 
 
@@ -131,17 +132,21 @@ def _check_state(recorder: Recorder, state: State) -> None:
     Raises:
         LeafNeeded: an attribute or a buffer is another one than before.
     """
+    def kept(path: str) -> bool:
+        return kept_part(recorder.root, path, recorder.leaves) is not None
+
     for path, module, name, now in state.replaced_buffers():
         origin = recorder.known.get(id(now))
         full = f"{path}.{name}" if path else name
-        if kept_part(recorder.root, path, recorder.leaves) is not None or (isinstance(origin, Node) and _updates(origin, full)):
+        if kept(path) or (isinstance(origin, Node) and _updates(origin, full)):
             continue
         if name not in module._non_persistent_buffers_set or not _is_cache(recorder, now):
             raise LeafNeeded(path, f"its forward replaces the buffer {name!r}")
     for change in state.changes():
-        if kept_part(recorder.root, change.path, recorder.leaves) is None and not all(_is_cache(recorder, v) for v in change.news):
-            raise LeafNeeded(change.path, f"the forward of {type(recorder.root.get_submodule(change.path)).__name__} changes "
-                             f"{change.what}, and a graph would not: use a buffer that is written in place")
+        if not kept(change.path) and not all(_is_cache(recorder, v) for v in change.news):
+            kind = type(recorder.root.get_submodule(change.path)).__name__
+            raise LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: use a "
+                             "buffer that is written in place")
 
 
 def _updates(node: Node, buffer: str) -> bool:
@@ -164,10 +169,12 @@ def _without_data(recorder: Recorder, node: Node) -> bool:
         owner, _, name = str(node.target).rpartition(".")
         return name.startswith(CONSTANT) or name in recorder.root.get_submodule(owner)._parameters or not (
             node.meta["val"].is_floating_point())
-    shape = node.target is getattr or node.target == "size"
-    drawn = getattr(node.target, "__name__", str(node.target)) in RANDOM
+    if node.target is getattr or node.target == "size":
+        return True
+    if node.op in ("placeholder", "call_module") or getattr(node.target, "__name__", str(node.target)) in RANDOM:
+        return False
     inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta.get("val"))]
-    return shape or (node.op not in ("placeholder", "call_module") and not drawn and all(_without_data(recorder, n) for n in inputs))
+    return all(_without_data(recorder, n) for n in inputs)
 
 
 def _output(recorder: Recorder, value: Any) -> Any:
@@ -176,29 +183,30 @@ def _output(recorder: Recorder, value: Any) -> Any:
     Raises:
         LeafNeeded: it is of a class that a graph cannot make.
     """
+    def output(held: Any) -> Any:
+        return _output(recorder, held)
+
     kind = type(value)
+    made: tuple[Any, tuple, dict] | None = None
     if isinstance(value, (Tensor, Number)) or kind in LITERALS:
         return recorder.argument(value)
-    if kind in (tuple, list):
-        return kind(_output(recorder, v) for v in value)
-    if kind is dict:
-        return {k: _output(recorder, v) for k, v in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*(_output(recorder, v) for v in value))
+    if kind in (tuple, list, dict) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        return map_inside(output, value)
     if is_dataclass(value):
-        held = value.items() if isinstance(value, dict) else [(f.name, getattr(value, f.name)) for f in fields(value) if f.init]
-        arguments = dict(held)
-        if _rebuilds(kind, value, arguments):
-            return recorder.emit("call_function", kind, (), {k: _output(recorder, v) for k, v in arguments.items()})
+        held = value if isinstance(value, dict) else {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        if _rebuilds(kind, value, held):
+            made = kind, (), map_inside(output, dict(held))
     elif kind is OrderedDict:
-        return recorder.emit("call_function", ordered, ([(k, _output(recorder, v)) for k, v in value.items()],), {})
+        made = ordered, ([(k, output(v)) for k, v in value.items()],), {}
     elif isinstance(value, tuple) and kind.__module__ in ("torch.return_types", "torch"):
-        return recorder.emit("call_function", kind, (tuple(_output(recorder, v) for v in value),), {})
-    raise LeafNeeded("", f"its output holds a {kind.__name__}, which no graph can make: give out tensors, tuples, lists, dicts or "
-                         "dataclasses")
+        made = kind, (tuple(map(output, value)),), {}
+    if made is None:
+        raise LeafNeeded("", f"its output holds a {kind.__name__}, which no graph can make: give out tensors, tuples, "
+                             "lists, dicts or dataclasses")
+    return recorder.emit("call_function", *made)
 
 
-def _rebuilds(kind: type, value: Any, arguments: dict[str, Any]) -> bool:
+def _rebuilds(kind: type, value: Any, arguments: Mapping[str, Any]) -> bool:
     """Tell whether a class makes the same object out of the same contents."""
     try:
         made = kind(**arguments)

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node
 
 from fxgrow.tracing.leaves import LeafNeeded
-from fxgrow.tracing.recorder import Guard, Recorder, line_of_user
+from fxgrow.tracing.recorder import NESTED, Guard, Recorder, line_of_user
 from fxgrow.tracing.recording import record_once
 from fxgrow.tracing.sizes import Number, plain
 
@@ -24,13 +26,14 @@ class Replay(Recorder):
         recording: what it is compared with.
 
     Attributes:
-        differences: the constants that are others now: node, where among its arguments, the recorded one, this one, the line.
+        differences: the constants that are others now: node, where in its arguments, the recorded one, this one, the line.
         varied: the questions of the recording whose operands are others now. decided: those whose answer would be another.
     """
 
     def __init__(self, recording: Recorder):
         super().__init__(recording.root, recording.leaves, recording.device)
-        self.recording, self.compiling, self.uncached = recording, recording.compiling, recording.uncached
+        self.recording, self.compiling, self.reached = recording, recording.compiling, recording.reached
+        self.uncached = recording.uncached
         self.differences: list[tuple[Node, tuple, Any, Any, str]] = []
         self.at = self.asked = 0
         self.varied: list[Guard] = []
@@ -48,7 +51,7 @@ class Replay(Recorder):
             raise Differs(f"it does more at {line_of_user()}")
         node = self.recording.events[self.at]
         self.at += 1
-        if node.op != kind or node.target != target and not _alike(node.target, target):
+        if node.op != kind or not (node.target == target or _alike(node.target, target)):
             raise Differs(f"it does another thing at {line_of_user()}")
         self._compare(node, (), node.args, args)
         self._compare(node, (), node.kwargs, kwargs)
@@ -61,19 +64,12 @@ class Replay(Recorder):
         Raises:
             Differs: it is another value of the graph, or of another form.
         """
-        if isinstance(before, (tuple, list)) and isinstance(now, (tuple, list)):
-            if len(before) != len(now):
+        if isinstance(before, NESTED) and isinstance(now, NESTED):
+            one, two = _by_key(before), _by_key(now)
+            if list(one) != list(two):
                 raise Differs(f"it gives {node.name} other arguments at {line_of_user()}")
-            for i, (a, b) in enumerate(zip(before, now)):
-                self._compare(node, (*where, i), a, b)
-        elif isinstance(before, dict) and isinstance(now, dict):
-            if list(before) != list(now):
-                raise Differs(f"it gives {node.name} other arguments at {line_of_user()}")
-            for key in before:
-                self._compare(node, (*where, key), before[key], now[key])
-        elif isinstance(before, slice) and isinstance(now, slice):
-            for part in ("start", "stop", "step"):
-                self._compare(node, (*where, part), getattr(before, part), getattr(now, part))
+            for key in one:
+                self._compare(node, (*where, key), one[key], two[key])
         elif isinstance(before, Node) or isinstance(now, Node):
             if before is not now:
                 raise Differs(f"it gives {node.name} another value at {line_of_user()}")
@@ -92,7 +88,9 @@ class Replay(Recorder):
 
     def _moves(self, number: Any) -> bool:
         """Tell whether a number is another one than in the recording, or computed from one."""
-        return isinstance(number, Number) and (number.origin in self.moved or plain(number) != plain(_recorded(number.origin)))
+        if not isinstance(number, Number):
+            return False
+        return number.origin in self.moved or plain(number) != plain(_recorded(number.origin))
 
     def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
         """Compare a question about sizes with the recorded one, and give the recorded answer.
@@ -107,12 +105,15 @@ class Replay(Recorder):
         guard = self.recording.guards[self.asked]
         self.asked += 1
         self.guards.append(guard)
-        changed = [plain(a) != plain(b) or self._moves(b) for a, b in zip(guard.operands, operands) if isinstance(a, Number)]
+        pairs = list(zip(guard.operands, operands))
+        changed = {i for i, (a, b) in enumerate(zip(guard.operands, operands))
+                   if isinstance(a, Number) and (plain(a) != plain(b) or self._moves(b))}
         if any(plain(a) != plain(b) for a, b in zip(guard.operands, operands) if not isinstance(a, (Number, Node))):
             self.loosened.append(guard)
-        if any(changed):
+        if changed:
             self.varied.append(guard)
-        if answer != guard.answer or (guard.kind and any(changed)):
+            guard.moving |= changed
+        if answer != guard.answer or (guard.kind and changed):
             self.decided.append(guard)
         return guard.answer
 
@@ -136,9 +137,84 @@ class Replay(Recorder):
             guard.loose = True
 
 
+class ReplayAtOne(Replay):
+    """A replay at a size of one that answers as things are; what does nothing at that size may be missing from it.
+
+    (A batch of one is often taken along a way of its own: nothing is expanded.)
+    """
+
+    def __init__(self, recording: Recorder):
+        super().__init__(recording)
+        self.idle: dict[Node, Node] = {}  # nodes that give what they are given, and the nodes that they are given
+        self.values: dict[Node, Any] = {}
+        self.answers: dict[tuple, Any] = {}
+
+    def note(self, node: Node, value: Any) -> None:
+        """Keep the value that a node has now."""
+        self.values[node] = value
+
+    def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
+        """Give the answer as it is, and keep it."""
+        self.answers[question(operation, operands)] = answer
+        return answer
+
+    def emit(self, kind: str, target: Any, args: tuple, kwargs: dict) -> Node:
+        """Return the recorded node that this one is, behind some that do nothing."""
+        while True:
+            at, known = self.at, len(self.differences)
+            try:
+                node = super().emit(kind, target, args, kwargs)
+                if len(self.differences) == known:
+                    return node
+                raise Differs(f"it gives {node.name} other numbers at {line_of_user()}")
+            except Differs:
+                if at >= len(self.recording.events) or not self._does_nothing(self.recording.events[at]):
+                    raise
+                self.at = at + 1
+
+    def _compare(self, node: Node, where: tuple, before: Any, now: Any) -> None:
+        super()._compare(node, where, self._source(before), self._source(now))
+
+    def _source(self, value: Any) -> Any:
+        while isinstance(value, Node) and value in self.idle:
+            value = self.idle[value]
+        return value
+
+    def _does_nothing(self, node: Node) -> bool:
+        """Tell whether a node that is missing gives a size alone, or what it is given."""
+        if not isinstance(node.meta.get("val"), Tensor):
+            return node.target is getattr or node.target in ("size", "dim", operator.getitem) or "val" not in node.meta
+        source = self._source(node.args[0]) if node.args else None
+        given = self.values.get(source) if isinstance(source, Node) else None
+        if node.target not in ("expand", "reshape", "view") or not isinstance(given, Tensor):
+            return False
+        sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
+        wanted = [self._number(s) for s in sizes]
+        if len(wanted) != given.ndim or any(w not in (-1, s) for w, s in zip(wanted, given.shape)):
+            return False
+        self.idle[node] = source
+        return True
+
+    def _number(self, size: Any) -> Any:
+        """Return the value that a size has now."""
+        if not isinstance(size, Node):
+            return size
+        if size.target is operator.getitem:
+            return self._number(size.args[0])[size.args[1]]
+        read = self.values.get(self._source(size.args[0]))
+        return read.shape if isinstance(read, Tensor) and (size.target is getattr or size.target == "size") else None
+
+
+def question(operation: Callable, operands: tuple) -> tuple:
+    """Return what identifies a question about sizes in a recording and its replays."""
+    def source(origin: Any) -> Any:
+        return origin if isinstance(origin, Node) else (source(origin.base), origin.key)
+    return operation, *(source(o.origin) if isinstance(o, Number) else None for o in operands)
+
+
 def _alike(a: Any, b: Any) -> bool:
     """Tell whether two targets are the same method of a class, bound anew at each read."""
-    return getattr(a, "__self__", None) is getattr(b, "__self__", a) and getattr(a, "__func__", None) is getattr(b, "__func__", a)
+    return all(getattr(a, part, None) is getattr(b, part, a) for part in ("__self__", "__func__"))
 
 
 def _recorded(origin: Any) -> Any:
@@ -146,13 +222,20 @@ def _recorded(origin: Any) -> Any:
     return origin.meta["val"] if isinstance(origin, Node) else origin.get(_recorded(origin.base), origin.key)
 
 
+def _by_key(nested: Any) -> dict[Any, Any]:
+    """Return what a container holds, by where it is."""
+    if isinstance(nested, slice):
+        return {part: getattr(nested, part) for part in ("start", "stop", "step")}
+    return nested if isinstance(nested, dict) else dict(enumerate(nested))
+
+
 def _both_nan(a: Any, b: Any) -> bool:
     return isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
 
 
-def replay(recording: Recorder, args: tuple, kwargs: dict) -> Replay | BaseException:
+def replay(recording: Recorder, args: tuple, kwargs: dict, make: type[Replay] = Replay) -> Replay | BaseException:
     """Return a finished replay, or what stopped it: `Differs` where the model does something else, else what it raised."""
-    again = Replay(recording)
+    again = make(recording)
     try:
         record_once(again, args, kwargs)
         again.finish()

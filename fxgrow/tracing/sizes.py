@@ -96,7 +96,8 @@ _METHODS |= {f"__{_name}__": _text(f"__{_name}__") for _name in ("repr", "str", 
 def _methods_of(kind: type) -> dict[str, Callable]:
     """Return the methods that a plain number of this kind has too; copies of the number are plain."""
     found = {name: method for name, method in _METHODS.items() if hasattr(kind, name)}
-    return {**found, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)), "__deepcopy__": lambda self, memo: plain(self)}
+    return {**found, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)),
+            "__deepcopy__": lambda self, memo: plain(self)}
 
 
 Size = type("Size", (Number, int), _methods_of(int))

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -36,9 +37,11 @@ class State:
 
     Args:
         root: the module tree.
+        outside: what its code reaches, as an earlier state found it.
     """
 
-    def __init__(self, root: nn.Module):
+    def __init__(self, root: nn.Module, outside: list[tuple[str, str, Any]] | None = None):
+        self.outside = list(_outside(root)) if outside is None else outside
         self.modules = [(path, m, dict(vars(m)), dict(m._buffers)) for path, m in root.named_modules()
                         if not path or not type(m).__module__.startswith("torch.nn.modules")]
         self.contents: dict[int, tuple[Any, Any]] = {}
@@ -49,7 +52,7 @@ class State:
         self.reached: dict[int, list[tuple[str, str]]] = defaultdict(list)  # who reaches a container outside, and its name
         self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
-        for path, name, found in _outside(root):
+        for path, name, found in self.outside:
             self.reached[id(found)].append((path, name))
             if isinstance(found, FunctionType):
                 self.functions.setdefault(id(found), (found, _held(found)))
@@ -79,11 +82,11 @@ class State:
             news = list(self._news(self.contents[key][0], self.contents[key][0], DEPTH)) if key in self.contents else []
             if news:
                 yield from (Change(path, f"{name!r}, which lies outside of the model", news) for path, name in places)
-
         for key, (function, before) in self.functions.items():
             for name, now in _held(function).items():
                 if now is not before.get(name, self):
-                    yield from (Change(path, f"{name!r}, which lies outside of the model", [now]) for path, _ in self.reached[key])
+                    what = f"{name!r}, which lies outside of the model"
+                    yield from (Change(path, what, [now]) for path, _ in self.reached[key])
 
     def _news(self, before: Any, now: Any, depth: int) -> Iterator[Any]:
         """Yield the values that are new in one that is `now`."""
@@ -105,8 +108,8 @@ class State:
 
     def replaced_buffers(self) -> list[tuple[str, nn.Module, str, Any]]:
         """Return the buffers that are other tensors now: path and module, name, and the new tensor."""
-        return [(path, module, name, now) for path, module, _, before in self.modules for name, now in module._buffers.items()
-                if now is not None and before.get(name) is not now]
+        return [(path, module, name, now) for path, module, _, before in self.modules
+                for name, now in module._buffers.items() if now is not None and before.get(name) is not now]
 
     def restore(self) -> None:
         """Put everything back as it was; the constants of the graph stay."""
@@ -226,9 +229,8 @@ def _cells(function: Callable) -> Iterator[Any]:
             yield None
 
 
-def _names(code: Any) -> Iterator[str]:
-    """Yield the global names that code mentions, and those of the functions written in it."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if hasattr(constant, "co_names"):
-            yield from _names(constant)
+@functools.cache
+def _names(code: CodeType) -> tuple[str, ...]:
+    """Return the global names that code mentions, and those of the functions written in it."""
+    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return tuple(dict.fromkeys((*code.co_names, *(name for names in inner for name in names))))

@@ -34,8 +34,10 @@ class _Mode:
         return state["training"] if "training" in state else type(module).__getattr__(module, "training")
 
     def __set__(self, module: nn.Module, value: bool) -> None:
-        if self.recorder.listening and vars(module).get("training", value) != value:
-            raise self.recorder.stop("its forward switches between train and eval mode")
+        if self.recorder.listening and "training" in vars(module):
+            self.recorder.reads_training = True  # in the other mode it may be a switch
+            if vars(module)["training"] != value:
+                raise self.recorder.stop("its forward switches between train and eval mode")
         vars(module)["training"] = value
 
 
@@ -54,15 +56,11 @@ def _is_causal(mask: Tensor | None, is_causal: bool | None = None, size: int | N
     return is_causal is True
 
 
-@contextlib.contextmanager
-def watched(recorder: Recorder) -> Iterator[None]:
-    """Let a recorder see what the functions of torch do not tell it, until the end."""
+def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
+    """Return the patches of what is called: modules, functions with a backward, scripted ones, and what tells of sizes."""
     call, script = nn.Module.__call__, torch.jit.ScriptFunction.__call__
     apply = next(vars(c)["apply"] for c in torch.autograd.Function.__mro__ if "apply" in vars(c))
-    thread = threading.get_ident()
-
-    def ours() -> bool:
-        return recorder.listening and threading.get_ident() == thread
+    compiling, plain_length = torch.compiler.is_compiling, len
 
     def enter(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return recorder.enter(call, module, args, kwargs) if ours() else call(module, *args, **kwargs)
@@ -74,16 +72,32 @@ def watched(recorder: Recorder) -> Iterator[None]:
         source = getattr(function, "_torchdynamo_inline", None) if ours() else None
         return script(function, *args, **kwargs) if source is None else source(*args, **kwargs)
 
-    def enter_autocast(context: Any) -> Any:
-        if ours() and (context._enabled or torch.is_autocast_enabled(context.device)):
-            raise recorder.stop("its forward switches autocast")
-        return entered(context)
-
     def is_compiling() -> bool:
         if not ours() or not is_of_user(sys._getframe(1).f_code.co_filename):
             return compiling()
         recorder.asked_compiling = True
         return recorder.compiling
+
+    def length(value: Any) -> int:
+        remembers = type(value) is Tensor and ours() and value.ndim
+        return recorder.length(value) if remembers else plain_length(value)
+
+    return [patch.object(nn.Module, "__call__", enter),
+            patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
+            patch.object(torch.jit.ScriptFunction, "__call__", call_script),
+            patch.object(torch.compiler, "is_compiling", is_compiling), patch.object(builtins, "len", length),
+            patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal)]
+
+
+def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
+    """Return the patches of contexts, seeds, and the question whether gradients are wanted."""
+    autocast, inference = torch.autocast.__enter__, torch.inference_mode.__enter__
+    switched = torch.set_grad_enabled.__enter__
+
+    def enter_autocast(context: Any) -> Any:
+        if ours() and (context._enabled or torch.is_autocast_enabled(context.device)):
+            raise recorder.stop("its forward switches autocast")
+        return autocast(context)
 
     def enter_inference(context: Any) -> Any:
         if ours():
@@ -94,36 +108,31 @@ def watched(recorder: Recorder) -> Iterator[None]:
         if not ours():  # else it was switched where the context was made
             switched(context)
 
-    switched, inference = torch.set_grad_enabled.__enter__, torch.inference_mode.__enter__
-    def length(value: Any) -> int:
-        watched = type(value) is Tensor and ours() and value.ndim
-        return recorder.length(value) if watched else plain_length(value)
+    asks, seeds = "its forward asks whether gradients are wanted", "its forward sets the seed of random numbers"
+    return [patch.object(torch.autocast, "__enter__", enter_autocast),
+            patch.object(torch.inference_mode, "__enter__", enter_inference),
+            patch.object(torch.set_grad_enabled, "__enter__", enter_switched),
+            patch.object(torch, "is_grad_enabled", _listening(recorder, "is_grad_enabled", lambda: recorder.grad, asks)),
+            *(patch.object(place, name, _listening(recorder, name, getattr(place, name), seeds))
+              for place, names in ((torch, ("manual_seed", "seed", "set_rng_state")),
+                                   (torch.random, ("manual_seed", "fork_rng", "set_rng_state"))) for name in names)]
 
-    plain_length = len
-    entered, compiling = torch.autocast.__enter__, torch.compiler.is_compiling
-    randomness = "its forward sets the seed of random numbers"
-    patches = [patch.object(nn.Module, "__call__", enter), patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
-               patch.object(torch.jit.ScriptFunction, "__call__", call_script), patch.object(torch.autocast, "__enter__", enter_autocast),
-               patch.object(torch.inference_mode, "__enter__", enter_inference),
-               patch.object(torch.compiler, "is_compiling", is_compiling), patch.object(builtins, "len", length),
-               patch.object(torch.set_grad_enabled, "__enter__", enter_switched),
-               patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal),
-               patch.object(torch, "is_grad_enabled", _listening(
-                   recorder, "is_grad_enabled", lambda: recorder.grad, "its forward asks whether gradients are wanted")),
-               *(patch.object(place, name, _listening(recorder, name, getattr(place, name), randomness))
-                 for place, name in ((torch, "manual_seed"), (torch.random, "manual_seed"), (torch, "seed"), (torch, "set_rng_state"),
-                                     (torch.random, "fork_rng"), (torch.random, "set_rng_state")))]
-    nn.Module.training = _Mode(recorder)  # type: ignore[assignment]
-    try:
-        with contextlib.ExitStack() as stack:
-            for each in patches:
-                stack.enter_context(each)
-            if "torch._dynamo" in sys.modules:  # else nothing is compiled
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(without_fast_path())
-            stack.enter_context(any_batch_size())
-            stack.enter_context(Shapes())
-            yield
-    finally:
-        del nn.Module.training
+
+@contextlib.contextmanager
+def watched(recorder: Recorder) -> Iterator[None]:
+    """Let a recorder see what the functions of torch do not tell it, until the end."""
+    thread = threading.get_ident()
+
+    def ours() -> bool:
+        return recorder.listening and threading.get_ident() == thread
+
+    with contextlib.ExitStack() as stack:
+        for each in (*_calls(recorder, ours), *_switches(recorder, ours)):
+            stack.enter_context(each)
+        nn.Module.training = _Mode(recorder)  # type: ignore[assignment]
+        stack.callback(delattr, nn.Module, "training")
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for context in (torch.no_grad(), without_fast_path(), any_batch_size(), Shapes()):
+            stack.enter_context(context)
+        yield

@@ -149,7 +149,8 @@ question("width_table", lambda h: {WIDTH: True}.get(h.shape[-1], False))
 question("width_word", lambda h: f"w{h.shape[-1]}" == "w8")
 question("width_in_shape", lambda h: WIDTH in h.shape[2:])
 question("size_is_int", lambda h: isinstance(h.shape[1], int) and isinstance(h.size(0), numbers.Integral))
-question("size_type_is_int", lambda h: type(h.shape[1]) is int, broken="a size is of a class of its own, and nothing can see that this is asked")
+question("size_type_is_int", lambda h: type(h.shape[1]) is int,
+         broken="a size is of a class of its own, and nothing can see that this is asked")
 question("shape_is_size", lambda h: isinstance(h.shape, torch.Size) and isinstance(h.size(), tuple))
 question("length_more", lambda h: h.shape[1] > 3, **LENGTH)
 question("length_truth", lambda h: bool(h.size(1)))
@@ -169,7 +170,8 @@ question("chained", lambda h: 1 < h.shape[1] <= 4, **LENGTH)
 question("any_size", lambda h: any(s == 1 for s in h.shape), **BOTH)
 question("same_shape", lambda h: h.shape == torch.tanh(h).shape)
 question("contiguous", lambda h: h.contiguous().is_contiguous())
-question("transposed_contiguous", lambda h: h.contiguous().transpose(1, 2).is_contiguous(), **LENGTH, broken="it is at length 1 only, and that is not guarded")
+question("transposed_contiguous", lambda h: h.contiguous().transpose(1, 2).is_contiguous(), **LENGTH,
+         broken="it is at length 1 only, and that is not guarded")
 question("stride", lambda h: h.contiguous().stride(-1) == 1)
 question("grad_wanted", lambda h: torch.is_grad_enabled(), **MAY_REFUSE)
 question("requires_grad", lambda h: h.requires_grad, **MAY_REFUSE)
@@ -216,9 +218,11 @@ def within(context, **marks):
 for _name, _context, _marks in (
         ("no_grad", torch.no_grad, MAY_REFUSE), ("grad_disabled", lambda: torch.set_grad_enabled(False), MAY_REFUSE),
         ("grad_enabled", lambda: torch.set_grad_enabled(True), {}), ("enable_grad", torch.enable_grad, {}),
-        ("inference_mode", torch.inference_mode, MAY_REFUSE), ("autocast_off", lambda: torch.autocast("cpu", enabled=False), {}),
+        ("inference_mode", torch.inference_mode, MAY_REFUSE),
+        ("autocast_off", lambda: torch.autocast("cpu", enabled=False), {}),
         ("autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16), MAY_REFUSE),
-        ("on_device", lambda: torch.device("cpu"), {}), ("record_function", lambda: torch.profiler.record_function("part"), {}),
+        ("on_device", lambda: torch.device("cpu"), {}),
+        ("record_function", lambda: torch.profiler.record_function("part"), {}),
         ("warnings", warnings.catch_warnings, {}), ("null", contextlib.nullcontext, {}),
         ("anomaly", lambda: torch.autograd.set_detect_anomaly(False), {}),
         ("sdpa_kernel", lambda: torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), {})):
@@ -674,7 +678,8 @@ step("written_width", lambda h: h.reshape(h.shape[0], -1, 8) * 2)
 step("flat_rows", lambda h: torch.tanh(h.reshape(-1, 8)).view(h.shape))
 step("written_heads", lambda h: h.unflatten(-1, (2, 4)).flatten(-2) * 2)
 step("heads_of_sizes", lambda h: h.reshape(*h.shape[:-1], 2, h.shape[-1] // 2).transpose(1, 2).transpose(1, 2).flatten(-2))
-step("starred_shape", lambda h: h.reshape(*h.shape[:-1], 2, 4).sum(-1, keepdim=True).expand(*h.shape[:2], 2, 4).reshape(h.shape))
+step("starred_shape",
+     lambda h: h.reshape(*h.shape[:-1], 2, 4).sum(-1, keepdim=True).expand(*h.shape[:2], 2, 4).reshape(h.shape))
 step("added_shape", lambda h: h.reshape(h.shape[:1] + (-1,)).reshape(h.shape[:2] + h.shape[2:]))
 step("view_as", lambda h: h.flatten(1).view_as(h))
 step("expanded", lambda h: h[:, :1].expand(-1, h.size(1), -1) + h)
@@ -890,7 +895,8 @@ step("vmapped", torch.vmap(lambda row: row * 2 + row.sum(0, keepdim=True)), **ON
 step("checkpointed", lambda h: torch.utils.checkpoint.checkpoint(torch.tanh, h, use_reentrant=False), **ONLY_AS_PART)
 step("einsum", lambda h: torch.einsum("bld,bmd->blm", h, h) @ h)
 step("layer_made_here", lambda h: nn.ReLU()(nn.Identity()(h)))
-step("attention", lambda h: F.scaled_dot_product_attention(*(h.unflatten(-1, (2, 4)).transpose(1, 2),) * 3).transpose(1, 2).flatten(2))
+step("attention",
+     lambda h: F.scaled_dot_product_attention(*(h.unflatten(-1, (2, 4)).transpose(1, 2),) * 3).transpose(1, 2).flatten(2))
 step("partial", functools.partial(torch.clamp, min=-1.0, max=1.0))
 step("topk", lambda h: h * (h >= h.topk(2, -1).values[..., -1:]))
 step("named_result", lambda h: h + h.max(1, keepdim=True).values + torch.sort(h, 1)[0])
@@ -1158,7 +1164,7 @@ OUTPUTS = {
 BROKEN_INPUTS = {"default": "an argument that the example leaves out behind all others is none of the graph's"}
 MAY_BE_REFUSED = {"simple", "default dict", "generator", "set"}  # outputs
 
-# --- What is put in: mixins of the model, and their inputs (the example first) -----------------------------------------------
+# --- What is put in: mixins of the model, and their inputs (the example first) --------------------------------------------
 
 
 class Flag:

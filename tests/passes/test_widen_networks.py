@@ -154,7 +154,7 @@ def test_video_and_segmentation(name):
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", DETECTION)
 def test_detectors(name):
-    """What can be traced grows inside the untouched outer module."""
+    """What can be captured grows inside the untouched outer module."""
     torch.manual_seed(0)
     sizes = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 128}
     model = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=2, **sizes).eval()

@@ -131,7 +131,7 @@ def test_any_arithmetic_of_sizes(number):
     assert_same(model, grown)
 
 
-# --- Inside what is not traced ---------------------------------------------------------------------------------------------
+# --- Inside what is kept whole ---------------------------------------------------------------------------------------------
 
 class Leaf(nn.Module):
     """No recording goes into it, as it asks whether gradients are wanted."""

@@ -168,8 +168,9 @@ def test_names_order_and_ties_are_the_model_s():
 
 @pytest.mark.parametrize("forward, reason", [
     (lambda self, x: self.body(x) if float(x.sum()) > 0 else x, "control flow depends on the data"),
-    (lambda self, x: self.body(x.numpy()), r"test_capturing\.py:\d+")])
-def test_a_shell_that_cannot_be_traced(forward, reason):
+    (lambda self, x: self.body(x.numpy()), r"test_capturing\.py:\d+"),
+    (lambda self, x: self.eval().body(x), r"switches between train and eval mode at .*test_capturing\.py:\d+")])
+def test_a_shell_that_cannot_be_captured(forward, reason):
     class Shell(nn.Module):
         def __init__(self):
             super().__init__()
@@ -179,6 +180,22 @@ def test_a_shell_that_cannot_be_traced(forward, reason):
     with pytest.raises(CaptureError, match="Shell") as stop:
         fxgrow.capture(Shell(), X)
     assert stop.match(reason)
+
+
+def test_a_length_that_has_to_be_even_is_free_beside_a_type_that_is_followed():
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(10, 8)
+
+        def forward(self, ids):
+            pairs = self.table(ids).view(ids.shape[0], ids.shape[1] // 2, 2, 8).sum(2)
+            return pairs + torch.ones(pairs.shape[1], 1, dtype=pairs.dtype)
+
+    model = Pairs()
+    graph = fxgrow.capture(model, torch.ones(2, 6, dtype=torch.int64))
+    ids = torch.randint(10, (3, 8))
+    assert torch.equal(graph(ids), model(ids)) and graph.double()(ids).dtype is torch.float64
 
 
 def test_both_modes_hold_one_copy_of_a_constant():

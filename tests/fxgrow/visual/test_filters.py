@@ -166,7 +166,7 @@ def test_convolutions_in_the_order_of_execution():
 
 
 class Leaf(nn.Module):
-    """Cannot be traced: it replaces its buffer."""
+    """Cannot be captured: it replaces its buffer."""
 
     def __init__(self):
         super().__init__()
