@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from torch.fx import Graph, Node
 
 from fxgrow.graph.names import CONSTANT, owner_of
-from fxgrow.graph.writes import writes_in_place, written_argument
+from fxgrow.graph.writes import memory_of, writes_in_place, written_argument
 from fxgrow.layers import EFFECTS
 
 
@@ -15,14 +15,15 @@ def clean_trace(graph: Graph) -> None:
 
 
 def _renew_constants(graph: Graph) -> None:
-    """Make a tensor that the forward makes and then writes to anew at each call."""
+    """Make a tensor that the forward makes and then writes to, perhaps through a view, anew wherever it is made."""
     written = [n for n in map(written_argument, graph.nodes) if n is not None]
-    for target in {n.target for n in written if str(n.target).startswith(CONSTANT)}:
-        first, *others = [n for n in graph.nodes if n.op == "get_attr" and n.target == target]
-        with graph.inserting_after(first):
-            fresh = graph.call_method("clone", (first,))
-        fresh.meta = {"owner": owner_of(first)}
-        for node in (first, *others):
+    names, memories = {n.target for n in written}, {memory_of(n) for n in written} - {None}
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and str(node.target).startswith(CONSTANT) and (
+                node.target in names or memory_of(node) in memories):
+            with graph.inserting_after(node):
+                fresh = graph.call_method("clone", (node,))
+            fresh.meta = {"owner": owner_of(node)}
             node.replace_all_uses_with(fresh, lambda user, own=fresh: user is not own)
 
 

@@ -69,7 +69,8 @@ def arguments_of(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> list[
             continue
         found += left_out
         left_out = []
-        default = () if all(argument.given for argument in found) else (parameter.default if plain else None,)
+        needless = plain and not isinstance(given[name], Tensor)
+        default = (parameter.default if plain else None,) if needless or any(a.default for a in found) else ()
         if parameter.kind is parameter.VAR_POSITIONAL:
             found += [Argument(f"input_{i}", value, default) for i, value in enumerate(given[name], len(found))]
         elif parameter.kind is parameter.VAR_KEYWORD:

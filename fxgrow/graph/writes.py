@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from fxgrow.aten import Shapes
+from fxgrow.aten import Shapes, storage_of
 from fxgrow.graph.running import MetaRunner
 
 IN_PLACE_OPERATORS = {"iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift",
@@ -25,6 +25,12 @@ def written_argument(node: Node) -> Node | None:
     """Return the node whose value this one writes to, if it writes in place."""
     written = node.kwargs.get("out", node.args[0] if node.args else None) if writes_in_place(node) else None
     return written if isinstance(written, Node) else None
+
+
+def memory_of(node: Any) -> int | None:
+    """Identify the memory that a recorded node's value lies in, if it is a tensor."""
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return storage_of(value) if isinstance(value, Tensor) else None
 
 
 def values_and_writes(gm: GraphModule) -> tuple[dict[str, Any], dict[str, bool]]:

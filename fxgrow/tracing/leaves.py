@@ -1,5 +1,6 @@
 """Leaves: submodules that no recording goes into, because they are layers or because their forward cannot be recorded."""
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,18 @@ class LeafNeeded(BaseException):
     def __init__(self, path: str, reason: str):
         super().__init__(reason)
         self.path, self.reason = path, reason
+
+
+class CacheFound(BaseException):
+    """A size is looked up where a function with a cache is called, which is to be called without it.
+
+    Attributes:
+        found: the names where it is known, the one among them, and the function.
+    """
+
+    def __init__(self, found: list[tuple[dict, str, Any]]):
+        super().__init__()
+        self.found = found
 
 
 def is_leaf(module: nn.Module, path: str, leaves: Collection[str] = ()) -> bool:

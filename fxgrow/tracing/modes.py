@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.aten import storage_of
 from fxgrow.errors import CaptureError
-from fxgrow.graph import add_join, mode_flag, owner_of, writes_in_place
+from fxgrow.graph import add_join, memory_of, mode_flag, owner_of, writes_in_place
 from fxgrow.layers import set_grad
 from fxgrow.tracing.guards import Inputs, guard_sizes, set_constant, takes_one
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
@@ -134,7 +133,7 @@ class _Merger:
             LeafNeeded: a module writes, in one mode only, to what both modes have.
         """
         pairs = list(_align(list(self.train.nodes), list(self.evaluation.nodes)))
-        common = {_memory_of(n) for a, b in pairs for n in (a, b) if n and ((a and b) or n.op == "get_attr")}
+        common = {memory_of(n) for a, b in pairs for n in (a, b) if n and ((a and b) or n.op == "get_attr")}
         for a, b in pairs:
             if a is not None and b is not None:
                 node = self.graph.create_node(a.op, a.target, self._argument(a, a.args, b.args),  # type: ignore[arg-type]
@@ -177,7 +176,7 @@ class _Merger:
             with self.graph.inserting_before(node):
                 values = (node.args[0], None) if copies is self.of_train else (None, node.args[0])
                 node.args = (add_join(self.graph, owner_of(node), *values),)
-        if writes_in_place(only) and _memory_of(only.args[0]) in common:
+        if writes_in_place(only) and memory_of(only.args[0]) in common:
             self._spare_other_mode(only, node)
 
     def _spare_other_mode(self, only: Node, node: Node) -> None:
@@ -196,12 +195,6 @@ class _Merger:
 
 def _mapped(argument: Any, nodes: dict[Node, Node]) -> Any:
     return map_aggregate(argument, lambda a: nodes[a] if isinstance(a, Node) else a)
-
-
-def _memory_of(node: Any) -> int | None:
-    """Identify the memory that a node's value lies in, if it is a tensor."""
-    value = node.meta.get("val") if isinstance(node, Node) else None
-    return storage_of(value) if isinstance(value, Tensor) else None
 
 
 def _align(left: list[Node], right: list[Node]) -> Iterator[tuple[Node | None, Node | None]]:

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from fxgrow.aten import device_constructors
 from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, to_meta
 from fxgrow.layers import restore_grad, set_grad
-from fxgrow.tracing.leaves import LeafNeeded, is_leaf
+from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Number, plain, remember
 
 VALUES = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "equal",
@@ -144,6 +144,7 @@ class Recorder(TorchFunctionMode):
         self.grad = True  # what the model is told of gradients; none are computed here
         self.switched: list[tuple[Node, bool]] = []  # where it switched them, and how they were before
         self.compiling, self.asked_compiling = False, False  # what the model is told when it asks
+        self.uncached: list[tuple[dict, str, Any]] = []  # functions that are called without their caches, and where
         self.paths = {id(m): n for n, m in root.named_modules()}
         self.names = _names_of_tensors(root)
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
@@ -167,8 +168,21 @@ class Recorder(TorchFunctionMode):
         """Write down that a question about sizes was asked, and return the answer."""
         if self.listening:
             frame = _frame_of_user()
+            if kind == "key" and frame:
+                self._look_past_caches(frame)
             self.guards.append(Guard(operation, operands, answer, line_of(frame), kind, frame and frame.f_code))
         return answer
+
+    def _look_past_caches(self, frame: FrameType) -> None:
+        """Insist that no function is called with a cache, which would look sizes up and hide what they are for.
+
+        Raises:
+            CacheFound: the code that looks something up knows one.
+        """
+        known = [(frame.f_globals, name, frame.f_globals.get(name)) for name in frame.f_code.co_names]
+        found = [place for place in known if isinstance(place[2], functools._lru_cache_wrapper)]
+        if found:
+            raise CacheFound(found)
 
     def escape(self, number: Number) -> None:
         """Take notice that a size becomes a plain number: what follows cannot be seen, and holds for this number."""

@@ -13,7 +13,7 @@ from fxgrow.aten import tree_any, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import CONSTANT, arguments_of, to_meta, writes_in_place
 from fxgrow.layers import has_form, ordered
-from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
+from fxgrow.tracing.leaves import CacheFound, LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe, map_inside
 from fxgrow.tracing.sizes import Number
 from fxgrow.tracing.state import State, draws, put_back_draws
@@ -37,10 +37,10 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
     Raises:
         CaptureError: the module cannot be recorded.
     """
-    compiling = False
+    compiling, uncached = False, []
     for _ in range(MAX_LEAF_RETRIES):
         recorder = make(module, leaves, device)
-        recorder.compiling = compiling
+        recorder.compiling, recorder.uncached = compiling, uncached
         try:
             return record_once(recorder, args, kwargs)
         except LeafNeeded as stop:
@@ -48,6 +48,8 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
                 compiling = True
             else:
                 keep_opaque(module, leaves, stop)
+        except CacheFound as cache:
+            uncached = uncached + cache.found
         except CaptureError:
             raise
         except Exception as error:
@@ -62,6 +64,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
     Raises:
         LeafNeeded: a submodule stops it.
     """
+    for names, name, function in recorder.uncached:
+        names[name] = function.__wrapped__
     state, seeds = State(recorder.root, recorder.reached), draws()
     recorder.reached = state.outside
     try:
@@ -79,6 +83,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
     finally:
         put_back_draws(seeds)
         state.restore()
+        for names, name, function in recorder.uncached:
+            names[name] = function
     return recorder
 
 

@@ -494,7 +494,7 @@ class CountsWhileTraining:
         return h * (1 + self.calls)
 
 
-@habit(**MAY_REFUSE)
+@habit(**LENGTH, **MAY_REFUSE)
 class CachesByLength:
     def make(self):
         self.tables = {}
@@ -688,7 +688,7 @@ step("scale_of_width", lambda h: h * h.size(-1) ** -0.5)
 step("scale_of_root", lambda h: h / math.sqrt(h.shape[-1]))
 step("scale_of_numpy", lambda h: h / numpy.sqrt(h.shape[-1]))
 step("scale_of_numpy_float", lambda h: h * numpy.float64(0.3) + numpy.float32(0.5) + numpy.int64(2))
-step("scale_of_numel", lambda h: h / h.numel(), broken="the number of elements is folded though the batch is free")
+step("scale_of_numel", lambda h: h / h.numel())
 step("scale_of_length", lambda h: h / h.shape[1])
 step("scale_of_float", lambda h: h / float(h.shape[1]), **LENGTH)
 step("scale_of_int", lambda h: h * int(h.shape[1] ** 0.5), **LENGTH)
@@ -762,6 +762,14 @@ def written_twice(self, h):
     table[0] = 3.0
     table[1] += 2.0
     return h * table[0] + table[1]
+
+
+@habit()
+def written_row_of_a_table(self, h):
+    table = torch.zeros(2, 8, dtype=h.dtype)
+    row = table[1]
+    row += 0.5
+    return h + table.sum(0) * 2
 
 
 @habit(**LENGTH)
@@ -1078,16 +1086,28 @@ class SwitchesMode:
         return out
 
 
+@functools.lru_cache
+def halves_of(length):
+    return length // 2 + 1
+
+
+@functools.cache
+def table_of(length):
+    return torch.arange(length)[:, None]
+
+
+step("scale_from_a_cache", lambda h: h / halves_of(h.shape[1]))
+step("table_from_a_cache", lambda h: h + table_of(h.shape[1]) * halves_of(h.shape[1]))
+add("table_in_front_of_a_cache", lambda self, h: h * {2: 1, 3: 2}.get(h.shape[1], 3) / halves_of(h.shape[1]), LENGTH)
+
 # --- einops ---------------------------------------------------------------------------------------------------------------
 
 with contextlib.suppress(ImportError):
     import einops
     import einops.layers.torch
-    CACHED = {"broken": "its caches look sizes up, which fixes them"}
-    step("rearranged",
-         lambda h: einops.rearrange(einops.rearrange(h, "b l (k c) -> b k l c", k=2), "b k l c -> b l (k c)"), **CACHED)
-    step("reduced", lambda h: h + einops.reduce(h, "b l c -> b 1 c", "mean"), **CACHED)
-    step("repeated_by_einops", lambda h: h * einops.repeat(h[:, 0], "b c -> b l c", l=h.shape[1]), **CACHED)
+    step("rearranged", lambda h: einops.rearrange(einops.rearrange(h, "b l (k c) -> b k l c", k=2), "b k l c -> b l (k c)"))
+    step("reduced", lambda h: h + einops.reduce(h, "b l c -> b 1 c", "mean"))
+    step("repeated_by_einops", lambda h: h * einops.repeat(h[:, 0], "b c -> b l c", l=h.shape[1]))
     layer("rearrange_layer", lambda: einops.layers.torch.Rearrange("b l (k c) -> b l (c k)", k=2))
 
 # --- What is given out: of the numbers `y` and the activation `h` ---------------------------------------------------------
@@ -1141,6 +1161,7 @@ OUTPUTS = {
     "set": lambda y, h: (y, {1, 2}),
     "number keys": lambda y, h: {0: y, 1: h},
 }
+BROKEN_INPUTS = {"default": "an argument that the example leaves out behind all others is none of the graph's"}
 MAY_BE_REFUSED = {"simple", "default dict", "generator", "set"}  # outputs
 
 # --- What is put in: mixins of the model, and their inputs (the example first) --------------------------------------------
@@ -1276,8 +1297,7 @@ def hooked_after(model):
 
 
 def patched(model):
-    forward = model.forward
-    model.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+    model.forward = types.MethodType(lambda self, *args, **kwargs: type(self).forward(self, *args, **kwargs), model)
     return model
 
 
@@ -1295,8 +1315,6 @@ SHELLS = {  # what is patched has no copies of its own, and is tried alone
     "patched": patched,
           "parallel": parallel, "sequential": nn.Sequential}
 
-# defaults are lost, and what a dict holds is not guarded
-BROKEN_INPUTS = {"is true", "word", "none", "default", "batch", "size"}
 
 # --- The network ----------------------------------------------------------------------------------------------------------
 
@@ -1315,7 +1333,10 @@ def part_of(habit):
 
 
 class Trunk(nn.Module):
-    """Two layers, each habit behind one more, and a head; `conv` makes the layers convolutions over the length."""
+    """Two layers, each habit behind one more, and a head.
+
+    inside: whether the habits are those of submodules ("both": and of the model). conv: layers are convolutions over the length.
+    """
 
     def __init__(self, habits, inside, conv):
         super().__init__()
@@ -1324,8 +1345,8 @@ class Trunk(nn.Module):
         self.conv, self.first, self.second, self.head = conv, layer(4, 6), layer(6, WIDTH), layer(WIDTH, 3)
         self.between = nn.ModuleList(layer(WIDTH, WIDTH) for _ in habits)
         self.parts = nn.ModuleList(part_of(habit) for habit in habits) if inside else None
-        self.habits = habits
-        if not inside:
+        self.habits, self.inside = habits, inside
+        if inside is not True:
             for habit in habits:
                 habit.make(self)
 
@@ -1336,7 +1357,8 @@ class Trunk(nn.Module):
         h = self.through(self.second, torch.tanh(self.through(self.first, x)))
         for i, habit in enumerate(self.habits):
             h = self.through(self.between[i], torch.tanh(h))
-            h = habit.use(self, h) if self.parts is None else self.parts[i](h)
+            h = h if self.inside is True else habit.use(self, h)
+            h = self.parts[i](torch.tanh(h) + 0.1) if self.inside else h
         h = torch.tanh(h)
         return self.give(self.through(self.head, h), h)
 
@@ -1344,7 +1366,7 @@ class Trunk(nn.Module):
 def network(habits=(), inside=False, conv=False, output="tensor", inputs="plain", shell="none"):
     """Put a network together, in float64 and eval mode, with every bias and statistic at a number of its own."""
     bases = [] if INPUTS[inputs][0] is None else [INPUTS[inputs][0]]
-    bases += [] if inside else list(dict.fromkeys(habits))
+    bases += [] if inside is True else list(dict.fromkeys(habits))
     net = type("Net", (*bases, Trunk), {"give": lambda self, y, h: OUTPUTS[output](y, h)})(list(habits), inside, conv)
     return SHELLS[shell](copy_free(net).double()).eval()
 

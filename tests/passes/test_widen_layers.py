@@ -229,6 +229,6 @@ def test_heads_of_an_attention_that_is_called_twice():
             return self.out(x)
 
     model, x = Twice().double().eval(), torch.randn(2, 3, 8, dtype=torch.float64)
-    grown = fxgrow.transform(model, x, [Widen("attention:heads", by=2, seed=0)]).model
+    grown = fxgrow.transform(model, x, [Widen("attention:heads", factor=2, seed=0)]).model
     assert grown.attention.num_heads == 4
     torch.testing.assert_close(grown(x), model(x))

@@ -65,7 +65,7 @@ def test_every_resolvable_name_is_harmless_and_unique():
     assert len(table) > 600 and table["torch.cat"] is torch.cat and table["operator.add"] is operator.add
     assert not any(w in n for n in table for w in ("load", "file", "save", "seed", "_num_threads", "compile", "numpy"))
     classes = [n for n, f in table.items() if isinstance(f, type) and not n.startswith("builtins.")]
-    assert classes == ["torch.finfo", "collections.OrderedDict"]
+    assert not classes
     assert not allow.METHODS & {"numpy", "tofile", "__reduce__", "__reduce_ex__", "__class__", "__getattribute__", "apply_",
                                 "map_", "register_hook", "share_memory_", "storage", "untyped_storage", "data_ptr", "set_",
                                 "backward", "__dict__", "__setstate__", "__getattr__", "resize_", "__init__", "format"}
