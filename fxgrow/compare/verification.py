@@ -17,7 +17,7 @@ from fxgrow.common import one_line
 from fxgrow.compare.gradients import compare_gradients
 from fxgrow.compare.running import Autograd, Mode, Twin, rounded, takes_gradient
 from fxgrow.errors import CaptureError
-from fxgrow.graph import as_call, is_captured
+from fxgrow.graph import as_call, is_captured, outer
 from fxgrow.tracing import INF, Axes, Difference, Inputs, axes_of, compare_outputs, redraw, same_numbers, tolerance_of
 
 ROUNDING = 10  # so many times as far apart as by rounding alone two models may be
@@ -109,7 +109,7 @@ class _Comparison:
         self.before, self.after, self.seed, self.extended = before, after, seed, extended
         self.example = _Call("the example", inputs)
         there = dict(before.named_modules())
-        self.parts = [name for name, m in after.named_modules() if name in there and name and is_captured(m)]
+        self.parts = outer([name for name, m in after.named_modules() if name in there and name and is_captured(m)])
         self.tolerance = max(map(tolerance_of, _types(before, inputs)), default=1e-4)
         self.compared: list[str] = []
         self.notes: dict[str, None] = {}
