@@ -50,34 +50,55 @@ class Habit:
     def make(self):
         """Make layers and attributes."""
 
-    def use(self, h):
-        raise NotImplementedError
-
 
 HABITS: dict[str, type[Habit]] = {}
 
 
-def add(name, given, marks):
-    if isinstance(given, type):
-        HABITS[name] = type(name, (given, Habit), marks)
-    else:
-        HABITS[name] = type(name, (Habit,), {"use": given, **marks})
+def add(name, given, **marks):
+    """Take a habit in: what it does with module and activation, its marks, and what gives its attributes."""
+    made = {n: marks.pop(n) for n in list(marks) if not hasattr(Habit, n)}
+
+    def make(self):
+        for attribute, build in made.items():
+            setattr(self, attribute, build())
+
+    whole = isinstance(given, type)
+    methods = ({} if whole else {"use": given}) | ({"make": make} if made else {})
+    HABITS[name] = type(name, (given, Habit) if whole else (Habit,), methods | marks)
 
 
 def habit(**marks):
     """Take a function of module and activation, or a class with `make` and `use`, among the habits."""
     def take(given):
-        add(given.__name__, given, marks)
+        add(given.__name__, given, **marks)
+        return given
+    return take
+
+
+def having(**attributes):
+    """Say what gives the attributes of a habit."""
+    def take(given):
+        given.attributes = attributes
+        return given
+    return take
+
+
+def habits(**marks):
+    """Take each function in a class among the habits."""
+    def take(given):
+        for name, function in vars(given).items():
+            if callable(function):
+                add(name, function, **marks, **getattr(function, "attributes", {}))
         return given
     return take
 
 
 def question(name, ask, **marks):
-    add(name, lambda self, h: h * 2 if ask(h) else 1 - h, marks)
+    add(name, lambda self, h: h * 2 if ask(h) else 1 - h, **marks)
 
 
 def step(name, do, **marks):
-    add(name, lambda self, h: do(h), marks)
+    add(name, lambda self, h: do(h), **marks)
 
 
 BATCH, LENGTH, BOTH = {"fixes": ("batch",)}, {"fixes": ("length",)}, {"fixes": ("batch", "length")}
@@ -96,30 +117,14 @@ kind_of.register(Tensor, lambda value: 2.0)
 kind_of.register(int, lambda value: 5.0)
 
 
-def matched_rank(h):
-    match h.ndim:
-        case 3:
-            return h * 2
-        case _:
-            return 1 - h
+def matches(h):
+    match h.ndim, tuple(h.shape), h:
+        case 3, (_, _, 8), Tensor(dtype=torch.float64):
+            return True
+    return False
 
 
-def matched_shape(h):
-    match tuple(h.shape):
-        case (_, _, 8):
-            return h * 2
-        case _:
-            return 1 - h
-
-
-def matched_class(h):
-    match h:
-        case Tensor(dtype=torch.float64):
-            return h * 2
-        case _:
-            return 1 - h
-
-
+question("match", matches)
 question("isinstance", lambda h: isinstance(h, Tensor))
 question("type_is", lambda h: type(h) is Tensor)
 question("is_tensor", torch.is_tensor)
@@ -185,8 +190,6 @@ question("value", lambda h: h.sum() > 0, **MAY_REFUSE)
 question("item", lambda h: h.mean().item() > 0, **MAY_REFUSE)
 question("nan", lambda h: not torch.isnan(h).any(), **MAY_REFUSE)
 step("singledispatch", lambda h: h * kind_of(h) + kind_of(h.shape[1]))
-for _match in (matched_rank, matched_shape, matched_class):
-    step(_match.__name__, _match)
 
 
 @habit(**ONLY_AS_PART)
@@ -203,171 +206,125 @@ def asserts(self, h):
     torch._assert(h.shape[-1] == WIDTH, f"{h.shape[-1]} channels")
     return h * 2
 
-
 # --- Contexts -------------------------------------------------------------------------------------------------------------
 
 
-def within(context, **marks):
+def within(name, context, **marks):
     def use(self, h):
         with context():
             k = torch.tanh(h)
         return h + k
-    return {"use": use, **marks}
+    add(name, use, **marks)
 
 
-for _name, _context, _marks in (
-        ("no_grad", torch.no_grad, MAY_REFUSE), ("grad_disabled", lambda: torch.set_grad_enabled(False), MAY_REFUSE),
-        ("grad_enabled", lambda: torch.set_grad_enabled(True), {}), ("enable_grad", torch.enable_grad, {}),
-        ("inference_mode", torch.inference_mode, MAY_REFUSE),
-        ("autocast_off", lambda: torch.autocast("cpu", enabled=False), {}),
-        ("autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16), MAY_REFUSE),
-        ("on_device", lambda: torch.device("cpu"), {}),
-        ("record_function", lambda: torch.profiler.record_function("part"), {}),
-        ("warnings", warnings.catch_warnings, {}), ("null", contextlib.nullcontext, {}),
-        ("anomaly", lambda: torch.autograd.set_detect_anomaly(False), {}),
-        ("sdpa_kernel", lambda: torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), {})):
-    HABITS[_name] = type(_name, (Habit,), within(_context, **_marks))
+within("no_grad", torch.no_grad, **MAY_REFUSE)
+within("grad_disabled", lambda: torch.set_grad_enabled(False), **MAY_REFUSE)
+within("grad_enabled", lambda: torch.set_grad_enabled(True))
+within("enable_grad", torch.enable_grad)
+within("inference_mode", torch.inference_mode, **MAY_REFUSE)
+within("autocast_off", lambda: torch.autocast("cpu", enabled=False))
+within("autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16), **MAY_REFUSE)
+within("on_device", lambda: torch.device("cpu"))
+within("record_function", lambda: torch.profiler.record_function("part"))
+within("warnings", warnings.catch_warnings)
+within("null", contextlib.nullcontext)
+within("anomaly", lambda: torch.autograd.set_detect_anomaly(False))
+within("sdpa_kernel", lambda: torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+add("decorated_no_grad", torch.no_grad()(lambda self, h: h * 2), **MAY_REFUSE)
 
 
-@habit(**MAY_REFUSE)
-@torch.no_grad()
-def decorated_no_grad(self, h):
-    return h * 2
+@habits(**MAY_REFUSE)
+class ContextsMayBeRefused:
+    def switched_and_back(self, h):
+        before = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)
+        mean = h.mean(1, keepdim=True)
+        torch.set_grad_enabled(before)
+        return h - mean
 
-
-@habit(**MAY_REFUSE)
-def switched_and_back(self, h):
-    before = torch.is_grad_enabled()
-    torch.set_grad_enabled(False)
-    mean = h.mean(1, keepdim=True)
-    torch.set_grad_enabled(before)
-    return h - mean
-
-
-@habit(**MAY_REFUSE)
-def seeded(self, h):
-    torch.manual_seed(5)
-    return h + torch.rand(h.shape[0], 1, 1, dtype=h.dtype)
-
-
-@habit(**MAY_REFUSE)
-def forked(self, h):
-    with torch.random.fork_rng(devices=[]):
+    def seeded(self, h):
         torch.manual_seed(5)
-        return h * torch.rand(h.shape[0], 1, 1, dtype=h.dtype)
+        return h + torch.rand(h.shape[0], 1, 1, dtype=h.dtype)
+
+    def forked(self, h):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            return h * torch.rand(h.shape[0], 1, 1, dtype=h.dtype)
+
+    def own_generator(self, h):
+        generator = torch.Generator().manual_seed(3)
+        return h * torch.rand(h.shape[0], 1, 1, dtype=h.dtype, generator=generator)
+
+    def default_dtype(self, h):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        shift = torch.ones(1) / 3
+        torch.set_default_dtype(before)
+        return h + shift
 
 
-@habit(**MAY_REFUSE)
-def own_generator(self, h):
-    generator = torch.Generator().manual_seed(3)
-    return h * torch.rand(h.shape[0], 1, 1, dtype=h.dtype, generator=generator)
-
-
-@habit(**MAY_REFUSE)
-def python_random(self, h):
-    return h * random.random()
-
-
-@habit(**MAY_REFUSE)
-def numpy_random(self, h):
-    return h * numpy.random.rand()
-
-
-@habit()
-def drawn_per_row(self, h):
-    return h * (1 + torch.rand(h.shape[0], 1, 1, dtype=h.dtype))
-
-
-@habit(**MAY_REFUSE)
-def default_dtype(self, h):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    shift = torch.ones(1) / 3
-    torch.set_default_dtype(before)
-    return h + shift
-
+step("python_random", lambda h: h * random.random(), **MAY_REFUSE)
+step("numpy_random", lambda h: h * numpy.random.rand(), **MAY_REFUSE)
+step("drawn_per_row", lambda h: h * (1 + torch.rand(h.shape[0], 1, 1, dtype=h.dtype)))
 
 # --- Containers -----------------------------------------------------------------------------------------------------------
 
 
-@habit()
-def list_of_steps(self, h):
-    outs = []
-    for scale in (1.0, 2.0, 0.5):
-        outs.append(h * scale)
-    return torch.stack(outs).sum(0)
+@habits()
+class Containers:
+    def list_of_steps(self, h):
+        outs = []
+        for scale in (1.0, 2.0, 0.5):
+            outs.append(h * scale)
+        return torch.stack(outs).sum(0)
+
+    def dict_of_results(self, h):
+        found = {"a": h * 2}
+        found.update(b=torch.tanh(found["a"]))
+        found.setdefault("c", h)
+        return sum(found.values())
+
+    def deque_of_last(self, h):
+        last = collections.deque([h], maxlen=2)
+        for _ in range(3):
+            last.append(torch.tanh(last[-1]))
+        return last[0] + last[1]
+
+    def default_dict(self, h):
+        found = collections.defaultdict(list)
+        found["x"].append(h)
+        found["x"].append(h * 2)
+        return functools.reduce(operator.add, found["x"])
 
 
-@habit()
-def dict_of_results(self, h):
-    found = {"a": h * 2}
-    found.update(b=torch.tanh(found["a"]))
-    found.setdefault("c", h)
-    return sum(found.values())
-
-
-@habit()
-def deque_of_last(self, h):
-    last = collections.deque([h], maxlen=2)
-    for _ in range(3):
-        last.append(torch.tanh(last[-1]))
-    return last[0] + last[1]
-
-
-@habit()
-def default_dict(self, h):
-    found = collections.defaultdict(list)
-    found["x"].append(h)
-    found["x"].append(h * 2)
-    return functools.reduce(operator.add, found["x"])
-
-
-@habit(**MAY_REFUSE)
-class KeepsInOwnList:
-    def make(self):
-        self.seen = []
-
-    def use(self, h):
+@habits(**MAY_REFUSE)
+class ContainersMayBeRefused:
+    @having(seen=list)
+    def keeps_in_own_list(self, h):
         self.seen.append(h.detach())
         return h * 2
 
-
-@habit(**MAY_REFUSE)
-class KeepsInOwnDict:
-    def make(self):
-        self.cache = {}
-
-    def use(self, h):
+    @having(cache=dict)
+    def keeps_in_own_dict(self, h):
         self.cache["h"] = h
         return self.cache["h"] * 2
 
-
-@habit(**MAY_REFUSE)
-class KeepsNested:
-    def make(self):
-        self.kept = {"layers": [[], None]}
-
-    def use(self, h):
+    @having(kept=lambda: {"layers": [[], None]})
+    def keeps_nested(self, h):
         self.kept["layers"][0].append(h.shape[1])
         return h * len(self.kept["layers"][0])
 
+    def global_list(self, h):
+        KEPT["list"].append(h.detach())
+        return h * len(KEPT["list"])
 
-@habit(**MAY_REFUSE)
-def global_list(self, h):
-    KEPT["list"].append(h.detach())
-    return h * len(KEPT["list"])
+    def global_deque(self, h):
+        KEPT["deque"].append(h.detach().mean())
+        return h + sum(KEPT["deque"])
 
-
-@habit(**MAY_REFUSE)
-def global_deque(self, h):
-    KEPT["deque"].append(h.detach().mean())
-    return h + sum(KEPT["deque"])
-
-
-@habit(**MAY_REFUSE)
-def global_counter(self, h):
-    KEPT["calls"] += 1
-    return h * KEPT["calls"]
+    def global_counter(self, h):
+        KEPT["calls"] += 1
+        return h * KEPT["calls"]
 
 
 @habit(**MAY_REFUSE)
@@ -406,115 +363,76 @@ class HookChanges:
     def use(self, h):
         return self.inner(h)
 
-
 # --- State ----------------------------------------------------------------------------------------------------------------
 
 
-@habit(**MAY_REFUSE)
-class Counter:
-    def make(self):
-        self.calls = 0
-
-    def use(self, h):
+@habits(**MAY_REFUSE)
+class StateMayBeRefused:
+    @having(calls=lambda: 0)
+    def counter(self, h):
         self.calls += 1
         return h * min(1.0, self.calls / 10)
 
-
-@habit(**MAY_REFUSE)
-class FirstCall:
-    def make(self):
-        self.started = False
-
-    def use(self, h):
+    @having(started=lambda: False)
+    def first_call(self, h):
         out = h if self.started else h * 0
         self.started = True
         return out
 
-
-@habit(**MAY_REFUSE)
-class Remembers:
-    def make(self):
-        self.before = None
-
-    def use(self, h):
+    @having(before=lambda: None)
+    def remembers(self, h):
         mean = h.detach().mean()
         self.before = mean if self.before is None else 0.9 * self.before + 0.1 * mean
         return h - self.before
 
-
-@habit(**MAY_REFUSE)
-class ReplacesPlainTensor:
-    def make(self):
-        self.shift = torch.zeros(1, dtype=torch.float64)
-
-    def use(self, h):
+    @having(shift=lambda: torch.zeros(1, dtype=torch.float64))
+    def replaces_plain_tensor(self, h):
         self.shift = self.shift + 0.1
         return h + self.shift
 
-
-@habit(**MAY_REFUSE)
-class ReplacesBuffer:
-    def make(self):
-        self.register_buffer("shift", torch.zeros(1, dtype=torch.float64))
-
-    def use(self, h):
+    @having(shift=lambda: nn.Buffer(torch.zeros(1, dtype=torch.float64)))
+    def replaces_buffer(self, h):
         self.shift = self.shift + 0.1
         return h + self.shift
 
+    @having(table=lambda: torch.zeros(0, dtype=torch.float64))
+    def caches_longest(self, h):
+        if len(self.table) < h.shape[1]:
+            self.table = torch.arange(h.shape[1], dtype=h.dtype)
+        return h + self.table[:h.shape[1], None]
 
-@habit()
-class CountsInBuffer:
-    def make(self):
-        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+    @having(last=lambda: 0)
+    def keeps_last_size(self, h):
+        self.last = h.shape[1]
+        return h / self.last
 
-    def use(self, h):
+
+@habits()
+class State:
+    @having(calls=lambda: nn.Buffer(torch.zeros((), dtype=torch.long)))
+    def counts_in_buffer(self, h):
         self.calls += 1
         return h * self.calls
 
-
-@habit()
-class AveragesInBuffer:
-    def make(self):
-        self.register_buffer("mean", torch.zeros(1, dtype=torch.float64))
-
-    def use(self, h):
+    @having(mean=lambda: nn.Buffer(torch.zeros(1, dtype=torch.float64)))
+    def averages_in_buffer(self, h):
         if self.training:
             self.mean.mul_(0.9).add_(0.1 * h.detach()[:, :, :1].mean())
         return h - self.mean
 
-
-@habit()
-class CountsWhileTraining:
-    def make(self):
-        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
-
-    def use(self, h):
+    @having(calls=lambda: nn.Buffer(torch.zeros((), dtype=torch.long)))
+    def counts_while_training(self, h):
         if self.training:
             self.calls += 1
         return h * (1 + self.calls)
 
 
-@habit(**LENGTH, **MAY_REFUSE)
-class CachesByLength:
-    def make(self):
-        self.tables = {}
-
-    def use(self, h):
-        n = h.shape[1]
-        if n not in self.tables:
-            self.tables[n] = torch.arange(n, dtype=h.dtype)[:, None]
-        return h + self.tables[n]
-
-
-@habit(**MAY_REFUSE)
-class CachesLongest:
-    def make(self):
-        self.table = torch.zeros(0, dtype=torch.float64)
-
-    def use(self, h):
-        if len(self.table) < h.shape[1]:
-            self.table = torch.arange(h.shape[1], dtype=h.dtype)
-        return h + self.table[:h.shape[1], None]
+@habit(**LENGTH, **MAY_REFUSE, tables=dict)
+def caches_by_length(self, h):
+    n = h.shape[1]
+    if n not in self.tables:
+        self.tables[n] = torch.arange(n, dtype=h.dtype)[:, None]
+    return h + self.tables[n]
 
 
 @habit(**MAY_REFUSE)
@@ -528,16 +446,6 @@ class LazyBuffer:
         return h + self.table[:, None]
 
 
-@habit(**MAY_REFUSE)
-class KeepsLastSize:
-    def make(self):
-        self.last = 0
-
-    def use(self, h):
-        self.last = h.shape[1]
-        return h / self.last
-
-
 @habit()
 class MemoisedTable:
     @staticmethod
@@ -548,114 +456,88 @@ class MemoisedTable:
     def use(self, h):
         return h + self.table(WIDTH)[:1]
 
-
 # --- Loops ----------------------------------------------------------------------------------------------------------------
 
 
-@habit(**LENGTH)
-def scan(self, h):
-    state, outs = torch.zeros(h.shape[0], h.shape[2], dtype=h.dtype), []
-    for t in range(h.shape[1]):
-        state = torch.tanh(state + h[:, t])
-        outs.append(state)
-    return torch.stack(outs, 1)
+@habits(**LENGTH)
+class LoopsAlongTheLength:
+    def scan(self, h):
+        state, outs = torch.zeros(h.shape[0], h.shape[2], dtype=h.dtype), []
+        for t in range(h.shape[1]):
+            state = torch.tanh(state + h[:, t])
+            outs.append(state)
+        return torch.stack(outs, 1)
+
+    def decayed_sum(self, h):
+        total = 0.0
+        for t, row in enumerate(h.unbind(1)):
+            total = total + row * 0.5 ** t
+        return h + total[:, None]
+
+    def halves(self, h):
+        n, scale = h.shape[1], 1.0
+        while n > 1:
+            n, scale = n // 2, scale * 1.5
+        return h * scale
+
+    def recursion(self, h):
+        def total(x):
+            n = x.shape[1]
+            return x if n == 1 else total(x[:, :n // 2]) + total(x[:, n // 2:])
+        return h + total(h)
 
 
-@habit(**LENGTH)
-def decayed_sum(self, h):
-    total = 0.0
-    for t, row in enumerate(h.unbind(1)):
-        total = total + row * 0.5 ** t
-    return h + total[:, None]
+step("loop_over_batch", lambda h: torch.stack([h[i] * (i + 1) for i in range(h.size(0))]), **BATCH)
+step("iterates", lambda h: torch.stack([torch.tanh(row) for row in h]), **BATCH)
 
 
-@habit(**BATCH)
-def loop_over_batch(self, h):
-    return torch.stack([h[i] * (i + 1) for i in range(h.size(0))])
+@habits(**BATCH)
+class LoopsAlongTheBatch:
+    def loop_over_len(self, h):
+        out = h.clone()
+        for i in range(len(h)):
+            out[i] = h[i] * (i + 1)
+        return out
+
+    def batch_of_example(self, h):
+        first, *rest = h.unbind(0)
+        return torch.stack([first * 2, *rest])
 
 
-@habit(**BATCH)
-def iterates(self, h):
-    return torch.stack([torch.tanh(row) for row in h])
+step("loop_over_channels", lambda h: torch.stack([h[..., i] * (i + 1) for i in range(h.shape[-1])], -1))
+step("zip_of_chunks", lambda h: torch.cat([a + b for a, b in zip(h.chunk(2, -1), h.flip(1).chunk(2, -1))], -1), **BOTH)
+step("zip_of_steps", lambda h: torch.cat([a * i for i, a in zip(itertools.count(1), h.split(2, 1))], 1), **LENGTH)
+step("backwards", lambda h: torch.stack([h[:, i] for i in reversed(range(h.shape[1]))], 1), **LENGTH)
+step("strided", lambda h: h + sum(h[:, i:i + 1] for i in range(0, h.shape[1], 2)), **LENGTH)
 
 
-@habit(**BATCH)
-def loop_over_len(self, h):
-    out = h.clone()
-    for i in range(len(h)):
-        out[i] = h[i] * (i + 1)
-    return out
+@habits()
+class Loops:
+    def unpacked_chunks(self, h):
+        a, b = h.chunk(2, dim=-1)
+        return torch.cat([a * torch.sigmoid(b), b], -1)
 
-
-@habit()
-def loop_over_channels(self, h):
-    return torch.stack([h[..., i] * (i + 1) for i in range(h.shape[-1])], -1)
-
-
-@habit(**LENGTH)
-def halves(self, h):
-    n, scale = h.shape[1], 1.0
-    while n > 1:
-        n, scale = n // 2, scale * 1.5
-    return h * scale
-
-
-@habit(**BOTH)
-def zip_of_chunks(self, h):
-    return torch.cat([a + b for a, b in zip(h.chunk(2, -1), h.flip(1).chunk(2, -1))], -1)
-
-
-@habit(**LENGTH)
-def zip_of_steps(self, h):
-    return torch.cat([a * i for i, a in zip(itertools.count(1), h.split(2, 1))], 1)
-
-
-@habit(**LENGTH)
-def backwards(self, h):
-    return torch.stack([h[:, i] for i in reversed(range(h.shape[1]))], 1)
-
-
-@habit(**LENGTH)
-def strided(self, h):
-    return h + sum(h[:, i:i + 1] for i in range(0, h.shape[1], 2))
-
-
-@habit(**LENGTH)
-def recursion(self, h):
-    def total(x):
-        n = x.shape[1]
-        return x if n == 1 else total(x[:, :n // 2]) + total(x[:, n // 2:])
-    return h + total(h)
-
-
-@habit()
-def unpacked_chunks(self, h):
-    a, b = h.chunk(2, dim=-1)
-    return torch.cat([a * torch.sigmoid(b), b], -1)
-
-
-@habit(**BATCH)
-def batch_of_example(self, h):
-    first, *rest = h.unbind(0)
-    return torch.stack([first * 2, *rest])
-
-
-@habit()
-def rounds(self, h):
-    for i in range(3):
-        h = h + torch.tanh(h) * i
-    return h
-
+    def rounds(self, h):
+        for i in range(3):
+            h = h + torch.tanh(h) * i
+        return h
 
 # --- Padding, views and sizes ---------------------------------------------------------------------------------------------
 
 
-@habit(**LENGTH)
-def pad_where_odd(self, h):
-    n = h.shape[1]
-    padded = F.pad(h, (0, 0, 0, 1)) if n % 2 else h
-    pairs = padded.reshape(h.shape[0], -1, 2, h.shape[2]).flip(2)
-    return pairs.reshape(padded.shape)[:, :n]
+@habits(**LENGTH)
+class PaddingAlongTheLength:
+    def pad_where_odd(self, h):
+        n = h.shape[1]
+        padded = F.pad(h, (0, 0, 0, 1)) if n % 2 else h
+        pairs = padded.reshape(h.shape[0], -1, 2, h.shape[2]).flip(2)
+        return pairs.reshape(padded.shape)[:, :n]
+
+    def pad_only_if_needed(self, h):
+        missing = max(0, 4 - h.shape[1])
+        if missing > 0:
+            h = F.pad(h, (0, 0, 0, missing))
+        return h[:, :h.shape[1] - missing]
 
 
 @habit()
@@ -664,14 +546,6 @@ def pad_to_four(self, h):
     padded = F.pad(h, (0, 0, 0, -n % 4))
     windows = padded.reshape(h.shape[0], -1, 4, h.shape[-1])
     return (windows - windows.mean(2, keepdim=True)).flatten(1, 2)[:, :n]
-
-
-@habit(**LENGTH)
-def pad_only_if_needed(self, h):
-    missing = max(0, 4 - h.shape[1])
-    if missing > 0:
-        h = F.pad(h, (0, 0, 0, missing))
-    return h[:, :h.shape[1] - missing]
 
 
 step("written_width", lambda h: h.reshape(h.shape[0], -1, 8) * 2)
@@ -727,49 +601,80 @@ step("as_tensor", lambda h: h * torch.as_tensor(numpy.array([0.5, 2.0] * 4)))
 # --- Written to -----------------------------------------------------------------------------------------------------------
 
 
-@habit()
-def zeros_written(self, h):
-    out = torch.zeros(h.shape, dtype=h.dtype)
-    out[:, ::2] = h[:, ::2]
-    return out + h
+@habits()
+class Written:
+    def zeros_written(self, h):
+        out = torch.zeros(h.shape, dtype=h.dtype)
+        out[:, ::2] = h[:, ::2]
+        return out + h
+
+    def zeros_like_written(self, h):
+        out = torch.zeros_like(h)
+        out[..., :4] = h[..., :4]
+        out[..., 4:].copy_(h[..., 4:] * 2)
+        return out
+
+    def empty_written(self, h):
+        out = h.new_empty(h.shape[0], h.shape[1], 2 * h.shape[2])
+        out[..., ::2], out[..., 1::2] = h, h * 3
+        return out[..., ::2] + out[..., 1::2]
+
+    def written_zeros_of_known_size(self, h):
+        total = torch.zeros(8, dtype=h.dtype)
+        total += h.mean((0, 1))
+        return h + total
+
+    def written_twice(self, h):
+        table = torch.zeros(2, dtype=h.dtype)
+        table[0] = 3.0
+        table[1] += 2.0
+        return h * table[0] + table[1]
+
+    def written_row_of_a_table(self, h):
+        table = torch.zeros(2, 8, dtype=h.dtype)
+        row = table[1]
+        row += 0.5
+        return h + table.sum(0) * 2
+
+    def in_place_on_a_view(self, h):
+        half = h[..., :4]
+        half += 1
+        half *= 2
+        return h
+
+    def in_place_on_a_row(self, h):
+        h[:, 0] += 1
+        first = h[:, 0]
+        first.mul_(2)
+        return h
+
+    def in_place_alias(self, h):
+        other = h
+        other += 1
+        return h * other
+
+    def in_place_on_a_reshape(self, h):
+        h = h.contiguous()
+        flat = h.view(-1)
+        flat -= 0.5
+        return h
+
+    def in_place_of_unbind(self, h):
+        a, b = h[..., :4], h[..., 4:]
+        a += b.detach()
+        return torch.cat([a, b], -1)
+
+    def in_place_functions(self, h):
+        h = F.relu(h.clone(), inplace=True)
+        return torch.add(h, 1, out=None).clamp_(max=2).sub_(0.5)
 
 
-@habit()
-def zeros_like_written(self, h):
-    out = torch.zeros_like(h)
-    out[..., :4] = h[..., :4]
-    out[..., 4:].copy_(h[..., 4:] * 2)
-    return out
-
-
-@habit()
-def empty_written(self, h):
-    out = h.new_empty(h.shape[0], h.shape[1], 2 * h.shape[2])
-    out[..., ::2], out[..., 1::2] = h, h * 3
-    return out[..., ::2] + out[..., 1::2]
-
-
-@habit()
-def written_zeros_of_known_size(self, h):
-    total = torch.zeros(8, dtype=h.dtype)
-    total += h.mean((0, 1))
-    return h + total
-
-
-@habit()
-def written_twice(self, h):
-    table = torch.zeros(2, dtype=h.dtype)
-    table[0] = 3.0
-    table[1] += 2.0
-    return h * table[0] + table[1]
-
-
-@habit()
-def written_row_of_a_table(self, h):
-    table = torch.zeros(2, 8, dtype=h.dtype)
-    row = table[1]
-    row += 0.5
-    return h + table.sum(0) * 2
+@habit(**MAY_REFUSE)
+def out_argument(self, h):
+    with torch.no_grad():
+        shift = torch.zeros(1, dtype=h.dtype)
+        torch.add(shift, 2, out=shift)
+    return h + shift
 
 
 @habit(**LENGTH)
@@ -780,64 +685,7 @@ def written_per_step(self, h):
     return out
 
 
-@habit()
-def index_added(self, h):
-    return torch.zeros_like(h).index_add_(2, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]), h) + h
-
-
-@habit()
-def in_place_on_a_view(self, h):
-    half = h[..., :4]
-    half += 1
-    half *= 2
-    return h
-
-
-@habit()
-def in_place_on_a_row(self, h):
-    h[:, 0] += 1
-    first = h[:, 0]
-    first.mul_(2)
-    return h
-
-
-@habit()
-def in_place_alias(self, h):
-    other = h
-    other += 1
-    return h * other
-
-
-@habit()
-def in_place_on_a_reshape(self, h):
-    h = h.contiguous()
-    flat = h.view(-1)
-    flat -= 0.5
-    return h
-
-
-@habit()
-def in_place_of_unbind(self, h):
-    a, b = h[..., :4], h[..., 4:]
-    a += b.detach()
-    return torch.cat([a, b], -1)
-
-
-@habit()
-def in_place_functions(self, h):
-    h = F.relu(h.clone(), inplace=True)
-    return torch.add(h, 1, out=None).clamp_(max=2).sub_(0.5)
-
-
-@habit()
-def out_argument(self, h):
-    with torch.no_grad():
-        shift = torch.zeros(1, dtype=h.dtype)
-        torch.add(shift, 2, out=shift)
-    return h + shift
-
-
-HABITS["out_argument"].top = HABITS["out_argument"].part = False
+step("index_added", lambda h: torch.zeros_like(h).index_add_(2, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]), h) + h)
 
 # --- Leaves ---------------------------------------------------------------------------------------------------------------
 
@@ -869,23 +717,17 @@ def scripted(x: Tensor) -> Tensor:
     return x * torch.sigmoid(x)
 
 
-class Picky(nn.Module):
-    """A module that looks at values."""
-
+class LooksAtItself(nn.Module):
     def forward(self, h):
         return h * 2 if h.mean() > 0 else h * 3
 
 
 def layer(name, build, **marks):
-    """Take a layer, and what is done with it, among the habits."""
-    class Layer:
-        def make(self):
-            self.inner = build()
-
-        def use(self, h):
-            out = self.inner(h)
-            return out[0] if isinstance(out, tuple) else out
-    add(name, Layer, marks)
+    """Take a layer among the habits."""
+    def use(self, h):
+        out = self.inner(h)
+        return out[0] if isinstance(out, tuple) else out
+    add(name, use, inner=build, **marks)
 
 
 step("own_backward", lambda h: Turned.apply(h, 0.7))
@@ -907,84 +749,43 @@ layer("gru", lambda: nn.GRU(WIDTH, WIDTH, batch_first=True))
 layer("sequential", lambda: nn.Sequential(nn.Linear(WIDTH, 16), nn.GELU(), nn.Linear(16, WIDTH)))
 layer("encoder_layer", lambda: nn.TransformerEncoderLayer(WIDTH, 2, 16, dropout=0.0, batch_first=True))
 layer("weight_norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)))
-layer("picky", Picky, **MAY_REFUSE)
+layer("picky", LooksAtItself, **MAY_REFUSE)
 layer("traced_part", lambda: torch.jit.trace(nn.Linear(WIDTH, WIDTH).double(), torch.randn(2, WIDTH, dtype=torch.float64)))
 layer("scripted_part", lambda: torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).double()))
 layer("dropout", lambda: nn.Dropout(0.5), noisy=True)
-add("functional_dropout", lambda self, h: F.dropout(h, 0.3, self.training), {"noisy": True})
-add("functional_dropout_keyword", lambda self, h: F.dropout(h, p=0.3, training=self.training), {"noisy": True})
+add("functional_dropout", lambda self, h: F.dropout(h, 0.3, self.training), noisy=True)
+add("functional_dropout_keyword", lambda self, h: F.dropout(h, p=0.3, training=self.training), noisy=True)
+add("batch_norm", lambda self, h: self.norm(h.flatten(0, 1)).view(h.shape), norm=lambda: nn.BatchNorm1d(WIDTH))
 
 
-@habit()
-class BatchNorm:
-    def make(self):
-        self.norm = nn.BatchNorm1d(WIDTH)
-
-    def use(self, h):
-        return self.norm(h.flatten(0, 1)).view(h.shape)
-
-
-@habit()
-class Attends:
-    def make(self):
-        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
-
-    def use(self, h):
+@habits()
+class Leaves:
+    @having(attention=lambda: nn.MultiheadAttention(WIDTH, 2, batch_first=True))
+    def attends(self, h):
         out, weights = self.attention(h, h, h)
         return out + weights.sum(-1, keepdim=True)
 
-
-@habit()
-class Tied:
-    def make(self):
-        self.inner = nn.Linear(WIDTH, WIDTH)
-
-    def use(self, h):
-        return F.linear(self.inner(self.inner(h)), self.inner.weight.t())
-
-
-@habit()
-class OwnParameter:
-    def make(self):
-        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, WIDTH, dtype=torch.float64))
-
-    def use(self, h):
-        return h * self.scale + self.scale[0]
-
-
-@habit()
-class PlainTensor:
-    def make(self):
-        self.table = torch.linspace(0.5, 1.5, WIDTH, dtype=torch.float64)
-
-    def use(self, h):
-        return h * self.table
-
-
-@habit()
-class ListsOfLayers:
-    def make(self):
-        self.towers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
-        self.named = nn.ModuleDict({"tanh": nn.Tanh(), "relu": nn.ReLU()})
-        self.scales = nn.ParameterList([nn.Parameter(torch.ones(1, dtype=torch.float64) * 2)])
-
-    def use(self, h):
+    @having(towers=lambda: nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3)),
+            named=lambda: nn.ModuleDict({"tanh": nn.Tanh(), "relu": nn.ReLU()}),
+            scales=lambda: nn.ParameterList([nn.Parameter(torch.full((1,), 2.0))]))
+    def lists_of_layers(self, h):
         for i, tower in enumerate(self.towers[:2]):
             h = h + self.named["tanh" if i else "relu"](tower(h))
         return self.towers[-1](h) * self.scales[0]
 
-
-@habit()
-class Chosen:
-    def make(self):
-        self.mode, self.depth, self.skip = "scale", 2, None
-
-    def use(self, h):
+    @having(mode=lambda: "scale", depth=lambda: 2, skip=lambda: None)
+    def chosen(self, h):
         choices = {"scale": lambda v: v * 2, "shift": lambda v: v + 1}
         for _ in range(self.depth):
             h = choices[self.mode](h)
         return h if self.skip is None else self.skip(h)
 
+
+add("tied", lambda self, h: F.linear(self.inner(self.inner(h)), self.inner.weight.t()),
+    inner=lambda: nn.Linear(WIDTH, WIDTH))
+add("own_parameter", lambda self, h: h * self.scale + self.scale[0],
+    scale=lambda: nn.Parameter(torch.linspace(0.5, 1.5, WIDTH, dtype=torch.float64)))
+add("plain_tensor", lambda self, h: h * self.table, table=lambda: torch.linspace(0.5, 1.5, WIDTH, dtype=torch.float64))
 
 # --- Train mode -----------------------------------------------------------------------------------------------------------
 
@@ -1000,14 +801,14 @@ def while_training(function):
     return call
 
 
-add("training_asked", lambda self, h: h * 2 if self.training else 1 - h, {})
-add("training_in_a_helper", lambda self, h: helper(self, h), {})
-add("training_in_getattr", lambda self, h: h * (2 if getattr(self, "training", False) else 3), {})
-add("training_as_a_number", lambda self, h: h * (1 + int(self.training)) + self.training * 0.5, {})
-add("training_in_a_decorator", while_training(lambda self, h: h * 2 + 1), {})
-add("training_and_length", lambda self, h: h * 2 if self.training and h.shape[1] > 2 else h, LENGTH)
-add("training_chooses_a_layer", lambda self, h: (torch.tanh if self.training else torch.relu)(h), {})
-add("training_in_a_table", lambda self, h: h * {True: 2.0, False: 3.0}[self.training], {})
+add("training_asked", lambda self, h: h * 2 if self.training else 1 - h)
+add("training_in_a_helper", lambda self, h: helper(self, h))
+add("training_in_getattr", lambda self, h: h * (2 if getattr(self, "training", False) else 3))
+add("training_as_a_number", lambda self, h: h * (1 + int(self.training)) + self.training * 0.5)
+add("training_in_a_decorator", while_training(lambda self, h: h * 2 + 1))
+add("training_and_length", lambda self, h: h * 2 if self.training and h.shape[1] > 2 else h, **LENGTH)
+add("training_chooses_a_layer", lambda self, h: (torch.tanh if self.training else torch.relu)(h))
+add("training_in_a_table", lambda self, h: h * {True: 2.0, False: 3.0}[self.training])
 
 
 @habit()
@@ -1031,11 +832,8 @@ class TrainingInAMixin(Stochastic):
         return h * 2 if self.is_on() else h
 
 
-@habit(**MAY_REFUSE)
+@habit(**MAY_REFUSE, norm=lambda: nn.BatchNorm1d(WIDTH))
 class FrozenNorm:
-    def make(self):
-        self.norm = nn.BatchNorm1d(WIDTH)
-
     def train(self, mode=True):
         super().train(mode)
         self.norm.eval()
@@ -1045,11 +843,8 @@ class FrozenNorm:
         return self.norm(h.flatten(0, 1)).view(h.shape)
 
 
-@habit(**MAY_REFUSE)
+@habit(**MAY_REFUSE, inner=lambda: nn.Dropout(0.5))
 class AlwaysEval:
-    def make(self):
-        self.inner = nn.Dropout(0.5)
-
     def train(self, mode=True):
         return super().train(False)
 
@@ -1057,11 +852,8 @@ class AlwaysEval:
         return self.inner(h) * (2 if self.training else 3)
 
 
-@habit()
+@habit(**MAY_REFUSE, inner=lambda: nn.Linear(WIDTH, WIDTH))
 class TrainTellsItsParts:
-    def make(self):
-        self.inner = nn.Linear(WIDTH, WIDTH)
-
     def train(self, mode=True):
         self.was_told = mode
         return super().train(mode)
@@ -1070,20 +862,13 @@ class TrainTellsItsParts:
         return self.inner(h)
 
 
-HABITS["TrainTellsItsParts"].top = HABITS["TrainTellsItsParts"].part = False
-
-
-@habit(**MAY_REFUSE)
-class SwitchesMode:
-    def make(self):
-        self.inner = nn.Dropout(0.5)
-
-    def use(self, h):
-        was = self.inner.training
-        self.inner.eval()
-        out = self.inner(h)
-        self.inner.train(was)
-        return out
+@habit(**MAY_REFUSE, inner=lambda: nn.Dropout(0.5))
+def switches_mode(self, h):
+    was = self.inner.training
+    self.inner.eval()
+    out = self.inner(h)
+    self.inner.train(was)
+    return out
 
 
 @functools.lru_cache
@@ -1098,7 +883,7 @@ def table_of(length):
 
 step("scale_from_a_cache", lambda h: h / halves_of(h.shape[1]))
 step("table_from_a_cache", lambda h: h + table_of(h.shape[1]) * halves_of(h.shape[1]))
-add("table_in_front_of_a_cache", lambda self, h: h * {2: 1, 3: 2}.get(h.shape[1], 3) / halves_of(h.shape[1]), LENGTH)
+step("table_in_front_of_a_cache", lambda h: h * {2: 1, 3: 2}.get(h.shape[1], 3) / halves_of(h.shape[1]), **LENGTH)
 
 # --- einops ---------------------------------------------------------------------------------------------------------------
 
@@ -1137,7 +922,8 @@ OUTPUTS = {
     "tuple with None": lambda y, h: (y, None),
     "None first": lambda y, h: (None, y, h),
     "list": lambda y, h: [y, h],
-    "dict": lambda y, h: {"logits": y, "loss": None}, "ordered": lambda y, h: collections.OrderedDict(logits=y, h=h),
+    "dict": lambda y, h: {"logits": y, "loss": None},
+    "ordered": lambda y, h: collections.OrderedDict(logits=y, h=h),
     "dataclass": lambda y, h: Found(y),
     "dataclass of both": lambda y, h: Found(y, h),
     "frozen": lambda y, h: Frozen(y, (h, None)),
@@ -1145,8 +931,7 @@ OUTPUTS = {
     "named tuple": lambda y, h: Named(y, y.shape[0]),
     "hub": lambda y, h: SequenceClassifierOutput(logits=y),
     "hub with tuple": lambda y, h: SequenceClassifierOutput(logits=y, hidden_states=(h, y)),
-    "nested": lambda y, h: (y, {"a": [None, (h,)],
-    "b": Found(y)}),
+    "nested": lambda y, h: (y, {"a": [None, (h,)], "b": Found(y)}),
     "sizes": lambda y, h: (y, y.shape[0], tuple(y.shape)),
     "words": lambda y, h: (y, True, "done", 3, 2.5),
     "same twice": lambda y, h: (y, y),
@@ -1161,100 +946,47 @@ OUTPUTS = {
     "set": lambda y, h: (y, {1, 2}),
     "number keys": lambda y, h: {0: y, 1: h},
 }
-BROKEN_INPUTS = {"default": "an argument that the example leaves out behind all others is none of the graph's"}
 MAY_BE_REFUSED = {"simple", "default dict", "generator", "set"}  # outputs
 
-# --- What is put in: mixins of the model, and their inputs (the example first) --------------------------------------------
+# --- What is put in: forwards of the model, and their inputs (the example first) --------------------------------------------
 
 
-class Flag:
-    def forward(self, x, flag):
-        return super().forward(x * (2 if flag else 3))
+def _rounds(self, x, rounds: int):
+    for _ in range(rounds):
+        x = x * 1.5
+    return Trunk.forward(self, x)
 
 
-class IsTrue:
-    def forward(self, x, flag=False):
-        return super().forward(x * (2 if flag is True else 3))
+def _written(self, x):
+    x += 1
+    return Trunk.forward(self, x)
 
 
-class Word:
-    def forward(self, x, mode="sum"):
-        return super().forward(x * {"sum": 2, "mean": 3}[mode])
-
-
-class Nothing:
-    def forward(self, x, mask=None):
-        return super().forward(x if mask is None else x * mask)
-
-
-class Scale:
-    def forward(self, x, scale: float):
-        return super().forward(x * scale)
-
-
-class Rounds:
-    def forward(self, x, rounds: int):
-        for _ in range(rounds):
-            x = x * 1.5
-        return super().forward(x)
-
-
-class Power:
-    def forward(self, x, power: int):
-        return super().forward(x * 1.1 ** power)
-
-
-class Mask:
-    def forward(self, x, mask):
-        return super().forward(x.masked_fill(mask[..., None], 0.0))
-
-
-class Couple:
-    def forward(self, pair):
-        x, other = pair
-        return super().forward(x + other)
-
-
-class Batch:
-    def forward(self, batch):
-        return super().forward(batch["x"] * (1 if batch.get("mask") is None else batch["mask"]))
-
-
-class Several:
-    def forward(self, x, *others, **options):
-        return super().forward(x + sum(others) * options.get("scale", 1.0))
-
-
-class Written:
-    def forward(self, x):
-        x += 1
-        return super().forward(x)
-
-
-class SizeOrNumber:
-    def forward(self, x, size=None):
-        size = size or x.shape[1]
-        return super().forward(x[:, :size])
-
-
-INPUTS = {  # name: the mixin, and of a tensor x the further inputs to try
-    "plain": (None, lambda x: [(x,)]),
-    "flag": (Flag, lambda x: [(x, True), (x, False), (x, 1)]),
-    "is true": (IsTrue, lambda x: [(x, True), (x, False), (x,), (x, 1)]),
-    "word": (Word, lambda x: [(x, "sum"), (x, "mean"), (x,)]),
-    "none": (Nothing, lambda x: [(x, None), (x,), (x, x[..., :1] > 0)]),
-    "scale": (Scale, lambda x: [(x, 2.0), (x, 0.5)]),
-    "default": (Nothing, lambda x: [(x,), (x, None)]),
-    "rounds": (Rounds, lambda x: [(x, 3), (x, 5), (x, 0)]),
-    "power": (Power, lambda x: [(x, 3), (x, 5), (x, 0)]),
-    "mask": (Mask, lambda x: [(x, x[..., 0] > 0), (x, x[..., 0] < 0.5)]),
-    "pair": (Couple, lambda x: [((x, x * 2),), ([x, x],)]),
-    "batch": (Batch, lambda x: [({"x": x},), ({"x": x,
-    "mask": None},), ({"x": x,
-    "mask": x[..., :1] > 0},)]),
-    "several": (Several, lambda x: [(x, x * 2, x), (-x, x, x)]),
-    "written": (Written, lambda x: [(x,)]), "size": (SizeOrNumber, lambda x: [(x, 2), (x,), (x, 1)]),
+INPUTS = {  # name: the forward, and of a tensor x the inputs to try
+    "plain": (lambda self, x: Trunk.forward(self, x), lambda x: [(x,)]),
+    "flag": (lambda self, x, flag: Trunk.forward(self, x * (2 if flag else 3)), lambda x: [(x, True), (x, False), (x, 1)]),
+    "is true": (lambda self, x, flag=False: Trunk.forward(self, x * (2 if flag is True else 3)),
+                lambda x: [(x, True), (x, False), (x,), (x, 1)]),
+    "word": (lambda self, x, mode="sum": Trunk.forward(self, x * {"sum": 2, "mean": 3}[mode]),
+             lambda x: [(x, "sum"), (x, "mean"), (x,)]),
+    "none": (lambda self, x, mask=None: Trunk.forward(self, x if mask is None else x * mask),
+             lambda x: [(x, None), (x,), (x, x[..., :1] > 0)]),
+    "scale": (lambda self, x, scale: Trunk.forward(self, x * scale), lambda x: [(x, 2.0), (x, 0.5)]),
+    "default": (lambda self, x, mask=None: Trunk.forward(self, x if mask is None else x * mask),
+                lambda x: [(x,), (x, None)]),
+    "rounds": (_rounds, lambda x: [(x, 3), (x, 5), (x, 0)]),
+    "power": (lambda self, x, power: Trunk.forward(self, x * 1.1 ** power), lambda x: [(x, 3), (x, 5), (x, 0)]),
+    "mask": (lambda self, x, mask: Trunk.forward(self, x.masked_fill(mask[..., None], 0.0)),
+             lambda x: [(x, x[..., 0] > 0), (x, x[..., 0] < 0.5)]),
+    "pair": (lambda self, pair: Trunk.forward(self, operator.add(*pair)), lambda x: [((x, x * 2),), ([x, x],)]),
+    "batch": (lambda self, batch: Trunk.forward(self, batch["x"] * (1 if batch.get("mask") is None else batch["mask"])),
+              lambda x: [({"x": x},), ({"x": x, "mask": None},), ({"x": x, "mask": x[..., :1] > 0},)]),
+    "several": (lambda self, x, *others, **options: Trunk.forward(self, x + sum(others) * options.get("scale", 1.0)),
+                lambda x: [(x, x * 2, x), (-x, x, x)]),
+    "written": (_written, lambda x: [(x,)]),
+    "size": (lambda self, x, size=None: Trunk.forward(self, x[:, :size or x.shape[1]]), lambda x: [(x, 2), (x,), (x, 1)]),
 }
+BROKEN_INPUTS = {"default": "an argument that the example leaves out behind all others is none of the graph's"}
 
 # --- Shells around the model ----------------------------------------------------------------------------------------------
 
@@ -1276,9 +1008,7 @@ class Delegates(Around):
             return getattr(self._modules["inner"], name)
 
 
-class Looks(Around):
-    """A shell that looks at values."""
-
+class LooksAtValues(Around):
     def forward(self, *args):
         out = self.inner(*args)
         return out, float(out.sum()) if isinstance(out, Tensor) else 0.0
@@ -1301,20 +1031,9 @@ def patched(model):
     return model
 
 
-def parallel(model):
-    return nn.DataParallel(model)
-
-
-SHELLS = {  # what is patched has no copies of its own, and is tried alone
-    "none": lambda model: model,
-    "around": Around,
-    "delegates": Delegates,
-    "looks": Looks,
-    "hooked": hooked,
-    "hooked after": hooked_after,
-    "patched": patched,
-          "parallel": parallel, "sequential": nn.Sequential}
-
+SHELLS = {
+    "none": lambda model: model, "around": Around, "delegates": Delegates, "looks": LooksAtValues, "hooked": hooked,
+    "hooked after": hooked_after, "patched": patched, "parallel": nn.DataParallel, "sequential": nn.Sequential}
 
 # --- The network ----------------------------------------------------------------------------------------------------------
 
@@ -1335,7 +1054,7 @@ def part_of(habit):
 class Trunk(nn.Module):
     """Two layers, each habit behind one more, and a head.
 
-    inside: whether the habits are those of submodules ("both": and of the model). conv: layers are convolutions over the length.
+    inside: whether the habits are those of submodules ("both": and of the model). conv: layers convolve over the length.
     """
 
     def __init__(self, habits, inside, conv):
@@ -1365,16 +1084,10 @@ class Trunk(nn.Module):
 
 def network(habits=(), inside=False, conv=False, output="tensor", inputs="plain", shell="none"):
     """Put a network together, in float64 and eval mode, with every bias and statistic at a number of its own."""
-    bases = [] if INPUTS[inputs][0] is None else [INPUTS[inputs][0]]
-    bases += [] if inside is True else list(dict.fromkeys(habits))
-    net = type("Net", (*bases, Trunk), {"give": lambda self, y, h: OUTPUTS[output](y, h)})(list(habits), inside, conv)
-    return SHELLS[shell](copy_free(net).double()).eval()
-
-
-def copy_free(net):
+    bases = [] if inside is True else list(dict.fromkeys(habits))
+    own = {"give": lambda self, y, h: OUTPUTS[output](y, h), "forward": INPUTS[inputs][0]}
+    net = type("Net", (*bases, Trunk), own)(list(habits), inside, conv)
     for p in net.parameters():
         if p.ndim < 2:
             nn.init.uniform_(p, -0.5, 0.5)
-    return net
-
-
+    return SHELLS[shell](net.double()).eval()
