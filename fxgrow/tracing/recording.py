@@ -37,7 +37,8 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
     Raises:
         CaptureError: the module cannot be recorded.
     """
-    compiling, uncached = False, []
+    compiling = False
+    uncached: list[Any] = []
     for _ in range(MAX_LEAF_RETRIES):
         recorder = make(module, leaves, device)
         recorder.compiling, recorder.uncached = compiling, uncached

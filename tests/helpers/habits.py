@@ -948,7 +948,7 @@ OUTPUTS = {
 }
 MAY_BE_REFUSED = {"simple", "default dict", "generator", "set"}  # outputs
 
-# --- What is put in: forwards of the model, and their inputs (the example first) --------------------------------------------
+# --- What is put in: forwards of the model, and their inputs (the example first) --------------------------------------
 
 
 def _rounds(self, x, rounds: int):
