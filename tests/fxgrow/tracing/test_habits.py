@@ -72,18 +72,18 @@ def called(model: nn.Module, inputs: tuple, number: int = 0):
         return error, inputs
 
 
-def calls(model: nn.Module, modes: tuple, sequence: list[tuple]) -> list[list]:
-    """Return what a copy of a model gives for a sequence of inputs in each mode, for the first of them twice."""
+def calls(model: nn.Module, modes: tuple, sequence: list[tuple]) -> tuple[list[list], nn.Module]:
+    """Return what a copy of a model gives for a sequence of inputs in each mode, the first of them twice, and itself."""
     habits.reset()
     model = copy.deepcopy(model)
     sequence = [sequence[0], *sequence]
-    return [[called(model.train(training), inputs, i) for i, inputs in enumerate(sequence)] for training in modes]
+    return [[called(model.train(training), inputs, i) for i, inputs in enumerate(sequence)] for training in modes], model
 
 
 def gradients(model: nn.Module, inputs: tuple) -> tuple[list[Tensor], dict[str, bool]]:
     """Return the gradients of the inputs in eval mode, and which parameters have one."""
     habits.reset()
-    model, wanted = copy.deepcopy(model).eval(), []
+    wanted: list[Tensor] = []
 
     def leaf(a):
         if isinstance(a, Tensor) and a.is_floating_point():
@@ -94,7 +94,7 @@ def gradients(model: nn.Module, inputs: tuple) -> tuple[list[Tensor], dict[str, 
         return {k: leaf(v) for k, v in a.items()} if isinstance(a, dict) else a
 
     seed(0)
-    outputs = [t for t in tensors(model(*leaf(copy.deepcopy(inputs)))) if t.requires_grad]
+    outputs = [t for t in tensors(model.eval()(*leaf(copy.deepcopy(inputs)))) if t.requires_grad]
     if outputs:
         sum((t * t).sum() + t.sum() for t in outputs).backward()
     learning = {n: p.grad is not None for n, p in model.named_parameters()}
@@ -156,17 +156,17 @@ def check(model: nn.Module, example: tuple, others: list[tuple], modes=(False, T
     """
     model.eval()
     grown, sequence = grown_from(model, example), [example, *others]
-    before, after = calls(model, modes, sequence), calls(grown, modes, sequence)
+    (before, one), (after, two) = calls(model, modes, sequence), calls(grown, modes, sequence)
     refused = {i for was, now in zip(before, after) for i, (want, got) in enumerate(zip(was, now))
                if isinstance(got[0], Exception) and not isinstance(want[0], Exception) and not says_why(got[0], i)}
     if refused:  # which has an effect on the user's model only
         sequence = [inputs for i, inputs in enumerate(sequence) if i + 1 not in refused]
-        before, after = calls(model, modes, sequence), calls(grown, modes, sequence)
+        (before, one), (after, two) = calls(model, modes, sequence), calls(grown, modes, sequence)
     for training, was, now in zip(modes, before, after):
         for i, ((want, left), (got, held)) in enumerate(zip(was, now)):
             if not isinstance(want, Exception) and (how := differs(want, got) or differs(left, held)):
                 raise Wrong(f"{'train' if training else 'eval'} mode, inputs {described(held)}, call {i + 1}: {how}")
-    (old, learning), (new, learns) = gradients(model, example), gradients(grown, example)
+    (old, learning), (new, learns) = gradients(one, example), gradients(two, example)
     if lost := [name for name, has in learning.items() if name in learns and learns[name] != has]:
         raise Wrong(f"{lost[0]} has a gradient in one of both models only")
     for was, now in zip(old, new):
