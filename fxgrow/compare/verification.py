@@ -197,14 +197,16 @@ class _Comparison:
 
     def _train(self, second: _Call) -> Difference | None:
         """Compare in train mode, with autograd on; None where the first model does not run so."""
-        example, other = (replace(call, autograd="on") for call in (self.example, second))
-        for calls in ((example, other), (example, example), (example,)):
-            try:
-                return self._run("train", *calls)
-            except _BeforeRaises as stop:  # a batch of one under batch norm, a detector without targets
-                why = stop
-                if stop.call is example:
-                    break
+        autograd: Autograd
+        for autograd in ("on", "off"):  # some functions take no gradients at all
+            example, other = (replace(call, autograd=autograd) for call in (self.example, second))
+            for calls in ((example, other), (example, example), (example,)):
+                try:
+                    return self._run("train", *calls)
+                except _BeforeRaises as stop:  # a batch of one under batch norm, a detector without targets
+                    why = stop
+                    if stop.call is example:
+                        break
         self.notes[f"train mode not run: {why}"] = None
         return None
 
