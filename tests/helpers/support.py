@@ -42,7 +42,7 @@ def size(model: nn.Module) -> int:
 
 
 def grow(model: nn.Module, inputs, *passes, train: bool = True, double: bool = True, sizes: bool = True) -> fxgrow.Grown:
-    """Grows a shaken double-precision model and insists that it computes the same; without `sizes` at the example's alone."""
+    """Grows a shaken double-precision model and insists that it computes the same (without `sizes`: at the example's)."""
     model = shake(model.double() if double else model)
     inputs = tuple(t.double() if double and t.is_floating_point() else t
                    for t in (inputs if isinstance(inputs, tuple) else (inputs,)))
