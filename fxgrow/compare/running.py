@@ -2,40 +2,19 @@
 
 What lives here: one model. What does not: which inputs it gets, and how two models compare (verification.py).
 """
-import contextlib
 import copy
-import random
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fxgrow.aten import tree_map
-from fxgrow.tracing import Inputs
+from fxgrow.tracing import Inputs, seeded
 
 Mode = Literal["eval", "train"]
 Autograd = Literal["off", "on", "compared"]  # "compared": on, and floating inputs get gradients
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Begin all random numbers at a seed inside: torch's, NumPy's and Python's; outside they go on as if nothing was."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    python, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2 ** 32)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(array)
 
 
 def copy_of(model: nn.Module) -> nn.Module:

@@ -91,8 +91,7 @@ def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: b
     captured.leaves, captured.inputs = leaves, to_meta(tuple(a.value for a in arguments_of(model, args, kwargs)))
     if check:
         insist_callable(gm)
-        with uncached(model):
-            check_capture(model, gm, args, kwargs)
+        check_capture(model, gm, args, kwargs)
     return gm
 
 

@@ -18,6 +18,7 @@ from fxgrow.graph import clone_structure, uncached
 from fxgrow.tracing.fresh import Inputs, axes_of, redraw
 from fxgrow.tracing.modes import set_mode
 from fxgrow.tracing.outputs import compare_outputs
+from fxgrow.tracing.state import seeded
 
 MOST_WORK = 2e7  # multiplications of one forward pass, roughly: a few milliseconds
 OUTPUT, GRADIENTS = "its output", "the gradients of its parameters"
@@ -89,8 +90,7 @@ def _run(model: nn.Module, inputs: Inputs, gm: GraphModule) -> list[tuple[str, A
 
     hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(0)
+        with seeded(0), torch.enable_grad():
             args, kwargs = tree_map(copied, inputs)
             out = model(*args, **kwargs)
             wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}

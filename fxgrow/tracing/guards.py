@@ -225,7 +225,7 @@ def _check_axis(recording: Recorder, inputs: Inputs, axis: Axis, why: str) -> No
     size = inputs.leaves[leaf]
     node = _node_of(graph, stand.origin if dim < 0 else recording.known[id(stand)])
     owner, found = owner_of(node), node
-    last = max((n for n in graph.nodes if n.op == "placeholder" or n is node), key=list(graph.nodes).index)
+    last = max(n for n in graph.nodes if n.op == "placeholder" or n is node)
     if dim >= 0:
         size = inputs.leaves[leaf].shape[dim]
         with graph.inserting_after(last):
@@ -272,8 +272,7 @@ def _node_of(graph: Graph, origin: Any) -> Node:
 def _check_guard(graph: Graph, guard: Guard) -> None:
     """Insist, behind what a question asked about, that its answer is the recorded one."""
     operands = [_node_of(graph, o.origin) if isinstance(o, Number) else o for o in guard.operands]
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    last = max((o for o in operands if isinstance(o, Node)), key=order.__getitem__)
+    last = max(o for o in operands if isinstance(o, Node))
     while last.next.op == "placeholder":
         last = last.next
     with graph.inserting_after(last):

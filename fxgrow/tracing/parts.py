@@ -29,6 +29,7 @@ from fxgrow.tracing.checking import equal
 from fxgrow.tracing.leaves import outwards
 from fxgrow.tracing.modes import set_mode
 from fxgrow.tracing.recorder import describe
+from fxgrow.tracing.state import seeded
 
 Arguments = tuple[tuple, dict]
 
@@ -93,8 +94,7 @@ def run_watched(model: nn.Module, inputs: tuple | dict, wide: bool = False) -> C
         if path and not isinstance(module, torch.jit.ScriptModule):
             module.register_forward_pre_hook(functools.partial(enter, path), with_kwargs=True)
             module.register_forward_hook(leave, always_call=True)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch.no_grad(), seeded(0):
         args, kwargs = tree_map(number, as_call(inputs))
         calls.output = set_mode(copy, False)(*args, **kwargs)
     return calls
@@ -294,12 +294,11 @@ def _changed_on_purpose(model: nn.Module, new: nn.Module, calls: Calls, parts: d
     """Tell whether a part computes something else by itself: the passes are not exact, or add outputs."""
     for path in parts:
         args, kwargs = calls.arguments[path][0]
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = []
-            for whole in (model, new):
-                torch.manual_seed(0)
-                part = whole.get_submodule(path)
-                copy = clone_module(part, cloned_tensors(part, lambda t: t.detach().clone()))
+        outputs = []
+        for whole in (model, new):
+            part = whole.get_submodule(path)
+            copy = clone_module(part, cloned_tensors(part, lambda t: t.detach().clone()))
+            with torch.no_grad(), seeded(0):
                 outputs.append(set_mode(copy, False)(*args, **kwargs))
         if not equal(*outputs):
             return True

@@ -1,6 +1,6 @@
 """One recording: a model on meta tensors, its inputs and output become a graph, submodules that stop it become leaves."""
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -24,15 +24,13 @@ ADVICE = ("Pass the submodule that does the work instead (its backbone), or rewr
           "of tensors")
 
 
-def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
-           make: Callable[..., Recorder] = Recorder) -> Recorder:
+def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device) -> Recorder:
     """Record a forward in the mode that the module is in; each submodule that stops it is added to `leaves`.
 
     Args:
         module: on meta tensors; what its forward changes is put back.
         args, kwargs: the example inputs.
         device: where the user's own tensors are.
-        make: gives the recorder.
 
     Raises:
         CaptureError: the module cannot be recorded.
@@ -40,7 +38,7 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
     compiling = False
     uncached: list[Any] = []
     for _ in range(MAX_LEAF_RETRIES):
-        recorder = make(module, leaves, device)
+        recorder = Recorder(module, leaves, device)
         recorder.compiling, recorder.uncached = compiling, uncached
         try:
             return record_once(recorder, args, kwargs)
@@ -76,7 +74,7 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
             _check_state(recorder, state)
             if recorder.switched:
                 raise LeafNeeded("", "its forward switches gradients off or on and not back again")
-            if draws()[:len(seeds)] != seeds:  # NumPy may have been loaded meanwhile
+            if draws() != seeds:
                 raise LeafNeeded("", "its forward draws random numbers of Python or NumPy, which no graph does: "
                                      "draw them with torch")
             recorder.stack = [""]

@@ -4,13 +4,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
-import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -135,18 +135,31 @@ class State:
 
 def draws() -> tuple:
     """Return the states of Python's and of NumPy's own random numbers, to compare and to put back."""
-    numbers = sys.modules.get("numpy.random")
-    if numbers is None:
-        return (random.getstate(),)
-    _, key, *rest = numbers.get_state()
-    return random.getstate(), tuple(key.tolist()), *rest
+    kind, key, *rest = np.random.get_state()
+    return random.getstate(), (kind, tuple(key.tolist()), *rest)
 
 
 def put_back_draws(states: tuple) -> None:
     """Put back what `draws` gave."""
     random.setstate(states[0])
-    if len(states) > 1:
-        sys.modules["numpy.random"].set_state(("MT19937", *states[1:]))
+    np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Begin all random numbers at a seed inside: torch's, NumPy's and Python's; outside they go on as if nothing was."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    states = draws()
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2 ** 32)
+        try:
+            yield
+        finally:
+            put_back_draws(states)
 
 
 @contextlib.contextmanager
