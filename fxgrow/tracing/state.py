@@ -135,7 +135,8 @@ class State:
 
 def draws() -> tuple:
     """Return the states of Python's and of NumPy's own random numbers, to compare and to put back."""
-    kind, key, *rest = np.random.get_state()
+    state: Any = np.random.get_state()  # a tuple, unless a dict is asked for
+    kind, key, *rest = state
     return random.getstate(), (kind, tuple(key.tolist()), *rest)
 
 
