@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.aten import tree_map
+from fxgrow.graph import running_copy
 from fxgrow.tracing import Inputs, seeded
 
 Mode = Literal["eval", "train"]
@@ -18,21 +19,17 @@ Autograd = Literal["off", "on", "compared"]  # "compared": on, and floating inpu
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a model, with what `copy.deepcopy` alone refuses: tensors that were computed, and locks.
-
-    The former are copied without their history, the latter shared.
-    """
-    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
-    memo: dict[int, Any] = {id(v): v.detach().clone() for v in computed}
+    """Return a copy of a model to run, which shares with it what no copy can be made of (locks)."""
+    shared: dict[int, Any] = {}
     while True:
         try:
-            return copy.deepcopy(model, dict(memo))
+            return running_copy(model, shared)
         except Exception as error:
             frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is copy.deepcopy.__code__]
-            refuses = frames[-1].f_locals["x"]
-            if refuses is model or id(refuses) in memo:
+            refuses = frames[-1].f_locals["x"] if frames else model
+            if refuses is model or id(refuses) in shared:
                 raise
-            memo[id(refuses)] = refuses.detach().clone() if isinstance(refuses, Tensor) else refuses
+            shared[id(refuses)] = refuses.detach().clone() if isinstance(refuses, Tensor) else refuses
 
 
 def rounded(model: nn.Module, seed: int) -> nn.Module:

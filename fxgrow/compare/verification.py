@@ -111,6 +111,7 @@ class _Comparison:
         there = dict(before.named_modules())
         self.parts = outer([name for name, m in after.named_modules() if name in there and name and is_captured(m)])
         self.tolerance = max(map(tolerance_of, _types(before, inputs)), default=1e-4)
+        self.twins: dict[Mode, tuple[Twin, Twin]] = {}
         self.compared: list[str] = []
         self.notes: dict[str, None] = {}
 
@@ -130,6 +131,11 @@ class _Comparison:
         return Verification(found.absolute, found.relative, tuple(mode for mode, result in results.items() if result.equal),
                             self.tolerance, {mode: result.relative for mode, result in results.items()},
                             tuple(self.notes), tuple(self.compared))
+
+    @functools.cached_property
+    def probe(self) -> Twin:
+        """A copy of the first model that only tells which inputs it takes."""
+        return Twin(self.before, "eval")
 
     # --- which runs ---
 
@@ -166,13 +172,16 @@ class _Comparison:
         yield replace(self.example)
 
     def _other_sizes(self, second: _Call) -> Difference:
-        """Compare on inputs that are longer along every axis, or, where the first model takes none such, along one each."""
-        groups = list(axes_of(second.inputs))
-        together = self._resized([ways[0] for ways in groups], second) if len(groups) > 1 else None
-        if together is not None:
-            return together
+        """Compare on inputs that are longer along all axes along which the first model takes such, together if it can be."""
+        rest = list(axes_of(second.inputs))
+        by_dimension = sorted(rest, key=lambda ways: all(dim != 1 for _, dim in ways[0].places))  # channels, mostly
         total = Difference()
-        for ways in groups:
+        for left_out in (None, *by_dimension) if len(rest) > 1 else ():
+            together = self._resized([ways[0] for ways in rest if ways is not left_out], second)
+            if together is not None:
+                total, rest = together, [ways for ways in rest if ways is left_out]
+                break
+        for ways in rest:
             each = (self._resized([way], second) for way in ways)
             total.add(next((found for found in each if found is not None), Difference()))
         return total
@@ -183,6 +192,10 @@ class _Comparison:
         if second.name != self.example.name:
             inputs = redraw(inputs, self.seed, whole=False)
         call = _Call(" and ".join(map(str, axes)), inputs, resized=True)
+        try:
+            self.probe.run(inputs, self.seed)
+        except Exception:
+            return None
         try:
             found = self._run("eval", call)
         except _BeforeRaises:
@@ -213,8 +226,14 @@ class _Comparison:
     # --- one run ---
 
     def _run(self, mode: Mode, *calls: _Call) -> Difference:
-        """Compare both models on some calls in a row."""
-        total = self._in_a_row(self.after, mode, calls)
+        """Compare both models on some calls in a row, after those that they took in this mode before."""
+        if mode not in self.twins:
+            self.twins[mode] = self._twins(self.after, mode)
+        try:
+            total = self._in_a_row(*self.twins[mode], calls)
+        except (_BeforeRaises, _CapturedForAnother):
+            del self.twins[mode]  # one has gone on, and the other has not
+            raise
         if total.beyond and total.relative < INF:
             self._excuse(total, mode, calls)
         total.notes += [f"{place} differs by {total.errors[place]:.1e} of its {whole}"
@@ -225,9 +244,10 @@ class _Comparison:
             total.never("there are no numbers in the outputs to compare")
         return total
 
-    def _in_a_row(self, after: nn.Module, mode: Mode, calls: tuple[_Call, ...]) -> Difference:
-        """Compare a new copy of the first model with one of another."""
-        ours, theirs = (Twin(model, mode, self.parts) for model in (self.before, after))
+    def _twins(self, after: nn.Module, mode: Mode) -> tuple[Twin, Twin]:
+        return Twin(self.before, mode, self.parts), Twin(after, mode, self.parts)
+
+    def _in_a_row(self, ours: Twin, theirs: Twin, calls: tuple[_Call, ...]) -> Difference:
         total = Difference()
         for number, call in enumerate(calls):
             total.add(self._compared(ours, theirs, call, self.seed + number))
@@ -240,7 +260,7 @@ class _Comparison:
         A batch norm does over two positions of nearly one value.
         """
         try:
-            noise = self._in_a_row(rounded(self.before, self.seed), mode, calls).errors
+            noise = self._in_a_row(*self._twins(rounded(self.before, self.seed), mode), calls).errors
         except _BeforeRaises:
             return
         for place in list(found.beyond):

@@ -17,6 +17,7 @@ from fxgrow.graph.modules import (
     hold,
     mentions,
     meta_twin,
+    running_copy,
     skeleton,
     tensors_of,
     unwrapped,
@@ -37,9 +38,9 @@ from fxgrow.graph.writes import IN_PLACE_OPERATORS, memory_of, values_and_writes
 
 __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES",
            "MetaRunner", "NodeRunner", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "any_batch_size",
-           "arguments_of", "as_call", "assemble", "below", "boundary", "branch_taken", "call_of", "calls",
-           "clean_trace", "clone_graph", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes",
-           "family", "hold", "inside", "is_captured", "is_join", "location_of", "memory_of", "mentions", "meta_twin",
-           "mode_flag", "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of", "prefixes",
-           "remembered", "run_shapes", "settings", "shape_of", "skeleton", "tensors_of", "title", "to_meta", "uncached",
+           "arguments_of", "as_call", "assemble", "below", "boundary", "branch_taken", "call_of", "calls", "clean_trace",
+           "clone_graph", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes", "family", "hold",
+           "inside", "is_captured", "is_join", "location_of", "memory_of", "mentions", "meta_twin", "mode_flag",
+           "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of", "prefixes", "remembered",
+           "run_shapes", "running_copy", "settings", "shape_of", "skeleton", "tensors_of", "title", "to_meta", "uncached",
            "unwrapped", "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]

@@ -13,7 +13,8 @@ from fxgrow.graph.captured import Captured, is_captured
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
           torch.device, torch.Size, type(None), torch.jit.ScriptFunction}  # what copies share
-CONTAINERS = {dict, collections.OrderedDict, set}
+MAPPINGS = {dict, collections.OrderedDict}
+OWN = frozenset(vars(nn.Module()))  # what every module has, and shares with no other
 TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have
 WRAPPERS = {  # what copies leave out: where it keeps the model
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod", "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -80,6 +81,26 @@ def _state(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
     return {**held, "training": module.training, "_non_persistent_buffers_set": set(module._non_persistent_buffers_set)}
 
 
+def running_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Copy a model with its numbers, to be run and not rewritten: the code of captured graphs is shared, not made again.
+
+    Args:
+        model: any module; `torch.compile` and parallel wrappers are left out.
+        memo: copies to take in place of some objects, by the ids of those, as for `copy.deepcopy`.
+    """
+    memo = dict(memo or {})
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and id(tensor) not in memo:
+                memo[id(tensor)] = copy.deepcopy(tensor, memo) if tensor.is_leaf else tensor.detach().clone()
+    captured = [m for m in model.modules() if isinstance(m, GraphModule)]
+    for gm in captured:
+        memo |= {id(gm): object.__new__(type(gm)), id(gm._graph): gm._graph, id(gm.meta): gm.meta}
+    for gm in captured:
+        vars(memo[id(gm)]).update((name, _clone_value(value, memo)) for name, value in vars(gm).items())
+    return clone_module(model, memo)
+
+
 @functools.cache
 def _copies_plainly(cls: type) -> bool:
     """Tell whether a copy of a module of this class is a copy of its attributes."""
@@ -114,7 +135,7 @@ def _clone_plain(module: nn.Module, cls: Any, memo: dict[int, Any]) -> nn.Module
             state[name] = _rebound(value, memo)
         elif kind in SHARED:
             state[name] = value
-        elif kind in CONTAINERS and not value:
+        elif name in OWN and not value and (kind in MAPPINGS or kind is set):
             state[name] = kind()
         elif name != "_compiled_call_impl":  # it calls the module that this is a copy of
             state[name] = _clone_value(value, memo)
@@ -175,10 +196,19 @@ def _clone_value(value, memo: dict[int, Any]):
     kind = type(value)
     if kind in SHARED:
         return value
-    if kind in (dict, collections.OrderedDict):
-        return kind((k, _clone_value(v, memo)) for k, v in value.items())
-    if kind in (list, tuple, set):
-        return kind(_clone_value(v, memo) for v in value)
+    if kind in MAPPINGS:
+        new = memo[id(value)] = kind()
+        new.update((k, _clone_value(v, memo)) for k, v in value.items())
+        return new
+    if kind is list:
+        new = memo[id(value)] = []
+        new.extend(_clone_value(v, memo) for v in value)
+        return new
+    if kind is tuple:
+        return tuple(_clone_value(v, memo) for v in value)
+    if kind is set:
+        new = memo[id(value)] = {_clone_value(v, memo) for v in value}
+        return new
     if isinstance(value, Tensor) and not value.is_leaf:  # what a hook computes before each call
         return value.detach().clone()
     return clone_module(value, memo) if isinstance(value, nn.Module) else copy.deepcopy(value, memo)
