@@ -3,6 +3,7 @@ import collections
 import copy
 import functools
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from fxgrow.graph.captured import Captured, is_captured
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
           torch.device, torch.Size, type(None), torch.jit.ScriptFunction}  # what copies share
-MAPPINGS = {dict, collections.OrderedDict}
+CONTAINERS = {dict, collections.OrderedDict, list, tuple, set}
 OWN = frozenset(vars(nn.Module()))  # what every module has, and shares with no other
 TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have
 WRAPPERS = {  # what copies leave out: where it keeps the model
@@ -135,7 +136,7 @@ def _clone_plain(module: nn.Module, cls: Any, memo: dict[int, Any]) -> nn.Module
             state[name] = _rebound(value, memo)
         elif kind in SHARED:
             state[name] = value
-        elif name in OWN and not value and (kind in MAPPINGS or kind is set):
+        elif name in OWN and kind in CONTAINERS and not value:
             state[name] = kind()
         elif name != "_compiled_call_impl":  # it calls the module that this is a copy of
             state[name] = _clone_value(value, memo)
@@ -196,22 +197,22 @@ def _clone_value(value, memo: dict[int, Any]):
     kind = type(value)
     if kind in SHARED:
         return value
-    if kind in MAPPINGS:
-        new = memo[id(value)] = kind()
-        new.update((k, _clone_value(v, memo)) for k, v in value.items())
-        return new
-    if kind is list:
-        new = memo[id(value)] = []
-        new.extend(_clone_value(v, memo) for v in value)
-        return new
-    if kind is tuple:
-        return tuple(_clone_value(v, memo) for v in value)
-    if kind is set:
-        new = memo[id(value)] = {_clone_value(v, memo) for v in value}
-        return new
+    if kind in CONTAINERS:
+        return _clone_container(value, memo)
     if isinstance(value, Tensor) and not value.is_leaf:  # what a hook computes before each call
         return value.detach().clone()
     return clone_module(value, memo) if isinstance(value, nn.Module) else copy.deepcopy(value, memo)
+
+
+def _clone_container(value, memo: dict[int, Any]):
+    kind = type(value)
+    if kind is tuple:
+        return tuple(_clone_value(v, memo) for v in value)
+    new = memo[id(value)] = kind()
+    add: Callable = new.extend if kind is list else new.update
+    add(((k, _clone_value(v, memo)) for k, v in value.items()) if hasattr(value, "items")
+        else (_clone_value(v, memo) for v in value))
+    return new
 
 
 def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module: module) -> GraphModule:
