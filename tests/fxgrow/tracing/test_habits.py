@@ -12,7 +12,8 @@ import habits
 import numpy
 import pytest
 import torch
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -289,5 +290,10 @@ def test_habits_together(drawn, sizes, others):
 @pytest.mark.sweep
 @pytest.mark.parametrize("start", range(20))
 def test_many_habits_together(start):
-    many = settings(max_examples=500, **EXAMPLES | {"derandomize": False})
-    seed(start)(many(given(networks(), SIZES, st.lists(SIZES, min_size=1, max_size=2))(holds)))()
+    @seeded(start)
+    @settings(max_examples=500, **EXAMPLES | {"derandomize": False})
+    @given(networks(), SIZES, st.lists(SIZES, min_size=1, max_size=2))
+    def many(drawn, sizes, others):
+        holds(drawn, sizes, others)
+
+    many()
