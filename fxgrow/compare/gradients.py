@@ -26,9 +26,10 @@ def compare_gradients(pairs: list[tuple[Tensor, Tensor]], ours: Twin, theirs: Tw
     weights = [_incoming(out.detach(), generator) for out, _ in pairs]
     our_inputs, one = ours.gradients([(out, w) for (out, _), w in zip(pairs, weights)])
     their_inputs, two = theirs.gradients([(out, w) for (_, out), w in zip(pairs, weights)])
+    noise = max((float(w.abs().max()) * torch.finfo(w.dtype).eps for w in weights if w.numel()), default=0.0)
     found = Difference()
     for i, (g, h) in enumerate(zip(our_inputs, their_inputs)):
-        _compare(g, h, tolerance, f"the gradient of floating input {i}", found)
+        _compare(g, h, tolerance, noise, f"the gradient of floating input {i}", found)
     freed = [n for n in one if n in two and one[n] is None and two[n] is not None]
     kept = [n for n in freed if ours.parameters()[n].shape == theirs.parameters()[n].shape]
     if kept:
@@ -47,8 +48,8 @@ def _incoming(out: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(out.shape, generator=generator).to(out).masked_fill(~out.isfinite(), 0) / (largest or 1.0)
 
 
-def _compare(g: Tensor | None, h: Tensor | None, tolerance: float, place: str, found: Difference) -> None:
-    """Take the distance of two gradients in; none at all is one of zeros."""
+def _compare(g: Tensor | None, h: Tensor | None, tolerance: float, noise: float, place: str, found: Difference) -> None:
+    """Take the distance of two gradients in, if it is above the noise; none at all is one of zeros."""
     known = [torch.view_as_real(t) if t.is_complex() else t for t in (g, h) if t is not None]
     if len(known) < 2:
         if known and known[0].any():
@@ -60,7 +61,7 @@ def _compare(g: Tensor | None, h: Tensor | None, tolerance: float, place: str, f
         return
     finite = x.isfinite()
     gap, norm = float((x - y)[finite].norm()), float(x[finite].norm())
-    if gap > norm * max(tolerance, tolerance_of(known[0].dtype)) ** 0.5:  # else it is no error of the outputs
+    if gap > max(noise, norm * max(tolerance, tolerance_of(known[0].dtype)) ** 0.5):  # else it is no error of the outputs
         found.apart(gap, norm, 0.0, place, "norm")
 
 

@@ -2,15 +2,16 @@
 
 What lives here: one model. What does not: which inputs it gets, and how two models compare (verification.py).
 """
+import contextlib
 import copy
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fxgrow.aten import tree_map
+from fxgrow.aten import TorchDispatchMode, tree_leaves, tree_map
 from fxgrow.graph import running_copy
 from fxgrow.tracing import Inputs, seeded
 
@@ -32,15 +33,42 @@ def copy_of(model: nn.Module) -> nn.Module:
             shared[id(refuses)] = refuses.detach().clone() if isinstance(refuses, Tensor) else refuses
 
 
-def rounded(model: nn.Module, seed: int) -> nn.Module:
-    """Return a copy of a model whose parameters differ by about what rounding does."""
+def rounded(model: nn.Module, seed: int, dtype: torch.dtype | None = None) -> nn.Module:
+    """Return a copy of a model whose parameters differ by about what rounding does, of their type or of a less exact one."""
     new, generator = copy_of(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in new.parameters():
             if p.is_floating_point():
                 signs = torch.randint(2, p.shape, generator=generator).mul(2).sub(1).to(p)
-                p += p * signs * (4 * torch.finfo(p.dtype).eps)
+                p += p * signs * (4 * max(torch.finfo(t).eps for t in (p.dtype, dtype or p.dtype)))
     return new
+
+
+@contextlib.contextmanager
+def _unshortened() -> Iterator[None]:
+    """Let convolutions on a GPU compute with all digits of float32 inside, of which they drop more than half by default."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+class Narrowing(TorchDispatchMode):
+    """Note the type that floating numbers are rounded to inside: the least exact, or None where none is rounded."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtype: torch.dtype | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Run one op."""
+        out = func(*args, **(kwargs or {}))
+        eps = [torch.finfo(t.dtype).eps for t in tree_leaves(args) if isinstance(t, Tensor) and t.is_floating_point()]
+        if isinstance(out, Tensor) and out.is_floating_point() and eps and torch.finfo(out.dtype).eps > min(eps):
+            self.dtype = max(filter(None, (self.dtype, out.dtype)), key=lambda t: torch.finfo(t).eps)
+        return out
 
 
 def takes_gradient(tensor: Tensor) -> bool:
@@ -74,7 +102,7 @@ class Twin:
             self.leaves.append(new.requires_grad_())
             return new.clone()  # a leaf may not be written to
 
-        with seeded(seed), torch.set_grad_enabled(autograd != "off"):
+        with seeded(seed), torch.set_grad_enabled(autograd != "off"), _unshortened():
             args, kwargs = tree_map(copied, inputs)
             return self.model(*args, **kwargs)
 

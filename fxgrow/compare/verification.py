@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fxgrow.aten import tree_leaves
 from fxgrow.common import one_line
 from fxgrow.compare.gradients import compare_gradients
-from fxgrow.compare.running import Autograd, Mode, Twin, rounded, takes_gradient
+from fxgrow.compare.running import Autograd, Mode, Narrowing, Twin, rounded, takes_gradient
 from fxgrow.errors import CaptureError
 from fxgrow.graph import as_call, is_captured, outer
 from fxgrow.tracing import INF, Axes, Difference, Inputs, axes_of, compare_outputs, redraw, same_numbers, tolerance_of
@@ -140,10 +140,13 @@ class _Comparison:
     # --- which runs ---
 
     def _eval(self) -> tuple[_Call, Difference]:
-        """Compare on the example, and then on the first of other calls that the first model takes."""
+        """Compare on the first of other calls that the first model takes, and then on the example.
+
+        Gradients come first: what a model keeps of a call without them has none.
+        """
         for second in self._second_calls():
             try:
-                found = self._run("eval", self.example, second)
+                found = self._run("eval", second, self.example)
             except _BeforeRaises as stop:
                 if stop.call is self.example:
                     raise stop.error from None
@@ -157,10 +160,13 @@ class _Comparison:
                 self.compared.append(f"{inputs}which parameters get gradients")
             return second, found
         self.compared.append(self.example.name)
-        return self.example, self._run("eval", self.example)
+        try:
+            return self.example, self._run("eval", self.example)
+        except _BeforeRaises as stop:
+            raise stop.error from None
 
     def _second_calls(self) -> Iterator[_Call]:
-        """Yield calls to follow the example, the one that tells the most first."""
+        """Yield calls beside the example, the one that tells the most first."""
         known = [self.example.inputs]
         for name, whole in (("fresh inputs", True), ("fresh floating inputs", False)):
             drawn = redraw(known[0], self.seed, whole)
@@ -255,13 +261,16 @@ class _Comparison:
         return total
 
     def _excuse(self, found: Difference, mode: Mode, calls: tuple[_Call, ...]) -> None:
-        """Take back what the first model does too where its numbers are rounded otherwise: it magnifies rounding errors.
+        """Take back what the first model does too where its numbers are rounded otherwise, by the least exact type inside.
 
-        A batch norm does over two positions of nearly one value.
+        A batch norm over two positions of nearly one value magnifies rounding errors; a model in float64 may have its norms
+        computed in float32.
         """
         try:
-            noise = self._in_a_row(*self._twins(rounded(self.before, self.seed), mode), calls).errors
-        except _BeforeRaises:
+            with Narrowing() as least:
+                Twin(self.before, mode).run(calls[0].inputs, self.seed)
+            noise = self._in_a_row(*self._twins(rounded(self.before, self.seed, least.dtype), mode), calls).errors
+        except Exception:
             return
         for place in list(found.beyond):
             if found.errors[place] <= min(ROUNDING * noise.get(place, 0.0), MAGNIFIED):

@@ -167,6 +167,33 @@ def test_a_network_that_magnifies_rounding_errors():
     assert not compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x) + 1e-8, D).ok
 
 
+def test_a_norm_computed_in_float32_inside_a_model_of_float64():
+    whole = lambda change: lambda m, x: (m.layer(x).float().tanh() * (1 + change)).double()  # noqa: E731
+    found = compare(whole(0), whole(2e-7), D)
+    assert found.ok and found.max_rel_error > 1e-9 and "rounded otherwise" in found.notes[0]
+    assert not compare(whole(0), whole(1e-3), D).ok
+    assert not compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x) * (1 + 2e-7), D).ok
+
+
+def test_what_a_model_keeps_of_its_first_call_gets_the_gradients_of_that():
+    class Keeps(nn.Linear):
+        def forward(self, x):
+            if self.training or not hasattr(self, "kept"):
+                self.kept = self.weight * 1
+            return nn.functional.linear(x, self.kept, self.bias)
+
+    keeps, plain = Keeps(3, 2), nn.Linear(3, 2)
+    plain.load_state_dict(keeps.state_dict())
+    assert fxgrow.verify(keeps, plain, torch.randn(4, 3)).ok
+
+
+def test_gradients_that_are_zero_but_for_rounding():
+    assert compare(lambda m, x: m.layer(x) + x.sum() * 0, lambda m, x: m.layer(x) + (x * 1e-30).sum(), D).ok
+    constant = lambda m, x: m.layer.bias + 0 * x  # noqa: E731
+    assert compare(constant, lambda m, x: constant(m, x) + x * 1e-17 - x.detach() * 1e-17, D).ok
+    assert not compare(constant, lambda m, x: constant(m, x) + x - x.detach(), D).ok
+
+
 def test_numbers_that_the_example_alone_has():
     example = D.clone()
     learned = Layer(lambda m, x: m.layer(x))(example).detach()
