@@ -1,4 +1,5 @@
 """What all tests share: one thread a worker, one seed, and sweeps only on request."""
+import collections
 import gc
 import os
 
@@ -16,7 +17,16 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    seen = collections.Counter()
+    for item in items:
+        thinned = item.get_closest_marker("thinned")
+        if thinned is not None:
+            place = seen[item.function]
+            seen[item.function] += 1
+            if place % thinned.args[0]:
+                item.add_marker("sweep")
     if config.getoption("-m"):
         return
     skip = pytest.mark.skip(reason="a sweep: run by make test-all")

@@ -67,6 +67,7 @@ def cloned(family: str, method: str) -> tuple[nn.Module, fxgrow.Grown]:
     return deepened(make(), shape, Deepen(method=method, seed=0))
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_clone_at_the_end_of_every_stage(family, method):
@@ -127,6 +128,7 @@ def test_blocks_without_a_skip_path_are_cloned_beside_one():
         assert "adapt" in dict(grown.model.inception4a_2.named_children())
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("block", ("basic", "bottleneck", "mbconv", "inception"))
 @pytest.mark.parametrize("method", ("r2r", "netmorph"))
 def test_blocks_that_are_built(block, method):
@@ -237,6 +239,7 @@ def test_single_precision():
         deepened(vision("resnet50")(), IMAGE, Deepen(method=method, times=2, seed=0), dtype=torch.float32)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("family", ["resnet", "mobilenet_v3", "efficientnet", "convnext", "torchvision vit", "swin",
                                     "video"])
 @pytest.mark.parametrize("method", METHODS)

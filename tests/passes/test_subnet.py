@@ -128,6 +128,7 @@ CASES = {
 }
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", CASES)
 def test_layers_blocks_and_stages_compute_the_same(name, method, tmp_path):

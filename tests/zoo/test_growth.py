@@ -32,6 +32,7 @@ def narrow(name: str):
     return model, torch.randn(2, *model.input_shape)
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", list_models())
 def test_widened(name, method):
@@ -43,6 +44,7 @@ def test_widened(name, method):
     assert {o.method for o in grown.outcomes if o.method} == {method}
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", list_models())
 def test_deepened(name, method):

@@ -39,6 +39,7 @@ from fxgrow.record import record_in
 from fxgrow.zoo import create_model, options_for, parse_options
 
 NAMES = [experiment.name for experiment in papers.list_experiments() if not getattr(experiment, "setup", "")]
+LONG = ("grow-into", "growth-time", "inception", "multiple-growth", "scale-and-rate")
 STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 8, 64, 4, 3
 
 
@@ -86,7 +87,7 @@ def step_flops(hidden):
 # --- every experiment ----------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.sweep) if name in LONG else name for name in NAMES])
 def test_each_runs_through(name, images, tmp_path, monkeypatch):
     if name not in ("filters", "convergence-widen"):  # figures and times of the others are no different
         monkeypatch.setattr(papers, "draw_figures", lambda *_: [])

@@ -89,6 +89,7 @@ def gap(small, big, x):
     return float((a - b).abs().max() / a.abs().max())
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 def test_the_stock_class_computes_the_same(name, method):
