@@ -405,7 +405,7 @@ class Recorder(TorchFunctionMode):
     def _run(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         """Run a call on the meta device."""
         args, kwargs = self.torch_form(args), self.torch_form(kwargs)
-        if func in CONSTRUCTORS or isinstance(kwargs.get("device"), str):
+        if func in CONSTRUCTORS or type(kwargs.get("device")) in (str, int):
             kwargs["device"] = "meta"
         try:
             return func(*args, **kwargs)
@@ -539,6 +539,11 @@ def _fact(recorder: Recorder, func, name, args, kwargs) -> Any:
     return func(*args, **kwargs)
 
 
+def _device_number(recorder: Recorder, func, name, args, kwargs) -> int:
+    """Return the number of the accelerator that the user's tensors are on."""
+    return -1 if recorder.device.type == "cpu" else recorder.device.index or 0
+
+
 def _question(recorder: Recorder, func, name, args, kwargs) -> Any:
     """Answer what a tensor is asked about its layout, which may be another one for other sizes."""
     return recorder.guard(func, (recorder.argument(args[0]),), func(*args, **kwargs))
@@ -567,10 +572,10 @@ def _moved(recorder: Recorder, func, name, args, kwargs) -> Any:
 
 
 def _to(recorder: Recorder, func, name, args, kwargs) -> Any:
-    """Write down `x.to(...)`; a device that is named by a word is the meta device here."""
+    """Write down `x.to(...)`; a device that is given by a word or a number is the meta device here."""
     node_args, node_kwargs = recorder.argument(args), recorder.argument(kwargs)
-    given = recorder.torch_form(tuple(torch.device("meta") if isinstance(a, str) else a for a in args))
-    named = recorder.torch_form({k: torch.device("meta") if isinstance(v, str) else v for k, v in kwargs.items()})
+    given = recorder.torch_form(tuple(torch.device("meta") if type(a) in (str, int) else a for a in args))
+    named = recorder.torch_form({k: torch.device("meta") if type(v) in (str, int) else v for k, v in kwargs.items()})
     return recorder._emitted("call_method", name, node_args, node_kwargs, func(*given, **named))
 
 
@@ -594,9 +599,10 @@ def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> None:
 SPECIAL: dict[str, Callable] = {
     "split": _parts, "chunk": _parts, "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert,
     "cpu": _moved, "cuda": _moved, "to": _to, "is_contiguous": _question, "_set_grad_enabled": _grad_mode,
+    "get_device": _device_number,
     "__set__": _refused("its forward sets an attribute of a tensor"),
     "requires_grad_": _refused("its forward asks for gradients of a tensor"),
-    **dict.fromkeys(("__repr__", "__format__", "__hash__", "__deepcopy__", "has_names", "get_device",
+    **dict.fromkeys(("__repr__", "__format__", "__hash__", "__deepcopy__", "has_names",
                      "_record_function_enter_new", "_record_function_exit._RecordFunction"), _fact)}
 
 
