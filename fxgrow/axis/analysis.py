@@ -3,6 +3,7 @@
 What does not live here: what each operation does (rules/) and what new positions contain (fxgrow/contents).
 """
 import contextlib
+import operator
 from collections.abc import Collection, Iterator
 from itertools import accumulate
 from typing import Any
@@ -15,12 +16,25 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow.aten import JOIN, tree_flatten, tree_leaves, tree_unflatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
-from fxgrow.axis.expressions import Atom, atoms, freeze, is_fixed
+from fxgrow.axis.expressions import Atom, Fixed, Prod, atoms, freeze, is_fixed, resolve
 from fxgrow.axis.norms import fuse
 from fxgrow.axis.tape import RULES, Tape
 from fxgrow.axis.values import OUTPUT, UNEVEN, Fold
-from fxgrow.graph import MetaRunner, below, location_of, mentions, meta_twin, nested_shape, remembered, to_meta
+from fxgrow.errors import CaptureError
+from fxgrow.graph import (
+    Captured,
+    MetaRunner,
+    below,
+    location_of,
+    mentions,
+    meta_twin,
+    nested_shape,
+    remembered,
+    run_shapes,
+    to_meta,
+)
 from fxgrow.layers import fold_pairs
+from fxgrow.tracing import Axes, Inputs, axes_of
 
 
 class _Whole(TorchFunctionMode):
@@ -59,13 +73,57 @@ def analyse(gm: GraphModule) -> Tape:
 
 
 def _analyse(gm: GraphModule) -> Tape:
-    tape = _run(gm)
-    uneven = {(name, dim) for name, value in tape.params.items() for dim, axis in enumerate(value.axes)
-              if is_fixed(axis) and any(UNEVEN in str(a.reason) for a in atoms(axis))}
-    return _run(gm, uneven) if uneven else tape
+    tape, uneven = _run(gm), set()
+    for name, value in tape.params.items():
+        uneven |= {(name, dim) for dim, axis in enumerate(value.axes)
+                   if is_fixed(axis) and any(UNEVEN in str(a.reason) for a in atoms(axis))}
+    if uneven:
+        tape = _run(gm, uneven)
+    if tape.suspects:
+        _freeze_what_other_sizes_deny(gm, tape)
+    return tape
 
 
-def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
+def _freeze_what_other_sizes_deny(gm: GraphModule, tape: Tape) -> None:
+    """Freeze the classes that a reshape takes apart otherwise for inputs of another size."""
+    known, elsewhere = _forms(tape), _forms(_run(gm, tape.copied, _longer_inputs(gm)))
+    for (name, dim), form in known.items():
+        if form != elsewhere[name, dim]:
+            freeze(tape.params[name].axes[dim], f"{tape.suspects[0]} takes it apart by a size of the input")
+    tape.index()
+
+
+def _longer_inputs(gm: GraphModule) -> tuple:
+    """Return inputs on meta tensors twice as large along each axis along which the graph takes such."""
+    inputs: Inputs = Captured(gm).inputs, {}
+    for axes, *_ in axes_of(inputs):
+        for places in (axes.places, *(frozenset([place]) for place in axes.places)):
+            longer = Axes(axes.size, places, axes.size).of(inputs)
+            try:
+                run_shapes(gm, longer[0])
+            except CaptureError:
+                continue
+            inputs = longer
+            break
+    return inputs[0]
+
+
+def _forms(tape: Tape) -> dict[tuple[str, int], str]:
+    """Return how each axis of the parameters is made of classes, which are numbered as they come."""
+    numbers: dict[Atom, int] = {}
+    return {(name, dim): _form(axis, numbers) for name, value in tape.params.items() for dim, axis in enumerate(value.axes)}
+
+
+def _form(axis: Any, numbers: dict[Atom, int]) -> str:
+    axis = resolve(axis)
+    if isinstance(axis, Atom):
+        return f"{numbers.setdefault(axis, len(numbers))}:{axis.size}{'' if axis.reason is None else ' fixed'}"
+    if isinstance(axis, Fixed):
+        return str(axis.size)
+    return f"{type(axis).__name__}({', '.join(_form(part, numbers) for part in axis.parts)})"
+
+
+def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = (), inputs: tuple | None = None) -> Tape:
     twin = meta_twin(gm).eval()
     tape = Tape(copied)
     for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
@@ -76,7 +134,7 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = ()) -> Tape:
             for axis in value.axes:
                 freeze(axis, "the model never uses it")
     with _Whole(tape) if _may_call_whole(gm) else contextlib.nullcontext(), tape:
-        _AxisRunner(gm, twin, tape).run()
+        _AxisRunner(gm, twin, tape, inputs).run()
     fuse(tape)
     tape.index()
     tape.found = {atom: atom.reason for atom in (*tape.params_of, *tape.ops_of)}
@@ -87,14 +145,17 @@ class _AxisRunner(MetaRunner):
     """Run a captured graph, telling the tape which node runs and what its value is."""
     both_modes = True
 
-    def __init__(self, gm: GraphModule, root: nn.Module, tape: Tape):
-        super().__init__(gm, root)
+    def __init__(self, gm: GraphModule, root: nn.Module, tape: Tape, inputs: tuple | None):
+        super().__init__(gm, root, inputs)
         self.tape = tape
         self.constants: dict[Any, Tensor] = {}
+        self.of_inputs: dict[Node, Any] = {}  # numbers: whether they come from sizes that never grow, such as the inputs'
+        self.bindings = 0
 
     def before(self, node: Node) -> None:
         """Tell the tape which node runs."""
         self.tape.node, self.tape.fx = location_of(node), node.name
+        self.bindings = Atom.bindings
 
     def join(self, node: Node) -> Any:
         """Return what stands for the values of both modes."""
@@ -125,7 +186,38 @@ class _AxisRunner(MetaRunner):
         self.tape.shapes[node.name] = nested_shape(value)
         for axis in _axes_in(self.tape, value) if node.op == "output" else ():
             freeze(axis, OUTPUT)
+        if isinstance(value, (int, torch.Size)):
+            self._note_origin(node, value)
+        elif Atom.bindings != self.bindings and self._may_split_by_inputs(node, value):
+            self.tape.suspects.append(location_of(node))
         return value
+
+    def _note_origin(self, node: Node, value: Any) -> None:
+        """Take down which sizes come from axes that never grow, and what is computed from such."""
+        source = node.args[0] if node.args else None
+        read = self.values.get(source) if isinstance(source, Node) else None
+        if isinstance(read, Tensor):
+            fixed = tuple(map(is_fixed, self.tape.of(read).axes))
+            self.of_inputs[node] = fixed if isinstance(value, torch.Size) or len(node.args) < 2 else fixed[node.args[1]]
+        elif node.target is operator.getitem and isinstance(self.of_inputs.get(source), tuple):
+            self.of_inputs[node] = self.of_inputs[source][node.args[1]]
+        else:
+            self.of_inputs[node] = any(self.of_inputs.get(n) not in (None, False) for n in node.all_input_nodes)
+
+    def _may_split_by_inputs(self, node: Node, value: Any) -> bool:
+        """Tell whether a node that splits classes may do so at a size of the inputs, or together with one."""
+        if node.op == "call_module" or not isinstance(value, Tensor):
+            return self.is_unknown(node)
+        sizes = [size for a in node.args[1:] for size in (a if isinstance(a, (tuple, list)) else (a,))]
+        aligned = sizes if len(sizes) == value.ndim else [None] * value.ndim
+        return any((isinstance(size, Node) and self.of_inputs.get(size) is True) or _holds_numbers(axis)
+                   for size, axis in zip(aligned, self.tape.of(value).axes) if not is_fixed(axis))
+
+
+def _holds_numbers(axis: Any) -> bool:
+    """Tell whether a product has factors that are no classes."""
+    axis = resolve(axis)
+    return isinstance(axis, Prod) and any(isinstance(part, Fixed) for part in axis.parts)
 
 
 def _idle_fold(tape: Tape, x: Tensor, dim: int) -> Tensor:

@@ -58,6 +58,7 @@ class Tape(Watching):
         self.node = self.fx = ""  # the graph node we are in: where it is, for reasons; its name
         self.shapes: dict[str, Any] = {}
         self.by_node: dict[str, list[Op]] = {}
+        self.suspects: list[str] = []  # where a reshape may hold for the sizes of the example only
         self.opened: set[Atom] = set()  # classes of outputs that may grow
         self.found: dict[Atom, str | None] = {}  # every class, and why it may not grow, as the analysis left them
 

@@ -134,11 +134,12 @@ class NodeRunner:
 
 
 class MetaRunner(NodeRunner):
-    """Run a captured module in eval mode on meta tensors of the example inputs' shapes."""
+    """Run a captured module in eval mode on meta tensors, of the example inputs' shapes unless others are given."""
     both_modes = False  # whether layers whose code is not known and asks for the mode run in train mode too
 
-    def __init__(self, gm: GraphModule, root: nn.Module | None = None):
-        super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root, Captured(gm).inputs)
+    def __init__(self, gm: GraphModule, root: nn.Module | None = None, inputs: tuple | None = None):
+        super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root,
+                         Captured(gm).inputs if inputs is None else inputs)
 
     def run_node(self, node: Node) -> Any:
         """Run one node; in code that nobody knows, the numbers that tensors are made of are seen as well."""
@@ -171,10 +172,10 @@ class MetaRunner(NodeRunner):
         return {type(m) for m in layers if not type(m).__module__.startswith(("torch.nn.", "fxgrow."))}
 
 
-def run_shapes(gm: GraphModule) -> dict[Node, Any]:
+def run_shapes(gm: GraphModule, inputs: tuple | None = None) -> dict[Node, Any]:
     """Return the value of every node on meta tensors, in eval mode; ops inside the nodes cannot be watched meanwhile."""
     with Shapes():
-        return MetaRunner(gm).run()
+        return MetaRunner(gm, inputs=inputs).run()
 
 
 def nested_shape(value):
