@@ -78,7 +78,8 @@ def numbers_in(name: str, args, kwargs) -> list:
         args = args[-1:]
     elif name == "convolution":
         args = args[3:8]  # without the groups
-    return [a for a in (*args, *kwargs.values()) if not tensors_in((a,))]
+    return [a for a in (*args, *kwargs.values())
+            if not isinstance(a, Tensor) and not (isinstance(a, (list, tuple)) and tensors_in(a))]
 
 
 def bound(start: int | None, size: int) -> int:

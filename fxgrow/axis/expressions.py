@@ -78,9 +78,11 @@ class Sum(_Compound):
 
 def resolve(e):
     """Follow every binding of an expression: its normal form (flat, no factors of one, fixed neighbours merged)."""
-    while isinstance(e, Atom) and e.bound is not None:
+    while type(e) is Atom:
+        if e.bound is None:
+            return e
         e = e.bound
-    if not isinstance(e, _Compound):
+    if type(e) is Fixed:
         return e
     if e.known != Atom.bindings:
         e.normal = _normal_form(e.parts, type(e))
@@ -139,11 +141,7 @@ def is_fixed(e) -> bool:
 def size_of(e, sizes: Sizes) -> int:
     """Return the size of an axis expression once atoms have grown."""
     e = resolve(e)
-    if isinstance(e, Fixed):
-        return e.size
-    if isinstance(e, Atom):
-        return sizes.get(e, e.size)
-    return e.measure(size_of(p, sizes) for p in e.parts)
+    return e.measure(size_of(p, sizes) for p in e.parts) if isinstance(e, _Compound) else sizes.get(e, e.size)
 
 
 def freeze(e, reason: str) -> None:

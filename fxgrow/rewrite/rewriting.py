@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxgrow.axis import Op, Tape, resolve
+from fxgrow.axis import Op, Tape
 from fxgrow.graph import clone_structure
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.rewrite.folds import drop_idle, keep_copies_together
 from fxgrow.rewrite.growth import GrownSizes, Growth, contents_by_tensor
 from fxgrow.rewrite.layers import resize
 from fxgrow.rewrite.sizes import correct_sizes
-from fxgrow.rewrite.tensors import grow_tensors, index_map, norm_scales
+from fxgrow.rewrite.tensors import IndexMaps, grow_tensors, norm_scales
 
 
 def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
@@ -44,16 +44,11 @@ def _eps_ratios(growths: Sequence[Growth]) -> dict[Op, float]:
 def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord:
     """Return the record of growths: index maps, new positions and scales of every parameter that they change."""
     record = GrowthRecord(lineage=[step])
-    by_atom, scales = {g.atom: g for g in growths}, norm_scales(growths)
-    maps_of: dict[tuple, tuple] = {}  # most axes are those of several parameters
+    scales, maps_of = norm_scales(growths), IndexMaps(growths)
     for name, dims in contents_by_tensor(growths).items():
         maps: list[tuple] = [(None, None, None)] * len(tape.params[name].axes)
         for dim, contents in dims.items():
-            axis = resolve(tape.params[name].axes[dim])
-            key = (axis, *contents.items())
-            if key not in maps_of:
-                maps_of[key] = index_map(axis, contents, by_atom)
-            maps[dim] = maps_of[key]
+            maps[dim] = maps_of.of(tape.params[name].axes[dim], contents)
         index, fresh, shares = map(list, zip(*maps))
         record.parameters[name] = ParameterRecord(name, index, fresh, shares, scales.get(name, 1.0))
     return record

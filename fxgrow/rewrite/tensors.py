@@ -4,6 +4,7 @@ Each parameter is allocated once, at its final size, and every number is written
 here: what new positions contain; `Extend` gives the old positions as they are to be and the new ones (None: zeros).
 """
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -37,12 +38,12 @@ def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: S
 def grow_axis(out: Tensor, x: Tensor, dim: int, e, contents: Contents, sizes: Sizes, fill: Fill) -> None:
     """Write `x`, grown along every occurrence of the given atoms in axis `dim`, whose expression is `e`, to `out`."""
     e = resolve(e)
-    if not any(a in contents for a in atoms(e)):
-        _write(out, x)
-    elif isinstance(e, Atom):
+    if e in contents:
         old, new = fill(e, contents[e], x, dim)
         _write(out.narrow(dim, 0, e.size), old)
         _write(out.narrow(dim, e.size, out.shape[dim] - e.size), new)
+    elif contents.keys().isdisjoint(atoms(e)):
+        _write(out, x)
     elif isinstance(e, Sum):
         segments = out.split([size_of(p, sizes) for p in e.parts], dim), x.split([p.size for p in e.parts], dim)
         for to, segment, part in zip(*segments, e.parts):
@@ -102,18 +103,46 @@ def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growt
     return grown
 
 
-def index_map(e, contents: Contents, growths: dict[Atom, Growth]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return, for each position of a grown axis `e`, which old one it was or copies (-1: none), if it is new, its share."""
-    sizes = {atom: g.size for atom, g in growths.items()}
-    size = resolve(e).size
+class IndexMaps:
+    """Where the positions of grown axes come from; most axes, and most segments of them, are those of several parameters."""
 
-    def grown(x: Tensor, extend: Callable[[Growth, Content, Tensor, int], tuple[Tensor, Tensor]]) -> Tensor:
-        return grow_tensor(x, [e], {0: contents}, sizes, lambda dim: lambda atom, *at: extend(growths[atom], *at))
+    def __init__(self, growths: Sequence[Growth]):
+        self.by_atom, self.sizes = {g.atom: g for g in growths}, {g.atom: g.size for g in growths}
+        self.known: dict[tuple, tuple[Tensor, Tensor, Tensor | None]] = {}
 
-    shared = any(_last_part(content) == "share" for content in contents.values())
-    shares = grown(torch.ones(size, dtype=torch.float64), _extend_shares) if shared else None  # None: all are one
-    fresh = grown(torch.zeros(size, dtype=torch.bool), lambda g, _, x, axis: (x, x.new_ones(_new_shape(g, x, axis))))
-    return grown(torch.arange(size), _extend_index), fresh, shares
+    def of(self, e, contents: Contents) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return, for each position of an axis `e`, which old one it was or copies (-1: none), if it is new, its share.
+
+        (No shares: all are one.)
+        """
+        e = resolve(e)
+        held = {a: contents[a] for a in atoms(e) if a in contents}
+        key = (e, *held.items())
+        if key not in self.known:
+            self.known[key] = self._joined(e, held) if isinstance(e, Sum) else self._grown(e, held)
+        return self.known[key]
+
+    def _joined(self, e: Sum, contents: Contents) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what is known of the segments of an axis, one behind the other."""
+        indices, fresh, shares = zip(*(self.of(part, contents) for part in e.parts))
+        starts = torch.tensor([0, *itertools.accumulate(part.size for part in e.parts[:-1])])
+        index, start = torch.cat(indices), starts.repeat_interleave(torch.tensor([i.shape[0] for i in indices]))
+        index = torch.where(index < 0, index, index + start)
+        if all(s is None for s in shares):
+            return index, torch.cat(fresh), None
+        return index, torch.cat(fresh), torch.cat([f.new_ones(f.shape, dtype=torch.float64) if s is None else s
+                                                   for f, s in zip(fresh, shares)])
+
+    def _grown(self, e, contents: Contents) -> tuple[Tensor, Tensor, Tensor | None]:
+        def grown(x: Tensor, extend: Callable[[Growth, Content, Tensor, int], tuple[Tensor, Tensor]]) -> Tensor:
+            def fill(dim: int) -> Fill:
+                return lambda atom, *at: extend(self.by_atom[atom], *at)
+            return grow_tensor(x, [e], {0: contents}, self.sizes, fill)
+
+        shared = any(_last_part(content) == "share" for content in contents.values())
+        shares = grown(torch.ones(e.size, dtype=torch.float64), _extend_shares) if shared else None
+        fresh = grown(torch.zeros(e.size, dtype=torch.bool), lambda g, _, x, axis: (x, x.new_ones(_new_shape(g, x, axis))))
+        return grown(torch.arange(e.size), _extend_index), fresh, shares
 
 
 def _extend_index(g: Growth, content: Content, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
