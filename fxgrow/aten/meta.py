@@ -3,6 +3,8 @@
 Capture, analysis and the check of a rewritten graph each run the model once on meta tensors. A shortcut gives the same
 shape, type and layout as the op, or None where it is not sure: then the op itself runs, and raises what it raises.
 """
+import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,11 +28,59 @@ def _pointwise(args, kwargs) -> Tensor | None:
     x, y = args[0], args[1] if len(args) > 1 else None
     if not (isinstance(x, Tensor) and x.is_meta and x.is_floating_point()):
         return None
-    if not isinstance(y, Tensor) or (y.shape == x.shape and y.stride() == x.stride() and y.dtype is x.dtype and y.is_meta):
-        return _like(x)
-    if y.dtype is not x.dtype or not y.is_meta or not (x.is_contiguous() and y.is_contiguous()):
+    if not isinstance(y, Tensor):
+        return _together(x)
+    return _together(x, y) if y.dtype is x.dtype and y.is_meta else None
+
+
+def _where(args, kwargs) -> Tensor | None:
+    condition, x, y = args
+    return _together(condition, x, y, of=x) if x.dtype is y.dtype and condition.is_meta and x.is_meta and y.is_meta else None
+
+
+def _together(*operands: Tensor, of: Tensor | None = None) -> Tensor | None:
+    """Return what a pointwise op makes of tensors that are broadcast together, with the type of one of them."""
+    first, like = operands[0].shape, operands[0] if of is None else of
+    if all(t.shape == first and t.is_contiguous() for t in operands):
+        return _new(like, first)
+    found = _laid_out(tuple((tuple(t.shape), t.stride()) for t in operands))
+    return found and torch.empty_strided(*found, dtype=like.dtype, device="meta")
+
+
+@functools.lru_cache(4096)
+def _laid_out(operands: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]) -> tuple[list[int], list[int]] | None:
+    """Return shape and strides of what a pointwise op gives for operands of these, None where they do not fit together.
+
+    Its dimensions lie in the order of the strides of the first operand that tells any two of them apart (TensorIterator).
+    """
+    ndim = max(len(shape) for shape, _ in operands)
+    shapes = [(1,) * (ndim - len(shape)) + shape for shape, _ in operands]
+    out = [next((s for s in sizes if s != 1), 1) for sizes in zip(*shapes)]
+    if any(s not in (1, o) for shape in shapes for s, o in zip(shape, out)):
         return None
-    return _new(x, torch.broadcast_shapes(x.shape, y.shape))
+    strides = [[0 if s == 1 != o else stride for s, o, stride in zip(shape, out, (0,) * (ndim - len(given)) + given)]
+               for shape, (_, given) in zip(shapes, operands)]
+
+    def swapped(inner: int, outer: int) -> int:
+        for stride in strides:
+            a, b = stride[inner], stride[outer]
+            if a and b and (a != b or out[inner] > out[outer]):
+                return 1 if a >= b else -1
+        return 0
+
+    order = list(range(ndim))[::-1]
+    for i in range(1, ndim):
+        at = i
+        for j in reversed(range(i)):
+            sign = swapped(order[j], order[at])
+            if sign < 0:
+                break
+            if sign > 0:
+                order[j], order[at], at = order[at], order[j], j
+    result, step = [0] * ndim, 1
+    for dim in order:
+        result[dim], step = step, step * max(out[dim], 1)
+    return out, result
 
 
 def _in_place(args, kwargs) -> Tensor | None:
@@ -46,6 +96,17 @@ def _addmm(args, kwargs) -> Tensor | None:
     bias, a, b = args[:3]
     fits = bias.is_meta and a.shape[1] == b.shape[0] and bias.shape == b.shape[1:]
     return _new(a, (a.shape[0], b.shape[1])) if fits else None
+
+
+def _mm(args, kwargs) -> Tensor | None:
+    a, b = args
+    fits = a.is_meta and b.is_meta and a.dtype is b.dtype and a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
+    return _new(a, (a.shape[0], b.shape[1])) if fits else None
+
+
+def _unsafe_view(args, kwargs) -> Tensor | None:
+    x, shape = args
+    return _new(x, shape) if x.is_meta and min(shape, default=0) > 0 and math.prod(shape) == x.numel() else None
 
 
 def _batch_norm(args, kwargs) -> tuple | None:
@@ -87,9 +148,10 @@ def _mean(args, kwargs) -> Tensor | None:
 def _cat(args, kwargs) -> Tensor | None:
     first, *rest = args[0]
     dim = args[1] if len(args) > 1 else 0
-    if not all(t.is_meta and t.dtype is first.dtype and t.is_contiguous() and t.ndim == first.ndim for t in args[0]) or \
-            first.ndim == 0 or kwargs:
+    if not all(t.is_meta and t.dtype is first.dtype and t.ndim == first.ndim for t in args[0]) or first.ndim == 0 or kwargs:
         return None
+    if first.ndim in (4, 5) and not any(t.stride(1) > t.stride(-1) for t in args[0]):
+        return None  # the channels may come last in the result
     shape = list(first.shape)
     shape[dim] = sum(t.shape[dim] for t in args[0])
     fits = all(t.shape[i] == s for t in rest for i, s in enumerate(shape) if i != dim % first.ndim)
@@ -97,7 +159,8 @@ def _cat(args, kwargs) -> Tensor | None:
 
 
 SHORTCUTS: dict[object, Callable] = {
-    aten.convolution.default: _convolution, aten.addmm.default: _addmm,
+    aten.convolution.default: _convolution, aten.addmm.default: _addmm, aten.mm.default: _mm,
+    aten._unsafe_view.default: _unsafe_view, aten.where.self: _where,
     aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
     aten.mean.dim: _mean, aten.cat.default: _cat, aten._softmax.default: _alike, aten._safe_softmax.default: _alike,
     aten.roll.default: _alike,

@@ -17,6 +17,7 @@ from fxgrow.graph.modules import (
     hold,
     mentions,
     meta_twin,
+    modules_by_path,
     running_copy,
     skeleton,
     tensors_of,
@@ -41,6 +42,7 @@ __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE
            "arguments_of", "as_call", "assemble", "below", "boundary", "branch_taken", "call_of", "calls", "clean_trace",
            "clone_graph", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes", "family", "hold",
            "inside", "is_captured", "is_join", "location_of", "memory_of", "mentions", "meta_twin", "mode_flag",
-           "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of", "prefixes", "remembered",
-           "run_shapes", "running_copy", "settings", "shape_of", "skeleton", "tensors_of", "title", "to_meta", "uncached",
-           "unwrapped", "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]
+           "modules_by_path", "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of",
+           "prefixes", "remembered", "run_shapes", "running_copy", "settings", "shape_of", "skeleton", "tensors_of", "title",
+           "to_meta", "uncached", "unwrapped", "values_and_writes", "without_fast_path", "writes_in_place",
+           "written_argument"]

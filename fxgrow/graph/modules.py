@@ -22,6 +22,22 @@ WRAPPERS = {  # what copies leave out: where it keeps the model
     "torch.nn.parallel.distributed.DistributedDataParallel": "module"}
 
 
+def modules_by_path(root: nn.Module, every_name: bool = False) -> list[tuple[str, nn.Module]]:
+    """Return what `named_modules` yields, without a generator for each level above a module.
+
+    every_name: whether a shared module is there under each of its names.
+    """
+    found, seen, waiting = [], set(), [("", root)]
+    while waiting:
+        path, module = waiting.pop()
+        if every_name or id(module) not in seen:
+            seen.add(id(module))
+            found.append((path, module))
+            prefix = f"{path}." if path else ""
+            waiting += [(prefix + n, child) for n, child in reversed(list(module._modules.items())) if child is not None]
+    return found
+
+
 def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
     """Copy a module tree, with `tensor(old)` for each parameter and buffer; no tensor data is copied here.
 
@@ -65,7 +81,7 @@ def meta_twin(module: nn.Module) -> nn.Module:
 def cloned_tensors(module: nn.Module, tensor) -> dict[int, Any]:
     """Return `tensor(old)` for each parameter and buffer, by the id of the old one, as a memo for `clone_module`."""
     memo: dict[int, Any] = {}
-    for owner in module.modules():
+    for _, owner in modules_by_path(module):
         for t in (*owner._parameters.values(), *owner._buffers.values()):
             if t is not None and id(t) not in memo:
                 new = tensor(t)
@@ -116,9 +132,8 @@ def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Copy a module as `copy.deepcopy` does, without its cost for the plain attributes that most are made of."""
     if id(module) in memo:
         return memo[id(module)]
-    wrapped = _wrapped(module)
-    if wrapped is not None:
-        return clone_module(wrapped, memo)
+    if holder := _holder(type(module)):
+        return clone_module(module._modules[holder], memo)  # type: ignore[arg-type]
     if isinstance(module, GraphModule):
         return clone_graph(module, memo)
     if isinstance(module, torch.jit.ScriptModule):
@@ -145,14 +160,15 @@ def _clone_plain(module: nn.Module, cls: Any, memo: dict[int, Any]) -> nn.Module
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return a model without what `torch.compile`, DataParallel and DistributedDataParallel put around it and its parts."""
-    while (inner := _wrapped(model)) is not None:
-        model = inner
-    return clone_structure(model) if any(_wrapped(m) is not None for m in model.modules()) else model
+    while holder := _holder(type(model)):
+        model = model._modules[holder]  # type: ignore[assignment]
+    return clone_structure(model) if any(_holder(type(m)) for _, m in modules_by_path(model)) else model
 
 
-def _wrapped(module: nn.Module) -> nn.Module | None:
-    held = WRAPPERS.get(f"{type(module).__module__}.{type(module).__qualname__}")
-    return None if held is None else module._modules[held]
+@functools.cache
+def _holder(cls: type) -> str:
+    """Return where a wrapper of this class keeps the model, `""` if it is none."""
+    return WRAPPERS.get(f"{cls.__module__}.{cls.__qualname__}", "")
 
 
 def clone_graph(gm: GraphModule, memo: dict[int, Any]) -> GraphModule:
@@ -207,7 +223,7 @@ def _clone_value(value, memo: dict[int, Any]):
 def _clone_container(value, memo: dict[int, Any]):
     kind = type(value)
     if kind is tuple:
-        return tuple(_clone_value(v, memo) for v in value)
+        return value if SHARED.issuperset(map(type, value)) else tuple([_clone_value(v, memo) for v in value])
     new = memo[id(value)] = kind()
     add: Callable = new.extend if kind is list else new.update
     add(((k, _clone_value(v, memo)) for k, v in value.items()) if hasattr(value, "items")

@@ -19,7 +19,7 @@ from fxgrow.aten import Literals, Shapes
 from fxgrow.errors import CaptureError
 from fxgrow.graph.captured import Captured
 from fxgrow.graph.joins import is_join
-from fxgrow.graph.modules import mentions, meta_twin
+from fxgrow.graph.modules import mentions, meta_twin, modules_by_path
 from fxgrow.graph.names import location_of
 from fxgrow.layers import Applied, ordered
 
@@ -49,7 +49,7 @@ def any_batch_size() -> Iterator[None]:
 @contextlib.contextmanager
 def uncached(*models: nn.Module) -> Iterator[None]:
     """Switch off `use_cache` in the models' configurations (Hugging Face) inside: caches are objects and no tensors."""
-    configs: list[Any] = [getattr(m, "config", None) for model in models for m in model.modules()]
+    configs: list[Any] = [getattr(m, "config", None) for model in models for _, m in modules_by_path(model)]
     caching = {id(c): c for c in configs if getattr(c, "use_cache", None) is True}
     for config in caching.values():
         config.use_cache = False
@@ -72,7 +72,7 @@ class NodeRunner:
 
     def __init__(self, nodes: Iterable[Node], root: nn.Module, inputs: Iterable[Any] = ()):
         self.nodes, self.root, self.inputs = nodes, root, iter(inputs)
-        self.modules: dict[str, nn.Module] = dict(root.named_modules(remove_duplicate=False))
+        self.modules: dict[str, nn.Module] = dict(modules_by_path(root, every_name=True))
         self.values: dict[Node, Any] = {}
 
     def run(self) -> dict[Node, Any]:
@@ -168,8 +168,8 @@ class MetaRunner(NodeRunner):
         return isinstance(node.target, Applied) or bool(self._unknown_classes(node))
 
     def _unknown_classes(self, node: Node) -> set[type]:
-        layers = self.modules[str(node.target)].modules() if node.op == "call_module" else ()
-        return {type(m) for m in layers if not type(m).__module__.startswith(("torch.nn.", "fxgrow."))}
+        layers = modules_by_path(self.modules[str(node.target)]) if node.op == "call_module" else ()
+        return {type(m) for _, m in layers if not type(m).__module__.startswith(("torch.nn.", "fxgrow."))}
 
 
 def run_shapes(gm: GraphModule, inputs: tuple | None = None) -> dict[Node, Any]:

@@ -107,7 +107,8 @@ class _SizeRunner(MetaRunner):
         if name == "slice" and isinstance(values[0], Value) and values[0].op:
             bounds = self.grown.bounds(values[0].op)
             numbers = numbers if bounds is None else [numbers[0], bounds[1], numbers[2]]
-        return "" if _equal(numbers, new_numbers) else f"{name} is given {new_numbers} inside, expected {numbers}"
+        same = numbers == new_numbers or _equal(numbers, new_numbers)
+        return "" if same else f"{name} is given {new_numbers} inside, expected {numbers}"
 
     def _shape_inside(self, value: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the expected shape of a result: a value's new one, a shape that may not change, or any (None)."""

@@ -2,6 +2,8 @@
 
 Control flow over sizes is that of the example inputs, and is checked at each call; arithmetic of sizes stays in the graph.
 """
+import itertools
+import re
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ from fxgrow.graph import (
 )
 from fxgrow.tracing.checking import check_capture
 from fxgrow.tracing.modes import record_modes
+
+UNQUOTABLE = re.compile(r'["\\\x00-\x1f]')
 
 
 def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphModule:
@@ -59,7 +63,7 @@ def insist_callable(gm: GraphModule) -> None:
         CaptureError: a name has a quotation mark, a backslash or a control character.
     """
     for node in gm.graph.nodes:
-        if node.op in ("call_module", "get_attr") and any(c in '"\\' or c < " " for c in node.target):
+        if node.op in ("call_module", "get_attr") and UNQUOTABLE.search(str(node.target)):
             raise CaptureError(f"the name {node.target!r} has a quotation mark, a backslash or a control character, which "
                                "cannot stand in the code of a graph: give that part of the model another name")
 
@@ -97,5 +101,5 @@ def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: b
 
 def _device_of(model: nn.Module, inputs: tuple) -> torch.device:
     """Return the device of a model or its inputs."""
-    tensors = (*model.parameters(), *model.buffers(), *(t for t in tree_leaves(inputs) if isinstance(t, Tensor)))
-    return tensors[0].device if tensors else torch.device("cpu")
+    tensors = itertools.chain(model.parameters(), model.buffers(), tree_leaves(inputs))
+    return next((t.device for t in tensors if isinstance(t, Tensor)), torch.device("cpu"))

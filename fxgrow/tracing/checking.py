@@ -32,7 +32,7 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
     Raises:
         CaptureError: it computes something else; the first layer that differs is named.
     """
-    if any(t.is_meta for t in (*tree_leaves((args, kwargs)), *model.parameters()) if isinstance(t, Tensor)) or _is_large(gm):
+    if _is_large(gm) or any(t.is_meta for t in (*tree_leaves((args, kwargs)), *model.parameters()) if isinstance(t, Tensor)):
         return
     for training in (False, True):
         one, two = (set_mode(clone_structure(m, lambda t: t.detach().clone()), training) for m in (model, gm))
@@ -74,7 +74,9 @@ def _is_large(gm: GraphModule) -> bool:
             weights = [p for p in layer if p.ndim > 1]
             numbers += sum(p.numel() for p in weights)
             work += 10 * out.numel() + sum(out.numel() * p.numel() / p.shape[0] for p in weights)
-    return work > MOST_WORK or numbers > MOST_NUMBERS
+            if work > MOST_WORK or numbers > MOST_NUMBERS:
+                return True
+    return False
 
 
 def _run(model: nn.Module, inputs: Inputs, gm: GraphModule) -> list[tuple[str, Any]]:

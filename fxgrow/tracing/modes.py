@@ -11,7 +11,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
 from fxgrow.errors import CaptureError
-from fxgrow.graph import add_join, memory_of, mode_flag, owner_of, writes_in_place
+from fxgrow.graph import add_join, memory_of, mode_flag, modules_by_path, owner_of, writes_in_place
 from fxgrow.layers import set_grad
 from fxgrow.tracing.guards import Inputs, guard_sizes, set_constant, takes_one
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
@@ -53,8 +53,7 @@ def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, 
             evaluation = _record_in(twin, False, args, kwargs, leaves, device)
             if must_take is not None and not takes_one(evaluation, *must_take):
                 raise Differs("a batch of one")
-            one_mode = not evaluation.reads_training and all(type(m).train is nn.Module.train for m in twin.modules())
-            if one_mode:
+            if not evaluation.reads_training and not _with_own_train(twin):
                 guard_sizes(evaluation, args, kwargs)
                 return evaluation.graph
             set_mode(twin, True)
@@ -100,14 +99,18 @@ def set_mode(module: nn.Module, training: bool) -> nn.Module:
         return module
 
 
+def _with_own_train(twin: nn.Module) -> list[str]:
+    """Return the paths of the modules whose `train()` is their own."""
+    return [path for path, module in modules_by_path(twin) if type(module).train is not nn.Module.train]
+
+
 def keep_own_modes(twin: nn.Module, leaves: dict[str, str]) -> None:
     """Keep the modules whose own `train()` leaves a part of them in the other mode (frozen norms), which a graph does not.
 
     Raises:
         CaptureError: the model itself is one.
     """
-    owners = [path for path, module in twin.named_modules() if type(module).train is not nn.Module.train]
-    for owner in reversed(owners):  # the inner ones first
+    for owner in reversed(_with_own_train(twin)):  # the inner ones first
         module = twin.get_submodule(owner)
         for training in (True, False):
             set_mode(module, training)

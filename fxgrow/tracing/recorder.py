@@ -24,7 +24,7 @@ from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
 from fxgrow.aten import device_constructors
-from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, to_meta
+from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, modules_by_path, to_meta
 from fxgrow.layers import restore_grad, set_grad
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Number, plain, remember
@@ -145,8 +145,9 @@ class Recorder(TorchFunctionMode):
         self.switched: list[tuple[Node, bool]] = []  # where it switched them, and how they were before
         self.compiling, self.asked_compiling = False, False  # what the model is told when it asks
         self.uncached: list[tuple[dict, str, Any]] = []  # functions that are called without their caches, and where
-        self.paths = {id(m): n for n, m in root.named_modules()}
-        self.names = _names_of_tensors(root)
+        modules = modules_by_path(root)
+        self.paths = {id(m): n for n, m in modules}
+        self.names = _names_of_tensors(modules)
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
         self.reached: list[tuple[str, str, Any]] | None = None  # what the code of the model reaches (state.py)
         self.outside: set[str] = set()  # constants that were there before the forward
@@ -481,13 +482,14 @@ def map_inside(change: Callable, nested: Any) -> Any:
     return tuple(values) if isinstance(nested, tuple) else values
 
 
-def _names_of_tensors(root: nn.Module) -> dict[int, str]:
+def _names_of_tensors(modules: list[tuple[str, nn.Module]]) -> dict[int, str]:
     """Return the name of each tensor of a model by its id: parameters, buffers and plain attributes."""
-    names = {id(t): n for n, t in (*root.named_parameters(), *root.named_buffers())}
-    for path, module in root.named_modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and not name.startswith(CONSTANT):
-                names.setdefault(id(value), f"{path}.{name}" if path else name)
+    names: dict[int, str] = {}
+    for held in (operator.attrgetter("_parameters"), operator.attrgetter("_buffers"), vars):
+        for path, module in modules:
+            for name, value in held(module).items():
+                if isinstance(value, Tensor) and not (held is vars and name.startswith(CONSTANT)):
+                    names.setdefault(id(value), f"{path}.{name}" if path else name)
     return names
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxgrow.graph import CONSTANT
+from fxgrow.graph import CONSTANT, modules_by_path
 from fxgrow.tracing.recorder import is_of_user
 
 CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
@@ -42,7 +42,7 @@ class State:
 
     def __init__(self, root: nn.Module, outside: list[tuple[str, str, Any]] | None = None):
         self.outside = list(_outside(root)) if outside is None else outside
-        self.modules = [(path, m, dict(vars(m)), dict(m._buffers)) for path, m in root.named_modules()
+        self.modules = [(path, m, dict(vars(m)), dict(m._buffers)) for path, m in modules_by_path(root)
                         if not path or not type(m).__module__.startswith("torch.nn.modules")]
         self.contents: dict[int, tuple[Any, Any]] = {}
         for _, _, attributes, _ in self.modules:
@@ -54,10 +54,12 @@ class State:
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
         for path, name, found in self.outside:
             self.reached[id(found)].append((path, name))
+            if len(self.reached[id(found)]) > 1:
+                continue
             if isinstance(found, FunctionType):
-                self.functions.setdefault(id(found), (found, _held(found)))
+                self.functions[id(found)] = found, _held(found)
             elif hasattr(found, "cache_clear"):
-                self.caches.setdefault(id(found), (found, found.cache_info().misses))
+                self.caches[id(found)] = found, found.cache_info().misses
             else:
                 self._keep(found, DEPTH)
 
@@ -186,8 +188,8 @@ def _inside(value: Any) -> Iterable[Any]:
 def _outside(root: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Yield the containers that the code of each module reaches: globals, closures, what a hook is bound to."""
     of_class: dict[type, list[tuple[str, Any]]] = {}
-    for path, module in root.named_modules():
-        own = [h for name in HOOKS for h in getattr(module, name).values()]
+    for path, module in modules_by_path(root):
+        own = [h for name in HOOKS for h in vars(module).get(name, {}).values()]
         cls = type(module)
         if not cls.__module__.startswith("torch.nn.modules"):
             own += [v for v in vars(module).values() if isinstance(v, (FunctionType, MethodType))]
