@@ -472,6 +472,8 @@ class Recorder(TorchFunctionMode):
 
 def map_inside(change: Callable, nested: Any) -> Any:
     """Return a tuple, list, dict or slice with `change` made to each value in it; its keys are plain."""
+    if type(nested) in (tuple, list):
+        return type(nested)([change(v) for v in nested])
     if isinstance(nested, slice):
         return slice(change(nested.start), change(nested.stop), change(nested.step))
     if isinstance(nested, dict):
