@@ -35,26 +35,34 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
     if _is_large(gm) or any(t.is_meta for t in (*tree_leaves((args, kwargs)), *model.parameters()) if isinstance(t, Tensor)):
         return
     for training in (False, True):
-        one, two = (set_mode(clone_structure(m, lambda t: t.detach().clone()), training) for m in (model, gm))
-        two.recompile()  # type: ignore[operator]
-        for inputs in _others((args, kwargs)):
-            try:
-                with uncached(one):
-                    expected = _run(one, inputs, gm)
-            except Exception:  # not for such inputs
-                break
-            try:
-                found = _run(two, inputs, gm)
-            except CaptureError:  # it says that it was captured for another size
-                break
-            except Exception as error:
-                found = [(OUTPUT, error), (GRADIENTS, None)]
-            if not equal(expected[-2:], found[-2:]):
-                where = _first_difference(expected, found)
-                mode = "train" if training else "eval"
-                raise CaptureError(f"the graph of {type(model).__name__} computes something else than the model does in "
-                                   f"{mode} mode, first at {where}: pass the part that you want to grow, or check=False if "
-                                   "you know better")
+        if _difference(model, gm, (args, kwargs), training, []):
+            layers = list(dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module"))
+            where = _difference(model, gm, (args, kwargs), training, layers) or OUTPUT  # once more, and look closer
+            mode = "train" if training else "eval"
+            raise CaptureError(f"the graph of {type(model).__name__} computes something else than the model does in {mode} "
+                               f"mode, first at {where}: pass the part that you want to grow, or check=False if you know "
+                               "better")
+
+
+def _difference(model: nn.Module, gm: GraphModule, example: Inputs, training: bool, layers: list[str]) -> str:
+    """Return which of `layers`, or what else, is the first to differ in a mode; `""` if nothing does."""
+    one, two = (set_mode(clone_structure(m, lambda t: t.detach().clone()), training) for m in (model, gm))
+    two.recompile()  # type: ignore[operator]
+    for inputs in _others(example):
+        try:
+            with uncached(one):
+                expected = _run(one, inputs, layers)
+        except Exception:  # not for such inputs
+            break
+        try:
+            found = _run(two, inputs, layers)
+        except CaptureError:  # it says that it was captured for another size
+            break
+        except Exception as error:
+            found = [(OUTPUT, error), (GRADIENTS, None)]
+        if not equal(expected[-2:], found[-2:]):
+            return _first_difference(expected, found)
+    return ""
 
 
 def _others(inputs: Inputs) -> Iterator[Inputs]:
@@ -79,9 +87,8 @@ def _is_large(gm: GraphModule) -> bool:
     return False
 
 
-def _run(model: nn.Module, inputs: Inputs, gm: GraphModule) -> list[tuple[str, Any]]:
-    """Return what the layers of a graph give, in order, then the output, and which parameters get a gradient."""
-    names = dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module")
+def _run(model: nn.Module, inputs: Inputs, layers: list[str]) -> list[tuple[str, Any]]:
+    """Return what `layers` give, in order, then the output, and which parameters get a gradient."""
     seen: list[tuple[str, Any]] = []
 
     def keep(name: str):
@@ -90,7 +97,7 @@ def _run(model: nn.Module, inputs: Inputs, gm: GraphModule) -> list[tuple[str, A
     def copied(value: Any) -> Any:
         return value.clone() if isinstance(value, Tensor) else value
 
-    hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     try:
         with seeded(0), torch.enable_grad():
             args, kwargs = tree_map(copied, inputs)
