@@ -33,8 +33,9 @@ def modules_by_path(root: nn.Module, every_name: bool = False) -> list[tuple[str
         if every_name or id(module) not in seen:
             seen.add(id(module))
             found.append((path, module))
-            prefix = f"{path}." if path else ""
-            waiting += [(prefix + n, child) for n, child in reversed(list(module._modules.items())) if child is not None]
+            if module._modules:
+                prefix = f"{path}." if path else ""
+                waiting += [(prefix + n, m) for n, m in reversed(list(module._modules.items())) if m is not None]
     return found
 
 
