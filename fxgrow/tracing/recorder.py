@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import device_constructors
+from fxgrow.aten import Literals, device_constructors
 from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, to_meta
 from fxgrow.layers import restore_grad, set_grad
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
@@ -415,18 +415,19 @@ class Recorder(TorchFunctionMode):
 
     def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
         """Call a module that is kept as it is."""
-        return self._unseen("call_module", path, functools.partial(call, module), args, kwargs)
+        known = type(module).__module__.startswith("torch.nn")
+        return self._unseen("call_module", path, functools.partial(call, module), args, kwargs, known)
 
     def function(self, apply: Callable, args: tuple) -> Any:
         """Call a function with a backward of its own: one node, which keeps it."""
         return self._unseen("call_function", apply, apply, args, {})
 
-    def _unseen(self, kind: str, target: Any, call: Callable, args: tuple, kwargs: dict) -> Any:
-        """Write a call down as one node, whatever is done in it."""
+    def _unseen(self, kind: str, target: Any, call: Callable, args: tuple, kwargs: dict, known: bool = False) -> Any:
+        """Write a call down as one node, whatever is done in it; only what is `known` says on which device."""
         node_args, node_kwargs = self.argument(args), self.argument(kwargs)
         self.listening = False
         try:
-            with torch._C.DisableTorchFunction():
+            with torch._C.DisableTorchFunction() if known else Literals():
                 out = call(*self.torch_form(args), **self.torch_form(kwargs))
         finally:
             self.listening = True

@@ -722,6 +722,18 @@ class LooksAtItself(nn.Module):
         return h * 2 if h.mean() > 0 else h * 3
 
 
+class Counted(nn.Module):
+    """A module that no graph can be (it counts its calls), with a step that makes tensors without saying on which device."""
+
+    def __init__(self, do):
+        super().__init__()
+        self.do, self.calls = do, 0
+
+    def forward(self, h):
+        self.calls += 1
+        return self.do(h)
+
+
 def layer(name, build, **marks):
     """Take a layer among the habits."""
     def use(self, h):
@@ -752,6 +764,11 @@ layer("weight_norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WID
 layer("picky", LooksAtItself, **MAY_REFUSE)
 layer("traced_part", lambda: torch.jit.trace(nn.Linear(WIDTH, WIDTH).double(), torch.randn(2, WIDTH, dtype=torch.float64)))
 layer("scripted_part", lambda: torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).double()))
+layer("range_in_a_leaf", lambda: Counted(lambda h: h + torch.arange(h.shape[1])[:, None]))
+layer("zeros_in_a_leaf", lambda: Counted(lambda h: torch.cat([h, torch.zeros(h.shape[0], 1, h.shape[2]).double()], 1)[:, 1:]))
+layer("written_in_a_leaf", lambda: Counted(lambda h: torch.zeros(h.shape, dtype=h.dtype).copy_(h) * torch.tensor(2.0)))
+layer("mask_in_a_leaf", lambda: Counted(lambda h: h.masked_fill(torch.ones(h.shape[1], 1).triu().bool(), 0.5)))
+layer("read_in_a_leaf", lambda: Counted(lambda h: h * torch.arange(h.shape[1]).sum().item()))
 layer("dropout", lambda: nn.Dropout(0.5), noisy=True)
 add("functional_dropout", lambda self, h: F.dropout(h, 0.3, self.training), noisy=True)
 add("functional_dropout_keyword", lambda self, h: F.dropout(h, p=0.3, training=self.training), noisy=True)
