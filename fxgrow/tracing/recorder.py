@@ -150,6 +150,8 @@ class Recorder(TorchFunctionMode):
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
         self.reached: list[tuple[str, str, Any]] | None = None  # what the code of the model reaches (state.py)
         self.outside: set[str] = set()  # constants that were there before the forward
+        self.hooks: list[tuple[str | None, Any]] = []  # that are registered: where (None: in a leaf), and what removes them
+        self.set_up: dict[str, LeafNeeded] = {}  # what the forward may change, since later calls do the same with it
 
     # --- The graph that is written ------------------------------------------------------------------------------------
 

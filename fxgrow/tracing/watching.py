@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fxgrow.aten import Shapes
 from fxgrow.graph import any_batch_size, without_fast_path
@@ -60,7 +61,7 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     """Return the patches of what is called: modules, functions with a backward, scripted ones, and what tells of sizes."""
     call, script = nn.Module.__call__, torch.jit.ScriptFunction.__call__
     apply = next(vars(c)["apply"] for c in torch.autograd.Function.__mro__ if "apply" in vars(c))
-    compiling, plain_length = torch.compiler.is_compiling, len
+    compiling, plain_length, register = torch.compiler.is_compiling, len, RemovableHandle.__init__
 
     def enter(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return recorder.enter(call, module, args, kwargs) if ours() else call(module, *args, **kwargs)
@@ -78,6 +79,10 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         recorder.asked_compiling = True
         return recorder.compiling
 
+    def hook(handle: Any, *args: Any, **kwargs: Any) -> None:
+        register(handle, *args, **kwargs)
+        recorder.hooks.append((recorder.stack[-1] if ours() else None, handle))
+
     def length(value: Any) -> int:
         remembers = type(value) is Tensor and ours() and value.ndim
         return recorder.length(value) if remembers else plain_length(value)
@@ -86,7 +91,7 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
             patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
             patch.object(torch.jit.ScriptFunction, "__call__", call_script),
             patch.object(torch.compiler, "is_compiling", is_compiling), patch.object(builtins, "len", length),
-            patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal)]
+            patch.object(RemovableHandle, "__init__", hook), patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal)]
 
 
 def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:

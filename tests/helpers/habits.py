@@ -5,6 +5,7 @@ what must become of them (tests/fxgrow/tracing/test_habits.py).
 """
 import collections
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import itertools
@@ -24,6 +25,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 WIDTH = 8
 KEPT: dict = {"list": [], "dict": {}, "deque": collections.deque(maxlen=2), "calls": 0}  # what forwards share with the world
+COLLECTED: contextvars.ContextVar = contextvars.ContextVar("collected")  # by hooks, as transformers does it
 
 
 def reset() -> None:
@@ -405,6 +407,45 @@ class StateMayBeRefused:
     def keeps_last_size(self, h):
         self.last = h.shape[1]
         return h / self.last
+
+
+@habits()
+class SetUpOnce:
+    @having(inner=lambda: nn.Linear(WIDTH, WIDTH), hooked=lambda: False)
+    def hooks_of_the_first_call(self, h):
+        if not self.hooked:
+            self.inner.register_forward_hook(lambda module, args, out: COLLECTED.get().append(out))
+            self.hooked = True
+        COLLECTED.set([h])
+        return self.inner(h) + sum(COLLECTED.get())
+
+    @having(started=lambda: False)
+    def flag_of_the_first_call(self, h):
+        self.started = True
+        return h * 2
+
+
+@habits(**MAY_REFUSE)
+class SetUpMayBeRefused:
+    @having(warm=lambda: False)
+    def warm_by_training(self, h):
+        self.warm = self.warm or self.training
+        return h * 2 if self.warm and not self.training else h
+
+    @having(flag=lambda: True)
+    def takes_turns(self, h):
+        self.flag = not self.flag
+        return h * 2 if self.flag else h
+
+    @having(inner=lambda: nn.Linear(WIDTH, WIDTH))
+    def one_hook_more(self, h):
+        self.inner.register_forward_hook(lambda module, args, out: out * 1.5)
+        return self.inner(h)
+
+    @having(seen=lambda: 3)
+    def size_of_the_call_before(self, h):
+        before, self.seen = self.seen, h.shape[1]
+        return h / before
 
 
 @habits()
