@@ -11,6 +11,7 @@ from torch import Tensor
 
 ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow", "and", "or", "xor", "lshift", "rshift")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+FUNCTIONS = {name: getattr(math, name) for name in ("sqrt", "log", "log2", "exp")}  # of math and of NumPy
 
 
 class Number:
@@ -80,6 +81,15 @@ def _hash(self):
     return hash(plain(self))
 
 
+def _ufunc(self, function, method, *operands, **options):
+    """Return what a function of NumPy gives for the number."""
+    if function.__name__ in FUNCTIONS and method == "__call__" and not options:
+        return self.recorder.arithmetic(FUNCTIONS[function.__name__], operands)
+    for number in (o for o in operands if isinstance(o, Number)):
+        number.recorder.escape(number)
+    return getattr(function, method)(*map(plain, operands), **options)
+
+
 _METHODS: dict[str, Callable] = {"__hash__": _hash, "__bool__": _question("__bool__", operator.truth)}
 for _name in ARITHMETIC:
     _operation = getattr(operator, f"__{_name}__")
@@ -96,7 +106,7 @@ _METHODS |= {f"__{_name}__": _text(f"__{_name}__") for _name in ("repr", "str", 
 def _methods_of(kind: type) -> dict[str, Callable]:
     """Return the methods that a plain number of this kind has too; copies of the number are plain."""
     found = {name: method for name, method in _METHODS.items() if hasattr(kind, name)}
-    return {**found, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)),
+    return {**found, "__array_ufunc__": _ufunc, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)),
             "__deepcopy__": lambda self, memo: plain(self)}
 
 

@@ -4,6 +4,7 @@ Calls of modules, reads of `training`, functions with a backward of their own, s
 """
 import builtins
 import contextlib
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from fxgrow.aten import Shapes
 from fxgrow.graph import any_batch_size, without_fast_path
 from fxgrow.layers import Applied
 from fxgrow.tracing.recorder import Recorder, is_of_user
+from fxgrow.tracing.sizes import FUNCTIONS, Number
 
 
 class _Mode:
@@ -87,7 +89,11 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         remembers = type(value) is Tensor and ours() and value.ndim
         return recorder.length(value) if remembers else plain_length(value)
 
+    def of_number(function: Callable) -> Callable:
+        return lambda x, *more: recorder.arithmetic(function, (x,)) if isinstance(x, Number) and not more else function(x, *more)
+
     return [patch.object(nn.Module, "__call__", enter),
+            *(patch.object(math, name, of_number(function)) for name, function in FUNCTIONS.items()),
             patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
             patch.object(torch.jit.ScriptFunction, "__call__", call_script),
             patch.object(torch.compiler, "is_compiling", is_compiling), patch.object(builtins, "len", length),
