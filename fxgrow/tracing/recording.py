@@ -75,7 +75,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
     try:
         with watched(recorder):
             given, named = _placeholders(recorder, args, kwargs)
-            out = recorder.run(given, named)
+            with state.sizes_of_plain_type():
+                out = recorder.run(given, named)
             set_up = _check_state(recorder, state)
             if recorder.switched:
                 raise LeafNeeded("", "its forward switches gradients off or on and not back again")

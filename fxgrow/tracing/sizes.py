@@ -1,6 +1,6 @@
 """Sizes that remember: each is an int (or float) for every question, and knows what gives it in the graph.
 
-What lives here: the two classes of number. What does not: what becomes of a question (recorder.py).
+What lives here: the two classes of number, and `type` as code sees it. What does not: what becomes of a question (recorder.py).
 """
 import math
 import operator
@@ -107,8 +107,26 @@ def _methods_of(kind: type) -> dict[str, Callable]:
     """Return the methods that a plain number of this kind has too; copies of the number are plain."""
     found = {name: method for name, method in _METHODS.items() if hasattr(kind, name)}
     return {**found, "__array_ufunc__": _ufunc, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)),
-            "__deepcopy__": lambda self, memo: plain(self)}
+            "__deepcopy__": lambda self, memo: plain(self), "__class__": property(lambda self: kind)}
 
 
 Size = type("Size", (Number, int), _methods_of(int))
 Real = type("Real", (Number, float), _methods_of(float))
+
+
+class _AnswersForSizes(type):
+    """Make a class act as `type` does, but that sizes are of the type that they are without being watched."""
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        kind = type(*arguments, **options)
+        return {Size: int, Real: float}.get(kind, kind)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, type)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, type)
+
+
+class Type(type, metaclass=_AnswersForSizes):
+    """Stand for `type` in the code of a forward: `type(x.shape[0]) is int`."""

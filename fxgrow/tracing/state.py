@@ -16,6 +16,7 @@ from torch import nn
 
 from fxgrow.graph import CONSTANT
 from fxgrow.tracing.recorder import is_of_user
+from fxgrow.tracing.sizes import Type
 
 CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 SKIPPED = {*vars(nn.Module()), "training"}
@@ -51,11 +52,14 @@ class State:
                     self._keep(value, DEPTH)
         self.reached: dict[int, list[tuple[str, str]]] = defaultdict(list)  # who reaches a container outside, and its name
         self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
+        self.asking: dict[int, dict[str, Any]] = {}  # the globals of code that asks for types
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
         for path, name, found in self.outside:
             self.reached[id(found)].append((path, name))
             if isinstance(found, FunctionType):
                 self.functions.setdefault(id(found), (found, _held(found)))
+                if "type" in _names(found.__code__) and "type" not in found.__globals__:
+                    self.asking[id(found.__globals__)] = found.__globals__
             elif hasattr(found, "cache_clear"):
                 self.caches.setdefault(id(found), (found, found.cache_info().misses))
             else:
@@ -110,6 +114,17 @@ class State:
         """Return the buffers that are other tensors now: path and module, name, and the new tensor."""
         return [(path, module, name, now) for path, module, _, before in self.modules
                 for name, now in module._buffers.items() if now is not None and before.get(name) is not now]
+
+    @contextlib.contextmanager
+    def sizes_of_plain_type(self) -> Iterator[None]:
+        """Let sizes be of type `int` for code that asks."""
+        for names in self.asking.values():
+            names["type"] = Type
+        try:
+            yield
+        finally:
+            for names in self.asking.values():
+                del names["type"]
 
     def restore(self) -> None:
         """Put everything back as it was; the constants of the graph stay."""
