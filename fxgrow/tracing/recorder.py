@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import Literals, device_constructors
+from fxgrow.aten import Literals, device_constructors, storage_of, tensors_in
 from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, to_meta
 from fxgrow.layers import restore_grad, set_grad
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
@@ -149,7 +149,7 @@ class Recorder(TorchFunctionMode):
         self.names = _names_of_tensors(root)
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
         self.reached: list[tuple[str, str, Any]] | None = None  # what the code of the model reaches (state.py)
-        self.outside: set[str] = set()  # constants that were there before the forward
+        self.outside: dict[int, Tensor] = {}  # tensors that are none of the model's, by id, on the meta device
         self.hooks: list[tuple[str | None, Any]] = []  # that are registered: where (None: in a leaf), and what removes them
         self.set_up: dict[str, LeafNeeded] = {}  # what the forward may change, since later calls do the same with it
 
@@ -265,9 +265,9 @@ class Recorder(TorchFunctionMode):
             if tensor.is_meta:
                 raise self.stop("a tensor is used that was computed where nothing can be seen (scripted code, an extension)")
             name = self._constant(tensor)
-            self.outside.add(name)
+            self.outside[id(tensor)] = to_meta(tensor)
         node = self.emit("get_attr", name, (), {})
-        self.note(node, to_meta(tensor))
+        self.note(node, self.outside.get(id(tensor), to_meta(tensor)))
         self.know(tensor, node)
         return node
 
@@ -286,7 +286,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(a, Number):
             return plain(a)
         if isinstance(a, Tensor):
-            return a if a.is_meta else to_meta(a)
+            return a if a.is_meta else self.outside.get(id(a), to_meta(a))
         if isinstance(a, torch.device):
             return torch.device("meta")
         return map_inside(self.torch_form, a) if isinstance(a, NESTED) else a
@@ -352,7 +352,8 @@ class Recorder(TorchFunctionMode):
             if name == "dtype" and id(tensor) in self.known:
                 self.dtype_reads.append((len(self.events), self.known[id(tensor)], tensor.dtype, self.stack[-1]))
             return func(tensor)
-        return self._emitted("call_function", getattr, (self.argument(tensor), name), {}, func(tensor))
+        argument = self.argument(tensor)
+        return self._emitted("call_function", getattr, (argument, name), {}, func(self.torch_form(tensor)))
 
     def _place(self, name: str, tensor: Tensor) -> Any:
         """Answer where a tensor is: where the user's own tensors are."""
@@ -377,15 +378,16 @@ class Recorder(TorchFunctionMode):
         node = self.emit(kind, target, node_args, node_kwargs)
         self.note(node, out)
         if writes:
-            self._insist_writable(node_args, node_kwargs)
+            self._insist_writable(kwargs.get("out") if kwargs.get("out") is not None else args[:1])
             if isinstance(out, Tensor):
                 self.know(out, node)
             return out
         return self.named(out, node)
 
-    def _insist_writable(self, args: tuple, kwargs: dict) -> None:
-        written = kwargs.get("out", args[0] if args else None)
-        if isinstance(written, Node) and written.op == "get_attr" and written.target in self.outside:
+    def _insist_writable(self, written: Any) -> None:
+        """Insist that what is written to is no part of a tensor that lies outside of the model."""
+        memory = {storage_of(t) for t in self.outside.values()}
+        if memory and not memory.isdisjoint(map(storage_of, tensors_in(self.torch_form((written,))))):
             raise self.stop("its forward writes to a tensor that is neither a parameter nor a buffer")
 
     @staticmethod

@@ -34,6 +34,7 @@ def reset() -> None:
         if not isinstance(value, int):
             value.clear()
     KEPT["calls"] = 0
+    SHARED.fill_(1.0)
 
 
 class Habit:
@@ -369,6 +370,29 @@ class HookChanges:
         return self.inner(h)
 
 # --- State ----------------------------------------------------------------------------------------------------------------
+
+
+SHARED = torch.ones(2, WIDTH, dtype=torch.float64)  # which forwards may write to
+
+
+@habits(**MAY_REFUSE)
+class WritesOutside:
+    def outside_through_a_view(self, h):
+        SHARED[0].mul_(0.5)
+        return h * SHARED[0]
+
+    def outside_through_a_row(self, h):
+        for row in SHARED:
+            row += 1
+        return h * SHARED.sum(0)
+
+    def outside_through_its_data(self, h):
+        SHARED.data.view(-1)[:WIDTH] = 0.5 * SHARED[0]
+        return h * SHARED[0]
+
+    @having(inner=lambda: Counted(lambda h: h * SHARED[0].mul_(0.5)))
+    def outside_in_a_leaf(self, h):
+        return self.inner(h)
 
 
 @habits(**MAY_REFUSE)
