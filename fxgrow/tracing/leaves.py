@@ -52,8 +52,8 @@ def keep_opaque(twin: nn.Module, leaves: dict[str, str], stop: LeafNeeded) -> No
     """
     if stop.path in leaves or not stop.path:
         name = f"{stop.path} ({type(twin.get_submodule(stop.path)).__name__})" if stop.path else type(twin).__name__
-        why = f"{leaves[stop.path]}; and as it is, it stops without data: {stop.reason}" if stop.path in leaves else stop.reason
-        raise CaptureError(f"{name} cannot be captured: {why}") from stop
+        before = f"{leaves[stop.path]}; and as it is, it stops without data: " if stop.path in leaves else ""
+        raise CaptureError(f"{name} cannot be captured: {before}{stop.reason}") from stop
     leaves[stop.path] = stop.reason
 
 

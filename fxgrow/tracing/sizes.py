@@ -1,6 +1,7 @@
 """Sizes that remember: each is an int (or float) for every question, and knows what gives it in the graph.
 
-What lives here: the two classes of number, and `type` as code sees it. What does not: what becomes of a question (recorder.py).
+What lives here: the two classes of number, and `type` as code sees it. What does not: what becomes of a question
+(recorder.py).
 """
 import math
 import operator

@@ -52,14 +52,14 @@ class State:
                     self._keep(value, DEPTH)
         self.reached: dict[int, list[tuple[str, str]]] = defaultdict(list)  # who reaches a container outside, and its name
         self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
-        self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}  # to which a leaf may write: version and numbers
+        self.tensors: dict[int, tuple[Tensor, Tensor]] = {}  # to which a leaf may write, and what is in them
         self.asking: dict[int, dict[str, Any]] = {}  # the globals of code that asks for types
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
         for path, name, found in self.outside:
             self.reached[id(found)].append((path, name))
             if isinstance(found, Tensor):
                 if not found.is_meta and found.numel() < LARGE:
-                    self.tensors[id(found)] = found, found._version, found.detach().clone()
+                    self.tensors[id(found)] = found, found.detach().clone()
             elif isinstance(found, FunctionType):
                 self.functions.setdefault(id(found), (found, _held(found)))
                 if "type" in _names(found.__code__) and "type" not in found.__globals__:
@@ -143,8 +143,8 @@ class State:
             for name, now in _held(function).items():
                 if now is not before.get(name, now):
                     _hold(function, name, before[name])
-        for tensor, version, numbers in self.tensors.values():
-            if tensor._version != version:
+        for tensor, numbers in self.tensors.values():
+            if not torch.equal(tensor, numbers):
                 tensor.detach().copy_(numbers)
         for cached, misses in self.caches.values():
             if cached.cache_info().misses != misses:

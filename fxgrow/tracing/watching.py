@@ -90,14 +90,15 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         return recorder.length(value) if remembers else plain_length(value)
 
     def of_number(function: Callable) -> Callable:
-        return lambda x, *more: recorder.arithmetic(function, (x,)) if isinstance(x, Number) and not more else function(x, *more)
+        return lambda *xs: recorder.arithmetic(function, xs) if len(xs) == 1 and isinstance(xs[0], Number) else function(*xs)
 
     return [patch.object(nn.Module, "__call__", enter),
             *(patch.object(math, name, of_number(function)) for name, function in FUNCTIONS.items()),
             patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
             patch.object(torch.jit.ScriptFunction, "__call__", call_script),
             patch.object(torch.compiler, "is_compiling", is_compiling), patch.object(builtins, "len", length),
-            patch.object(RemovableHandle, "__init__", hook), patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal)]
+            patch.object(RemovableHandle, "__init__", hook),
+            patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal)]
 
 
 def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
