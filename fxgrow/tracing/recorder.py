@@ -31,7 +31,7 @@ from fxgrow.tracing.sizes import Number, plain, remember
 
 VALUES = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "equal",
           "allclose", "is_nonzero", "__contains__", "data_ptr", "nonzero", "argwhere", "unique", "masked_select",
-          "unique_consecutive", "backward"}
+          "unique_consecutive"}
 FACTS = {"dtype", "layout", "is_sparse", "is_quantized", "is_nested", "names", "itemsize", "grad", "is_leaf", "grad_fn",
          "requires_grad", "_version", "name", "is_mkldnn", "is_sparse_csr", "nbytes"}
 OF_GRADIENTS = {"requires_grad", "grad_fn", "is_leaf"}
@@ -607,6 +607,7 @@ SPECIAL: dict[str, Callable] = {
     "get_device": _device_number,
     "__set__": _refused("its forward sets an attribute of a tensor"),
     "requires_grad_": _refused("its forward asks for gradients of a tensor"),
+    **dict.fromkeys(("backward", "grad"), _refused("its forward computes gradients")),
     **dict.fromkeys(("__repr__", "__format__", "__hash__", "__deepcopy__", "has_names",
                      "_record_function_enter_new", "_record_function_exit._RecordFunction"), _fact)}
 

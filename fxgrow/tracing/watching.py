@@ -87,7 +87,7 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
 
     def length(value: Any) -> int:
         remembers = type(value) is Tensor and ours() and value.ndim
-        return recorder.length(value) if remembers else plain_length(value)
+        return value.shape[0] if remembers else plain_length(value)
 
     def of_number(function: Callable) -> Callable:
         return lambda *xs: recorder.arithmetic(function, xs) if len(xs) == 1 and isinstance(xs[0], Number) else function(*xs)
@@ -120,10 +120,12 @@ def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         if not ours():  # else it was switched where the context was made
             switched(context)
 
+    gradients, backward = "its forward computes gradients", torch.autograd.backward
     asks, seeds = "its forward asks whether gradients are wanted", "its forward sets the seed of random numbers"
     return [patch.object(torch.autocast, "__enter__", enter_autocast),
             patch.object(torch.inference_mode, "__enter__", enter_inference),
             patch.object(torch.set_grad_enabled, "__enter__", enter_switched),
+            patch.object(torch.autograd, "backward", _listening(recorder, "backward", backward, gradients)),
             patch.object(torch, "is_grad_enabled", _listening(recorder, "is_grad_enabled", lambda: recorder.grad, asks)),
             *(patch.object(place, name, _listening(recorder, name, getattr(place, name), seeds))
               for place, names in ((torch, ("manual_seed", "seed", "set_rng_state")),
