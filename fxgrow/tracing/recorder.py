@@ -151,6 +151,7 @@ class Recorder(TorchFunctionMode):
         self.reached: list[tuple[str, str, Any]] | None = None  # what the code of the model reaches (state.py)
         self.outside: dict[int, Tensor] = {}  # tensors that are none of the model's, by id, on the meta device
         self.hooks: list[tuple[str | None, Any]] = []  # that are registered: where (None: in a leaf), and what removes them
+        self.caught: LeafNeeded | None = None  # what is said if the forward goes on after an error of torch
         self.set_up: dict[str, LeafNeeded] = {}  # what the forward may change, since later calls do the same with it
 
     # --- The graph that is written ------------------------------------------------------------------------------------
@@ -416,6 +417,10 @@ class Recorder(TorchFunctionMode):
         except NotImplementedError as error:
             name = getattr(func, "__name__", str(func)).strip("_")
             raise self.stop(f"the shape of what {name} gives depends on the data of a tensor", WITHOUT_DATA) from error
+        except Exception:
+            name = getattr(func, "__name__", str(func)).strip("_")
+            self.caught = self.stop(f"its forward goes on where {name} raises an error, which may be so for some sizes alone,")
+            raise
 
     def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
         """Call a module that is kept as it is."""
@@ -592,6 +597,23 @@ def _refused(what: str) -> Callable:
 
 def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> None:
     """Write down where gradients are switched off or on, and where they are switched back."""
+    error = _error_that_leaves(sys._getframe(2))
+    try:
+        _switch(recorder, args)
+    except BaseException as stop:  # a replay expected something else, which the error kept from happening
+        raise error or stop from None
+
+
+def _error_that_leaves(frame: FrameType | None) -> BaseException | None:
+    """Return the error by which a context of torch is being left, if by one."""
+    while frame is not None and not is_of_user(frame.f_code.co_filename):
+        if frame.f_code.co_name == "__exit__":
+            return frame.f_locals.get("exc_value")
+        frame = frame.f_back
+    return None
+
+
+def _switch(recorder: Recorder, args: tuple) -> None:
     if recorder.switched and recorder.switched[-1][1] == args[0]:
         before, _ = recorder.switched.pop()
         recorder.emit("call_function", restore_grad, (before,), {})

@@ -77,6 +77,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
             given, named = _placeholders(recorder, args, kwargs)
             with state.sizes_of_plain_type():
                 out = recorder.run(given, named)
+            if recorder.caught:
+                raise recorder.caught
             set_up = _check_state(recorder, state)
             if recorder.switched:
                 raise LeafNeeded("", "its forward switches gradients off or on and not back again")

@@ -223,6 +223,14 @@ def within(name, context, **marks):
     add(name, use, **marks)
 
 
+@habit(**MAY_REFUSE)
+def goes_on_after_an_error(self, h):
+    try:
+        return h + h.reshape(h.shape[0], -1, 4, h.shape[2]).mean((1, 2))[:, None]
+    except RuntimeError:
+        return h * 2
+
+
 within("no_grad", torch.no_grad, **MAY_REFUSE)
 within("grad_disabled", lambda: torch.set_grad_enabled(False), **MAY_REFUSE)
 within("grad_enabled", lambda: torch.set_grad_enabled(True))
