@@ -293,4 +293,5 @@ def _sentence(guard: Guard) -> str:
         asked = spoken(guard.operands[0])
     known = [f"{spoken(o)} was {plain(o)}" for o in sizes] if guard.operation not in (operator.eq, operator.truth) else []
     where = ", ".join([*known, *([guard.line] if guard.line else [])])
-    return f"this network was captured where `{asked}` was {guard.answer}{where and f' ({where})'}, and here it is not: {ADVICE}"
+    answer = f"{guard.answer} ({where})" if where else f"{guard.answer}"
+    return f"this network was captured where `{asked}` was {answer}, and here it is not: {ADVICE}"

@@ -419,7 +419,7 @@ class Recorder(TorchFunctionMode):
             raise self.stop(f"the shape of what {name} gives depends on the data of a tensor", WITHOUT_DATA) from error
         except Exception:
             name = getattr(func, "__name__", str(func)).strip("_")
-            self.caught = self.stop(f"its forward goes on where {name} raises an error, which may be so for some sizes alone,")
+            self.caught = self.stop(f"its forward goes on where {name} raises an error, perhaps for some sizes alone,")
             raise
 
     def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:

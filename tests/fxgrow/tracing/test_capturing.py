@@ -220,7 +220,7 @@ def test_a_length_is_free_though_longer_ones_raise_where_gradients_are_off():
     (lambda x: x.shape[1] > 4, "`x.shape[1] > 4` was False (x.shape[1] was 3, "),
     (lambda x: x.size(1) % 2, "`x.shape[1] % 2` was True ("),
     (lambda x: len(x) == x.size()[1], "`x.shape[0] == x.shape[1]` was False ("),
-    (lambda x: torch.tanh(x).shape[-2] // 2 > 1, "`(tanh(...).shape[1] // 2) > 1` was False (tanh(...).shape[1] // 2 was 1, "),
+    (lambda x: torch.tanh(x).shape[-2] // 2 > 1, "`(tanh(...).shape[1] // 2) > 1` was False (tanh(...).shape[1] // 2 was 1"),
     (lambda x: x.numel() > 50, "`x.numel() > 50` was False (x.numel() was 24, ")])
 def test_a_check_says_what_was_asked_of_the_inputs(choose, said):
     model = traced(lambda m, x: x)
