@@ -16,12 +16,11 @@ from fxgrow.layers import has_form, ordered
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe, map_inside
 from fxgrow.tracing.sizes import Number
-from fxgrow.tracing.state import State, draws, put_back_draws
+from fxgrow.tracing.state import CONTAINERS, State, draws, put_back_draws
 from fxgrow.tracing.watching import watched
 
 Repeats = Callable[[Recorder, tuple, dict], bool]  # tells whether a second call does what a recording says
 MAX_LEAF_RETRIES = 200
-WORDS = (bool, str, type(None))  # values of which one is as good as another equal one
 ADVICE = ("Pass the submodule that does the work instead (its backbone), or rewrite that line so that it needs no values "
           "of tensors")
 
@@ -161,13 +160,21 @@ def _check_state(recorder: Recorder, state: State) -> dict[str, LeafNeeded]:
             kind = type(recorder.root.get_submodule(change.path)).__name__
             stop = LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: use a "
                               "buffer that is written in place")
-            if not all(type(v) in WORDS for v in change.news):
+            if any(map(_holds_values, change.news)):
                 raise stop
-            set_up[f"{change.path} {change.what} {change.news}"] = stop
+            news = [v if type(v) in LITERALS else type(v) for v in change.news]
+            set_up[f"{change.path} {change.what} {news}"] = stop
     for i, (path, handle) in enumerate(recorder.hooks):
         if path is not None and handle.id in (handle.hooks_dict_ref() or ()):
             set_up[f"{path} hook {i}"] = LeafNeeded(path, "its forward registers a hook that stays")
     return set_up
+
+
+def _holds_values(value: Any) -> bool:
+    """Tell whether something new may hold what a call computed."""
+    def is_one(held: Any) -> bool:
+        return isinstance(held, (Tensor, Number, tuple, *CONTAINERS))
+    return is_one(value) or any(map(is_one, getattr(value, "__dict__", {}).values()))
 
 
 def _updates(node: Node, buffer: str) -> bool:
