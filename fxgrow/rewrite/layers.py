@@ -42,10 +42,13 @@ def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
     def fit(stated: Any, axis: Any) -> Any:
         return stated if grown.of(axis) == resolve(axis).size else grown.of(axis)
 
+    def fit_groups(stated: Any) -> Any:  # of what is computed, sizes.py sees to it
+        return stated if isinstance(stated, Node) else fit(stated, op.groups)
+
     if isinstance(op, Contract) and op.groups is not None:
-        _put(owner, "groups", 6, lambda stated: fit(stated, op.groups))
+        _put(owner, "groups", 6, fit_groups)
     elif isinstance(op, Normalise) and op.groups is not None:
-        _put(owner, "num_groups", 1, lambda stated: fit(stated, op.groups))
+        _put(owner, "num_groups", 1, fit_groups)
     elif isinstance(op, Normalise) and not op.eps:
         axes = [axis for _, _, axis in op.reduced]
         _put(owner, "normalized_shape", 1, lambda stated: tuple(

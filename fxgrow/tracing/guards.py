@@ -270,9 +270,16 @@ def _node_of(graph: Graph, origin: Any) -> Node:
     return origin.node
 
 
+def _early(node: Node, origin: Any) -> Node:
+    """Move the node of an element right behind its base: a check has to come before what it guards."""
+    if isinstance(origin, Element) and isinstance(origin.base, Node):
+        origin.base.append(node)
+    return node
+
+
 def _check_guard(graph: Graph, guard: Guard) -> None:
     """Insist, behind what a question asked about, that its answer is the recorded one."""
-    operands = [_node_of(graph, o.origin) if isinstance(o, Number) else o for o in guard.operands]
+    operands = [_early(_node_of(graph, o.origin), o.origin) if isinstance(o, Number) else o for o in guard.operands]
     last = max(o for o in operands if isinstance(o, Node))
     while last.next.op == "placeholder":
         last = last.next

@@ -231,6 +231,17 @@ def test_a_check_says_what_was_asked_of_the_inputs(choose, said):
     assert f"captured where {said}" in str(stop.value) and "test_capturing.py:" in str(stop.value)
 
 
+def test_a_check_comes_before_what_it_guards():
+    def twice(model, x):
+        b, c, h = x.shape
+        rows = x.flatten(0, 1).view(2 * c if b == 2 else b * c, h)  # would not run at another batch
+        return rows.view(b, c, h)
+
+    graph = fxgrow.capture(traced(twice), torch.randn(2, 3, 4))
+    with pytest.raises(ValueError, match=r"`layer\(...\).shape\[0\] == 2` was True"):
+        graph(torch.randn(3, 3, 4))
+
+
 def test_both_modes_hold_one_copy_of_a_constant():
     graph = fxgrow.capture(traced(lambda m, x: F.dropout(x, 0.5, m.training) + torch.tensor([1.0, 2, 3, 4])), X)
     assert len([n for n in graph.graph.nodes if n.op == "get_attr" and "constant" in n.target]) == 1
