@@ -454,11 +454,12 @@ class Recorder(TorchFunctionMode):
         if path is None:
             return call(module, *args, **kwargs)
         if path and is_leaf(module, path, self.leaves):
+            if isinstance(module, torch.jit.ScriptModule) and _is_frozen(module):
+                raise LeafNeeded(path, FROZEN)
             try:
                 return self.leaf(call, module, path, args, kwargs)
             except Exception as error:
-                scripted = isinstance(module, torch.jit.ScriptModule)
-                raise LeafNeeded(path, FROZEN if scripted else describe(error)) from error
+                raise LeafNeeded(path, describe(error)) from error
         self.stack.append(path)
         try:
             return call(module, *args, **kwargs)
@@ -518,6 +519,13 @@ def _target(func: Callable, name: str, args: tuple, kwargs: dict) -> tuple[str, 
             return "call_function", found, args
         return "call_method", name, args
     return "call_function", func, args
+
+
+def _is_frozen(module: torch.jit.ScriptModule) -> bool:
+    """Tell whether there are tensors in the code of a module of TorchScript."""
+    graph: Any = module.inlined_graph  # which its nodes do not keep alive
+    constants = [n.output() for n in graph.findAllNodes("prim::Constant")]
+    return any(c.type().kind() == "TensorType" and c.node().t("value").ndim for c in constants)
 
 
 def _iterate(recorder: Recorder, func, name, args, kwargs) -> Any:
