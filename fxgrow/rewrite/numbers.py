@@ -11,10 +11,10 @@ from typing import Any
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.axis import Normalise, Sum, resolve
+from fxgrow.axis import Sum, resolve
 from fxgrow.common import Refusal
 from fxgrow.graph import NodeRunner
-from fxgrow.rewrite.growth import GrownSizes
+from fxgrow.rewrite.growth import GROUPS, GrownSizes
 
 
 class Numbers:
@@ -53,7 +53,7 @@ class Numbers:
         """Let a number of groups that is computed be that of the classes as they are now."""
         for op in self.grown.ops(node):
             axis = getattr(op, "groups", None)
-            name, position = ("num_groups", 1) if isinstance(op, Normalise) else ("groups", 6)
+            name, position = GROUPS.get(type(op), ("", 0))
             stated = node.kwargs.get(name, node.args[position] if len(node.args) > position else None)
             if axis is not None and isinstance(stated, Node):
                 self.groups[node] = fitted = self.fit_along(stated, self.grown.of(axis), axis, node)

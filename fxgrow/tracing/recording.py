@@ -164,9 +164,9 @@ def _check_state(recorder: Recorder, state: State) -> dict[str, LeafNeeded]:
                 raise stop
             news = [v if type(v) in LITERALS else type(v) for v in change.news]
             set_up[f"{change.path} {change.what} {news}"] = stop
-    for i, (path, handle) in enumerate(recorder.hooks):
-        if path is not None and handle.id in (handle.hooks_dict_ref() or ()):
-            set_up[f"{path} hook {i}"] = LeafNeeded(path, "its forward registers a hook that stays")
+    for i, (place, handle) in enumerate(recorder.hooks):
+        if place is not None and handle.id in (handle.hooks_dict_ref() or ()):
+            set_up[f"{place} hook {i}"] = LeafNeeded(place, "its forward registers a hook that stays")
     return set_up
 
 

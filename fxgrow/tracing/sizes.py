@@ -104,7 +104,7 @@ _METHODS |= {f"__{_name}__": _escape(f"__{_name}__") for _name in ("int", "float
 _METHODS |= {f"__{_name}__": _text(f"__{_name}__") for _name in ("repr", "str", "format")}
 
 
-def _methods_of(kind: type) -> dict[str, Callable]:
+def _methods_of(kind: type) -> dict[str, Any]:
     """Return the methods that a plain number of this kind has too; copies of the number are plain."""
     found = {name: method for name, method in _METHODS.items() if hasattr(kind, name)}
     return {**found, "__array_ufunc__": _ufunc, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)),
