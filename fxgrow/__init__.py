@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fxgrow.contents import AxesReport, axes
     from fxgrow.cost import Cost, FlopCount, Flops, count_flops, flop_rule
     from fxgrow.diagram import Difference, diff, draw
-    from fxgrow.errors import ArchiveError, CaptureError, DrawError, FxgrowError, GrowthError, SelectionError
+    from fxgrow.errors import ArchiveError, CaptureError, DrawError, FxgrowError, GrowthError, OtherInputs, SelectionError
     from fxgrow.growth import transform
     from fxgrow.passes.into import GrownInto, grow_into
     from fxgrow.record import Grown, GrowthRecord, Outcome, ParameterRecord, scale_updates, tie, untie
@@ -28,7 +28,7 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "contents": "AxesReport axes",
     "cost": "Cost FlopCount Flops count_flops flop_rule",
     "diagram": "Difference diff draw",
-    "errors": "ArchiveError CaptureError DrawError FxgrowError GrowthError SelectionError",
+    "errors": "ArchiveError CaptureError DrawError FxgrowError GrowthError OtherInputs SelectionError",
     "growth": "transform",
     "passes.into": "GrownInto grow_into",
     "record": "Grown GrowthRecord Outcome ParameterRecord scale_updates tie untie",

@@ -12,7 +12,7 @@ from fxgrow.common import Refusal, times
 from fxgrow.errors import SelectionError
 from fxgrow.graph import LAYERS
 from fxgrow.growth import Edit, Part, apply, channel_axis, kept, named, part_of, read_parameter
-from fxgrow.passes.support import check_choices, listed
+from fxgrow.passes.support import check_choices, fitted, listed
 from fxgrow.record import Outcome
 
 
@@ -57,12 +57,13 @@ class Skip(PassBase):
         layer = self._layer(edit, start, end)
         count = sum(p.numel() for p in layer.parameters())
         edit.add_layer(path, layer)
-        x = kept(edit, reader, x)
+        came, after = kept(edit, reader, x), y.next
         if isinstance(layer, tuple(LAYERS.values())):
-            skip = edit.call(reader, path, x, owner=path)
+            skip = edit.call(reader, path, came, owner=path)
         else:
-            skip = edit.call(reader, torch.mul, x, read_parameter(edit, reader, f"{path}.weight"), owner=path)
-        edit.exchange(y, edit.call(y.next, torch.add, y, skip, owner=path))
+            skip = edit.call(reader, torch.mul, came, read_parameter(edit, reader, f"{path}.weight"), owner=path)
+        skip = fitted(edit, skip, x, y, edit.values[y.name].ndim - 2 if channel_axis(edit, end.gives) == 1 else 0, after)
+        edit.exchange(y, edit.call(after, torch.add, y, skip, owner=path))
         return Outcome(start.name if end is start else f"{start.name} to {end.name}", 0, count, [path], "zero weight",
                        "what is added starts as zero times the input")
 

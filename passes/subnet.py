@@ -14,7 +14,18 @@ from fxgrow.aten import TorchDispatchMode
 from fxgrow.errors import CaptureError, GrowthError
 from fxgrow.graph import calls, meta_twin
 from fxgrow.growth import Edit, Part, insist_done, outermost
-from fxgrow.passes.support import called_names, cancel, check_choices, conv, listed, part_below, seed_of, seeded, stack
+from fxgrow.passes.support import (
+    called_names,
+    cancel,
+    check_choices,
+    conv,
+    fitted,
+    listed,
+    part_below,
+    seed_of,
+    seeded,
+    stack,
+)
 from fxgrow.record import Outcome
 
 Factory = Callable[[int, int], nn.Module]
@@ -84,7 +95,9 @@ class Subnet(PassBase):
         path = edit.free_name(f"{part.name}_subnet")
         ended = edit.trace(Ended(net, project, axis, paired, alone.writes_input), part.takes)
         z = edit.graft(path, ended, part.takes, part.reader)
-        edit.exchange(part.gives, edit.call(part.gives.next, torch.add, part.gives, z, owner=part.name.rpartition(".")[0]))
+        after = part.gives.next
+        z = fitted(edit, z, part.takes, part.gives, part.rank, after)  # type: ignore[arg-type]
+        edit.exchange(part.gives, edit.call(after, torch.add, part.gives, z, owner=part.name.rpartition(".")[0]))
         size = sum(p.numel() for p in edit.gm.get_submodule(path).parameters())
         return Outcome(part.name, 0, size, [path], method, WHY[method] + note)
 

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701
+from torch.utils._pytree import tree_map  # noqa: PLC2701
+
+from fxgrow.aten.schema import effects, tensors_in
 
 aten = torch.ops.aten
 
@@ -179,7 +182,20 @@ def compute(func, args, kwargs):
     """Return `func(*args, **kwargs)` of an ATen op, by a shortcut where there is one."""
     shortcut = SHORTCUTS.get(func)
     out = None if shortcut is None else shortcut(args, kwargs)
-    return func(*args, **kwargs) if out is None else out
+    try:
+        return func(*args, **kwargs) if out is None else out
+    except RuntimeError:  # perhaps since code made a tensor without saying on which device
+        if not _is_mixed(func, args, kwargs):
+            raise
+        args, kwargs = tree_map(lambda v: v.to("meta") if isinstance(v, Tensor) else v, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _is_mixed(func, args, kwargs) -> bool:
+    """Tell whether an op is given tensors with data beside some without, and writes to none of these with data."""
+    kinds = {t.is_meta for t in tensors_in((*args, *kwargs.values()))}
+    written = [kwargs.get(w) if isinstance(w, str) else args[w] for w in effects(func)[2]]
+    return len(kinds) == 2 and all(t.is_meta for t in tensors_in(written))
 
 
 class Watching(TorchDispatchMode):
@@ -198,10 +214,15 @@ class Shapes(Watching):
 
 
 class Literals(TorchFunctionMode):
-    """Make tensors of plain numbers (`torch.tensor(n, device=x.device)`) off the meta device first: an op then sees them."""
+    """Make tensors of plain numbers (`torch.tensor(n, device=x.device)`) off the meta device first: an op then sees them.
+
+    Zeros, to which others may be written, are on it wherever the code has them.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        if func in (torch.zeros, torch.empty):
+            return func(*args, **{**kwargs, "device": "meta"})
         if func is Tensor.new_tensor and not any(isinstance(a, Tensor) for a in args[1:]):
             func, args, kwargs = torch.tensor, args[1:], {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
         if func not in (torch.tensor, torch.as_tensor, torch.asarray):

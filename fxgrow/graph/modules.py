@@ -148,13 +148,15 @@ def _clone_plain(module: nn.Module, cls: Any, memo: dict[int, Any]) -> nn.Module
     state = new.__dict__
     for name, value in vars(module).items():
         kind = type(value)
+        if name == "_compiled_call_impl":  # it calls the module that this is a copy of
+            continue
         if name == "forward":
             state[name] = _rebound(value, memo)
         elif kind in SHARED:
             state[name] = value
         elif name in OWN and kind in CONTAINERS and not value:
             state[name] = kind()
-        elif name != "_compiled_call_impl":  # it calls the module that this is a copy of
+        else:
             state[name] = _clone_value(value, memo)
     return new
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from fxgrow.axis import Atom, Map, Op, Sizes, Tape, Value, size_of
+from fxgrow.axis import Atom, Contract, Map, Normalise, Op, Sizes, Tape, Value, size_of
 from fxgrow.contents import Certificate, Content
 
+GROUPS: dict[type, tuple[str, int]] = {Contract: ("groups", 6), Normalise: ("num_groups", 1)}  # where calls state them
 Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], tuple[Tensor, Tensor | None]]
 Contents = dict[Atom, Any]  # a `Content`, or a `ByPart` of several
 Fill = Callable[[Atom, Content, Tensor, int], tuple[Tensor, Tensor | None]]

@@ -11,7 +11,7 @@ from fxgrow.aten import ConvNd
 from fxgrow.axis import Contract, Fold, Normalise, Op, atoms, resolve, view
 from fxgrow.common import Refusal
 from fxgrow.layers import MultiheadAttention, fold_pairs
-from fxgrow.rewrite.growth import GrownSizes
+from fxgrow.rewrite.growth import GROUPS, GrownSizes
 
 
 def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> None:
@@ -42,10 +42,10 @@ def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
     def fit(stated: Any, axis: Any) -> Any:
         return stated if grown.of(axis) == resolve(axis).size else grown.of(axis)
 
-    if isinstance(op, Contract) and op.groups is not None:
-        _put(owner, "groups", 6, lambda stated: fit(stated, op.groups))
-    elif isinstance(op, Normalise) and op.groups is not None:
-        _put(owner, "num_groups", 1, lambda stated: fit(stated, op.groups))
+    groups = getattr(op, "groups", None)
+    if groups is not None:  # where they are computed, numbers.py sees to it
+        name, position = GROUPS[type(op)]
+        _put(owner, name, position, lambda stated: stated if isinstance(stated, Node) else fit(stated, groups))
     elif isinstance(op, Normalise) and not op.eps:
         axes = [axis for _, _, axis in op.reduced]
         _put(owner, "normalized_shape", 1, lambda stated: tuple(

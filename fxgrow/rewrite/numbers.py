@@ -14,7 +14,7 @@ from torch.fx.node import map_aggregate
 from fxgrow.axis import Sum, resolve
 from fxgrow.common import Refusal
 from fxgrow.graph import NodeRunner
-from fxgrow.rewrite.growth import GrownSizes
+from fxgrow.rewrite.growth import GROUPS, GrownSizes
 
 
 class Numbers:
@@ -23,6 +23,7 @@ class Numbers:
     def __init__(self, runner: NodeRunner, grown: GrownSizes):
         self.runner, self.grown = runner, grown
         self.old: dict[Node, Any] = {}  # for each that depends on a grown size, what gives it as it was (None: nothing yet)
+        self.groups: dict[Node, Any] = {}  # for a call, the number of groups that is computed for it
 
     def note(self, node: Node, value: Any) -> None:
         """Take notice of a value that is a number and depends on a grown size."""
@@ -44,10 +45,28 @@ class Numbers:
         Raises:
             Refusal: nothing can give it.
         """
-        return map_aggregate(arguments, lambda a: self._old(a, user) if isinstance(a, Node) and a in self.old else a)
+        def kept(a: Any) -> Any:
+            return self._old(a, user) if isinstance(a, Node) and a in self.old and a is not self.groups.get(user) else a
+        return map_aggregate(arguments, kept)
+
+    def fit_groups(self, node: Node) -> None:
+        """Let a number of groups that is computed be that of the classes as they are now."""
+        for op in self.grown.ops(node):
+            axis = getattr(op, "groups", None)
+            name, position = GROUPS.get(type(op), ("", 0))
+            stated = node.kwargs.get(name, node.args[position] if len(node.args) > position else None)
+            if axis is not None and isinstance(stated, Node):
+                self.groups[node] = fitted = self.fit_along(stated, self.grown.of(axis), axis, node)
+                node.args = tuple(fitted if a is stated else a for a in node.args)
+                node.kwargs = {k: fitted if a is stated else a for k, a in node.kwargs.items()}
 
     def fit(self, stated: Any, wanted: int, dim: int, user: Node) -> Any:
         """Return what gives the size that is wanted along a dimension of a result, where another may be stated."""
+        result = self.grown.value(user)
+        return self.fit_along(stated, wanted, None if result is None else result.axes[dim], user)
+
+    def fit_along(self, stated: Any, wanted: int, axis: Any, user: Node) -> Any:
+        """Return what gives the size that is wanted along an axis (None: an unknown one), where another may be stated."""
         value = self.value(stated)
         if value in (-1, wanted):
             return stated
@@ -55,8 +74,7 @@ class Numbers:
             return wanted
         if stated in self.old and self.before(stated) == wanted:
             return self._old(stated, user)
-        result = self.grown.value(user)
-        return wanted if result is None else self._converted(stated, value, wanted, [result.axes[dim]], user)
+        return wanted if axis is None else self._converted(stated, value, wanted, [axis], user)
 
     def call(self, function: Callable, args: tuple, user: Node) -> Any:
         """Return a new node in front of `user` that calls a function, or its result where nothing is live in it."""

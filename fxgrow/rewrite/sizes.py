@@ -67,6 +67,8 @@ class _SizeRunner(MetaRunner):
         return super().after(node, value)
 
     def _resized(self, node: Node) -> Any:
+        if node.op != "call_module":
+            self.numbers.fit_groups(node)
         keep_old_numbers(node, self.numbers)
         shape = self.grown.shapes(self.grown.tape.node_values.get(node.name), self.grown.tape.shapes.get(node.name))
         value, problem = self._attempt(node, shape)

@@ -17,10 +17,11 @@ from torch.fx import Graph, Node
 
 from fxgrow.aten import tree_flatten, tree_unflatten
 from fxgrow.graph import owner_of
-from fxgrow.layers import insist, limit_of
+from fxgrow.layers import has_form, insist, limit_of
 from fxgrow.tracing.recorder import Element, Guard, Recorder
 from fxgrow.tracing.replay import Differs, Replay, ReplayAtOne, question, replay
 from fxgrow.tracing.sizes import Number, plain
+from fxgrow.tracing.wording import spoken, spoken_call
 
 Axis = tuple[int, int]  # which leaf of the inputs, which dimension of it (-1: the number itself)
 ADVICE = "capture it again with an example of this size"
@@ -30,7 +31,6 @@ OTHER_TYPE = {torch.float32: torch.float64, torch.float64: torch.float32, torch.
 # number; twice as long; one longer. Not each fits everywhere: a picture may be halved and doubled again.
 LONGER: tuple[Callable[[int], int], ...] = (lambda n: 2 * n + 1 + n % 2, lambda n: 2 * n, lambda n: n + 1)
 LIMITS = ("min", "max", "eps", "tiny")
-WORDS = {operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="}
 
 
 class _Raised(Exception):
@@ -233,7 +233,8 @@ def _check_axis(recording: Recorder, inputs: Inputs, axis: Axis, why: str) -> No
         with graph.inserting_after(last):
             last = found = graph.call_function(operator.getitem, (shape, dim))
         shape.meta["owner"] = found.meta["owner"] = owner
-    what = f"the value {size} of {node.name!r}" if dim < 0 else f"size {size} along axis {dim} of {node.name!r}"
+    name = spoken(node)
+    what = f"the value {size} of {name!r}" if dim < 0 else f"size {size} along axis {dim} of {name!r}"
     with graph.inserting_after(last):
         check = graph.call_function(insist, (found, size, f"this network was captured with {what}: {why}; {ADVICE}"))
     check.meta["owner"] = owner
@@ -269,9 +270,16 @@ def _node_of(graph: Graph, origin: Any) -> Node:
     return origin.node
 
 
+def _early(node: Node, origin: Any) -> Node:
+    """Move the node of an element right behind its base: a check has to come before what it guards."""
+    if isinstance(origin, Element) and isinstance(origin.base, Node):
+        origin.base.append(node)
+    return node
+
+
 def _check_guard(graph: Graph, guard: Guard) -> None:
     """Insist, behind what a question asked about, that its answer is the recorded one."""
-    operands = [_node_of(graph, o.origin) if isinstance(o, Number) else o for o in guard.operands]
+    operands = [_early(_node_of(graph, o.origin), o.origin) if isinstance(o, Number) else o for o in guard.operands]
     last = max(o for o in operands if isinstance(o, Node))
     while last.next.op == "placeholder":
         last = last.next
@@ -283,10 +291,14 @@ def _check_guard(graph: Graph, guard: Guard) -> None:
 
 
 def _sentence(guard: Guard) -> str:
-    left, *right = (o.name if isinstance(o, Node) else repr(plain(o)) for o in guard.operands)
-    if isinstance(guard.operands[0], Node):
-        form = "a tensor or a number" if right == ["Ellipsis"] else right[0].replace("Ellipsis", "...")
-        return f"this network was captured with {left} = {form}: capture it again with the value that you use"
-    asked = f"{left} {WORDS.get(guard.operation, 'and')} {right[0]}" if right else left
-    line = f" ({guard.line})" if guard.line else ""
-    return f"this network was captured where `{asked}` was {guard.answer}{line}, and here it is not: {ADVICE}"
+    if guard.operation is has_form:
+        value, form = guard.operands
+        words = "a tensor or a number" if form is ... else spoken(form)
+        return f"this network was captured with {spoken(value)} = {words}: capture it again with the value that you use"
+    asked, sizes = spoken_call(guard.operation, guard.operands), [o for o in guard.operands if isinstance(o, Number)]
+    if guard.operation is operator.truth:
+        asked = spoken(guard.operands[0])
+    known = [f"{spoken(o)} was {plain(o)}" for o in sizes] if guard.operation not in (operator.eq, operator.truth) else []
+    where = ", ".join([*known, *([guard.line] if guard.line else [])])
+    answer = f"{guard.answer} ({where})" if where else f"{guard.answer}"
+    return f"this network was captured where `{asked}` was {answer}, and here it is not: {ADVICE}"

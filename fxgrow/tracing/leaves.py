@@ -52,7 +52,9 @@ def keep_opaque(twin: nn.Module, leaves: dict[str, str], stop: LeafNeeded) -> No
     """
     if stop.path in leaves or not stop.path:
         name = f"{stop.path} ({type(twin.get_submodule(stop.path)).__name__})" if stop.path else type(twin).__name__
-        raise CaptureError(f"{name} cannot be captured: {leaves.get(stop.path, stop.reason)}") from stop
+        first = leaves.get(stop.path, stop.reason)
+        before = f"{first}; and as it is, it stops without data: " if first != stop.reason else ""
+        raise CaptureError(f"{name} cannot be captured: {before}{stop.reason}") from stop
     leaves[stop.path] = stop.reason
 
 

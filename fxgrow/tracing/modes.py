@@ -64,6 +64,8 @@ def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, 
                 return _with_flags(again)
             found = len(leaves)
             train = _record_in(twin, True, args, kwargs, leaves, device)
+            for change in train.set_up.keys() ^ evaluation.set_up.keys():
+                raise (train.set_up | evaluation.set_up)[change]
             if len(leaves) == found:  # else a leaf found in the second recording holds for the first
                 guard_sizes(train, args, kwargs)
                 return _Merger(train.graph, evaluation.graph).merge()
@@ -86,7 +88,13 @@ def _with_flags(train: Replay) -> Graph:
 
 def _record_in(twin: nn.Module, training: bool, args: tuple, kwargs: dict, leaves: dict[str, str],
                device: torch.device) -> Recorder:
-    return record(set_mode(twin, training), args, kwargs, leaves, device)
+    return record(set_mode(twin, training), args, kwargs, leaves, device, _repeats)
+
+
+def _repeats(recording: Recorder, args: tuple, kwargs: dict) -> bool:
+    """Tell whether a second call does what was recorded."""
+    again = replay(recording, args, kwargs)
+    return isinstance(again, Replay) and not again.differences and not again.decided
 
 
 def set_mode(module: nn.Module, training: bool) -> nn.Module:

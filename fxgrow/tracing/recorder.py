@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import device_constructors
+from fxgrow.aten import Literals, device_constructors, storage_of, tensors_in
 from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, modules_by_path, to_meta
 from fxgrow.layers import restore_grad, set_grad
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
@@ -31,7 +31,7 @@ from fxgrow.tracing.sizes import Number, plain, remember
 
 VALUES = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "equal",
           "allclose", "is_nonzero", "__contains__", "data_ptr", "nonzero", "argwhere", "unique", "masked_select",
-          "unique_consecutive", "backward"}
+          "unique_consecutive"}
 FACTS = {"dtype", "layout", "is_sparse", "is_quantized", "is_nested", "names", "itemsize", "grad", "is_leaf", "grad_fn",
          "requires_grad", "_version", "name", "is_mkldnn", "is_sparse_csr", "nbytes"}
 OF_GRADIENTS = {"requires_grad", "grad_fn", "is_leaf"}
@@ -150,7 +150,10 @@ class Recorder(TorchFunctionMode):
         self.names = _names_of_tensors(modules)
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
         self.reached: list[tuple[str, str, Any]] | None = None  # what the code of the model reaches (state.py)
-        self.outside: set[str] = set()  # constants that were there before the forward
+        self.outside: dict[int, Tensor] = {}  # tensors that are none of the model's, by id, on the meta device
+        self.hooks: list[tuple[str | None, Any]] = []  # that are registered: where (None: in a leaf), and what removes them
+        self.caught: LeafNeeded | None = None  # what is said if the forward goes on after an error of torch
+        self.set_up: dict[str, LeafNeeded] = {}  # what the forward may change, since later calls do the same with it
 
     # --- The graph that is written ------------------------------------------------------------------------------------
 
@@ -264,9 +267,9 @@ class Recorder(TorchFunctionMode):
             if tensor.is_meta:
                 raise self.stop("a tensor is used that was computed where nothing can be seen (scripted code, an extension)")
             name = self._constant(tensor)
-            self.outside.add(name)
+            self.outside[id(tensor)] = to_meta(tensor)
         node = self.emit("get_attr", name, (), {})
-        self.note(node, to_meta(tensor))
+        self.note(node, self.outside.get(id(tensor), to_meta(tensor)))
         self.know(tensor, node)
         return node
 
@@ -285,7 +288,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(a, Number):
             return plain(a)
         if isinstance(a, Tensor):
-            return a if a.is_meta else to_meta(a)
+            return a if a.is_meta else self.outside.get(id(a), to_meta(a))
         if isinstance(a, torch.device):
             return torch.device("meta")
         return map_inside(self.torch_form, a) if isinstance(a, NESTED) else a
@@ -351,7 +354,8 @@ class Recorder(TorchFunctionMode):
             if name == "dtype" and id(tensor) in self.known:
                 self.dtype_reads.append((len(self.events), self.known[id(tensor)], tensor.dtype, self.stack[-1]))
             return func(tensor)
-        return self._emitted("call_function", getattr, (self.argument(tensor), name), {}, func(tensor))
+        argument = self.argument(tensor)
+        return self._emitted("call_function", getattr, (argument, name), {}, func(self.torch_form(tensor)))
 
     def _place(self, name: str, tensor: Tensor) -> Any:
         """Answer where a tensor is: where the user's own tensors are."""
@@ -376,15 +380,16 @@ class Recorder(TorchFunctionMode):
         node = self.emit(kind, target, node_args, node_kwargs)
         self.note(node, out)
         if writes:
-            self._insist_writable(node_args, node_kwargs)
+            self._insist_writable(kwargs.get("out") if kwargs.get("out") is not None else args[:1])
             if isinstance(out, Tensor):
                 self.know(out, node)
             return out
         return self.named(out, node)
 
-    def _insist_writable(self, args: tuple, kwargs: dict) -> None:
-        written = kwargs.get("out", args[0] if args else None)
-        if isinstance(written, Node) and written.op == "get_attr" and written.target in self.outside:
+    def _insist_writable(self, written: Any) -> None:
+        """Insist that what is written to is no part of a tensor that lies outside of the model."""
+        memory = {storage_of(t) for t in self.outside.values()}
+        if memory and not memory.isdisjoint(map(storage_of, tensors_in(self.torch_form((written,))))):
             raise self.stop("its forward writes to a tensor that is neither a parameter nor a buffer")
 
     @staticmethod
@@ -413,21 +418,26 @@ class Recorder(TorchFunctionMode):
         except NotImplementedError as error:
             name = getattr(func, "__name__", str(func)).strip("_")
             raise self.stop(f"the shape of what {name} gives depends on the data of a tensor", WITHOUT_DATA) from error
+        except Exception:
+            name = getattr(func, "__name__", str(func)).strip("_")
+            self.caught = self.stop(f"its forward goes on where {name} raises an error, perhaps for some sizes alone,")
+            raise
 
     def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
         """Call a module that is kept as it is."""
-        return self._unseen("call_module", path, functools.partial(call, module), args, kwargs)
+        known = type(module).__module__.startswith("torch.nn")
+        return self._unseen("call_module", path, functools.partial(call, module), args, kwargs, known)
 
     def function(self, apply: Callable, args: tuple) -> Any:
         """Call a function with a backward of its own: one node, which keeps it."""
         return self._unseen("call_function", apply, apply, args, {})
 
-    def _unseen(self, kind: str, target: Any, call: Callable, args: tuple, kwargs: dict) -> Any:
-        """Write a call down as one node, whatever is done in it."""
+    def _unseen(self, kind: str, target: Any, call: Callable, args: tuple, kwargs: dict, known: bool = False) -> Any:
+        """Write a call down as one node, whatever is done in it; only what is `known` says on which device."""
         node_args, node_kwargs = self.argument(args), self.argument(kwargs)
         self.listening = False
         try:
-            with torch._C.DisableTorchFunction():
+            with torch._C.DisableTorchFunction() if known else Literals():
                 out = call(*self.torch_form(args), **self.torch_form(kwargs))
         finally:
             self.listening = True
@@ -445,11 +455,12 @@ class Recorder(TorchFunctionMode):
         if path is None:
             return call(module, *args, **kwargs)
         if path and is_leaf(module, path, self.leaves):
+            if isinstance(module, torch.jit.ScriptModule) and _is_frozen(module):
+                raise LeafNeeded(path, FROZEN)
             try:
                 return self.leaf(call, module, path, args, kwargs)
             except Exception as error:
-                scripted = isinstance(module, torch.jit.ScriptModule)
-                raise LeafNeeded(path, FROZEN if scripted else describe(error)) from error
+                raise LeafNeeded(path, describe(error)) from error
         self.stack.append(path)
         try:
             return call(module, *args, **kwargs)
@@ -512,6 +523,13 @@ def _target(func: Callable, name: str, args: tuple, kwargs: dict) -> tuple[str, 
             return "call_function", found, args
         return "call_method", name, args
     return "call_function", func, args
+
+
+def _is_frozen(module: torch.jit.ScriptModule) -> bool:
+    """Tell whether there are tensors in the code of a module of TorchScript."""
+    graph: Any = module.inlined_graph  # which its nodes do not keep alive
+    constants = [n.output() for n in graph.findAllNodes("prim::Constant")]
+    return any(c.type().kind() == "TensorType" and c.node().t("value").ndim for c in constants)
 
 
 def _iterate(recorder: Recorder, func, name, args, kwargs) -> Any:
@@ -591,6 +609,23 @@ def _refused(what: str) -> Callable:
 
 def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> None:
     """Write down where gradients are switched off or on, and where they are switched back."""
+    error = _error_that_leaves(sys._getframe(2))
+    try:
+        _switch(recorder, args)
+    except BaseException as stop:  # a replay expected something else, which the error kept from happening
+        raise error or stop from None
+
+
+def _error_that_leaves(frame: FrameType | None) -> BaseException | None:
+    """Return the error by which a context of torch is being left, if by one."""
+    while frame is not None and not is_of_user(frame.f_code.co_filename):
+        if frame.f_code.co_name == "__exit__":
+            return frame.f_locals.get("exc_value")
+        frame = frame.f_back
+    return None
+
+
+def _switch(recorder: Recorder, args: tuple) -> None:
     if recorder.switched and recorder.switched[-1][1] == args[0]:
         before, _ = recorder.switched.pop()
         recorder.emit("call_function", restore_grad, (before,), {})
@@ -606,6 +641,7 @@ SPECIAL: dict[str, Callable] = {
     "get_device": _device_number,
     "__set__": _refused("its forward sets an attribute of a tensor"),
     "requires_grad_": _refused("its forward asks for gradients of a tensor"),
+    **dict.fromkeys(("backward", "grad"), _refused("its forward computes gradients")),
     **dict.fromkeys(("__repr__", "__format__", "__hash__", "__deepcopy__", "has_names",
                      "_record_function_enter_new", "_record_function_exit._RecordFunction"), _fact)}
 

@@ -1,6 +1,6 @@
 """One recording: a model on meta tensors, its inputs and output become a graph, submodules that stop it become leaves."""
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -16,15 +16,17 @@ from fxgrow.layers import has_form, ordered
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe, map_inside
 from fxgrow.tracing.sizes import Number
-from fxgrow.tracing.state import State, draws, put_back_draws
+from fxgrow.tracing.state import CONTAINERS, State, draws, put_back_draws
 from fxgrow.tracing.watching import watched
 
+Repeats = Callable[[Recorder, tuple, dict], bool]  # tells whether a second call does what a recording says
 MAX_LEAF_RETRIES = 200
 ADVICE = ("Pass the submodule that does the work instead (its backbone), or rewrite that line so that it needs no values "
           "of tensors")
 
 
-def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device) -> Recorder:
+def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
+           repeats: Repeats | None = None) -> Recorder:
     """Record a forward in the mode that the module is in; each submodule that stops it is added to `leaves`.
 
     Args:
@@ -41,7 +43,7 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
         recorder = Recorder(module, leaves, device)
         recorder.compiling, recorder.uncached = compiling, uncached
         try:
-            return record_once(recorder, args, kwargs)
+            return record_once(recorder, args, kwargs, repeats)
         except LeafNeeded as stop:
             if recorder.asked_compiling and not compiling:  # it has another way for compilers, which asks for no values
                 compiling = True
@@ -57,8 +59,10 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
     raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")
 
 
-def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
+def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats | None = None) -> Recorder:
     """Run one recording to its end.
+
+    What a first call sets up for good (hooks, a flag) is no part of the graph, where a second call does the same again.
 
     Raises:
         LeafNeeded: a submodule stops it.
@@ -70,8 +74,11 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
     try:
         with watched(recorder):
             given, named = _placeholders(recorder, args, kwargs)
-            out = recorder.run(given, named)
-            _check_state(recorder, state)
+            with state.sizes_of_plain_type():
+                out = recorder.run(given, named)
+            if recorder.caught:
+                raise recorder.caught
+            set_up = _check_state(recorder, state)
             if recorder.switched:
                 raise LeafNeeded("", "its forward switches gradients off or on and not back again")
             if draws() != seeds:
@@ -79,8 +86,14 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict) -> Recorder:
                                      "draw them with torch")
             recorder.stack = [""]
             recorder.emit("output", "output", (_output(recorder, out),), {})
+        if list(set_up) != list(recorder.set_up):
+            if repeats is None or not repeats(recorder, args, kwargs):
+                raise next(iter((set_up or recorder.set_up).values()))
+            recorder.set_up = set_up
     finally:
         put_back_draws(seeds)
+        for _, handle in recorder.hooks:
+            handle.remove()
         state.restore()
         for names, name, function in recorder.uncached:
             names[name] = function
@@ -125,12 +138,13 @@ def _stand(name: str, value: Any) -> Any:
     return to_meta(value)
 
 
-def _check_state(recorder: Recorder, state: State) -> None:
-    """Refuse what the forward changed and a graph would not.
+def _check_state(recorder: Recorder, state: State) -> dict[str, LeafNeeded]:
+    """Refuse what the forward changed and a graph would not; return what it may have set up for good, with the refusal.
 
     Raises:
         LeafNeeded: an attribute or a buffer is another one than before.
     """
+    set_up = {}
     def kept(path: str) -> bool:
         return kept_part(recorder.root, path, recorder.leaves) is not None
 
@@ -144,8 +158,23 @@ def _check_state(recorder: Recorder, state: State) -> None:
     for change in state.changes():
         if not kept(change.path) and not all(_is_cache(recorder, v) for v in change.news):
             kind = type(recorder.root.get_submodule(change.path)).__name__
-            raise LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: use a "
-                             "buffer that is written in place")
+            stop = LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: use a "
+                              "buffer that is written in place")
+            if any(map(_holds_values, change.news)):
+                raise stop
+            news = [v if type(v) in LITERALS else type(v) for v in change.news]
+            set_up[f"{change.path} {change.what} {news}"] = stop
+    for i, (place, handle) in enumerate(recorder.hooks):
+        if place is not None and handle.id in (handle.hooks_dict_ref() or ()):
+            set_up[f"{place} hook {i}"] = LeafNeeded(place, "its forward registers a hook that stays")
+    return set_up
+
+
+def _holds_values(value: Any) -> bool:
+    """Tell whether something new may hold what a call computed."""
+    def is_one(held: Any) -> bool:
+        return isinstance(held, (Tensor, Number, tuple, *CONTAINERS))
+    return is_one(value) or any(map(is_one, getattr(value, "__dict__", {}).values()))
 
 
 def _updates(node: Node, buffer: str) -> bool:

@@ -33,7 +33,7 @@ class Replay(Recorder):
     def __init__(self, recording: Recorder):
         super().__init__(recording.root, recording.leaves, recording.device)
         self.recording, self.compiling, self.reached = recording, recording.compiling, recording.reached
-        self.uncached = recording.uncached
+        self.uncached, self.set_up = recording.uncached, recording.set_up
         self.differences: list[tuple[Node, tuple, Any, Any, str]] = []
         self.at = self.asked = 0
         self.varied: list[Guard] = []

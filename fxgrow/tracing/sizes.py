@@ -1,6 +1,7 @@
 """Sizes that remember: each is an int (or float) for every question, and knows what gives it in the graph.
 
-What lives here: the two classes of number. What does not: what becomes of a question (recorder.py).
+What lives here: the two classes of number, and `type` as code sees it. What does not: what becomes of a question
+(recorder.py).
 """
 import math
 import operator
@@ -11,6 +12,7 @@ from torch import Tensor
 
 ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow", "and", "or", "xor", "lshift", "rshift")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+FUNCTIONS = {name: getattr(math, name) for name in ("sqrt", "log", "log2", "exp")}  # of math and of NumPy
 
 
 class Number:
@@ -80,6 +82,15 @@ def _hash(self):
     return hash(plain(self))
 
 
+def _ufunc(self, function, method, *operands, **options):
+    """Return what a function of NumPy gives for the number."""
+    if function.__name__ in FUNCTIONS and method == "__call__" and not options:
+        return self.recorder.arithmetic(FUNCTIONS[function.__name__], operands)
+    for number in (o for o in operands if isinstance(o, Number)):
+        number.recorder.escape(number)
+    return getattr(function, method)(*map(plain, operands), **options)
+
+
 _METHODS: dict[str, Callable] = {"__hash__": _hash, "__bool__": _question("__bool__", operator.truth)}
 for _name in ARITHMETIC:
     _operation = getattr(operator, f"__{_name}__")
@@ -93,12 +104,30 @@ _METHODS |= {f"__{_name}__": _escape(f"__{_name}__") for _name in ("int", "float
 _METHODS |= {f"__{_name}__": _text(f"__{_name}__") for _name in ("repr", "str", "format")}
 
 
-def _methods_of(kind: type) -> dict[str, Callable]:
+def _methods_of(kind: type) -> dict[str, Any]:
     """Return the methods that a plain number of this kind has too; copies of the number are plain."""
     found = {name: method for name, method in _METHODS.items() if hasattr(kind, name)}
-    return {**found, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)),
-            "__deepcopy__": lambda self, memo: plain(self)}
+    return {**found, "__array_ufunc__": _ufunc, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)),
+            "__deepcopy__": lambda self, memo: plain(self), "__class__": property(lambda self: kind)}
 
 
 Size = type("Size", (Number, int), _methods_of(int))
 Real = type("Real", (Number, float), _methods_of(float))
+
+
+class _AnswersForSizes(type):
+    """Make a class act as `type` does, but that sizes are of the type that they are without being watched."""
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        kind = type(*arguments, **options)
+        return {Size: int, Real: float}.get(kind, kind)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, type)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, type)
+
+
+class Type(type, metaclass=_AnswersForSizes):
+    """Stand for `type` in the code of a forward: `type(x.shape[0]) is int`."""

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxgrow.graph import CONSTANT, modules_by_path
 from fxgrow.tracing.recorder import is_of_user
+from fxgrow.tracing.sizes import Type
 
 CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 SKIPPED = {*vars(nn.Module()), "training"}
@@ -51,13 +52,20 @@ class State:
                     self._keep(value, DEPTH)
         self.reached: dict[int, list[tuple[str, str]]] = defaultdict(list)  # who reaches a container outside, and its name
         self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
+        self.tensors: dict[int, tuple[Tensor, Tensor]] = {}  # to which a leaf may write, and what is in them
+        self.asking: dict[int, dict[str, Any]] = {}  # the globals of code that asks for types
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
         for path, name, found in self.outside:
             self.reached[id(found)].append((path, name))
             if len(self.reached[id(found)]) > 1:
                 continue
-            if isinstance(found, FunctionType):
+            if isinstance(found, Tensor):
+                if not found.is_meta and found.numel() < LARGE:
+                    self.tensors[id(found)] = found, found.detach().clone()
+            elif isinstance(found, FunctionType):
                 self.functions[id(found)] = found, _held(found)
+                if "type" in _names(found.__code__) and "type" not in found.__globals__:
+                    self.asking[id(found.__globals__)] = found.__globals__
             elif hasattr(found, "cache_clear"):
                 self.caches[id(found)] = found, found.cache_info().misses
             else:
@@ -113,6 +121,17 @@ class State:
         return [(path, module, name, now) for path, module, _, before in self.modules
                 for name, now in module._buffers.items() if now is not None and before.get(name) is not now]
 
+    @contextlib.contextmanager
+    def sizes_of_plain_type(self) -> Iterator[None]:
+        """Let sizes be of type `int` for code that asks."""
+        for names in self.asking.values():
+            names["type"] = Type
+        try:
+            yield
+        finally:
+            for names in self.asking.values():
+                del names["type"]
+
     def restore(self) -> None:
         """Put everything back as it was; the constants of the graph stay."""
         for _, module, attributes, buffers in self.modules:
@@ -126,6 +145,9 @@ class State:
             for name, now in _held(function).items():
                 if now is not before.get(name, now):
                     _hold(function, name, before[name])
+        for tensor, numbers in self.tensors.values():
+            if not torch.equal(tensor, numbers):
+                tensor.detach().copy_(numbers)
         for cached, misses in self.caches.values():
             if cached.cache_info().misses != misses:
                 cached.cache_clear()
@@ -195,13 +217,13 @@ def _outside(root: nn.Module) -> Iterator[tuple[str, str, Any]]:
             own += [v for v in vars(module).values() if isinstance(v, (FunctionType, MethodType))]
             if cls not in of_class:
                 methods = [f for c in cls.__mro__ if c is not nn.Module and c is not object for f in vars(c).values()]
-                of_class[cls] = list(_reached(methods))
+                of_class[cls] = [*_reached(methods), *((cls.__name__, m) for m in methods if type(m) is Tensor)]
         for name, container in (*_reached(own), *of_class.get(cls, ())):
             yield path, name, container
 
 
 def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the containers that functions reach, by name, and the functions themselves, with those that they call."""
+    """Yield the containers and tensors that functions reach, by name, and the functions, with those that they call."""
     queue, seen = [(f, DEPTH) for f in functions], set()
     while queue:
         function, depth = queue.pop()
@@ -219,7 +241,7 @@ def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:
         seen.add(id(function))
         held = _held(function)
         yield function.__name__, function
-        yield from ((name, value) for name, value in held.items() if type(value) in CONTAINERS)
+        yield from ((name, value) for name, value in held.items() if type(value) in (*CONTAINERS, Tensor))
         queue += [(value, depth - 1) for value in held.values() if depth and type(value) not in CONTAINERS]
 
 

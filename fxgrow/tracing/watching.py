@@ -4,6 +4,7 @@ Calls of modules, reads of `training`, functions with a backward of their own, s
 """
 import builtins
 import contextlib
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +13,13 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fxgrow.aten import Shapes
 from fxgrow.graph import any_batch_size, without_fast_path
 from fxgrow.layers import Applied
 from fxgrow.tracing.recorder import Recorder, is_of_user
+from fxgrow.tracing.sizes import FUNCTIONS, Number
 
 
 class _Mode:
@@ -60,7 +63,7 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     """Return the patches of what is called: modules, functions with a backward, scripted ones, and what tells of sizes."""
     call, script = nn.Module.__call__, torch.jit.ScriptFunction.__call__
     apply = next(vars(c)["apply"] for c in torch.autograd.Function.__mro__ if "apply" in vars(c))
-    compiling, plain_length = torch.compiler.is_compiling, len
+    compiling, plain_length, register = torch.compiler.is_compiling, len, RemovableHandle.__init__
 
     def enter(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return recorder.enter(call, module, args, kwargs) if ours() else call(module, *args, **kwargs)
@@ -78,14 +81,23 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         recorder.asked_compiling = True
         return recorder.compiling
 
+    def hook(handle: Any, *args: Any, **kwargs: Any) -> None:
+        register(handle, *args, **kwargs)
+        recorder.hooks.append((recorder.stack[-1] if ours() else None, handle))
+
     def length(value: Any) -> int:
         remembers = type(value) is Tensor and ours() and value.ndim
-        return recorder.length(value) if remembers else plain_length(value)
+        return value.shape[0] if remembers else plain_length(value)
+
+    def of_number(function: Callable) -> Callable:
+        return lambda *xs: recorder.arithmetic(function, xs) if len(xs) == 1 and isinstance(xs[0], Number) else function(*xs)
 
     return [patch.object(nn.Module, "__call__", enter),
+            *(patch.object(math, name, of_number(function)) for name, function in FUNCTIONS.items()),
             patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
             patch.object(torch.jit.ScriptFunction, "__call__", call_script),
             patch.object(torch.compiler, "is_compiling", is_compiling), patch.object(builtins, "len", length),
+            patch.object(RemovableHandle, "__init__", hook),
             patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal)]
 
 
@@ -108,10 +120,12 @@ def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         if not ours():  # else it was switched where the context was made
             switched(context)
 
+    gradients, backward = "its forward computes gradients", torch.autograd.backward
     asks, seeds = "its forward asks whether gradients are wanted", "its forward sets the seed of random numbers"
     return [patch.object(torch.autocast, "__enter__", enter_autocast),
             patch.object(torch.inference_mode, "__enter__", enter_inference),
             patch.object(torch.set_grad_enabled, "__enter__", enter_switched),
+            patch.object(torch.autograd, "backward", _listening(recorder, "backward", backward, gradients)),
             patch.object(torch, "is_grad_enabled", _listening(recorder, "is_grad_enabled", lambda: recorder.grad, asks)),
             *(patch.object(place, name, _listening(recorder, name, getattr(place, name), seeds))
               for place, names in ((torch, ("manual_seed", "seed", "set_rng_state")),

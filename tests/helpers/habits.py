@@ -5,6 +5,7 @@ what must become of them (tests/fxgrow/tracing/test_habits.py).
 """
 import collections
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import itertools
@@ -24,6 +25,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 WIDTH = 8
 KEPT: dict = {"list": [], "dict": {}, "deque": collections.deque(maxlen=2), "calls": 0}  # what forwards share with the world
+COLLECTED: contextvars.ContextVar = contextvars.ContextVar("collected")  # by hooks, as transformers does it
 
 
 def reset() -> None:
@@ -32,6 +34,7 @@ def reset() -> None:
         if not isinstance(value, int):
             value.clear()
     KEPT["calls"] = 0
+    SHARED.fill_(1.0)
 
 
 class Habit:
@@ -154,8 +157,11 @@ question("width_table", lambda h: {WIDTH: True}.get(h.shape[-1], False))
 question("width_word", lambda h: f"w{h.shape[-1]}" == "w8")
 question("width_in_shape", lambda h: WIDTH in h.shape[2:])
 question("size_is_int", lambda h: isinstance(h.shape[1], int) and isinstance(h.size(0), numbers.Integral))
-question("size_type_is_int", lambda h: type(h.shape[1]) is int,
-         broken="a size is of a class of its own, and nothing can see that this is asked")
+question("size_type_is_int", lambda h: type(h.shape[1]) is int)
+question("size_type_in", lambda h: type(h.size(0)) in (int, float) and isinstance(type(h), type))
+question("size_class_is_int", lambda h: h.shape[1].__class__ is int)
+question("size_type_table", lambda h: {int: True}.get(type(h.shape[0] // 2), False))
+question("real_type", lambda h: type(h.shape[1] / 2) is float and type("Name", (), {}).__name__ == "Name")
 question("shape_is_size", lambda h: isinstance(h.shape, torch.Size) and isinstance(h.size(), tuple))
 question("length_more", lambda h: h.shape[1] > 3, **LENGTH)
 question("length_truth", lambda h: bool(h.size(1)))
@@ -215,6 +221,14 @@ def within(name, context, **marks):
             k = torch.tanh(h)
         return h + k
     add(name, use, **marks)
+
+
+@habit(**MAY_REFUSE)
+def goes_on_after_an_error(self, h):
+    try:
+        return h + h.reshape(h.shape[0], -1, 4, h.shape[2]).mean((1, 2))[:, None]
+    except RuntimeError:
+        return h * 2
 
 
 within("no_grad", torch.no_grad, **MAY_REFUSE)
@@ -366,6 +380,29 @@ class HookChanges:
 # --- State ----------------------------------------------------------------------------------------------------------------
 
 
+SHARED = torch.ones(2, WIDTH, dtype=torch.float64)  # which forwards may write to
+
+
+@habits(**MAY_REFUSE)
+class WritesOutside:
+    def outside_through_a_view(self, h):
+        SHARED[0].mul_(0.5)
+        return h * SHARED[0]
+
+    def outside_through_a_row(self, h):
+        for row in SHARED:
+            row += 1
+        return h * SHARED.sum(0)
+
+    def outside_through_its_data(self, h):
+        SHARED.data.view(-1)[:WIDTH] = 0.5 * SHARED[0]
+        return h * SHARED[0]
+
+    @having(inner=lambda: Counted(lambda h: h * SHARED[0].mul_(0.5)))
+    def outside_in_a_leaf(self, h):
+        return self.inner(h)
+
+
 @habits(**MAY_REFUSE)
 class StateMayBeRefused:
     @having(calls=lambda: 0)
@@ -405,6 +442,45 @@ class StateMayBeRefused:
     def keeps_last_size(self, h):
         self.last = h.shape[1]
         return h / self.last
+
+
+@habits()
+class SetUpOnce:
+    @having(inner=lambda: nn.Linear(WIDTH, WIDTH), hooked=lambda: False)
+    def hooks_of_the_first_call(self, h):
+        if not self.hooked:
+            self.inner.register_forward_hook(lambda module, args, out: COLLECTED.get().append(out))
+            self.hooked = True
+        COLLECTED.set([h])
+        return self.inner(h) + sum(COLLECTED.get())
+
+    @having(started=lambda: False)
+    def flag_of_the_first_call(self, h):
+        self.started = True
+        return h * 2
+
+
+@habits(**MAY_REFUSE)
+class SetUpMayBeRefused:
+    @having(warm=lambda: False)
+    def warm_by_training(self, h):
+        self.warm = self.warm or self.training
+        return h * 2 if self.warm and not self.training else h
+
+    @having(flag=lambda: True)
+    def takes_turns(self, h):
+        self.flag = not self.flag
+        return h * 2 if self.flag else h
+
+    @having(inner=lambda: nn.Linear(WIDTH, WIDTH))
+    def one_hook_more(self, h):
+        self.inner.register_forward_hook(lambda module, args, out: out * 1.5)
+        return self.inner(h)
+
+    @having(seen=lambda: 3)
+    def size_of_the_call_before(self, h):
+        before, self.seen = self.seen, h.shape[1]
+        return h / before
 
 
 @habits()
@@ -566,7 +642,10 @@ step("scale_of_numel", lambda h: h / h.numel())
 step("scale_of_length", lambda h: h / h.shape[1])
 step("scale_of_float", lambda h: h / float(h.shape[1]), **LENGTH)
 step("scale_of_int", lambda h: h * int(h.shape[1] ** 0.5), **LENGTH)
-step("scale_of_log", lambda h: h * math.log(h.shape[1] + 1), **LENGTH)
+step("scale_of_log", lambda h: h * math.log(h.shape[1] + 1))
+step("scale_of_length_root", lambda h: h / math.sqrt(h.shape[1]))
+step("scale_of_numpy_root", lambda h: h / numpy.sqrt(h.shape[1]) / numpy.sqrt(h.shape[0]))
+step("scale_of_numpy_product", lambda h: h / (numpy.float64(0.5) * h.shape[1]) / numpy.log1p(h.shape[1]), **LENGTH)
 step("scale_of_round", lambda h: h * round(h.shape[1] / 2), **LENGTH)
 step("scale_of_sum", lambda h: h / sum(h.shape[:2]))
 step("scale_of_prod", lambda h: h / math.prod(h.shape[:2]), **BOTH)
@@ -722,6 +801,18 @@ class LooksAtItself(nn.Module):
         return h * 2 if h.mean() > 0 else h * 3
 
 
+class Counted(nn.Module):
+    """A module that no graph can be (it counts its calls), with a step that makes tensors without saying on which device."""
+
+    def __init__(self, do):
+        super().__init__()
+        self.do, self.calls = do, 0
+
+    def forward(self, h):
+        self.calls += 1
+        return self.do(h)
+
+
 def layer(name, build, **marks):
     """Take a layer among the habits."""
     def use(self, h):
@@ -752,6 +843,12 @@ layer("weight_norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WID
 layer("picky", LooksAtItself, **MAY_REFUSE)
 layer("traced_part", lambda: torch.jit.trace(nn.Linear(WIDTH, WIDTH).double(), torch.randn(2, WIDTH, dtype=torch.float64)))
 layer("scripted_part", lambda: torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).double()))
+layer("range_in_a_leaf", lambda: Counted(lambda h: h + torch.arange(h.shape[1])[:, None]))
+layer("zeros_in_a_leaf", lambda: Counted(lambda h: torch.cat([h, torch.zeros_like(h[:, :1], device="cpu")], 1)[:, 1:]))
+layer("zeros_of_sizes_in_a_leaf", lambda: Counted(lambda h: h + torch.zeros(h.shape[1], 1)))
+layer("written_in_a_leaf", lambda: Counted(lambda h: torch.zeros(h.shape, dtype=h.dtype).copy_(h) * torch.tensor(2.0)))
+layer("mask_in_a_leaf", lambda: Counted(lambda h: h.masked_fill(torch.ones(h.shape[1], 1).triu().bool(), 0.5)))
+layer("read_in_a_leaf", lambda: Counted(lambda h: h * torch.arange(h.shape[1]).sum().item()))
 layer("dropout", lambda: nn.Dropout(0.5), noisy=True)
 add("functional_dropout", lambda self, h: F.dropout(h, 0.3, self.training), noisy=True)
 add("functional_dropout_keyword", lambda self, h: F.dropout(h, p=0.3, training=self.training), noisy=True)

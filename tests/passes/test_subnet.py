@@ -133,7 +133,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_layers_blocks_and_stages_compute_the_same(name, method, tmp_path):
     model, x, where = CASES[name]()
-    grown = grow(model, x, Subnet(where, method=method, seed=0), sizes=name != "images in 3d")  # odd sizes are rounded down
+    grown = grow(model, x, Subnet(where, method=method, seed=0))
     x = x.double()
     assert all(o.method == method for o in grown.outcomes) and len(grown.outcomes) >= 2
     assert grown.record.lineage[0]["pass"] == "subnet"

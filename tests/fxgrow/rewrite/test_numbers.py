@@ -32,6 +32,33 @@ class Net(nn.Module):
         return self.head(torch.relu(self.second(self.middle(torch.tanh(self.first(x))))))
 
 
+class Kernels(nn.Module):
+    """Each picture has kernels of its own, all in one convolution: groups are the batch times a class that grows."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.first, self.kernels, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 8 * 9), nn.Conv2d(8, 4, 1)
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        b, c, h, w = x.shape
+        kernels = self.kernels(x.mean((2, 3))).reshape(-1, 1, 3, 3)
+        y = F.conv2d(x.reshape(1, -1, h, w), kernels, padding=1, groups=self.count(b, c, kernels))
+        return self.head(y.reshape(b, c, h, w))
+
+
+@pytest.mark.parametrize("count", [lambda b, c, kernels: b * c, lambda b, c, kernels: b * 8,
+                                   lambda b, c, kernels: kernels.shape[0]])
+def test_groups_that_are_the_batch_times_a_class(count):
+    model = shake(Kernels(count).double())
+    grown = fxgrow.transform(model, torch.randn(2, 3, 6, 6).double(), Widen(factor=2, seed=0)).model
+    assert grown.get_submodule("first").out_channels == 16
+    for batch in (1, 2, 3):
+        x = torch.randn(batch, 3, 5, 7, dtype=torch.float64)
+        torch.testing.assert_close(grown(x), model(x), rtol=1e-9, atol=1e-12)
+
+
 def sequence(*sizes: int) -> Tensor:
     return torch.randn(*sizes, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(sizes)))
 

@@ -164,6 +164,12 @@ def test_places_mean_what_they_mean_to_the_model():
         graph(IDS)
 
 
+def test_the_error_of_other_inputs_is_public():
+    graph = fxgrow.capture(Sentences().eval(), {"ids": IDS, "targets": TARGETS})
+    with pytest.raises(fxgrow.OtherInputs):
+        graph(IDS)
+
+
 def test_a_refusal_names_the_arguments():
     graph = fxgrow.capture(Nested().eval(), OF_NESTED["a list in a dictionary"])
     for batch in ({"x": X, "more": [X]}, {"x": X, "more": (X, X)}, {"x": X, "more": [X, None]}, {"more": [X, X], "x": X}):

@@ -168,6 +168,9 @@ def test_names_order_and_ties_are_the_model_s():
 
 @pytest.mark.parametrize("forward, reason", [
     (lambda self, x: self.body(x) if float(x.sum()) > 0 else x, "control flow depends on the data"),
+    (lambda self, x: torch.autograd.grad(self.body(x).sum(), x)[0], r"computes gradients at .*test_capturing\.py:\d+"),
+    (lambda self, x: (self.body(x).sum().backward(), x)[1], r"computes gradients at .*test_capturing\.py:\d+"),
+    (lambda self, x: (torch.autograd.backward(self.body(x).sum()), x)[1], r"computes gradients at .*test_capturing\.py"),
     (lambda self, x: self.body(x.numpy()), r"test_capturing\.py:\d+"),
     (lambda self, x: self.eval().body(x), r"switches between train and eval mode at .*test_capturing\.py:\d+")])
 def test_a_shell_that_cannot_be_captured(forward, reason):
@@ -196,6 +199,47 @@ def test_a_length_that_has_to_be_even_is_free_beside_a_type_that_is_followed():
     graph = fxgrow.capture(model, torch.ones(2, 6, dtype=torch.int64))
     ids = torch.randint(10, (3, 8))
     assert torch.equal(graph(ids), model(ids)) and graph.double()(ids).dtype is torch.float64
+
+
+def test_a_length_is_free_though_longer_ones_raise_where_gradients_are_off():
+    class Thirds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            with torch.no_grad():  # the first longer input that is tried is no multiple of three
+                means = x.reshape(x.shape[0], -1, 3, 4).mean(2)
+            return self.layer(x) + means.repeat_interleave(3, 1)
+
+    model, x = Thirds(), torch.randn(4, 9, 4)
+    assert torch.equal(fxgrow.capture(model, torch.randn(2, 3, 4))(x), model(x))
+
+
+@pytest.mark.parametrize("choose, said", [
+    (lambda x: x.shape[1] > 4, "`x.shape[1] > 4` was False (x.shape[1] was 3, "),
+    (lambda x: x.size(1) % 2, "`x.shape[1] % 2` was True ("),
+    (lambda x: len(x) == x.size()[1], "`x.shape[0] == x.shape[1]` was False ("),
+    (lambda x: torch.tanh(x).shape[-2] // 2 > 1, "`(tanh(...).shape[1] // 2) > 1` was False (tanh(...).shape[1] // 2 was 1"),
+    (lambda x: x.numel() > 50, "`x.numel() > 50` was False (x.numel() was 24, ")])
+def test_a_check_says_what_was_asked_of_the_inputs(choose, said):
+    model = traced(lambda m, x: x)
+    type(model).forward = lambda self, x: self.layer(x) if choose(x) else self.layer(x) * 2
+    graph = fxgrow.capture(model, torch.randn(2, 3, 4))
+    with pytest.raises(ValueError) as stop:
+        graph(torch.randn(6, 6, 4))
+    assert f"captured where {said}" in str(stop.value) and "test_capturing.py:" in str(stop.value)
+
+
+def test_a_check_comes_before_what_it_guards():
+    def twice(model, x):
+        b, c, h = x.shape
+        rows = x.flatten(0, 1).view(2 * c if b == 2 else b * c, h)  # would not run at another batch
+        return rows.view(b, c, h)
+
+    graph = fxgrow.capture(traced(twice), torch.randn(2, 3, 4))
+    with pytest.raises(ValueError, match=r"`layer\(...\).shape\[0\] == 2` was True"):
+        graph(torch.randn(3, 3, 4))
 
 
 def test_both_modes_hold_one_copy_of_a_constant():

@@ -92,6 +92,28 @@ def test_a_feature_extractor_keeps_both_of_its_modes():
         torch.testing.assert_close(*outputs)
 
 
+def test_functions_and_layers_of_einops():
+    einops = pytest.importorskip("einops")
+    layers = pytest.importorskip("einops.layers.torch")
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value, self.gate, self.out = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+            self.split, self.mean = layers.Rearrange("b l (h c) -> b h l c", h=2), layers.Reduce("b l c -> b c", "mean")
+
+        def forward(self, x):
+            h = self.split(torch.tanh(self.value(x)))
+            h = einops.rearrange(h * self.split(self.gate(x)), "b h l c -> b l (h c)")
+            return self.out(self.mean(h) + einops.repeat(h[:, 0], "b c -> b c") + einops.reduce(h, "b l c -> b c", "max"))
+
+    model, x = Heads().double(), torch.randn(2, 5, 4, dtype=torch.float64)
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=0)).model
+    assert not fxgrow.capture(model, x).meta["leaves"] and grown.get_submodule("value").out_features > 8
+    for other in (x, torch.randn(3, 7, 4, dtype=torch.float64)):
+        torch.testing.assert_close(grown(other), model(other))
+
+
 def test_features_of_a_stock_network():
     model = create_feature_extractor(resnet18(num_classes=5).double().eval(), {"layer1": "low", "layer2": "high"}).eval()
     x = torch.randn(2, 3, 48, 48).double()

@@ -122,8 +122,8 @@ def world(model: nn.Module) -> list:
 
     state = [(n, contents({k: v for k, v in vars(m).items() if not isinstance(v, (nn.Module, type))}))
              for n, m in model.named_modules()]
-    return [state, contents(habits.KEPT), torch.get_rng_state().numpy().tobytes(), random.getstate(),
-            str(numpy.random.get_state()),
+    return [state, contents(habits.KEPT), contents(habits.SHARED), torch.get_rng_state().numpy().tobytes(),
+            random.getstate(), str(numpy.random.get_state()),
             torch.is_grad_enabled(), torch.get_default_dtype()]
 
 
