@@ -186,7 +186,7 @@ class _AxisRunner(MetaRunner):
         self.tape.shapes[node.name] = nested_shape(value)
         for axis in _axes_in(self.tape, value) if node.op == "output" else ():
             freeze(axis, OUTPUT)
-        if isinstance(value, (int, torch.Size)):
+        if type(value) in (int, torch.Size):
             self._note_origin(node, value)
         elif Atom.bindings != self.bindings and self._may_split_by_inputs(node, value):
             self.tape.suspects.append(location_of(node))
@@ -198,7 +198,8 @@ class _AxisRunner(MetaRunner):
         read = self.values.get(source) if isinstance(source, Node) else None
         if isinstance(read, Tensor):
             fixed = tuple(map(is_fixed, self.tape.of(read).axes))
-            self.of_inputs[node] = fixed if isinstance(value, torch.Size) or len(node.args) < 2 else fixed[node.args[1]]
+            dim = node.args[1] if len(node.args) > 1 else None
+            self.of_inputs[node] = fixed if isinstance(value, torch.Size) else fixed[dim] if isinstance(dim, int) else True
         elif node.target is operator.getitem and isinstance(self.of_inputs.get(source), tuple):
             self.of_inputs[node] = self.of_inputs[source][node.args[1]]
         else:

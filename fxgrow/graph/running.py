@@ -147,17 +147,15 @@ class MetaRunner(NodeRunner):
             return super().run_node(node)
         with Literals(), torch.random.fork_rng([]):
             torch.default_generator.manual_seed(0)  # what is drawn may decide what is done
-            if self.both_modes and any(map(mentions, self._unknown_classes(node))):
-                return self._run_in_both_modes(node)
-            return super().run_node(node)
+            return self._run_in_both_modes(node) if self.both_modes and self._asks_for_mode(node) else super().run_node(node)
 
     def _run_in_both_modes(self, node: Node) -> Any:
-        layer, in_train = self.modules[str(node.target)], None
+        layer, in_train, in_eval = self.modules[str(node.target)], None, super().run_node(node)
         layer.train()
         with contextlib.suppress(Exception), any_batch_size():
             in_train = super().run_node(node)
         layer.eval()
-        return self.join_modes(node, in_train, super().run_node(node))
+        return self.join_modes(node, in_train, in_eval)
 
     def join_modes(self, node: Node, in_train: Any, in_eval: Any) -> Any:
         """Return what stands for what a layer gives in both modes (None in train mode: it cannot run there without data)."""
@@ -165,11 +163,19 @@ class MetaRunner(NodeRunner):
 
     def is_unknown(self, node: Node) -> bool:
         """Tell whether a node runs code that is neither torch's nor ours, and may do other things at another size."""
-        return isinstance(node.target, Applied) or bool(self._unknown_classes(node))
+        return isinstance(node.target, Applied) or any(self._unknown_layers(node))
 
-    def _unknown_classes(self, node: Node) -> set[type]:
-        layers = modules_by_path(self.modules[str(node.target)]) if node.op == "call_module" else ()
-        return {type(m) for _, m in layers if not type(m).__module__.startswith(("torch.nn.", "fxgrow."))}
+    def _asks_for_mode(self, node: Node) -> bool:
+        return any(_has_hooks(layer) or mentions(type(layer)) for layer in self._unknown_layers(node))  # type: ignore[arg-type]
+
+    def _unknown_layers(self, node: Node) -> Iterator[nn.Module]:
+        for _, layer in modules_by_path(self.modules[str(node.target)]) if node.op == "call_module" else ():
+            if not type(layer).__module__.startswith(("torch.nn.modules.", "fxgrow.")) or _has_hooks(layer):
+                yield layer
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_pre_hooks or layer._forward_hooks)
 
 
 def run_shapes(gm: GraphModule, inputs: tuple | None = None) -> dict[Node, Any]:

@@ -57,19 +57,21 @@ class State:
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
         for path, name, found in self.outside:
             self.reached[id(found)].append((path, name))
-            if len(self.reached[id(found)]) > 1:
-                continue
-            if isinstance(found, Tensor):
-                if not found.is_meta and found.numel() < LARGE:
-                    self.tensors[id(found)] = found, found.detach().clone()
-            elif isinstance(found, FunctionType):
-                self.functions[id(found)] = found, _held(found)
-                if "type" in _names(found.__code__) and "type" not in found.__globals__:
-                    self.asking[id(found.__globals__)] = found.__globals__
-            elif hasattr(found, "cache_clear"):
-                self.caches[id(found)] = found, found.cache_info().misses
-            else:
-                self._keep(found, DEPTH)
+            if len(self.reached[id(found)]) == 1:
+                self._keep_outside(found)
+
+    def _keep_outside(self, found: Any) -> None:
+        if isinstance(found, Tensor):
+            if not found.is_meta and found.numel() < LARGE:
+                self.tensors[id(found)] = found, found.detach().clone()
+        elif isinstance(found, FunctionType):
+            self.functions[id(found)] = found, _held(found)
+            if "type" in _names(found.__code__) and "type" not in found.__globals__:
+                self.asking[id(found.__globals__)] = found.__globals__
+        elif hasattr(found, "cache_clear"):
+            self.caches[id(found)] = found, found.cache_info().misses
+        else:
+            self._keep(found, DEPTH)
 
     def _keep(self, value: Any, depth: int) -> None:
         if type(value) not in CONTAINERS or not depth or id(value) in self.contents or len(value) > LARGE:
