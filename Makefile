@@ -1,6 +1,6 @@
 # make demo      sets up, makes a trained network wider and deeper, classifies two photographs before and after
 # make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm, and Ray
-# make test-oldest  sets up .venv-oldest with the oldest releases that setup.cfg allows, torch 2.6 among them, runs the tests there
+# make test-oldest  sets up .venv-oldest with the oldest releases that setup.cfg allows, runs the tests there
 # make lint      make types      make docs      make bench (against Torch-Pruning and fvcore)
 PYTHON ?= python3
 VENV ?= .venv
