@@ -1,12 +1,14 @@
 # make demo      sets up, makes a trained network wider and deeper, classifies two photographs before and after
 # make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm, and Ray
+# make test-oldest  sets up .venv-oldest with the oldest releases that setup.cfg allows, runs the tests there
 # make lint      make types      make docs      make bench (against Torch-Pruning and fvcore)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLDEST := $(VENV)-oldest
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: demo test test-all lint types docs bench clean
+.PHONY: demo test test-all test-oldest lint types docs bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --out out
@@ -20,6 +22,9 @@ test-all: $(VENV)/.test
 
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check .
+
+test-oldest: $(OLDEST)/.test
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
 
 # The wheel is built and installed elsewhere, so that what is checked, types and directions of imports, is what a user gets.
 types: $(VENV)/.test
@@ -39,7 +44,7 @@ bench: $(VENV)/.test
 	$(BIN)/python tools/bench_evolve.py
 
 clean:
-	rm -rf $(VENV) build out
+	rm -rf $(VENV) $(OLDEST) build out
 
 # A stamp for each set of packages: installed once, and again when what is needed changes.
 $(VENV)/.demo: $(VENV)/pyvenv.cfg $(SETUP)
@@ -50,5 +55,11 @@ $(VENV)/.test: $(VENV)/pyvenv.cfg $(SETUP)
 	$(BIN)/python -m pip install --quiet -e ".[test,lint]"
 	touch $@ $(VENV)/.demo
 
-$(VENV)/pyvenv.cfg:
-	$(PYTHON) -m venv $(VENV)
+# uv alone knows how to take the lower end of a range; some of those releases have wheels for Python 3.10 and 3.11 only.
+$(OLDEST)/.test: $(OLDEST)/pyvenv.cfg $(SETUP)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/python -m uv pip install --quiet --python $(OLDEST) --resolution lowest-direct -e ".[test]"
+	touch $@
+
+%/pyvenv.cfg:
+	$(PYTHON) -m venv $*

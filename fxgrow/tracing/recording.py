@@ -218,9 +218,11 @@ def _output(recorder: Recorder, value: Any) -> Any:
     made: tuple[Any, tuple, dict] | None = None
     if isinstance(value, (Tensor, Number)) or kind in LITERALS:
         return recorder.argument(value)
-    if kind in (tuple, list, dict) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+    if kind in (tuple, list, dict):
         return map_inside(output, value)
-    if is_dataclass(value):
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        made = kind, tuple(map(output, value)), {}
+    elif is_dataclass(value):
         held = value if isinstance(value, dict) else {f.name: getattr(value, f.name) for f in fields(value) if f.init}
         if _rebuilds(kind, value, held):
             made = kind, (), map_inside(output, dict(held))

@@ -123,7 +123,7 @@ def slice_(tape, name, args, kwargs, out):
     size, new = x.axes[dim].size, out.shape[dim]
     axis, pick, taken = resolve(x.axes[dim]), None, None
     if new == size:  # its bounds may be literal: they grow with it
-        piece, taken = axis, (dim, [axis], 0)
+        piece, taken = axis, None if is_fixed(axis) else (dim, [axis], 0)
     elif is_fixed(axis) or step != 1 or new == 0:
         tape.freeze(axis, "only some of its positions are used")
         piece = Fixed(new)

@@ -113,10 +113,20 @@ PER_CHANNEL = {
 }
 
 
+def writes_statistics_in_eval_mode() -> bool:
+    """Tell whether this torch does, if only what they were: an axis that is written there is left alone."""
+    norm = nn.InstanceNorm2d(1, track_running_stats=True).eval()
+    before = norm.running_mean._version
+    norm(torch.ones(1, 1, 2, 2))
+    return norm.running_mean._version != before
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", PER_CHANNEL)
 def test_channels_normalised_alone(case, method):
     """Each channel has statistics of its own: every method is exact, in train mode too."""
+    if case == "InstanceNorm2d with statistics" and writes_statistics_in_eval_mode():
+        pytest.skip("this torch writes an instance norm's running statistics in eval mode, too")
     assert widened(PER_CHANNEL[case], method) == {6: method}
 
 
