@@ -97,12 +97,13 @@ def axes_of(inputs: Inputs) -> Iterator[list[Axes]]:
     size = {(n, d): s for n, t in enumerate(tensors) if _is_plain(t) for d, s in enumerate(t.shape)}
     batch = [p for p in size if p[1] == 0 and size[p] == next(iter(size.values()))]
     rest = [p for p in size if p not in batch]
-    safe = all(t.device.type == "cpu" for t in tensors)
+    safe = all(t.device.type in ("cpu", "meta") for t in tensors)
     for group in filter(None, (batch, *([p for p in rest if size[p] == n] for n in dict.fromkeys(size[p] for p in rest)))):
         count = size[group[0]]
         ways = dict.fromkeys(frozenset(which) for which in (group, [p for p in size if size[p] == count]))
         steps = [1] * (safe or group is batch) + [-1] * (count > 1)
-        yield [Axes(count, which, by) for by in steps for which in ways]
+        if steps:
+            yield [Axes(count, which, by) for by in steps for which in ways]
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -141,15 +141,26 @@ def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
     fixed = {}
     for g in everything:
         if g not in free:
-            for size in LONGER:
-                why = _same(recording, inputs, [g], size)
-                if isinstance(why, str):
-                    break
+            why = _alone(recording, inputs, g)
+            if why == "" and free:  # alone it may change nothing: a number beside the length that it cuts off
+                together = _same(recording, inputs, [*free, g])
+                why = together if isinstance(together, str) else why
             if str(why):
                 fixed[g] = str(why)
+            elif why == "":
+                free.add(g)
     if types and everything:
         _same(recording, inputs, [], other_type=True)
     return fixed
+
+
+def _alone(recording: Recorder, inputs: Inputs, group: int) -> str | Exception:
+    """Return what `_same` does for the first longer size of one group of axes that the model takes."""
+    for size in LONGER:
+        why = _same(recording, inputs, [group], size)
+        if isinstance(why, str):
+            return why
+    return why
 
 
 def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Callable[[int], int] = LONGER[0],

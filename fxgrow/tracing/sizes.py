@@ -91,7 +91,16 @@ def _ufunc(self, function, method, *operands, **options):
     return getattr(function, method)(*map(plain, operands), **options)
 
 
-_METHODS: dict[str, Callable] = {"__hash__": _hash, "__bool__": _question("__bool__", operator.truth)}
+def _divmod(self, other):
+    return self // other, self % other
+
+
+def _divided(self, other):
+    return other // self, other % self
+
+
+_METHODS: dict[str, Callable] = {"__divmod__": _divmod, "__rdivmod__": _divided, "__hash__": _hash,
+                                 "__bool__": _question("__bool__", operator.truth)}
 for _name in ARITHMETIC:
     _operation = getattr(operator, f"__{_name}__")
     _METHODS |= {f"__{_name}__": _arithmetic(_operation), f"__r{_name}__": _arithmetic(_operation, swap=True)}

@@ -250,16 +250,18 @@ def test_zero_rows_have_no_direction():
     assert {o.method for o in grown.outcomes if o.method} <= {"net2net", "netmorph"}
 
 
-@pytest.mark.parametrize("where", [0, 2])
+@pytest.mark.parametrize("norm", [spectral_norm, nn.utils.spectral_norm])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_spectral_norm_is_exact_in_eval_mode(training, where):
-    """Its vectors are kept, in whichever mode it grows; a power iteration in train mode sees the new columns."""
+@pytest.mark.parametrize("where", [0, 2])
+def test_beside_a_spectral_norm_nothing_grows(where, training, norm):
+    """Its power iteration in train mode takes the norm over all rows and columns; what is elsewhere grows, in both modes."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
-    spectral_norm(model[where])
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    norm(model[where])
     model.train(training)
-    for method in METHODS:
-        grow(model, torch.randn(5, 3), Widen(factor=2, method=method, seed=0), train=False)
+    grown = grow(model, torch.randn(5, 3), Widen(factor=2, method="r2r", seed=0))
+    assert grown.model.get_submodule("0").out_features == 6 and grown.model.get_submodule("4").out_features > 5
+    assert any("written in place" in o.reason for o in grown.outcomes)
 
 
 # --- random streams --------------------------------------------------------------------------------------------------
