@@ -113,7 +113,7 @@ def running_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
                 memo[id(tensor)] = copy.deepcopy(tensor, memo) if tensor.is_leaf else tensor.detach().clone()
     captured = [m for m in model.modules() if isinstance(m, GraphModule)]
     for gm in captured:
-        memo |= {id(gm): object.__new__(type(gm)), id(gm._graph): gm._graph, id(gm.meta): gm.meta}
+        memo |= {id(gm): object.__new__(type(gm)), id(gm._graph): gm._graph}
     for gm in captured:
         vars(memo[id(gm)]).update((name, _clone_value(value, memo)) for name, value in vars(gm).items())
     return clone_module(model, memo)

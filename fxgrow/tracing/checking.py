@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxgrow.aten import tree_leaves, tree_map
+from fxgrow.common import one_line
 from fxgrow.errors import CaptureError
-from fxgrow.graph import clone_structure, uncached
+from fxgrow.graph import running_copy, uncached
 from fxgrow.tracing.fresh import Inputs, axes_of, redraw
 from fxgrow.tracing.modes import set_mode
 from fxgrow.tracing.outputs import compare_outputs
-from fxgrow.tracing.state import seeded
+from fxgrow.tracing.state import State, seeded
 
 MOST_WORK = 2e7  # multiplications of one forward pass, roughly: a few milliseconds
 OUTPUT, GRADIENTS = "its output", "the gradients of its parameters"
+CHANNELS_LAST = 3  # with more dimensions the second one is mostly that of channels
 ROUNDING = 1e-5  # so far apart two results may be, relative to the largest number
 MOST_NUMBERS = 2e6  # parameters, which are copied
 
@@ -34,6 +36,7 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
     """
     if _is_large(gm) or any(t.is_meta for t in (*tree_leaves((args, kwargs)), *model.parameters()) if isinstance(t, Tensor)):
         return
+    gm.recompile()
     for training in (False, True):
         if _difference(model, gm, (args, kwargs), training, []):
             layers = list(dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module"))
@@ -46,30 +49,37 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
 
 def _difference(model: nn.Module, gm: GraphModule, example: Inputs, training: bool, layers: list[str]) -> str:
     """Return which of `layers`, or what else, is the first to differ in a mode; `""` if nothing does."""
-    one, two = (set_mode(clone_structure(m, lambda t: t.detach().clone()), training) for m in (model, gm))
-    two.recompile()  # type: ignore[operator]
-    for inputs in _others(example):
+    one, two = (set_mode(running_copy(m), training) for m in (model, gm))
+    outside = State(one)
+    for number, inputs in enumerate(itertools.islice(_others(example), 2 if training else 3)):
         try:
             with uncached(one):
-                expected = _run(one, inputs, layers)
+                expected = _run(one, inputs, layers, not number)
         except Exception:  # not for such inputs
             break
+        finally:
+            outside.restore_outside()
         try:
-            found = _run(two, inputs, layers)
+            found = _run(two, inputs, layers, not number)
         except CaptureError:  # it says that it was captured for another size
             break
         except Exception as error:
-            found = [(OUTPUT, error), (GRADIENTS, None)]
+            return f"its output (the graph raises {one_line(error)})"
+        finally:
+            outside.restore_outside()
         if not equal(expected[-2:], found[-2:]):
             return _first_difference(expected, found)
     return ""
 
 
 def _others(inputs: Inputs) -> Iterator[Inputs]:
-    """Yield inputs with other values, and ones with a row more as well."""
+    """Yield inputs with other values, ones with a row more as well, and then longer ones (of pictures larger ones)."""
     yield redraw(inputs, 0)
-    for batch, *_ in itertools.islice(axes_of(inputs), 1):
-        yield redraw(batch.of(inputs), 1)
+    groups = [ways[0] for ways in axes_of(inputs)]
+    largest = max((t.ndim for t in tree_leaves(inputs) if isinstance(t, Tensor)), default=0)
+    groups[1:] = sorted(groups[1:], key=lambda axes: largest > CHANNELS_LAST and any(dim == 1 for _, dim in axes.places))
+    for axes in groups:
+        yield redraw(axes.of(inputs), 1)
 
 
 def _is_large(gm: GraphModule) -> bool:
@@ -87,8 +97,8 @@ def _is_large(gm: GraphModule) -> bool:
     return False
 
 
-def _run(model: nn.Module, inputs: Inputs, layers: list[str]) -> list[tuple[str, Any]]:
-    """Return what `layers` give, in order, then the output, and which parameters get a gradient."""
+def _run(model: nn.Module, inputs: Inputs, layers: list[str], gradients: bool) -> list[tuple[str, Any]]:
+    """Return what `layers` give, in order, then the output, and (if asked for) which parameters get a gradient."""
     seen: list[tuple[str, Any]] = []
 
     def keep(name: str):
@@ -105,7 +115,7 @@ def _run(model: nn.Module, inputs: Inputs, layers: list[str]) -> list[tuple[str,
             wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
             outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()]
             grads = torch.autograd.grad([t.sum() for t in outputs], list(wanted.values()), allow_unused=True) \
-                if outputs and wanted else ()
+                if gradients and outputs and wanted else ()
     finally:
         for hook in hooks:
             hook.remove()
