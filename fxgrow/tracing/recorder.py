@@ -492,10 +492,7 @@ class Recorder(TorchFunctionMode):
         path = self.paths.get(id(module)) if self.listening else None
         if path is None:
             return call(module, *args, **kwargs)
-        lent = not all(id(p) in self.names for m in module.modules() for p in m._parameters.values() if p is not None)
-        if lent and path in self.leaves:
-            raise self.stop(f"it calls {path} with other parameters than its own")
-        if path and is_leaf(module, path, self.leaves) and not lent:
+        if path and is_leaf(module, path, self.leaves) and not self._is_lent(module, path):
             if isinstance(module, torch.jit.ScriptModule) and _is_frozen(module):
                 raise LeafNeeded(path, FROZEN)
             try:
@@ -511,6 +508,17 @@ class Recorder(TorchFunctionMode):
             raise LeafNeeded(path, describe(error)) from error
         finally:
             self.stack.pop()
+
+    def _is_lent(self, module: nn.Module, path: str) -> bool:
+        """Tell whether a layer is called with other parameters than its own, and is recorded as what it does with them.
+
+        Raises:
+            LeafNeeded: what it does cannot be recorded.
+        """
+        lent = not all(id(p) in self.names for m in module.modules() for p in m._parameters.values() if p is not None)
+        if lent and path in self.leaves:
+            raise self.stop(f"it calls {path} with other parameters than its own")
+        return lent
 
     def run(self, args: tuple, kwargs: dict) -> Any:
         """Run the model as its user calls it, under the patches of `watching`, and return its output."""
