@@ -190,7 +190,8 @@ def _clone_scripted(module: torch.jit.ScriptModule, memo: dict[int, Any]) -> nn.
     new = memo[id(module)] = copy.deepcopy(module)
     for old, part in zip(module.modules(), new.modules()):
         for name, tensor in (*old._parameters.items(), *old._buffers.items()):
-            part._c.setattr(name, memo[id(tensor)])  # type: ignore[attr-defined]
+            if id(tensor) in memo:
+                part._c.setattr(name, memo[id(tensor)])  # type: ignore[attr-defined]
     return new
 
 

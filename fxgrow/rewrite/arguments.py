@@ -96,8 +96,9 @@ def _write_pieces(node: Node, grown: GrownSizes, shapes: list[tuple[int, ...]], 
 
 
 def _write_narrow(node: Node, grown: GrownSizes, shape: Any, numbers: Numbers) -> None:
-    for _, start, stop in grown.slices(node):
-        node.args = (*node.args[:2], start, stop - start, *node.args[4:])
+    for dim, start, stop in grown.slices(node):
+        bounds = [numbers.bound(*pair, dim, node) for pair in zip(node.args[2:4], (start, stop - start))]
+        node.args = (*node.args[:2], *bounds, *node.args[4:])
 
 
 def _write_index(node: Node, grown: GrownSizes, shape: Any, numbers: Numbers) -> None:
@@ -105,7 +106,7 @@ def _write_index(node: Node, grown: GrownSizes, shape: Any, numbers: Numbers) ->
     items = _items(index)
     _open_full_slices(items, grown.tape.shapes.get(x.name))
     for dim, start, stop in grown.slices(node):
-        _bound_slice(items, [numbers.value(item) for item in items], numbers.value(x).ndim, dim, start, stop)
+        _bound_slice(items, node, numbers, dim, start, stop)
     node.args = (x, tuple(items) if isinstance(index, tuple) else items[0], *others)
 
 
@@ -127,12 +128,14 @@ def _open_full_slices(items: list, shape: Any) -> None:
             dim += 1
 
 
-def _bound_slice(items: list, values: list, ndim: int, dim: int, start: int, stop: int) -> None:
-    """Write the bounds of the slice of dimension `dim` into an index, whose items have these values."""
+def _bound_slice(items: list, node: Node, numbers: Numbers, dim: int, start: int, stop: int) -> None:
+    """Write the bounds of the slice of dimension `dim` into the items of an index."""
+    values, ndim = [numbers.value(item) for item in items], numbers.value(node.args[0]).ndim
     at = 0  # dimensions as they are at the slice's turn: those selected before are gone, and new ones are there
     for k, value in enumerate(values):
         if isinstance(value, slice) and at == dim:
-            items[k] = slice(start or None, stop, value.step)
+            bounds = [numbers.bound(*pair, dim, node) for pair in ((items[k].start, start or None), (items[k].stop, stop))]
+            items[k] = slice(*bounds, value.step)
         if value is Ellipsis:
             at += ndim - sum(map(_dimensions_indexed, values))
         elif not isinstance(value, int):

@@ -11,7 +11,7 @@ from typing import Any
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.axis import Sum, resolve
+from fxgrow.axis import Sum, atoms, resolve
 from fxgrow.common import Refusal
 from fxgrow.graph import NodeRunner
 from fxgrow.rewrite.growth import GROUPS, GrownSizes
@@ -75,6 +75,21 @@ class Numbers:
         if stated in self.old and self.before(stated) == wanted:
             return self._old(stated, user)
         return wanted if axis is None else self._converted(stated, value, wanted, [axis], user)
+
+    def bound(self, stated: Any, wanted: int | None, dim: int, user: Node) -> Any:
+        """Return what gives the bound that is wanted of a slice; a size of the inputs stays one.
+
+        Raises:
+            Refusal: a size of the inputs says where to cut a dimension that grew.
+        """
+        if not isinstance(stated, Node) or stated in self.old or self.value(stated) == wanted:
+            return wanted if not isinstance(stated, Node) or stated in self.old else stated
+        value = self.grown.value(user.args[0])
+        cut = [a for a in atoms(value.axes[dim]) if a in self.grown.sizes] if value else []
+        if not cut:
+            return stated
+        raise Refusal("it is cut where a size of the inputs says, which differs from call to call; class left unchanged",
+                      user.name, cut)
 
     def call(self, function: Callable, args: tuple, user: Node) -> Any:
         """Return a new node in front of `user` that calls a function, or its result where nothing is live in it."""

@@ -24,12 +24,17 @@ from fxgrow.tracing.sizes import Number, plain
 from fxgrow.tracing.wording import spoken, spoken_call
 
 Axis = tuple[int, int]  # which leaf of the inputs, which dimension of it (-1: the number itself)
+Change = Callable[[int, int], int]  # gives another size for the one of a dimension
 ADVICE = "capture it again with an example of this size"
 OTHER_TYPE = {torch.float32: torch.float64, torch.float64: torch.float32, torch.bfloat16: torch.float32,
               torch.float16: torch.float32}
 # Longer sizes: more than twice as long and odd for even, so that steps and halves (`range(0, n, 2)`, `n // 2`) differ in
 # number; twice as long; one longer. Not each fits everywhere: a picture may be halved and doubled again.
-LONGER: tuple[Callable[[int], int], ...] = (lambda n: 2 * n + 1 + n % 2, lambda n: 2 * n, lambda n: n + 1)
+LONGER: tuple[Change, ...] = (lambda n, dim: 2 * n + 1 + n % 2, lambda n, dim: 2 * n, lambda n, dim: n + 1)
+# Shorter ones: of one or two, where nothing is cut off any more and what fills up to a least length does so; of half.
+# A batch of one is apart.
+SHORTER: tuple[Change, ...] = (lambda n, dim: min(n, 2 if dim == 0 else 1), lambda n, dim: min(n, 2),
+                               lambda n, dim: (n + 1) // 2)
 LIMITS = ("min", "max", "eps", "tiny")
 
 
@@ -57,7 +62,12 @@ class Inputs:
                 seen[size] += 1
         return list(groups.values())
 
-    def longer(self, groups: list[list[Axis]], size: Callable[[int], int], other_type: bool = False) -> tuple[tuple, dict]:
+    def changed(self, group: int, size: Change = lambda n, dim: n) -> int:
+        """Return the size that the axes of a group have, or another one in its place."""
+        leaf, dim = self.groups[group][0]
+        return size(self.leaves[leaf] if dim < 0 else self.leaves[leaf].shape[dim], dim)
+
+    def longer(self, groups: list[list[Axis]], size: Change, other_type: bool = False) -> tuple[tuple, dict]:
         """Return inputs on meta tensors with the axes of `groups` of another size, and if asked to of another type."""
         leaves: list[Any] = list(self.leaves)
         if other_type:
@@ -65,9 +75,9 @@ class Inputs:
         for i, dim in (axis for group in groups for axis in group):
             leaf = leaves[i]
             if dim < 0:
-                leaves[i] = size(leaf)
+                leaves[i] = size(leaf, dim)
             else:
-                shape = [size(s) if d == dim else s for d, s in enumerate(leaf.shape)]
+                shape = [size(s, d) if d == dim else s for d, s in enumerate(leaf.shape)]
                 leaves[i] = torch.empty(shape, dtype=leaf.dtype, device="meta")
         return tree_unflatten(leaves, self.form)
 
@@ -77,12 +87,18 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
     if recording.reads_sizes or recording.guards or recording.dtype_reads:
         inputs = Inputs(args, kwargs)
         _leave_out_asked(recording, inputs)
-        for group, why in _fixed(recording, inputs).items():
-            for axis in inputs.groups[group]:
-                _check_axis(recording, inputs, axis, why)
-        _allow_one(recording, inputs)
+        checks = _fixed(recording, inputs)
+        short = [g for g, (_, why) in checks.items() if not why and inputs.changed(g, SHORTER[0]) < inputs.changed(g)]
+        if not _allow_one(recording, inputs, short):
+            checks |= _bounded(recording, inputs, short)
+        for group, (least, why) in checks.items():
+            for axis in inputs.groups[group] if why else ():
+                _check_axis(recording, inputs, axis, least, why)
+        types = list(_types_to_check(recording, inputs))
         for found in inputs.typed:  # after all replays, which compare with what was recorded
             _follow_type(recording, *found)
+        for stand in types:
+            _check_type(recording, stand)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
@@ -93,14 +109,22 @@ def takes_one(recording: Recorder, args: tuple, kwargs: dict) -> bool:
     return not recording.reads_sizes or isinstance(replay(recording, args, kwargs, ReplayAtOne), Replay)
 
 
-def _allow_one(recording: Recorder, inputs: Inputs) -> None:
-    """Drop questions whose answer is another one for a batch of one alone, if the graph does the same there as the model."""
+def _allow_one(recording: Recorder, inputs: Inputs, short: list[int]) -> bool:
+    """Drop questions whose answer is another one for a batch of one alone, if the graph does the same there as the model.
+
+    Returns:
+        whether it does so where the axes of `short` are short as well.
+    """
     only_one = [g for g in recording.guards if (g.decides or g.varies) and _asks_for_one(g)]
     batches = [group for group in inputs.groups if any(dim == 0 for _, dim in group)]
-    again = replay(recording, *inputs.longer(batches, lambda size: 1), ReplayAtOne) if only_one and batches else None
-    if isinstance(again, ReplayAtOne):
-        for guard in only_one:
-            guard.idle = again.answers.get(question(guard.operation, guard.operands), guard.answer) != guard.answer
+    for groups in ((short, []) if short else ([],)) if only_one and batches else ():
+        few = Inputs(*inputs.longer([inputs.groups[g] for g in groups], SHORTER[0]))
+        again = replay(recording, *few.longer(batches, lambda size, dim: 1), ReplayAtOne)
+        if isinstance(again, ReplayAtOne):
+            for guard in only_one:
+                guard.idle = again.answers.get(question(guard.operation, guard.operands), guard.answer) != guard.answer
+            return bool(groups)
+    return False
 
 
 def _asks_for_one(guard: Guard) -> bool:
@@ -127,8 +151,11 @@ def _leave_out_asked(recording: Recorder, inputs: Inputs) -> None:
             guard.decides = True
 
 
-def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
-    """Return the groups of axes along which the recording holds for one size only, each with the reason."""
+def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, tuple[int | None, str]]:
+    """Return, by group of axes, `(None, why)` where the recording holds for one size only, and why "" where for longer ones.
+
+    What is known of no longer size, since the model raises, is left out.
+    """
     everything = list(range(len(inputs.groups))) if recording.reads_sizes or recording.guards else []
     by_dimension = sorted(everything, key=lambda g: all(dim != 1 for _, dim in inputs.groups[g]))  # channels, mostly
     types = bool(recording.dtype_reads)
@@ -138,32 +165,44 @@ def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, str]:
         if (tried or types) and _same(recording, inputs, tried, other_type=types) == "":
             free, types = set(tried), False
             break
-    fixed = {}
+    found = dict.fromkeys(free, "")
     for g in everything:
         if g not in free:
-            why = _alone(recording, inputs, g)
+            why = _tried(recording, inputs, [g])
             if why == "" and free:  # alone it may change nothing: a number beside the length that it cuts off
                 together = _same(recording, inputs, [*free, g])
                 why = together if isinstance(together, str) else why
-            if str(why):
-                fixed[g] = str(why)
-            elif why == "":
+            if why == "" or str(why):
+                found[g] = str(why)
+            if why == "":
                 free.add(g)
     if types and everything:
         _same(recording, inputs, [], other_type=True)
-    return fixed
+    return {g: (None, why) for g, why in found.items()}
 
 
-def _alone(recording: Recorder, inputs: Inputs, group: int) -> str | Exception:
-    """Return what `_same` does for the first longer size of one group of axes that the model takes."""
-    for size in LONGER:
-        why = _same(recording, inputs, [group], size)
+def _tried(recording: Recorder, inputs: Inputs, groups: list[int], sizes: tuple = LONGER) -> str | Exception:
+    """Return what `_same` says for the first of other sizes for which the model does not raise."""
+    for size in sizes:
+        why = _same(recording, inputs, groups, size)
         if isinstance(why, str):
-            return why
+            break
     return why
 
 
-def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Callable[[int], int] = LONGER[0],
+def _bounded(recording: Recorder, inputs: Inputs, groups: list[int]) -> dict[int, tuple[int | None, str]]:
+    """Return which axes must not be as short as one likes: the least size that is known to do, and why."""
+    bounds: dict[int, tuple[int | None, str]] = {}
+    if groups and _tried(recording, inputs, groups, SHORTER) != "":
+        for g in groups:
+            whys = {inputs.changed(g, size): _same(recording, inputs, [g], size) for size in SHORTER}
+            why = str(next((why for why in whys.values() if isinstance(why, str)), ""))
+            if why:
+                bounds[g] = next((n for n, same in whys.items() if same == ""), inputs.changed(g)), why
+    return bounds
+
+
+def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Change = LONGER[0],
           other_type: bool = False) -> str | Exception:
     """Return "" where longer inputs are treated as the recording says, else why not, or what says that the model raised.
 
@@ -179,7 +218,8 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Callable
     left = [d for d in again.differences if not (other_type and _of_types(*d[2:4]))]
     if left and groups:
         node, _, before, now, line = left[0]
-        return f"`{node.name}` is given {before}, and {now} along a longer one, at {line}"
+        kind = "shorter" if size in SHORTER else "longer"
+        return f"`{node.name}` is given {before}, and {now} along a {kind} one, at {line}"
     for node, where, before, now, _ in again.differences:
         if other_type and _of_types(before, now):
             inputs.typed.append((again, node, where, before, now))
@@ -229,26 +269,56 @@ def _follow_type(recording: Recorder, again: Replay, node: Node, where: tuple, b
     return None
 
 
-def _check_axis(recording: Recorder, inputs: Inputs, axis: Axis, why: str) -> None:
-    """Insist at the inputs that an axis has the size of the example."""
-    graph, (leaf, dim) = recording.graph, axis
-    stand = recording.stands[leaf]
-    size = inputs.leaves[leaf]
-    node = _node_of(graph, stand.origin if dim < 0 else recording.known[id(stand)])
-    owner, found = owner_of(node), node
+def _types_to_check(recording: Recorder, inputs: Inputs) -> Iterator[Tensor]:
+    """Yield the inputs that were asked for their type, unless whole numbers in place of floating ones are no others."""
+    asked = {id(origin) for _, origin, *_ in recording.dtype_reads}
+    for i, stand in enumerate(recording.stands):
+        if isinstance(stand, Tensor) and id(recording.known[id(stand)]) in asked:
+            others = (torch.int64, torch.uint8) if stand.is_floating_point() else ()
+            if not others or any(_takes_another_way(recording, inputs, i, dtype) for dtype in others):
+                yield stand
+
+
+def _takes_another_way(recording: Recorder, inputs: Inputs, leaf: int, dtype: torch.dtype) -> bool:
+    """Tell whether the model runs with an input of another type, and does something else."""
+    leaves = [*inputs.leaves]
+    leaves[leaf] = torch.empty(leaves[leaf].shape, dtype=dtype, device="meta")
+    again = replay(recording, *tree_unflatten(leaves, inputs.form))
+    return isinstance(again, Differs) or (isinstance(again, Replay) and bool(again.differences))
+
+
+def _check_type(recording: Recorder, stand: Tensor) -> None:
+    """Insist at the inputs that a tensor has the type of the example, or some floating one if that has."""
+    node = _node_of(recording.graph, recording.known[id(stand)])
+    steps: list[tuple] = [(getattr, "dtype"), *([(getattr, "is_floating_point")] if stand.is_floating_point() else ())]
+    wanted = True if stand.is_floating_point() else stand.dtype
+    kind = "a floating-point type" if stand.is_floating_point() else f"the type {str(stand.dtype).removeprefix('torch.')}"
+    text = f"this network was captured with {node.name!r} of {kind}: capture it again with the type that you use"
+    _insist(recording, node, [*steps, (insist, wanted, text)])
+
+
+def _insist(recording: Recorder, node: Node, steps: list[tuple]) -> None:
+    """Write calls behind the inputs, each of what the one before gives, with further arguments."""
+    graph, found = recording.graph, node
     last = max(n for n in graph.nodes if n.op == "placeholder" or n is node)
-    if dim >= 0:
-        size = inputs.leaves[leaf].shape[dim]
+    for function, *arguments in steps:
         with graph.inserting_after(last):
-            last = shape = graph.call_function(getattr, (node, "shape"))
-        with graph.inserting_after(last):
-            last = found = graph.call_function(operator.getitem, (shape, dim))
-        shape.meta["owner"] = found.meta["owner"] = owner
+            last = found = graph.call_function(function, (found, *arguments))
+        found.meta["owner"] = owner_of(node)
+
+
+def _check_axis(recording: Recorder, inputs: Inputs, axis: Axis, least: int | None, why: str) -> None:
+    """Insist at the inputs that an axis has the size of the example, or that it has `least` or more."""
+    leaf, dim = axis
+    stand, size = recording.stands[leaf], inputs.leaves[leaf] if dim < 0 else inputs.leaves[leaf].shape[dim]
+    node = _node_of(recording.graph, stand.origin if dim < 0 else recording.known[id(stand)])
     name = spoken(node)
     what = f"the value {size} of {name!r}" if dim < 0 else f"size {size} along axis {dim} of {name!r}"
-    with graph.inserting_after(last):
-        check = graph.call_function(insist, (found, size, f"this network was captured with {what}: {why}; {ADVICE}"))
-    check.meta["owner"] = owner
+    below = "" if least is None else f"below {least}, "
+    text = f"this network was captured with {what}: {below}{why}; {ADVICE}"
+    steps: list[tuple] = [] if dim < 0 else [(getattr, "shape"), (operator.getitem, dim)]
+    steps += [(insist, size, text)] if least is None else [(operator.ge, least), (insist, True, text)]
+    _insist(recording, node, steps)
 
 
 def set_constant(node: Node, where: tuple, value: Node) -> None:
@@ -305,6 +375,9 @@ def _sentence(guard: Guard) -> str:
     if guard.operation is has_form:
         value, form = guard.operands
         words = "a tensor or a number" if form is ... else spoken(form)
+        if value.op == "call_module":
+            return (f"this network was captured where {value.target} gave {words}, and here it gives something else, since "
+                    "it remembers earlier calls: the rest of the network may not depend on that")
         return f"this network was captured with {spoken(value)} = {words}: capture it again with the value that you use"
     asked, sizes = spoken_call(guard.operation, guard.operands), [o for o in guard.operands if isinstance(o, Number)]
     if guard.operation is operator.truth:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
@@ -32,7 +32,7 @@ def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, s
     if single:  # a batch of one is often taken along a way of its own: record two, if that holds for one as well
         found = dict(leaves)
         try:
-            graph = _record_modes(twin, *inputs.longer(single, lambda size: 2), found, device, (args, kwargs))
+            graph = _record_modes(twin, *inputs.longer(single, lambda size, dim: 2), found, device, (args, kwargs))
             leaves.update(found)
             return graph
         except (CaptureError, Differs):
@@ -219,5 +219,8 @@ def _align(left: list[Node], right: list[Node]) -> Iterator[tuple[Node | None, N
             yield from ((None, n) for n in right[j1:j2])
 
 
-def _key(node: Node):
-    return (node.op, str(node.target), owner_of(node)) if node.op != "output" else ("output", "", "")
+def _key(node: Node) -> tuple:
+    """Return what two operations must have in common to be one: what is computed from it runs in both modes."""
+    value = node.meta.get("val")
+    kind = (value.shape, value.dtype) if isinstance(value, Tensor) else type(value)
+    return (node.op, str(node.target), owner_of(node), kind) if node.op != "output" else ("output",)

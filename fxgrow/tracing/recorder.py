@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import Literals, device_constructors, storage_of, tensors_in
+from fxgrow.aten import Literals, device_constructors, storage_of, tensors_in, tree_flatten, tree_leaves, tree_map
 from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, modules_by_path, to_meta
-from fxgrow.layers import restore_grad, set_grad
+from fxgrow.layers import has_form, restore_grad, set_grad
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Number, plain, remember
 
@@ -35,6 +35,7 @@ VALUES = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__inde
 FACTS = {"dtype", "layout", "is_sparse", "is_quantized", "is_nested", "names", "itemsize", "grad", "is_leaf", "grad_fn",
          "requires_grad", "_version", "name", "is_mkldnn", "is_sparse_csr", "nbytes"}
 OF_GRADIENTS = {"requires_grad", "grad_fn", "is_leaf"}
+TYPES = {"is_floating_point", "is_complex", "is_signed"}  # questions about the type of a tensor
 PLACES = {"device", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xla", "is_xpu"}
 RANDOM = {"rand", "randint", "randn", "randperm"}
 CONSTRUCTORS = device_constructors()
@@ -154,6 +155,8 @@ class Recorder(TorchFunctionMode):
         self.hooks: list[tuple[str | None, Any]] = []  # that are registered: where (None: in a leaf), and what removes them
         self.caught: LeafNeeded | None = None  # what is said if the forward goes on after an error of torch
         self.set_up: dict[str, LeafNeeded] = {}  # what the forward may change, since later calls do the same with it
+        self.of_leaves: set[Node] = set()  # leaves that give more than tensors, and numbers computed from theirs
+        self.remembering: list[str] = []  # leaves that hold something else after the forward
 
     # --- The graph that is written ------------------------------------------------------------------------------------
 
@@ -174,8 +177,16 @@ class Recorder(TorchFunctionMode):
             frame = _frame_of_user()
             if kind == "key" and frame:
                 self._look_past_caches(frame)
-            self.guards.append(Guard(operation, operands, answer, line_of(frame), kind, frame and frame.f_code))
+            guard = Guard(operation, operands, answer, line_of(frame), kind, frame and frame.f_code)
+            guard.decides = any(isinstance(o, Number) and self._is_of_leaf(o.origin) for o in operands)
+            self.guards.append(guard)
         return answer
+
+    def _is_of_leaf(self, origin: Node | Element) -> bool:
+        """Tell whether a number is what a leaf gives, or computed from it: it may be another one at each call."""
+        while isinstance(origin, Element):
+            origin = origin.base
+        return origin in self.of_leaves
 
     def _look_past_caches(self, frame: FrameType) -> None:
         """Insist that no function is called with a cache, which would look sizes up and hide what they are for.
@@ -205,11 +216,13 @@ class Recorder(TorchFunctionMode):
             return result
         node = self.emit("call_function", operation, self.argument(operands), {})
         self.note(node, result)
+        if any(isinstance(o, Number) and self._is_of_leaf(o.origin) for o in operands):
+            self.of_leaves.add(node)
         return remember(result, node, self)
 
     def stop(self, reason: str, advice: str = "") -> LeafNeeded:
         """Return what stops the recording: the module whose code runs has to be kept as it is."""
-        line = line_of_user()
+        line = line_of_user() if self.listening else ""
         return LeafNeeded(self.stack[-1], (f"{reason} at {line}" if line else reason) + advice)
 
     # --- What a call is given ---------------------------------------------------------------------------------------------
@@ -351,11 +364,16 @@ class Recorder(TorchFunctionMode):
         if name in FACTS:
             if name in OF_GRADIENTS and not isinstance(tensor, nn.Parameter) and line_of_user():
                 raise self.stop(f"its forward asks whether gradients are wanted ({name})")
-            if name == "dtype" and id(tensor) in self.known:
-                self.dtype_reads.append((len(self.events), self.known[id(tensor)], tensor.dtype, self.stack[-1]))
+            if name == "dtype":
+                self._read_type(tensor)
             return func(tensor)
         argument = self.argument(tensor)
         return self._emitted("call_function", getattr, (argument, name), {}, func(self.torch_form(tensor)))
+
+    def _read_type(self, tensor: Any) -> None:
+        """Take down that somebody asked for the type of a tensor."""
+        if id(tensor) in self.known:
+            self.dtype_reads.append((len(self.events), self.known[id(tensor)], tensor.dtype, self.stack[-1]))
 
     def _place(self, name: str, tensor: Tensor) -> Any:
         """Answer where a tensor is: where the user's own tensors are."""
@@ -375,6 +393,8 @@ class Recorder(TorchFunctionMode):
             return self._made(func, args, kwargs)
         out, writes = self._run(func, args, kwargs), _writes(name, kwargs)
         if (out is None and not writes) or isinstance(out, (bool, str, torch.dtype)):
+            if name in TYPES:
+                self._read_type(args[0])
             return out
         kind, target, node_args = _target(func, name, node_args, node_kwargs)
         node = self.emit(kind, target, node_args, node_kwargs)
@@ -428,6 +448,16 @@ class Recorder(TorchFunctionMode):
         known = type(module).__module__.startswith("torch.nn")
         return self._unseen("call_module", path, functools.partial(call, module), args, kwargs, known)
 
+    def _insist_on_words(self, node: Node, out: Any) -> None:
+        """Let what a leaf gives besides tensors, which may depend on its state, be checked at each call."""
+        leaves = tree_leaves(out)
+        if not all(isinstance(v, Tensor) for v in leaves):
+            self.of_leaves.add(node)
+            devices = any(isinstance(v, str) and "meta" in v for v in leaves)  # words of where tensors are here
+            if all(isinstance(v, (Tensor, *LITERALS)) for v in leaves) and not devices:
+                self.guard(has_form, (node, tree_map(form_of, out)), True)
+                self.guards[-1].decides = True
+
     def function(self, apply: Callable, args: tuple) -> Any:
         """Call a function with a backward of its own: one node, which keeps it."""
         return self._unseen("call_function", apply, apply, args, {})
@@ -438,10 +468,18 @@ class Recorder(TorchFunctionMode):
         self.listening = False
         try:
             with torch._C.DisableTorchFunction() if known else Literals():
-                out = call(*self.torch_form(args), **self.torch_form(kwargs))
+                given = self.torch_form(args), self.torch_form(kwargs)
+                before = contents_of(given)
+                out = call(*given[0], **given[1])
         finally:
             self.listening = True
-        return self._emitted(kind, target, node_args, node_kwargs, out)
+        if contents_of(given) != before:
+            raise self.stop(f"it calls {target}, which changes a list or dict that it is given, and a graph would not,")
+        node = self.emit(kind, target, node_args, node_kwargs)
+        self.note(node, out)
+        if target in self.leaves:
+            self._insist_on_words(node, out)
+        return self.named(out, node)
 
     def _emitted(self, kind: str, target: Any, args: tuple, kwargs: dict, out: Any) -> Any:
         """Write a node down, and return what it gives."""
@@ -454,7 +492,7 @@ class Recorder(TorchFunctionMode):
         path = self.paths.get(id(module)) if self.listening else None
         if path is None:
             return call(module, *args, **kwargs)
-        if path and is_leaf(module, path, self.leaves):
+        if path and is_leaf(module, path, self.leaves) and not self._is_lent(module, path):
             if isinstance(module, torch.jit.ScriptModule) and _is_frozen(module):
                 raise LeafNeeded(path, FROZEN)
             try:
@@ -471,6 +509,17 @@ class Recorder(TorchFunctionMode):
         finally:
             self.stack.pop()
 
+    def _is_lent(self, module: nn.Module, path: str) -> bool:
+        """Tell whether a layer is called with other parameters than its own, and is recorded as what it does with them.
+
+        Raises:
+            LeafNeeded: what it does cannot be recorded.
+        """
+        lent = not all(id(p) in self.names for m in module.modules() for p in m._parameters.values() if p is not None)
+        if lent and path in self.leaves:
+            raise self.stop(f"it calls {path} with other parameters than its own")
+        return lent
+
     def run(self, args: tuple, kwargs: dict) -> Any:
         """Run the model as its user calls it, under the patches of `watching`, and return its output."""
         self.listening = True
@@ -479,6 +528,22 @@ class Recorder(TorchFunctionMode):
                 return self.root(*args, **kwargs)
         finally:
             self.listening = False
+
+
+def form_of(value: Any) -> Any:
+    """Return `...` for a tensor or a number, which may be others, and anything else as it is."""
+    if isinstance(value, Tensor) or type(value) in (int, float):
+        return ...
+    return value.value if isinstance(value, Enum) else value
+
+
+def contents_of(values: Any) -> Any:
+    """Return what tells whether a list or dict in a tuple or dict of values is changed by whom it is given to."""
+    inside = values.values() if isinstance(values, dict) else values
+    if not isinstance(values, (tuple, dict, list)) or not any(isinstance(v, NESTED) for v in inside):
+        return None
+    leaves, form = tree_flatten(values)
+    return list(map(id, leaves)), form
 
 
 def map_inside(change: Callable, nested: Any) -> Any:
@@ -574,6 +639,7 @@ def _question(recorder: Recorder, func, name, args, kwargs) -> Any:
 def _type(recorder: Recorder, func, name, args, kwargs) -> Any:
     if len(args) > 1 or kwargs:
         return recorder._call(func, name, args, kwargs)
+    recorder._read_type(args[0])
     return torch.empty(0, dtype=args[0].dtype).type()
 
 

@@ -2,7 +2,6 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from enum import Enum
 from typing import Any
 
 import torch
@@ -14,9 +13,9 @@ from fxgrow.errors import CaptureError
 from fxgrow.graph import CONSTANT, arguments_of, to_meta, writes_in_place
 from fxgrow.layers import has_form, ordered
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, keep_opaque, kept_part
-from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, describe, map_inside
+from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, contents_of, describe, form_of, map_inside
 from fxgrow.tracing.sizes import Number
-from fxgrow.tracing.state import CONTAINERS, State, draws, put_back_draws
+from fxgrow.tracing.state import CONTAINERS, Change, State, draws, put_back_draws
 from fxgrow.tracing.watching import watched
 
 Repeats = Callable[[Recorder, tuple, dict], bool]  # tells whether a second call does what a recording says
@@ -75,9 +74,7 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
         with watched(recorder):
             given, named = _placeholders(recorder, args, kwargs)
             with state.sizes_of_plain_type():
-                out = recorder.run(given, named)
-            if recorder.caught:
-                raise recorder.caught
+                out = _run(recorder, given, named)
             set_up = _check_state(recorder, state)
             if recorder.switched:
                 raise LeafNeeded("", "its forward switches gradients off or on and not back again")
@@ -90,6 +87,9 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
             if repeats is None or not repeats(recorder, args, kwargs):
                 raise next(iter((set_up or recorder.set_up).values()))
             recorder.set_up = set_up
+        elif recorder.remembering and repeats is not None and not repeats(recorder, args, kwargs):
+            raise LeafNeeded("", f"its forward does something else at the second call, since {recorder.remembering[0]} "
+                                 "remembers the first")
     finally:
         put_back_draws(seeds)
         for _, handle in recorder.hooks:
@@ -100,6 +100,21 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
     return recorder
 
 
+def _run(recorder: Recorder, args: tuple, kwargs: dict) -> Any:
+    """Return what the forward gives.
+
+    Raises:
+        LeafNeeded: it goes on after an error of torch, or changes what it is given.
+    """
+    before = contents_of((args, kwargs))
+    out = recorder.run(args, kwargs)
+    if recorder.caught:
+        raise recorder.caught
+    if contents_of((args, kwargs)) != before:
+        raise LeafNeeded("", "its forward changes a list or dict that it is given, and a graph would not: copy it first")
+    return out
+
+
 def _placeholders(recorder: Recorder, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Return the inputs on meta tensors, of which each argument of the forward is a placeholder."""
     arguments = [a._replace(value=_stand(a.name, a.value)) for a in arguments_of(recorder.root, args, kwargs)]
@@ -107,7 +122,7 @@ def _placeholders(recorder: Recorder, args: tuple, kwargs: dict) -> tuple[tuple,
     for argument in arguments:
         node = recorder.emit("placeholder", argument.name, argument.default, {})
         recorder.note(node, argument.value)
-        form = tree_map(_form, argument.value) if argument.given else argument.value
+        form = tree_map(form_of, argument.value) if argument.given else argument.value
         if argument.default or form is not ...:
             recorder.guard(has_form, (node, form), True)
             recorder.guards[-1].decides = True
@@ -116,13 +131,6 @@ def _placeholders(recorder: Recorder, args: tuple, kwargs: dict) -> tuple[tuple,
     values = tuple(given.values())[:len(args)], {name: given[name] for name in kwargs}
     recorder.stands = tree_leaves(values)
     return values
-
-
-def _form(value: Any) -> Any:
-    """Return `...` for a tensor or a number, which may be others, and what else an input holds as it is."""
-    if isinstance(value, Tensor) or type(value) in (int, float):
-        return ...
-    return value.value if isinstance(value, Enum) else value
 
 
 def _stand(name: str, value: Any) -> Any:
@@ -156,18 +164,29 @@ def _check_state(recorder: Recorder, state: State) -> dict[str, LeafNeeded]:
         if name not in module._non_persistent_buffers_set or not _is_cache(recorder, now):
             raise LeafNeeded(path, f"its forward replaces the buffer {name!r}")
     for change in state.changes():
-        if not kept(change.path) and not all(_is_cache(recorder, v) for v in change.news):
-            kind = type(recorder.root.get_submodule(change.path)).__name__
-            stop = LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: use a "
-                              "buffer that is written in place")
-            if any(map(_holds_values, change.news)):
-                raise stop
+        if kept(change.path):
+            recorder.remembering.append(change.path)
+        elif not all(_is_cache(recorder, v) for v in change.news):
             news = [v if type(v) in LITERALS else type(v) for v in change.news]
-            set_up[f"{change.path} {change.what} {news}"] = stop
+            set_up[f"{change.path} {change.what} {news}"] = _refusal(recorder.root, change)
     for i, (place, handle) in enumerate(recorder.hooks):
         if place is not None and handle.id in (handle.hooks_dict_ref() or ()):
             set_up[f"{place} hook {i}"] = LeafNeeded(place, "its forward registers a hook that stays")
     return set_up
+
+
+def _refusal(root: nn.Module, change: Change) -> LeafNeeded:
+    """Return what is said of a change if a second call does not do the same.
+
+    Raises:
+        LeafNeeded: it holds what a call computed.
+    """
+    kind = type(root.get_submodule(change.path)).__name__
+    stop = LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: use a buffer that "
+                      "is written in place")
+    if any(map(_holds_values, change.news)):
+        raise stop
+    return stop
 
 
 def _holds_values(value: Any) -> bool:

@@ -38,7 +38,7 @@ def remember(value: int | float, origin: Any, recorder: Any) -> Any:
     kind = {int: Size, float: Real}.get(type(value))
     if kind is None:
         return value
-    number = kind(value)
+    number = type(value).__new__(kind, value)
     number.origin, number.recorder = origin, recorder
     return number
 
@@ -114,10 +114,11 @@ _METHODS |= {f"__{_name}__": _text(f"__{_name}__") for _name in ("repr", "str", 
 
 
 def _methods_of(kind: type) -> dict[str, Any]:
-    """Return the methods that a plain number of this kind has too; copies of the number are plain."""
+    """Return the methods that a plain number of this kind has too; copies and others of its type are plain."""
     found = {name: method for name, method in _METHODS.items() if hasattr(kind, name)}
     return {**found, "__array_ufunc__": _ufunc, "__reduce_ex__": lambda self, protocol: (kind, (plain(self),)),
-            "__deepcopy__": lambda self, memo: plain(self), "__class__": property(lambda self: kind)}
+            "__deepcopy__": lambda self, memo: plain(self), "__class__": property(lambda self: kind),
+            "__new__": lambda cls, *given: kind(*given)}
 
 
 Size = type("Size", (Number, int), _methods_of(int))

@@ -4,10 +4,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
-from collections import OrderedDict, defaultdict, deque
+import sys
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from fxgrow.graph import CONSTANT, modules_by_path
 from fxgrow.tracing.recorder import is_of_user
 from fxgrow.tracing.sizes import Type
 
-CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
+CONTAINERS = (list, dict, set, deque)
+OF_OTHERS = {*sys.stdlib_module_names, "torch", "numpy"}  # whose objects are left alone: loggers, devices
 SKIPPED = {*vars(nn.Module()), "training"}
 HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks")]
 DEPTH = 3
@@ -50,6 +52,10 @@ class State:
             for name, value in attributes.items():
                 if name not in SKIPPED:
                     self._keep(value, DEPTH)
+        self.classes = {c: (path, _of_class(c)) for path, m, *_ in reversed(self.modules) for c in _classes(type(m))}
+        for _, attributes in self.classes.values():
+            for value in attributes.values():
+                self._keep(value, DEPTH)
         self.reached: dict[int, list[tuple[str, str]]] = defaultdict(list)  # who reaches a container outside, and its name
         self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
         self.tensors: dict[int, tuple[Tensor, Tensor]] = {}  # to which a leaf may write, and what is in them
@@ -74,10 +80,11 @@ class State:
             self._keep(found, DEPTH)
 
     def _keep(self, value: Any, depth: int) -> None:
-        if type(value) not in CONTAINERS or not depth or id(value) in self.contents or len(value) > LARGE:
+        held = _container(value)
+        if held is None or not depth or id(held) in self.contents or len(held) > LARGE:
             return
-        self.contents[id(value)] = value, _copy(value)
-        for inner in _inside(value):
+        self.contents[id(held)] = held, _copy(held)
+        for inner in _inside(held):
             self._keep(inner, depth - 1)
 
     def changes(self) -> Iterator[Change]:
@@ -90,9 +97,17 @@ class State:
                 news = list(self._news(before.get(name, self), now.get(name, self), DEPTH))
                 if news:
                     yield Change(path, f"its attribute {name!r}", news)
+        yield from self._changes_outside()
+
+    def _changes_outside(self) -> Iterator[Change]:
+        """Yield what is another one in classes, and in what the code reaches."""
+        for cls, (path, before) in self.classes.items():
+            for name, now in _of_class(cls).items():
+                if news := list(self._news(before.get(name, self), now, DEPTH)):
+                    yield Change(path, f"{name!r} of the class {cls.__name__}", news)
         for key, places in self.reached.items():
-            news = list(self._news(self.contents[key][0], self.contents[key][0], DEPTH)) if key in self.contents else []
-            if news:
+            held = self.contents[key][0] if key in self.contents else None
+            if news := list(self._news(held, held, DEPTH)):
                 yield from (Change(path, f"{name!r}, which lies outside of the model", news) for path, name in places)
         for key, (function, before) in self.functions.items():
             for name, now in _held(function).items():
@@ -105,9 +120,11 @@ class State:
         if before is not now:
             if not (type(before) is type(now) and type(now) in (bool, int, float, str, tuple) and before == now):
                 yield now
-        elif id(now) in self.contents and depth:
-            contents = self.contents[id(now)][1]
-            if isinstance(now, dict):
+        elif depth and id(now := _container(now)) in self.contents:
+            (_, contents), now = self.contents[id(now)], _copy(now)
+            if isinstance(now, np.ndarray):
+                yield from () if np.array_equal(now, contents) else (now,)
+            elif isinstance(now, dict):
                 for k in (*now, *(k for k in contents if k not in now)):
                     yield from self._news(contents.get(k, self), now.get(k, self), depth - 1)
             elif isinstance(now, set):
@@ -142,11 +159,18 @@ class State:
         self.restore_outside()
 
     def restore_outside(self) -> None:
-        """Put back what containers and functions hold, and nothing in the modules themselves."""
+        """Put back what containers, classes and functions hold, and nothing in the modules themselves."""
         for function, before in self.functions.values():
             for name, now in _held(function).items():
                 if now is not before.get(name, now):
                     _hold(function, name, before[name])
+        for cls, (_, before) in self.classes.items():
+            for name, now in _of_class(cls).items():
+                if now is not before.get(name, now):
+                    setattr(cls, name, before[name])
+        self._restore_values()
+
+    def _restore_values(self) -> None:
         for tensor, numbers in self.tensors.values():
             if not torch.equal(tensor, numbers):
                 tensor.detach().copy_(numbers)
@@ -154,9 +178,7 @@ class State:
             if cached.cache_info().misses != misses:
                 cached.cache_clear()
         for value, contents in self.contents.values():
-            if len(value) != len(contents) or any(a is not b for a, b in zip(_inside(value), _inside(contents))):
-                value.clear()
-                value.update(contents) if isinstance(value, (dict, set)) else value.extend(contents)
+            _put_back(value, contents)
 
 
 def draws() -> tuple:
@@ -201,12 +223,48 @@ def untouched(root: nn.Module) -> Iterator[None]:
         put_back_draws(seeds)
 
 
+def _container(value: Any) -> Any:
+    """Return what a forward may change in a value: itself, or the attributes of an object of the user's; else None."""
+    if isinstance(value, CONTAINERS):
+        return value
+    if isinstance(value, np.ndarray):
+        return value if value.ndim and value.size <= LARGE and value.flags.writeable else None
+    cls = type(value)
+    foreign = cls.__module__.partition(".")[0] in OF_OTHERS and cls is not SimpleNamespace
+    return None if foreign or isinstance(value, (nn.Module, type)) else getattr(value, "__dict__", None)
+
+
+def _classes(cls: type) -> Iterator[type]:
+    """Yield the classes of a module that are the user's."""
+    return (c for c in cls.__mro__ if c.__module__.partition(".")[0] not in OF_OTHERS)
+
+
+def _of_class(cls: type) -> dict[str, Any]:
+    """Return the values that a class holds: numbers, words, tensors, containers."""
+    return {name: value for name, value in vars(cls).items() if not name.startswith("__") and (
+        isinstance(value, (*CONTAINERS, bool, int, float, str, tuple, type(None), torch.Tensor)))}
+
+
 def _copy(value: Any) -> Any:
-    return dict(value) if isinstance(value, dict) else set(value) if isinstance(value, set) else list(value)
+    """Return a plain copy of a container, whose class may answer in its own way."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    return dict(dict.items(value)) if isinstance(value, dict) else set(value) if isinstance(value, set) else list(value)
+
+
+def _put_back(value: Any, contents: Any) -> None:
+    """Let a container hold what a copy of it holds."""
+    now = _copy(value)
+    if isinstance(value, np.ndarray):
+        value[...] = contents
+    elif len(now) != len(contents) or any(a is not b for a, b in zip(_inside(now), _inside(contents))):
+        kind: Any = next(c for c in CONTAINERS if isinstance(value, c))
+        kind.clear(value)
+        kind.update(value, contents) if kind in (dict, set) else kind.extend(value, contents)
 
 
 def _inside(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
+    return () if isinstance(value, np.ndarray) else dict.values(value) if isinstance(value, dict) else value
 
 
 def _outside(root: nn.Module) -> Iterator[tuple[str, str, Any]]:
@@ -243,8 +301,10 @@ def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:
         seen.add(id(function))
         held = _held(function)
         yield function.__name__, function
-        yield from ((name, value) for name, value in held.items() if type(value) in (*CONTAINERS, Tensor))
-        queue += [(value, depth - 1) for value in held.values() if depth and type(value) not in CONTAINERS]
+        yield function.__name__, vars(function)
+        yield from ((function.__name__, v) for v in function.__defaults__ or () if isinstance(v, CONTAINERS))
+        yield from ((name, value) for name, value in held.items() if isinstance(value, CONTAINERS) or type(value) is Tensor)
+        queue += [(value, depth - 1) for value in held.values() if depth and not isinstance(value, CONTAINERS)]
 
 
 def _held(function: FunctionType) -> dict[str, Any]:

@@ -181,8 +181,7 @@ question("chained", lambda h: 1 < h.shape[1] <= 4, **LENGTH)
 question("any_size", lambda h: any(s == 1 for s in h.shape), **BOTH)
 question("same_shape", lambda h: h.shape == torch.tanh(h).shape)
 question("contiguous", lambda h: h.contiguous().is_contiguous())
-question("transposed_contiguous", lambda h: h.contiguous().transpose(1, 2).is_contiguous(), **LENGTH,
-         broken="it is at length 1 only, and that is not guarded")
+question("transposed_contiguous", lambda h: h.contiguous().transpose(1, 2).is_contiguous(), **LENGTH)
 question("stride", lambda h: h.contiguous().stride(-1) == 1)
 question("grad_wanted", lambda h: torch.is_grad_enabled(), **MAY_REFUSE)
 question("requires_grad", lambda h: h.requires_grad, **MAY_REFUSE)
@@ -584,6 +583,9 @@ step("loop_over_channels", lambda h: torch.stack([h[..., i] * (i + 1) for i in r
 step("zip_of_chunks", lambda h: torch.cat([a + b for a, b in zip(h.chunk(2, -1), h.flip(1).chunk(2, -1))], -1), **BOTH)
 step("zip_of_steps", lambda h: torch.cat([a * i for i, a in zip(itertools.count(1), h.split(2, 1))], 1), **LENGTH)
 step("backwards", lambda h: torch.stack([h[:, i] for i in reversed(range(h.shape[1]))], 1), **LENGTH)
+step("truncated_then_asked", lambda h: h[:, :2] * 2 if h[:, :2].shape[1] > 1 else h - 1, **LENGTH)
+step("scale_after_a_cut", lambda h: h * math.log(h[:, :2].shape[1] + 1), **LENGTH)
+step("filled_up", lambda h: torch.cat([h, *[h[:, -1:] / 2] * (2 - h.shape[1])], 1), **LENGTH)
 step("strided", lambda h: h + sum(h[:, i:i + 1] for i in range(0, h.shape[1], 2)), **LENGTH)
 
 
@@ -835,6 +837,13 @@ step("topk", lambda h: h * (h >= h.topk(2, -1).values[..., -1:]))
 step("named_result", lambda h: h + h.max(1, keepdim=True).values + torch.sort(h, 1)[0])
 step("detached", lambda h: h - h.detach().mean(1, keepdim=True))
 step("detached_data", lambda h: h - h.data.mean(1, keepdim=True))
+
+
+@habit(**MAY_REFUSE, inner=lambda: nn.Linear(WIDTH, WIDTH))
+def other_parameters(self, h):
+    return torch.func.functional_call(self.inner, {n: p * 2 for n, p in self.inner.named_parameters()}, (h,))
+
+
 layer("layer_norm", lambda: nn.LayerNorm(WIDTH))
 layer("gru", lambda: nn.GRU(WIDTH, WIDTH, batch_first=True))
 layer("sequential", lambda: nn.Sequential(nn.Linear(WIDTH, 16), nn.GELU(), nn.Linear(16, WIDTH)))

@@ -259,3 +259,24 @@ def test_groups_that_are_the_batch_stay_free():
     grown = fxgrow.transform(model, sequence(2, 5), [Widen(factor=2, seed=0)]).model
     assert grown.first.out_channels == 16
     assert_same(model, grown)
+
+
+class Table(nn.Module):
+    """A table of which the first rows are taken, as many as there are steps."""
+
+    def __init__(self, rows: int):
+        super().__init__()
+        self.rows = nn.Parameter(torch.linspace(0, 1, 8 * rows).view(rows, 8))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.rows[:h.shape[1]].mean(0)
+
+
+@pytest.mark.parametrize("rows", [4, 5, 16])
+def test_a_size_of_the_inputs_goes_on_saying_where_to_cut(rows):
+    """The example is 5 long: the table of 4 rows is cut nowhere with it, and is with a shorter one."""
+    model = shake(Net(Table(rows)).double())
+    assert_same(model, fxgrow.transform(model, sequence(2, 5), [Widen("first", factor=2, seed=0)]).model)
+    grown = fxgrow.transform(model, sequence(2, 5), [Widen(factor=2, seed=0)])
+    assert grown.model.middle.rows.shape == (rows, 16)
+    assert_same(model, grown.model)

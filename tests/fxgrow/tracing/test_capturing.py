@@ -1,19 +1,24 @@
 """Capture: each trap between a forward and a graph that behaves like it in both modes, for any batch."""
 from __future__ import annotations
 
+import collections
 import copy
+import statistics
+import types
 
+import numpy
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from support import shake
 from torch import nn
+from torch.func import functional_call
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.ops import StochasticDepth
 
 import fxgrow
-from fxgrow.errors import CaptureError
+from fxgrow.errors import CaptureError, OtherInputs
 from fxgrow.passes import Widen
 
 X = torch.randn(3, 4)
@@ -75,6 +80,21 @@ def moving_average_in_place(module, x):
     return x - module.state
 
 
+def normalises_by_hand(module, x):
+    if module.training:
+        mean, count = x.mean(0), x.numel() / x.size(-1)
+        with torch.no_grad():
+            module.state.copy_(0.9 * module.state + 0.1 * mean * count / (count - 1))
+    else:
+        mean = module.state
+    return (x - mean) * 2
+
+
+def draws_around_a_mean(module, x):
+    spread = torch.exp(x / 2)
+    return torch.randn_like(spread).mul(spread).add_(x) if module.training else x
+
+
 def fills_a_cache(module, x):
     if module.cache.shape[0] != 2 * x.shape[1]:
         module.cache = torch.arange(2 * x.shape[1]).to(x.dtype)
@@ -94,7 +114,7 @@ def asserts_shapes(module, x):
 
 STEPS = {f.__name__: f for f in (
     in_train, in_place_on_a_view, in_place_in_train, counts_in_train, moving_average, moving_average_in_place, fills_a_cache,
-    made_of_sizes, asserts_shapes)} | {
+    made_of_sizes, asserts_shapes, normalises_by_hand, draws_around_a_mean)} | {
     "functional dropout": lambda m, x: F.dropout(x, 0.5, training=m.training),
     "dropout": lambda m, x: m.drop(x),
     "drop path": lambda m, x: x + m.path(x),
@@ -307,3 +327,231 @@ def test_a_counter_of_training_steps_counts_them():
     graph = fxgrow.capture(model, X)
     graph.train()(X), graph.eval()(X)
     assert not graph.meta["leaves"] and torch.equal(graph.state, torch.ones(4))
+
+
+# --- Sizes below the example's, and together -------------------------------------------------------------------------------
+
+LONG = torch.randn(2, 5, 4)
+
+
+def fills_up(model, x):
+    for _ in range(4 - x.shape[1]):
+        x = torch.cat([x, x[:, -1:] / 2], 1)
+    return x
+
+
+CUT = {
+    "asked after a cut": lambda m, x: x[:, :4] * 2 if x[:, :4].shape[1] > 3 else x[:, :4],
+    "computed after a cut": lambda m, x: x[:, :4] * x[:, :4].shape[1].bit_length(),
+    "filled up": fills_up,
+    "filled up by a list": lambda m, x: torch.cat([x, *[x[:, -1:] / 2] * (4 - x.shape[1])], 1),
+    "numbers that are zipped": lambda m, x: x * sum(a * b for a, b in zip((1, 2, 3, 4), range(x.shape[1]))),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_is_done_to_short_inputs_only_is_not_left_out_in_silence(name):
+    model = traced(CUT[name])
+    graph = fxgrow.capture(model, LONG)
+    for length in (4, 5, 6, 11, 64):
+        x = torch.randn(3, length, 4)
+        if length > 4 or name == "asked after a cut":
+            assert torch.equal(graph(x), model(x))
+    with pytest.raises(OtherInputs, match=r"this network was captured (where|with size 5 along axis 1 of 'x': below 5, )"):
+        graph(torch.randn(3, 3, 4))
+
+
+def test_a_size_below_which_it_does_something_else_is_searched_for():
+    model = traced(lambda m, x: torch.cat([x, *[x[:, -1:] / 2] * (4 - x.shape[1])], 1))
+    graph = fxgrow.capture(model, torch.randn(2, 10, 4))
+    x = torch.randn(2, 5, 4)
+    assert torch.equal(graph(x), model(x))
+    with pytest.raises(OtherInputs, match="size 10 along axis 1 of 'x': below 5, it gives cat other arguments at"):
+        graph(x[:, :3])
+
+
+def test_two_sizes_that_are_free_one_by_one_only():
+    class Cut(Base):
+        def forward(self, x, size):
+            x = x[:, :size]
+            return self.layer(x) * x.shape[1].bit_length()
+
+    model = Cut()
+    graph = fxgrow.capture(model, (torch.randn(2, 4, 4), 4))
+    assert torch.equal(graph(LONG, 4), model(LONG, 4))
+    with pytest.raises(OtherInputs, match="captured with"):
+        graph(torch.randn(2, 9, 4), 9)
+
+
+def scaled_if_whole(model, x):
+    return model.layer(x if x.is_floating_point() else x.to(model.layer.weight.dtype) / 255)
+
+
+def scaled_if_bytes(model, x):
+    return model.layer(x.float() / 255 if x.dtype == torch.uint8 else x.float())
+
+
+@pytest.mark.parametrize("forward", [scaled_if_whole, scaled_if_bytes])
+@pytest.mark.parametrize("example, other", [(X, X.to(torch.uint8)), (X.to(torch.uint8), X)])
+def test_an_input_of_another_type_does_not_take_the_way_of_the_example(forward, example, other):
+    model = type("Typed", (Base,), {"forward": forward})()
+    graph = fxgrow.capture(model, example)
+    assert torch.equal(graph(example + 1), model(example + 1))
+    with pytest.raises(OtherInputs, match="this network was captured with 'x' of "):
+        graph(other)
+
+
+def test_the_class_of_a_size_makes_plain_numbers():
+    model = traced(lambda m, x: x * type(x.shape[1])(x.shape[1] * 0.5) * statistics.mean(x.shape[:2]))
+    graph = fxgrow.capture(model, LONG)
+    assert torch.equal(graph(LONG), model(LONG))
+    with pytest.raises(OtherInputs):
+        graph(torch.randn(2, 6, 4))
+
+
+# --- Leaves that do more than give tensors ---------------------------------------------------------------------------------
+
+class Remembers(nn.Module):
+    """A leaf, since it counts its calls."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.layer, self.calls, self.step = nn.Linear(4, 4), 0, step
+
+    def forward(self, x, *others):
+        self.calls += 1
+        return self.step(self.layer(x), self.calls, *others)
+
+
+class Around(Base):
+    def __init__(self, inner, step):
+        super().__init__()
+        self.inner, self.step = Remembers(inner), step.__get__(self)
+
+
+TOLD = {
+    "a flag": (lambda y, n: (y, n > 2), lambda m, y, flag: y * 2 if flag else y),
+    "a word": (lambda y, n: {"y": y, "phase": "late" if n > 2 else "early"}, lambda m, out, _: out["y"] * len(out["phase"])),
+    "None": (lambda y, n: (y, y if n > 2 else None), lambda m, y, extra: y if extra is None else y + extra),
+    "a number": (lambda y, n: (y, n), lambda m, y, n: y * 2 if n < 3 else y),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_what_a_leaf_tells_besides_tensors_is_checked(name):
+    inner, use = TOLD[name]
+
+    def step(model, x):
+        out = model.inner(x)
+        return use(model, *(out if isinstance(out, tuple) else (out, None)))
+
+    model = Around(inner, step)
+    graph = copy.deepcopy(fxgrow.capture(model, X))
+    assert list(graph.meta["leaves"]) == ["inner"]
+    for _ in range(2):
+        assert torch.equal(graph(X), model(X))
+    with pytest.raises(OtherInputs, match="this network was captured where"):
+        graph(X)
+
+
+def test_a_leaf_may_give_words_that_stay():
+    model = Around(lambda y, n: (y, None, str(y.device), y.shape[0]), lambda model, x: model.inner(x)[0] * model.inner(x)[3])
+    graph = copy.deepcopy(fxgrow.capture(model, X))
+    for x in (X, torch.randn(5, 4)):
+        assert torch.equal(graph(x), model(x))
+
+
+def calls_with_other_parameters(model, x):
+    return functional_call(model.layer, {n: p * 2 for n, p in model.layer.named_parameters()}, (x,))
+
+
+@pytest.mark.parametrize("inner, step, reason", [
+    (lambda y, n, kept: kept.append(y) or y, lambda model, x: sum([model.inner(x, kept := [x]), *kept]),
+     "it calls inner, which changes a list or dict that it is given, and a graph would not, at .*test_capturing.py:"),
+    (lambda y, n, kept: kept.update(y=y) or y, lambda model, x: model.inner(x, kept := {"y": x}) + kept["y"],
+     "it calls inner, which changes a list or dict that it is given"),
+    (lambda y, n: y, lambda model, x: model.inner(x) * model.inner.calls,
+     "its forward does something else at the second call, since inner remembers the first"),
+    (lambda y, n: y, lambda model, x: functional_call(model.inner, {"layer.bias": x[0]}, (x,)),
+     "inner cannot be captured|it calls inner with other parameters"),
+])
+def test_leaves_that_nobody_can_be_told_apart_from(inner, step, reason):
+    with pytest.raises(CaptureError, match=reason):
+        fxgrow.capture(Around(inner, step), X, check=False)
+
+
+def test_a_layer_that_is_called_with_other_parameters():
+    model = traced(calls_with_other_parameters)
+    graph = fxgrow.capture(model, X, check=False)
+    assert torch.equal(graph(X), model(X))
+
+
+@pytest.mark.parametrize("change", [lambda batch, y: batch.update(y=y), lambda batch, y: batch["list"].append(y),
+                                    lambda batch, y: batch.pop("x")])
+def test_a_forward_that_fills_its_input(change):
+    class Fills(Base):
+        def forward(self, batch):
+            y = self.layer(batch["x"])
+            change(batch, y)
+            return y
+
+    with pytest.raises(CaptureError, match="Fills cannot be captured: its forward changes a list or dict that it is given"):
+        fxgrow.capture(Fills(), ({"x": X, "list": []},), check=False)
+
+
+# --- State that lies about -------------------------------------------------------------------------------------------------
+
+class Counter:
+    calls = 0
+
+
+def with_default(x, seen=[]):  # noqa: B006
+    seen.append(1)
+    return x * len(seen)
+
+
+def with_attribute(x):
+    with_attribute.calls += 1
+    return x * with_attribute.calls
+
+
+with_attribute.calls = 0
+
+
+def set_on(holder, name):
+    def step(model, x):
+        owner = holder(model)
+        setattr(owner, name, getattr(owner, name) + 1)
+        return x * getattr(owner, name)
+    return step
+
+
+STATE = {
+    "an object": (set_on(lambda m: m.kept, "calls"), Counter),
+    "a namespace in a list": (set_on(lambda m: m.kept[0], "calls"), lambda: [types.SimpleNamespace(calls=0)]),
+    "a class": (set_on(type, "calls"), None),
+    "an array": (lambda m, x: (m.kept.__iadd__(1), x * float(m.kept[0]))[1], lambda: numpy.zeros(2)),
+    "a kind of dict": (lambda m, x: (m.kept.update("x"), x * m.kept["x"])[1], collections.Counter),
+    "a default": (lambda m, x: with_default(x), None),
+    "an attribute of a function": (lambda m, x: with_attribute(x), None),
+}
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_state_is_seen_wherever_it_lies(name):
+    """No check runs: that would find it on small networks only."""
+    step, kept = STATE[name]
+    model = traced(step)
+    type(model).calls, model.kept = 0, kept() if kept else None
+    before = copy.deepcopy(getattr(model.kept, "__dict__", model.kept))
+    with pytest.raises(CaptureError, match="the forward of Traced changes .*, and a graph would not"):
+        fxgrow.capture(model, X, check=False)
+    assert str(getattr(model.kept, "__dict__", model.kept)) == str(before)
+    assert not type(model).calls and not with_attribute.calls and not with_default.__defaults__[0]
+    assert list(fxgrow.capture(nn.Sequential(model, nn.Linear(4, 2)), X, check=False).meta["leaves"]) == ["0"]
+
+
+def test_what_a_forward_reads_of_objects_may_stay():
+    model = traced(lambda m, x: x * m.kept.scale[0] + m.scale)
+    model.kept, type(model).scale = types.SimpleNamespace(scale=numpy.ones(1)), 0.5
+    assert torch.equal(fxgrow.capture(model, X)(X), model(X))

@@ -137,6 +137,20 @@ def test_what_torchscript_made_is_a_part(make):
     assert len({m.part.state_dict()["0.weight"].data_ptr() for m in (captured, model)}) == 1
 
 
+def test_a_grown_shell_with_a_scripted_part_can_be_copied():
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Around(scripted(torch.jit.script, nn.Linear(4, 4))).double()
+
+        def forward(self, x):
+            return self.inner(x) if x.sum() > 0 else self.inner(-x)
+
+    model = Looks().eval()
+    grown = fxgrow.transform(model, X, Widen(factor=2, seed=0)).model
+    torch.testing.assert_close(copy.deepcopy(grown)(OTHER), model(OTHER))
+
+
 def test_what_cannot_be_had_of_torchscript_is_refused_with_advice():
     with pytest.raises(CaptureError, match="TorchScript.*pass the module"):
         fxgrow.transform(scripted(torch.jit.script, net()), X, Widen(factor=2, seed=0))
