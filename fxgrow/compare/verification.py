@@ -83,11 +83,12 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One call of both models. name: of its inputs, in words."""
+    """One call of both models. name: of its inputs, in words. behind: in eval mode, behind calls in train mode."""
     name: str
     inputs: Inputs
     autograd: Autograd = "off"
     resized: bool = False
+    behind: bool = False
 
 
 class _BeforeRaises(Exception):
@@ -215,11 +216,12 @@ class _Comparison:
         return found
 
     def _train(self, second: _Call) -> Difference | None:
-        """Compare in train mode, with autograd on; None where the first model does not run so."""
+        """Compare in train mode, with autograd on, and in eval mode behind it; None: the first model does not run so."""
         autograd: Autograd
         for autograd in ("on", "off"):  # some functions take no gradients at all
             example, other = (replace(call, autograd=autograd) for call in (self.example, second))
-            for calls in ((example, other), (example, example), (example,)):
+            behind = replace(self.example, behind=True)  # with the running statistics that are left, say
+            for calls in ((example, other, behind), (example, example, behind), (example,)):
                 try:
                     return self._run("train", *calls)
                 except _BeforeRaises as stop:  # a batch of one under batch norm, a detector without targets
@@ -281,6 +283,9 @@ class _Comparison:
     def _compared(self, ours: Twin, theirs: Twin, call: _Call, seed: int) -> Difference:
         """Compare what both give in one call, and its gradients if asked to."""
         found = Difference()
+        if call.behind:
+            ours.model.eval()
+            theirs.model.eval()
         try:
             one = ours.run(call.inputs, seed, call.autograd)
         except Exception as error:

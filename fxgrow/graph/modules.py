@@ -111,9 +111,9 @@ def running_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = copy.deepcopy(tensor, memo) if tensor.is_leaf else tensor.detach().clone()
-    captured = [m for m in model.modules() if isinstance(m, GraphModule)]
+    captured = [m for m in model.modules() if is_captured(m)]  # those of others may rewrite themselves
     for gm in captured:
-        memo |= {id(gm): object.__new__(type(gm)), id(gm._graph): gm._graph}
+        memo |= {id(gm): object.__new__(type(gm)), id(gm._graph): gm._graph, id(gm.meta): gm.meta}
     for gm in captured:
         vars(memo[id(gm)]).update((name, _clone_value(value, memo)) for name, value in vars(gm).items())
     return clone_module(model, memo)

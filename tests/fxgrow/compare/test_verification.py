@@ -175,6 +175,14 @@ def test_a_norm_computed_in_float32_inside_a_model_of_float64():
     assert not compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x) * (1 + 2e-7), D).ok
 
 
+def test_what_calls_in_train_mode_leave_behind():
+    one, other = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=m)).double() for m in (0.1, 0.3))
+    other.load_state_dict(one.state_dict())
+    assert fxgrow.verify(one, other, torch.randn(5, 3, dtype=torch.float64)).exact_in == ("eval",)
+    other[1].momentum = 0.1
+    assert fxgrow.verify(one, other, torch.randn(5, 3, dtype=torch.float64)).exact_in == ("eval", "train")
+
+
 def test_what_a_model_keeps_of_its_first_call_gets_the_gradients_of_that():
     class Keeps(nn.Linear):
         def forward(self, x):

@@ -256,7 +256,8 @@ def test_zero_rows_have_no_direction():
 def test_beside_a_spectral_norm_nothing_grows(where, training, norm):
     """Its power iteration in train mode takes the norm over all rows and columns; what is elsewhere grows, in both modes."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    hidden = (layer for sizes in ((3, 6), (6, 4), (4, 5)) for layer in (nn.Linear(*sizes), nn.ReLU()))
+    model = nn.Sequential(*hidden, nn.Linear(5, 2))
     norm(model[where])
     model.train(training)
     grown = grow(model, torch.randn(5, 3), Widen(factor=2, method="r2r", seed=0))
