@@ -58,7 +58,7 @@ $(VENV)/.test: $(VENV)/pyvenv.cfg $(SETUP)
 # uv alone knows how to take the lower end of a range; some of those releases have wheels for Python 3.10 and 3.11 only.
 $(OLDEST)/.test: $(OLDEST)/pyvenv.cfg $(SETUP)
 	$(OLDEST)/bin/python -m pip install --quiet uv
-	$(OLDEST)/bin/python -m uv pip install --quiet --python $(OLDEST) --resolution lowest-direct -e ".[test]"
+	$(OLDEST)/bin/python -m uv pip install --quiet --python $(OLDEST) --resolution lowest-direct -e ".[test,lint]"
 	touch $@
 
 %/pyvenv.cfg:

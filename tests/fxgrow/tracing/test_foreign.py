@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from older import exported
 from torch import nn
 from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -61,7 +62,7 @@ def test_graphs_and_wrappers_of_others(wrap, around):
 def test_an_exported_model():
     wanted = net().eval()
     rows = torch.export.Dim("rows")
-    assert_grows(torch.export.export(wanted, (X,), dynamic_shapes=({0: rows},)).module(), wanted, modes=(False,))
+    assert_grows(exported(wanted, (X,), dynamic_shapes=({0: rows},)), wanted, modes=(False,))
 
 
 def test_a_module_that_compiles_itself_is_not_called_by_its_copy():
