@@ -21,6 +21,7 @@ from fxgrow.graph import as_call, is_captured, outer
 from fxgrow.tracing import INF, Axes, Difference, Inputs, axes_of, compare_outputs, redraw, same_numbers, tolerance_of
 
 ROUNDING = 10  # so many times as far apart as by rounding alone two models may be
+BEHIND = "behind calls in train mode "
 MAGNIFIED = 1e-2  # and so far in all
 
 
@@ -244,6 +245,7 @@ class _Comparison:
             raise
         if total.beyond and total.relative < INF:
             self._excuse(total, mode, calls)
+        total.errors = {p: e for p, e in total.errors.items() if p in total.beyond or not p.startswith(BEHIND)}
         total.notes += [f"{place} differs by {total.errors[place]:.1e} of its {whole}"
                         for place, whole in total.beyond.items()]
         if total.equal and total.met == {"empty"}:
@@ -299,7 +301,8 @@ class _Comparison:
                 raise
             found.never(f"the second model raises on {call.name}: {one_line(error)}")
             return found
-        found.add(compare_outputs(one, two, self.tolerance, extended=self.extended))
+        place = f"{BEHIND}the output" if call.behind else "the output"
+        found.add(compare_outputs(one, two, self.tolerance, extended=self.extended, place=place))
         found.add(compare_outputs(ours.heard, theirs.heard, self.tolerance, extended=self.extended, strict=False,
                                   place="what the parts give"))
         if call.autograd == "compared" and found.relative < INF:

@@ -113,7 +113,7 @@ class NodeRunner:
         if node.op == "call_module":
             return self.call_module(self.modules[str(node.target)], args, kwargs)
         if node.op == "output" or isinstance(node.target, type) or node.target is ordered:  # what an output holds matters
-            return list(kwargs.values()) or args[0]
+            return list(kwargs.values()) or (list(args) if hasattr(node.target, "_fields") else args[0])
         function: Any = node.target
         if node.op == "call_method":
             function, args = getattr(args[0], str(node.target)), args[1:]
