@@ -65,9 +65,9 @@ def verify(before: nn.Module, after: nn.Module, example_inputs, seed: int = 0, *
     """Compare two models in eval and in train mode, on copies of both and under the same random numbers.
 
     Both are called twice in a row, on the example and on other inputs of its spread; in eval mode also on inputs of another
-    size, along each axis along which `before` takes some, and on the example again behind the calls in train mode. Gradients of floating inputs must be equal in eval mode, and
-    `after` may train no parameter that gets no gradient in `before`. Of models grown in parts (detectors, which may find
-    nothing) what the parts give is compared as well.
+    size, along each axis along which `before` takes some, and behind the calls in train mode. Gradients of floating inputs
+    must be equal in eval mode, and `after` may train no parameter that gets no gradient in `before`. Of models grown in
+    parts (detectors, which may find nothing) what the parts give is compared as well.
 
     Args:
         before, after: any two modules; outputs may be anything that is made of tensors, arrays, numbers and words.
