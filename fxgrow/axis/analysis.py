@@ -149,7 +149,7 @@ class _AxisRunner(MetaRunner):
         super().__init__(gm, root, inputs)
         self.tape = tape
         self.constants: dict[Any, Tensor] = {}
-        self.of_inputs: dict[Node, Any] = {}  # numbers: whether they come from sizes that never grow, such as the inputs'
+        self.of_inputs: dict[Any, Any] = {}  # numbers: whether they come from sizes that never grow, such as the inputs'
         self.bindings = 0
 
     def before(self, node: Node) -> None:
@@ -200,7 +200,8 @@ class _AxisRunner(MetaRunner):
             fixed = tuple(map(is_fixed, self.tape.of(read).axes))
             dim = node.args[1] if len(node.args) > 1 else None
             self.of_inputs[node] = fixed if isinstance(value, torch.Size) else fixed[dim] if isinstance(dim, int) else True
-        elif node.target is operator.getitem and isinstance(self.of_inputs.get(source), tuple):
+        elif node.target is operator.getitem and isinstance(self.of_inputs.get(source), tuple) and \
+                isinstance(node.args[1], (int, slice)):
             self.of_inputs[node] = self.of_inputs[source][node.args[1]]
         else:
             self.of_inputs[node] = any(self.of_inputs.get(n) not in (None, False) for n in node.all_input_nodes)

@@ -133,7 +133,7 @@ def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Copy a module as `copy.deepcopy` does, without its cost for the plain attributes that most are made of."""
     if id(module) in memo:
         return memo[id(module)]
-    if holder := _holder(type(module)):
+    if holder := _holder(module):
         return clone_module(module._modules[holder], memo)  # type: ignore[arg-type]
     if isinstance(module, GraphModule):
         return clone_graph(module, memo)
@@ -163,13 +163,18 @@ def _clone_plain(module: nn.Module, cls: Any, memo: dict[int, Any]) -> nn.Module
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return a model without what `torch.compile`, DataParallel and DistributedDataParallel put around it and its parts."""
-    while holder := _holder(type(model)):
+    while holder := _holder(model):
         model = model._modules[holder]  # type: ignore[assignment]
-    return clone_structure(model) if any(_holder(type(m)) for _, m in modules_by_path(model)) else model
+    return clone_structure(model) if any(_holder(m) for _, m in modules_by_path(model)) else model
+
+
+def _holder(module: nn.Module) -> str:
+    cls: Any = type(module)
+    return _holder_of(cls)
 
 
 @functools.cache
-def _holder(cls: type) -> str:
+def _holder_of(cls: type) -> str:
     """Return where a wrapper of this class keeps the model, `""` if it is none."""
     return WRAPPERS.get(f"{cls.__module__}.{cls.__qualname__}", "")
 

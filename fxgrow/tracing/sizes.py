@@ -38,7 +38,7 @@ def remember(value: int | float, origin: Any, recorder: Any) -> Any:
     kind = {int: Size, float: Real}.get(type(value))
     if kind is None:
         return value
-    number = type(value).__new__(kind, value)
+    number: Any = type(value).__new__(kind, value)
     number.origin, number.recorder = origin, recorder
     return number
 
