@@ -134,8 +134,8 @@ def _bound_slice(items: list, node: Node, numbers: Numbers, dim: int, start: int
     at = 0  # dimensions as they are at the slice's turn: those selected before are gone, and new ones are there
     for k, value in enumerate(values):
         if isinstance(value, slice) and at == dim:
-            first, last = numbers.bound(items[k].start, start or None, dim, node), numbers.bound(items[k].stop, stop, dim, node)
-            items[k] = slice(first, last, value.step)
+            first = numbers.bound(items[k].start, start or None, dim, node)
+            items[k] = slice(first, numbers.bound(items[k].stop, stop, dim, node), value.step)
         if value is Ellipsis:
             at += ndim - sum(map(_dimensions_indexed, values))
         elif not isinstance(value, int):
