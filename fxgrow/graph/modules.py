@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 
 from fxgrow.graph.captured import Captured, is_captured
 
@@ -50,8 +51,29 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
     new = GraphModule(nn.Module(), Graph(), class_name=type(module).__name__)
     new.__dict__.update(_state(module, memo))
     new.meta = dict(module.meta)
-    new._graph = copy.deepcopy(module.graph)
+    new._graph = _clone_nodes(module.graph)
     new._graph.owning_module = new
+    return new
+
+
+def add_node(graph: Graph, kind: str, target: Any, args: tuple, kwargs: dict[str, Any], name: str | None = None) -> Node:
+    """Add a node to a graph, which is given its arguments afterwards: `create_node` takes three times as long for them."""
+    node = graph.create_node(kind, target, name=name)
+    if args:
+        node.args = args
+    if kwargs:
+        node.kwargs = kwargs
+    return node
+
+
+def _clone_nodes(graph: Graph) -> Graph:
+    """Copy a graph as `copy.deepcopy` does."""
+    new, copies = Graph(tracer_cls=graph._tracer_cls), {}
+    for node in graph.nodes:
+        args, kwargs = map_arg((node.args, node.kwargs), copies.__getitem__)
+        copies[node] = add_node(new, node.op, node.target, args, kwargs, node.name)
+        copies[node].type, copies[node].meta = node.type, copy.copy(node.meta)
+    new._codegen = copy.deepcopy(graph._codegen)
     return new
 
 
