@@ -36,7 +36,7 @@ def modules_by_path(root: nn.Module, every_name: bool = False) -> list[tuple[str
             found.append((path, module))
             if module._modules:
                 prefix = f"{path}." if path else ""
-                waiting += [(prefix + n, m) for n, m in reversed(list(module._modules.items())) if m is not None]
+                waiting += [(prefix + n, m) for n, m in reversed(module._modules.items()) if m is not None]
     return found
 
 
