@@ -118,9 +118,10 @@ def _unsafe_view(args, kwargs) -> Tensor | None:
 
 def _batch_norm(args, kwargs) -> tuple | None:
     x, *vectors = args[:5]
-    if not x.is_meta or any(v is not None and v.shape != x.shape[1:2] for v in vectors):
+    channels = x.shape[1:2]
+    if not x.is_meta or any([v is not None and v.shape != channels for v in vectors]):
         return None
-    kept = x.shape[1] if args[5] else 0  # the statistics of the batch, for the backward pass
+    kept = channels[0] if args[5] else 0  # the statistics of the batch, for the backward pass
     return _like(x), _new(x, kept), _new(x, kept)
 
 

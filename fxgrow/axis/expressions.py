@@ -135,7 +135,10 @@ def is_copies(e) -> bool:
 
 def is_fixed(e) -> bool:
     """Return whether no position of the expression may grow."""
-    return all(a.reason is not None for a in atoms(e))
+    for a in atoms(e):
+        if a.reason is None:
+            return False
+    return True
 
 
 def size_of(e, sizes: Sizes) -> int:
