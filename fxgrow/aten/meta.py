@@ -119,7 +119,7 @@ def _unsafe_view(args, kwargs) -> Tensor | None:
 def _batch_norm(args, kwargs) -> tuple | None:
     x, *vectors = args[:5]
     channels = x.shape[1:2]
-    if not x.is_meta or any([v is not None and v.shape != channels for v in vectors]):
+    if not x.is_meta or {v.shape for v in vectors if v is not None} - {channels}:
         return None
     kept = channels[0] if args[5] else 0  # the statistics of the batch, for the backward pass
     return _like(x), _new(x, kept), _new(x, kept)

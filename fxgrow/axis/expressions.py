@@ -135,10 +135,7 @@ def is_copies(e) -> bool:
 
 def is_fixed(e) -> bool:
     """Return whether no position of the expression may grow."""
-    for a in atoms(e):
-        if a.reason is None:
-            return False
-    return True
+    return None not in [a.reason for a in atoms(e)]
 
 
 def size_of(e, sizes: Sizes) -> int:

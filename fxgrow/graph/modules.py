@@ -187,7 +187,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return a model without what `torch.compile`, DataParallel and DistributedDataParallel put around it and its parts."""
     while holder := _holder(type(model)):
         model = model._modules[holder]  # type: ignore[assignment]
-    return clone_structure(model) if any(_holder(type(m)) for _, m in modules_by_path(model)) else model
+    return clone_structure(model) if any(map(_holder, {type(m) for _, m in modules_by_path(model)})) else model
 
 
 @functools.cache

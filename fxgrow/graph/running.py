@@ -140,7 +140,7 @@ class MetaRunner(NodeRunner):
     def __init__(self, gm: GraphModule, root: nn.Module | None = None, inputs: tuple | None = None):
         super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root,
                          Captured(gm).inputs if inputs is None else inputs)
-        self.unknown: dict[Node, list[nn.Module]] = {}  # the layers in what each node calls that are neither torch's nor ours
+        self.unknown: dict[Node, list[nn.Module]] = {}  # in what each calls, the layers neither torch's nor ours
 
     def run_node(self, node: Node) -> Any:
         """Run one node; in code that nobody knows, the numbers that tensors are made of are seen as well."""
