@@ -472,9 +472,10 @@ class Recorder(TorchFunctionMode):
         self.listening = False
         try:
             with torch._C.DisableTorchFunction() if known else Literals():
-                given = self.torch_form(args), self.torch_form(kwargs)
+                args, kwargs = self.torch_form(args), self.torch_form(kwargs)
+                given = *args, *kwargs.values()
                 before = contents_of(given)
-                out = call(*given[0], **given[1])
+                out = call(*args, **kwargs)
         finally:
             self.listening = True
         if contents_of(given) != before:
