@@ -95,6 +95,10 @@ def _alike(args, kwargs) -> Tensor | None:
     return _like(args[0]) if args[0].is_meta else None
 
 
+def _empty_like(args, kwargs) -> Tensor | None:
+    return _like(args[0]) if args[0].is_meta and args[0].is_contiguous() and not any(kwargs.values()) else None
+
+
 def _addmm(args, kwargs) -> Tensor | None:
     bias, a, b = args[:3]
     fits = bias.is_meta and a.shape[1] == b.shape[0] and bias.shape == b.shape[1:]
@@ -114,9 +118,10 @@ def _unsafe_view(args, kwargs) -> Tensor | None:
 
 def _batch_norm(args, kwargs) -> tuple | None:
     x, *vectors = args[:5]
-    if not x.is_meta or any(v is not None and v.shape != x.shape[1:2] for v in vectors):
+    channels = x.shape[1:2]
+    if not x.is_meta or {v.shape for v in vectors if v is not None} - {channels}:
         return None
-    kept = x.shape[1] if args[5] else 0  # the statistics of the batch, for the backward pass
+    kept = channels[0] if args[5] else 0  # the statistics of the batch, for the backward pass
     return _like(x), _new(x, kept), _new(x, kept)
 
 
@@ -166,10 +171,11 @@ SHORTCUTS: dict[object, Callable] = {
     aten._unsafe_view.default: _unsafe_view, aten.where.self: _where,
     aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
     aten.mean.dim: _mean, aten.cat.default: _cat, aten._softmax.default: _alike, aten._safe_softmax.default: _alike,
-    aten.roll.default: _alike,
+    aten.roll.default: _alike, aten.empty_like.default: _empty_like,
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.rsqrt.default,
                      aten.pow.Tensor_Scalar, aten.mul.Scalar, aten._prelu_kernel.default), _pointwise),
-    **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor), _in_place),
+    **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor, aten.div_.Scalar,
+                     aten.bernoulli_.float), _in_place),
 }
 for _name in ("relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish",
               "neg", "exp", "clamp"):

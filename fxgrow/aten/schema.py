@@ -51,7 +51,7 @@ def tensors_in(values) -> list[Tensor]:
     for v in values:
         if isinstance(v, Tensor):
             tensors.append(v)
-        elif isinstance(v, (list, tuple)):
+        elif isinstance(v, (list, tuple)) and v and type(v[0]) is not int:  # else sizes
             tensors += tensors_in(v)
     return tensors
 

@@ -135,7 +135,7 @@ def is_copies(e) -> bool:
 
 def is_fixed(e) -> bool:
     """Return whether no position of the expression may grow."""
-    return all(a.reason is not None for a in atoms(e))
+    return None not in [a.reason for a in atoms(e)]
 
 
 def size_of(e, sizes: Sizes) -> int:

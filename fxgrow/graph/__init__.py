@@ -8,7 +8,9 @@ from fxgrow.graph.inputs import arguments_of, as_call, to_meta
 from fxgrow.graph.joins import add_join, branch_taken, is_join, mode_flag
 from fxgrow.graph.layer_calls import CONVOLUTIONS, LAYERS, TRANSPOSED, Call, call_of, calls, computes, other_users
 from fxgrow.graph.modules import (
+    OWN,
     TRANSIENT,
+    add_node,
     assemble,
     clone_graph,
     clone_module,
@@ -37,8 +39,8 @@ from fxgrow.graph.structure import StructureCache, remembered
 from fxgrow.graph.words import FAMILIES, MAKES, family, passes_on, settings, shape_of, title
 from fxgrow.graph.writes import IN_PLACE_OPERATORS, memory_of, values_and_writes, writes_in_place, written_argument
 
-__all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES",
-           "MetaRunner", "NodeRunner", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "any_batch_size",
+__all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES", "MetaRunner",
+           "NodeRunner", "OWN", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "add_node", "any_batch_size",
            "arguments_of", "as_call", "assemble", "below", "boundary", "branch_taken", "call_of", "calls", "clean_trace",
            "clone_graph", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes", "family", "hold",
            "inside", "is_captured", "is_join", "location_of", "memory_of", "mentions", "meta_twin", "mode_flag",

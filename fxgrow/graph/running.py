@@ -140,6 +140,7 @@ class MetaRunner(NodeRunner):
     def __init__(self, gm: GraphModule, root: nn.Module | None = None, inputs: tuple | None = None):
         super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root,
                          Captured(gm).inputs if inputs is None else inputs)
+        self.unknown: dict[Node, list[nn.Module]] = {}  # in what each calls, the layers neither torch's nor ours
 
     def run_node(self, node: Node) -> Any:
         """Run one node; in code that nobody knows, the numbers that tensors are made of are seen as well."""
@@ -163,15 +164,19 @@ class MetaRunner(NodeRunner):
 
     def is_unknown(self, node: Node) -> bool:
         """Tell whether a node runs code that is neither torch's nor ours, and may do other things at another size."""
-        return isinstance(node.target, Applied) or any(self._unknown_layers(node))
+        return isinstance(node.target, Applied) or bool(self._unknown_layers(node))
 
     def _asks_for_mode(self, node: Node) -> bool:
         return any(_has_hooks(layer) or mentions(type(layer)) for layer in self._unknown_layers(node))  # type: ignore[arg-type]
 
-    def _unknown_layers(self, node: Node) -> Iterator[nn.Module]:
-        for _, layer in modules_by_path(self.modules[str(node.target)]) if node.op == "call_module" else ():
-            if not type(layer).__module__.startswith(("torch.nn.modules.", "fxgrow.")) or _has_hooks(layer):
-                yield layer
+    def _unknown_layers(self, node: Node) -> list[nn.Module]:
+        if node.op != "call_module":
+            return []
+        if node not in self.unknown:
+            layers = [layer for _, layer in modules_by_path(self.modules[str(node.target)])]
+            self.unknown[node] = [layer for layer in layers if _has_hooks(layer) or
+                                  not type(layer).__module__.startswith(("torch.nn.modules.", "fxgrow."))]
+        return self.unknown[node]
 
 
 def _has_hooks(layer: nn.Module) -> bool:

@@ -11,9 +11,10 @@ from fxgrow.axis import Atom, Contract, Map, Normalise, Op, Sizes, Tape, Value, 
 from fxgrow.contents import Certificate, Content
 
 GROUPS: dict[type, tuple[str, int]] = {Contract: ("groups", 6), Normalise: ("num_groups", 1)}  # where calls state them
-Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], tuple[Tensor, Tensor | None]]
+New = Tensor | tuple[Tensor, ...] | None  # positions: of several tensors in turn, or zeros
+Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], tuple[Tensor, New]]
 Contents = dict[Atom, Any]  # a `Content`, or a `ByPart` of several
-Fill = Callable[[Atom, Content, Tensor, int], tuple[Tensor, Tensor | None]]
+Fill = Callable[[Atom, Content, Tensor, int], tuple[Tensor, New]]
 
 
 @dataclass

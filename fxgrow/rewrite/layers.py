@@ -10,13 +10,14 @@ from torch.fx import GraphModule, Node
 from fxgrow.aten import ConvNd
 from fxgrow.axis import Contract, Fold, Normalise, Op, atoms, resolve, view
 from fxgrow.common import Refusal
+from fxgrow.graph import modules_by_path
 from fxgrow.layers import MultiheadAttention, fold_pairs
 from fxgrow.rewrite.growth import GROUPS, GrownSizes
 
 
 def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> None:
     """Bring nodes, and the layers that they call, up to date with grown tensors; `eps_ratios` are factors on norms' eps."""
-    layers = dict(gm.named_modules(remove_duplicate=False))
+    layers = dict(modules_by_path(gm, every_name=True))
     rescaled: set[int] = set()  # a layer that is called twice has one eps
     resized: set[int] = set()  # and one count of heads, which is not that of the old tensors any more
     for node in gm.graph.nodes:

@@ -1,7 +1,7 @@
 """Grown tensors: the new positions of every class written behind its old ones, wherever an axis holds it.
 
 Each parameter is allocated once, at its final size, and every number is written to its place there. What does not live
-here: what new positions contain; `Extend` gives the old positions as they are to be and the new ones (None: zeros).
+here: what new positions contain; `Extend` gives the old positions as they are to be and the new ones.
 """
 import functools
 import itertools
@@ -41,7 +41,12 @@ def grow_axis(out: Tensor, x: Tensor, dim: int, e, contents: Contents, sizes: Si
     if e in contents:
         old, new = fill(e, contents[e], x, dim)
         _write(out.narrow(dim, 0, e.size), old)
-        _write(out.narrow(dim, e.size, out.shape[dim] - e.size), new)
+        behind = out.narrow(dim, e.size, out.shape[dim] - e.size)
+        if isinstance(new, tuple):
+            for to, each in zip(behind.unflatten(dim, (-1, len(new))).unbind(dim + 1), new):
+                _write(to, each)
+        else:
+            _write(behind, new)
     elif contents.keys().isdisjoint(atoms(e)):
         _write(out, x)
     elif isinstance(e, Sum):

@@ -35,10 +35,10 @@ class CacheFound(BaseException):
 
 def is_leaf(module: nn.Module, path: str, leaves: Collection[str] = ()) -> bool:
     """Tell whether a module is called as it is: one of `leaves`, a layer, of TorchScript, or a mere switch by mode."""
+    if type(module).__module__.startswith("torch.nn") and not isinstance(module, TRACED_TORCH_MODULES):
+        return True
     if path in leaves or isinstance(module, (MultiheadAttention, torch.jit.ScriptModule)) or \
             nn.utils.parametrize.is_parametrized(module):
-        return True
-    if type(module).__module__.startswith("torch.nn") and not isinstance(module, TRACED_TORCH_MODULES):
         return True
     stateless = not module._modules and not module._parameters and not module._buffers
     return stateless and mentions(type(module))  # type: ignore[arg-type]  # classes are hashable

@@ -24,7 +24,7 @@ from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
 from fxgrow.aten import Literals, device_constructors, storage_of, tensors_in, tree_flatten, tree_leaves, tree_map
-from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, modules_by_path, to_meta
+from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, OWN, add_node, modules_by_path, to_meta
 from fxgrow.layers import has_form, restore_grad, set_grad
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Number, plain, remember
@@ -162,7 +162,7 @@ class Recorder(TorchFunctionMode):
 
     def emit(self, kind: str, target: Any, args: tuple, kwargs: dict) -> Node:
         """Write a node down."""
-        node = self.graph.create_node(kind, target, args, kwargs)
+        node = add_node(self.graph, kind, target, args, kwargs)
         node.meta["owner"] = self.stack[-1]
         self.events.append(node)
         return node
@@ -255,6 +255,10 @@ class Recorder(TorchFunctionMode):
             return self.node_of(self.known[id(a)])
         return self._literal(a)
 
+    def arguments(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Return what stands for the arguments of a call."""
+        return tuple([self.argument(a) for a in args]), {k: self.argument(a) for k, a in kwargs.items()}
+
     def _literal(self, a: Any) -> Any:
         if type(a).__module__ == "numpy" and hasattr(a, "tolist"):
             return a.tolist()
@@ -317,7 +321,8 @@ class Recorder(TorchFunctionMode):
         """Return a result whose tensors and numbers are known to come from a node."""
         if isinstance(out, Tensor):
             if id(out) in self.known:  # the same as was given: two values from here on
-                out = out.detach()
+                with torch._C.DisableTorchFunction():  # it is no call of the model's
+                    out = out.detach()
             self.know(out, origin)
             return out
         kind = type(out)
@@ -386,8 +391,7 @@ class Recorder(TorchFunctionMode):
     def _call(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
         """Run a call, and write it down if it gives anything that could differ."""
         before = self.odd
-        node_args = tuple([self.argument(a) for a in args])
-        node_kwargs = {k: self.argument(a) for k, a in kwargs.items()} if kwargs else kwargs
+        node_args, node_kwargs = self.arguments(args, kwargs)
         makes = func in CONSTRUCTORS and name not in RANDOM
         if makes and self.odd == before and not self.graph_reads(node_args, node_kwargs):
             return self._made(func, args, kwargs)
@@ -464,13 +468,14 @@ class Recorder(TorchFunctionMode):
 
     def _unseen(self, kind: str, target: Any, call: Callable, args: tuple, kwargs: dict, known: bool = False) -> Any:
         """Write a call down as one node, whatever is done in it; only what is `known` says on which device."""
-        node_args, node_kwargs = self.argument(args), self.argument(kwargs)
+        node_args, node_kwargs = self.arguments(args, kwargs)
         self.listening = False
         try:
             with torch._C.DisableTorchFunction() if known else Literals():
-                given = self.torch_form(args), self.torch_form(kwargs)
+                args, kwargs = self.torch_form(args), self.torch_form(kwargs)
+                given = *args, *kwargs.values()
                 before = contents_of(given)
-                out = call(*given[0], **given[1])
+                out = call(*args, **kwargs)
         finally:
             self.listening = True
         if contents_of(given) != before:
@@ -563,12 +568,16 @@ def map_inside(change: Callable, nested: Any) -> Any:
 def _names_of_tensors(modules: list[tuple[str, nn.Module]]) -> dict[int, str]:
     """Return the name of each tensor of a model by its id: parameters, buffers and plain attributes."""
     names: dict[int, str] = {}
-    for held in (operator.attrgetter("_parameters"), operator.attrgetter("_buffers"), vars):
+    for held in (operator.attrgetter("_parameters"), operator.attrgetter("_buffers"), _own_attributes):
         for path, module in modules:
             for name, value in held(module).items():
-                if isinstance(value, Tensor) and not (held is vars and name.startswith(CONSTANT)):
+                if isinstance(value, Tensor):
                     names.setdefault(id(value), f"{path}.{name}" if path else name)
     return names
+
+
+def _own_attributes(module: nn.Module) -> dict[str, Any]:
+    return {name: v for name, v in vars(module).items() if name not in OWN and not name.startswith(CONSTANT)}
 
 
 def _writes(name: str, kwargs: dict) -> bool:
@@ -656,12 +665,12 @@ def _assert(recorder: Recorder, func, name, args, kwargs) -> Any:
 
 def _moved(recorder: Recorder, func, name, args, kwargs) -> Any:
     """Write down a move to another device, which is none here."""
-    return recorder._emitted("call_method", name, recorder.argument(args), recorder.argument(kwargs), args[0].detach())
+    return recorder._emitted("call_method", name, *recorder.arguments(args, kwargs), args[0].detach())
 
 
 def _to(recorder: Recorder, func, name, args, kwargs) -> Any:
     """Write down `x.to(...)`; a device that is given by a word or a number is the meta device here."""
-    node_args, node_kwargs = recorder.argument(args), recorder.argument(kwargs)
+    node_args, node_kwargs = recorder.arguments(args, kwargs)
     given = recorder.torch_form(tuple(torch.device("meta") if type(a) in (str, int) else a for a in args))
     named = recorder.torch_form({k: torch.device("meta") if type(v) in (str, int) else v for k, v in kwargs.items()})
     return recorder._emitted("call_method", name, node_args, node_kwargs, func(*given, **named))

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxgrow.graph import CONSTANT, modules_by_path
+from fxgrow.graph import CONSTANT, OWN, modules_by_path
 from fxgrow.tracing.recorder import is_of_user
 from fxgrow.tracing.sizes import Type
 
 CONTAINERS = (list, dict, set, deque)
 OF_OTHERS = {*sys.stdlib_module_names, "torch", "numpy"}  # whose objects are left alone: loggers, devices
-SKIPPED = {*vars(nn.Module()), "training"}
 HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks")]
 DEPTH = 3
 LARGE = 10_000  # containers with more in them are tables that nobody writes to in a forward
@@ -50,7 +49,7 @@ class State:
         self.contents: dict[int, tuple[Any, Any]] = {}
         for _, _, attributes, _ in self.modules:
             for name, value in attributes.items():
-                if name not in SKIPPED:
+                if name not in OWN:
                     self._keep(value, DEPTH)
         self.classes = {c: (path, _of_class(c)) for path, m, *_ in reversed(self.modules) for c in _classes(type(m))}
         for _, attributes in self.classes.values():
@@ -92,7 +91,7 @@ class State:
         for path, module, before, _ in self.modules:
             now = vars(module)
             for name in (*now, *(n for n in before if n not in now)):
-                if name in SKIPPED or name.startswith(CONSTANT):
+                if name in OWN or name.startswith(CONSTANT):
                     continue
                 news = list(self._news(before.get(name, self), now.get(name, self), DEPTH))
                 if news:
@@ -271,14 +270,15 @@ def _outside(root: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Yield the containers that the code of each module reaches: globals, closures, what a hook is bound to."""
     of_class: dict[type, list[tuple[str, Any]]] = {}
     for path, module in modules_by_path(root):
-        own = [h for name in HOOKS for h in vars(module).get(name, {}).values()]
+        held = vars(module)
+        own = [hook for name in HOOKS if held.get(name) for hook in held[name].values()]
         cls = type(module)
         if not cls.__module__.startswith("torch.nn.modules"):
-            own += [v for v in vars(module).values() if isinstance(v, (FunctionType, MethodType))]
+            own += [v for v in held.values() if isinstance(v, (FunctionType, MethodType))]
             if cls not in of_class:
                 methods = [f for c in cls.__mro__ if c is not nn.Module and c is not object for f in vars(c).values()]
                 of_class[cls] = [*_reached(methods), *((cls.__name__, m) for m in methods if type(m) is Tensor)]
-        for name, container in (*_reached(own), *of_class.get(cls, ())):
+        for name, container in (*(_reached(own) if own else ()), *of_class.get(cls, ())):
             yield path, name, container
 
 

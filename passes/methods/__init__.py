@@ -1,8 +1,8 @@
 """Growth methods: pure functions from old tensors to new positions, one method a file.
 
 A method says which content it wants new positions to have (`BASES`; None: random numbers); each content has a function here
-that gives, for a tensor and an axis, the old positions as they are to be and the new ones (None: zeros). Which content is
-exact where is decided in fxgrow/contents/proving.py, never here.
+that gives, for a tensor and an axis, the old positions as they are to be and the new ones (a tuple: those of its tensors in
+turn; None: zeros). Which content is exact where is decided in fxgrow/contents/proving.py, never here.
 """
 from fxgrow.contents import AVERAGE, COPY, FREE, PAIR, SHARE, SIGNED, ZERO
 from fxgrow.passes.methods.average import average
