@@ -187,7 +187,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return a model without what `torch.compile`, DataParallel and DistributedDataParallel put around it and its parts."""
     while holder := _holder(model):
         model = model._modules[holder]  # type: ignore[assignment]
-    return clone_structure(model) if any(map(_holder_of, {type(m) for _, m in modules_by_path(model)})) else model
+    return clone_structure(model) if any(_holder(m) for _, m in modules_by_path(model)) else model
 
 
 def _holder(module: nn.Module) -> str:
