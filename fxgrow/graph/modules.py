@@ -68,7 +68,8 @@ def add_node(graph: Graph, kind: str, target: Any, args: tuple, kwargs: dict[str
 
 def _clone_nodes(graph: Graph) -> Graph:
     """Copy a graph as `copy.deepcopy` does."""
-    new, copies = Graph(tracer_cls=graph._tracer_cls), {}
+    new = Graph(tracer_cls=graph._tracer_cls)
+    copies: dict[Any, Any] = {}
     for node in graph.nodes:
         args, kwargs = map_arg((node.args, node.kwargs), copies.__getitem__)
         copies[node] = add_node(new, node.op, node.target, args, kwargs, node.name)
