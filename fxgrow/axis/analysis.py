@@ -90,7 +90,7 @@ def _freeze_what_other_sizes_deny(gm: GraphModule, tape: Tape) -> None:
     for (name, dim), form in known.items():
         if form != elsewhere[name, dim]:
             freeze(tape.params[name].axes[dim], f"{tape.suspects[0]} takes it apart by a size of the input")
-    tape.index()
+    _finish(tape)
 
 
 def _longer_inputs(gm: GraphModule) -> tuple:
@@ -136,9 +136,13 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = (), inputs: tupl
     with _Whole(tape) if _may_call_whole(gm) else contextlib.nullcontext(), tape:
         _AxisRunner(gm, twin, tape, inputs).run()
     fuse(tape)
+    _finish(tape)
+    return tape
+
+
+def _finish(tape: Tape) -> None:
     tape.index()
     tape.found = {atom: atom.reason for atom in (*tape.params_of, *tape.ops_of)}
-    return tape
 
 
 class _AxisRunner(MetaRunner):

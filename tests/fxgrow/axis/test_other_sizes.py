@@ -4,6 +4,8 @@ import torch
 from support import grow, size
 from torch import nn
 
+import fxgrow
+from fxgrow.axis import analyse
 from fxgrow.passes import Widen
 
 
@@ -35,6 +37,11 @@ def test_what_is_mixed_with_positions_does_not_grow(back, shape):
     grown = grow(Tokens(MIXED[back], 24), x, Widen(factor=2, seed=0))
     assert grown.model.get_submodule("out").weight.shape[1] == 24
     assert grown.model.get_submodule("free.0").weight.shape[0] > 5
+
+
+def test_it_is_analysed_once():
+    graph = fxgrow.capture(Tokens(MIXED["channels, then sizes"], 24), torch.randn(2, 3, 2, 2))
+    assert analyse(graph).suspects and analyse(graph) is analyse(graph)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (4, 6)])
