@@ -102,6 +102,8 @@ def evaluations(folder: str) -> list[tuple]:
 
 @pytest.mark.parametrize("name", KNOWN["evolve"])
 def test_a_search_goes_on_to_where_it_got(name):
+    if name == "evolve-share" and not SAME_HASHES:
+        pytest.skip("this networkx hashes graphs otherwise, by which this search breaks ties")
     told, folder = KNOWN["evolve"][name], unpack(name)
     before = evaluations(folder)
     assert len(before) == told["before"]
