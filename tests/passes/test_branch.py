@@ -166,6 +166,7 @@ def test_branches_of_any_kernel_have_the_size_of_the_layer(rank, transposed, ker
 # --- concat ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", SPLIT)
 def test_shared_out_layers_compute_the_same_in_any_number(name, tmp_path):
     model, x, where = SPLIT[name]()
@@ -192,6 +193,7 @@ def test_the_record_says_where_each_part_comes_from():
     assert not any(grown.record.new_mask(n, p).any() for n, p in grown.model.named_parameters())
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", ("r2r", "net2net", "netmorph"))
 @pytest.mark.parametrize("name", ["resnet18", "functional", "chain"])
 def test_what_was_shared_out_grows_further(name, method):

@@ -55,6 +55,7 @@ def test_deepened(name, method):
     assert method in {o.method for o in grown.outcomes}
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("branch, width", [("0", 6), ("1.1", 6), ("2.2", 6), ("3.1", 6)])
 def test_one_of_the_parallel_layers(branch, width, method):

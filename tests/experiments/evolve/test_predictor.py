@@ -128,6 +128,7 @@ def facts(found):
     return [dataclasses.replace(s, seconds=0.0) for s in (*found.evaluations, found.best, *found.population)]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("changes", [{}, {"mode": "steady", "predictor": "gp", "rounds": 3}])
 def test_a_search_with_a_predictor_that_is_cut_off_goes_on_to_the_same_end(tmp_path, changes):
     config = SearchConfig.of({**SMALL, **changes})

@@ -39,7 +39,7 @@ from fxgrow.record import record_in
 from fxgrow.zoo import create_model, options_for, parse_options
 
 NAMES = [experiment.name for experiment in papers.list_experiments() if not getattr(experiment, "setup", "")]
-LONG = ("grow-into", "growth-time", "inception", "multiple-growth", "scale-and-rate")
+LONG = ("convergence-deepen", "dividend", "grow-into", "growth-time", "inception", "multiple-growth", "scale-and-rate")
 STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 8, 64, 4, 3
 
 

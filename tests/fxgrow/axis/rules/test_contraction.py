@@ -136,6 +136,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", FUNCTIONS)
 def test_functions_with_free_parameters(case, method):

@@ -82,6 +82,7 @@ BESIDE = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", BESIDE)
 def test_beside_the_class_every_method_is_exact(case, method):

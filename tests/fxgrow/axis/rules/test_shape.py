@@ -457,6 +457,7 @@ def test_each_op_frees_what_it_can_and_no_more(case):
     assert survivors(model, model.input()) == sorted(free)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 @pytest.mark.parametrize("case", [c for c in LAYOUTS if LAYOUTS[c][2]])
 def test_each_op_grows_exactly(case, method):
@@ -586,6 +587,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", FUNCTIONS)
 def test_forms_of_indexing_writing_and_reading_memory(case):
     """As above, for what takes more than one call."""
