@@ -129,12 +129,9 @@ def running_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
         model: any module; `torch.compile` and parallel wrappers are left out.
         memo: copies to take in place of some objects, by the ids of those, as for `copy.deepcopy`.
     """
-    memo = dict(memo or {})
-    for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = copy.deepcopy(tensor, memo) if tensor.is_leaf else tensor.detach().clone()
-    captured = [m for m in model.modules() if is_captured(m)]  # those of others may rewrite themselves
+    held = dict(memo or {})
+    memo = held | cloned_tensors(model, lambda t: copy.deepcopy(t, held) if t.is_leaf else t.detach().clone())
+    captured = [m for _, m in modules_by_path(model) if is_captured(m)]  # those of others may rewrite themselves
     for gm in captured:
         memo |= {id(gm): object.__new__(type(gm)), id(gm._graph): gm._graph, id(gm.meta): gm.meta}
     for gm in captured:

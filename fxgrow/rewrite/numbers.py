@@ -82,8 +82,10 @@ class Numbers:
         Raises:
             Refusal: a size of the inputs says where to cut a dimension that grew.
         """
-        if not isinstance(stated, Node) or stated in self.old or self.value(stated) == wanted:
-            return wanted if not isinstance(stated, Node) or stated in self.old else stated
+        if not isinstance(stated, Node) or stated in self.old:
+            return wanted
+        if self.value(stated) == wanted:
+            return stated
         value = self.grown.value(user.args[0])
         cut = [a for a in atoms(value.axes[dim]) if a in self.grown.sizes] if value else []
         if not cut:
