@@ -87,14 +87,14 @@ def hold(place: nn.Module, module: nn.Module) -> nn.Module:
 
 def skeleton(gm: GraphModule) -> GraphModule:
     """Return a captured module's layers and graph on meta tensors, without its growth."""
-    new: GraphModule = clone_structure(gm, lambda t: t.detach().to("meta"))  # type: ignore[assignment]
+    new: GraphModule = clone_structure(gm, _on_meta)  # type: ignore[assignment]
     Captured(new).drop_growth()
     return new
 
 
 def meta_twin(module: nn.Module) -> nn.Module:
     """Return the module tree on meta tensors: shapes without memory (and, of a captured module, without its graph)."""
-    memo = cloned_tensors(module, lambda t: t.detach().to("meta"))
+    memo = cloned_tensors(module, _on_meta)
     if not is_captured(module):
         return clone_module(module, memo)
     twin = nn.Module()
@@ -102,16 +102,21 @@ def meta_twin(module: nn.Module) -> nn.Module:
     return twin
 
 
+def _on_meta(t: Tensor) -> Tensor:
+    return torch.empty_like(t, device="meta") if type(t) in (Tensor, nn.Parameter) else t.detach().to("meta")
+
+
 def cloned_tensors(module: nn.Module, tensor) -> dict[int, Any]:
     """Return `tensor(old)` for each parameter and buffer, by the id of the old one, as a memo for `clone_module`."""
     memo: dict[int, Any] = {}
-    for _, owner in modules_by_path(module):
-        for t in (*owner._parameters.values(), *owner._buffers.values()):
-            if t is not None and id(t) not in memo:
-                new = tensor(t)
-                if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
-                    new = nn.Parameter(new, requires_grad=t.requires_grad)
-                memo[id(t)] = new
+    held = [t for _, owner in modules_by_path(module) if owner._parameters or owner._buffers
+            for t in (*owner._parameters.values(), *owner._buffers.values()) if t is not None]
+    for t in held:
+        if id(t) not in memo:
+            new = tensor(t)
+            if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=t.requires_grad)
+            memo[id(t)] = new
     memo[id(memo)] = list(memo.values())
     return memo
 

@@ -23,6 +23,8 @@ from fxgrow.graph.modules import mentions, meta_twin, modules_by_path
 from fxgrow.graph.names import location_of
 from fxgrow.layers import Applied, ordered
 
+KNOWN = ("torch.nn.modules.", "torchvision.ops.", "fxgrow.")  # code that does the same at every size
+
 
 @contextlib.contextmanager
 def without_fast_path() -> Iterator[None]:
@@ -175,7 +177,7 @@ class MetaRunner(NodeRunner):
         if node not in self.unknown:
             layers = [layer for _, layer in modules_by_path(self.modules[str(node.target)])]
             self.unknown[node] = [layer for layer in layers if _has_hooks(layer) or
-                                  not type(layer).__module__.startswith(("torch.nn.modules.", "fxgrow."))]
+                                  not type(layer).__module__.startswith(KNOWN)]
         return self.unknown[node]
 
 
