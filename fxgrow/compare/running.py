@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.aten import TorchDispatchMode, tree_leaves, tree_map
-from fxgrow.graph import running_copy
+from fxgrow.graph import running_copy, without_fast_path
 from fxgrow.tracing import Inputs, seeded
 
 Mode = Literal["eval", "train"]
@@ -79,11 +79,13 @@ def takes_gradient(tensor: Tensor) -> bool:
 class Twin:
     """A copy of a model to call: nothing of the model itself changes.
 
-    heard: what the named parts gave in the last call. leaves: its inputs that get gradients.
+    heard: what the named parts gave in the last call. leaves: its inputs that get gradients. fused: whether attention layers
+    may take torch's fused way in eval mode without gradients.
     """
 
-    def __init__(self, model: nn.Module, mode: Mode, parts: Sequence[str] = ()):
+    def __init__(self, model: nn.Module, mode: Mode, parts: Sequence[str] = (), fused: bool = True):
         self.model = copy_of(model).train(mode == "train")
+        self.fused = fused
         self.heard: list[Any] = []
         self.leaves: list[Tensor] = []
         for name in parts:
@@ -102,7 +104,8 @@ class Twin:
             self.leaves.append(new.requires_grad_())
             return new.clone()  # a leaf may not be written to
 
-        with seeded(seed), torch.set_grad_enabled(autograd != "off"), _unshortened():
+        attention = contextlib.nullcontext() if self.fused else without_fast_path()
+        with seeded(seed), torch.set_grad_enabled(autograd != "off"), _unshortened(), attention:
             args, kwargs = tree_map(copied, inputs)
             return self.model(*args, **kwargs)
 

@@ -229,6 +229,28 @@ def test_other_batches_and_lengths(burnt):
     assert any("axis" in line for line in compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x), D).compared)
 
 
+def test_a_batch_of_one():
+    found = fxgrow.verify(Gives(lambda x: x), Gives(lambda x: x if x.shape[0] > 1 else -x), torch.randn(3, 4))
+    assert not found.ok and found.compared[-2] == "axis 0 of 1 in place of 3"
+    assert fxgrow.verify(Gives(lambda x: x), Gives(lambda x: x + 0), torch.randn(3, 4)).ok
+
+
+def test_attention_that_leaves_zeros_at_masked_places():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
+
+        def forward(self, x, hidden):
+            return self.layers(x, src_key_padding_mask=hidden)
+
+    model, hidden = Masked().double(), torch.tensor([[False, False, True], [False, False, False]])
+    graph = fxgrow.capture(model, (torch.randn(2, 3, 8).double(), hidden))
+    found = fxgrow.verify(model, graph, (torch.randn(2, 3, 8).double(), hidden))
+    assert found.exact_in == ("eval", "train") and "without torch's fused attention" in " ".join(found.notes)
+    assert not fxgrow.verify(Masked().double(), graph, (torch.randn(2, 3, 8).double(), hidden)).ok
+
+
 def test_an_axis_that_the_first_model_fixes_is_left_alone():
     def fixed(m, x):
         assert x.shape[1] == 6
@@ -236,7 +258,7 @@ def test_an_axis_that_the_first_model_fixes_is_left_alone():
 
     found = compare(fixed, fixed, D)
     sizes = [line for line in found.compared if line.startswith("axis")]
-    assert found.ok and sizes == ["axis 0 of 3 in place of 2"]
+    assert found.ok and sizes == ["axis 0 of 3 in place of 2", "axis 0 of 1 in place of 2"]
 
     def up_to_six(m, x):
         return m.layer(x) + m.layer.weight[0, 0] * torch.eye(6).double()[:, :1][torch.arange(x.shape[1])]
