@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701
 from torch.utils._pytree import tree_map  # noqa: PLC2701
 
+from fxgrow.aten.counts import COUNTED
 from fxgrow.aten.schema import effects, tensors_in
 
 aten = torch.ops.aten
@@ -111,6 +112,12 @@ def _mm(args, kwargs) -> Tensor | None:
     return _new(a, (a.shape[0], b.shape[1])) if fits else None
 
 
+def _grouped_mm(args, kwargs) -> Tensor | None:
+    a, b = args[:2]
+    fits = a.is_meta and b.is_meta and a.ndim == 2 and b.ndim == 3 and a.shape[1] == b.shape[1]
+    return _new(a, (a.shape[0], b.shape[2])) if fits else None
+
+
 def _unsafe_view(args, kwargs) -> Tensor | None:
     x, shape = args
     return _new(x, shape) if x.is_meta and min(shape, default=0) > 0 and math.prod(shape) == x.numel() else None
@@ -167,6 +174,7 @@ def _cat(args, kwargs) -> Tensor | None:
 
 
 SHORTCUTS: dict[object, Callable] = {
+    **COUNTED,
     aten.convolution.default: _convolution, aten.addmm.default: _addmm, aten.mm.default: _mm,
     aten._unsafe_view.default: _unsafe_view, aten.where.self: _where,
     aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
@@ -177,6 +185,8 @@ SHORTCUTS: dict[object, Callable] = {
     **dict.fromkeys((aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor, aten.div_.Scalar,
                      aten.bernoulli_.float), _in_place),
 }
+if hasattr(aten, "_grouped_mm"):
+    SHORTCUTS[aten._grouped_mm.default] = _grouped_mm
 for _name in ("relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish",
               "neg", "exp", "clamp"):
     for _suffix, _rule in (("", _pointwise), ("_", _in_place)):

@@ -176,7 +176,7 @@ class _AxisRunner(MetaRunner):
             return joined
         held = [axis for name, value in self.tape.params.items() if below(name, str(node.target)) for axis in value.axes]
         seen = _axes_in(self.tape, (self.look_up(node.args), self.look_up(node.kwargs), in_train, in_eval))
-        self.tape.freeze_all((*held, *seen), "its use depends on the mode (train or eval)")
+        self.tape.freeze_all((*held, *seen), "its use depends on the mode (train or eval), or on the data")
         return in_eval
 
     def after(self, node: Node, value: Any) -> Any:
@@ -244,7 +244,7 @@ def _join(tape: Tape, train_value: Any, eval_value: Any) -> Any:
         out = torch.empty_like(eval_value)
         tape.map(JOIN, ins, out, ins[0].axes)
         return out
-    tape.freeze_all(_axes_in(tape, (train_value, eval_value)), "its use depends on the mode (train or eval)")
+    tape.freeze_all(_axes_in(tape, (train_value, eval_value)), "its use depends on the mode (train or eval), or on the data")
     return eval_value
 
 

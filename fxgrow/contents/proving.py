@@ -66,4 +66,4 @@ def _flip(interpreter: Interpreter, op: Op, flips: set[Flip]) -> set[Flip] | Non
     first, second = sides
     if (first | second) & flips or first & second:
         return None
-    return second or first or None
+    return min(filter(None, (second, first)), key=len, default=None)  # a weight that is looked up rather than a whole stream

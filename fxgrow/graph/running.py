@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.aten import Literals, Shapes
+from fxgrow.aten import Literals, Shapes, noted_counts, other_counts
 from fxgrow.errors import CaptureError
 from fxgrow.graph.captured import Captured
 from fxgrow.graph.joins import is_join
@@ -148,12 +148,28 @@ class MetaRunner(NodeRunner):
         """Run one node; in code that nobody knows, the numbers that tensors are made of are seen as well."""
         if not self.is_unknown(node):
             return super().run_node(node)
+        counts: list[int] = []
         with Literals(), torch.random.fork_rng([]):
             torch.default_generator.manual_seed(0)  # what is drawn may decide what is done
-            return self._run_in_both_modes(node) if self.both_modes and self._asks_for_mode(node) else super().run_node(node)
+            with noted_counts(counts):
+                value = super().run_node(node)
+            if self.both_modes and self._asks_for_mode(node):
+                value = self._run_in_train_mode(node, value)
+            if self.both_modes and counts:
+                value = self._run_with_none(node, value)
+        return value
 
-    def _run_in_both_modes(self, node: Node) -> Any:
-        layer, in_train, in_eval = self.modules[str(node.target)], None, super().run_node(node)
+    def _run_with_none(self, node: Node, value: Any) -> Any:
+        """Run a layer whose data say how many positions it takes once more, where they take none."""
+        try:
+            with other_counts(none=True):
+                none = super().run_node(node)
+        except Exception:  # where there are none it raises, whatever the sizes are
+            return value
+        return self.join_modes(node, none, value)
+
+    def _run_in_train_mode(self, node: Node, in_eval: Any) -> Any:
+        layer, in_train = self.modules[str(node.target)], None
         layer.train()
         with contextlib.suppress(Exception), any_batch_size():
             in_train = super().run_node(node)

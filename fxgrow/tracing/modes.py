@@ -94,7 +94,7 @@ def _record_in(twin: nn.Module, training: bool, args: tuple, kwargs: dict, leave
 def _repeats(recording: Recorder, args: tuple, kwargs: dict) -> bool:
     """Tell whether a second call does what was recorded."""
     again = replay(recording, args, kwargs)
-    return isinstance(again, Replay) and not again.differences and not again.decided
+    return isinstance(again, Replay) and not again.differences and not again.decided and not again.varied
 
 
 def set_mode(module: nn.Module, training: bool) -> nn.Module:

@@ -30,8 +30,7 @@ from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Number, plain, remember
 
 VALUES = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "equal",
-          "allclose", "is_nonzero", "__contains__", "data_ptr", "nonzero", "argwhere", "unique", "masked_select",
-          "unique_consecutive"}
+          "allclose", "is_nonzero", "__contains__", "data_ptr"}
 FACTS = {"dtype", "layout", "is_sparse", "is_quantized", "is_nested", "names", "itemsize", "grad", "is_leaf", "grad_fn",
          "requires_grad", "_version", "name", "is_mkldnn", "is_sparse_csr", "nbytes"}
 OF_GRADIENTS = {"requires_grad", "grad_fn", "is_leaf"}
@@ -157,6 +156,8 @@ class Recorder(TorchFunctionMode):
         self.set_up: dict[str, LeafNeeded] = {}  # what the forward may change, since later calls do the same with it
         self.of_leaves: set[Node] = set()  # leaves that give more than tensors, and numbers computed from theirs
         self.remembering: list[str] = []  # leaves that hold something else after the forward
+        self.counts: list[int] = []  # numbers of positions that were made up, as they depend on data
+        self.counted: LeafNeeded | None = None  # what is said if anything depends on them
 
     # --- The graph that is written ------------------------------------------------------------------------------------
 
@@ -396,6 +397,7 @@ class Recorder(TorchFunctionMode):
         if makes and self.odd == before and not self.graph_reads(node_args, node_kwargs):
             return self._made(func, args, kwargs)
         out, writes = self._run(func, args, kwargs), _writes(name, kwargs)
+        self._notice_counts(name)
         if (out is None and not writes) or isinstance(out, (bool, str, torch.dtype)):
             if name in TYPES:
                 self._read_type(args[0])
@@ -447,6 +449,12 @@ class Recorder(TorchFunctionMode):
             self.caught = self.stop(f"its forward goes on where {name} raises an error, perhaps for some sizes alone,")
             raise
 
+    def _notice_counts(self, what: str) -> None:
+        """Take down what is said if anything depends on how many positions there are, of the first call that has such."""
+        if self.counts and self.counted is None:
+            self.counted = self.stop(f"what it does depends on how many positions {what} gives, and so on data,",
+                                     WITHOUT_DATA)
+
     def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
         """Call a module that is kept as it is."""
         known = type(module).__module__.startswith("torch.nn")
@@ -478,6 +486,7 @@ class Recorder(TorchFunctionMode):
                 out = call(*args, **kwargs)
         finally:
             self.listening = True
+        self._notice_counts(str(target))
         if contents_of(given) != before:
             raise self.stop(f"it calls {target}, which changes a list or dict that it is given, and a graph would not,")
         node = self.emit(kind, target, node_args, node_kwargs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from fxgrow.aten import tree_any, tree_leaves, tree_map
+from fxgrow.aten import noted_counts, other_counts, tree_any, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import CONSTANT, arguments_of, to_meta, writes_in_place
 from fxgrow.layers import has_form, ordered
@@ -87,9 +87,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
             if repeats is None or not repeats(recorder, args, kwargs):
                 raise next(iter((set_up or recorder.set_up).values()))
             recorder.set_up = set_up
-        elif recorder.remembering and repeats is not None and not repeats(recorder, args, kwargs):
-            raise LeafNeeded("", f"its forward does something else at the second call, since {recorder.remembering[0]} "
-                                 "remembers the first")
+        if repeats is not None:
+            _insist_on_repeats(recorder, lambda: repeats(recorder, args, kwargs))
     finally:
         put_back_draws(seeds)
         for _, handle in recorder.hooks:
@@ -100,6 +99,21 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
     return recorder
 
 
+def _insist_on_repeats(recorder: Recorder, repeats: Callable[[], bool]) -> None:
+    """Let nothing depend on what a leaf remembers, nor on how many positions the data say that there are.
+
+    Raises:
+        LeafNeeded: it does.
+    """
+    if recorder.remembering and not repeats():
+        raise LeafNeeded("", f"its forward does something else at the second call, since {recorder.remembering[0]} "
+                             "remembers the first")
+    if recorder.counted:
+        with other_counts():
+            if not repeats():
+                raise recorder.counted
+
+
 def _run(recorder: Recorder, args: tuple, kwargs: dict) -> Any:
     """Return what the forward gives.
 
@@ -107,7 +121,8 @@ def _run(recorder: Recorder, args: tuple, kwargs: dict) -> Any:
         LeafNeeded: it goes on after an error of torch, or changes what it is given.
     """
     before = contents_of((args, kwargs))
-    out = recorder.run(args, kwargs)
+    with noted_counts(recorder.counts):
+        out = recorder.run(args, kwargs)
     if recorder.caught:
         raise recorder.caught
     if contents_of((args, kwargs)) != before:

@@ -71,6 +71,17 @@ def trilinear(tape, name, args, kwargs, out):
     _sum_products(tape, name, [half, y], (2, 1), tape.set(out, half.axes[:2]), [{0: 0, 1: 1}, {0: 0}])
 
 
+@rule("_grouped_mm", "transformers::grouped_mm_fallback")
+def grouped_mm(tape, name, args, kwargs, out):
+    """Compute `rows [n, k] @ matrices [e, k, m]`, where counts say which of the matrices each row meets."""
+    rows, matrices = tape.of(args[0]), tape.of(args[1])
+    if len(rows.axes) != 2 or len(matrices.axes) != 3:
+        raise ValueError("groups along another axis")
+    tape.freeze(matrices.axes[0], "which of its matrices a row meets depends on data")
+    tape.ignore(args[2])
+    _sum_products(tape, name, [rows, matrices], (1, 1), tape.set(out, [rows.axes[0], matrices.axes[2]]), [{0: 0}, {2: 1}])
+
+
 @rule("linear")
 def linear(tape, name, args, kwargs, out):
     """Compute `x [*, k] @ weight [m, k].T + bias [m]`."""

@@ -80,15 +80,6 @@ def _is_plain(tape: Tape, mask: Tensor) -> bool:
     return all(isinstance(a, Fixed) for a in tape.of(mask).axes)
 
 
-@rule("index_put", "_unsafe_index_put")
-def index_put(tape, name, args, kwargs, out):
-    """Compute `x[mask] = number` with a mask of x's shape; other forms are not understood."""
-    x, masks, number = args[:3]
-    if len(masks) != 1 or masks[0].dtype is not torch.bool or masks[0].shape != x.shape or number.numel() != 1:
-        raise ValueError("positions are written by number")
-    pointwise(tape, name, [x, masks[0]], out, "any", const=True)
-
-
 @rule("mul", "div")
 def mul(tape, name, args, kwargs, out):
     tensors = tensors_in((*args, *kwargs.values()))

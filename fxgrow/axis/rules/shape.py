@@ -1,9 +1,11 @@
 """Ops that move positions without computing: views, permutations, cuts, concatenations, look-ups."""
-import torch
+from collections.abc import Sequence
 
-from fxgrow.aten import CREATED, bound
+from fxgrow.aten import CREATED, bound, is_mask, tensors_in
 from fxgrow.axis.expressions import Atom, Fixed, concat, is_fixed, product, resolve
+from fxgrow.axis.rules.elementwise import pointwise
 from fxgrow.axis.tape import rule
+from fxgrow.axis.values import Map, Value
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten")
@@ -108,11 +110,16 @@ def split(tape, name, args, kwargs, out):
 def select(tape, name, args, kwargs, out):
     x = tape.of(args[0])
     dim = (args[1] if len(args) > 1 else 0) % len(x.axes)
+    for index, o in enumerate(out) if name == "unbind" else [(args[2] % args[0].shape[dim], out)]:
+        _one_of(tape, name, x, dim, index, o)
+
+
+def _one_of(tape, name, x: Value, dim: int, index: int, out) -> None:
+    """Take one position of a dimension, which is gone then."""
     tape.freeze(x.axes[dim], "its positions are told apart (one is selected)")
     axis, kept = resolve(x.axes[dim]), [i for i in range(len(x.axes)) if i != dim]
-    for index, o in enumerate(out) if name == "unbind" else [(args[2] % args[0].shape[dim], out)]:
-        tape.map(name, [x], o, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}],
-                 pick=(axis, [index]) if isinstance(axis, Atom) else None)
+    tape.map(name, [x], out, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}],
+             pick=(axis, [index]) if isinstance(axis, Atom) else None)
 
 
 @rule("slice")
@@ -124,6 +131,9 @@ def slice_(tape, name, args, kwargs, out):
     axis, pick, taken = resolve(x.axes[dim]), None, None
     if new == size:  # its bounds may be literal: they grow with it
         piece, taken = axis, None if is_fixed(axis) else (dim, [axis], 0)
+    elif step > 1 and size == new * step and not is_fixed(axis):
+        _every(tape, name, x, dim, bound(start, size), out)
+        return
     elif is_fixed(axis) or step != 1 or new == 0:
         tape.freeze(axis, "only some of its positions are used")
         piece = Fixed(new)
@@ -135,9 +145,38 @@ def slice_(tape, name, args, kwargs, out):
     tape.map(name, [x], out, [piece if i == dim else a for i, a in enumerate(x.axes)], pick=pick, cut=taken)
 
 
+def _every(tape, name, x: Value, dim: int, start: int, out) -> None:
+    """Take every n-th position, as a reshape to `[size / n, n]` and a selection do."""
+    new, axes = out.shape[dim], list(x.axes)
+    axes[dim:dim + 1] = tape.view([axes[dim]], [new, axes[dim].size // new], "every second position, or third, is taken")
+    parted = Value(axes)
+    tape.record(Map, "view", [x], [parted], dmaps=[None], fn="linear")
+    _one_of(tape, name, parted, dim + 1, start, out)
+
+
 @rule("narrow")
 def narrow(tape, name, args, kwargs, out):
     slice_(tape, name, (args[0], args[1], args[2], args[2] + args[3]), kwargs, out)
+
+
+def looked_up(indices: Sequence) -> list[int]:
+    """Return the dimensions that the operands of an indexing take the place of; a mask has as many as it says."""
+    places: list[int] = []
+    dim = 0
+    for index in indices:
+        width = index.ndim if is_mask(index) else 1
+        places += range(dim, dim + width) if index is not None else ()
+        dim += width
+    return places
+
+
+@rule("nonzero", "masked_select", "_unique2", "unique_consecutive")
+def chosen(tape, name, args, kwargs, out):
+    """Take as many positions as there are, wherever they are."""
+    for x in tensors_in(args):
+        tape.freeze_all(tape.of(x).axes, f"which of its positions are taken depends on data ({name})")
+    for o in tensors_in((out,)):
+        tape.set(o, [Fixed(s) for s in o.shape])
 
 
 @rule("index", "index_select", "_unsafe_index")
@@ -145,16 +184,38 @@ def index(tape, name, args, kwargs, out):
     """Look positions up by number: their dimension keeps its size, the others are mapped."""
     x = tape.of(args[0])
     indices = [None] * (args[1] % len(x.axes)) + [args[2]] if name == "index_select" else args[1]
-    places = [i for i, t in enumerate(indices) if t is not None]
+    places = looked_up(indices)
     tape.freeze_all((x.axes[i] for i in places), "its positions are looked up by number")
-    contiguous = places and places == list(range(places[0], places[-1] + 1))
-    if not contiguous or any(indices[i].dtype is torch.bool for i in places):
+    if not places or places != list(range(places[0], places[-1] + 1)):
         tape.freeze_all(x.axes, f"positions are looked up by number ({name})")
         tape.set(out, [Fixed(s) for s in out.shape])
         return
     shift = out.ndim - len(x.axes)
     axes = [*x.axes[:places[0]], *map(Fixed, out.shape[places[0]:places[-1] + 1 + shift]), *x.axes[places[-1] + 1:]]
     tape.map(name, [x], out, axes, [{i: i if i < places[0] else i + shift for i in range(len(x.axes)) if i not in places}])
+
+
+@rule("index_put", "_unsafe_index_put")
+def index_put(tape, name, args, kwargs, out):
+    """Compute `x[indices] = values`: the dimensions that are looked up keep their size, the others are mapped."""
+    x, indices, values = args[:3]
+    if len(indices) == 1 and is_mask(indices[0]) and indices[0].shape == x.shape and values.numel() == 1:
+        pointwise(tape, name, [x, indices[0]], out, "any", const=True)
+        return
+    value, new, places = tape.of(x), tape.of(values), looked_up(indices)
+    if not places or places != list(range(places[0], places[-1] + 1)):
+        raise ValueError("positions are written by number")
+    tape.freeze_all((value.axes[i] for i in places), "its positions are written by number")
+    behind = list(range(places[-1] + 1, x.ndim))
+    dmap = dict(zip(range(values.ndim)[::-1], behind[::-1]))  # in front of these the values may be one for all
+    for i, axis in enumerate(new.axes):
+        if i not in dmap:
+            tape.freeze(axis, "its positions are written by number")
+        elif axis.size > 1:
+            tape.unify(value.axes[dmap[i]], axis, name)
+    if places[0] and len(new.axes) > len(behind) + 1:
+        raise ValueError("positions are written by number")
+    tape.map(name, [value, new], out, value.axes, [{i: i for i in range(x.ndim)}, dmap], joined=len(dmap) == len(behind))
 
 
 @rule("index_add", "index_copy")

@@ -274,3 +274,26 @@ def test_an_embedding_tied_to_the_output_layer_grows_in_its_width():
     for method in METHODS:
         grown = grow(Tied(), torch.tensor([[1, 0, 6]]), Widen(factor=2, method=method, seed=0))
         assert 5 in [o.before for o in grown.outcomes if o.method]
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped_mm")
+def test_rows_that_meet_one_of_several_matrices():
+    """A sparse mixture of experts: which of the matrices a row meets, data say; widths grow."""
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+            self.up, self.down = nn.Parameter(torch.randn(3, 8, 16)), nn.Parameter(torch.randn(3, 16, 8))
+
+        def forward(self, x):
+            x = self.inner(x)
+            expert, order = x[:, 0].mul(3).long().clamp(0, 2).sort()
+            ends = torch.histc(expert.float(), 3, 0, 2).cumsum(0).to(torch.int32)
+            h = F.grouped_mm(F.silu(F.grouped_mm(x[order], self.up, offs=ends)), self.down, offs=ends)
+            return self.last(x + torch.empty_like(x).index_copy(0, order, h))
+
+    model, x = Experts(), torch.randn(12, 4)
+    for method in METHODS:
+        grown = fxgrow.transform(model, x, Widen(factor=2, method=method, seed=0)).model
+        assert grown.up.shape == (3, 8, 32) and grown.down.shape == (3, 32, 8)
+        assert fxgrow.verify(model, grown, x).exact_in == ("eval", "train")

@@ -1,0 +1,92 @@
+"""Ops that give as many positions as their data say, on meta tensors, which have no data: any number will do there.
+
+Which number means nothing, and nothing may depend on it: a recording is made with two (`other_counts`).
+"""
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+_NOTED: ContextVar[list[int] | None] = ContextVar("counts that were made up", default=None)
+_MORE: ContextVar[int | None] = ContextVar("how many more positions; None: there are none at all", default=0)
+
+
+@contextlib.contextmanager
+def noted_counts(noted: list[int]) -> Iterator[None]:
+    """Write each number down that is made up inside."""
+    token = _NOTED.set(noted)
+    try:
+        yield
+    finally:
+        _NOTED.reset(token)
+
+
+@contextlib.contextmanager
+def other_counts(none: bool = False) -> Iterator[None]:
+    """Let there be other numbers of positions inside, or none at all."""
+    token = _MORE.set(None if none else 1)
+    try:
+        yield
+    finally:
+        _MORE.reset(token)
+
+
+def _count(size: int) -> int:
+    """Return how many of `size` positions there are said to be."""
+    more = _MORE.get()
+    count = 0 if more is None else size and size // 2 + 1 + more
+    if (noted := _NOTED.get()) is not None:
+        noted.append(count)
+    return count
+
+
+def is_mask(index: Tensor | None) -> bool:
+    """Tell whether what a tensor is indexed with takes the positions where it is true."""
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
+def _places(mask: Tensor) -> list[Tensor]:
+    """Return the positions of a mask along each of its dimensions."""
+    return [torch.empty(_count(mask.numel()), dtype=torch.int64, device="meta") for _ in range(mask.ndim)]
+
+
+def _nonzero(args, kwargs) -> Tensor | None:
+    x = args[0]
+    return torch.empty((_count(x.numel()), x.ndim), dtype=torch.int64, device="meta") if x.is_meta else None
+
+
+def _masked_select(args, kwargs) -> Tensor | None:
+    x, mask = args
+    size = torch.broadcast_shapes(x.shape, mask.shape).numel()
+    return torch.empty(_count(size), dtype=x.dtype, device="meta") if x.is_meta and mask.is_meta else None
+
+
+def _index(args, kwargs) -> Tensor | None:
+    x, indices = args[:2]
+    if not any(is_mask(i) and i.is_meta for i in indices):
+        return None
+    return aten.index.Tensor(x, [place for i in indices for place in (_places(i) if is_mask(i) else [i])])
+
+
+def _unique(args, kwargs) -> tuple | None:
+    x = args[0]
+    if not x.is_meta:
+        return None
+    count = _count(x.numel())
+    return (torch.empty(count, dtype=x.dtype, device="meta"), torch.empty(x.shape, dtype=torch.int64, device="meta"),
+            torch.empty(count, dtype=torch.int64, device="meta"))
+
+
+def _repeat_interleave(args, kwargs) -> Tensor | None:
+    size = kwargs.get("output_size")
+    count = _count(2 * args[0].numel()) if size is None else size
+    return torch.empty(count, dtype=torch.int64, device="meta") if args[0].is_meta else None
+
+
+COUNTED: dict[object, Callable] = {
+    aten.nonzero.default: _nonzero, aten.masked_select.default: _masked_select, aten.index.Tensor: _index,
+    aten._unique2.default: _unique, aten.unique_consecutive.default: _unique,
+    aten.repeat_interleave.Tensor: _repeat_interleave}

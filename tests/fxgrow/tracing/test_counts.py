@@ -1,0 +1,119 @@
+"""Forwards that take as many positions as their data say: captured where nothing depends on the number, and grown."""
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fxgrow
+from fxgrow.errors import CaptureError, SelectionError
+from fxgrow.passes import Widen
+
+X, M = torch.randn(2, 9, 6).double(), torch.rand(2, 9) > 0.4
+
+
+class Net(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.last, self.function = nn.Linear(6, 12), nn.Linear(12, 5), function
+
+    def forward(self, *inputs):
+        return self.function(self, *inputs)
+
+
+def written(net, x, mask):
+    h = net.first(x)
+    out = torch.zeros_like(h)
+    out[mask] = torch.tanh(h[mask])
+    return net.last(out)
+
+
+def looked_up(net, x, mask):
+    i, j = torch.where(mask)
+    return net.last(F.relu(net.first(x)[i, j]))
+
+
+def routed(net, x):
+    """Give each row to the two of three functions that its largest scores name."""
+    h = net.first(x).flatten(0, 1)
+    scores, names = h[:, :3].softmax(-1).topk(2)
+    out = torch.zeros_like(h)
+    for k, function in enumerate((torch.tanh, torch.sin, torch.relu)):
+        row, place = (names == k).nonzero(as_tuple=True)
+        out.index_add_(0, row, function(h[row]) * scores[row, place, None])
+    return net.last(out)
+
+
+def without_loops(net, x, edges):
+    """Sum over neighbours, of which a node is none of its own."""
+    edges = edges[:, edges[0] != edges[1]]
+    h = net.first(x)
+    return net.last(torch.zeros_like(h).index_add(0, edges[1], F.relu(h)[edges[0]]))
+
+
+CASES = {
+    "chosen rows": (lambda net, x, mask: net.last(F.relu(net.first(x)[mask])), (X, M)),
+    "their mean": (lambda net, x, mask: net.last(net.first(x)[mask].mean(0)), (X, M)),
+    "written rows": (written, (X, M)),
+    "places": (looked_up, (X, M)),
+    "experts": (routed, (X,)),
+    "edges": (without_loops, (X[0], torch.randint(9, (2, 30)))),
+    "distinct ones": (lambda net, x, ids: net.last(F.relu(net.first(x))[ids.unique()]), (X[0], torch.randint(9, (7,)))),
+}
+
+
+@pytest.mark.parametrize("method", ["r2r", "net2net"])
+@pytest.mark.parametrize("case", CASES)
+def test_as_many_as_the_data_say(case, method):
+    torch.manual_seed(0)
+    function, inputs = CASES[case]
+    model = Net(function).double()
+    assert not fxgrow.capture(model, inputs).meta["leaves"]
+    grown = fxgrow.transform(model, inputs, Widen("first", factor=2, method=method, seed=0)).model
+    assert grown.first.weight.shape[0] >= 21 or case == "experts"  # of those, three are told apart
+    found = fxgrow.verify(model, grown, inputs)
+    assert found.exact_in == ("eval", "train") and any("axis 0" in what for what in found.compared)
+
+
+class Sometimes(nn.Module):
+    """Does another thing where there are none."""
+
+    def __init__(self, otherwise):
+        super().__init__()
+        self.up, self.down, self.otherwise = nn.Linear(6, 12), nn.Linear(12, 6), otherwise
+
+    def forward(self, x, mask):
+        row, place = torch.where(mask)
+        if row.numel() == 0:
+            return self.down(self.otherwise(self.up(x), x))
+        return self.down(torch.tanh(self.up(x)))
+
+
+def test_what_depends_on_the_number_is_kept_whole():
+    model = nn.ModuleDict({"a": Sometimes(lambda h, x: h)}).double()
+    model.forward = lambda x, mask: model["a"](x, mask)
+    leaves = fxgrow.capture(model, (X, M)).meta["leaves"]
+    assert list(leaves) == ["a"] and "depends on how many positions where gives, and so on data, at" in leaves["a"]
+    with pytest.raises(CaptureError, match="depends on how many positions where gives"):
+        fxgrow.capture(model["a"], (X, M))
+
+
+@pytest.mark.parametrize("otherwise, grows", [(lambda h, x: h, True), (lambda h, x: x.new_zeros(*h.shape[:-1], 12), False)])
+def test_the_way_without_any_is_followed_in_a_layer_that_is_kept_whole(otherwise, grows):
+    """A width in the code of the way that the example does not take keeps its class as it is."""
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = Sometimes(otherwise)
+
+        def forward(self, x, mask):
+            return self.a(x, mask)
+
+    model = Outer().double()
+    if not grows:
+        with pytest.raises(SelectionError, match="nothing in the model can grow"):
+            fxgrow.transform(model, (X, M), Widen(factor=2, seed=0))
+        return
+    grown = fxgrow.transform(model, (X, M), Widen(factor=2, seed=0)).model
+    assert grown.a.up.weight.shape[0] == 24
+    for mask in (M, torch.zeros_like(M)):
+        torch.testing.assert_close(grown(X, mask), model(X, mask), rtol=1e-9, atol=1e-12)
