@@ -39,6 +39,9 @@ def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> N
             CALLS[node.target](node, grown)
 
 
+STATED = ("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")  # norms that are told their shape
+
+
 def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
     def fit(stated: Any, axis: Any) -> Any:
         return stated if grown.of(axis) == resolve(axis).size else grown.of(axis)
@@ -47,7 +50,7 @@ def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
     if groups is not None:  # where they are computed, numbers.py sees to it
         name, position = GROUPS[type(op)]
         _put(owner, name, position, lambda stated: stated if isinstance(stated, Node) else fit(stated, groups))
-    elif isinstance(op, Normalise) and not op.eps:
+    elif isinstance(op, Normalise) and op.name in STATED and not op.eps:
         axes = [axis for _, _, axis in op.reduced]
         _put(owner, "normalized_shape", 1, lambda stated: tuple(
             map(grown.of, axes) if isinstance(stated, Node) else map(fit, stated, axes)))

@@ -41,6 +41,14 @@ class Draws:
 
 
 @dataclass
+class RowStatistics:
+    """Mean (shape: that of the tensor, 1 along its rows) and deviation of each row, whose numbers lie along `dims`."""
+    mean: Tensor
+    deviation: Tensor
+    dims: tuple[int, ...]
+
+
+@dataclass
 class Drawing:
     """Everything random about the growth of one class from n to m positions.
 
@@ -50,6 +58,7 @@ class Drawing:
     weight: the average's weights, one for each old position (shape `[n]`), or None for equal ones.
     per_position: whether the tensor being grown holds one number for each position (a bias, a norm's weight).
     std: the standard deviation of the existing kernel, if it has been computed.
+    rows: what a norm takes of the rows of the tensor being grown, if one does.
     """
     n: int
     m: int
@@ -61,6 +70,7 @@ class Drawing:
     weight: Tensor | None = None
     per_position: bool = False
     std: float | None = None
+    rows: RowStatistics | None = None
 
     @property
     def constant(self) -> bool:
