@@ -157,19 +157,6 @@ def index(tape, name, args, kwargs, out):
     tape.map(name, [x], out, axes, [{i: i if i < places[0] else i + shift for i in range(len(x.axes)) if i not in places}])
 
 
-@rule("index_add", "index_copy")
-def index_write(tape, name, args, kwargs, out):
-    """Write rows by number: their dimension keeps its size, the others are mapped."""
-    x, source = tape.of(args[0]), tape.of(args[3])
-    dim = args[1] % len(x.axes)
-    for i, (a, b) in enumerate(zip(x.axes, source.axes)):
-        if i == dim:
-            tape.freeze_all((a, b), "its positions are written by number")
-        else:
-            tape.unify(a, b, name)
-    tape.map(name, [x, source], out, x.axes, joined=True)
-
-
 @rule("view_as_complex", "view_as_real")
 def pairs_of_numbers(tape, name, args, kwargs, out):
     """Read `[*, 2]` as complex `[*]`, or back."""
