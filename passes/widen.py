@@ -33,7 +33,7 @@ Fit = Callable[[AxisClass, int, Certificate], tuple[int, str]]
 
 def root_mean_square(scale: Tensor) -> Tensor:
     """Return the root mean square of a layer scale (1 where it is all zero): the scale of new positions."""
-    rms = scale.square().mean().sqrt()
+    rms = scale.abs().square().mean().sqrt()
     return torch.where(rms > 0, rms, torch.ones_like(rms))
 
 

@@ -13,6 +13,8 @@ INITS = ("match_std", "kaiming", "xavier", "copy", "zero")
 
 def deviation(x: Tensor) -> float:
     """Return the standard deviation of all numbers of `x`."""
+    if x.is_complex():
+        x = torch.view_as_real(x)
     flat, n = x.reshape(-1), x.numel()
     if n < 2 or x.is_meta:
         return 0.0
@@ -86,6 +88,8 @@ class Drawing:
         shape = (*x.shape[:axis], count, *x.shape[axis + 1:])
         if callable(self.init):
             return self.init(shape, self.draws.generator).to(x)
+        if x.is_complex():
+            return torch.view_as_complex(self.new(torch.view_as_real(x), axis, count, source))
         std = self._std(x)
         if std == 0.0:
             return x.new_zeros(shape)

@@ -14,7 +14,7 @@ def statistics(x: Tensor, rows: Rows, dim: int, ndim: int) -> RowStatistics:
     """Return mean and deviation of the rows of x, for a view of `ndim` dimensions that takes dimension `dim` apart."""
     along = [d for d in range(x.ndim) if d not in rows.kept]
     mean = x.mean(along, keepdim=True) if rows.centred else x.new_zeros(()).expand(x.sum(along, keepdim=True).shape)
-    squares = (x - mean).square().sum(along, keepdim=True)
+    squares = (x - mean).abs().square().sum(along, keepdim=True)
     deviation = (squares / (x.numel() // mean.numel() - (rows.correction or 0))).sqrt()
     apart = [1 + ndim - x.ndim if d == dim else 1 for d in range(x.ndim)]
     shape = [n for size, count in zip(mean.shape, apart) for n in (size, *[1] * (count - 1))]
@@ -32,6 +32,6 @@ def spread(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, tuple[Tensor
     """Return x and, behind it, `c + v1, c - v1, c + v2, c - v2, ...` along `axis` (m - n is even)."""
     rows = drawing.rows
     v = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
-    v = torch.where(v.square().sum(rows.dims, keepdim=True) > 0, v, 1)
-    v = v * (rows.deviation / v.square().mean(rows.dims, keepdim=True).sqrt())
+    v = torch.where(v.abs().square().sum(rows.dims, keepdim=True) > 0, v, 1)
+    v = v * (rows.deviation / v.abs().square().mean(rows.dims, keepdim=True).sqrt())
     return x, (rows.mean + v, rows.mean - v)

@@ -179,7 +179,8 @@ def channel_shuffle(tape, name, args, kwargs, out):
 @rule(*CREATED, "new_empty_strided")
 def creation(tape, name, args, kwargs, out):
     """Make a tensor that takes only dtype and device from the old one: it is the same at every position."""
-    axes = [Atom(s) if s > 1 and name in CREATED and out.is_floating_point() else Fixed(s) for s in out.shape]
+    open_ = name in CREATED and (out.is_floating_point() or out.is_complex())
+    axes = [Atom(s) if s > 1 and open_ else Fixed(s) for s in out.shape]
     tape.set(out, axes).constant = CREATED.get(name)
 
 
