@@ -124,6 +124,8 @@ def slice_(tape, name, args, kwargs, out):
     axis, pick, taken = resolve(x.axes[dim]), None, None
     if new == size:  # its bounds may be literal: they grow with it
         piece, taken = axis, None if is_fixed(axis) else (dim, [axis], 0)
+    elif new == 0 and step == 1 and bound(start, size) in (0, size):  # what is behind the last position, or before the first
+        piece, taken = Fixed(0), (dim, *(([Fixed(0), axis], 0) if bound(start, size) == 0 else ([axis, Fixed(0)], 1)))
     elif is_fixed(axis) or step != 1 or new == 0:
         tape.freeze(axis, "only some of its positions are used")
         piece = Fixed(new)

@@ -569,6 +569,8 @@ FUNCTIONS = {
         3, torch.ones(2, 1, 2, 1, dtype=torch.long).expand(2, x.size(1), 2, 1)), [12]),
     "rows added by number": (IMAGE, lambda x: x.index_add(2, torch.tensor([1, 1]), x.sin()), [12]),
     "rows copied by number": (IMAGE, lambda x: x.index_copy(3, torch.tensor([1]), x[..., :1].sin()), [12]),
+    "nothing behind the last": (FLAT, lambda x: torch.cat([x[:, :12].sin(), x[:, 12:]], 1), [12]),
+    "nothing before the first": (FLAT, lambda x: torch.cat([x[:, :0], x.sin()], 1), [12]),
     "a relative shift": (IMAGE, lambda x: F.pad(x, (1, 0)).view(*x.shape[:2], 3, 2)[:, :, 1:].reshape(x.shape), [12]),
     "a relative shift behind zeros": (IMAGE, lambda x: torch.cat([x.new_zeros(*x.shape[:3], 1), x], -1)
                                       .view(*x.shape[:2], 3, 2)[:, :, 1:].view_as(x), [12]),
