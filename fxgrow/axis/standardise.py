@@ -96,13 +96,12 @@ class _Centring:
     def run(self) -> None:
         """Find the sums that take the mean from each row, and put a norm in the place of each."""
         for op in [op for op in self.tape.ops if op.outs[0].param_only]:
-            form: _Form | None = None
             if isinstance(op, Reduce):
                 self._note_mean(op)
             elif isinstance(op, Map) and not op.const and not op.joined and len(op.ins) <= 2:
                 form = self._moved(op) if len(op.ins) == 1 else self._product(op) or self._sum(op)
-            if form is not None and not self._centred(op, form):
-                self.forms[op.outs[0]] = form
+                if form is not None and not self._centred(op, form):
+                    self.forms[op.outs[0]] = form
 
     def _form(self, value: Value) -> _Form | None:
         return _Form(value.source, {PLAIN: 1.0}) if value.source in self.sources else self.forms.get(value)
@@ -157,17 +156,22 @@ class _Centring:
     def _centred(self, op: Map, form: _Form) -> bool:
         """Put a norm in the place of a difference, if it takes the mean of each row from a parameter."""
         dims = next((dims for dims, _ in form.terms if dims is not None), None)
-        if len(form.terms) != 2 or sum(form.terms.values()) or len({by for _, by in form.terms}) > 1 or dims is None:
+        if len(form.terms) != 2 or sum(form.terms.values(), 0.0) or dims is None:
             return False
-        (_, by), _ = form.terms
-        x, scaled = self._having({(None, by)}, op.ins), None
-        mean = op.ins[op.ins[0] is x]
-        if x is not None and by:
-            scaled = x.op
-            x = self._having({PLAIN}, x.op.ins)
-        over = None if x is None else self._along(x, mean, op.outs[0], dims)
-        if over is None:
+        (_, by), (_, other) = form.terms
+        x = self._having({(None, by)}, op.ins)
+        if x is None or by != other:
             return False
+        scaled = x.op if by else None
+        base = x if scaled is None else self._having({PLAIN}, scaled.ins)
+        over = None if base is None else self._along(base, op.ins[op.ins[0] is x], op.outs[0], dims)
+        if base is None or over is None:
+            return False
+        self._put(op, self._centring(op, base, over, scaled))
+        return True
+
+    def _centring(self, op: Map, x: Value, over: set[int], scaled: Op | None) -> list[Op]:
+        """Return the norm of x that gives what an op does, and behind it the product, if there is one."""
         out = op.outs[0] if scaled is None else Value(x.axes, None, True)
         same = {d: d for d in range(len(x.axes))}
         new: list[Op] = [Normalise(CENTRE, op.node, op.fx, [x], [out], [same], [(0, d, x.axes[d]) for d in sorted(over)],
@@ -176,8 +180,7 @@ class _Centring:
             new.append(replace(scaled, ins=[out if v is x else v for v in scaled.ins], outs=op.outs))
         for made in new:
             made.outs[0].op = made
-        self._put(op, new)
-        return True
+        return new
 
     def _having(self, terms: set[Term], values: Sequence[Value]) -> Value | None:
         """Return the value of these terms alone, if there is one."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from fxgrow.axis import Atom, Map, Normalise, Op, Prod, Sum, Tape, Value, atoms, resolve, view_groups
+from fxgrow.axis import Atom, Map, Normalise, Op, Prod, Reduce, Sum, Tape, Value, atoms, resolve, view_groups
 from fxgrow.common import Refusal
 from fxgrow.contents.kinds import CONST, NIL, PAIR, SPREAD, ByPart, Content, Known, Tag, Var
 
@@ -64,7 +64,7 @@ class Bindings:
         self.tags: dict[tuple[Value, int], Tag] = {}
         self.out = Certificate(atom, base)
         self.behind: dict[Var, Known] = {}  # contents behind a norm of a parameter's rows
-        self.measured: dict[tuple[str, int], Op] = {}  # parameter axes over which mean or variance is taken by itself
+        self.measured: dict[tuple[str, int], Reduce] = {}  # parameter axes over which mean or variance is taken by itself
         self.powers: dict[Value, float] = {}  # the value is k ** power times the old one, k copies a position
 
     def dims(self, value: Value) -> Sequence[int]:

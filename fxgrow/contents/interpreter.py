@@ -43,7 +43,7 @@ class Interpreter(Bindings):
         if var.norm is None:
             return super().bind(var, content)
         content = self.produced(var) if content == CONST else content
-        chosen = [in_front(self, var, each) for each in getattr(content, "contents", [content])]
+        chosen = [in_front(self, var, var.norm, each) for each in getattr(content, "contents", [content])]
         fronts, behind = zip(*chosen)
         if isinstance(content, ByPart):
             super().bind(Var(var.source, var.dim), ByPart(content.atom, fronts))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from fxgrow.axis import Atom, Op
+from fxgrow.axis import Atom, Normalise
 from fxgrow.common import Refusal
 
 
@@ -57,7 +57,7 @@ class Var:
     """The content of a parameter's new positions, not yet chosen; behind `norm`, if that normalises its rows."""
     source: str
     dim: int
-    norm: Op | None = None
+    norm: Normalise | None = None
 
 
 @dataclass(frozen=True)

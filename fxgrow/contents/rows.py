@@ -53,13 +53,12 @@ def _note_rows(held: Bindings, op: Normalise | Reduce, var: Var, centred: bool, 
     held.out.rows[var.source, var.dim] = Rows(kept, centred, next(iter(corrections), None))
 
 
-def in_front(held: Bindings, var: Var, wanted: Content) -> tuple[Content, Content]:
+def in_front(held: Bindings, var: Var, op: Normalise, wanted: Content) -> tuple[Content, Content]:
     """Return what a parameter holds in front of a norm so that `wanted` is behind it, and what is behind it then.
 
     Raises:
         Refusal: nothing does, or the norm has no gain to take the factor that is left.
     """
-    op = var.norm
     centred = op.how == "layer"
     if wanted == SIGNED and not centred:
         return ZERO, ZERO

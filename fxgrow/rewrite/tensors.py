@@ -114,7 +114,8 @@ def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growt
 
 def _kept_by_rows(growths: Sequence[Growth]) -> dict[str, tuple[int, ...]]:
     """Return the dimensions of the rows of each parameter that is normalised over others; refuse what changes them twice."""
-    kept, held = {}, {}
+    kept: dict[str, tuple[int, ...]] = {}
+    held: dict[str, set[Content]] = {}
     for g in growths:
         for (name, dim), rows in g.certificate.rows.items():
             kept[name] = rows.kept

@@ -2,6 +2,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Drawing:
     weight: the average's weights, one for each old position (shape `[n]`), or None for equal ones.
     per_position: whether the tensor being grown holds one number for each position (a bias, a norm's weight).
     std: the standard deviation of the existing kernel, if it has been computed.
-    rows: what a norm takes of the rows of the tensor being grown, if one does.
+    rows: the `RowStatistics` of the tensor being grown, if a norm takes such.
     """
     n: int
     m: int
@@ -72,7 +73,7 @@ class Drawing:
     weight: Tensor | None = None
     per_position: bool = False
     std: float | None = None
-    rows: RowStatistics | None = None
+    rows: Any = None
 
     @property
     def constant(self) -> bool:

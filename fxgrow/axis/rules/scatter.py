@@ -13,9 +13,9 @@ def _is_spread(index: Value, dim: int) -> bool:
     by = index.op
     while isinstance(by, Map) and by.name in ("clone", "alias", "contiguous"):
         by = by.ins[0].op
-    spread = isinstance(by, Map) and by.name == "expand" and len(by.ins[0].axes) == len(index.axes)
-    return all(d == dim or isinstance(axis, Fixed) or (spread and by.ins[0].axes[d].size == 1)
-               for d, axis in enumerate(index.axes))
+    before = by.ins[0].axes if isinstance(by, Map) and by.name == "expand" else ()
+    spread = len(before) == len(index.axes)
+    return all(d == dim or isinstance(axis, Fixed) or (spread and before[d].size == 1) for d, axis in enumerate(index.axes))
 
 
 def _unify_but(tape: Tape, name: str, dim: int, x: Value, *others: Value) -> None:
