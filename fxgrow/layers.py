@@ -152,7 +152,7 @@ class MultiheadAttention(nn.Module):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = (t.transpose(0, 1) for t in (query, key, value))
-        weights = self.in_proj_weight.chunk(3)
+        weights = self._weights()
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (F.linear(t, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
                    for t, w, b in zip((query, key, value), weights, biases))
@@ -171,6 +171,10 @@ class MultiheadAttention(nn.Module):
             return out.squeeze(0), None if attention is None else attention.squeeze(0)
         return (out if self.batch_first else out.transpose(0, 1)), attention
 
+    def _weights(self) -> tuple[Tensor, ...]:
+        """Return the weights of q, k and v."""
+        return self.in_proj_weight.chunk(3)
+
     def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
         """Join both masks to an additive one that broadcasts to `[N, h, L, S]`."""
         def additive(mask: Tensor) -> Tensor:
@@ -186,3 +190,21 @@ class MultiheadAttention(nn.Module):
             padding = additive(key_padding_mask)[:, None, None, :]
             attn_mask = padding if attn_mask is None else attn_mask + padding
         return attn_mask
+
+
+class SeparateAttention(MultiheadAttention):
+    """`MultiheadAttention` whose keys and values have widths of their own (`kdim`, `vdim`), and so a weight each."""
+
+    def __init__(self, projections, in_proj_bias, out_proj, **settings):
+        super().__init__(None, in_proj_bias, out_proj, **settings)
+        self.q_proj_weight, self.k_proj_weight, self.v_proj_weight = projections
+
+    @classmethod
+    def from_stock(cls, stock: nn.MultiheadAttention) -> SeparateAttention:
+        """Make the layer that computes what a stock one does, with its parameters."""
+        return cls((stock.q_proj_weight, stock.k_proj_weight, stock.v_proj_weight), stock.in_proj_bias, stock.out_proj,
+                   num_heads=stock.num_heads, scale=stock.head_dim ** -0.5, dropout=stock.dropout,
+                   batch_first=stock.batch_first).train(stock.training)
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        return self.q_proj_weight, self.k_proj_weight, self.v_proj_weight

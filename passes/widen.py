@@ -15,7 +15,7 @@ from fxgrow.contents import AVERAGE, COPY, FALLBACKS, FREE, PAIR, ZERO, Certific
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
 from fxgrow.growth import insist_done
-from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init
+from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init, statistics
 from fxgrow.passes.support import check_choices, listed, rounded, seed_of, select_classes
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
@@ -33,7 +33,7 @@ Fit = Callable[[AxisClass, int, Certificate], tuple[int, str]]
 
 def root_mean_square(scale: Tensor) -> Tensor:
     """Return the root mean square of a layer scale (1 where it is all zero): the scale of new positions."""
-    rms = scale.square().mean().sqrt()
+    rms = scale.abs().square().mean().sqrt()
     return torch.where(rms > 0, rms, torch.ones_like(rms))
 
 
@@ -214,7 +214,10 @@ class Widen(PassBase):
             if key in certificate.weights:
                 scale = draws.tensors[certificate.weights[key][0]].detach().reshape(-1)
                 drawing.weight = scale / (n * root_mean_square(scale))
-            shape = draws.tensors[key[0]].shape
+            old = draws.tensors[key[0]].detach()
+            rows = certificate.rows.get(key)
+            drawing.rows = None if rows is None else statistics(old, rows, key[1], x.ndim)
+            shape = old.shape
             drawing.per_position = math.prod(shape) == max(shape)
             drawing.std = draws.deviation(key[0]) if self.init == "match_std" and not drawing.per_position else None
             return EXTEND[content](x, axis, drawing)

@@ -191,6 +191,8 @@ def view(dims: Sequence, sizes: Sequence[int]) -> list | None:
                 if pair is None:
                     return None
                 factors[:0] = pair
+            elif factors and is_fixed(head) and is_fixed(factors[0]):  # numbers, which a shift may mix
+                factors[0] = Fixed(head.size * factors[0].size)
             else:
                 return None
         out.append(product(got))

@@ -18,6 +18,7 @@ from fxgrow.aten import JOIN, tree_flatten, tree_leaves, tree_unflatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
 from fxgrow.axis.expressions import Atom, Fixed, Prod, atoms, freeze, is_fixed, resolve
 from fxgrow.axis.norms import fuse
+from fxgrow.axis.standardise import fuse_centring
 from fxgrow.axis.tape import RULES, Tape
 from fxgrow.axis.values import OUTPUT, UNEVEN, Fold
 from fxgrow.errors import CaptureError
@@ -136,6 +137,7 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = (), inputs: tupl
     with _Whole(tape) if _may_call_whole(gm) else contextlib.nullcontext(), tape:
         _AxisRunner(gm, twin, tape, inputs).run()
     fuse(tape)
+    fuse_centring(tape)
     _finish(tape)
     return tape
 

@@ -169,7 +169,7 @@ class Tape(Watching):
         else:
             for o in outs:
                 self.values.pop(id(o), None)
-            if name in CREATED and out.is_floating_point():
+            if name in CREATED and (out.is_floating_point() or out.is_complex()):
                 self.set(out, [Atom(s) if s > 1 else Fixed(s) for s in out.shape]).constant = CREATED[name]
         numbers = all_numbers_in(name, args, kwargs)
         shapes = [None if id(o) in self.unread else self.values.get(id(o), tuple(o.shape)) for o in outs]
@@ -251,7 +251,7 @@ class Tape(Watching):
         """Give a parameter or buffer an atom for each axis that may grow."""
         axes: list[Fixed | Atom | Prod] = [Fixed(size) for size in tensor.shape]
         for dim, size in enumerate(tensor.shape):
-            if tensor.is_floating_point() and size > 1:
+            if (tensor.is_floating_point() or tensor.is_complex()) and size > 1:
                 axes[dim] = product((axes[dim], Atom(1))) if (name, dim) in self.copied else Atom(size)
         value = self.params[name] = self.set(tensor, axes, param_only=True)
         value.source = name

@@ -90,8 +90,10 @@ class Normalise(Op):
     """Normalises over `reduced`; how: layer, rms, or unit (to a vector of length one).
 
     eps: of a norm that is written out, the graph node that adds eps. groups: of a group norm, the axis of its groups.
+    correction: what is subtracted from the count of numbers where their variance is taken (None: it is taken elsewhere).
     """
     how: str = ""
+    correction: int | None = 0
     eps: str = ""
     groups: Any = None
 

@@ -3,19 +3,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
-from fxgrow.axis import Atom, Map, Normalise, Op, Prod, Sum, Tape, Value, atoms, resolve
+from fxgrow.axis import Atom, Map, Normalise, Op, Prod, Reduce, Sum, Tape, Value, atoms, resolve, view_groups
 from fxgrow.common import Refusal
-from fxgrow.contents.kinds import CONST, NIL, ByPart, Content, Known, Tag, Var
+from fxgrow.contents.kinds import CONST, NIL, PAIR, SPREAD, ByPart, Content, Known, Tag, Var
 
 Flip = tuple[str, int, tuple[Atom, int] | None]  # a parameter axis, and one position of a told-apart atom in it
 
 
-@dataclass
+@dataclass(frozen=True)
 class Norm:
-    """A norm whose statistics change from n to m positions: weight * sqrt(n/m), eps * n/m."""
+    """A norm whose statistics change from n to m positions: weight * (n/m) ** power, and, if it has an eps, that * n/m."""
     op: Op
     weight: str | None
+    power: float = 0.5
+    eps: bool = True
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a parameter that are normalised, each by itself: `kept` are the dimensions that tell them apart.
+
+    centred: their mean is taken out; correction: what is subtracted from their count in the variance, if that is taken.
+    """
+    kept: tuple[int, ...]
+    centred: bool = True
+    correction: int | None = None
 
 
 @dataclass
@@ -28,6 +42,12 @@ class Certificate:
     norms: list[Norm] = field(default_factory=list)
     weights: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)  # averages weighted by a layer scale
     scales: set[tuple[str, int]] = field(default_factory=set)
+    rows: dict[tuple[str, int], Rows] = field(default_factory=dict)  # of parameter axes that are normalised over
+
+    @property
+    def in_pairs(self) -> bool:
+        """Return whether only an even number of new positions is exact."""
+        return self.base == PAIR or SPREAD in self.contents.values()
 
 
 class Bindings:
@@ -43,6 +63,8 @@ class Bindings:
         self.flips = set(flips)
         self.tags: dict[tuple[Value, int], Tag] = {}
         self.out = Certificate(atom, base)
+        self.behind: dict[Var, Known] = {}  # contents behind a norm of a parameter's rows
+        self.measured: dict[tuple[str, int], Reduce] = {}  # parameter axes over which mean or variance is taken by itself
         self.powers: dict[Value, float] = {}  # the value is k ** power times the old one, k copies a position
 
     def dims(self, value: Value) -> Sequence[int]:
@@ -52,13 +74,17 @@ class Bindings:
     def tag(self, value: Value, dim: int) -> Tag:
         """Return the content of a dimension, or the parameter whose content it is."""
         if value.source is not None:
-            return self.out.contents.get((value.source, dim), Var(value.source, dim))
+            return self.settled(Var(value.source, dim))
         tag = self.tags.get((value, dim))
         if tag is None and value.constant:
             return NIL if value.constant == "zeros" else CONST
         if tag is None:
             raise Refusal("its content is not known here")
-        return self.out.contents.get((tag.source, tag.dim), tag) if isinstance(tag, Var) else tag
+        return self.settled(tag) if isinstance(tag, Var) else tag
+
+    def settled(self, var: Var) -> Tag:
+        """Return the content of a parameter, if it is settled."""
+        return self.behind.get(var, var) if var.norm else self.out.contents.get((var.source, var.dim), var)
 
     def produced(self, var: Var) -> Known:
         """Return what a parameter produces: the base, or its complement where a product of two values asks for it."""
@@ -104,8 +130,16 @@ class Bindings:
     def sources(self, op: Op, out_dim: int) -> list[tuple[int, int]]:
         """Return the (input, dimension) pairs of this class that arrive at an output dimension."""
         gone = set() if isinstance(op, Normalise) else {(i, d) for i, d, e in op.reduced if self.atom in atoms(e)}
-        return [(i, d) for i, (value, dmap) in enumerate(zip(op.ins, op.dmaps)) for d in self.dims(value)
+        return [(i, d) for i, (value, dmap) in enumerate(zip(op.ins, op.dmaps))
+                for d in (self._reshaped(op, value, out_dim) if dmap is None else self.dims(value))
                 if (i, d) not in gone and (dmap is None or dmap.get(d) == out_dim)]
+
+    def _reshaped(self, op: Op, value: Value, out_dim: int) -> Sequence[int]:
+        """Return the dimensions of this class that a reshape brings to an output dimension."""
+        dims = self.dims(value)
+        if len(dims) < 2 or prod(a.size for a in value.axes) != prod(a.size for a in op.outs[0].axes):
+            return dims
+        return [d for here, there in view_groups(value, op.outs[0]) if out_dim in there for d in dims if d in here]
 
     def is_alone(self, axis) -> bool:
         """Return whether an axis is this class and nothing else."""

@@ -9,6 +9,7 @@ from fxgrow.contents import kinds
 from fxgrow.contents.bindings import Bindings, Certificate, Flip
 from fxgrow.contents.kinds import AVERAGE, CONST, COPY, FREE, NIL, PAIR, SIGNED, ZERO, ByPart, Content, Known, Tag, Var
 from fxgrow.contents.norms import normalised, refuse_division_by_zero
+from fxgrow.contents.rows import in_front, insist_on_measures, measure
 
 Sources = Sequence[tuple[int, int]]  # (input, dimension) pairs
 REDUCED = {COPY: ("max",), ZERO: ("sum", "norm"), SIGNED: ("sum",)}  # what may be taken over contents, unnoticed
@@ -34,7 +35,25 @@ class Interpreter(Bindings):
         for name, dim in self.tape.params_of[self.atom]:
             if (name, dim) not in self.out.contents:
                 self.bind(Var(name, dim))
+        insist_on_measures(self)
         return self.out
+
+    def bind(self, var: Var, content: Known = CONST) -> Known:
+        """Settle the content of a parameter, or what there is behind a norm of its rows."""
+        if var.norm is None:
+            return super().bind(var, content)
+        content = self.produced(var) if content == CONST else content
+        chosen = [in_front(self, var, var.norm, each) for each in getattr(content, "contents", [content])]
+        fronts, behind = zip(*chosen)
+        if isinstance(content, ByPart):
+            super().bind(Var(var.source, var.dim), ByPart(content.atom, fronts))
+            content = ByPart(content.atom, behind)
+        else:
+            super().bind(Var(var.source, var.dim), fronts[0])
+            content, = behind
+        if self.behind.setdefault(var, content) != content:
+            raise Refusal(f"{var.source} would need several contents at once")
+        return content
 
     def _split(self, op: Op, sources: Sources) -> tuple[list[Known], list[Var]]:
         """Return the contents that arrive, and the parameters whose contents are still open."""
@@ -70,7 +89,7 @@ class Interpreter(Bindings):
         known, open_ones = self._split(op, sources)
         if NIL in known:
             return NIL
-        if not known and len(open_ones) == 1 and op.outs[0].param_only:
+        if set(known) <= {CONST} and len(open_ones) == 1 and op.outs[0].param_only:
             return open_ones[0]
         if isinstance(op, Map) and known == [AVERAGE] and len(open_ones) == 1 and self._is_per_position(open_ones[0]):
             return self._layer_scale(op, sources, open_ones[0])
@@ -82,7 +101,8 @@ class Interpreter(Bindings):
         return known + [self.bind(var, content) for var in open_ones]
 
     def _div(self, op: Op, sources: Sources) -> Tag:
-        return self._passed_on(op, sources) if all(i == 0 for i, _ in sources) else self._any(op, sources)
+        varying = [(i, d) for i, d in sources if i == 0 or self.tag(op.ins[i], d) != CONST]
+        return self._passed_on(op, varying) if all(i == 0 for i, _ in varying) else self._any(op, sources)
 
     def _passed_on(self, op: Op, sources: Sources) -> Tag:
         """Return the content of a result that is the first source times something without the class."""
@@ -154,6 +174,8 @@ class Interpreter(Bindings):
 
     def _check_reduced(self, op: Reduce, tag: Tag, axis) -> None:
         """Prove that what is taken over the class is what it was."""
+        if isinstance(tag, Var) and measure(self, op, tag):
+            return
         if isinstance(tag, Var):
             tag = self.bind(tag)
         if tag == COPY and op.how == "mean" and self.is_covered(axis):
@@ -164,12 +186,11 @@ class Interpreter(Bindings):
             raise Refusal(f"{op.node} takes the {op.how} over it")
 
     def _normalise(self, op: Normalise) -> None:
-        over = [(d, e) for _, d, e in op.reduced if self.atom in atoms(e)]
-        if over:
-            self.give(op, over[0][0], normalised(self, op, *over[0]))
-        else:
-            self._map(op)
-            refuse_division_by_zero(self, op)
+        over = {d: axis for _, d, axis in op.reduced if self.atom in atoms(axis)}
+        for dim in self.dims(op.outs[0]):
+            self.give(op, dim, normalised(self, op, dim, over[dim]) if dim in over else
+                      self._any(op, self.sources(op, dim)))
+        refuse_division_by_zero(self, op)
 
     def _fold(self, op: Fold) -> None:
         """Prove a fold: pairs vanish as their difference, and zeros do; what follows is padded by zeros."""

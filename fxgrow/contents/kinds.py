@@ -9,6 +9,8 @@
 | average | the mean over the old positions         | zero   |
 | copy    | the old position g(j)                   | share  |
 | share   | g(j) times its share, shares sum to one | copy   |
+| spread  | the mean of their row plus and minus v, as far from it as the row's old numbers are |   |
+| mean    | the mean of their row |                         |
 | const   | what every position holds: a broadcast value |   |
 | nil     | zero, as every old position: it agrees with all | |
 """
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from fxgrow.axis import Atom
+from fxgrow.axis import Atom, Normalise
 from fxgrow.common import Refusal
 
 
@@ -31,6 +33,8 @@ class Content(str, Enum):
     AVERAGE = "average"
     COPY = "copy"
     SHARE = "share"
+    SPREAD = "spread"
+    MEAN = "mean"
     CONST = "const"
     NIL = "nil"
 
@@ -43,16 +47,17 @@ class Content(str, Enum):
         return COMPLEMENT[self]
 
 
-PAIR, SIGNED, FREE, ZERO, AVERAGE, COPY, SHARE, CONST, NIL = Content
+PAIR, SIGNED, FREE, ZERO, AVERAGE, COPY, SHARE, SPREAD, MEAN, CONST, NIL = Content
 COMPLEMENT = {PAIR: SIGNED, SIGNED: PAIR, FREE: ZERO, ZERO: FREE, AVERAGE: ZERO, COPY: SHARE, SHARE: COPY}
 COPIES = {COPY, SHARE}
 
 
 @dataclass(frozen=True)
 class Var:
-    """The content of a parameter's new positions, not yet chosen."""
+    """The content of a parameter's new positions, not yet chosen; behind `norm`, if that normalises its rows."""
     source: str
     dim: int
+    norm: Normalise | None = None
 
 
 @dataclass(frozen=True)

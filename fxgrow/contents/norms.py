@@ -2,10 +2,11 @@
 from fxgrow.axis import Normalise, Value, atoms
 from fxgrow.common import Refusal
 from fxgrow.contents.bindings import Bindings, Norm
-from fxgrow.contents.kinds import AVERAGE, COPY, FREE, ZERO, ByPart, Content, Var
+from fxgrow.contents.kinds import AVERAGE, COPY, FREE, ZERO, ByPart, Content, Tag, Var
+from fxgrow.contents.rows import behind_norm
 
 
-def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Content:
+def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Tag:
     """Return the content behind a norm over the class, and settle those of its weight and bias.
 
     Raises:
@@ -13,10 +14,8 @@ def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Content:
     """
     x, *affine = op.ins
     tag = held.tag(x, dim)
-    if isinstance(tag, Var) and op.name == "weight norm" and held.exact:
-        tag = held.bind(tag, ZERO)
     if isinstance(tag, Var):
-        raise Refusal(f"{op.node} normalises a parameter over it")
+        return behind_norm(held, op, tag)
     if op.how == "unit" and tag == ZERO:
         return ZERO
     if tag == COPY and held.is_covered(axis):  # copies of every position, equally many of each, keep mean and variance
@@ -39,7 +38,7 @@ def refuse_division_by_zero(held: Bindings, op: Normalise) -> None:
     """Refuse new positions of zeros that a weight norm takes the norm of, each by itself."""
     if op.name != "weight norm":
         return
-    for dim in held.dims(op.ins[0]):
+    for dim in set(held.dims(op.ins[0])) - {d for _, d, _ in op.reduced}:
         tag = held.tag(op.ins[0], dim)
         if tag == ZERO or (isinstance(tag, ByPart) and ZERO in tag.contents):
             raise Refusal(f"{op.node} divides by the norm of each position, and new ones would be zero")

@@ -13,7 +13,8 @@ from fxgrow.contents.interpreter import Interpreter, NeedsFlip
 from fxgrow.contents.kinds import AVERAGE, COPY, FREE, PAIR, ZERO, Content
 
 # The contents to try for a wanted one, in this order.
-FALLBACKS = {PAIR: (PAIR, AVERAGE, ZERO, FREE, COPY), FREE: (FREE, AVERAGE, ZERO, COPY), COPY: (COPY, AVERAGE, ZERO, FREE)}
+FALLBACKS = {PAIR: (PAIR, AVERAGE, ZERO, FREE, COPY), FREE: (FREE, AVERAGE, ZERO, COPY, PAIR),
+             COPY: (COPY, AVERAGE, ZERO, FREE, PAIR)}
 MOST_FLIPS = 8
 
 
@@ -33,7 +34,7 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True) -> Certificat
         interpreter = Interpreter(tape, atom, Content(base), flips, exact)
         try:
             certificate = interpreter.run()
-            if exact and base in (AVERAGE, ZERO) and not certificate.norms:
+            if exact and base in (AVERAGE, ZERO) and all(norm.op.outs[0].param_only for norm in certificate.norms):
                 raise Refusal("no norm over it asks for it")
             return certificate
         except NeedsFlip as stop:

@@ -11,7 +11,7 @@ from fxgrow.aten import ConvNd
 from fxgrow.axis import Contract, Fold, Normalise, Op, atoms, resolve, view
 from fxgrow.common import Refusal
 from fxgrow.graph import modules_by_path
-from fxgrow.layers import MultiheadAttention, fold_pairs
+from fxgrow.layers import MultiheadAttention, SeparateAttention, fold_pairs
 from fxgrow.rewrite.growth import GROUPS, GrownSizes
 
 
@@ -39,6 +39,9 @@ def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> N
             CALLS[node.target](node, grown)
 
 
+STATED = ("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")  # norms that are told their shape
+
+
 def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
     def fit(stated: Any, axis: Any) -> Any:
         return stated if grown.of(axis) == resolve(axis).size else grown.of(axis)
@@ -47,7 +50,7 @@ def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
     if groups is not None:  # where they are computed, numbers.py sees to it
         name, position = GROUPS[type(op)]
         _put(owner, name, position, lambda stated: stated if isinstance(stated, Node) else fit(stated, groups))
-    elif isinstance(op, Normalise) and not op.eps:
+    elif isinstance(op, Normalise) and op.name in STATED and not op.eps:
         axes = [axis for _, _, axis in op.reduced]
         _put(owner, "normalized_shape", 1, lambda stated: tuple(
             map(grown.of, axes) if isinstance(stated, Node) else map(fit, stated, axes)))
@@ -176,18 +179,21 @@ def _resize_heads(layer: MultiheadAttention, node: Node, grown: GrownSizes) -> N
 
 def _resize_attention(layer: nn.MultiheadAttention, node: Node, grown: GrownSizes) -> nn.Module:
     """Keep the stock layer where its constraints hold: inner width = embedding width = heads * head size."""
-    heads, projection = _heads(layer, node, grown), layer.in_proj_weight
-    embedding, inner = layer.out_proj.weight.shape
-    fits = projection is not None and projection.shape == (3 * embedding, embedding) and \
-        embedding == inner == heads * layer.head_dim
-    if not fits and (projection is None or layer.bias_k is not None or layer.add_zero_attn):
+    heads, (embedding, inner) = _heads(layer, node, grown), layer.out_proj.weight.shape
+    whole = layer.in_proj_weight is not None
+    shapes = [layer.in_proj_weight.shape] if whole else [w.shape for w in (
+        layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)]
+    wanted = [(3 * embedding, embedding)] if whole else [(embedding, n) for n in (embedding, shapes[1][1], shapes[2][1])]
+    fits = shapes == wanted and embedding == inner == heads * layer.head_dim
+    if not fits and (layer.bias_k is not None or layer.add_zero_attn):
         axes = grown.tape.params[f"{node.target}.out_proj.weight"].axes
-        raise Refusal("nn.MultiheadAttention with separate key and value widths, bias_k or zero attention cannot be "
-                      "widened; class left unchanged", str(node.target), [a for axis in axes for a in atoms(axis)])
+        raise Refusal("nn.MultiheadAttention with bias_k or zero attention cannot be widened; class left unchanged",
+                      str(node.target), [a for axis in axes for a in atoms(axis)])
     layer.out_proj.out_features, layer.out_proj.in_features = embedding, inner
     if fits:
-        layer.embed_dim = layer.kdim = layer.vdim = embedding
-    new = layer if fits else MultiheadAttention.from_stock(layer)
+        layer.embed_dim = embedding
+        layer.kdim, layer.vdim = (embedding, embedding) if whole else (shapes[1][1], shapes[2][1])
+    new = layer if fits else (MultiheadAttention if whole else SeparateAttention).from_stock(layer)
     new.num_heads = heads
     return new
 

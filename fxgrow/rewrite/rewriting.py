@@ -36,7 +36,7 @@ def _eps_ratios(growths: Sequence[Growth]) -> dict[Op, float]:
     """Return the factor n/m on the eps of each norm over classes grown from n to m positions."""
     ratios: dict[Op, float] = {}
     for g in growths:
-        for op in {norm.op for norm in g.certificate.norms}:
+        for op in {norm.op for norm in g.certificate.norms if norm.eps}:
             ratios[op] = ratios.get(op, 1.0) * g.atom.size / g.size
     return ratios
 
@@ -45,7 +45,7 @@ def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord
     """Return the record of growths: index maps, new positions and scales of every parameter that they change."""
     record = GrowthRecord(lineage=[step])
     scales, maps_of = norm_scales(growths), IndexMaps(growths)
-    for name, dims in contents_by_tensor(growths).items():
+    for name, dims in {**dict.fromkeys(scales, {}), **contents_by_tensor(growths)}.items():
         maps: list[tuple] = [(None, None, None)] * len(tape.params[name].axes)
         for dim, contents in dims.items():
             maps[dim] = maps_of.of(tape.params[name].axes[dim], contents)

@@ -5,21 +5,23 @@ here: what new positions contain; `Extend` gives the old positions as they are t
 """
 import functools
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from fxgrow.axis import Atom, Sizes, Sum, Tape, atoms, resolve, size_of
-from fxgrow.contents import COPIES, ByPart, Content
+from fxgrow.common import Refusal
+from fxgrow.contents import COPIES, MEAN, ByPart, Content
 from fxgrow.record import broadcast_along
 from fxgrow.rewrite.growth import Contents, Fill, Growth, contents_by_tensor
 
 
-def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: Sizes, fill: Callable[[int], Fill]) -> Tensor:
-    """Return `x` grown along each dimension in `places`, by `fill(dim)(atom, content, x, axis)`."""
-    order = sorted(places, key=lambda d: (isinstance(resolve(axes[d]), Atom), d))  # the old part of an atom is a view
+def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: Sizes, fill: Callable[[int], Fill],
+                last: Collection[int] = ()) -> Tensor:
+    """Return `x` grown along each dimension in `places`, of `last` at the end, by `fill(dim)(atom, content, x, axis)`."""
+    # the old part of an atom is a view
+    order = sorted(places, key=lambda d: (d in last, isinstance(resolve(axes[d]), Atom), d))
     shape = [size_of(axes[d], sizes) if d in places else s for d, s in enumerate(x.shape)]
     whole = x.new_empty(shape)
     for i, dim in enumerate(order):
@@ -101,11 +103,29 @@ def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growt
     def fill(name: str, dim: int) -> Fill:
         return lambda atom, content, x, axis: by_atom[atom].extend(content, x, axis, by_atom[atom], (name, dim))
 
-    grown = {name: grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes, functools.partial(fill, name))
+    kept = _kept_by_rows(growths)
+    grown = {name: grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes, functools.partial(fill, name),
+                               kept.get(name, ()))
              for name, dims in contents_by_tensor(growths).items()}
     for name, scale in norm_scales(growths).items():
-        grown[name] *= scale
+        grown[name] = grown.get(name, tensors[name].detach()) * scale
     return grown
+
+
+def _kept_by_rows(growths: Sequence[Growth]) -> dict[str, tuple[int, ...]]:
+    """Return the dimensions of the rows of each parameter that is normalised over others; refuse what changes them twice."""
+    kept: dict[str, tuple[int, ...]] = {}
+    held: dict[str, set[Content]] = {}
+    for g in growths:
+        for (name, dim), rows in g.certificate.rows.items():
+            kept[name] = rows.kept
+            content = g.certificate.contents[name, dim]
+            kinds = held.setdefault(name, set())
+            kinds.update(getattr(content, "contents", [content]))
+            if MEAN in kinds and len(kinds) > 1:
+                raise Refusal("new positions of another class keep the spread of the rows of a normalised weight, and these "
+                              "would not; class left unchanged", name, [g.atom])
+    return kept
 
 
 class IndexMaps:
@@ -170,9 +190,9 @@ def _last_part(content: Content) -> Content:
 
 
 def norm_scales(growths: Sequence[Growth]) -> dict[str, float]:
-    """Return the factor sqrt(n/m) on the weight of each norm over classes grown from n to m positions."""
+    """Return the factor, sqrt(n/m) most often, on the weight of each norm over classes grown from n to m positions."""
     scales: dict[str, float] = {}
     for g in growths:
-        for weight in {norm.weight for norm in g.certificate.norms if norm.weight is not None}:
-            scales[weight] = scales.get(weight, 1.0) * math.sqrt(g.atom.size / g.size)
+        for weight, power in {(norm.weight, norm.power) for norm in g.certificate.norms if norm.weight is not None}:
+            scales[weight] = scales.get(weight, 1.0) * (g.atom.size / g.size) ** power
     return scales

@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 from fxgrow.axis import OUTPUT, Atom, AxisClass, Fixed, Prod, Sum, Tape, analyse, atoms, classes, resolve, size_of
 from fxgrow.blocks import taps
 from fxgrow.common import Refusal, times
-from fxgrow.contents import PAIR, Certificate
+from fxgrow.contents import Certificate
 from fxgrow.errors import GrowthError
 from fxgrow.graph import Captured, clone_structure, tensors_of
 from fxgrow.passes import Kernel, Widen
@@ -91,7 +91,7 @@ class Widening:
 
     def _fit(self, c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
         """Insist on exactly the size of the big model."""
-        if certificate.base == PAIR and (size - c.size) % 2:
+        if certificate.in_pairs and (size - c.size) % 2:
             raise Refusal(f"{size - c.size} new positions are an odd number, and cannot come in pairs")
         return (size, "") if self.options.approximate else rounded(c, size, certificate)
 

@@ -2,6 +2,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ INITS = ("match_std", "kaiming", "xavier", "copy", "zero")
 
 def deviation(x: Tensor) -> float:
     """Return the standard deviation of all numbers of `x`."""
+    if x.is_complex():
+        x = torch.view_as_real(x)
     flat, n = x.reshape(-1), x.numel()
     if n < 2 or x.is_meta:
         return 0.0
@@ -41,6 +44,14 @@ class Draws:
 
 
 @dataclass
+class RowStatistics:
+    """Mean (shape: that of the tensor, 1 along its rows) and deviation of each row, whose numbers lie along `dims`."""
+    mean: Tensor
+    deviation: Tensor
+    dims: tuple[int, ...]
+
+
+@dataclass
 class Drawing:
     """Everything random about the growth of one class from n to m positions.
 
@@ -50,6 +61,7 @@ class Drawing:
     weight: the average's weights, one for each old position (shape `[n]`), or None for equal ones.
     per_position: whether the tensor being grown holds one number for each position (a bias, a norm's weight).
     std: the standard deviation of the existing kernel, if it has been computed.
+    rows: the `RowStatistics` of the tensor being grown, if a norm takes such.
     """
     n: int
     m: int
@@ -61,6 +73,7 @@ class Drawing:
     weight: Tensor | None = None
     per_position: bool = False
     std: float | None = None
+    rows: Any = None
 
     @property
     def constant(self) -> bool:
@@ -76,6 +89,8 @@ class Drawing:
         shape = (*x.shape[:axis], count, *x.shape[axis + 1:])
         if callable(self.init):
             return self.init(shape, self.draws.generator).to(x)
+        if x.is_complex():
+            return torch.view_as_complex(self.new(torch.view_as_real(x), axis, count, source))
         std = self._std(x)
         if std == 0.0:
             return x.new_zeros(shape)

@@ -8,7 +8,7 @@ import torch
 
 from fxgrow.axis import OUTPUT, Atom, AxisClass, Prod, Tape, atoms, classes, resolve
 from fxgrow.common import Refusal, nearest_names
-from fxgrow.contents import PAIR, Certificate
+from fxgrow.contents import Certificate
 from fxgrow.errors import GrowthError, SelectionError
 
 
@@ -110,7 +110,7 @@ def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
 
 def rounded(c: AxisClass, size: int, certificate: Certificate) -> tuple[int, str]:
     """Return the size rounded to what the contents need, and a note where that changed it, or refuse."""
-    if certificate.base == PAIR and (size - c.size) % 2:
+    if certificate.in_pairs and (size - c.size) % 2:
         if c.size == 1:
             raise Refusal(f"pairs would make it {size + 1} times as wide")
         return size + 1, f" (pairs: {size} rounded up to {size + 1})"

@@ -7,7 +7,7 @@ from fxgrow.common import Refusal
 from fxgrow.contents import PAIR, Certificate, certify
 from fxgrow.growth import Piece
 from fxgrow.identity import Demand, Range, Start, Trace
-from fxgrow.passes.methods import EXTEND, Drawing, Draws, deviation
+from fxgrow.passes.methods import EXTEND, Drawing, Draws, deviation, statistics
 from fxgrow.rewrite import Growth, grow_tensor, grow_tensors
 
 Cover = dict[Atom, Certificate]  # classes, each with the proof that its new positions can be pairs
@@ -104,7 +104,10 @@ class _Pairs:
         tensors = self.piece.tensors()
 
         def extend(content, x: Tensor, axis: int, growth: Growth, key):
-            return EXTEND[content](x, axis, _doubling(draws, growth.atom.size, tensors[key[0]]))
+            drawing = _doubling(draws, growth.atom.size, tensors[key[0]])
+            if key in growth.certificate.rows:
+                drawing.rows = statistics(tensors[key[0]].detach(), growth.certificate.rows[key], key[1], x.ndim)
+            return EXTEND[content](x, axis, drawing)
 
         growths = [Growth(a, 2 * a.size, c, extend, source=torch.arange(a.size), shares=torch.ones(2 * a.size))
                    for a, c in cover.items()]

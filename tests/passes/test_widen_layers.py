@@ -233,3 +233,37 @@ def test_heads_of_an_attention_that_is_called_twice():
     grown = fxgrow.transform(model, x, [Widen("attention:heads", factor=2, seed=0)]).model
     assert grown.attention.num_heads == 4
     torch.testing.assert_close(grown(x), model(x))
+
+
+class Reader(nn.Module):
+    """Attention to keys and values that have widths of their own."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(4, 8), nn.Linear(4, 4), nn.Linear(4, 6)
+        self.attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=6, batch_first=True, **options)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weights = self.attention(self.query(x), self.key(x).relu(), self.value(x).tanh())
+        return self.last(x) * weights.amax()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("options", [{}, {"bias": False}])
+def test_attention_to_keys_and_values_of_other_widths(options, method, tmp_path):
+    torch.manual_seed(0)
+    grown = grow(Reader(**options), torch.randn(2, 5, 4), Widen(factor=2, method=method, seed=0))
+    attention = grown.model.get_submodule("attention")
+    assert attention.k_proj_weight.shape[1] == 8 and attention.v_proj_weight.shape[1] == 12
+    fxgrow.save(grown, tmp_path / "grown.pt")
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    assert torch.equal(fxgrow.load(tmp_path / "grown.pt").eval()(x), grown.model.eval()(x))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heads_of_such_attention_grow_as_a_layer_of_ours(method):
+    torch.manual_seed(0)
+    grown = grow(Reader(bias=False), torch.randn(2, 5, 4), Widen("*:head_dim", factor=2, method=method, seed=0))
+    attention = grown.model.get_submodule("attention")
+    assert type(attention).__name__ == "SeparateAttention" and attention.q_proj_weight.shape == (16, 8)

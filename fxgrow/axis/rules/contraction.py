@@ -1,4 +1,6 @@
 """Sums of products: matrix products, convolutions, embeddings."""
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from fxgrow.axis.expressions import Fixed, product, to_number
@@ -95,9 +97,27 @@ def linear(tape, name, args, kwargs, out):
 @rule("convolution", "_convolution", "convolution_overrideable")
 def convolution(tape, name, args, kwargs, out):
     """Convolve `x [N, I, *space]` with `weight [O, I/g, *kernel]` (transposed: `[I, O/g, *kernel]`), `bias [O]`."""
-    x, w = tape.of(args[0]), tape.of(args[1])
-    bias, transposed, groups = args[2], args[6], args[8]
-    channels = 1 if out.ndim == args[1].ndim else 0
+    _convolve(tape, name, args[:3], args[8], out, args[6])
+
+
+@rule("torchvision::deform_conv2d")
+def deformed(tape, name, args, kwargs, out):
+    """Convolve at shifted places: `offset` and `mask` have channels of their own, for each of equal parts of `x`."""
+    x, weight, offset, mask, bias = args[:5]
+    groups, parts = args[11:13]
+    tape.freeze_all((*tape.of(offset).axes, *tape.of(mask).axes), "it shifts the places of a deformable convolution")
+    tape.ignore(offset)
+    tape.ignore(mask)
+    if parts > 1:
+        axis = tape.of(x).axes[1]
+        tape.freeze(tape.view([axis], [parts, axis.size // parts], "the parts")[0], "each part has offsets of its own")
+    _convolve(tape, name, (x, weight, bias), groups, out)
+
+
+def _convolve(tape: Tape, name: str, operands: Sequence, groups: int, out: Tensor, transposed: bool = False) -> None:
+    image, weight, bias = operands
+    x, w = tape.of(image), tape.of(weight)
+    channels = 1 if out.ndim == weight.ndim else 0
     space = [Fixed(s) for s in out.shape[channels + 1:]]
     tape.freeze_all(x.axes[channels + 1:], "it is spatial")
     for axis in w.axes[2:]:

@@ -62,6 +62,7 @@ def linear(tape, name, args, kwargs, out):
         fn = "fn0" if out.dtype is torch.bool else "odd"
     elif name in ("add", "sub", "rsub"):
         const = len(args) > 1 and isinstance(args[1], (int, float)) and args[1] != 0
+        name += " of a multiple" if kwargs.get("alpha", 1) != 1 else ""
     pointwise(tape, name, tensors, out, fn, const)
 
 

@@ -1,4 +1,6 @@
 """Normalisations: batch (per channel), layer, group and root mean square (over channels)."""
+from torch import Tensor
+
 from fxgrow.aten import tensors_in
 from fxgrow.axis.tape import rule
 from fxgrow.axis.values import Normalise, Value
@@ -9,11 +11,15 @@ from fxgrow.axis.values import Normalise, Value
 def batch_norm(tape, name, args, kwargs, out):
     """Normalise `x [N, C, ...]` with weight, bias, running mean and variance `[C]`: each channel on its own."""
     x, *stats = map(tape.of, tensors_in(args[:5]))
-    tape.freeze_all((*x.axes[:1], *x.axes[2:]), "batch statistics are taken over it")
     for s in stats:
         tape.unify(x.axes[1], s.axes[0], "batch norm")
-    tape.map("batch_norm", [x, *stats], tensors_in((out,))[0], x.axes,
-             [{i: i for i in range(len(x.axes))}] + [{0: 1}] * len(stats), "any")
+    result, dmaps = tensors_in((out,))[0], [{i: i for i in range(len(x.axes))}] + [{0: 1}] * len(stats)
+    if x.param_only and not any(isinstance(a, Tensor) for a in args[2:5]):  # rows of a parameter, with a gain perhaps
+        tape.record(Normalise, "standardise", [x, *stats], [tape.set(result, x.axes)], how="layer", dmaps=dmaps,
+                    reduced=[(0, i, a) for i, a in enumerate(x.axes) if i != 1])
+        return
+    tape.freeze_all((*x.axes[:1], *x.axes[2:]), "batch statistics are taken over it")
+    tape.map("batch_norm", [x, *stats], result, x.axes, dmaps, "any")
 
 
 @rule("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")

@@ -33,7 +33,7 @@ def dimensions(args, kwargs, ndim: int, at: int, missing: int | None) -> list[in
 def _how(name, args, kwargs) -> str:
     if name in ("var", "var_mean", "std", "std_mean"):
         correction = kwargs.get("correction", next((a for a in args[1:] if isinstance(a, bool)), 1))
-        return "mean" if correction == 0 else "sample variance"
+        return {0: "mean", 1: "sample variance"}.get(correction, "another variance")
     if HOW[name] == "norm":
         order = args[1] if len(args) > 1 and args[1] is not None else 2
         return {2: "norm", inf: "max", -inf: "max"}.get(order, "norm of another order")

@@ -3,7 +3,6 @@ from collections.abc import Sequence
 
 from fxgrow.aten import CREATED, bound, is_mask, tensors_in
 from fxgrow.axis.expressions import Atom, Fixed, concat, is_fixed, product, resolve
-from fxgrow.axis.rules.elementwise import pointwise
 from fxgrow.axis.tape import rule
 from fxgrow.axis.values import Map, Value
 
@@ -134,6 +133,8 @@ def slice_(tape, name, args, kwargs, out):
     elif step > 1 and size == new * step and not is_fixed(axis):
         _every(tape, name, x, dim, bound(start, size), out)
         return
+    elif new == 0 and step == 1 and bound(start, size) in (0, size):  # what is behind the last position, or before the first
+        piece, taken = Fixed(0), (dim, *(([Fixed(0), axis], 0) if bound(start, size) == 0 else ([axis, Fixed(0)], 1)))
     elif is_fixed(axis) or step != 1 or new == 0:
         tape.freeze(axis, "only some of its positions are used")
         piece = Fixed(new)
@@ -195,42 +196,6 @@ def index(tape, name, args, kwargs, out):
     tape.map(name, [x], out, axes, [{i: i if i < places[0] else i + shift for i in range(len(x.axes)) if i not in places}])
 
 
-@rule("index_put", "_unsafe_index_put")
-def index_put(tape, name, args, kwargs, out):
-    """Compute `x[indices] = values`: the dimensions that are looked up keep their size, the others are mapped."""
-    x, indices, values = args[:3]
-    if len(indices) == 1 and is_mask(indices[0]) and indices[0].shape == x.shape and values.numel() == 1:
-        pointwise(tape, name, [x, indices[0]], out, "any", const=True)
-        return
-    value, new, places = tape.of(x), tape.of(values), looked_up(indices)
-    if not places or places != list(range(places[0], places[-1] + 1)):
-        raise ValueError("positions are written by number")
-    tape.freeze_all((value.axes[i] for i in places), "its positions are written by number")
-    behind = list(range(places[-1] + 1, x.ndim))
-    dmap = dict(zip(range(values.ndim)[::-1], behind[::-1]))  # in front of these the values may be one for all
-    for i, axis in enumerate(new.axes):
-        if i not in dmap:
-            tape.freeze(axis, "its positions are written by number")
-        elif axis.size > 1:
-            tape.unify(value.axes[dmap[i]], axis, name)
-    if places[0] and len(new.axes) > len(behind) + 1:
-        raise ValueError("positions are written by number")
-    tape.map(name, [value, new], out, value.axes, [{i: i for i in range(x.ndim)}, dmap], joined=len(dmap) == len(behind))
-
-
-@rule("index_add", "index_copy")
-def index_write(tape, name, args, kwargs, out):
-    """Write rows by number: their dimension keeps its size, the others are mapped."""
-    x, source = tape.of(args[0]), tape.of(args[3])
-    dim = args[1] % len(x.axes)
-    for i, (a, b) in enumerate(zip(x.axes, source.axes)):
-        if i == dim:
-            tape.freeze_all((a, b), "its positions are written by number")
-        else:
-            tape.unify(a, b, name)
-    tape.map(name, [x, source], out, x.axes, joined=True)
-
-
 @rule("view_as_complex", "view_as_real")
 def pairs_of_numbers(tape, name, args, kwargs, out):
     """Read `[*, 2]` as complex `[*]`, or back."""
@@ -253,7 +218,8 @@ def channel_shuffle(tape, name, args, kwargs, out):
 @rule(*CREATED, "new_empty_strided")
 def creation(tape, name, args, kwargs, out):
     """Make a tensor that takes only dtype and device from the old one: it is the same at every position."""
-    axes = [Atom(s) if s > 1 and name in CREATED and out.is_floating_point() else Fixed(s) for s in out.shape]
+    open_ = name in CREATED and (out.is_floating_point() or out.is_complex())
+    axes = [Atom(s) if s > 1 and open_ else Fixed(s) for s in out.shape]
     tape.set(out, axes).constant = CREATED.get(name)
 
 

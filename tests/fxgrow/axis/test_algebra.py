@@ -488,3 +488,11 @@ def test_a_single_position_is_never_growable():
     """A dimension of one disappears in views and is broadcast: cutting one off keeps it one."""
     one, rest = cut(Atom(3), [1, 2])
     assert isinstance(resolve(one), Fixed) and isinstance(resolve(rest), Atom)
+
+
+def test_numbers_may_be_mixed():
+    """A relative shift reads [heads, 6, 7] as [heads, 7, 6]: numbers have no positions that a reshape could part."""
+    heads, frozen = Atom(3), Atom(6, reason="fixed")
+    assert repr(view([heads, Fixed(6), Fixed(7)], [3, 7, 6])) == repr([heads, Fixed(7), Fixed(6)])
+    assert view([heads, frozen, Fixed(7)], [3, 7, 6])[0] is heads
+    assert view([Fixed(6), heads, Fixed(7)], [7, 18]) is None

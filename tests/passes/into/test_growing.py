@@ -375,3 +375,27 @@ def test_a_refusal_leaves_no_file(tmp_path):
     done = run("zoo:cifar_resnet18:r=0.25", "--into", "zoo:cifar_resnet10:r=0.25", "-o", str(tmp_path / "x.pth"))
     assert done.exit_code == 1 and "no counterpart" in done.output and not list(tmp_path.iterdir())
     assert run("zoo:mlp", "--into", "zoo:mlp").exit_code == 2
+
+
+class Fused(nn.Module):
+    """Three layers in one weight, whose outputs are sliced by numbers that the class works out (Phi-3)."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.front, self.inner = nn.Linear(3, width), inner
+        self.fused, self.back = nn.Linear(width, 2 * inner + width), nn.Linear(inner, width)
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x):
+        x = self.front(x)
+        fused, n = self.fused(x), self.inner
+        gate, value, skip = fused[..., :n], fused[..., n:2 * n], fused[..., 2 * n:]
+        return self.head(self.back(torch.relu(gate) * value) + skip.tanh() + x)
+
+
+@pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
+def test_slices_of_a_fused_layer_are_cut_where_the_class_cuts(method):
+    torch.manual_seed(0)
+    small, big = shake(Fused(6, 5)).double(), Fused(12, 9 if method != "net2net" else 10)
+    found = grow_into(small, big, torch.randn(4, 3, dtype=torch.float64), method=method, seed=0)
+    assert found.verification.max_rel_error <= 1e-9

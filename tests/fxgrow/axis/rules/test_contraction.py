@@ -124,7 +124,7 @@ FUNCTIONS = {
     "a triangular weight": (lambda x, w: F.linear(x, w.tril()), 6, [(4, 6)], 4, []),
     "a standardised weight": (lambda x, w: F.linear(x, (w - w.mean(1, keepdim=True)) / w.std(1, keepdim=True)),
                               6, [(4, 6)], 4,
-                              [4]),
+                              [4, 6]),
     "F.conv1d": (lambda x, w, b: F.conv1d(x.mT, w, b, padding=1).mT, 6, [(4, 6, 3), (4,)], 4, [4, 6]),
     "F.conv1d with groups": (lambda x, w: F.conv1d(x.mT, w, None, 1, 0, 1, 2).mT, 6, [(4, 3, 1)], 4, [2]),
     "F.conv1d, depthwise": (lambda x, w: F.conv1d(x.mT, w, groups=w.shape[0]).mT, 6, [(6, 1, 3)], 6, [6]),

@@ -539,6 +539,10 @@ def _read_after(x):
     return z * 2
 
 
+def _rows(x):
+    return torch.tensor([1, 1]).view(1, 1, 2, 1).expand_as(x)
+
+
 FUNCTIONS = {
     "another view of the same memory": ((2, 4), lambda x: x.as_strided((2, 4), (1, 2)), []),
     "the transposed view of the same memory": ((2, 4), lambda x: x.as_strided((x.size(0), x.size(1)), (1, x.size(0))), []),
@@ -568,6 +572,21 @@ FUNCTIONS = {
         3, torch.ones(2, 1, 2, 1, dtype=torch.long).expand(2, x.size(1), 2, 1)), [12]),
     "rows added by number": (IMAGE, lambda x: x.index_add(2, torch.tensor([1, 1]), x.sin()), [12]),
     "rows copied by number": (IMAGE, lambda x: x.index_copy(3, torch.tensor([1]), x[..., :1].sin()), [12]),
+    "nothing behind the last": (FLAT, lambda x: torch.cat([x[:, :12].sin(), x[:, 12:]], 1), [12]),
+    "nothing before the first": (FLAT, lambda x: torch.cat([x[:, :0], x.sin()], 1), [12]),
+    "a relative shift": (IMAGE, lambda x: F.pad(x, (1, 0)).view(*x.shape[:2], 3, 2)[:, :, 1:].reshape(x.shape), [12]),
+    "a relative shift behind zeros": (IMAGE, lambda x: torch.cat([x.new_zeros(*x.shape[:3], 1), x], -1)
+                                      .view(*x.shape[:2], 3, 2)[:, :, 1:].view_as(x), [12]),
+    "rows scattered": (IMAGE, lambda x: x.scatter_add(2, _rows(x), x.sin()), [12]),
+    "rows scattered in place": (IMAGE, lambda x: x.new_zeros(x.shape).scatter_add_(2, _rows(x), x.sin()), [12]),
+    "means of rows": (IMAGE, lambda x: x.scatter_reduce(2, _rows(x), x.sin(), "mean", include_self=False), [12]),
+    "maxima of rows": (IMAGE, lambda x: x.scatter_reduce(2, _rows(x), x.sin(), "amax"), [12]),
+    "rows written over": (IMAGE, lambda x: x.scatter(2, _rows(x), x.sin()), [12]),
+    "a number written to rows": (IMAGE, lambda x: x.scatter(2, _rows(x), 3.0), [12]),
+    "rows scattered by their own numbers": (IMAGE, lambda x: x.scatter_add(2, x.argsort(2), x), [12]),
+    "some columns scattered": (IMAGE, lambda x: x.scatter_add(2, _rows(x)[:, :8], x), []),
+    "columns scattered": (FLAT, lambda x: x.scatter_add(1, torch.tensor([[1, 0], [2, 2]]), x), []),
+    "maxima of rows by number": (IMAGE, lambda x: x.index_reduce(2, torch.tensor([1, 1]), x.sin(), "amax"), [12]),
     "columns added by number": (FLAT, lambda x: x.index_add(1, torch.tensor([1, 0]), x[:, :2]), []),
     "unflattened by name": (FLAT, lambda x: x.unflatten(dim=1, sizes=(3, -1)).transpose(1, 2).flatten(1), [3, 4]),
     "numbers and pairs": (FLAT, lambda x: torch.view_as_real(torch.view_as_complex(x.view(2, 3, 2, 2))), [2, 3]),
