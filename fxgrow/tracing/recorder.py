@@ -397,7 +397,7 @@ class Recorder(TorchFunctionMode):
         if makes and self.odd == before and not self.graph_reads(node_args, node_kwargs):
             return self._made(func, args, kwargs)
         out, writes = self._run(func, args, kwargs), _writes(name, kwargs)
-        self._notice_counts(name)
+        self._notice_counts(name.strip("_"))
         if (out is None and not writes) or isinstance(out, (bool, str, torch.dtype)):
             if name in TYPES:
                 self._read_type(args[0])
