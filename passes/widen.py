@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.axis import Atom, AxisClass, Fold, Tape, analyse
 from fxgrow.common import Refusal
-from fxgrow.contents import AVERAGE, COPY, FALLBACKS, FREE, PAIR, ZERO, Certificate, Content, certify
+from fxgrow.contents import AVERAGE, COPY, FALLBACKS, FREE, PAIR, SCALED, ZERO, Certificate, Content, certify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
 from fxgrow.growth import insist_done
@@ -151,12 +151,11 @@ class Widen(PassBase):
                 return Growth(c.atom, size, certificate, *self._extend(c, size, draws), how, WHY[how])
             except Refusal as why:  # a norm runs over the outputs
                 reasons.append(str(why))
-        candidates: Sequence[Content] = () if base is None else (base,)
-        if base is not None and self.fallback == "auto":
-            candidates = FALLBACKS[base]
-        for candidate in candidates:
+        for candidate, scaling in () if base is None else self._ways(base):
+            if scaling and any("integer factor" in reason for reason in reasons):
+                break
             try:
-                certificate = certify(tape, c.atom, candidate)
+                certificate = certify(tape, c.atom, candidate, scaling=scaling)
                 size_found, note = fit(c, size, certificate)
             except Refusal as why:
                 reasons.append(str(why))
@@ -167,6 +166,11 @@ class Widen(PassBase):
             return Growth(c.atom, size_found, certificate, *self._extend(c, size_found, draws), method,
                           WHY[candidate] + note + fold + instead)
         raise Refusal(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
+
+    def _ways(self, base: Content) -> list[tuple[Content, bool]]:
+        """Return the contents to try, and with each whether weights that are no norm's may be scaled for them."""
+        contents = FALLBACKS[base] if self.fallback == "auto" else (base,)
+        return [*((c, False) for c in contents), *((c, True) for c in contents if c in SCALED)]
 
     def _size(self, tape: Tape, c: AxisClass) -> int:
         """Return the new size of the class from factor, to or by."""

@@ -164,7 +164,8 @@ def decode_record(description: dict, data: dict[str, Tensor]) -> GrowthRecord:
 def _is_typed(record: GrowthRecord) -> bool:
     entries = record.parameters.values()
     return (all(isinstance(step, dict) for step in record.lineage) and all(isinstance(name, str) for name in record.removed)
-            and all(isinstance(p.source, (str, type(None))) and isinstance(p.scale, float) for p in entries))
+            and all(isinstance(p.source, (str, type(None))) and isinstance(p.scale, float) and isinstance(p.shift, float)
+                    for p in entries))
 
 
 def _decode_origin(described: dict, data: dict[str, Tensor]) -> dict[str, nn.Module]:

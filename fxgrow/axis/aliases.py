@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fxgrow.aten import DIMENSION_VIEWS
+from fxgrow.aten import DIMENSION_VIEWS, Recorded
 from fxgrow.axis.expressions import freeze
 from fxgrow.axis.values import Map, Op, Value
 
@@ -105,6 +105,6 @@ class Aliases:
     def _joined(self, name: str, ins: list[Value], axes: Sequence, dmaps: list[Any]) -> Value:
         """Return a value that holds, at each position, what one of the others holds there."""
         value = Value(axes, None, all(v.param_only for v in ins))
-        value.derived = True
+        value.derived, value.made = True, Recorded(name, self.tape.node, ins=ins)
         self.tape.record(Map, name, ins, [value], fn="linear", dmaps=dmaps, joined=True)
         return value

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import JOIN, tree_flatten, tree_leaves, tree_unflatten
+from fxgrow.aten import JOIN, Recorded, tree_flatten, tree_leaves, tree_unflatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
 from fxgrow.axis.expressions import Atom, Fixed, Prod, atoms, freeze, is_fixed, resolve
 from fxgrow.axis.norms import fuse
@@ -32,6 +32,7 @@ from fxgrow.graph import (
     nested_shape,
     remembered,
     run_shapes,
+    tensors_of,
     to_meta,
 )
 from fxgrow.layers import fold_pairs
@@ -130,9 +131,11 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = (), inputs: tupl
     for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
         tape.add_param(name, tensor)
     targets = {str(node.target) for node in gm.graph.nodes if node.op in ("call_module", "get_attr")}
-    for name, value in tape.params.items():
-        if targets.isdisjoint(accumulate(name.split("."), "{}.{}".format)):
-            for axis in value.axes:
+    used = {id(t) for name, t in tensors_of(twin).items()  # by any of its names
+            if not targets.isdisjoint(accumulate(name.split("."), "{}.{}".format))}
+    for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+        if id(tensor) not in used:
+            for axis in tape.params[name].axes:
                 freeze(axis, "the model never uses it")
     with _Whole(tape) if _may_call_whole(gm) else contextlib.nullcontext(), tape:
         _AxisRunner(gm, twin, tape, inputs).run()
@@ -192,6 +195,8 @@ class _AxisRunner(MetaRunner):
         self.tape.shapes[node.name] = nested_shape(value)
         for axis in _axes_in(self.tape, value) if node.op == "output" else ():
             freeze(axis, OUTPUT)
+        if node.op == "output":
+            self.tape.given = [self.tape.of(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
         if type(value) in (int, torch.Size):
             self._note_origin(node, value)
         elif Atom.bindings != self.bindings and self._may_split_by_inputs(node, value):
@@ -203,7 +208,7 @@ class _AxisRunner(MetaRunner):
         source = node.args[0] if node.args else None
         read = self.values.get(source) if isinstance(source, Node) else None
         if isinstance(read, Tensor):
-            fixed = tuple(map(is_fixed, self.tape.of(read).axes))
+            fixed = tuple(map(is_fixed, self.tape.peek(read).axes))
             dim = node.args[1] if len(node.args) > 1 else None
             self.of_inputs[node] = fixed if isinstance(value, torch.Size) else fixed[dim] if isinstance(dim, int) else True
         elif node.target is operator.getitem and isinstance(self.of_inputs.get(source), tuple) and \
@@ -245,6 +250,8 @@ def _join(tape: Tape, train_value: Any, eval_value: Any) -> Any:
             tape.unify(a, b, "the two branches of `training`")
         out = torch.empty_like(eval_value)
         tape.map(JOIN, ins, out, ins[0].axes)
+        joined = tape.of(out)
+        joined.derived, joined.made = any(v.derived for v in ins), Recorded(JOIN, tape.node, ins=ins)
         return out
     tape.freeze_all(_axes_in(tape, (train_value, eval_value)), "its use depends on the mode (train or eval), or on the data")
     return eval_value

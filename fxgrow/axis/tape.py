@@ -58,12 +58,22 @@ class Tape(Watching):
         self.node = self.fx = ""  # the graph node we are in: where it is, for reasons; its name
         self.shapes: dict[str, Any] = {}
         self.by_node: dict[str, list[Op]] = {}
+        self.chosen: dict[Value, tuple[Any, str]] = {}  # values at some positions of an axis that is frozen if they are read
+        self.given: list[Value] = []  # what the graph gives
+        self.lost: set[Value] = set()  # values read by ops whose results are not followed
         self.suspects: list[str] = []  # where a reshape may hold for the sizes of the example only
         self.opened: set[Atom] = set()  # classes of outputs that may grow
         self.found: dict[Atom, str | None] = {}  # every class, and why it may not grow, as the analysis left them
 
     def of(self, tensor: Tensor) -> Value:
-        """Return the value of a tensor; one never seen before has fixed axes."""
+        """Return the value of a tensor whose numbers are read; one never seen before has fixed axes."""
+        value = self.peek(tensor)
+        if value in self.chosen:
+            freeze(*self.chosen.pop(value))
+        return value
+
+    def peek(self, tensor: Tensor) -> Value:
+        """Return the value of a tensor, of which no more than the shape may be read."""
         value = self.values.get(id(tensor))
         if value is not None:
             return self.aliases.fresh(id(tensor))
@@ -213,9 +223,12 @@ class Tape(Watching):
         for o in call.outs:
             if value := self.values.get(id(o)):
                 value.param_only, value.derived = value.param_only and of_params, True
-                value.made = Recorded(call.name, self.node, self.fx, args=call.args, ins=known)
+                more = (call.kwargs[k] for k in ("alpha", "rounding_mode") if call.kwargs.get(k) is not None)
+                value.made = value.made or Recorded(call.name, self.node, self.fx, args=(*call.args, *more), ins=known)
             elif id(o) not in self.unread:
                 self.freeze_if_read(o, [a for v in known for a in v.axes], call.name)
+            if id(o) in self.unread:
+                self.lost.update(known)
 
     def _opaque(self, reason: str, call: _Call) -> None:
         for t in call.tensors:

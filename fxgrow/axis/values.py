@@ -22,11 +22,12 @@ class Value:
         self.constant: str | None = None  # "zeros" or "equal", of a tensor made of one number
         self.derived = False  # computed from growable axes, though it may have none left (a sum over them)
         self.made: Recorded | None = None
+        self.places: dict[Atom, list[int]] = {}
 
     def place(self) -> None:
         """Brings the axes to normal form and notes which dimensions hold each atom."""
         self.axes = tuple(map(resolve, self.axes))
-        self.places: dict[Atom, list[int]] = {}
+        self.places = {}
         for dim, axis in enumerate(self.axes):
             for atom in dict.fromkeys(atoms(axis)):
                 self.places.setdefault(atom, []).append(dim)
@@ -89,12 +90,11 @@ class Reduce(Op):
 class Normalise(Op):
     """Normalises over `reduced`; how: layer, rms, or unit (to a vector of length one).
 
-    eps: of a norm that is written out, the graph node that adds eps. groups: of a group norm, the axis of its groups.
+    groups: of a group norm, the axis of its groups.
     correction: what is subtracted from the count of numbers where their variance is taken (None: it is taken elsewhere).
     """
     how: str = ""
     correction: int | None = 0
-    eps: str = ""
     groups: Any = None
 
 

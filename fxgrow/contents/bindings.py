@@ -13,6 +13,38 @@ Flip = tuple[str, int, tuple[Atom, int] | None]  # a parameter axis, and one pos
 
 
 @dataclass(frozen=True)
+class Power:
+    """A factor k ** copies * u ** samples with k = m/n and u = (m - 1)/(n - 1), for n positions that become m."""
+    copies: float = 0.0
+    samples: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.copies or self.samples)
+
+    def plus(self, other: Power) -> Power:
+        """Return the factor that both make together."""
+        return Power(self.copies + other.copies, self.samples + other.samples)
+
+    def times(self, exponent: float) -> Power:
+        """Return the factor to the power of a number."""
+        return Power(self.copies * exponent, self.samples * exponent)
+
+    def of(self, n: int, m: int) -> float:
+        """Return the factor for n positions that become m."""
+        return (m / n) ** self.copies * ((m - 1) / max(n - 1, 1)) ** self.samples
+
+
+NONE = Power()
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A factor on a parameter to which the model adds `shift` before it uses it: on the sum of both."""
+    power: Power
+    shift: float = 0.0
+
+
+@dataclass(frozen=True)
 class Norm:
     """A norm whose statistics change from n to m positions: weight * (n/m) ** power, and, if it has an eps, that * n/m."""
     op: Op
@@ -43,6 +75,8 @@ class Certificate:
     weights: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)  # averages weighted by a layer scale
     scales: set[tuple[str, int]] = field(default_factory=set)
     rows: dict[tuple[str, int], Rows] = field(default_factory=dict)  # of parameter axes that are normalised over
+    factors: dict[str, Scaling] = field(default_factory=dict)  # on all numbers of parameters
+    numbers: dict[str, Power] = field(default_factory=dict)  # on the number that a graph node adds
 
     @property
     def in_pairs(self) -> bool:
@@ -56,16 +90,21 @@ class Bindings:
     Args:
         base: the content that parameters produce, `flips` aside, whose parameters produce its complement.
         exact: refuse what would change the function; otherwise only fill the tensors.
+        scaling: let weights that are no norm's take factors back, too.
     """
 
-    def __init__(self, tape: Tape, atom: Atom, base: Content, flips: Iterable[Flip] = (), exact: bool = True):
-        self.tape, self.atom, self.base, self.exact = tape, atom, base, exact
+    def __init__(self, tape: Tape, atom: Atom, base: Content, flips: Iterable[Flip] = (), exact: bool = True,
+                 scaling: bool = False):
+        self.tape, self.atom, self.base, self.exact, self.scaling = tape, atom, base, exact, scaling
         self.flips = set(flips)
         self.tags: dict[tuple[Value, int], Tag] = {}
         self.out = Certificate(atom, base)
         self.behind: dict[Var, Known] = {}  # contents behind a norm of a parameter's rows
         self.measured: dict[tuple[str, int], Reduce] = {}  # parameter axes over which mean or variance is taken by itself
-        self.powers: dict[Value, float] = {}  # the value is k ** power times the old one, k copies a position
+        self.idle: list[Op] = []  # sums of zeros times zeros: neither side learns by them
+        self.powers: dict[Value, Power] = {}  # the factors on values
+        self.means: dict[Value, Value] = {}  # the means over the class: of what
+        self.asked = False  # whether something over the class asks for zeros or averages
 
     def dims(self, value: Value) -> Sequence[int]:
         """Return the dimensions of a value that hold the class."""

@@ -3,16 +3,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from fxgrow.aten import REARRANGED
 from fxgrow.axis import Contract, Fold, Map, Normalise, Op, Reduce, Value, atoms
 from fxgrow.common import Refusal
 from fxgrow.contents import kinds
-from fxgrow.contents.bindings import Bindings, Certificate, Flip
+from fxgrow.contents.bindings import Certificate, Flip, Power
+from fxgrow.contents.factors import Factors
 from fxgrow.contents.kinds import AVERAGE, CONST, COPY, FREE, NIL, PAIR, SIGNED, ZERO, ByPart, Content, Known, Tag, Var
+from fxgrow.contents.learning import unreached
 from fxgrow.contents.norms import normalised, refuse_division_by_zero
 from fxgrow.contents.rows import in_front, insist_on_measures, measure
 
 Sources = Sequence[tuple[int, int]]  # (input, dimension) pairs
-REDUCED = {COPY: ("max",), ZERO: ("sum", "norm"), SIGNED: ("sum",)}  # what may be taken over contents, unnoticed
+# What may be taken over contents, and the factor that this leaves on it (on a deviation: its root).
+REDUCED = {(COPY, "max"): Power(), (COPY, "mean"): Power(), (COPY, "sum"): Power(1), (COPY, "norm"): Power(0.5),
+           (COPY, "sample variance"): Power(1, -1), (ZERO, "sum"): Power(), (ZERO, "norm"): Power(),
+           (ZERO, "mean"): Power(-1), (AVERAGE, "mean"): Power(),
+           (AVERAGE, "var"): Power(-1), (AVERAGE, "sample variance"): Power(0, -1), (SIGNED, "sum"): Power(),
+           (SIGNED, "mean"): Power(-1)}
+DEVIATIONS = {"var": 1.0, "var_mean": 1.0, "std": 0.5, "std_mean": 0.5}
 
 
 class NeedsFlip(Refusal):
@@ -23,7 +32,7 @@ class NeedsFlip(Refusal):
         self.op = op
 
 
-class Interpreter(Bindings):
+class Interpreter(Factors):
     """Carries the contents of one atom's new positions through the ops that touch it."""
 
     def run(self) -> Certificate:
@@ -31,11 +40,14 @@ class Interpreter(Bindings):
         for op in self.tape.ops_of[self.atom]:
             STEPS[type(op)](self, op)
             if self.powers:
-                self._keep_power(op)
+                self.follow(op)
         for name, dim in self.tape.params_of[self.atom]:
             if (name, dim) not in self.out.contents:
                 self.bind(Var(name, dim))
         insist_on_measures(self)
+        self.check_ends()
+        if self.idle and unreached(self):
+            raise NeedsFlip(self.idle[0])
         return self.out
 
     def bind(self, var: Var, content: Known = CONST) -> Known:
@@ -69,6 +81,8 @@ class Interpreter(Bindings):
     def _linear(self, op: Op, sources: Sources) -> Tag:
         """Return the content of a sum; a summand that has not the class adds a constant."""
         known, open_ones = self._split(op, sources)
+        if AVERAGE in known and self._centres(op):
+            return ZERO
         constant = not sources or self._adds_constant(op, sources)
         some = [t for t in known if t != NIL]
         if not some and len(open_ones) == len(sources) == 1 and not constant and op.outs[0].param_only:
@@ -78,6 +92,14 @@ class Interpreter(Bindings):
             some += [self.bind(var, joined) for var in open_ones]
         some = some or known[:1]
         return kinds.by_part(kinds.added, [*some, CONST] if constant else some)
+
+    def _centres(self, op: Op) -> bool:
+        """Return whether an op takes the mean over the class out of a value, which averages are equal to."""
+        mean = op.ins[-1]
+        while mean.made is not None and mean.made.name in REARRANGED and len(mean.made.ins) == 1:
+            mean, = mean.made.ins
+        made = op.outs[0].made
+        return op.name == "sub" and made is not None and len(made.args) == 2 and self.means.get(mean) is op.ins[0]
 
     def _adds_constant(self, op: Op, sources: Sources) -> bool:
         if isinstance(op, Map) and (op.const or op.joined):
@@ -156,8 +178,25 @@ class Interpreter(Bindings):
             a = self.bind(a) if isinstance(a, Var) else a
             cancelling = kinds.by_part(lambda tags: self._complement(op, tags[0]), [a])
             b = self.bind(b, cancelling if self.exact or both_open else FREE)
-        if self.exact and not (self.powers and self._cancels(op)) and not kinds.vanishes(a, b):
+        if a == b == ZERO:
+            self.idle.append(op)
+        elif self.exact and not kinds.vanishes(a, b) and not self._copies_add_up(op, a, b):
             raise NeedsFlip(op)
+
+    def _copies_add_up(self, op: Op, a: Tag, b: Tag) -> bool:
+        """Return whether the sum over products of copies, k times the old one, is so only up to factors that undo that."""
+        plain = all(tag == COPY or (isinstance(tag, ByPart) and set(tag.contents) == {COPY}) for tag in (a, b))
+        if not plain:
+            return False
+        left = Power(1).plus(self.power(op.ins[0])).plus(self.power(op.ins[1]))
+        if left and self.scaling:
+            self.take_back(next(v for v in op.ins if not v.param_only), left.times(-1))
+            left = Power()
+        if left:
+            return False
+        self.out.uniform = op.node
+        self.powers[op.outs[0]] = left
+        return True
 
     def _complement(self, op: Op, tag: Content) -> Content:
         if tag == CONST:
@@ -173,17 +212,34 @@ class Interpreter(Bindings):
             self.give(op, dim, combine(op, self.sources(op, dim)))
 
     def _check_reduced(self, op: Reduce, tag: Tag, axis) -> None:
-        """Prove that what is taken over the class is what it was."""
+        """Prove that what is taken over the class is what it was, up to a factor."""
         if isinstance(tag, Var) and measure(self, op, tag):
             return
         if isinstance(tag, Var):
             tag = self.bind(tag)
-        if tag == COPY and op.how == "mean" and self.is_covered(axis):
-            self.out.uniform = op.node
-        elif tag == AVERAGE and op.name == "mean" and self.is_alone(axis):
-            pass
-        elif isinstance(tag, ByPart) or op.how not in REDUCED.get(tag, ()):
+        how = {"mean": "var"}.get(op.how, op.how) if op.name in DEVIATIONS and tag != COPY else op.how
+        left = None if isinstance(tag, ByPart) else REDUCED.get((tag, how))
+        of_all = bool(left) or how == "mean"  # the number of positions matters
+        if left is None or (of_all and not (self.is_covered(axis) if tag == COPY else self.is_alone(axis))):
             raise Refusal(f"{op.node} takes the {op.how} over it")
+        alone = sum(a.size > 1 for _, _, a in op.reduced) == 1
+        if left and not alone:
+            raise Refusal(f"{op.node} takes the {op.how} over it together with other axes")
+        if tag == COPY and of_all:
+            self.out.uniform = op.node
+        if tag == AVERAGE and alone and "mean" in op.name:
+            self.means[op.outs[-1]] = op.ins[0]
+        self.asked |= tag == ZERO or (tag == AVERAGE and bool(left))
+        self._note_factor(op, left)
+
+    def _note_factor(self, op: Reduce, left: Power) -> None:
+        """Note the factor that is left on what is taken, and that which was there before."""
+        if len(op.outs) > 1 and self.power(op.ins[0]):
+            raise self.changed(op.node)
+        degree = DEVIATIONS.get(op.name, 0.5)
+        total = (left.times(degree) if op.name in DEVIATIONS else left).plus(self.power(op.ins[0]).times(2 * degree))
+        if total:
+            self.powers[op.outs[0]] = total
 
     def _normalise(self, op: Normalise) -> None:
         over = {d: axis for _, d, axis in op.reduced if self.atom in atoms(axis)}
@@ -201,21 +257,6 @@ class Interpreter(Bindings):
             if d == dim and not (self.is_alone(op.outs[0].axes[d]) and self.base == PAIR):
                 raise Refusal(f"{op.node} pads the skip path by pairs of zeros only")
             self.give(op, d, ZERO if d == dim else self._linear(op, self.sources(op, d)))
-
-    def _keep_power(self, op: Op) -> None:
-        """Follow the factor k ** -1/2 that normalising k copies leaves, until a product of two such values cancels it."""
-        powers = {self.powers.get(v, 0.0) for v in op.ins}
-        if powers == {0.0} or (isinstance(op, Contract) and self._cancels(op)):
-            return
-        if not isinstance(op, Map) or op.fn != "linear" or op.const or len(powers) > 1:
-            raise Refusal(f"{op.node} changes a value normalised over it before its product is taken")
-        self.powers.update(dict.fromkeys(op.outs, powers.pop()))
-
-    def _cancels(self, op: Op) -> bool:
-        """Return whether an op sums products of two unit vectors of k copies each: k * k ** -1/2 * k ** -1/2 = 1."""
-        summed = [self.tag(op.ins[i], d) for i, d, e in op.reduced if self.atom in atoms(e)]
-        return len(summed) == 2 and all(self.powers.get(v) == -0.5 for v in op.ins) and \
-            all(tag == COPY or (isinstance(tag, ByPart) and set(tag.contents) == {COPY}) for tag in summed)
 
     def producers(self, value: Value, dim: int, alone: bool = False) -> set[Flip]:
         """Return the parameter axes whose new positions arrive here: (name, dim, (told-apart atom, index) or None).

@@ -166,7 +166,7 @@ def carrier(tags: list[Content]) -> Content:
 def vanishes(a: Tag, b: Tag) -> bool:
     """Return whether the sum of products over new positions adds nothing (copies: shares the old terms out).
 
-    Zero on both sides would vanish too, but neither side would ever get a gradient.
+    Zero on both sides would vanish too, but neither side would get a gradient by it (learning.py).
     """
     if not isinstance(a, Content) or not isinstance(b, Content):
         return isinstance(a, ByPart) and isinstance(b, ByPart) and all(map(vanishes, a.contents, b.contents))

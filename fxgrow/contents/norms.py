@@ -1,7 +1,7 @@
 """Proofs for norms over a class: copies keep the statistics, averages and zeros change them by a known factor."""
 from fxgrow.axis import Normalise, Value, atoms
 from fxgrow.common import Refusal
-from fxgrow.contents.bindings import Bindings, Norm
+from fxgrow.contents.bindings import Bindings, Norm, Power
 from fxgrow.contents.kinds import AVERAGE, COPY, FREE, ZERO, ByPart, Content, Tag, Var
 from fxgrow.contents.rows import behind_norm
 
@@ -23,7 +23,7 @@ def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Tag:
         for parameter in affine:
             held.bind_all(parameter, COPY)
         if op.how == "unit":  # the length grows by the root of how many copies there are
-            held.powers.update(dict.fromkeys(op.outs, -0.5))
+            held.powers.update(dict.fromkeys(op.outs, Power(-0.5)))
         return COPY
     if not held.exact:
         for parameter in affine:

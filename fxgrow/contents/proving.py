@@ -15,15 +15,17 @@ from fxgrow.contents.kinds import AVERAGE, COPY, FREE, PAIR, ZERO, Content
 # The contents to try for a wanted one, in this order.
 FALLBACKS = {PAIR: (PAIR, AVERAGE, ZERO, FREE, COPY), FREE: (FREE, AVERAGE, ZERO, COPY, PAIR),
              COPY: (COPY, AVERAGE, ZERO, FREE, PAIR)}
+SCALED = (AVERAGE, ZERO, COPY)  # those to try with other weights scaled, where none of them is exact otherwise
 MOST_FLIPS = 8
 
 
-def certify(tape: Tape, atom: Atom, base: str, exact: bool = True) -> Certificate:
+def certify(tape: Tape, atom: Atom, base: str, exact: bool = True, scaling: bool = False) -> Certificate:
     """Prove that growing `atom` with contents `base` preserves the function.
 
     Args:
         base: a `Content` or its name.
         exact: otherwise only say how to fill the tensors.
+        scaling: let weights that are no norm's take factors back too, in front of a sum of copies or behind.
 
     Raises:
         Refusal: with the place and the reason.
@@ -31,14 +33,15 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True) -> Certificat
     _refuse_repeated(tape, atom)
     flips: set[Flip] = set()
     for _ in range(MOST_FLIPS):
-        interpreter = Interpreter(tape, atom, Content(base), flips, exact)
+        interpreter = Interpreter(tape, atom, Content(base), flips, exact, scaling)
         try:
             certificate = interpreter.run()
-            if exact and base in (AVERAGE, ZERO) and all(norm.op.outs[0].param_only for norm in certificate.norms):
+            unasked = all(norm.op.outs[0].param_only for norm in certificate.norms) and not interpreter.asked
+            if exact and base in (AVERAGE, ZERO) and unasked:
                 raise Refusal("no norm over it asks for it")
             return certificate
         except NeedsFlip as stop:
-            turned = _flip(interpreter, stop.op, flips)
+            turned = None if scaling else _flip(interpreter, stop.op, flips)
             if turned is None:
                 raise Refusal(str(stop)) from stop
             flips |= turned

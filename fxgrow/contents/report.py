@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 from fxgrow.axis import Atom, Tape, analyse, classes
 from fxgrow.common import Refusal, folded_table, render
-from fxgrow.contents.proving import certify
+from fxgrow.contents.proving import SCALED, certify
 from fxgrow.tracing import capture
 
 
@@ -11,9 +11,13 @@ def possible_methods(tape: Tape, atom: Atom) -> tuple[list[str], str]:
     """Return the methods that are exact for a class, and the first reason against the others."""
     able, reason = [], ""
     labels = {"pair": "r2r", "copy": "net2net", "free": "netmorph", "average": "average", "zero": "zero"}
-    for base, label in labels.items():
+    ways = [*((base, False) for base in labels), *((base, True) for base in SCALED)]
+    for base, scaling in ways:
+        if scaling and able:
+            break
+        label = labels[base]
         try:
-            certificate = certify(tape, atom, base)
+            certificate = certify(tape, atom, base, scaling=scaling)
             able.append(label + (" (integer factors)" if certificate.uniform else ""))
         except Refusal as why:
             reason = reason or str(why)

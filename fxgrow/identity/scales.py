@@ -6,12 +6,12 @@ scaled where it is written, as the norm that reads it takes the factor out again
 every ATen op an equation between logarithms, and each constant that differs a term; what the equations leave open is left
 alone. What lives here: the equations and their solution. What does not: which constants differ (passes/into/constants.py).
 """
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from torch.fx import Node
 
-from fxgrow.aten import BILINEAR, CONTRACTIONS, HOMOGENEOUS, NORMS, POWERS, tensors_in
+from fxgrow.aten import BILINEAR, CONTRACTIONS, COPIES, HOMOGENEOUS, NORMS, POWERS, tensors_in
 from fxgrow.common import Refusal
 from fxgrow.identity.trace import Trace
 from fxgrow.identity.values import Val
@@ -113,16 +113,18 @@ def _pivots(matrix: np.ndarray, places: list[str]) -> dict[int, float]:
     return {column: float(matrix[row, -1]) for column, row in rows.items()}
 
 
-def factors(trace: Trace, ops: Iterable[Val], same: Iterable[tuple[Val, Val]], outputs: list[Val],
-            change: Callable[[Val], float]) -> dict[str, float]:
+def factors(trace: Trace, ops: Sequence[Val], same: Iterable[tuple[Val, Val]], outputs: list[Val],
+            change: Callable[[Val], float], held: Mapping[str, float] | None = None) -> dict[str, tuple[float, float]]:
     """Return the logarithm of the factor on each parameter and buffer, zeros left out; raise a Refusal if there are none.
+
+    With each comes the number that the network adds to it before it uses it: the factor is on the sum (Gemma's `1 + w`).
 
     trace: the network. ops: the results of its ops, in order. outputs: values that keep their scale.
     same: what comes out of parts whose ops are not there, and the same value as it goes in.
     change: of a norm, log sqrt(its eps there / its eps here); of a product or quotient with a plain number, log(there /
-    here) of that number.
+    here) of that number. held: tensors whose factor is known, by name.
     """
-    equations = Equations()
+    equations, shifted = Equations(), _shifted(ops)
     for v in outputs:
         equations.fix(v, 0.0, v.place)
     for pair in same:
@@ -130,14 +132,50 @@ def factors(trace: Trace, ops: Iterable[Val], same: Iterable[tuple[Val, Val]], o
     seen: dict[Val, None] = {}
     for v in ops:
         seen.update(dict.fromkeys([*v.ins, v]))
-        _relate(equations, v, change)
+        if v not in shifted:
+            _relate(equations, v, change)
     for v in seen:
         if (not v.ins and v.source is None) or not v.tensor.is_floating_point():
             equations.fix(v, 0.0, v.place)
     parameters = [v for v in trace.now.values() if v.source is not None]
-    equations.solve(parameters)
-    logs = {v.source: equations.known.get(equations.find(v), 0.0) for v in parameters}
-    return {name: log for name, log in logs.items() if name is not None and abs(log) > 1e-15}
+    for v in parameters:
+        if held and v.source in held:
+            equations.fix(v, held[v.source], v.source)
+    for first, *others in _by_name(shifted).values():
+        equations.equal([first, *others], first.place)
+    equations.solve([*parameters, *shifted])
+    found = [*((v, v.source, 0.0) for v in parameters), *((v, *at) for v, at in shifted.items())]
+    logs = {name: (equations.known.get(equations.find(v), 0.0), shift) for v, name, shift in found}
+    return {name: (log, shift) for name, (log, shift) in logs.items() if name is not None and abs(log) > 1e-15}
+
+
+def _shifted(ops: Sequence[Val]) -> dict[Val, tuple[str, float]]:
+    """Return the sums of a parameter, which is used in no other way, and a number: its name and the number."""
+    found: dict[Val, tuple[str, float]] = {}
+    for v in ops:
+        if v.name == "add" and v.param_only and len(v.ins) == 1 and isinstance(v.arg(1), (int, float)) and v.alpha == 1:
+            source = _copied(v.ins[0])
+            if source is not None:
+                found[v] = source, float(v.arg(1))
+    numbers: dict[str, set[float]] = {}
+    for name, number in found.values():
+        numbers.setdefault(name, set()).add(number)
+    elsewhere = {_copied(i) for v in ops if v not in found and v.name not in COPIES for i in v.ins}
+    return {v: (name, number) for v, (name, number) in found.items() if name not in elsewhere and len(numbers[name]) == 1}
+
+
+def _copied(v: Val) -> str | None:
+    """Return the parameter that a value is, perhaps in another type."""
+    while v.source is None and v.name in COPIES and len(v.ins) == 1:
+        v = v.ins[0]
+    return v.source
+
+
+def _by_name(shifted: dict[Val, tuple[str, float]]) -> dict[str, list[Val]]:
+    found: dict[str, list[Val]] = {}
+    for v, (name, _) in shifted.items():
+        found.setdefault(name, []).append(v)
+    return found
 
 
 def _relate(equations: Equations, v: Val, change: Callable[[Val], float]) -> None:

@@ -22,13 +22,14 @@ class ParameterRecord:
     index: for each axis, the old position that each position holds or copies (-1: none); None where the axis is as it was.
     fresh: for each axis, whether a position is new (copies included); None where none is.
     shares: for each axis, the factor on each position (net2net shares a column among its copies); None where it is one.
-    scale: the factor on all old numbers.
+    scale, shift: the factor on all old numbers, and the number that is added behind (w + 1 becomes twice as large so).
     """
     source: str | None
     index: list[Tensor | None]
     fresh: list[Tensor | None]
     shares: list[Tensor | None] = field(default_factory=list)
     scale: float = 1.0
+    shift: float = 0.0
 
     def __post_init__(self):
         self.shares = list(self.shares) or [None] * len(self.index)
@@ -47,7 +48,7 @@ class ParameterRecord:
     def unchanged(self) -> bool:
         """Tell whether every number is an old one, at its place."""
         maps = (*self.index, *self.fresh, *self.shares)
-        return self.source is not None and self.scale == 1.0 and all(m is None for m in maps)
+        return self.source is not None and self.scale == 1.0 and self.shift == 0.0 and all(m is None for m in maps)
 
     def fits(self, shape: Sequence[int], small: Sequence[int] | None = None) -> bool:
         """Tell whether a tensor of shape `small` (None: not known) can have become one of this shape in this way."""
@@ -67,7 +68,8 @@ class ParameterRecord:
                  for old, new, i in zip(self.fresh, later.fresh, later.index)]
         shares = [_joined(torch.mul, _read_at(old, i, 1.0), new)
                   for old, new, i in zip(self.shares, later.shares, later.index)]
-        return ParameterRecord(self.source, index, fresh, shares, self.scale * later.scale)
+        return ParameterRecord(self.source, index, fresh, shares, self.scale * later.scale,
+                               self.shift * later.scale + later.shift)
 
 
 class Entries:

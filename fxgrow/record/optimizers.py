@@ -53,13 +53,15 @@ def _aliases(record: Entries) -> dict[str, str]:
 
 
 def _values(name: str, entry: ParameterRecord, small: Tensor, grown: Tensor | None) -> Tensor:
-    """Return scale * shares * W at every position that is or copies an old one; `grown`'s number, or zero, elsewhere."""
+    """Return scale * shares * W + shift where a position is or copies an old one; `grown`'s number, or zero, elsewhere."""
     whole = _spread(name, entry, small)
     for dim, shares in enumerate(entry.shares):
         if shares is not None:
             whole = whole * broadcast_along(shares.to(whole), dim, whole.ndim)
     if entry.scale != 1.0:
         whole = whole * entry.scale
+    if entry.shift:
+        whole = whole + entry.shift
     if grown is not None and grown.shape != whole.shape:
         raise GrowthError(f"{name} is {list(grown.shape)} in `like`, and {list(whole.shape)} in the growth record")
     return _with(whole, entry, 0.0 if grown is None else grown.detach().to(whole))

@@ -49,7 +49,8 @@ class GrowthRecord(Entries):
     def to_json(self) -> str:
         """Return everything that is neither a tensor nor the origin."""
         return json.dumps({"lineage": self.lineage, "removed": sorted(self.removed), "certificate": self.certificate,
-                           "parameters": {n: {"source": p.source, "axes": len(p.index), "scale": p.scale}
+                           "parameters": {n: {"source": p.source, "axes": len(p.index), "scale": p.scale,
+                                              **({"shift": p.shift} if p.shift else {})}
                                           for n, p in self.parameters.items()}}, sort_keys=True)
 
     @classmethod
@@ -59,7 +60,7 @@ class GrowthRecord(Entries):
         parameters: dict[str, ParameterRecord] = {}
         for name, p in data["parameters"].items():
             index, fresh, shares = ([tensors.get(f"{kind}/{dim}/{name}") for dim in range(p["axes"])] for kind in MAPS)
-            parameters[name] = ParameterRecord(p["source"], index, fresh, shares, p["scale"])
+            parameters[name] = ParameterRecord(p["source"], index, fresh, shares, p["scale"], p.get("shift", 0.0))
         return cls(parameters, data["lineage"], set(data["removed"]), data.get("certificate", []))
 
 

@@ -88,4 +88,5 @@ def _old_numbers(grown: Tensor, entry: ParameterRecord, shape: torch.Size, copie
             grown, held = blank.index_add_(dim, old, grown.index_select(dim, new)), total != 0
             grown = grown / broadcast_along(torch.where(held, total, 1.0), dim, grown.ndim).to(grown.dtype)
         found &= broadcast_along(held, dim, len(shape))
+    grown = grown - entry.shift if entry.shift else grown
     return grown if entry.scale == 1.0 else grown / entry.scale, found

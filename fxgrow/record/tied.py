@@ -44,7 +44,7 @@ def _select(x: Tensor, dim: int, positions: Tensor | None) -> Tensor:
 
 
 class Tied(nn.Module):
-    """`W' = scale * W` at the old positions and new numbers at all others.
+    """`W' = scale * W + shift` at the old positions and new numbers at all others.
 
     New numbers lie in one vector: for each axis from the last to the first, those at its new positions (and at the old ones
     of all axes before it), so that they are put behind the old ones axis by axis.
@@ -53,7 +53,7 @@ class Tied(nn.Module):
     def __init__(self, parent: nn.Parameter | nn.Module, entry: ParameterRecord, order: Sequence[str]):
         super().__init__()
         self.parent = parent  # a module: of a parent that is tied itself, what computes its tensor
-        self.scale = entry.scale
+        self.scale, self.shift = entry.scale, entry.shift
         self.axes = {dim: Axis.of(index, entry.fresh[dim], tensor_of(parent).shape[dim])
                      for dim, index in reversed(list(enumerate(entry.index))) if index is not None}
         self.order = tuple(order)  # of the layer's parameters, for `untie`
@@ -65,6 +65,8 @@ class Tied(nn.Module):
             whole = _select(whole, dim, axis.source)
         if self.scale != 1.0:
             whole = whole * self.scale
+        if self.shift:
+            whole = whole + self.shift
         for dim, axis in self.axes.items():
             shape = [*whole.shape[:dim], len(axis.new), *whole.shape[dim + 1:]]
             part, new = new.split([math.prod(shape), len(new) - math.prod(shape)])

@@ -15,8 +15,11 @@ from fxgrow.layers import MultiheadAttention, SeparateAttention, fold_pairs
 from fxgrow.rewrite.growth import GROUPS, GrownSizes
 
 
-def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> None:
-    """Bring nodes, and the layers that they call, up to date with grown tensors; `eps_ratios` are factors on norms' eps."""
+def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op | str, float]) -> None:
+    """Bring nodes, and the layers that they call, up to date with grown tensors.
+
+    eps_ratios: factors on the eps of norms, and on the numbers that nodes add where norms are written out.
+    """
     layers = dict(modules_by_path(gm, every_name=True))
     rescaled: set[int] = set()  # a layer that is called twice has one eps
     resized: set[int] = set()  # and one count of heads, which is not that of the old tensors any more
@@ -35,6 +38,8 @@ def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op, float]) -> N
             if isinstance(op, Normalise) and op in eps_ratios and id(owner) not in rescaled:
                 rescaled.add(id(owner))
                 _scale_eps(owner, op, eps_ratios[op])
+        if node.name in eps_ratios:
+            _scale_number(node, eps_ratios[node.name], grown)
         if node.target in CALLS:
             CALLS[node.target](node, grown)
 
@@ -50,7 +55,7 @@ def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
     if groups is not None:  # where they are computed, numbers.py sees to it
         name, position = GROUPS[type(op)]
         _put(owner, name, position, lambda stated: stated if isinstance(stated, Node) else fit(stated, groups))
-    elif isinstance(op, Normalise) and op.name in STATED and not op.eps:
+    elif isinstance(op, Normalise) and op.name in STATED:
         axes = [axis for _, _, axis in op.reduced]
         _put(owner, "normalized_shape", 1, lambda stated: tuple(
             map(grown.of, axes) if isinstance(stated, Node) else map(fit, stated, axes)))
@@ -68,13 +73,7 @@ def _put(owner: nn.Module | Node, name: str, position: int, fit: Callable[[Any],
 
 
 def _scale_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:
-    if op.eps:  # a norm that is written out: the node adds it
-        numbers = [a for a in owner.args if isinstance(a, (int, float))] if isinstance(owner, Node) else []
-        if len(numbers) != 1:
-            raise _refusal(op, "the norm is written out, and its eps is not a plain number in the graph")
-        owner.args = tuple(a * ratio if isinstance(a, (int, float)) else a for a in owner.args)
-        owner.meta["rescaled"] = True
-    elif isinstance(owner, Node):
+    if isinstance(owner, Node):
         _scale_argument_eps(owner, op, ratio)
     elif isinstance(owner, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
         if owner.eps is None and "rms" not in op.name:
@@ -82,6 +81,21 @@ def _scale_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:
         owner.eps = ratio * (torch.finfo(next(owner.parameters()).dtype).eps if owner.eps is None else owner.eps)
     else:
         raise _refusal(op, "the eps of a norm inside a layer that is kept whole cannot be rescaled")
+
+
+def _scale_number(node: Node, ratio: float, grown: GrownSizes) -> None:
+    """Scale the number that a node adds to what was taken over a class."""
+    args, keys = list(node.args), {k: a for k, a in node.kwargs.items() if k != "alpha"}
+    held = [*enumerate(args), *keys.items()] if node.op in ("call_function", "call_method") else []
+    places = [place for place, a in held if isinstance(a, (int, float)) and not isinstance(a, bool)]
+    if len(places) != 1:
+        raise Refusal("a norm is written out, and its eps is not a plain number in the graph; class left unchanged",
+                      node.name, list(grown.sizes))
+    if isinstance(places[0], str):
+        node.update_kwarg(places[0], keys[places[0]] * ratio)
+    else:
+        node.update_arg(places[0], args[places[0]] * ratio)
+    node.meta["rescaled"] = True
 
 
 def _refusal(op: Op, reason: str) -> Refusal:

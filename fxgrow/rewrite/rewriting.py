@@ -14,7 +14,7 @@ from fxgrow.rewrite.folds import drop_idle, keep_copies_together
 from fxgrow.rewrite.growth import GrownSizes, Growth, contents_by_tensor
 from fxgrow.rewrite.layers import resize
 from fxgrow.rewrite.sizes import correct_sizes
-from fxgrow.rewrite.tensors import IndexMaps, grow_tensors, norm_scales
+from fxgrow.rewrite.tensors import IndexMaps, grow_tensors, scalings
 
 
 def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
@@ -32,10 +32,12 @@ def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModu
     return new
 
 
-def _eps_ratios(growths: Sequence[Growth]) -> dict[Op, float]:
-    """Return the factor n/m on the eps of each norm over classes grown from n to m positions."""
-    ratios: dict[Op, float] = {}
+def _eps_ratios(growths: Sequence[Growth]) -> dict[Op | str, float]:
+    """Return the factor on the eps of each norm over classes that grow, n/m of a layer, and on numbers that nodes add."""
+    ratios: dict[Op | str, float] = {}
     for g in growths:
+        for node, power in g.certificate.numbers.items():
+            ratios[node] = ratios.get(node, 1.0) * power.of(g.atom.size, g.size)
         for op in {norm.op for norm in g.certificate.norms if norm.eps}:
             ratios[op] = ratios.get(op, 1.0) * g.atom.size / g.size
     return ratios
@@ -44,11 +46,11 @@ def _eps_ratios(growths: Sequence[Growth]) -> dict[Op, float]:
 def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord:
     """Return the record of growths: index maps, new positions and scales of every parameter that they change."""
     record = GrowthRecord(lineage=[step])
-    scales, maps_of = norm_scales(growths), IndexMaps(growths)
+    scales, maps_of = scalings(growths), IndexMaps(growths)
     for name, dims in {**dict.fromkeys(scales, {}), **contents_by_tensor(growths)}.items():
         maps: list[tuple] = [(None, None, None)] * len(tape.params[name].axes)
         for dim, contents in dims.items():
             maps[dim] = maps_of.of(tape.params[name].axes[dim], contents)
         index, fresh, shares = map(list, zip(*maps))
-        record.parameters[name] = ParameterRecord(name, index, fresh, shares, scales.get(name, 1.0))
+        record.parameters[name] = ParameterRecord(name, index, fresh, shares, *scales.get(name, (1.0, 0.0)))
     return record

@@ -107,8 +107,9 @@ def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growt
     grown = {name: grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes, functools.partial(fill, name),
                                kept.get(name, ()))
              for name, dims in contents_by_tensor(growths).items()}
-    for name, scale in norm_scales(growths).items():
-        grown[name] = grown.get(name, tensors[name].detach()) * scale
+    for name, (scale, shift) in scalings(growths).items():
+        scaled = grown.get(name, tensors[name].detach()) * scale
+        grown[name] = scaled + shift if shift else scaled
     return grown
 
 
@@ -189,10 +190,15 @@ def _last_part(content: Content) -> Content:
     return _last_part(content.contents[-1]) if isinstance(content, ByPart) else content
 
 
-def norm_scales(growths: Sequence[Growth]) -> dict[str, float]:
-    """Return the factor, sqrt(n/m) most often, on the weight of each norm over classes grown from n to m positions."""
+def scalings(growths: Sequence[Growth]) -> dict[str, tuple[float, float]]:
+    """Return what parameters are scaled by, and the number that is added behind: for norms, what their statistics need."""
     scales: dict[str, float] = {}
+    shifts: dict[str, float] = {}
     for g in growths:
+        n, m = g.atom.size, g.size
         for weight, power in {(norm.weight, norm.power) for norm in g.certificate.norms if norm.weight is not None}:
-            scales[weight] = scales.get(weight, 1.0) * (g.atom.size / g.size) ** power
-    return scales
+            scales[weight] = scales.get(weight, 1.0) * (n / m) ** power
+        for name, scaling in g.certificate.factors.items():
+            scales[name] = scales.get(name, 1.0) * scaling.power.of(n, m)
+            shifts[name] = scaling.shift
+    return {name: (scale, (scale - 1) * shifts.get(name, 0.0)) for name, scale in scales.items()}

@@ -1,5 +1,6 @@
 """Constants that a stock class fixes (a norm's eps, a scale): the factors of weights that make up for them."""
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +9,7 @@ from torch.fx import GraphModule
 
 from fxgrow.aten import NORMS
 from fxgrow.common import Refusal
+from fxgrow.graph import tensors_of
 from fxgrow.identity import Val, factors, results
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import Step
@@ -16,15 +18,21 @@ from fxgrow.passes.into.plan import Step
 @dataclass
 class Rescaling:
     """Factors of the big model's weights, by name."""
-    logs: dict[str, float] = field(default_factory=dict)  # of a factor
+    logs: dict[str, tuple[float, float]] = field(default_factory=dict)  # of a factor, on the sum of the weight and a number
     eps: dict[str, tuple[str, float, float]] = field(default_factory=dict)  # of a batch norm: its variance, both models' eps
+
+    def of(self, name: str) -> tuple[float, float]:
+        """Return what a tensor is scaled by, and what is added behind."""
+        log, number = self.logs.get(name, (0.0, 0.0))
+        return math.exp(log), math.expm1(log) * number
 
     def rescaled(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors of the big model, which hold what the small one has, times their factors."""
         found = {}
         for name, value in tensors.items():
-            if name in self.logs:
-                value = value * math.exp(self.logs[name])
+            scale, shift = self.of(name)
+            if scale != 1:
+                value = value * scale + shift if shift else value * scale
             if name in self.eps:
                 variance, ours, theirs = self.eps[name]
                 value = value * ((tensors[variance] + theirs) / (tensors[variance] + ours)).sqrt()
@@ -32,12 +40,14 @@ class Rescaling:
         return found
 
 
-def absorb_constants(pairing: Pairing, grown: GraphModule | None, steps: list[Step]) -> Rescaling:
+def absorb_constants(pairing: Pairing, grown: GraphModule | None, constants: Mapping[str, Tensor],
+                     steps: list[Step]) -> Rescaling:
     """Return, per parameter, the factor that absorbs a constant the stock class fixes, such as a norm's eps.
 
     grown: the small model with its classes widened, which may have changed its constants (None: none is).
+    constants: the big model's tensors that no state_dict holds; such as are a multiple of the small one's are made up for.
     """
-    found = Rescaling()
+    found, held = Rescaling(), _multiples(pairing, grown, constants)
     changes: dict[Val, float] = {}  # by op of the big model: the logarithm of the factor that its constant makes
     for ours, theirs in pairing.ops(grown):
         ratio = _ratio(ours, theirs)
@@ -49,25 +59,43 @@ def absorb_constants(pairing: Pairing, grown: GraphModule | None, steps: list[St
         weight, variance = theirs.of[1], theirs.of[4]
         if weight is not None and variance is not None and weight.source:
             found.eps[weight.source] = variance.source or "", _eps(ours), _eps(theirs)
-    if changes:
-        found.logs = _factors(pairing, changes, steps)
+    if changes or any(held.values()):
+        found.logs = _factors(pairing, changes, held, steps)
     return found
 
 
-def _factors(pairing: Pairing, changes: dict[Val, float], steps: list[Step]) -> dict[str, float]:
+def _multiples(pairing: Pairing, grown: GraphModule | None, constants: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the logarithm of the big model's constant over the small one's, of each that is a multiple of it."""
+    found, tensors = {}, tensors_of(pairing.small.gm if grown is None else grown)
+    for name in constants.keys() & pairing.names.keys():
+        ours, theirs = (t.detach().double() for t in (tensors[pairing.names[name]], constants[name]))
+        at = ours.abs().argmax() if ours.numel() and not ours.is_meta and not theirs.is_meta else None
+        if at is None or ours.shape != theirs.shape or not constants[name].is_floating_point():
+            continue
+        ratio = float(theirs.flatten()[at] / ours.flatten()[at])
+        eps = torch.finfo(constants[name].dtype).eps
+        if 0 < ratio < math.inf and torch.allclose(theirs, ours * ratio, rtol=8 * eps, atol=0.0):
+            found[name] = math.log(ratio) if abs(ratio - 1) > 8 * eps else 0.0
+    return found
+
+
+def _factors(pairing: Pairing, changes: dict[Val, float], held: dict[str, float],
+             steps: list[Step]) -> dict[str, tuple[float, float]]:
     """Return the logarithms of weights' factors that undo the changes of all constants."""
     trace = pairing.big.trace
     ops = [w for node in pairing.match.nodes.values() for w in trace.made.get(node.name, ())]
     same = [(trace.gives[e.gives.name], trace.gives[e.takes.name]) for e in pairing.match.extras if e.takes is not None]
     output = next(iter(pairing.big.gm.graph.find_nodes(op="output")))
     try:
-        logs = factors(trace, ops, same, results(trace, output), lambda w: changes.get(w, 0.0))
+        logs = factors(trace, ops, same, results(trace, output), lambda w: changes.get(w, 0.0), held)
     except Refusal as why:
-        steps.append(Step("rescale", ", ".join(dict.fromkeys(w.place for w in changes)), method="not possible",
+        places = [*dict.fromkeys(w.place for w in changes), *(name for name, log in held.items() if log)]
+        steps.append(Step("rescale", ", ".join(places), method="not possible",
                           note=f"constants of the class differ, and weights cannot make up for them: {why}"))
         return {}
     some = ", ".join(list(logs)[:3]) + (f" and {len(logs) - 3} more" if len(logs) > 3 else "")
-    steps.append(Step("rescale", some, method="fold", note=f"{len(changes)} constants of the class (eps, a scale) differ; "
+    count = len(changes) + sum(map(bool, held.values()))
+    steps.append(Step("rescale", some, method="fold", note=f"{count} constants of the class (eps, a scale) differ; "
                       "these weights make up for them"))
     return logs
 

@@ -1,6 +1,5 @@
 """grow_into: the numbers of a small model as a start for a bigger one of a stock class. No rule here knows a model."""
 import copy
-import math
 from dataclasses import replace
 from typing import Literal
 
@@ -66,13 +65,13 @@ class Into:
         gm = with_larger_kernels(pairing, steps)
         self.omitted = Omitted(analyse(big_gm), pairing.match.extras)
         grown, self.record = Widening(pairing, self.omitted, options, steps).widened(gm)
-        self.rescaling = absorb_constants(pairing, None if grown is gm else grown, steps)
+        self.constants = outside_state(self.big, pairing)
+        self.rescaling = absorb_constants(pairing, None if grown is gm else grown, self.constants, steps)
         tensors = tensors_of(grown)
         self.old = self.rescaling.rescaled({theirs: tensors[ours].detach() for theirs, ours in pairing.names.items()})
         self.new: dict[str, Tensor] = {}
         for extra in pairing.extras:
             self.new |= numbers_of(extra, pairing, self.old, options, steps)
-        self.constants = outside_state(self.big, pairing)
         self.wrong = insist_on_constants(pairing, self.constants, self._constants_wanted())
         steps += self.wrong
 
@@ -128,7 +127,8 @@ class Into:
             if theirs not in tensors:  # a plain tensor
                 continue
             entry = self.omitted.entry(theirs, self.record.entry(ours, tensors[theirs].ndim))
-            entry.scale *= math.exp(self.rescaling.logs.get(theirs, 0.0))
+            scale, shift = self.rescaling.of(theirs)
+            entry.scale, entry.shift = entry.scale * scale, entry.shift * scale + shift
             entries[theirs] = entry
         return entries
 

@@ -62,7 +62,7 @@ class Omitted:
 
     def entry(self, name: str, entry: ParameterRecord) -> ParameterRecord:
         """Return the record of a tensor, with the positions of parts left out as new ones."""
-        entry = ParameterRecord(entry.source, [*entry.index], [*entry.fresh], [*entry.shares], entry.scale)
+        entry = ParameterRecord(entry.source, [*entry.index], [*entry.fresh], [*entry.shares], entry.scale, entry.shift)
         for dim in range(len(entry.index)):
             mask = self.mask(name, dim)
             if mask is None:

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fxgrow.aten import Recorded
 from fxgrow.axis.expressions import Fixed, product, to_number
 from fxgrow.axis.tape import Tape, rule
 from fxgrow.axis.values import Contract, Value
@@ -19,6 +20,7 @@ def _finish(tape: Tape, name: str, value: Value, out: Tensor, bias: Tensor | Non
         if added.axes[i].size > 1:
             tape.unify(value.axes[j], added.axes[i], name)
     tape.map(name, [value, added], out, value.axes, [{i: i for i in range(len(value.axes))}, dims])
+    tape.of(out).made = Recorded("add", tape.node, tape.fx, args=(out, bias), ins=[value, added])
 
 
 def _sum_products(tape: Tape, name: str, ins: list[Value], dims: tuple[int, int], out: Value, dmaps: list) -> Value:

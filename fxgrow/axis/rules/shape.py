@@ -115,10 +115,10 @@ def select(tape, name, args, kwargs, out):
 
 def _one_of(tape, name, x: Value, dim: int, index: int, out) -> None:
     """Take one position of a dimension, which is gone then."""
-    tape.freeze(x.axes[dim], "its positions are told apart (one is selected)")
     axis, kept = resolve(x.axes[dim]), [i for i in range(len(x.axes)) if i != dim]
     tape.map(name, [x], out, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}],
              pick=(axis, [index]) if isinstance(axis, Atom) else None)
+    tape.chosen[tape.peek(out)] = axis, f"its positions are told apart (one is selected) in {tape.node}"
 
 
 @rule("slice")

@@ -206,7 +206,6 @@ REFUSED = {
     "batch statistics over the class": (lambda: (nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(5), nn.Linear(6, 2)),
                                                  torch.randn(2, 5, 3)), "batch statistics are taken over it"),
     "neighbouring channels": (lambda: image(nn.LocalResponseNorm(2)), "it is spatial"),
-    "unit vectors": (lambda: tokens(Call(lambda x: F.normalize(x, dim=-1))), "an axis that is fixed"),
     "unit vectors of another norm": (lambda: tokens(Call(lambda x: F.normalize(x, p=1, dim=-1))), "norm of another order"),
 }
 

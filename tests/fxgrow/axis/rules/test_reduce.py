@@ -119,10 +119,42 @@ def test_unequal_copies_keep_maxima_but_no_means():
         widened(Between(OVER["mean"]), "net2net", factor=1.5)
 
 
+SCALED = {
+    "sum": lambda x: x * x.sum(-1, keepdim=True),
+    "norm": lambda x: x / x.norm(dim=-1, keepdim=True),
+    "number of positive ones": lambda x: x * (x > 0).sum(-1, keepdim=True).double(),
+    "sample variance": lambda x: x * x.var(-1, keepdim=True),
+    "sample deviation": lambda x: x / x.std(-1, keepdim=True),
+    "sample variance and mean": lambda x: x / torch.var_mean(x, -1, keepdim=True)[0],
+    "a difference, a sum of squares": lambda x: (x - x.mean(-1, keepdim=True)) / (x * x).sum(-1, keepdim=True),
+    "an eps": lambda x: (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 0.3),
+    "a least value": lambda x: x / x.square().sum(-1, keepdim=True).clamp_min(0.3).sqrt(),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", SCALED)
+def test_a_factor_on_what_is_taken_over_the_class_is_taken_back_by_the_next_weight(case, method):
+    """The number of positions is felt, and undone: sums of copies are twice what they were."""
+    assert widened(Between(SCALED[case]), method) <= {"average", "zero", "net2net"}
+
+
+ENDS = {
+    "nothing else": lambda x: x + x.std(-1, keepdim=True),
+    "a function that minds": lambda x: x * x.var(-1, keepdim=True).sin(),
+    "two scales": lambda x: x * (x.var(-1, keepdim=True) + x.std(-1, keepdim=True)),
+    "an eps that is computed": lambda x: x / (x.std(-1, keepdim=True) + x.new_full((), 0.3)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", ENDS)
+def test_a_factor_that_nothing_takes_back_is_refused(case, method):
+    with pytest.raises(SelectionError, match="takes the|changes a value|no weight can take"):
+        widened(Between(ENDS[case]), method)
+
+
 NEVER = {
-    "sum": (lambda x: x * x.sum(-1, keepdim=True), "takes the sum over it"),
-    "norm": (lambda x: x / x.norm(dim=-1, keepdim=True), "takes the norm over it"),
-    "number of positive ones": (lambda x: x * (x > 0).sum(-1, keepdim=True).double(), "takes the sum over it"),
     "softmax": (lambda x: x.softmax(-1), "softmax runs over it"),
     "logsumexp": (lambda x: x - x.logsumexp(-1, keepdim=True), "takes the logsumexp over it"),
     "cumsum": (lambda x: x.cumsum(-1), "cumsum runs over it"),
@@ -135,9 +167,6 @@ NEVER = {
     "median": (lambda x: x - x.median(-1, keepdim=True)[0], "takes the median over it"),
     "place of the largest": (lambda x: x * x.max(-1, keepdim=True)[1].double(), "a result of max .a place. is used"),
     "norm of order one": (lambda x: x / x.norm(1, -1, keepdim=True), "takes the norm of another order over it"),
-    "sample variance": (lambda x: x * x.var(-1, keepdim=True), "takes the sample variance over it"),
-    "sample deviation": (lambda x: x / x.std(-1, keepdim=True), "takes the sample variance over it"),
-    "sample variance and mean": (lambda x: x / torch.var_mean(x, -1, keepdim=True)[0], "takes the sample variance over it"),
     "frequencies": (lambda x: torch.fft.fft(x, dim=-1).real, "fft_r2c runs over it"),
     "triangle": (lambda x: x.tril(), "tril runs over it"),
     "distances": (lambda x: torch.cdist(x, x) @ x, "no rule for aten._cdist_forward"),
