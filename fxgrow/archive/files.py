@@ -55,9 +55,9 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
     meta: dict = getattr(model, "meta", {})
     if extra is None:
         extra = meta.get("fxgrow", {}).get("extra")
-    described, maps = models.encode_record(record)
-    graph = {**models.encode_model(model, encoder), **models.encode_facts(model, inputs),
-             "extra": models.encoded("extra", extra), **described, **encoder.tree()}
+    described, maps, version = models.encode_record(record)
+    graph = {"version": max(version, encoder.version), **models.encode_model(model, encoder),
+             **models.encode_facts(model, inputs), "extra": models.encoded("extra", extra), **described, **encoder.tree()}
     data = _tensor_bytes({**encoder.data, **maps})
     with atomic_write(path) as file:
         container.write(file, graph, data)

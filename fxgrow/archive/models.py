@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
+from fxgrow.archive.container import FIRST
 from fxgrow.archive.graph import decode_graph, encode_graph
 from fxgrow.archive.modules import Encoder
-from fxgrow.archive.structure import find_module, usable_name
+from fxgrow.archive.structure import find_module, usable_attribute
 from fxgrow.archive.tree import TREE, Tree
 from fxgrow.archive.values import Convert, Unencodable, decode, encode, fields
 from fxgrow.common import one_line
@@ -60,7 +61,8 @@ def _shell(tree: Tree, parts: dict) -> nn.Module:
         part = tree.part(path)
         graphs[id(part.root)] = gm = _assemble(name, part, nodes)
         attributes = decode(attributes)
-        if not isinstance(attributes, dict) or not all(usable_name(n, GraphModule) for n in attributes):
+        if not isinstance(attributes, dict) or not all(
+                usable_attribute(n, v, GraphModule) for n, v in attributes.items()):
             raise ArchiveError(f"part {path[:80]!r} has attributes that may hold code")
         vars(gm).update({n: v for n, v in vars(part.root).items() if n not in vars(gm)} | attributes)
         if tree.is_layer(part.root):
@@ -125,21 +127,22 @@ def _meta_tensor(content: Any, inner: Convert) -> Tensor:
     return torch.empty(inner({"size": size}), dtype=dtype, device="meta")
 
 
-def encode_record(record: GrowthRecord) -> tuple[dict, dict[str, Tensor]]:
-    """Return the JSON fields `record` and `origin` of an archive, and the tensors that go with them."""
+def encode_record(record: GrowthRecord) -> tuple[dict, dict[str, Tensor], int]:
+    """Return the fields `record` and `origin` of an archive, the tensors that go with them, and the version it takes."""
     try:
         described = json.loads(record.to_json())
     except (TypeError, ValueError) as error:
         raise ArchiveError(f"the growth record holds something that is not data: {one_line(error)}") from error
     data = {RECORD + name: tensor.detach().cpu().contiguous().clone()  # maps may be shared between parameters
             for name, tensor in record.to_tensors().items()}
-    origin = {}
+    origin, version = {}, FIRST
     for number, (path, gm) in enumerate(sorted(record.origin.items())):
         encoder = Encoder(gm, ORIGIN.format(number))
         origin[path] = {"class": _class_name(gm), "nodes": encode_graph(gm), **encode_facts(gm, Captured(gm).inputs),
                         **encoder.tree()}
         data.update(encoder.data)  # the few tensors that are not parameters or buffers
-    return {"record": described, "origin": origin}, data
+        version = max(version, encoder.version)
+    return {"record": described, "origin": origin}, data, version
 
 
 def decode_record(description: dict, data: dict[str, Tensor]) -> GrowthRecord:

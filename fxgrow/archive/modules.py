@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from fxgrow.archive import allow
-from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_name
+from fxgrow.archive.container import FIRST, VERSION
+from fxgrow.archive.hooks import encode_hooks
+from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_attribute, usable_name
 from fxgrow.archive.values import Unencodable, encode
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import TRANSIENT, is_captured
+from fxgrow.graph import is_captured
 
 PREFIX = "model/"
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 OWN_OF_GRAPH = OWN_OF_MODULE.union(vars(GraphModule(nn.Module(), Graph())))
 META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
@@ -50,6 +51,7 @@ class Encoder:
         self.data: dict[str, Tensor] = {}
         self.strides: dict[str, list[int]] = {}
         self.meta: dict[str, dict] = {}
+        self.version = FIRST  # of the format, which it takes to write this
         self._module_index: dict[int, int | None] = {}
         self._object_index: dict[int, int] = {}
         self._memory: dict[tuple, str] = {}
@@ -75,9 +77,7 @@ class Encoder:
         self._module_index[id(module)] = None
         is_layer = id(module) in self._layers
         layer, attributes = (_layer_name(module, path), self._attributes(module, path)) if is_layer else _of_part(module)
-        if any(not getattr(hook, TRANSIENT, False) for hooks in HOOKS for hook in getattr(module, hooks, {}).values()):
-            raise ArchiveError(f"module {path!r} has hooks (old-style weight_norm and pruning use them), which an archive "
-                               "cannot hold; remove them first")
+        hooks = encode_hooks(module, path)
         for name in [*module._modules, *module._parameters, *module._buffers]:
             if not usable_name(name, type(module)):
                 raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
@@ -87,6 +87,8 @@ class Encoder:
                  "buffers": {n: self._add_tensor(t, _join(path, n)) for n, t in module._buffers.items()},
                  "not_persistent": sorted(module._non_persistent_buffers_set & module._buffers.keys()),
                  "children": children}
+        if hooks:
+            entry["hooks"], self.version = hooks, VERSION
         self._nesting.add([i for i in children.values() if i is not None])
         self.modules.append(entry)
         self._module_index[id(module)] = len(self.modules) - 1
@@ -99,7 +101,7 @@ class Encoder:
             raise ArchiveError(f"layer {path!r} ({type(module).__name__}) lacks its attribute {missing_constant(module)!r}")
         for name in sorted(vars(module).keys() - skipped):
             where = f"attribute {name!r} of {path!r} ({type(module).__name__})"
-            if not usable_name(name, type(module)):
+            if not usable_attribute(name, vars(module)[name], type(module)):
                 raise ArchiveError(f"{where} replaces a method of its class; an archive holds no code, so remove it")
             try:
                 entry[name] = encode(vars(module)[name], functools.partial(self._special, f"{path}.{name}"))
@@ -129,8 +131,10 @@ class Encoder:
             return None
         if id(tensor) not in self._object_index:
             _refuse_tensor(tensor, path)
-            self.objects.append({"data": self._add_data(tensor.detach(), path), "requires_grad": tensor.requires_grad,
-                                 "kind": "parameter" if isinstance(tensor, nn.Parameter) else "tensor"})
+            kind, numbers = "parameter" if isinstance(tensor, nn.Parameter) else "tensor", tensor.detach()
+            if tensor.dtype is torch.complex128 and not tensor.is_meta:  # which safetensors does not know
+                kind, numbers, self.version = f"complex {kind}", torch.view_as_real(numbers.resolve_conj()), VERSION
+            self.objects.append({"data": self._add_data(numbers, path), "requires_grad": tensor.requires_grad, "kind": kind})
             self._object_index[id(tensor)] = len(self.objects) - 1
             if isinstance(tensor, nn.Parameter) and tensor.numel() and tensor.device.type == "cpu":
                 last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
@@ -182,7 +186,7 @@ def _of_part(module: nn.Module) -> tuple[str | None, dict[str, Any]]:
     name = None if cls is nn.Module or missing_constant(module) else allow.LAYERS.name_of(cls)
     attributes: dict[str, Any] = {}
     for attribute, value in sorted(vars(module).items() if name else ()):
-        if attribute not in OWN_OF_GRAPH and usable_name(attribute, type(module)):
+        if attribute not in OWN_OF_GRAPH and usable_attribute(attribute, value, type(module)):
             with contextlib.suppress(Unencodable):
                 attributes[attribute] = encode(value, _without_parts)
     return name, attributes

@@ -14,7 +14,8 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow.archive import allow
-from fxgrow.archive.structure import Nesting, find_module, is_dense, missing_constant, usable_name
+from fxgrow.archive.hooks import decode_hooks
+from fxgrow.archive.structure import Nesting, find_module, is_dense, missing_constant, usable_attribute, usable_name
 from fxgrow.archive.values import Convert, Decoder, decode, fields
 from fxgrow.errors import ArchiveError
 
@@ -61,23 +62,27 @@ class Tree:
         tensors: list[Tensor] = []
         for entry in objects:
             key, requires_grad, kind = fields(entry, "a tensor", {"data": str, "requires_grad": bool, "kind": str})
+            is_complex, kind = kind.startswith("complex "), kind.removeprefix("complex ")
             if key not in self._data or kind not in ("parameter", "tensor"):
                 raise ArchiveError(f"tensor {key[:80]!r} is not in the file")
             data = self._data[key].detach()  # a view for each object: the memory stays shared
             try:
+                data = torch.view_as_complex(data) if is_complex else data
                 data.requires_grad_(requires_grad)
             except RuntimeError as error:
-                raise ArchiveError(f"tensor {key!r} of whole numbers cannot require a gradient") from error
+                raise ArchiveError(f"tensor {key!r} holds no complex numbers, or none with a gradient") from error
             tensors.append(nn.Parameter(data, requires_grad) if kind == "parameter" else data)
         if {entry["data"] for entry in objects} != self._data.keys():
             raise ArchiveError("the file holds tensors that are not part of the model")
         return tensors
 
     def _add_module(self, entry: Any) -> None:
-        name, training, attributes, parameters, buffers, hidden, children = fields(entry, "a module", MODULE)
+        hooked = {"hooks": list} if isinstance(entry, dict) and "hooks" in entry else {}
+        name, training, attributes, parameters, buffers, hidden, children, *hooks = fields(
+            entry, "a module", {**MODULE, **hooked})
         cls = nn.Module if name is None else allow.LAYERS.find(name)
-        names = [*attributes, *parameters, *buffers, *children]
-        if len(set(names)) != len(names) or not all(usable_name(n, cls) for n in names):
+        parts = [*parameters, *buffers, *children]
+        if len({*attributes, *parts}) != len(attributes) + len(parts) or not all(usable_name(n, cls) for n in parts):
             raise ArchiveError(f"a module ({name or 'container'}) has parts whose names cannot be used")
         if (name is None and attributes) or not all(isinstance(n, str) and n in buffers for n in hidden):
             raise ArchiveError(f"a module ({name or 'container'}) does not fit its description")
@@ -90,7 +95,11 @@ class Tree:
         module._parameters.update({n: None if i is None else self._tensor(i, nn.Parameter) for n, i in parameters.items()})
         module._buffers.update({n: None if i is None else self._tensor(i) for n, i in buffers.items()})
         module._non_persistent_buffers_set.update(hidden)
-        module.__dict__.update({n: decode(v, decoders) for n, v in attributes.items()})
+        own = {n: decode(v, decoders) for n, v in attributes.items()}
+        if not all(usable_attribute(n, v, cls) for n, v in own.items()):
+            raise ArchiveError(f"a module ({name}) has attributes that may hold code")
+        module.__dict__.update(own)
+        decode_hooks(module, *hooks)
         self._check(module, children)
         self.modules.append(module)
         if name is not None:
