@@ -15,15 +15,16 @@ from torch.fx import Graph, GraphModule
 from fxgrow.archive import allow
 from fxgrow.archive.container import FIRST, VERSION
 from fxgrow.archive.hooks import encode_hooks
+from fxgrow.archive.own import REBUILT_OF_RNN, class_of, full_name, own_attributes, own_hooks
 from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_attribute, usable_name
 from fxgrow.archive.values import Unencodable, encode
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import is_captured
+from fxgrow.graph import is_captured, tensors_of
+from fxgrow.record import GrowthRecord
 
 PREFIX = "model/"
 OWN_OF_GRAPH = OWN_OF_MODULE.union(vars(GraphModule(nn.Module(), Graph())))
 META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
-REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 
 
 def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
@@ -44,8 +45,9 @@ def _outside_graphs(model: nn.Module) -> set[int]:
 class Encoder:
     """Modules (children before parents), tensor objects and tensor data of a captured model or a shell with such parts."""
 
-    def __init__(self, model: nn.Module, prefix: str = PREFIX):
-        self.graphs, self.prefix = graphs_of(model), prefix
+    def __init__(self, model: nn.Module, prefix: str = PREFIX, record: GrowthRecord | None = None):
+        self.graphs, self.prefix, self.record = graphs_of(model), prefix, record or GrowthRecord()
+        self._root = model
         self.modules: list[dict] = []
         self.objects: list[dict] = []
         self.data: dict[str, Tensor] = {}
@@ -57,10 +59,12 @@ class Encoder:
         self._memory: dict[tuple, str] = {}
         self._parameter_ranges: list[tuple[int, int, str]] = []
         self._nesting = Nesting()
-        self._layers = _outside_graphs(model)
+        self._layers, self._own = _outside_graphs(model), set[int]()
         for gm in self.graphs.values():
             called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
             self._layers.update(id(m) for path in called for m in gm.get_submodule(path).modules())
+        for module in model.modules():
+            self._is_own(module)
         self._add_module(model, "")
         self._refuse_overlaps()
 
@@ -75,12 +79,7 @@ class Encoder:
                 raise ArchiveError(f"module {path!r} contains itself; an archive cannot hold that")
             return index
         self._module_index[id(module)] = None
-        is_layer = id(module) in self._layers
-        layer, attributes = (_layer_name(module, path), self._attributes(module, path)) if is_layer else _of_part(module)
-        hooks = encode_hooks(module, path)
-        for name in [*module._modules, *module._parameters, *module._buffers]:
-            if not usable_name(name, type(module)):
-                raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
+        layer, attributes, hooks = self._description(module, path)
         children = {n: None if m is None else self._add_module(m, _join(path, n)) for n, m in module._modules.items()}
         entry = {"class": layer, "training": bool(module.training), "attributes": attributes,
                  "parameters": {n: self._add_tensor(t, _join(path, n)) for n, t in module._parameters.items()},
@@ -93,6 +92,45 @@ class Encoder:
         self.modules.append(entry)
         self._module_index[id(module)] = len(self.modules) - 1
         return len(self.modules) - 1
+
+    def _description(self, module: nn.Module, path: str) -> tuple[Any, dict[str, Any], list]:
+        """Return what a file says of a module beside its parts: its class, its attributes and its hooks."""
+        if self._is_own(module):
+            self.version = VERSION
+            special = functools.partial(self._special, path)
+            held = {n: encode(v, special) for n, v in own_attributes(module).items() if path or n != META}
+            return {"own": full_name(module), "at": self._place(path)}, held, own_hooks(module)
+        for name in [*module._modules, *module._parameters, *module._buffers]:
+            if not usable_name(name, type(module)):
+                raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
+        if id(module) not in self._layers:
+            return *_of_part(module), encode_hooks(module, path)
+        _refuse_layer(module, path)
+        return allow.LAYERS.name_of(class_of(module)), self._attributes(module, path), encode_hooks(module, path)
+
+    def _is_own(self, module: nn.Module) -> bool:
+        """Tell a module with code of its own, or one inside such a module, where its own code finds it."""
+        if id(module) in self._layers and not allow.LAYERS.name_of(class_of(module)):
+            self._own |= _outside_graphs(module)
+        return id(module) in self._own
+
+    def _place(self, path: str) -> str | None:
+        """Return where the model that grew has the module at a path, as the record of the numbers in it or around it says.
+
+        None: it is new.
+        """
+        around = path
+        while around:
+            names = tensors_of(self._root.get_submodule(around))
+            for name in names:
+                entry = self.record.parameters.get(f"{around}.{name}")
+                source = f"{around}.{name}" if entry is None else entry.source
+                if source is not None and source.endswith(f".{name}"):
+                    return source.removesuffix(f".{name}") + path[len(around):]
+            if names:
+                return None
+            around = around.rpartition(".")[0]
+        return path
 
     def _attributes(self, module: nn.Module, path: str) -> dict[str, Any]:
         skipped = OWN_OF_MODULE.union(REBUILT_OF_RNN if isinstance(module, nn.RNNBase) else (), () if path else (META,))
@@ -209,24 +247,14 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _layer_name(module: nn.Module, path: str) -> str:
-    cls = nn.utils.parametrize.type_before_parametrizations(module)
+def _refuse_layer(module: nn.Module, path: str) -> None:
+    cls = class_of(module)
     if cls is not type(module) and isinstance(module, nn.RNNBase):
         names = ", ".join(module.parametrizations)  # type: ignore[union-attr, arg-type]
         raise ArchiveError(f"layer {path!r} has parametrizations ({names}), which an archive cannot hold in a recurrent "
                            "layer; call torch.nn.utils.parametrize.remove_parametrizations on it first")
     if issubclass(cls, nn.modules.lazy.LazyModuleMixin):
         raise ArchiveError(f"layer {path!r} ({cls.__name__}) has no weights yet; run the model once first")
-    name = allow.LAYERS.name_of(cls)
-    if name is None and not path:
-        raise ArchiveError(f"{cls.__name__} itself cannot be captured, only parts of it, and its own code cannot go into an "
-                           "archive: grow the submodule that does the work instead (its backbone), or rewrite its forward "
-                           "without control flow over tensor data")
-    if name is None:
-        raise ArchiveError(f"layer {path!r} is of class {cls.__module__}.{cls.__qualname__}, kept whole because its code "
-                           "could not be recorded; an archive holds no code, so rewrite its forward with torch's functions "
-                           "(fxgrow.capture(...).meta['leaves'] says what stopped it), or keep the model with torch.save")
-    return name
 
 
 def _refuse_tensor(tensor: Tensor, path: str) -> None:

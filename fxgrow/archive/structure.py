@@ -37,13 +37,16 @@ def _is_proper(name: Any) -> bool:
             and unicodedata.normalize("NFKC", name) == name and name not in OWN_OF_MODULE)
 
 
-def is_data(value: Any) -> bool:
-    """Tell plain numbers, words and containers of them: nothing that has code of its own, or is of a class of its own."""
+def is_data(value: Any, also: tuple[type, ...] = ()) -> bool:
+    """Tell plain numbers, words and containers of them: nothing that has code of its own, or is of a class of its own.
+
+    also: further classes of which what is inside may be.
+    """
     if type(value) in (list, tuple, set, torch.Size):
-        return all(map(is_data, value))
+        return all(is_data(v, also) for v in value)
     if type(value) is dict:
-        return all(is_data(k) and is_data(v) for k, v in value.items())
-    return type(value) in (type(None), bool, int, float, complex, str)
+        return all(is_data(k) and is_data(v, also) for k, v in value.items())
+    return type(value) in (type(None), bool, int, float, complex, str, *also)
 
 
 class Nesting:
