@@ -77,10 +77,15 @@ class Deepen(PassBase):
         started = [self._start(piece, place, trace.gives[place.x.name].range, draws) for piece in pieces]
         make_room(edit, place.base, len(names))
         x, after = edit.nodes[place.x.name], edit.nodes[place.after.name]
+        old, outs = x, []
         for piece, (method, why) in zip(pieces, started):
             after, x = put_in(edit, piece, after, x)
+            outs.append(x)
             size = sum(p.numel() for p in piece.module.parameters())
+            why += "" if place.joined is None else "; what it is concatenated for reads it by zeros"
             edit.outcomes.append(Outcome(piece.paths[0], 0, size, piece.paths, method, why))
+        if place.joined is not None:
+            place.joined.put(edit, old, outs)
         if place.norms is not None and self.method != "random":
             _hand_on(edit, place.norms, [piece.paths[0] for piece in pieces])
 

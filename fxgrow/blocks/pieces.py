@@ -35,7 +35,16 @@ def find_block(path: str, trace: Trace) -> Part:
     return _part(path, find_out(path, trace)[0], trace)
 
 
+def _elsewhere(path: str, nodes: list[Node]) -> dict[str, nn.Module]:
+    """Return the layers that nodes of a block call and that lie outside of it, by name."""
+    called = {str(n.target): n.graph.owning_module for n in nodes if n.op == "call_module"}
+    return {n: gm.get_submodule(n) for n, gm in called.items() if gm is not None and not below(n, path)}
+
+
 def _part(path: str, nodes: list[Node], trace: Trace) -> Part:
+    with_numbers = next((n for n, layer in _elsewhere(path, nodes).items() if tensors_of(layer)), None)
+    if with_numbers is not None:
+        raise Refusal(f"{path} calls {with_numbers}, whose numbers others share")
     out = _only_out(path, nodes, trace)
     shape = trace.values[out.name].shape
     values = {n: trace.values.get(n.name) for n in boundary(nodes)[0]}
@@ -101,8 +110,7 @@ def copied(gm: GraphModule, block: Part, trace: Trace, path: str, wrap: Callable
     """
     own = gm.get_submodule(block.name)
     source = clone_structure(own, lambda t: t.detach().clone())
-    elsewhere = {str(n.target): gm.get_submodule(str(n.target)) for n in block.nodes
-                 if n.op == "call_module" and not below(str(n.target), block.name)}
+    elsewhere = _elsewhere(block.name, block.nodes)
     shared = {n: f"{path}.{name}" for name, inner in own.named_modules(remove_duplicate=False)
               for n, layer in elsewhere.items() if inner is layer and not tensors_of(layer)}  # a shared activation
 

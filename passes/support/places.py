@@ -16,6 +16,7 @@ from fxgrow.growth import Part, Piece, channel_axes, outermost
 from fxgrow.identity import Trace
 from fxgrow.passes.support import plain
 from fxgrow.passes.support.blocks import build
+from fxgrow.passes.support.joined import Joined, joined
 from fxgrow.passes.support.layers import conv
 from fxgrow.passes.support.stages import Stages
 from fxgrow.record import Outcome
@@ -34,6 +35,7 @@ class Place:
     base: the layer or block that the new one is called after. make: gives a piece of a name (or of several, one for each of
     `parts`). draw: whether its numbers are drawn anew. exact: why it is the identity as it is made; "": a start is sought.
     norms: of a block that ends in a norm and follows one, which hands on its weight and bias.
+    joined: where its result is concatenated behind that of the block before it.
     """
     base: str
     x: Node
@@ -43,6 +45,7 @@ class Place:
     exact: str = ""
     parts: list[str] = field(default_factory=list)
     norms: Norms | None = None
+    joined: Joined | None = None
 
     def piece(self, names: list[str]) -> Piece:
         """Make a piece under one name, or with its parts each under one."""
@@ -103,7 +106,7 @@ class Places:
             norms = Norms(front, tuple(n[len(source.name):] for n in last)) if front and last else None
             if norms is not None or not last:
                 return Place(path, block.gives, block.nodes[-1], lambda name: copied(self.gm, source, self.trace, name),
-                             norms=norms)
+                             norms=norms, joined=joined(self.gm, self.trace, block))
         spread = self.stages.spread(path)
         if spread:
             return self._wrapped(spread[0])

@@ -1,5 +1,7 @@
-"""Where Deepen finds blocks: loops written by hand, post-norm stacks, shared activations; and what it says where it finds none."""
+"""Where Deepen finds blocks: loops written by hand, post-norm stacks, shared activations; and what it says elsewhere."""
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
@@ -49,7 +51,11 @@ class Stack(nn.Module):
 
 
 def deepened(model, x, step):
-    grown = fxgrow.transform(shake(model.double()), x, [step])
+    return deepened_as_it_is(shake(model.double()), x, step)
+
+
+def deepened_as_it_is(model, x, step):
+    grown = fxgrow.transform(model, x, [step])
     found = fxgrow.verify(model, grown.model, x)
     assert found.exact_in == ("eval", "train"), f"{found.errors} {found.notes}\n{grown.explain()}"
     return grown
@@ -78,8 +84,9 @@ def test_a_norm_that_hands_on_its_numbers_gets_them_back():
     for name, value in model.state_dict().items():
         assert torch.equal(small.state_dict()[name], value), name
     further = fxgrow.transform(grown.model, X, [Deepen("blocks.2", seed=1)])
-    assert fxgrow.verify(model, further.model, X).ok and further.record.shrink(further.model) is not None
-    assert torch.equal(further.record.shrink(further.model).get_parameter("blocks.1.norm.weight"), model.blocks[1].norm.weight)
+    assert fxgrow.verify(model, further.model, X).ok
+    back = further.record.shrink(further.model)
+    assert torch.equal(back.get_parameter("blocks.1.norm.weight"), model.blocks[1].norm.weight)
 
 
 def test_an_eps_that_counts_twice_is_told():
@@ -93,11 +100,14 @@ def test_an_eps_that_counts_twice_is_told():
     assert [o.name for o in grown.outcomes] == ["blocks.3"] and fxgrow.verify(model, grown.model, x).ok
 
 
-def test_a_norm_in_use_elsewhere_keeps_its_numbers():
+def test_numbers_that_others_share_are_neither_drawn_nor_handed_on():
     model = Stack("called")
     model.head = nn.Sequential(model.blocks[2].norm, nn.Linear(8, 2))
-    grown = deepened(model, X, Deepen("blocks.2", seed=0))
-    assert "project" in dict(grown.model.get_submodule("blocks.3").named_children())  # a clone beside a skip path
+    with pytest.raises(SelectionError, match="blocks.2"):
+        fxgrow.transform(shake(model.double()), X, [Deepen("blocks.2", seed=0)])
+    before = copy.deepcopy(model.state_dict())
+    deepened_as_it_is(model, X, Deepen(seed=0))
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
 
 
 def test_a_loop_without_skip_paths_gets_a_block_beside_one():
@@ -149,6 +159,42 @@ def test_blocks_that_share_one_activation(where):
     stock.load_state_dict(grown.model.state_dict(), strict=True)
     x = torch.randn(3, 3, 9, 7).double()
     torch.testing.assert_close(stock.eval()(x), model.eval()(x), rtol=1e-9, atol=1e-9)
+
+
+class Split(nn.Module):
+    """All blocks' results are concatenated, as in a C2f of YOLO."""
+
+    def __init__(self, depth=2, tail=nn.Conv2d):
+        super().__init__()
+        self.cv1, self.blocks = Unit(3, 16), nn.ModuleList(Pair() for _ in range(depth))
+        self.cv2 = tail(8 * (2 + depth), 5, 1)
+
+    def forward(self, x):
+        y = list(self.cv1(x).chunk(2, 1))
+        y.extend(block(y[-1]) for block in self.blocks)
+        return self.cv2(torch.cat(y, 1))
+
+
+@pytest.mark.parametrize("where", [None, "blocks.0", "blocks.*"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_block_joins_a_concatenation(where, times):
+    model, x = Split(), torch.randn(2, 3, 6, 6).double()
+    grown = deepened(model, x, Deepen(where, times=times, seed=0))
+    stock = Split(2 + times * (2 if where == "blocks.*" else 1)).double()
+    stock.load_state_dict(grown.model.state_dict(), strict=True)
+    assert grown.model.get_submodule("cv2").in_channels == stock.cv2.in_channels
+    x = torch.randn(3, 3, 9, 7).double()
+    torch.testing.assert_close(stock.eval()(x), model.eval()(x), rtol=1e-9, atol=1e-9)
+    small = grown.record.shrink(grown.model)
+    assert all(torch.equal(value, small.state_dict()[name]) for name, value in model.state_dict().items())
+    columns = grown.record.parameters["cv2.weight"].fresh[1]
+    assert int(columns.sum()) == 8 * times * (2 if where == "blocks.*" else 1)
+
+
+def test_a_reader_that_cannot_take_more_leaves_the_concatenation_alone():
+    model = Split(tail=lambda ins, outs, size: nn.Conv2d(ins, ins, size, groups=ins))
+    grown = deepened(model, torch.randn(2, 3, 6, 6).double(), Deepen(seed=0))
+    assert [o.name for o in grown.outcomes] == ["blocks.2"] and grown.model.get_submodule("cv2").in_channels == 32
 
 
 class Tagger(nn.Module):
