@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
+import torch
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
@@ -12,8 +13,8 @@ from fxgrow.errors import CaptureError, GrowthError
 from fxgrow.growth import Edit, Piece, insist_done
 from fxgrow.identity import Range, Trace
 from fxgrow.passes.methods import Draws
-from fxgrow.passes.support import Place, Places, check_choices, listed, redraw, seed_of, seeded, start_as_identity
-from fxgrow.record import Outcome
+from fxgrow.passes.support import Norms, Place, Places, check_choices, listed, redraw, seed_of, seeded, start_as_identity
+from fxgrow.record import Outcome, ParameterRecord
 
 
 @dataclass
@@ -76,10 +77,17 @@ class Deepen(PassBase):
         started = [self._start(piece, place, trace.gives[place.x.name].range, draws) for piece in pieces]
         make_room(edit, place.base, len(names))
         x, after = edit.nodes[place.x.name], edit.nodes[place.after.name]
+        old, outs = x, []
         for piece, (method, why) in zip(pieces, started):
             after, x = put_in(edit, piece, after, x)
+            outs.append(x)
             size = sum(p.numel() for p in piece.module.parameters())
+            why += "" if place.joined is None else "; what it is concatenated for reads it by zeros"
             edit.outcomes.append(Outcome(piece.paths[0], 0, size, piece.paths, method, why))
+        if place.joined is not None:
+            place.joined.put(edit, old, outs)
+        if place.norms is not None and self.method != "random":
+            _hand_on(edit, place.norms, [piece.paths[0] for piece in pieces])
 
     def _start(self, piece: Piece, place: Place, x: Range, draws: Draws) -> tuple[str, str]:
         """Give a piece its numbers; return by which method, and why it is the identity."""
@@ -90,11 +98,28 @@ class Deepen(PassBase):
                 redraw(piece, Trace.of(piece.module), draws)
             return self.method, "not exact: everything is drawn"
         copies = self.method == "net2net" and place.draw
-        start = start_as_identity(piece, x, draws, pairs=self.method == "r2r", draw=place.draw and not copies)
+        start = start_as_identity(piece, x, draws, pairs=self.method == "r2r", draw=place.draw and not copies,
+                                  normal=place.norms is not None)
         why = "; ".join([*(["copies of the neighbour's numbers"] if copies else []),
-                         *(path.replace(f"{piece.paths[0]}.", "") for path in start.paths)])
+                         *(path.replace(f"{piece.paths[0]}.", "") for path in start.paths),
+                         *(["the last norm takes weight and bias of the one in front, exact but for eps, which counts twice"]
+                           if place.norms is not None else [])])
         if self.method == "r2r" and not start.pairs:
             return "netmorph", f"{why}; r2r is not exact here: nothing that it sums over can come in pairs"
         if self.method == "net2net" and not copies:
             return "netmorph", f"{why}; there are no numbers of a neighbour to copy"
         return self.method, why
+
+
+def _hand_on(edit: Edit, norms: Norms, blocks: list[str]) -> None:
+    """Give the last norm of each new block weight and bias of the norm in front of it, which then has neither."""
+    front = norms.front
+    with torch.no_grad():
+        for block in blocks:
+            last = [block + name for name in norms.last]
+            for old, new, plain in zip(front, last, (1.0, 0.0)):
+                edit.gm.get_parameter(new).copy_(edit.gm.get_parameter(old))
+                edit.gm.get_parameter(old).fill_(plain)
+                entry = edit.record.parameters.get(old) or ParameterRecord.same(old, 1)
+                edit.record.parameters |= {new: entry, old: ParameterRecord.new(1)}
+            front = last

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 from fxgrow.errors import ArchiveError
 
-FORMAT, VERSION = "fxgrow", 1
+FORMAT = "fxgrow"
+FIRST, VERSION = 1, 2  # a file is of the first version that can hold it
 GRAPH, MANIFEST, TENSORS = MEMBERS = ("graph.json", "manifest.json", "tensors.safetensors")
 MAX_JSON = 64 * 2 ** 20
 SEAL = b"sha256="
@@ -52,7 +53,7 @@ def from_json(data: bytes, what: str) -> dict:
 
 def write(file: BinaryIO, graph: dict, tensors: bytes) -> None:
     """Write an archive into an empty seekable file."""
-    content = {GRAPH: to_json({"format": FORMAT, "version": VERSION, **graph}), TENSORS: tensors}
+    content = {GRAPH: to_json({"format": FORMAT, "version": FIRST, **graph}), TENSORS: tensors}
     content[MANIFEST] = to_json(_manifest(content))
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name in MEMBERS:

@@ -1,5 +1,6 @@
 """`save` and `load`: a captured or grown model in one file that holds data only, and other people's files read warily."""
 import contextlib
+import functools
 import os
 import stat
 import zipfile
@@ -14,6 +15,7 @@ from torch.fx import GraphModule
 from fxgrow.archive import container, foreign, models
 from fxgrow.archive.graph import encode_graph
 from fxgrow.archive.modules import Encoder, graphs_of
+from fxgrow.archive.own import Donor
 from fxgrow.archive.tree import TREE
 from fxgrow.archive.values import decode, fields
 from fxgrow.aten import tree_leaves
@@ -51,19 +53,19 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
     """
     model, inputs, record = _captured(model_or_grown, example_inputs)
     models.check_record(record, model)
-    encoder = Encoder(model)
+    encoder = Encoder(model, record=record)
     meta: dict = getattr(model, "meta", {})
     if extra is None:
         extra = meta.get("fxgrow", {}).get("extra")
-    described, maps = models.encode_record(record)
-    graph = {**models.encode_model(model, encoder), **models.encode_facts(model, inputs),
-             "extra": models.encoded("extra", extra), **described, **encoder.tree()}
+    described, maps, version = models.encode_record(record)
+    graph = {"version": max(version, encoder.version), **models.encode_model(model, encoder),
+             **models.encode_facts(model, inputs), "extra": models.encoded("extra", extra), **described, **encoder.tree()}
     data = _tensor_bytes({**encoder.data, **maps})
     with atomic_write(path) as file:
         container.write(file, graph, data)
 
 
-def load(path: str | os.PathLike, *, trust_pickle: bool = False) -> nn.Module:
+def load(path: str | os.PathLike, *, into: nn.Module | None = None, trust_pickle: bool = False) -> nn.Module:
     """Read a model; no code from the file ever runs.
 
     Returns:
@@ -74,6 +76,9 @@ def load(path: str | os.PathLike, *, trust_pickle: bool = False) -> nn.Module:
 
     Args:
         path: the file.
+        into: an instance of the class that was saved, fresh or not, for a file of a model that has code of its own: layers
+            that could not be recorded, or an outer module that could not. A copy of it gets the file's sizes and numbers;
+            it is left as it is. What else it holds (words, functions, objects) should be as it was in the saved one.
         trust_pickle: unpickle a `torch.save` file without looking. This runs code from the file: only for files of people
             you trust.
 
@@ -84,7 +89,7 @@ def load(path: str | os.PathLike, *, trust_pickle: bool = False) -> nn.Module:
     with _opened(path) as file:
         kind = foreign.kind_of(file)
         if kind == "fxgrow":
-            return _read(file)
+            return _read(file, functools.partial(Donor, into))
         return foreign.load_foreign(file, kind, trust_pickle)
 
 
@@ -92,7 +97,7 @@ def load_weights(path: str | os.PathLike) -> Any:
     """Return the state_dict in a file of any kind that `load` reads, or whatever it holds; no code from it ever runs."""
     with _opened(path) as file:
         kind = foreign.kind_of(file)
-        content = _read(file) if kind == "fxgrow" else foreign.read_foreign(file, kind)
+        content = _read(file, lambda on_meta: None) if kind == "fxgrow" else foreign.read_foreign(file, kind)
         return content.state_dict() if isinstance(content, nn.Module) else content
 
 
@@ -154,13 +159,13 @@ def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise ArchiveError(f"cannot load {os.fspath(path)!r}: {reason}") from error
 
 
-def _read(file: BinaryIO) -> nn.Module:
+def _read(file: BinaryIO, lend: models.Lend) -> nn.Module:
     with zipfile.ZipFile(file) as archive:
         description, numbers = container.read(file, archive)
     data = safetensors.torch.load(numbers)
     fields(description, "graph.json", DESCRIPTION)
-    record = models.decode_record(description, data)
-    model: Any = models.decode_model(description, data)
+    record = models.decode_record(description, data, lend)
+    model: Any = models.decode_model(description, data, lend)
     models.check_record(record, model)
     extra = decode(description["extra"])
     if not isinstance(model, GraphModule):

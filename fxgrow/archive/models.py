@@ -4,26 +4,30 @@ What a file cannot hold, and whatever in a file is not as it would have been wri
 """
 import json
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
+from fxgrow.archive.container import FIRST
 from fxgrow.archive.graph import decode_graph, encode_graph
 from fxgrow.archive.modules import Encoder
-from fxgrow.archive.structure import find_module, usable_name
+from fxgrow.archive.own import Donor, give
+from fxgrow.archive.structure import find_module, usable_attribute
 from fxgrow.archive.tree import TREE, Tree
 from fxgrow.archive.values import Convert, Unencodable, decode, encode, fields
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
 from fxgrow.graph import Captured, hold, tensors_of, to_meta
 from fxgrow.record import GrowthRecord, Outcome
-from fxgrow.tracing import of_class, plain_attributes
+from fxgrow.tracing import of_class, plain_attributes, put_back
 
 PART = {"class": str, "nodes": list, "attributes": dict}
 SMALL_MODEL = {"class": str, "nodes": list, "inputs": dict, "leaves": dict, **TREE}
 RECORD, ORIGIN = "record/", "origin/{}/"
+Lend = Callable[[bool], Donor | None]  # what gives modules with code of their own, on meta tensors or not (None: containers)
 MAP_DTYPES = {"index": torch.int64, "fresh": torch.bool, "shares": torch.float64}
 
 
@@ -42,9 +46,9 @@ def encode_model(model: nn.Module, encoder: Encoder) -> dict:
     return {"class": _class_name(model), "nodes": None, "parts": parts}
 
 
-def decode_model(description: dict, data: dict[str, Tensor]) -> nn.Module:
+def decode_model(description: dict, data: dict[str, Tensor], lend: Lend) -> nn.Module:
     """Return the model that an archive describes."""
-    tree = Tree(description, data)
+    tree = Tree(description, data, lend(False))
     if description["nodes"] is None:
         return _shell(tree, description["parts"])
     if description["parts"]:
@@ -55,22 +59,58 @@ def decode_model(description: dict, data: dict[str, Tensor]) -> nn.Module:
 def _shell(tree: Tree, parts: dict) -> nn.Module:
     """Return the outer module, each part in its places made a graph."""
     graphs: dict[int, nn.Module] = {}
+    own: dict[str, tuple[GraphModule, dict]] = {}  # the parts inside modules with code of their own
     for path, entry in parts.items():
         name, nodes, attributes = fields(entry, f"part {path[:80]!r}", PART)
         part = tree.part(path)
         graphs[id(part.root)] = gm = _assemble(name, part, nodes)
         attributes = decode(attributes)
-        if not isinstance(attributes, dict) or not all(usable_name(n, GraphModule) for n in attributes):
+        if not isinstance(attributes, dict) or not all(
+                usable_attribute(n, v, GraphModule) for n, v in attributes.items()):
             raise ArchiveError(f"part {path[:80]!r} has attributes that may hold code")
+        Captured(gm).inputs = ()
+        if find_module(tree.root, path) is not part.root:
+            own[path] = gm, attributes
+            continue
         vars(gm).update({n: v for n, v in vars(part.root).items() if n not in vars(gm)} | attributes)
         if tree.is_layer(part.root):
             of_class(gm, type(part.root))
-        Captured(gm).inputs = ()
-    if not graphs or not tree.is_layer(tree.root):
+    if not parts:
         raise ArchiveError("the model has neither a graph nor parts")
     for module in list(tree.root.modules()):
         module._modules.update({n: graphs[id(m)] for n, m in module._modules.items() if id(m) in graphs})
-    return tree.root
+    return _with_parts(tree.root, own) if own else tree.root
+
+
+def _with_parts(model: nn.Module, parts: dict[str, tuple[GraphModule, dict]]) -> nn.Module:
+    """Return a copy of a model of the user's own class with the parts in their places, and their numbers and modes."""
+    modes = {f"{path}.{name}".rstrip("."): module.training for path, (gm, _) in parts.items()
+             for name, module in gm.named_modules(remove_duplicate=False)}
+    new = put_back(model, {path: _under(path, gm) for path, (gm, _) in parts.items()})
+    for path, (_, attributes) in parts.items():
+        give(new.get_submodule(path), attributes)
+    for path, module in new.named_modules(remove_duplicate=False):
+        module.training = modes.get(path, module.training)
+    return new
+
+
+def _under(path: str, gm: GraphModule) -> GraphModule:
+    """Return a part as capture makes it: alone at its path, under the names that it has in the whole model."""
+    whole: Any = GraphModule(nn.Module(), Graph())
+    *outer, last = path.split(".")
+    place = whole
+    for name in outer:
+        place.add_module(name, nn.Module())
+        place = place.get_submodule(name)
+    place.add_module(last, hold(nn.Module(), gm))
+    graph = Graph()
+    graph.output(graph.graph_copy(gm.graph, {}))
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = f"{path}.{node.target}"
+    whole._graph, graph.owning_module = graph, whole
+    Captured(whole).inputs = Captured(gm).inputs
+    return whole
 
 
 def _assemble(name: str, tree: Tree, nodes: list) -> GraphModule:
@@ -125,24 +165,25 @@ def _meta_tensor(content: Any, inner: Convert) -> Tensor:
     return torch.empty(inner({"size": size}), dtype=dtype, device="meta")
 
 
-def encode_record(record: GrowthRecord) -> tuple[dict, dict[str, Tensor]]:
-    """Return the JSON fields `record` and `origin` of an archive, and the tensors that go with them."""
+def encode_record(record: GrowthRecord) -> tuple[dict, dict[str, Tensor], int]:
+    """Return the fields `record` and `origin` of an archive, the tensors that go with them, and the version it takes."""
     try:
         described = json.loads(record.to_json())
     except (TypeError, ValueError) as error:
         raise ArchiveError(f"the growth record holds something that is not data: {one_line(error)}") from error
     data = {RECORD + name: tensor.detach().cpu().contiguous().clone()  # maps may be shared between parameters
             for name, tensor in record.to_tensors().items()}
-    origin = {}
+    origin, version = {}, FIRST
     for number, (path, gm) in enumerate(sorted(record.origin.items())):
         encoder = Encoder(gm, ORIGIN.format(number))
         origin[path] = {"class": _class_name(gm), "nodes": encode_graph(gm), **encode_facts(gm, Captured(gm).inputs),
                         **encoder.tree()}
         data.update(encoder.data)  # the few tensors that are not parameters or buffers
-    return {"record": described, "origin": origin}, data
+        version = max(version, encoder.version)
+    return {"record": described, "origin": origin}, data, version
 
 
-def decode_record(description: dict, data: dict[str, Tensor]) -> GrowthRecord:
+def decode_record(description: dict, data: dict[str, Tensor], lend: Lend) -> GrowthRecord:
     """Return the record of an archive; its tensors are taken out of `data`."""
     described, tensors = {"certificate": [], **description["record"]}, _take(data, RECORD)
     if any(t.dtype is not MAP_DTYPES.get(name.partition("/")[0]) for name, t in tensors.items()):
@@ -157,7 +198,7 @@ def decode_record(description: dict, data: dict[str, Tensor]) -> GrowthRecord:
         raise ArchiveError("the growth record does not hold what it should") from error
     if not same or not typed:
         raise ArchiveError("the growth record does not fit its index maps")
-    record.origin = _decode_origin(description["origin"], data)
+    record.origin = _decode_origin(description["origin"], data, lend)
     return record
 
 
@@ -168,7 +209,7 @@ def _is_typed(record: GrowthRecord) -> bool:
                     for p in entries))
 
 
-def _decode_origin(described: dict, data: dict[str, Tensor]) -> dict[str, nn.Module]:
+def _decode_origin(described: dict, data: dict[str, Tensor], lend: Lend) -> dict[str, nn.Module]:
     """Return the small model's structure: as safe as the model itself, and without numbers."""
     if list(described) != sorted(described) or ("" in described and len(described) > 1):
         raise ArchiveError("the small model is one graph or has parts, not both")
@@ -177,7 +218,7 @@ def _decode_origin(described: dict, data: dict[str, Tensor]) -> dict[str, nn.Mod
         name, nodes, inputs, leaves, *_ = fields(entry, "the small model", SMALL_MODEL)
         prefix = ORIGIN.format(number)
         tensors = {prefix + n: t for n, t in _take(data, prefix).items()}
-        origin[path] = gm = _assemble(name, Tree(entry, tensors).part(""), nodes)
+        origin[path] = gm = _assemble(name, Tree(entry, tensors, lend(True)).part(""), nodes)
         has_numbers = not all(t.is_meta for t in tensors_of(gm).values())
         if has_numbers or (path and not isinstance(find_module(gm, path), nn.Module)):
             raise ArchiveError("the small model has numbers, or is not where its path says")

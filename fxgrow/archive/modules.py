@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from fxgrow.archive import allow
-from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_name
+from fxgrow.archive.container import FIRST, VERSION
+from fxgrow.archive.hooks import encode_hooks
+from fxgrow.archive.own import REBUILT_OF_RNN, class_of, full_name, own_attributes, own_hooks
+from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_attribute, usable_name
 from fxgrow.archive.values import Unencodable, encode
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import TRANSIENT, is_captured
+from fxgrow.graph import is_captured, tensors_of
+from fxgrow.record import GrowthRecord
 
 PREFIX = "model/"
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 OWN_OF_GRAPH = OWN_OF_MODULE.union(vars(GraphModule(nn.Module(), Graph())))
 META = "meta"  # what a loaded shell knows of its inputs and growth, beside its attributes
-REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
 
 
 def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
@@ -43,22 +45,26 @@ def _outside_graphs(model: nn.Module) -> set[int]:
 class Encoder:
     """Modules (children before parents), tensor objects and tensor data of a captured model or a shell with such parts."""
 
-    def __init__(self, model: nn.Module, prefix: str = PREFIX):
-        self.graphs, self.prefix = graphs_of(model), prefix
+    def __init__(self, model: nn.Module, prefix: str = PREFIX, record: GrowthRecord | None = None):
+        self.graphs, self.prefix, self.record = graphs_of(model), prefix, record or GrowthRecord()
+        self._root = model
         self.modules: list[dict] = []
         self.objects: list[dict] = []
         self.data: dict[str, Tensor] = {}
         self.strides: dict[str, list[int]] = {}
         self.meta: dict[str, dict] = {}
+        self.version = FIRST  # of the format, which it takes to write this
         self._module_index: dict[int, int | None] = {}
         self._object_index: dict[int, int] = {}
         self._memory: dict[tuple, str] = {}
         self._parameter_ranges: list[tuple[int, int, str]] = []
         self._nesting = Nesting()
-        self._layers = _outside_graphs(model)
+        self._layers, self._own = _outside_graphs(model), set[int]()
         for gm in self.graphs.values():
             called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
             self._layers.update(id(m) for path in called for m in gm.get_submodule(path).modules())
+        for module in model.modules():
+            self._is_own(module)
         self._add_module(model, "")
         self._refuse_overlaps()
 
@@ -73,24 +79,58 @@ class Encoder:
                 raise ArchiveError(f"module {path!r} contains itself; an archive cannot hold that")
             return index
         self._module_index[id(module)] = None
-        is_layer = id(module) in self._layers
-        layer, attributes = (_layer_name(module, path), self._attributes(module, path)) if is_layer else _of_part(module)
-        if any(not getattr(hook, TRANSIENT, False) for hooks in HOOKS for hook in getattr(module, hooks, {}).values()):
-            raise ArchiveError(f"module {path!r} has hooks (old-style weight_norm and pruning use them), which an archive "
-                               "cannot hold; remove them first")
-        for name in [*module._modules, *module._parameters, *module._buffers]:
-            if not usable_name(name, type(module)):
-                raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
+        layer, attributes, hooks = self._description(module, path)
         children = {n: None if m is None else self._add_module(m, _join(path, n)) for n, m in module._modules.items()}
         entry = {"class": layer, "training": bool(module.training), "attributes": attributes,
                  "parameters": {n: self._add_tensor(t, _join(path, n)) for n, t in module._parameters.items()},
                  "buffers": {n: self._add_tensor(t, _join(path, n)) for n, t in module._buffers.items()},
                  "not_persistent": sorted(module._non_persistent_buffers_set & module._buffers.keys()),
                  "children": children}
+        if hooks:
+            entry["hooks"], self.version = hooks, VERSION
         self._nesting.add([i for i in children.values() if i is not None])
         self.modules.append(entry)
         self._module_index[id(module)] = len(self.modules) - 1
         return len(self.modules) - 1
+
+    def _description(self, module: nn.Module, path: str) -> tuple[Any, dict[str, Any], list]:
+        """Return what a file says of a module beside its parts: its class, its attributes and its hooks."""
+        if self._is_own(module):
+            self.version = VERSION
+            special = functools.partial(self._special, path)
+            held = {n: encode(v, special) for n, v in own_attributes(module).items() if path or n != META}
+            return {"own": full_name(module), "at": self._place(path)}, held, own_hooks(module)
+        for name in [*module._modules, *module._parameters, *module._buffers]:
+            if not usable_name(name, type(module)):
+                raise ArchiveError(f"module {path!r} has a part named {name!r}, which an archive cannot hold; rename it")
+        if id(module) not in self._layers:
+            return *_of_part(module), encode_hooks(module, path)
+        _refuse_layer(module, path)
+        return allow.LAYERS.name_of(class_of(module)), self._attributes(module, path), encode_hooks(module, path)
+
+    def _is_own(self, module: nn.Module) -> bool:
+        """Tell a module with code of its own, or one inside such a module, where its own code finds it."""
+        if id(module) in self._layers and not allow.LAYERS.name_of(class_of(module)):
+            self._own |= _outside_graphs(module)
+        return id(module) in self._own
+
+    def _place(self, path: str) -> str | None:
+        """Return where the model that grew has the module at a path, as the record of the numbers in it or around it says.
+
+        None: it is new.
+        """
+        around = path
+        while around:
+            names = tensors_of(self._root.get_submodule(around))
+            for name in names:
+                entry = self.record.parameters.get(f"{around}.{name}")
+                source = f"{around}.{name}" if entry is None else entry.source
+                if source is not None and source.endswith(f".{name}"):
+                    return source.removesuffix(f".{name}") + path[len(around):]
+            if names:
+                return None
+            around = around.rpartition(".")[0]
+        return path
 
     def _attributes(self, module: nn.Module, path: str) -> dict[str, Any]:
         skipped = OWN_OF_MODULE.union(REBUILT_OF_RNN if isinstance(module, nn.RNNBase) else (), () if path else (META,))
@@ -99,7 +139,7 @@ class Encoder:
             raise ArchiveError(f"layer {path!r} ({type(module).__name__}) lacks its attribute {missing_constant(module)!r}")
         for name in sorted(vars(module).keys() - skipped):
             where = f"attribute {name!r} of {path!r} ({type(module).__name__})"
-            if not usable_name(name, type(module)):
+            if not usable_attribute(name, vars(module)[name], type(module)):
                 raise ArchiveError(f"{where} replaces a method of its class; an archive holds no code, so remove it")
             try:
                 entry[name] = encode(vars(module)[name], functools.partial(self._special, f"{path}.{name}"))
@@ -129,8 +169,10 @@ class Encoder:
             return None
         if id(tensor) not in self._object_index:
             _refuse_tensor(tensor, path)
-            self.objects.append({"data": self._add_data(tensor.detach(), path), "requires_grad": tensor.requires_grad,
-                                 "kind": "parameter" if isinstance(tensor, nn.Parameter) else "tensor"})
+            kind, numbers = "parameter" if isinstance(tensor, nn.Parameter) else "tensor", tensor.detach()
+            if tensor.dtype is torch.complex128 and not tensor.is_meta:  # which safetensors does not know
+                kind, numbers, self.version = f"complex {kind}", torch.view_as_real(numbers.resolve_conj()), VERSION
+            self.objects.append({"data": self._add_data(numbers, path), "requires_grad": tensor.requires_grad, "kind": kind})
             self._object_index[id(tensor)] = len(self.objects) - 1
             if isinstance(tensor, nn.Parameter) and tensor.numel() and tensor.device.type == "cpu":
                 last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
@@ -182,7 +224,7 @@ def _of_part(module: nn.Module) -> tuple[str | None, dict[str, Any]]:
     name = None if cls is nn.Module or missing_constant(module) else allow.LAYERS.name_of(cls)
     attributes: dict[str, Any] = {}
     for attribute, value in sorted(vars(module).items() if name else ()):
-        if attribute not in OWN_OF_GRAPH and usable_name(attribute, type(module)):
+        if attribute not in OWN_OF_GRAPH and usable_attribute(attribute, value, type(module)):
             with contextlib.suppress(Unencodable):
                 attributes[attribute] = encode(value, _without_parts)
     return name, attributes
@@ -205,24 +247,14 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _layer_name(module: nn.Module, path: str) -> str:
-    cls = nn.utils.parametrize.type_before_parametrizations(module)
+def _refuse_layer(module: nn.Module, path: str) -> None:
+    cls = class_of(module)
     if cls is not type(module) and isinstance(module, nn.RNNBase):
         names = ", ".join(module.parametrizations)  # type: ignore[union-attr, arg-type]
         raise ArchiveError(f"layer {path!r} has parametrizations ({names}), which an archive cannot hold in a recurrent "
                            "layer; call torch.nn.utils.parametrize.remove_parametrizations on it first")
     if issubclass(cls, nn.modules.lazy.LazyModuleMixin):
         raise ArchiveError(f"layer {path!r} ({cls.__name__}) has no weights yet; run the model once first")
-    name = allow.LAYERS.name_of(cls)
-    if name is None and not path:
-        raise ArchiveError(f"{cls.__name__} itself cannot be captured, only parts of it, and its own code cannot go into an "
-                           "archive: grow the submodule that does the work instead (its backbone), or rewrite its forward "
-                           "without control flow over tensor data")
-    if name is None:
-        raise ArchiveError(f"layer {path!r} is of class {cls.__module__}.{cls.__qualname__}, kept whole because its code "
-                           "could not be recorded; an archive holds no code, so rewrite its forward with torch's functions "
-                           "(fxgrow.capture(...).meta['leaves'] says what stopped it), or keep the model with torch.save")
-    return name
 
 
 def _refuse_tensor(tensor: Tensor, path: str) -> None:

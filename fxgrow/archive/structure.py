@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fxgrow.archive import allow
@@ -17,8 +18,35 @@ _UNUSABLE_NAME = re.compile(r'[."\\\x00-\x1f\x7f]|__.*__')  # torch.fx writes na
 
 def usable_name(name: Any, cls: type) -> bool:
     """Tell whether a class's modules may have a part so named: it hides no method and does not break torch.fx's source."""
+    return _is_proper(name) and not allow.shadows(cls, name)
+
+
+def usable_attribute(name: Any, value: Any, cls: type) -> bool:
+    """Tell whether a class's modules may have an attribute of this name and value.
+
+    A public method may be hidden by plain data (ultralytics gives each layer a word `type`): it cannot be called, so that
+    no other code runs for it.
+    """
+    if not _is_proper(name):
+        return False
+    return not allow.shadows(cls, name) or (not name.startswith("_") and name != "forward" and is_data(value))
+
+
+def _is_proper(name: Any) -> bool:
     return (isinstance(name, str) and 0 < len(name) < 1000 and not _UNUSABLE_NAME.search(name)
-            and unicodedata.normalize("NFKC", name) == name and name not in OWN_OF_MODULE and not allow.shadows(cls, name))
+            and unicodedata.normalize("NFKC", name) == name and name not in OWN_OF_MODULE)
+
+
+def is_data(value: Any, also: tuple[type, ...] = ()) -> bool:
+    """Tell plain numbers, words and containers of them: nothing that has code of its own, or is of a class of its own.
+
+    also: further classes of which what is inside may be.
+    """
+    if type(value) in (list, tuple, set, torch.Size):
+        return all(is_data(v, also) for v in value)
+    if type(value) is dict:
+        return all(is_data(k) and is_data(v, also) for k, v in value.items())
+    return type(value) in (type(None), bool, int, float, complex, str, *also)
 
 
 class Nesting:

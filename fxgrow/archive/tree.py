@@ -14,44 +14,75 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow.archive import allow
-from fxgrow.archive.structure import Nesting, find_module, is_dense, missing_constant, usable_name
+from fxgrow.archive.hooks import decode_hooks
+from fxgrow.archive.own import OWN, Donor, give, insist_fits, own_hooks
+from fxgrow.archive.structure import Nesting, is_dense, missing_constant, usable_attribute, usable_name
 from fxgrow.archive.values import Convert, Decoder, decode, fields
 from fxgrow.errors import ArchiveError
 
 TREE = {"modules": list, "tensors": list, "strides": dict, "meta": dict}
-MODULE = {"class": (str, type(None)), "training": bool, "attributes": dict, "parameters": dict, "buffers": dict,
+MODULE = {"class": (str, dict, type(None)), "training": bool, "attributes": dict, "parameters": dict, "buffers": dict,
           "not_persistent": list, "children": dict}
 
 
 class Tree:
     """Modules and tensors of an archive, built; `root` is the whole model without its graph."""
 
-    def __init__(self, description: dict, data: dict[str, Tensor]):
-        """Build from what `Encoder.tree` gave, of the types in TREE, or raise ArchiveError; empty `data` of its tensors."""
+    def __init__(self, description: dict, data: dict[str, Tensor], donor: Donor | None):
+        """Build from what `Encoder.tree` gave, of the types in TREE, or raise ArchiveError; empty `data` of its tensors.
+
+        donor: gives the modules with code of their own; None: containers stand for them.
+        """
         modules, objects, strides, meta = (description[part] for part in TREE)
         if not modules:
             raise ArchiveError("the model has no modules")
         self._data = {**_laid_out(data, strides), **_without_data(meta)}
         self.tensors = self._make_tensors(objects)
         self.modules: list[nn.Module] = []
+        self._tensors_only: dict[str, Decoder] = {"tensor": lambda index, inner: self._tensor(index)}
         self._layers: set[int] = set()
         self._nesting = Nesting()
         self._used: set[int] = set()
-        for entry in modules:
-            self._add_module(entry)
+        self._entries = modules
+        self._places = {} if donor is None else self._lent(donor)
+        for index, entry in enumerate(modules):
+            self._add_module(index, entry)
         if len(self._used) != len(modules) - 1:
             raise ArchiveError("the model has modules that are not part of it")
         self.root = self.modules[-1]
 
     def part(self, path: str) -> "Tree":
         """Return the tree below a path, which will become a captured graph; refuse a module with code of its own."""
-        root = find_module(self.root, path)
+        root = self._at(path)
         if root is None or (self.is_layer(root) and not (path and root._modules)) or not all(
                 usable_name(n, GraphModule) for n in [*root._modules, *root._parameters, *root._buffers]):
             raise ArchiveError(f"{path or 'the model itself'!r} is not a plain container")
         below = copy.copy(self)
         below.root = root
         return below
+
+    def _at(self, path: str) -> nn.Module | None:
+        """Return the module that was built for a path; where the user's own module stands in its place, not that."""
+        index: Any = len(self._entries) - 1
+        for name in path.split(".") if path else ():
+            index = None if index is None else self._entries[index]["children"].get(name)
+        return None if index is None else self.modules[index]
+
+    def _lent(self, donor: Donor) -> dict[int, nn.Module]:
+        """Return the modules with code of their own by their number: what is inside one is what its instance has there."""
+        lent: dict[int, nn.Module] = {}
+        for index in range(len(self._entries) - 1, -1, -1):  # from the root inwards
+            of, children = self._entries[index].get("class"), self._entries[index].get("children")
+            if not isinstance(of, dict) or not isinstance(children, dict):
+                continue
+            if index not in lent:
+                lent[index] = donor.module(*fields(of, "a class", OWN))
+            for name, child in children.items():
+                inner = lent[index]._modules.get(name)
+                if type(child) is int and 0 <= child < index and inner is not None \
+                        and isinstance(self._entries[child].get("class"), dict):
+                    lent.setdefault(child, inner)
+        return lent
 
     def is_layer(self, module: nn.Module | None) -> bool:
         """Tell whether a module of the tree has a class of its own, other than a plain container."""
@@ -61,40 +92,74 @@ class Tree:
         tensors: list[Tensor] = []
         for entry in objects:
             key, requires_grad, kind = fields(entry, "a tensor", {"data": str, "requires_grad": bool, "kind": str})
+            is_complex, kind = kind.startswith("complex "), kind.removeprefix("complex ")
             if key not in self._data or kind not in ("parameter", "tensor"):
                 raise ArchiveError(f"tensor {key[:80]!r} is not in the file")
             data = self._data[key].detach()  # a view for each object: the memory stays shared
             try:
+                data = torch.view_as_complex(data) if is_complex else data
                 data.requires_grad_(requires_grad)
             except RuntimeError as error:
-                raise ArchiveError(f"tensor {key!r} of whole numbers cannot require a gradient") from error
+                raise ArchiveError(f"tensor {key!r} holds no complex numbers, or none with a gradient") from error
             tensors.append(nn.Parameter(data, requires_grad) if kind == "parameter" else data)
         if {entry["data"] for entry in objects} != self._data.keys():
             raise ArchiveError("the file holds tensors that are not part of the model")
         return tensors
 
-    def _add_module(self, entry: Any) -> None:
-        name, training, attributes, parameters, buffers, hidden, children = fields(entry, "a module", MODULE)
+    def _add_module(self, index: int, entry: Any) -> None:
+        hooked = {"hooks": list} if isinstance(entry, dict) and "hooks" in entry else {}
+        name, training, attributes, parameters, buffers, hidden, children, *hooks = fields(
+            entry, "a module", {**MODULE, **hooked})
+        if isinstance(name, dict) and index in self._places:
+            self._add_own(self._places[index], entry, *hooks)
+            return
+        is_layer = name is not None
+        if isinstance(name, dict):  # a container in its place
+            name, attributes, hooks = None, {}, []
         cls = nn.Module if name is None else allow.LAYERS.find(name)
-        names = [*attributes, *parameters, *buffers, *children]
-        if len(set(names)) != len(names) or not all(usable_name(n, cls) for n in names):
+        parts = [*parameters, *buffers, *children]
+        if len({*attributes, *parts}) != len(attributes) + len(parts) or not all(usable_name(n, cls) for n in parts):
             raise ArchiveError(f"a module ({name or 'container'}) has parts whose names cannot be used")
         if (name is None and attributes) or not all(isinstance(n, str) and n in buffers for n in hidden):
             raise ArchiveError(f"a module ({name or 'container'}) does not fit its description")
-        decoders = {"tensor": lambda index, inner: self._tensor(index), "module": lambda index, inner: self._child(index),
-                    **DECODERS}
+        decoders = {"module": lambda index, inner: self._child(index), **self._tensors_only, **DECODERS}
         module: nn.Module = object.__new__(cls)
         nn.Module.__init__(module)
         module.training = training
         module._modules.update({n: None if i is None else self._child(i) for n, i in children.items()})
-        module._parameters.update({n: None if i is None else self._tensor(i, nn.Parameter) for n, i in parameters.items()})
-        module._buffers.update({n: None if i is None else self._tensor(i) for n, i in buffers.items()})
-        module._non_persistent_buffers_set.update(hidden)
-        module.__dict__.update({n: decode(v, decoders) for n, v in attributes.items()})
+        self._add_tensors(module, parameters, buffers, hidden)
+        own = {n: decode(v, decoders) for n, v in attributes.items()}
+        if not all(usable_attribute(n, v, cls) for n, v in own.items()):
+            raise ArchiveError(f"a module ({name}) has attributes that may hold code")
+        module.__dict__.update(own)
+        decode_hooks(module, *hooks)
         self._check(module, children)
         self.modules.append(module)
-        if name is not None:
+        if is_layer:
             self._layers.add(id(module))
+
+    def _add_tensors(self, module: nn.Module, parameters: dict, buffers: dict, hidden: list) -> None:
+        module._parameters = {n: None if i is None else self._tensor(i, nn.Parameter) for n, i in parameters.items()}
+        module._buffers = {n: None if i is None else self._tensor(i) for n, i in buffers.items()}
+        module._non_persistent_buffers_set = set(hidden)
+
+    def _add_own(self, module: nn.Module, entry: dict, hooks: Any = ()) -> None:
+        """Give a module of the instance what the file holds of it: its mode, its tensors and its numbers."""
+        _, training, attributes, parameters, buffers, hidden, children = (entry[name] for name in MODULE)
+        for kind, names, held in (("parameter", parameters, module._parameters), ("buffer", buffers, module._buffers),
+                                  ("part", children, module._modules), ("hook", hooks, own_hooks(module))):
+            insist_fits(module, kind, names, held)
+        for index in children.values():
+            if index is not None:
+                self._child(index)
+        module.training = training
+        self._add_tensors(module, parameters, buffers, hidden)
+        give(module, {n: decode(v, self._tensors_only) for n, v in attributes.items()})
+        if isinstance(module, nn.RNNBase):
+            _tie_flat_weights(module)
+        self._nesting.add([i for i in children.values() if i is not None])
+        self.modules.append(module)
+        self._layers.add(id(module))
 
     def _check(self, module: nn.Module, children: dict) -> None:
         self._nesting.add([i for i in children.values() if i is not None])

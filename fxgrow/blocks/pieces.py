@@ -1,4 +1,5 @@
 """Blocks, parts of a network with one input and one output, found around a module; pieces copied from one or built."""
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -6,10 +7,12 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from fxgrow.common import Refusal
-from fxgrow.graph import Captured, below, boundary, clone_structure, copy_nodes, hold
+from fxgrow.graph import Captured, below, boundary, clone_structure, copy_nodes, hold, owner_of, tensors_of
 from fxgrow.growth import Part, Piece
 from fxgrow.identity import Trace, Val
 from fxgrow.tracing import capture
+
+MOST_AROUND = 12  # nodes of a loop in front of a block, and behind it, that may be of the block
 
 
 def find_out(path: str, trace: Trace) -> tuple[list[Node], Node]:
@@ -17,15 +20,32 @@ def find_out(path: str, trace: Trace) -> tuple[list[Node], Node]:
     nodes = trace.below.get(path)
     if not nodes:
         raise Refusal(f"{path} is inside a layer that is called as a whole, or never called: name the layer around it")
+    return nodes, _only_out(path, nodes, trace)
+
+
+def _only_out(path: str, nodes: list[Node], trace: Trace) -> Node:
     _, outs = boundary(nodes)
     if len(outs) != 1 or not isinstance(trace.values[outs[0].name], Tensor):
         raise Refusal(f"{path} gives {len(outs)} values, not one tensor")
-    return nodes, outs[0]
+    return outs[0]
 
 
 def find_block(path: str, trace: Trace) -> Part:
     """Return the block below `path`, or raise a Refusal; of several values taken, the one of its output's shape counts."""
-    nodes, out = find_out(path, trace)
+    return _part(path, find_out(path, trace)[0], trace)
+
+
+def _elsewhere(path: str, nodes: list[Node]) -> dict[str, nn.Module]:
+    """Return the layers that nodes of a block call and that lie outside of it, by name."""
+    called = {str(n.target): n.graph.owning_module for n in nodes if n.op == "call_module"}
+    return {n: gm.get_submodule(n) for n, gm in called.items() if gm is not None and not below(n, path)}
+
+
+def _part(path: str, nodes: list[Node], trace: Trace) -> Part:
+    with_numbers = next((n for n, layer in _elsewhere(path, nodes).items() if tensors_of(layer)), None)
+    if with_numbers is not None:
+        raise Refusal(f"{path} calls {with_numbers}, whose numbers others share")
+    out = _only_out(path, nodes, trace)
     shape = trace.values[out.name].shape
     values = {n: trace.values.get(n.name) for n in boundary(nodes)[0]}
     ins = [n for n, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()]
@@ -33,6 +53,35 @@ def find_block(path: str, trace: Trace) -> Part:
     if len(candidates) != 1:
         raise Refusal(f"{path} is given {len(candidates)} values, not one tensor")
     return Part(path, nodes, candidates[0], out)
+
+
+def find_spread(path: str, trace: Trace, graph: Graph) -> list[Part]:
+    """Return what may be the block whose layers are below `path` and whose code is that of a loop around it, least first.
+
+    Besides its layers it has nodes of that loop in between, in front and behind, up to where one value goes on.
+    """
+    order = [n for n in graph.nodes if n.op not in ("get_attr", "output")]
+    layers = [n for n in trace.below.get(path, ()) if n.op != "get_attr"]
+    places = [i for i, n in enumerate(order) if n in set(layers)]
+    found: dict[tuple[Node, Node], Part] = {}
+
+    def is_of_loop(node: Node) -> bool:
+        return node.op in ("call_function", "call_method") and below(path, owner_of(node)) and owner_of(node) != path
+
+    if not places or not all(n in set(layers) or is_of_loop(n) for n in order[places[0]:places[-1] + 1]):
+        return []
+    starts = [places[0]]
+    while starts[-1] and is_of_loop(order[starts[-1] - 1]) and len(starts) < MOST_AROUND:
+        starts.append(starts[-1] - 1)
+    ends_at = [places[-1]]
+    while ends_at[-1] + 1 < len(order) and is_of_loop(order[ends_at[-1] + 1]) and len(ends_at) < MOST_AROUND:
+        ends_at.append(ends_at[-1] + 1)
+    for end in ends_at:
+        for start in starts:
+            with contextlib.suppress(Refusal):
+                part = _part(path, order[start:end + 1], trace)
+                found.setdefault((part.takes, part.gives), part)  # type: ignore[arg-type]
+    return list(found.values())
 
 
 def ends(part: Part, trace: Trace) -> tuple[Val, Val]:
@@ -59,7 +108,15 @@ def copied(gm: GraphModule, block: Part, trace: Trace, path: str, wrap: Callable
     `wrap(graph, x, body, layers)` may put more around it: `body(x)` puts the copy itself in, and `layers` is the module at
     `path`, which takes further layers.
     """
-    source = clone_structure(gm.get_submodule(block.name), lambda t: t.detach().clone())
+    own = gm.get_submodule(block.name)
+    source = clone_structure(own, lambda t: t.detach().clone())
+    elsewhere = _elsewhere(block.name, block.nodes)
+    shared = {n: f"{path}.{name}" for name, inner in own.named_modules(remove_duplicate=False)
+              for n, layer in elsewhere.items() if inner is layer and not tensors_of(layer)}  # a shared activation
+
+    def renamed(name: str) -> str:
+        return path + name[len(block.name):] if below(name, block.name) else shared.get(name, name)
+
     graph = Graph()
     x = graph.placeholder("x")
     known = {block.takes, *block.nodes}
@@ -68,12 +125,13 @@ def copied(gm: GraphModule, block: Part, trace: Trace, path: str, wrap: Callable
 
     def body(value: Node) -> Node:
         env = {block.takes: value, **outer}
-        copy_nodes(block.nodes, graph, env, lambda n: path + n[len(block.name):] if below(n, block.name) else n)
+        copy_nodes(block.nodes, graph, env, renamed)
         return env[block.gives]
 
     graph.output(body(x) if wrap is None else wrap(graph, x, body, source))
     inputs = [ends(block, trace)[0].tensor, *(trace.values[i.name] for i in others)]
-    return Piece(_assembled({path: source}, graph, inputs), [path], others)
+    around = {n: layer for n, layer in elsewhere.items() if n not in shared}
+    return Piece(_assembled({**around, path: source}, graph, inputs), [path], others)
 
 
 def built(module: nn.Module, names: str | dict[str, str], x: Tensor) -> Piece:

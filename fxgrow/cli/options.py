@@ -28,13 +28,16 @@ def _together(*options: Callable) -> Callable:
     return lambda command: functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-model_options = _together(  # what a MODEL is made of
+source_options = _together(  # what a MODEL is made of
     click.option("--weights", metavar="FILE", help="A state_dict for MODEL, or DEFAULT for torchvision's and timm's own. "
                  "Without it such a model gets random weights, the same each time."),
     click.option("--input", "input_shape", metavar="[NAME=]SHAPE", multiple=True, callback=_inputs_option,
                  help="Shape of an input where MODEL does not say it: 1,3,224,224, or with its type 1,16:int64; repeatable. "
                  "By the names that forward has: --input input_ids=1,16:int64 --input attention_mask=1,16:int64."),
     click.option("--trust-pickle", is_flag=True, help="Let a pickled MODEL file run its own code while it loads."))
+model_options = _together(source_options, click.option(
+    "--into", metavar="MODULE:FACTORY", help="For a MODEL file of a network with code of its own, which no file holds: "
+    "package.module:factory makes a fresh instance of its class, which gets the file's sizes and numbers."))
 picture_options = _together(  # how much of a model is drawn
     click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Modules so many levels deep are one box each; 0: "
                  "every level. Without it, as deep as 60 boxes allow."),

@@ -72,7 +72,7 @@ def visualize(ctx: click.Context, models: tuple[str, ...], output: str, what: st
     _check_usage(ctx, what, options)
     check_suffix(output)
     check_writable(output)
-    loading = {key: options.pop(key) for key in ("input_shape", "trust_pickle")}
+    loading = {key: options.pop(key) for key in ("input_shape", "trust_pickle", "into")}
     shown = {}
     for i, (name, model) in enumerate(zip(_names(models), models)):
         module, inputs = load(model, weights=None if i else weights, **loading)

@@ -25,7 +25,19 @@ from fxgrow.graph.modules import (
     tensors_of,
     unwrapped,
 )
-from fxgrow.graph.names import CONSTANT, below, boundary, inside, location_of, outer, owner_of, path_of, place_of, prefixes
+from fxgrow.graph.names import (
+    CONSTANT,
+    below,
+    boundary,
+    home_of,
+    inside,
+    location_of,
+    outer,
+    owner_of,
+    path_of,
+    place_of,
+    prefixes,
+)
 from fxgrow.graph.running import (
     MetaRunner,
     NodeRunner,
@@ -43,7 +55,7 @@ __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE
            "NodeRunner", "OWN", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "add_node", "any_batch_size",
            "arguments_of", "as_call", "assemble", "below", "boundary", "branch_taken", "call_of", "calls", "clean_trace",
            "clone_graph", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes", "family", "hold",
-           "inside", "is_captured", "is_join", "location_of", "memory_of", "mentions", "meta_twin", "mode_flag",
+           "home_of", "inside", "is_captured", "is_join", "location_of", "memory_of", "mentions", "meta_twin", "mode_flag",
            "modules_by_path", "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of",
            "prefixes", "remembered", "run_shapes", "running_copy", "settings", "shape_of", "skeleton", "tensors_of", "title",
            "to_meta", "uncached", "unwrapped", "values_and_writes", "without_fast_path", "writes_in_place",

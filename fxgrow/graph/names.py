@@ -21,6 +21,12 @@ def path_of(node: Node) -> str:
     return str(node.target) if node.op == "get_attr" else place_of(node)
 
 
+def home_of(node: Node) -> str:
+    """Return what a node calls or reads, or the module whose code it is where that is not its own (a shared activation)."""
+    path, owner = path_of(node), owner_of(node)
+    return path if below(path, owner) else owner
+
+
 def prefixes(path: str) -> list[str]:
     """Return a path and all that it lies below, the outermost first; none for the whole model."""
     parts = path.split(".") if path else []

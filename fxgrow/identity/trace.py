@@ -1,6 +1,7 @@
 """The trace of the identity analysis: each ATen op of a block, with the node that it belongs to."""
 from __future__ import annotations
 
+import operator
 from math import inf
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import JOIN, Watching, compute, effects, storage_of, tensors_in
-from fxgrow.graph import MetaRunner, location_of, path_of, prefixes
+from fxgrow.graph import MetaRunner, home_of, location_of, owner_of, prefixes
 from fxgrow.identity.values import Range, Val, range_of, union
 
 
@@ -85,11 +86,17 @@ class _TraceRunner(MetaRunner):
         """Note what a node belongs to and what it reads, as that is now."""
         trace = self.trace
         trace.place, trace.inside = location_of(node), trace.made.setdefault(node.name, [])
-        for path in prefixes(path_of(node)) if node.op not in ("placeholder", "output") else ():
+        for path in prefixes(self._home(node)) if node.op not in ("placeholder", "output") else ():
             trace.below.setdefault(path, []).append(node)
         for source in node.all_input_nodes:
             if isinstance(tensor := self.values[source], Tensor):
                 trace.reads[node.name, source.name] = trace.val(tensor)
+
+    def _home(self, node: Node) -> str:
+        """Return what a node belongs to; one of several values belongs to what made them, not to who first reads it."""
+        source = node.args[0] if node.target is operator.getitem else None
+        several = isinstance(source, Node) and not isinstance(self.values[source], Tensor)
+        return owner_of(source) if several else home_of(node)  # type: ignore[arg-type]
 
     def join(self, node: Node) -> Any:
         """Return a value that may be that of either mode."""

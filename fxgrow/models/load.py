@@ -18,7 +18,7 @@ from fxgrow.models.sources import Loaded, forms, from_factory, from_file, from_p
 
 
 def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequence[str] = (), trust_pickle: bool = False,
-               seed: int = 0, need_inputs: bool = True) -> tuple[nn.Module, tuple | dict[str, Any]]:
+               seed: int = 0, need_inputs: bool = True, into: str | None = None) -> tuple[nn.Module, tuple | dict[str, Any]]:
     """Return the module that `spec` names, in eval mode, and example inputs for it, as a tuple or by name.
 
     spec: a file, `PREFIX:NAME` (torchvision, timm, zoo or an installed source) or `package.module:factory`.
@@ -27,6 +27,7 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequ
     input_shape: `1,3,224,224`, several as `1,3,224,224;1,10:int64` or in a list, by name as `mask=1,10:int64`; empty: what
     the file or library says.
     trust_pickle: let a pickled file run its own code.
+    into: `package.module:factory` of an instance of the class that a file was saved from, where that has code of its own.
     need_inputs: fail where nobody says what the inputs are; otherwise they are then an empty tuple.
 
     Raises ModelError where one of these cannot be had; ArchiveError where the file is damaged or a pickle not trusted.
@@ -35,7 +36,7 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequ
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        module, inputs = _find(spec, pretrained, trust_pickle)
+        module, inputs = _find(spec, pretrained, trust_pickle, into)
     if weights and not pretrained:
         _apply_weights(module, weights)
     if input_shape:
@@ -48,7 +49,7 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequ
     return module.eval(), draw_inputs(inputs or (), dtype_of(module), seed)
 
 
-def _find(spec: str, pretrained: bool, trust_pickle: bool) -> Loaded:
+def _find(spec: str, pretrained: bool, trust_pickle: bool, into: str | None) -> Loaded:
     prefix, _, name = spec.partition(":")
     is_file = Path(spec).exists()
     loaded = from_prefix(prefix, name, pretrained) if name and not is_file else None
@@ -58,7 +59,9 @@ def _find(spec: str, pretrained: bool, trust_pickle: bool) -> Loaded:
         raise ModelError(f"{spec} is no file here{nearest_file(spec)}; MODEL is {forms()}")
     if pretrained:
         raise ModelError(f"{spec} has no DEFAULT weights: only torchvision and timm models do; pass --weights FILE")
-    return from_file(spec, trust_pickle) if is_file else from_factory(spec)
+    if not is_file:
+        return from_factory(spec)
+    return from_file(spec, trust_pickle, from_factory(into).module if into else None)
 
 
 def _apply_weights(module: nn.Module, path: str) -> None:

@@ -44,9 +44,9 @@ def from_prefix(prefix: str, name: str, pretrained: bool) -> Loaded | None:
     return None
 
 
-def from_file(path: str, trust_pickle: bool) -> Loaded:
+def from_file(path: str, trust_pickle: bool, into: nn.Module | None) -> Loaded:
     """Read a saved module; its inputs are those that the archive tells."""
-    module = load(path, trust_pickle=trust_pickle)
+    module = load(path, into=into, trust_pickle=trust_pickle)
     return Loaded(module, tree_map(lambda t: Input(tuple(t.shape), t.dtype) if isinstance(t, Tensor) else t,
                                    Captured(module).inputs or None))
 

@@ -10,6 +10,7 @@ from fxgrow.record import freezing, optimizers, shrinking
 from fxgrow.record.entries import Entries, ParameterRecord
 
 MAPS = ("index", "fresh", "shares")  # of a ParameterRecord, one tensor or none for each axis
+MOST_AXES = 64  # that a tensor of torch can have
 
 @dataclass
 class GrowthRecord(Entries):
@@ -59,6 +60,8 @@ class GrowthRecord(Entries):
         data = json.loads(text)
         parameters: dict[str, ParameterRecord] = {}
         for name, p in data["parameters"].items():
+            if not 0 <= p["axes"] <= MOST_AXES:
+                raise ValueError(f"{name} has {p['axes']} axes")
             index, fresh, shares = ([tensors.get(f"{kind}/{dim}/{name}") for dim in range(p["axes"])] for kind in MAPS)
             parameters[name] = ParameterRecord(p["source"], index, fresh, shares, p["scale"], p.get("shift", 0.0))
         return cls(parameters, data["lineage"], set(data["removed"]), data.get("certificate", []))

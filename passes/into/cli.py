@@ -24,7 +24,7 @@ MOST = 8  # tensors that are named one by one
 @click.option("--extend", is_flag=True, help="Let BIG give more numbers than SMALL; the first are as before.")
 @click.option("--seed", type=click.IntRange(0, 2 ** 63 - 1), default=0, show_default=True, help="Of every random choice.")
 @click.option("--into-weights", metavar="FILE", help="A state_dict for BIG (--weights is that of SMALL).")
-@cli.model_options
+@cli.source_options
 @cli.json_option
 def grow(small: str, big: str, output: str | None, only_plan: bool, method: str, place: str, approximate: bool,
          extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:

@@ -1,9 +1,8 @@
 """Where to deepen: the stages, blocks and layers that a name means, and what goes behind each."""
-import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +11,21 @@ from torch.fx import Graph, GraphModule, Node
 from fxgrow.blocks import built, copied, ends, find_block, find_out
 from fxgrow.common import Refusal
 from fxgrow.errors import GrowthError
-from fxgrow.graph import Captured, below, call_of, calls, inside
+from fxgrow.graph import Call, Captured, below, call_of, calls, computes, inside
 from fxgrow.growth import Part, Piece, channel_axes, outermost
-from fxgrow.identity import Demand, Trace
+from fxgrow.identity import Trace
 from fxgrow.passes.support import plain
 from fxgrow.passes.support.blocks import build
+from fxgrow.passes.support.joined import Joined, joined
 from fxgrow.passes.support.layers import conv
+from fxgrow.passes.support.stages import Stages
 from fxgrow.record import Outcome
+
+
+class Norms(NamedTuple):
+    """Weight and bias of the norm in front of a new block, and those of the block's last norm, by their names in it."""
+    front: tuple[str, str]
+    last: tuple[str, str]
 
 
 @dataclass
@@ -27,6 +34,8 @@ class Place:
 
     base: the layer or block that the new one is called after. make: gives a piece of a name (or of several, one for each of
     `parts`). draw: whether its numbers are drawn anew. exact: why it is the identity as it is made; "": a start is sought.
+    norms: of a block that ends in a norm and follows one, which hands on its weight and bias.
+    joined: where its result is concatenated behind that of the block before it.
     """
     base: str
     x: Node
@@ -35,6 +44,8 @@ class Place:
     draw: bool = True
     exact: str = ""
     parts: list[str] = field(default_factory=list)
+    norms: Norms | None = None
+    joined: Joined | None = None
 
     def piece(self, names: list[str]) -> Piece:
         """Make a piece under one name, or with its parts each under one."""
@@ -47,7 +58,7 @@ class Places:
     def __init__(self, gm: GraphModule, trace: Trace, block: str, method: str):
         self.gm, self.trace, self.kind, self.method = gm, trace, block, method
         self.modules = [n for n, _ in gm.named_modules(remove_duplicate=False) if n]
-        self.blocks: dict[str, Part | None] = {}
+        self.stages = Stages(gm, trace)
         self.refused: list[Outcome] = []
 
     def find(self, where: list[str] | None) -> tuple[list[Place], list[Outcome]]:
@@ -70,43 +81,17 @@ class Places:
         try:
             if self.kind != "clone" and path:
                 return [self._behind(path)]
-            runs = self._stages(path)
+            runs = self.stages.below(path)
             if runs:
                 return [self._behind(run[-1], _template(self.gm, self.trace, run)) for run in runs]
-            return [self._behind(path)] if path else [self._last_layer("")]
+            if path:
+                return [self._behind(path)]
+            self.refused += [Outcome(name, 0, 0, [], reason=f"no block like it goes behind it: {why}")
+                             for name, why in self.stages.passed_over.items()]
+            return [self._last_layer("")]
         except (Refusal, GrowthError) as why:
             self.refused.append(Outcome(path or type(self.gm).__name__, 0, 0, [], reason=str(why)))
             return []
-
-    def _block(self, path: str) -> Part | None:
-        """Return the block below a path, if one is there that can be the identity as it is."""
-        if path not in self.blocks:
-            self.blocks[path] = None
-            with contextlib.suppress(Refusal):
-                block = find_block(path, self.trace)
-                x, out = ends(block, self.trace)
-                if x.tensor.shape == out.tensor.shape:
-                    Demand(x, lambda name: below(name, path)).identity(out)
-                    self.blocks[path] = block
-        return self.blocks[path]
-
-    def _stages(self, path: str) -> list[list[str]]:
-        """Return runs of neighbouring blocks in numbered lists that keep the shape of one value, the deepest there are."""
-        names = [n for n, _ in self.gm.get_submodule(path).named_children()]
-        children = [f"{path}.{n}" if path else n for n in names]
-        deeper = [run for child in children for run in self._stages(child)]
-        if deeper or len({re.sub(r"\d+$", "", n) for n in names}) != 1 or not names[0][-1].isdigit():
-            return deeper
-        runs: list[list[str]] = []
-        end = None
-        for child in children:
-            block = self._block(child) if any(self.gm.get_submodule(child).children()) else None
-            if block is not None:
-                if block.takes is not end:
-                    runs.append([])
-                runs[-1].append(child)
-            end = None if block is None else block.gives
-        return runs
 
     def _behind(self, path: str, template: str | None = None) -> Place:
         """Return the place behind a block or layer."""
@@ -115,9 +100,16 @@ class Places:
             names = [f"{path}.{n}" for n, _ in self.gm.get_submodule(path).named_children() if n.isdigit()]
             base = next((name for name in names if out in self.trace.below.get(name, ())), path)  # a stage's last block
             return self._built(base, out, nodes[-1], self.kind)
-        block, source = self._block(path), self._block(template or path)
+        block, source = self.stages.block(path), self.stages.block(template or path)
         if block is not None and source is not None:
-            return Place(path, block.gives, block.nodes[-1], lambda name: copied(self.gm, source, self.trace, name))
+            front, last = (self.stages.norms.get(name) for name in (path, source.name))
+            norms = Norms(front, tuple(n[len(source.name):] for n in last)) if front and last else None
+            if norms is not None or not last:
+                return Place(path, block.gives, block.nodes[-1], lambda name: copied(self.gm, source, self.trace, name),
+                             norms=norms, joined=joined(self.gm, self.trace, block))
+        spread = self.stages.spread(path)
+        if spread:
+            return self._wrapped(spread[0])
         if any(inside(c.node, path) and str(c.node.target) != path and c.name != path for c in calls(self.gm)):
             nodes, _ = find_out(path, self.trace)
             if any(n.op != "get_attr" and n.meta.get("owner") == path for n in nodes):
@@ -189,12 +181,31 @@ class Places:
                     hidden.add(node)
             units = [(c, nodes) for c, nodes in units if nodes[-1] in hidden]
         if not units:
-            raise GrowthError(f"{path or 'the model'} has no convolution or linear layer to insert behind")
+            raise GrowthError(self._no_layer(path, found))
         call, nodes = units[-1]
         base = str(next((n.target for n in reversed(nodes) if n.op == "call_module"), call.name))
         series = base.rpartition(".")[2].isdigit()
         make, exact, parts = plain.like(self.gm, self.trace, call, nodes, self.method)
         return Place(base if series else call.name, nodes[-1], nodes[-1], make, False, exact, parts if series else [])
+
+
+    def _no_layer(self, path: str, layers: list[Call]) -> str:
+        """Say why there is no layer to insert behind."""
+        place, reasons = path or "the model", []
+        computed = [str(n.target) for n in self.gm.graph.nodes if computes(self.gm, n) and below(str(n.target), path)]
+        whole = [name for name in Captured(self.gm).leaves if below(name, path) or below(path, name)]
+        others = [f"{name} ({type(m).__name__})" for name, m in self.gm.named_modules() if below(name, path)
+                  and isinstance(m, (nn.RNNBase, nn.Embedding, nn.MultiheadAttention))]
+        if layers:
+            reasons.append(f"{listing([c.name for c in layers])} gives its output: name it to insert behind it")
+        if computed:
+            reasons.append(f"the weight of {listing(computed)} is computed from others, so a layer like it is not known")
+        if whole:
+            reasons.append(f"{listing(whole)} is kept whole ({Captured(self.gm).leaves[whole[0]]})")
+        if others:
+            reasons.append(f"{listing(others)} is no convolution and no linear layer")
+        return f"{place} has no hidden layer to insert behind: {'; '.join(reasons)}" if reasons else \
+            f"{place} has no convolution or linear layer to insert behind"
 
 
 def channels_last(gm: GraphModule, node: Node, value: Tensor) -> bool:
@@ -232,3 +243,9 @@ def _integers(node: Node) -> list[int]:
     found: list[int] = []
     torch.fx.node.map_aggregate((node.args, node.kwargs), lambda v: found.append(v) if isinstance(v, int) else None)
     return found
+
+
+def listing(names: list[str]) -> str:
+    """Return some names, and how many more there are."""
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

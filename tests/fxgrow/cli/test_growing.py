@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,3 +99,17 @@ def test_a_step_in_words():
         "kernel conv1, conv2 (size 5x5, exact yes)")
     assert describe_step({"pass": "deepen", "where": "layer3", "method": "netmorph"}) == "deepen layer3 by netmorph"
     assert describe_step({}) == "a pass without a name everywhere"
+
+
+def test_a_network_with_code_of_its_own():
+    Path("gates.py").write_text(
+        "import torch\nfrom torch import nn\nclass Gated(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))\n    def forward(self, x):\n"
+        "        x = self.body(x)\n        return 2 * x if float(x.detach().sum()) > -1e6 else x\n"
+        "def net():\n    return Gated(), torch.randn(3, 4)\n")
+    run("transform gates:net --pass widen --factor 2 --seed 0 -o big.pt")
+    assert "--into package.module:factory" in run("info big.pt", 1).stderr
+    assert json.loads(run("info big.pt --into gates:net --json").stdout)["class"] == "Gated"
+    assert json.loads(run("verify gates:net big.pt --into gates:net --json").stdout)["ok"]
+    run("shrink big.pt --into gates:net -o small.pt")
+    assert json.loads(run("info small.pt --into gates:net --json").stdout)["parameters"] == 76

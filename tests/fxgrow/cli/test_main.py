@@ -256,9 +256,9 @@ def test_what_a_model_prints_stays_out_of_the_report(here):
 
 def test_a_layer_that_no_file_can_hold_is_found_before_the_work(here, monkeypatch):
     monkeypatch.setattr(fxgrow, "transform", None)
-    Path("own.py").write_text("from torch import nn, zeros\nclass Own(nn.Module):\n    def forward(self, x):\n"
-                              "        self.last = x\n        return x * 2\n"
-                              "def net():\n    return nn.Sequential(nn.Linear(4, 8), Own(), nn.Linear(8, 2)), zeros(3, 4)\n")
+    Path("own.py").write_text("from torch import nn, zeros\ndef net():\n    last = nn.Linear(8, 2)\n"
+                              "    last.register_forward_hook(lambda module, args, out: out * 2)\n"
+                              "    return nn.Sequential(nn.Linear(4, 8), last), zeros(3, 4)\n")
     assert "an archive holds no code" in refused("transform own:net -o a.pt --pass widen --factor 2", here)
 
 
