@@ -14,6 +14,7 @@ from fxgrow.archive.structure import find_module, is_readable
 from fxgrow.archive.tree import Tree
 from fxgrow.archive.values import Unencodable, decode, encode, fields
 from fxgrow.errors import ArchiveError
+from fxgrow.graph import keep_grad_mode
 
 MAX_NODES = 100_000  # torch.fx compiles a function of as many lines
 NODE = {"op": str, "name": str, "target": (str, dict), "args": list, "kwargs": dict}
@@ -81,6 +82,7 @@ def decode_graph(data: Any, tree: Tree) -> Graph:
         _decode_node(graph, nodes, entry, tree)
     if data[-1]["op"] != "output":
         raise ArchiveError("the graph has no output")
+    keep_grad_mode(graph)
     return graph
 
 

@@ -22,6 +22,7 @@ from fxgrow.graph import (
     clone_module,
     cloned_tensors,
     is_captured,
+    keep_grad_mode,
     meta_twin,
     to_meta,
     uncached,
@@ -86,6 +87,7 @@ def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: b
     with uncached(twin):
         graph = record_modes(twin, args, kwargs, leaves, _device_of(model, (args, kwargs)))
     clean_trace(graph)
+    keep_grad_mode(graph)
     memo = cloned_tensors(model, lambda t: t)
     gm = assemble(model, graph, type(model).__name__, lambda leaf: clone_module(leaf, memo))
     for name, value in vars(twin).items():
