@@ -14,8 +14,10 @@ def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Tag:
     """
     x, *affine = op.ins
     tag = held.tag(x, dim)
-    if isinstance(tag, Var):
+    if isinstance(tag, Var) and not any(map(held.dims, affine)):
         return behind_norm(held, op, tag)
+    if isinstance(tag, Var):  # latents that are learned
+        tag = held.bind(tag)
     if op.how == "unit" and tag == ZERO:
         return ZERO
     if tag == COPY and held.is_covered(axis):  # copies of every position, equally many of each, keep mean and variance

@@ -160,3 +160,42 @@ class Capsules(nn.Module):
 def test_a_norm_over_the_class_takes_zeros():
     found = grown(Capsules(), torch.randn(3, 5, dtype=torch.float64), factor=2, seed=0)
     assert found.model.get_parameter("capsules.weight").shape == (48, 5)
+
+
+class Latents(nn.Module):
+    """Latents that are learned read what is given (Perceiver)."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.latents, self.norm, self.last = nn.Parameter(torch.randn(4, 6)), norm(6), norm(6)
+        self.q, self.k, self.v, self.out, self.head = (nn.Linear(a, b) for a, b in ((6, 8), (3, 8), (3, 8), (8, 6), (6, 2)))
+
+    def forward(self, x):
+        latents = self.latents.expand(x.shape[0], -1, -1)
+        weights = (self.q(self.norm(latents)) @ self.k(x).mT).softmax(-1)
+        return self.head(self.last(latents + self.out(weights @ self.v(x))))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("norm", ["layer norm", "rms of torch", "centred"])
+def test_learned_latents_that_a_norm_reads_grow(norm, method):
+    found = grown(Latents(NORMS[norm]), torch.randn(2, 5, 3, dtype=torch.float64), factor=2, method=method, seed=0)
+    assert found.model.get_parameter("latents").shape == (4, 12)
+
+
+class Gate(nn.Module):
+    """A convolution over the channels as if they were places (ECA), between two of images."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.gate, self.last = nn.Conv2d(2, 6, 1), nn.Conv1d(1, 1, 3, padding=1, bias=False), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        weights = self.gate(x.mean((2, 3))[:, None]).sigmoid()
+        return self.last(x * weights.view(x.shape[0], -1, 1, 1))
+
+
+def test_channels_that_are_read_as_places_are_left_alone_and_the_reason_says_so():
+    with pytest.raises(fxgrow.SelectionError, match="it is spatial"):
+        grown(Gate(), torch.randn(2, 2, 4, 4, dtype=torch.float64), factor=2, seed=0)
