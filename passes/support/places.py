@@ -1,6 +1,6 @@
 """Where to deepen: the stages, blocks and layers that a name means, and what goes behind each."""
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,8 +24,8 @@ from fxgrow.record import Outcome
 
 class Norms(NamedTuple):
     """Weight and bias of the norm in front of a new block, and those of the block's last norm, by their names in it."""
-    front: tuple[str, str]
-    last: tuple[str, str]
+    front: Sequence[str]
+    last: Sequence[str]
 
 
 @dataclass
