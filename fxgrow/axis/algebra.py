@@ -3,6 +3,7 @@
 What does not live here: knowledge of any operation, or of what grown positions contain.
 """
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from fxgrow.axis.expressions import Atom, Fixed, Prod, Sum, atoms, concat, freeze, is_copies, is_fixed, product, resolve
@@ -197,6 +198,20 @@ def view(dims: Sequence, sizes: Sequence[int]) -> list | None:
                 return None
         out.append(product(got))
     return out if not factors else None
+
+
+def reshaped_together(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Return which dimensions a reshape makes of which, in groups as small as can be; those of one position are left out."""
+    left, right = ([(d, n) for d, n in enumerate(sizes) if n != 1] for sizes in (before, after))
+    if 0 in before:
+        return [(list(range(len(before))), list(range(len(after))))]
+    groups = []
+    while left:
+        here, there = [left.pop(0)], [right.pop(0)]
+        while (one := prod(n for _, n in here)) != (other := prod(n for _, n in there)):
+            (here if one < other else there).append((left if one < other else right).pop(0))
+        groups.append(([d for d, _ in here], [d for d, _ in there]))
+    return groups
 
 
 def _split_factor(e, outer: int) -> list | None:

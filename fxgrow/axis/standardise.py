@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from fxgrow.aten import COPIES
+from fxgrow.axis.algebra import reshaped_together
 from fxgrow.axis.tape import Tape
 from fxgrow.axis.values import Map, Normalise, Op, Reduce, Value
 
@@ -48,22 +49,15 @@ def _count(value: Value) -> int:
     return prod(axis.size for axis in value.axes)
 
 
-def view_groups(before: Value, after: Value) -> list[tuple[set[int], set[int]]]:
+def view_groups(before: Value, after: Value) -> list[tuple[list[int], list[int]]]:
     """Return which dimensions a reshape makes of which, in groups as small as can be; those of one position are left out."""
-    left, right = ([(d, a.size) for d, a in enumerate(v.axes) if a.size > 1] for v in (before, after))
-    groups = []
-    while left:
-        here, there = [left.pop(0)], [right.pop(0)]
-        while (ratio := prod(n for _, n in here) / prod(n for _, n in there)) != 1:
-            (here if ratio < 1 else there).append((left if ratio < 1 else right).pop(0))
-        groups.append(({d for d, _ in here}, {d for d, _ in there}))
-    return groups
+    return reshaped_together(*([axis.size for axis in v.axes] for v in (before, after)))
 
 
 def _through_view(before: Value, after: Value, over: set[int]) -> set[int] | None:
     """Return the dimensions before a reshape that are `over` after it; None where one is so in part."""
-    groups = [(here, there) for here, there in view_groups(before, after) if there & over]
-    return set().union(*(here for here, _ in groups)) if all(there <= over for _, there in groups) else None
+    groups = [(here, there) for here, there in view_groups(before, after) if over.intersection(there)]
+    return {d for here, _ in groups for d in here} if all(over.issuperset(there) for _, there in groups) else None
 
 
 @dataclass

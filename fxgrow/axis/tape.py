@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, all_numbers_in, compute, effects, tensors_in
-from fxgrow.axis.algebra import cut, unify, view
+from fxgrow.axis.algebra import cut, reshaped_together, unify, view
 from fxgrow.axis.aliases import Aliases
 from fxgrow.axis.expressions import Atom, Fixed, Prod, atoms, freeze, is_fixed, product, resolve
 from fxgrow.axis.values import UNEVEN, Map, Op, Value
@@ -115,8 +115,13 @@ class Tape(Watching):
         """Return the axes of a reshaped tensor; freeze them where the structure forbids to follow them."""
         out = view(dims, sizes)
         if out is None:
-            self.freeze_all(dims, f"{what} {UNEVEN}")
             out = [Fixed(s) for s in sizes]
+            for before, after in reshaped_together([d.size for d in dims], sizes):
+                pieces = view([dims[i] for i in before], [sizes[j] for j in after])
+                if pieces is None:
+                    self.freeze_all((dims[i] for i in before), f"{what} {UNEVEN}")
+                for j, piece in zip(after, pieces or ()):
+                    out[j] = piece
         return [self._adjacent(e, dim) for dim, e in enumerate(out)] if self.copied else out
 
     def _adjacent(self, e, dim: int):

@@ -574,6 +574,7 @@ FUNCTIONS = {
     "rows copied by number": (IMAGE, lambda x: x.index_copy(3, torch.tensor([1]), x[..., :1].sin()), [12]),
     "nothing behind the last": (FLAT, lambda x: torch.cat([x[:, :12].sin(), x[:, 12:]], 1), [12]),
     "nothing before the first": (FLAT, lambda x: torch.cat([x[:, :0], x.sin()], 1), [12]),
+    "an uneven reshape beside another": (IMAGE, lambda x: x.unflatten(1, (4, 3)).reshape(2, 4, 2, 3, 2).flatten(1), [4]),
     "a relative shift": (IMAGE, lambda x: F.pad(x, (1, 0)).view(*x.shape[:2], 3, 2)[:, :, 1:].reshape(x.shape), [12]),
     "a relative shift behind zeros": (IMAGE, lambda x: torch.cat([x.new_zeros(*x.shape[:3], 1), x], -1)
                                       .view(*x.shape[:2], 3, 2)[:, :, 1:].view_as(x), [12]),
