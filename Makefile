@@ -1,6 +1,7 @@
 # make demo      sets up, makes a trained network wider and deeper, classifies two photographs before and after
 # make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm, and Ray
 # make test-oldest  sets up .venv-oldest with the oldest releases that setup.cfg allows, runs the tests there
+# make coverage  widens networks of twelve packages, and writes docs/coverage.md (an hour or two)
 # make lint      make types      make docs      make bench (against Torch-Pruning and fvcore)
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 OLDEST := $(VENV)-oldest
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: demo test test-all test-oldest lint types docs bench clean
+.PHONY: demo test test-all test-oldest coverage lint types docs bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --out out
@@ -19,6 +20,10 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -e ".[ray]"
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "sweep or not sweep"
+
+coverage: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -e ".[coverage]"
+	$(BIN)/python tools/coverage
 
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check .

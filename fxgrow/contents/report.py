@@ -9,7 +9,8 @@ from fxgrow.tracing import capture
 
 def possible_methods(tape: Tape, atom: Atom) -> tuple[list[str], str]:
     """Return the methods that are exact for a class, and the first reason against the others."""
-    able, reason = [], ""
+    able: list[str] = []
+    reason = ""
     labels = {"pair": "r2r", "copy": "net2net", "free": "netmorph", "average": "average", "zero": "zero"}
     ways = [*((base, False) for base in labels), *((base, True) for base in SCALED)]
     for base, scaling in ways:

@@ -1,4 +1,5 @@
 """`transform`: capture a model, then apply one pass after another, keeping the record of what each did."""
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -8,8 +9,8 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase
 
 from fxgrow.common import without_collector
-from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import Captured, as_call, clone_structure, remembered, skeleton, unwrapped
+from fxgrow.errors import CaptureError, GrowthError, SelectionError
+from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, unwrapped
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
 from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
 
@@ -73,6 +74,11 @@ def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:
     return joined
 
 
+def _is_ours(step: PassBase) -> bool:
+    """Tell whether a pass is none of the user's, whose errors are the user's as they are."""
+    return type(step).__module__.partition(".")[0] == "fxgrow"
+
+
 def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grown:
     """Apply the passes as `PassManager` does, which compiles a graph that is new and hides what a pass raises."""
     insist_callable(gm)
@@ -82,7 +88,9 @@ def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grow
     Captured(gm).keep_growth(record, [])
     result = gm
     for step in passes:
-        before, result = result, step(result).graph_module
+        before = result
+        with faults_told(GrowthError, f"{type(step).__name__} stops") if _is_ours(step) else contextlib.nullcontext():
+            result = step(result).graph_module
         if result is before:
             result.recompile()  # edited in place
     if not passes:

@@ -139,7 +139,7 @@ def factors(trace: Trace, ops: Sequence[Val], same: Iterable[tuple[Val, Val]], o
             equations.fix(v, 0.0, v.place)
     parameters = [v for v in trace.now.values() if v.source is not None]
     for v in parameters:
-        if held and v.source in held:
+        if held and v.source is not None and v.source in held:
             equations.fix(v, held[v.source], v.source)
     for first, *others in _by_name(shifted).values():
         equations.equal([first, *others], first.place)

@@ -54,6 +54,9 @@ def _write_sizes(owner: nn.Module | Node, op: Op, grown: GrownSizes) -> None:
     groups = getattr(op, "groups", None)
     if groups is not None:  # where they are computed, numbers.py sees to it
         name, position = GROUPS[type(op)]
+        if isinstance(owner, nn.Module) and not hasattr(owner, name) and grown.of(groups) != resolve(groups).size:
+            raise Refusal("it is kept as it is, with a number of groups in its code; class left unchanged", op.node,
+                          list(atoms(groups)))
         _put(owner, name, position, lambda stated: stated if isinstance(stated, Node) else fit(stated, groups))
     elif isinstance(op, Normalise) and op.name in STATED:
         axes = [axis for _, _, axis in op.reduced]

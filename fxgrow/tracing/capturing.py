@@ -21,6 +21,7 @@ from fxgrow.graph import (
     clean_trace,
     clone_module,
     cloned_tensors,
+    faults_told,
     is_captured,
     keep_grad_mode,
     meta_twin,
@@ -82,6 +83,12 @@ def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: b
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and is no Python: "
                            "pass the module that it was made from, or put it as a part into a model of yours")
+    with faults_told(CaptureError, f"the capture of {type(model).__name__} stops"):
+        return _captured(model, args, kwargs, check)
+
+
+def _captured(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: bool) -> GraphModule:
+    """Record a model, and put the graph of the recording and the layers of the model together."""
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     with uncached(twin):

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
+from fxgrow.aten import tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import add_join, memory_of, mode_flag, modules_by_path, owner_of, writes_in_place
 from fxgrow.layers import set_grad
-from fxgrow.tracing.guards import Inputs, guard_sizes, set_constant, takes_one
+from fxgrow.tracing.guards import LONGER, SHORTER, Inputs, guard_sizes, set_constant, takes_one
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
 from fxgrow.tracing.recording import record
-from fxgrow.tracing.replay import Differs, Replay, replay
+from fxgrow.tracing.replay import CallAtOtherSizes, Differs, Replay, SecondCall, WithoutGradients, replay
 
 
 def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device) -> Graph:
@@ -53,24 +54,30 @@ def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, 
             evaluation = _record_in(twin, False, args, kwargs, leaves, device)
             if must_take is not None and not takes_one(evaluation, *must_take):
                 raise Differs("a batch of one")
-            if not evaluation.reads_training and not _with_own_train(twin):
-                guard_sizes(evaluation, args, kwargs)
-                return evaluation.graph
-            set_mode(twin, True)
-            again = replay(evaluation, args, kwargs)
-            set_mode(twin, False)
+            one = not evaluation.reads_training and not _with_own_train(twin)  # graph for both modes, if leaves allow it
+            again = None if one and not evaluation.calls_leaves else _replay_in_train_mode(evaluation, args, kwargs)
             guard_sizes(evaluation, args, kwargs)
+            if one and not isinstance(again, Differs):
+                return evaluation.graph
             if isinstance(again, Replay):
                 return _with_flags(again)
             found = len(leaves)
             train = _record_in(twin, True, args, kwargs, leaves, device)
             for change in train.set_up.keys() ^ evaluation.set_up.keys():
                 raise (train.set_up | evaluation.set_up)[change]
+            _insist_on_forms(train, evaluation)
             if len(leaves) == found:  # else a leaf found in the second recording holds for the first
                 guard_sizes(train, args, kwargs)
                 return _Merger(train.graph, evaluation.graph).merge()
         except LeafNeeded as stop:
             keep_opaque(twin, leaves, stop)
+
+
+def _replay_in_train_mode(evaluation: Recorder, args: tuple, kwargs: dict) -> Replay | BaseException:
+    set_mode(evaluation.root, True)
+    again = replay(evaluation, args, kwargs)
+    set_mode(evaluation.root, False)
+    return again
 
 
 def _with_flags(train: Replay) -> Graph:
@@ -88,13 +95,44 @@ def _with_flags(train: Replay) -> Graph:
 
 def _record_in(twin: nn.Module, training: bool, args: tuple, kwargs: dict, leaves: dict[str, str],
                device: torch.device) -> Recorder:
-    return record(set_mode(twin, training), args, kwargs, leaves, device, _repeats)
+    recording = record(set_mode(twin, training), args, kwargs, leaves, device, _repeats)
+    if recording.asks_gradients is not None:
+        again = replay(recording, args, kwargs, WithoutGradients)
+        if not isinstance(again, Replay) or again.differences or again.decided:
+            raise recording.asks_gradients
+    return recording
+
+
+def _insist_on_forms(train: Recorder, evaluation: Recorder) -> None:
+    """Insist that what is kept as it is gives values of one form in both modes, since a graph reads both modes' in each.
+
+    Raises:
+        LeafNeeded: the module that calls it has to be kept too.
+    """
+    def forms(recording: Recorder) -> dict[tuple, list[Any]]:
+        calls: dict[tuple, list[Any]] = {}
+        for node in recording.events:
+            if node.target in recording.leaves:
+                form = tree_map(lambda v: (v.shape, v.dtype) if isinstance(v, Tensor) else v, node.meta["val"])
+                calls.setdefault((owner_of(node), node.target), []).append(form)
+        return calls
+
+    one, other = forms(train), forms(evaluation)
+    for owner, path in one.keys() & other.keys():
+        if one[owner, path] != other[owner, path]:
+            raise LeafNeeded(owner, f"it calls {path}, which is kept as it is ({train.leaves[path]}) and gives something of "
+                             "another form in train mode than in eval mode")
 
 
 def _repeats(recording: Recorder, args: tuple, kwargs: dict) -> bool:
-    """Tell whether a second call does what was recorded."""
-    again = replay(recording, args, kwargs)
-    return isinstance(again, Replay) and not again.differences and not again.decided and not again.varied
+    """Tell whether a second call does what was recorded, one for inputs of other sizes too where sizes are remembered."""
+    again = replay(recording, args, kwargs, SecondCall if recording.of_caches else Replay)
+    if not isinstance(again, Replay) or again.differences or again.decided or again.varied:
+        return False
+    inputs = Inputs(args, kwargs)
+    others = [inputs.longer([group], size) for group in inputs.groups for size in (*LONGER, SHORTER[-1])]
+    calls = (replay(recording, *other, CallAtOtherSizes) for other in (others if recording.of_caches else ()))
+    return not any(isinstance(call, Differs) or (isinstance(call, LeafNeeded) and call.__cause__ is None) for call in calls)
 
 
 def set_mode(module: nn.Module, training: bool) -> nn.Module:

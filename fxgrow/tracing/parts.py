@@ -21,6 +21,7 @@ from fxgrow.graph import (
     clone_module,
     clone_structure,
     cloned_tensors,
+    faults_told,
     is_captured,
     tensors_of,
 )
@@ -167,10 +168,11 @@ def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, Gr
     while parts := capture_parts(model, calls, alone):
         tried = {path: change(path, part) for path, part in parts.items()}
         changed = {path: part for path, part in tried.items() if part is not None}
-        new, fault = _try_out(model, calls, inputs, changed)
-        if not fault:
-            return new, list(changed), faults
-        by_itself = {path: _try_out(model, calls, inputs, {path: part})[1] for path, part in changed.items()}
+        with faults_told(CaptureError, f"{type(model).__name__} with its parts grown stops"):
+            new, fault = _try_out(model, calls, inputs, changed)
+            if not fault:
+                return new, list(changed), faults
+            by_itself = {path: _try_out(model, calls, inputs, {path: part})[1] for path, part in changed.items()}
         bad = {path: why for path, why in by_itself.items() if why} or dict.fromkeys(changed, fault)
         alone |= bad
         faults |= bad

@@ -137,11 +137,14 @@ class Recorder(TorchFunctionMode):
         self.guards: list[Guard] = []
         self.listening, self.stack = False, [""]
         self.escaped, self.reads_training, self.reads_sizes = "", False, False
+        self.calls_leaves = False  # which may read the mode, and give something of another form in the other one
         self.dtype_reads: list[tuple[int, Any, torch.dtype, str]] = []  # after how many events, of what, the answer, by whom
         self.known: dict[int, Any] = {}  # by the id of a tensor or device: its node, or the element of one
         self.alive: list[Any] = []  # so that no id is given twice
         self.odd = 0  # how many arguments were seen that torch has to be given in another form
         self.grad = True  # what the model is told of gradients; none are computed here
+        self.asks_gradients: LeafNeeded | None = None  # what is said if it does something else where none are wanted
+        self.denies_gradients = False  # whether it is told that none are wanted
         self.switched: list[tuple[Node, bool]] = []  # where it switched them, and how they were before
         self.compiling, self.asked_compiling = False, False  # what the model is told when it asks
         self.uncached: list[tuple[dict, str, Any]] = []  # functions that are called without their caches, and where
@@ -154,6 +157,8 @@ class Recorder(TorchFunctionMode):
         self.hooks: list[tuple[str | None, Any]] = []  # that are registered: where (None: in a leaf), and what removes them
         self.caught: LeafNeeded | None = None  # what is said if the forward goes on after an error of torch
         self.set_up: dict[str, LeafNeeded] = {}  # what the forward may change, since later calls do the same with it
+        self.of_caches: list[tuple[Number, LeafNeeded]] = []  # sizes that the forward remembers: its caches hold for them
+        self.free_of_data: dict[Node, bool] = {}  # whether nodes are computed from sizes and constants alone
         self.of_leaves: set[Node] = set()  # leaves that give more than tensors, and numbers computed from theirs
         self.remembering: list[str] = []  # leaves that hold something else after the forward
         self.counts: list[int] = []  # numbers of positions that were made up, as they depend on data
@@ -492,6 +497,7 @@ class Recorder(TorchFunctionMode):
         node = self.emit(kind, target, node_args, node_kwargs)
         self.note(node, out)
         if target in self.leaves:
+            self.calls_leaves = True
             self._insist_on_words(node, out)
         return self.named(out, node)
 
@@ -640,6 +646,18 @@ def _parts(recorder: Recorder, func, name, args, kwargs) -> Any:
     return parts
 
 
+def _filled(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Make a tensor of one value; one that is a tensor itself, which torch would ask for its number, is spread instead."""
+    value = kwargs.get("fill_value", args[-1] if args else None)
+    if not isinstance(value, Tensor):
+        return recorder._call(func, name, args, kwargs)
+    zero = torch.zeros((), dtype=value.dtype).item()
+    made = recorder._call(func, name, tuple(zero if a is value else a for a in args),
+                          {k: zero if v is value else v for k, v in kwargs.items()})
+    one = recorder._call(Tensor.type_as, "type_as", (value, made), {})
+    return recorder._call(Tensor.clone, "clone", (recorder._call(Tensor.expand_as, "expand_as", (one, made), {}),), {})
+
+
 def _fact(recorder: Recorder, func, name, args, kwargs) -> Any:
     return func(*args, **kwargs)
 
@@ -722,7 +740,7 @@ def _switch(recorder: Recorder, args: tuple) -> None:
 SPECIAL: dict[str, Callable] = {
     "split": _parts, "chunk": _parts, "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert,
     "cpu": _moved, "cuda": _moved, "to": _to, "is_contiguous": _question, "_set_grad_enabled": _grad_mode,
-    "get_device": _device_number,
+    "get_device": _device_number, **dict.fromkeys(("full", "new_full", "full_like"), _filled),
     "__set__": _refused("its forward sets an attribute of a tensor"),
     "requires_grad_": _refused("its forward asks for gradients of a tensor"),
     **dict.fromkeys(("backward", "grad"), _refused("its forward computes gradients")),

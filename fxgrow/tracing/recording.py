@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 
 from fxgrow.aten import noted_counts, other_counts, tree_any, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
-from fxgrow.graph import CONSTANT, arguments_of, to_meta, writes_in_place
+from fxgrow.graph import CONSTANT, arguments_of, memory_of, to_meta, writes_in_place
 from fxgrow.layers import has_form, ordered
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, contents_of, describe, form_of, map_inside
@@ -20,6 +20,9 @@ from fxgrow.tracing.watching import watched
 
 Repeats = Callable[[Recorder, tuple, dict], bool]  # tells whether a second call does what a recording says
 MAX_LEAF_RETRIES = 200
+# functions that look at type, place or shape alone of one of their arguments: the first, the second
+LIKE_FIRST = {"new_full", "new_zeros", "new_ones", "new_empty", "full_like", "zeros_like", "ones_like", "empty_like"}
+LIKE_SECOND = {"type_as", "expand_as", "view_as", "reshape_as"}
 ADVICE = ("Pass the submodule that does the work instead (its backbone), or rewrite that line so that it needs no values "
           "of tensors")
 
@@ -100,11 +103,13 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
 
 
 def _insist_on_repeats(recorder: Recorder, repeats: Callable[[], bool]) -> None:
-    """Let nothing depend on what a leaf remembers, nor on how many positions the data say that there are.
+    """Let nothing depend on sizes or leaves that the call before has left, nor on how many positions the data say there are.
 
     Raises:
         LeafNeeded: it does.
     """
+    if recorder.of_caches and not repeats():
+        raise recorder.of_caches[0][1]
     if recorder.remembering and not repeats():
         raise LeafNeeded("", f"its forward does something else at the second call, since {recorder.remembering[0]} "
                              "remembers the first")
@@ -181,7 +186,10 @@ def _check_state(recorder: Recorder, state: State) -> dict[str, LeafNeeded]:
     for change in state.changes():
         if kept(change.path):
             recorder.remembering.append(change.path)
-        elif not all(_is_cache(recorder, v) for v in change.news):
+        elif all(_is_cache(recorder, v) or _is_size(recorder, v) for v in change.news):
+            sizes = [v for v in tree_leaves(change.news) if isinstance(v, Number)]
+            recorder.of_caches += [(size, _words_of(recorder.root, change)) for size in sizes]
+        else:
             news = [v if type(v) in LITERALS else type(v) for v in change.news]
             set_up[f"{change.path} {change.what} {news}"] = _refusal(recorder.root, change)
     for i, (place, handle) in enumerate(recorder.hooks):
@@ -190,15 +198,20 @@ def _check_state(recorder: Recorder, state: State) -> dict[str, LeafNeeded]:
     return set_up
 
 
+def _words_of(root: nn.Module, change: Change) -> LeafNeeded:
+    """Return what is said of a change that a graph would not make."""
+    kind = type(root.get_submodule(change.path)).__name__
+    return LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: use a buffer that "
+                      "is written in place")
+
+
 def _refusal(root: nn.Module, change: Change) -> LeafNeeded:
     """Return what is said of a change if a second call does not do the same.
 
     Raises:
         LeafNeeded: it holds what a call computed.
     """
-    kind = type(root.get_submodule(change.path)).__name__
-    stop = LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: use a buffer that "
-                      "is written in place")
+    stop = _words_of(root, change)
     if any(map(_holds_values, change.news)):
         raise stop
     return stop
@@ -223,20 +236,47 @@ def _is_cache(recorder: Recorder, value: Any) -> bool:
     origin = recorder.known.get(id(value)) if isinstance(value, Tensor) else None
     while isinstance(origin, Element):
         origin = origin.base
-    return origin is not None and _without_data(recorder, origin)
+    return origin is not None and without_data(recorder, origin)
 
 
-def _without_data(recorder: Recorder, node: Node) -> bool:
+def _is_size(recorder: Recorder, value: Any) -> bool:
+    """Tell whether a value is a size that the forward has asked for, or a tuple of such."""
+    if isinstance(value, tuple):
+        return bool(value) and all(_is_size(recorder, v) for v in value)
+    origin = getattr(value, "origin", None)
+    while isinstance(origin, Element):
+        origin = origin.base
+    return isinstance(value, Number) and without_data(recorder, origin)
+
+
+def without_data(recorder: Recorder, node: Node) -> bool:
+    """Tell whether a node gives what is computed from sizes, constants and parameters alone."""
+    if node not in recorder.free_of_data:
+        recorder.free_of_data[node] = _computed_without_data(recorder, node)
+    return recorder.free_of_data[node]
+
+
+def _computed_without_data(recorder: Recorder, node: Node) -> bool:
     if node.op == "get_attr":
         owner, _, name = str(node.target).rpartition(".")
-        return name.startswith(CONSTANT) or name in recorder.root.get_submodule(owner)._parameters or not (
-            node.meta["val"].is_floating_point())
+        module = recorder.root.get_submodule(owner)
+        return name.startswith(CONSTANT) or name in module._parameters or not node.meta["val"].is_floating_point() or (
+            _stays(recorder, node, getattr(module, name)))
     if node.target is getattr or node.target == "size":
         return True
-    if node.op in ("placeholder", "call_module") or getattr(node.target, "__name__", str(node.target)) in RANDOM:
+    name = getattr(node.target, "__name__", str(node.target))
+    if node.op in ("placeholder", "call_module") or name in RANDOM:
         return False
+    looked_at = node.args[0] if name in LIKE_FIRST else node.args[1] if name in LIKE_SECOND else None
     inputs = [n for n in node.all_input_nodes if tree_any(lambda v: isinstance(v, Tensor), n.meta.get("val"))]
-    return all(_without_data(recorder, n) for n in inputs)
+    return all(n is looked_at or without_data(recorder, n) for n in inputs)
+
+
+def _stays(recorder: Recorder, node: Node, now: Any) -> bool:
+    """Tell whether a buffer or an attribute, which a node reads, is after the forward what it was before."""
+    written = {memory_of(n.args[0]) for n in recorder.events if writes_in_place(n)}
+    return recorder.known.get(id(now)) is node and memory_of(node) not in written and (
+        kept_part(recorder.root, str(node.target).rpartition(".")[0], recorder.leaves) is None)
 
 
 def _output(recorder: Recorder, value: Any) -> Any:

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from fxgrow.tracing.leaves import LeafNeeded
 from fxgrow.tracing.recorder import NESTED, Guard, Recorder, line_of_user
-from fxgrow.tracing.recording import record_once
+from fxgrow.tracing.recording import record_once, without_data
 from fxgrow.tracing.sizes import Number, plain
 
 
@@ -138,26 +138,29 @@ class Replay(Recorder):
             guard.loose = True
 
 
-class ReplayAtOne(Replay):
-    """A replay at a size of one that answers as things are; what does nothing at that size may be missing from it.
-
-    (A batch of one is often taken along a way of its own: nothing is expanded.)
-    """
+class WithoutGradients(Replay):
+    """A replay that is told that no gradients are wanted."""
 
     def __init__(self, recording: Recorder):
         super().__init__(recording)
-        self.idle: dict[Node, Node] = {}  # nodes that give what they are given, and the nodes that they are given
-        self.values: dict[Node, Any] = {}
-        self.answers: dict[tuple, Any] = {}
+        self.denies_gradients = True
 
-    def note(self, node: Node, value: Any) -> None:
-        """Keep the value that a node has now."""
-        self.values[node] = value
+
+class _Shorter(Replay):
+    """A replay that answers as things are, and from which some nodes may be missing."""
+
+    def __init__(self, recording: Recorder):
+        super().__init__(recording)
+        self.answers: dict[tuple, Any] = {}
 
     def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
         """Give the answer as it is, and keep it."""
         self.answers[question(operation, operands)] = answer
         return answer
+
+    def may_miss(self, node: Node) -> bool:
+        """Tell whether a node may be missing."""
+        raise NotImplementedError
 
     def emit(self, kind: str, target: Any, args: tuple, kwargs: dict) -> Node:
         """Return the recorded node that this one is, behind some that do nothing."""
@@ -169,9 +172,75 @@ class ReplayAtOne(Replay):
                     return node
                 raise Differs(f"it gives {node.name} other numbers at {line_of_user()}")
             except Differs:
-                if at >= len(self.recording.events) or not self._does_nothing(self.recording.events[at]):
+                if at >= len(self.recording.events) or not self.may_miss(self.recording.events[at]):
                     raise
                 self.at = at + 1
+
+
+class _Over:
+    """What hears, in place of its recorder, of a size that a call has left behind: it may be compared, and no more."""
+
+    def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
+        """Let the size be compared."""
+        return answer if not kind else self.escape(None)
+
+    def arithmetic(self, operation: Callable, operands: tuple) -> Any:
+        """Let nothing be computed with it."""
+        return self.escape(None)
+
+    def escape(self, number: Any) -> None:
+        """Let it be used for nothing.
+
+        Raises:
+            Differs: always.
+        """
+        raise Differs(f"it uses a size of the call before at {line_of_user()}")
+
+
+class SecondCall(_Shorter):
+    """A replay in the state that the first call has left: what that call keeps need not be computed again.
+
+    It may use what was kept if the inputs have the sizes of the first call, and has to compute it anew if they have others.
+    """
+
+    def __init__(self, recording: Recorder):
+        super().__init__(recording)
+        self.known = dict(recording.known)
+        self.kept = {n for n in recording.events if n.op != "output" and without_data(recording, n)}
+        for size, _ in recording.of_caches:
+            size.recorder = _Over()
+
+    def argument(self, a: Any) -> Any:
+        """Return what stands for a value among the arguments of a node: for no size of the first call."""
+        return a.recorder.escape(a) if isinstance(a, Number) and isinstance(a.recorder, _Over) else super().argument(a)
+
+    def may_miss(self, node: Node) -> bool:
+        """Tell whether a node is computed from sizes and constants alone."""
+        return node in self.kept
+
+
+class CallAtOtherSizes(SecondCall):
+    """A second call for which nothing that the first one has kept is known."""
+
+    def __init__(self, recording: Recorder):
+        super().__init__(recording)
+        self.known = {}
+
+
+class ReplayAtOne(_Shorter):
+    """A replay at a size of one; what does nothing at that size may be missing from it.
+
+    (A batch of one is often taken along a way of its own: nothing is expanded.)
+    """
+
+    def __init__(self, recording: Recorder):
+        super().__init__(recording)
+        self.idle: dict[Node, Node] = {}  # nodes that give what they are given, and the nodes that they are given
+        self.values: dict[Node, Any] = {}
+
+    def note(self, node: Node, value: Any) -> None:
+        """Keep the value that a node has now."""
+        self.values[node] = value
 
     def _compare(self, node: Node, where: tuple, before: Any, now: Any) -> None:
         super()._compare(node, where, self._source(before), self._source(now))
@@ -181,7 +250,7 @@ class ReplayAtOne(Replay):
             value = self.idle[value]
         return value
 
-    def _does_nothing(self, node: Node) -> bool:
+    def may_miss(self, node: Node) -> bool:
         """Tell whether a node that is missing gives a size alone, or what it is given."""
         if not isinstance(node.meta.get("val"), Tensor):
             return node.target is getattr or node.target in ("size", "dim", operator.getitem) or "val" not in node.meta

@@ -308,8 +308,10 @@ def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _held(function: FunctionType) -> dict[str, Any]:
-    """Return what the names outside of a function stand for in it."""
+    """Return what the names outside of a function stand for in it; the globals of Python's own modules are left alone."""
     held = dict(zip(function.__code__.co_freevars, _cells(function)))
+    if str(function.__globals__.get("__name__")).partition(".")[0] in sys.stdlib_module_names:
+        return held
     return held | {n: function.__globals__[n] for n in _names(function.__code__) if n in function.__globals__}
 
 

@@ -120,13 +120,19 @@ def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         if not ours():  # else it was switched where the context was made
             switched(context)
 
+    def wants_gradients() -> bool:
+        if not recorder.listening or not is_of_user(sys._getframe(1).f_code.co_filename):
+            return recorder.grad
+        recorder.asks_gradients = recorder.asks_gradients or recorder.stop("its forward asks whether gradients are wanted")
+        return recorder.grad and not recorder.denies_gradients
+
     gradients, backward = "its forward computes gradients", torch.autograd.backward
-    asks, seeds = "its forward asks whether gradients are wanted", "its forward sets the seed of random numbers"
+    seeds = "its forward sets the seed of random numbers"
     return [patch.object(torch.autocast, "__enter__", enter_autocast),
             patch.object(torch.inference_mode, "__enter__", enter_inference),
             patch.object(torch.set_grad_enabled, "__enter__", enter_switched),
             patch.object(torch.autograd, "backward", _listening(recorder, "backward", backward, gradients)),
-            patch.object(torch, "is_grad_enabled", _listening(recorder, "is_grad_enabled", lambda: recorder.grad, asks)),
+            patch.object(torch, "is_grad_enabled", wants_gradients),
             *(patch.object(place, name, _listening(recorder, name, getattr(place, name), seeds))
               for place, names in ((torch, ("manual_seed", "seed", "set_rng_state")),
                                    (torch.random, ("manual_seed", "fork_rng", "set_rng_state"))) for name in names)]

@@ -249,6 +249,13 @@ def test_view_commutes_with_growing(dims, data):
         assert reshaped(dims, out)(grow(data, [*dims, *out]))
 
 
+def test_view_of_no_numbers_follows_the_axes_that_have_positions():
+    width = Atom(8, "width")
+    none, heads, rest = view([Fixed(0), width], [0, 2, 4])
+    assert none.size == 0 and resolve(width) is not width and (heads.size, rest.size) == (2, 4)
+    assert [e.size for e in view([Fixed(0)], [0])] == [0] and view([Fixed(0), Fixed(3)], [0, 2]) is None
+
+
 @proves(max_examples=200)
 @given(expressions(1), st.data())
 def test_cut_commutes_with_growing(e, data):

@@ -219,6 +219,25 @@ def test_a_number_inside_a_script_or_a_function_with_its_own_backward():
     assert_left_alone(lambda h: Scaled.apply(h))
 
 
+class Groups(nn.Module):
+    """Kept whole, with a norm over groups of channels inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two = nn.Conv2d(3, 8, 1), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.two(self.norm(self.one(h if h.requires_grad else h.detach())).relu())
+
+
+def test_a_number_of_groups_inside_a_leaf_leaves_their_class_alone():
+    model, x = shake(nn.Sequential(nn.Conv2d(2, 3, 1), Groups(), nn.ReLU(), nn.Conv2d(2, 6, 1), nn.ReLU(),
+                                   nn.Conv2d(6, 2, 1)).double()), torch.randn(2, 2, 5, 5).double()
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=0))
+    assert fxgrow.capture(model, x).meta["leaves"] and grown.model.get_parameter("3.weight").shape[0] == 12
+    torch.testing.assert_close(grown.model(x), model(x), rtol=1e-9, atol=1e-12)
+
+
 class ByMode(nn.Module):
     """A switch by mode, which is a leaf."""
 

@@ -1,0 +1,140 @@
+"""Forwards that keep what they computed from sizes, leaves that follow the mode, questions that decide nothing."""
+import pytest
+import torch
+from torch import nn
+
+import fxgrow
+from fxgrow.errors import CaptureError, OtherInputs
+from fxgrow.passes import Widen
+
+
+class Kept(nn.Module):
+    kept = table = None
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.scale = nn.Linear(4, 8), nn.Linear(8, 4), torch.tensor([0.5, 2.0])
+
+    def run(self, x):
+        return self.head(torch.relu(self.body(x)))
+
+
+class ByShape(Kept):
+    """As YOLO's heads do with their anchors, and with strides that no parameter holds."""
+
+    def forward(self, x):
+        if self.kept != x.shape:
+            self.table = torch.arange(x.shape[1]).type_as(x)[:, None] + x.new_full((x.shape[1], 1), self.scale[1])
+            self.kept = x.shape
+        return self.run(x) * self.table
+
+
+class OfTheFirst(Kept):
+    def forward(self, x):
+        if self.kept is None:
+            self.table, self.kept = torch.arange(x.shape[1]).to(x.dtype).sin(), x.shape[1]
+        return self.run(x) * self.table.mean()
+
+
+class OfTheLongest(Kept):
+    def forward(self, x):
+        if self.kept is None or self.kept < x.shape[1]:
+            self.table, self.kept = torch.arange(x.shape[1]).to(x.dtype).sin(), x.shape[1]
+        return self.run(x) * self.table.mean()
+
+
+class OfTheCallBefore(Kept):
+    kept = 3
+
+    def forward(self, x):
+        before, self.kept = self.kept, x.shape[1]
+        return self.run(x) / before
+
+
+class ByShapeAndItself(Kept):
+    def forward(self, x):
+        if self.kept != x.shape:
+            self.scale, self.kept = self.scale + 1, x.shape
+        return self.run(x) * self.scale[0]
+
+
+def test_what_is_looked_up_by_sizes_is_computed_anew():
+    model = ByShape().double()
+    grown = fxgrow.transform(model, torch.randn(2, 3, 4).double(), Widen("body", factor=2, seed=0)).model
+    for shape in ((2, 3, 4), (2, 5, 4), (5, 2, 4), (2, 3, 4)):
+        x = torch.randn(shape).double()
+        torch.testing.assert_close(grown(x), model(x))
+
+
+@pytest.mark.parametrize("kind", [OfTheFirst, OfTheLongest, OfTheCallBefore, ByShapeAndItself])
+def test_what_depends_on_the_calls_before_is_refused(kind):
+    with pytest.raises(CaptureError, match=f"the forward of {kind.__name__} changes its attribute"):
+        fxgrow.capture(kind(), torch.randn(2, 3, 4))
+
+
+class Filled(Kept):
+    def forward(self, x):
+        y = self.run(x)
+        return y, torch.full(y.shape[:2], self.scale[0]), torch.full_like(y, fill_value=self.scale[1])
+
+
+def test_a_tensor_fills_a_tensor():
+    model = Filled().double()
+    graph, x = fxgrow.capture(model, torch.randn(2, 3, 4).double()), torch.randn(4, 5, 4).double()
+    torch.testing.assert_close(graph(x), model(x))
+    model.scale.mul_(3)                                    # it is read at each call
+    torch.testing.assert_close(graph(x), model(x))
+
+
+class ByMode(nn.Module):
+    """Keeps what it computed, and gives a dict in train mode, a tuple in eval mode."""
+    last = None
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.last = self.layer(x)
+        return {"y": y} if self.training else (y.softmax(-1), {"y": y})
+
+
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)), ByMode()
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def test_a_leaf_of_another_form_in_train_mode():
+    model, x = Around().double(), torch.randn(2, 4).double()
+    with pytest.raises(CaptureError, match="another form in train mode"):
+        fxgrow.capture(model, x)
+    grown = fxgrow.transform(model, x, Widen("body.0", factor=2, seed=0)).model
+    for train in (False, True):
+        torch.testing.assert_close(grown.train(train)(x), model.train(train)(x))
+
+
+def test_a_size_of_another_call_stays_checked():
+    graph = fxgrow.capture(ByShape(), torch.randn(2, 3, 4))
+    with pytest.raises((OtherInputs, RuntimeError)):
+        graph(torch.randn(2, 3, 5))
+
+
+class AsksForGradients(Kept):
+    checkpoints = False
+
+    def forward(self, x):
+        if torch.is_grad_enabled() and self.checkpoints:
+            return self.run(x + 1)
+        return self.run(x)
+
+
+def test_a_question_about_gradients_that_decides_nothing():
+    model, x = AsksForGradients(), torch.randn(2, 3, 4)
+    assert torch.equal(fxgrow.capture(model, x)(x), model(x))
+    model.checkpoints = True
+    with pytest.raises(CaptureError, match="asks whether gradients are wanted"):
+        fxgrow.capture(model, x)
