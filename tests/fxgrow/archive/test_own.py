@@ -175,7 +175,8 @@ def test_lies_about_code(path):
     def own(graph):
         return [m for m in graph["modules"] if isinstance(m["class"], dict)][-1]
 
-    lies = {"takes": lambda g: own(g)["attributes"].update(forward=1), "hides": lambda g: own(g)["attributes"].update(_modules={}),
+    lies = {"takes": lambda g: own(g)["attributes"].update(forward=1),
+            "hides": lambda g: own(g)["attributes"].update(_modules={}),
             "dict": lambda g: own(g)["attributes"].update(_buffers={"dict": []}),
             "runs": lambda g: own(g)["attributes"].update(power={"function": "torch.relu"}),
             "away": lambda g: own(g)["class"].update(at="nowhere"), "type": lambda g: own(g)["class"].update(at=3),
