@@ -53,6 +53,8 @@ METHODS = frozenset(
     + [f"__{n}__" for n in ARITHMETIC]
     + ["index", "count", "keys", "values", "items", "get", "numel", "bit_length", "is_integer"])
 
+# namespaces of operators, and the module that registers each
+OPERATOR_HOMES = {"aten": "", "torchvision": "torchvision.ops", "transformers": "transformers.integrations.moe"}
 PARAMETRIZATIONS = frozenset(f"torch.nn.utils.{name}" for name in (
     "parametrize.ParametrizationList", "parametrizations._WeightNorm", "parametrizations._SpectralNorm",
     "parametrizations._Orthogonal", "parametrizations._OrthMaps"))
@@ -124,12 +126,13 @@ def _registered(namespace: str) -> frozenset[str]:
 
 
 def _operator(name: str) -> Callable | None:
-    match = re.fullmatch(r"torch\.ops\.(aten|torchvision)\.([^_.][^.]*)(?:\.([^.]+))?", name)
-    if match is None or UNSAFE_FUNCTIONS.fullmatch(match[2]):
+    match = re.fullmatch(r"torch\.ops\.([a-z]+)\.([^_.][^.]*)(?:\.([^.]+))?", name)
+    if match is None or match[1] not in OPERATOR_HOMES or UNSAFE_FUNCTIONS.fullmatch(match[2]):
         return None
     namespace, op, overload = match.groups()
-    if namespace == "torchvision":
-        _import("torchvision.ops", name)
+    home = OPERATOR_HOMES[namespace]
+    if home and home not in sys.modules:
+        _import(home, name)
         _registered.cache_clear()
     if op not in _registered(namespace):
         return None

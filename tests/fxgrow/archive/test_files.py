@@ -441,3 +441,15 @@ def test_plain_data_that_hides_a_method_comes_back(path):
     path.write_bytes(resealed(path.read_bytes(), lambda g: g["modules"][1]["attributes"].update(
         type={"function": "torch.relu"})))
     refused(path, "may hold code")
+
+
+def test_experts_of_transformers(path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(vocab_size=20, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
+                                        num_attention_heads=2, num_key_value_heads=1, num_local_experts=4)
+    model = transformers.MixtralForCausalLM(config).eval()
+    words = {"input_ids": torch.randint(20, (2, 6))}
+    captured = fxgrow.capture(model, words)
+    fxgrow.save(captured, path)
+    with torch.no_grad():
+        assert torch.equal(fxgrow.load(path)(**words).logits, captured(**words).logits)
