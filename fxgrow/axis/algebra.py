@@ -176,30 +176,37 @@ def view(dims: Sequence, sizes: Sequence[int]) -> list | None:
     factors = [f for f in factors if f.size != 1 or is_copies(f)]
     out = []
     for size in sizes:
-        got: list = []
-        need = size
-        while need > 1:
-            if not factors:
-                return None
-            head = resolve(factors.pop(0))
-            if isinstance(head, Prod):
-                factors[:0] = head.parts
-            elif need % head.size == 0:
-                got.append(head)
-                need //= head.size
-                while factors and is_copies(factors[0]):  # copies stay behind the position that they copy
-                    got.append(factors.pop(0))
-            elif head.size % need == 0:
-                pair = _split_factor(head, need)
-                if pair is None:
-                    return None
-                factors[:0] = pair
-            elif factors and is_fixed(head) and is_fixed(factors[0]):  # numbers, which a shift may mix
-                factors[0] = Fixed(head.size * factors[0].size)
-            else:
-                return None
+        got = _taken(factors, size)
+        if got is None:
+            return None
         out.append(product(got))
     return out if not factors else None
+
+
+def _taken(factors: list, size: int) -> list | None:
+    """Take factors of `size` positions together off the front of a list, one of which may be split, or return None."""
+    got: list = []
+    while size > 1:
+        if not factors:
+            return None
+        head = resolve(factors.pop(0))
+        if isinstance(head, Prod):
+            factors[:0] = head.parts
+        elif size % head.size == 0:
+            got.append(head)
+            size //= head.size
+            while factors and is_copies(factors[0]):  # copies stay behind the position that they copy
+                got.append(factors.pop(0))
+        elif head.size % size == 0:
+            pair = _split_factor(head, size)
+            if pair is None:
+                return None
+            factors[:0] = pair
+        elif factors and is_fixed(head) and is_fixed(factors[0]):  # numbers, which a shift may mix
+            factors[0] = Fixed(head.size * factors[0].size)
+        else:
+            return None
+    return got
 
 
 def reshaped_together(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:

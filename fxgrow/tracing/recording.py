@@ -275,8 +275,9 @@ def _computed_without_data(recorder: Recorder, node: Node) -> bool:
 def _stays(recorder: Recorder, node: Node, now: Any) -> bool:
     """Tell whether a buffer or an attribute, which a node reads, is after the forward what it was before."""
     written = {memory_of(n.args[0]) for n in recorder.events if writes_in_place(n)}
+    owner = str(node.target).rpartition(".")[0]
     return recorder.known.get(id(now)) is node and memory_of(node) not in written and (
-        kept_part(recorder.root, str(node.target).rpartition(".")[0], recorder.leaves) is None)
+        kept_part(recorder.root, owner, recorder.leaves) is None)
 
 
 def _output(recorder: Recorder, value: Any) -> Any:
