@@ -14,6 +14,8 @@ from fxgrow.identity import Val, factors, results
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import Step
 
+ROUNDING = 1e-6  # of constants that were computed in single precision
+
 
 @dataclass
 class Rescaling:
@@ -45,7 +47,7 @@ def absorb_constants(pairing: Pairing, grown: GraphModule | None, constants: Map
     """Return, per parameter, the factor that absorbs a constant the stock class fixes, such as a norm's eps.
 
     grown: the small model with its classes widened, which may have changed its constants (None: none is).
-    constants: the big model's tensors that no state_dict holds; such as are a multiple of the small one's are made up for.
+    constants: the big model's tensors that no state_dict holds; such as follow from sizes are made up for.
     """
     found, held = Rescaling(), _multiples(pairing, grown, constants)
     changes: dict[Val, float] = {}  # by op of the big model: the logarithm of the factor that its constant makes
@@ -65,8 +67,14 @@ def absorb_constants(pairing: Pairing, grown: GraphModule | None, constants: Map
 
 
 def _multiples(pairing: Pairing, grown: GraphModule | None, constants: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the logarithm of the big model's constant over the small one's, of each that is a multiple of it."""
-    found, tensors = {}, tensors_of(pairing.small.gm if grown is None else grown)
+    """Return the logarithm of the big model's constant over the small one's, of each that follows from a size that grew.
+
+    It is then a multiple by a size, or by its root; any other constant is a choice, in which two models must agree.
+    """
+    before = tensors_of(pairing.small.gm)
+    found, tensors = {}, before if grown is None else tensors_of(grown)
+    grew = {math.log(m / n) for name, t in before.items() if name in tensors for n, m in zip(t.shape, tensors[name].shape)}
+    follow = [0.0, *(power * log for log in grew for power in (-1, -0.5, 0.5, 1))]
     for name in constants.keys() & pairing.names.keys():
         ours, theirs = (t.detach().double() for t in (tensors[pairing.names[name]], constants[name]))
         at = ours.abs().argmax() if ours.numel() and not ours.is_meta and not theirs.is_meta else None
@@ -74,7 +82,8 @@ def _multiples(pairing: Pairing, grown: GraphModule | None, constants: Mapping[s
             continue
         ratio = float(theirs.flatten()[at] / ours.flatten()[at])
         eps = torch.finfo(constants[name].dtype).eps
-        if 0 < ratio < math.inf and torch.allclose(theirs, ours * ratio, rtol=8 * eps, atol=0.0):
+        alike = 0 < ratio < math.inf and torch.allclose(theirs, ours * ratio, rtol=8 * eps, atol=0.0)
+        if alike and any(abs(math.log(ratio) - log) < ROUNDING for log in follow):
             found[name] = math.log(ratio) if abs(ratio - 1) > 8 * eps else 0.0
     return found
 

@@ -106,3 +106,10 @@ def test_models_that_were_given_stay_as_they_are():
     grow_into(small, big, X, seed=0)
     for m, then in zip((small, big), before):
         assert all(torch.equal(t, then[n]) for n, t in m.state_dict().items()) and float(m.constant) == 0.5
+
+
+@pytest.mark.parametrize("keep", [buffer, plain])
+def test_a_constant_that_follows_from_the_width_is_made_up_for(keep):
+    small, fresh = make(8, 8 ** 0.5, keep), make(16, 16 ** 0.5, keep)
+    fresh.load_state_dict(dict(grow_into(small, make(16, 16 ** 0.5, keep), X, seed=0)), strict=True)
+    assert gap(small, fresh) < 1e-9
