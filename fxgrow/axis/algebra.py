@@ -170,10 +170,15 @@ def _cut_sum(e: Sum, sizes: Sequence[int]) -> list | None:
 
 def view(dims: Sequence, sizes: Sequence[int]) -> list | None:
     """Reshape the axes `dims` to `sizes`, row-major; return None where the structure forbids it."""
-    if 0 in sizes:
-        return _view_of_no_numbers(dims, sizes)
+    if 0 in sizes:  # no numbers: the axes that have positions are followed, as if the empty ones were not there
+        rest = view([d for d in dims if resolve(d).size], [s for s in sizes if s])
+        return None if rest is None else [rest.pop(0) if s else Fixed(0) for s in sizes]
     factors = [f for d in map(resolve, dims) for f in (d.parts if isinstance(d, Prod) else (d,))]
-    factors = [f for f in factors if f.size != 1 or is_copies(f)]
+    return _factors_as([f for f in factors if f.size != 1 or is_copies(f)], sizes)
+
+
+def _factors_as(factors: list, sizes: Sequence[int]) -> list | None:
+    """Return products of factors, one of each size, with factors split where that is needed; None where it cannot be."""
     out = []
     for size in sizes:
         got = _taken(factors, size)
@@ -221,12 +226,6 @@ def reshaped_together(before: Sequence[int], after: Sequence[int]) -> list[tuple
             (here if one < other else there).append((left if one < other else right).pop(0))
         groups.append(([d for d, _ in here], [d for d, _ in there]))
     return groups
-
-
-def _view_of_no_numbers(dims: Sequence, sizes: Sequence[int]) -> list | None:
-    """Follow the axes that have positions, as if the empty ones were not there."""
-    rest = view([d for d in dims if resolve(d).size], [s for s in sizes if s])
-    return None if rest is None else [rest.pop(0) if s else Fixed(0) for s in sizes]
 
 
 def _split_factor(e, outer: int) -> list | None:

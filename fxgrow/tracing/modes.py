@@ -127,7 +127,7 @@ def _insist_on_forms(train: Recorder, evaluation: Recorder) -> None:
 def _repeats(recording: Recorder, args: tuple, kwargs: dict) -> bool:
     """Tell whether a second call does what was recorded, one for inputs of other sizes too where sizes are remembered."""
     again = replay(recording, args, kwargs, SecondCall if recording.of_caches else Replay)
-    if not isinstance(again, Replay) or again.differences or again.decided or again.varied:
+    if not isinstance(again, Replay) or again.differences or again.decided or (recording.counted and again.varied):
         return False
     inputs = Inputs(args, kwargs)
     others = [inputs.longer([group], size) for group in inputs.groups for size in (*LONGER, SHORTER[-1])]

@@ -87,7 +87,7 @@ def compute_in_float64(model: nn.Module) -> None:
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
 
 
-def numbers(value: Any, seen: set | None = None) -> list[Tensor]:
+def numbers(value: Any) -> list[Tensor]:
     """Return the floating tensors in the output of a model."""
     if isinstance(value, Tensor):
         return [value.detach()] if value.is_floating_point() or value.is_complex() else []
@@ -95,7 +95,7 @@ def numbers(value: Any, seen: set | None = None) -> list[Tensor]:
         return [t for v in value.values() for t in numbers(v)]
     if isinstance(value, (tuple, list)):
         return [t for v in value for t in numbers(v)]
-    return numbers(vars(value)) if hasattr(value, "__dict__") and type(value).__module__.startswith("diffusers") else []
+    return numbers(vars(value)) if hasattr(value, "__dict__") and not callable(value) else []
 
 
 def off(one: Any, two: Any) -> float:
