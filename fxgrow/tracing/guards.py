@@ -262,7 +262,7 @@ def _follow_type(recording: Recorder, again: Replay, node: Node, where: tuple, b
         if asked <= at and [one, other] == types:
             read = _node_of(graph, origin)
             for function, argument in ((getattr, "dtype"), *([(limit_of, limit)] if limit else [])):
-                with graph.inserting_after(read):
+                with graph.inserting_after(_behind(read)):
                     read = graph.call_function(function, (read, argument))
                 read.meta["owner"] = owner
             return set_constant(node, where, read)
@@ -345,25 +345,30 @@ def _node_of(graph: Graph, origin: Any) -> Node:
         return origin
     if origin.node is None:
         base = _node_of(graph, origin.base)
-        with graph.inserting_after(base):
+        with graph.inserting_after(_behind(base)):
             origin.node = graph.call_function(origin.get, (base, origin.key))
         origin.node.meta["owner"] = owner_of(base)
     return origin.node
 
 
+def _behind(node: Node) -> Node:
+    """Return behind what a call of a node may stand: all inputs come first."""
+    while node.op == "placeholder" and node.next.op == "placeholder":
+        node = node.next
+    return node
+
+
 def _early(node: Node, origin: Any) -> Node:
     """Move the node of an element right behind its base: a check has to come before what it guards."""
     if isinstance(origin, Element) and isinstance(origin.base, Node):
-        origin.base.append(node)
+        _behind(origin.base).append(node)
     return node
 
 
 def _check_guard(graph: Graph, guard: Guard) -> None:
     """Insist, behind what a question asked about, that its answer is the recorded one."""
     operands = [_early(_node_of(graph, o.origin), o.origin) if isinstance(o, Number) else o for o in guard.operands]
-    last = max(o for o in operands if isinstance(o, Node))
-    while last.next.op == "placeholder":
-        last = last.next
+    last = _behind(max(o for o in operands if isinstance(o, Node)))
     with graph.inserting_after(last):
         asked = graph.call_function(guard.operation, tuple(operands))
     with graph.inserting_after(asked):

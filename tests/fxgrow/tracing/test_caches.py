@@ -138,3 +138,17 @@ def test_a_question_about_gradients_that_decides_nothing():
     model.checkpoints = True
     with pytest.raises(CaptureError, match="asks whether gradients are wanted"):
         fxgrow.capture(model, x)
+
+
+class TypedByTheFirst(Kept):
+    def forward(self, x, step):
+        return self.run(x) * step.to(dtype=x.dtype) + torch.finfo(x.dtype).eps
+
+
+def test_inputs_come_first_and_a_file_holds_the_graph(tmp_path):
+    model, given = TypedByTheFirst(), (torch.randn(2, 3, 4), torch.tensor(7))
+    graph = fxgrow.capture(model, given)
+    kinds = [n.op for n in graph.graph.nodes]
+    assert kinds[:2] == ["placeholder"] * 2 and "placeholder" not in kinds[2:]
+    fxgrow.save(graph, tmp_path / "graph.fxgrow")
+    torch.testing.assert_close(fxgrow.load(tmp_path / "graph.fxgrow")(*given), model(*given))
