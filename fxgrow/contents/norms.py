@@ -14,7 +14,8 @@ def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Tag:
     """
     x, *affine = op.ins
     tag = held.tag(x, dim)
-    if isinstance(tag, Var) and not any(map(held.dims, affine)):
+    along = [d for v, dmap in zip(affine, op.dmaps[1:]) for d in held.dims(v) if dmap is None or dmap.get(d) == dim]
+    if isinstance(tag, Var) and not along:
         return behind_norm(held, op, tag)
     if isinstance(tag, Var):  # latents that are learned
         tag = held.bind(tag)
