@@ -37,7 +37,8 @@ def folded(model, x, eps):
                    lambda v: change if v.name == "native_layer_norm" else 0.0)
     model.norm.eps = eps
     with torch.no_grad():
-        for name, log in logs.items():
+        for name, (log, shift) in logs.items():
+            assert not shift
             model.get_parameter(name).mul_(math.exp(log))
     return logs
 
