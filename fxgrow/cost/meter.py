@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from fxgrow.aten import Watching, compute, effects, tensors_in, tree_leaves
+from fxgrow.aten import Watching, compute, effects, noted_counts, tensors_in, tree_leaves
 from fxgrow.cost.costs import Cost
 from fxgrow.cost.rules import GROUPS, NOTHING, RULES, Flops
 
@@ -46,6 +46,7 @@ class Meter(Watching):
         self.costs: defaultdict[tuple[str, str], Cost] = defaultdict(Cost)
         self.uncounted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.facts: dict[Any, tuple] = {}  # by op
+        self.counts: list[int] = []  # of an op that takes as many positions as its data say: how many were assumed
 
     def of(self, tensor: Tensor, param: bool = False) -> MemoryUse:
         """Return the memory that a tensor lies in."""
@@ -75,9 +76,13 @@ class Meter(Watching):
         if facts is None:
             facts = self.facts[func] = self._facts(func)
         rule, view, uncounted = facts
-        out = compute(func, args, kwargs)
+        with noted_counts(self.counts):
+            out = compute(func, args, kwargs)
         if view:
             return out
+        if self.counts:
+            self.uncounted[f"{effects(func)[0]} (data say how many; half are assumed)"][self.where[1]] += 1
+            self.counts.clear()
         if uncounted:
             self.uncounted[uncounted][self.where[1]] += 1
         self._record(NOTHING if rule is None else rule(args, kwargs, out),

@@ -117,3 +117,9 @@ def test_the_way_without_any_is_followed_in_a_layer_that_is_kept_whole(otherwise
     assert grown.a.up.weight.shape[0] == 24
     for mask in (M, torch.zeros_like(M)):
         torch.testing.assert_close(grown(X, mask), model(X, mask), rtol=1e-9, atol=1e-12)
+
+
+def test_the_count_of_flops_says_what_it_assumes():
+    count = fxgrow.count_flops(Net(CASES["chosen rows"][0]).double(), (X, M))
+    assert [op for op in count.uncounted if "half are assumed" in op] == ["index (data say how many; half are assumed)"]
+    assert count.modules["last"].forward == 2 * 12 * 5 * (M.numel() // 2 + 1)
