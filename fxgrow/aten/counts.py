@@ -8,9 +8,11 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 aten = torch.ops.aten
 _NOTED: ContextVar[list[int] | None] = ContextVar("counts that were made up", default=None)
+_TELLS = WeakTensorKeyDictionary()  # of numbers that tell of positions: what they tell, of how many
 _MORE: ContextVar[int | None] = ContextVar("how many more positions; None: there are none at all", default=0)
 
 
@@ -86,7 +88,41 @@ def _repeat_interleave(args, kwargs) -> Tensor | None:
     return torch.empty(count, dtype=torch.int64, device="meta") if args[0].is_meta else None
 
 
+def _told(x: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    """Return a number that tells how many there are ("count"), whether there are any ("some"), or whether not ("none")."""
+    out = torch.empty((), dtype=dtype, device="meta")
+    _TELLS[out] = what, x.numel()
+    return out
+
+
+def _any(args, kwargs) -> Tensor | None:
+    return _told(args[0], torch.bool, "some") if args[0].is_meta else None
+
+
+def _sum(args, kwargs) -> Tensor | None:
+    x = args[0]
+    return _told(x, torch.int64, "count") if x.is_meta and x.dtype is torch.bool and not kwargs else None
+
+
+def _against_none(what: str) -> Callable:
+    def compare(args, kwargs) -> Tensor | None:
+        tells, size = _TELLS.get(args[0], ("", 0))
+        return _told(args[0].expand(size), torch.bool, what) if tells == "count" and args[1] == 0 else None
+    return compare
+
+
+def _number(args, kwargs) -> int | bool | None:
+    """Return what a number that tells of positions is, where code asks for it: inside what is kept whole."""
+    if args[0] not in _TELLS:
+        return None
+    what, size = _TELLS[args[0]]
+    count = _count(size)
+    return count if what == "count" else (count > 0) is (what == "some")
+
+
 COUNTED: dict[object, Callable] = {
     aten.nonzero.default: _nonzero, aten.masked_select.default: _masked_select, aten.index.Tensor: _index,
     aten._unique2.default: _unique, aten.unique_consecutive.default: _unique,
-    aten.repeat_interleave.Tensor: _repeat_interleave}
+    aten.repeat_interleave.Tensor: _repeat_interleave, aten.any.default: _any, aten.sum.default: _sum,
+    aten.count_nonzero.default: _sum, aten.gt.Scalar: _against_none("some"), aten.ne.Scalar: _against_none("some"),
+    aten.eq.Scalar: _against_none("none"), aten._local_scalar_dense.default: _number}

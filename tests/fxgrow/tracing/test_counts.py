@@ -123,3 +123,32 @@ def test_the_count_of_flops_says_what_it_assumes():
     count = fxgrow.count_flops(Net(CASES["chosen rows"][0]).double(), (X, M))
     assert [op for op in count.uncounted if "half are assumed" in op] == ["index (data say how many; half are assumed)"]
     assert count.modules["last"].forward == 2 * 12 * 5 * (M.numel() // 2 + 1)
+
+
+class Routed(nn.Module):
+    """Gives each row to one of three experts, and passes over those that get none."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.gate, self.how = nn.Linear(8, 3), how
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)) for _ in range(3))
+
+    def forward(self, x):
+        best, out = self.gate(x).argmax(-1), torch.zeros_like(x)
+        for k, expert in enumerate(self.experts):
+            mask = best == k
+            if self.how(mask):
+                out[mask] = expert(x[mask])
+        return out
+
+
+@pytest.mark.parametrize("how", [lambda m: m.any(), lambda m: m.sum() > 0, lambda m: m.sum().item(),
+                                 lambda m: len(m.nonzero()), lambda m: not (m.count_nonzero() == 0)])
+def test_experts_that_get_no_row_are_passed_over(how):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), Routed(how), nn.Linear(8, 4)).double()
+    x = torch.randn(10, 6).double()
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=0)).model
+    assert grown.get_submodule("1").experts[0][0].weight.shape == (32, 16)
+    for rows in (x, x[:1], torch.randn(3, 6).double()):
+        torch.testing.assert_close(grown(rows), model(rows), rtol=1e-9, atol=1e-12)
