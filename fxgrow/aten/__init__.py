@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_any, tree_flatten, tree_leaves, tree_map, t
 from fxgrow.aten.families import (BILINEAR, CLAMPS, CONTRACTIONS, COPIES, CREATED, DIMENSION_VIEWS, FILLED, FREE,
                                   HOMOGENEOUS, JOIN, LINEAR, NORMS, ODD, OTHER_POINTWISE, POOLED, POWERS, RANGES, REARRANGED,
                                   SHAPE_ONLY, ZERO_AT_ZERO, ZERO_PRESERVING)
-from fxgrow.aten.counts import is_mask, noted_counts, other_counts
+from fxgrow.aten.counts import is_mask, noted_counts, other_counts, with_some
 from fxgrow.aten.meta import Literals, Shapes, Watching, compute
 from fxgrow.aten.schema import Recorded, all_numbers_in, bound, effects, numbers_in, storage_of, tensors_in
 
@@ -21,4 +21,4 @@ __all__ = ["BILINEAR", "CLAMPS", "CONTRACTIONS", "COPIES", "CREATED", "ConvNd", 
            "RANGES", "REARRANGED", "Recorded", "SHAPE_ONLY", "Shapes", "TorchDispatchMode", "Watching",
            "ZERO_AT_ZERO", "ZERO_PRESERVING", "all_numbers_in", "bound", "compute", "device_constructors",
            "effects", "is_mask", "noted_counts", "numbers_in", "other_counts", "storage_of", "tensors_in",
-           "tree_any", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
+           "tree_any", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten", "with_some"]

@@ -5,12 +5,14 @@ Which number means nothing, and nothing may depend on it: a recording is made wi
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 aten = torch.ops.aten
+T = TypeVar("T")
 _NOTED: ContextVar[list[int] | None] = ContextVar("counts that were made up", default=None)
 _TELLS = WeakTensorKeyDictionary()  # of numbers that tell of positions: what they tell, of how many
 _MORE: ContextVar[int | None] = ContextVar("how many more positions; None: there are none at all", default=0)
@@ -34,6 +36,21 @@ def other_counts(none: bool = False) -> Iterator[None]:
         yield
     finally:
         _MORE.reset(token)
+
+
+def with_some(run: Callable[[], T], counts: list[int]) -> T:
+    """Run something where masks have positions; if it raises then (`if x.isnan().any()`), where they have none.
+
+    counts: the numbers of positions that were made up are added to it.
+    """
+    try:
+        with noted_counts(counts):
+            return run()
+    except Exception:
+        if not counts:
+            raise
+    with other_counts(none=True):
+        return run()
 
 
 def _count(size: int) -> int:

@@ -23,7 +23,16 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
-from fxgrow.aten import Literals, device_constructors, storage_of, tensors_in, tree_flatten, tree_leaves, tree_map
+from fxgrow.aten import (
+    Literals,
+    device_constructors,
+    storage_of,
+    tensors_in,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    with_some,
+)
 from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, OWN, add_node, modules_by_path, to_meta
 from fxgrow.layers import has_form, restore_grad, set_grad
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
@@ -488,7 +497,7 @@ class Recorder(TorchFunctionMode):
                 args, kwargs = self.torch_form(args), self.torch_form(kwargs)
                 given = *args, *kwargs.values()
                 before = contents_of(given)
-                out = call(*args, **kwargs)
+                out = with_some(lambda: call(*args, **kwargs), self.counts)
         finally:
             self.listening = True
         self._notice_counts(str(target))

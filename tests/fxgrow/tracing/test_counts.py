@@ -152,3 +152,23 @@ def test_experts_that_get_no_row_are_passed_over(how):
     assert grown.get_submodule("1").experts[0][0].weight.shape == (32, 16)
     for rows in (x, x[:1], torch.randn(3, 6).double()):
         torch.testing.assert_close(grown(rows), model(rows), rtol=1e-9, atol=1e-12)
+
+
+class Guarded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def forward(self, x):
+        x = torch.tanh(self.up(x))
+        if torch.isnan(x).any():
+            raise FloatingPointError("no numbers")
+        return self.down(x)
+
+
+def test_a_layer_that_refuses_nan_grows_inside_and_goes_on_refusing():
+    model, x = nn.Sequential(Guarded(), nn.Linear(6, 2)).double(), torch.randn(3, 6).double()
+    grown = fxgrow.transform(model, x, Widen("0.up", factor=2, seed=0)).model
+    assert list(grown.meta["leaves"]) == ["0"] and fxgrow.verify(model, grown, x).exact_in == ("eval", "train")
+    with pytest.raises(FloatingPointError):
+        grown(x * float("nan"))
