@@ -227,7 +227,7 @@ def grow(model: nn.Module, network: Network, example: tuple | dict, row: dict, d
         doing("compared")
         row |= errors(model, grown.model, others)
         doing("saved")
-        row |= saved(grown, example)
+        row |= saved(grown, model, example)
     doing("deepened")
     deep, stopped, known = tried(lambda: fxgrow.transform(copy.deepcopy(model), example, [Deepen(seed=0)]))
     if stopped:
@@ -239,14 +239,16 @@ def grow(model: nn.Module, network: Network, example: tuple | dict, row: dict, d
         row["deepen"] = found["stops"]
 
 
-def saved(grown: Any, example: tuple | dict) -> dict[str, Any]:
-    """Save and load a grown model, and compare the two."""
+def saved(grown: Any, model: nn.Module, example: tuple | dict) -> dict[str, Any]:
+    """Save and load a grown model, into a copy of the first one where it has code of its own, and compare the two."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "grown.fxgrow"
         _, stopped, known = tried(lambda: fxgrow.save(grown, file))
         if stopped:
             return {"save": stopped} | ({} if known else {"crash": f"save: {stopped}"})
         loaded, stopped, known = tried(lambda: fxgrow.load(file))
+        if stopped and known:  # it has code of its own
+            loaded, stopped, known = tried(lambda: fxgrow.load(file, into=copy.deepcopy(model)))
         if stopped:
             return {"save": stopped, "crash": f"load: {stopped}"}
     return {"saved": off(call(grown.model, example), call(loaded, example))}
