@@ -92,7 +92,7 @@ def _index(args, kwargs) -> Tensor | None:
 
 def _unique(args, kwargs) -> tuple | None:
     x = args[0]
-    if not x.is_meta:
+    if not x.is_meta or len(args) > 3 or kwargs.get("dim") is not None:  # not along one dimension
         return None
     count = _count(x.numel())
     return (torch.empty(count, dtype=x.dtype, device="meta"), torch.empty(x.shape, dtype=torch.int64, device="meta"),
@@ -105,26 +105,27 @@ def _repeat_interleave(args, kwargs) -> Tensor | None:
     return torch.empty(count, dtype=torch.int64, device="meta") if args[0].is_meta else None
 
 
-def _told(x: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+def _told(size: int, dtype: torch.dtype, what: str) -> Tensor:
     """Return a number that tells how many there are ("count"), whether there are any ("some"), or whether not ("none")."""
     out = torch.empty((), dtype=dtype, device="meta")
-    _TELLS[out] = what, x.numel()
+    _TELLS[out] = what, size
     return out
 
 
 def _any(args, kwargs) -> Tensor | None:
-    return _told(args[0], torch.bool, "some") if args[0].is_meta else None
+    return _told(args[0].numel(), torch.bool, "some") if args[0].is_meta else None
 
 
 def _sum(args, kwargs) -> Tensor | None:
     x = args[0]
-    return _told(x, torch.int64, "count") if x.is_meta and x.dtype is torch.bool and not kwargs else None
+    whole = len(args) == 1 and not kwargs  # not along one dimension
+    return _told(x.numel(), torch.int64, "count") if whole and x.is_meta and x.dtype is torch.bool else None
 
 
 def _against_none(what: str) -> Callable:
     def compare(args, kwargs) -> Tensor | None:
         tells, size = _TELLS.get(args[0], ("", 0))
-        return _told(args[0].expand(size), torch.bool, what) if tells == "count" and args[1] == 0 else None
+        return _told(size, torch.bool, what) if tells == "count" and args[1] == 0 else None
     return compare
 
 

@@ -172,3 +172,11 @@ def test_a_layer_that_refuses_nan_grows_inside_and_goes_on_refusing():
     assert list(grown.meta["leaves"]) == ["0"] and fxgrow.verify(model, grown, x).exact_in == ("eval", "train")
     with pytest.raises(FloatingPointError):
         grown(x * float("nan"))
+
+
+def test_how_many_along_one_dimension():
+    model, x = Net(lambda net, x: net.last(net.first(x)) * (x > 0).count_nonzero(1)[:, None]).double(), X[0]
+    grown = fxgrow.transform(model, x, Widen("first", factor=2, seed=0)).model
+    assert grown.first.weight.shape == (24, 6) and fxgrow.verify(model, grown, x).exact_in == ("eval", "train")
+    with pytest.raises(CaptureError, match="depends on the data"):
+        fxgrow.capture(Net(lambda net, x: net.first(x).unique_consecutive(dim=0)), X[0])
