@@ -115,6 +115,8 @@ def _mm(args, kwargs) -> Tensor | None:
 def _grouped_mm(args, kwargs) -> Tensor | None:
     a, b = args[:2]
     fits = a.is_meta and b.is_meta and a.ndim == 2 and b.ndim == 3 and a.shape[1] == b.shape[1]
+    if any(max(t.stride()[-2:]) * t.element_size() % 16 for t in (a, b)):  # as its kernels ask
+        raise RuntimeError(f"its rows take a multiple of 16 bytes, {a.dtype} of {a.shape[-1]} and {b.shape[-1]} do not")
     return _new(a, (a.shape[0], b.shape[2])) if fits else None
 
 

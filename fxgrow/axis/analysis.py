@@ -139,6 +139,7 @@ def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = (), inputs: tupl
                 freeze(axis, "the model never uses it")
     with _Whole(tape) if _may_call_whole(gm) else contextlib.nullcontext(), tape:
         _AxisRunner(gm, twin, tape, inputs).run()
+    tape.cut_off_ends()
     fuse(tape)
     fuse_centring(tape)
     _finish(tape)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, all_numbers_in, compute, effects, tensors_in
-from fxgrow.axis.algebra import cut, reshaped_together, unify, view
+from fxgrow.axis.algebra import cut, refine, reshaped_together, unify, view
 from fxgrow.axis.aliases import Aliases
-from fxgrow.axis.expressions import Atom, Fixed, Prod, atoms, freeze, is_fixed, product, resolve
+from fxgrow.axis.expressions import Atom, Fixed, Prod, Sum, atoms, freeze, is_fixed, product, resolve
 from fxgrow.axis.values import UNEVEN, Map, Op, Value
 
 Rule = Callable[[Any, Any, tuple, dict, Any], None]  # (tape, name, args, kwargs, out)
@@ -58,7 +58,8 @@ class Tape(Watching):
         self.node = self.fx = ""  # the graph node we are in: where it is, for reasons; its name
         self.shapes: dict[str, Any] = {}
         self.by_node: dict[str, list[Op]] = {}
-        self.chosen: dict[Value, tuple[Any, str]] = {}  # values at some positions of an axis that is frozen if they are read
+        self.chosen: dict[Value, tuple[Any, int | None, str]] = {}  # values at one position of an axis
+        self.told_apart: dict[Any, tuple[int, int, str]] = {}  # how many first and last positions of an axis stay, and why
         self.given: list[Value] = []  # what the graph gives
         self.lost: set[Value] = set()  # values read by ops whose results are not followed
         self.suspects: list[str] = []  # where a reshape may hold for the sizes of the example only
@@ -69,8 +70,29 @@ class Tape(Watching):
         """Return the value of a tensor whose numbers are read; one never seen before has fixed axes."""
         value = self.peek(tensor)
         if value in self.chosen:
-            freeze(*self.chosen.pop(value))
+            self._tell_apart(*self.chosen.pop(value))
         return value
+
+    def _tell_apart(self, axis: Any, index: int | None, reason: str) -> None:
+        """Note that one position of an axis is read, counted from its beginning or end (None: that is not known)."""
+        if index is None:
+            freeze(axis, reason)
+            return
+        front, back, first = self.told_apart.get(axis, (0, 0, reason))
+        self.told_apart[axis] = max(front, index + 1), max(back, -index), first
+
+    def cut_off_ends(self) -> None:
+        """Freeze the positions that are read alone, and those between them and the end they are counted from."""
+        for axis, (front, back, reason) in self.told_apart.items():
+            axis = resolve(axis)
+            rest = axis.size - front - back
+            if not isinstance(axis, Atom) or axis.reason is not None or rest <= 1:
+                freeze(axis, reason)
+                continue
+            runs = [(size, stays) for size, stays in ((front, True), (rest, False), (back, True)) if size]
+            for part, (_, stays) in zip(refine(axis, [size for size, _ in runs], Sum).parts, runs):
+                if stays:
+                    freeze(part, reason)
 
     def peek(self, tensor: Tensor) -> Value:
         """Return the value of a tensor, of which no more than the shape may be read."""

@@ -109,7 +109,7 @@ def split(tape, name, args, kwargs, out):
 def select(tape, name, args, kwargs, out):
     x = tape.of(args[0])
     dim = (args[1] if len(args) > 1 else 0) % len(x.axes)
-    for index, o in enumerate(out) if name == "unbind" else [(args[2] % args[0].shape[dim], out)]:
+    for index, o in enumerate(out) if name == "unbind" else [(args[2], out)]:
         _one_of(tape, name, x, dim, index, o)
 
 
@@ -117,8 +117,9 @@ def _one_of(tape, name, x: Value, dim: int, index: int, out) -> None:
     """Take one position of a dimension, which is gone then."""
     axis, kept = resolve(x.axes[dim]), [i for i in range(len(x.axes)) if i != dim]
     tape.map(name, [x], out, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}],
-             pick=(axis, [index]) if isinstance(axis, Atom) else None)
-    tape.chosen[tape.peek(out)] = axis, f"its positions are told apart (one is selected) in {tape.node}"
+             pick=(axis, [index % axis.size]) if isinstance(axis, Atom) else None)
+    index = index if name == "select" else None  # of all positions one by one: their number is written down
+    tape.chosen[tape.peek(out)] = axis, index, f"its positions are told apart (one is selected) in {tape.node}"
 
 
 @rule("slice")

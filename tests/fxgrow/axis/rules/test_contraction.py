@@ -287,7 +287,7 @@ def test_rows_that_meet_one_of_several_matrices():
 
         def forward(self, x):
             x = self.inner(x)
-            expert, order = x[:, 0].mul(3).long().clamp(0, 2).sort()
+            expert, order = x[:, 7].mul(3).long().clamp(0, 2).sort()
             ends = torch.histc(expert.float(), 3, 0, 2).cumsum(0).to(torch.int32)
             h = F.grouped_mm(F.silu(F.grouped_mm(x[order], self.up, offs=ends)), self.down, offs=ends)
             return self.last(x + torch.empty_like(x).index_copy(0, order, h))
@@ -297,3 +297,6 @@ def test_rows_that_meet_one_of_several_matrices():
         grown = fxgrow.transform(model, x, Widen(factor=2, method=method, seed=0)).model
         assert grown.up.shape == (3, 8, 32) and grown.down.shape == (3, 32, 8)
         assert fxgrow.verify(model, grown, x).exact_in == ("eval", "train")
+    with pytest.raises(SelectionError, match="multiple of 16 bytes"):  # else the grown network would not run
+        fxgrow.transform(model, x, Widen(by=2, seed=0))
+
