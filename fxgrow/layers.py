@@ -1,18 +1,20 @@
 """Leaf functions and layers that a captured or grown graph may call beside torch's own.
 
 What lives here: the mode switch that keeps `train()`/`eval()` meaningful after capture, the checks of what a capture took
-for granted, and the attention layer whose inner width is free of its embedding width. What does not: anything that decides
-*whether* to use them.
+for granted, the attention layer whose inner width is free of its embedding width, and the module that holds a graph, with
+its pickle. What does not: anything that decides *whether* to use them.
 """
 from __future__ import annotations
 
 from collections import OrderedDict
 from numbers import Number
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.node import has_side_effect
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import has_side_effect, map_aggregate
 
 from fxgrow.errors import OtherInputs
 
@@ -208,3 +210,56 @@ class SeparateAttention(MultiheadAttention):
 
     def _weights(self) -> tuple[Tensor, ...]:
         return self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+
+
+class CapturedModule(GraphModule):
+    """A GraphModule whose pickle holds its nodes.
+
+    torch.fx pickles the code alone and traces it again, which does without what no tensor goes into (`no_grad`, random
+    numbers) and stops at checks of sizes.
+    """
+
+    def __reduce__(self) -> tuple:
+        state = {name: value for name, value in vars(self).items() if name not in ("_graph", "_compiled_call_impl")}
+        nodes = [(node.op, node.name, *(map_aggregate(a, _named) for a in (node.target, node.args, node.kwargs)),
+                  node.meta.get("owner")) for node in self.graph.nodes]
+        return unpickled, (type(self).__name__, state, nodes)
+
+
+class _Op(str):
+    """The name of an operator of `torch.ops`, which pickles do not hold."""
+    __slots__ = ()
+
+
+class _Name(str):
+    """The name of a node, in a pickle."""
+    __slots__ = ()
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, torch._ops.OpOverload):
+        return _Op(value.name())
+    return _Name(value.name) if isinstance(value, Node) else value
+
+
+def unpickled(name: str, state: dict[str, Any], nodes: list[tuple]) -> CapturedModule:
+    """Return the module that a pickle describes."""
+    graph, made = Graph(), {}
+    for op, label, target, args, kwargs, owner in nodes:
+        target, args, kwargs = (map_aggregate(a, lambda v: _meant(v, made)) for a in (target, args, kwargs))
+        made[label] = graph.create_node(op, target, args, kwargs, label)
+        if owner is not None:
+            made[label].meta["owner"] = owner
+    new = CapturedModule(nn.Module(), Graph(), name)
+    vars(new).update(state)
+    new.graph = graph
+    return new
+
+
+def _meant(value: Any, made: dict[str, Node]) -> Any:
+    """Return the node or operator that a name in a pickle stands for."""
+    if isinstance(value, _Op):
+        namespace, _, rest = value.partition("::")
+        packet, _, overload = rest.partition(".")
+        return getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
+    return made[value] if isinstance(value, _Name) else value

@@ -107,8 +107,8 @@ _PICKLE = types.SimpleNamespace(__name__="pickle", Unpickler=_Unpickler,
 
 def _wary(file: BinaryIO, kind: str) -> Any:
     names, file = _unpacked(file) if kind == "torch" else (_names_in_legacy(file), file)
-    if any(n.startswith("torch.fx.graph_module.") for n in names):
-        raise ArchiveError(f"it is a traced graph, which torch.save writes as code: write it with fxgrow.save{TRUST}")
+    if any(n.startswith(("torch.fx.graph_module.", "fxgrow.layers.unpickled")) for n in names):
+        raise ArchiveError(f"it is a traced graph, which torch.save writes with functions: write it with fxgrow.save{TRUST}")
     stand_ins = {name: stand_in(name) for name in sorted(names)}
     file.seek(0)
     with torch.serialization.safe_globals([(stands, name) for name, stands in stand_ins.items() if stands is not None]):

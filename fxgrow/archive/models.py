@@ -21,6 +21,7 @@ from fxgrow.archive.values import Convert, Unencodable, decode, encode, fields
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
 from fxgrow.graph import Captured, hold, tensors_of, to_meta
+from fxgrow.layers import CapturedModule
 from fxgrow.record import GrowthRecord, Outcome
 from fxgrow.tracing import of_class, plain_attributes, put_back
 
@@ -96,7 +97,7 @@ def _with_parts(model: nn.Module, parts: dict[str, tuple[GraphModule, dict]]) ->
 
 def _under(path: str, gm: GraphModule) -> GraphModule:
     """Return a part as capture makes it: alone at its path, under the names that it has in the whole model."""
-    whole: Any = GraphModule(nn.Module(), Graph())
+    whole: Any = CapturedModule(nn.Module(), Graph())
     *outer, last = path.split(".")
     place = whole
     for name in outer:
@@ -118,7 +119,7 @@ def _assemble(name: str, tree: Tree, nodes: list) -> GraphModule:
     if not name.isidentifier():
         raise ArchiveError("the model's class name is not a name")
     graph = decode_graph(nodes, tree)
-    gm: Any = hold(GraphModule(nn.Module(), Graph(), name), tree.root)
+    gm: Any = hold(CapturedModule(nn.Module(), Graph(), name), tree.root)
     gm.training = tree.root.training
     try:
         with warnings.catch_warnings():  # the source that torch.fx compiles is not the user's

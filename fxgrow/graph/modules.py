@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from fxgrow.graph.captured import Captured, is_captured
+from fxgrow.layers import CapturedModule
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
           torch.device, torch.Size, type(None), torch.jit.ScriptFunction}  # what copies share
@@ -48,7 +49,7 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
     memo = cloned_tensors(module, tensor)
     if not is_captured(module):
         return clone_module(module, memo)
-    new = GraphModule(nn.Module(), Graph(), class_name=type(module).__name__)
+    new = CapturedModule(nn.Module(), Graph(), class_name=type(module).__name__)
     new.__dict__.update(_state(module, memo))
     new.meta = dict(module.meta)
     new._graph = _clone_nodes(module.graph)
@@ -292,7 +293,7 @@ def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module:
             if id(child) in called or new._modules or new._parameters or new._buffers or path + name in around:
                 place._modules[name] = new
 
-    gm = GraphModule(nn.Module(), Graph(), class_name=class_name)
+    gm = CapturedModule(nn.Module(), Graph(), class_name=class_name)
     fill(gm, root, "")
     for target in read:
         owner, _, attribute = target.rpartition(".")

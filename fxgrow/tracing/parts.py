@@ -25,6 +25,7 @@ from fxgrow.graph import (
     is_captured,
     tensors_of,
 )
+from fxgrow.layers import CapturedModule
 from fxgrow.tracing.capturing import capture_call, insist_callable
 from fxgrow.tracing.checking import equal
 from fxgrow.tracing.leaves import outwards
@@ -182,7 +183,7 @@ def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, Gr
 
 # --- Parts in their places -----------------------------------------------------------------------------------------------
 
-class GraphPart(GraphModule):
+class GraphPart(CapturedModule):
     """A captured part in its place: a graph, with the methods and attributes of the class that the part was of."""
     part_of: type[nn.Module]
 
@@ -235,7 +236,7 @@ def _to_graph(place: nn.Module, part: GraphModule, path: str) -> None:
     """Make the copy of a user's module a part, with the tensors, the layers and the graph of a captured one."""
     old = [n.target for n in place.graph.nodes if n.op == "call_module"] if is_captured(place) else []
     _refill(place, part.get_submodule(path), {id(place.get_submodule(target)) for target in old})
-    blank = GraphModule(nn.Module(), Graph())
+    blank = CapturedModule(nn.Module(), Graph())
     vars(place).update({name: value for name, value in vars(blank).items()  # without hooks, which are recorded
                         if name not in vars(nn.Module()) or name.startswith(("_forward", "_backward"))})
     graph = Graph()
