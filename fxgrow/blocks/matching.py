@@ -142,7 +142,9 @@ def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
     """Return why two nodes do not compute the same, sizes and constants that weights can absorb aside."""
     ours, theirs = small.trace.made.get(one.name, []), big.trace.made.get(two.name, [])
     if [v.name for v in ours] != [w.name for w in theirs]:
-        return "they compute other things"
+        kept, wanted = small.types(one), big.types(two)
+        return "they compute other things" if kept == wanted else \
+            f"its tensors are {kept} in the small model and {wanted} in the big one: make both with the same dtype"
     tensors, grown = small.tensors(one), big.tensors(two)
     missing = tensors.keys() - grown.keys()
     if missing or len(small.reads(one)) != len(big.reads(two)):

@@ -1,4 +1,5 @@
 """One side of a match: a captured network, what its nodes compute, and its tensors."""
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -50,6 +51,11 @@ class Side:
             return {}
         layer = self.layers[str(node.target)]
         return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+
+    def types(self, node: Node) -> list[torch.dtype]:
+        """Return the types of the model's tensors that a node or its layer reads."""
+        read = (self.trace.values[i.name] for i in node.all_input_nodes if i.op == "get_attr")
+        return [t.dtype for t in (*read, *self.tensors(node).values()) if isinstance(t, Tensor)]
 
     def describe(self, node: Node) -> str:
         """Return where a node is and what it does, in words."""

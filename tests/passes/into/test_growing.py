@@ -151,6 +151,23 @@ def test_in_float32(name):
     assert gap(small, big, x) <= 1e-4 and grown.verification.ok
 
 
+class Table(nn.Module):
+    """Reads a table in float32, which it may hold in another type."""
+
+    def __init__(self, dtype, depth):
+        super().__init__()
+        self.register_buffer("table", torch.ones(4, dtype=dtype))
+        self.layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(depth)))
+
+    def forward(self, x):
+        return self.layers(x * self.table.to(torch.float32).cos())
+
+
+def test_a_table_of_another_type_is_named():
+    with pytest.raises(GrowthError, match="float32.* small model .*bfloat16.* big one: make both with the same"):
+        grow_into(Table(torch.float32, 1), Table(torch.bfloat16, 1), torch.randn(2, 4))
+
+
 def test_what_it_gives_is_a_plain_state_dict(tmp_path):
     small, big, x = pair("more residual blocks")
     before = {n: t.clone() for n, t in {**small.state_dict(), **big.state_dict(prefix="big.")}.items()}
