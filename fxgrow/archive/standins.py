@@ -5,6 +5,7 @@ tensors, layers, plain data and allow-listed functions is refused.
 """
 from __future__ import annotations
 
+import argparse
 import collections
 import functools
 from collections.abc import Callable
@@ -130,6 +131,8 @@ def stand_in(name: str) -> Any:
         return None
     if name == "functools.partial":
         return _Partial
+    if name == "argparse.Namespace":  # beside the weights in many a checkpoint
+        return type("Namespace", (_Plain,), {"real": argparse.Namespace})
     if name == "builtins.getattr":
         return _MemberByName
     for base, find in ((_Layer, allow.LAYERS.find), (_Member, allow.ENUMS.find), (_Plain, allow.PLAIN.find)):

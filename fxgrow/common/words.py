@@ -4,6 +4,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
+def shortened(names: list[str], most: int = 3) -> str:
+    """Return names in a row, the first few alone: `a, b, c and 7 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def one_line(error: BaseException) -> str:
     """Return the first line of what an exception says: the system's own words for an OSError."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 
 from fxgrow.axis import Atom, Tape, analyse, classes
-from fxgrow.common import Refusal, folded_table, render
+from fxgrow.common import Refusal, folded_table, render, shortened
 from fxgrow.contents.proving import SCALED, certify
 from fxgrow.tracing import capture
 
@@ -38,15 +38,12 @@ class AxesReport:
         """Return the table that `fxgrow axes` prints."""
         columns = ("class", "size", "produced by", "consumed by", "may grow by", "why not otherwise")
         return folded_table("Axis classes", columns, [
-            (r["name"], str(r["size"]), _some(r["producers"]), _some(r["consumers"]), ", ".join(r["may"]), r["reason"])
+            (r["name"], str(r["size"]), *(shortened(r[whose]) for whose in ("producers", "consumers")), ", ".join(r["may"]),
+             r["reason"])
             for r in self.rows])
 
     def __str__(self):
         return render(self.table())
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def axes(model, example_inputs) -> AxesReport:

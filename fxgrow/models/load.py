@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.archive import load_weights
 from fxgrow.aten import tree_map
 from fxgrow.common import nearest_file, one_line
-from fxgrow.errors import ArchiveError, ModelError
+from fxgrow.errors import ModelError
 from fxgrow.graph import as_call
+from fxgrow.models.checkpoints import apply_weights
 from fxgrow.models.inputs import describe, draw_inputs, dtype_of, insist_named, parse_inputs
 from fxgrow.models.sources import Loaded, forms, from_factory, from_file, from_prefix
 
@@ -22,8 +22,9 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequ
     """Return the module that `spec` names, in eval mode, and example inputs for it, as a tuple or by name.
 
     spec: a file, `PREFIX:NAME` (torchvision, timm, zoo or an installed source) or `package.module:factory`.
-    weights: a file with a state_dict, or DEFAULT for the library's own pretrained ones; None: what the file holds,
-    or random weights drawn after `torch.manual_seed(seed)`, so that one name always means one network.
+    weights: a checkpoint that holds a fitting state_dict, an index of shards, or DEFAULT for the library's own pretrained
+    ones; None: what the file holds, or random weights drawn after `torch.manual_seed(seed)`, so that one name always means
+    one network.
     input_shape: `1,3,224,224`, several as `1,3,224,224;1,10:int64` or in a list, by name as `mask=1,10:int64`; empty: what
     the file or library says.
     trust_pickle: let a pickled file run its own code.
@@ -38,7 +39,7 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequ
         torch.manual_seed(seed)
         module, inputs = _find(spec, pretrained, trust_pickle, into)
     if weights and not pretrained:
-        _apply_weights(module, weights)
+        apply_weights(module, weights)
     if input_shape:
         takes_list = isinstance(inputs, (list, tuple)) and isinstance(inputs[0], list)
         told = parse_inputs(input_shape)
@@ -62,33 +63,6 @@ def _find(spec: str, pretrained: bool, trust_pickle: bool, into: str | None) -> 
     if not is_file:
         return from_factory(spec)
     return from_file(spec, trust_pickle, from_factory(into).module if into else None)
-
-
-def _apply_weights(module: nn.Module, path: str) -> None:
-    """Load the state_dict in a file, or that of a module saved there, with every name matched; no code from it runs."""
-    state = _read_state(path)
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()] or [str(error)]
-        raise ModelError(f"{path} does not fit {type(module).__name__}: {lines[0][:300]}") from error
-
-
-def _read_state(path: str) -> dict[str, Tensor]:
-    if not Path(path).is_file():
-        raise ModelError(f"{path} is no file here{nearest_file(path)}; --weights takes the file of a state_dict, or DEFAULT")
-    try:
-        state = load_weights(path)
-    except ArchiveError as error:
-        why = str(error).partition(": ")[2].partition(": save its state_dict")[0]
-        raise ModelError(f"{path} is no state_dict that can be read without running code from it ({why}): save it with "
-                         "torch.save(model.state_dict(), ...)") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path} is no state_dict: save it with torch.save(model.state_dict(), ...)")
-    return state
 
 
 def try_out(spec: str, module: nn.Module, inputs: tuple | dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
 """MODEL words: what each form gives, its inputs and its weights, and one clear error for each that gives nothing."""
+import argparse
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -115,6 +118,55 @@ def test_weights_from_a_file(tmp_path):
         assert same(load_model("torchvision:squeezenet1_1", weights=str(tmp_path / name))[0], other)
     with pytest.raises(ModelError, match="does not fit MobileNetV3"):
         load_model("torchvision:mobilenet_v3_small", weights=str(tmp_path / "w.pth"))
+
+
+WRAPPED = {
+    "of DataParallel": lambda state: {f"module.{n}": t for n, t in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{n}": t for n, t in state.items()},
+    "compiled, distributed": lambda state: {"model": {f"module._orig_mod.{n}": t for n, t in state.items()}, "epoch": 1},
+    "compiled inside": lambda state: {n.replace("features.", "features._orig_mod."): t for n, t in state.items()},
+    "of the tutorial": lambda state: {"model_state_dict": state, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+    "of Lightning": lambda state: {"state_dict": {"w": torch.ones(2), **{f"model.net.{n}": t for n, t in state.items()}}},
+    "averaged": lambda state: {"n_averaged": torch.tensor(3), **{f"module.{n}": t for n, t in state.items()}},
+    "with a mean": lambda state: {"state_dict_ema": {n: t + 1 for n, t in state.items()}, "state_dict": state},
+    "with arguments": lambda state: {"args": argparse.Namespace(lr=0.1), "net": state},
+    "deep down": lambda state: {"checkpoint": {"nets": {"params_ema": state}}},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*took")
+@pytest.mark.parametrize("case", WRAPPED)
+def test_checkpoints_of_trainers(case, tmp_path):
+    other = squeezenet1_1()
+    torch.save(WRAPPED[case](other.state_dict()), tmp_path / "w.pth")
+    assert same(load_model("torchvision:squeezenet1_1", weights=str(tmp_path / "w.pth"))[0], other)
+
+
+def test_which_of_several_was_taken_is_told(tmp_path):
+    state = squeezenet1_1().state_dict()
+    torch.save({"params_ema": state, "params": state}, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match="took 'params' and left 'params_ema'"):
+        load_model("torchvision:squeezenet1_1", weights=str(tmp_path / "w.pth"))
+
+
+def test_shards(tmp_path):
+    other = squeezenet1_1()
+    names = list(other.state_dict())
+    for k, part in enumerate((names[:9], names[9:])):
+        save_file({n: other.state_dict()[n] for n in part}, tmp_path / f"model-{k}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {n: f"model-{int(k >= 9)}.safetensors" for k, n in enumerate(names)}}))
+    assert same(load_model("torchvision:squeezenet1_1", weights=str(index))[0], other)
+    index.write_text("[]")
+    with pytest.raises(ModelError, match="no index of shards"):
+        load_model("torchvision:squeezenet1_1", weights=str(index))
+
+
+def test_a_checkpoint_that_does_not_fit_names_what_it_has(tmp_path):
+    state = {f"net.{n}": t for n, t in squeezenet1_1(num_classes=7).state_dict().items()}
+    torch.save({"params": {**state, "net.more": torch.ones(1)}}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="under 'params', behind 'net.', the model has no more and it has other sizes"):
+        load_model("torchvision:squeezenet1_1", weights=str(tmp_path / "w.pth"))
 
 
 def test_weights_that_are_none(tmp_path):
