@@ -58,9 +58,10 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], w
     new, paths, alone = with_parts(model, inputs, grow, whole)
     if not paths and nothing:
         raise nothing[-1]
-    record = (record_in(model) or GrowthRecord()).then(_joined({path: grown[path].record for path in paths}))
+    step = _joined({path: grown[path].step for path in paths})
+    record = (record_in(model) or GrowthRecord()).then(step)
     outcomes = [o for path in paths for o in grown[path].outcomes]
-    return Grown(new, record, outcomes + [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()], inputs)
+    return Grown(new, record, outcomes + [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()], inputs, step)
 
 
 def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:
@@ -82,20 +83,19 @@ def _is_ours(step: PassBase) -> bool:
 def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grown:
     """Apply the passes as `PassManager` does, which compiles a graph that is new and hides what a pass raises."""
     insist_callable(gm)
-    record = record_in(gm) or GrowthRecord()
-    if not record.origin and not record.lineage:
-        record = dataclasses.replace(record, origin={"": remembered(gm, "skeleton", skeleton)})
-    Captured(gm).keep_growth(record, [])
+    inside = Captured(gm)
+    before, inside.before = inside.record, inside.record
+    inside.keep_growth(GrowthRecord(origin={"": remembered(gm, "skeleton", skeleton)}), [])
     result = gm
     for step in passes:
-        before = result
+        last = result
         with faults_told(GrowthError, f"{type(step).__name__} stops") if _is_ours(step) else contextlib.nullcontext():
             result = step(result).graph_module
-        if result is before:
+        if result is last:
             result.recompile()  # edited in place
     if not passes:
         result.recompile()
     grown = Captured(result)
-    certificate = grown.record.certificate + [vars(o) for o in grown.outcomes]
-    grown.record = dataclasses.replace(grown.record, certificate=certificate)
-    return Grown(result, grown.record, grown.outcomes, inputs)
+    alone = dataclasses.replace(grown.record, certificate=[vars(o) for o in grown.outcomes])
+    grown.record, grown.before = alone if before is None else before.then(alone), None
+    return Grown(result, grown.record, grown.outcomes, inputs, alone)

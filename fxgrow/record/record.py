@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from fxgrow.record import freezing, optimizers, shrinking
-from fxgrow.record.entries import Entries, ParameterRecord
+from fxgrow.record import freezing, optimizers, schedulers, shrinking
+from fxgrow.record.entries import ParameterRecord
+from fxgrow.record.matching import Entries
 
 MAPS = ("index", "fresh", "shares")  # of a ParameterRecord, one tensor or none for each axis
 MOST_AXES = 64  # that a tensor of torch can have
@@ -33,13 +34,15 @@ class GrowthRecord(Entries):
         kept = {n: p for n, p in self.parameters.items() if n not in later.removed}
         chained = {n: p if p.source is None else self.entry(p.source, len(p.index)).then(p)
                    for n, p in later.parameters.items()}
+        origin = {} if self.lineage and not self.origin else {**later.origin, **self.origin}  # the first model's, or none
         return GrowthRecord({**kept, **chained}, self.lineage + later.lineage,
                             (self.removed | later.removed) - later.parameters.keys(),
-                            self.certificate + later.certificate, {**later.origin, **self.origin})
+                            self.certificate + later.certificate, origin)
 
     # what follows from a record stands in files of its own
     shrink, freeze_old = shrinking.shrink, freezing.freeze_old
     migrate_tensors, migrate_optimizer = optimizers.migrate_tensors, optimizers.migrate_optimizer
+    migrate_scheduler = schedulers.migrate_scheduler
     lr_scales, parameter_groups = freezing.lr_scales, freezing.parameter_groups
 
     def to_tensors(self) -> dict[str, Tensor]:

@@ -6,11 +6,11 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import Captured, clone_structure, tensors_of
+from fxgrow.graph import Captured, clone_structure, tensors_of, trains
 from fxgrow.record.entries import ParameterRecord
 from fxgrow.record.grown import Grown, record_in
 from fxgrow.record.record import GrowthRecord
-from fxgrow.record.tied import Computed, Tied, recompiled, tensor_of, untie
+from fxgrow.record.tied import Computed, Tied, recompiled, tensor_of, untie, with_class_of_its_own
 
 Tie: TypeAlias = tuple[nn.Parameter | nn.Module, ParameterRecord]  # a parent's parameter or what computes it; how it grew
 
@@ -72,6 +72,8 @@ def _tie_layers(model: nn.Module) -> None:
             if isinstance(module, (nn.RNNBase, GraphModule, parametrize.ParametrizationList)):
                 raise GrowthError(f"{path}.{attribute}".lstrip(".") + f" cannot be tied: a {type(module).__name__} cannot "
                                   "compute its weights from the parent's; leave its axes as they are with where=")
+            if parametrize.is_parametrized(module):
+                with_class_of_its_own(module, dict(module.parametrizations.items()))  # type: ignore[union-attr, operator]
             module._parameters[attribute] = nn.Parameter(held.detach(), held.requires_grad)  # set to the new ones
             parametrize.register_parametrization(module, attribute, Tied(source, entry, order), unsafe=True)
             chain = module.parametrizations[attribute]  # type: ignore[index]
@@ -121,7 +123,7 @@ def _copy(model: nn.Module, ties: dict[int, Tie]) -> nn.Module:
     def tensor(old: Tensor) -> Tensor:
         if id(old) not in ties:
             return old.detach().clone()
-        new = nn.Parameter(old.detach(), old.requires_grad)
+        new = nn.Parameter(old.detach(), trains(old))
         new.tied_to = ties[id(old)]  # type: ignore[attr-defined]
         return new
 

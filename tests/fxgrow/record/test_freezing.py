@@ -153,7 +153,6 @@ def test_a_factor_of_one_changes_no_bit_and_zero_stops():
 def test_scales_of_whole_parameters_are_numbers():
     _, grown, x = grown_net()
     grown.record.parameters["fc.bias"] = fxgrow.ParameterRecord.new(1)
-    grown.record.parameters.pop("conv.weight", None)
     scales = grown.record.lr_scales(grown.model, new=10.0)
     assert scales["fc.bias"] == 10.0 and isinstance(scales["fc.weight"], torch.Tensor)
     groups = grown.record.parameter_groups(grown.model, lr=0.1, new=10.0)
