@@ -20,7 +20,8 @@ class Captured:
 
     @property
     def _meta(self) -> dict[str, Any]:
-        return getattr(self._module, "meta", {})
+        meta = getattr(self._module, "meta", {})
+        return meta if isinstance(meta, dict) else {}  # else of the user's own
 
     def _keep(self, key: str, value: Any) -> None:
         if not hasattr(self._module, "meta"):  # an outer module around captured parts

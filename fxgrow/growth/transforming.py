@@ -10,7 +10,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxgrow.common import without_collector
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, unwrapped
+from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, tensors_of, unwrapped
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
 from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
 
@@ -59,7 +59,9 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], w
     if not paths and nothing:
         raise nothing[-1]
     step = _joined({path: grown[path].step for path in paths})
+    step.outside = _outside(model, step)
     record = (record_in(model) or GrowthRecord()).then(step)
+    Captured(new).keep_growth(record, [])
     outcomes = [o for path in paths for o in grown[path].outcomes]
     return Grown(new, record, outcomes + [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()], inputs, step)
 
@@ -73,6 +75,12 @@ def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:
         joined.certificate += record.certificate
         joined.origin[path] = record.origin[""]
     return joined
+
+
+def _outside(model: nn.Module, step: GrowthRecord) -> dict[str, list[int]]:
+    """Return the shapes of what a model's state_dict holds outside of the parts of a growth."""
+    inside, tensors = step.small(), tensors_of(model)
+    return {name: list(tensors[name].shape) for name in model.state_dict() if name in tensors and name not in inside}
 
 
 def _is_ours(step: PassBase) -> bool:

@@ -20,6 +20,24 @@ class Handle(contextlib.ExitStack):
     remove = contextlib.ExitStack.close
 
 
+class _Around:
+    """A hook of one model, which does nothing on copies of it."""
+
+    def __init__(self, model: nn.Module, restore: Callable[[], None]):
+        self.model, self.restore = model, restore
+        setattr(self, TRANSIENT, True)
+
+    def __call__(self, module: nn.Module, *_) -> None:
+        if module is self.model:
+            self.restore()
+
+    def __deepcopy__(self, memo: dict) -> "_Around":
+        return self
+
+    def __reduce__(self) -> tuple:
+        return getattr, (contextlib.nullcontext(), "__exit__")  # in a pickle: takes anything, gives nothing, needs no fxgrow
+
+
 class Frozen(Handle):
     """Old numbers of a grown model, kept as they were when this was made.
 
@@ -54,16 +72,11 @@ class Frozen(Handle):
         self.callback(tensor.register_hook(lambda grad: grad.masked_fill(~mask.to(grad.device), 0)).remove)
 
     def _hook_in(self, model: nn.Module) -> None:
-        def around(module: nn.Module, *_) -> None:
-            if module is model:  # not a copy of it
-                self.restore()
-
         def stepped(optimizer: Optimizer, *_) -> None:
             if any(id(p) in ids for group in optimizer.param_groups for p in group["params"]):
                 self.restore()
 
-        ids = {id(tensor) for tensor, *_ in self._kept}
-        setattr(around, TRANSIENT, True)
+        ids, around = {id(tensor) for tensor, *_ in self._kept}, _Around(model, self.restore)
         for handle in (model.register_forward_pre_hook(around), model.register_forward_hook(around),
                        register_optimizer_step_post_hook(stepped)):
             self.callback(handle.remove)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Size, Tensor, nn
 
 from fxgrow.errors import GrowthError
@@ -31,6 +32,7 @@ class Entries:
     lineage: list[dict]
     removed: set[str]
     origin: dict[str, nn.Module]
+    outside: dict[str, list[int]]
 
     def entry(self, name: str, ndim: int) -> ParameterRecord:
         """Return the record of one parameter or buffer of the grown model."""
@@ -38,13 +40,18 @@ class Entries:
 
     def small(self) -> dict[str, Tensor]:
         """Return the tensors of the small model, without numbers, as far as the record knows them."""
-        return {n: t for origin in self.origin.values() for n, t in tensors_of(origin).items()}
+        around = {n: torch.empty(shape, device="meta") for n, shape in self.outside.items()}
+        return around | {n: t for origin in self.origin.values() for n, t in tensors_of(origin).items()}
+
+    def covers(self, name: str) -> bool:
+        """Tell whether the record knows all tensors at the place of a name."""
+        return bool(self.outside) or any(not path or name.startswith(path + ".") for path in self.origin)
 
     def knows(self, name: str) -> bool:
         """Tell whether a tensor of this name is one of the grown model; what was put into it since is not."""
-        if name in self.parameters or not any(_below(name, path) for path in self.origin):
+        if name in self.parameters or not self.covers(name):
             return True
-        return name not in self.removed and any(_holds(origin, name) for origin in self.origin.values())
+        return name not in self.removed and (name in self.outside or any(_holds(o, name) for o in self.origin.values()))
 
     def aliases(self) -> dict[str, str]:
         """Return the names of tied tensors that have no record, each with the one that has."""
@@ -76,7 +83,7 @@ class Entries:
 
     def _lasting(self) -> set[str]:
         """Return the names of the small model's tensors that state_dicts hold; others a class may not have as buffers."""
-        return {n for origin in self.origin.values() for n in origin.state_dict()}
+        return {*self.outside, *(n for origin in self.origin.values() for n in origin.state_dict())}
 
     def located(self, given: Given) -> dict[str, tuple[Tensor, ParameterRecord]]:
         """Return each tensor that is given once, with its record; what was put into the model since, or around it, is new.
@@ -139,9 +146,8 @@ class Side:
     def keys(self, given: Given) -> dict[str, str]:
         """Return the model's own name for each that is given; of what is beside it the name with `BESIDE` in front."""
         tensors, prefix = _tensors(given), self.prefix_in(given)
-        covered = self.record.origin.keys()
         inside = {n: n[len(prefix):] for n in tensors if n.startswith(prefix)}
-        ours = {n: k for n, k in inside.items() if k in self.expected or not any(_below(k, path) for path in covered)}
+        ours = {n: k for n, k in inside.items() if k in self.expected or not self.record.covers(k)}
         return {n: ours.get(n, BESIDE + n) for n in tensors}
 
     def _first(self, tensors: Mapping[str, Tensor], prefix: str) -> int:
@@ -196,7 +202,3 @@ def _holds(model: nn.Module, name: str) -> bool:
     except AttributeError:
         return False
     return attribute in place._parameters or attribute in place._buffers
-
-
-def _below(name: str, path: str) -> bool:
-    return not path or name.startswith(path + ".")

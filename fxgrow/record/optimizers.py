@@ -130,6 +130,9 @@ def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedPa
         for name in names:
             parameter, entry = new[name]
             source = old.get(entry.source or "")
+            if source is not None and not entry.fits(parameter.shape, source.shape):
+                raise GrowthError(f"{entry.source} is {list(source.shape)}, from which {name} of {list(parameter.shape)} does not "
+                                  "come by this growth: give the optimizer of the model that was grown")
             if source is not None and optimizer.state.get(source):
                 migrated.state[parameter] = {key: _state(name, key, value, entry, source, parameter, try_out)
                                              for key, value in optimizer.state[source].items()}

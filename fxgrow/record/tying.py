@@ -1,4 +1,5 @@
 """Tying: the old numbers of a grown network are computed from those of its parent."""
+import contextlib
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from fxgrow.errors import GrowthError
 from fxgrow.graph import Captured, clone_structure, tensors_of, trains
 from fxgrow.record.entries import ParameterRecord
 from fxgrow.record.grown import Grown, record_in
+from fxgrow.record.matching import Side
 from fxgrow.record.record import GrowthRecord
 from fxgrow.record.tied import Computed, Tied, recompiled, tensor_of, untie, with_class_of_its_own
 
@@ -35,7 +37,8 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     record = record_in(child) if record is None else record
     if record is None:
         raise GrowthError("tie needs a growth record: give what fxgrow.transform returned, or the record as well")
-    model = untie(child.model if isinstance(child, Grown) else child)
+    parent, model = _inside(record.small_side(), parent), untie(child.model if isinstance(child, Grown) else child)
+    model = _inside(record.grown_side(), model)
     new = _copy(model, _ties(parent, model, record))
     for gm in list(new.modules()):
         if isinstance(gm, GraphModule):
@@ -43,6 +46,13 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     _tie_layers(new)
     Captured(new).keep_growth(record, [])
     return recompiled(new)
+
+
+def _inside(side: Side, model: nn.Module) -> nn.Module:
+    """Return a model without what is wrapped around it."""
+    with contextlib.suppress(GrowthError):  # it is tied itself, or not the record's, which is told of its tensors
+        return model.get_submodule(side.prefix_in(model).removesuffix("."))
+    return model
 
 
 def _ties(parent: nn.Module, model: nn.Module, record: GrowthRecord) -> dict[int, Tie]:
