@@ -92,7 +92,7 @@ def plan(model: GraphModule, inputs: Tensor, entries: Sequence[tuple[int, Entry]
             planned.unknown.append(entry.text)  # it may name layers that a growth makes whose moment is not known
         else:
             model, event = growth.grown.model, entry.text  # type: ignore[assignment]
-            last = LastGrowth(growth.grown.step, entry.options, at)
+            last = LastGrowth(growth.record, entry.options, at)
         start = at
     count(start, total)
     return planned

@@ -183,6 +183,11 @@ class CheckedGrowth:
     checked: Verification
     inexact: list[str]
 
+    @property
+    def record(self) -> GrowthRecord:
+        """Return the record of this growth alone."""
+        return self.grown.step
+
 
 def grow_by_entry(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -> CheckedGrowth:
     """Grow a copy of `model` by the passes of an entry, and compare both on `inputs` (a batch) in eval mode.

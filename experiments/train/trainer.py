@@ -268,12 +268,12 @@ class Trainer(TrainingState):
         growth = grow_by_entry(old.cpu(), self.probe, entry, seed_for(self.config.seed, index))
         self.model = growth.grown.model.to(self.device)  # type: ignore[assignment]
         if entry.options["optimizer"] == "migrate":
-            self.optimizer = growth.grown.step.migrate_optimizer(self.optimizer, self.model, old)
+            self.optimizer = growth.record.migrate_optimizer(self.optimizer, self.model, old)
         else:
             self.optimizer = make_optimizer(self.config, self.model)
         before, after = count_parameters(old), count_parameters(self.model)
         self.rates = after_growth(self.config, self.rates, entry.options, self.step, self.total, before / after)
-        self.last = LastGrowth(replace(growth.grown.step, origin={}), entry.options, self.step)
+        self.last = LastGrowth(replace(growth.record, origin={}), entry.options, self.step)
         self.fired.append(index)
         self._renew()
         self._account(entry, growth, (before, after), (flops, self._step_flops), time.monotonic() - began)

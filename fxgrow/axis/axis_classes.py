@@ -79,7 +79,7 @@ def _note_layers(op: Contract, by_atom: dict[Atom, AxisClass]) -> None:
 
 
 def _params_of(value: Value) -> list[str]:
-    """Return the parameters that a value is computed from, and from nothing else: of a plain view one, of a normed weight all."""
+    """Return the parameters that a value is computed from alone: of a plain view one, of a normed weight all."""
     found: dict[str, None] = {}
     seen, waiting = set(), [value] if value.param_only else []
     while waiting:

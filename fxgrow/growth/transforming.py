@@ -63,7 +63,8 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], w
     record = (record_in(model) or GrowthRecord()).then(step)
     Captured(new).keep_growth(record, [])
     outcomes = [o for path in paths for o in grown[path].outcomes]
-    return Grown(new, record, outcomes + [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()], inputs, step)
+    outcomes += [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()]
+    return Grown(new, record, outcomes, inputs, step)
 
 
 def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:

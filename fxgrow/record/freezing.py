@@ -24,7 +24,7 @@ class _Around:
     """A hook of one model, which does nothing on copies of it."""
 
     def __init__(self, model: nn.Module, restore: Callable[[], None]):
-        self.model, self.restore = model, restore
+        self.model, self.restore = model, torch.compiler.disable(restore)  # compiled code would lose sight of .data
         setattr(self, TRANSIENT, True)
 
     def __call__(self, module: nn.Module, *_) -> None:

@@ -130,12 +130,15 @@ class Side:
         if fault is None:
             return ""
         faults = {p: self._fault(tensors, p, whole) for p in self._prefixes(tensors)}
-        fitting = {self._first(tensors, p): p for p, why in reversed(faults.items()) if why is None}  # one module, two names
+        fitting: dict[int, str] = {}
+        for prefix in (p for p, why in faults.items() if why is None):
+            fitting.setdefault(self._first(tensors, prefix), prefix)  # a module under two names is one
         if len(fitting) == 1:
             return next(iter(fitting.values()))
         if fitting:
             places = " and ".join(p.removesuffix(".") for p in fitting.values())
-            raise GrowthError(f"{self.what} of the growth record is there {len(fitting)} times, as {places}: give one of them")
+            raise GrowthError(f"{self.what} of the growth record is there {len(fitting)} times, as {places}: give one of "
+                              "them")
         if faults and not any(n in self.expected for n in tensors):
             prefix, fault = next(iter(faults.items()))
             fault = f"in {prefix.removesuffix('.')}, {fault}"

@@ -1,4 +1,4 @@
-"""Tensors and optimizers of the small model, for the grown one: growing loses nothing that training has gathered."""
+"""Optimizers of the small model, for the grown one: growing loses nothing that training has gathered."""
 import contextlib
 import copy
 import functools
@@ -12,94 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import tensors_of, trains
+from fxgrow.graph import trains
 from fxgrow.record.entries import NamedParameters, ParameterRecord, broadcast_along, names_by_tensor
 from fxgrow.record.matching import BESIDE, Entries
+from fxgrow.record.tensors import spread, values_of, with_new
 
 Located: TypeAlias = dict[str, tuple[Tensor, ParameterRecord]]
 SHIFT = 8.0  # by which parameters are moved to see whether a state follows them
-
-
-def migrate_tensors(record: Entries, tensors: Mapping[str, Tensor],
-                    like: nn.Module | Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Return tensors of the small model (an EMA copy of its numbers) as tensors of the grown one.
-
-    Args:
-        tensors: by the names of the small model; parameters, buffers or a whole state_dict.
-        like: the grown model or its state_dict, for the new numbers; without it they are zeros, and tensors that are new
-            altogether are left out, as their shapes are not known.
-
-    Raises:
-        GrowthError: a tensor is not the small model's, or has another shape; `like` is not the grown model.
-    """
-    _insist_small(record, tensors)
-    grown = _grown_tensors(record, like)
-    aliases = record.aliases()
-    kept = {n: record.entry(n, t.ndim) for n, t in tensors.items() if n not in record.removed and n not in aliases}
-    migrated: dict[str, Tensor] = {}
-    for name, entry in {**kept, **record.parameters}.items():
-        if entry.source is not None and entry.source in tensors:
-            migrated[name] = _values(name, entry, tensors[entry.source].detach(), grown.get(name))
-        elif entry.source is None and name in grown:
-            migrated[name] = grown[name].detach().clone()
-    migrated.update({n: migrated[other] for n, other in aliases.items() if other in migrated and n in tensors})
-    return {**{name: migrated[name] for name in grown if name in migrated}, **migrated}  # in the grown model's order
-
-
-def _insist_small(record: Entries, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors under names that are not the small model's."""
-    keys = record.small_side().keys(tensors)
-    other = next((n for n, key in keys.items() if n != key), None)
-    if other is not None:
-        raise GrowthError(f"the small model has no {other}{f', but {keys[other]}' * (not keys[other].startswith(BESIDE))}: "
-                          "give its tensors by its own names")
-
-
-def _grown_tensors(record: Entries, like: nn.Module | Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Return the grown model's tensors by its own names."""
-    if like is None:
-        return {}
-    tensors = tensors_of(like) if isinstance(like, nn.Module) else like
-    try:
-        return {key.removeprefix(BESIDE): tensors[n] for n, key in record.grown_side().keys(like).items()}
-    except GrowthError as why:
-        raise GrowthError(f"`like`: {why}") from why
-
-
-def _values(name: str, entry: ParameterRecord, small: Tensor, grown: Tensor | None) -> Tensor:
-    """Return scale * shares * W + shift where a position is or copies an old one; `grown`'s number, or zero, elsewhere."""
-    whole = _spread(name, entry, small)
-    for dim, shares in enumerate(entry.shares):
-        if shares is not None:
-            whole = whole * broadcast_along(shares.to(whole), dim, whole.ndim)
-    if entry.scale != 1.0:
-        whole = whole * entry.scale
-    if entry.shift:
-        whole = whole + entry.shift
-    if grown is not None and grown.shape != whole.shape:
-        raise GrowthError(f"{name} is {list(grown.shape)} in `like`, and {list(whole.shape)} in the growth record")
-    return _with(whole, entry, 0.0 if grown is None else grown.detach().to(whole))
-
-
-def _spread(name: str, entry: ParameterRecord, small: Tensor) -> Tensor:
-    """Return the small tensor's numbers at every position that is or copies theirs, in a tensor of its own."""
-    maps = {dim: index for dim, index in enumerate(entry.index) if index is not None}
-    largest = {dim: int(index.max()) for dim, index in maps.items() if index.numel()}
-    if len(entry.index) != small.ndim or any(position >= small.shape[dim] for dim, position in largest.items()):
-        raise GrowthError(f"{entry.source} is {list(small.shape)}, which does not fit the growth record of {name}: give "
-                          "the small model's tensors")
-    whole = small if maps else small.clone()
-    for dim, index in maps.items():
-        whole = whole.index_select(dim, index.clamp_min(0).to(whole.device))
-    return whole
-
-
-def _with(whole: Tensor, entry: ParameterRecord, new: float | Tensor) -> Tensor:
-    """Return `whole` with `new` at the positions that neither are nor copy old ones."""
-    for dim, index in enumerate(entry.index):
-        if index is not None and bool((index < 0).any()):
-            whole = torch.where(broadcast_along((index < 0).to(whole.device), dim, whole.ndim), new, whole)
-    return whole
 
 
 def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedParameters,
@@ -131,8 +50,8 @@ def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedPa
             parameter, entry = new[name]
             source = old.get(entry.source or "")
             if source is not None and not entry.fits(parameter.shape, source.shape):
-                raise GrowthError(f"{entry.source} is {list(source.shape)}, from which {name} of {list(parameter.shape)} does not "
-                                  "come by this growth: give the optimizer of the model that was grown")
+                raise GrowthError(f"{entry.source} is {list(source.shape)}, from which this growth does not make {name} of "
+                                  f"{list(parameter.shape)}: give the optimizer of the model that was grown")
             if source is not None and optimizer.state.get(source):
                 migrated.state[parameter] = {key: _state(name, key, value, entry, source, parameter, try_out)
                                              for key, value in optimizer.state[source].items()}
@@ -146,8 +65,8 @@ def _insist_plain(optimizer: Any) -> None:
     """Refuse what is no optimizer of torch's kind, or one around another."""
     inner = next((name for name, value in getattr(optimizer, "__dict__", {}).items() if isinstance(value, Optimizer)), None)
     if inner is not None:
-        raise GrowthError(f"a {type(optimizer).__name__} is around another optimizer: give that one, its .{inner}, and put the "
-                          "result into a new one")
+        raise GrowthError(f"a {type(optimizer).__name__} is around another optimizer: give that one, its .{inner}, and put "
+                          "the result into a new one")
     if not isinstance(optimizer, Optimizer):
         raise GrowthError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer: make one for the grown model yourself")
 
@@ -159,7 +78,8 @@ def _named(params: NamedParameters) -> Iterable[tuple[str, Any]]:
 def _grown_parameters(record: Entries, given: nn.Module | Mapping[str, Tensor]) -> Located:
     """Return the parameters of the grown model, and of what is around it, by the names that they are given with."""
     located = record.located(given)
-    return {n: found for n, found in located.items() if isinstance(found[0], nn.Parameter) or not isinstance(given, nn.Module)}
+    named = not isinstance(given, nn.Module)
+    return {n: found for n, found in located.items() if named or isinstance(found[0], nn.Parameter)}
 
 
 def _small_parameters(record: Entries, optimizer: Optimizer, old_params: NamedParameters | None,
@@ -178,10 +98,11 @@ def _small_parameters(record: Entries, optimizer: Optimizer, old_params: NamedPa
         raise GrowthError("the optimizer has parameters that old_params has not: give the model that it trained")
     keys = record.small_side().keys(given)
     trained = {id(p) for p in held}
-    other = next((n for n, p in old.items() if keys[n] == BESIDE + n and n in record.parameters and id(p) in trained), None)
+    beside = [n for n, p in old.items() if keys[n] == BESIDE + n and id(p) in trained]
+    other = next((n for n in beside if n in record.parameters), None)
     if other is not None:
-        raise GrowthError(f"the optimizer trains {other}, which the small model of the growth record has not: where that was "
-                          "added by an earlier growth, use grown.step, the record of the last one alone")
+        raise GrowthError(f"the optimizer trains {other}, which the small model of the growth record has not: where that "
+                          "was added by an earlier growth, use grown.step, the record of the last one alone")
     return _with_aliases(record, {keys[n]: p for n, p in old.items()})
 
 
@@ -193,7 +114,7 @@ def _in_order(record: Entries, held: list[nn.Parameter], groups: int, new: Locat
     else:  # of a model grown in parts: what its own order is now, unless anything came, went or moved
         names = tuple(new)
         fits = not record.removed and len(held) == len(names) and all(
-            entry.source == name and entry.fits(tensor.shape, p.shape) for (name, (tensor, entry)), p in zip(new.items(), held))
+            entry.source == name and entry.fits(t.shape, p.shape) for (name, (t, entry)), p in zip(new.items(), held))
     if groups > 1 or not fits:
         raise GrowthError(f"the optimizer's {len(held)} parameters do not say which they are, and are not one group of "
                           f"the small model's {len(names)} in their order; pass old_params: the small model, or (name, "
@@ -306,7 +227,7 @@ def _state(name: str, key: str, value: Any, entry: ParameterRecord, source: Tens
         raise GrowthError(f"the optimizer's state {key!r} of {entry.source} does not have one number for each of the "
                           f"parameter's, so it cannot follow the growth of {name}: start a new optimizer for the grown one")
     if kind.follows:
-        return _values(name, entry, value.detach(), grown)
+        return values_of(name, entry, value.detach(), grown)
     return _grown_state(name, value.detach(), entry, kind)
 
 
@@ -319,13 +240,13 @@ def _grown_state(name: str, value: Tensor, entry: ParameterRecord, kind: _Kind) 
     - New numbers: zero for a signed state (no momentum yet), the mean of the old ones for a magnitude, since with zero
       there and a large count of steps Adam and RMSprop would take steps many times too long.
     """
-    whole = _spread(name, entry, value)
+    whole = spread(name, entry, value)
     for dim, index in enumerate(entry.index):
         if index is not None and entry.shares[dim] is None and kind.power < 0:
             copies = torch.bincount(index[index >= 0], minlength=1)[index.clamp_min(0)]
             whole = whole * broadcast_along(copies.to(whole).pow(kind.power), dim, whole.ndim)
     whole = whole * entry.scale ** kind.power if entry.scale != 1.0 else whole
-    return _with(whole, entry, 0.0 if kind.signed else _with(whole, entry, math.nan).nanmean())
+    return with_new(whole, entry, 0.0 if kind.signed else with_new(whole, entry, math.nan).nanmean())
 
 
 def _begin(migrated: Optimizer, parameter: Tensor, others: list[dict[str, Any]],
@@ -334,6 +255,6 @@ def _begin(migrated: Optimizer, parameter: Tensor, others: list[dict[str, Any]],
     plain = [state for state in others if state and all(isinstance(v, Tensor) and v.ndim for v in state.values())]
     if plain:
         with contextlib.suppress(GrowthError):  # it cannot be tried out, and starts the tensor by itself
-            kinds = try_out(parameter.ndim, parameter.device)
+            kinds = try_out(max(parameter.ndim, 1), parameter.device)  # of one number no sign is told
             if kinds.keys() == plain[0].keys() and all(kind.signed and not kind.follows for kind in kinds.values()):
                 migrated.state[parameter] = {key: torch.zeros_like(parameter) for key in kinds}

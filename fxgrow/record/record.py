@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from fxgrow.record import freezing, optimizers, schedulers, shrinking
+from fxgrow.record import freezing, optimizers, schedulers, shrinking, tensors
 from fxgrow.record.entries import ParameterRecord
 from fxgrow.record.matching import Entries
 
@@ -45,7 +45,7 @@ class GrowthRecord(Entries):
 
     # what follows from a record stands in files of its own
     shrink, freeze_old = shrinking.shrink, freezing.freeze_old
-    migrate_tensors, migrate_optimizer = optimizers.migrate_tensors, optimizers.migrate_optimizer
+    migrate_tensors, migrate_optimizer = tensors.migrate_tensors, optimizers.migrate_optimizer
     migrate_scheduler = schedulers.migrate_scheduler
     lr_scales, parameter_groups = freezing.lr_scales, freezing.parameter_groups
 

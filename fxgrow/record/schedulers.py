@@ -33,13 +33,13 @@ def migrate_scheduler(record: Entries, scheduler: Any, optimizer: Optimizer) -> 
     if not isinstance(old, Optimizer):
         raise GrowthError(f"a {type(scheduler).__name__} does not say by .optimizer which rates it sets: give one that does")
     if old is optimizer or _rates(old) != _rates(optimizer):
-        raise GrowthError("the optimizer is not what the scheduler's own became: give what migrate_optimizer has returned for "
-                          "that, and change rates afterwards")
+        raise GrowthError("the optimizer is not what the scheduler's own became: give what migrate_optimizer has returned "
+                          "for that, and change rates afterwards")
     try:
         new = copy.deepcopy(scheduler, {id(old): optimizer})
     except Exception as error:
-        raise GrowthError(f"the {type(scheduler).__name__} cannot be copied: {error}; make one for the grown model's optimizer "
-                          "yourself") from error
+        raise GrowthError(f"the {type(scheduler).__name__} cannot be copied: {error}; make one for the grown model's "
+                          "optimizer yourself") from error
     _Tracking(optimizer)
     optimizer._opt_called = getattr(old, "_opt_called", False)  # type: ignore[attr-defined]
     return new

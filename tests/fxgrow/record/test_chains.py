@@ -1,4 +1,4 @@
-"""Random chains of what follows from a record: networks, passes, optimizers, schedulers, wrappers, freezing, files, tying."""
+"""Random chains of what follows from a record: passes, optimizers, schedulers, wrappers, freezing, files, tying, averages."""
 from __future__ import annotations
 
 import copy
@@ -22,7 +22,8 @@ OPTIMIZERS = [
     lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.01, foreach=True),
     lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, fused=True), lambda p: torch.optim.Adam(p, lr=0.001, amsgrad=True),
     lambda p: torch.optim.Adam(p, lr=torch.tensor(0.001), fused=True), lambda p: torch.optim.AdamW(p, lr=0.001),
-    lambda p: torch.optim.NAdam(p, lr=0.001), lambda p: torch.optim.RAdam(p, lr=0.001), lambda p: torch.optim.Adamax(p, lr=0.001),
+    lambda p: torch.optim.NAdam(p, lr=0.001), lambda p: torch.optim.RAdam(p, lr=0.001),
+    lambda p: torch.optim.Adamax(p, lr=0.001),
     lambda p: torch.optim.Adagrad(p, lr=0.01), lambda p: torch.optim.Adadelta(p), lambda p: torch.optim.ASGD(p, lr=0.01),
     lambda p: torch.optim.Rprop(p, lr=0.001), lambda p: torch.optim.RMSprop(p, lr=0.001, momentum=0.9, centered=True),
     lambda p: Lion(p, lr=0.001)]
@@ -31,11 +32,12 @@ SCHEDULERS = [
     lambda o: schedules.StepLR(o, 3), lambda o: schedules.MultiStepLR(o, [2, 5]), lambda o: schedules.ConstantLR(o, 0.1, 20),
     lambda o: schedules.LinearLR(o, 0.1, total_iters=30), lambda o: schedules.ExponentialLR(o, 0.9),
     lambda o: schedules.PolynomialLR(o, 40, 2), lambda o: schedules.CosineAnnealingLR(o, 9),
-    lambda o: schedules.CosineAnnealingWarmRestarts(o, 4), lambda o: schedules.OneCycleLR(o, 0.1, total_steps=60, cycle_momentum=False),
+    lambda o: schedules.CosineAnnealingWarmRestarts(o, 4),
+    lambda o: schedules.OneCycleLR(o, 0.1, total_steps=60, cycle_momentum=False),
     lambda o: schedules.CyclicLR(o, 0.001, 0.1, 3, mode="exp_range", gamma=0.9, cycle_momentum=False),
     lambda o: schedules.ReduceLROnPlateau(o, patience=1),
     lambda o: schedules.ChainedScheduler([schedules.ConstantLR(o, 0.1, 3), schedules.ExponentialLR(o, 0.9)]),
-    lambda o: schedules.SequentialLR(o, [schedules.LinearLR(o, 0.1, total_iters=4), schedules.CosineAnnealingLR(o, 30)], [4])]
+    lambda o: schedules.SequentialLR(o, [schedules.LinearLR(o, 0.1, total_iters=4), schedules.StepLR(o, 3)], [4])]
 
 
 class Task(nn.Module):
@@ -77,7 +79,7 @@ def optimizer_over(rng, model, make):
     if rng.random() < 0.5:
         return make([p for _, p in named])
     flat, deep = ([p for _, p in named if (p.ndim < 2) == small] for small in (True, False))
-    return make([{"params": deep, "weight_decay": 0.01} if make is not None else {}, {"params": flat}])
+    return make([{"params": deep, "weight_decay": 0.01}, {"params": flat}])
 
 
 def numbers(model):
@@ -100,7 +102,7 @@ def grow(rng, model, x):
     return fxgrow.transform(model, x, [])
 
 
-@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(s, marks=pytest.mark.sweep) for s in range(6, 5000))])
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(s, marks=pytest.mark.sweep) for s in range(4, 5000))])
 def test_a_chain(seed, tmp_path):
     rng = random.Random(seed)
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -133,7 +135,7 @@ def test_a_chain(seed, tmp_path):
 
 def plain(record):
     """Whether old numbers get the very gradients that they had."""
-    return all(p.scale == 1.0 and p.shift == 0.0 and not any(s is not None for s in p.shares) for p in record.parameters.values())
+    return all(p.scale == 1.0 and not p.shift and p.shares == [None] * len(p.shares) for p in record.parameters.values())
 
 
 def check_step(grown, small, big, x):
