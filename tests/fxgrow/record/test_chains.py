@@ -1,4 +1,4 @@
-"""Random chains of what follows from a record: passes, optimizers, schedulers, wrappers, freezing, files, tying, averages."""
+"""Random chains of what a record is for: passes, optimizers, schedulers, wrappers, freezing, files, tying, averages."""
 from __future__ import annotations
 
 import copy
