@@ -282,9 +282,10 @@ def _too_large(name: str, value: int, before: int, growth: float, most: float | 
 
 
 def grow(model: GraphModule, inputs: Tensor, step: PassBase | Mapping[str, Any]) -> Grown:
-    """Return a child, with the record of this one step alone."""
-    with Captured(model).without_growth():
-        return fxgrow.transform(model, inputs, step if isinstance(step, PassBase) else build(step))
+    """Return a child, with the record of this one step alone: its parent is in the search as well."""
+    grown = fxgrow.transform(model, inputs, step if isinstance(step, PassBase) else build(step))
+    Captured(grown.model).record = grown.step
+    return dataclasses.replace(grown, record=grown.step)
 
 
 @functools.cache

@@ -23,8 +23,7 @@ from fxgrow.compare import Verification
 from fxgrow.errors import FxgrowError, GrowthError
 from fxgrow.experiments.seeds import mixed
 from fxgrow.experiments.settings import TrainError
-from fxgrow.graph import Captured
-from fxgrow.record import Grown, GrowthRecord, new_numbers, record_in
+from fxgrow.record import Grown, GrowthRecord, new_numbers
 
 MOMENTS = ("epoch", "step", "fraction", "plateau", "slope")
 FORM = "write it as 'epoch=10: widen factor=2 method=r2r'"
@@ -179,11 +178,15 @@ def _pass(text: str, name: str, *options: str) -> tuple[type, dict[str, Any]]:
 
 @dataclass
 class CheckedGrowth:
-    """A growth that was done: the grown model with its whole record, and the record of this growth alone."""
+    """A growth that was done."""
     grown: Grown
-    record: GrowthRecord
     checked: Verification
     inexact: list[str]
+
+    @property
+    def record(self) -> GrowthRecord:
+        """Return the record of this growth alone."""
+        return self.grown.step
 
 
 def grow_by_entry(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -> CheckedGrowth:
@@ -193,30 +196,26 @@ def grow_by_entry(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -
     nothing that can grow.
     """
     passes = entry.instances(seed)
-    with Captured(model).without_growth():
-        grown = fxgrow.transform(model, inputs, passes)
+    grown = fxgrow.transform(model, inputs, passes)
     extended = [f"more outputs of {o.name}" for o in grown.outcomes if o.method == "extend"]
     inexact = [f"{type(p).__name__.lower()} by random" for p in passes if getattr(p, "method", "") == "random"]
     inexact += [f"{type(p).__name__.lower()} by noise" for p in passes if getattr(p, "noise", 0)] + extended
-    record, before = grown.record, record_in(model)
-    if before is not None:
-        grown.record = Captured(grown.model).record = before.then(record)
     checked = fxgrow.verify(model, grown.model, inputs, extended=bool(extended))
     if not checked.ok and not inexact:
         raise GrowthError(f"growth {entry.text!r}: the grown network does not compute the same ({checked}"
                           f"{''.join(f'; {note}' for note in checked.notes)}): please report it, and try another method")
     if entry.options["noise"]:
-        add_noise(grown.model, record, entry.options["noise"], seed)
+        add_noise(grown.model, grown.step, entry.options["noise"], seed)
         inexact.append(f"noise {entry.options['noise']:g} on new numbers")
-    return CheckedGrowth(grown, record, checked, inexact)
+    return CheckedGrowth(grown, checked, inexact)
 
 
 @torch.no_grad()
 def add_noise(model: nn.Module, record: GrowthRecord, noise: float, seed: int) -> None:
     """Add normal noise to the new numbers of every parameter, `noise` times the parameter's standard deviation."""
     generator = torch.Generator().manual_seed(seed)
-    for tensor, entry in record.located(dict(model.named_parameters(remove_duplicate=False))).values():
+    for tensor, entry in record.located(model).values():
         new = new_numbers(entry, tensor)
-        if tensor.numel() > 1 and new.any():
+        if isinstance(tensor, nn.Parameter) and tensor.numel() > 1 and new.any():
             drawn = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
             tensor += torch.where(new, drawn * (noise * tensor.std()), 0)

@@ -207,7 +207,8 @@ def _is_typed(record: GrowthRecord) -> bool:
     entries = record.parameters.values()
     return (all(isinstance(step, dict) for step in record.lineage) and all(isinstance(name, str) for name in record.removed)
             and all(isinstance(p.source, (str, type(None))) and isinstance(p.scale, float) and isinstance(p.shift, float)
-                    for p in entries))
+                    for p in entries)
+            and all(isinstance(size, int) for shape in record.outside.values() for size in shape))
 
 
 def _decode_origin(described: dict, data: dict[str, Tensor], lend: Lend) -> dict[str, nn.Module]:
@@ -235,7 +236,7 @@ def _take(data: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def check_record(record: GrowthRecord, model: nn.Module) -> None:
     """Check that each entry fits the parameter or buffer it is about, and the one of the small model that it names."""
     tensors: dict[str, Any] = tensors_of(model)
-    small = {name: t.shape for gm in record.origin.values() for name, t in tensors_of(gm).items()}
+    small = {name: t.shape for name, t in record.small().items()}
     for name in record.parameters.keys() & tensors.keys():
         entry = record.parameters[name]
         if not entry.fits(tensors[name].shape, small.get(str(entry.source))):

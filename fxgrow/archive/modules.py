@@ -19,7 +19,7 @@ from fxgrow.archive.own import REBUILT_OF_RNN, class_of, full_name, own_attribut
 from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_attribute, usable_name
 from fxgrow.archive.values import Unencodable, encode
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import is_captured, tensors_of
+from fxgrow.graph import is_captured, tensors_of, trains
 from fxgrow.record import GrowthRecord
 
 PREFIX = "model/"
@@ -172,7 +172,7 @@ class Encoder:
             kind, numbers = "parameter" if isinstance(tensor, nn.Parameter) else "tensor", tensor.detach()
             if tensor.dtype is torch.complex128 and not tensor.is_meta:  # which safetensors does not know
                 kind, numbers, self.version = f"complex {kind}", torch.view_as_real(numbers.resolve_conj()), VERSION
-            self.objects.append({"data": self._add_data(numbers, path), "requires_grad": tensor.requires_grad, "kind": kind})
+            self.objects.append({"data": self._add_data(numbers, path), "requires_grad": trains(tensor), "kind": kind})
             self._object_index[id(tensor)] = len(self.objects) - 1
             if isinstance(tensor, nn.Parameter) and tensor.numel() and tensor.device.type == "cpu":
                 last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))

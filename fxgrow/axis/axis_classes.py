@@ -29,8 +29,9 @@ class AxisClass:
 
 
 def layer_of(param: str) -> str:
-    """Return the layer that a parameter belongs to: `a.b.weight` -> `a.b`."""
-    return param.rpartition(".")[0] or param
+    """Return the layer that a parameter belongs to: `a.b.weight` -> `a.b`, one of a parametrization too."""
+    layer, _, parametrized = param.partition(".parametrizations.")
+    return layer if parametrized else param.rpartition(".")[0] or param
 
 
 def source_of(value: Value) -> str | None:
@@ -68,15 +69,27 @@ def classes(tape: Tape) -> list[AxisClass]:
 def _note_layers(op: Contract, by_atom: dict[Atom, AxisClass]) -> None:
     """Note the layers of a contraction's parameters: consumers of the classes that it sums over, producers of the others."""
     for i, value in enumerate(op.ins):
-        param = source_of(value) if value.param_only else None
-        if param is None:
-            continue
-        layer, inner = layer_of(param), {d: set(atoms(axis)) for j, d, axis in op.reduced if j == i}
-        for d, axis in enumerate(value.axes):
+        params = _params_of(value)
+        inner = {d: set(atoms(axis)) for j, d, axis in op.reduced if j == i}
+        for d, axis in enumerate(value.axes if params else ()):
             for atom in set(atoms(axis)) & by_atom.keys():
                 layers = by_atom[atom].consumers if atom in inner.get(d, ()) else by_atom[atom].producers
-                if layer not in layers:
-                    layers.append(layer)
+                own = dict.fromkeys(layer_of(p) for p in params if p in by_atom[atom].carriers)
+                layers += [layer for layer in own if layer not in layers]
+
+
+def _params_of(value: Value) -> list[str]:
+    """Return the parameters that a value is computed from alone: of a plain view one, of a normed weight all."""
+    found: dict[str, None] = {}
+    seen, waiting = set(), [value] if value.param_only else []
+    while waiting:
+        value = waiting.pop()
+        if value.source is not None:
+            found[value.source] = None
+        elif value.op is not None and id(value.op) not in seen:
+            seen.add(id(value.op))
+            waiting += reversed(value.op.ins)
+    return list(found)
 
 
 def _roles(op: Contract) -> Iterable[tuple[Atom, str]]:

@@ -25,6 +25,7 @@ from fxgrow.graph.modules import (
     running_copy,
     skeleton,
     tensors_of,
+    trains,
     unwrapped,
 )
 from fxgrow.graph.names import (
@@ -61,5 +62,5 @@ __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE
            "is_captured", "is_join", "keep_grad_mode", "location_of", "memory_of", "mentions", "meta_twin",
            "mode_flag", "modules_by_path", "nested_shape", "other_users", "outer", "owner_of", "passes_on",
            "path_of", "place_of", "prefixes", "remembered", "run_shapes", "running_copy", "settings",
-           "shape_of", "skeleton", "tensors_of", "title", "to_meta", "uncached", "unwrapped",
+           "shape_of", "skeleton", "tensors_of", "title", "to_meta", "trains", "uncached", "unwrapped",
            "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]

@@ -1,12 +1,10 @@
 """Facts beside the graph of a captured module. They lie in its `meta`, under keys that only this file knows."""
-import contextlib
-from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from torch import nn
 from torch.fx import GraphModule
 
-INPUTS, LEAVES, GROWTH = "example_inputs", "leaves", "growth"
+INPUTS, LEAVES, GROWTH, BEFORE = "example_inputs", "leaves", "growth", "growth_before"
 
 
 def is_captured(module: Any) -> TypeGuard[GraphModule]:
@@ -22,7 +20,8 @@ class Captured:
 
     @property
     def _meta(self) -> dict[str, Any]:
-        return getattr(self._module, "meta", {})
+        meta = getattr(self._module, "meta", {})
+        return meta if isinstance(meta, dict) else {}  # else of the user's own
 
     def _keep(self, key: str, value: Any) -> None:
         if not hasattr(self._module, "meta"):  # an outer module around captured parts
@@ -57,6 +56,17 @@ class Captured:
         self.keep_growth(record, self.outcomes)
 
     @property
+    def before(self) -> Any:
+        """The record of all growth before the one that passes are at, which `record` is of meanwhile; None without."""
+        return self._meta.get(BEFORE)
+
+    @before.setter
+    def before(self, record: Any) -> None:
+        self._keep(BEFORE, record)
+        if record is None:
+            del self._meta[BEFORE]
+
+    @property
     def outcomes(self) -> list[Any]:
         """Return what the passes did to each axis class."""
         return self._meta.get(GROWTH, {}).get("outcomes", [])
@@ -68,13 +78,3 @@ class Captured:
     def drop_growth(self) -> None:
         """Forget the growth: the module is then as one that was captured so."""
         self._meta.pop(GROWTH, None)
-
-    @contextlib.contextmanager
-    def without_growth(self) -> Iterator[None]:
-        """Hide the growth inside, so that a growth of the module is recorded by itself."""
-        growth = self._meta.pop(GROWTH, None)
-        try:
-            yield
-        finally:
-            if growth is not None:
-                self._keep(GROWTH, growth)

@@ -18,7 +18,7 @@ SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types
           torch.device, torch.Size, type(None), torch.jit.ScriptFunction}  # what copies share
 CONTAINERS = {dict, collections.OrderedDict, list, tuple, set}
 OWN = frozenset(vars(nn.Module()))  # what every module has, and shares with no other
-TRANSIENT = "not_of_the_model"  # marks a hook that no copy and no file is to have
+TRANSIENT = "not_of_the_model"  # marks a hook, or a parameter held still, of which no copy and no file is to know
 WRAPPERS = {  # what copies leave out: where it keeps the model
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod", "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module"}
@@ -95,7 +95,7 @@ def skeleton(gm: GraphModule) -> GraphModule:
 
 def meta_twin(module: nn.Module) -> nn.Module:
     """Return the module tree on meta tensors: shapes without memory (and, of a captured module, without its graph)."""
-    memo = cloned_tensors(module, _on_meta)
+    memo = cloned_tensors(module, _on_meta, lambda t: t.requires_grad)
     if not is_captured(module):
         return clone_module(module, memo)
     twin = nn.Module()
@@ -107,7 +107,12 @@ def _on_meta(t: Tensor) -> Tensor:
     return torch.empty_like(t, device="meta") if type(t) in (Tensor, nn.Parameter) else t.detach().to("meta")
 
 
-def cloned_tensors(module: nn.Module, tensor) -> dict[int, Any]:
+def trains(tensor: Tensor) -> bool:
+    """Tell whether a parameter needs gradients, or would if nothing held it still for a while."""
+    return tensor.requires_grad or hasattr(tensor, TRANSIENT)
+
+
+def cloned_tensors(module: nn.Module, tensor, needs_grad: Callable[[Tensor], bool] = trains) -> dict[int, Any]:
     """Return `tensor(old)` for each parameter and buffer, by the id of the old one, as a memo for `clone_module`."""
     memo: dict[int, Any] = {}
     held = [t for _, owner in modules_by_path(module) if owner._parameters or owner._buffers
@@ -116,7 +121,7 @@ def cloned_tensors(module: nn.Module, tensor) -> dict[int, Any]:
         if id(t) not in memo:
             new = tensor(t)
             if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
-                new = nn.Parameter(new, requires_grad=t.requires_grad)
+                new = nn.Parameter(new, requires_grad=needs_grad(t))
             memo[id(t)] = new
     memo[id(memo)] = list(memo.values())
     return memo

@@ -10,7 +10,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxgrow.common import without_collector
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, unwrapped
+from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, tensors_of, unwrapped
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
 from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
 
@@ -58,9 +58,13 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], w
     new, paths, alone = with_parts(model, inputs, grow, whole)
     if not paths and nothing:
         raise nothing[-1]
-    record = (record_in(model) or GrowthRecord()).then(_joined({path: grown[path].record for path in paths}))
+    step = _joined({path: grown[path].step for path in paths})
+    step.outside = _outside(model, step)
+    record = (record_in(model) or GrowthRecord()).then(step)
+    Captured(new).keep_growth(record, [])
     outcomes = [o for path in paths for o in grown[path].outcomes]
-    return Grown(new, record, outcomes + [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()], inputs)
+    outcomes += [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()]
+    return Grown(new, record, outcomes, inputs, step)
 
 
 def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:
@@ -74,6 +78,12 @@ def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:
     return joined
 
 
+def _outside(model: nn.Module, step: GrowthRecord) -> dict[str, list[int]]:
+    """Return the shapes of what a model's state_dict holds outside of the parts of a growth."""
+    inside, tensors = step.small(), tensors_of(model)
+    return {name: list(tensors[name].shape) for name in model.state_dict() if name in tensors and name not in inside}
+
+
 def _is_ours(step: PassBase) -> bool:
     """Tell whether a pass is none of the user's, whose errors are the user's as they are."""
     return type(step).__module__.partition(".")[0] == "fxgrow"
@@ -82,20 +92,19 @@ def _is_ours(step: PassBase) -> bool:
 def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grown:
     """Apply the passes as `PassManager` does, which compiles a graph that is new and hides what a pass raises."""
     insist_callable(gm)
-    record = record_in(gm) or GrowthRecord()
-    if not record.origin and not record.lineage:
-        record = dataclasses.replace(record, origin={"": remembered(gm, "skeleton", skeleton)})
-    Captured(gm).keep_growth(record, [])
+    inside = Captured(gm)
+    before, inside.before = inside.record, inside.record
+    inside.keep_growth(GrowthRecord(origin={"": remembered(gm, "skeleton", skeleton)}), [])
     result = gm
     for step in passes:
-        before = result
+        last = result
         with faults_told(GrowthError, f"{type(step).__name__} stops") if _is_ours(step) else contextlib.nullcontext():
             result = step(result).graph_module
-        if result is before:
+        if result is last:
             result.recompile()  # edited in place
     if not passes:
         result.recompile()
     grown = Captured(result)
-    certificate = grown.record.certificate + [vars(o) for o in grown.outcomes]
-    grown.record = dataclasses.replace(grown.record, certificate=certificate)
-    return Grown(result, grown.record, grown.outcomes, inputs)
+    alone = dataclasses.replace(grown.record, certificate=[vars(o) for o in grown.outcomes])
+    grown.record, grown.before = alone if before is None else before.then(alone), None
+    return Grown(result, grown.record, grown.outcomes, inputs, alone)

@@ -1,15 +1,12 @@
 """The record of one tensor: where its old numbers went, which numbers are new, and how two growths become one."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-
-from fxgrow.errors import GrowthError
-from fxgrow.graph import tensors_of
 
 NamedParameters: TypeAlias = nn.Module | Iterable[tuple[str, nn.Parameter]]
 
@@ -70,43 +67,6 @@ class ParameterRecord:
                   for old, new, i in zip(self.shares, later.shares, later.index)]
         return ParameterRecord(self.source, index, fresh, shares, self.scale * later.scale,
                                self.shift * later.scale + later.shift)
-
-
-class Entries:
-    """A `ParameterRecord` for each tensor that is not as it was; the fields are those of `GrowthRecord`."""
-    parameters: dict[str, ParameterRecord]
-    removed: set[str]
-    origin: dict[str, nn.Module]
-
-    def entry(self, name: str, ndim: int) -> ParameterRecord:
-        """Return the record of one parameter or buffer of the grown model."""
-        return self.parameters.get(name) or ParameterRecord.same(name, ndim)
-
-    def located(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ParameterRecord]]:
-        """Return each tensor of the grown model once, with its record; what was put into the model since is new.
-
-        Of the names of a tied tensor, that which has a record counts.
-        """
-        small = tensors_of(self.origin[""]).keys() if "" in self.origin else tensors.keys()
-        located = {}
-        for names in names_by_tensor(tensors.items()).values():
-            name = next(n for held in (self.parameters, small, names) for n in names if n in held)
-            whole = name.replace(".parametrizations.", ".").removesuffix(".original").removesuffix("_tied.new")
-            if whole != name and whole in self.parameters:
-                raise GrowthError(f"{whole} is computed from other parameters (of a tied network, say), so its old and new "
-                                  "numbers are not told apart: call fxgrow.untie first, or use the parent's parameters")
-            tensor = tensors[name]
-            old = name in self.parameters or name in small
-            entry = self.entry(name, tensor.ndim) if old else ParameterRecord.new(tensor.ndim)
-            if not entry.fits(tensor.shape):
-                raise GrowthError(f"{name} is {list(tensor.shape)}, which does not fit its growth record: give the model "
-                                  "that the record is about")
-            located[name] = tensor, entry
-        return located
-
-    def new_mask(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a mask that is true where a number of the grown `tensor` is new; shape of `tensor`."""
-        return new_numbers(self.entry(name, tensor.ndim), tensor)
 
 
 def names_by_tensor(named: Iterable[tuple[str, Tensor]]) -> dict[int, list[str]]:

@@ -25,11 +25,19 @@ class Outcome:
 
 @dataclass
 class Grown:
-    """A grown model, where its numbers come from, and what was done to each axis class."""
+    """A grown model, where its numbers come from, and what was done to each axis class.
+
+    record: from the first model to this one, over all growths in between. step: of this growth alone, from the model that
+    was given to `transform`, whose optimizer is the one to migrate.
+    """
     model: nn.Module
     record: GrowthRecord
     outcomes: list[Outcome]
     example_inputs: tuple | dict[str, Any] = field(repr=False, default=())
+    step: GrowthRecord = field(repr=False, default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.step = self.record if self.step is None else self.step
 
     def to_json(self) -> list[dict]:
         """Return the outcomes as data."""
@@ -48,8 +56,11 @@ class Grown:
 
 
 def record_in(model_or_grown: nn.Module | Grown) -> GrowthRecord | None:
-    """Return the growth record of what was grown, or that a loaded model holds."""
-    return model_or_grown.record if isinstance(model_or_grown, Grown) else Captured(model_or_grown).record
+    """Return the growth record of what was grown, or that a loaded model or one between two passes holds."""
+    if isinstance(model_or_grown, Grown):
+        return model_or_grown.record
+    inside = Captured(model_or_grown)
+    return inside.record if inside.before is None else inside.before.then(inside.record)
 
 
 def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:

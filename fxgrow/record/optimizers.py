@@ -1,91 +1,24 @@
-"""Tensors and optimizers of the small model, for the grown one: growing loses nothing that training has gathered."""
+"""Optimizers of the small model, for the grown one: growing loses nothing that training has gathered."""
+import contextlib
 import copy
 import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import tensors_of
-from fxgrow.record.entries import Entries, NamedParameters, ParameterRecord, broadcast_along, names_by_tensor
+from fxgrow.graph import trains
+from fxgrow.record.entries import NamedParameters, ParameterRecord, broadcast_along, names_by_tensor
+from fxgrow.record.matching import BESIDE, Entries
+from fxgrow.record.tensors import spread, values_of, with_new
 
+Located: TypeAlias = dict[str, tuple[Tensor, ParameterRecord]]
 SHIFT = 8.0  # by which parameters are moved to see whether a state follows them
-
-
-def migrate_tensors(record: Entries, tensors: Mapping[str, Tensor],
-                    like: nn.Module | Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Return tensors of the small model (an EMA copy of its numbers) as tensors of the grown one.
-
-    Args:
-        tensors: by the names of the small model; parameters, buffers or a whole state_dict.
-        like: the grown model or its state_dict, for the new numbers; without it they are zeros, and tensors that are new
-            altogether are left out, as their shapes are not known.
-
-    Raises:
-        GrowthError: a tensor has another shape than the small model's.
-    """
-    grown: Mapping[str, Tensor] = tensors_of(like) if isinstance(like, nn.Module) else like or {}
-    aliases = _aliases(record)
-    kept = {n: record.entry(n, t.ndim) for n, t in tensors.items() if n not in record.removed and n not in aliases}
-    migrated: dict[str, Tensor] = {}
-    for name, entry in {**kept, **record.parameters}.items():
-        if entry.source is not None and entry.source in tensors:
-            migrated[name] = _values(name, entry, tensors[entry.source].detach(), grown.get(name))
-        elif entry.source is None and name in grown:
-            migrated[name] = grown[name].detach().clone()
-    migrated.update({n: migrated[other] for n, other in aliases.items() if other in migrated and n in tensors})
-    return {**{name: migrated[name] for name in grown if name in migrated}, **migrated}  # in the grown model's order
-
-
-def _aliases(record: Entries) -> dict[str, str]:
-    """Return the names of tied tensors that have no record, each with the one that has."""
-    aliases: dict[str, str] = {}
-    for names in names_by_tensor(item for small in record.origin.values() for item in tensors_of(small).items()).values():
-        recorded = [n for n in names if n in record.parameters]
-        if recorded:
-            aliases |= {n: recorded[0] for n in names if n not in record.parameters and n not in record.removed}
-    return aliases
-
-
-def _values(name: str, entry: ParameterRecord, small: Tensor, grown: Tensor | None) -> Tensor:
-    """Return scale * shares * W + shift where a position is or copies an old one; `grown`'s number, or zero, elsewhere."""
-    whole = _spread(name, entry, small)
-    for dim, shares in enumerate(entry.shares):
-        if shares is not None:
-            whole = whole * broadcast_along(shares.to(whole), dim, whole.ndim)
-    if entry.scale != 1.0:
-        whole = whole * entry.scale
-    if entry.shift:
-        whole = whole + entry.shift
-    if grown is not None and grown.shape != whole.shape:
-        raise GrowthError(f"{name} is {list(grown.shape)} in `like`, and {list(whole.shape)} in the growth record")
-    return _with(whole, entry, 0.0 if grown is None else grown.detach().to(whole))
-
-
-def _spread(name: str, entry: ParameterRecord, small: Tensor) -> Tensor:
-    """Return the small tensor's numbers at every position that is or copies theirs, in a tensor of its own."""
-    maps = {dim: index for dim, index in enumerate(entry.index) if index is not None}
-    largest = {dim: int(index.max()) for dim, index in maps.items() if index.numel()}
-    if len(entry.index) != small.ndim or any(position >= small.shape[dim] for dim, position in largest.items()):
-        raise GrowthError(f"{entry.source} is {list(small.shape)}, which does not fit the growth record of {name}: give "
-                          "the small model's tensors")
-    whole = small if maps else small.clone()
-    for dim, index in maps.items():
-        whole = whole.index_select(dim, index.clamp_min(0).to(whole.device))
-    return whole
-
-
-def _with(whole: Tensor, entry: ParameterRecord, new: float | Tensor) -> Tensor:
-    """Return `whole` with `new` at the positions that neither are nor copy old ones."""
-    for dim, index in enumerate(entry.index):
-        if index is not None and bool((index < 0).any()):
-            whole = torch.where(broadcast_along((index < 0).to(whole.device), dim, whole.ndim), new, whole)
-    return whole
 
 
 def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedParameters,
@@ -101,45 +34,103 @@ def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedPa
     Raises:
         GrowthError: parameters cannot be told apart, or the optimizer keeps a state that does not belong to single numbers.
     """
-    old = _small_parameters(record, optimizer, old_params)
-    new = record.located(dict(_named(new_params)))
+    _insist_plain(optimizer)
+    given = new_params if isinstance(new_params, nn.Module) else dict(new_params)
+    new = _grown_parameters(record, given)
+    old = _small_parameters(record, optimizer, old_params, new)
+    for name, key in record.grown_side().keys(given).items():  # what is beside both models is as it was
+        if key == BESIDE + name and name in new and key in old and old[key].shape == new[name][0].shape:
+            new[name] = new[name][0], ParameterRecord.same(key, old[key].ndim)
     group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
-    members = _members(new, {n: group_of[id(p)] for n, p in old.items() if id(p) in group_of})
+    members = _members(new, {n: group_of[id(p)] for n, p in old.items() if id(p) in group_of}, len(optimizer.param_groups))
     migrated = _same_class(optimizer, [[(n, new[n][0]) for n in names] for names in members])
     for number, names in enumerate(members):
         try_out = functools.lru_cache(functools.partial(_try_out, optimizer, number))
         for name in names:
             parameter, entry = new[name]
             source = old.get(entry.source or "")
+            if source is not None and not entry.fits(parameter.shape, source.shape):
+                raise GrowthError(f"{entry.source} is {list(source.shape)}, from which this growth does not make {name} of "
+                                  f"{list(parameter.shape)}: give the optimizer of the model that was grown")
             if source is not None and optimizer.state.get(source):
                 migrated.state[parameter] = {key: _state(name, key, value, entry, source, parameter, try_out)
                                              for key, value in optimizer.state[source].items()}
+        held = [migrated.state[new[n][0]] for n in names if new[n][0] in migrated.state]
+        for parameter in (new[n][0] for n in names if new[n][1].source is None):
+            _begin(migrated, parameter, held, try_out)
     return migrated
+
+
+def _insist_plain(optimizer: Any) -> None:
+    """Refuse what is no optimizer of torch's kind, or one around another."""
+    inner = next((name for name, value in getattr(optimizer, "__dict__", {}).items() if isinstance(value, Optimizer)), None)
+    if inner is not None:
+        raise GrowthError(f"a {type(optimizer).__name__} is around another optimizer: give that one, its .{inner}, and put "
+                          "the result into a new one")
+    if not isinstance(optimizer, Optimizer):
+        raise GrowthError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer: make one for the grown model yourself")
 
 
 def _named(params: NamedParameters) -> Iterable[tuple[str, Any]]:
     return params.named_parameters(remove_duplicate=False) if isinstance(params, nn.Module) else params
 
 
-def _small_parameters(record: Entries, optimizer: Optimizer, old_params: NamedParameters | None) -> dict[str, nn.Parameter]:
-    """Return the parameters of the small model by name, the optimizer's among them."""
+def _grown_parameters(record: Entries, given: nn.Module | Mapping[str, Tensor]) -> Located:
+    """Return the parameters of the grown model, and of what is around it, by the names that they are given with."""
+    located = record.located(given)
+    named = not isinstance(given, nn.Module)
+    return {n: found for n, found in located.items() if named or isinstance(found[0], nn.Parameter)}
+
+
+def _small_parameters(record: Entries, optimizer: Optimizer, old_params: NamedParameters | None,
+                      new: Located) -> dict[str, nn.Parameter]:
+    """Return the parameters of the small model by name, the optimizer's among them; `BESIDE` names those around it."""
     held = [p for group in optimizer.param_groups for p in group["params"]]
-    if old_params is not None:
-        old = dict(_named(old_params))
-        if {id(p) for p in held} - {id(p) for p in old.values()}:
-            raise GrowthError("the optimizer has parameters that old_params has not: give the model that it trained")
-        return old
-    if all("param_names" in group for group in optimizer.param_groups):
-        return {n: p for group in optimizer.param_groups for n, p in zip(group["param_names"], group["params"])}
-    small = dict(record.origin[""].named_parameters()) if "" in record.origin else {}
-    if len(optimizer.param_groups) > 1 or [p.shape for p in held] != [p.shape for p in small.values()]:
+    given: NamedParameters | None = old_params
+    if old_params is not None and not isinstance(old_params, nn.Module):
+        given = dict(old_params)
+    elif old_params is None and all("param_names" in group for group in optimizer.param_groups):
+        given = {n: p for group in optimizer.param_groups for n, p in zip(group["param_names"], group["params"])}
+    if given is None:
+        return _with_aliases(record, _in_order(record, held, len(optimizer.param_groups), new))
+    old = dict(given if not isinstance(given, nn.Module) else _named(given))
+    if {id(p) for p in held} - {id(p) for p in old.values()}:
+        raise GrowthError("the optimizer has parameters that old_params has not: give the model that it trained")
+    keys = record.small_side().keys(given)
+    trained = {id(p) for p in held}
+    beside = [n for n, p in old.items() if keys[n] == BESIDE + n and id(p) in trained]
+    other = next((n for n in beside if n in record.parameters), None)
+    if other is not None:
+        raise GrowthError(f"the optimizer trains {other}, which the small model of the growth record has not: where that "
+                          "was added by an earlier growth, use grown.step, the record of the last one alone")
+    return _with_aliases(record, {keys[n]: p for n, p in old.items()})
+
+
+def _in_order(record: Entries, held: list[nn.Parameter], groups: int, new: Located) -> dict[str, nn.Parameter]:
+    """Return parameters by the names that the small model has in its order, where all shapes are right."""
+    if "" in record.origin:
+        names, shapes = zip(*((n, p.shape) for n, p in record.origin[""].named_parameters())) or ((), ())
+        fits = [p.shape for p in held] == list(shapes)
+    else:  # of a model grown in parts: what its own order is now, unless anything came, went or moved
+        names = tuple(new)
+        fits = not record.removed and len(held) == len(names) and all(
+            entry.source == name and entry.fits(t.shape, p.shape) for (name, (t, entry)), p in zip(new.items(), held))
+    if groups > 1 or not fits:
         raise GrowthError(f"the optimizer's {len(held)} parameters do not say which they are, and are not one group of "
-                          f"the small model's {len(small)} in their order; pass old_params: the small model, or (name, "
+                          f"the small model's {len(names)} in their order; pass old_params: the small model, or (name, "
                           "parameter) pairs of it")
-    return dict(zip(small, held))
+    return dict(zip(names, held))
 
 
-def _members(new: Mapping[str, tuple[Tensor, ParameterRecord]], group_of: Mapping[str, int]) -> list[list[str]]:
+def _with_aliases(record: Entries, old: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Add the other names of tied parameters."""
+    for names in names_by_tensor(record.small().items()).values():
+        held = next((old[n] for n in names if n in old), None)
+        old |= {} if held is None else {n: old.get(n, held) for n in names}
+    return old
+
+
+def _members(new: Located, group_of: Mapping[str, int], count: int) -> list[list[str]]:
     """Return the names of each group: a parameter goes where its source was, a new one where its nearest neighbour is.
 
     The nearest has as many axes (norms and biases are often apart), shares most of the path, then has the same last name,
@@ -158,9 +149,9 @@ def _members(new: Mapping[str, tuple[Tensor, ParameterRecord]], group_of: Mappin
         return (new[name][0].ndim == new[other][0].ndim, common, mine[-1] == theirs[-1], -abs(order[name] - order[other]))
 
     for name, (tensor, entry) in new.items():
-        if entry.source is None and tensor.requires_grad:
+        if entry.source is None and trains(tensor):
             placed[name] = chosen[max(chosen, key=lambda other: nearness(name, other))]
-    return [[name for name in new if placed.get(name) == i] for i in range(max(group_of.values()) + 1)]
+    return [[name for name in new if placed.get(name) == i] for i in range(count)]
 
 
 def _same_class(optimizer: Optimizer, members: list[list[tuple[str, Tensor]]]) -> Optimizer:
@@ -236,7 +227,7 @@ def _state(name: str, key: str, value: Any, entry: ParameterRecord, source: Tens
         raise GrowthError(f"the optimizer's state {key!r} of {entry.source} does not have one number for each of the "
                           f"parameter's, so it cannot follow the growth of {name}: start a new optimizer for the grown one")
     if kind.follows:
-        return _values(name, entry, value.detach(), grown)
+        return values_of(name, entry, value.detach(), grown)
     return _grown_state(name, value.detach(), entry, kind)
 
 
@@ -249,10 +240,21 @@ def _grown_state(name: str, value: Tensor, entry: ParameterRecord, kind: _Kind) 
     - New numbers: zero for a signed state (no momentum yet), the mean of the old ones for a magnitude, since with zero
       there and a large count of steps Adam and RMSprop would take steps many times too long.
     """
-    whole = _spread(name, entry, value)
+    whole = spread(name, entry, value)
     for dim, index in enumerate(entry.index):
         if index is not None and entry.shares[dim] is None and kind.power < 0:
             copies = torch.bincount(index[index >= 0], minlength=1)[index.clamp_min(0)]
             whole = whole * broadcast_along(copies.to(whole).pow(kind.power), dim, whole.ndim)
     whole = whole * entry.scale ** kind.power if entry.scale != 1.0 else whole
-    return _with(whole, entry, 0.0 if kind.signed else _with(whole, entry, math.nan).nanmean())
+    return with_new(whole, entry, 0.0 if kind.signed else with_new(whole, entry, math.nan).nanmean())
+
+
+def _begin(migrated: Optimizer, parameter: Tensor, others: list[dict[str, Any]],
+           try_out: Callable[[int, torch.device], dict[str, _Kind]]) -> None:
+    """Give a tensor that is all new no momentum, of an optimizer that keeps nothing else: fused steps want all or none."""
+    plain = [state for state in others if state and all(isinstance(v, Tensor) and v.ndim for v in state.values())]
+    if plain:
+        with contextlib.suppress(GrowthError):  # it cannot be tried out, and starts the tensor by itself
+            kinds = try_out(max(parameter.ndim, 1), parameter.device)  # of one number no sign is told
+            if kinds.keys() == plain[0].keys() and all(kind.signed and not kind.follows for kind in kinds.values()):
+                migrated.state[parameter] = {key: torch.zeros_like(parameter) for key in kinds}

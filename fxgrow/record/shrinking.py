@@ -5,7 +5,8 @@ from torch.fx import GraphModule
 
 from fxgrow.errors import GrowthError
 from fxgrow.graph import clone_structure, tensors_of
-from fxgrow.record.entries import Entries, ParameterRecord, broadcast_along, names_by_tensor
+from fxgrow.record.entries import ParameterRecord, broadcast_along, names_by_tensor
+from fxgrow.record.matching import Entries
 from fxgrow.record.tied import untie
 from fxgrow.tracing import put_back
 
@@ -24,8 +25,9 @@ def shrink(record: Entries, model: nn.Module) -> nn.Module:
     if not record.origin:
         raise GrowthError("the record does not hold the small model's structure: grow with fxgrow.transform, which keeps it")
     model = untie(model)
+    model = model.get_submodule(record.grown_side().prefix_in(model).removesuffix("."))
     pieces: Pieces = {}
-    for tensor, entry in record.located(tensors_of(model)).values():
+    for tensor, entry in record.located(model).values():
         if entry.source is not None:
             pieces.setdefault(entry.source, []).append((tensor.detach(), entry))
     parts = {path: _filled(origin, pieces, model) for path, origin in record.origin.items()}

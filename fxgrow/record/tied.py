@@ -141,20 +141,23 @@ def untie(model: nn.Module) -> nn.Module:
 
 
 def _untie_one(module: nn.Module, shared: dict[int, nn.Parameter]) -> None:
-    """Give a layer its own class back; the parametrized one is shared with the model that this is a copy of."""
+    chains = dict(module.parametrizations.items())  # type: ignore[union-attr, operator]
+    tied = {attribute: chain for attribute, chain in chains.items() if isinstance(chain[0], Tied)}
+    with_class_of_its_own(module, {attribute: chain for attribute, chain in chains.items() if attribute not in tied})
+    for attribute, chain in tied.items():
+        whole = nn.Parameter(chain().detach(), chain.original.requires_grad)
+        module.register_parameter(attribute, shared.setdefault(id(chain.original), whole))
+        _in_order(module, chain[0].order)
+
+
+def with_class_of_its_own(module: nn.Module, chains: dict[str, nn.Module]) -> None:
+    """Give a parametrized layer these parametrizations alone, in a class that no copy of it shares."""
     module.__class__ = parametrize.type_before_parametrizations(module)
-    others = {}
-    for attribute, chain in module._modules.pop("parametrizations").items():  # type: ignore[union-attr, operator]
-        if isinstance(chain[0], Tied):
-            whole = nn.Parameter(chain().detach(), chain.original.requires_grad)
-            module.register_parameter(attribute, shared.setdefault(id(chain.original), whole))
-            _in_order(module, chain[0].order)
-        else:
-            others[attribute] = chain
-    if others:
-        module.add_module("parametrizations", nn.ModuleDict(others))
+    del module._modules["parametrizations"]
+    if chains:
+        module.add_module("parametrizations", nn.ModuleDict(chains))
         parametrize._inject_new_class(module)
-        for attribute in others:
+        for attribute in chains:
             parametrize._inject_property(module, attribute)
 
 

@@ -1,4 +1,5 @@
 """Tying: the old numbers of a grown network are computed from those of its parent."""
+import contextlib
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -6,11 +7,12 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import Captured, clone_structure, tensors_of
+from fxgrow.graph import Captured, clone_structure, tensors_of, trains
 from fxgrow.record.entries import ParameterRecord
 from fxgrow.record.grown import Grown, record_in
+from fxgrow.record.matching import Side
 from fxgrow.record.record import GrowthRecord
-from fxgrow.record.tied import Computed, Tied, recompiled, tensor_of, untie
+from fxgrow.record.tied import Computed, Tied, recompiled, tensor_of, untie, with_class_of_its_own
 
 Tie: TypeAlias = tuple[nn.Parameter | nn.Module, ParameterRecord]  # a parent's parameter or what computes it; how it grew
 
@@ -35,7 +37,8 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     record = record_in(child) if record is None else record
     if record is None:
         raise GrowthError("tie needs a growth record: give what fxgrow.transform returned, or the record as well")
-    model = untie(child.model if isinstance(child, Grown) else child)
+    parent, model = _inside(record.small_side(), parent), untie(child.model if isinstance(child, Grown) else child)
+    model = _inside(record.grown_side(), model)
     new = _copy(model, _ties(parent, model, record))
     for gm in list(new.modules()):
         if isinstance(gm, GraphModule):
@@ -43,6 +46,13 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
     _tie_layers(new)
     Captured(new).keep_growth(record, [])
     return recompiled(new)
+
+
+def _inside(side: Side, model: nn.Module) -> nn.Module:
+    """Return a model without what is wrapped around it."""
+    with contextlib.suppress(GrowthError):  # it is tied itself, or not the record's, which is told of its tensors
+        return model.get_submodule(side.prefix_in(model).removesuffix("."))
+    return model
 
 
 def _ties(parent: nn.Module, model: nn.Module, record: GrowthRecord) -> dict[int, Tie]:
@@ -72,6 +82,8 @@ def _tie_layers(model: nn.Module) -> None:
             if isinstance(module, (nn.RNNBase, GraphModule, parametrize.ParametrizationList)):
                 raise GrowthError(f"{path}.{attribute}".lstrip(".") + f" cannot be tied: a {type(module).__name__} cannot "
                                   "compute its weights from the parent's; leave its axes as they are with where=")
+            if parametrize.is_parametrized(module):
+                with_class_of_its_own(module, dict(module.parametrizations.items()))  # type: ignore[union-attr, operator]
             module._parameters[attribute] = nn.Parameter(held.detach(), held.requires_grad)  # set to the new ones
             parametrize.register_parametrization(module, attribute, Tied(source, entry, order), unsafe=True)
             chain = module.parametrizations[attribute]  # type: ignore[index]
@@ -121,7 +133,7 @@ def _copy(model: nn.Module, ties: dict[int, Tie]) -> nn.Module:
     def tensor(old: Tensor) -> Tensor:
         if id(old) not in ties:
             return old.detach().clone()
-        new = nn.Parameter(old.detach(), old.requires_grad)
+        new = nn.Parameter(old.detach(), trains(old))
         new.tied_to = ties[id(old)]  # type: ignore[attr-defined]
         return new
 

@@ -226,7 +226,8 @@ def put_back(model: nn.Module, parts: dict[str, GraphModule]) -> nn.Module:
                 layers[name].training = module.training
                 memo[id(module)] = layers[name]
     new = clone_module(model, memo)
-    vars(new).pop("meta", None)  # of a loaded one: its growth before this
+    if Captured(new).record is not None:  # its growth before this
+        del new.meta
     for path, part in parts.items():
         _to_graph(new.get_submodule(path), part, path)
     return new

@@ -267,3 +267,15 @@ def test_heads_of_such_attention_grow_as_a_layer_of_ours(method):
     grown = grow(Reader(bias=False), torch.randn(2, 5, 4), Widen("*:head_dim", factor=2, method=method, seed=0))
     attention = grown.model.get_submodule("attention")
     assert type(attention).__name__ == "SeparateAttention" and attention.q_proj_weight.shape == (16, 8)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_layer_that_computes_its_weight_goes_by_its_name(norm, method):
+    model = nn.Sequential(norm(nn.Conv2d(3, 8, 1)), nn.Tanh(), norm(nn.Conv2d(8, 4, 1)), nn.Tanh(), nn.Conv2d(4, 2, 1)).double()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    for name in ("0", "2"):
+        grown = fxgrow.transform(model, x, Widen(name, factor=2, method=method, seed=0))
+        assert [(o.name, o.producers) for o in grown.outcomes] == [(name, [name])]
+        assert fxgrow.verify(model, grown.model, x).ok

@@ -113,6 +113,39 @@ def test_a_frozen_model_can_be_saved_and_grown(tmp_path):
     assert same(more.record.shrink(more.model), model)
 
 
+def test_what_is_made_of_a_frozen_model_trains(tmp_path):
+    model, grown, x = grown_net()
+    grown.model.block2.bn1.bias.requires_grad_(False)
+    wanted = {n for n, p in grown.model.named_parameters() if p.requires_grad}
+    with grown.record.freeze_old(grown.model):
+        fxgrow.save(grown, tmp_path / "m.pt")
+        torch.save(grown.model, tmp_path / "pickled.pt")
+        made_of_it = [fxgrow.load(tmp_path / "m.pt"), torch.load(tmp_path / "pickled.pt", weights_only=False),
+                      copy.deepcopy(grown.model), fxgrow.untie(fxgrow.tie(model, grown)),
+                      torch.optim.swa_utils.AveragedModel(grown.model).module,
+                      fxgrow.transform(grown.model, x, Widen("block1.conv1", by=2, seed=3)).model]
+        assert all(p.requires_grad for p in grown.record.shrink(grown.model).parameters())
+    assert all(same(grown.record.shrink(m), model) for m in made_of_it[:2])
+    for other in [*made_of_it, grown.model]:
+        assert {n for n, p in other.named_parameters() if p.requires_grad} == wanted
+        backward(other, x)
+
+
+@pytest.mark.parametrize("first", ["frozen", "compiled"])
+def test_a_model_that_compiles_in_place(first):
+    _, grown, x = grown_net()
+    if first == "compiled":
+        grown.model.compile(backend="aot_eager")
+        grown.model(x)
+    before = grown.record.shrink(grown.model)
+    with grown.record.freeze_old(grown.model):
+        if first == "frozen":
+            grown.model.compile(backend="aot_eager")
+        train(grown.model, torch.optim.SGD(grown.model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1), x, 2)
+        grown.model(x)
+        assert same(grown.record.shrink(grown.model), before)
+
+
 # --- factors ----------------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +186,6 @@ def test_a_factor_of_one_changes_no_bit_and_zero_stops():
 def test_scales_of_whole_parameters_are_numbers():
     _, grown, x = grown_net()
     grown.record.parameters["fc.bias"] = fxgrow.ParameterRecord.new(1)
-    grown.record.parameters.pop("conv.weight", None)
     scales = grown.record.lr_scales(grown.model, new=10.0)
     assert scales["fc.bias"] == 10.0 and isinstance(scales["fc.weight"], torch.Tensor)
     groups = grown.record.parameter_groups(grown.model, lr=0.1, new=10.0)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 import fxgrow
-from fxgrow.passes import Widen
+from fxgrow.passes import Deepen, Skip, Widen
 
 STEPS = {"r2r": [Widen(factor=1.5, method="r2r", seed=1), Widen(by=2, method="r2r", seed=2)],
          "netmorph": [Widen(factor=1.5, method="netmorph", seed=1), Widen(by=2, method="netmorph", seed=2)],
@@ -236,3 +236,60 @@ def test_tensors_of_another_model_are_refused():
         grown.record.migrate_tensors({"block1.conv1.weight": torch.ones(3, 6, 3, 3)})
     with pytest.raises(fxgrow.GrowthError, match="`like`"):
         grown.record.migrate_tensors(dict(model.named_parameters()), like=model)
+
+
+@pytest.mark.parametrize("settings", [{"fused": True}, {"foreach": True, "dampening": 0.1},
+                                      {"fused": True, "dampening": 0.1}, {}])
+def test_all_new_tensors_begin_without_momentum(settings):
+    """Fused steps take either all buffers or none."""
+    model, x = made("residual")
+    optimizer = SGD(model.parameters(), lr=0.01, momentum=0.9, **settings)
+    train(model, optimizer, x, 2)
+    grown = fxgrow.transform(model, x, Deepen("block1", method="netmorph", seed=0))
+    follower = grown.step.migrate_optimizer(optimizer, grown.model, model)
+    new = [p for n, p in grown.model.named_parameters() if grown.record.new_mask(n, p).all()]
+    assert new and not any(follower.state[p]["momentum_buffer"].any() for p in new)
+    train(grown.model, follower, x, 2)
+    adam = Adam(model.parameters())
+    train(model, adam, x, 1)
+    follower = grown.step.migrate_optimizer(adam, grown.model, model)
+    assert not any(p in follower.state for p in new)
+
+
+def test_a_single_new_number_begins_without_momentum():
+    """One number shows no sign."""
+    model, x = made("residual")
+    optimizer = SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+    train(model, optimizer, x, 1)
+    grown = fxgrow.transform(model, x, Skip("block1", weight="scalar"))
+    follower = grown.step.migrate_optimizer(optimizer, grown.model, model)
+    assert len(follower.state) == len(list(grown.model.parameters()))
+    train(grown.model, follower, x, 1)
+
+
+def test_numbers_beside_both_models_are_as_they_were():
+    """A parameter of the loss, which the optimizer has too, and groups that are empty."""
+    model, x = made("concat")
+    temperature = nn.Parameter(torch.ones((), dtype=torch.float64))
+    optimizer = SGD([{"params": [*model.parameters(), temperature]}, {"params": [], "lr": 0.5}], lr=0.01, momentum=0.9)
+    backward(model, x)
+    temperature.grad = torch.ones_like(temperature)
+    optimizer.step()
+    grown = fxgrow.transform(model, x, Widen(factor=2, method="netmorph", seed=1))
+    follower = grown.step.migrate_optimizer(optimizer, [*grown.model.named_parameters(), ("temperature", temperature)],
+                                            [*model.named_parameters(), ("temperature", temperature)])
+    assert torch.equal(follower.state[temperature]["momentum_buffer"], temperature.grad)
+    assert len(follower.param_groups) == 2 and follower.param_groups[1]["lr"] == 0.5
+
+
+def test_an_optimizer_around_another_is_refused():
+    class Prepared(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    model, x = made("concat")
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=1))
+    for held, why in ((Prepared(SGD(model.parameters())), "a Prepared is around another optimizer: give that one"),
+                      ("sgd", "a str is no torch.optim.Optimizer")):
+        with pytest.raises(fxgrow.GrowthError, match=why):
+            grown.step.migrate_optimizer(held, grown.model, model)

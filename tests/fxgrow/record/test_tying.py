@@ -242,3 +242,37 @@ def test_what_cannot_be_tied_is_refused():
     with pytest.raises(fxgrow.GrowthError, match="needs a growth record"):
         fxgrow.tie(parent, parent)
     assert fxgrow.verify(parent, fxgrow.tie(parent, grown.model, grown.record), x).ok
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "orthogonal"])
+def test_layers_that_compute_their_weights_share_no_class_with_a_tied_copy(norm):
+    """Tied or refused, parent and grown network go on as they were."""
+    torch.manual_seed(0)
+    parametrized = getattr(nn.utils.parametrizations, norm)(nn.Linear(8, 8))
+    parent = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), parametrized, nn.Tanh(), nn.Linear(8, 3)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    grown = fxgrow.transform(parent, x, Widen("2", by=4, seed=0))
+    if norm == "weight_norm":
+        with pytest.raises(fxgrow.GrowthError, match="cannot be tied: a ParametrizationList"):
+            fxgrow.tie(parent, grown)
+    else:
+        assert fxgrow.verify(parent, fxgrow.tie(parent, grown), x).ok
+    assert fxgrow.verify(parent, grown.model, x).ok
+
+
+def test_other_weights_of_a_layer_that_computes_one_are_tied():
+    class Doubled(nn.Module):
+        def forward(self, bias):
+            return bias * 2
+
+    torch.manual_seed(0)
+    head = nn.Linear(8, 3)
+    nn.utils.parametrize.register_parametrization(head, "bias", Doubled())
+    parent, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), head).double(), torch.randn(5, 4, dtype=torch.float64)
+    grown = fxgrow.transform(parent, x, Widen("0", by=4, seed=0))
+    child = fxgrow.tie(parent, grown)
+    assert fxgrow.verify(parent, child, x).ok and fxgrow.verify(parent, grown.model, x).ok
+    alone = fxgrow.untie(child)
+    assert fxgrow.verify(alone, grown.model, x).ok and fxgrow.verify(parent, child, x).ok
+    backward(child, x)
+    assert all(p.grad is not None for p in parent.parameters())
