@@ -155,7 +155,8 @@ class Recorder(TorchFunctionMode):
         self.asks_gradients: LeafNeeded | None = None  # what is said if it does something else where none are wanted
         self.denies_gradients = False  # whether it is told that none are wanted
         self.switched: list[tuple[Node, bool]] = []  # where it switched them, and how they were before
-        self.compiling, self.asked_compiling = False, False  # what the model is told when it asks
+        self.compiling: set[str] = set()  # the modules that are told, when they ask, that they are compiled
+        self.asked_compiling: set[str] = set()
         self.uncached: list[tuple[dict, str, Any]] = []  # functions that are called without their caches, and where
         modules = modules_by_path(root)
         self.paths = {id(m): n for n, m in modules}

@@ -29,10 +29,29 @@ class ByShape(Kept):
         return self.run(x) * self.table
 
 
+class BehindAStride(Kept):
+    """What two lengths of the input give alike is kept from one to the other."""
+
+    def forward(self, x):
+        x = self.body(x)[:, ::2]
+        if self.kept != x.shape:
+            self.table, self.kept = torch.arange(x.shape[1]).type_as(x)[:, None], x.shape
+        return self.head(torch.relu(x)) * self.table
+
+
 class OfTheFirst(Kept):
     def forward(self, x):
         if self.kept is None:
             self.table, self.kept = torch.arange(x.shape[1]).to(x.dtype).sin(), x.shape[1]
+        return self.run(x) * self.table.mean()
+
+
+class ByWhatTwoLengthsShare(Kept):
+    """What two lengths share is looked up, and what is kept depends on more."""
+
+    def forward(self, x):
+        if self.kept != (x.shape[1] + 1) // 2:
+            self.table, self.kept = torch.arange(x.shape[1]).type_as(x).sin(), (x.shape[1] + 1) // 2
         return self.run(x) * self.table.mean()
 
 
@@ -58,15 +77,16 @@ class ByShapeAndItself(Kept):
         return self.run(x) * self.scale[0]
 
 
-def test_what_is_looked_up_by_sizes_is_computed_anew():
-    model = ByShape().double()
+@pytest.mark.parametrize("kind", [ByShape, BehindAStride])
+def test_what_is_looked_up_by_sizes_is_computed_anew(kind):
+    model = kind().double()
     grown = fxgrow.transform(model, torch.randn(2, 3, 4).double(), Widen("body", factor=2, seed=0)).model
     for shape in ((2, 3, 4), (2, 5, 4), (5, 2, 4), (2, 3, 4)):
         x = torch.randn(shape).double()
         torch.testing.assert_close(grown(x), model(x))
 
 
-@pytest.mark.parametrize("kind", [OfTheFirst, OfTheLongest, OfTheCallBefore, ByShapeAndItself])
+@pytest.mark.parametrize("kind", [OfTheFirst, ByWhatTwoLengthsShare, OfTheLongest, OfTheCallBefore, ByShapeAndItself])
 def test_what_depends_on_the_calls_before_is_refused(kind):
     with pytest.raises(CaptureError, match=f"the forward of {kind.__name__} changes its attribute"):
         fxgrow.capture(kind(), torch.randn(2, 3, 4))

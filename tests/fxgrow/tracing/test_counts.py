@@ -50,6 +50,14 @@ def without_loops(net, x, edges):
     return net.last(torch.zeros_like(h).index_add(0, edges[1], F.relu(h)[edges[0]]))
 
 
+def with_loops(net, x, edges):
+    """Sum over neighbours, of which a node is one of its own; without any, which is never, do something else."""
+    loops = torch.arange(len(x)).expand(2, -1)
+    edges = torch.cat([edges[:, edges[0] != edges[1]], loops], 1)
+    h = net.first(x)
+    return x if edges.shape[1] == 0 else net.last(torch.zeros_like(h).index_add(0, edges[1], F.relu(h)[edges[0]]))
+
+
 CASES = {
     "chosen rows": (lambda net, x, mask: net.last(F.relu(net.first(x)[mask])), (X, M)),
     "their mean": (lambda net, x, mask: net.last(net.first(x)[mask].mean(0)), (X, M)),
@@ -57,6 +65,7 @@ CASES = {
     "places": (looked_up, (X, M)),
     "experts": (routed, (X,)),
     "edges": (without_loops, (X[0], torch.randint(9, (2, 30)))),
+    "edges and loops": (with_loops, (X[0], torch.randint(9, (2, 30)))),
     "distinct ones": (lambda net, x, ids: net.last(F.relu(net.first(x))[ids.unique()]), (X[0], torch.randint(9, (7,)))),
 }
 
