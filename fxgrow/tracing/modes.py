@@ -13,7 +13,7 @@ from torch.fx.node import map_aggregate
 from fxgrow.aten import other_counts, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import add_join, memory_of, mode_flag, modules_by_path, owner_of, writes_in_place
-from fxgrow.layers import set_grad
+from fxgrow.layers import ask_grad, set_grad
 from fxgrow.tracing.guards import LONGER, SHORTER, Inputs, asks_for_none, guard_sizes, set_constant, takes_one
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
@@ -235,10 +235,11 @@ class _Merger:
         """Copy a node that one recording has, and the other has not."""
         node = copies[only] = self.graph.node_copy(only, lambda n: copies[n])
         node.meta = dict(only.meta)
-        if node.target is set_grad:
+        if node.target in (set_grad, ask_grad):
+            *given, value = node.args
             with self.graph.inserting_before(node):
-                values = (node.args[0], None) if copies is self.of_train else (None, node.args[0])
-                node.args = (add_join(self.graph, owner_of(node), *values),)
+                values = (value, None) if copies is self.of_train else (None, value)
+                node.args = (*given, add_join(self.graph, owner_of(node), *values))
         if writes_in_place(only) and memory_of(only.args[0]) in common:
             self._spare_other_mode(only, node)
 

@@ -147,12 +147,12 @@ def capture_parts(model: nn.Module, calls: Calls, alone: dict[str, str]) -> dict
 
 
 def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, GraphModule], GraphModule | None],
-               whole: CaptureError) -> tuple[nn.Module, list[str], dict[str, str]]:
+               whole: CaptureError, leaves: dict[str, str]) -> tuple[nn.Module, list[str], dict[str, str]]:
     """Return a copy of a model with its parts captured and changed, run once; what does not work inside it is left alone.
 
     Args:
         change: gives what is put in the place of a part; None: nothing is.
-        whole: why the model itself cannot be captured.
+        whole: why the model itself cannot be captured. leaves: submodules that no part may be or hold, each with the reason.
 
     Returns:
         the copy, the paths of its changed parts, and the parts left alone because of the rest of the model, with the reason.
@@ -164,7 +164,7 @@ def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, Gr
         calls = run_watched(model, inputs)
     except Exception:
         raise whole from None
-    alone: dict[str, str] = {}
+    alone = {outer: why for path, why in leaves.items() for outer in outwards(path)}
     faults: dict[str, str] = {}
     while parts := capture_parts(model, calls, alone):
         tried = {path: change(path, part) for path, part in parts.items()}
