@@ -40,8 +40,8 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
         except CaptureError as why:
             return _transform_parts(model, inputs, passes, why)
         leaves = Captured(gm).leaves
-        try:
-            return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes)  # a copy: a pass may edit in place
+        try:  # on a copy: a pass may edit in place
+            return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes)
         except SelectionError as nothing:  # though perhaps parts of what is kept whole can
             if not leaves:
                 raise

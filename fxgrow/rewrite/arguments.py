@@ -67,7 +67,7 @@ def _write_repeats(node: Node, grown: GrownSizes, shape: tuple[int, ...], number
 
 def _write_interleaved(node: Node, grown: GrownSizes, shape: tuple[int, ...], numbers: Numbers) -> None:
     if "output_size" in node.kwargs:
-        dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0) or 0  # without one, all positions are in a row
+        dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else None) or 0  # None: all positions in a row
         node.update_kwarg("output_size", numbers.fit(node.kwargs["output_size"], shape[dim], dim, node))
 
 
