@@ -145,6 +145,7 @@ def _number(args, kwargs) -> int | bool | None:
 COUNTED: dict[object, Callable] = {
     aten.nonzero.default: _nonzero, aten.masked_select.default: _masked_select, aten.index.Tensor: _index,
     aten._unique2.default: _unique, aten.unique_consecutive.default: _unique,
-    aten.repeat_interleave.Tensor: _repeat_interleave, aten.any.default: _any, aten.all.default: _all,
-    aten.sum.default: _sum, aten.count_nonzero.default: _sum, aten.gt.Scalar: _against_none("some"), aten.ne.Scalar: _against_none("some"),
+    aten.repeat_interleave.Tensor: _repeat_interleave,
+    aten.any.default: _any, aten.all.default: _all, aten.sum.default: _sum,
+    aten.count_nonzero.default: _sum, aten.gt.Scalar: _against_none("some"), aten.ne.Scalar: _against_none("some"),
     aten.eq.Scalar: _against_none("none"), aten._local_scalar_dense.default: _number}

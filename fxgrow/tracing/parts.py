@@ -4,6 +4,7 @@ Each part is recorded under its full name, so that globs, reports and records sp
 and put back into the untouched outer module, which is run once before anybody else gets it.
 """
 import functools
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,7 @@ def run_watched(model: nn.Module, inputs: tuple | dict, wide: bool = False) -> C
         value = value.detach().clone() if isinstance(value, Tensor) else value
         return value.double() if wide and isinstance(value, Tensor) and value.is_floating_point() else value
 
+    gc.collect()  # graphs go round in circles: copies of the runs before would stay, with all that layers were given
     copy, calls, running = clone_structure(model, number), Calls(), []
 
     def enter(path: str, _, args: tuple, kwargs: dict) -> None:
