@@ -172,3 +172,23 @@ def test_inputs_come_first_and_a_file_holds_the_graph(tmp_path):
     assert kinds[:2] == ["placeholder"] * 2 and "placeholder" not in kinds[2:]
     fxgrow.save(graph, tmp_path / "graph.fxgrow")
     torch.testing.assert_close(fxgrow.load(tmp_path / "graph.fxgrow")(*given), model(*given))
+
+
+class NotInstalled:
+    """Stands for a package that is not there (MONAI's optional imports)."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"install it before you ask for {name}")
+
+
+ABSENT = NotInstalled()
+
+
+class WithoutIt(Kept):
+    def forward(self, x):
+        return ABSENT.run(x) if x.ndim > 9 else self.run(x)
+
+
+def test_an_object_that_refuses_to_be_asked_is_left_alone():
+    model, x = WithoutIt().double(), torch.randn(2, 4).double()
+    assert torch.equal(fxgrow.capture(model, x)(x), model(x))
