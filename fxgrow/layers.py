@@ -50,7 +50,14 @@ def restore_grad(before: bool) -> None:
     torch.set_grad_enabled(before)
 
 
-EFFECTS = (insist, set_grad, restore_grad)  # functions that are called for what they do, not for what they return
+@has_side_effect
+def ask_grad(tensor: Tensor, asked: bool | None) -> None:
+    """Let gradients of a tensor be computed, if asked to."""
+    if asked:
+        tensor.requires_grad = True
+
+
+EFFECTS = (insist, set_grad, restore_grad, ask_grad)  # functions that are called for what they do, not for what they return
 
 
 def has_form(value, form) -> bool:

@@ -116,6 +116,10 @@ def _any(args, kwargs) -> Tensor | None:
     return _told(args[0].numel(), torch.bool, "some") if args[0].is_meta else None
 
 
+def _all(args, kwargs) -> Tensor | None:
+    return _told(args[0].numel(), torch.bool, "none") if args[0].is_meta else None  # of what is not
+
+
 def _sum(args, kwargs) -> Tensor | None:
     x = args[0]
     whole = len(args) == 1 and not kwargs  # not along one dimension
@@ -141,6 +145,7 @@ def _number(args, kwargs) -> int | bool | None:
 COUNTED: dict[object, Callable] = {
     aten.nonzero.default: _nonzero, aten.masked_select.default: _masked_select, aten.index.Tensor: _index,
     aten._unique2.default: _unique, aten.unique_consecutive.default: _unique,
-    aten.repeat_interleave.Tensor: _repeat_interleave, aten.any.default: _any, aten.sum.default: _sum,
+    aten.repeat_interleave.Tensor: _repeat_interleave,
+    aten.any.default: _any, aten.all.default: _all, aten.sum.default: _sum,
     aten.count_nonzero.default: _sum, aten.gt.Scalar: _against_none("some"), aten.ne.Scalar: _against_none("some"),
     aten.eq.Scalar: _against_none("none"), aten._local_scalar_dense.default: _number}

@@ -39,11 +39,24 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
             gm = capture_graph(model, inputs)
         except CaptureError as why:
             return _transform_parts(model, inputs, passes, why)
-        return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes)  # a copy: a pass may edit in place
+        leaves = Captured(gm).leaves
+        try:  # on a copy: a pass may edit in place
+            return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes)
+        except SelectionError as nothing:  # though perhaps parts of what is kept whole can
+            if not leaves:
+                raise
+            with contextlib.suppress(CaptureError, SelectionError):
+                return _transform_parts(model, inputs, passes, CaptureError(str(nothing)), leaves)
+            raise
 
 
-def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], whole: CaptureError) -> Grown:
-    """Grow the largest parts of a model that itself cannot be captured (a detector's backbone); `whole` says why not."""
+def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], whole: CaptureError,
+                     leaves: dict[str, str] | None = None) -> Grown:
+    """Grow the largest parts of a model that itself cannot be captured (a detector's backbone); `whole` says why not.
+
+    Args:
+        leaves: no part is or holds one of these.
+    """
     grown: dict[str, Grown] = {}
     nothing: list[SelectionError] = []
 
@@ -55,7 +68,7 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], w
             return None
         return grown[path].model  # type: ignore[return-value]
 
-    new, paths, alone = with_parts(model, inputs, grow, whole)
+    new, paths, alone = with_parts(model, inputs, grow, whole, leaves or {})
     if not paths and nothing:
         raise nothing[-1]
     step = _joined({path: grown[path].step for path in paths})

@@ -65,6 +65,12 @@ def _write_repeats(node: Node, grown: GrownSizes, shape: tuple[int, ...], number
                      for dim, (n, size, new) in enumerate(zip(_stated(node, 1, len(shape), numbers), old, shape))])
 
 
+def _write_interleaved(node: Node, grown: GrownSizes, shape: tuple[int, ...], numbers: Numbers) -> None:
+    if "output_size" in node.kwargs:
+        dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else None) or 0  # None: all positions in a row
+        node.update_kwarg("output_size", numbers.fit(node.kwargs["output_size"], shape[dim], dim, node))
+
+
 def _stated(node: Node, at: int, count: int, numbers: Numbers) -> list:
     """Return the sizes from an argument on, which stand by themselves, in one sequence, or are what one node gives."""
     first = node.args[at]
@@ -153,4 +159,5 @@ FORMS: dict[str, tuple[Callable[..., None], type]] = {
     **dict.fromkeys(("view", "reshape", "expand", "broadcast_to", *CREATED), (_write_shape, tuple)),
     **dict.fromkeys(("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk"), (_write_pieces, list)),
     **dict.fromkeys(INDEXING, (_write_index, object)),
-    "repeat": (_write_repeats, tuple), "unflatten": (_write_unflatten, tuple), "narrow": (_write_narrow, object)}
+    "repeat": (_write_repeats, tuple), "repeat_interleave": (_write_interleaved, tuple),
+    "unflatten": (_write_unflatten, tuple), "narrow": (_write_narrow, object)}

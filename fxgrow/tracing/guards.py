@@ -129,11 +129,23 @@ def _allow_one(recording: Recorder, inputs: Inputs, short: list[int]) -> bool:
 
 def _asks_for_one(guard: Guard) -> bool:
     """Tell whether sizes from two on all give the recorded answer, and one alone does not."""
-    if guard.kind or len(guard.operands) != 2 or len(guard.moving) != 1:
-        return False
-    moving, still = next(iter(guard.moving)), plain(guard.operands[1 - next(iter(guard.moving))])
-    answers = [guard.operation(*((n, still) if moving == 0 else (still, n))) == guard.answer for n in range(1, 66)]
-    return not answers[0] and all(answers[1:])
+    answers = _answers(guard)
+    return len(answers) > 1 and not answers[1] and all(answers[2:])
+
+
+def asks_for_none(guard: Guard) -> bool:
+    """Tell whether sizes from one on all give the recorded answer."""
+    answers = _answers(guard)
+    return len(answers) > 1 and all(answers[1:])
+
+
+def _answers(guard: Guard) -> list[bool]:
+    """Return, for each size from none on, whether it gives the recorded answer; nothing where two sizes move."""
+    if guard.kind or len(guard.moving) != 1:
+        return []
+    still = list(map(plain, guard.operands))
+    at = next(iter(guard.moving))
+    return [guard.operation(*still[:at], n, *still[at + 1:]) == guard.answer for n in range(66)]
 
 
 def _leave_out_asked(recording: Recorder, inputs: Inputs) -> None:
@@ -340,14 +352,14 @@ def set_constant(node: Node, where: tuple, value: Node) -> None:
 
 
 def _node_of(graph: Graph, origin: Any) -> Node:
-    """Return the node of an origin, adding that of an element right behind its base."""
+    """Return the node of an origin; that of an element stands right behind its base, before whatever may ask about it."""
     if isinstance(origin, Node):
         return origin
+    base = _node_of(graph, origin.base)
     if origin.node is None:
-        base = _node_of(graph, origin.base)
-        with graph.inserting_after(_behind(base)):
-            origin.node = graph.call_function(origin.get, (base, origin.key))
+        origin.node = graph.create_node("call_function", origin.get, (base, origin.key))
         origin.node.meta["owner"] = owner_of(base)
+    _behind(base).append(origin.node)
     return origin.node
 
 
@@ -358,16 +370,9 @@ def _behind(node: Node) -> Node:
     return node
 
 
-def _early(node: Node, origin: Any) -> Node:
-    """Move the node of an element right behind its base: a check has to come before what it guards."""
-    if isinstance(origin, Element) and isinstance(origin.base, Node):
-        _behind(origin.base).append(node)
-    return node
-
-
 def _check_guard(graph: Graph, guard: Guard) -> None:
     """Insist, behind what a question asked about, that its answer is the recorded one."""
-    operands = [_early(_node_of(graph, o.origin), o.origin) if isinstance(o, Number) else o for o in guard.operands]
+    operands = [_node_of(graph, o.origin) if isinstance(o, Number) else o for o in guard.operands]
     last = _behind(max(o for o in operands if isinstance(o, Node)))
     with graph.inserting_after(last):
         asked = graph.call_function(guard.operation, tuple(operands))

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.aten import tree_map
+from fxgrow.aten import other_counts, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import add_join, memory_of, mode_flag, modules_by_path, owner_of, writes_in_place
-from fxgrow.layers import set_grad
-from fxgrow.tracing.guards import LONGER, SHORTER, Inputs, guard_sizes, set_constant, takes_one
+from fxgrow.layers import ask_grad, set_grad
+from fxgrow.tracing.guards import LONGER, SHORTER, Inputs, asks_for_none, guard_sizes, set_constant, takes_one
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
 from fxgrow.tracing.recording import record
@@ -127,12 +127,26 @@ def _insist_on_forms(train: Recorder, evaluation: Recorder) -> None:
 def _repeats(recording: Recorder, args: tuple, kwargs: dict) -> bool:
     """Tell whether a second call does what was recorded, one for inputs of other sizes too where sizes are remembered."""
     again = replay(recording, args, kwargs, SecondCall if recording.of_caches else Replay)
-    if not isinstance(again, Replay) or again.differences or again.decided or (recording.counted and again.varied):
+    if not isinstance(again, Replay) or again.differences or again.decided:
+        return False
+    if recording.counted and not _asks_for_none_alone(recording, again, args, kwargs):
         return False
     inputs = Inputs(args, kwargs)
     others = [inputs.longer([group], size) for group in inputs.groups for size in (*LONGER, SHORTER[-1])]
     calls = (replay(recording, *other, CallAtOtherSizes) for other in (others if recording.of_caches else ()))
     return not any(isinstance(call, Differs) or (isinstance(call, LeafNeeded) and call.__cause__ is None) for call in calls)
+
+
+def _asks_for_none_alone(recording: Recorder, again: Replay, args: tuple, kwargs: dict) -> bool:
+    """Tell whether what is asked of numbers of positions is whether there are any, and there are some without data's."""
+    if again.varied:
+        with other_counts(none=True):
+            empty = replay(recording, args, kwargs)
+        if not isinstance(empty, Replay) or empty.decided or not all(map(asks_for_none, again.varied)):
+            return False
+        for guard in again.varied:
+            guard.decides = True
+    return True
 
 
 def set_mode(module: nn.Module, training: bool) -> nn.Module:
@@ -221,10 +235,11 @@ class _Merger:
         """Copy a node that one recording has, and the other has not."""
         node = copies[only] = self.graph.node_copy(only, lambda n: copies[n])
         node.meta = dict(only.meta)
-        if node.target is set_grad:
+        if node.target in (set_grad, ask_grad):
+            *given, value = node.args
             with self.graph.inserting_before(node):
-                values = (node.args[0], None) if copies is self.of_train else (None, node.args[0])
-                node.args = (add_join(self.graph, owner_of(node), *values),)
+                values = (value, None) if copies is self.of_train else (None, value)
+                node.args = (*given, add_join(self.graph, owner_of(node), *values))
         if writes_in_place(only) and memory_of(only.args[0]) in common:
             self._spare_other_mode(only, node)
 
@@ -261,4 +276,4 @@ def _key(node: Node) -> tuple:
     """Return what two operations must have in common to be one: what is computed from it runs in both modes."""
     value = node.meta.get("val")
     kind = (value.shape, value.dtype) if isinstance(value, Tensor) else type(value)
-    return (node.op, str(node.target), owner_of(node), kind) if node.op != "output" else ("output",)
+    return (node.op, str(node.target), owner_of(node), kind, *node.kwargs) if node.op != "output" else ("output",)

@@ -4,6 +4,7 @@ Each part is recorded under its full name, so that globs, reports and records sp
 and put back into the untouched outer module, which is run once before anybody else gets it.
 """
 import functools
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,7 @@ def run_watched(model: nn.Module, inputs: tuple | dict, wide: bool = False) -> C
         value = value.detach().clone() if isinstance(value, Tensor) else value
         return value.double() if wide and isinstance(value, Tensor) and value.is_floating_point() else value
 
+    gc.collect()  # graphs go round in circles: copies of the runs before would stay, with all that layers were given
     copy, calls, running = clone_structure(model, number), Calls(), []
 
     def enter(path: str, _, args: tuple, kwargs: dict) -> None:
@@ -147,12 +149,12 @@ def capture_parts(model: nn.Module, calls: Calls, alone: dict[str, str]) -> dict
 
 
 def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, GraphModule], GraphModule | None],
-               whole: CaptureError) -> tuple[nn.Module, list[str], dict[str, str]]:
+               whole: CaptureError, leaves: dict[str, str]) -> tuple[nn.Module, list[str], dict[str, str]]:
     """Return a copy of a model with its parts captured and changed, run once; what does not work inside it is left alone.
 
     Args:
         change: gives what is put in the place of a part; None: nothing is.
-        whole: why the model itself cannot be captured.
+        whole: why the model itself cannot be captured. leaves: submodules that no part may be or hold, each with the reason.
 
     Returns:
         the copy, the paths of its changed parts, and the parts left alone because of the rest of the model, with the reason.
@@ -164,7 +166,7 @@ def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, Gr
         calls = run_watched(model, inputs)
     except Exception:
         raise whole from None
-    alone: dict[str, str] = {}
+    alone = {outer: why for path, why in leaves.items() for outer in outwards(path)}
     faults: dict[str, str] = {}
     while parts := capture_parts(model, calls, alone):
         tried = {path: change(path, part) for path, part in parts.items()}

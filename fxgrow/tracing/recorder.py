@@ -34,7 +34,7 @@ from fxgrow.aten import (
     with_some,
 )
 from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, OWN, add_node, modules_by_path, to_meta
-from fxgrow.layers import has_form, restore_grad, set_grad
+from fxgrow.layers import ask_grad, has_form, restore_grad, set_grad
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Number, plain, remember
 
@@ -155,7 +155,8 @@ class Recorder(TorchFunctionMode):
         self.asks_gradients: LeafNeeded | None = None  # what is said if it does something else where none are wanted
         self.denies_gradients = False  # whether it is told that none are wanted
         self.switched: list[tuple[Node, bool]] = []  # where it switched them, and how they were before
-        self.compiling, self.asked_compiling = False, False  # what the model is told when it asks
+        self.compiling: set[str] = set()  # the modules that are told, when they ask, that they are compiled
+        self.asked_compiling: set[str] = set()
         self.uncached: list[tuple[dict, str, Any]] = []  # functions that are called without their caches, and where
         modules = modules_by_path(root)
         self.paths = {id(m): n for n, m in modules}
@@ -746,11 +747,18 @@ def _switch(recorder: Recorder, args: tuple) -> None:
     recorder.grad = args[0]
 
 
+def _set_attribute(recorder: Recorder, func, name, args, kwargs) -> None:
+    """Write down that gradients of a tensor are asked for, as checkpoints need them; nothing else may be set."""
+    if func.__self__ is not Tensor.requires_grad or args[1] is not True or isinstance(args[0], nn.Parameter):
+        raise recorder.stop("its forward sets an attribute of a tensor")
+    recorder.emit("call_function", ask_grad, (recorder.argument(args[0]), True), {})
+
+
 SPECIAL: dict[str, Callable] = {
     "split": _parts, "chunk": _parts, "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert,
     "cpu": _moved, "cuda": _moved, "to": _to, "is_contiguous": _question, "_set_grad_enabled": _grad_mode,
     "get_device": _device_number, **dict.fromkeys(("full", "new_full", "full_like"), _filled),
-    "__set__": _refused("its forward sets an attribute of a tensor"),
+    "__set__": _set_attribute,
     "requires_grad_": _refused("its forward asks for gradients of a tensor"),
     **dict.fromkeys(("backward", "grad"), _refused("its forward computes gradients")),
     **dict.fromkeys(("__repr__", "__format__", "__hash__", "__deepcopy__", "has_names",

@@ -12,7 +12,7 @@ from fxgrow.aten import noted_counts, other_counts, tree_any, tree_leaves, tree_
 from fxgrow.errors import CaptureError
 from fxgrow.graph import CONSTANT, arguments_of, memory_of, to_meta, writes_in_place
 from fxgrow.layers import has_form, ordered
-from fxgrow.tracing.leaves import CacheFound, LeafNeeded, keep_opaque, kept_part
+from fxgrow.tracing.leaves import CacheFound, LeafNeeded, keep_opaque, kept_part, outwards
 from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, contents_of, describe, form_of, map_inside
 from fxgrow.tracing.sizes import Number
 from fxgrow.tracing.state import CONTAINERS, Change, State, draws, put_back_draws
@@ -39,7 +39,7 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
     Raises:
         CaptureError: the module cannot be recorded.
     """
-    compiling = False
+    compiling: set[str] = set()
     uncached: list[Any] = []
     for _ in range(MAX_LEAF_RETRIES):
         recorder = Recorder(module, leaves, device)
@@ -47,8 +47,9 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
         try:
             return record_once(recorder, args, kwargs, repeats)
         except LeafNeeded as stop:
-            if recorder.asked_compiling and not compiling:  # it has another way for compilers, which asks for no values
-                compiling = True
+            asked = recorder.asked_compiling - compiling
+            if found := asked.intersection(outwards(stop.path)) or asked:  # another way for compilers asks for no values
+                compiling = compiling | found
             else:
                 keep_opaque(module, leaves, stop)
         except CacheFound as cache:

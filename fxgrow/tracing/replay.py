@@ -152,6 +152,12 @@ class _Shorter(Replay):
     def __init__(self, recording: Recorder):
         super().__init__(recording)
         self.answers: dict[tuple, Any] = {}
+        self.missed: list[Node] = []
+        self.values: dict[Node, Any] = {}
+
+    def note(self, node: Node, value: Any) -> None:
+        """Keep the value that a node has now."""
+        self.values[node] = value
 
     def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
         """Give the answer as it is, and keep it."""
@@ -174,6 +180,7 @@ class _Shorter(Replay):
             except Differs:
                 if at >= len(self.recording.events) or not self.may_miss(self.recording.events[at]):
                     raise
+                self.missed.append(self.recording.events[at])
                 self.at = at + 1
 
 
@@ -220,11 +227,27 @@ class SecondCall(_Shorter):
 
 
 class CallAtOtherSizes(SecondCall):
-    """A second call for which nothing that the first one has kept is known."""
+    """A second call for which nothing that the first one has kept is known, unless it would be computed the same again."""
 
-    def __init__(self, recording: Recorder):
-        super().__init__(recording)
-        self.known = {}
+    def finish(self) -> None:
+        """Insist that what was not computed again is made of the same sizes as before.
+
+        Raises:
+            Differs: it is not.
+        """
+        super().finish()
+        made_of = [*self.missed]
+        for node in made_of:
+            for given in node.all_input_nodes:
+                before = _recorded(given)
+                if given not in self.missed and _size_of(before) != _size_of(self._now(given)):
+                    raise Differs(f"it uses {node.name} of the call before")
+                if isinstance(before, Tensor) and given in self.kept and given not in made_of:
+                    made_of.append(given)
+
+    def _now(self, node: Node) -> Any:
+        """Return the value that a node has now, or that it reads of one."""
+        return self.values[node] if node in self.values else node.target(self._now(node.args[0]), node.args[1])
 
 
 class ReplayAtOne(_Shorter):
@@ -236,11 +259,6 @@ class ReplayAtOne(_Shorter):
     def __init__(self, recording: Recorder):
         super().__init__(recording)
         self.idle: dict[Node, Node] = {}  # nodes that give what they are given, and the nodes that they are given
-        self.values: dict[Node, Any] = {}
-
-    def note(self, node: Node, value: Any) -> None:
-        """Keep the value that a node has now."""
-        self.values[node] = value
 
     def _compare(self, node: Node, where: tuple, before: Any, now: Any) -> None:
         super()._compare(node, where, self._source(before), self._source(now))
@@ -289,7 +307,13 @@ def _alike(a: Any, b: Any) -> bool:
 
 def _recorded(origin: Any) -> Any:
     """Return the value that an origin had in the recording."""
-    return origin.meta["val"] if isinstance(origin, Node) else origin.get(_recorded(origin.base), origin.key)
+    if isinstance(origin, Node):
+        return origin.meta["val"] if "val" in origin.meta else origin.target(_recorded(origin.args[0]), origin.args[1])
+    return origin.get(_recorded(origin.base), origin.key)
+
+
+def _size_of(value: Any) -> Any:
+    return value.shape if isinstance(value, Tensor) else value
 
 
 def _by_key(nested: Any) -> dict[Any, Any]:

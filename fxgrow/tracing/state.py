@@ -287,13 +287,13 @@ def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:
     queue, seen = [(f, DEPTH) for f in functions], set()
     while queue:
         function, depth = queue.pop()
-        function = getattr(function, "fget", None) or function
-        holder = getattr(function, "__self__", None)
+        function = _asked(function, "fget") or function
+        holder = _asked(function, "__self__")
         if isinstance(function, MethodType) and not isinstance(holder, (nn.Module, type)) and hasattr(holder, "__dict__"):
             yield type(holder).__name__, vars(holder)
             yield from ((n, v) for n, v in vars(holder).items() if type(v) in CONTAINERS)
-        function = getattr(function, "__func__", function)
-        if hasattr(function, "cache_clear") and hasattr(function, "__wrapped__"):
+        function = _asked(function, "__func__") or function
+        if _asked(function, "cache_clear") and _asked(function, "__wrapped__"):
             yield function.__name__, function
             function = function.__wrapped__
         if not isinstance(function, FunctionType) or id(function) in seen or not is_of_user(function.__code__.co_filename):
@@ -305,6 +305,14 @@ def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:
         yield from ((function.__name__, v) for v in function.__defaults__ or () if isinstance(v, CONTAINERS))
         yield from ((name, value) for name, value in held.items() if isinstance(value, CONTAINERS) or type(value) is Tensor)
         queue += [(value, depth - 1) for value in held.values() if depth and not isinstance(value, CONTAINERS)]
+
+
+def _asked(value: Any, name: str) -> Any:
+    """Return an attribute of an object, or None; a stand-in for a package that is not installed refuses to be asked."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
 
 
 def _held(function: FunctionType) -> dict[str, Any]:

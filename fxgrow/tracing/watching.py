@@ -78,8 +78,8 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     def is_compiling() -> bool:
         if not ours() or not is_of_user(sys._getframe(1).f_code.co_filename):
             return compiling()
-        recorder.asked_compiling = True
-        return recorder.compiling
+        recorder.asked_compiling.add(recorder.stack[-1])
+        return recorder.stack[-1] in recorder.compiling
 
     def hook(handle: Any, *args: Any, **kwargs: Any) -> None:
         register(handle, *args, **kwargs)

@@ -18,8 +18,8 @@ import fxgrow
 from fxgrow.passes import Deepen, Widen
 
 EXACT = 1e-9
-DROPPED = ("dropout", "attn_dropout", "dropout_p", "p", "drop_prob", "drop_rate", "attention_dropout", "activation_dropout",
-           "hidden_dropout", "layerdrop", "layer_drop", "encoder_layerdrop", "decoder_layerdrop",
+DROPPED = ("dropout", "attn_dropout", "dropout_p", "p", "drop_prob", "drop_rate", "drop_connect_rate", "attention_dropout",
+           "activation_dropout", "hidden_dropout", "layerdrop", "layer_drop", "encoder_layerdrop", "decoder_layerdrop",
            "attention_probs_dropout_prob",
            "resid_pdrop", "attn_pdrop", "embd_pdrop", "hidden_dropout_prob", "classifier_dropout", "dropout_rate")
 
@@ -149,6 +149,8 @@ def errors(model: nn.Module, grown: nn.Module, others: list) -> dict[str, Any]:
                 gap = 0.0
                 found["unclear"] = f"{name}: a choice among nearly equal numbers, or numbers drawn in the forward"
             found[name] = max(found.get(name, 0.0), gap)
+            if "unclear" in found:
+                break  # statistics that follow are others too
     return found
 
 

@@ -29,10 +29,29 @@ class ByShape(Kept):
         return self.run(x) * self.table
 
 
+class BehindAStride(Kept):
+    """What two lengths of the input give alike is kept from one to the other."""
+
+    def forward(self, x):
+        x = self.body(x)[:, ::2]
+        if self.kept != x.shape:
+            self.table, self.kept = torch.arange(x.shape[1]).type_as(x)[:, None], x.shape
+        return self.head(torch.relu(x)) * self.table
+
+
 class OfTheFirst(Kept):
     def forward(self, x):
         if self.kept is None:
             self.table, self.kept = torch.arange(x.shape[1]).to(x.dtype).sin(), x.shape[1]
+        return self.run(x) * self.table.mean()
+
+
+class ByWhatTwoLengthsShare(Kept):
+    """What two lengths share is looked up, and what is kept depends on more."""
+
+    def forward(self, x):
+        if self.kept != (x.shape[1] + 1) // 2:
+            self.table, self.kept = torch.arange(x.shape[1]).type_as(x).sin(), (x.shape[1] + 1) // 2
         return self.run(x) * self.table.mean()
 
 
@@ -58,15 +77,16 @@ class ByShapeAndItself(Kept):
         return self.run(x) * self.scale[0]
 
 
-def test_what_is_looked_up_by_sizes_is_computed_anew():
-    model = ByShape().double()
+@pytest.mark.parametrize("kind", [ByShape, BehindAStride])
+def test_what_is_looked_up_by_sizes_is_computed_anew(kind):
+    model = kind().double()
     grown = fxgrow.transform(model, torch.randn(2, 3, 4).double(), Widen("body", factor=2, seed=0)).model
     for shape in ((2, 3, 4), (2, 5, 4), (5, 2, 4), (2, 3, 4)):
         x = torch.randn(shape).double()
         torch.testing.assert_close(grown(x), model(x))
 
 
-@pytest.mark.parametrize("kind", [OfTheFirst, OfTheLongest, OfTheCallBefore, ByShapeAndItself])
+@pytest.mark.parametrize("kind", [OfTheFirst, ByWhatTwoLengthsShare, OfTheLongest, OfTheCallBefore, ByShapeAndItself])
 def test_what_depends_on_the_calls_before_is_refused(kind):
     with pytest.raises(CaptureError, match=f"the forward of {kind.__name__} changes its attribute"):
         fxgrow.capture(kind(), torch.randn(2, 3, 4))
@@ -152,3 +172,23 @@ def test_inputs_come_first_and_a_file_holds_the_graph(tmp_path):
     assert kinds[:2] == ["placeholder"] * 2 and "placeholder" not in kinds[2:]
     fxgrow.save(graph, tmp_path / "graph.fxgrow")
     torch.testing.assert_close(fxgrow.load(tmp_path / "graph.fxgrow")(*given), model(*given))
+
+
+class NotInstalled:
+    """Stands for a package that is not there (MONAI's optional imports)."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"install it before you ask for {name}")
+
+
+ABSENT = NotInstalled()
+
+
+class WithoutIt(Kept):
+    def forward(self, x):
+        return ABSENT.run(x) if x.ndim > 9 else self.run(x)
+
+
+def test_an_object_that_refuses_to_be_asked_is_left_alone():
+    model, x = WithoutIt().double(), torch.randn(2, 4).double()
+    assert torch.equal(fxgrow.capture(model, x)(x), model(x))

@@ -49,6 +49,13 @@ def in_train(module, x):
     return x + 1
 
 
+def other_arguments_in_train(module, x):
+    one, two = (2 * x).chunk(2, -1)
+    start = torch.zeros(len(one), 2, dtype=two.dtype)  # of the type of a part that is used later
+    x = torch.cat([one + start, two], -1)
+    return torch.add(x, 1.0, alpha=2) if module.training else torch.add(x, other=1.0)
+
+
 def in_place_on_a_view(module, x):
     half = x[:, :2]
     half += 1
@@ -114,8 +121,8 @@ def asserts_shapes(module, x):
 
 
 STEPS = {f.__name__: f for f in (
-    in_train, in_place_on_a_view, in_place_in_train, counts_in_train, moving_average, moving_average_in_place, fills_a_cache,
-    made_of_sizes, asserts_shapes, normalises_by_hand, draws_around_a_mean)} | {
+    in_train, other_arguments_in_train, in_place_on_a_view, in_place_in_train, counts_in_train, moving_average,
+    moving_average_in_place, fills_a_cache, made_of_sizes, asserts_shapes, normalises_by_hand, draws_around_a_mean)} | {
     "functional dropout": lambda m, x: F.dropout(x, 0.5, training=m.training),
     "dropout": lambda m, x: m.drop(x),
     "drop path": lambda m, x: x + m.path(x),

@@ -50,6 +50,14 @@ def without_loops(net, x, edges):
     return net.last(torch.zeros_like(h).index_add(0, edges[1], F.relu(h)[edges[0]]))
 
 
+def with_loops(net, x, edges):
+    """Sum over neighbours, of which a node is one of its own; without any, which is never, do something else."""
+    loops = torch.arange(len(x)).expand(2, -1)
+    edges = torch.cat([edges[:, edges[0] != edges[1]], loops], 1)
+    h = net.first(x)
+    return x if edges.shape[1] == 0 else net.last(torch.zeros_like(h).index_add(0, edges[1], F.relu(h)[edges[0]]))
+
+
 CASES = {
     "chosen rows": (lambda net, x, mask: net.last(F.relu(net.first(x)[mask])), (X, M)),
     "their mean": (lambda net, x, mask: net.last(net.first(x)[mask].mean(0)), (X, M)),
@@ -57,6 +65,7 @@ CASES = {
     "places": (looked_up, (X, M)),
     "experts": (routed, (X,)),
     "edges": (without_loops, (X[0], torch.randint(9, (2, 30)))),
+    "edges and loops": (with_loops, (X[0], torch.randint(9, (2, 30)))),
     "distinct ones": (lambda net, x, ids: net.last(F.relu(net.first(x))[ids.unique()]), (X[0], torch.randint(9, (7,)))),
 }
 
@@ -155,18 +164,22 @@ def test_experts_that_get_no_row_are_passed_over(how):
 
 
 class Guarded(nn.Module):
+    refused = staticmethod(lambda x: x.isnan().any())
+
     def __init__(self):
         super().__init__()
         self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
 
     def forward(self, x):
         x = torch.tanh(self.up(x))
-        if torch.isnan(x).any():
+        if self.refused(x):
             raise FloatingPointError("no numbers")
         return self.down(x)
 
 
-def test_a_layer_that_refuses_nan_grows_inside_and_goes_on_refusing():
+@pytest.mark.parametrize("refused", [Guarded.refused, lambda x: not x.isfinite().all()])
+def test_a_layer_that_refuses_nan_grows_inside_and_goes_on_refusing(refused, monkeypatch):
+    monkeypatch.setattr(Guarded, "refused", staticmethod(refused))
     model, x = nn.Sequential(Guarded(), nn.Linear(6, 2)).double(), torch.randn(3, 6).double()
     grown = fxgrow.transform(model, x, Widen("0.up", factor=2, seed=0)).model
     assert list(grown.meta["leaves"]) == ["0"] and fxgrow.verify(model, grown, x).exact_in == ("eval", "train")

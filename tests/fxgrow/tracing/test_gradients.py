@@ -35,3 +35,23 @@ def test_a_check_that_fails_leaves_the_grad_mode_as_it_was(tmp_path):
                 assert torch.is_grad_enabled() is enabled
         graph(x).sum().backward()
         assert graph.a.weight.grad is None and graph.b.weight.grad is not None
+
+
+class Asking(Frozen):
+    def forward(self, x):
+        h = 2 * x
+        if self.training:
+            h.requires_grad = True  # for a checkpoint around what follows
+        return self.b(torch.relu(self.a(h)))
+
+
+def test_gradients_that_train_mode_asks_for_are_asked_for_there_alone(tmp_path):
+    model, x = Asking().double(), torch.randn(3, 4).double()
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=0))
+    fxgrow.save(grown, tmp_path / "a.fxg")
+    assert fxgrow.verify(model, grown.model, x).exact_in == ("eval", "train")
+    for graph in (fxgrow.capture(model, x), grown.model, fxgrow.load(tmp_path / "a.fxg")):
+        asked = []
+        graph.a.register_forward_pre_hook(lambda layer, given, asked=asked: asked.append(given[0].requires_grad))
+        graph.train()(x), graph.eval()(x)
+        assert asked == [True, False]

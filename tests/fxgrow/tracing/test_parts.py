@@ -187,3 +187,32 @@ def test_a_detector_learns_after_growth_and_after_a_file(tmp_path):
     for other in (result.model, fxgrow.load(tmp_path / "grown.fxgrow")):
         losses = other.train()([image], targets)
         assert {k: float(v) for k, v in losses.items()} == pytest.approx({k: float(v) for k, v in wanted.items()})
+
+
+class OfTwoForms(nn.Module):
+    """Gives more where the data say so: nothing in it grows together with what is around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4))
+
+    def forward(self, x):
+        y = self.body(x)
+        return (y, x) if (x > 0).any() else (y,)
+
+
+class FirstOf(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = OfTwoForms()
+
+    def forward(self, x):
+        return self.inner(x)[0]
+
+
+def test_where_a_leaf_keeps_all_from_growing_its_parts_grow():
+    model = FirstOf().double()
+    assert list(fxgrow.capture(model, X).meta["leaves"]) == ["inner"]
+    grown = fxgrow.transform(model, X, Widen(factor=2, seed=0))
+    assert grown.model.inner.body[0].out_features == 16
+    assert_same(model, grown.model)

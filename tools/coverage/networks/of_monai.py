@@ -7,7 +7,17 @@ from monai.networks import nets
 
 ONE = dict(spatial_dims=3, in_channels=1, out_channels=2)
 FLAT = dict(spatial_dims=2, in_channels=1, out_channels=2)
-VOLUME, PICTURE = image(32, 1, 3, 16), image(64, 1)
+PICTURE = image(64, 1)
+
+
+def volume(channels: int):
+    """Return inputs of one volume, a cube or one side of it longer."""
+    def inputs(batch: int, longer: int) -> tuple:
+        return torch.randn(batch, channels, 32 + 16 * longer, 32, 32),
+    return inputs
+
+
+VOLUME = volume(1)
 
 
 def time(inputs):
@@ -37,7 +47,7 @@ NETWORKS = {
                     window_size=4),
     "UNETR": of("UNETR", image(32, 1, 2, 0), 1, 2, (32, 32), feature_size=4, hidden_size=48, mlp_dim=48, num_heads=4,
                 spatial_dims=2),
-    "VNet": of("VNet", image(32, 1, 3)),
+    "VNet": of("VNet", VOLUME),
     "HighResNet": of("HighResNet", VOLUME, **ONE), "DenseNet": of("DenseNet", PICTURE, **FLAT, init_features=8,
                                                                   growth_rate=4, block_config=(2, 2)),
     "EfficientNetBN": of("EfficientNetBN", PICTURE, "efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=1,
@@ -53,7 +63,7 @@ NETWORKS = {
     "FlexibleUNet": of("FlexibleUNet", PICTURE, 1, 2, "efficientnet-b0", decoder_channels=(16, 16, 8, 8, 4), spatial_dims=2),
     "MedNeXt": of("MedNeXt", VOLUME, **ONE, init_filters=4), "QuickNAT": of("Quicknat", PICTURE, num_channels=1,
                                                                             num_filters=8),
-    "VoxelMorphUNet": of("VoxelMorphUNet", image(32, 2, 3, 16), 3, 2, 2, (4, 8, 8, 8), (8, 8, 8, 4, 4, 4)),
+    "VoxelMorphUNet": of("VoxelMorphUNet", volume(2), 3, 2, 2, (4, 8, 8, 8), (8, 8, 8, 4, 4, 4)),
     "LocalNet": of("LocalNet", VOLUME, 3, 1, 4, out_channels=2, extract_levels=(0, 2)),
     "RegUNet": of("RegUNet", VOLUME, 3, 1, 4, 2, out_channels=2),
     "Discriminator": of("Discriminator", image(32, 1, 2, 0), (1, 32, 32), (4, 8), (2, 2), num_res_units=1),
