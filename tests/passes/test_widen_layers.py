@@ -273,7 +273,8 @@ def test_heads_of_such_attention_grow_as_a_layer_of_ours(method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_layer_that_computes_its_weight_goes_by_its_name(norm, method):
-    model = nn.Sequential(norm(nn.Conv2d(3, 8, 1)), nn.Tanh(), norm(nn.Conv2d(8, 4, 1)), nn.Tanh(), nn.Conv2d(4, 2, 1)).double()
+    layers = norm(nn.Conv2d(3, 8, 1)), nn.Tanh(), norm(nn.Conv2d(8, 4, 1)), nn.Tanh(), nn.Conv2d(4, 2, 1)
+    model = nn.Sequential(*layers).double()
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     for name in ("0", "2"):
         grown = fxgrow.transform(model, x, Widen(name, factor=2, method=method, seed=0))
