@@ -131,7 +131,7 @@ def _captured_in_parts(model: nn.Module, inputs: tuple | dict) -> nn.Module:
     try:
         return capture(model, inputs)
     except CaptureError as stop:
-        return with_parts(model, inputs, lambda path, part: part, stop)[0]
+        return with_parts(model, inputs, lambda path, part: part, stop, {})[0]
 
 
 def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:

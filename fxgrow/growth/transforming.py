@@ -1,6 +1,7 @@
 """`transform`: capture a model, then apply one pass after another, keeping the record of what each did."""
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
 from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
 
 Inputs: TypeAlias = tuple | dict[str, Any]  # of a call, by place or by name
+_SHELLS: weakref.WeakKeyDictionary[nn.Module, GrowthRecord] = weakref.WeakKeyDictionary()  # they have no place for a record
 
 
 def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | PassBase) -> Grown:
@@ -73,8 +75,7 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], w
         raise nothing[-1]
     step = _joined({path: grown[path].step for path in paths})
     step.outside = _outside(model, step)
-    record = (record_in(model) or GrowthRecord()).then(step)
-    Captured(new).keep_growth(record, [])
+    record = _SHELLS[new] = (record_in(model) or _SHELLS.get(model) or GrowthRecord()).then(step)
     outcomes = [o for path in paths for o in grown[path].outcomes]
     outcomes += [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()]
     return Grown(new, record, outcomes, inputs, step)
