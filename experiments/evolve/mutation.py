@@ -20,7 +20,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 import fxgrow
 from fxgrow.axis import analyse, growable
-from fxgrow.cli import installed_passes, load_pass
+from fxgrow.cli import loaded_passes
 from fxgrow.common import did_you_mean
 from fxgrow.compare import TOLERANCE
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
@@ -291,7 +291,7 @@ def grow(model: GraphModule, inputs: Tensor, step: PassBase | Mapping[str, Any])
 @functools.cache
 def passes() -> dict[str, type[PassBase]]:
     """Return all passes that are installed, by name."""
-    return {name: load_pass(name) for name in installed_passes()}
+    return loaded_passes()
 
 
 def describe(drawn: PassBase) -> dict[str, Any]:

@@ -34,11 +34,10 @@ class TransformCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Add the options of each installed pass to the help."""
         super().format_options(ctx, formatter)
-        for name in pass_options.installed_passes():
-            cls = pass_options.load_pass(name)
+        for name, cls in pass_options.loaded_passes().items():
             records = [option.get_help_record(ctx) for option in pass_options.options_of(cls)]
             with formatter.section(f"Options behind --pass {name}"):
-                formatter.write_dl([record for record in records if record is not None])
+                formatter.write_dl([record for record in records if record is not None] or [("none", "")])
 
 
 @click.command(cls=TransformCommand, epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen "

@@ -145,7 +145,7 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
 @json_option
 def passes(as_json: bool) -> None:
     """List the passes and their options."""
-    described = [pass_options.describe(name) for name in pass_options.installed_passes()]
+    described = [pass_options.describe(name, cls) for name, cls in pass_options.loaded_passes().items()]
     if as_json:
         print_json({"passes": described})
         return

@@ -6,8 +6,9 @@ from fxgrow.errors import FxgrowError
 
 
 def plugins(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name."""
-    return {entry.name: entry for entry in sorted(entry_points(group=group))}
+    """Return the entry points of a group by name; fxgrow's own names stay its own."""
+    found = {entry.name: entry for entry in sorted(entry_points(group=group), key=lambda e: e.value.startswith("fxgrow."))}
+    return dict(sorted(found.items()))
 
 
 def load_plugin(entry: EntryPoint, what: str) -> Any:
