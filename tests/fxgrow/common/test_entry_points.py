@@ -69,7 +69,8 @@ def stranger(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("stranger_parts", None)
     tables = [getattr(importlib.import_module(f"fxgrow.{place}"), name) for place, name in (
-        ("axis.tape", "RULES"), ("cost.rules", "RULES"), ("zoo.registry", "BUILDERS"), ("experiments.data.registry", "_READERS"))]
+        ("axis.tape", "RULES"), ("cost.rules", "RULES"), ("zoo.registry", "BUILDERS"),
+        ("experiments.data.registry", "_READERS"))]
     before = [dict(table) for table in tables]
     load_installed.cache_clear()
     yield
