@@ -157,6 +157,17 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
     source = read(Request(kind, path, Path(root) if root is not None else None, download, size))
     if not isinstance(source, Source):
         raise DataError(f"{name}: its reader gave {brief(source)}; it gives a Source, such as Arrays(images, labels, names)")
+    return parted(source, name, validation, seed, augment, limit)
+
+
+def parted(source: Source, name: str, validation: float = 0.1, seed: int = 0, augment: bool | None = None,
+           limit: int | None = None) -> Data:
+    """Return the parts of a data set that was read, as `load_data` does.
+
+    Raises:
+        DataError: labels are out of range, or there is nothing to train on.
+    """
+    _check(validation, limit, None)
     labels, test_labels = source.labels, source.test[1] if source.test else None
     _check_labels(name, labels, test_labels, len(source.class_names))
     if test_labels is None:

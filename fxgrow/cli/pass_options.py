@@ -9,7 +9,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -184,6 +184,13 @@ def _as_field(option: str, hint, value: Any) -> Any:
         raise click.UsageError(f"--{option.replace('_', '-')} takes {len(parts)} values, each behind its own "
                                f"--{option.replace('_', '-')}; {len(value)} are given")
     return made(value)
+
+
+def as_fields(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that were kept as JSON as the fields of a class have them: a list may be a tuple."""
+    fields = _fields(cls)
+    return {name: _as_field(name, fields[name][0], tuple(v)) if isinstance(v, list) and name in fields else v
+            for name, v in options.items()}
 
 
 def _is_open(hint) -> bool:
