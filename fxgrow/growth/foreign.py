@@ -34,7 +34,8 @@ class _Given:
         self.functions = {n.target for n in self.gm.graph.nodes if n.op == "call_function"}
         self.takes = [str(n.target) for n in self.gm.graph.find_nodes(op="placeholder")]
         facts = Captured(self.gm)
-        self.inputs, self.leaves, self.record, self.outcomes = facts.inputs, facts.leaves, facts.record, facts.outcomes
+        self.inputs, self.leaves, self.before = facts.inputs, facts.leaves, facts.before
+        self.record, self.outcomes = facts.record, facts.outcomes
 
 
 def apply_foreign(step: Callable[[GraphModule], Any], gm: GraphModule) -> GraphModule:
@@ -78,7 +79,7 @@ def _graph_of(name: str, result: Any, given: _Given) -> GraphModule:
 def _complete_facts(gm: GraphModule, given: _Given) -> None:
     """Hand on what the pass did not; give new layers the network's mode, device and, in place of torch's default, type."""
     facts = Captured(gm)
-    facts.inputs = facts.inputs or given.inputs
+    facts.inputs, facts.before = facts.inputs or given.inputs, given.before
     facts.leaves = {path: why for path, why in {**given.leaves, **facts.leaves}.items() if _module_at(gm, path) is not None}
     for name, module in gm.named_modules(remove_duplicate=False):
         if module not in given.modules:

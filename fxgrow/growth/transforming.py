@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from fxgrow.common import brief, without_collector
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, tensors_of, unwrapped
-from fxgrow.growth.foreign import apply_foreign
+from fxgrow.growth.foreign import apply_foreign, name_of
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
 from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
 
@@ -62,6 +62,10 @@ def _listed(passes: Any) -> list[Pass]:
             raise GrowthError(f"{one.__name__} is a class: give a pass that is made of it, {one.__name__}(...)")
         if not callable(one):
             raise GrowthError(f"{brief(one)} is no pass: give passes as Widen(factor=2), in a list where there are several")
+        where = getattr(one, "where", None) if _is_ours(one) else None
+        names = [where] if isinstance(where, str) else where if isinstance(where, (list, tuple, set)) else [where or ""]
+        if not all(isinstance(name, str) for name in names):
+            raise SelectionError(f"where of {name_of(one)} is {brief(where)}; it takes names of layers, as 'layer1.*'")
     return found
 
 

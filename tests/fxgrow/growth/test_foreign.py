@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 import fxgrow
-from fxgrow.errors import ArchiveError, GrowthError
+from fxgrow.errors import ArchiveError, GrowthError, SelectionError
 from fxgrow.passes import Widen
 
 
@@ -171,3 +171,13 @@ def too_narrow(gm):
 def test_what_is_wrong_with_a_pass_is_said_in_its_name(case, passes, said):
     with pytest.raises(GrowthError, match=said):
         fxgrow.transform(*case, passes)
+
+
+@pytest.mark.parametrize("make, said", [
+    (lambda model: Widen(model[0], factor=2), "where of Widen is a Linear; it takes names"),
+    (lambda model: Widen([0], factor=2), r"where of Widen is \[0\]; it takes names"),
+    (lambda model: Widen("0", factor=2, method=model), "method a Sequential is not known")])
+def test_messages_print_no_networks(case, make, said):
+    model, x = case
+    with pytest.raises((GrowthError, SelectionError), match=said):
+        fxgrow.transform(model, x, make(model))
