@@ -74,11 +74,17 @@ def as_data(given: Any, *, validation: float = 0.1, seed: int = 0, augment: bool
         if y.ndim != 1 or len(x) != len(y) or x.ndim < 2 or y.is_floating_point() or not len(y):
             raise DataError(f"the data are examples {list(x.shape)} and labels {list(y.shape)} of {y.dtype}: give examples "
                             "[N, channels, ...] and N whole numbers that count classes from 0")
-        given = Arrays(x, y.long(), tuple(str(c) for c in range(int(y.max()) + 1)))
+        given = Arrays(channels_first(x), y.long(), tuple(str(c) for c in range(int(y.max()) + 1)))
     if not isinstance(given, Source):
         raise DataError(f"the data are {brief(given)}: give a pair of tensors (examples, labels), Arrays, or what load_data "
                         "gives")
     return parted(given, "the data given", validation, seed, augment, limit)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """Return pictures [N, height, width, channels] of bytes, as people keep them, as [N, channels, height, width]."""
+    kept = x.ndim == 4 and x.dtype is torch.uint8 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
+    return x.permute(0, 3, 1, 2).contiguous() if kept else x
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -500,6 +500,26 @@ def test_the_command_line_runs_as_a_module():
     assert done.returncode == 0 and done.stdout.startswith("python -m fxgrow, version")
 
 
+def test_what_to_do_about_a_growth_that_is_not_exact_fits_its_cause(typed):
+    state = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).state_dict()
+    state["2.bias"][0] = float("nan")
+    torch.save(state, "w.pt")
+    said = refused("transform nets_for_cli:mlp --weights w.pt --pass widen --factor 2 -o a.pt", typed)
+    assert "nets_for_cli:mlp itself has NaN in 2.bias" in said and "report" not in said
+    with open("typedpasses.py", "a") as file:
+        file.write("\nTyped.call = lambda self, gm: [p.data.add_(1) for p in gm.parameters()] and PassResult(gm, True)\n")
+    sys.modules.pop("typedpasses", None)
+    said = refused("transform nets_for_cli:mlp --pass typed -o b.pt", typed)
+    assert "Typed: no pass of fxgrow's own, so mend it" in said and "report" not in said
+
+
+@pytest.mark.parametrize("words", ["passes", "flops nets_for_cli:mlp", "axes nets_for_cli:mlp", "zoo"])
+def test_tables_are_as_wide_as_columns_says(here, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = run(words).stdout.partition("\nforward ")[0].splitlines()  # a line of text behind a table wraps by itself
+    assert max(map(len, shown)) <= 40 and "…" not in "".join(shown)
+
+
 def test_options_of_widen_become_its_arguments():
     words = shlex.split("--where a --where 'b.*' --factor 1.5 --init 0.25 --noise 0 --seed 3")
     cls, given, left = pass_options.parse_pass("widen", words)
