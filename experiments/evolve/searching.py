@@ -97,7 +97,7 @@ class Search:
         if missing:
             raise TrainError(f"the search in {out} was given its {' and '.join(missing)} in Python: go on there with the "
                              f"same, search(resumed(folder), folder, {', '.join(f'{n}=...' for n in missing)})")
-        told = {name: "given in Python" for name in ("model", "data") if name in given.names}
+        told: dict[str, Any] = {name: "given in Python" for name in ("model", "data") if name in given.names}
         self.config = config = replace(config, given=given.names, **told)
         self.given, self.engine, self.watch = given, engine, list(watch)
         self.mutations = mutations_of(config.mutations, config.weights) if mutations is None else [

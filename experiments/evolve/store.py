@@ -38,7 +38,9 @@ CREATE TABLE IF NOT EXISTS members (number INTEGER PRIMARY KEY, round INTEGER NO
     graph TEXT NOT NULL, parameters INTEGER NOT NULL, flops INTEGER NOT NULL, latency REAL);
 CREATE TABLE IF NOT EXISTS evaluations (member INTEGER NOT NULL REFERENCES members, round INTEGER NOT NULL,
     archive TEXT NOT NULL, accuracy REAL NOT NULL, loss REAL NOT NULL, correct TEXT NOT NULL, spent INTEGER NOT NULL,
-    steps INTEGER NOT NULL, seconds REAL NOT NULL, fitness REAL, PRIMARY KEY (member, round));
+    steps INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (member, round));
+CREATE TABLE IF NOT EXISTS fitness (member INTEGER NOT NULL, round INTEGER NOT NULL, value REAL NOT NULL,
+    PRIMARY KEY (member, round));
 CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, kept TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS discarded (round INTEGER NOT NULL, parent INTEGER NOT NULL, step TEXT NOT NULL,
     reason TEXT NOT NULL);
@@ -73,8 +75,6 @@ class Store:
             self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("PRAGMA synchronous=FULL")
             self.db.executescript(TABLES)
-            if "fitness" not in {row[1] for row in self.db.execute("PRAGMA table_info(evaluations)")}:  # of an older version
-                self.db.execute("ALTER TABLE evaluations ADD COLUMN fitness REAL")
         except (OSError, sqlite3.Error) as error:
             raise TrainError(f"{self.folder} cannot hold a search ({error}): choose another folder") from error
 
@@ -129,15 +129,16 @@ class Store:
     def add_evaluations(self, scored: Sequence[Scored]) -> None:
         """Write evaluations, all or none."""
         with self.transaction():
-            self.db.executemany("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [
-                (s.number, s.round, s.archive, s.accuracy, s.loss, s.correct, s.spent, s.steps, s.seconds, s.fitness)
-                for s in scored])
+            self.db.executemany("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [
+                (s.number, s.round, s.archive, s.accuracy, s.loss, s.correct, s.spent, s.steps, s.seconds) for s in scored])
+            self.db.executemany("INSERT INTO fitness VALUES (?, ?, ?)", [
+                (s.number, s.round, s.fitness) for s in scored if s.fitness is not None])
 
     def evaluations(self, members: Mapping[int, Member] | None = None) -> list[Scored]:
         """Return the evaluations in the order in which they ended."""
         member_of = self.members() if members is None else members
-        rows = self.db.execute("SELECT member, round, archive, accuracy, loss, correct, spent, steps, seconds, fitness "
-                               "FROM evaluations ORDER BY rowid")
+        rows = self.db.execute("SELECT evaluations.*, value FROM evaluations LEFT JOIN fitness USING (member, round) "
+                               "ORDER BY evaluations.rowid")
         return [Scored(member_of[n], *rest) for n, *rest in rows]
 
     def put(self, content: bytes, parent: str | None = None) -> str:

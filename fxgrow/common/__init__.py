@@ -20,6 +20,6 @@ from fxgrow.common.words import (
     times,
 )
 
-__all__ = ["Refusal", "atomic_write", "brief", "csv_text", "did_you_mean", "folded_table", "load_installed",
-           "load_plugin", "nearest", "nearest_file", "nearest_names", "one_line", "pixels", "plugins", "quantity", "render", "shortened",
+__all__ = ["Refusal", "atomic_write", "brief", "csv_text", "did_you_mean", "folded_table", "load_installed", "load_plugin",
+           "nearest", "nearest_file", "nearest_names", "one_line", "pixels", "plugins", "quantity", "render", "shortened",
            "times", "without_collector", "writing"]
