@@ -3,6 +3,7 @@
 What lives here: what a mutation is, and how one child is made of a parent and checked before anything is trained.
 """
 import contextlib
+import dataclasses
 import functools
 import importlib
 import inspect

@@ -292,27 +292,3 @@ def test_models_take_inputs_by_name(factory):
         load_model(f"{factory}:by_name", input_shape=["y=5,3"])
     with pytest.raises(ModelError, match="does not run on the input x=5,4:float32;mask=5,1:bool"):
         try_out("it", model, load_model(f"{factory}:by_name", input_shape=["x=5,4", "mask=5,1:bool"])[1])
-
-
-@pytest.mark.parametrize("wrap", [
-    lambda s: {f"module.{k}": v for k, v in s.items()}, lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
-    lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()}, lambda s: {f"net._orig_mod.{k}": v for k, v in s.items()},
-    lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()} | {"loss.weight": torch.ones(3)}, "epoch": 3},
-    lambda s: {"model_state_dict": s, "loss": 0.5}])
-def test_weights_as_training_left_them(factory, tmp_path, wrap):
-    one = load_model(f"{factory}:bare", input_shape="1,4")[0]
-    with torch.no_grad():
-        for p in one.parameters():
-            p.add_(1)
-    torch.save(wrap(one.state_dict()), tmp_path / "w.pt")
-    assert same(load_model(f"{factory}:bare", input_shape="1,4", weights=str(tmp_path / "w.pt"))[0], one)
-
-
-def test_weights_that_are_there_twice_or_under_an_odd_key_are_told(factory, tmp_path):
-    state = load_model(f"{factory}:bare", input_shape="1,4")[0].state_dict()
-    twice = {f"{p}.{k}": v for p in ("net", "ema") for k, v in state.items()}
-    for content, said in (({"net": state, "ema": state}, "holds one under 'net' and one under 'ema'"),
-                          (twice, "several times, under net., ema."), ({"x.weights": state["weight"]}, "does not fit")):
-        torch.save(content, tmp_path / "w.pt")
-        with pytest.raises(ModelError, match=said):
-            load_model(f"{factory}:bare", input_shape="1,4", weights=str(tmp_path / "w.pt"))
