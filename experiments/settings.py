@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fxgrow.common import did_you_mean
+from fxgrow.common import brief, did_you_mean
 from fxgrow.errors import FxgrowError
 
 WORDS = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
@@ -68,7 +68,7 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     kind = next(k for k in kinds if k is not type(None))
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
-            raise TrainError(f"{name} is {value!r}; it must be one of {', '.join(typing.get_args(kind))}")
+            raise TrainError(f"{name} is {brief(value)}; it must be one of {', '.join(typing.get_args(kind))}")
         return value
     if typing.get_origin(kind) is not None:  # a sequence: one value is a list of one
         values = [value] if isinstance(value, (str, int, float)) else value or ()
@@ -80,4 +80,4 @@ def checked(name: str, value: Any, hint: Any) -> Any:
             number = float(value)
             if math.isfinite(number) and (kind is float or number == int(number)):
                 return kind(number)
-    raise TrainError(f"{name} is {value!r}; it must be {WORDS[kind]}")
+    raise TrainError(f"{name} is {brief(value)}; it must be {WORDS[kind]}")

@@ -10,6 +10,7 @@ from fxgrow.exports import lazy_exports
 TYPE_CHECKING = False  # for type checkers as that of `typing`, which takes longer to import than all of this
 if TYPE_CHECKING:
     from fxgrow.archive import load, save
+    from fxgrow.axis import axis_rule
     from fxgrow.compare import Verification, verify
     from fxgrow.contents import AxesReport, axes
     from fxgrow.cost import Cost, FlopCount, Flops, count_flops, flop_rule
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "archive": "load save",
+    "axis": "axis_rule",
     "compare": "Verification verify",
     "contents": "AxesReport axes",
     "cost": "Cost FlopCount Flops count_flops flop_rule",

@@ -11,7 +11,7 @@ from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.aten import ConvNd, tree_leaves
-from fxgrow.common import Refusal, times
+from fxgrow.common import Refusal, brief, times
 from fxgrow.errors import GrowthError
 from fxgrow.graph import CONVOLUTIONS, TRANSPOSED, Call, call_of, other_users, place_of
 from fxgrow.growth import Edit, insist_done
@@ -41,9 +41,9 @@ class Kernel(PassBase):
         try:
             self.sizes: Sizes = tuple(int(n) for word in words for n in str(word).split(","))
         except ValueError:
-            raise GrowthError(f"size {self.size!r} is not a number, nor numbers with commas between them") from None
+            raise GrowthError(f"size {brief(self.size)} is not a number, nor numbers with commas between them") from None
         if not self.sizes or min(self.sizes) < 1:
-            raise GrowthError(f"size {self.size!r} is no kernel size; it must be at least 1 on every axis")
+            raise GrowthError(f"size {brief(self.size)} is no kernel size; it must be at least 1 on every axis")
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Enlarge each convolution that `where` names."""

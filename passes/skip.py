@@ -8,7 +8,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxgrow.common import Refusal, times
+from fxgrow.common import Refusal, brief, times
 from fxgrow.errors import SelectionError
 from fxgrow.graph import LAYERS
 from fxgrow.growth import Edit, Part, apply, channel_axis, kept, named, part_of, read_parameter
@@ -41,8 +41,8 @@ class Skip(PassBase):
         edit = Edit(graph_module, {"pass": "skip", "where": where, "to": self.to, "weight": self.weight})
         ends = [] if self.to is None else named(edit).get(self.to, [])
         if self.to is not None and len(ends) != 1:
-            raise SelectionError(f"to={self.to!r} names {len(ends) or 'no'} calls; it must name one layer, block or call in "
-                                 "full")
+            raise SelectionError(f"to={brief(self.to)} names {len(ends) or 'no'} calls; it must name one layer, block or "
+                                 "call in full")
 
         def put(start: Part) -> Outcome:
             return self._connect(edit, start, part_of(edit, *ends[0]) if ends else start)

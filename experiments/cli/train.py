@@ -14,6 +14,8 @@ from fxgrow.experiments import train as training  # whose names load torch when 
 from fxgrow.experiments.settings import TrainError, read_toml
 from fxgrow.experiments.train import Run, TrainConfig
 
+RESUMED = {"device", "workers", "lr", "clip"}  # what may be another one from a checkpoint on
+
 
 def _with_settings(command: click.Command) -> click.Command:
     """Give a command an option for each setting of a run; `-o` is that of the other commands."""
@@ -32,7 +34,8 @@ def _with_settings(command: click.Command) -> click.Command:
                "--grow 'epoch=2: widen factor=2 method=r2r' -o runs/x\n  fxgrow train --resume runs/x\n  "
                "fxgrow train run.toml --lr 0.01 -o runs/y")
 @click.argument("model", required=False)
-@click.option("--resume", metavar="DIR", help="Go on with the run in DIR from its last checkpoint, with its own settings.")
+@click.option("--resume", metavar="DIR", help="Go on with the run in DIR from its last checkpoint, with its own "
+              "settings; --device, --workers, --lr and --clip may change.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, try the growths out, and train nothing.")
 @json_option
 def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, **options) -> None:
@@ -49,10 +52,12 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
     """
     chosen = {name: value for name, value in options.items() if value not in (None, ())}
     if resume is not None:
-        if model is not None or chosen.keys() - {"device", "workers"}:
-            raise click.UsageError("--resume goes on with the settings of the run; besides --device and --workers it takes "
-                                   "no others")
+        if model is not None or chosen.keys() - RESUMED:
+            raise click.UsageError("--resume goes on with the settings of the run; besides "
+                                   f"{', '.join(f'--{name}' for name in sorted(RESUMED))} it takes no others")
         trainer, run = _resumed(resume, chosen, as_json)
+        if trainer.step >= trainer.total and chosen.keys() - {"device", "workers"}:
+            raise click.UsageError(f"the run has ended at step {trainer.step}: nothing is left to train with another rate")
     else:
         run = _run(model, chosen)
         trainer = _new(run, as_json)

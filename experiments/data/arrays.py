@@ -1,11 +1,13 @@
 """Data sets that fit into memory: tensors of examples and labels, normalised by what the train part says."""
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fxgrow.experiments.data.registry import Examples, Parts, Source
+from fxgrow.common import brief
+from fxgrow.experiments.data.registry import Data, DataError, Examples, Parts, Source, parted
 
 
 class Tensors(Examples):
@@ -52,6 +54,37 @@ class Arrays(Source):
         x, y = self.test or (self.x, self.labels)
         return (Tensors(self.x, self.labels, train, mean, std, change),
                 Tensors(self.x, self.labels, validation, mean, std), Tensors(x, y, test, mean, std))
+
+
+def as_data(given: Any, *, validation: float = 0.1, seed: int = 0, augment: bool | None = None,
+            limit: int | None = None) -> Data:
+    """Return data of one's own as `load_data` gives those with a name.
+
+    Args:
+        given: a pair of tensors, examples [N, channels, ...] and whole numbers [N] that count classes from 0; a `Source`
+            such as `Arrays`, which may have a test part and names of classes; or `Data`, which stay as they are.
+
+    Raises:
+        DataError: it is something else, or the tensors do not go together.
+    """
+    if isinstance(given, Data):
+        return given
+    if isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(t, Tensor) for t in given):
+        x, y = given
+        if y.ndim != 1 or len(x) != len(y) or x.ndim < 2 or y.is_floating_point() or not len(y):
+            raise DataError(f"the data are examples {list(x.shape)} and labels {list(y.shape)} of {y.dtype}: give examples "
+                            "[N, channels, ...] and N whole numbers that count classes from 0")
+        given = Arrays(channels_first(x), y.long(), tuple(str(c) for c in range(int(y.max()) + 1)))
+    if not isinstance(given, Source):
+        raise DataError(f"the data are {brief(given)}: give a pair of tensors (examples, labels), Arrays, or what load_data "
+                        "gives")
+    return parted(given, "the data given", validation, seed, augment, limit)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """Return pictures [N, height, width, channels] of bytes, as people keep them, as [N, channels, height, width]."""
+    kept = x.ndim == 4 and x.dtype is torch.uint8 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
+    return x.permute(0, 3, 1, 2).contiguous() if kept else x
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:

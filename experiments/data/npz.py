@@ -7,15 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxgrow.experiments.data.arrays import Arrays
+from fxgrow.experiments.data.arrays import Arrays, channels_first
 from fxgrow.experiments.data.registry import DataError, Request, register
 
-FORM = "it holds `images`, N x height x width or N x channels x ... numbers, and `labels`, N whole numbers from 0"
+FORM = ("it holds `images`, N x height x width or N x channels x ... numbers, or N x height x width x 3 bytes, and "
+        "`labels`, N whole numbers from 0")
 
 
 @register("npz", path=True)
 def npz(request: Request) -> Arrays:
-    """Read `images` [N, height, width] or [N, channels, ...] and `labels` [N].
+    """Read `images` [N, height, width], [N, channels, ...] or, bytes, [N, height, width, 1, 3 or 4] and `labels` [N].
 
     `test_images`, `test_labels` and `class_names` (strings) are read if it has them. Nothing in the file is run: it is
     read without pickles.
@@ -67,4 +68,4 @@ def _pair(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[Tenso
         raise DataError(f"{path}: {names[0]} holds numbers that are not finite: clean them first")
     if x.dtype not in (np.uint8, np.float32):
         x = x.astype(np.float32)
-    return torch.from_numpy(x if x.ndim > 3 else x[:, None]), torch.from_numpy(y.astype(np.int64))
+    return channels_first(torch.from_numpy(x if x.ndim > 3 else x[:, None])), torch.from_numpy(y.astype(np.int64))

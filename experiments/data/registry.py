@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fxgrow.common import nearest
+from fxgrow.common import brief, load_plugin, nearest, plugins
 from fxgrow.errors import FxgrowError
 from fxgrow.experiments.settings import optional
 
+GROUP = "fxgrow.data"
 TEST = 0.2  # share of the test part where a data set has none
 
 
@@ -96,7 +97,10 @@ _READERS: dict[str, tuple[Callable[[Request], Source], bool]] = {}  # and whethe
 
 
 def register(name: str, *, path: bool = False):
-    """Register a function that takes a `Request` and returns a `Source`; with `path`, the data set is called `name:PATH`."""
+    """Register a function that takes a `Request` and returns a `Source`; with `path`, the data set is called `name:PATH`.
+
+    A package of your own names it in an entry point of the group `fxgrow.data`, and is imported when it is asked for.
+    """
     def keep(read: Callable[[Request], Source]) -> Callable[[Request], Source]:
         _READERS[name] = read, path
         return read
@@ -104,8 +108,22 @@ def register(name: str, *, path: bool = False):
 
 
 def list_data() -> list[str]:
-    """Return the names that `load_data` takes."""
-    return sorted(f"{name}:PATH" if with_path else name for name, (_, with_path) in _READERS.items())
+    """Return the names that `load_data` takes, those of installed packages among them."""
+    here = {name: f"{name}:PATH" if with_path else name for name, (_, with_path) in _READERS.items()}
+    return sorted({**{name: name for name in plugins(GROUP)}, **here}.values())
+
+
+def _reader(name: str) -> tuple[Callable[[Request], Source], bool]:
+    """Return what reads a data set, and whether its name goes on with a path; it may be that of an installed package."""
+    installed = plugins(GROUP)
+    if name not in _READERS and name in installed:
+        read = load_plugin(installed[name], f"the data set {name}")
+        if name not in _READERS:
+            register(name)(read)
+    if name not in _READERS:
+        known = [*_READERS, *installed]
+        raise DataError(f"there is no data set {name!r}{nearest(name, known)}; there are {', '.join(list_data())}")
+    return _READERS[name]
 
 
 def load_data(name: str, *, root: str | Path | None = None, download: bool = False, validation: float = 0.1, seed: int = 0,
@@ -133,12 +151,23 @@ def load_data(name: str, *, root: str | Path | None = None, download: bool = Fal
     kind, _, path = name.partition(":")
     if kind not in _READERS and name.endswith(".npz"):
         kind, path = "npz", name
-    if kind not in _READERS:
-        raise DataError(f"there is no data set {name!r}{nearest(kind, list(_READERS))}; there are {', '.join(list_data())}")
-    read, with_path = _READERS[kind]
+    read, with_path = _reader(kind)
     if path and not with_path:
         raise DataError(f"{name}: {kind} takes no path; say where its files are with root")
     source = read(Request(kind, path, Path(root) if root is not None else None, download, size))
+    if not isinstance(source, Source):
+        raise DataError(f"{name}: its reader gave {brief(source)}; it gives a Source, such as Arrays(images, labels, names)")
+    return parted(source, name, validation, seed, augment, limit)
+
+
+def parted(source: Source, name: str, validation: float = 0.1, seed: int = 0, augment: bool | None = None,
+           limit: int | None = None) -> Data:
+    """Return the parts of a data set that was read, as `load_data` does.
+
+    Raises:
+        DataError: labels are out of range, or there is nothing to train on.
+    """
+    _check(validation, limit, None)
     labels, test_labels = source.labels, source.test[1] if source.test else None
     _check_labels(name, labels, test_labels, len(source.class_names))
     if test_labels is None:

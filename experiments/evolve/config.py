@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fxgrow.experiments.evolve.mutation import mutations_of
+from fxgrow.common import brief
+from fxgrow.experiments.evolve.mutation import Limits, mutations_of
 from fxgrow.experiments.evolve.selection import SELECTIONS
 from fxgrow.experiments.settings import Settings, TrainError, checked
 from fxgrow.experiments.train import TrainConfig
@@ -13,6 +14,9 @@ from fxgrow.experiments.train import TrainConfig
 CPU_PRESET = {"first_steps": 300, "steps": 300, "rounds": 4, "keep": 2, "children": 4, "final_steps": 150}
 LEAST = {"first_steps": 1, "rounds": 1, "keep": 1, "children": 1, "steps": 1, "final_steps": 0, "sample": 1, "candidates": 1,
          "limit": 1, "parameters": 1}
+NAMES = {"model": "a word, zoo:NAME or package.module:factory say; a network itself goes into search(..., model=network)",
+         "data": "a word, the name under which they are registered; tensors go into search(..., data=(x, y))",
+         "selection": f"one of {', '.join(SELECTIONS)}; a function goes into search(..., selection=function)"}
 
 
 @dataclass
@@ -44,6 +48,7 @@ class SearchConfig(Settings):
             Gaussian process has learned from the evaluations so far (expected improvement); none: all that are made.
         duplicates: how far back networks of the same structure are recognised: round, run, or keep (not at all).
         train: settings of the trainer, as for `fxgrow train`.
+        given: which of model, data, fitness and selection are objects, given to `search` (it fills this in).
     """
     command = "evolve"
     model: str = "zoo:residual3"
@@ -71,13 +76,17 @@ class SearchConfig(Settings):
     duplicates: Literal["round", "run", "keep"] = "run"
     mutations: Sequence[Mapping[str, Any]] = ()
     train: Mapping[str, Any] = field(default_factory=dict)
+    given: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for name, form in NAMES.items():
+            if not isinstance(getattr(self, name), str):
+                raise TrainError(f"{name} is {brief(getattr(self, name))}; it must be {form}")
         for name, hint in typing.get_type_hints(type(self)).items():
             if name not in ("mutations", "train"):
                 setattr(self, name, checked(name, getattr(self, name), hint))
         if self.selection not in SELECTIONS:
-            raise TrainError(f"selection is {self.selection!r}; it must be one of {', '.join(SELECTIONS)}")
+            raise TrainError(f"selection is {brief(self.selection)}; it must be one of {', '.join(SELECTIONS)}")
         self._check_numbers()
         self._check_tables()
         if self.mode == "steady" and self.weights == "share":
@@ -100,11 +109,17 @@ class SearchConfig(Settings):
 
     def _check_tables(self) -> None:
         if not isinstance(self.train, Mapping):
-            raise TrainError(f"train is {self.train!r}; it must be a table of the trainer's settings, [train]")
+            raise TrainError(f"train is {brief(self.train)}; it must be a table of the trainer's settings, [train]")
         if isinstance(self.mutations, (str, Mapping)) or not all(isinstance(table, Mapping) for table in self.mutations):
-            raise TrainError(f"mutations is {self.mutations!r}; it must be tables, each under [[mutations]]")
+            raise TrainError(f"mutations is {brief(self.mutations)}; it must be tables, each under [[mutations]]; passes "
+                             "and Mutations go into search(..., mutations=[...])")
         if {"steps", "epochs", "grow"} & set(self.train):
             raise TrainError("[train] takes no steps, epochs or grow here: steps and first_steps say how long")
+
+    @property
+    def limits(self) -> Limits:
+        """Return the bounds on a child."""
+        return Limits(self.growth, self.parameters, self.flops, self.latency, self.weights == "share")
 
     @property
     def last_round(self) -> int:

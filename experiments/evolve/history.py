@@ -8,7 +8,7 @@ from typing import Any
 
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.member import Member, Scored
-from fxgrow.experiments.evolve.selection import best, survivors
+from fxgrow.experiments.evolve.selection import SELECTIONS, best, survivors
 from fxgrow.experiments.evolve.store import opened
 
 
@@ -71,11 +71,11 @@ class SearchHistory:
     def _steady(self) -> list[Stage]:
         """Go through the trainings as searching.py does: who survives each follows from the seed."""
         config, size = self.config, self.config.keep + self.config.children
-        spent, stages = 0, []
+        select, spent, stages = SELECTIONS[config.selection], 0, []
         population: list[Scored] = []
         for count, s in enumerate(self.scored, 1):
             spent += s.spent
-            population = survivors(population, s, config.selection, size, config.seed, count)
+            population = survivors(population, s, select, size, config.seed, count)
             if s.archive and s.round == s.number:
                 stages.append(Stage(str(s.number), population, spent))
         return stages

@@ -39,6 +39,7 @@ class Scored:
         accuracy, loss: on the validation part.
         correct: which of its samples it got right, as a string of 0 and 1.
         spent, steps, seconds: FLOPs, steps and time of this training.
+        fitness: what the search's own fitness gave, where it has one.
     """
     member: Member
     round: int
@@ -49,6 +50,12 @@ class Scored:
     spent: int
     steps: int
     seconds: float
+    fitness: float | None = None
+
+    @property
+    def score(self) -> float:
+        """Return by what the networks are compared, the higher the better: the fitness, without one the accuracy."""
+        return self.accuracy if self.fitness is None else self.fitness
 
     @property
     def number(self) -> int:

@@ -2,11 +2,15 @@
 
 What lives here: what a mutation is, and how one child is made of a parent and checked before anything is trained.
 """
+import contextlib
 import dataclasses
 import functools
+import importlib
+import inspect
 import itertools
 import json
 import math
+import operator
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,8 +24,8 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 import fxgrow
 from fxgrow.axis import analyse, growable
-from fxgrow.cli import installed_passes, load_pass
-from fxgrow.common import did_you_mean
+from fxgrow.cli import as_fields, loaded_passes
+from fxgrow.common import brief, did_you_mean
 from fxgrow.compare import TOLERANCE
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
 from fxgrow.experiments.evolve.structure import graph_hash
@@ -90,13 +94,15 @@ USUAL = {"widen": "classes", "deepen": "blocks", "kernel": "convolutions", "bran
 class Mutation:
     """A pass to draw, how often, where, and with which options; an option that is a list is drawn from.
 
+    name: of a pass that is installed, or the class of one of your own, at the top level of a module that can be imported.
+    places: what `where` is drawn from, where the pass has that: one of `PLACES`; None: what is usual for the pass.
     The seed of a pass is to decide numbers, not structure: a step that has led to nothing, or to a structure that is known,
     is not drawn again with another seed. `make`: instead of a pass, a function of (network, inputs, generator) that gives
     one, or None where it has nothing to do.
     """
-    name: str
+    name: str | type
     weight: float = 1.0
-    places: str = "modules"
+    places: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     make: Callable[[GraphModule, Tensor, random.Random], PassBase | None] | None = None
 
@@ -106,14 +112,25 @@ class Mutation:
             return self.make(parent.model, parent.inputs, rng)
         chosen = {name: rng.choice(_choices(value)) if isinstance(value, (list, tuple)) else value
                   for name, value in sorted(self.options.items())}
-        cls = passes()[self.name]
-        if "seed" in {f.name for f in dataclasses.fields(cls)}:  # type: ignore[arg-type]
+        cls = pass_called(self.name)
+        taken = inspect.signature(cls).parameters
+        if "seed" in taken:
             chosen["seed"] = rng.randrange(2 ** 31)
-        places = parent.places(self.places)
+        if "where" not in taken:
+            drawn = self._made(cls, chosen)
+            kind, place = _kind_and_place(describe(drawn))
+            return drawn if parent.untried(kind, [place], known) else None
+        places = parent.places(self.places or USUAL.get(_name_of(cls), "modules"))
         if places:
-            kind, _ = _kind_and_place(describe(cls(where=places[0], **chosen)))
+            kind, _ = _kind_and_place(describe(self._made(cls, {"where": places[0], **chosen})))
             places = parent.untried(kind, places, known)
-        return cls(where=rng.choice(places), **chosen) if places else None
+        return self._made(cls, {"where": rng.choice(places), **chosen}) if places else None
+
+    def _made(self, cls: type, options: Mapping[str, Any]) -> PassBase:
+        try:
+            return cls(**options)
+        except (TypeError, ValueError, FxgrowError) as error:
+            raise TrainError(f"mutation {cls.__name__}: {error}") from error
 
 
 def _choices(value: Any) -> list[Any]:
@@ -144,22 +161,22 @@ def mutations_of(tables: Sequence[Mapping[str, Any]], weights: str = "inherit") 
 def _mutation_of(table: Mapping[str, Any]) -> Mutation:
     options = dict(table)
     name = options.pop("pass", None)
-    if name not in passes():
-        raise TrainError(f"a mutation needs a pass, and there is none called {name!r}"
-                         f"{did_you_mean(str(name), list(passes()))}; there are {', '.join(passes())}")
+    if not isinstance(name, str):
+        raise TrainError(f"a mutation needs a pass, and there is none called {brief(name)}; there are {', '.join(passes())}")
+    pass_called(name)
     weight, places = options.pop("weight", 1.0), options.pop("places", USUAL.get(name, "modules"))
     if not isinstance(places, str) or places not in PLACES:
-        raise TrainError(f"mutation {name}: places is {places!r}; it must be one of {', '.join(PLACES)}")
+        raise TrainError(f"mutation {name}: places is {brief(places)}; it must be one of {', '.join(PLACES)}")
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-        raise TrainError(f"mutation {name}: weight is {weight!r}; it must be a number above 0")
+        raise TrainError(f"mutation {name}: weight is {brief(weight)}; it must be a number above 0")
     _check_options(name, options)
     return Mutation(name, float(weight), places, options)
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
     """Try every choice of options out; raise TrainError where the pass does not take one."""
-    cls = passes()[name]
-    fields = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    cls = pass_called(name)
+    fields = list(inspect.signature(cls).parameters)
     for option, value in options.items():
         if option in ("where", "seed"):
             raise TrainError(f"mutation {name}: {option} is drawn anew for each child; leave it out")
@@ -169,7 +186,7 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
             raise TrainError(f"mutation {name}: {option} is an empty list; give at least one value to draw")
     try:
         for chosen in itertools.product(*map(_choices, options.values())):
-            cls(where="x", **dict(zip(options, chosen)))
+            cls(**{"where": "x"} if "where" in fields else {}, **dict(zip(options, chosen)))
     except (TypeError, ValueError, FxgrowError) as error:
         raise TrainError(f"mutation {name}: {error}") from error
 
@@ -291,30 +308,58 @@ def grow(model: GraphModule, inputs: Tensor, step: PassBase | Mapping[str, Any])
 @functools.cache
 def passes() -> dict[str, type[PassBase]]:
     """Return all passes that are installed, by name."""
-    return {name: load_pass(name) for name in installed_passes()}
+    return loaded_passes()
+
+
+def pass_called(name: str | type) -> type[PassBase]:
+    """Return the class of a pass: an installed one by its name, one's own as `package.module:Class` or as it is."""
+    if isinstance(name, type):
+        return name
+    if name in passes():
+        return passes()[name]
+    module, _, path = name.partition(":")
+    with contextlib.suppress(ImportError, AttributeError):
+        found = operator.attrgetter(path)(importlib.import_module(module)) if path else None
+        if isinstance(found, type):
+            return found
+    raise TrainError(f"a mutation needs a pass, and there is none called {name!r}{did_you_mean(name, list(passes()))}; "
+                     f"there are {', '.join(passes())}, and your own as package.module:Class")
+
+
+def _name_of(cls: type) -> str:
+    """Return the name by which `pass_called` finds a class again, here and in other processes."""
+    name = next((n for n, one in passes().items() if one is cls), f"{cls.__module__}:{cls.__qualname__}")
+    with contextlib.suppress(TrainError):
+        if pass_called(name) is cls:
+            return name
+    raise TrainError(f"{cls.__name__} cannot be found again as {name}, so a search could not go on after an interruption: "
+                     "define it at the top level of a module, or register it under fxgrow.passes")
 
 
 def describe(drawn: PassBase) -> dict[str, Any]:
     """Return a pass as data, of which `build` makes it again; raise TrainError where that cannot be."""
-    name = next((n for n, cls in passes().items() if type(drawn) is cls), None)
-    if name is None:
-        raise TrainError(f"{type(drawn).__name__} is no pass that is registered under fxgrow.passes, so a search could not "
-                         "go on after an interruption: register it")
-    options = {f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn) if f.init}  # type: ignore[arg-type]
+    if not isinstance(drawn, PassBase):
+        raise TrainError(f"{type(drawn).__name__} is no pass: a mutation gives one, or None where there is nothing to do")
+    name, missing = _name_of(type(drawn)), object()
+    options = {option: getattr(drawn, option, missing) for option in inspect.signature(type(drawn)).parameters}
     step = {"pass": name} | {option: value for option, value in options.items() if value is not None}
-    try:
-        for option in step:
-            json.dumps(step[option])
-    except (TypeError, ValueError) as error:
-        raise TrainError(f"{name}: {option} is {step[option]!r}, which cannot be kept for going on after an interruption: "
-                         "give numbers and words") from error
+    for option, value in step.items():
+        try:
+            if value is missing:
+                raise TypeError
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            what = "is no attribute of it" if value is missing else f"is {brief(value)}"
+            raise TrainError(f"{name}: {option} {what}, which cannot be kept for going on after an interruption: give "
+                             "numbers and words") from error
     return step
 
 
 def build(step: Mapping[str, Any]) -> PassBase:
     """Return the pass that `describe` took apart."""
     options = dict(step)
-    return passes()[options.pop("pass")](**options)
+    cls = pass_called(options.pop("pass"))
+    return cls(**as_fields(cls, options))
 
 
 @torch.no_grad()
@@ -328,7 +373,9 @@ def outputs(model: GraphModule, inputs: Tensor) -> Tensor:
 
 
 def gap(before: Tensor, after: Tensor) -> float:
-    """Return the largest difference relative to the largest output; infinite where something is not finite."""
+    """Return the largest difference relative to the largest output; infinite where there are more, or any is not finite."""
+    if before.shape != after.shape:
+        return math.inf
     error = float((before - after).abs().max()) / max(float(before.abs().max()), 1e-30)
     return math.inf if math.isnan(error) else error
 

@@ -90,11 +90,11 @@ class Predictor:
 
     def learn(self, scored: Sequence[Scored]) -> bool:
         """Learn from all evaluations so far; False: there are too few of children."""
-        pairs = [(self.row(child, parent), child.accuracy - parent.accuracy) for child, parent in trained_children(scored)]
+        pairs = [(self.row(child, parent), child.score - parent.score) for child, parent in trained_children(scored)]
         rows, gains = [row for row, _ in pairs if row is not None], [gain for row, gain in pairs if row is not None]
         if len(rows) < ENOUGH:
             return False
-        self.best = max(s.accuracy for s in scored)
+        self.best = max(s.score for s in scored)
         self.model = _regressor(self.kind, self.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a length scale at its bound
@@ -111,7 +111,7 @@ class Predictor:
         graph, c, p = self.graphs[child.archive], child.member, parent.member
         if graph is None:
             return None
-        return features(graph, c.step or {"pass": ""}, (c.parameters, c.flops), (p.parameters, p.flops), parent.accuracy)
+        return features(graph, c.step or {"pass": ""}, (c.parameters, c.flops), (p.parameters, p.flops), parent.score)
 
     def forecast(self, rows: Sequence[Features]) -> tuple[np.ndarray, np.ndarray]:
         """Return expected accuracies, and their standard deviations."""
@@ -129,7 +129,7 @@ class Predictor:
             return list(children)
         pairs = [(child, parents[child.parent]) for child in children]
         rows = [features(graph_features(c.grown.model), c.step, (c.parameters, c.flops),  # type: ignore[arg-type]
-                         (p.member.parameters, p.member.flops), p.accuracy) for c, p in pairs]
+                         (p.member.parameters, p.member.flops), p.score) for c, p in pairs]
         mean, sd = self.forecast(rows)
         worth = expected_improvement(mean, sd, self.best)  # zero where an improvement is all but out of the question
         chosen = sorted(range(len(rows)), key=lambda i: (-worth[i], -mean[i], i))[:count]
@@ -169,7 +169,7 @@ def held_out(scored: Sequence[Scored], kind: str, load: Callable[[str], GraphMod
         readable = [(row, c, p) for row, c, p in rows if row is not None]
         if readable and predictor.learn([s for s in scored if s.round < round]):
             means, _ = predictor.forecast([row for row, _, _ in readable])
-            forecasts += [{"round": round, "forecast": float(mean), "accuracy": c.accuracy, "parent": p.accuracy,
+            forecasts += [{"round": round, "forecast": float(mean), "accuracy": c.score, "parent": p.score,
                            "flops": c.member.flops} for mean, (_, c, p) in zip(means, readable)]
     return forecasts
 

@@ -90,7 +90,8 @@ def _facts(h: SearchHistory, damaged: Mapping[str, str]) -> dict[str, str]:
     """Return what stands at the top of the page."""
     config, base = h.config, h.members.get(0)
     counts = f"{len(h.members):,}, {len(h.scored):,} trainings, {len(h.discarded):,} mutations discarded"
-    facts = {"search": f"{config.selection}, weights {config.weights}, {config.mode}", "base network": config.model,
+    selection = "a selection of your own" if "selection" in config.given else config.selection
+    facts = {"search": f"{selection}, weights {config.weights}, {config.mode}", "base network": config.model,
              "data": config.data, "networks": counts, "FLOPs spent in training": quantity(sum(s.spent for s in h.scored)),
              "time of training": _duration(sum(s.seconds for s in h.scored))}
     first = h.of(0)
@@ -100,6 +101,8 @@ def _facts(h: SearchHistory, damaged: Mapping[str, str]) -> dict[str, str]:
                   "its accuracy": f"{h.best.accuracy:.4f}; base {first[0].accuracy:.4f} after its first training",
                   "its parameters": f"{m.parameters:,}; base {base.parameters:,}",
                   "its FLOPs forward": f"{quantity(m.flops)}; base {quantity(base.flops)}"}
+        if h.best.fitness is not None:
+            facts["its fitness"] = f"{h.best.fitness:.6g}; base {first[0].fitness:.6g}"
         top = max(last_states(h.scored), key=lambda s: s.accuracy)
         if top.accuracy > h.best.accuracy:
             facts["highest accuracy of all"] = f"{top.accuracy:.4f}, #{top.number}"

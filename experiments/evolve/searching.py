@@ -6,30 +6,30 @@ the store is taken from there. What lives here: the order of things, each of whi
 import random
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import fxgrow
 from fxgrow.errors import ArchiveError
-from fxgrow.experiments.data import Data
+from fxgrow.experiments.data import Data, as_data
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.engines import Engine, Serial
 from fxgrow.experiments.evolve.joint import family, train_jointly
 from fxgrow.experiments.evolve.member import Member, Scored, ancestry
-from fxgrow.experiments.evolve.mutation import Child, Limits, Mutation, Parent, costs, grow, latency, mutate, mutations_of
+from fxgrow.experiments.evolve.mutation import Child, Mutation, Parent, costs, grow, latency, mutate, mutations_of
 from fxgrow.experiments.evolve.predictor import Predictor
-from fxgrow.experiments.evolve.selection import SELECTIONS, best, survivors, tournament
+from fxgrow.experiments.evolve.selection import SELECTIONS, Selection, best, survivors, tournament
 from fxgrow.experiments.evolve.store import Store, opened, to_bytes
 from fxgrow.experiments.evolve.structure import graph_hash
-from fxgrow.experiments.evolve.worker import Task, TaskResult, data_of, evaluate
+from fxgrow.experiments.evolve.worker import Fitness, Task, TaskResult, data_of, evaluate, fitness_of
 from fxgrow.experiments.seeds import mixed
 from fxgrow.experiments.settings import TrainError
-from fxgrow.experiments.train import Run, load_run_model
+from fxgrow.experiments.train import Run, capture_classifier, load_run_model
 
 PROBE = 2  # samples that a child is compared with its parent on
 
@@ -52,28 +52,57 @@ class SearchResult:
 Watch = Callable[["Search", Scored | None], None]
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a search is given as objects, in place of what its settings name; each is to be given again where it goes on."""
+    model: nn.Module | None = None
+    data: Data | None = None
+    fitness: Fitness | None = None
+    selection: Selection | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Return which there are."""
+        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
+
+
 def search(config: SearchConfig, out: str | Path, *, engine: Engine | None = None, watch: Sequence[Watch] = (),
-           mutations: Sequence[Mutation] | None = None) -> SearchResult:
+           mutations: Sequence[Mutation | type] | None = None, model: nn.Module | None = None, data: Any = None,
+           fitness: Fitness | None = None, selection: Selection | None = None) -> SearchResult:
     """Evolve a population, or go on with the search in the folder `out`.
 
     Args:
         engine: where networks are trained; None: here, one after another.
         watch: called after each evaluation (and at the beginning, with None).
-        mutations: instead of those that the settings name, such as functions of one's own.
+        mutations: instead of those that the settings name: Mutations, or classes of passes, of one's own as well.
+        model: the base network, instead of a name in the settings.
+        data: a pair of tensors (examples, labels), `Arrays`, or what `load_data` gives.
+        fitness: of a trained network and the data (`data.validation` is its part): a number, the higher the better, by which
+            networks are compared instead of the validation accuracy. For other processes it must be a function of a module.
+        selection: of evaluations, how many to keep and a generator, those to keep; as `selection` in the settings names one.
 
     Raises:
         TrainError: the folder holds a search with other settings, or the model and data do not go together.
     """
-    return Search(config, out, engine or Serial(), watch, mutations).run()
+    own = None if data is None else as_data(data, seed=config.seed, limit=config.limit)
+    return Search(config, out, engine or Serial(), watch, mutations, Given(model, own, fitness, selection)).run()
 
 
 class Search:
     """A search that runs. `scored` are all evaluations so far."""
 
     def __init__(self, config: SearchConfig, out: str | Path, engine: Engine, watch: Sequence[Watch] = (),
-                 mutations: Sequence[Mutation] | None = None):
-        self.config, self.engine, self.watch = config, engine, list(watch)
-        self.mutations = list(mutations) if mutations is not None else mutations_of(config.mutations, config.weights)
+                 mutations: Sequence[Mutation | type] | None = None, given: Given = Given()):
+        missing = [name for name in config.given if name not in given.names]
+        if missing:
+            raise TrainError(f"the search in {out} was given its {' and '.join(missing)} in Python: go on there with the "
+                             f"same, search(resumed(folder), folder, {', '.join(f'{n}=...' for n in missing)})")
+        told: dict[str, Any] = {name: "given in Python" for name in ("model", "data") if name in given.names}
+        self.config = config = replace(config, given=given.names, **told)
+        self.given, self.engine, self.watch = given, engine, list(watch)
+        self.mutations = mutations_of(config.mutations, config.weights) if mutations is None else [
+            m if isinstance(m, Mutation) else Mutation(m) for m in mutations]
+        self.select = given.selection or SELECTIONS[config.selection]
         self.store = Store(out)
         stored, mine = self.store.settings(), config.to_json()
         if stored is None:
@@ -85,7 +114,7 @@ class Search:
                              "with --resume, or choose another folder")
         self.members = self.store.members()
         self.scored = self.store.evaluations(self.members)
-        self.limits = Limits(config.growth, config.parameters, config.flops, config.latency, config.weights == "share")
+        self.limits = config.limits
         self.untrained = b""  # the base network
         self.parents: dict[str, Parent] = {}
         learns = config.predictor != "none"
@@ -94,7 +123,7 @@ class Search:
     @cached_property
     def data(self) -> Data:
         """Return the data set."""
-        return data_of(self.config.data, self.config.root, self.config.limit, self.config.seed)
+        return self.given.data or data_of(self.config.data, self.config.root, self.config.limit, self.config.seed)
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -127,7 +156,7 @@ class Search:
 
     def _base(self) -> list[Scored]:
         """Train the base network alone."""
-        model = base_network(self.config, self.data, self.inputs)
+        model = base_network(self.config, self.data, self.inputs, self.given.model)
         self.untrained = to_bytes(model)
         if 0 not in self.members:
             timed = latency(model, self.inputs) if self.config.latency is not None else None
@@ -165,7 +194,7 @@ class Search:
 
     def _select_and_mutate(self, population: list[Scored], round: int) -> None:
         rng = random.Random(f"{self.config.seed} round {round}")
-        kept = SELECTIONS[self.config.selection](population, self.config.keep, rng)
+        kept = self.select(population, self.config.keep, rng)
 
         def parents() -> Sequence[Scored]:
             return [tournament(kept, self.config.sample, rng)] if self.config.selection == "aging" else kept
@@ -226,7 +255,7 @@ class Search:
         network = self.untrained if origin is None else self.store.get(origin.archive)
         step = None if origin is not None and origin.number == number else self.members[number].step
         seed = mixed(self.config.seed, round, number) % 2 ** 31
-        return Task(number, round, network, step, steps, seed, self.config.to_json())
+        return Task(number, round, network, step, steps, seed, self.config.to_json(), self.given.data, self.given.fitness)
 
     def _keep(self, result: TaskResult) -> None:
         """Write the network first, then the row that counts."""
@@ -234,7 +263,7 @@ class Search:
             raise TrainError(f"the base network cannot be trained: {result.error}")
         archive = "" if result.error else self._put(result.network, result.number, result.round)
         self._count([Scored(self.members[result.number], result.round, archive, result.accuracy, result.loss,
-                            result.correct, result.spent, result.steps, result.seconds)])
+                            result.correct, result.spent, result.steps, result.seconds, result.fitness)])
 
     def _put(self, network: bytes, number: int, round: int) -> str:
         origin = self._origin(number, round)
@@ -271,7 +300,8 @@ class Search:
                 accuracy, loss, correct = evaluate(model, self.data.validation)  # leaves it in eval mode, as it is kept
                 archive = self._put(to_bytes(model), number, round)
                 scored.append(Scored(self.members[number], round, archive, accuracy, loss, correct, spent.get(number, 0),
-                                     taken.get(number, 0), seconds / len(alive)))
+                                     taken.get(number, 0), seconds / len(alive),
+                                     fitness_of(model, self.data, self.given.fitness)))
             self._count(scored)
         return [s for n in alive if (s := self._at(n, round)) is not None]
 
@@ -288,7 +318,7 @@ class Search:
         steps = max(1, config.steps // size)
         population: list[Scored] = []
         for count, s in enumerate(self.scored, 1):
-            population = survivors(population, s, config.selection, size, config.seed, count)
+            population = survivors(population, s, self.select, size, config.seed, count)
         running = {self.engine.submit(self._task(n, n, steps)) for n in self.members if self._at(n, n) is None}
         while True:
             while len(running) < self.engine.workers:
@@ -302,7 +332,7 @@ class Search:
             running.remove(token)
             self._keep(result)
             count = len(self.scored)
-            population = survivors(population, self.scored[-1], config.selection, size, config.seed, count)
+            population = survivors(population, self.scored[-1], self.select, size, config.seed, count)
 
     def _bear(self, population: list[Scored], number: int) -> bool:
         """Make child `number` of the population; False: nothing was found."""
@@ -310,7 +340,7 @@ class Search:
         if self.config.selection == "aging":
             parents = [tournament(population, self.config.sample, rng)]
         else:
-            parents = SELECTIONS[self.config.selection](population, self.config.keep, rng)
+            parents = self.select(population, self.config.keep, rng)
         children, discarded = self._children(1, lambda: parents, rng, number)
         self._add(children, number, [], discarded)
         return bool(children)
@@ -329,8 +359,10 @@ class Search:
         return self._train(kept, last, self.config.final_steps)[0]
 
 
-def base_network(config: SearchConfig, data: Data, inputs: Tensor) -> GraphModule:
-    """Return the captured network that all others descend from."""
+def base_network(config: SearchConfig, data: Data, inputs: Tensor, given: nn.Module | None = None) -> GraphModule:
+    """Return the captured network that all others descend from: the one given, or the one that the settings name."""
+    if given is not None:
+        return capture_classifier(given, inputs, data).eval()
     model = load_run_model(Run(model=config.model, data=config.data, seed=config.seed), data)
     return fxgrow.capture(model, inputs)
 

@@ -9,8 +9,8 @@ Selection = Callable[[Sequence[Scored], int, random.Random], list[Scored]]
 
 
 def best(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
-    """Keep those with the highest validation accuracy (of equals, the smaller loss, then the older)."""
-    return sorted(scored, key=lambda s: (-s.accuracy, s.loss, s.number))[:keep]
+    """Keep those with the highest score, validation accuracy usually (of equals, the smaller loss, then the older)."""
+    return sorted(scored, key=lambda s: (-s.score, s.loss, s.number))[:keep]
 
 
 def random_choice(scored: Sequence[Scored], keep: int, rng: random.Random) -> list[Scored]:
@@ -51,7 +51,7 @@ def _points(scored: Sequence[Scored]):
 
     class Point:
         def __init__(self, s: Scored):
-            self.scored, self.fitness = s, Fitness((1 - s.accuracy, s.member.flops, s.member.parameters))
+            self.scored, self.fitness = s, Fitness((1 - s.score, s.member.flops, s.member.parameters))
 
     return tools, [Point(s) for s in sorted(scored, key=lambda s: s.number)]
 
@@ -85,10 +85,11 @@ SELECTIONS: dict[str, Selection] = {"best": best, "aging": aging, "nsga2": nsga2
                                     "random": random_choice}
 
 
-def survivors(population: Sequence[Scored], new: Scored, selection: str, size: int, seed: int, count: int) -> list[Scored]:
+def survivors(population: Sequence[Scored], new: Scored, select: Selection, size: int, seed: int, count: int
+              ) -> list[Scored]:
     """Return the population of a search in mode steady after evaluation number `count`, which is `new`."""
     if not new.archive or new.round != new.number:  # it failed, or is the best one trained on
         return list(population)
     together = [*population, new]
     rng = random.Random(f"{seed} survivors {count}")
-    return together if len(together) <= size else SELECTIONS[selection](together, size, rng)
+    return together if len(together) <= size else select(together, size, rng)

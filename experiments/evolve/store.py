@@ -39,6 +39,8 @@ CREATE TABLE IF NOT EXISTS members (number INTEGER PRIMARY KEY, round INTEGER NO
 CREATE TABLE IF NOT EXISTS evaluations (member INTEGER NOT NULL REFERENCES members, round INTEGER NOT NULL,
     archive TEXT NOT NULL, accuracy REAL NOT NULL, loss REAL NOT NULL, correct TEXT NOT NULL, spent INTEGER NOT NULL,
     steps INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (member, round));
+CREATE TABLE IF NOT EXISTS fitness (member INTEGER NOT NULL, round INTEGER NOT NULL, value REAL NOT NULL,
+    PRIMARY KEY (member, round));
 CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, kept TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS discarded (round INTEGER NOT NULL, parent INTEGER NOT NULL, step TEXT NOT NULL,
     reason TEXT NOT NULL);
@@ -129,11 +131,15 @@ class Store:
         with self.transaction():
             self.db.executemany("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [
                 (s.number, s.round, s.archive, s.accuracy, s.loss, s.correct, s.spent, s.steps, s.seconds) for s in scored])
+            self.db.executemany("INSERT INTO fitness VALUES (?, ?, ?)", [
+                (s.number, s.round, s.fitness) for s in scored if s.fitness is not None])
 
     def evaluations(self, members: Mapping[int, Member] | None = None) -> list[Scored]:
         """Return the evaluations in the order in which they ended."""
         member_of = self.members() if members is None else members
-        return [Scored(member_of[n], *rest) for n, *rest in self.db.execute("SELECT * FROM evaluations ORDER BY rowid")]
+        rows = self.db.execute("SELECT evaluations.*, value FROM evaluations LEFT JOIN fitness USING (member, round) "
+                               "ORDER BY evaluations.rowid")
+        return [Scored(member_of[n], *rest) for n, *rest in rows]
 
     def put(self, content: bytes, parent: str | None = None) -> str:
         """Keep a network (`to_bytes`) and return its hash; parent: that of what it grew from or is a later state of."""

@@ -3,7 +3,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fxgrow.common import brief
 from fxgrow.experiments.data import Data, load_data, loader
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.mutation import grow
 from fxgrow.experiments.evolve.store import from_bytes, to_bytes
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import Interrupted, Trainer
+from fxgrow.graph import running_copy
+
+Fitness = Callable[[nn.Module, Data], float]  # of a trained network in eval mode, the higher the better
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network to be trained for `steps`: `network` as `to_bytes` gives it or, with a `step`, its parent so."""
+    """A network to be trained for `steps`: `network` as `to_bytes` gives it or, with a `step`, its parent so.
+
+    data, fitness: those of a search that was given objects.
+    """
     number: int
     round: int
     network: Any
@@ -29,6 +36,8 @@ class Task:
     steps: int
     seed: int
     config: Mapping[str, Any]
+    data: Data | None = None
+    fitness: Fitness | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class TaskResult:
     steps: int
     seconds: float
     error: str = ""
+    fitness: float | None = None
 
     @classmethod
     def failure(cls, task: Task, error: str, spent: int = 0, steps: int = 0, seconds: float = 0.0) -> "TaskResult":
@@ -55,20 +65,36 @@ def run(task: Task) -> TaskResult:
     """Mutate the network if there is a step, train and evaluate it; the same task gives the same result, seconds aside."""
     began = time.monotonic()
     config = SearchConfig.of(task.config)
-    data = data_of(config.data, config.root, config.limit, config.seed)
+    data = task.data or data_of(config.data, config.root, config.limit, config.seed)
     model = from_bytes(task.network)
     if task.step is not None:
         model = grow(model, data.first(2), task.step).model  # type: ignore[assignment]
     trainer = Trainer(model, data, config.trainer(task.steps, task.seed))
     try:
         trainer.fit()
+        trained = trainer.model.cpu()
+        fitness = fitness_of(trained, data, task.fitness)
     except Interrupted:  # nothing is wrong with the network: it is to be trained another time
         raise KeyboardInterrupt from None
     except TrainError as error:  # a loss that is not finite, say: the search goes on without this network
         return TaskResult.failure(task, str(error), trainer.flops, trainer.step, time.monotonic() - began)
-    trained = trainer.model.cpu()
     return TaskResult(task.number, task.round, to_bytes(trained), *evaluate(trained, data.validation), trainer.flops,
-                      task.steps, time.monotonic() - began)
+                      task.steps, time.monotonic() - began, fitness=fitness)
+
+
+def fitness_of(model: nn.Module, data: Data, fitness: Fitness | None) -> float | None:
+    """Return what a search's own fitness gives for a trained network; raise TrainError where it is no number."""
+    if fitness is None:
+        return None
+    with torch.no_grad():
+        value = fitness(running_copy(model).eval(), data)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise TrainError(f"fitness gave {brief(value)}; it must give a finite number, the higher the better")
+    return number
 
 
 @functools.lru_cache(maxsize=2)

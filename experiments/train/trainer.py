@@ -187,8 +187,7 @@ class Trainer(TrainingState):
                                    y.to(self.device, non_blocking=True), label_smoothing=self.config.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise Diverged(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f}): lower lr, "
-                           f"clip the gradient or warm up{self._advice()}")
+            raise self._diverged(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f})")
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.config.clip is not None:
@@ -246,8 +245,7 @@ class Trainer(TrainingState):
     def _record_row(self, event: str = "") -> None:
         loss, accuracy = self.evaluate(self.data.validation) if len(self.data.validation) else (None, None)
         if loss is not None and not math.isfinite(loss):
-            raise Diverged(f"the validation loss is {loss} at step {self.step}: lower lr, clip the gradient or warm up"
-                           f"{self._advice()}")
+            raise self._diverged(f"the validation loss is {loss} at step {self.step}")
         self.seconds = time.monotonic() - self._began
         row = {"step": self.step, "epoch": self.step / self.per_epoch, "samples": self.step * self.batch,
                "flops": self.flops, "eval_flops": self.eval_flops,
@@ -307,6 +305,9 @@ class Trainer(TrainingState):
         """Write all that it takes to go on from here, if there is a folder."""
         if self.out is None:
             return
+        lost = next((name for name, p in self.model.named_parameters() if not p.isfinite().all()), None)
+        if lost is not None:  # the last checkpoint stays, from which one can go on
+            raise self._diverged(f"{lost} holds NaN or infinity at step {self.step}")
         self.seconds = time.monotonic() - self._began
         tensors, state = gather(self)
         self.effects.lift()  # a file holds the network as it is without them
@@ -362,6 +363,14 @@ class Trainer(TrainingState):
         if self.out is None or self.checkpoint_step is None:
             return "; there is no checkpoint to go on from"
         return f"; go on from step {self.checkpoint_step} with fxgrow train --resume {self.out}"
+
+    def _diverged(self, what: str) -> Diverged:
+        """Return the error, with a way on that changes what led there."""
+        advice, lower = self._advice(), f" --lr {self.config.lr / 10:g}, or --clip 1"
+        if self.out is not None and self.checkpoint_step == self.step:
+            advice, lower = "; the last checkpoint leads there at once, so start anew in another folder", ""
+        known = self.out is not None and self.checkpoint_step is not None
+        return Diverged(f"{what}: lower lr, clip the gradient or warm up{advice}{lower if known else ''}")
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:

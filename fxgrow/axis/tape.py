@@ -11,6 +11,7 @@ from fxgrow.axis.algebra import cut, refine, reshaped_together, unify, view
 from fxgrow.axis.aliases import Aliases
 from fxgrow.axis.expressions import Atom, Fixed, Prod, Sum, atoms, freeze, is_fixed, product, resolve
 from fxgrow.axis.values import UNEVEN, Map, Op, Value
+from fxgrow.common import load_installed
 
 Rule = Callable[[Any, Any, tuple, dict, Any], None]  # (tape, name, args, kwargs, out)
 RULES: dict[str, Rule] = {}
@@ -18,11 +19,21 @@ FORMS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueE
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of the named ATen ops (`"add"` for every overload of `aten.add`)."""
+    """Register a function as the axis rule of ops: `rule(tape, name, args, kwargs, out)`, `fxgrow.axis_rule` outside.
+
+    names: `"add"` for every overload of `aten.add`, `"namespace::name"` for other libraries' ops.
+    """
     def register(fn: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, fn))
         return fn
     return register
+
+
+def _rule_of(name: str) -> Rule | None:
+    """Return the rule of an ATen op; those of installed packages are looked at once an op has none."""
+    if name not in RULES:
+        load_installed("fxgrow.rules")
+    return RULES.get(name)
 
 
 class _Call(NamedTuple):
@@ -230,7 +241,7 @@ class Tape(Watching):
         name, called = call.name, called or call.name
         reads, start = name not in SHAPE_ONLY, len(self.ops)
         known = [self.of(t) if reads else self.values[id(t)] for t in call.tensors if id(t) in self.values]
-        fn = RULES.get("alias" if name == "detach" else name)
+        fn = _rule_of("alias" if name == "detach" else name)
         if fn is None or targets > 1:
             self._opaque(f"no rule for {called if ':' in called else 'aten.' + called}", call)
         else:

@@ -3,9 +3,9 @@
 What lives here: the commands of the core. What does not: those of passes, zoo and experiments, which entry points name.
 """
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options, source_options
-from fxgrow.cli.output import console, echo_written, notes, print_json, print_table, size, status
-from fxgrow.cli.pass_options import installed_passes, load_pass, options_of, parse_pass
+from fxgrow.cli.output import console, echo_written, notes, print_json, print_table, show, size, status
+from fxgrow.cli.pass_options import as_fields, loaded_passes, options_of, parse_pass
 
-__all__ = ["EXAMPLE", "check_writable", "console", "echo_written", "installed_passes", "json_option", "load", "load_pass",
-           "model_options", "notes", "options_of", "parse_pass", "print_json", "print_table", "size", "source_options",
-           "status"]
+__all__ = ["EXAMPLE", "as_fields", "check_writable", "console", "echo_written", "json_option", "load", "loaded_passes",
+           "model_options", "notes", "options_of", "parse_pass", "print_json", "print_table", "show", "size",
+           "source_options", "status"]

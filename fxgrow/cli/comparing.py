@@ -7,7 +7,7 @@ import click
 
 import fxgrow
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options, picture_options
-from fxgrow.cli.output import console, echo_written, notes, print_json, print_table, status
+from fxgrow.cli.output import echo_written, notes, print_json, print_table, show, status
 from fxgrow.errors import FxgrowError
 
 
@@ -98,6 +98,6 @@ def diff(before: str, after: str | None, output: str | None, every: bool, depth:
     if as_json:
         print_json({"before": before, "after": after, "file": output, **difference.to_json()})
         return
-    console().print(difference.table(every))
+    show(difference.table(every))
     if output is not None:
         echo_written(output)

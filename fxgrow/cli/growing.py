@@ -6,7 +6,7 @@ import click
 import fxgrow
 from fxgrow.cli import pass_options
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options
-from fxgrow.cli.output import console, echo_written, notes, print_json, print_table, size, status
+from fxgrow.cli.output import echo_written, notes, print_json, print_table, show, size, status
 from fxgrow.errors import FxgrowError
 
 
@@ -34,11 +34,10 @@ class TransformCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Add the options of each installed pass to the help."""
         super().format_options(ctx, formatter)
-        for name in pass_options.installed_passes():
-            cls = pass_options.load_pass(name)
+        for name, cls in pass_options.loaded_passes().items():
             records = [option.get_help_record(ctx) for option in pass_options.options_of(cls)]
             with formatter.section(f"Options behind --pass {name}"):
-                formatter.write_dl([record for record in records if record is not None])
+                formatter.write_dl([record for record in records if record is not None] or [("none", "")])
 
 
 @click.command(cls=TransformCommand, epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen "
@@ -63,6 +62,10 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     passes = ctx.meta["fxgrow.transform"]
     check_writable(output)
     module, inputs = load(model, **options)
+    lost = next((name for name, p in module.named_parameters() if p.isnan().any()), None)
+    if lost is not None:
+        raise FxgrowError(f"{model} itself has NaN in {lost}, so that nothing was grown: give it weights of before it "
+                          "diverged, with --weights FILE")
     with status(f"Running {model}"):
         try_out(model, module, inputs)
     with status(f"Capturing {model}"):
@@ -76,7 +79,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") == "random" or getattr(p, "noise", 0)]
     if not checked.ok and not inexact:
         raise FxgrowError(f"the grown {model} does not compute the same ({checked}{notes(checked)}), so nothing was "
-                          "written: please report it, and try another --method or fewer layers with --where")
+                          f"written: {_way_out(passes)}")
     with status(f"Writing {output}"):
         fxgrow.save(grown, output, example_inputs=inputs)
     before, after = size(module), size(grown.model)
@@ -86,7 +89,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
                     "lineage": grown.record.lineage})
         return
     if explain:
-        console().print(grown.table())
+        show(grown.table())
     else:
         print_table("What was done", ("classes", "such as", "method", "why"), _summarise(grown.outcomes))
     click.echo(f"parameters  {before:,} -> {after:,} ({after / max(before, 1):.2f}x)")
@@ -96,6 +99,14 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     if extended:
         click.echo(f"NOT function preserving: {'; '.join(extended)}, and the others are drawn")
     echo_written(output)
+
+
+def _way_out(passes) -> str:
+    """Tell what to do about a growth that is not exact, by its cause as far as it is known."""
+    others = [type(p).__name__ for p in passes if type(p).__module__.partition(".")[0] != "fxgrow"]
+    if others:
+        return f"{' and '.join(others)}: no pass of fxgrow's own, so mend it, or leave it out"
+    return "please report it, and try another --method or fewer layers with --where"
 
 
 @click.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --factor 2 -o big.pt\n  "

@@ -1,4 +1,4 @@
-"""The command line: `fxgrow COMMAND ...`, one function a command.
+"""The command line: `fxgrow COMMAND ...` or `python -m fxgrow COMMAND ...`, one function a command.
 
 An error becomes one line and an exit code: 0 done, 1 it could not be done, 2 usage. Torch is imported inside the commands:
 help comes at once. Other packages add commands through the entry-point group `fxgrow.commands`.
@@ -6,10 +6,11 @@ help comes at once. Other packages add commands through the entry-point group `f
 import importlib
 import sys
 import warnings
+from importlib.metadata import EntryPoint
 
 import click
 
-from fxgrow.common import load_plugin, plugins
+from fxgrow.common import brief, load_plugin, plugins
 from fxgrow.errors import FxgrowError
 
 GROUP = "fxgrow.commands"
@@ -32,7 +33,7 @@ class Main(click.Group):
             entry = plugins(GROUP).get(name)
             if entry is None:
                 return None
-            command = load_plugin(entry, f"command {name}")
+            command = _plugin_command(entry, name)
         if not any(p.name == "traceback" for p in command.params):
             command.params.append(click.Option(["--traceback"], is_flag=True, expose_value=False, is_eager=True,
                                                callback=_remember_traceback, help="Show where an error comes from."))
@@ -60,6 +61,23 @@ class Main(click.Group):
                 raise
             click.echo(f"error: {explain_error(error)}", err=True)
             ctx.exit(1)
+
+
+def _plugin_command(entry: EntryPoint, name: str) -> click.Command:
+    """Import a command of another package; one that cannot be had is replaced by one that says so: the others work."""
+    try:
+        command = load_plugin(entry, f"command {name}")
+        if not isinstance(command, click.Command):
+            raise FxgrowError(f"command {name} ({entry.value}) is {brief(command)}, no command of click")
+        return command
+    except FxgrowError as why:
+        error = why
+
+    def complain(**_) -> None:
+        raise error
+
+    return click.Command(name, callback=complain, short_help="(broken: run it to see why)", add_help_option=False,
+                         context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 
 
 def _remember_traceback(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -2,6 +2,7 @@
 import contextlib
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from fxgrow.page import finite
 
 
 def console(stderr: bool = False):
-    """Return a `rich` console: as wide as the terminal, 160 letters where there is none."""
+    """Return a `rich` console: as wide as the terminal or as COLUMNS says, 160 letters where there is neither."""
     from rich.console import Console
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
+    told = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(file=stream, width=None if told else 160, highlight=False)
 
 
 @contextlib.contextmanager
@@ -38,7 +40,21 @@ def echo_written(path: str | Path) -> None:
 
 def print_table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
     """Print rows below their columns; long cells are folded, not cut."""
-    console().print(folded_table(title, columns, [tuple(map(str, row)) for row in rows], title_justify="left"))
+    show(folded_table(title, columns, [tuple(map(str, row)) for row in rows], title_justify="left"))
+
+
+def show(table) -> None:
+    """Print a rich table; where a column would have less than 8 letters, a line for each cell, behind its column's name."""
+    out = console()
+    if out.width >= 8 * len(table.columns):
+        out.print(table)
+        return
+    out.print(table.title)
+    for row in zip(*(column.cells for column in table.columns)):
+        out.print()
+        for column, cell in zip(table.columns, row):
+            if str(cell).strip():
+                out.print(f"{column.header}: " if column.header else "", cell, sep="", markup=False)
 
 
 def size(module) -> int:

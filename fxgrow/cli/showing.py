@@ -4,7 +4,7 @@ import click
 import fxgrow
 from fxgrow.cli import pass_options
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options, picture_options
-from fxgrow.cli.output import console, echo_written, print_json, print_table, size, status
+from fxgrow.cli.output import echo_written, print_json, print_table, show, size, status
 from fxgrow.common import atomic_write, times
 
 
@@ -24,7 +24,7 @@ def axes(model: str, as_json: bool, **options) -> None:
     if as_json:
         print_json({"model": model, "classes": report.to_json()})
     else:
-        console().print(report.table())
+        show(report.table())
 
 
 @click.command(epilog=EXAMPLE + "fxgrow draw torchvision:resnet18 -o arch.svg")
@@ -136,7 +136,7 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
             file.write(to_csv(count, depth, sort).encode())
         echo_written(csv_file)
     else:
-        console().print(count.table(depth, sort))
+        show(count.table(depth, sort))
         for line in lines(count):
             click.echo(line)
 
@@ -145,7 +145,7 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
 @json_option
 def passes(as_json: bool) -> None:
     """List the passes and their options."""
-    described = [pass_options.describe(name) for name in pass_options.installed_passes()]
+    described = [pass_options.describe(name, cls) for name, cls in pass_options.loaded_passes().items()]
     if as_json:
         print_json({"passes": described})
         return

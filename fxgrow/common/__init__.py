@@ -3,13 +3,23 @@
 What lives here: helpers without torch that any room may use. What does not: anything that knows of graphs or tensors.
 """
 from fxgrow.common.collector import without_collector
-from fxgrow.common.entry_points import load_plugin, plugins
+from fxgrow.common.entry_points import load_installed, load_plugin, plugins
 from fxgrow.common.files import atomic_write
 from fxgrow.common.refusal import Refusal
 from fxgrow.common.tables import csv_text, folded_table, render
 from fxgrow.common.tensorboard import pixels, writing
-from fxgrow.common.words import did_you_mean, nearest, nearest_file, nearest_names, one_line, quantity, shortened, times
+from fxgrow.common.words import (
+    brief,
+    did_you_mean,
+    nearest,
+    nearest_file,
+    nearest_names,
+    one_line,
+    quantity,
+    shortened,
+    times,
+)
 
-__all__ = ["Refusal", "atomic_write", "csv_text", "did_you_mean", "folded_table", "load_plugin", "nearest",
-           "nearest_file", "nearest_names", "one_line", "pixels", "plugins", "quantity", "render", "shortened",
+__all__ = ["Refusal", "atomic_write", "brief", "csv_text", "did_you_mean", "folded_table", "load_installed", "load_plugin",
+           "nearest", "nearest_file", "nearest_names", "one_line", "pixels", "plugins", "quantity", "render", "shortened",
            "times", "without_collector", "writing"]

@@ -16,6 +16,18 @@ def one_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
+def brief(value: object, most: int = 60) -> str:
+    """Write a value in a message: numbers, words and lists of them, cut where they are long; anything else by its kind."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    parts = [*value.values()] if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else [value]
+    if not all(isinstance(part, (str, int, float, complex, type(None))) for part in parts):
+        kind = type(value).__name__
+        return f"{'an' if kind[:1] in 'AEIOUaeiou' else 'a'} {kind}"
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def quantity(value: float, unit: str = "") -> str:
     """Write a number with three digits and a decimal prefix: `1.82 G`."""
     for prefix in ("", "k", "M", "G", "T", "P"):

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from fxgrow.aten import Watching, compute, effects, noted_counts, tensors_in, tree_leaves
+from fxgrow.common import load_installed
 from fxgrow.cost.costs import Cost
 from fxgrow.cost.rules import GROUPS, NOTHING, RULES, Flops
 
@@ -67,6 +68,8 @@ class Meter(Watching):
         """Return an op's rule, if it counts; whether it is a view; and its name if it is not counted."""
         name, view, written = effects(func)
         name = name.rstrip("_") if written else name
+        if name not in RULES:
+            load_installed("fxgrow.rules")
         group, rule = RULES.get(name, ("", None))
         return (rule, view, "") if group in self.wanted else (None, view, name)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxgrow.aten import tree_map
+from fxgrow.common import brief
 from fxgrow.errors import CaptureError
 from fxgrow.graph.captured import is_captured
 
@@ -30,8 +31,8 @@ def as_call(example_inputs) -> tuple[tuple, dict[str, Any]]:
         return tree_map(_plain, ((), dict(example_inputs)))
     if isinstance(example_inputs, (tuple, list)) and example_inputs:
         return tree_map(_plain, (tuple(example_inputs), {}))
-    raise CaptureError(f"example_inputs is {example_inputs!r:.40}: pass a tensor, a tuple of arguments or a dict of them by "
-                       "name, as you would call the model")
+    raise CaptureError(f"example_inputs is {brief(example_inputs, 40)}: pass a tensor, a tuple of arguments or a dict "
+                       "of them by name, as you would call the model")
 
 
 def _plain(value: Any) -> Any:

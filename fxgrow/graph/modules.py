@@ -15,7 +15,7 @@ from fxgrow.graph.captured import Captured, is_captured
 from fxgrow.layers import CapturedModule
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
-          torch.device, torch.Size, type(None), torch.jit.ScriptFunction}  # what copies share
+          torch.device, torch.Size, type(None), torch.jit.ScriptFunction, torch.library.CustomOpDef}  # what copies share
 CONTAINERS = {dict, collections.OrderedDict, list, tuple, set}
 OWN = frozenset(vars(nn.Module()))  # what every module has, and shares with no other
 TRANSIENT = "not_of_the_model"  # marks a hook, or a parameter held still, of which no copy and no file is to know

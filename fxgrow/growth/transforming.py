@@ -2,16 +2,16 @@
 import contextlib
 import dataclasses
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from torch import nn
 from torch.fx import GraphModule
-from torch.fx.passes.infra.pass_base import PassBase
 
-from fxgrow.common import without_collector
+from fxgrow.common import brief, without_collector
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, tensors_of, unwrapped
+from fxgrow.growth.foreign import apply_foreign, name_of
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
 from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
 
@@ -19,21 +19,26 @@ Inputs: TypeAlias = tuple | dict[str, Any]  # of a call, by place or by name
 _SHELLS: weakref.WeakKeyDictionary[nn.Module, GrowthRecord] = weakref.WeakKeyDictionary()  # they have no place for a record
 
 
-def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | PassBase) -> Grown:
+Pass: TypeAlias = Callable[[GraphModule], Any]
+
+
+def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass) -> Grown:
     """Grow a copy of `model` by the passes, in order; `model` itself is never changed.
 
     Args:
         model: any module that `capture` takes, a GraphModule of ours included; of a model whose outer shell cannot be
             captured (a detector), the largest submodules that can be grow inside the untouched shell.
         example_inputs: as for `capture` (for a detector, what it takes: `([image],)`).
-        passes: `fxgrow.passes` (any `torch.fx` pass over a captured module works here).
+        passes: one or several of `fxgrow.passes`, or of your own: any `torch.fx` pass over a captured module, or a function
+            of one. What such a pass adds is new in the record; what it leaves out (`meta`) is handed on.
 
     Raises:
         CaptureError: the model cannot be captured.
         SelectionError: a pass's `where` names nothing that can grow.
-        GrowthError: what was asked for makes no sense, or is not exact and `fallback="never"`.
+        GrowthError: what was asked for makes no sense, or is not exact and `fallback="never"`; or a pass of your own gives
+            no network, or one that does not run.
     """
-    passes = [passes] if isinstance(passes, PassBase) else list(passes)
+    passes = _listed(passes)
     args, kwargs = as_call(example_inputs)
     model, inputs = unwrapped(model), args or kwargs
     with without_collector(), untouched(model):
@@ -52,7 +57,21 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
             raise
 
 
-def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], whole: CaptureError,
+def _listed(passes: Any) -> list[Pass]:
+    found = list(passes) if isinstance(passes, Iterable) and not isinstance(passes, str) else [passes]
+    for one in found:
+        if isinstance(one, type):
+            raise GrowthError(f"{one.__name__} is a class: give a pass that is made of it, {one.__name__}(...)")
+        if not callable(one):
+            raise GrowthError(f"{brief(one)} is no pass: give passes as Widen(factor=2), in a list where there are several")
+        where = getattr(one, "where", None) if _is_ours(one) else None
+        names = [where] if isinstance(where, str) else where if isinstance(where, (list, tuple, set)) else [where or ""]
+        if not all(isinstance(name, str) for name in names):
+            raise SelectionError(f"where of {name_of(one)} is {brief(where)}; it takes names of layers, as 'layer1.*'")
+    return found
+
+
+def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[Pass], whole: CaptureError,
                      leaves: dict[str, str] | None = None) -> Grown:
     """Grow the largest parts of a model that itself cannot be captured (a detector's backbone); `whole` says why not.
 
@@ -98,12 +117,12 @@ def _outside(model: nn.Module, step: GrowthRecord) -> dict[str, list[int]]:
     return {name: list(tensors[name].shape) for name in model.state_dict() if name in tensors and name not in inside}
 
 
-def _is_ours(step: PassBase) -> bool:
+def _is_ours(step: Pass) -> bool:
     """Tell whether a pass is none of the user's, whose errors are the user's as they are."""
     return type(step).__module__.partition(".")[0] == "fxgrow"
 
 
-def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grown:
+def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[Pass]) -> Grown:
     """Apply the passes as `PassManager` does, which compiles a graph that is new and hides what a pass raises."""
     insist_callable(gm)
     inside = Captured(gm)
@@ -111,11 +130,11 @@ def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grow
     inside.keep_growth(GrowthRecord(origin={"": remembered(gm, "skeleton", skeleton)}), [])
     result = gm
     for step in passes:
-        last = result
-        with faults_told(GrowthError, f"{type(step).__name__} stops") if _is_ours(step) else contextlib.nullcontext():
-            result = step(result).graph_module
-        if result is last:
-            result.recompile()  # edited in place
+        if not _is_ours(step):
+            result = apply_foreign(step, result)
+            continue
+        with faults_told(GrowthError, f"{type(step).__name__} stops"):
+            result = step(result).graph_module  # type: ignore[attr-defined]
     if not passes:
         result.recompile()
     grown = Captured(result)

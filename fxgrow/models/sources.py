@@ -1,13 +1,14 @@
 """Sources of models: files, factories, torchvision, timm, and the prefixes that installed packages add.
 
 An entry point `PREFIX = package.module:function` of the group `fxgrow.models` adds `PREFIX:NAME`. The function is called
-as `function(name, pretrained)` and returns what a factory does.
+as `function(name, pretrained)` and returns what a factory does. (One that names a module alone adds to the zoo.)
 """
 import contextlib
 import importlib
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from fxgrow.archive import load
 from fxgrow.aten import tree_map
 from fxgrow.common import load_plugin, nearest, plugins
-from fxgrow.errors import ModelError
+from fxgrow.errors import FxgrowError, ModelError
 from fxgrow.graph import Captured
 from fxgrow.models.inputs import IMAGE, Input, describe_input
 
@@ -31,7 +32,7 @@ class Loaded(NamedTuple):
 
 def forms() -> str:
     """Return the forms that MODEL may take, for messages."""
-    prefixes = ", ".join(f"{prefix}:NAME" for prefix in dict.fromkeys([*LIBRARIES, *plugins(GROUP)]))
+    prefixes = ", ".join(f"{prefix}:NAME" for prefix in dict.fromkeys([*LIBRARIES, *_installed()]))
     return f"a file, {prefixes} or package.module:factory"
 
 
@@ -39,9 +40,24 @@ def from_prefix(prefix: str, name: str, pretrained: bool) -> Loaded | None:
     """Return the model that a library or an installed source calls `name`; None if no source has this prefix."""
     if prefix in LIBRARIES:
         return LIBRARIES[prefix](name, pretrained)
-    if entry := plugins(GROUP).get(prefix):
-        return _loaded(f"{prefix}:{name}", load_plugin(entry, f"the source of {prefix}:NAME")(name, pretrained))
+    if entry := _installed().get(prefix):
+        source = load_plugin(entry, f"the source of {prefix}:NAME")
+        return _loaded(f"{prefix}:{name}", _called(f"{prefix}:{name}", lambda: source(name, pretrained)))
     return None
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {name: entry for name, entry in plugins(GROUP).items() if entry.attr}
+
+
+def _called(spec: str, make: Callable[[], Any]) -> Any:
+    """Call code of others that makes a model; what it raises is told of it."""
+    try:
+        return make()
+    except FxgrowError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{spec} raised {type(error).__name__}: {error}") from error
 
 
 def from_file(path: str, trust_pickle: bool, into: nn.Module | None) -> Loaded:

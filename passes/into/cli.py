@@ -50,7 +50,7 @@ def grow(small: str, big: str, output: str | None, only_plan: bool, method: str,
         if as_json:
             cli.print_json({"small": small, "big": big, "steps": plan.to_json()})
         else:
-            cli.console().print(plan.table())
+            cli.show(plan.table())
         return
     with cli.status(f"Growing {small}"):
         grown = into.grow()
@@ -65,7 +65,7 @@ def grow(small: str, big: str, output: str | None, only_plan: bool, method: str,
         cli.print_json({"small": small, "big": big, "file": output, "steps": plan.to_json(),
                         "verification": checked.to_json(), "parameters": sizes, "unreached": still})
         return
-    cli.console().print(plan.table())
+    cli.show(plan.table())
     click.echo(f"parameters  {cli.size(first):,} -> {cli.size(grown.model):,} ({new:,} new)")
     click.echo(f"compared    {checked}{cli.notes(checked)}")
     for name in plan.approximate:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from fxgrow.axis import OUTPUT, Atom, AxisClass, Prod, Tape, atoms, classes, resolve
-from fxgrow.common import Refusal, nearest_names
+from fxgrow.common import Refusal, brief, nearest_names
 from fxgrow.contents import Certificate
 from fxgrow.errors import GrowthError, SelectionError
 
@@ -25,7 +25,7 @@ def seed_of(seed: int | None) -> int:
 def insist_known(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise a GrowthError unless an option has one of the values that it may have."""
     if value not in allowed:
-        raise GrowthError(f"{name} {value!r} is not known; choose one of {', '.join(allowed)}")
+        raise GrowthError(f"{name} {brief(value)} is not known; choose one of {', '.join(allowed)}")
 
 
 def check_choices(options: object) -> None:

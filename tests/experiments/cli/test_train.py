@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import numpy as np
@@ -135,3 +136,14 @@ def test_help_lists_every_setting():
     for field in sources.Run.__dataclass_fields__:
         assert field == "model" or f"--{field.replace('_', '-')}" in shown, field
     assert "plateau=P" in shown and "fxgrow train --resume" in shown
+
+
+def test_the_way_on_from_a_loss_that_is_not_finite_leads_on(here):
+    words = MLP.replace("--lr 0.1", "--lr 1e12 --steps 40")
+    told = run(f"{words} -o runs/x", 1).stderr
+    way = re.search(r"go on from step 0 with fxgrow train (--resume runs/x --lr \S+), or (--clip 1)", told)
+    assert "1e+11" in way[1]
+    assert "besides --clip, --device, --lr, --workers it takes no others" in run("--resume runs/x --epochs 3", 2).stderr
+    run(way[1], 1)  # a tenth of much too much is too much
+    assert "test        accuracy" in run("--resume runs/x --lr 0.05 --clip 1").stdout
+    assert "leads there at once, so start anew" in run(f"{words} --checkpoint-every 1 -o runs/y", 1).stderr

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from fxgrow.experiments.data import DataError, list_data, load_data
+from fxgrow.experiments.data import DataError, as_data, list_data, load_data
 
 rng = np.random.default_rng(0)
 
@@ -126,3 +126,17 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     with pytest.raises(DataError, match=r"digits needs scikit-learn .*pip install 'fxgrow\[train\]'"):
         load_data("digits")
+
+
+@pytest.mark.parametrize("shape, read", [
+    ((40, 12, 10, 3), (3, 12, 10)), ((40, 12, 10, 1), (1, 12, 10)), ((40, 12, 10, 4), (4, 12, 10)),
+    ((40, 3, 12, 10), (3, 12, 10)), ((40, 3, 12, 3), (3, 12, 3)), ((40, 12, 10, 5), (12, 10, 5))])
+def test_pictures_of_bytes_as_people_keep_them(tmp_path, shape, read):
+    content = write(tmp_path / "a.npz", images=rng.integers(0, 256, shape, dtype=np.uint8))
+    data = load_data(f"{tmp_path / 'a.npz'}")
+    assert data.input_shape == read
+    row, last = int(data.train.rows[0]), data.input_shape == (shape[3], *shape[1:3])
+    image = content["images"][row].transpose(2, 0, 1) if last else content["images"][row]
+    kept = torch.from_numpy(image.astype(np.float32))
+    assert torch.allclose(data.train[0][0] * data.train.std + data.train.mean, kept, atol=1e-3)
+    assert as_data((torch.from_numpy(content["images"]), torch.arange(40) % 4)).input_shape == read

@@ -9,9 +9,11 @@ import sqlite3
 import pytest
 import torch
 from torch import nn
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 import fxgrow
 from fxgrow.errors import ArchiveError
+from fxgrow.experiments.data import DataError
 from fxgrow.experiments.evolve import (
     Limits,
     Member,
@@ -429,3 +431,95 @@ def test_a_base_network_beyond_a_limit_is_told_before_anything_is_trained(tmp_pa
 def test_hill_climbing_restarts_its_rate_with_each_training():
     assert small(selection="hill").trainer(8, 0).schedule == "cosine" and small().trainer(8, 0).schedule == "constant"
     assert small(selection="hill", train={"schedule": "linear"}).trainer(8, 0).schedule == "linear"
+
+
+# --- objects of one's own -----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Slopes(PassBase):
+    """A pass of one's own: a PReLU of slope one behind the first layer, named after its options."""
+    names: tuple[str, ...] = ("slope",)
+
+    def call(self, gm):
+        node = next(n for n in gm.graph.nodes if n.op == "call_module" and isinstance(gm.get_submodule(n.target), nn.Linear))
+        name = "_".join(self.names) + str(len(list(gm.modules())))
+        gm.add_submodule(name, nn.PReLU(gm.get_submodule(node.target).out_features, init=1.0))
+        with gm.graph.inserting_after(node):
+            call = gm.graph.call_module(name, (node,))
+        node.replace_all_uses_with(call, lambda user: user is not call)
+        return PassResult(gm, True)
+
+
+def small_and_right(model, data) -> float:
+    return float(data.validation.labels.shape[0]) - sum(p.numel() for p in model.parameters())
+
+
+def largest_first(scored, keep, rng):
+    return sorted(scored, key=lambda s: -s.member.parameters)[:keep]
+
+
+def own() -> dict:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 2))
+    x = torch.randn(80, 1, 4, 4)
+    return {"model": model, "data": (x, (x.sum((1, 2, 3)) > 0).long()), "fitness": small_and_right,
+            "selection": largest_first}
+
+
+def test_a_search_takes_model_data_fitness_selection_and_passes_as_objects(tmp_path):
+    config, mutations = small(), [Mutation(Slopes, 2, options={"names": [("a", "b"), ("c",)]}),
+                                  Mutation(Widen, options={"factor": [1.5, 2.0]})]
+    found = search(config, tmp_path / "here", mutations=mutations, **own())
+    assert found.config.given == ["model", "data", "fitness", "selection"] and not config.given
+    assert {type(s.fitness) for s in found.evaluations} == {float}
+    assert found.best.number == max(found.population, key=lambda s: s.score).number
+    kept = Store(tmp_path / "here").all_kept()
+    assert kept[2] == [s.number for s in largest_first([s for s in found.evaluations if s.round == 1], 2, None)]
+    steps = [s.member.step for s in found.evaluations if s.member.step]
+    assert any(step["pass"].endswith("test_searching:Slopes") for step in steps)
+    again = search(resumed(tmp_path / "here"), tmp_path / "here", **own())
+    assert [(s.number, s.fitness) for s in again.evaluations] == [(s.number, s.fitness) for s in found.evaluations]
+    with pytest.raises(TrainError, match="was given its model and data and fitness and selection in Python"):
+        search(resumed(tmp_path / "here"), tmp_path / "here")
+
+
+def test_a_fitness_that_is_no_number_is_told(tmp_path):
+    with pytest.raises(TrainError, match="the base network cannot be trained: fitness gave a Tensor; it must give a finite"):
+        search(small(), tmp_path, **{**own(), "fitness": lambda model, data: torch.ones(3)})
+
+
+@pytest.mark.parametrize("data, said", [
+    (torch.ones(3), "the data are a Tensor"), ((torch.ones(3, 2), torch.ones(3)), "of torch.float32"),
+    ((torch.ones(3, 2), torch.ones(4).long()), r"labels \[4\]"), ("digits", "the data are 'digits'")])
+def test_data_that_are_none_are_told(tmp_path, data, said):
+    with pytest.raises(DataError, match=said):
+        search(small(), tmp_path, data=data)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"model": net()}, "model is a Sequential; it must be a word"),
+    ({"data": own()["data"]}, "data is a tuple; .*registered"),
+    ({"selection": largest_first}, "selection is a function"), ({"mutations": [Mutation("widen")]}, "mutations is a list; "),
+    ({"train": {"lr": torch.ones(99)}}, "lr is a Tensor"), ({"growth": net()}, "growth is a Sequential")])
+def test_messages_print_no_networks_and_no_tensors(changes, said):
+    with pytest.raises(TrainError, match=said) as error:
+        small(**changes)
+    assert len(str(error.value)) < 250
+
+
+def test_passes_that_cannot_be_found_again_or_not_be_made_are_told():
+    class Local(Slopes):
+        pass
+
+    with pytest.raises(TrainError, match="Local cannot be found again .* top level of a module"):
+        mutate([parent()], [Mutation(Local)], random.Random(0), Limits())
+    with pytest.raises(TrainError, match="mutation Widen: give exactly one of factor"):
+        mutate([parent()], [Mutation(Widen)], random.Random(0), Limits())
+    assert build({"pass": f"{__name__}:Slopes", "names": ["a", "b"]}) == Slopes(("a", "b"))
+
+
+def test_a_child_with_more_outputs_is_not_equal():
+    more = Mutation("mine", make=lambda model, inputs, rng: Widen("7", by=1, seed=0))
+    child, discarded = mutate([parent()], [more], random.Random(0), Limits())
+    assert child is None and "not equal to its parent" in discarded[0].reason

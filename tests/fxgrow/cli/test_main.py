@@ -397,7 +397,7 @@ def hello():
 
 def test_a_strangers_pass_gets_its_options(stranger):
     cls, given, left = pass_options.parse_pass("nothing", shlex.split("--times 3 --loud --names a --names b -o x.pt"))
-    assert given == {"times": 3, "loud": True, "names": ["a", "b"]} and left == ["-o", "x.pt"]
+    assert given == {"times": 3, "loud": True, "names": ("a", "b")} and left == ["-o", "x.pt"]
     assert pass_options.argument_docs(cls)["times"] == "how often, on two lines."
     assert "Missing option '--times'" in run("transform nets_for_cli:mlp -o a.pt --pass nothing", code=2).stderr
     assert "cannot be imported" in refused("transform nets_for_cli:mlp -o a.pt --pass broken", stranger)
@@ -406,6 +406,118 @@ def test_a_strangers_pass_gets_its_options(stranger):
 def test_a_strangers_command_is_found_and_its_errors_are_told_alike(stranger):
     assert "Say hello." in run("--help").output
     assert "out of memory" in refused("hello", stranger)
+
+
+TYPED = """
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Literal, Optional
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+@dataclass
+class Typed(PassBase):
+    pair: int | tuple[int, int] = 3
+    sizes: tuple[int, ...] = ()
+    rates: list[float] = field(default_factory=list)
+    words: list = field(default_factory=list)
+    level: Literal[1, 2, "all"] = 1
+    file: Path | None = None
+    draw: Callable | None = None
+
+    def call(self, graph_module):
+        return PassResult(graph_module, False)
+
+class Plain(PassBase):
+    def __init__(self, amount=1.5, *, kind: "Optional[str]" = None):
+        self.amount, self.kind = amount, kind
+
+    def call(self, graph_module):
+        return PassResult(graph_module, False)
+
+@dataclass
+class Needy(Typed):
+    draw: Callable = None
+    table: dict = None
+
+    def __init__(self, table: dict):
+        pass
+
+@dataclass
+class Unread(Typed):
+    what: "NoSuchType" = None
+
+def function(gm):
+    return gm
+"""
+
+
+@pytest.fixture
+def typed(here):
+    """A package of which two passes are fine, one cannot be used here, and three are broken; a command and a model too."""
+    (here / "typedpasses.py").write_text(TYPED)
+    info = here / "typedpasses-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: typedpasses\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[fxgrow.passes]\ntyped = typedpasses:Typed\nplain = typedpasses:Plain\nneedy = typedpasses:Needy\n"
+        "unread = typedpasses:Unread\nfunction = typedpasses:function\ngone = nosuchpackage:Gone\n"
+        "widen = typedpasses:Plain\n[fxgrow.commands]\nbroken = nosuchpackage:command\nodd = typedpasses:function\n")
+    yield here
+    sys.modules.pop("typedpasses", None)
+
+
+@pytest.mark.parametrize("words, arrived", [
+    ("--sizes 3 --sizes 4", {"sizes": (3, 4)}), ("--rates 1", {"rates": [1.0]}),
+    ("--words a --words 2", {"words": ["a", 2]}), ("--level 2", {"level": 2}), ("--level all", {"level": "all"}),
+    ("--pair 5", {"pair": 5}),
+    ("--pair 5 --pair 6", {"pair": (5, 6)}), ("--file a/b", {"file": Path("a/b")}), ("", {})])
+def test_options_arrive_as_their_fields_have_them(typed, words, arrived):
+    assert pass_options.parse_pass("typed", shlex.split(words))[1] == arrived
+
+
+def test_what_an_option_cannot_be_is_refused(typed):
+    for words, said in {"typed --pair 1 --pair 2 --pair 3": "takes 2 values", "typed --sizes a": "not a valid integer",
+                        "needy": "needs table", "function": "is a function", "unread": "cannot be read"}.items():
+        result = CliRunner().invoke(main, shlex.split(f"transform nets_for_cli:mlp -o a.pt --pass {words}"))
+        assert result.exit_code and said in result.stderr and "not foreseen" not in result.stderr
+
+
+def test_a_broken_plugin_is_told_and_the_others_work(typed):
+    listed = run("passes")
+    assert "typed:" in listed.stdout and "--amount" in listed.stdout and "--factor" in listed.stdout
+    assert re.findall(r"left out: .*?pass (\w+)", listed.stderr) == ["function", "gone", "unread"]
+    assert "behind --pass typed" in run("transform --help").stdout
+    assert "--pass widen" in run("transform nets_for_cli:mlp --factor 2 -o a.pt --pass typed", code=2).stderr
+    assert "broken: run it to see why" in run("--help").stdout
+    assert "No module named 'nosuchpackage'" in refused("broken --any thing", typed)
+    assert "no command" in refused("odd", typed)
+    assert pass_options.load_pass("widen") is Widen  # ours keeps its name
+    run("transform nets_for_cli:mlp --pass plain --kind x --amount 2 -o a.pt")
+
+
+def test_the_command_line_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "fxgrow", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("python -m fxgrow, version")
+
+
+def test_what_to_do_about_a_growth_that_is_not_exact_fits_its_cause(typed):
+    state = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).state_dict()
+    state["2.bias"][0] = float("nan")
+    torch.save(state, "w.pt")
+    said = refused("transform nets_for_cli:mlp --weights w.pt --pass widen --factor 2 -o a.pt", typed)
+    assert "nets_for_cli:mlp itself has NaN in 2.bias" in said and "report" not in said
+    with open("typedpasses.py", "a") as file:
+        file.write("\nTyped.call = lambda self, gm: [p.data.add_(1) for p in gm.parameters()] and PassResult(gm, True)\n")
+    sys.modules.pop("typedpasses", None)
+    said = refused("transform nets_for_cli:mlp --pass typed -o b.pt", typed)
+    assert "Typed: no pass of fxgrow's own, so mend it" in said and "report" not in said
+
+
+@pytest.mark.parametrize("words", ["passes", "flops nets_for_cli:mlp", "axes nets_for_cli:mlp", "zoo"])
+def test_tables_are_as_wide_as_columns_says(here, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = run(words).stdout.partition("\nforward ")[0].splitlines()  # a line of text behind a table wraps by itself
+    assert max(map(len, shown)) <= 40 and "…" not in "".join(shown)
 
 
 def test_options_of_widen_become_its_arguments():
