@@ -72,17 +72,16 @@ class Learning:
         for step in self.steps:
             if step.joins != "linear" and not step.gives(live):
                 live.discard(step.out)
-        waiting = {p for p in self._reached(places) if p[0].source is not None}
+        waiting = {p: p[0].source for p in self._reached(places) if p[0].source is not None}
         found: dict[str, int | None] = {}
         for count in range(1, STEPS + 1):
-            reached = self._reached(live) & waiting
-            found |= dict.fromkeys((p[0].source for p in reached), count)
-            waiting -= reached
+            reached = self._reached(live) & waiting.keys()
+            found |= {waiting.pop(place): count for place in reached}
             live |= reached
             for step in self.steps:
                 if step.out is not None and step.gives(live):
                     live.add(step.out)
-        return found | dict.fromkeys(p[0].source for p in waiting)
+        return found | dict.fromkeys(waiting.values())
 
     def _of(self, op: Op) -> Iterator[_Step]:
         """Give the steps of one op."""
@@ -100,8 +99,9 @@ class Learning:
                     yield _Step(op, place, [self._came(op, at, place, i, d) for i, d in sources], joins, flat)
 
     def _parts(self, value: Value, dim: int) -> list[Place]:
-        apart = self.apart is not None and any(self.apart in atoms(axis) for axis in value.axes)
-        return [(value, dim, part) for part in (range(self.apart.size) if apart else (None,))]
+        if self.apart is None or not any(self.apart in atoms(axis) for axis in value.axes):
+            return [(value, dim, None)]
+        return [(value, dim, part) for part in range(self.apart.size)]
 
     def _came(self, op: Op, at: int, place: Place, i: int, dim: int) -> list[Place]:
         """Return where the numbers at a place of the result `at` come from, at a dimension of an operand."""

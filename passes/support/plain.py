@@ -67,6 +67,8 @@ def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: s
     else:
         layers = {"act": nn.PReLU(channels if call.rank or value.ndim == 2 else 1, init=1.0)}
         exact = "an identity layer, and a parametric activation that starts linear (slope 1)"
+        if trace.gives[nodes[-1].name].range[0] >= 0:
+            exact += "; {last} is given nothing negative at first, and each slope of it gets no gradient until it is"
 
     def chain() -> nn.Module:
         inner = {name: inverse(m) if isinstance(m, NORMS) else copy.deepcopy(m) for name, m in layers.items()}
