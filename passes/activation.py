@@ -12,12 +12,14 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.common import Refusal
 from fxgrow.growth import Edit, Part, apply, channel_axis, kept, read_parameter
+from fxgrow.identity import Trace
 from fxgrow.passes.support import check_choices, insist_known, listed
 from fxgrow.record import Outcome
 
 ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "leaky_relu": F.leaky_relu, "elu": F.elu, "selu": F.selu, "gelu": F.gelu,
                "silu": F.silu, "mish": F.mish, "hardswish": F.hardswish, "softplus": F.softplus, "tanh": torch.tanh,
                "sigmoid": torch.sigmoid}
+KEPT_FROM_ZERO = ("relu", "leaky_relu", "elu")  # f(x) = x for x >= 0
 
 
 @dataclass
@@ -48,14 +50,20 @@ class Activation(PassBase):
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "activation", "where": where, "to": self.to, "mode": self.mode,
                                    "weight": self.weight})
-        put = self._insert if self.mode == "insert" else self._replace
-        return apply(edit, where, "layer, block or call", lambda part: put(edit, part), takes=self.mode == "replace")
+        if self.mode == "replace":
+            return apply(edit, where, "layer, block or call", lambda part: self._replace(edit, part), takes=True)
+        trace = Trace.of(graph_module) if self.to in KEPT_FROM_ZERO else None
+        return apply(edit, where, "layer, block or call", lambda part: self._insert(edit, part, trace))
 
-    def _insert(self, edit: Edit, part: Part) -> Outcome:
+    def _insert(self, edit: Edit, part: Part, trace: Trace | None) -> Outcome:
         y, shape = edit.nodes[part.gives.name], self._shape(edit, part)
         path = edit.free_name(part.beside("activation"))
         if self.to == "relu" and any(_is_relu(edit, n) for n in (y, *y.users)):
             raise Refusal("a relu next to a relu changes nothing and would never learn; choose another activation")
+        given = None if trace is None else trace.gives.get(part.gives.name)
+        if given is not None and given.range[0] >= 0:
+            raise Refusal(f"it is never negative, so {self.to} changes nothing there and would never learn; choose another "
+                          "activation")
         if self.to == "relu" and len(shape) in (0, edit.values[y.name].ndim - 1):  # channels on axis 1, where PReLU has them
             layer = nn.PReLU(shape[0] if shape else 1, init=1.0)
             edit.exchange(y, edit.call(y.next, edit.add_layer(path, layer), y, owner=path))
@@ -69,12 +77,24 @@ class Activation(PassBase):
         if edit.values[x.name].shape != edit.values[y.name].shape:
             raise Refusal("its input and output differ in size: it is no activation")
         path = edit.free_name(part.beside("activation"))
+        if self._is_same(edit, y):
+            raise Refusal(f"it is {self.to} already: bent towards that it would never learn; choose another activation")
         x = kept(edit, reader, x)
         if self.to != "identity":
             x = edit.call(reader, ACTIVATIONS[self.to], x, owner=path)
         edit.exchange(y, self._blend(edit, y.next, path, shape, 0.0, x, y))
         return Outcome(part.name, 0, shape.numel(), [path], "as before", f"(1 - a) times what it was + a {self.to}(x), "
                        "and a starts at zero")
+
+    def _is_same(self, edit: Edit, y: Node) -> bool:
+        """Return whether a call is the activation `to` itself: a layer with torch's settings, or a function without any."""
+        if y.op != "call_module":
+            return getattr(y.target, "__name__", y.target) in (self.to, f"{self.to}_") and len(y.args) == 1
+        layer = edit.gm.get_submodule(str(y.target))
+        named = type(layer).__module__ == "torch.nn.modules.activation" and \
+            type(layer).__name__.lower() == self.to.replace("_", "")
+        return named and all(getattr(layer, key) == value for key, value in vars(type(layer)()).items()
+                             if key[0] != "_" and key not in ("training", "inplace"))
 
     def _blend(self, edit: Edit, before: Node, path: str, shape: torch.Size, start: float, x: Node, y: Node | None) -> Node:
         """Add `a x + (1 - a) y` to the graph, `y` being f(x) if it is not given."""

@@ -92,7 +92,7 @@ class Deepen(PassBase):
     def _start(self, piece: Piece, place: Place, x: Range, draws: Draws) -> tuple[str, str]:
         """Give a piece its numbers; return by which method, and why it is the identity."""
         if place.exact:
-            return self.method, place.exact
+            return self.method, place.exact.format(last=piece.paths[-1])
         if self.method == "random":
             if place.draw:
                 redraw(piece, Trace.of(piece.module), draws)

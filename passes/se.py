@@ -67,7 +67,8 @@ class SqueezeExcite(PassBase):
         edit.exchange(y, edit.call(before, torch.mul, y, gate, owner=path))
         count = sum(p.numel() for p in (*first.parameters(), *second.parameters()))
         return Outcome(part.name, 0, count, [path], "gates of one", f"{shape[axis]} channels, {hidden} hidden: the second "
-                       "layer is zero, and 2 sigmoid(0) is one")
+                       f"layer is zero, and 2 sigmoid(0) is one; of {path}.fc1 and {path}.fc2, what belongs to a "
+                       "hidden unit that its ReLU shuts for every input gets no gradient")
 
 
 def _layer(axis: int, shape: torch.Size, inputs: int, outputs: int) -> nn.Module:

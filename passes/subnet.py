@@ -99,6 +99,8 @@ class Subnet(PassBase):
         z = fitted(edit, z, part.takes, part.gives, part.rank, after)  # type: ignore[arg-type]
         edit.exchange(part.gives, edit.call(after, torch.add, part.gives, z, owner=part.name.rpartition(".")[0]))
         size = sum(p.numel() for p in edit.gm.get_submodule(path).parameters())
+        if any(isinstance(m, (nn.ReLU, nn.ReLU6)) for m in net.modules()):
+            note += f"; in {path}, what belongs to a unit that its ReLU shuts for every input gets no gradient"
         return Outcome(part.name, 0, size, [path], method, WHY[method] + note)
 
     def _network(self, edit: Edit, part: Part, x: Tensor, y: Tensor, factory: Factory | None) -> tuple[nn.Module, int]:

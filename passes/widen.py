@@ -164,8 +164,15 @@ class Widen(PassBase):
             fold = WHY["fold"] if any(isinstance(op, Fold) for op in tape.ops_of[c.atom]) else ""
             instead = f"; {self.method} is not exact here: {reasons[0]}" if reasons else ""
             return Growth(c.atom, size_found, certificate, *self._extend(c, size_found, draws), method,
-                          WHY[candidate] + note + fold + instead)
+                          WHY[candidate] + note + fold + self._waits(certificate) + instead)
         raise Refusal(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
+
+    def _waits(self, certificate: Certificate) -> str:
+        """Say which new numbers get no gradient in the first two steps, and why."""
+        late = f"; a gradient reaches {', '.join(certificate.late)} in the third step only, through two zeros" \
+            if certificate.late else ""
+        return late + ("; by init zero, new numbers on both sides of a product may be zero, and then get no gradient, ever"
+                       if self.init in ("zero", 0) else "")
 
     def _ways(self, base: Content) -> list[tuple[Content, bool]]:
         """Return the contents to try, and with each whether weights that are no norm's may be scaled for them."""

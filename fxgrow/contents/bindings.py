@@ -77,6 +77,7 @@ class Certificate:
     rows: dict[tuple[str, int], Rows] = field(default_factory=dict)  # of parameter axes that are normalised over
     factors: dict[str, Scaling] = field(default_factory=dict)  # on all numbers of parameters
     numbers: dict[str, Power] = field(default_factory=dict)  # on the number that a graph node adds
+    late: list[str] = field(default_factory=list)  # parameters whose new positions get no gradient in the first two steps
 
     @property
     def in_pairs(self) -> bool:
@@ -101,7 +102,7 @@ class Bindings:
         self.out = Certificate(atom, base)
         self.behind: dict[Var, Known] = {}  # contents behind a norm of a parameter's rows
         self.measured: dict[tuple[str, int], Reduce] = {}  # parameter axes over which mean or variance is taken by itself
-        self.idle: list[Op] = []  # sums of zeros times zeros: neither side learns by them
+        self.doubts: list[Op] = []  # products of zeros, and functions without a slope there: none learns by them
         self.powers: dict[Value, Power] = {}  # the factors on values
         self.means: dict[Value, Value] = {}  # the means over the class: of what
         self.asked = False  # whether something over the class asks for zeros or averages

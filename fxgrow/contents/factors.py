@@ -115,6 +115,16 @@ class Factors(Bindings):
             value, = made.ins
         return False
 
+    def taken_back(self, value: Value, power: Power) -> bool:
+        """Return whether parameters in front of a value could be scaled; else nothing is."""
+        before = dict(self.out.factors)
+        try:
+            self.take_back(value, power)
+        except Refusal:
+            self.out.factors = before
+            return False
+        return True
+
     def take_back(self, value: Value, power: Power) -> None:
         """Scale the parameters that a value is made by, which nothing but one op reads."""
         op, alone = value.op, sum(o.ins.count(value) for o in self.tape.ops_of[self.atom]) == 1
@@ -128,6 +138,9 @@ class Factors(Bindings):
             if not done:
                 self.take_back(op.ins[0], power)
                 return
+        elif op.name in POWERS and len(op.ins) == 1 and (degree := POWERS[op.name] or value.made.args[1]):  # type: ignore[union-attr]
+            self.take_back(op.ins[0], power.times(1 / degree))
+            return
         else:
             done = isinstance(op, Map) and (op.fn == "linear" or op.name in HOMOGENEOUS) and not op.const
             for v in op.ins if done else ():

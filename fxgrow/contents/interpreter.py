@@ -10,7 +10,7 @@ from fxgrow.contents import kinds
 from fxgrow.contents.bindings import Certificate, Flip, Power
 from fxgrow.contents.factors import Factors
 from fxgrow.contents.kinds import AVERAGE, CONST, COPY, FREE, NIL, PAIR, SIGNED, ZERO, ByPart, Content, Known, Tag, Var
-from fxgrow.contents.learning import unreached
+from fxgrow.contents.learning import Learning, slope_of
 from fxgrow.contents.norms import normalised, refuse_division_by_zero
 from fxgrow.contents.rows import in_front, insist_on_measures, measure
 
@@ -25,11 +25,11 @@ DEVIATIONS = {"var": 1.0, "var_mean": 1.0, "std": 0.5, "std_mean": 0.5}
 
 
 class NeedsFlip(Refusal):
-    """A sum of products over the class that does not vanish: one side's producers must carry the complement."""
+    """Products over the class that do not vanish, or never learn: one side's producers must carry the complement."""
 
-    def __init__(self, op: Op):
-        super().__init__(f"{op.node} sums products over it, and neither side's new positions can be chosen to cancel")
-        self.op = op
+    def __init__(self, reason: str, *ops: Op):
+        super().__init__(reason)
+        self.ops = ops
 
 
 class Interpreter(Factors):
@@ -46,9 +46,19 @@ class Interpreter(Factors):
                 self.bind(Var(name, dim))
         insist_on_measures(self)
         self.check_ends()
-        if self.idle and unreached(self):
-            raise NeedsFlip(self.idle[0])
+        if self.doubts:
+            self._insist_on_learning()
         return self.out
+
+    def _insist_on_learning(self) -> None:
+        """Refuse contents of which some would get no gradient, ever, and note which wait for longer than two steps."""
+        first = Learning(self).first_gradients()
+        dead = [name for name, step in first.items() if step is None]
+        if dead:
+            where = ", ".join(dict.fromkeys(op.node for op in self.doubts))
+            raise NeedsFlip(f"new positions of {', '.join(dead)} would never learn: {where} passes no gradient to zeros",
+                            *self.doubts)
+        self.out.late = [name for name, step in first.items() if step is not None and step > 2]
 
     def bind(self, var: Var, content: Known = CONST) -> Known:
         """Settle the content of a parameter, or what there is behind a norm of its rows."""
@@ -115,7 +125,10 @@ class Interpreter(Factors):
             return open_ones[0]
         if isinstance(op, Map) and known == [AVERAGE] and len(open_ones) == 1 and self._is_per_position(open_ones[0]):
             return self._layer_scale(op, sources, open_ones[0])
-        return kinds.by_part(kinds.multiplied, self._carried(known, open_ones))
+        contents = self._carried(known, open_ones)
+        if kinds.zeros(contents) > 1:
+            self.doubts.append(op)
+        return kinds.by_part(kinds.multiplied, contents)
 
     def _carried(self, known: list[Known], open_ones: list[Var]) -> list[Known]:
         """Return all contents, those of parameters chosen so that the others survive."""
@@ -136,10 +149,20 @@ class Interpreter(Factors):
     def _any(self, op: Op, sources: Sources) -> Known:
         """Return the content of any function that acts on each position alone."""
         contents = self._carried(*self._split(op, sources))
+        if kinds.zeros(contents) and not isinstance(op, Normalise):
+            self._doubt(op, len(sources))
         if len(sources) == 1:
             fn = op.fn if isinstance(op, (Map, Reduce)) else "any"
             return kinds.by_part(lambda tags: kinds.mapped(fn, tags[0]), contents)
         return kinds.by_part(kinds.met, contents)
+
+    def _doubt(self, op: Op, operands: int) -> None:
+        """Note that a function may have no slope at zero; refuse one that has none which is finite."""
+        found = slope_of(op)
+        if found is None:
+            raise Refusal(f"{op.node} is not finite at zero, or its slope")
+        if operands > 1 or not found[1]:
+            self.doubts.append(op)
 
     def _is_per_position(self, var: Var) -> bool:
         """Return whether a parameter is one number for each position of the class."""
@@ -179,9 +202,9 @@ class Interpreter(Factors):
             cancelling = kinds.by_part(lambda tags: self._complement(op, tags[0]), [a])
             b = self.bind(b, cancelling if self.exact or both_open else FREE)
         if a == b == ZERO:
-            self.idle.append(op)
+            self.doubts.append(op)
         elif self.exact and not kinds.vanishes(a, b) and not self._copies_add_up(op, a, b):
-            raise NeedsFlip(op)
+            raise NeedsFlip(f"{op.node} sums products over it, and neither side's new positions can be chosen to cancel", op)
 
     def _copies_add_up(self, op: Op, a: Tag, b: Tag) -> bool:
         """Return whether the sum over products of copies, k times the old one, is so only up to factors that undo that."""
@@ -236,10 +259,12 @@ class Interpreter(Factors):
         """Note the factor that is left on what is taken, and that which was there before."""
         if len(op.outs) > 1 and self.power(op.ins[0]):
             raise self.changed(op.node)
+        if left and op.how == "sum" and self.scaling and self.taken_back(op.ins[0], left.times(-1)):
+            return
         degree = DEVIATIONS.get(op.name, 0.5)
-        total = (left.times(degree) if op.name in DEVIATIONS else left).plus(self.power(op.ins[0]).times(2 * degree))
-        if total:
-            self.powers[op.outs[0]] = total
+        before = self.power(op.ins[0])
+        if left or before:  # together they may be none
+            self.powers[op.outs[0]] = (left.times(degree) if op.name in DEVIATIONS else left).plus(before.times(2 * degree))
 
     def _normalise(self, op: Normalise) -> None:
         over = {d: axis for _, d, axis in op.reduced if self.atom in atoms(axis)}
@@ -257,6 +282,11 @@ class Interpreter(Factors):
             if d == dim and not (self.is_alone(op.outs[0].axes[d]) and self.base == PAIR):
                 raise Refusal(f"{op.node} pads the skip path by pairs of zeros only")
             self.give(op, d, ZERO if d == dim else self._linear(op, self.sources(op, d)))
+
+    def factors(self, op: Op) -> list[tuple[Value, int]]:
+        """Return the operands of a product of values over the class."""
+        is_product = isinstance(op, Contract) or getattr(op, "fn", "") == "mul"
+        return [(op.ins[i], d) for i, d in self.sources(op, self.dims(op.outs[0])[0])] if is_product else []
 
     def producers(self, value: Value, dim: int, alone: bool = False) -> set[Flip]:
         """Return the parameter axes whose new positions arrive here: (name, dim, (told-apart atom, index) or None).

@@ -83,6 +83,12 @@ def by_part(combine: Callable[[list[Content]], Content], tags: Sequence[Known]) 
                               for k in range(atom.size)))
 
 
+def zeros(tags: Sequence[Known]) -> int:
+    """Return how many of several contents are zero; of parts, where most are."""
+    size = max((len(t.contents) for t in tags if isinstance(t, ByPart)), default=1)
+    return max(sum((t.contents[k] if isinstance(t, ByPart) else t) == ZERO for t in tags) for k in range(size))
+
+
 def _only_copies(kinds: Iterable[Content], meeting: str) -> bool:
     """Return whether there are copies; they meet nothing but copies that are copied alike."""
     kinds = set(kinds)

@@ -16,7 +16,7 @@ from fxgrow.contents.kinds import AVERAGE, COPY, FREE, PAIR, ZERO, Content
 FALLBACKS = {PAIR: (PAIR, AVERAGE, ZERO, FREE, COPY), FREE: (FREE, AVERAGE, ZERO, COPY, PAIR),
              COPY: (COPY, AVERAGE, ZERO, FREE, PAIR)}
 SCALED = (AVERAGE, ZERO, COPY)  # those to try with other weights scaled, where none of them is exact otherwise
-MOST_FLIPS = 8
+MOST_RUNS = 16  # with one side of a product or the other turned
 
 
 def certify(tape: Tape, atom: Atom, base: str, exact: bool = True, scaling: bool = False) -> Certificate:
@@ -31,8 +31,10 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True, scaling: bool
         Refusal: with the place and the reason.
     """
     _refuse_repeated(tape, atom)
-    flips: set[Flip] = set()
-    for _ in range(MOST_FLIPS):
+    todo: list[frozenset[Flip]] = [frozenset()]
+    reason = ""
+    for _ in range(MOST_RUNS):
+        flips = todo.pop()
         interpreter = Interpreter(tape, atom, Content(base), flips, exact, scaling)
         try:
             certificate = interpreter.run()
@@ -41,11 +43,14 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True, scaling: bool
                 raise Refusal("no norm over it asks for it")
             return certificate
         except NeedsFlip as stop:
-            turned = None if scaling else _flip(interpreter, stop.op, flips)
-            if turned is None:
-                raise Refusal(str(stop)) from stop
-            flips |= turned
-    raise Refusal("products of values over it contradict each other")
+            turned = [] if scaling else [side for op in stop.ops for side in _turned(interpreter, op, flips)]
+            todo += [flips | side for side in reversed(turned)]
+            reason = reason or ("" if turned else str(stop))
+        except Refusal as why:
+            reason = reason or str(why)
+        if not todo:
+            break
+    raise Refusal(reason or "products of values over it contradict each other")
 
 
 def _refuse_repeated(tape: Tape, atom: Atom) -> None:
@@ -60,14 +65,16 @@ def _refuse_repeated(tape: Tape, atom: Atom) -> None:
                 raise Refusal(f"it is on two axes of one value in {op.node}")
 
 
-def _flip(interpreter: Interpreter, op: Op, flips: set[Flip]) -> set[Flip] | None:
-    """Return the producers of one side of a product of two values, to carry the complement."""
-    summed = [(op.ins[i], d) for i, d, e in op.reduced if interpreter.atom in atoms(e)]
-    sides = [interpreter.producers(v, d) for v, d in summed]
-    for (value, _), side in zip(summed, sides):
+def _turned(interpreter: Interpreter, op: Op, flips: frozenset[Flip]) -> list[set[Flip]]:
+    """Return the producers of either side of a product, the better choice first: one side is to carry the complement."""
+    factors = [(op.ins[i], d) for i, d, e in op.reduced if interpreter.atom in atoms(e)] or interpreter.factors(op)
+    try:
+        sides = [interpreter.producers(v, d) for v, d in factors]
+    except Refusal:
+        return []
+    for (value, _), side in zip(factors, sides):
         if value.param_only:  # the parameter is a producer elsewhere (tied weights)
-            return side if side and not side & flips else None
-    first, second = sides
-    if (first | second) & flips or first & second:
-        return None
-    return min(filter(None, (second, first)), key=len, default=None)  # a weight that is looked up rather than a whole stream
+            return [side] if side and not side & flips else []
+    if any(side & flips for side in sides) or len(sides) != 2 or sides[0] & sides[1]:
+        return []
+    return sorted(filter(None, reversed(sides)), key=len)  # a weight that is looked up rather than a whole stream

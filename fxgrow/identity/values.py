@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fxgrow.aten import CLAMPS, POOLED, RANGES, REARRANGED, Recorded
+from fxgrow.aten import CLAMPS, ODD, POOLED, RANGES, REARRANGED, ZERO_AT_ZERO, Recorded, at_zero
 
 Range = tuple[float, float]
 KEPT_FROM_ZERO = ("leaky_relu", "prelu", "_prelu_kernel", "abs", "rrelu_with_noise", "celu")  # f(x) = x for x >= 0
@@ -108,6 +108,7 @@ def keeps_zero(v: Val) -> bool:
 
 def is_dead(v: Val) -> bool:
     """Return whether the slope of an activation at zero is zero, or there is none."""
-    if v.name in CLAMPS:
-        return 0 in _bounds(v)
-    return v.name in ("abs", "square", "sqrt") or (v.name == "pow" and v.arg(1) != 1)
+    if v.name not in (*ODD, *ZERO_AT_ZERO) or len(v.ins) != 1:
+        return False
+    found = at_zero(v.name, v.tensor.ndim, v.args)
+    return found is None or not found[1]

@@ -60,10 +60,15 @@ def like(gm: GraphModule, trace: Trace, call: Call, nodes: list[Node], method: s
         return lambda name: built(_residual(call, layers, channels), name, value), "", []
     if method == "net2net":
         _check_idempotent(trace, nodes, list(layers.values()))
-        exact = "an identity layer; its norm undoes its own running statistics, its activation leaves this range alone"
+        exact = "an identity layer; its activation leaves this range alone"
+        if any(isinstance(layer, NORMS) for layer in layers.values()):
+            exact += ("; its batch norm undoes its own running statistics, exact in eval mode only: in train mode it takes "
+                      "those of the batch")
     else:
         layers = {"act": nn.PReLU(channels if call.rank or value.ndim == 2 else 1, init=1.0)}
         exact = "an identity layer, and a parametric activation that starts linear (slope 1)"
+        if trace.gives[nodes[-1].name].range[0] >= 0:
+            exact += "; {last} is given nothing negative at first, and each slope of it gets no gradient until it is"
 
     def chain() -> nn.Module:
         inner = {name: inverse(m) if isinstance(m, NORMS) else copy.deepcopy(m) for name, m in layers.items()}

@@ -117,6 +117,13 @@ def test_what_would_not_work_is_refused_with_its_reason(where, options, reason):
                          Activation(where, **options))
 
 
+@pytest.mark.parametrize("where, options", [("2", {"to": "relu"}), ("3", {"to": "elu"}), ("1", {"mode": "replace"})])
+def test_one_that_changes_nothing_and_would_never_learn_is_refused(where, options):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Conv2d(8, 4, 1))
+    with pytest.raises(SelectionError, match="would never learn"):
+        fxgrow.transform(model, torch.randn(2, 3, 16, 16), Activation(where, **options))
+
+
 @pytest.mark.parametrize("options", [{"to": "cube"}, {"to": "identity"}, {"mode": "swap"}, {"weight": "matrix"}])
 def test_options_that_make_no_sense_are_errors(options):
     with pytest.raises(GrowthError, match="choose one of"):

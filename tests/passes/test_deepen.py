@@ -186,6 +186,7 @@ def test_plain_layers(method):
         deeper = nn.Sequential(make_layers([8, 8, 8, "M", 16, "M"], batch_norm=True), nn.Flatten(), vgg[2]).double()
         deeper.load_state_dict(grown.model.state_dict(), strict=True)
         assert fxgrow.verify(model, deeper, torch.randn(IMAGE).double()).ok
+        assert all("exact in eval mode only" in o.certificate for o in grown.outcomes)
     deepened(Perceptron(nn.ReLU()), (4, 6), Deepen(["0", "2"], method=method, seed=0))
     deepened(Sequence1d(), (4, 3, 16), Deepen("layers.1", method=method, seed=0))
 
