@@ -17,14 +17,17 @@ from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
 Inputs: TypeAlias = tuple | dict[str, Any]  # of a call, by place or by name
 
 
-def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | PassBase) -> Grown:
-    """Grow a copy of `model` by the passes, in order; `model` itself is never changed.
+def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | PassBase, *, release: bool = False) -> Grown:
+    """Grow a copy of `model` by the passes, in order; `model` itself is not changed, unless it is to be released.
 
     Args:
         model: any module that `capture` takes, a GraphModule of ours included; of a model whose outer shell cannot be
             captured (a detector), the largest submodules that can be grow inside the untouched shell.
         example_inputs: as for `capture` (for a detector, what it takes: `([image],)`).
         passes: `fxgrow.passes` (any `torch.fx` pass over a captured module works here).
+        release: give the memory of `model` back on the way, where it is too large to be there twice: its tensors are emptied
+            as they are grown, and those that stay as they are become the grown model's. `model` is of no use afterwards, not
+            even if growing fails.
 
     Raises:
         CaptureError: the model cannot be captured.
@@ -38,20 +41,20 @@ def transform(model: nn.Module, example_inputs, passes: Sequence[PassBase] | Pas
         try:
             gm = capture_graph(model, inputs)
         except CaptureError as why:
-            return _transform_parts(model, inputs, passes, why)
+            return _transform_parts(model, inputs, passes, why, release=release)
         leaves = Captured(gm).leaves
         try:  # on a copy: a pass may edit in place
-            return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes)
+            return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes, release)
         except SelectionError as nothing:  # though perhaps parts of what is kept whole can
-            if not leaves:
+            if not leaves or (release and len(passes) > 1):  # what the first pass grew is given up
                 raise
             with contextlib.suppress(CaptureError, SelectionError):
-                return _transform_parts(model, inputs, passes, CaptureError(str(nothing)), leaves)
+                return _transform_parts(model, inputs, passes, CaptureError(str(nothing)), leaves, release)
             raise
 
 
 def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], whole: CaptureError,
-                     leaves: dict[str, str] | None = None) -> Grown:
+                     leaves: dict[str, str] | None = None, release: bool = False) -> Grown:
     """Grow the largest parts of a model that itself cannot be captured (a detector's backbone); `whole` says why not.
 
     Args:
@@ -62,7 +65,7 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[PassBase], w
 
     def grow(path: str, part: GraphModule) -> GraphModule | None:
         try:
-            grown[path] = _run_passes(part, inputs, passes)
+            grown[path] = _run_passes(part, inputs, passes, release)
         except SelectionError as why:
             nothing.append(why)
             return None
@@ -102,12 +105,13 @@ def _is_ours(step: PassBase) -> bool:
     return type(step).__module__.partition(".")[0] == "fxgrow"
 
 
-def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grown:
+def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase], release: bool) -> Grown:
     """Apply the passes as `PassManager` does, which compiles a graph that is new and hides what a pass raises."""
     insist_callable(gm)
     inside = Captured(gm)
     before, inside.before = inside.record, inside.record
     inside.keep_growth(GrowthRecord(origin={"": remembered(gm, "skeleton", skeleton)}), [])
+    inside.released = release
     result = gm
     for step in passes:
         last = result
@@ -118,6 +122,7 @@ def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[PassBase]) -> Grow
     if not passes:
         result.recompile()
     grown = Captured(result)
+    grown.released = False
     alone = dataclasses.replace(grown.record, certificate=[vars(o) for o in grown.outcomes])
     grown.record, grown.before = alone if before is None else before.then(alone), None
     return Grown(result, grown.record, grown.outcomes, inputs, alone)

@@ -147,17 +147,22 @@ def _draw(places: Sequence[Tensor], drawn: Drawn) -> None:
             to.copy_(numbers if sign > 0 else -numbers)
 
 
-def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth]) -> dict[str, Tensor]:
-    """Return the grown version of every parameter and buffer that changes."""
+def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth],
+                 release: bool = False) -> dict[str, Tensor]:
+    """Return the grown version of every parameter and buffer that changes, each old one emptied then if it is released."""
     by_atom, sizes = {g.atom: g for g in growths}, {g.atom: g.size for g in growths}
 
     def fill(name: str, dim: int) -> Fill:
         return lambda atom, content, x, axis: by_atom[atom].extend(content, x, axis, by_atom[atom], (name, dim))
 
     kept, kinds = _kept_by_rows(growths), {g.atom: g.kind for g in growths}
-    grown = {name: grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes, functools.partial(fill, name),
-                               kept.get(name, ()), kinds)
-             for name, dims in contents_by_tensor(growths).items()}
+    read = {name for g in growths for name, *_ in g.certificate.weights.values()}  # when others grow
+    grown: dict[str, Tensor] = {}
+    for name, dims in contents_by_tensor(growths).items():
+        grown[name] = grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes,
+                                  functools.partial(fill, name), kept.get(name, ()), kinds)
+        if release and name not in read:
+            tensors[name].data = tensors[name].new_empty(0)
     for name, (scale, shift) in scalings(growths).items():
         scaled = grown.get(name, tensors[name].detach()) * scale
         grown[name] = scaled + shift if shift else scaled
