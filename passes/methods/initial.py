@@ -23,8 +23,9 @@ def deviation(x: Tensor) -> float:
     if n < 2 or x.is_meta:
         return 0.0
     # dot products, where these keep enough digits: Tensor.std is slow
-    read = [(block.dot(block), block.sum()) for block in flat.split(BLOCK)]  # twice while it is in the cache
-    squares, total = (torch.stack(each).sum(dtype=torch.float64).item() for each in zip(*read))
+    squares = total = 0.0
+    for block in flat.split(BLOCK):  # each is read twice while it is in the cache
+        squares, total = squares + float(block.dot(block)), total + float(block.sum())
     shift = total ** 2 / n
     return math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(x.std())
 
