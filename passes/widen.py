@@ -1,6 +1,6 @@
 """Widen: more positions on the output axes of layers, by R2R, Net2Net, network morphism or at random."""
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxgrow.axis import Atom, AxisClass, Fold, Tape, analyse
 from fxgrow.common import Refusal
-from fxgrow.contents import AVERAGE, COPY, FALLBACKS, FREE, PAIR, SCALED, ZERO, Certificate, Content, certify
+from fxgrow.contents import AVERAGE, COPIES, COPY, FALLBACKS, FREE, PAIR, SCALED, ZERO, Certificate, Content, certify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
 from fxgrow.growth import insist_done
@@ -148,7 +148,8 @@ class Widen(PassBase):
             how = "extend" if opened else "random"
             try:
                 certificate = certify(tape, c.atom, FREE, exact=opened)
-                return Growth(c.atom, size, certificate, *self._extend(c, size, draws), how, WHY[how])
+                return Growth(c.atom, size, certificate, *self._extend(c, size, draws), how, WHY[how],
+                              self._kind(c.size, size, certificate))
             except Refusal as why:  # a norm runs over the outputs
                 reasons.append(str(why))
         for candidate, scaling in () if base is None else self._ways(base):
@@ -164,7 +165,8 @@ class Widen(PassBase):
             fold = WHY["fold"] if any(isinstance(op, Fold) for op in tape.ops_of[c.atom]) else ""
             instead = f"; {self.method} is not exact here: {reasons[0]}" if reasons else ""
             return Growth(c.atom, size_found, certificate, *self._extend(c, size_found, draws), method,
-                          WHY[candidate] + note + fold + self._waits(certificate) + instead)
+                          WHY[candidate] + note + fold + self._waits(certificate) + instead,
+                          self._kind(c.size, size_found, certificate))
         raise Refusal(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
 
     def _waits(self, certificate: Certificate) -> str:
@@ -204,6 +206,12 @@ class Widen(PassBase):
             raise Refusal(f"only whole multiples are possible (its positions are shuffled or cut unevenly): try "
                           f"{width * (-(-target // width))}")
         return c.size + math.ceil((target - width) / repeat)
+
+    def _kind(self, n: int, m: int, certificate: Certificate) -> Hashable:
+        """Return what tells growths apart that extend a tensor by drawn numbers (None: by others too)."""
+        held = {kind for content in certificate.contents.values() for kind in getattr(content, "contents", (content,))}
+        others = certificate.scales or certificate.weights or certificate.rows or not COPIES.isdisjoint(held)
+        return None if others or self.init not in ("match_std", "zero") else (n, m)
 
     def _extend(self, c: AxisClass, m: int, draws: Draws) -> tuple[Extend, Tensor, Tensor]:
         """Return the function that extends a tensor along this class, and the positions and shares drawn for it."""

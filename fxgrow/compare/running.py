@@ -107,7 +107,10 @@ class Twin:
         attention = contextlib.nullcontext() if self.fused else without_fast_path()
         with seeded(seed), torch.set_grad_enabled(autograd != "off"), _unshortened(), attention:
             args, kwargs = tree_map(copied, inputs)
-            return self.model(*args, **kwargs)
+            given = self.model(*args, **kwargs)
+        if autograd == "on":  # what autograd keeps of one model is gone before the other one runs
+            given, self.heard = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, (given, self.heard))
+        return given
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters, each by its first name."""

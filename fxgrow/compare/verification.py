@@ -123,6 +123,8 @@ class _Comparison:
         second, found = self._eval()
         if found.relative < INF:
             found.add(self._other_sizes(second))
+        self.twins.clear()  # these copies are not needed in train mode
+        self.__dict__.pop("probe", None)
         results = {"eval": found}
         trained = self._train(second)
         if trained is not None:

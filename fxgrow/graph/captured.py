@@ -4,7 +4,7 @@ from typing import Any, TypeGuard
 from torch import nn
 from torch.fx import GraphModule
 
-INPUTS, LEAVES, GROWTH, BEFORE = "example_inputs", "leaves", "growth", "growth_before"
+INPUTS, LEAVES, GROWTH, BEFORE, RELEASED = "example_inputs", "leaves", "growth", "growth_before", "released"
 
 
 def is_captured(module: Any) -> TypeGuard[GraphModule]:
@@ -45,6 +45,15 @@ class Captured:
     @leaves.setter
     def leaves(self, leaves: dict[str, str]) -> None:
         self._keep(LEAVES, leaves)
+
+    @property
+    def released(self) -> bool:
+        """Whether its tensors may be taken or emptied by who grows it: it is not used any more."""
+        return self._meta.get(RELEASED, False)
+
+    @released.setter
+    def released(self, released: bool) -> None:
+        self._keep(RELEASED, True) if released else self._meta.pop(RELEASED, None)
 
     @property
     def record(self) -> Any:

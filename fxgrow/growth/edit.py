@@ -42,14 +42,14 @@ class Edit:
     """A copy of a captured module under change.
 
     gm, graph: the copy (nodes have the names that they have in the original); every tensor of it is its own
-        (unless it is not to `own` them: then none may be changed).
+        (unless it is not to `own` them: then none may be changed; or the original is released: then they are taken).
     nodes: the original's nodes in the copy, by name. record, outcomes: what has been done so far. like: a tensor of the
         model's type and device.
     """
 
     def __init__(self, before: GraphModule, step: dict, own: bool = True):
         self.before = before
-        tensor = (lambda t: t.detach().clone()) if own else (lambda t: t)
+        tensor = (lambda t: t.detach().clone()) if own and not Captured(before).released else (lambda t: t)
         self.gm: GraphModule = clone_structure(before, tensor)  # type: ignore[assignment]
         self.graph = self.gm.graph
         self.nodes: dict[str, Node] = {node.name: node for node in self.graph.nodes}

@@ -22,8 +22,8 @@ _SHELLS: weakref.WeakKeyDictionary[nn.Module, GrowthRecord] = weakref.WeakKeyDic
 Pass: TypeAlias = Callable[[GraphModule], Any]
 
 
-def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass) -> Grown:
-    """Grow a copy of `model` by the passes, in order; `model` itself is never changed.
+def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass, *, release: bool = False) -> Grown:
+    """Grow a copy of `model` by the passes, in order; `model` itself is not changed, unless it is to be released.
 
     Args:
         model: any module that `capture` takes, a GraphModule of ours included; of a model whose outer shell cannot be
@@ -31,6 +31,9 @@ def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass) -
         example_inputs: as for `capture` (for a detector, what it takes: `([image],)`).
         passes: one or several of `fxgrow.passes`, or of your own: any `torch.fx` pass over a captured module, or a function
             of one. What such a pass adds is new in the record; what it leaves out (`meta`) is handed on.
+        release: give the memory of `model` back on the way, where it is too large to be there twice: its tensors are emptied
+            as they are grown, and those that stay as they are become the grown model's. `model` is of no use afterwards, not
+            even if growing fails.
 
     Raises:
         CaptureError: the model cannot be captured.
@@ -45,15 +48,15 @@ def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass) -
         try:
             gm = capture_graph(model, inputs)
         except CaptureError as why:
-            return _transform_parts(model, inputs, passes, why)
+            return _transform_parts(model, inputs, passes, why, release=release)
         leaves = Captured(gm).leaves
         try:  # on a copy: a pass may edit in place
-            return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes)
+            return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes, release)
         except SelectionError as nothing:  # though perhaps parts of what is kept whole can
-            if not leaves:
+            if not leaves or (release and len(passes) > 1):  # what the first pass grew is given up
                 raise
             with contextlib.suppress(CaptureError, SelectionError):
-                return _transform_parts(model, inputs, passes, CaptureError(str(nothing)), leaves)
+                return _transform_parts(model, inputs, passes, CaptureError(str(nothing)), leaves, release)
             raise
 
 
@@ -72,7 +75,7 @@ def _listed(passes: Any) -> list[Pass]:
 
 
 def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[Pass], whole: CaptureError,
-                     leaves: dict[str, str] | None = None) -> Grown:
+                     leaves: dict[str, str] | None = None, release: bool = False) -> Grown:
     """Grow the largest parts of a model that itself cannot be captured (a detector's backbone); `whole` says why not.
 
     Args:
@@ -83,7 +86,7 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[Pass], whole
 
     def grow(path: str, part: GraphModule) -> GraphModule | None:
         try:
-            grown[path] = _run_passes(part, inputs, passes)
+            grown[path] = _run_passes(part, inputs, passes, release)
         except SelectionError as why:
             nothing.append(why)
             return None
@@ -122,12 +125,13 @@ def _is_ours(step: Pass) -> bool:
     return type(step).__module__.partition(".")[0] == "fxgrow"
 
 
-def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[Pass]) -> Grown:
+def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[Pass], release: bool) -> Grown:
     """Apply the passes as `PassManager` does, which compiles a graph that is new and hides what a pass raises."""
     insist_callable(gm)
     inside = Captured(gm)
     before, inside.before = inside.record, inside.record
     inside.keep_growth(GrowthRecord(origin={"": remembered(gm, "skeleton", skeleton)}), [])
+    inside.released = release
     result = gm
     for step in passes:
         if not _is_ours(step):
@@ -138,6 +142,7 @@ def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[Pass]) -> Grown:
     if not passes:
         result.recompile()
     grown = Captured(result)
+    grown.released = False
     alone = dataclasses.replace(grown.record, certificate=[vars(o) for o in grown.outcomes])
     grown.record, grown.before = alone if before is None else before.then(alone), None
     return Grown(result, grown.record, grown.outcomes, inputs, alone)

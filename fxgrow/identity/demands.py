@@ -61,10 +61,13 @@ class Demand:
     paired: Callable[[str], bool] | None = None
     normal: bool = False
 
+    def __post_init__(self) -> None:
+        self._carriers = {self.x: True}  # whether the input comes to a value
+
     def identity(self, out: Val) -> Start:
         """Return the start by which `out` is `x`, or raise a Refusal that names the op in the way."""
-        self._carriers: dict[Val, bool] = {}
         start = Start()
+        self._asked = {self.x: self._labels}  # of each value that is to hold the input's numbers, their positions
         labels = self._same(out, start)
         if labels is not self._labels and not torch.equal(labels, self._labels):
             raise Refusal(f"{out.place} gives the positions of its input in another order")
@@ -83,13 +86,25 @@ class Demand:
 
     def _carries(self, v: Val) -> bool:
         """Return whether the input comes here by rearrangements, sums and activations alone."""
-        if v is self.x:
-            return True
-        if v not in self._carriers:
-            passes = v.name in REARRANGED or v.name in ("add", JOIN, "constant_pad_nd") or \
-                leaves_alone(v, self.x.range) or self._normalises(v)
-            self._carriers[v] = passes and any(self._carries(i) for i in v.ins)
+        waiting = [v]
+        while waiting:
+            op = waiting.pop()
+            ins = op.ins if op not in self._carriers and self._is_behind(op) and self._passes(op) else []
+            unknown = [i for i in ins if i not in self._carriers]
+            if unknown and not any(self._carriers.get(i) for i in ins):
+                waiting += [op, unknown[0]]
+            else:
+                self._carriers.setdefault(op, any(self._carriers.get(i) for i in ins))
         return self._carriers[v]
+
+    def _is_behind(self, v: Val) -> bool:
+        """Return whether an op ran after the input was there; all others cannot depend on it."""
+        return v.serial > self.x.serial
+
+    def _passes(self, v: Val) -> bool:
+        """Return whether an op hands on an input that it is given."""
+        return v.name in REARRANGED or v.name in ("add", JOIN, "constant_pad_nd") or leaves_alone(v, self.x.range) or \
+            self._normalises(v)
 
     def _normalises(self, v: Val) -> bool:
         """Return whether `v` is a LayerNorm of the block's own over the last axis, which leaves a normal `x` alone."""
@@ -102,7 +117,7 @@ class Demand:
         ops, queue = {v: None}, [v]
         for later in queue:
             for op in later.ins:
-                if op not in ops and op.ins and not op.param_only:
+                if op not in ops and op.ins and not op.param_only and self._is_behind(op):
                     ops[op] = None
                     queue += [op] if op.name not in CONTRACTIONS else []
         blocking = [op for op in ops if op.name not in REARRANGED and op.name != "add" and any(map(self._carries, op.ins))]
@@ -110,35 +125,42 @@ class Demand:
 
     def _same(self, v: Val, start: Start) -> Tensor:
         """Ask `v` to hold x's numbers, rearranged; return for each of them its position in x."""
-        if v is self.x:
-            return self._labels
-        if not self._carries(v):
-            raise Refusal(self._obstacle(v))
+        way: list[tuple[Val, list[Val]]] = []  # back to x, or to what is asked already: each op, and its other operands
+        while v not in self._asked:
+            if not self._carries(v):
+                raise Refusal(self._obstacle(v))
+            carrier, *others = self._skip_and_branch(v) if v.name == "add" else v.ins
+            way.append((v, others))
+            v = carrier
+        for op, others in reversed(way):
+            self._asked[op] = self._through(op, others, self._asked[v], start)
+            v = op
+        return self._asked[v]
+
+    def _through(self, v: Val, others: list[Val], labels: Tensor, start: Start) -> Tensor:
+        """Ask an op to hand on x's numbers, which its operand beside the others holds; return their positions behind it."""
         if v.name == "add":
-            return self._same_sum(v, start)
-        labels = self._same(v.ins[0], start)
-        if v.name == JOIN and not torch.equal(labels, self._same(v.ins[1], start)):
+            if labels.shape != v.tensor.shape:
+                raise Refusal(f"{v.place} adds values of another shape to its input")
+            self._zero(others[0], start)
+        elif v.name == JOIN and not torch.equal(labels, self._same(others[0], start)):
             raise Refusal(f"{v.place} differs between train and eval mode")
-        if v.name in REARRANGED or v.name == "constant_pad_nd":
+        elif v.name in REARRANGED or v.name == "constant_pad_nd":
             return _rearranged(v, labels)
-        if self._normalises(v):
+        elif self._normalises(v):
             weight, bias = layer_norm(v)  # type: ignore[misc]
             start.ones.add(weight)
             start.zeros.add(bias)
         return labels  # an activation that leaves x's range alone
 
-    def _same_sum(self, v: Val, start: Start) -> Tensor:
-        """Ask one operand to hold x's numbers, rearranged, and the other one to be zero."""
+    def _skip_and_branch(self, v: Val) -> list[Val]:
+        """Return the operand of a sum that is to hold x's numbers, and the one that is to be zero."""
         if len(v.ins) != 2 or (v.alpha != 1 and not self._carries(v.ins[0])):
             raise Refusal(in_the_way(v))
-        skip, branch = v.ins if self._carries(v.ins[0]) else reversed(v.ins)
+        skip, branch = v.ins if self._carries(v.ins[0]) else v.ins[::-1]
         if self._carries(branch):
             raise Refusal(f"{v.place} adds its input to itself")
-        labels = self._same(skip, start)
-        if labels.shape != v.tensor.shape:
-            raise Refusal(f"{v.place} adds values of another shape to its input")
-        self._zero(branch, start)
-        return labels
+        return [skip, branch]
 
     def _zero(self, v: Val, start: Start) -> None:
         """Ask `v` to be zero everywhere."""

@@ -1,6 +1,7 @@
 """Abstract values of the identity analysis, and the ranges that hold their numbers."""
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -18,7 +19,8 @@ class Val(Recorded):
     """One result of an ATen op, and the op; its `ins` are Vals.
 
     tensor: on the meta device. of: for each positional argument, its Val where it is one tensor. at: which of several
-    results. alpha: of a sum, the factor on its second operand. source: the parameter or buffer that it is.
+    results. alpha: of a sum, the factor on its second operand. source: the parameter or buffer that it is. serial: grows
+    from op to op.
     """
     tensor: Tensor = None  # type: ignore[assignment]
     of: list[Val | None] = field(default_factory=list)
@@ -27,6 +29,7 @@ class Val(Recorded):
     source: str | None = None
     param_only: bool = False
     range: Range = (-inf, inf)
+    serial: int = field(default_factory=itertools.count().__next__)
 
     def operand(self, position: int | None) -> Val | None:
         """Return the tensor at a position among the arguments, if there is one."""

@@ -1,5 +1,7 @@
 """Growths of classes: how many positions each gets, how tensors are extended, and the sizes that follow."""
-from collections.abc import Callable, Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +13,19 @@ from fxgrow.axis import Atom, Contract, Map, Normalise, Op, Sizes, Tape, Value, 
 from fxgrow.contents import Certificate, Content
 
 GROUPS: dict[type, tuple[str, int]] = {Contract: ("groups", 6), Normalise: ("num_groups", 1)}  # where calls state them
-New = Tensor | tuple[Tensor, ...] | None  # positions: of several tensors in turn, or zeros
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """New positions that are drawn straight into their places: the same numbers times each sign in turn.
+
+    draw: from a shape, the next numbers. The positions are drawn in order, and may be so in several parts.
+    """
+    draw: Callable[[Sequence[int]], Tensor]
+    signs: tuple[int, ...] = (1,)
+
+
+New = Tensor | tuple[Tensor, ...] | Drawn | None  # positions: of several tensors in turn, drawn in place, or zeros
 Extend = Callable[[Content, Tensor, int, "Growth", tuple[str, int]], tuple[Tensor, New]]
 Contents = dict[Atom, Any]  # a `Content`, or a `ByPart` of several
 Fill = Callable[[Atom, Content, Tensor, int], tuple[Tensor, New]]
@@ -22,6 +36,7 @@ class Growth:
     """One atom grown from its size to `size` positions, old ones first, by the contents of a certificate.
 
     source: for each new position, the old one that copies copy; shares: the share of each position in its old one.
+    kind: growths of one kind extend a tensor alike (None: only this one does so).
     """
     atom: Atom
     size: int
@@ -31,6 +46,7 @@ class Growth:
     shares: Tensor = field(default_factory=lambda: torch.ones(0))
     method: str = ""
     note: str = ""
+    kind: Hashable = None
 
 
 def contents_by_tensor(growths: Sequence[Growth]) -> dict[str, dict[int, Contents]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxgrow.axis import Op, Tape
-from fxgrow.graph import clone_structure
+from fxgrow.graph import Captured, clone_structure, skeleton
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.rewrite.folds import drop_idle, keep_copies_together
 from fxgrow.rewrite.growth import GrownSizes, Growth, contents_by_tensor
@@ -18,12 +18,23 @@ from fxgrow.rewrite.tensors import IndexMaps, grow_tensors, scalings
 
 
 def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModule:
-    """Return a new module with the growths applied, or raise a Refusal where a node cannot take its new sizes."""
+    """Return a new module with the growths applied, or raise a Refusal where a node cannot take its new sizes.
+
+    Of a module that is released all sizes are found to fit before its tensors are given up.
+    """
+    release = Captured(gm).released
+    if release:
+        _rewritten(skeleton(gm), tape, growths, release=False)
+    return _rewritten(gm, tape, growths, release)
+
+
+def _rewritten(gm: GraphModule, tape: Tape, growths: Sequence[Growth], release: bool) -> GraphModule:
     grown = GrownSizes(tape, {g.atom: g.size for g in growths})
     old: dict[str, Tensor] = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
-    tensors = grow_tensors(tape, old, growths)
-    by_id = {id(t): tensors[name] if name in tensors else t.detach().clone() for name, t in old.items()}
-    new = clone_structure(gm, lambda t: by_id[id(t)])
+    tensors = grow_tensors(tape, old, growths, release)
+    by_id = {id(t): tensors[name] if name in tensors else t.detach() if release else t.detach().clone()
+             for name, t in old.items()}
+    new: GraphModule = clone_structure(gm, lambda t: by_id[id(t)])  # type: ignore[assignment]
     resize(new, grown, _eps_ratios(growths))
     keep_copies_together(new, grown)
     correct_sizes(new, grown)

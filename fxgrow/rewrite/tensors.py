@@ -3,9 +3,13 @@
 Each parameter is allocated once, at its final size, and every number is written to its place there. What does not live
 here: what new positions contain; `Extend` gives the old positions as they are to be and the new ones.
 """
+from __future__ import annotations
+
 import functools
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +18,14 @@ from fxgrow.axis import Atom, Sizes, Sum, Tape, atoms, resolve, size_of
 from fxgrow.common import Refusal
 from fxgrow.contents import COPIES, MEAN, ByPart, Content
 from fxgrow.record import broadcast_along
-from fxgrow.rewrite.growth import Contents, Fill, Growth, contents_by_tensor
+from fxgrow.rewrite.growth import Contents, Drawn, Fill, Growth, New, contents_by_tensor
+
+BLOCK = 1 << 18  # numbers at most that are drawn before they are written to their places
+Kinds = Mapping[Atom, Hashable]  # of the classes that others may extend a tensor for
 
 
 def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: Sizes, fill: Callable[[int], Fill],
-                last: Collection[int] = ()) -> Tensor:
+                last: Collection[int] = (), kinds: Kinds | None = None) -> Tensor:
     """Return `x` grown along each dimension in `places`, of `last` at the end, by `fill(dim)(atom, content, x, axis)`."""
     # the old part of an atom is a view
     order = sorted(places, key=lambda d: (d in last, isinstance(resolve(axes[d]), Atom), d))
@@ -32,61 +39,84 @@ def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: S
                 out = out.narrow(d, 0, x.shape[d])
         else:
             out = x.new_empty([s if d not in later else x.shape[d] for d, s in enumerate(shape)])
-        grow_axis(out, x, dim, axes[dim], places[dim], sizes, fill(dim))
+        _Growing(places[dim], sizes, fill(dim), kinds or {}).grow(out, x, dim, axes[dim])
         x = out
     return whole
 
 
-def grow_axis(out: Tensor, x: Tensor, dim: int, e, contents: Contents, sizes: Sizes, fill: Fill) -> None:
-    """Write `x`, grown along every occurrence of the given atoms in axis `dim`, whose expression is `e`, to `out`."""
-    e = resolve(e)
-    if e in contents:
-        old, new = fill(e, contents[e], x, dim)
-        _write(out.narrow(dim, 0, e.size), old)
-        behind = out.narrow(dim, e.size, out.shape[dim] - e.size)
-        if isinstance(new, tuple):
-            for to, each in zip(behind.unflatten(dim, (-1, len(new))).unbind(dim + 1), new):
-                _write(to, each)
+@dataclass
+class _Growing:
+    """The growth of one axis: what the new positions of each atom hold, its new size, what gives them, its kind."""
+    contents: Contents
+    sizes: Sizes
+    fill: Fill
+    kinds: Kinds
+
+    def grow(self, out: Tensor, x: Tensor, dim: int, e) -> None:
+        """Write `x`, grown along every occurrence of the atoms in axis `dim`, whose expression is `e`, to `out`."""
+        e = resolve(e)
+        if e in self.contents:
+            old, new = self.fill(e, self.contents[e], x, dim)
+            _write(out.narrow(dim, 0, e.size), old)
+            _write_new(out.narrow(dim, e.size, out.shape[dim] - e.size), new, dim)
+        elif not self._grows(e):
+            _write(out, x)
+        elif isinstance(e, Sum):
+            self._grow_segments(out, x, dim, e)
         else:
-            _write(behind, new)
-    elif contents.keys().isdisjoint(atoms(e)):
-        _write(out, x)
-    elif isinstance(e, Sum):
-        segments = out.split([size_of(p, sizes) for p in e.parts], dim), x.split([p.size for p in e.parts], dim)
-        for to, segment, part in zip(*segments, e.parts):
-            grow_axis(to, segment, dim, part, contents, sizes, fill)
-    else:
-        _grow_factors(out, x, dim, e.parts, contents, sizes, fill)
+            self._grow_factors(out, x, dim, e.parts)
 
+    def _grows(self, e) -> bool:
+        return not self.contents.keys().isdisjoint(atoms(e))
 
-def _grow_factors(out: Tensor, x: Tensor, dim: int, parts: Sequence, contents: Contents, sizes: Sizes, fill: Fill) -> None:
-    """Grow the factors of a product, laid out from `dim` on, one after another.
+    def _grow_segments(self, out: Tensor, x: Tensor, dim: int, e: Sum) -> None:
+        """Grow the segments of a concatenation: those that are alike at once, along one more dimension."""
+        runs = [list(run) for _, run in itertools.groupby(map(resolve, e.parts), self._likeness)]
+        segments = (out.split([sum(size_of(p, self.sizes) for p in run) for run in runs], dim),
+                    x.split([sum(p.size for p in run) for run in runs], dim))
+        for to, segment, run in zip(*segments, runs):
+            if len(run) == 1 or not self._grows(run[0]):
+                self.grow(to, segment, dim, run[0])
+            else:
+                self.grow(*(t.unflatten(dim, (len(run), -1)) for t in (to, segment)), dim + 1, run[0])
 
-    Where a factor's content differs between the positions of another one (q, k and v stacked), one of these at a time.
-    """
-    out = out.unflatten(dim, [size_of(p, sizes) for p in parts])
-    x = x.unflatten(dim, [p.size for p in parts])
-    growing = [i for i, part in enumerate(parts) if any(a in contents for a in atoms(part))]
-    for i in growing:
-        part, at = parts[i], dim + i
-        to = out if i == growing[-1] else x.new_empty([*x.shape[:at], size_of(part, sizes), *x.shape[at + 1:]])
-        stacked = _stacked_over(part, parts, contents)
-        if stacked is None:
-            grow_axis(to, x, at, part, contents, sizes, fill)
-        else:
-            stack_dim = dim + parts.index(stacked)
-            for k in range(stacked.size):
-                chosen = {atom: c.contents[k] if isinstance(c, ByPart) and c.atom is stacked else c
-                          for atom, c in contents.items()}
-                left = at - 1 if at > stack_dim else at
-                grow_axis(to.select(stack_dim, k), x.select(stack_dim, k), left, part, chosen, sizes, fill)
-        x = to
+    def _likeness(self, part) -> Any:
+        """Return what is equal for neighbours that are written at once."""
+        if not self._grows(part):
+            return None
+        kind = self.kinds.get(part)
+        return part if kind is None else (kind, self.contents[part])
 
+    def _grow_factors(self, out: Tensor, x: Tensor, dim: int, parts: Sequence) -> None:
+        """Grow the factors of a product, laid out from `dim` on, one after another.
 
-def _stacked_over(part, parts: Sequence, contents: Contents) -> Atom | None:
-    """Return the factor whose positions hold different contents of another factor."""
-    held = [contents[a] for a in atoms(part) if a in contents]
-    return next((c.atom for c in held if isinstance(c, ByPart) and c.atom in parts), None)
+        Where a factor's content differs between the positions of another one (q, k and v stacked), one of these at a time.
+        """
+        out = out.unflatten(dim, [size_of(p, self.sizes) for p in parts])
+        x = x.unflatten(dim, [p.size for p in parts])
+        growing = [i for i, part in enumerate(parts) if self._grows(part)]
+        for i in growing:
+            part, at = parts[i], dim + i
+            to = out if i == growing[-1] else x.new_empty([*x.shape[:at], size_of(part, self.sizes), *x.shape[at + 1:]])
+            stacked = self._stacked_over(part, parts)
+            if stacked is None:
+                self.grow(to, x, at, part)
+            else:
+                stack_dim = dim + parts.index(stacked)
+                for k in range(stacked.size):
+                    self._at(stacked, k).grow(to.select(stack_dim, k), x.select(stack_dim, k), at - (at > stack_dim), part)
+            x = to
+
+    def _stacked_over(self, part, parts: Sequence) -> Atom | None:
+        """Return the factor whose positions hold different contents of another factor."""
+        held = [self.contents[a] for a in atoms(part) if a in self.contents]
+        return next((c.atom for c in held if isinstance(c, ByPart) and c.atom in parts), None)
+
+    def _at(self, stacked: Atom, k: int) -> _Growing:
+        """Return the growth at one position of an atom whose positions hold different contents."""
+        chosen = {atom: c.contents[k] if isinstance(c, ByPart) and c.atom is stacked else c
+                  for atom, c in self.contents.items()}
+        return _Growing(chosen, self.sizes, self.fill, self.kinds)
 
 
 def _write(out: Tensor, x: Tensor | None) -> None:
@@ -96,17 +126,43 @@ def _write(out: Tensor, x: Tensor | None) -> None:
         out.copy_(x)
 
 
-def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth]) -> dict[str, Tensor]:
-    """Return the grown version of every parameter and buffer that changes."""
+def _write_new(out: Tensor, new: New, dim: int) -> None:
+    """Write new positions along a dimension, which may be those of several tensors in turn."""
+    if isinstance(new, Drawn):
+        _draw(out.unflatten(dim, (-1, len(new.signs))).unbind(dim + 1), new)
+    elif isinstance(new, tuple):
+        for to, each in zip(out.unflatten(dim, (-1, len(new))).unbind(dim + 1), new):
+            _write(to, each)
+    else:
+        _write(out, new)
+
+
+def _draw(places: Sequence[Tensor], drawn: Drawn) -> None:
+    """Draw numbers a block at a time, and write them times each sign to its place while they are in the cache."""
+    first = places[0]
+    rows = max(BLOCK * first.shape[0] // first.numel(), 1)
+    for blocks in zip(*(place.split(rows) for place in places)):
+        numbers = drawn.draw(blocks[0].shape)
+        for to, sign in zip(blocks, drawn.signs):
+            to.copy_(numbers if sign > 0 else -numbers)
+
+
+def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth],
+                 release: bool = False) -> dict[str, Tensor]:
+    """Return the grown version of every parameter and buffer that changes, each old one emptied then if it is released."""
     by_atom, sizes = {g.atom: g for g in growths}, {g.atom: g.size for g in growths}
 
     def fill(name: str, dim: int) -> Fill:
         return lambda atom, content, x, axis: by_atom[atom].extend(content, x, axis, by_atom[atom], (name, dim))
 
-    kept = _kept_by_rows(growths)
-    grown = {name: grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes, functools.partial(fill, name),
-                               kept.get(name, ()))
-             for name, dims in contents_by_tensor(growths).items()}
+    kept, kinds = _kept_by_rows(growths), {g.atom: g.kind for g in growths}
+    read = {name for g in growths for name, *_ in g.certificate.weights.values()}  # when others grow
+    grown: dict[str, Tensor] = {}
+    for name, dims in contents_by_tensor(growths).items():
+        grown[name] = grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes,
+                                  functools.partial(fill, name), kept.get(name, ()), kinds)
+        if release and name not in read:
+            tensors[name].data = tensors[name].new_empty(0)
     for name, (scale, shift) in scalings(growths).items():
         scaled = grown.get(name, tensors[name].detach()) * scale
         grown[name] = scaled + shift if shift else scaled
@@ -130,10 +186,11 @@ def _kept_by_rows(growths: Sequence[Growth]) -> dict[str, tuple[int, ...]]:
 
 
 class IndexMaps:
-    """Where the positions of grown axes come from; most axes, and most segments of them, are those of several parameters."""
+    """Where the positions of grown axes come from; most axes are those of several parameters."""
 
     def __init__(self, growths: Sequence[Growth]):
         self.by_atom, self.sizes = {g.atom: g for g in growths}, {g.atom: g.size for g in growths}
+        self.kinds = {g.atom: g.kind for g in growths}
         self.known: dict[tuple, tuple[Tensor, Tensor, Tensor | None]] = {}
 
     def of(self, e, contents: Contents) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -143,32 +200,28 @@ class IndexMaps:
         """
         e = resolve(e)
         held = {a: contents[a] for a in atoms(e) if a in contents}
-        key = (e, *held.items())
+        key = (e, *((a, c if _may_copy(c) else None) for a, c in held.items()))
         if key not in self.known:
-            self.known[key] = self._joined(e, held) if isinstance(e, Sum) else self._grown(e, held)
+            self.known[key] = self._grown(e, held)
         return self.known[key]
-
-    def _joined(self, e: Sum, contents: Contents) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return what is known of the segments of an axis, one behind the other."""
-        indices, fresh, shares = zip(*(self.of(part, contents) for part in e.parts))
-        starts = torch.tensor([0, *itertools.accumulate(part.size for part in e.parts[:-1])])
-        index, start = torch.cat(indices), starts.repeat_interleave(torch.tensor([i.shape[0] for i in indices]))
-        index = torch.where(index < 0, index, index + start)
-        if all(s is None for s in shares):
-            return index, torch.cat(fresh), None
-        return index, torch.cat(fresh), torch.cat([f.new_ones(f.shape, dtype=torch.float64) if s is None else s
-                                                   for f, s in zip(fresh, shares)])
 
     def _grown(self, e, contents: Contents) -> tuple[Tensor, Tensor, Tensor | None]:
         def grown(x: Tensor, extend: Callable[[Growth, Content, Tensor, int], tuple[Tensor, Tensor]]) -> Tensor:
             def fill(dim: int) -> Fill:
                 return lambda atom, *at: extend(self.by_atom[atom], *at)
-            return grow_tensor(x, [e], {0: contents}, self.sizes, fill)
+            return grow_tensor(x, [e], {0: contents}, self.sizes, fill, kinds=self.kinds)
 
         shared = any(_last_part(content) == "share" for content in contents.values())
         shares = grown(torch.ones(e.size, dtype=torch.float64), _extend_shares) if shared else None
+        index = grown(torch.arange(e.size), _extend_index)
+        if not any(map(_may_copy, contents.values())):
+            return index, index < 0, shares
         fresh = grown(torch.zeros(e.size, dtype=torch.bool), lambda g, _, x, axis: (x, x.new_ones(_new_shape(g, x, axis))))
-        return grown(torch.arange(e.size), _extend_index), fresh, shares
+        return index, fresh, shares
+
+
+def _may_copy(content: Content | ByPart) -> bool:
+    return isinstance(content, ByPart) or content in COPIES
 
 
 def _extend_index(g: Growth, content: Content, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fxgrow.aten import tree_leaves
 from fxgrow.axis import analyse
+from fxgrow.common import without_collector
 from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import as_call, skeleton, tensors_of, uncached
@@ -48,7 +49,8 @@ def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Liter
         GrowthError: there is no exact way; names the layer that forbids it, and why.
         CaptureError: a model cannot be captured.
     """
-    return Into(small, big, example_inputs, Options(method, place, approximate, extend, seed_of(seed))).grow(check)
+    with without_collector():
+        return Into(small, big, example_inputs, Options(method, place, approximate, extend, seed_of(seed))).grow(check)
 
 
 class Into:

@@ -1,6 +1,6 @@
 """Initial values of new numbers: the free part of every method."""
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxgrow.rewrite import Drawn, New
+
 Init = str | float | Callable[..., Tensor]
+BLOCK = 1 << 18  # numbers
 INITS = ("match_std", "kaiming", "xavier", "copy", "zero")
 
 
@@ -20,7 +23,10 @@ def deviation(x: Tensor) -> float:
     if n < 2 or x.is_meta:
         return 0.0
     # dot products, where these keep enough digits: Tensor.std is slow
-    squares, shift = float(torch.dot(flat, flat)), float(flat.sum()) ** 2 / n
+    squares = total = 0.0
+    for block in flat.split(BLOCK):  # each is read twice while it is in the cache
+        squares, total = squares + float(block.dot(block)), total + float(block.sum())
+    shift = total ** 2 / n
     return math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(x.std())
 
 
@@ -82,23 +88,34 @@ class Drawing:
 
     def new(self, x: Tensor, axis: int, count: int, source: Tensor) -> Tensor:
         """Return `count` new positions along `axis` of `x` (shape of `x` with that axis replaced)."""
+        shape = (*x.shape[:axis], count, *x.shape[axis + 1:])
         if self.init == "copy":
             return x.index_select(axis, source.to(x.device))
         if self.constant:
-            return x.mean(axis, keepdim=True).expand(*x.shape[:axis], count, *x.shape[axis + 1:])
-        shape = (*x.shape[:axis], count, *x.shape[axis + 1:])
+            return x.mean(axis, keepdim=True).expand(shape)
         if callable(self.init):
             return self.init(shape, self.draws.generator).to(x)
-        if x.is_complex():
-            return torch.view_as_complex(self.new(torch.view_as_real(x), axis, count, source))
         std = self._std(x)
-        if std == 0.0:
-            return x.new_zeros(shape)
-        bound = math.sqrt(3.0) * std  # of a uniform distribution with this deviation
-        drawn = self.draws.uniform.random(shape, np.float64 if x.dtype is torch.float64 else np.float32)
-        return torch.from_numpy(drawn).mul_(2 * bound).sub_(bound).to(x)
+        return self._uniform(shape, std, x).to(x) if std else x.new_zeros(shape)
+
+    def in_turn(self, x: Tensor, axis: int, *signs: int) -> New:
+        """Return the new positions along `axis` of `x`, the same new numbers times each sign in turn."""
+        if self.init == "copy" or self.constant or callable(self.init):
+            new = self.new(x, axis, (self.m - self.n) // len(signs), self.source[::len(signs)])
+            return tuple(new if sign > 0 else -new for sign in signs)
+        std = self._std(x)
+        return Drawn(lambda shape: self._uniform(shape, std, x), signs) if std else None
+
+    def _uniform(self, shape: Sequence[int], std: float, like: Tensor) -> Tensor:
+        """Return numbers of a uniform distribution with this deviation, in the precision of `like` or a higher one."""
+        if like.is_complex():
+            return torch.view_as_complex(self._uniform((*shape, 2), std, torch.view_as_real(like)))
+        bound = math.sqrt(3.0) * std
+        drawn = self.draws.uniform.random(shape, np.float64 if like.dtype is torch.float64 else np.float32)
+        return torch.from_numpy(drawn).mul_(2 * bound).sub_(bound)
 
     def _std(self, x: Tensor) -> float:
+        x = torch.view_as_real(x) if x.is_complex() else x
         if x.is_meta or self.init == "zero":
             return 0.0
         if self.init == "match_std":

@@ -2,11 +2,12 @@
 from torch import Tensor
 
 from fxgrow.passes.methods.initial import Drawing
+from fxgrow.rewrite import New
 
 
-def free(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor]:
+def free(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, New]:
     """Return x and, behind it, u along `axis`, drawn."""
-    return x, drawing.new(x, axis, drawing.m - drawing.n, drawing.source)
+    return x, drawing.in_turn(x, axis, 1)
 
 
 def zero(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, None]:

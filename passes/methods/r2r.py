@@ -5,17 +5,16 @@ With x the old positions, h = [x, u, u] and consumer columns [W, V, -V]: W x + V
 from torch import Tensor
 
 from fxgrow.passes.methods.initial import Drawing
+from fxgrow.rewrite import New
 
 
-def pair(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
+def pair(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, New]:
     """Return x and, behind it, `u1, u1, u2, u2, ...` along `axis` (m - n is even)."""
     if drawing.constant:
         return x, drawing.new(x, axis, drawing.m - drawing.n, drawing.source)
-    u = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
-    return x, (u, u)
+    return x, drawing.in_turn(x, axis, 1, 1)
 
 
-def signed(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def signed(x: Tensor, axis: int, drawing: Drawing) -> tuple[Tensor, New]:
     """Return x and, behind it, `v1, -v1, v2, -v2, ...` along `axis`."""
-    v = drawing.new(x, axis, (drawing.m - drawing.n) // 2, drawing.source[::2])
-    return x, (v, -v)
+    return x, drawing.in_turn(x, axis, 1, -1)

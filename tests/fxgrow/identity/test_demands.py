@@ -1,6 +1,8 @@
 """The walk back from a block's output: what it asks of parameters, what is in its way, and the ranges that it rests on."""
 from __future__ import annotations
 
+import inspect
+import sys
 from math import inf
 
 import pytest
@@ -152,3 +154,28 @@ def test_ranges_hold_every_number(steps, seed):
     low, high = Trace.of(gm).gives[next(iter(gm.graph.find_nodes(op="output"))).args[0].name].range
     out = gm(x)
     assert low <= float(out.min()) + 1e-6 and float(out.max()) <= high + 1e-6
+
+
+def test_a_way_of_many_blocks_takes_no_deeper_stack():
+    """Each block adds to what comes in; the walk back through all of them has a few frames."""
+    class Blocks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(40))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = x + layer(torch.relu(x))
+            return x
+
+    gm = fxgrow.capture(Blocks(), torch.randn(2, 2))
+    trace = Trace.of(gm)
+    demand = Demand(trace.gives["x"], lambda name: True)
+    out = trace.gives[next(iter(gm.graph.find_nodes(op="output"))).args[0].name]
+    depth, limit = len(inspect.stack(0)), sys.getrecursionlimit()
+    sys.setrecursionlimit(depth + 40)
+    try:
+        start = demand.identity(out)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert start.zeros == {f"layers.{i}.{name}" for i in range(40) for name in ("weight", "bias")}

@@ -1,0 +1,20 @@
+"""tools/bench_growth.py: a row for each thing that is measured, a column for each size."""
+import importlib.util
+from pathlib import Path
+
+SPEC = importlib.util.spec_from_file_location("bench_growth", Path(__file__).resolve().parents[2] / "tools/bench_growth.py")
+bench_growth = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(bench_growth)
+
+
+def test_the_table_has_a_row_for_each_work():
+    head, line, *rows = bench_growth.table([24, 32]).splitlines()
+    assert head == "| nodes | 24 | 32 |" and line == "| --- | ---: | ---: |"
+    names = "capture", "axes", "transform", "deepen", "grow_into", "count_flops", "draw", "save", "load"
+    assert tuple(row.split("`")[1] for row in rows) == names
+    assert all(float(cell) >= 0 for row in rows for cell in row.split("|")[2:4])
+
+
+def test_a_graph_has_as_many_nodes_as_are_asked_for():
+    gm = bench_growth.fxgrow.capture(bench_growth.network(10), bench_growth.X)
+    assert len(gm.graph.nodes) == 40 + 4
