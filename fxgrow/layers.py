@@ -251,14 +251,15 @@ def _named(value: Any) -> Any:
 
 def unpickled(name: str, state: dict[str, Any], nodes: list[tuple]) -> CapturedModule:
     """Return the module that a pickle describes."""
-    graph, made = Graph(), {}
+    graph = Graph()
+    made: dict[str, Node] = {}
     for op, label, target, args, kwargs, owner in nodes:
         target, args, kwargs = (map_aggregate(a, lambda v: _meant(v, made)) for a in (target, args, kwargs))
         made[label] = graph.create_node(op, target, args, kwargs, label)
         if owner is not None:
             made[label].meta["owner"] = owner
     new = CapturedModule(nn.Module(), Graph(), name)
-    vars(new).update(state)
+    new.__dict__.update(state)
     new.graph = graph
     return new
 

@@ -78,7 +78,8 @@ class _Growing:
             if len(run) == 1 or not self._grows(run[0]):
                 self.grow(to, segment, dim, run[0])
             else:
-                self.grow(*(t.unflatten(dim, (len(run), -1)) for t in (to, segment)), dim + 1, run[0])
+                alike = len(run), -1
+                self.grow(to.unflatten(dim, alike), segment.unflatten(dim, alike), dim + 1, run[0])
 
     def _likeness(self, part) -> Any:
         """Return what is equal for neighbours that are written at once."""

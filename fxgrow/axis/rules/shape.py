@@ -118,8 +118,8 @@ def _one_of(tape, name, x: Value, dim: int, index: int, out) -> None:
     axis, kept = resolve(x.axes[dim]), [i for i in range(len(x.axes)) if i != dim]
     tape.map(name, [x], out, [x.axes[i] for i in kept], [{i: j for j, i in enumerate(kept)}],
              pick=(axis, [index % axis.size]) if isinstance(axis, Atom) else None)
-    index = index if name == "select" else None  # of all positions one by one: their number is written down
-    tape.chosen[tape.peek(out)] = axis, index, f"its positions are told apart (one is selected) in {tape.node}"
+    at = index if name == "select" else None  # of all positions one by one: their number is written down
+    tape.chosen[tape.peek(out)] = axis, at, f"its positions are told apart (one is selected) in {tape.node}"
 
 
 @rule("slice")
