@@ -38,19 +38,21 @@ def other_counts(none: bool = False) -> Iterator[None]:
         _MORE.reset(token)
 
 
-def with_some(run: Callable[[], T], counts: list[int]) -> T:
+def with_some(run: Callable[[], T], counts: list[int]) -> tuple[T, Exception | None]:
     """Run something where masks have positions; if it raises then (`if x.isnan().any()`), where they have none.
 
     counts: the numbers of positions that were made up are added to it.
+    Returns: what it gives, and what it raised where masks have positions.
     """
     try:
         with noted_counts(counts):
-            return run()
-    except Exception:
+            return run(), None
+    except Exception as error:
         if not counts:
             raise
+        stopped = error
     with other_counts(none=True):
-        return run()
+        return run(), stopped
 
 
 def _count(size: int) -> int:

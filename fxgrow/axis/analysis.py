@@ -173,9 +173,9 @@ class _AxisRunner(MetaRunner):
         return _join(self.tape, train_value, eval_value)
 
     def join_modes(self, node: Node, in_train: Any, in_eval: Any) -> Any:
-        """Return what stands for what a layer gives in both modes."""
+        """Return what stands for what a layer gives in both modes; where it cannot run in one, nothing of it grows."""
         (trained, form), (evaluated, other) = tree_flatten(in_train), tree_flatten(in_eval)
-        if form == other:
+        if form == other and (in_train is None) is (in_eval is None):
             ops = list(self.tape.inner.get(node.name, ()))  # a join is no op of the layer
             joined = tree_unflatten([_join(self.tape, a, b) for a, b in zip(trained, evaluated)], form)
             self.tape.inner[node.name] = ops

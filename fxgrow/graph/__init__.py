@@ -4,7 +4,7 @@ What lives here: what holds for any graph, whoever made it. What does not: how o
 """
 from fxgrow.graph.captured import Captured, is_captured
 from fxgrow.graph.cleanup import clean_trace, copy_nodes
-from fxgrow.graph.faults import faults_told
+from fxgrow.graph.faults import faults_told, is_of_user
 from fxgrow.graph.grad_mode import keep_grad_mode
 from fxgrow.graph.inputs import arguments_of, as_call, to_meta
 from fxgrow.graph.joins import add_join, branch_taken, is_join, mode_flag
@@ -58,7 +58,7 @@ __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE
            "MetaRunner", "NodeRunner", "OWN", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join",
            "add_node", "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary",
            "branch_taken", "call_of", "calls", "clean_trace", "clone_graph", "clone_module", "clone_structure",
-           "cloned_tensors", "computes", "copy_nodes", "family", "faults_told", "hold", "home_of", "inside",
+           "cloned_tensors", "computes", "copy_nodes", "family", "faults_told", "hold", "home_of", "inside", "is_of_user",
            "is_captured", "is_join", "keep_grad_mode", "location_of", "memory_of", "mentions", "meta_twin",
            "mode_flag", "modules_by_path", "nested_shape", "other_users", "outer", "owner_of", "passes_on",
            "path_of", "place_of", "prefixes", "remembered", "run_shapes", "running_copy", "settings",

@@ -3,8 +3,11 @@
 What does not live here: errors of the user's forward, of which a recording says where they were raised (fxgrow/tracing).
 """
 import contextlib
+import dis
+import os
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch.fx import Node
@@ -12,6 +15,7 @@ from torch.fx import Node
 from fxgrow.errors import FxgrowError
 from fxgrow.graph.names import path_of
 
+OF_TORCH, OF_US = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}"
 PASSED_ON = (FxgrowError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
@@ -30,6 +34,20 @@ def faults_told(kind: type[FxgrowError], what: str) -> Iterator[None]:
         words = " ".join(str(error).split())[:300]
         raise kind(f"{what}{_place(error)} for a reason that fxgrow does not know: {type(error).__name__}: {words}. The "
                    "model is as it was; please report this with its code") from error
+
+
+def is_of_user(filename: str) -> bool:
+    """Tell whether code in a file is neither torch's nor ours."""
+    return not filename.startswith((OF_TORCH, OF_US, "<frozen", "<string>"))
+
+
+def raised_on_purpose(error: BaseException) -> bool:
+    """Tell whether an error comes from a `raise` or `assert` of the user's code; else something could not be run."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    code = place and place.tb_frame.f_code
+    return bool(code) and is_of_user(code.co_filename) and code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _place(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from torch.fx.node import map_aggregate
 from fxgrow.aten import Literals, Shapes, other_counts, with_some
 from fxgrow.errors import CaptureError
 from fxgrow.graph.captured import Captured
+from fxgrow.graph.faults import raised_on_purpose
 from fxgrow.graph.joins import is_join
 from fxgrow.graph.modules import mentions, meta_twin, modules_by_path
 from fxgrow.graph.names import location_of
@@ -151,7 +152,9 @@ class MetaRunner(NodeRunner):
         counts: list[int] = []
         with Literals(), torch.random.fork_rng([]):
             torch.default_generator.manual_seed(0)  # what is drawn may decide what is done
-            value = with_some(lambda: super(MetaRunner, self).run_node(node), counts)
+            value, stopped = with_some(lambda: super(MetaRunner, self).run_node(node), counts)
+            if self.both_modes and stopped is not None and not raised_on_purpose(stopped):
+                value = self.join_modes(node, None, value)
             if self.both_modes and self._asks_for_mode(node):
                 value = self._run_in_train_mode(node, value)
             if self.both_modes and counts:
@@ -160,11 +163,13 @@ class MetaRunner(NodeRunner):
 
     def _run_with_none(self, node: Node, value: Any) -> Any:
         """Run a layer whose data say how many positions it takes once more, where they take none."""
+        none = None
         try:
             with other_counts(none=True):
                 none = super().run_node(node)
-        except Exception:  # where there are none it raises, whatever the sizes are
-            return value
+        except Exception as error:
+            if raised_on_purpose(error):  # whatever the sizes are
+                return value
         return self.join_modes(node, none, value)
 
     def _run_in_train_mode(self, node: Node, in_eval: Any) -> Any:

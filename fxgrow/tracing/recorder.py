@@ -8,13 +8,11 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,7 +31,7 @@ from fxgrow.aten import (
     tree_map,
     with_some,
 )
-from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, OWN, add_node, modules_by_path, to_meta
+from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, OWN, add_node, is_of_user, modules_by_path, to_meta
 from fxgrow.layers import ask_grad, has_form, restore_grad, set_grad
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Number, plain, remember
@@ -61,7 +59,6 @@ LITERALS = (type(None), bool, str, int, float, complex, torch.dtype, torch.layou
 WITHOUT_DATA = ": compute it for all (torch.where, a product with a mask), or pass the submodule that does the work instead"
 FROZEN = ("TorchScript made it, and there are numbers in its code (torch.jit.freeze): put the module in its place that it "
           "was made from")
-OF_TORCH, OF_US = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}"
 
 
 def line_of(frame: FrameType | None) -> str:
@@ -85,11 +82,6 @@ def _frame_of_user() -> FrameType | None:
             return None
         frame = frame.f_back
     return frame
-
-
-def is_of_user(filename: str) -> bool:
-    """Tell whether code in a file is neither torch's nor ours."""
-    return not filename.startswith((OF_TORCH, OF_US, "<frozen", "<string>"))
 
 
 class Element:
@@ -498,7 +490,7 @@ class Recorder(TorchFunctionMode):
                 args, kwargs = self.torch_form(args), self.torch_form(kwargs)
                 given = *args, *kwargs.values()
                 before = contents_of(given)
-                out = with_some(lambda: call(*args, **kwargs), self.counts)
+                out, _ = with_some(lambda: call(*args, **kwargs), self.counts)
         finally:
             self.listening = True
         self._notice_counts(str(target))

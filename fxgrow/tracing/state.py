@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxgrow.graph import CONSTANT, OWN, modules_by_path
-from fxgrow.tracing.recorder import is_of_user
+from fxgrow.graph import CONSTANT, OWN, is_of_user, modules_by_path
 from fxgrow.tracing.sizes import Type
 
 CONTAINERS = (list, dict, set, deque)

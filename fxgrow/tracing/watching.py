@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fxgrow.aten import Shapes
-from fxgrow.graph import any_batch_size, without_fast_path
+from fxgrow.graph import any_batch_size, is_of_user, without_fast_path
 from fxgrow.layers import Applied
-from fxgrow.tracing.recorder import Recorder, is_of_user
+from fxgrow.tracing.recorder import Recorder
 from fxgrow.tracing.sizes import FUNCTIONS, Number
 
 

@@ -128,6 +128,32 @@ def test_the_way_without_any_is_followed_in_a_layer_that_is_kept_whole(otherwise
         torch.testing.assert_close(grown(X, mask), model(X, mask), rtol=1e-9, atol=1e-12)
 
 
+class OneByOne(nn.Module):
+    """Asks for the value of each position that it has found, which nobody knows without data."""
+
+    def __init__(self, training_only):
+        super().__init__()
+        self.weight, self.training_only = nn.Parameter(torch.randn(3, 12, 12)), training_only
+
+    def forward(self, x):
+        out = torch.zeros_like(x)
+        if self.training_only and not self.training:
+            return out + x
+        for row in (x.sum(1) > 0).nonzero():
+            if row[0] < 2:
+                out = out + F.linear(x, self.weight[row[0]])
+        return out + x
+
+
+@pytest.mark.parametrize("training_only", [False, True])
+def test_where_positions_cannot_be_followed_one_by_one_nothing_grows_by_the_way_without_any(training_only):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 12), OneByOne(training_only), nn.Linear(12, 3)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=0)).model
+    assert grown.get_parameter("0.weight").shape == (12, 4) and grown.get_parameter("3.weight").shape == (3, 12, 12)
+    assert fxgrow.verify(model, grown, x).exact_in == ("eval", "train")
+
+
 def test_the_count_of_flops_says_what_it_assumes():
     count = fxgrow.count_flops(Net(CASES["chosen rows"][0]).double(), (X, M))
     assert [op for op in count.uncounted if "half are assumed" in op] == ["index (data say how many; half are assumed)"]
