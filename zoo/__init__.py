@@ -1,13 +1,11 @@
 """Architectures of the papers that fxgrow follows: one family a file, each with its citation.
 
 Files beside this one without an underscore register their models when a name is first used: help does not wait for torch.
-So do the modules that installed packages name in the group `fxgrow.models` (a function there is a source with a prefix).
 """
 import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-from fxgrow.common import load_installed
 from fxgrow.exports import lazy_exports
 
 if TYPE_CHECKING:
@@ -25,5 +23,4 @@ def __getattr__(name: str):
     for file in pkgutil.iter_modules(__path__):
         if not file.name.startswith("_"):
             importlib.import_module(f"{__name__}.{file.name}")
-    load_installed("fxgrow.models", modules=True)
     return found

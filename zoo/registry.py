@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxgrow.common import nearest
+from fxgrow.common import load_installed, nearest
 from fxgrow.errors import ModelError
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
@@ -38,13 +38,18 @@ def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 def list_models() -> list[str]:
-    """Return the names of all models, in alphabetical order."""
+    """Return the names of all models, in alphabetical order.
+
+    Those of the modules that installed packages name in the group `fxgrow.models` are among them (a function there is a
+    source with a prefix).
+    """
+    load_installed("fxgrow.models", modules=True)
     return sorted(BUILDERS)
 
 
 def model_options(name: str) -> dict[str, Any]:
     """Return the options of a model and their defaults; raise ZooError where there is no such model."""
-    if name not in BUILDERS:
+    if name not in list_models():
         raise ZooError(f"the zoo has no model {name!r}{nearest(name, list_models())}; it has {', '.join(list_models())}")
     return {option: p.default for option, p in inspect.signature(BUILDERS[name]).parameters.items()}
 

@@ -78,7 +78,8 @@ def _of_functional(value: Any) -> bool:
 @functools.lru_cache(maxsize=None)
 def _functions() -> dict[str, Callable]:
     """Name to function, for every namespace that is small and known beforehand."""
-    table: dict[str, Callable] = {"torch._assert": torch._assert}
+    private = ("_assert", "_grouped_mm")
+    table: dict[str, Callable] = {f"torch.{name}": getattr(torch, name) for name in private if hasattr(torch, name)}
     for module, accepts in ((torch, _of_torch), (F, _of_functional), (torch.special, inspect.isbuiltin),
                             (torch.linalg, inspect.isbuiltin), (torch.fft, inspect.isbuiltin), (math, inspect.isbuiltin)):
         for name, value in sorted(vars(module).items()):

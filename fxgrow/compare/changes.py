@@ -143,7 +143,7 @@ class _Comparison:
         self.before, self.after = (_Side(gm, after.training) for gm in (before, after))  # both in one mode
         self.record = record
         self.entries = {} if record is None else {
-            id(t): entry for t, entry in record.located(dict(after.named_parameters(remove_duplicate=False))).values()}
+            id(t): entry for t, entry in record.located(record.fitting(after)).values()}
         self.old = {node.name: node for node in before.graph.nodes}
 
     def changes(self, model: nn.Module) -> Changes:

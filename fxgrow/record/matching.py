@@ -100,6 +100,12 @@ class Entries:
             located[name] = tensor, ParameterRecord.new(tensor.ndim) if beside else self.entry(keys[name], tensor.ndim)
         return located
 
+    def fitting(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the parameters of the grown model without those that were exchanged since for others of another size."""
+        expected = self.grown_side().expected
+        return {name: t for name, t in model.named_parameters(remove_duplicate=False)
+                if name not in expected or expected[name].entry.fits(t.shape, expected[name].small)}
+
     def new_mask(self, name: str, tensor: Tensor) -> Tensor:
         """Return a mask that is true where a number of the grown `tensor` is new; shape of `tensor`."""
         if self.knows(name):
