@@ -46,8 +46,10 @@ def raised_on_purpose(error: BaseException) -> bool:
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
-    code = place and place.tb_frame.f_code
-    return bool(code) and is_of_user(code.co_filename) and code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    if place is None:
+        return False
+    code = place.tb_frame.f_code
+    return is_of_user(code.co_filename) and code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _place(error: BaseException) -> str:
