@@ -157,7 +157,8 @@ def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, Gr
         whole: why the model itself cannot be captured. leaves: submodules that no part may be or hold, each with the reason.
 
     Returns:
-        the copy, the paths of its changed parts, and the parts left alone because of the rest of the model, with the reason.
+        the copy (the model, where nothing is changed), the paths of its changed parts, and the parts left alone because of
+        the rest of the model, with the reason.
 
     Raises:
         CaptureError: there is no part that can be captured and works in its place.
@@ -171,6 +172,8 @@ def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, Gr
     while parts := capture_parts(model, calls, alone):
         tried = {path: change(path, part) for path, part in parts.items()}
         changed = {path: part for path, part in tried.items() if part is not None}
+        if not changed:
+            return model, [], faults
         with faults_told(CaptureError, f"{type(model).__name__} with its parts grown stops"):
             new, fault = _try_out(model, calls, inputs, changed)
             if not fault:

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 import fxgrow
-from fxgrow.errors import CaptureError
+from fxgrow.errors import CaptureError, SelectionError
 from fxgrow.passes import Widen
 
 X, OTHER = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
@@ -125,6 +125,21 @@ def test_without_any_part_that_works_the_refusal_says_why():
 
     with pytest.raises(CaptureError, match=r"data of a tensor.*test_parts.py:\d+.*; body was left alone: .*something else"):
         fxgrow.transform(Alone(None).double(), X, Widen(factor=2, seed=0))
+
+
+def test_where_no_part_can_grow_that_is_said():
+    """Also in a shell that gives something else at each call, so that no two runs of it are equal."""
+    class Drawing(Shell):
+        def __init__(self):
+            super().__init__(None)
+            self.body = nn.Sequential(nn.ReLU(), nn.Linear(self.head.in_features, self.head.in_features))
+
+        def forward(self, x):
+            return iter([self.body(x)]) if x.sum() < 1e9 else x
+
+    model = Drawing().double()
+    with pytest.raises(SelectionError, match="nothing in the model can grow"):
+        fxgrow.transform(model, torch.randn(2, model.head.in_features, dtype=torch.float64), Widen(factor=2, seed=0))
 
 
 def test_a_shell_keeps_its_class_and_its_own_train():
