@@ -10,11 +10,11 @@ from typing import Any
 from torch.fx import Graph, GraphModule, Node
 
 from fxgrow.archive import allow
-from fxgrow.archive.structure import find_module, is_readable
+from fxgrow.archive.structure import is_readable
 from fxgrow.archive.tree import Tree
 from fxgrow.archive.values import Unencodable, decode, encode, fields
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import keep_grad_mode
+from fxgrow.graph import find_module, keep_grad_mode
 
 MAX_NODES = 100_000  # torch.fx compiles a function of as many lines
 NODE = {"op": str, "name": str, "target": (str, dict), "args": list, "kwargs": dict}

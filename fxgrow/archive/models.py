@@ -15,12 +15,12 @@ from fxgrow.archive.container import FIRST
 from fxgrow.archive.graph import decode_graph, encode_graph
 from fxgrow.archive.modules import Encoder
 from fxgrow.archive.own import Donor, give
-from fxgrow.archive.structure import find_module, usable_attribute
+from fxgrow.archive.structure import usable_attribute
 from fxgrow.archive.tree import TREE, Tree
 from fxgrow.archive.values import Convert, Unencodable, decode, encode, fields
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import Captured, hold, tensors_of, to_meta
+from fxgrow.graph import Captured, find_module, hold, tensors_of, to_meta
 from fxgrow.layers import CapturedModule
 from fxgrow.record import GrowthRecord, Outcome
 from fxgrow.tracing import of_class, plain_attributes, put_back

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.archive.hooks import hooks_of, name_of
-from fxgrow.archive.structure import OWN_OF_MODULE, find_module, is_data, usable_attribute
+from fxgrow.archive.structure import OWN_OF_MODULE, is_data, usable_attribute
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import clone_structure
+from fxgrow.graph import clone_structure, find_module
 
 OWN = {"own": str, "at": (str, type(None))}
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fxgrow.archive import allow
 from fxgrow.errors import ArchiveError
+from fxgrow.graph import find_module
 
 MAX_DEPTH = 100
 MAX_PATHS = 1_000_000  # names in the tree: layers shared many times over would make them explode
@@ -62,14 +63,6 @@ class Nesting:
         self.paths.append(1 + sum(self.paths[i] for i in children))
         if self.depths[-1] > MAX_DEPTH or self.paths[-1] > MAX_PATHS:
             raise ArchiveError(f"the model nests more than {MAX_DEPTH} modules, or shares them too many times over")
-
-
-def find_module(root: nn.Module, path: str) -> nn.Module | None:
-    """Return the module at a path, by registered names only: no attribute of a module is ever looked up."""
-    module: nn.Module | None = root
-    for name in path.split(".") if path else ():
-        module = None if module is None else module._modules.get(name)
-    return module
 
 
 def is_readable(root: nn.Module, path: str) -> bool:

@@ -323,6 +323,14 @@ def mentions(cls: type, name: str = "training") -> bool:
     return False
 
 
+def find_module(root: nn.Module, path: str) -> nn.Module | None:
+    """Return the module at a path, by registered names only: no attribute of a module is ever looked up."""
+    module: nn.Module | None = root
+    for name in path.split(".") if path else ():
+        module = None if module is None else module._modules.get(name)
+    return module
+
+
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and buffer under every name that it has."""
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}

@@ -16,7 +16,17 @@ from torch.fx.node import map_arg
 from fxgrow.aten import tree_leaves
 from fxgrow.common import brief
 from fxgrow.errors import CaptureError, GrowthError
-from fxgrow.graph import CONSTANT, Captured, arguments_of, assemble, clone_structure, copy_nodes, owner_of, run_shapes
+from fxgrow.graph import (
+    CONSTANT,
+    Captured,
+    arguments_of,
+    assemble,
+    clone_structure,
+    copy_nodes,
+    find_module,
+    owner_of,
+    run_shapes,
+)
 from fxgrow.growth.edit import named_tensors
 from fxgrow.record import GrowthRecord, Outcome, ParameterRecord
 from fxgrow.tracing import capture_call, is_leaf
@@ -80,7 +90,7 @@ def _complete_facts(gm: GraphModule, given: _Given) -> None:
     """Hand on what the pass did not; give new layers the network's mode, device and, in place of torch's default, type."""
     facts = Captured(gm)
     facts.inputs, facts.before = facts.inputs or given.inputs, given.before
-    facts.leaves = {path: why for path, why in {**given.leaves, **facts.leaves}.items() if _module_at(gm, path) is not None}
+    facts.leaves = {path: why for path, why in {**given.leaves, **facts.leaves}.items() if find_module(gm, path) is not None}
     for name, module in gm.named_modules(remove_duplicate=False):
         if module not in given.modules:
             module.training = given.modes.get(name, given.gm.training)
@@ -88,13 +98,6 @@ def _complete_facts(gm: GraphModule, given: _Given) -> None:
     for _, tensor in named_tensors(gm) if len(kinds) == 1 else ():
         if tensor.dtype == torch.get_default_dtype() and not any(tensor is t for t in given.tensors.values()):
             tensor.data = tensor.data.to(*next(iter(kinds)))
-
-
-def _module_at(root: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return root.get_submodule(path)
-    except AttributeError:
-        return None
 
 
 class _Called(nn.Module):
@@ -115,7 +118,7 @@ def _own_code(gm: GraphModule, node: Node, given: _Given) -> tuple[nn.Module, st
     if node.op != "call_function" or plain or node.target.__module__.partition(".")[0] in ("torch", "fxgrow"):
         return None
     homes = (owner_of(n) for n in (node, *node.all_input_nodes))
-    return _Called(node.target), next((home for home in homes if home and _module_at(gm, home) is not None), "")
+    return _Called(node.target), next((home for home in homes if home and find_module(gm, home) is not None), "")
 
 
 def _with_code_recorded(gm: GraphModule, given: _Given) -> GraphModule:

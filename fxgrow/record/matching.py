@@ -12,7 +12,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import tensors_of
+from fxgrow.graph import find_module, tensors_of
 from fxgrow.record.entries import ParameterRecord, names_by_tensor, new_numbers
 
 BESIDE = "/"  # in front of the names of tensors that a model does not have that the record is about
@@ -206,8 +206,5 @@ def _ends(name: str) -> list[str]:
 
 def _holds(model: nn.Module, name: str) -> bool:
     owner, _, attribute = name.rpartition(".")
-    try:
-        place = model.get_submodule(owner)
-    except AttributeError:
-        return False
-    return attribute in place._parameters or attribute in place._buffers
+    place = find_module(model, owner)
+    return place is not None and (attribute in place._parameters or attribute in place._buffers)
