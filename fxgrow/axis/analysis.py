@@ -69,26 +69,29 @@ def analyse(gm: GraphModule) -> Tape:
 
     An unknown operation raises nothing: what is not understood is frozen, with the reason. Axes that some reshape or
     cut does not divide evenly (the odd halves of a channel shuffle) are analysed again with positions that only grow
-    into k adjacent ones each.
+    into k adjacent ones each. Where a recurrent layer takes one step of the example, longer inputs are analysed.
     """
     return remembered(gm, "axes", _analyse, Tape.as_found)
 
 
 def _analyse(gm: GraphModule) -> Tape:
-    tape, uneven = _run(gm), set()
+    tape, inputs, uneven = _run(gm), None, set()
+    if tape.single:
+        inputs = _longer_inputs(gm)
+        tape = _run(gm, (), inputs)
     for name, value in tape.params.items():
         uneven |= {(name, dim) for dim, axis in enumerate(value.axes)
                    if is_fixed(axis) and any(UNEVEN in str(a.reason) for a in atoms(axis))}
     if uneven:
-        tape = _run(gm, uneven)
+        tape = _run(gm, uneven, inputs)
     if tape.suspects:
-        _freeze_what_other_sizes_deny(gm, tape)
+        _freeze_what_other_sizes_deny(gm, tape, None if inputs else _longer_inputs(gm))
     return tape
 
 
-def _freeze_what_other_sizes_deny(gm: GraphModule, tape: Tape) -> None:
-    """Freeze the classes that a reshape takes apart otherwise for inputs of another size."""
-    known, elsewhere = _forms(tape), _forms(_run(gm, tape.copied, _longer_inputs(gm)))
+def _freeze_what_other_sizes_deny(gm: GraphModule, tape: Tape, inputs: tuple | None) -> None:
+    """Freeze the classes that a reshape takes apart otherwise for these inputs of another size."""
+    known, elsewhere = _forms(tape), _forms(_run(gm, tape.copied, inputs))
     for (name, dim), form in known.items():
         if form != elsewhere[name, dim]:
             freeze(tape.params[name].axes[dim], f"{tape.suspects[0]} takes it apart by a size of the input")
@@ -127,7 +130,7 @@ def _form(axis: Any, numbers: dict[Atom, int]) -> str:
 
 def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = (), inputs: tuple | None = None) -> Tape:
     twin = meta_twin(gm).eval()
-    tape = Tape(copied)
+    tape = Tape(copied, inputs)
     for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
         tape.add_param(name, tensor)
     targets = {str(node.target) for node in gm.graph.nodes if node.op in ("call_module", "get_attr")}
@@ -166,6 +169,13 @@ class _AxisRunner(MetaRunner):
         """Tell the tape which node runs."""
         self.tape.node, self.tape.fx = location_of(node), node.name
         self.bindings = Atom.bindings
+
+    def call_module(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Call a layer, noting a recurrent one that sees one step."""
+        if isinstance(module, nn.RNNBase):
+            given = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)][0]
+            self.tape.single |= given.ndim > 1 and given.shape[given.ndim == 3 and module.batch_first] == 1
+        return super().call_module(module, args, kwargs)
 
     def join(self, node: Node) -> Any:
         """Return what stands for the values of both modes."""

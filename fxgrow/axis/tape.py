@@ -53,8 +53,9 @@ class Tape(Watching):
     ops: what the contents of new positions depend on, in order; by_node: by graph node.
     """
 
-    def __init__(self, copied: Collection[tuple[str, int]] = ()):
+    def __init__(self, copied: Collection[tuple[str, int]] = (), inputs: tuple | None = None):
         super().__init__()
+        self.inputs = inputs  # on meta tensors; None: the example's
         self.copied = copied  # parameter axes whose every position may become k adjacent ones, and nothing else
         self.apart: dict[str, tuple[int, Atom]] = {}  # graph nodes that permute copies: the output axis, the copies
         self.values: dict[int, Value] = {}
@@ -74,6 +75,7 @@ class Tape(Watching):
         self.given: list[Value] = []  # what the graph gives
         self.lost: set[Value] = set()  # values read by ops whose results are not followed
         self.suspects: list[str] = []  # where a reshape may hold for the sizes of the example only
+        self.single = False  # whether a recurrent layer saw one step: it never multiplied by a state but that of zeros
         self.opened: set[Atom] = set()  # classes of outputs that may grow
         self.found: dict[Atom, str | None] = {}  # every class, and why it may not grow, as the analysis left them
 

@@ -47,7 +47,7 @@ class _SizeRunner(MetaRunner):
     both_modes = True
 
     def __init__(self, gm: GraphModule, grown: GrownSizes):
-        super().__init__(gm)
+        super().__init__(gm, inputs=grown.tape.inputs)
         self.grown, self.watch = grown, _Watch()
         self.numbers = Numbers(self, grown)
 

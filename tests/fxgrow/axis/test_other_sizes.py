@@ -67,3 +67,29 @@ class Heads(nn.Module):
 def test_heads_beside_the_batch_grow():
     model = Heads()
     assert size(grow(model, torch.randn(4, 6, 5), Widen(factor=2, seed=0)).model) > 1.5 * size(model)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer over every second column of a sequence; `step` is the length that makes it see one."""
+
+    def __init__(self, layer, **options):
+        super().__init__()
+        self.columns = nn.Conv1d(4, 8, 2, stride=2)
+        self.inner, self.out = layer(8, 8, batch_first=True, **options), nn.LazyLinear(3)
+
+    def forward(self, x):
+        return self.out(self.inner(self.columns(x).transpose(1, 2))[0])
+
+
+@pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
+@pytest.mark.parametrize("layer, options", [(nn.GRU, {}), (nn.LSTM, {"bidirectional": True}), (nn.RNN, {"num_layers": 2}),
+                                            (nn.LSTM, {"proj_size": 5})])
+def test_an_example_of_one_step_says_what_a_state_is_multiplied_by(layer, options, method):
+    model = Recurrent(layer, **options)
+    model(torch.randn(2, 4, 2))
+    model = model.double().eval()
+    grown = fxgrow.transform(model, torch.randn(2, 4, 2, dtype=torch.float64), Widen(factor=2, method=method, seed=0))
+    assert grown.model.inner.weight_hh_l0.shape[1] > model.inner.weight_hh_l0.shape[1]
+    for length in (2, 3, 9):
+        x = torch.randn(3, 4, length, dtype=torch.float64)
+        torch.testing.assert_close(grown.model(x), model(x), rtol=1e-9, atol=1e-12)
