@@ -4,6 +4,7 @@ import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; for processes that tests start, too
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same tests on a machine with an accelerator, which they do not need
 os.environ.pop("COLUMNS", None)  # of whoever watches the tests: tables are as wide as on a pipe
 
 import pytest
