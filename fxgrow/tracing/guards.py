@@ -19,7 +19,7 @@ from fxgrow.aten import tree_flatten, tree_unflatten
 from fxgrow.graph import owner_of
 from fxgrow.layers import has_form, insist, limit_of
 from fxgrow.tracing.recorder import Element, Guard, Recorder
-from fxgrow.tracing.replay import Differs, Replay, ReplayAtOne, question, replay
+from fxgrow.tracing.replay import Differs, Replay, ReplayAtOne, question, replay, rerun
 from fxgrow.tracing.sizes import Number, plain
 from fxgrow.tracing.wording import spoken, spoken_call
 
@@ -29,8 +29,10 @@ ADVICE = "capture it again with an example of this size"
 OTHER_TYPE = {torch.float32: torch.float64, torch.float64: torch.float32, torch.bfloat16: torch.float32,
               torch.float16: torch.float32}
 # Longer sizes: more than twice as long and odd for even, so that steps and halves (`range(0, n, 2)`, `n // 2`) differ in
-# number; twice as long; one longer. Not each fits everywhere: a picture may be halved and doubled again.
-LONGER: tuple[Change, ...] = (lambda n, dim: 2 * n + 1 + n % 2, lambda n, dim: 2 * n, lambda n, dim: n + 1)
+# number; twice as long; one longer. Not each fits everywhere: a picture may be halved and doubled again. The last two leave
+# a remainder what it was: odd sizes odd, and n % 2, 3 and 4 the same.
+LONGER: tuple[Change, ...] = (lambda n, dim: 2 * n + 1 + n % 2, lambda n, dim: 2 * n, lambda n, dim: n + 1,
+                              lambda n, dim: 3 * n, lambda n, dim: n + 12)
 # Shorter ones: of one or two, where nothing is cut off any more and what fills up to a least length does so; of half.
 # A batch of one is apart.
 SHORTER: tuple[Change, ...] = (lambda n, dim: min(n, 2 if dim == 0 else 1), lambda n, dim: min(n, 2),
@@ -39,7 +41,7 @@ LIMITS = ("min", "max", "eps", "tiny")
 
 
 class _Raised(Exception):
-    """The model raises for longer inputs; what it says is where a size became a plain number, if one did."""
+    """The model raises for longer inputs; what it says is why that does not leave the axis alone, or nothing."""
 
 
 class Inputs:
@@ -133,6 +135,11 @@ def _asks_for_one(guard: Guard) -> bool:
     return len(answers) > 1 and not answers[1] and all(answers[2:])
 
 
+def _asks_for_the_size(guard: Guard) -> bool:
+    """Tell whether no size but the recorded one gives the recorded answer."""
+    return sum(_answers(guard)) == 1 and any(isinstance(o, Number) and isinstance(o.origin, Element) for o in guard.operands)
+
+
 def asks_for_none(guard: Guard) -> bool:
     """Tell whether sizes from one on all give the recorded answer."""
     answers = _answers(guard)
@@ -222,11 +229,12 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Change =
     """
     longer = inputs.longer([inputs.groups[g] for g in groups], size, other_type)
     with _in_other_type(recording.root) if other_type else contextlib.nullcontext():
-        again = replay(recording, *longer)
-    if isinstance(again, Differs):
-        return str(again)
-    if not isinstance(again, Replay):
-        return _Raised(recording.escaped and f"a size becomes a plain number at {recording.escaped}")
+        again = Replay(recording)
+        ended = rerun(again, *longer)
+    if isinstance(ended, Differs):
+        return str(ended)
+    if not isinstance(ended, Replay):
+        return _Raised(_why_unknown(recording, again))
     left = [d for d in again.differences if not (other_type and _of_types(*d[2:4]))]
     if left and groups:
         node, _, before, now, line = left[0]
@@ -236,6 +244,17 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Change =
         if other_type and _of_types(before, now):
             inputs.typed.append((again, node, where, before, now))
     return ""
+
+
+def _why_unknown(recording: Recorder, again: Replay) -> str:
+    """Say why a replay that raised does not tell that the model does: a plain number, or an answer that was not the true one."""
+    if recording.escaped:
+        return f"a size becomes a plain number at {recording.escaped}"
+    if any(_asks_for_the_size(guard) for guard in again.decided):  # its check lets no other size through
+        return ""
+    guard = next((g for g in again.decided if g.operation is not has_form), None)
+    where = f" (at {guard.line})" if guard and guard.line else ""
+    return f"no other one is known for which `{_asked(guard)}` is {guard.answer}{where}" if guard else ""
 
 
 def _of_types(before: Any, now: Any) -> tuple[torch.dtype, torch.dtype, str] | None:
@@ -389,10 +408,12 @@ def _sentence(guard: Guard) -> str:
             return (f"this network was captured where {value.target} gave {words}, and here it gives something else, since "
                     "it remembers earlier calls: the rest of the network may not depend on that")
         return f"this network was captured with {spoken(value)} = {words}: capture it again with the value that you use"
-    asked, sizes = spoken_call(guard.operation, guard.operands), [o for o in guard.operands if isinstance(o, Number)]
-    if guard.operation is operator.truth:
-        asked = spoken(guard.operands[0])
+    sizes = [o for o in guard.operands if isinstance(o, Number)]
     known = [f"{spoken(o)} was {plain(o)}" for o in sizes] if guard.operation not in (operator.eq, operator.truth) else []
     where = ", ".join([*known, *([guard.line] if guard.line else [])])
     answer = f"{guard.answer} ({where})" if where else f"{guard.answer}"
-    return f"this network was captured where `{asked}` was {answer}, and here it is not: {ADVICE}"
+    return f"this network was captured where `{_asked(guard)}` was {answer}, and here it is not: {ADVICE}"
+
+
+def _asked(guard: Guard) -> str:
+    return spoken(guard.operands[0]) if guard.operation is operator.truth else spoken_call(guard.operation, guard.operands)

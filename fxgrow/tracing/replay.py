@@ -329,7 +329,11 @@ def _both_nan(a: Any, b: Any) -> bool:
 
 def replay(recording: Recorder, args: tuple, kwargs: dict, make: type[Replay] = Replay) -> Replay | BaseException:
     """Return a finished replay, or what stopped it: `Differs` where the model does something else, else what it raised."""
-    again = make(recording)
+    return rerun(make(recording), args, kwargs)
+
+
+def rerun(again: Replay, args: tuple, kwargs: dict) -> Replay | BaseException:
+    """Run a replay, and return it, or what stopped it."""
     try:
         record_once(again, args, kwargs)
         again.finish()

@@ -271,6 +271,31 @@ def test_a_check_comes_before_what_it_guards():
         graph(torch.randn(3, 3, 4))
 
 
+@pytest.mark.parametrize("length", [3, 5, 9])
+def test_what_lies_behind_a_remainder_is_seen_at_sizes_of_the_same_remainder(length):
+    def padded(model, x):
+        x = F.pad(x, (0, 0, 0, 1)) if x.shape[1] % 2 else x
+        pairs = x.unflatten(1, (-1, 2)).sum(2)  # would not run if an even length were padded
+        return torch.stack([pairs[:, t] for t in range(pairs.shape[1])], 1) if model.unrolled else pairs
+
+    model = traced(padded)
+    model.unrolled = False
+    graph, x = fxgrow.capture(model, torch.randn(2, length, 4)), torch.randn(2, 15, 4)
+    assert torch.equal(graph(x), model(x))
+    model.unrolled = True
+    graph = fxgrow.capture(model, torch.randn(2, length, 4))
+    with pytest.raises(ValueError, match=f"size {length} along axis 1 of 'x'"):
+        graph(x)
+
+
+def test_a_size_of_which_no_other_gives_a_recorded_answer_is_checked():
+    def elevens(model, x):
+        return F.pad(x, (0, 0, 0, 2)).unflatten(1, (-1, 11)).sum(2) if x.shape[1] % 11 == 9 else x
+
+    with pytest.raises(ValueError, match=r"size 20 along axis 1 of 'x': no other one is known for which .* == 9` is True"):
+        fxgrow.capture(traced(elevens), torch.randn(2, 20, 4))(torch.randn(2, 31, 4))
+
+
 def test_both_modes_hold_one_copy_of_a_constant():
     graph = fxgrow.capture(traced(lambda m, x: F.dropout(x, 0.5, m.training) + torch.tensor([1.0, 2, 3, 4])), X)
     assert len([n for n in graph.graph.nodes if n.op == "get_attr" and "constant" in n.target]) == 1
