@@ -90,7 +90,7 @@ class Captured:
                      for growth in part.meta[WHOLE][1:]), {})
 
     def _parts(self) -> list[tuple[str, GraphModule]]:
-        """The captured parts of a shell, by path."""
+        """Return the captured parts of a shell, by path."""
         module = self._module
         return [] if is_captured(module) else [(path, m) for path, m in module.named_modules() if is_captured(m)]
 

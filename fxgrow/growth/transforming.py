@@ -1,6 +1,7 @@
 """`transform`: capture a model, then apply one pass after another, keeping the record of what each did."""
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -45,7 +46,7 @@ def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass, *
         try:
             gm = capture_graph(model, inputs)
         except CaptureError as why:
-            return _in_turn(model, passes, lambda m, one: _transform_parts(m, inputs, one, why, release=release))
+            return _in_turn(model, passes, functools.partial(_transform_parts, inputs=inputs, whole=why, release=release))
         leaves = Captured(gm).leaves
         try:  # on a copy: a pass may edit in place
             return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes, release)
@@ -53,7 +54,7 @@ def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass, *
             if not leaves or (release and len(passes) > 1):  # what the first pass grew is given up
                 raise
             with contextlib.suppress(CaptureError, SelectionError):
-                return _transform_parts(model, inputs, passes, CaptureError(str(nothing)), leaves, release)
+                return _transform_parts(model, passes, inputs, CaptureError(str(nothing)), leaves, release)
             raise
 
 
@@ -80,7 +81,7 @@ def _in_turn(model: nn.Module, passes: list[Pass], grow: Callable[[nn.Module, li
     return done
 
 
-def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[Pass], whole: CaptureError,
+def _transform_parts(model: nn.Module, passes: list[Pass], inputs: Inputs, whole: CaptureError,
                      leaves: dict[str, str] | None = None, release: bool = False) -> Grown:
     """Grow the largest parts of a model that itself cannot be captured (a detector's backbone); `whole` says why not.
 

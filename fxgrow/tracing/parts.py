@@ -190,7 +190,7 @@ def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, Gr
 
 
 def bring_inside(part: GraphModule, path: str) -> Callable[[str], str]:
-    """Move what lies beside a part (constants, new layers) into it, as nothing around it knows of it; return how it is called.
+    """Move what lies beside a part (constants, new layers) into it, as nothing around knows of it; return how it is called.
 
     Args:
         part: of which all is to be below `path`; it is changed.

@@ -1,4 +1,4 @@
-"""Models that no graph holds whole: passes that name different parts, what passes put beside a part, copies that are grown."""
+"""Models that no graph holds whole: passes that name different parts, what passes put beside a part, copies that grow."""
 from __future__ import annotations
 
 import copy
