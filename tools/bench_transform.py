@@ -6,8 +6,8 @@
 Ours: capture, analysis and rewriting of every class that can grow, by R2R and 1.25. Theirs (the nearest tool that rewrites
 any network): the dependency graph and one pruning step. The floor: each grown tensor made of zeros, and the old numbers
 copied into it. Seconds are the least of seven, of process time, on one thread, taken in turns.
-Then: resnet152 with one more block in each stage, and its capture alone; peak memory over old and new weights; forward and
-backward time of the widened resnet50 over torchvision's own wide_resnet50_2.
+Then: resnet152 with one more block in each stage, and its capture alone; forward and backward time of the widened resnet50
+over torchvision's own wide_resnet50_2.
 """
 import copy
 import gc
@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import torch
 import torchvision
@@ -90,29 +89,6 @@ def speed(names: list[str], console: Console) -> None:
         console.print(f"geometric mean of the ratios {statistics.geometric_mean(ratios):.2f}, largest {max(ratios):.2f}")
 
 
-def _status(field: str) -> int:
-    """Return a line of /proc/self/status, in bytes."""
-    words = Path("/proc/self/status").read_text().split()
-    return int(words[words.index(f"{field}:") + 1]) * 1024
-
-
-def memory(console: Console, name: str = "wide_resnet101_2") -> None:
-    model, x = torchvision.models.get_model(name).eval(), torch.randn(1, 3, 224, 224)
-    ours(torchvision.models.resnet18(), x)  # what the first call imports is not the network's
-    gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # peak := now
-    except OSError:
-        console.print("peak memory: not measured (needs Linux)")
-        return
-    before = _status("VmRSS")
-    grown = fxgrow.transform(model, x, [Widen(factor=1.25, method="r2r", seed=0)]).model
-    peak = _status("VmHWM") - before
-    old, new = (sum(t.numel() * t.element_size() for t in m.state_dict().values()) for m in (model, grown))
-    console.print(f"{name}: peak memory {(old + peak) / 1e6:.0f} MB over old + new weights {(old + new) / 1e6:.0f} MB: "
-                  f"{(old + peak) / (old + new):.2f}")
-
-
 def depth(console: Console) -> None:
     """Time a clone at the end of each stage, and the capture alone, in turns."""
     model, x = torchvision.models.resnet152(), torch.randn(1, 3, 224, 224)
@@ -154,7 +130,6 @@ def main() -> None:
     speed(names or [*AGAINST, *ALONE], console)
     if not names:
         depth(console)
-        memory(console)
         result(console)
 
 

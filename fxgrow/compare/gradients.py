@@ -11,32 +11,45 @@ from fxgrow.tracing import Difference, same_oddities, tolerance_of
 SHOWN = 3  # names in a note
 
 
-def compare_gradients(pairs: list[tuple[Tensor, Tensor]], ours: Twin, theirs: Twin, tolerance: float) -> Difference:
+class OwnGradients:
+    """The gradients of the first model, taken before the second one runs: by then nothing of its activations is left."""
+
+    def __init__(self, ours: Twin, outputs: list[Tensor]):
+        generator = torch.Generator().manual_seed(0)
+        self.outputs, self.parameters = outputs, ours.parameters()
+        self.weights = [_incoming(out.detach(), generator) for out in outputs]
+        self.inputs, self.arrived = ours.gradients(list(zip(outputs, self.weights)))
+
+    def are_of(self, pairs: list[tuple[Tensor, Tensor]]) -> bool:
+        """Tell whether these are the outputs that were compared with those of the second model."""
+        return len(pairs) == len(self.outputs) and all(
+            one is out or not (one.requires_grad or out.requires_grad) for (one, _), out in zip(pairs, self.outputs))
+
+
+def compare_gradients(ours: OwnGradients, theirs: Twin, outputs: list[Tensor], tolerance: float) -> Difference:
     """Compare the gradients of the inputs, and which parameters that both models name get one.
 
     At a kink (a ReLU at nearly zero) a rounding error may turn a single path off, so the whole gradient of an input is
     compared, by its norm and within the root of the tolerance.
 
     Args:
-        pairs: the outputs of the last call of both.
-        ours, theirs: the two models.
+        ours: the gradients of the first model.
+        theirs, outputs: the second model, and what its last call gave for each output of `ours`.
         tolerance: of the models' type.
     """
-    generator = torch.Generator().manual_seed(0)
-    weights = [_incoming(out.detach(), generator) for out, _ in pairs]
-    our_inputs, one = ours.gradients([(out, w) for (out, _), w in zip(pairs, weights)])
-    their_inputs, two = theirs.gradients([(out, w) for (_, out), w in zip(pairs, weights)])
+    weights, our_inputs, one = ours.weights, ours.inputs, ours.arrived
+    their_inputs, two = theirs.gradients(list(zip(outputs, weights)))
     noise = max((float(w.abs().max()) * torch.finfo(w.dtype).eps for w in weights if w.numel()), default=0.0)
     found = Difference()
     for i, (g, h) in enumerate(zip(our_inputs, their_inputs)):
         _compare(g, h, tolerance, noise, f"the gradient of floating input {i}", found)
-    freed = [n for n in one if n in two and one[n] is None and two[n] is not None]
-    kept = [n for n in freed if ours.parameters()[n].shape == theirs.parameters()[n].shape]
+    freed = [n for n in one if n in two and two[n] and not one[n]]
+    kept = [n for n in freed if ours.parameters[n].shape == theirs.parameters()[n].shape]
     if kept:
         found.never(f"{_some(kept)} get no gradient in the first model, and one in the second")
     if grown := [n for n in freed if n not in kept]:
         found.notes.append(f"{_some(grown)} get no gradient in the first model, and, larger, one in the second")
-    if stopped := [n for n in one if n in two and two[n] is None and one[n] is not None]:
+    if stopped := [n for n in one if n in two and one[n] and not two[n]]:
         found.notes.append(f"{_some(stopped)} get a gradient in the first model, and none in the second")
     return found
 

@@ -4,6 +4,7 @@ What lives here: one model. What does not: which inputs it gets, and how two mod
 """
 import contextlib
 import copy
+import functools
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -116,19 +117,23 @@ class Twin:
         """Return the parameters, each by its first name."""
         return dict(self.model.named_parameters())
 
-    def gradients(self, outputs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor | None], dict[str, Tensor | None]]:
-        """Return the gradients of the last call's inputs, and of the parameters by name; None where none arrives.
+    def gradients(self, outputs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor | None], dict[str, bool]]:
+        """Return the gradients of the last call's inputs (None where none arrives), and which parameters get one, by name.
 
         outputs: tensors that the last call gave, each with the gradient that comes in.
         """
-        inputs: list[Tensor | None] = [None] * len(self.leaves)
-        parameters: dict[str, Tensor | None] = dict.fromkeys(self.parameters())
-        sums = [(out * weight).sum() for out, weight in outputs if out.requires_grad]
+        arrived = dict.fromkeys(self.parameters(), False)
         trained = {name: p for name, p in self.parameters().items() if p.requires_grad}
-        wanted = [*self.leaves, *trained.values()]
-        if sums and wanted:
-            total = sum(t.real if t.is_complex() else t for t in sums)
-            found = torch.autograd.grad(total, wanted, allow_unused=True)  # type: ignore[arg-type]
-            inputs = list(found[:len(inputs)])
-            parameters |= dict(zip(trained, found[len(inputs):]))
-        return inputs, parameters
+
+        def arrive(name: str, parameter: Tensor) -> None:
+            arrived[name], parameter.grad = True, None  # all of them at once would be as large as the model
+
+        hooks = [p.register_post_accumulate_grad_hook(functools.partial(arrive, n)) for n, p in trained.items()]
+        sums = [(out * weight).sum() for out, weight in outputs if out.requires_grad]
+        try:
+            if sums and (self.leaves or trained):
+                sum(t.real if t.is_complex() else t for t in sums).backward(inputs=[*self.leaves, *trained.values()])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [leaf.grad for leaf in self.leaves], arrived

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxgrow.aten import tree_leaves
 from fxgrow.common import one_line
-from fxgrow.compare.gradients import compare_gradients
+from fxgrow.compare.gradients import OwnGradients, compare_gradients
 from fxgrow.compare.running import Autograd, Mode, Narrowing, Twin, rounded, takes_gradient
 from fxgrow.errors import CaptureError
 from fxgrow.graph import as_call, is_captured, outer
@@ -318,6 +319,7 @@ class _Comparison:
             one = ours.run(call.inputs, seed, call.autograd)
         except Exception as error:
             raise _BeforeRaises(call, error) from error
+        own = self._own_gradients(ours, one, call) if call.autograd == "compared" else None
         try:
             two = theirs.run(call.inputs, seed, call.autograd)
         except Exception as error:
@@ -327,16 +329,43 @@ class _Comparison:
                 raise
             found.never(f"the second model raises on {call.name}: {one_line(error)}")
             return found
-        place = f"{BEHIND}the output" if call.behind else "the output"
-        found.add(compare_outputs(one, two, self.tolerance, extended=self.extended, place=place))
-        found.add(compare_outputs(ours.heard, theirs.heard, self.tolerance, extended=self.extended, strict=False,
-                                  place="what the parts give"))
-        if call.autograd == "compared" and found.relative < INF:
-            try:
-                found.add(compare_gradients(found.pairs, ours, theirs, self.tolerance))
-            except RuntimeError as error:
-                raise _BeforeRaises(call, error) from error
+        found.add(self._outputs((one, ours.heard), (two, theirs.heard), call))
+        if own is not None and found.relative < INF:
+            found.add(self._gradients(own, theirs, two, call, seed, found.pairs))
         return found
+
+    def _outputs(self, ours: tuple[Any, list], theirs: tuple[Any, list], call: _Call) -> Difference:
+        """Compare what two calls gave, and what was heard of the parts in them."""
+        place = f"{BEHIND}the output" if call.behind else "the output"
+        found = compare_outputs(ours[0], theirs[0], self.tolerance, extended=self.extended, place=place)
+        found.add(compare_outputs(ours[1], theirs[1], self.tolerance, extended=self.extended, strict=False,
+                                  place="what the parts give"))
+        return found
+
+    def _own_gradients(self, ours: Twin, one: Any, call: _Call) -> OwnGradients:
+        """Take the gradients of the first model's call, of all outputs that there are to compare.
+
+        Raises:
+            _BeforeRaises: it has none.
+        """
+        mine = one, ours.heard
+        try:
+            return OwnGradients(ours, [out for out, _ in self._outputs(mine, mine, call).pairs])
+        except RuntimeError as error:
+            raise _BeforeRaises(call, error) from error
+
+    def _gradients(self, own: OwnGradients, theirs: Twin, two: Any, call: _Call, seed: int,
+                   pairs: list[tuple[Tensor, Tensor]]) -> Difference:
+        """Compare the gradients of the outputs that both models give."""
+        try:
+            if not own.are_of(pairs):  # the second gives less: once more, of these alone
+                again = Twin(self.before, "eval", self.parts, self.fused)
+                one = again.run(call.inputs, seed, call.autograd)
+                pairs = self._outputs((one, again.heard), (two, theirs.heard), call).pairs
+                own = OwnGradients(again, [out for out, _ in pairs])
+            return compare_gradients(own, theirs, [out for _, out in pairs], self.tolerance)
+        except RuntimeError as error:
+            raise _BeforeRaises(call, error) from error
 
 
 def _types(model: nn.Module, inputs: Inputs) -> set[torch.dtype]:

@@ -5,6 +5,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 INPUTS, LEAVES, GROWTH, BEFORE, RELEASED = "example_inputs", "leaves", "growth", "growth_before", "released"
+WHOLE = "growth_of_whole"  # in a part's: its path in the shell, and that shell's growth
 
 
 def is_captured(module: Any) -> TypeGuard[GraphModule]:
@@ -58,7 +59,7 @@ class Captured:
     @property
     def record(self) -> Any:
         """The growth record; None without a growth."""
-        return self._meta.get(GROWTH, {}).get("record")
+        return self._growth.get("record")
 
     @record.setter
     def record(self, record: Any) -> None:
@@ -78,12 +79,39 @@ class Captured:
     @property
     def outcomes(self) -> list[Any]:
         """Return what the passes did to each axis class."""
-        return self._meta.get(GROWTH, {}).get("outcomes", [])
+        return self._growth.get("outcomes", [])
+
+    @property
+    def _growth(self) -> dict[str, Any]:
+        """What was kept of a growth; a shell, whose attributes are the user's, has it with one of its parts."""
+        if GROWTH in self._meta:
+            return self._meta[GROWTH]
+        return next((growth for path, part in self._parts() if part.meta.get(WHOLE, ("",))[0] == path
+                     for growth in part.meta[WHOLE][1:]), {})
+
+    def _parts(self) -> list[tuple[str, GraphModule]]:
+        """Return the captured parts of a shell, by path."""
+        module = self._module
+        return [] if is_captured(module) else [(path, m) for path, m in module.named_modules() if is_captured(m)]
 
     def keep_growth(self, record: Any, outcomes: list[Any]) -> None:
         """Keep where the numbers come from and what was done, in place of what was kept before."""
-        self._keep(GROWTH, {"record": record, "outcomes": outcomes})
+        self.drop_growth()
+        growth, parts = {"record": record, "outcomes": outcomes}, self._parts()
+        if parts and INPUTS not in self._meta:  # of a loaded shell it is our own
+            path, part = parts[0]
+            part.meta[WHOLE] = path, growth
+        else:
+            self._keep(GROWTH, growth)
 
     def drop_growth(self) -> None:
         """Forget the growth: the module is then as one that was captured so."""
         self._meta.pop(GROWTH, None)
+        for _, part in self._parts():
+            part.meta.pop(WHOLE, None)
+
+    def forget(self) -> None:
+        """Forget the growth, and of a shell all that a file has put beside its own attributes."""
+        if not isinstance(self._module, GraphModule) and not {GROWTH, INPUTS}.isdisjoint(self._meta):
+            del self._module.meta
+        self.drop_growth()

@@ -1,7 +1,7 @@
 """`transform`: capture a model, then apply one pass after another, keeping the record of what each did."""
 import contextlib
 import dataclasses
-import weakref
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -13,11 +13,9 @@ from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, tensors_of, unwrapped
 from fxgrow.growth.foreign import apply_foreign, name_of
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
-from fxgrow.tracing import capture_graph, insist_callable, untouched, with_parts
+from fxgrow.tracing import bring_inside, capture_graph, insist_callable, untouched, with_parts
 
 Inputs: TypeAlias = tuple | dict[str, Any]  # of a call, by place or by name
-_SHELLS: weakref.WeakKeyDictionary[nn.Module, GrowthRecord] = weakref.WeakKeyDictionary()  # they have no place for a record
-
 
 Pass: TypeAlias = Callable[[GraphModule], Any]
 
@@ -48,7 +46,7 @@ def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass, *
         try:
             gm = capture_graph(model, inputs)
         except CaptureError as why:
-            return _transform_parts(model, inputs, passes, why, release=release)
+            return _in_turn(model, passes, functools.partial(_transform_parts, inputs=inputs, whole=why, release=release))
         leaves = Captured(gm).leaves
         try:  # on a copy: a pass may edit in place
             return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes, release)
@@ -56,7 +54,7 @@ def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass, *
             if not leaves or (release and len(passes) > 1):  # what the first pass grew is given up
                 raise
             with contextlib.suppress(CaptureError, SelectionError):
-                return _transform_parts(model, inputs, passes, CaptureError(str(nothing)), leaves, release)
+                return _transform_parts(model, passes, inputs, CaptureError(str(nothing)), leaves, release)
             raise
 
 
@@ -74,7 +72,16 @@ def _listed(passes: Any) -> list[Pass]:
     return found
 
 
-def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[Pass], whole: CaptureError,
+def _in_turn(model: nn.Module, passes: list[Pass], grow: Callable[[nn.Module, list[Pass]], Grown]) -> Grown:
+    """Grow a model by one pass after another, since each may name other parts of it, and return that as one growth."""
+    done = grow(model, passes[:1])
+    for step in passes[1:]:
+        one = grow(done.model, [step])
+        done = Grown(one.model, one.record, done.outcomes + one.outcomes, one.example_inputs, done.step.then(one.step))
+    return done
+
+
+def _transform_parts(model: nn.Module, passes: list[Pass], inputs: Inputs, whole: CaptureError,
                      leaves: dict[str, str] | None = None, release: bool = False) -> Grown:
     """Grow the largest parts of a model that itself cannot be captured (a detector's backbone); `whole` says why not.
 
@@ -86,7 +93,7 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[Pass], whole
 
     def grow(path: str, part: GraphModule) -> GraphModule | None:
         try:
-            grown[path] = _run_passes(part, inputs, passes, release)
+            grown[path] = _inside(path, _run_passes(part, inputs, passes, release))
         except SelectionError as why:
             nothing.append(why)
             return None
@@ -97,10 +104,20 @@ def _transform_parts(model: nn.Module, inputs: Inputs, passes: list[Pass], whole
         raise nothing[-1]
     step = _joined({path: grown[path].step for path in paths})
     step.outside = _outside(model, step)
-    record = _SHELLS[new] = (record_in(model) or _SHELLS.get(model) or GrowthRecord()).then(step)
+    record = (record_in(model) or GrowthRecord()).then(step)
+    Captured(new).keep_growth(record, [])
     outcomes = [o for path in paths for o in grown[path].outcomes]
     outcomes += [Outcome(path, 0, 0, [path], reason=why) for path, why in alone.items()]
     return Grown(new, record, outcomes, inputs, step)
+
+
+def _inside(path: str, grown: Grown) -> Grown:
+    """Return a grown part with what its passes put beside it in it, under the names that it has there."""
+    renamed = bring_inside(grown.model, path)  # type: ignore[arg-type]
+    for outcome in grown.outcomes:
+        outcome.name, outcome.producers = renamed(outcome.name), list(map(renamed, outcome.producers))
+    grown.record.parameters = {renamed(name): entry for name, entry in grown.record.parameters.items()}
+    return grown
 
 
 def _joined(records: dict[str, GrowthRecord]) -> GrowthRecord:

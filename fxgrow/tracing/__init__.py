@@ -7,10 +7,10 @@ from fxgrow.tracing.capturing import capture, capture_call, capture_graph, insis
 from fxgrow.tracing.fresh import Axes, Inputs, axes_of, redraw, same_numbers
 from fxgrow.tracing.leaves import is_leaf
 from fxgrow.tracing.outputs import INF, TOLERANCE, Difference, compare_outputs, same_oddities, tolerance_of
-from fxgrow.tracing.parts import of_class, plain_attributes, put_back, with_parts
+from fxgrow.tracing.parts import bring_inside, of_class, plain_attributes, put_back, with_parts
 from fxgrow.tracing.recording import trace
 from fxgrow.tracing.state import seeded, untouched
 
-__all__ = ["Axes", "Difference", "INF", "Inputs", "TOLERANCE", "axes_of", "capture", "capture_call", "capture_graph",
-           "compare_outputs", "insist_callable", "is_leaf", "of_class", "plain_attributes", "put_back", "redraw",
-           "same_numbers", "same_oddities", "seeded", "tolerance_of", "trace", "untouched", "with_parts"]
+__all__ = ["Axes", "Difference", "INF", "Inputs", "TOLERANCE", "axes_of", "bring_inside", "capture", "capture_call",
+           "capture_graph", "compare_outputs", "insist_callable", "is_leaf", "of_class", "plain_attributes", "put_back",
+           "redraw", "same_numbers", "same_oddities", "seeded", "tolerance_of", "trace", "untouched", "with_parts"]

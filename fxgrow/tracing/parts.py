@@ -5,6 +5,7 @@ and put back into the untouched outer module, which is run once before anybody e
 """
 import functools
 import gc
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from fxgrow.graph import (
     cloned_tensors,
     faults_told,
     is_captured,
+    owner_of,
     tensors_of,
 )
 from fxgrow.layers import CapturedModule
@@ -135,6 +137,7 @@ def capture_parts(model: nn.Module, calls: Calls, alone: dict[str, str]) -> dict
                 part = capture_call(_Shell(path, module), *tree_map(_some, seen[0]))
                 insist_callable(part)
                 if path not in Captured(part).leaves:
+                    bring_inside(part, path)
                     parts[path] = part
                     return
                 alone[path] = Captured(part).leaves[path]
@@ -186,6 +189,40 @@ def with_parts(model: nn.Module, inputs: tuple | dict, change: Callable[[str, Gr
     raise CaptureError("; ".join([str(whole), *left])) from whole
 
 
+def bring_inside(part: GraphModule, path: str) -> Callable[[str], str]:
+    """Move what lies beside a part (constants, new layers) into it, as nothing around knows of it; return how it is called.
+
+    Args:
+        part: of which all is to be below `path`; it is changed.
+
+    Returns:
+        a function from a name in the graph to the name that it has now.
+    """
+    place, owner, moved = part.get_submodule(path), part, {}
+    for around, name in zip(reversed(outwards(path)), path.split(".")):
+        prefix = f"{around}." if around else ""
+        for kind in ("_parameters", "_buffers", "_modules"):
+            held = getattr(owner, kind)
+            for child in [c for c in held if c != name]:
+                numbered = (f"{child}_{count}" for count in itertools.count(2))
+                new = next(n for n in itertools.chain([child], numbered) if not hasattr(place, n))
+                getattr(place, kind)[new] = held.pop(child)
+                moved[prefix + child] = f"{path}.{new}"
+                if child in owner._non_persistent_buffers_set:
+                    place._non_persistent_buffers_set.add(new)
+        owner = owner.get_submodule(name)
+
+    def renamed(old: str) -> str:
+        return next((moved[outer] + old[len(outer):] for outer in outwards(old) if outer in moved), old)
+
+    for node in part.graph.nodes if moved else ():
+        if node.op in ("call_module", "get_attr"):
+            node.target = renamed(str(node.target))
+        node.meta["owner"] = renamed(owner_of(node))
+    Captured(part).leaves = {renamed(leaf): why for leaf, why in Captured(part).leaves.items()}
+    return renamed
+
+
 # --- Parts in their places -----------------------------------------------------------------------------------------------
 
 class GraphPart(CapturedModule):
@@ -231,8 +268,7 @@ def put_back(model: nn.Module, parts: dict[str, GraphModule]) -> nn.Module:
                 layers[name].training = module.training
                 memo[id(module)] = layers[name]
     new = clone_module(model, memo)
-    if Captured(new).record is not None:  # its growth before this
-        del new.meta
+    Captured(new).forget()  # of what is before this
     for path, part in parts.items():
         _to_graph(new.get_submodule(path), part, path)
     return new

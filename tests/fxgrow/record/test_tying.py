@@ -11,6 +11,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.passes import Widen
+from fxgrow.record import record_in
 
 STEPS = {"r2r": [Widen(factor=1.5, seed=1), Widen(by=2, seed=2)], "netmorph": [Widen(factor=1.5, method="netmorph", seed=1)]}
 
@@ -226,7 +227,7 @@ def test_a_model_grown_in_parts():
     assert size(own(child, parent)) == 2 * 3 + 2 + 2 * 2
     assert fxgrow.verify(child, fxgrow.untie(child), x).max_abs_error == 0
     assert fxgrow.verify(child, copy.deepcopy(child), x).max_abs_error == 0
-    assert fxgrow.untie(child).meta["growth"]["record"].lineage == grown.record.lineage
+    assert record_in(fxgrow.untie(child)).lineage == grown.record.lineage
 
 
 def test_what_cannot_be_tied_is_refused():

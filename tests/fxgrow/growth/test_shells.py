@@ -1,0 +1,84 @@
+"""Models that no graph holds whole: passes that name different parts, what passes put beside a part, copies that grow."""
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from support import shake
+from torch import nn
+
+import fxgrow
+from fxgrow.errors import SelectionError
+from fxgrow.passes import Deepen, Subnet, Widen
+
+
+class Body(nn.Module):
+    """A part with a constant that its code makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.down(torch.relu(self.up(x))) * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=x.dtype)
+
+
+class Shell(nn.Module):
+    """Its own code asks for a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.inner, self.meta = Body(), nn.Sequential(Body(), nn.Tanh()), "the user's"
+        self.last, self.head = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.one(x)
+        return self.head(self.last(self.inner(x * 2 if x.sum().item() > 0 else x)))
+
+
+def shell():
+    torch.manual_seed(0)
+    return shake(Shell().double()), torch.randn(5, 4, dtype=torch.float64)
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_knows_its_growth(copied):
+    model, x = shell()
+    first = fxgrow.transform(model, x, Widen("one.up", by=2, seed=0))
+    for path in ("one.up", "inner.0.up"):
+        again = fxgrow.transform(copied(first.model), x, Widen(path, by=2, seed=1))
+        assert [len(r.lineage) for r in (again.record, again.step)] == [2, 1]
+        assert same(again.record.shrink(again.model), model) and same(again.step.shrink(again.model), first.model)
+        back = fxgrow.transform(again.step.shrink(again.model), x, Widen("one.up", by=2, seed=1))
+        assert len(back.record.lineage) == 1  # what was shrunk is not what has grown
+
+
+def test_passes_that_name_different_parts():
+    model, x = shell()
+    passes = [Widen("one.up", by=2, seed=0), Deepen("inner.0.up", seed=0), Subnet("one.down", seed=1)]
+    grown = fxgrow.transform(model, x, passes)
+    assert fxgrow.verify(model, grown.model, x).ok and [o.method for o in grown.outcomes] == ["r2r"] * 3
+    assert [step["pass"] for step in grown.step.lineage] == ["widen", "deepen", "subnet"]
+    assert same(grown.step.shrink(grown.model), model)
+    with pytest.raises(SelectionError, match="'two"):
+        fxgrow.transform(model, x, [*passes, Widen("two.up", by=2)])
+
+
+@pytest.mark.parametrize("step", [Deepen("last", seed=0), Subnet("last", seed=0)])
+def test_what_is_put_beside_a_part_is_put_into_it(step):
+    model, x = shell()
+    grown = fxgrow.transform(model, x, step)
+    assert fxgrow.verify(model, grown.model, x).ok
+    new = [n for n, p in grown.model.named_parameters() if grown.step.new_mask(n, p).all()]
+    assert new and all(n.startswith("last.last_") for n in new)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert len(grown.step.migrate_optimizer(optimizer, grown.model, model).param_groups[0]["params"]) == len(
+        list(grown.model.parameters()))
+    assert same(grown.step.shrink(grown.model), model)
