@@ -247,7 +247,7 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Change =
 
 
 def _why_unknown(recording: Recorder, again: Replay) -> str:
-    """Say why a replay that raised does not tell that the model does: a plain number, or an answer that was not the true one."""
+    """Say why a replay that raised does not tell that the model does: a plain number, or an answer that was not true."""
     if recording.escaped:
         return f"a size becomes a plain number at {recording.escaped}"
     if any(_asks_for_the_size(guard) for guard in again.decided):  # its check lets no other size through
