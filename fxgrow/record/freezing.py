@@ -14,6 +14,7 @@ from fxgrow.errors import GrowthError
 from fxgrow.graph import TRANSIENT
 from fxgrow.record.entries import new_numbers
 from fxgrow.record.matching import Entries
+from fxgrow.record.optimizers import insist_plain
 
 
 class Handle(contextlib.ExitStack):
@@ -160,8 +161,10 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
         scales: by parameter, a factor or a tensor of its shape; `record.lr_scales(model, new=0.1)` makes them.
 
     Raises:
-        GrowthError: a name is not a parameter of the model, or its factors have another shape.
+        GrowthError: a name is not a parameter of the model, its factors have another shape, or the optimizer is none of
+            torch's kind.
     """
+    insist_plain(optimizer)
     chosen = [(p, scale) for p, scale in _with_scales(model, scales) if isinstance(scale, Tensor) or scale != 1.0]
     before: list[tuple[nn.Parameter, Tensor, float | Tensor]] = []
 

@@ -34,7 +34,7 @@ def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedPa
     Raises:
         GrowthError: parameters cannot be told apart, or the optimizer keeps a state that does not belong to single numbers.
     """
-    _insist_plain(optimizer)
+    insist_plain(optimizer)
     given = new_params if isinstance(new_params, nn.Module) else dict(new_params)
     new = _grown_parameters(record, given)
     old = _small_parameters(record, optimizer, old_params, new)
@@ -61,12 +61,12 @@ def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedPa
     return migrated
 
 
-def _insist_plain(optimizer: Any) -> None:
+def insist_plain(optimizer: Any) -> None:
     """Refuse what is no optimizer of torch's kind, or one around another."""
     inner = next((name for name, value in getattr(optimizer, "__dict__", {}).items() if isinstance(value, Optimizer)), None)
     if inner is not None:
-        raise GrowthError(f"a {type(optimizer).__name__} is around another optimizer: give that one, its .{inner}, and put "
-                          "the result into a new one")
+        raise GrowthError(f"a {type(optimizer).__name__} is around another optimizer: give that one, its .{inner}, and wrap "
+                          "what is made of it anew")
     if not isinstance(optimizer, Optimizer):
         raise GrowthError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer: make one for the grown model yourself")
 
