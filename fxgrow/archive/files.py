@@ -21,7 +21,7 @@ from fxgrow.archive.values import decode, fields
 from fxgrow.aten import tree_leaves
 from fxgrow.common import atomic_write, one_line
 from fxgrow.errors import ArchiveError, CaptureError
-from fxgrow.graph import Captured, as_call
+from fxgrow.graph import Captured, as_call, shards_in
 from fxgrow.record import Grown, GrowthRecord, record_in, untie
 from fxgrow.tracing import capture, with_parts
 
@@ -115,6 +115,8 @@ def _captured(model_or_grown: nn.Module | Grown, example_inputs: Any) -> tuple[n
     model: Any = model_or_grown if grown is None else grown.model
     if not isinstance(model, nn.Module):
         raise ArchiveError(f"a {type(model).__name__} is not a model; pass a module, or what fxgrow.transform returned")
+    if sharded := shards_in(model):
+        raise ArchiveError(sharded)
     inputs = Captured(model).inputs or (grown.example_inputs if grown else None) or example_inputs
     if inputs is None:
         raise ArchiveError(f"{type(model).__name__} is not captured yet: pass example_inputs=, a tensor, a tuple or a "

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.aten import TorchDispatchMode, tree_leaves, tree_map
-from fxgrow.graph import running_copy, without_fast_path
+from fxgrow.errors import CaptureError
+from fxgrow.graph import running_copy, shards_in, without_fast_path
 from fxgrow.tracing import Inputs, seeded
 
 Mode = Literal["eval", "train"]
@@ -22,6 +23,8 @@ Autograd = Literal["off", "on", "compared"]  # "compared": on, and floating inpu
 
 def copy_of(model: nn.Module) -> nn.Module:
     """Return a copy of a model to run, which shares with it what no copy can be made of (locks)."""
+    if sharded := shards_in(model):
+        raise CaptureError(sharded)
     shared: dict[int, Any] = {}
     while True:
         try:

@@ -24,6 +24,7 @@ from fxgrow.graph.modules import (
     meta_twin,
     modules_by_path,
     running_copy,
+    shards_in,
     skeleton,
     tensors_of,
     trains,
@@ -63,6 +64,6 @@ __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE
            "is_of_user",
            "is_captured", "is_join", "keep_grad_mode", "location_of", "memory_of", "mentions", "meta_twin",
            "mode_flag", "modules_by_path", "nested_shape", "other_users", "outer", "owner_of", "passes_on",
-           "path_of", "place_of", "prefixes", "remembered", "run_shapes", "running_copy", "settings",
+           "path_of", "place_of", "prefixes", "remembered", "run_shapes", "running_copy", "settings", "shards_in",
            "shape_of", "skeleton", "tensors_of", "title", "to_meta", "trains", "uncached", "unwrapped",
            "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]

@@ -3,7 +3,7 @@ import collections
 import copy
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ TRANSIENT = "not_of_the_model"  # marks a hook, or a parameter held still, of wh
 WRAPPERS = {  # what copies leave out: where it keeps the model
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod", "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module"}
+
+SHARDS = {"torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel",  # modules and tensors of which each
+          "torch.distributed.fsdp.FSDPModule", "torch.distributed.tensor.DTensor"}        # process has a piece
 
 
 def modules_by_path(root: nn.Module, every_name: bool = False) -> list[tuple[str, nn.Module]]:
@@ -213,6 +216,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while holder := _holder(model):
         model = model._modules[holder]  # type: ignore[assignment]
     return clone_structure(model) if any(_holder(m) for _, m in modules_by_path(model)) else model
+
+
+def shards_in(given: nn.Module | Mapping[str, Any]) -> str:
+    """Return why the numbers of a model, or tensors by name, are not there to be looked at: each process has a piece.
+
+    `""`: they are all there.
+    """
+    held = given.items() if isinstance(given, Mapping) else (
+        (path, part) for path, m in modules_by_path(given) for part in (m, *m._parameters.values()))
+    for path, part in held:
+        if _is_shard(type(part)):
+            return (f"{path or 'the model'} was sharded over processes, each of which holds a piece of its parameters: give "
+                    "the model from before that, with the numbers of a full state_dict "
+                    "(torch.distributed.checkpoint.state_dict), and shard the grown one")
+    return ""
+
+
+@functools.cache
+def _is_shard(cls: type) -> bool:
+    return not SHARDS.isdisjoint(f"{c.__module__}.{c.__qualname__}" for c in cls.__mro__)
 
 
 def _holder(module: nn.Module) -> str:

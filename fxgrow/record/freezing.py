@@ -1,6 +1,7 @@
 """Learning rates of old and new numbers: none (`Frozen`), factors of single numbers, or parameter groups."""
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -13,6 +14,7 @@ from fxgrow.errors import GrowthError
 from fxgrow.graph import TRANSIENT
 from fxgrow.record.entries import new_numbers
 from fxgrow.record.matching import Entries
+from fxgrow.record.optimizers import insist_plain
 
 
 class Handle(contextlib.ExitStack):
@@ -68,8 +70,8 @@ class Frozen(Handle):
             return
         mask = torch.zeros_like(tensor, dtype=torch.bool) if new is None else new
         if tensor.grad is not None:
-            tensor.grad = tensor.grad.masked_fill(~mask, 0)
-        self.callback(tensor.register_hook(lambda grad: grad.masked_fill(~mask.to(grad.device), 0)).remove)
+            tensor.grad = _where(mask, tensor.grad)
+        self.callback(tensor.register_hook(functools.partial(_where, mask)).remove)
 
     def _hook_in(self, model: nn.Module) -> None:
         def stepped(optimizer: Optimizer, *_) -> None:
@@ -88,6 +90,15 @@ class Frozen(Handle):
                 data = tensor.data  # autograd sees no change: between two forwards and a backward there is none
                 numbers = numbers.to(data.device, data.dtype)
                 data.copy_(numbers if new is None else torch.where(new.to(data.device), data, numbers))
+
+
+def _where(mask: Tensor, grad: Tensor) -> Tensor:
+    """Return a gradient, sparse ones (of embeddings) included, that is zero where the mask is false."""
+    mask = mask.to(grad.device)
+    if not grad.is_sparse:
+        return grad.masked_fill(~mask, 0)
+    indices, values = grad.coalesce().indices(), grad.coalesce().values()
+    return torch.sparse_coo_tensor(indices, values.masked_fill(~mask[tuple(indices)], 0), grad.shape, is_coalesced=True)
 
 
 def _outside_compiled(model: nn.Module, prefix: str) -> nn.Module:
@@ -150,8 +161,10 @@ def scale_updates(optimizer: Optimizer, model: nn.Module, scales: Mapping[str, f
         scales: by parameter, a factor or a tensor of its shape; `record.lr_scales(model, new=0.1)` makes them.
 
     Raises:
-        GrowthError: a name is not a parameter of the model, or its factors have another shape.
+        GrowthError: a name is not a parameter of the model, its factors have another shape, or the optimizer is none of
+            torch's kind.
     """
+    insist_plain(optimizer)
     chosen = [(p, scale) for p, scale in _with_scales(model, scales) if isinstance(scale, Tensor) or scale != 1.0]
     before: list[tuple[nn.Parameter, Tensor, float | Tensor]] = []
 

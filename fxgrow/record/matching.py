@@ -12,7 +12,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import find_module, tensors_of
+from fxgrow.graph import find_module, shards_in, tensors_of
 from fxgrow.record.entries import ParameterRecord, names_by_tensor, new_numbers
 
 BESIDE = "/"  # in front of the names of tensors that a model does not have that the record is about
@@ -194,9 +194,10 @@ def _misfit(name: str, shape: Size, entry: ParameterRecord, small: Sequence[int]
 
 
 def _tensors(given: Given) -> Mapping[str, Tensor]:
-    if isinstance(given, nn.Module):
-        return tensors_of(given)
-    return given if isinstance(given, Mapping) else dict(given)
+    given = given if isinstance(given, (nn.Module, Mapping)) else dict(given)
+    if sharded := shards_in(given):
+        raise GrowthError(sharded)
+    return tensors_of(given) if isinstance(given, nn.Module) else given
 
 
 def _ends(name: str) -> list[str]:

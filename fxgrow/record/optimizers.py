@@ -34,7 +34,7 @@ def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedPa
     Raises:
         GrowthError: parameters cannot be told apart, or the optimizer keeps a state that does not belong to single numbers.
     """
-    _insist_plain(optimizer)
+    insist_plain(optimizer)
     given = new_params if isinstance(new_params, nn.Module) else dict(new_params)
     new = _grown_parameters(record, given)
     old = _small_parameters(record, optimizer, old_params, new)
@@ -61,12 +61,12 @@ def migrate_optimizer(record: Entries, optimizer: Optimizer, new_params: NamedPa
     return migrated
 
 
-def _insist_plain(optimizer: Any) -> None:
+def insist_plain(optimizer: Any) -> None:
     """Refuse what is no optimizer of torch's kind, or one around another."""
     inner = next((name for name, value in getattr(optimizer, "__dict__", {}).items() if isinstance(value, Optimizer)), None)
     if inner is not None:
-        raise GrowthError(f"a {type(optimizer).__name__} is around another optimizer: give that one, its .{inner}, and put "
-                          "the result into a new one")
+        raise GrowthError(f"a {type(optimizer).__name__} is around another optimizer: give that one, its .{inner}, and wrap "
+                          "what is made of it anew")
     if not isinstance(optimizer, Optimizer):
         raise GrowthError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer: make one for the grown model yourself")
 
@@ -134,12 +134,12 @@ def _members(new: Located, group_of: Mapping[str, int], count: int) -> list[list
     """Return the names of each group: a parameter goes where its source was, a new one where its nearest neighbour is.
 
     The nearest has as many axes (norms and biases are often apart), shares most of the path, then has the same last name,
-    then stands closest. What was in no group stays in none.
+    then stands closest. What was in no group stays in none, and what trains but in no group is for another optimizer.
     """
     order = {name: i for i, name in enumerate(new)}
-    chosen = {name: group_of[entry.source] for name, (_, entry) in new.items()
-              if entry.source is not None and entry.source in group_of}
-    if not chosen:
+    chosen = {name: group_of.get(entry.source) for name, (tensor, entry) in new.items()
+              if entry.source is not None and (entry.source in group_of or trains(tensor))}
+    if not any(group is not None for group in chosen.values()):
         raise GrowthError("the optimizer holds no parameter that the grown model has: give its small model as old_params")
     placed = dict(chosen)
 
@@ -202,12 +202,21 @@ def _try_out(optimizer: Optimizer, number: int, ndim: int, device: torch.device)
             for size in (1.0, 0.7, 0.9):
                 p.data.copy_(start * scale + shift)
                 p.grad = slope * size / scale
-                trial.step()
+                _step(trial, p)
         except Exception as error:
             raise GrowthError(f"a step of {type(optimizer).__name__} could not be tried out: {error}; make an optimizer for "
                               "the grown model yourself, without the old state") from error
         seen.append({k: v for k, v in trial.state[p].items() if isinstance(v, Tensor) and v.shape == p.shape})
     return {key: _Kind(*(run[key] for run in seen)) for key in seen[0] if all(key in run for run in seen)}
+
+
+def _step(optimizer: Optimizer, p: nn.Parameter) -> None:
+    """Take a step by a parameter's gradient, a sparse one where the optimizer takes no other."""
+    try:
+        optimizer.step()
+    except RuntimeError:
+        p.grad = p.grad.to_sparse()  # type: ignore[union-attr]
+        optimizer.step()
 
 
 def _state(name: str, key: str, value: Any, entry: ParameterRecord, source: Tensor, grown: Tensor,

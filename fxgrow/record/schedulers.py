@@ -31,7 +31,11 @@ def migrate_scheduler(record: Entries, scheduler: Any, optimizer: Optimizer) -> 
     """
     old = getattr(scheduler, "optimizer", None)
     if not isinstance(old, Optimizer):
-        raise GrowthError(f"a {type(scheduler).__name__} does not say by .optimizer which rates it sets: give one that does")
+        held = next((f".{n}" for n, v in getattr(scheduler, "__dict__", {}).items()
+                     if isinstance(getattr(v, "optimizer", None), Optimizer)), "")
+        advice = f"is around another scheduler: give that one, its {held}" if held else \
+            "does not say by .optimizer which rates it sets: give one that does"
+        raise GrowthError(f"a {type(scheduler).__name__} {advice}")
     if old is optimizer or _rates(old) != _rates(optimizer):
         raise GrowthError("the optimizer is not what the scheduler's own became: give what migrate_optimizer has returned "
                           "for that, and change rates afterwards")

@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from fxgrow.errors import GrowthError
-from fxgrow.graph import Captured, clone_structure, tensors_of, trains
+from fxgrow.graph import Captured, clone_structure, shards_in, tensors_of, trains
 from fxgrow.record.entries import ParameterRecord
 from fxgrow.record.grown import Grown, record_in
 from fxgrow.record.matching import Side
@@ -50,6 +50,8 @@ def tie(parent: nn.Module, child: nn.Module | Grown, record: GrowthRecord | None
 
 def _inside(side: Side, model: nn.Module) -> nn.Module:
     """Return a model without what is wrapped around it."""
+    if sharded := shards_in(model):
+        raise GrowthError(sharded)
     with contextlib.suppress(GrowthError):  # it is tied itself, or not the record's, which is told of its tensors
         return model.get_submodule(side.prefix_in(model).removesuffix("."))
     return model

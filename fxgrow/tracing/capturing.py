@@ -25,6 +25,7 @@ from fxgrow.graph import (
     is_captured,
     keep_grad_mode,
     meta_twin,
+    shards_in,
     to_meta,
     uncached,
     unwrapped,
@@ -80,6 +81,8 @@ def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: b
     model = unwrapped(model)
     if is_captured(model):
         return model
+    if sharded := shards_in(model):
+        raise CaptureError(sharded)
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and is no Python: "
                            "pass the module that it was made from, or put it as a part into a model of yours")
