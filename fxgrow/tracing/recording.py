@@ -48,8 +48,8 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
             return record_once(recorder, args, kwargs, repeats)
         except LeafNeeded as stop:
             asked = recorder.asked_compiling - compiling
-            if found := asked.intersection(outwards(stop.path)) or asked:  # another way for compilers asks for no values
-                compiling = compiling | found
+            if asked:  # another way for compilers asks for no values: the innermost that has one is to take it
+                compiling = compiling | next(({path} for path in outwards(stop.path) if path in asked), asked)
             else:
                 keep_opaque(module, leaves, stop)
         except CacheFound as cache:

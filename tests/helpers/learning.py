@@ -8,49 +8,71 @@ from torch import Tensor, nn
 
 import fxgrow
 
-
-def gradients(model: nn.Module, x: Tensor, drawn: torch.Generator) -> dict[str, Tensor]:
-    """The gradient of every parameter, for a random target, those of the size of rounding errors set to zero."""
-    model.zero_grad()
-    y = model(x)
-    (y - torch.randn(y.shape, generator=drawn, dtype=y.dtype)).square().mean().backward()
-    found = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
-    most = max(float(g.abs().max()) for g in found.values())
-    return {n: torch.where(g.abs() > 1e-13 * most, g, 0) for n, g in found.items()}
+SIZES = (0.1, 1.0, 5.0)
+NUDGE = 1e-9
+ROUNDING = 1e-13  # of the largest gradient
 
 
-def inputs(x: Tensor, drawn: torch.Generator) -> Tensor:
-    """More inputs like x, of many sizes and about many means."""
+def batches(x: Tensor, drawn: torch.Generator) -> list[Tensor]:
+    """Give inputs like x, a batch of each size, about many means: what shuts or drowns a unit in one does not in all."""
     if not x.is_floating_point():
-        return x
-    each = (4 * x.shape[0], *[1] * (x.ndim - 1))
-    new, size, mean = (torch.randn(shape, generator=drawn, dtype=x.dtype) for shape in ((each[0], *x.shape[1:]), each, each))
-    return new * size.exp() + 3 * mean
+        return [x]
+    new, means = (torch.randn(len(SIZES), len(x), *shape, generator=drawn, dtype=x.dtype)
+                  for shape in (x.shape[1:], [1] * (x.ndim - 1)))
+    return [size * each for size, each in zip(SIZES, new + 3 * means)]
+
+
+def gradients(model: nn.Module, inputs: list[Tensor], drawn: torch.Generator, least: float = 0) -> dict[str, Tensor]:
+    """Give the sum over batches of every parameter's gradient for a random target, the largest of each batch being one.
+
+    What nearly the same inputs and target change is a rounding error: left out, as is what is below `least` of the largest.
+    """
+    found = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    for x in inputs:
+        seed = int(torch.randint(2 ** 31, (), generator=drawn))
+        once, again = (_gradients(model, x, torch.Generator().manual_seed(seed), scale) for scale in (1, 1 + NUDGE))
+        most = max(float(g.abs().max()) for g in once.values())
+        for n, g in once.items():
+            sure = ((g - again[n]).abs() < 1e-3 * g.abs()) & (g.abs() > least * most)
+            found[n] += torch.where(sure, g / most, 0)
+    return found
+
+
+def _gradients(model: nn.Module, x: Tensor, drawn: torch.Generator, scale: float) -> dict[str, Tensor]:
+    """Give the gradients of one batch; scale: of the inputs and the target."""
+    model.zero_grad()
+    y = model(x * scale if x.is_floating_point() else x)
+    (y - scale * torch.randn(y.shape, generator=drawn, dtype=y.dtype)).square().mean().backward()
+    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert all(g.isfinite().all() for g in found.values())
+    return {n: g.clone() for n, g in found.items()}
+
+
+def step(model: nn.Module, found: dict[str, Tensor]) -> None:
+    """Move each parameter by a hundredth at most, as Adam would: plain descent explodes behind products of large numbers."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p -= 0.01 * found[name] / found[name].abs().max().clamp_min(1e-300)
 
 
 def waiting(grown: fxgrow.Grown, x: Tensor, steps: int = 2) -> dict[str, int]:
     """How many new numbers of each parameter get no gradient in so many steps, and do beside the start: zeros keep it off.
 
-    A unit that a ReLU shuts gets none there either; so do numbers that the loss does not depend on.
+    A unit that a ReLU shuts gets none there either, or not wherever it is looked; nor do numbers that the loss does not
+    depend on.
     """
     drawn, model = torch.Generator().manual_seed(1), copy.deepcopy(grown.model).train()
-    new = {n: grown.record.new_mask(n, p) for n, p in model.named_parameters()}
-    left = {n: mask.clone() for n, mask in new.items() if mask.any()}
-    if not left:  # what was there is shared out
-        return {}
-    for _ in range(steps):
-        found = gradients(model, inputs(x, drawn), drawn)
-        assert all(g.isfinite().all() for g in found.values())
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                p -= 0.01 * found[name]
+    inputs = batches(x, drawn)
+    left = {n: grown.record.new_mask(n, p) for n, p in model.named_parameters()}
+    for _ in range(steps if any(mask.any() for mask in left.values()) else 0):
+        found = gradients(model, inputs, drawn)
+        step(model, found)
         left = {n: mask & (found[n] == 0) for n, mask in left.items()}
-    beside = {n: torch.zeros_like(mask) for n, mask in left.items()}
     for _ in range(3 if any(mask.any() for mask in left.values()) else 0):
         model = copy.deepcopy(grown.model).train()
         with torch.no_grad():
             for p in model.parameters():
                 p += 1e-3 * torch.randn(p.shape, generator=drawn, dtype=p.dtype)
-        found = gradients(model, inputs(x, drawn), drawn)
-        beside = {n: mask | (found[n] != 0) for n, mask in beside.items()}
-    return {n: int((mask & beside[n]).sum()) for n, mask in left.items() if (mask & beside[n]).any()}
+        found = gradients(model, inputs, drawn, ROUNDING)
+        left = {n: mask & (found[n] != 0) for n, mask in left.items()}
+    return {n: int(mask.sum()) for n, mask in left.items() if mask.any()}

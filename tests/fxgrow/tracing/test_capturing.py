@@ -590,3 +590,36 @@ def test_what_a_forward_reads_of_objects_may_stay():
     model = traced(lambda m, x: x * m.kept.scale[0] + m.scale)
     model.kept, type(model).scale = types.SimpleNamespace(scale=numpy.ones(1)), 0.5
     assert torch.equal(fxgrow.capture(model, X)(X), model(X))
+
+
+class Routed(nn.Module):
+    """Asks for the values of its input, unless it is compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if torch.compiler.is_compiling():
+            return torch.where((x > 0).any(), self.layer(x), x)
+        return self.layer(x) if bool((x > 0).any()) else x
+
+
+class OtherWhenCompiled(nn.Module):
+    """Is another function when it is compiled; what is inside it has a way for compilers of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.routed = Routed()
+
+    def forward(self, x):
+        factor = 3 if torch.compiler.is_compiling() else 2
+        return self.routed(x) * factor
+
+
+def test_only_the_module_that_asks_for_values_is_told_that_it_is_compiled():
+    model, x = OtherWhenCompiled().double(), torch.randn(3, 4, dtype=torch.float64)
+    graph = fxgrow.capture(model, x)
+    assert not graph.meta["leaves"]
+    for other in (torch.randn(5, 4, dtype=torch.float64), -x.abs()):
+        torch.testing.assert_close(graph(other), model(other))

@@ -1,6 +1,8 @@
 """Shells that cannot be recorded: what they ask of a part goes on working, or the part is left alone, with the reason."""
 import copy
+import gc
 import io
+import weakref
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 import fxgrow
 from fxgrow.errors import CaptureError, SelectionError
 from fxgrow.passes import Widen
+from fxgrow.tracing import parts
+from fxgrow.tracing.parts import clone_structure
 
 X, OTHER = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
 
@@ -171,6 +175,28 @@ def test_nothing_of_the_model_changes():
     model = Counts().double()
     result = fxgrow.transform(model, X, Widen(factor=2, seed=0)).model
     assert (model.calls, model.seen, result.calls, result.seen) == (0, [], 0, [])
+
+
+def test_copies_that_have_run_are_let_go_of(monkeypatch):
+    """Graphs go round in circles: where nobody else collects them, only growth itself keeps few in memory."""
+    living, most = weakref.WeakSet(), []
+
+    def clone(*args):
+        copy = clone_structure(*args)
+        living.update(copy.modules())
+        most.append(len(living) / len(set(copy.modules())))
+        return copy
+
+    monkeypatch.setattr(parts, "clone_structure", clone)
+    model = Shell(lambda s, x: s.body(x) + s.body.last(x)).double()
+    gc.disable()
+    try:
+        for seed in range(4):
+            fxgrow.transform(model, X, Widen(factor=2, seed=seed))
+    finally:
+        gc.enable()
+    assert len(most) >= 8
+    assert max(most) <= 2
 
 
 def test_hooks_of_a_part_run_once():
