@@ -156,13 +156,14 @@ def _members(new: Located, group_of: Mapping[str, int], count: int) -> list[list
 
 def _same_class(optimizer: Optimizer, members: list[list[tuple[str, Tensor]]]) -> Optimizer:
     """Return a new optimizer of the same class and settings over other parameters (one list a group)."""
-    groups = []
+    groups: list[dict[str, Any]] = []
+    memo: dict[int, Any] = {}  # a rate that is one tensor in several groups is one again
     for group, named in zip(optimizer.param_groups, members):
-        settings = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
+        settings = {k: copy.deepcopy(v, memo) for k, v in group.items() if k not in ("params", "param_names")}
         groups.append({**settings, "params": named if "param_names" in group else [p for _, p in named]})
     takes = inspect.signature(type(optimizer).__init__).parameters
     try:
-        return type(optimizer)(groups, **{k: copy.deepcopy(v) for k, v in optimizer.defaults.items() if k in takes})
+        return type(optimizer)(groups, **{k: copy.deepcopy(v, memo) for k, v in optimizer.defaults.items() if k in takes})
     except (TypeError, ValueError, RuntimeError) as error:
         raise GrowthError(f"a {type(optimizer).__name__} cannot be made from its own settings: {error}; make one for the "
                           "grown model yourself, without its old state") from error

@@ -175,7 +175,7 @@ def optimizer_over(rng, model, make):
     named = [(n, p) for n, p in model.named_parameters() if takes(n, p)]
     if rng.random() < 0.3:
         return make(named)
-    if rng.random() < 0.5 or "LBFGS" in make.__code__.co_names:
+    if rng.random() < 0.5 or "LBFGS" in make.__code__.co_names or any(n.endswith("table.weight") for n, _ in named):
         return make([p for _, p in named])
     flat, deep = ([p for _, p in named if (p.ndim < 2) == small] for small in (True, False))
     return make([{"params": deep, "weight_decay": 0.01}, {"params": flat}])

@@ -144,6 +144,29 @@ def test_an_average_of_parameters_is_one_of_the_grown_ones(decay):
         assert torch.equal(follower.state[p]["ax"], expected[name]), name
 
 
+def test_of_two_optimizers_each_has_its_own_new_tensors():
+    model, x = made("residual")
+    parts = [[p for p in model.parameters() if (p.ndim > 1) == matrices] for matrices in (True, False)]
+    optimizers = [SGD(parts[0], lr=0.01, momentum=0.9), Adam(parts[1])]
+    for optimizer in optimizers:
+        train(model, optimizer, x, 1)
+    grown = fxgrow.transform(model, x, [Deepen("block1", seed=0), Widen("block2.conv1", by=2, seed=0)])
+    followers = [grown.step.migrate_optimizer(o, grown.model, model) for o in optimizers]
+    held = [[p for group in o.param_groups for p in group["params"]] for o in followers]
+    assert {*held[0]} == {p for p in grown.model.parameters() if p.ndim > 1}
+    assert {*held[1]} == {p for p in grown.model.parameters() if p.ndim == 1}
+
+
+def test_a_rate_that_groups_share_is_one_again():
+    model, x = made("residual")
+    flat, deep = ([p for p in model.parameters() if (p.ndim < 2) == small] for small in (True, False))
+    optimizer = Adam([{"params": flat}, {"params": deep}], lr=torch.tensor(0.001))
+    train(model, optimizer, x, 1)
+    grown = fxgrow.transform(model, x, Widen("block2.conv1", by=2, seed=0))
+    first, second = grown.step.migrate_optimizer(optimizer, grown.model, model).param_groups
+    assert first["lr"] is second["lr"] and first["lr"] is not optimizer.param_groups[0]["lr"]
+
+
 def test_groups_and_schedules_stay():
     model, x = made("residual")
     decayed = [p for p in model.parameters() if p.ndim > 1]
