@@ -118,7 +118,7 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
     parameters, the memory that it keeps for the backward pass, and FLOPs for each byte that its forward pass moves.
     --input sets the batch and the size.
     """
-    from fxgrow.cost import lines, to_csv
+    from fxgrow.cost import gaps, lines, to_csv
 
     if csv_file is not None and as_json:
         raise click.UsageError("--csv and --json: choose one of them")
@@ -136,6 +136,8 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
             file.write(to_csv(count, depth, sort).encode())
         echo_written(csv_file)
     else:
+        for line in gaps(count):
+            click.echo(line)
         show(count.table(depth, sort))
         for line in lines(count):
             click.echo(line)

@@ -2,8 +2,8 @@
 
 What lives here: rules, the count, its table. What does not: how costs are drawn (diagram/heat.py).
 """
-from fxgrow.cost.costs import Cost, FlopCount, lines, to_csv
+from fxgrow.cost.costs import Cost, FlopCount, gaps, lines, to_csv
 from fxgrow.cost.count import count_flops
 from fxgrow.cost.rules import Flops, flop_rule
 
-__all__ = ["Cost", "FlopCount", "Flops", "count_flops", "flop_rule", "lines", "to_csv"]
+__all__ = ["Cost", "FlopCount", "Flops", "count_flops", "flop_rule", "gaps", "lines", "to_csv"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fxgrow.common import csv_text, quantity
+from fxgrow.cost.rules import may_multiply
 
 
 @dataclass
@@ -15,6 +16,7 @@ class Cost:
     activation_bytes: bytes that its forward pass keeps for the backward pass, parameters and buffers aside; memory that
         several keep is counted at the first.
     moved_bytes: bytes that the ops of the forward pass read and write, each operand of each op once.
+    recomputed: FLOPs of the forward pass that checkpointing runs again in the backward pass; in none of the sums.
     """
     forward: int = 0
     backward: int = 0
@@ -24,6 +26,7 @@ class Cost:
     gradient_bytes: int = 0
     activation_bytes: int = 0
     moved_bytes: int = 0
+    recomputed: int = 0
 
     @property
     def total(self) -> int:
@@ -51,6 +54,7 @@ SORTS: dict[str, Callable[[Cost], int]] = {
     "forward": lambda c: c.forward, "total": lambda c: c.total, "params": lambda c: c.parameters,
     "memory": lambda c: c.activation_bytes}
 BAR = 12
+ASSUMED = " (data say how many; half are assumed)"
 
 
 @dataclass
@@ -74,10 +78,15 @@ class FlopCount:
             return getattr(self.modules[""], name)
         raise AttributeError(name)
 
+    @property
+    def without_rule(self) -> dict[str, dict[str, int]]:
+        """Those of `uncounted` that may be products, which no number here holds: they have no rule (see `flop_rule`)."""
+        return {op: places for op, places in self.uncounted.items() if may_multiply(op) and not op.endswith(ASSUMED)}
+
     def by_node(self) -> dict[str, Cost]:
         """Return the cost of each node, of the module's own graph if it has one, that costs anything.
 
-        Of a model that cannot be captured they are modules, each with its own ops.
+        Of a model without a graph they are modules, each with its own ops.
         """
         return dict(self.nodes)
 
@@ -87,7 +96,7 @@ class FlopCount:
 
     def to_json(self) -> dict[str, Any]:
         """Return the count as data: the whole model's cost, then that of each module and node."""
-        return {"ops": self.ops, "eager": self.eager, **self.modules[""].to_json(),
+        return {"ops": self.ops, "eager": self.eager, "without_rule": self.without_rule, **self.modules[""].to_json(),
                 "peak_activation_bytes": self.peak_activation_bytes, "uncounted": self.uncounted,
                 "modules": {name: cost.to_json() for name, cost in self.modules.items()},
                 "nodes": {name: cost.to_json() for name, cost in self.nodes.items()}}
@@ -118,16 +127,33 @@ class FlopCount:
         what = "All FLOPs" if self.ops == "all" else "FLOPs of matrix products, convolutions and attention"
         shown = Table(title=f"{what} (a multiply-add is 2)", title_justify="left")
         shown.add_column("module", overflow="fold", min_width=24)
-        for heading in ("forward", "backward", "share", "", "params", "kept", "FLOP/byte"):
+        again = ["again"] if self.recomputed else []
+        for heading in ("forward", "backward", *again, "share", "", "params", "kept", "FLOP/byte"):
             shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for level, name, kind, cost in self.rows(depth, sort):
             share = cost.total / self.total if self.total else 0.0
             last = name.rpartition(".")[2]
             label = f"{last} ({kind})" if last and kind else last or kind or "model"
-            shown.add_row(Text("  " * level + label), quantity(cost.forward), quantity(cost.backward), f"{share:.1%}",
+            shown.add_row(Text("  " * level + label), quantity(cost.forward), quantity(cost.backward),
+                          *(quantity(cost.recomputed) for _ in again), f"{share:.1%}",
                           "█" * round(share * BAR) or ("▏" if share else ""), quantity(cost.parameters),
                           quantity(cost.activation_bytes, "B"), f"{cost.intensity:.3g}")
         return shown
+
+
+def gaps(count: FlopCount) -> Iterator[str]:
+    """Yield lines of text about what the numbers lack or assume, to be read before them."""
+    for op, places in count.without_rule.items():
+        yield (f"not counted {op} {sum(places.values())}x in {_places(places)}: it has no FLOP rule, and if it multiplies, the "
+               "numbers below are too small; add a rule with fxgrow.flop_rule")
+    for op, places in count.uncounted.items():
+        if op.endswith(ASSUMED):
+            yield f"assumed     {op} {sum(places.values())}x in {_places(places)}"
+
+
+def _places(places: dict[str, int]) -> str:
+    named = [name or "the model itself" for name in list(places)[:3]]
+    return ", ".join(named) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
 
 
 def lines(count: FlopCount) -> Iterator[str]:
@@ -135,14 +161,17 @@ def lines(count: FlopCount) -> Iterator[str]:
     whole = count.modules[""]
     yield f"forward     {whole.forward:,} FLOPs, {whole.macs:,} multiply-adds in products"
     yield f"backward    {whole.backward:,} FLOPs; together {whole.total:,}"
+    if whole.recomputed:
+        yield f"recomputed  {whole.recomputed:,} FLOPs of the forward pass, by checkpointing; they are in none of the sums"
     yield (f"parameters  {whole.parameters:,} in {quantity(whole.parameter_bytes, 'B')}, their gradients "
            f"{quantity(whole.gradient_bytes, 'B')}")
     yield (f"activations {quantity(whole.activation_bytes, 'B')} kept for the backward pass, at most "
            f"{quantity(count.peak_activation_bytes, 'B')} at a time in a training step")
     if count.eager:
-        yield "run eagerly it cannot be captured, so it was run on its own tensors"
-    if count.uncounted:
-        times = {op: sum(places.values()) for op, places in count.uncounted.items()}
+        yield "run eagerly it chooses by its data, so it was run on its own tensors"
+    times = {op: sum(places.values()) for op, places in count.uncounted.items()
+             if op not in count.without_rule and not op.endswith(ASSUMED)}
+    if times:
         yield "not counted " + ", ".join(f"{op} {n}x" for op, n in sorted(times.items(), key=lambda item: -item[1]))
 
 

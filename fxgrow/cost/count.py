@@ -1,21 +1,25 @@
-"""The count: a model's captured graph, or the model itself, runs under the meter, and costs are summed by node and module.
+"""The count: a model, or its captured graph, runs under the meter, and costs are summed by node and module.
 
 Autograd itself says which tensors need a gradient and which it would keep for the backward pass.
 """
 import contextlib
+import copy
 import random
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
 from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import without_collector
+from fxgrow.cost.calls import ComplexConvolutions, seen_checkpoints, uncompiled, unhooked_transforms
 from fxgrow.cost.costs import Cost, FlopCount
 from fxgrow.cost.meter import MemoryUse, Meter
 from fxgrow.cost.rules import GROUPS
@@ -40,53 +44,128 @@ from fxgrow.tracing import trace
 def count_flops(model: nn.Module, example_inputs, ops: str = "matmul") -> FlopCount:
     """Count the cost of one forward and backward pass of `model` for inputs of these shapes.
 
-    Works on meta tensors: parameters may be on any device (or on none: `torch.device("meta")`), and no memory is used. A
-    model that cannot be captured (a detector, say) is run on its own tensors, and left as it was.
+    Runs the model on meta tensors: parameters may be on any device (or on none: `torch.device("meta")`), and no memory is
+    used. One that chooses by its data (a detector, say) is run on its own tensors, and left as it was.
     The model is counted in the mode that it is in: `model.train()` adds dropout masks and auxiliary heads. Parameters that
     are frozen, and inputs without `requires_grad`, get no gradient, and their gradients are not counted.
 
     Args:
         model: any module, captured and grown ones included.
-        example_inputs: as for `capture`; what tensors hold is not used.
+        example_inputs: as for `capture`; what tensors hold matters only to models that choose by it.
         ops: "matmul" counts convolutions, matrix products and attention; "all" also norms, activations, pooling, softmax
             and arithmetic. What is not counted is listed in `uncounted`.
 
     Raises:
         ValueError: `ops` is neither.
-        CaptureError: the model can neither be captured nor run on its own tensors.
+        CaptureError: the model runs neither on meta tensors nor on its own.
     """
     if ops not in GROUPS:
         raise ValueError(f"ops={ops!r}: choose 'matmul' or 'all'")
+    args, kwargs = as_call(example_inputs)
     with without_collector():
-        count = _captured_or_eager(model, *as_call(example_inputs), ops)
+        model = _with_sizes(model, args, kwargs)
+        count = _count_model(model, args, kwargs, ops)
     count.kinds = {name: type(m).__name__ for name, m in model.named_modules(remove_duplicate=False)
                    if type(m) is not nn.Module}
     return count
 
 
-def _captured_or_eager(model: nn.Module, args: tuple, kwargs: dict[str, Any], ops: str) -> FlopCount:
-    root = meta_twin(model)
-    try:
+def _count_model(model: nn.Module, args: tuple, kwargs: dict[str, Any], ops: str) -> FlopCount:
+    if is_captured(model):
         inputs = tuple(a.value for a in arguments_of(model, args, kwargs))
-        if is_captured(model):
-            return _count(Meter(ops), model.graph, root, inputs)
-        graph = trace(root, args, kwargs, {})
-        clean_trace(graph)
-        return _count(Meter(ops), graph, root, inputs)
-    except CaptureError as why:
-        if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
-            raise
+        return _count_graph(Meter(ops), model.graph, meta_twin(model), inputs)
+    held = [t for t in (*model.parameters(), *model.buffers(), *tree_leaves((args, kwargs))) if isinstance(t, Tensor)]
+    failed: list[Exception] = []
+    assumed = None
+    for way in (_run_on_meta, _trace_on_meta) if all(t.layout is torch.strided for t in held) else ():
         try:
-            return count_eager(Meter(ops), model, args, kwargs)
-        except FxgrowError:
-            raise
-        except Exception as error:
-            raise CaptureError(f"{why}; nor does it run as it is: {type(error).__name__}: {error}") from error
+            meter = Meter(ops)
+            assumed = way(meter, model, args, kwargs)
+            if not meter.assumed:
+                return assumed
+            break
+        except Exception as error:  # capture says best what is in the way
+            failed.append(error)
+    if any(t.is_meta for t in held):
+        return assumed or _refuse(model, failed)
+    try:
+        return count_eager(Meter(ops), model, args, kwargs)
+    except Exception as error:
+        return assumed or _refuse(model, [*failed, error])
+
+
+def _refuse(model: nn.Module, failed: list[Exception]) -> NoReturn:
+    """Say why a model can be counted in no way, the last of which was to run it."""
+    said = [str(e) if isinstance(e, FxgrowError) else f"{type(e).__name__}: {e}" for e in failed[1:] or failed]
+    raise CaptureError("; nor does it run as it is: ".join(said)) from failed[-1]
+
+
+def _run_on_meta(meter: Meter, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> FlopCount:
+    """Count a model that runs on tensors without data, as most do: nothing need be captured."""
+    twin = meta_twin(model)
+    return _run(meter, twin, *tree_map(_on_meta, (args, kwargs)))
+
+
+def _trace_on_meta(meter: Meter, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> FlopCount:
+    """Count the graph of a model that asks for data which capture knows or can do without."""
+    twin = meta_twin(model)
+    inputs = tuple(a.value for a in arguments_of(model, args, kwargs))
+    graph = trace(twin, args, kwargs, {})
+    clean_trace(graph)
+    return _count_graph(meter, graph, twin, inputs)
+
+
+def count_eager(meter: Meter, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> FlopCount:
+    """Count a model that runs on its own tensors; its buffers and the random state are put back."""
+    saved = [(b, b.clone()) for b in model.buffers()]
+    try:
+        with _same_chances():
+            return _run(meter, model, args, kwargs, eager=True)
+    finally:
+        with torch.no_grad():
+            for buffer, old in saved:
+                buffer.copy_(old)
+
+
+@contextlib.contextmanager
+def _same_chances() -> Iterator[None]:
+    """Leave the random states as they were."""
+    python_state = random.getstate()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+
+
+def _with_sizes(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> nn.Module:
+    """Return a model whose lazy layers know their sizes: itself, or a copy that has run once.
+
+    Raises:
+        CaptureError: it has lazy layers that the run does not reach, or it does not run.
+    """
+    def lazy(of: nn.Module) -> dict[str, Any]:
+        return {name: t for name, t in (*of.named_parameters(), *of.named_buffers()) if is_lazy(t)}
+
+    sizeless = lazy(model)
+    if not sizeless:
+        return model
+    ran = copy.deepcopy(model, {id(t): type(t)(t.requires_grad, t.device, t.dtype) for t in sizeless.values()})
+    why = ""
+    try:
+        with _same_chances(), torch.no_grad():
+            ran(*args, **kwargs)
+    except Exception as error:
+        why = f" ({type(error).__name__}: {error})"
+    if left := [*lazy(ran)]:
+        raise CaptureError(f"{left[0]} has no size before the model has run, and a run gives it none: run it on an input "
+                           f"that reaches this layer, then count{why}")
+    return ran
 
 
 @contextlib.contextmanager
 def _metering(meter: Meter, root: nn.Module, inputs: Any, modules: dict[str, nn.Module], nodes: bool) -> Iterator[None]:
-    """Meter ops and what autograd would keep (it keeps nothing), with nothing that depends on numbers drawn.
+    """Meter ops and what autograd keeps, with nothing that depends on numbers drawn.
 
     The calls of these modules say where the meter is: in a graph node (`nodes`), or not in any.
     """
@@ -95,30 +174,38 @@ def _metering(meter: Meter, root: nn.Module, inputs: Any, modules: dict[str, nn.
     for value in tree_leaves(inputs):
         if isinstance(value, Tensor):
             meter.of(value)
-    handles, stack = [], []
-    saved = saved_tensors_hooks(meter.keep, lambda kept: kept)
+    names = {id(module): name for name, module in modules.items()}
+    stack: list[tuple[str, str]] = []
 
-    def enter(name: str):
-        def hook(module, args):
-            stack.append(meter.where)
+    def enter(module, args):
+        stack.append(meter.where)
+        name = names.get(id(module))
+        if name is not None:
             meter.where = meter.where[0] if nodes else name, name
-        return hook
 
     def leave(module, args, out):
         meter.where = stack.pop()
 
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
     try:
-        for name, module in modules.items():
-            handles.append(module.register_forward_pre_hook(enter(name)))
-            handles.append(module.register_forward_hook(leave, always_call=True))
-        with without_fast_path(), any_batch_size(), torch.enable_grad(), saved, meter:
+        with (without_fast_path(), any_batch_size(), torch.enable_grad(), saved_tensors_hooks(meter.keep, lambda kept: kept),
+              seen_checkpoints(meter), uncompiled(), unhooked_transforms(), ComplexConvolutions(meter), meter):
             yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _count(meter: Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopCount:
+def _run(meter: Meter, model: nn.Module, args: tuple, kwargs: dict[str, Any], eager: bool = False) -> FlopCount:
+    modules = {name: m for name, m in model.named_modules() if name}
+    with _metering(meter, model, (args, kwargs), modules, nodes=False):
+        result = model(*args, **kwargs)
+        peak, reached = meter.finish(result)
+    owners = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+    return _result(meter, model, peak, reached, owners, eager)
+
+
+def _count_graph(meter: Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopCount:
     inputs = tree_map(_on_meta, inputs)
     runner = _CostRunner(meter, graph, root, inputs)
     called = {str(n.target) for n in runner.nodes if n.op == "call_module"}
@@ -180,23 +267,6 @@ def _parameter_nodes(nodes: list[Node], modules: dict[str, nn.Module], root: nn.
         elif node.op == "get_attr" and str(node.target) in by_name:
             owners.setdefault(id(by_name[str(node.target)]), next((u.name for u in node.users), node.name))
     return owners
-
-
-def count_eager(meter: Meter, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> FlopCount:
-    """Count a model that runs on its own tensors; its buffers and the random state are put back."""
-    modules = {name: m for name, m in model.named_modules() if name}
-    saved = [(b, b.clone()) for b in model.buffers()]
-    python_state = random.getstate()
-    try:
-        with torch.random.fork_rng(), _metering(meter, model, (args, kwargs), modules, nodes=False):
-            peak, reached = meter.finish(model(*args, **kwargs))
-    finally:
-        random.setstate(python_state)
-        with torch.no_grad():
-            for buffer, old in saved:
-                buffer.copy_(old)
-    owners = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
-    return _result(meter, model, peak, reached, owners, True)
 
 
 def _result(meter: Meter, root: nn.Module, peak: int, reached: set[MemoryUse], owners: dict[int, str],

@@ -155,9 +155,12 @@ def test_where_positions_cannot_be_followed_one_by_one_nothing_grows_by_the_way_
 
 
 def test_the_count_of_flops_says_what_it_assumes():
-    count = fxgrow.count_flops(Net(CASES["chosen rows"][0]).double(), (X, M))
+    model = Net(CASES["chosen rows"][0]).double()
+    count = fxgrow.count_flops(model, (X.to("meta"), M.to("meta")))
     assert [op for op in count.uncounted if "half are assumed" in op] == ["index (data say how many; half are assumed)"]
     assert count.modules["last"].forward == 2 * 12 * 5 * (M.numel() // 2 + 1)
+    told = fxgrow.count_flops(model, (X, M))  # data at hand say how many
+    assert told.modules["last"].forward == 2 * 12 * 5 * M.sum() and told.eager and "index" not in " ".join(told.uncounted)
 
 
 class Routed(nn.Module):
