@@ -144,8 +144,8 @@ class FlopCount:
 def gaps(count: FlopCount) -> Iterator[str]:
     """Yield lines of text about what the numbers lack or assume, to be read before them."""
     for op, places in count.without_rule.items():
-        yield (f"not counted {op} {sum(places.values())}x in {_places(places)}: it has no FLOP rule, and if it multiplies, the "
-               "numbers below are too small; add a rule with fxgrow.flop_rule")
+        yield (f"not counted {op} {sum(places.values())}x in {_places(places)}: it has no FLOP rule; if it multiplies, what "
+               "follows is too small: add a rule with fxgrow.flop_rule")
     for op, places in count.uncounted.items():
         if op.endswith(ASSUMED):
             yield f"assumed     {op} {sum(places.values())}x in {_places(places)}"

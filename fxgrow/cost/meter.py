@@ -101,7 +101,9 @@ class Meter(Watching):
         return tensor
 
     def _facts(self, func) -> tuple:
-        """Return an op's rule, if it counts; whether it is a view; its name if it does not count; whether others make it up."""
+        """Return an op's rule, if it counts; whether it is a view; its name if not counted; whether it is made of others."""
+        if not isinstance(func, torch._ops.OpOverload):  # takes functions
+            return None, False, str(func), False
         name, view, written = effects(func)
         name = name.rstrip("_") if written else name
         if name not in RULES:
@@ -113,7 +115,7 @@ class Meter(Watching):
         kwargs = kwargs or {}
         facts = self.facts.get(func)
         if facts is None:
-            facts = self.facts[func] = self._facts(func) if isinstance(func, torch._ops.OpOverload) else (None, False, str(func), False)
+            facts = self.facts[func] = self._facts(func)
         rule, view, uncounted, composite = facts
         if composite:  # seen in inference mode alone
             with self:

@@ -142,7 +142,7 @@ def sampled_product(args, kwargs, out) -> Flops:
 def grouped_product(args, kwargs, out) -> Flops:
     """Count the products of groups of rows, of columns, or of positions that are summed over: each in one group alone.
 
-    `[m, k] x [G, k, n]`, `[G, m, k] x [k, n]`, or `[m, k] x [k, n]` with a result `[G, m, n]`; where both have groups, G times.
+    `[m, k] x [G, k, n]`, `[G, m, k] x [k, n]`, or `[m, k] x [k, n]` that gives `[G, m, n]`; if both have groups, G times.
     """
     a, b = args[:2]
     groups = a.shape[0] if a.ndim == b.ndim == 3 else 1
@@ -230,8 +230,6 @@ PER_ELEMENT: dict[str, tuple[int, int]] = {
     "hardswish": (5, 3), "hardsigmoid": (4, 2),
     "addcmul": (3, 2), "addcdiv": (3, 3), "lerp": (3, 1), "native_dropout": (2, 1), "rrelu_with_noise": (1, 1),
 }
-# Where a forward asks for a gradient, its op costs what it does backward; and twice that if it is differentiated once more.
-PER_ELEMENT.update({f"{name}_backward": (back, 2 * back) for name, (_, back) in PER_ELEMENT.items()})
 # The same for each element of the first operand.
 PER_INPUT: dict[str, tuple[int, int]] = {
     **dict.fromkeys("sum amax amin max min argmax argmin any all cumsum".split(), (1, 0)),
@@ -260,6 +258,9 @@ def per_input(args, kwargs, out, rates: tuple[int, int]) -> Flops:
 
 for _fn, _table in ((per_element, PER_ELEMENT), (per_input, PER_INPUT)):
     RULES.update({name: ("all", partial(_fn, rates=rates)) for name, rates in _table.items()})
+    # Where a forward asks for a gradient, its op costs what it does backward; and twice that if differentiated once more.
+    RULES.update({f"{name}_backward{data}": ("all", partial(_fn, rates=(back, 2 * back)))
+                  for name, (_, back) in _table.items() for data in ("", "_data")})
 
 
 @flop_rule("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", ops="all")
@@ -323,4 +324,5 @@ NO_PRODUCTS = {*OTHER_POINTWISE, *ODD, *ZERO_AT_ZERO, *POOLED, *LINEAR, *RANGES,
 
 def may_multiply(name: str) -> bool:
     """Tell whether an op that is not counted may hold products: it has no rule, and is not known to be without."""
-    return name not in RULES and name.removesuffix("_backward") not in NO_PRODUCTS
+    base = name.removesuffix("_backward")
+    return name not in RULES and base not in NO_PRODUCTS and (base == name or RULES.get(base, ("",))[0] != "all")
