@@ -96,9 +96,6 @@ def cells(case: Case, found: Counts | None) -> tuple[str, bool, bool]:
 
 def main(words: list[str]) -> int:
     """Print the table; return 1 where fxgrow is wrong."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(1)
     cases = [case for case in CASES if all(word in case.name for word in words)]
     counters = {name: run for name, (package, run) in COUNTERS.items() if importlib.util.find_spec(package)}
     score: dict[str, list[Any]] = {name: [0, 0] for name in counters}
@@ -116,4 +113,7 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(1)
     sys.exit(main(sys.argv[1:]))
