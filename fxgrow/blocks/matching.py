@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from fxgrow.aten import NORMS, numbers_in
 from fxgrow.blocks.extras import Extra, Span, find_extras, spread
-from fxgrow.blocks.sides import SCALED, Side
+from fxgrow.blocks.sides import SCALED, Side, users_of
 from fxgrow.errors import GrowthError
 from fxgrow.identity import Val
 
@@ -152,7 +152,7 @@ def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
     for v, w in zip(ours, theirs):
         if _shrinks(v.tensor, w.tensor):
             return f"a size shrinks, from {list(v.tensor.shape)} to {list(w.tensor.shape)}"
-        reason = _numbers_differ(v, w)
+        reason = None if _is_eps(small, one, v) and _is_eps(big, two, w) else _numbers_differ(v, w)
         if reason is not None:
             return reason
     return next((f"{name} shrinks, from {list(tensor.shape)} to {list(grown[name].shape)}"
@@ -161,6 +161,12 @@ def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
 
 def _shrinks(one: Tensor, two: Tensor) -> bool:
     return one.ndim != two.ndim or any(m < n for n, m in zip(one.shape, two.shape))
+
+
+def _is_eps(side: Side, node: Node, v: Val) -> bool:
+    """Tell whether an op adds the eps of a norm that is written out: a number, to what a root alone is taken of."""
+    ops = [op.name for user in users_of(side, node) for op in side.trace.made.get(user.name, [])[:1]]
+    return v.name == "add" and isinstance(v.arg(1), (int, float)) and bool(ops) and {*ops} <= {"rsqrt", "sqrt"}
 
 
 def _numbers_differ(v: Val, w: Val) -> str | None:
