@@ -3,6 +3,7 @@
 No rule here knows a model: what a number of a configuration does is seen on models without numbers (on the meta device).
 """
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,41 +70,58 @@ def shapes_of(model: nn.Module) -> Shapes:
 def configurations_for(model: Any, wanted: Shapes) -> Iterator[Any]:
     """Yield the configurations by which a model's class has parameters of these names and shapes."""
     search = _Search(class_of(model.config, model), model.config, wanted)
-    yield from search.solutions(model.config, frozenset())
+    yield from search.solutions(model.config)
 
 
 @dataclass
 class _Search:
-    """A search over the whole numbers of a configuration: each change mends the first difference between shapes."""
+    """A search over the whole numbers of a configuration: each change mends the first difference between shapes.
+
+    effects: by number, the axes of parameters that it changes, and the names that it adds. silent: by number, how many
+    numbers of layers it changes (heads, that divide a width, change no shape).
+    """
     kind: Any
     start: Any
     wanted: Shapes
-    effects: dict[str, set] = field(default_factory=dict)  # by number, what it changes: axes of parameters, and new names
+    effects: dict[str, set] = field(default_factory=dict)
+    silent: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        before = self._shapes(self.start) or {}
+        before = self._built(self.start)
         for path, value in numbers(self.start.to_dict()):
-            after = next(filter(None, (self._shapes(self._with(self.start, path, v)) for v in (2 * value, value + 1))), before)
-            axes = {(name, d) for name in before.keys() & after.keys()
-                    for d, (n, m) in enumerate(zip(before[name], after[name])) if n != m}
-            if axes or after.keys() != before.keys():
-                self.effects[path] = axes | {name for name in after.keys() - before.keys()}
+            after = next(filter(None, (self._built(self._with(self.start, path, v)) for v in (2 * value, value + 1))), None)
+            if before is None or after is None:
+                continue
+            old, new = shapes_of(before), shapes_of(after)
+            axes = {(name, d) for name in old.keys() & new.keys()
+                    for d, (n, m) in enumerate(zip(old[name], new[name])) if n != m}
+            if axes or new.keys() != old.keys():
+                self.effects[path] = axes | (new.keys() - old.keys())
+            self.silent[path] = len(set(_facts(before)) ^ set(_facts(after)))
 
-    def solutions(self, config: Any, tried: frozenset[str]) -> Iterator[Any]:
+    def solutions(self, config: Any, tried: frozenset[str] = frozenset()) -> Iterator[Any]:
         """Yield the configurations with the wanted shapes that other numbers than those tried lead to."""
         shapes = self._shapes(config) or {}
-        if shapes == self.wanted:
-            yield config
         lacking = self.wanted.keys() - shapes.keys()
         place = next(((name, d) for name in sorted(self.wanted) if name in shapes
                       for d, (n, m) in enumerate(zip(shapes[name], self.wanted[name])) if n != m), None)
-        for path, effect in self.effects.items():
-            if path in tried or not (lacking & effect if lacking else place in effect):
-                continue
-            value = self._value(config, path, shapes, place)
+        if shapes == self.wanted:
+            yield config
+            moves = self._silently(config, tried)
+        else:
+            paths = [path for path in self.effects if (lacking & self.effects[path] if lacking else place in self.effects[path])]
+            moves = [(path, self._value(config, path, shapes, place)) for path in paths if path not in tried]
+        for path, value in moves:
             other = None if value is None else self._with(config, path, value)
             if other is not None:
                 yield from self.solutions(other, tried | {path})
+
+    def _silently(self, config: Any, tried: frozenset[str]) -> list[tuple[str, int]]:
+        """Return numbers that may have grown as others have, those first that most layers know of."""
+        old, new = dict(numbers(self.start.to_dict())), dict(numbers(config.to_dict()))
+        ratios = {new[path] / old[path] for path in tried if any(isinstance(e, tuple) for e in self.effects.get(path, ()))}
+        return [(path, int(new[path] * ratio)) for path, count in self.silent.most_common() if count and path not in tried
+                for ratio in sorted(ratios - {1.0}) if path in new and float(new[path] * ratio).is_integer()]
 
     def _value(self, config: Any, path: str, shapes: Shapes, place: tuple[str, int] | None) -> int | None:
         """Return the value of a number by which the wanted names are there, or an axis has its wanted size."""
@@ -129,13 +147,23 @@ class _Search:
 
     def _shapes(self, config: Any) -> Shapes | None:
         """Return the shapes of a model by a configuration; None where there is no such model."""
-        if config is None:
-            return None
+        model = self._built(config)
+        return None if model is None else shapes_of(model)
+
+    def _built(self, config: Any) -> nn.Module | None:
         try:
             with torch.device("meta"):
-                return shapes_of(self.kind(config))
-        except Exception:
+                return None if config is None else self.kind(config)
+        except Exception:  # what a class says of sizes that do not go together
             return None
+
+
+def _facts(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    """Yield the numbers that layers have among their attributes."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, (int, float)):
+                yield path, name, value
 
 
 def numbers(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
