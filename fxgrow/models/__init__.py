@@ -8,5 +8,5 @@ from fxgrow.models.inputs import Input, describe, draw_inputs, dtype_of, parse_i
 from fxgrow.models.load import load_model, try_out
 from fxgrow.models.writing import Told, can_be_folder, write_folder
 
-__all__ = ["Input", "Told", "can_be_folder", "changed", "configurations_for", "describe", "draw_inputs", "dtype_of", "example_inputs", "fresh",
-           "load_model", "parse_changes", "parse_inputs", "shapes_of", "try_out", "write_folder"]
+__all__ = ["Input", "Told", "can_be_folder", "changed", "configurations_for", "describe", "draw_inputs", "dtype_of",
+           "example_inputs", "fresh", "load_model", "parse_changes", "parse_inputs", "shapes_of", "try_out", "write_folder"]

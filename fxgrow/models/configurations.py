@@ -40,7 +40,7 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
     Raises:
         ModelError: it has no such name, or refuses the value.
     """
-    kind, data = type(config), config.to_dict()
+    kind, data, late = type(config), config.to_dict(), {}
     for name, value in data.items():
         if isinstance(value, list) and name not in changes:
             rest = {k: v for k, v in data.items() if k != name}
@@ -52,11 +52,17 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
         for name in above:
             place = place[name] if isinstance(place.get(name), dict) else {}
         last = getattr(config, "attribute_map", {}).get(last, last) if place is data else last
-        if last not in place and last not in config.to_dict():
+        if getattr(getattr(kind, last, None), "fset", None) and place is data:
+            late[last] = value  # what the class works out from others, and others from it (num_labels)
+            continue
+        if last not in place:
             raise ModelError(f"{kind.__name__} has no {path!r}{nearest(path, config.to_dict())}")
         place[last] = value
     try:
-        return kind.from_dict(data)
+        made = kind.from_dict(data)
+        for name, value in late.items():
+            setattr(made, name, value)
+        return made
     except Exception as error:
         what = ", ".join(f"{name}={value}" for name, value in changes.items())
         raise ModelError(f"{kind.__name__} cannot have {what}: {one_line(error)}") from error
@@ -109,8 +115,8 @@ class _Search:
             yield config
             moves = self._silently(config, tried)
         else:
-            paths = [path for path in self.effects if (lacking & self.effects[path] if lacking else place in self.effects[path])]
-            moves = [(path, self._value(config, path, shapes, place)) for path in paths if path not in tried]
+            moves = [(path, self._value(config, path, shapes, place)) for path, effect in self.effects.items()
+                     if path not in tried and (lacking & effect if lacking else place in effect)]
         for path, value in moves:
             other = None if value is None else self._with(config, path, value)
             if other is not None:

@@ -99,6 +99,9 @@ def fresh(kind: Any, config: Any, like: nn.Module | None = None) -> nn.Module:
     dtype = next((p.dtype for p in like.parameters() if p.is_floating_point()), None) if like is not None else None
     with _told(CONFIG):
         model = kind._from_config(config, dtype=dtype or getattr(config, "dtype", None) or torch.float32)
+    kinds = {name: b.dtype for name, b in like.named_buffers()} if like is not None else {}
+    for name, buffer in model.named_buffers():  # what stays in single precision where numbers are read in another type
+        buffer.data = buffer.data.to(kinds.get(name, buffer.dtype))
     told = getattr(like, "generation_config", None)
     if told is not None and getattr(model, "generation_config", None) is not None:
         model.generation_config = told

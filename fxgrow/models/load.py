@@ -23,7 +23,8 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequ
                like: nn.Module | None = None) -> tuple[nn.Module, tuple | dict[str, Any]]:
     """Return the module that `spec` names, in eval mode, and example inputs for it, as a tuple or by name.
 
-    spec: a file, a folder of transformers or a configuration in one, `PREFIX:NAME` (torchvision, timm, zoo or an installed source) or `package.module:factory`.
+    spec: a file, a folder of transformers or a configuration in one, `PREFIX:NAME` (torchvision, timm, zoo or an installed
+    source) or `package.module:factory`.
     weights: a checkpoint that holds a fitting state_dict, an index of shards, or DEFAULT for the library's own pretrained
     ones; None: what the file holds, or random weights drawn after `torch.manual_seed(seed)`, so that one name always means
     one network.

@@ -30,8 +30,8 @@ MOST = 8  # tensors that are named one by one
 @click.option("--into-weights", metavar="FILE", help="A state_dict for BIG (--weights is that of SMALL).")
 @cli.source_options
 @cli.json_option
-def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | None, only_plan: bool, method: str, place: str, approximate: bool,
-         extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:
+def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | None, only_plan: bool, method: str,
+         place: str, approximate: bool, extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:
     """Give a bigger stock model numbers by which it computes what SMALL does.
 
     What is written is a plain state_dict that the class of BIG loads with strict=True. Both graphs are matched: blocks that
