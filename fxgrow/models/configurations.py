@@ -113,7 +113,7 @@ class _Search:
                       for d, (n, m) in enumerate(zip(shapes[name], self.wanted[name])) if n != m), None)
         if shapes == self.wanted:
             yield config
-            moves = self._silently(config, tried)
+            moves: list[tuple[str, int | None]] = self._silently(config, tried)
         else:
             moves = [(path, self._value(config, path, shapes, place)) for path, effect in self.effects.items()
                      if path not in tried and (lacking & effect if lacking else place in effect)]
@@ -122,7 +122,7 @@ class _Search:
             if other is not None:
                 yield from self.solutions(other, tried | {path})
 
-    def _silently(self, config: Any, tried: frozenset[str]) -> list[tuple[str, int]]:
+    def _silently(self, config: Any, tried: frozenset[str]) -> list[tuple[str, int | None]]:
         """Return numbers that may have grown as others have, those first that most layers know of."""
         old, new = dict(numbers(self.start.to_dict())), dict(numbers(config.to_dict()))
         ratios = {new[path] / old[path] for path in tried if any(isinstance(e, tuple) for e in self.effects.get(path, ()))}

@@ -101,8 +101,8 @@ def _card(told: Told, kind: str, size: int) -> str:
     return "\n".join([
         *head, "", f"# {base or kind}, grown", "",
         f"A `{kind}` of {size:,} parameters, made by fxgrow{f' from `{base}`' if base else ''} so that it "
-        "starts by computing what the smaller model computes.", "", *(f"- {describe_step(step)}" for step in told.record.lineage),
-        *(f"- {text}" for text in told.remarks), "",
+        "starts by computing what the smaller model computes.", "",
+        *(f"- {describe_step(step)}" for step in told.record.lineage), *(f"- {text}" for text in told.remarks), "",
         f"Which numbers are new, and where the others were, is told in `{GROWTH}/record.json` and "
         f"`{GROWTH}/record.safetensors`; how far both models are apart, in `{GROWTH}/verification.json`.",
         *(table if rows else []), ""])

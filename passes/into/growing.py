@@ -29,8 +29,8 @@ from fxgrow.tracing import capture_graph
 
 
 def grow_into(small: nn.Module | str, big: nn.Module | str | Mapping[str, Any], example_inputs: Any = None, *,
-              method: Literal["r2r", "net2net", "netmorph"] = "r2r", place: Literal["end", "spread", "interleave"] = "end", approximate: bool = False, extend: bool = False,
-              check: bool = True, seed: int | None = None) -> GrownInto:
+              method: Literal["r2r", "net2net", "netmorph"] = "r2r", place: Literal["end", "spread", "interleave"] = "end",
+              approximate: bool = False, extend: bool = False, check: bool = True, seed: int | None = None) -> GrownInto:
     """Return numbers for `big`, an untouched model of any class, by which it computes in eval mode what `small` does.
 
     Args:

@@ -50,8 +50,8 @@ def with_copied_heads(small: nn.Module, big: nn.Module, inputs: Any,
 
 def heads_of(model: nn.Module) -> tuple[int, int]:
     """Return how many heads of queries, and of keys and values, a configuration says (0: it doesn't)."""
-    config = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else None
+    held: Any = getattr(model, "config", None)
+    config = held.get_text_config() if hasattr(held, "get_text_config") else None
     queries = getattr(config, "num_attention_heads", 0) or 0
     found = getattr(config, "num_key_value_heads", None) or 0
     return (queries, found) if isinstance(queries, int) and isinstance(found, int) else (0, 0)
@@ -63,6 +63,6 @@ def copies(size: int, heads: int, times: int) -> Tensor:
 
 
 def _repeated(index: Tensor) -> Tensor:
-    """Tell which positions are a second copy."""
-    seen: set[int] = set()
-    return torch.tensor([i in seen or seen.add(i) is not None for i in index.tolist()])
+    """Tell which positions are copies of one that stands in front of them."""
+    first = torch.full((int(index.max()) + 1,), len(index)).scatter_reduce(0, index, torch.arange(len(index)), "amin")
+    return first[index] < torch.arange(len(index))

@@ -88,7 +88,7 @@ class GrownInto(OrderedDict):
         the small model's, the record and the verification.
         """
         if can_be_folder(self.model, os.fspath(path)):
-            told = Told(self.source, self.record, self.verification and self.verification.to_json(), self.plan.to_json())
+            told = Told(self.source, self.record, self.verification.to_json() if self.verification else None, self.plan.to_json())
             write_folder(self.model, os.fspath(path), told)
             return
         plain = self.state_dict()
