@@ -29,5 +29,5 @@ from fxgrow.axis.values import Contract, Fold, Map, Normalise, Op, Reduce, Value
 
 __all__ = ["Atom", "AxisClass", "Contract", "Fixed", "Fold", "LOOKUP", "Map", "Normalise", "OUTPUT", "Op", "Prod", "Reduce",
            "Sizes", "Sum", "Tape", "Value", "analyse", "atoms", "axis_rule", "broadcast", "classes", "concat", "cut",
-           "growable", "is_fixed", "pointwise", "product", "resolve", "rows_of", "rule", "size_of", "source_of", "unify", "view",
-           "view_groups"]
+           "growable", "is_fixed", "pointwise", "product", "resolve", "rows_of", "rule", "size_of", "source_of", "unify",
+           "view", "view_groups"]

@@ -88,7 +88,8 @@ class GrownInto(OrderedDict):
         the small model's, the record and the verification.
         """
         if can_be_folder(self.model, os.fspath(path)):
-            told = Told(self.source, self.record, self.verification.to_json() if self.verification else None, self.plan.to_json())
+            checked = None if self.verification is None else self.verification.to_json()
+            told = Told(self.source, self.record, checked, self.plan.to_json())
             write_folder(self.model, os.fspath(path), told)
             return
         plain = self.state_dict()
