@@ -16,11 +16,11 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow.aten import JOIN, Recorded, tree_flatten, tree_leaves, tree_unflatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
-from fxgrow.axis.expressions import Atom, Fixed, Prod, atoms, freeze, is_fixed, resolve
+from fxgrow.axis.expressions import OUTPUT, Atom, Fixed, Prod, atoms, freeze, is_fixed, resolve
 from fxgrow.axis.norms import fuse
 from fxgrow.axis.standardise import fuse_centring
 from fxgrow.axis.tape import RULES, Tape
-from fxgrow.axis.values import OUTPUT, UNEVEN, Fold
+from fxgrow.axis.values import UNEVEN, Fold
 from fxgrow.errors import CaptureError
 from fxgrow.graph import (
     Captured,
@@ -204,9 +204,9 @@ class _AxisRunner(MetaRunner):
             value = _idle_fold(self.tape, value, node.args[1])
         self.tape.node_values[node.name] = _values_of(self.tape, value)
         self.tape.shapes[node.name] = nested_shape(value)
-        for axis in _axes_in(self.tape, value) if node.op == "output" else ():
-            freeze(axis, OUTPUT)
         if node.op == "output":
+            for axis, why in [*self.tape.tables, *((axis, OUTPUT) for axis in _axes_in(self.tape, value))]:
+                freeze(axis, why)
             self.tape.given = [self.tape.of(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
         if type(value) in (int, torch.Size):
             self._note_origin(node, value)

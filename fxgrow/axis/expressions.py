@@ -11,6 +11,8 @@ from math import prod
 from typing import Any
 
 Sizes = dict["Atom", int]  # the new sizes of atoms that grow
+OUTPUT = "it is the model's output: name its layer in full to add outputs"
+LOOKUP = "its positions are looked up by number (embedding)"
 
 
 class Fixed:

@@ -9,7 +9,7 @@ from torch import Tensor
 from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, all_numbers_in, compute, effects, tensors_in
 from fxgrow.axis.algebra import cut, refine, reshaped_together, unify, view
 from fxgrow.axis.aliases import Aliases
-from fxgrow.axis.expressions import Atom, Fixed, Prod, Sum, atoms, freeze, is_fixed, product, resolve
+from fxgrow.axis.expressions import LOOKUP, Atom, Fixed, Prod, Sum, atoms, freeze, is_fixed, product, resolve
 from fxgrow.axis.values import UNEVEN, Map, Op, Value
 from fxgrow.common import load_installed
 
@@ -73,6 +73,7 @@ class Tape(Watching):
         self.chosen: dict[Value, tuple[Any, int | None, str]] = {}  # values at one position of an axis
         self.told_apart: dict[Any, tuple[int, int, str]] = {}  # how many first and last positions of an axis stay, and why
         self.given: list[Value] = []  # what the graph gives
+        self.tables: list[tuple[Any, str]] = []  # axes that are looked up by number, and where
         self.lost: set[Value] = set()  # values read by ops whose results are not followed
         self.suspects: list[str] = []  # where a reshape may hold for the sizes of the example only
         self.single = False  # whether a recurrent layer saw one step: it never multiplied by a state but that of zeros
@@ -140,6 +141,10 @@ class Tape(Watching):
     def freeze(self, axis, reason: str) -> None:
         """Let an axis never grow."""
         freeze(axis, f"{reason} in {self.node}")
+
+    def looked_up(self, axis) -> None:
+        """Let an axis whose positions are looked up by number grow by an extension alone; what reads it is followed."""
+        self.tables.append((axis, f"{LOOKUP} in {self.node}"))
 
     def freeze_all(self, axes: Iterable, reason: str) -> None:
         """Let none of several axes ever grow."""

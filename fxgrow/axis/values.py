@@ -9,7 +9,6 @@ from fxgrow.aten import Recorded
 from fxgrow.axis.expressions import Atom, atoms, resolve
 
 UNEVEN = "does not divide it evenly"
-OUTPUT = "it is the model's output: name its layer in full to add outputs"
 
 
 class Value:

@@ -3,7 +3,7 @@
 Nodes are compared by the ATen ops that they run, with their numbers, and by where their inputs come from; sizes may grow.
 """
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,10 +11,11 @@ from torch.fx import Node
 
 from fxgrow.aten import NORMS, numbers_in
 from fxgrow.blocks.extras import Extra, Span, find_extras, spread
-from fxgrow.blocks.sides import SCALED, Side
+from fxgrow.blocks.sides import SCALED, Side, users_of
 from fxgrow.errors import GrowthError
 from fxgrow.identity import Val
 
+PLAIN = ("t", "view", "_unsafe_view")  # what a linear layer does beside its product
 
 @dataclass
 class Match:
@@ -141,7 +142,9 @@ class _Alignment:
 def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
     """Return why two nodes do not compute the same, sizes and constants that weights can absorb aside."""
     ours, theirs = small.trace.made.get(one.name, []), big.trace.made.get(two.name, [])
-    if [v.name for v in ours] != [w.name for w in theirs]:
+    if gains_bias(ours, theirs):
+        ours, theirs = ours[-1:], theirs[-1:]
+    elif [v.name for v in ours] != [w.name for w in theirs]:
         kept, wanted = small.types(one), big.types(two)
         return "they compute other things" if kept == wanted else \
             f"its tensors are {kept} in the small model and {wanted} in the big one: make both with the same dtype"
@@ -152,15 +155,27 @@ def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
     for v, w in zip(ours, theirs):
         if _shrinks(v.tensor, w.tensor):
             return f"a size shrinks, from {list(v.tensor.shape)} to {list(w.tensor.shape)}"
-        reason = _numbers_differ(v, w)
+        reason = None if v.name != w.name or (_is_eps(small, one, v) and _is_eps(big, two, w)) else _numbers_differ(v, w)
         if reason is not None:
             return reason
     return next((f"{name} shrinks, from {list(tensor.shape)} to {list(grown[name].shape)}"
                  for name, tensor in tensors.items() if _shrinks(tensor, grown[name])), None)
 
 
+def gains_bias(ours: Sequence[Val], theirs: Sequence[Val]) -> bool:
+    """Tell whether two nodes are linear layers, of which the second alone has a bias."""
+    one, two = {v.name for v in ours}, {w.name for w in theirs}
+    return "mm" in one <= {"mm", *PLAIN} and "addmm" in two <= {"addmm", *PLAIN}
+
+
 def _shrinks(one: Tensor, two: Tensor) -> bool:
     return one.ndim != two.ndim or any(m < n for n, m in zip(one.shape, two.shape))
+
+
+def _is_eps(side: Side, node: Node, v: Val) -> bool:
+    """Tell whether an op adds the eps of a norm that is written out: a number, to what a root alone is taken of."""
+    ops = [op.name for user in users_of(side, node) for op in side.trace.made.get(user.name, [])[:1]]
+    return v.name == "add" and isinstance(v.arg(1), (int, float)) and bool(ops) and {*ops} <= {"rsqrt", "sqrt"}
 
 
 def _numbers_differ(v: Val, w: Val) -> str | None:

@@ -45,7 +45,8 @@ class TransformCommand(click.Command):
 @click.argument("model")
 @click.option("--pass", "named", metavar="NAME", multiple=True, expose_value=False,
               help="What to do; repeatable, done in the order given. The options of a pass stand behind it.")
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where the grown model goes; fxgrow.load reads it.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the grown model goes; fxgrow.load reads it. "
+              "Without a suffix, of a folder of transformers, a new folder where the result is of its class.")
 @click.option("--explain", is_flag=True, help="Show every axis class: what was done, and why it is exact or was left alone.")
 @model_options
 @json_option
@@ -57,10 +58,10 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     the exit code is 1, unless a pass was asked not to preserve (--method random, or --noise).
     """
     from fxgrow.archive import check
-    from fxgrow.models import try_out
+    from fxgrow.models import can_be_folder, try_out
 
     passes = ctx.meta["fxgrow.transform"]
-    check_writable(output)
+    check_writable(output, folder=True)
     module, inputs = load(model, **options)
     lost = next((name for name, p in module.named_parameters() if p.isnan().any()), None)
     if lost is not None:
@@ -80,11 +81,15 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     if not checked.ok and not inexact:
         raise FxgrowError(f"the grown {model} does not compute the same ({checked}{notes(checked)}), so nothing was "
                           f"written: {_way_out(passes)}")
-    with status(f"Writing {output}"):
-        fxgrow.save(grown, output, example_inputs=inputs)
+    remark = ""
+    if can_be_folder(module, output):
+        remark = _write_folder(grown, module, inputs, output)
+    else:
+        with status(f"Writing {output}"):
+            fxgrow.save(grown, output, example_inputs=inputs)
     before, after = size(module), size(grown.model)
     if as_json:
-        print_json({"model": model, "file": output, "parameters": {"before": before, "after": after},
+        print_json({"model": model, "file": output, "remark": remark, "parameters": {"before": before, "after": after},
                     "preserves": not (inexact or extended), "verification": checked.to_json(), "outcomes": grown.to_json(),
                     "lineage": grown.record.lineage})
         return
@@ -98,7 +103,23 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
         click.echo(f"NOT function preserving: {', '.join(inexact)} was asked to draw numbers that change what is computed")
     if extended:
         click.echo(f"NOT function preserving: {'; '.join(extended)}, and the others are drawn")
+    if remark:
+        click.echo(f"no folder   {remark}")
     echo_written(output)
+
+
+def _write_folder(grown, module, inputs, output: str) -> str:
+    """Write the folder of the stock class that a grown model is; where it is none, an archive, and return why."""
+    try:
+        with status("Looking for the configuration that has these shapes"):
+            stock = fxgrow.put_back(grown, module, inputs)
+    except FxgrowError as why:
+        with status(f"Writing {output}"):
+            fxgrow.save(grown, output, example_inputs=inputs)
+        return f"this is a file that fxgrow.load reads, as {why}"
+    with status(f"Writing {output}"):
+        stock.save(output)
+    return ""
 
 
 def _way_out(passes) -> str:

@@ -57,13 +57,16 @@ def load(model: str, **options):
         return load_model(model, **options)
 
 
-def check_writable(path: str) -> None:
-    """Check before the long work that FILE can be written; raise FxgrowError if not."""
+def check_writable(path: str, folder: bool = False) -> None:
+    """Check before the long work that FILE can be written, or an empty folder filled; raise FxgrowError if not."""
     target = Path(path)
     if target.is_char_device():
         return
+    if folder and target.is_dir() and not any(target.iterdir()):
+        return
     if not path or (target.exists() and not target.is_file()):
-        raise FxgrowError(f"{path!r} is a folder, not a file: name a file with -o")
+        raise FxgrowError(f"{path!r} is a folder{' with something in it' if folder else ', not a file'}: name a "
+                          f"{'new folder or file' if folder else 'file'} with -o")
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent):
             pass

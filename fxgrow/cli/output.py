@@ -34,8 +34,11 @@ def print_json(data) -> None:
 
 
 def echo_written(path: str | Path) -> None:
-    """Tell that a file was written, and its size."""
-    click.echo(f"written     {path} ({Path(path).stat().st_size:,} bytes)")
+    """Tell that a file or folder was written, and its size."""
+    place = Path(path)
+    files = [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place]
+    click.echo(f"written     {path} ({f'{len(files)} files, ' if place.is_dir() else ''}"
+               f"{sum(file.stat().st_size for file in files):,} bytes)")
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:

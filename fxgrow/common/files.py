@@ -3,6 +3,7 @@ import contextlib
 import io
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,3 +74,32 @@ def _beside(place: Path, mode: int | None) -> Iterator[BinaryIO]:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Make a folder that becomes `path` when the block ends without an error, and else leaves nothing behind.
+
+    Raises:
+        ArchiveError: there is a file or a folder with something in it already, or none can be made there.
+    """
+    name = os.fspath(path)
+    place = Path(name).absolute()
+    temporary = place.with_name(f".{place.name[:100]}.{secrets.token_hex(6)}.part")
+    try:
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise FileExistsError(None, "it exists already: name a new folder")
+        temporary.mkdir()
+        try:
+            yield temporary
+            if place.exists():
+                place.rmdir()
+            temporary.replace(place)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as error:
+        why = one_line(error)
+        if isinstance(error, FileNotFoundError):
+            why = f"the folder {str(place.parent)!r} does not exist; make it first"
+        raise ArchiveError(f"cannot write {name!r}: {why}") from error

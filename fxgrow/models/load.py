@@ -13,15 +13,18 @@ from fxgrow.common import nearest_file, one_line
 from fxgrow.errors import ModelError
 from fxgrow.graph import as_call
 from fxgrow.models.checkpoints import apply_weights
+from fxgrow.models.folders import from_folder, is_folder
 from fxgrow.models.inputs import describe, draw_inputs, dtype_of, insist_named, parse_inputs
 from fxgrow.models.sources import Loaded, forms, from_factory, from_file, from_prefix
 
 
 def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequence[str] = (), trust_pickle: bool = False,
-               seed: int = 0, need_inputs: bool = True, into: str | None = None) -> tuple[nn.Module, tuple | dict[str, Any]]:
+               seed: int = 0, need_inputs: bool = True, into: str | None = None,
+               like: nn.Module | None = None) -> tuple[nn.Module, tuple | dict[str, Any]]:
     """Return the module that `spec` names, in eval mode, and example inputs for it, as a tuple or by name.
 
-    spec: a file, `PREFIX:NAME` (torchvision, timm, zoo or an installed source) or `package.module:factory`.
+    spec: a file, a folder of transformers or a configuration in one, `PREFIX:NAME` (torchvision, timm, zoo or an installed
+    source) or `package.module:factory`.
     weights: a checkpoint that holds a fitting state_dict, an index of shards, or DEFAULT for the library's own pretrained
     ones; None: what the file holds, or random weights drawn after `torch.manual_seed(seed)`, so that one name always means
     one network.
@@ -29,6 +32,7 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequ
     the file or library says.
     trust_pickle: let a pickled file run its own code.
     into: `package.module:factory` of an instance of the class that a file was saved from, where that has code of its own.
+    like: a model in whose type and with whose head a configuration's is made, where nothing is said of these.
     need_inputs: fail where nobody says what the inputs are; otherwise they are then an empty tuple.
 
     Raises ModelError where one of these cannot be had; ArchiveError where the file is damaged or a pickle not trusted.
@@ -37,7 +41,7 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequ
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        module, inputs = _find(spec, pretrained, trust_pickle, into)
+        module, inputs = _find(spec, pretrained, trust_pickle, into, like)
     if weights and not pretrained:
         apply_weights(module, weights)
     if input_shape:
@@ -50,7 +54,7 @@ def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequ
     return module.eval(), draw_inputs(inputs or (), dtype_of(module), seed)
 
 
-def _find(spec: str, pretrained: bool, trust_pickle: bool, into: str | None) -> Loaded:
+def _find(spec: str, pretrained: bool, trust_pickle: bool, into: str | None, like: nn.Module | None) -> Loaded:
     prefix, _, name = spec.partition(":")
     is_file = Path(spec).exists()
     loaded = from_prefix(prefix, name, pretrained) if name and not is_file else None
@@ -62,6 +66,8 @@ def _find(spec: str, pretrained: bool, trust_pickle: bool, into: str | None) -> 
         raise ModelError(f"{spec} has no DEFAULT weights: only torchvision and timm models do; pass --weights FILE")
     if not is_file:
         return from_factory(spec)
+    if is_folder(spec):
+        return Loaded(*from_folder(spec, like))
     return from_file(spec, trust_pickle, from_factory(into).module if into else None)
 
 

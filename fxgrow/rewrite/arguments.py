@@ -95,9 +95,10 @@ def _write_unflatten(node: Node, grown: GrownSizes, shape: tuple[int, ...], numb
 
 
 def _write_pieces(node: Node, grown: GrownSizes, shapes: list[tuple[int, ...]], numbers: Numbers) -> None:
-    """State the size of each piece, whatever the call cuts by."""
+    """State the size of each piece, whatever the call cuts by; one size where all are equal."""
     dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
-    node.args, node.kwargs = (node.args[0], [shape[dim] for shape in shapes], dim), {}
+    sizes = [shape[dim] for shape in shapes]
+    node.args, node.kwargs = (node.args[0], sizes if len(set(sizes)) > 1 else sizes[0], dim), {}
     node.target = "split" if node.op == "call_method" else torch.split
 
 

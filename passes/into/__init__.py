@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fxgrow.passes.into.as_pass import GrowInto
     from fxgrow.passes.into.growing import grow_into
     from fxgrow.passes.into.result import GrownInto
+    from fxgrow.passes.into.stock import put_back
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
-    "as_pass": "GrowInto", "growing": "grow_into", "result": "GrownInto"})
+    "as_pass": "GrowInto", "growing": "grow_into", "result": "GrownInto", "stock": "put_back"})

@@ -9,12 +9,16 @@ MOST = 8  # tensors that are named one by one
 
 
 @click.command(epilog=cli.EXAMPLE + "fxgrow grow torchvision:resnet18 --into torchvision:resnet34 --plan\n  "
-               "fxgrow grow torchvision:resnet50 --weights DEFAULT --into torchvision:resnet101 -o resnet101.pth")
+               "fxgrow grow torchvision:resnet50 --weights DEFAULT --into torchvision:resnet101 -o resnet101.pth\n  "
+               "fxgrow grow SmolLM-135M --set num_hidden_layers=45 -o deeper")
 @click.argument("small")
-@click.option("--into", "big", required=True, metavar="MODEL", help="The bigger model. Its numbers are what new ones start "
-              "from.")
+@click.option("--into", "big", metavar="MODEL", help="The bigger model, its folder or its config.json. Its numbers are what "
+              "new ones start from.")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="In place of --into, or on top of its "
+              "config.json: how the configuration of SMALL changes, as --set num_hidden_layers=48; repeatable.")
 @click.option("-o", "--output", metavar="FILE", help="Where the state_dict goes: BIG.load_state_dict(torch.load(FILE)) "
-              "takes it; safetensors by the suffix .safetensors.")
+              "takes it; safetensors by the suffix .safetensors. Without a suffix, of a model of transformers, a new folder "
+              "that from_pretrained loads.")
 @click.option("--plan", "only_plan", is_flag=True, help="Show the steps and stop.")
 @click.option("--method", type=click.Choice(["r2r", "net2net", "netmorph"]), default="r2r", show_default=True,
               help="How numbers are made that change nothing; where it cannot be exact, another one is taken, and named.")
@@ -26,8 +30,8 @@ MOST = 8  # tensors that are named one by one
 @click.option("--into-weights", metavar="FILE", help="A state_dict for BIG (--weights is that of SMALL).")
 @cli.source_options
 @cli.json_option
-def grow(small: str, big: str, output: str | None, only_plan: bool, method: str, place: str, approximate: bool,
-         extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:
+def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | None, only_plan: bool, method: str,
+         place: str, approximate: bool, extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:
     """Give a bigger stock model numbers by which it computes what SMALL does.
 
     What is written is a plain state_dict that the class of BIG loads with strict=True. Both graphs are matched: blocks that
@@ -36,13 +40,17 @@ def grow(small: str, big: str, output: str | None, only_plan: bool, method: str,
     """
     from fxgrow.passes.into.growing import Into
     from fxgrow.passes.into.plan import Options
+    from fxgrow.passes.into.sources import bigger_by_words
 
+    if big is None and not changes:
+        raise click.UsageError("say what the bigger model is: --into MODEL, or changes of the configuration by --set")
     if output is None and not only_plan:
         raise click.UsageError("say where the state_dict goes with -o FILE, or ask for the steps alone with --plan")
     if output is not None:
-        cli.check_writable(output)
+        cli.check_writable(output, folder=True)
     first, inputs = cli.load(small, **options)
-    second, _ = cli.load(big, **{**options, "weights": into_weights}, need_inputs=False)
+    second = bigger_by_words(first, big, changes, seed, {**options, "weights": into_weights})
+    big = big or ", ".join(changes)
     with cli.status(f"Matching {small} and {big}"):
         into = Into(first, second, inputs, Options(method, place, approximate, extend, seed))  # type: ignore[arg-type]
     plan = into.plan

@@ -1,7 +1,8 @@
 """grow_into: the numbers of a small model as a start for a bigger one of a stock class. No rule here knows a model."""
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,27 +14,31 @@ from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import as_call, skeleton, tensors_of, uncached
 from fxgrow.passes.into.constants import absorb_constants
+from fxgrow.passes.into.heads import with_copied_heads
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.omitted import Omitted
-from fxgrow.passes.into.outside import insist_on_constants, outside_state
+from fxgrow.passes.into.outside import insist_on_constants, longer_tables, outside_state
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import Options, Plan
 from fxgrow.passes.into.result import GrownInto
+from fxgrow.passes.into.sources import folder_of, loaded
 from fxgrow.passes.into.widening import Widening, with_larger_kernels
 from fxgrow.passes.support import seed_of
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.tracing import capture_graph
 
 
-def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Literal["r2r", "net2net", "netmorph"] = "r2r",
-              place: Literal["end", "spread", "interleave"] = "end", approximate: bool = False, extend: bool = False,
-              check: bool = True, seed: int | None = None) -> GrownInto:
+def grow_into(small: nn.Module | str, big: nn.Module | str | Mapping[str, Any], example_inputs: Any = None, *,
+              method: Literal["r2r", "net2net", "netmorph"] = "r2r", place: Literal["end", "spread", "interleave"] = "end",
+              approximate: bool = False, extend: bool = False, check: bool = True, seed: int | None = None) -> GrownInto:
     """Return numbers for `big`, an untouched model of any class, by which it computes in eval mode what `small` does.
 
     Args:
-        small: the trained model.
-        big: the model to fill; its own numbers are where new ones start from. It is left as it is.
-        example_inputs: as for `capture`; both models take them.
+        small: the trained model, or the folder of one.
+        big: the model to fill; its own numbers are where new ones start from. It is left as it is. Or its folder, or its
+            config.json; or how the configuration of `small` changes: `{"hidden_size": 4096}`.
+        example_inputs: as for `capture`; both models take them. Left out: token ids, pixels or the like, drawn where the
+            configuration of `small` says what it takes.
         method: r2r (pairs that cancel, where there can be some), net2net (copies) or netmorph (zeros at the end). New layers
             without a skip path are identity layers whatever the method.
         place: where in a stage new blocks stand: at its end, spread among the old ones, or one behind each old one.
@@ -43,14 +48,18 @@ def grow_into(small: nn.Module, big: nn.Module, example_inputs, *, method: Liter
         seed: of every random choice; None takes one from torch's global generator.
 
     Returns:
-        A dictionary that `big.load_state_dict(..., strict=True)` takes, with `.model`, `.plan`, `.record`, `.verification`.
+        A dictionary that `big.load_state_dict(..., strict=True)` takes, with `.model`, `.plan`, `.record`, `.verification`;
+        `.save(FOLDER)` writes what `from_pretrained` loads, where `big` is a class of transformers.
 
     Raises:
         GrowthError: there is no exact way; names the layer that forbids it, and why.
         CaptureError: a model cannot be captured.
+        ModelError: a folder cannot be loaded, or a configuration cannot change so.
     """
+    options = Options(method, place, approximate, extend, seed_of(seed))
+    first, second, inputs = loaded(small, big, example_inputs, options.seed)
     with without_collector():
-        return Into(small, big, example_inputs, Options(method, place, approximate, extend, seed_of(seed))).grow(check)
+        return Into(first, second, inputs, options).grow(check)
 
 
 class Into:
@@ -60,14 +69,17 @@ class Into:
         args, kwargs = as_call(example_inputs)
         self.options, self.inputs = options, args or kwargs
         self.small, self.big = small, _like(big, small)
-        small_gm, big_gm = capture_graph(small, self.inputs), capture_graph(self.big, self.inputs)
-        self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
         self.plan = Plan()
         steps = self.plan.steps
+        same, self.prior = with_copied_heads(small, self.big, self.inputs, steps)
+        small_gm, big_gm = capture_graph(same, self.inputs), capture_graph(self.big, self.inputs)
+        self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
+        self.constants = outside_state(self.big, pairing)
+        for name in longer_tables(pairing, self.constants):
+            del pairing.names[name]
         gm = with_larger_kernels(pairing, steps)
         self.omitted = Omitted(analyse(big_gm), pairing.match.extras)
         grown, self.record = Widening(pairing, self.omitted, options, steps).widened(gm)
-        self.constants = outside_state(self.big, pairing)
         self.rescaling = absorb_constants(pairing, None if grown is gm else grown, self.constants, steps)
         tensors = tensors_of(grown)
         self.old = self.rescaling.rescaled({theirs: tensors[ours].detach() for theirs, ours in pairing.names.items()})
@@ -103,7 +115,8 @@ class Into:
             self._hand_on_norms(tensors, record)
         model.load_state_dict(filled.state_dict(), strict=True)
         found = GrownInto.of(model)
-        found.plan, found.record = self.plan, record
+        found.plan, found.source = self.plan, folder_of(self.small)
+        found.record = record if self.prior is None else self.prior.then(record)
         found.verification = self._verified(model) if check or self.wrong else None
         return found
 
@@ -124,7 +137,8 @@ class Into:
 
     def _entries(self, tensors: dict[str, Tensor]) -> dict[str, ParameterRecord]:
         """Return where the numbers of each tensor of the big model come from."""
-        entries = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items()}
+        ours, held = tensors_of(self.small), self.big.state_dict()
+        entries = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items() if n in held or n not in ours}
         for theirs, ours in self.pairing.names.items():
             if theirs not in tensors:  # a plain tensor
                 continue

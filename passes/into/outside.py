@@ -18,6 +18,18 @@ def outside_state(model: nn.Module, pairing: Pairing) -> dict[str, Tensor]:
     return {name: t for name, t in tensors_of(pairing.big.gm).items() if name not in state}
 
 
+def longer_tables(pairing: Pairing, constants: Mapping[str, Tensor]) -> list[str]:
+    """Return the constants that begin with the small model's numbers and go on: positions by number, a mask of them."""
+    ours = tensors_of(pairing.small.gm)
+    found = []
+    for name in constants.keys() & pairing.names.keys():
+        small, big = ours[pairing.names[name]], constants[name]
+        if small.shape != big.shape and small.ndim == big.ndim and all(n <= m for n, m in zip(small.shape, big.shape)) \
+                and _equal(small, big[tuple(slice(n) for n in small.shape)]):
+            found.append(name)
+    return found
+
+
 def insist_on_constants(pairing: Pairing, constants: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[Step]:
     """Return a step that is not possible for each constant of the big model that would have to be another.
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import CONTRACTIONS, NORMS
-from fxgrow.blocks import Side, match
+from fxgrow.blocks import Side, gains_bias, match
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
 from fxgrow.identity import Trace, Val
@@ -66,6 +66,11 @@ class Pairing:
                 theirs = w.of[position] if lacks else None
                 if theirs is not None and theirs.source is not None:
                     found[theirs.source] = number
+        for one, two in self.match.nodes.items():
+            made = self.small.trace.made.get(one.name, []), self.big.trace.made.get(two.name, [])
+            bias = next((w.of[0] for w in made[1] if w.name == "addmm"), None) if gains_bias(*made) else None
+            if bias is not None and bias.source is not None:
+                found[bias.source] = 0.0
         return found
 
 

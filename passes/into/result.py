@@ -12,6 +12,7 @@ from fxgrow.aten import tree_leaves
 from fxgrow.common import atomic_write
 from fxgrow.compare import Verification
 from fxgrow.graph import as_call, uncached
+from fxgrow.models import Told, can_be_folder, write_folder
 from fxgrow.passes.into.plan import Plan
 from fxgrow.record import GrowthRecord
 
@@ -22,13 +23,14 @@ class GrownInto(OrderedDict):
     """A state_dict of the big model, and how it came about.
 
     model: a copy of the big model that has loaded these numbers. record: where each number came from. verification: the
-    small model and this one (None: not asked for). exact: whether every step preserves the function.
+    small model and this one (None: not asked for). source: the folder of the small model, if it is from one.
     """
     model: nn.Module
     _metadata: dict
     plan: Plan
     record: GrowthRecord
     verification: Verification | None
+    source: str | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> GrownInto:
@@ -80,7 +82,16 @@ class GrownInto(OrderedDict):
         return {n: int(left.sum()) for n, left in waiting.items() if left.any()}
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the numbers as a plain state_dict: as torch.save does, or safetensors by the suffix of the path."""
+        """Write the numbers as a plain state_dict: as torch.save does, or safetensors by the suffix of the path.
+
+        A path without a suffix is a folder, for a model of transformers: what `from_pretrained` loads, with the tokenizer of
+        the small model's, the record and the verification.
+        """
+        if can_be_folder(self.model, os.fspath(path)):
+            checked = None if self.verification is None else self.verification.to_json()
+            told = Told(self.source, self.record, checked, self.plan.to_json())
+            write_folder(self.model, os.fspath(path), told)
+            return
         plain = self.state_dict()
         plain.update((n, t.detach().cpu().contiguous()) for n, t in self.items())
         with atomic_write(path) as file:

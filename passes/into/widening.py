@@ -4,7 +4,7 @@ from typing import Any
 
 from torch.fx import GraphModule
 
-from fxgrow.axis import OUTPUT, Atom, AxisClass, Fixed, Prod, Sum, Tape, analyse, atoms, classes, resolve, size_of
+from fxgrow.axis import LOOKUP, OUTPUT, Atom, AxisClass, Fixed, Prod, Sum, Tape, analyse, atoms, classes, resolve, size_of
 from fxgrow.blocks import taps
 from fxgrow.common import Refusal, times
 from fxgrow.contents import Certificate
@@ -71,8 +71,9 @@ class Widening:
         return sizes.solved()
 
     def _growth(self, tape: Tape, c: AxisClass, size: int, draws: Draws) -> Growth:
-        if c.reason == OUTPUT:
-            if not self.options.extend:
+        looked_up = (c.reason or "").startswith(LOOKUP)
+        if c.reason == OUTPUT or looked_up:
+            if not self.options.extend and (c.reason == OUTPUT or _is_output(tape, c.atom)):
                 raise GrowthError(f"{c.name} is {c.size} of the model's outputs, and {size} of the big one's: `extend` "
                                   "lets the big one give more, the first as before")
             tape.open(c.atom)
@@ -94,6 +95,10 @@ class Widening:
         if certificate.in_pairs and (size - c.size) % 2:
             raise Refusal(f"{size - c.size} new positions are an odd number, and cannot come in pairs")
         return (size, "") if self.options.approximate else rounded(c, size, certificate)
+
+
+def _is_output(tape: Tape, atom: Atom) -> bool:
+    return any(atom in atoms(axis) for value in tape.given for axis in value.axes)
 
 
 class Sizes:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fxgrow.aten import Recorded
-from fxgrow.axis.expressions import Fixed, product, to_number
+from fxgrow.axis.expressions import LOOKUP, Fixed, product, to_number
 from fxgrow.axis.tape import Tape, rule
 from fxgrow.axis.values import Contract, Value
 
@@ -138,7 +138,8 @@ def _convolve(tape: Tape, name: str, operands: Sequence, groups: int, out: Tenso
 @rule("embedding")
 def embedding(tape, name, args, kwargs, out):
     w, index = tape.of(args[0]), tape.of(args[1])
-    tape.freeze_all((w.axes[0], *index.axes), "its positions are looked up by number (embedding)")
+    tape.freeze_all(index.axes, LOOKUP)
+    tape.looked_up(w.axes[0])
     tape.map(name, [w], out, [*index.axes, w.axes[1]], [{1: len(index.axes)}])
 
 
@@ -146,5 +147,5 @@ def embedding(tape, name, args, kwargs, out):
 def embedding_bag(tape, name, args, kwargs, out):
     """Take sums, means (modes 0 and 1) or maxima (mode 2) of rows that are looked up by number."""
     w, mode = tape.of(args[0]), args[4] if len(args) > 4 else 0
-    tape.freeze(w.axes[0], "its positions are looked up by number (embedding)")
+    tape.looked_up(w.axes[0])
     tape.map("embedding", [w], out[0], [Fixed(out[0].shape[0]), w.axes[1]], [{1: 1}], "any" if mode == 2 else "linear")

@@ -1,0 +1,187 @@
+"""Configurations of stock classes: one changed by names and values, and those by which a class has given shapes.
+
+No rule here knows a model: what a number of a configuration does is seen on models without numbers (on the meta device).
+"""
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxgrow.common import nearest, one_line
+from fxgrow.errors import ModelError
+from fxgrow.models.folders import class_of
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
+    """Read `hidden_size=4096`, `tie_word_embeddings=false`, `rope_parameters.rope_theta=1e6` as names and values."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ModelError(f"--set {text!r}: write a name of the configuration and a value, as hidden_size=4096")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value
+    return found
+
+
+def changed(config: Any, changes: Mapping[str, Any]) -> Any:
+    """Return a configuration with other values, by name, or by path in the ones that it holds (`text_config.vocab_size`).
+
+    What its class works out from other values, a list for each layer, is worked out anew.
+
+    Raises:
+        ModelError: it has no such name, or refuses the value.
+    """
+    kind, data, late = type(config), config.to_dict(), {}
+    for name, value in data.items():
+        if isinstance(value, list) and name not in changes:
+            rest = {k: v for k, v in data.items() if k != name}
+            if kind.from_dict(rest).to_dict().get(name) == value:
+                data = rest
+    for path, value in changes.items():
+        *above, last = path.split(".")
+        place = data
+        for name in above:
+            place = place[name] if isinstance(place.get(name), dict) else {}
+        last = getattr(config, "attribute_map", {}).get(last, last) if place is data else last
+        if getattr(getattr(kind, last, None), "fset", None) and place is data:
+            late[last] = value  # what the class works out from others, and others from it (num_labels)
+            continue
+        if last not in place:
+            raise ModelError(f"{kind.__name__} has no {path!r}{nearest(path, config.to_dict())}")
+        place[last] = value
+    try:
+        made = kind.from_dict(data)
+        for name, value in late.items():
+            setattr(made, name, value)
+        return made
+    except Exception as error:
+        what = ", ".join(f"{name}={value}" for name, value in changes.items())
+        raise ModelError(f"{kind.__name__} cannot have {what}: {one_line(error)}") from error
+
+
+def shapes_of(model: nn.Module) -> Shapes:
+    """Return the shape of each parameter, by each of its names."""
+    return {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+def configurations_for(model: Any, wanted: Shapes) -> Iterator[Any]:
+    """Yield the configurations by which a model's class has parameters of these names and shapes."""
+    search = _Search(class_of(model.config, model), model.config, wanted)
+    yield from search.solutions(model.config)
+
+
+@dataclass
+class _Search:
+    """A search over the whole numbers of a configuration: each change mends the first difference between shapes.
+
+    effects: by number, the axes of parameters that it changes, and the names that it adds. silent: by number, how many
+    numbers of layers it changes (heads, that divide a width, change no shape).
+    """
+    kind: Any
+    start: Any
+    wanted: Shapes
+    effects: dict[str, set] = field(default_factory=dict)
+    silent: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        before = self._built(self.start)
+        for path, value in numbers(self.start.to_dict()):
+            after = next(filter(None, (self._built(self._with(self.start, path, v)) for v in (2 * value, value + 1))), None)
+            if before is None or after is None:
+                continue
+            old, new = shapes_of(before), shapes_of(after)
+            axes = {(name, d) for name in old.keys() & new.keys()
+                    for d, (n, m) in enumerate(zip(old[name], new[name])) if n != m}
+            if axes or new.keys() != old.keys():
+                self.effects[path] = axes | (new.keys() - old.keys())
+            self.silent[path] = len(set(_facts(before)) ^ set(_facts(after)))
+
+    def solutions(self, config: Any, tried: frozenset[str] = frozenset()) -> Iterator[Any]:
+        """Yield the configurations with the wanted shapes that other numbers than those tried lead to."""
+        shapes = self._shapes(config) or {}
+        lacking = self.wanted.keys() - shapes.keys()
+        place = next(((name, d) for name in sorted(self.wanted) if name in shapes
+                      for d, (n, m) in enumerate(zip(shapes[name], self.wanted[name])) if n != m), None)
+        if shapes == self.wanted:
+            yield config
+            moves: list[tuple[str, int | None]] = self._silently(config, tried)
+        else:
+            moves = [(path, self._value(config, path, shapes, place)) for path, effect in self.effects.items()
+                     if path not in tried and (lacking & effect if lacking else place in effect)]
+        for path, value in moves:
+            other = None if value is None else self._with(config, path, value)
+            if other is not None:
+                yield from self.solutions(other, tried | {path})
+
+    def _silently(self, config: Any, tried: frozenset[str]) -> list[tuple[str, int | None]]:
+        """Return numbers that may have grown as others have, those first that most layers know of."""
+        old, new = dict(numbers(self.start.to_dict())), dict(numbers(config.to_dict()))
+        ratios = {new[path] / old[path] for path in tried if any(isinstance(e, tuple) for e in self.effects.get(path, ()))}
+        return [(path, int(new[path] * ratio)) for path, count in self.silent.most_common() if count and path not in tried
+                for ratio in sorted(ratios - {1.0}) if path in new and float(new[path] * ratio).is_integer()]
+
+    def _value(self, config: Any, path: str, shapes: Shapes, place: tuple[str, int] | None) -> int | None:
+        """Return the value of a number by which the wanted names are there, or an axis has its wanted size."""
+        value, lacking = dict(numbers(config.to_dict())).get(path, 0), self.wanted.keys() - shapes.keys()
+        steps = (1,) if lacking else (value, 1)
+        step, after = next(((n, s) for n in steps if (s := self._shapes(self._with(config, path, value + n)))), (0, {}))
+        if lacking:
+            new = after.keys() - shapes.keys()
+            count = sum(_list_of(name) in set(map(_list_of, new)) for name in lacking)
+            return value + count // len(new) if new and count % len(new) == 0 else None
+        if place is None or place[0] not in after:
+            return None
+        name, d = place
+        slope = (after[name][d] - shapes[name][d]) / step
+        found = value + (self.wanted[name][d] - shapes[name][d]) / slope if slope else 0
+        return int(found) if found == int(found) and found > 0 else None
+
+    def _with(self, config: Any, path: str, value: int) -> Any:
+        try:
+            return changed(config, {path: value})
+        except ModelError:
+            return None
+
+    def _shapes(self, config: Any) -> Shapes | None:
+        """Return the shapes of a model by a configuration; None where there is no such model."""
+        model = self._built(config)
+        return None if model is None else shapes_of(model)
+
+    def _built(self, config: Any) -> nn.Module | None:
+        try:
+            with torch.device("meta"):
+                return None if config is None else self.kind(config)
+        except Exception:  # what a class says of sizes that do not go together
+            return None
+
+
+def _facts(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    """Yield the numbers that layers have among their attributes."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, (int, float)):
+                yield path, name, value
+
+
+def numbers(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the whole numbers of a configuration that may be sizes, by path."""
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from numbers(value, f"{path}{name}.")
+        elif isinstance(value, int) and not isinstance(value, bool) and value > 0 and not str(name).endswith("_token_id"):
+            yield f"{path}{name}", value
+
+
+def _list_of(name: str) -> str:
+    """Return the list of layers in a parameter's name: what stands in front of its first number."""
+    words = name.split(".")
+    return ".".join(words[:next((i for i, word in enumerate(words) if word.isdigit()), len(words))])

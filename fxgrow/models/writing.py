@@ -1,0 +1,108 @@
+"""Folders of transformers written: a model, what lay beside its numbers, and a card that says where it comes from."""
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from fxgrow.common import atomic_folder
+from fxgrow.errors import ModelError
+from fxgrow.models.folders import CONFIG, GROWTH, quietly
+from fxgrow.record import GrowthRecord, describe_step
+
+SHARD = "5GB"  # at most, of a file of numbers
+BESIDE = (".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab")  # of tokenizers
+OURS = (CONFIG, "README.md", "trainer_state.json")  # what is written anew, or is of a training that ended
+TEMPLATES = "additional_chat_templates"
+
+
+@dataclass
+class Told:
+    """What a folder says about its growth.
+
+    source: the folder of the small model, whose tokenizer is copied (None: there is none). record: where numbers come from.
+    verification, steps: as data. remarks: sentences of the card.
+    """
+    source: str | None
+    record: GrowthRecord
+    verification: Mapping[str, Any] | None = None
+    steps: Sequence[Mapping[str, Any]] = ()
+    remarks: Sequence[str] = field(default_factory=tuple)
+
+
+def can_be_folder(model: Any, path: str) -> bool:
+    """Tell whether a model goes into a folder of that name: its class writes such, and the name is no file's."""
+    return hasattr(model, "save_pretrained") and hasattr(model, "config") and (not Path(path).suffix or Path(path).is_dir())
+
+
+def write_folder(model: Any, path: str, told: Told) -> None:
+    """Write what `from_pretrained` loads, whole or not at all: configuration, shards of safetensors, tokenizer, model card.
+
+    The growth is told in the folder `growth` inside: record.json and record.safetensors, verification.json.
+
+    Raises:
+        ArchiveError: the folder exists already and is not empty, or cannot be written.
+    """
+    with atomic_folder(path) as place:
+        with quietly():
+            model.save_pretrained(place, max_shard_size=SHARD)
+        write_beside(place, told, type(model).__name__, size=sum(p.numel() for p in model.parameters()))
+
+
+def write_beside(place: Path, told: Told, kind: str, size: int) -> None:
+    """Write all of a folder that is neither numbers nor configuration."""
+    if told.source is not None:
+        _copy_beside(Path(told.source), place)
+    growth = place / GROWTH
+    growth.mkdir()
+    (growth / "record.json").write_text(told.record.to_json())
+    safetensors.torch.save_file({n: t.clone() for n, t in told.record.to_tensors().items()}, growth / "record.safetensors")
+    (growth / "verification.json").write_text(json.dumps(told.verification, indent=2))
+    (place / "README.md").write_text(_card(told, kind, size))
+
+
+def read_growth(spec: str) -> GrowthRecord | None:
+    """Return the record that a folder tells; None where it was not grown.
+
+    Raises:
+        ModelError: the record is damaged.
+    """
+    place = Path(spec) / GROWTH
+    if not (place / "record.json").is_file():
+        return None
+    try:
+        return GrowthRecord.rebuild((place / "record.json").read_text(),
+                                    safetensors.torch.load_file(place / "record.safetensors"))
+    except Exception as error:
+        raise ModelError(f"{place} is damaged ({type(error).__name__}): remove it to load the folder without its record") \
+            from error
+
+
+def _copy_beside(source: Path, place: Path) -> None:
+    """Copy the tokenizer and the settings that lie beside a configuration; code and weights are left."""
+    for file in sorted(source.iterdir()) if source.is_dir() else ():
+        told = file.suffix in BESIDE and not file.name.endswith(".index.json") and file.name not in OURS
+        if file.is_file() and (told or file.name.startswith(("LICENSE", "NOTICE"))) and not (place / file.name).exists():
+            shutil.copyfile(file, place / file.name)
+    if (source / TEMPLATES).is_dir():
+        shutil.copytree(source / TEMPLATES, place / TEMPLATES)
+
+
+def _card(told: Told, kind: str, size: int) -> str:
+    """Return a model card, which says what was done."""
+    base = Path(told.source).resolve().name if told.source else None
+    head = ["---", "library_name: transformers", *([f"base_model: {base}"] if base else []), "tags:", "- fxgrow", "---"]
+    rows = [" | ".join(str(s.get(k) if s.get(k) is not None else "").replace("|", "/") for k in
+                       ("kind", "name", "before", "after", "method")) for s in told.steps]
+    table = ["", "| step | layer or class | from | to | method |", "|---|---|---|---|---|", *(f"| {row} |" for row in rows)]
+    return "\n".join([
+        *head, "", f"# {base or kind}, grown", "",
+        f"A `{kind}` of {size:,} parameters, made by fxgrow{f' from `{base}`' if base else ''} so that it "
+        "starts by computing what the smaller model computes.", "",
+        *(f"- {describe_step(step)}" for step in told.record.lineage), *(f"- {text}" for text in told.remarks), "",
+        f"Which numbers are new, and where the others were, is told in `{GROWTH}/record.json` and "
+        f"`{GROWTH}/record.safetensors`; how far both models are apart, in `{GROWTH}/verification.json`.",
+        *(table if rows else []), ""])

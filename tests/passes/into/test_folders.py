@@ -1,0 +1,150 @@
+"""Folders of transformers grown into folders: by another configuration, by passes, with more words and heads."""
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+import torch
+from click.testing import CliRunner
+from support import shake
+
+import fxgrow
+from fxgrow.cli.main import main
+from fxgrow.models import example_inputs
+from fxgrow.passes import Deepen, Widen
+
+transformers = pytest.importorskip("transformers")
+SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+BIG = {"hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 3}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def made(kind="Llama", seed=0, **changes):
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **changes})
+    model = getattr(transformers, f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}")(config)
+    return shake(model.double(), seed).eval()
+
+
+def run(words: str, code: int = 0):
+    result = CliRunner().invoke(main, shlex.split(words))
+    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
+    return result
+
+
+def loaded(small, place):
+    """Return the model of a folder, of which nothing is missing, which gives the logits and the words of the small one."""
+    big, found = type(small).from_pretrained(place, output_loading_info=True, dtype=torch.float64)
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    words = torch.randint(3, 40, (3, 7))
+    with torch.no_grad():
+        one, two = small(words).logits, big.eval()(words).logits[..., :40]
+    assert float((one - two).abs().max() / one.abs().max()) < 1e-5  # its norms compute in float32
+    told = {"input_ids": words[:1, :3], "max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(small.generate(**told), big.generate(**told))
+    assert torch.isfinite(big(words, labels=words).loss)
+    return big
+
+
+def test_a_folder_grows_by_changes_of_its_configuration(here):
+    small = made()
+    small.save_pretrained("small", max_shard_size="10KB")
+    (here / "small" / "tokenizer.json").write_text("{}")
+    changes = " ".join(f"--set {name}={value}" for name, value in BIG.items())
+    said = json.loads(run(f"grow small {changes} -o out --json").output)
+    big = loaded(small, "out")
+    assert all(getattr(big.config, name) == value for name, value in BIG.items())
+    assert said["file"] == "out" and (here / "out" / "tokenizer.json").exists()
+    told = json.loads((here / "out" / "growth" / "verification.json").read_text())
+    assert told["ok"] and "grow_into" in (here / "out" / "growth" / "record.json").read_text()
+    run("info out")
+    run("verify small out")
+    assert "with something in it" in run(f"grow small {changes} -o out", 1).stderr
+
+
+def test_a_refused_growth_leaves_no_folder(here):
+    made().save_pretrained("small")
+    assert "inv_freq" in run("grow small --set rope_parameters.rope_theta=20000 -o out", 1).stderr
+    assert "hidden_sizes" in run("grow small --set hidden_sizes=3 -o out", 1).stderr
+    run("grow small -o out", 2)
+    assert {p.name for p in here.iterdir()} == {"small"}
+
+
+def test_passes_write_a_folder_where_the_result_is_of_the_class(here):
+    small = made("Qwen2", tie_word_embeddings=True)
+    small.save_pretrained("small")
+    run("transform small --pass deepen --where model.layers --seed 0 --pass widen --factor 2 --seed 0 -o out")
+    assert loaded(small, "out").config.num_hidden_layers == 3
+    said = run("transform small --pass widen --where model.layers.0.mlp.gate_proj --factor 1.5 --seed 0 -o one")
+    assert "no configuration of Qwen2ForCausalLM" in said.output and (here / "one").is_file()
+    assert fxgrow.verify(small, fxgrow.load("one"), example_inputs(small)).ok
+
+
+@pytest.mark.parametrize("kind, changes", [("GPT2", {"n_inner": 24}), ("Llama", {}), ("Qwen3", {"head_dim": 4})])
+def test_a_wider_model_is_put_back_into_its_class(kind, changes):
+    small = made(kind, **changes)
+    grown = fxgrow.transform(small, example_inputs(small), [Widen(factor=2, seed=0)])
+    found = fxgrow.put_back(grown, small)
+    assert type(found.model) is type(small) and found.verification.ok
+    found.save("wide")
+    assert loaded(small, "wide").num_parameters() > 2 * small.num_parameters()
+    again = found.record.shrink(found.model)
+    assert all(torch.allclose(t, small.state_dict()[n], rtol=1e-5) for n, t in again.state_dict().items() if "inv" not in n)
+
+
+def test_what_no_configuration_has_is_refused():
+    small = made()
+    grown = fxgrow.transform(small, example_inputs(small), [Widen("model.layers.0.mlp.up_proj", factor=2, seed=0)])
+    with pytest.raises(fxgrow.GrowthError, match="no configuration"):
+        fxgrow.put_back(grown, small)
+    plain = torch.nn.Sequential(torch.nn.Linear(3, 4))
+    with pytest.raises(fxgrow.GrowthError, match="no class with a configuration"):
+        fxgrow.put_back(fxgrow.transform(plain, torch.randn(2, 3), [Deepen("0", seed=0)]), plain)
+
+
+@pytest.mark.parametrize("changes", [
+    {"num_key_value_heads": 4}, {**BIG, "num_key_value_heads": 8},
+    {"vocab_size": 48, "tie_word_embeddings": True}, {"vocab_size": 48, **BIG}])
+def test_more_words_and_more_heads_of_keys(changes):
+    small = made(tie_word_embeddings=changes.get("tie_word_embeddings", False))
+    found = fxgrow.grow_into(small, changes, extend="vocab_size" in changes, seed=0)
+    found.save("out")
+    loaded(small, "out")
+
+
+def test_heads_of_keys_can_be_had_back():
+    small = made()
+    found = fxgrow.grow_into(small, {"num_key_value_heads": 4}, seed=0)
+    again = found.record.shrink(found.model)
+    name = "model.layers.1.self_attn.k_proj.weight"
+    assert torch.equal(again.get_parameter(name), small.get_parameter(name))
+    assert not found.unreached(example_inputs(small))
+
+
+def test_more_positions_are_rows_that_old_inputs_never_read():
+    small = made("GPT2")
+    found = fxgrow.grow_into(small, {"n_positions": 64, "n_layer": 3}, seed=0)
+    found.save("out")
+    assert loaded(small, "out").transformer.wpe.weight.shape[0] == 64
+    with pytest.raises(fxgrow.GrowthError, match="of the model's outputs.*`extend`"):
+        fxgrow.grow_into(small, {"vocab_size": 48}, seed=0)
+
+
+@pytest.mark.parametrize("kind, changes, why", [
+    ("Qwen2", BIG, None), ("Mistral", {"sliding_window": None, **BIG}, None), ("Qwen3", {"head_dim": 4}, "q_norm"),
+    ("Mistral", {"sliding_window": 4}, "model:")])
+def test_into_another_class_where_the_mathematics_allows_it(kind, changes, why):
+    small, big = made(), made(kind, 1, **{"head_dim": 4, **changes})
+    if why is None:
+        found = fxgrow.grow_into(small, big, seed=0)
+        assert found.verification.ok and type(found.model).__name__ == f"{kind}ForCausalLM"
+        return
+    with pytest.raises(fxgrow.GrowthError, match=why):
+        fxgrow.grow_into(small, big, seed=0)
