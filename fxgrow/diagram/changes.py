@@ -9,10 +9,12 @@ from torch import nn
 
 from fxgrow.common import atomic_write
 from fxgrow.compare import Change, Changes, find_changes, mark, summed
-from fxgrow.diagram.build import Box, Cluster, Diagram, build, kinds_of
-from fxgrow.diagram.dot import PALE, Picture, behind, below, rendered, small, text
+from fxgrow.diagram.build import build, kinds_of
+from fxgrow.diagram.dot import PALE, Picture, behind, rendered, small, text
 from fxgrow.diagram.drawing import format_of
 from fxgrow.diagram.html import diagram_page
+from fxgrow.diagram.look import FONT, SCREEN, Look
+from fxgrow.diagram.parts import Box, Cluster, Diagram, below
 from fxgrow.diagram.repeats import chosen
 from fxgrow.record import Grown
 
@@ -23,9 +25,9 @@ CELLS = 20  # in a bar
 class ChangesPicture(Picture):
     """Diagram of the new model, its boxes marked by what changed."""
 
-    def __init__(self, difference: Changes, diagram: Diagram, columns: int | None):
+    def __init__(self, difference: Changes, diagram: Diagram, columns: int | None, look: Look):
         self.difference = difference
-        super().__init__(difference.graph, diagram, columns)
+        super().__init__(difference.graph, diagram, columns, look=look)
 
     def changes(self, box: Box) -> list[Change]:
         """Return what became of the operations of a box."""
@@ -71,8 +73,8 @@ class ChangesPicture(Picture):
                  f'<td bgcolor="{OLD}">old numbers</td>'
                  f'<td bgcolor="{NEW}"><font color="white">//// new numbers ////</font></td>'
                  f'<td border="2" color="{NEW}">inserted</td>')
-        return (f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr>'
-                f'<tr><td colspan="5">{words}</td></tr></table>>')
+        return (f'<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr>'
+                f'<tr><td colspan="5">{words}</td></tr></table>')
 
 
 def bar(new: int, size: int) -> str:
@@ -92,7 +94,8 @@ class Difference(Changes):
     """Result of `diff`: print it, `draw` it, or read `layers`."""
 
     def draw(self, path: str | os.PathLike, *, depth: int | None = None, collapse: str | Sequence[str] = (),
-             repeats: bool | None = None, columns: int | None = None) -> Path:
+             repeats: bool | None = None, columns: int | None = None, direction: str = "down", font_size: float = FONT,
+             legend: bool = True, style: str = "screen") -> Path:
         """Draw the new model: untouched layers grey, grown ones with a bar whose hatched part is new, inserted ones framed.
 
         Arguments and errors as for `fxgrow.draw`.
@@ -102,17 +105,18 @@ class Difference(Changes):
         if kind == "html":
             content = diagram_page(self.after, self.graph, self, depth=depth, repeats=repeats, collapse=collapse)
         else:
-            content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns).graph, kind)
+            content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns,
+                                            look=Look(direction, font_size, legend, style)), kind)
         with atomic_write(target) as file:
             file.write(content)
         return target
 
     def picture(self, *, depth: int | None = None, collapse: str | Sequence[str] = (), repeats: bool | None = None,
-                columns: int | None = None) -> ChangesPicture:
+                columns: int | None = None, look: Look = SCREEN) -> ChangesPicture:
         """Return the picture that `draw` writes; `.graph` is a `graphviz.Digraph`."""
         diagram = chosen(build(self.graph, kinds_of(self.after)), depth, collapse, repeats,
-                         lambda node: mark(self.nodes[node.name]))
-        return ChangesPicture(self, diagram, columns)
+                         lambda node: mark(self.nodes[node.name]), look.most)
+        return ChangesPicture(self, diagram, columns, look)
 
 
 def diff(before: nn.Module | Grown, after: nn.Module | Grown | None = None, example_inputs=None) -> Difference:

@@ -7,9 +7,10 @@ from torch.fx import GraphModule
 
 from fxgrow.compare import Change, Changes, mark, summed
 from fxgrow.cost import Cost, count_flops
-from fxgrow.diagram.build import Cluster, Diagram, Item, build, kinds_of
-from fxgrow.diagram.dot import COLOURS
+from fxgrow.diagram.build import build, kinds_of
 from fxgrow.diagram.heat import VIRIDIS, check_heat
+from fxgrow.diagram.look import COLOURS
+from fxgrow.diagram.parts import Cluster, Diagram, Item
 from fxgrow.diagram.repeats import chosen, fold_repeats
 from fxgrow.graph import Captured
 from fxgrow.page import page
