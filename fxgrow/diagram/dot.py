@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from fxgrow.diagram.heat import VIRIDIS, WORDS, Heat
 from fxgrow.diagram.look import COLOURS, SCREEN, Look
-from fxgrow.diagram.parts import Box, Cluster, Diagram, Item, below
+from fxgrow.diagram.parts import Box, Cluster, Diagram, Item, below, until
 from fxgrow.errors import DrawError
 
 FRAME, PALE, INK = "#555555", "#666666", "#333333"
@@ -114,8 +114,7 @@ class Picture:
         """Return how often something is repeated, and to which place or in which way."""
         if item.times == 1:
             return ""
-        words = item.how if item.how == "shared" else " ".join(filter(None, (item.how, f"to {item.last}")))
-        return f" <b>× {item.times}</b>{',' if item.how else ''}{small(words)}"
+        return f" <b>× {item.times}</b>{',' if item.how else ''}{small(until(item))}"
 
     def label(self, box: Box, path: str) -> str:
         """Return the label of a box in the module `path`."""
@@ -166,7 +165,7 @@ class Picture:
         """Return everything about a box, in full."""
         lines = [f"{box.path} {box.kind}".strip()] if box.folded else [
             " ".join(filter(None, (r.name, r.title, r.settings))) for r in box.rows]
-        lines += [f"× {box.times}, to {box.last}"] if box.times > 1 else []
+        lines += [f"× {box.times}, {until(box)}"] if box.times > 1 else []
         lines += [f"{self.heat.shares[box.key]:.1%} of {WORDS[self.heat.what]}"] if self.heat is not None else []
         return "\n".join([*lines, box.shape])
 

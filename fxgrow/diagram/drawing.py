@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.fx import GraphModule
 
 from fxgrow.common import atomic_write, pixels, writing
 from fxgrow.diagram.build import build, kinds_of
@@ -61,10 +60,11 @@ def write(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.Path
     """Write the picture that `draw` writes, and return the diagram that it shows; `selection`: depth, collapse, repeats."""
     kind = format_of(Path(path))
     model, gm = captured(model_or_grown, example_inputs)
-    diagram = _selected(model, gm, look, **selection)
+    whole = build(gm, kinds_of(model))
+    diagram = _selected(whole, look, **selection)
     if kind != "html" or logdir is not None:
         drawn = Picture(gm, diagram, columns, None if heat is None else Heat(gm, diagram, heat), look)
-    content = diagram_page(model, gm, heat=heat, **selection) if kind == "html" else rendered(drawn, kind)
+    content = diagram_page(model, gm, whole=whole, heat=heat, **selection) if kind == "html" else rendered(drawn, kind)
     if logdir is not None:
         image = pixels(rendered(drawn, "png"))
         with writing(logdir) as writer:
@@ -79,13 +79,13 @@ def picture(model_or_grown: nn.Module | Grown, example_inputs=None, *, heat: str
             look: Look = SCREEN, **selection: Any) -> Picture:
     """Return the picture that `draw` writes, for the same arguments; `.graph` is a `graphviz.Digraph`."""
     model, gm = captured(model_or_grown, example_inputs)
-    diagram = _selected(model, gm, look, **selection)
+    diagram = _selected(build(gm, kinds_of(model)), look, **selection)
     return Picture(gm, diagram, columns, None if heat is None else Heat(gm, diagram, heat), look)
 
 
-def _selected(model: nn.Module, gm: GraphModule, look: Look, depth: int | None = None, collapse: str | Sequence[str] = (),
+def _selected(whole: Diagram, look: Look, depth: int | None = None, collapse: str | Sequence[str] = (),
               repeats: bool | None = None) -> Diagram:
-    return chosen(build(gm, kinds_of(model)), depth, collapse, repeats, most=look.most)
+    return chosen(whole, depth, collapse, repeats, most=look.most)
 
 
 def format_of(path: Path) -> str:

@@ -10,7 +10,7 @@ from fxgrow.cost import Cost, count_flops
 from fxgrow.diagram.build import build, kinds_of
 from fxgrow.diagram.heat import VIRIDIS, check_heat
 from fxgrow.diagram.look import COLOURS
-from fxgrow.diagram.parts import Cluster, Diagram, Item
+from fxgrow.diagram.parts import Cluster, Diagram, Item, until
 from fxgrow.diagram.repeats import chosen, fold_repeats
 from fxgrow.graph import Captured
 from fxgrow.page import page
@@ -26,15 +26,16 @@ def diagram_page(model: nn.Module, gm: GraphModule, difference: Changes | None =
 
 def diagram_data(model: nn.Module, gm: GraphModule, costs: Mapping[str, Cost], difference: Changes | None = None, *,
                  depth: int | None = None, collapse: str | Sequence[str] = (), repeats: bool | None = None,
-                 heat: str | None = None) -> dict[str, Any]:
+                 heat: str | None = None, whole: Diagram | None = None) -> dict[str, Any]:
     """Return one view with every block, and one with repeated blocks once if that is less.
 
-    The view that comes first, and what is closed in it, are as `fxgrow.draw` would draw them. costs: as `FlopCount.by_node`.
+    The view that comes first, and what is closed in it, are as `fxgrow.draw` would draw them. costs: as `FlopCount.by_node`;
+    whole: the model's diagram where it is built already.
     """
     if heat is not None:
         check_heat(heat)
     marks = None if difference is None else lambda node: mark(difference.nodes[node.name])
-    whole = build(gm, kinds_of(model))
+    whole = whole or build(gm, kinds_of(model))
     once = fold_repeats(whole, marks)
     first = chosen(whole, depth, collapse, repeats, marks, MOST)
     folded = any(item.times > 1 for item in first.root.items())
@@ -49,7 +50,7 @@ def diagram_data(model: nn.Module, gm: GraphModule, costs: Mapping[str, Cost], d
 
 def _view(name: str, diagram: Diagram, costs: Mapping[str, Cost], difference: Changes | None, shut: set[str]) -> dict:
     def data(item: Item) -> dict[str, Any]:
-        common = {"path": item.path, "kind": item.kind, "times": item.times, "last": item.last}
+        common = {"path": item.path, "kind": item.kind, "times": item.times, "last": item.last, "until": until(item)}
         if isinstance(item, Cluster):
             return {**common, "group": item.group, "closed": not item.group and item.path in shut,
                     "children": [data(child) for child in item.children]}
@@ -57,7 +58,8 @@ def _view(name: str, diagram: Diagram, costs: Mapping[str, Cost], difference: Ch
         spent = [costs[n.name] for n in nodes if n.name in costs]
         change = {} if difference is None else {"change": _change([difference.nodes[n.name] for n in nodes])}
         return {**common, "key": item.key, "shape": item.shape,
-                "rows": [{key: value for key, value in vars(row).items() if key != "nodes"} for row in item.rows],
+                "rows": [{"title": row.title, "family": row.family, "settings": row.settings, "name": row.name,
+                          "lines": row.lines(item.path, item.times)} for row in item.rows],
                 "flops": sum(c.total for c in spent), "params": sum(c.parameters for c in spent),
                 "memory": sum(c.activation_bytes for c in spent), **change}
 

@@ -120,6 +120,11 @@ def below(name: str, path: str) -> str:
     return "" if name == path else name.removeprefix(path + ".")
 
 
+def until(item: Item) -> str:
+    """Say to which place a part is repeated, or in which way."""
+    return item.how if item.how == "shared" else f"{item.how} to {item.last}".strip()
+
+
 def closed(item: Cluster) -> Box:
     """Return a module as one box."""
     boxes = list(item.boxes())
