@@ -1,8 +1,10 @@
 """A diagram as data for a page that lays it out itself, so that modules open and close there (fxgrow/page/diagram.js)."""
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from fxgrow.compare import Change, Changes, mark, summed
@@ -16,12 +18,14 @@ from fxgrow.graph import Captured
 from fxgrow.page import page
 
 MOST = 30  # boxes at first: a page shows fewer than a picture, as more are a click away
+WEIGHTS, SIDE = 24, 128  # weights before and after on a page; numbers of each side of their pictures
 
 
 def diagram_page(model: nn.Module, gm: GraphModule, difference: Changes | None = None, **options) -> bytes:
     """Return a page with the diagram alone; the options are those of `diagram_data`."""
     costs = count_flops(gm, Captured(gm).inputs).by_node()
-    return page({"title": type(model).__name__, "diagram": diagram_data(model, gm, costs, difference, **options)})
+    return page({"title": type(model).__name__, "diagram": diagram_data(model, gm, costs, difference, **options),
+                 "weights": None if difference is None else _weights(difference)})
 
 
 def diagram_data(model: nn.Module, gm: GraphModule, costs: Mapping[str, Cost], difference: Changes | None = None, *,
@@ -65,6 +69,32 @@ def _view(name: str, diagram: Diagram, costs: Mapping[str, Cost], difference: Ch
 
     return {"name": name, "root": data(diagram.root),
             "edges": [[e.tail.key, e.head.key, e.shape or e.tail.shape] for e in diagram.edges()]}
+
+
+def _weights(difference: Changes) -> dict[str, Any]:
+    """Return the matrices of layers that changed as pictures, before and after, and how many are left out."""
+    drawn: list[dict[str, Any]] = []
+    left = 0
+    for change in difference.weights():
+        if change.after.ndim < 2 or change.after.is_meta:
+            continue
+        left += len(drawn) == WEIGHTS
+        if len(drawn) < WEIGHTS:
+            both = [t for t in (change.before, change.after) if t is not None]
+            largest = max(float(t.detach().abs().nan_to_num(0, 0, 0).max()) for t in both if t.numel()) or 1.0
+            old = None if change.before is None else _matrix(change.before, largest, None)
+            drawn.append({"name": change.name, "before": old, "after": _matrix(change.after, largest, change.new)})
+    return {"drawn": drawn, "left": left}
+
+
+def _matrix(tensor: Tensor, largest: float, new: Tensor | None) -> dict[str, Any]:
+    """Return a tensor as a picture [outputs, all else], SIDE high and wide at most: 128 is zero; 1 is where it is new."""
+    flat = tensor.detach().flatten(1)
+    at = [torch.linspace(0, n - 1, min(n, SIDE), dtype=torch.float64).round().long() for n in flat.shape]
+    cut = [t.flatten(1).cpu()[at[0]][:, at[1]] for t in (flat, torch.zeros_like(flat) if new is None else new)]
+    grey = (cut[0].real.float() / largest * 127 + 128).nan_to_num(0).clamp(0, 255).to(torch.uint8)
+    pictures = [base64.b64encode(bytes(t.flatten().tolist())).decode() for t in (grey, cut[1].to(torch.uint8))]
+    return {"shape": list(tensor.shape), "width": len(at[1]), "height": len(at[0]), "grey": pictures[0], "new": pictures[1]}
 
 
 def _change(changes: Sequence[Change]) -> dict[str, Any]:

@@ -135,7 +135,8 @@ class DiagramView extends Stage {
   inkOf(fill) { return this.told.heat.slice(0, 6).includes(fill) ? "white" : null; }
   frameOf(part) {
     const fresh = this.colours === "changes" && part.change && part.change.status === "inserted";
-    return { stroke: fresh ? "#0072B2" : part.children && part.open ? "#BBBBBB" : "#555555", "stroke-width": fresh ? 2.5 : part.children ? 1.6 : 1 };
+    const less = this.colours === "changes" && part.change && part.change.status === "shrunk";
+    return { "stroke-dasharray": less ? "5 3" : null, stroke: fresh ? "#0072B2" : part.children && part.open ? "#BBBBBB" : "#555555", "stroke-width": fresh ? 2.5 : part.children ? 1.6 : 1 };
   }
 
   // -- drawing -------------------------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ class DiagramView extends Stage {
         .map(([family, colour]) => el("span", { style: `background:${colour}` }, family)));
     } else if (this.colours === "changes") {
       this.legend.replaceChildren(el("span", { style: "background:#EDEDED" }, "as it was"), el("span", {}, "grown; hatched: its new numbers ", el("i", { class: "hatched" })),
-        el("span", { class: "new" }, "inserted"));
+        el("span", { class: "new" }, "inserted"), el("span", { class: "less" }, "shrunk"));
     } else {
       this.legend.replaceChildren(`share of ${WHAT[this.colours]}: 0 `, ...told.heat.map((c) => el("i", { style: `background:${c}` })),
         ` ${percent(this.top / Math.max(1, this.tree.root[this.colours]))}`);
@@ -289,7 +290,7 @@ class DiagramView extends Stage {
     if (part.shape) lines.push(`gives ${part.shape}`);
     lines.push(`FLOPs forward and backward ${share("flops", "")}, parameters ${share("params", "")}, kept for the backward pass ${share("memory", "B")}`);
     const change = part.change;
-    if (change) lines.push({ same: "as it was", inserted: "inserted", removed: "removed", grown: "grown" }[change.status] +
+    if (change) lines.push((change.status === "same" ? "as it was" : change.status) +
       (change.was ? `, was ${change.was}` : "") + (change.new ? `, ${change.new.toLocaleString("en")} of ${change.params.toLocaleString("en")} parameters new` : ""));
     return lines.map(plain);
   }
