@@ -78,8 +78,8 @@ def in_one_type(models: Sequence[tuple[str, Any]], inputs: Any) -> tuple[Any, li
 @model_options
 @json_option
 def diff(before: str, after: str | None, output: str | None, every: bool, depth: int | None, collapse: tuple[str, ...],
-         repeats: bool | None, columns: int | None, after_weights: str | None, weights: str | None, as_json: bool,
-         **options) -> None:
+         repeats: bool | None, columns: int | None, direction: str, font_size: float | None, legend: bool, style: str,
+         after_weights: str | None, weights: str | None, as_json: bool, **options) -> None:
     """Show what stands where in two models, and what a growth did.
 
     BEFORE alone is a grown model: it is compared with the one that it grew from. The table says for each layer that changed
@@ -94,7 +94,8 @@ def diff(before: str, after: str | None, output: str | None, every: bool, depth:
         difference = fxgrow.diff(first, second, inputs or others)
     if output is not None:
         with status(f"Drawing {output}"):
-            difference.draw(output, depth=depth, collapse=collapse, repeats=repeats, columns=columns)
+            difference.draw(output, depth=depth, collapse=collapse, repeats=repeats, columns=columns, direction=direction,
+                            font_size=font_size or 10, legend=legend, style=style)
     if as_json:
         print_json({"before": before, "after": after, "file": output, **difference.to_json()})
         return

@@ -46,7 +46,13 @@ picture_options = _together(  # how much of a model is drawn
     click.option("--repeats/--no-repeats", default=None, help="Equal blocks that follow each other once, with their number; "
                  "without it, where a model has more than 60 boxes."),
     click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Columns of a long picture; without it, as many "
-                 "as make it about as wide as it is high."))
+                 "as make it about as wide as it is high."),
+    click.option("--direction", type=click.Choice(["down", "right"]), default="down", show_default=True, help="Where values "
+                 "go."),
+    click.option("--font-size", type=click.FloatRange(1, 200), metavar="POINTS", help="Size of letters.  [10]"),
+    click.option("--legend/--no-legend", default=True, help="Whether the meaning of the colours stands above."),
+    click.option("--style", type=click.Choice(["screen", "paper"]), default="screen", show_default=True, help="paper: a "
+                 "column of a printed page, in greys that can be told apart; with -o x.pdf, letters are embedded."))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 
 

@@ -36,18 +36,27 @@ def axes(model: str, as_json: bool, **options) -> None:
               "kind of operation.")
 @click.option("--logdir", metavar="DIR", help="Write the picture and a table of its boxes to TensorBoard as well.")
 @model_options
+@json_option
 def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], repeats: bool | None, heat: str | None,
-         columns: int | None, logdir: str | None, **options) -> None:
+         columns: int | None, logdir: str | None, direction: str, font_size: float | None, legend: bool, style: str,
+         as_json: bool, **options) -> None:
     """Draw MODEL as a diagram.
 
     Modules are frames, layers are boxes with their settings and the shape of what they give, coloured by kind; the legend
     says which. In an .html page modules open and close; svg, png and pdf need Graphviz's program `dot`.
     """
+    from fxgrow.diagram import Look, boxes_of, write
+
     check_writable(output)
     module, inputs = load(model, **options)
     with status(f"Drawing {model}"):
-        fxgrow.draw(module, inputs, output, depth=depth, collapse=collapse, repeats=repeats, heat=heat, columns=columns,
-                    logdir=logdir)
+        drawn = write(module, inputs, output, depth=depth, collapse=collapse, repeats=repeats, heat=heat, columns=columns,
+                      logdir=logdir, look=Look(direction, font_size or 10, legend, style))
+    if as_json:
+        print_json({"model": model, "file": output, "note": drawn.note, "boxes": boxes_of(drawn)})
+        return
+    if drawn.note:
+        click.echo(drawn.note)
     echo_written(output)
 
 

@@ -3,16 +3,20 @@
 Operations are the same where their nodes have the same name and type: passes keep the names of nodes, so that a block that
 has moved (`layer3.3` that is `layer3.4` now) is found again. Numbers are new by the growth record, or by the old sizes.
 """
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fxgrow.common import render
 from fxgrow.cost import count_flops
-from fxgrow.errors import GrowthError
+from fxgrow.errors import FxgrowError, GrowthError
 from fxgrow.graph import Captured, place_of, settings, skeleton, tensors_of, title
 from fxgrow.record import Grown, GrowthRecord, captured, new_numbers, record_in
 
@@ -21,7 +25,8 @@ from fxgrow.record import Grown, GrowthRecord, captured, new_numbers, record_in
 class Change:
     """Change of one operation or layer.
 
-    status: "same", "grown" (it holds new numbers, or has other settings), "inserted" or "removed".
+    status: "same", "grown" (it holds new numbers, or has other settings), "shrunk" (it holds old numbers alone, and fewer of
+    them), "inserted" or "removed".
     name, was: its layer in the new and in the old model (empty where there is none). before, after: its settings.
     parameters, flops: before and after; flops are those of a forward and a backward pass. new: how many parameters are new.
     """
@@ -35,12 +40,22 @@ class Change:
     new: int = 0
     flops: tuple[int, int] = (0, 0)
 
-    def __iadd__(self, other: "Change") -> "Change":
-        self.status = self.status if self.status == other.status else "grown"
+    def __iadd__(self, other: Change) -> Change:
+        if self.status != other.status:
+            self.status = "shrunk" if {self.status, other.status} <= {"same", "shrunk", "removed"} else "grown"
         self.parameters = self.parameters[0] + other.parameters[0], self.parameters[1] + other.parameters[1]
         self.flops = self.flops[0] + other.flops[0], self.flops[1] + other.flops[1]
         self.new += other.new
         return self
+
+
+@dataclass
+class WeightChange:
+    """A parameter before (None: it was not there, or its numbers are not known) and after, and where its numbers are new."""
+    name: str
+    before: Tensor | None
+    after: Tensor
+    new: Tensor
 
 
 @dataclass
@@ -50,6 +65,7 @@ class Changes:
     layers: one Change for each layer that has parameters or costs FLOPs, in the order in which the new model runs them, then
     those that were removed. total: all of it. recorded: whether a growth record says which numbers are new.
     nodes: one Change for each node of `graph`, the new model's captured graph; after: the new model itself.
+    comparison: what it came from.
     """
     layers: list[Change]
     total: Change
@@ -57,6 +73,11 @@ class Changes:
     nodes: dict[str, Change] = field(repr=False)
     after: nn.Module = field(repr=False)
     graph: GraphModule = field(repr=False)
+    comparison: _Comparison = field(repr=False)
+
+    def weights(self) -> Iterator[WeightChange]:
+        """Yield the parameters of layers that changed, in the order in which the new model runs them."""
+        return self.comparison.weights(self)
 
     def to_json(self) -> dict:
         """Return the changes of layers and their sum as data."""
@@ -110,6 +131,7 @@ class _Side:
 
     def __init__(self, gm: GraphModule, training: bool):
         self.gm, self.tensors = gm, tensors_of(gm)
+        self.names = {id(t): name for name, t in reversed(self.tensors.items())}
         self.costs = count_flops(skeleton(gm).train(training), Captured(gm).inputs).by_node()
         self.seen: set[int] = set()
 
@@ -163,7 +185,41 @@ class _Comparison:
             else:
                 layers[key] = replace(change)
             total += change
-        return Changes(list(layers.values()), total, self.record is not None, nodes, model, self.after.gm)
+        return Changes(list(layers.values()), total, self.record is not None, nodes, model, self.after.gm, self)
+
+    def weights(self, changes: Changes) -> Iterator[WeightChange]:
+        """Yield the parameters of layers that changed; old numbers that only the new model has are taken out of it."""
+        small, seen = self.numbers(changes.after), set()
+        for node in self.after.gm.graph.nodes:
+            old = self.partner(node)
+            then = {} if old is None else self.before.held(old)
+            for key, tensor in self.after.held(node).items():
+                if id(tensor) in seen or changes.nodes[node.name].status == "same":
+                    continue
+                seen.add(id(tensor))
+                was = then.get(key)
+                numbers = was if was is None else small.get(self.before.names[id(was)], was)
+                yield WeightChange(self.after.names[id(tensor)], None if numbers is None or numbers.is_meta else numbers,
+                                   tensor, self.mask(tensor, was))
+
+    def numbers(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the numbers of the old model that are in the new one, by name, where the old one has none of its own."""
+        if self.record is None or not any(t.is_meta for t in self.before.tensors.values()):
+            return {}
+        try:
+            return tensors_of(self.record.shrink(model))
+        except FxgrowError:  # they are found nowhere
+            return {}
+
+    def mask(self, tensor: Tensor, old: Tensor | None) -> Tensor:
+        """Return where the numbers of a parameter are new."""
+        entry = self.entries.get(id(tensor))
+        if entry is not None and not (entry.unchanged and old is not None and old.shape != tensor.shape):
+            return new_numbers(entry, tensor)
+        new = torch.ones(tensor.shape, dtype=torch.bool, device=tensor.device)
+        if old is not None and old.ndim == tensor.ndim:
+            new[tuple(slice(min(sizes)) for sizes in zip(old.shape, tensor.shape))] = False
+        return new
 
     def partner(self, node: Node) -> Node | None:
         """Return the operation of the old model that a node of the new one was, if it was there."""
@@ -178,7 +234,9 @@ class _Comparison:
         if old is None or new is None:
             status = "inserted" if old is None else "removed"
         else:
-            status = "grown" if fresh or before != after or _shapes(now) != _shapes(then) else "same"
+            status = "same" if not fresh and before == after and _shapes(now) == _shapes(then) else "grown"
+            if not fresh and _less(now, then):
+                status = "shrunk"
         return Change(name, was, kind or old_kind, status, before, after, (self.before.once(then), self.after.once(now)),
                       fresh, (old_flops, flops))
 
@@ -192,6 +250,13 @@ class _Comparison:
         if old is None or old.ndim != tensor.ndim:
             return tensor.numel()
         return tensor.numel() - math.prod(map(min, old.shape, tensor.shape))
+
+
+def _less(now: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> bool:
+    """Tell whether tensors are smaller than they were, and none is larger in any axis."""
+    fewer = sum(t.numel() for t in now.values()) < sum(t.numel() for t in then.values())
+    return fewer and all(key in then and then[key].ndim == t.ndim and all(map(operator.le, t.shape, then[key].shape))
+                         for key, t in now.items())
 
 
 def _cells(change: Change) -> list[str]:

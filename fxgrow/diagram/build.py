@@ -4,18 +4,17 @@ What does not live here: blocks that repeat (repeats.py), names of operations (f
 """
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os.path import commonprefix  # of any lists, in spite of its place
+from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import tree_leaves
-from fxgrow.common import nearest_names
-from fxgrow.errors import DrawError
+from fxgrow.diagram.parts import Box, Cluster, Diagram, Item, Row
 from fxgrow.graph import (
     MAKES,
     family,
@@ -31,146 +30,9 @@ from fxgrow.graph import (
     written_argument,
 )
 
+NAMED = ("arithmetic", "shape", "other", "join", "in and out")  # parameters that these read are named in their box
+PRODUCTS = ("matrix product", "convolution", "attention", "embedding")  # and those of these, unless a layer stands for them
 FOLLOWERS = ("normalisation", "activation", "random")  # drawn in one box with what they follow
-
-
-@dataclass
-class Row:
-    """One operation in a box, or a run of operations that only move numbers: its type, settings and layer."""
-    title: str
-    family: str
-    settings: str
-    name: str
-    nodes: list[Node]
-    parameters: tuple[str, ...] = ()  # names of those that it reads and that no layer in the picture stands for
-
-
-@dataclass
-class Box:
-    """A chain of operations, or (`folded`) a whole module.
-
-    path: the module that it stands in, or that it is. kind: the module's class where it is known. shape: of what comes out.
-    times: how often it stands there; last: the path of the last repetition. families: how many operations of each family are
-    in a folded one, those of repetitions within it too.
-    """
-    rows: list[Row]
-    path: str
-    shape: str
-    kind: str = ""
-    folded: bool = False
-    times: int = 1
-    last: str = ""
-    families: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def key(self) -> str:
-        """Name that is unique in a diagram, and the same for the same graph: that of its first node."""
-        return self.nodes[0].name
-
-    @property
-    def nodes(self) -> list[Node]:
-        """Operations in it; of a repeated one, those of the first."""
-        return [node for row in self.rows for node in row.nodes]
-
-
-@dataclass
-class Cluster:
-    """A module with what is in it; or (`group`) several parts of the module `path` that are repeated together."""
-    path: str
-    kind: str = ""
-    children: list[Item] = field(default_factory=list)
-    times: int = 1
-    last: str = ""
-    group: bool = False
-
-    def items(self) -> Iterator[Item]:
-        """Yield the boxes and modules in it, at any depth."""
-        for child in self.children:
-            yield child
-            if isinstance(child, Cluster):
-                yield from child.items()
-
-    def boxes(self) -> Iterator[Box]:
-        """Yield the boxes in it, at any depth."""
-        return (item for item in self.items() if isinstance(item, Box))
-
-    def clusters(self) -> Iterator[Cluster]:
-        """Yield the modules in it, at any depth."""
-        return (item for item in self.items() if isinstance(item, Cluster))
-
-
-Item: TypeAlias = "Box | Cluster"
-
-
-def families(items: Sequence[Item]) -> Counter[str]:
-    """Count the operations of each family in parts of a module, with their repetitions."""
-    counts: Counter[str] = Counter()
-    for item in items:
-        inner = families(item.children) if isinstance(item, Cluster) else Counter(
-            row.family for row in item.rows for _ in row.nodes)
-        counts.update({name: count * item.times for name, count in inner.items()})
-    return counts
-
-
-@dataclass
-class Edge:
-    """A value that goes from one box to another; `shape` where it is not the one that the first box gives."""
-    tail: Box
-    head: Box
-    shape: str
-
-
-@dataclass
-class Diagram:
-    """A model's boxes and what goes between them.
-
-    flow: (operation, its reader, shape of what goes there). stands: operations of repetitions, and those drawn for them.
-    """
-    root: Cluster
-    flow: list[tuple[Node, Node, str]]
-    stands: dict[Node, Node] = field(default_factory=dict)
-
-    def edges(self) -> list[Edge]:
-        """Return one edge for each pair of boxes and shape; none within a box, none into a repetition."""
-        at = {node: box for box in self.root.boxes() for node in box.nodes}
-        edges: dict[tuple[str, str, str], Edge] = {}
-        for tail, head, shape in self.flow:
-            source = at[self.stands.get(tail, tail)]
-            if head not in self.stands and source is not at[head]:
-                edge = Edge(source, at[head], "" if shape == source.shape else shape)
-                edges.setdefault((source.key, edge.head.key, edge.shape), edge)
-        return list(edges.values())
-
-    def all_nodes(self, box: Box) -> list[Node]:
-        """Return the operations that a box stands for, those of its repetitions too."""
-        own = set(box.nodes)
-        return box.nodes + [node for node, first in self.stands.items() if first in own]
-
-    def fold(self, depth: int | None = None, globs: Sequence[str] = ()) -> Diagram:
-        """Draw modules `depth` levels below the model, and those whose path a glob matches, as one box each."""
-        def shut(item: Item) -> Item:
-            if isinstance(item, Box):
-                return item
-            level = item.path.count(".") + 1 if item.path else 0
-            if not item.group and level and (level == depth or any(fnmatch.fnmatchcase(item.path, g) for g in globs)):
-                boxes = list(item.boxes())
-                return Box([r for b in boxes for r in b.rows], item.path, boxes[-1].shape, item.kind, True, item.times,
-                           item.last, families(item.children))
-            return replace(item, children=list(map(shut, item.children)))
-        return replace(self, root=replace(self.root, children=list(map(shut, self.root.children))))
-
-    def check(self, globs: Sequence[str]) -> None:
-        """Raise DrawError where a glob matches no module."""
-        paths = [c.path for c in self.root.clusters()]
-        for glob in globs:
-            if not fnmatch.filter(paths, glob):
-                near = nearest_names(glob, paths, cutoff=0.3) or paths[:3]
-                raise DrawError(f"{glob!r} matches no module that could be one box; the nearest are: "
-                                f"{', '.join(near) or 'none'}")
-
-    def depths(self) -> int:
-        """Return how deep the modules of the picture are nested."""
-        return max((c.path.count(".") + 1 for c in self.root.clusters() if c.path), default=0)
 
 
 def build(gm: GraphModule, kinds: Mapping[str, str] | None = None) -> Diagram:
@@ -181,17 +43,18 @@ def build(gm: GraphModule, kinds: Mapping[str, str] | None = None) -> Diagram:
     """
     values = run_shapes(gm)
     flow, reads = _flow(gm, values)
-    shown = [n for n in gm.graph.nodes if n in reads]
+    boxes, framed = _chains(gm, [n for n in gm.graph.nodes if n in reads], flow, reads, values)
     root = Cluster("")
-    clusters = {"": root}
-    for box in _chains(gm, shown, flow, reads, values):
-        place = ""
-        for inner in prefixes(box.path):
-            if inner not in clusters:
-                clusters[inner] = Cluster(inner, (kinds or {}).get(inner, ""))
-                clusters[place].children.append(clusters[inner])
-            place = inner
-        clusters[place].children.append(box)
+    around = [root]
+    for box in boxes:
+        wanted = [path for path in prefixes(box.path) if path in framed]
+        same = len(commonprefix([[c.path for c in around[1:]], wanted]))
+        del around[same + 1:]
+        for path in wanted[same:]:
+            cluster = Cluster(path, (kinds or {}).get(path, ""))
+            around[-1].children.append(cluster)
+            around.append(cluster)
+        around[-1].children.append(box)
     return Diagram(replace(root, children=list(map(_flattened, root.children))), flow)
 
 
@@ -213,11 +76,11 @@ def _flow(gm: GraphModule, values: Mapping[Node, Any]) -> tuple[list[tuple[Node,
         sources = [] if makes else list(dict.fromkeys(o for n in node.all_input_nodes for o in origins[n]))
         names = tuple(dict.fromkeys(c for n in node.all_input_nodes for c in constants.get(n, ())))
         written = None if node.users else written_argument(node)
-        computes = bool(sources) and (tensors or written is not None)
+        computes = (bool(sources) and (tensors or written is not None)) or _is_table(gm, node)
         if node.op not in ("placeholder", "output") and (
-                not computes or passes_on(gm, node, values) or _same_anyway(node, origins)):
+                not computes or passes_on(gm, node, values) or _same_anyway(node, origins) or _is_container(node)):
             shape = shape_of(values[node])
-            origins[node] = [(tail, shape) for tail, _ in sources] if tensors else []
+            origins[node] = [(tail, was if _is_container(node) else shape) for tail, was in sources] if tensors else []
             if tensors:
                 constants[node] = (str(node.target),) if node.op == "get_attr" else names
             if written is not None and not sources:
@@ -231,31 +94,41 @@ def _flow(gm: GraphModule, values: Mapping[Node, Any]) -> tuple[list[tuple[Node,
     return flow, reads
 
 
+def _is_container(node: Node) -> bool:
+    """Tell whether a node makes an object that holds what it is given, such as the outputs of Hugging Face's models."""
+    return node.op == "call_function" and isinstance(node.target, type)
+
+
+def _is_table(gm: GraphModule, node: Node) -> bool:
+    """Tell whether a node looks up rows of a table that is a layer: it is drawn even if the places are always the same."""
+    return node.op == "call_module" and isinstance(gm.get_submodule(str(node.target)), nn.Embedding)
+
+
 def _same_anyway(node: Node, origins: Mapping[Node, Sequence[tuple[Node, str]]]) -> bool:
     """Tell whether a value that depends on the mode comes from the same place in both."""
     return is_join(node) and len({tuple(origins[n]) if isinstance(n, Node) else () for n in node.args[1:]}) == 1
 
 
 def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, Node, str]],
-            reads: Mapping[Node, tuple[str, ...]], values: Mapping[Node, Any]) -> list[Box]:
-    """Return boxes in the order of the graph; norms, activations and dropout are with the one operation that they follow."""
+            reads: Mapping[Node, tuple[str, ...]], values: Mapping[Node, Any]) -> tuple[list[Box], set[str]]:
+    """Return boxes in the order of the graph, and the modules that are frames.
+
+    Norms, activations and dropout are with the one operation that they follow.
+    """
     readers, sources = Counter(t for t, _, _ in flow), Counter(h for _, h, _ in flow)
     before = {head: tail for tail, head, _ in flow if readers[tail] == 1 and sources[head] == 1}
-    inside = Counter(place for node in shown for place in prefixes(owner_of(node)))
+    places = _places(shown)
+    framed = _framed(list(places.values()))
+    make = _Rows(gm, values, shown)
     at: dict[Node, Box] = {}
     boxes = []
     for node in shown:
-        target, kind = str(node.target), family(gm, node)
-        name = place_of(node)
-        alone = node.op == "call_module" or inside[name] == 1  # a module that calls one function is as good as a layer
-        path = name.rpartition(".")[0] if alone else name
-        if node.op in ("placeholder", "output"):
-            name, path = "" if node.op == "output" else target, ""
-        named = reads[node] if kind in ("arithmetic", "shape", "other", "join", "in and out") else ()
-        row = Row(title(gm, node), kind, settings(gm, node), name, [node], named)
+        name, home = places[node]
+        path = next((p for p in reversed(prefixes(home)) if p in framed), "")
+        row = make.row(node, name, reads[node], home != name)
         box = at.get(before.get(node))  # type: ignore[arg-type]
         if box is not None and box.path == path and _joins(box.rows[-1], row):
-            if kind == "shape":
+            if row.family == "shape":
                 box.rows[-1].title += f", {row.title}"
                 box.rows[-1].nodes.append(node)
             else:
@@ -265,7 +138,82 @@ def _chains(gm: GraphModule, shown: Sequence[Node], flow: Sequence[tuple[Node, N
             box = Box([row], path, shape_of(values[node]))
             boxes.append(box)
         at[node] = box
-    return boxes
+    return boxes, framed
+
+
+def _places(shown: Sequence[Node]) -> dict[Node, tuple[str, str]]:
+    """Return of each operation the name of its layer, or of the module whose code it is; and the module that it is in."""
+    inside = Counter(place for node in shown for place in prefixes(owner_of(node)))
+    places = {}
+    for node in shown:
+        name = place_of(node)
+        alone = node.op == "call_module" or inside[name] == 1  # a module that calls one function is as good as a layer
+        places[node] = name, name.rpartition(".")[0] if alone else name
+        if node.op in ("placeholder", "output"):
+            places[node] = "" if node.op == "output" else str(node.target), ""
+    return places
+
+
+def _framed(places: Sequence[tuple[str, str]]) -> set[str]:
+    """Return the modules that are frames: all but lists of modules whose members others stand between.
+
+    Such a list has no code of its own and is not called as a whole, which would run its members again.
+    """
+    runs: Counter[str] = Counter()
+    ran: dict[tuple[str, str], int] = {}  # of a module and a name in it: in which run it was
+    called = {path for name, path in places if name == path}
+    last: set[str] = set()
+    for name, path in places:
+        now = set(prefixes(path))
+        runs.update(now - last)
+        called.update(p for p in now if ran.setdefault((p, name), runs[p]) != runs[p])
+        last = now
+    return {path for path, count in runs.items() if count == 1 or path in called}
+
+
+class _Rows:
+    """Makes the rows of boxes of a captured module."""
+
+    def __init__(self, gm: GraphModule, values: Mapping[Node, Any], shown: Sequence[Node]):
+        self.gm, self.values = gm, values
+        self.layers = Counter(str(node.target) for node in shown if node.op == "call_module")
+        self.calls: Counter[str] = Counter()
+        self.first: dict[int, str] = {}  # of each parameter: its first name
+        for name, tensor in gm.named_parameters(remove_duplicate=False):
+            self.first.setdefault(id(tensor), name)
+
+    def row(self, node: Node, name: str, read: tuple[str, ...], alone: bool) -> Row:
+        """Return the row of an operation; `alone`: its module stands for the parameters that it reads."""
+        kind = family(self.gm, node)
+        words, call = title(self.gm, node), (1, 1)
+        if words == "slice" and any(isinstance(self.values[n], Tensor) for n in node.all_input_nodes[1:]):
+            words = "index"
+        if node.op == "call_module":
+            layer = self.gm.get_submodule(str(node.target))
+            held = dict(layer.named_parameters())
+            read += tuple(f for key, t in held.items() if (f := self.first[id(t)]) != f"{node.target}.{key}")
+            self.calls[name] += 1
+            call = (self.calls[name], self.layers[name]) if held else call
+        elif kind not in NAMED and (alone or kind not in PRODUCTS):
+            read = ()
+        return Row(words, kind, settings(self.gm, node), name, [node], read, call, self.notes(node))
+
+    def notes(self, node: Node) -> tuple[str, ...]:
+        """Return the keys of what the model gives."""
+        if node.op != "output":
+            return ()
+        return tuple(f"{'.'.join(map(str, path))}: {shape_of(self.values[leaf]) if isinstance(leaf, Node) else leaf}"
+                     for path, leaf in _leaves(node.args[0]) if any(isinstance(key, str) for key in path))
+
+
+def _leaves(value: Any, path: tuple = ()) -> list[tuple[tuple, Any]]:
+    """Return what is in nested containers, each with the keys and places that lead to it."""
+    if isinstance(value, Node) and _is_container(value):
+        value = {**dict(enumerate(value.args)), **value.kwargs}
+    if not isinstance(value, (dict, list, tuple)):
+        return [] if value is None else [(path, value)]
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [leaf for key, part in items for leaf in _leaves(part, (*path, key))]
 
 
 def _joins(last: Row, row: Row) -> bool:

@@ -9,10 +9,12 @@ from torch import nn
 
 from fxgrow.common import atomic_write
 from fxgrow.compare import Change, Changes, find_changes, mark, summed
-from fxgrow.diagram.build import Box, Cluster, Diagram, build, kinds_of
-from fxgrow.diagram.dot import PALE, Picture, behind, below, rendered, small, text
+from fxgrow.diagram.build import build, kinds_of
+from fxgrow.diagram.dot import FRAME, PALE, Picture, behind, rendered, small, text
 from fxgrow.diagram.drawing import format_of
 from fxgrow.diagram.html import diagram_page
+from fxgrow.diagram.look import FONT, SCREEN, Look
+from fxgrow.diagram.parts import Box, Cluster, Diagram, below
 from fxgrow.diagram.repeats import chosen
 from fxgrow.record import Grown
 
@@ -23,9 +25,9 @@ CELLS = 20  # in a bar
 class ChangesPicture(Picture):
     """Diagram of the new model, its boxes marked by what changed."""
 
-    def __init__(self, difference: Changes, diagram: Diagram, columns: int | None):
+    def __init__(self, difference: Changes, diagram: Diagram, columns: int | None, look: Look):
         self.difference = difference
-        super().__init__(difference.graph, diagram, columns)
+        super().__init__(difference.graph, diagram, columns, look=look)
 
     def changes(self, box: Box) -> list[Change]:
         """Return what became of the operations of a box."""
@@ -44,11 +46,13 @@ class ChangesPicture(Picture):
         name = below(row.name, path) if row.nodes[0].op == "call_module" else ""
         words = f"{text(row.title)} {text(row.settings)}"
         words = f'<font color="{ink}">{f"<b>{words}</b>" if status != "same" else words}</font>{small(name, ink)}'
-        if status == "grown" and change.before != change.after:
+        if status in ("grown", "shrunk") and change.before != change.after:
             words += f"<br/>{small(f'was {change.before}')}"
+        words += small("shrunk") if status == "shrunk" else ""
         words += self.times(box) if i == 0 else ""
-        border = f'border="2" color="{NEW}"' if status == "inserted" else ""
-        cell = f'<tr><td colspan="9" {border} bgcolor="{GREY if status == "same" else GROWN}">{words}</td></tr>'
+        borders = {"inserted": f'border="2" color="{NEW}"', "shrunk": f'border="2" style="dashed" color="{FRAME}"'}
+        fill = GREY if status == "same" else GROWN
+        cell = f'<tr><td colspan="9" {borders.get(status, "")} bgcolor="{fill}">{words}</td></tr>'
         return cell + (bar(change.new, change.parameters[1]) if status == "grown" else "")  # all of an inserted one is new
 
     def _folded_rows(self, box: Box, path: str) -> list[str]:
@@ -57,7 +61,7 @@ class ChangesPicture(Picture):
         same, (old, size) = total.status == "same", total.parameters
         head = f"<b>{text(below(box.path, path))}</b>{behind(box.kind)}{self.times(box)}<br/>"
         counts = Counter(c.status for c in changes)
-        words = "untouched" if same else ", ".join(f"{counts[s]} {s}" for s in ("grown", "inserted") if counts[s])
+        words = "untouched" if same else ", ".join(f"{counts[s]} {s}" for s in ("grown", "shrunk", "inserted") if counts[s])
         words += f"; {old:,} ⇒ {size:,} parameters" if not same and old != size else ""
         return [f'<tr><td colspan="9" bgcolor="{GREY if same else GROWN}">{head}{small(words)}</td></tr>',
                 "" if same else bar(total.new, size)]
@@ -70,9 +74,10 @@ class ChangesPicture(Picture):
         cells = (f'<td border="1" bgcolor="{GREY}">untouched</td><td border="1">grown</td>'
                  f'<td bgcolor="{OLD}">old numbers</td>'
                  f'<td bgcolor="{NEW}"><font color="white">//// new numbers ////</font></td>'
-                 f'<td border="2" color="{NEW}">inserted</td>')
-        return (f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr>'
-                f'<tr><td colspan="5">{words}</td></tr></table>>')
+                 f'<td border="2" color="{NEW}">inserted</td>'
+                f'<td border="2" style="dashed" color="{FRAME}">shrunk</td>')
+        return (f'<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr>'
+                f'<tr><td colspan="6">{words}</td></tr></table>')
 
 
 def bar(new: int, size: int) -> str:
@@ -92,7 +97,8 @@ class Difference(Changes):
     """Result of `diff`: print it, `draw` it, or read `layers`."""
 
     def draw(self, path: str | os.PathLike, *, depth: int | None = None, collapse: str | Sequence[str] = (),
-             repeats: bool | None = None, columns: int | None = None) -> Path:
+             repeats: bool | None = None, columns: int | None = None, direction: str = "down", font_size: float = FONT,
+             legend: bool = True, style: str = "screen") -> Path:
         """Draw the new model: untouched layers grey, grown ones with a bar whose hatched part is new, inserted ones framed.
 
         Arguments and errors as for `fxgrow.draw`.
@@ -102,17 +108,18 @@ class Difference(Changes):
         if kind == "html":
             content = diagram_page(self.after, self.graph, self, depth=depth, repeats=repeats, collapse=collapse)
         else:
-            content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns).graph, kind)
+            content = rendered(self.picture(depth=depth, collapse=collapse, repeats=repeats, columns=columns,
+                                            look=Look(direction, font_size, legend, style)), kind)
         with atomic_write(target) as file:
             file.write(content)
         return target
 
     def picture(self, *, depth: int | None = None, collapse: str | Sequence[str] = (), repeats: bool | None = None,
-                columns: int | None = None) -> ChangesPicture:
+                columns: int | None = None, look: Look = SCREEN) -> ChangesPicture:
         """Return the picture that `draw` writes; `.graph` is a `graphviz.Digraph`."""
         diagram = chosen(build(self.graph, kinds_of(self.after)), depth, collapse, repeats,
-                         lambda node: mark(self.nodes[node.name]))
-        return ChangesPicture(self, diagram, columns)
+                         lambda node: mark(self.nodes[node.name]), look.most)
+        return ChangesPicture(self, diagram, columns, look)
 
 
 def diff(before: nn.Module | Grown, after: nn.Module | Grown | None = None, example_inputs=None) -> Difference:

@@ -1,4 +1,6 @@
 """Diagrams in the language of graphviz; long ones stand in several columns."""
+from __future__ import annotations
+
 import math
 import subprocess
 from bisect import bisect_right
@@ -8,32 +10,35 @@ from html import escape
 import graphviz
 from torch.fx import GraphModule
 
-from fxgrow.diagram.build import Box, Cluster, Diagram, Item
 from fxgrow.diagram.heat import VIRIDIS, WORDS, Heat
+from fxgrow.diagram.look import COLOURS, SCREEN, Look
+from fxgrow.diagram.parts import Box, Cluster, Diagram, Item, below, until
 from fxgrow.errors import DrawError
 
-# Okabe and Ito's colours, which all readers can tell apart, lightened so that black letters stand out on them
-COLOURS = {"convolution": "#7FB8D8", "matrix product": "#EAAE7F", "attention": "#E5BBD3", "recurrent": "#CC79A7",
-           "normalisation": "#F7F1A0", "activation": "#7FCEB9", "pooling": "#AAD9F4", "arithmetic": "#F2CF7F",
-           "join": "#FFFFFF", "shape": "#E2E2E2", "random": "#F4F4F4", "other": "#FFFFFF", "in and out": "#FFFFFF"}
 FRAME, PALE, INK = "#555555", "#666666", "#333333"
 LONG = 70  # lines from which on there is more than one column
+PATIENCE = 60  # seconds
 SHAPE = 22  # lines of a column that is as high as it is wide: found by looking at pictures
 
 
-def rendered(graph: graphviz.Digraph, kind: str) -> bytes:
-    """Return the bytes of a picture; raise DrawError where Graphviz's program cannot make it."""
+def rendered(picture: Picture, kind: str) -> bytes:
+    """Return the bytes of a picture; raise DrawError where Graphviz's program cannot make it, or not in time."""
+    source = picture.look.scaled(picture.graph.source)
     if kind == "dot":
-        return graph.source.encode()
+        return source.encode()
     try:
-        return graph.pipe(format=kind, engine="dot", quiet=True)
-    except graphviz.ExecutableNotFound as error:
+        done = subprocess.run(["dot", f"-T{kind}"], input=source.encode(), capture_output=True, check=True, timeout=PATIENCE)
+    except FileNotFoundError as error:
         raise DrawError(f"{kind} pictures are made by Graphviz's program `dot`, which is not installed: install graphviz "
                         "(apt install graphviz, brew install graphviz), or write a .dot file") from error
+    except subprocess.TimeoutExpired as error:
+        raise DrawError(f"Graphviz's program `dot` did not finish within {PATIENCE} s: write an .html page, which shows any "
+                        "number of boxes, or draw fewer of them (depth, collapse, repeats)") from error
     except subprocess.CalledProcessError as error:
         said = (error.stderr or b"").decode(errors="replace").strip().splitlines() or [f"exit code {error.returncode}"]
         raise DrawError(f"Graphviz's program `dot` could not draw it ({said[0]}): write a .dot file and draw fewer boxes") \
             from error
+    return done.stdout
 
 
 def text(name: str) -> str:
@@ -59,21 +64,29 @@ def tooltip(words: str) -> str:
 class Picture:
     """A diagram as a Graphviz graph."""
 
-    def __init__(self, gm: GraphModule, diagram: Diagram, columns: int | None = None, heat: Heat | None = None):
+    def __init__(self, gm: GraphModule, diagram: Diagram, columns: int | None = None, heat: Heat | None = None,
+                 look: Look = SCREEN):
+        if columns is not None and columns < 1:
+            raise DrawError(f"columns {columns}: say 1 or more")
+        self.look = look
         self.gm, self.diagram, self.heat, self.clusters = gm, diagram, heat, 0
+        self.edges, self.column = diagram.edges(), columns_of(diagram, look.columns(columns))
         self.graph = graphviz.Digraph("model", graph_attr={
             "fontname": "Helvetica", "fontsize": "11", "labelloc": "t", "ranksep": "0.25", "nodesep": "0.25",
-            "bgcolor": "white", "style": "rounded", "color": "#BBBBBB", "fontcolor": PALE, "labeljust": "l"},
+            "bgcolor": "white", "style": "rounded", "color": "#BBBBBB", "fontcolor": PALE, "labeljust": "l",
+            **look.attributes},
             node_attr={"shape": "plain", "fontname": "Helvetica", "fontsize": "10"},
             edge_attr={"fontname": "Helvetica", "fontsize": "8", "color": FRAME, "fontcolor": PALE, "arrowsize": "0.6"})
         self._fill(self.graph, diagram.root)
-        self._connect(columns)
-        self.graph.attr(label=self.legend())
+        self._connect()
+        told = f"<tr><td>{self.legend()}</td></tr>" if look.legend else ""
+        told += f"<tr><td>{text(diagram.note)}</td></tr>" if diagram.note else ""
+        self.graph.attr(label=f'<<table border="0" cellborder="0" cellspacing="0">{told}</table>>' if told else "")
 
-    def _connect(self, columns: int | None) -> None:
+    def _connect(self) -> None:
         """Draw edges; those from one column to another are grey and do not push what they lead to down."""
-        column = columns_of(self.diagram, columns)
-        for edge in self.diagram.edges():
+        column = self.column
+        for edge in self.edges:
             across = column[edge.tail.key] != column[edge.head.key]
             self.graph.edge(edge.tail.key, edge.head.key, label=graphviz.escape(edge.shape),
                             tooltip=tooltip(edge.shape or edge.tail.shape),
@@ -98,8 +111,10 @@ class Picture:
                     self._fill(inner, child)
 
     def times(self, item: Item) -> str:
-        """Return how often something is repeated, and to which place."""
-        return f" <b>× {item.times}</b>{small(f'to {item.last}')}" if item.times != 1 else ""
+        """Return how often something is repeated, and to which place or in which way."""
+        if item.times == 1:
+            return ""
+        return f" <b>× {item.times}</b>{',' if item.how else ''}{small(until(item))}"
 
     def label(self, box: Box, path: str) -> str:
         """Return the label of a box in the module `path`."""
@@ -115,11 +130,11 @@ class Picture:
     def _row(self, box: Box, i: int, path: str) -> str:
         row = box.rows[i]
         words = f"<b>{text(row.title)}</b> {text(row.settings)}" if i == 0 else f"{text(row.title)} {text(row.settings)}"
-        words += "".join(f"<br/>{small(f'with {below(p, path)}', self.pale(box))}" for p in row.parameters)
         if i == 0 or row.nodes[0].op == "call_module":
             words += small(below(row.name, path), self.pale(box))
         if i == 0:
             words += self.times(box)
+        words += "".join(f"<br/>{small(line, self.pale(box))}" for line in row.lines(path, box.times))
         return self._cell(box, row.family, words)
 
     def _folded_rows(self, box: Box, path: str) -> list[str]:
@@ -127,7 +142,7 @@ class Picture:
         top = self._cell(box, "", head)
         if self.heat is not None:
             return [top]
-        cells = "".join(f'<td bgcolor="{COLOURS[f]}"><font point-size="8">{n}</font></td>'
+        cells = "".join(f'<td bgcolor="{self.look.colours[f]}"><font point-size="8">{n}</font></td>'
                         for f, n in ((f, box.families[f]) for f in COLOURS) if n and f != "in and out")
         return [top, f"<tr>{cells}</tr>"]
 
@@ -138,7 +153,7 @@ class Picture:
     def _cell(self, box: Box, family: str, words: str) -> str:
         """Return a row of a box in the colour of its family, or of its cost, with letters that stand out on it."""
         if self.heat is None:
-            return f'<tr><td colspan="9" bgcolor="{COLOURS.get(family, "#EFEFEF")}">{words}</td></tr>'
+            return f'<tr><td colspan="9" bgcolor="{self.look.colours.get(family, "#EFEFEF")}">{words}</td></tr>'
         return (f'<tr><td colspan="9" bgcolor="{self.heat.colour(box)}"><font color="{self.heat.ink(box)}">{words}</font>'
                 "</td></tr>")
 
@@ -150,7 +165,7 @@ class Picture:
         """Return everything about a box, in full."""
         lines = [f"{box.path} {box.kind}".strip()] if box.folded else [
             " ".join(filter(None, (r.name, r.title, r.settings))) for r in box.rows]
-        lines += [f"× {box.times}, to {box.last}"] if box.times > 1 else []
+        lines += [f"× {box.times}, {until(box)}"] if box.times > 1 else []
         lines += [f"{self.heat.shares[box.key]:.1%} of {WORDS[self.heat.what]}"] if self.heat is not None else []
         return "\n".join([*lines, box.shape])
 
@@ -161,13 +176,9 @@ class Picture:
             cells = f"<td>share of {WORDS[self.heat.what]}: 0</td>{cells}<td>{self.heat.top:.1%}</td>"
         else:
             used = {row.family for box in self.diagram.root.boxes() for row in box.rows} - {"in and out"}
-            cells = "".join(f'<td border="1" bgcolor="{c}">{f}</td>' for f, c in COLOURS.items() if f in used) or "<td></td>"
-        return f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr></table>>'
-
-
-def below(name: str, path: str) -> str:
-    """Return a name as it is called within a module; nothing for the module itself."""
-    return "" if name == path else name.removeprefix(path + ".")
+            colours = self.look.colours
+            cells = "".join(f'<td border="1" bgcolor="{colours[f]}">{f}</td>' for f in COLOURS if f in used) or "<td></td>"
+        return f'<table border="0" cellborder="0" cellspacing="2" cellpadding="3"><tr>{cells}</tr></table>'
 
 
 def columns_of(diagram: Diagram, count: int | None) -> dict[str, int]:
@@ -195,7 +206,7 @@ def _parts(item: Item, most: float) -> list[list[Box]]:
     if isinstance(item, Box):
         return [[item]]
     boxes = list(item.boxes())
-    if item.path and sum(map(_lines, boxes)) <= most:
+    if item.times > 1 or (item.path and sum(map(_lines, boxes)) <= most):
         return [boxes]
     return [part for child in item.children for part in _parts(child, most)]
 

@@ -5,7 +5,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from fxgrow.cost import count_flops
-from fxgrow.diagram.build import Box, Diagram
+from fxgrow.diagram.parts import Box, Diagram
 from fxgrow.errors import DrawError
 from fxgrow.graph import Captured
 

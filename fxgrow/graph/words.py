@@ -24,13 +24,14 @@ FAMILIES = {name: re.compile(pattern) for name, pattern in {
     "pooling": r"pool|interpolate|upsampl|pixel_?(un)?shuffle|grid_sample",
     "convolution": r"conv(?!ert)",
     "recurrent": r"^(lstm|gru|rnn)",
-    "matrix product": r"linear|matmul|^(bmm|mm|addmm|baddbmm|einsum|bilinear)$|embedding",
+    "embedding": r"embedding",
+    "matrix product": r"linear|matmul|^(bmm|mm|addmm|baddbmm|einsum|bilinear)$",
     "activation": r"relu|gelu|elu$|silu|swish|mish|sigmoid|tanh|softmax|softplus|softsign|hardtanh|shrink|^glu$|threshold",
     "arithmetic": r"^(add|sub|mul|div|truediv|floordiv|pow|neg|exp|log|sqrt|rsqrt|abs|square|mean|sum|max|"
                   r"min|where|maximum|minimum|clamp|lerp|eq|ne|lt|gt|le|ge|masked_fill|setitem|cumsum|fold_pairs)$",
     "shape": r"^(cat|concat|concatenate|stack|chunk|split|tensor_split|unbind|view|reshape|flatten|unflatten|permute|"
              r"transpose|swapaxes|movedim|squeeze|unsqueeze|expand|expand_as|repeat|repeat_interleave|tile|pad|roll|flip|"
-             r"slice|getitem|select|narrow|index_select|gather|t|type|to|float|half|double|"
+             r"slice|index|getitem|select|narrow|index_select|gather|t|type|to|float|half|double|"
              r"\w*shuffle|zeropad\dd|fold|unfold|fold_copies|unfold_copies|identity|contiguous|clone|detach)$"}.items()}
 NAMES = {"getitem": "slice", "truediv": "div", "by_mode": "train | eval", "_fold_pairs": "fold_pairs"}
 DOES_NOTHING = {"contiguous", "clone", "detach", "alias"}
@@ -66,17 +67,24 @@ def settings(gm: GraphModule, node: Node) -> str:
     if call is not None:
         return _of_call(gm, call)
     if node.op != "call_module":
-        return ""
+        return node.args[0] if title(gm, node) == "einsum" and node.args and isinstance(node.args[0], str) else ""
     layer = gm.get_submodule(str(node.target))
     if isinstance(layer, ConvNd):
         return " ".join([f"{layer.in_channels}→{layer.out_channels}", *_numbers(layer)])
     for first, last in (("in_features", "out_features"), ("num_embeddings", "embedding_dim"), ("input_size", "hidden_size")):
         if isinstance(getattr(layer, first, None), int) and isinstance(getattr(layer, last, None), int):
-            return f"{getattr(layer, first)}→{getattr(layer, last)}"
+            return " ".join([f"{getattr(layer, first)}→{getattr(layer, last)}", *_recurrence(layer)])
     heads = getattr(layer, "num_heads", None)
     words = [f"heads={heads}"] if isinstance(heads, int) else []
     rate = getattr(layer, "p", None)
     return " ".join(words + _numbers(layer) + ([f"p={rate:.2g}"] if isinstance(rate, float) else []))
+
+
+def _recurrence(layer: nn.Module) -> list[str]:
+    """Write layers, directions and projection of a recurrent layer where they are not the usual ones."""
+    layers, size = getattr(layer, "num_layers", 1), getattr(layer, "proj_size", 0)
+    return ([f"layers={layers}"] if layers != 1 else []) + ([f"proj={size}"] if size else []) + (
+        ["bidirectional"] if getattr(layer, "bidirectional", False) else [])
 
 
 def _of_call(gm: GraphModule, call: Call) -> str:

@@ -1,5 +1,6 @@
 // The diagram: what is open, how it looks. Where things stand says layout.js; how it moves, stage.js.
 const LINE = 16, FONT = "11px Helvetica, Arial, sans-serif", CLIP = 44;
+const CROWD = 2000, BAND = 500, MARGIN = 300;  // from so many elements on, only those near the window are in the page
 const measure = (() => {
   const context = document.createElement("canvas").getContext("2d");
   const known = new Map();
@@ -10,6 +11,16 @@ const measure = (() => {
   };
 })();
 const WHAT = { flops: "FLOPs", params: "parameters", memory: "memory of activations" };
+
+// What is drawn, by the stripes of the drawing that it lies in.
+function banded(things) {
+  const bands = new Map();
+  for (const thing of things) for (let band = Math.floor(thing.y / BAND); band <= Math.floor((thing.y + thing.h) / BAND); band += 1) {
+    if (!bands.has(band)) bands.set(band, []);
+    bands.get(band).push(thing);
+  }
+  return bands;
+}
 
 // One view of the model as a tree of parts that know their parent, their boxes and their sums.
 class Tree {
@@ -85,11 +96,11 @@ class DiagramView extends Stage {
   search() {
     const names = [...this.trees[0].byName].map(([name, part]) => ({ name, text: plain(name), kind: this.kindOf(name, part) }));
     return finder(names, (f) => this.reveal(f.name), { id: "search", hits: "hits", none: "no layer or module is called so",
-      placeholder: `search ${names.length} layers and modules`, label: "Search layers and modules by name or kind" });
+      placeholder: `search ${names.length} layers and modules`, label: "Search layers and modules by name, kind or shape" });
   }
   kindOf(name, part) {
     const row = (part.rows || []).find((r) => r.name === name);
-    return row ? `${row.title} ${row.settings}` : part.kind || "";
+    return [...(row ? [row.title, row.settings] : [part.kind]), part.shape].filter(Boolean).join(" ");
   }
 
   // -- looks --------------------------------------------------------------------------------------------------------------
@@ -106,12 +117,11 @@ class DiagramView extends Stage {
       const spans = [[i === 0 ? "title" : "", clipped(plain(row.title), CLIP)], ["", clipped(plain(row.settings), CLIP)]];
       if (own && own !== row.title) spans.push(["name", clipped(own, CLIP)]);
       if (i === 0) spans.push(...this.times(part));
-      const read = row.parameters.map((p) => ({ spans: [["name", `with ${clipped(plain(below(p, around)), CLIP)}`]], family: row.family }));
-      return [{ spans, family: row.family }, ...read];
+      return [{ spans, family: row.family }, ...row.lines.map((line) => ({ spans: [["name", clipped(plain(line), CLIP)]], family: row.family }))];
     });
     return [...rows, ...shape.map((spans) => ({ spans, family: null }))];
   }
-  times(part) { return part.times > 1 ? [["title", `× ${part.times}`], ["name", clipped(`to ${plain(part.last)}`, CLIP)]] : []; }
+  times(part) { return part.times > 1 ? [["title", `× ${part.times}`], ["name", clipped(plain(part.until), CLIP)]] : []; }
   sizeOf(part) {
     const lines = part.lines || (part.lines = this.lines(part));
     const wide = lines.map(({ spans }) => spans.filter(([, t]) => t).reduce((sum, [c, t]) => sum + measure(t, c === "title") + 5, 0));
@@ -125,7 +135,8 @@ class DiagramView extends Stage {
   inkOf(fill) { return this.told.heat.slice(0, 6).includes(fill) ? "white" : null; }
   frameOf(part) {
     const fresh = this.colours === "changes" && part.change && part.change.status === "inserted";
-    return { stroke: fresh ? "#0072B2" : part.children && part.open ? "#BBBBBB" : "#555555", "stroke-width": fresh ? 2.5 : part.children ? 1.6 : 1 };
+    const less = this.colours === "changes" && part.change && part.change.status === "shrunk";
+    return { "stroke-dasharray": less ? "5 3" : null, stroke: fresh ? "#0072B2" : part.children && part.open ? "#BBBBBB" : "#555555", "stroke-width": fresh ? 2.5 : part.children ? 1.6 : 1 };
   }
 
   // -- drawing -------------------------------------------------------------------------------------------------------------
@@ -133,44 +144,82 @@ class DiagramView extends Stage {
     const shown = [];
     const see = (part) => (part.children && part.open ? part.children.forEach(see) : shown.push(part));
     see(this.tree.root);
-    this.top = this.colours in WHAT ? Math.max(1, ...shown.map((p) => p[this.colours])) : 1;
+    this.top = this.colours in WHAT ? largest(shown, (p) => p[this.colours], 1) : 1;
     this.shapes = new Map();
     const placed = arrange(this.tree.root, this.tree.links, (p) => this.sizeOf(p), (p) => Boolean(p.children) && p.open);
     this.size = { w: placed.w, h: placed.h };
-    const frames = svg("g"), wires = svg("g"), boxes = svg("g");
-    this.draw(this.tree.root, placed, 0, 0, frames, wires, boxes);
-    this.world.replaceChildren(frames, wires, boxes);
+    this.things = [];  // all that is drawn: {x, y, w, h} of where it is, layer (frames, lines or boxes), make
+    this.draw(this.tree.root, placed, 0, 0);
+    this.layers = [svg("g"), svg("g"), svg("g")];
+    this.world.replaceChildren(...this.layers);
+    this.made = new Map();
+    this.bands = this.things.length > CROWD ? banded(this.things) : null;
+    this.showNear();
     this.showLegend();
     if (this.picked) this.mark(this.picked);
   }
-  draw(cluster, placed, x, y, frames, wires, boxes) {
-    if (cluster.parent) this.frame(cluster, x, y, placed, frames, boxes);
-    for (const line of placed.lines) wires.append(this.wire(line, placed, x, y));
+  // Makes what is near the window, and takes away what is no longer; all of it where it is little.
+  showNear() {
+    if (!this.bands) { for (const thing of this.things) this.layers[thing.layer].append(thing.make()); return; }
+    const { x, y, k } = this.at, [w, h] = [this.stage.clientWidth, this.stage.clientHeight];
+    const [left, right, top, bottom] = [(-x) / k - MARGIN, (w - x) / k + MARGIN, (-y) / k - MARGIN, (h - y) / k + MARGIN];
+    const near = new Set();
+    for (let band = Math.floor(top / BAND); band <= Math.floor(bottom / BAND); band += 1) {
+      for (const t of this.bands.get(band) || []) if (t.x <= right && t.x + t.w >= left && t.y <= bottom && t.y + t.h >= top) near.add(t);
+    }
+    for (const [thing, node] of this.made) if (!near.has(thing)) { node.remove(); this.made.delete(thing); if (thing.shape) thing.shape.rect = null; }
+    for (const thing of near) if (!this.made.has(thing)) {
+      const node = thing.make();
+      this.made.set(thing, node);
+      this.layers[thing.layer].append(node);
+      if (this.picked && thing.shape && this.shapes.get(this.picked.id) === thing.shape) thing.shape.rect.classList.add("picked");
+    }
+  }
+  move() {
+    super.move();
+    if (!this.bands || this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame(() => { this.waiting = false; if (this.bands) this.showNear(); });
+  }
+  draw(cluster, placed, x, y) {
+    if (cluster.parent) this.frame(cluster, x, y, placed);
+    for (const line of placed.lines) this.things.push(this.wire(line, placed, x, y));
     for (const spot of placed.spots.values()) {
       if (!spot.part) continue;
       const inner = placed.inner.get(spot.part);
       const [left, top] = [x + spot.x, y + spot.y];
-      if (inner) this.draw(spot.part, inner, left, top, frames, wires, boxes);
-      else boxes.append(this.box(spot.part, left, top, spot.w, spot.h));
+      if (inner) this.draw(spot.part, inner, left, top);
+      else {
+        const shape = { rect: null, x: left, y: top, w: spot.w, h: spot.h };
+        this.shapes.set(spot.part.id, shape);
+        this.things.push({ ...shape, shape, layer: 2, make: () => this.box(spot.part, shape) });
+      }
     }
   }
-  frame(cluster, x, y, placed, frames, boxes) {
-    const rect = svg("rect", { x, y, width: placed.w, height: placed.h, rx: 6, fill: "#00000005", ...this.frameOf(cluster) });
-    frames.append(rect);
-    this.shapes.set(cluster.id, { rect, x, y, w: placed.w, h: placed.h });
+  frame(cluster, x, y, placed) {
+    const shape = { rect: null, x, y, w: placed.w, h: placed.h };
+    this.shapes.set(cluster.id, shape);
+    this.things.push({ ...shape, shape, layer: 0, make: () => {
+      shape.rect = svg("rect", { x, y, width: placed.w, height: placed.h, rx: 6, fill: "#00000005", ...this.frameOf(cluster) });
+      return shape.rect;
+    } });
+    this.things.push({ ...shape, h: 20, layer: 2, make: () => this.head(cluster, x, y) });
+  }
+  head(cluster, x, y) {
     const name = cluster.group ? "" : clipped(plain(below(cluster.path, cluster.parent.path)), CLIP);
     const text = svg("text", { x: x + 8, y: y + 14 });
     this.spans(text, [["title", `⊟ ${name}`], ["name", clipped(plain(cluster.kind), CLIP)], ...this.times(cluster)]);
     const width = this.spanWidth([["title", `⊟ ${name}`], ["name", clipped(plain(cluster.kind), CLIP)], ...this.times(cluster)]);
     const hold = svg("rect", { x: x + 3, y: y + 2, width: width + 8, height: 17, fill: "#FFFFFFD9", class: "touch" });
-    boxes.append(this.touchable(svg("g", { "data-path": cluster.path }, hold, text), cluster, () => this.toggle(cluster)));
+    return this.touchable(svg("g", { "data-path": cluster.path }, hold, text), cluster, () => this.toggle(cluster));
   }
   spanWidth(spans) { return spans.filter(([, t]) => t).reduce((sum, [c, t]) => sum + measure(t, c === "title") + 5, 0); }
   spans(text, spans, ink = null) {
     spans.filter(([, t]) => t).forEach(([kind, words], i) => text.append(svg("tspan", { class: kind, dx: i ? 5 : 0, style: ink ? `fill:${ink}` : null }, words)));
     return text;
   }
-  box(part, x, y, w, h) {
+  box(part, shape) {
+    const { x, y, w, h } = shape;
     const lines = part.lines;
     const group = svg("g", { "data-path": part.path, transform: `translate(${x} ${y})` });
     lines.forEach((line, i) => {
@@ -184,7 +233,7 @@ class DiagramView extends Stage {
     }
     const rect = svg("rect", { width: w, height: h, fill: "none", rx: 2, "pointer-events": "all", class: "touch", ...this.frameOf(part) });
     group.append(rect);
-    this.shapes.set(part.id, { rect, x, y, w, h });
+    shape.rect = rect;
     return this.touchable(group, part, () => (part.children ? this.toggle(part) : this.pick(part)));
   }
   wire(line, placed, x, y) {
@@ -205,7 +254,9 @@ class DiagramView extends Stage {
       path += Math.abs(a - c) < 0.5 ? ` L${c},${d}` : ` C${a},${b + bend} ${c},${d - bend} ${c},${d}`;
     }
     const arrow = head.part && !placed.inner.has(head.part);
-    return svg("path", { class: "edge", d: path, "marker-end": arrow ? "url(#head)" : null }, svg("title", {}, line.shape || ""));
+    const [left, top] = [-largest(points, ([a]) => -a, -Infinity), -largest(points, ([, b]) => -b, -Infinity)];
+    return { x: left, y: top, w: largest(points, ([a]) => a, left) - left, h: largest(points, ([, b]) => b, top) - top, layer: 1,
+      make: () => svg("path", { class: "edge", d: path, "marker-end": arrow ? "url(#head)" : null }, svg("title", {}, line.shape || "")) };
   }
   touchable(group, part, act) {
     group.setAttribute("tabindex", -1);
@@ -223,7 +274,7 @@ class DiagramView extends Stage {
         .map(([family, colour]) => el("span", { style: `background:${colour}` }, family)));
     } else if (this.colours === "changes") {
       this.legend.replaceChildren(el("span", { style: "background:#EDEDED" }, "as it was"), el("span", {}, "grown; hatched: its new numbers ", el("i", { class: "hatched" })),
-        el("span", { class: "new" }, "inserted"));
+        el("span", { class: "new" }, "inserted"), el("span", { class: "less" }, "shrunk"));
     } else {
       this.legend.replaceChildren(`share of ${WHAT[this.colours]}: 0 `, ...told.heat.map((c) => el("i", { style: `background:${c}` })),
         ` ${percent(this.top / Math.max(1, this.tree.root[this.colours]))}`);
@@ -233,13 +284,13 @@ class DiagramView extends Stage {
   // -- what a reader does -----------------------------------------------------------------------------------------------
   about(part) {
     const root = this.tree.root, share = (what, unit) => `${quantity(part[what], unit)} (${percent(part[what] / Math.max(1, root[what]))})`;
-    const rows = (part.rows || []).map((r) => [r.name, r.title, r.settings, ...r.parameters.map((p) => `with ${p}`)].filter(Boolean).join(" "));
+    const rows = (part.rows || []).map((r) => [r.name, r.title, r.settings, ...r.lines].filter(Boolean).join(" "));
     const lines = part.children ? [`${part.path || "model"} ${part.kind}`.trim()] : rows;
-    if (part.times > 1) lines.push(`× ${part.times}, to ${part.last}`);
+    if (part.times > 1) lines.push(`× ${part.times}, ${part.until}`);
     if (part.shape) lines.push(`gives ${part.shape}`);
     lines.push(`FLOPs forward and backward ${share("flops", "")}, parameters ${share("params", "")}, kept for the backward pass ${share("memory", "B")}`);
     const change = part.change;
-    if (change) lines.push({ same: "as it was", inserted: "inserted", removed: "removed", grown: "grown" }[change.status] +
+    if (change) lines.push((change.status === "same" ? "as it was" : change.status) +
       (change.was ? `, was ${change.was}` : "") + (change.new ? `, ${change.new.toLocaleString("en")} of ${change.params.toLocaleString("en")} parameters new` : ""));
     return lines.map(plain);
   }
@@ -259,9 +310,9 @@ class DiagramView extends Stage {
     this.fit(0.6);
   }
   mark(part) {
-    for (const { rect } of this.shapes.values()) rect.classList.remove("picked");
+    for (const { rect } of this.shapes.values()) if (rect) rect.classList.remove("picked");
     const shape = this.shapes.get(part.id);
-    if (shape) shape.rect.classList.add("picked");
+    if (shape && shape.rect) shape.rect.classList.add("picked");
   }
   pick(part) {
     this.picked = part;

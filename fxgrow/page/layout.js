@@ -23,6 +23,8 @@ function connections(root, edges, chains) {
 }
 
 const GAP = { x: 18, y: 24, pad: 14, head: 22, lane: 8 };
+const LANES = 20000;  // way-points of long lines in one module; were there more, the longest lines would go straight
+function largest(list, of, least = 0) { return list.reduce((most, item) => Math.max(most, of(item)), least); }
 
 // Sizes and places of everything in a module, relative to it: {w, h, parts: Map(part => {x, y, w, h, inner}), lines, ports}.
 function arrange(cluster, links, sizeOf, isOpen) {
@@ -31,18 +33,18 @@ function arrange(cluster, links, sizeOf, isOpen) {
   const inner = new Map(parts.filter(isOpen).map((p) => [p, arrange(p, links, sizeOf, isOpen)]));
   const order = new Map(parts.map((p, i) => [p, i]));
   const layer = new Map();
-  const into = new Map(parts.map((p) => [p, []]));
-  for (const e of edges) if (e.from && e.to && order.get(e.from) < order.get(e.to)) into.get(e.to).push(e.from);
+  const into = new Map(parts.map((p) => [p, []])), from = new Map(parts.map((p) => [p, []]));
+  const fed = new Set(edges.map((e) => e.to));
+  for (const e of edges) if (e.from && e.to && order.get(e.from) < order.get(e.to)) { into.get(e.to).push(e.from); from.get(e.from).push(e.to); }
   const enters = edges.some((e) => !e.from) ? 1 : 0;
-  for (const p of parts) layer.set(p, Math.max(enters, ...into.get(p).map((q) => layer.get(q) + 1)));
+  for (const p of parts) layer.set(p, largest(into.get(p), (q) => layer.get(q) + 1, enters));
   // what reads nothing here stands just above its first reader
   for (const p of [...parts].reverse()) {
-    const readers = edges.filter((e) => e.from === p && e.to && order.get(p) < order.get(e.to)).map((e) => layer.get(e.to));
-    const fed = edges.some((e) => e.to === p);
-    if (!fed && readers.length) layer.set(p, Math.max(layer.get(p), Math.min(...readers) - 1));
+    const readers = from.get(p).map((q) => layer.get(q));
+    if (!fed.has(p) && readers.length) layer.set(p, Math.max(layer.get(p), -largest(readers, (row) => -row, -Infinity) - 1));
   }
   const leaves = edges.some((e) => !e.to);
-  const last = Math.max(0, ...layer.values()) + (leaves ? 1 : 0);
+  const last = largest(parts, (p) => layer.get(p)) + (leaves ? 1 : 0);
   const rows = Array.from({ length: last + 1 }, () => []);
   const spots = new Map();
   const put = (key, row, w, h, part) => {
@@ -59,23 +61,26 @@ function arrange(cluster, links, sizeOf, isOpen) {
     put(p.id, layer.get(p), size.w, size.h, p);
   }
   for (const e of edges) if (!e.to) put(`out ${e.value}`, last, GAP.lane, 0, null);
-  const lines = [];
+  const lines = [], seen = new Set();
+  const ends = (e) => [spots.get(e.from ? e.from.id : `in ${e.value}`), spots.get(e.to ? e.to.id : `out ${e.value}`)];
+  const longest = longestLine(edges.map((e) => { const [tail, head] = ends(e); return head.row - tail.row - 1; }));
   for (const e of edges) {
-    const tail = spots.get(e.from ? e.from.id : `in ${e.value}`), head = spots.get(e.to ? e.to.id : `out ${e.value}`);
+    const [tail, head] = ends(e);
     const via = [tail];
-    for (let row = tail.row + 1; row < head.row; row += 1) {  // one lane for all readers of a value
+    if (head.row - tail.row - 1 <= longest) for (let row = tail.row + 1; row < head.row; row += 1) {  // one lane for all readers of a value
       via.push(put(`lane ${e.value} ${tail.key} ${row}`, row, GAP.lane, 0, null));
     }
     via.push(head);
     if (tail.row < head.row) for (let i = 1; i < via.length; i += 1) {
-      if (!via[i].up.includes(via[i - 1])) { via[i].up.push(via[i - 1]); via[i - 1].down.push(via[i]); }
+      const key = `${via[i - 1].key} > ${via[i].key}`;
+      if (!seen.has(key)) { seen.add(key); via[i].up.push(via[i - 1]); via[i - 1].down.push(via[i]); }
     }
     lines.push({ ...e, via });
   }
   sweep(rows);
   const places = across(rows);
   let y = GAP.head;
-  const heights = rows.map((row) => Math.max(0, ...row.map((s) => s.h)));
+  const heights = rows.map((row) => largest(row, (s) => s.h));
   rows.forEach((row, i) => {
     row.forEach((s) => { s.top = y; s.bottom = y + heights[i]; s.y = s.part ? y + (heights[i] - s.h) / 2 : y; });
     y += heights[i] + (i === last ? 0 : heights[i] || i === 0 && enters ? GAP.y : GAP.y / 2);
@@ -84,6 +89,16 @@ function arrange(cluster, links, sizeOf, isOpen) {
   const shift = (w - places) / 2;
   for (const s of spots.values()) s.x += shift;
   return { w, h: y + GAP.pad, inner, spots, lines };
+}
+
+// How many rows a line may cross so that all way-points together are at most LANES.
+function longestLine(lengths) {
+  let sum = 0;
+  for (const length of lengths.filter((n) => n > 0).sort((a, b) => a - b)) {
+    sum += length;
+    if (sum > LANES) return length - 1;
+  }
+  return Infinity;
 }
 
 // Orders each row by the middle of what it is connected to, there and back, and keeps the order with the fewest crossings.
@@ -122,7 +137,7 @@ function crossings(rows) {
 function across(rows) {
   const centre = (s) => s.x + s.w / 2;
   for (const row of rows) { let x = 0; for (const s of row) { s.x = x; x += s.w + GAP.x; } }
-  const widest = Math.max(0, ...rows.map((row) => row.reduce((sum, s) => sum + s.w + GAP.x, -GAP.x)));
+  const widest = largest(rows, (row) => row.reduce((sum, s) => sum + s.w + GAP.x, -GAP.x));
   for (const row of rows) {
     const shift = (widest - row.reduce((sum, s) => sum + s.w + GAP.x, -GAP.x)) / 2;
     row.forEach((s) => { s.x += shift; });
@@ -138,9 +153,9 @@ function across(rows) {
     }
   }
   const all = rows.flat();
-  const left = Math.min(0, ...all.map((s) => s.x));
+  const left = -largest(all, (s) => -s.x);
   for (const s of all) s.x -= left;
-  return Math.max(0, ...all.map((s) => s.x + s.w));
+  return largest(all, (s) => s.x + s.w);
 }
 
 // The places nearest to those wished for (least squares) at which the spots of a row do not touch: isotonic regression.

@@ -13,6 +13,7 @@
   if (view) sections.push(section("Diagram", "diagram", view.element));
   else if (told.missing) sections.push(section("Diagram", "diagram", el("p", {}, `There is none: ${plain(told.missing)}`)));
   if (told.growth) sections.push(...growthSections(told.growth, link));
+  if (told.weights && told.weights.drawn.length) sections.push(weightSection(told.weights, link));
   if (told.filters) sections.push(filterSection(told.filters));
   if (told.costs) {
     const heat = told.heat;

@@ -126,3 +126,23 @@ function filterSection(filters) {
   return section("Filters of the first convolution", "filters", el("p", {}, plain(filters.name), filters.grids.length > 1 ? "; framed in blue: filters with new numbers" : ""),
     filters.problem ? el("p", {}, filters.problem) : null, el("div", { class: "filters" }, figures));
 }
+
+// Matrices before and after: light and dark are the two signs, blue are new numbers.
+function weightSection(weights, link) {
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const picture = (m, words) => {
+    const canvas = el("canvas", { width: m.width, height: m.height }), context = canvas.getContext("2d");
+    const image = context.createImageData(m.width, m.height), fresh = bytes(m.new);
+    bytes(m.grey).forEach((grey, i) => image.data.set(fresh[i] ? [grey * 0.55, 114 + (grey - 128) * 0.5, 178 + (grey - 128) * 0.5, 255] : [grey, grey, grey, 255], 4 * i));
+    context.putImageData(image, 0, 0);
+    const scale = Math.max(1, Math.min(8, Math.floor(256 / Math.max(m.width, m.height))));
+    canvas.style.width = `${m.width * scale}px`;
+    canvas.style.height = `${m.height * scale}px`;
+    return el("figure", {}, el("figcaption", {}, `${words}, [${m.shape.join(", ")}]`), canvas);
+  };
+  const layer = (name) => name.slice(0, Math.max(0, name.lastIndexOf(".")));
+  const one = (w) => el("div", {}, el("h3", {}, link(layer(w.name), plain(w.name))),
+    el("div", { class: "filters" }, w.before ? picture(w.before, "before") : null, picture(w.after, w.before ? "after" : "new")));
+  return section("Weights before and after", "weights", el("p", {}, "A row is an output; grey is zero, new numbers are blue; both have one scale. Large matrices are shown in parts, spread evenly."),
+    weights.drawn.map(one), weights.left ? el("p", {}, `${weights.left} more weights changed.`) : null);
+}

@@ -1,4 +1,5 @@
 // A drawing that is moved and zoomed, with a box that tells of what is under the pointer; and a box to search by name.
+const SMALLEST = 0.02;  // scale
 function button(name, title, act) { return el("button", { title, onclick: act }, name); }
 
 // Shows lines beside the pointer, within `around`.
@@ -33,13 +34,13 @@ class Stage {
   fit(least = 0) {
     const box = this.stage.getBoundingClientRect();
     const wide = (box.width - 16) / this.size.w, high = (box.height - 16) / this.size.h;
-    this.at.k = Math.min(1, wide, Math.max(high, least));
+    this.at.k = Math.max(SMALLEST, Math.min(1, wide, Math.max(high, least)));
     this.at.x = (box.width - this.size.w * this.at.k) / 2;
     this.at.y = 8;
     this.move();
   }
   zoom(factor, x = this.stage.clientWidth / 2, y = this.stage.clientHeight / 2) {
-    const k = Math.min(4, Math.max(0.02, this.at.k * factor));
+    const k = Math.min(4, Math.max(SMALLEST, this.at.k * factor));
     this.at.x = x - (x - this.at.x) * k / this.at.k;
     this.at.y = y - (y - this.at.y) * k / this.at.k;
     this.at.k = k;
@@ -97,7 +98,7 @@ function finder(names, onfound, told) {
   };
   const go = (f) => { found = []; show(); input.value = f.text; onfound(f); };
   const look = () => {
-    const words = input.value.trim().toLowerCase();
+    const words = input.value.trim().toLowerCase().replace(/(\d)\s*[x*]\s*(?=\d)/g, "$1×");  // 64x56: as shapes are written
     const rank = (n) => (n.text.toLowerCase() === words ? 0 : n.text.toLowerCase().startsWith(words) ? 1 : 2);
     found = !words ? [] : names.filter((n) => `${n.text} ${n.kind}`.toLowerCase().includes(words))
       .sort((a, b) => rank(a) - rank(b)).slice(0, 50);

@@ -259,3 +259,31 @@ def test_draw_writes_to_tensorboard(tmp_path):
     assert image.encoded_image_string.startswith(b"\x89PNG") and image.height > 300
     text, = events.Tensors("model/boxes/text_summary")
     assert "| layer1 | 4 convolution" in text.tensor_proto.string_val[0].decode()
+
+
+def test_what_holds_fewer_old_numbers_is_shrunk(tmp_path):
+    grown = widened()
+    back = fxgrow.diff(grown.model, grown.record.shrink(grown.model))
+    found = {c.status for c in back.layers}
+    assert found == {"same", "shrunk"} and back.total.status == "shrunk" and back.total.new == 0
+    assert "shrunk" in back.draw(tmp_path / "a.dot").read_text()
+
+
+def test_weights_before_and_after_and_what_is_new():
+    grown = widened()
+    found = list(fxgrow.diff(grown).weights())
+    assert sum(int(w.new.sum()) for w in found) == fxgrow.diff(grown).total.new
+    for w in found:
+        assert w.before is not None and w.after is not None  # old numbers were taken out of the grown model
+        if not w.new.any():
+            continue
+        kept = w.after[~w.new] if w.before.numel() == int((~w.new).sum()) else None
+        assert kept is None or torch.equal(kept.sort().values, w.before.flatten().sort().values)
+
+
+def test_the_page_of_a_difference_shows_weights(tmp_path):
+    page = fxgrow.diff(widened()).draw(tmp_path / "a.html").read_text()
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])["weights"]
+    assert data["drawn"] and data["left"] == 0
+    first = data["drawn"][0]
+    assert first["before"]["shape"] != first["after"]["shape"] and first["after"]["height"] <= 128

@@ -23,7 +23,25 @@ def pages(tmp_path_factory):
     for name, layer in ((ODD[0], nn.Conv2d(3, 4, 3)), (ODD[1], nn.Conv2d(4, 2, 3)), (ODD[2], nn.Flatten())):
         odd.add_module(name, layer)
     return {"resnet": fxgrow.report(grown, None, folder / "resnet.html"),
-            "odd": fxgrow.report(odd, torch.zeros(1, 3, 8, 8), folder / "odd.html", title="<b>bold</b>")}
+            "odd": fxgrow.report(odd, torch.zeros(1, 3, 8, 8), folder / "odd.html", title="<b>bold</b>"),
+            "long": fxgrow.draw(Long(), torch.zeros(2, 4), folder / "long.html", repeats=False)}
+
+
+class Long(nn.Module):
+    """A thousand layers, each added to a stream, and the first of which is read again at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(1000))
+
+    def forward(self, x):
+        kept = []
+        for layer in self.layers:
+            x = x + layer(x)
+            kept.append(x)
+        for old in kept[:300]:
+            x = x * old
+        return x
 
 
 ODD = ("<script>hurt=1</script>", "</g></svg><img src=x onerror='hurt=1'>", 'a"];b')
@@ -80,6 +98,25 @@ def test_search_by_kind_and_with_the_arrow_keys(opened):
     browser = opened("resnet")
     by(browser, "#search").send_keys("maxpool", Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ENTER)
     assert "MaxPool2d" in by(browser, "#details").text
+
+
+def test_search_by_shape(opened):
+    browser = opened("resnet")
+    by(browser, "#search").send_keys("2x96x8x8")
+    assert all("2×96×8×8" in hit for hit in texts(browser, "#hits li")) and len(texts(browser, "#hits li")) > 1
+
+
+def test_a_long_network_is_drawn_where_one_looks(opened):
+    browser = opened("long")
+    known, drawn = run(browser, "return [fxgrow.shapes.size, document.querySelectorAll('.stage g[data-path]').length]")
+    assert known > 2000 and 5 < drawn < 200
+    run(browser, "fxgrow.reveal('layers.900')")
+    assert "layers.900" in by(browser, "#details").text and by(browser, ".picked").is_displayed()
+    assert run(browser, "return document.querySelectorAll('.stage .edge').length") > 5
+    picked = run(browser, """fxgrow.at.y -= 5000; fxgrow.move();
+        return new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(() => r(
+            document.querySelectorAll('.picked').length))))""")
+    assert picked == 0  # it is out of sight, and no longer in the page
 
 
 def test_modules_close_and_open(opened):
