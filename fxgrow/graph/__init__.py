@@ -23,6 +23,7 @@ from fxgrow.graph.modules import (
     mentions,
     meta_twin,
     modules_by_path,
+    named_tensors,
     running_copy,
     skeleton,
     tensors_of,
@@ -62,7 +63,7 @@ __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE
            "cloned_tensors", "computes", "copy_nodes", "family", "faults_told", "find_module", "hold", "home_of", "inside",
            "is_of_user",
            "is_captured", "is_join", "keep_grad_mode", "location_of", "memory_of", "mentions", "meta_twin",
-           "mode_flag", "modules_by_path", "nested_shape", "other_users", "outer", "owner_of", "passes_on",
+           "mode_flag", "modules_by_path", "named_tensors", "nested_shape", "other_users", "outer", "owner_of", "passes_on",
            "path_of", "place_of", "prefixes", "remembered", "run_shapes", "running_copy", "settings",
            "shape_of", "skeleton", "tensors_of", "title", "to_meta", "trains", "uncached", "unwrapped",
            "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]

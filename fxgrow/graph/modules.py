@@ -293,7 +293,8 @@ def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module:
     `leaf(module)` stands for each layer that the graph calls, and plain modules around them for all else that `root` holds,
     in its own order: the state_dict is the model's. (torch.fx alone would order by use and drop the unused.)
     """
-    called = {id(root.get_submodule(n.target)) for n in graph.nodes if n.op == "call_module"}
+    layers = dict(modules_by_path(root, every_name=True))
+    called = {id(layers[n.target]) for n in graph.nodes if n.op == "call_module"}
     read = {n.target for n in graph.nodes if n.op == "get_attr"}
     around = {target[:i] for target in read for i, c in enumerate(target) if c == "."}
     placed: dict[int, nn.Module] = {}
@@ -349,4 +350,20 @@ def find_module(root: nn.Module, path: str) -> nn.Module | None:
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and buffer under every name that it has."""
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    modules = modules_by_path(model, every_name=True)
+    return dict([*_held(modules, "_parameters"), *_held(modules, "_buffers")])
+
+
+def named_tensors(model: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
+    """Return each parameter and buffer once, with the first of its names, behind a prefix."""
+    modules, before = modules_by_path(model), f"{prefix}." if prefix else ""
+    first: dict[tuple[str, int], tuple[str, Tensor]] = {}
+    for kind in ("_parameters", "_buffers"):
+        for name, tensor in _held(modules, kind):
+            first.setdefault((kind, id(tensor)), (before + name, tensor))
+    return list(first.values())
+
+
+def _held(modules: list[tuple[str, nn.Module]], kind: str) -> list[tuple[str, Tensor]]:
+    return [(f"{path}.{name}" if path else name, t) for path, module in modules
+            for name, t in getattr(module, kind).items() if t is not None]
