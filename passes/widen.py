@@ -114,10 +114,6 @@ class Widen(PassBase):
         keep_growth(graph_module, new, record_of(tape, growths, step), outcomes + unable)
         return PassResult(new, True)
 
-    def ensures(self, graph_module: GraphModule) -> None:
-        """Check that the graph of the wider network is sound."""
-        graph_module.graph.lint()
-
     def _plan(self, tape: Tape, gm: GraphModule, wanted: list[list[AxisClass]], refused: dict[Atom, str],
               seed: int) -> tuple[list[Outcome], list[Growth]]:
         """Return the growths, of each group the first that is possible; and what became of each class."""

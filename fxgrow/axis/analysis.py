@@ -33,6 +33,7 @@ from fxgrow.graph import (
     nested_shape,
     remembered,
     run_shapes,
+    set_mode,
     tensors_of,
     to_meta,
 )
@@ -127,7 +128,7 @@ def _form(axis: Any, numbers: dict[Atom, int]) -> str:
 
 
 def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = (), inputs: tuple | None = None) -> Tape:
-    twin = meta_twin(gm).eval()
+    twin = set_mode(meta_twin(gm), False)
     tape = Tape(copied)
     tensors = named_tensors(twin)
     for name, tensor in tensors:

@@ -25,6 +25,7 @@ from fxgrow.graph.modules import (
     modules_by_path,
     named_tensors,
     running_copy,
+    set_mode,
     skeleton,
     tensors_of,
     trains,
@@ -64,6 +65,6 @@ __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE
            "is_of_user",
            "is_captured", "is_join", "keep_grad_mode", "location_of", "memory_of", "mentions", "meta_twin",
            "mode_flag", "modules_by_path", "named_tensors", "nested_shape", "other_users", "outer", "owner_of", "passes_on",
-           "path_of", "place_of", "prefixes", "remembered", "run_shapes", "running_copy", "settings",
+           "path_of", "place_of", "prefixes", "remembered", "run_shapes", "running_copy", "set_mode", "settings",
            "shape_of", "skeleton", "tensors_of", "title", "to_meta", "trains", "uncached", "unwrapped",
            "values_and_writes", "without_fast_path", "writes_in_place", "written_argument"]

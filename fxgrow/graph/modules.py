@@ -1,5 +1,6 @@
 """Module trees: copies of them, on meta tensors or with shared ones, and graphs put back into them."""
 import collections
+import contextlib
 import copy
 import functools
 import types
@@ -39,6 +40,25 @@ def modules_by_path(root: nn.Module, every_name: bool = False) -> list[tuple[str
                 prefix = f"{path}." if path else ""
                 waiting += [(prefix + n, m) for n, m in reversed(module._modules.items()) if m is not None]
     return found
+
+
+def set_mode(root: nn.Module, training: bool) -> nn.Module:
+    """Call `train()` as the module has it; one that refuses it (of torch.export) is told by its flags."""
+    modules = [m for _, m in modules_by_path(root)]
+    if not all(map(_follows, modules)):
+        with contextlib.suppress(NotImplementedError):
+            return root.train(training)
+    for module in modules:
+        if type(module).__setattr__ is nn.Module.__setattr__:  # which is slow, and does no more for a flag
+            vars(module)["training"] = training
+        else:
+            module.training = training
+    return root
+
+
+def _follows(module: nn.Module) -> bool:
+    """Tell whether a module's `train()` is torch's, which sets flags."""
+    return type(module).train is nn.Module.train and "train" not in vars(module)
 
 
 def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:

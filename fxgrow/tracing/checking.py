@@ -15,9 +15,8 @@ from torch.fx import GraphModule
 from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import one_line
 from fxgrow.errors import CaptureError
-from fxgrow.graph import running_copy, uncached
+from fxgrow.graph import running_copy, set_mode, uncached
 from fxgrow.tracing.fresh import Inputs, axes_of, redraw
-from fxgrow.tracing.modes import set_mode
 from fxgrow.tracing.outputs import compare_outputs
 from fxgrow.tracing.state import State, seeded
 
