@@ -114,10 +114,6 @@ class Widen(PassBase):
         keep_growth(graph_module, new, record_of(tape, growths, step), outcomes + unable)
         return PassResult(new, True)
 
-    def ensures(self, graph_module: GraphModule) -> None:
-        """Check that the graph of the wider network is sound."""
-        graph_module.graph.lint()
-
     def _plan(self, tape: Tape, gm: GraphModule, wanted: list[list[AxisClass]], refused: dict[Atom, str],
               seed: int) -> tuple[list[Outcome], list[Growth]]:
         """Return the growths, of each group the first that is possible; and what became of each class."""
@@ -148,7 +144,7 @@ class Widen(PassBase):
             how = "extend" if opened else "random"
             try:
                 certificate = certify(tape, c.atom, FREE, exact=opened)
-                return Growth(c.atom, size, certificate, *self._extend(c, size, draws), how, WHY[how],
+                return Growth(c.atom, size, certificate, *self._extend(c, size, draws, certificate), how, WHY[how],
                               self._kind(c.size, size, certificate))
             except Refusal as why:  # a norm runs over the outputs
                 reasons.append(str(why))
@@ -164,7 +160,7 @@ class Widen(PassBase):
             method = self.method if candidate == base else METHOD_OF[candidate]
             fold = WHY["fold"] if any(isinstance(op, Fold) for op in tape.ops_of[c.atom]) else ""
             instead = f"; {self.method} is not exact here: {reasons[0]}" if reasons else ""
-            return Growth(c.atom, size_found, certificate, *self._extend(c, size_found, draws), method,
+            return Growth(c.atom, size_found, certificate, *self._extend(c, size_found, draws, certificate), method,
                           WHY[candidate] + note + fold + self._waits(certificate) + instead,
                           self._kind(c.size, size_found, certificate))
         raise Refusal(next((r for r in reversed(reasons) if "integer factor" in r), reasons[0]))
@@ -209,19 +205,22 @@ class Widen(PassBase):
 
     def _kind(self, n: int, m: int, certificate: Certificate) -> Hashable:
         """Return what tells growths apart that extend a tensor by drawn numbers (None: by others too)."""
-        held = {kind for content in certificate.contents.values() for kind in getattr(content, "contents", (content,))}
-        others = certificate.scales or certificate.weights or certificate.rows or not COPIES.isdisjoint(held)
+        others = certificate.scales or certificate.weights or certificate.rows or _has_copies(certificate)
         return None if others or self.init not in ("match_std", "zero") else (n, m)
 
-    def _extend(self, c: AxisClass, m: int, draws: Draws) -> tuple[Extend, Tensor, Tensor]:
+    def _shares(self, n: int, source: Tensor, draws: Draws) -> Tensor:
+        """Return the share of each position in its old one, of which there are n and then those of `source`."""
+        raw = torch.ones(n + len(source), dtype=torch.float64)
+        if self.method == "net2net-unequal":
+            raw = torch.rand(n + len(source), generator=draws.generator, dtype=torch.float64) + 0.5
+        index = torch.cat([torch.arange(n), source])
+        return raw / torch.zeros(n, dtype=torch.float64).index_add(0, index, raw)[index]
+
+    def _extend(self, c: AxisClass, m: int, draws: Draws, certificate: Certificate) -> tuple[Extend, Tensor, Tensor]:
         """Return the function that extends a tensor along this class, and the positions and shares drawn for it."""
         n = c.size
         source = torch.randint(n, (m - n,), generator=draws.generator) if m % n else torch.arange(n).repeat(m // n - 1)
-        raw = torch.ones(m, dtype=torch.float64)
-        if self.method == "net2net-unequal":
-            raw = torch.rand(m, generator=draws.generator, dtype=torch.float64) + 0.5
-        index = torch.cat([torch.arange(n), source])
-        shares = raw / torch.zeros(n, dtype=torch.float64).index_add(0, index, raw)[index]
+        shares = self._shares(n, source, draws) if _has_copies(certificate) else torch.ones(m, dtype=torch.float64)
         noise = self.noise if self.method.startswith("net2net") else 0
         drawing = Drawing(n, m, self.init, source, shares, draws, noise)
 
@@ -242,3 +241,8 @@ class Widen(PassBase):
             return EXTEND[content](x, axis, drawing)
 
         return extend, source, shares
+
+
+def _has_copies(certificate: Certificate) -> bool:
+    """Tell whether new positions copy old ones anywhere."""
+    return any(not COPIES.isdisjoint(getattr(content, "contents", (content,))) for content in certificate.contents.values())

@@ -29,9 +29,11 @@ from fxgrow.graph import (
     location_of,
     mentions,
     meta_twin,
+    named_tensors,
     nested_shape,
     remembered,
     run_shapes,
+    set_mode,
     tensors_of,
     to_meta,
 )
@@ -129,14 +131,15 @@ def _form(axis: Any, numbers: dict[Atom, int]) -> str:
 
 
 def _run(gm: GraphModule, copied: Collection[tuple[str, int]] = (), inputs: tuple | None = None) -> Tape:
-    twin = meta_twin(gm).eval()
+    twin = set_mode(meta_twin(gm), False)
     tape = Tape(copied, inputs)
-    for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+    tensors = named_tensors(twin)
+    for name, tensor in tensors:
         tape.add_param(name, tensor)
     targets = {str(node.target) for node in gm.graph.nodes if node.op in ("call_module", "get_attr")}
     used = {id(t) for name, t in tensors_of(twin).items()  # by any of its names
             if not targets.isdisjoint(accumulate(name.split("."), "{}.{}".format))}
-    for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+    for name, tensor in tensors:
         if id(tensor) not in used:
             for axis in tape.params[name].axes:
                 freeze(axis, "the model never uses it")

@@ -5,8 +5,8 @@ import re
 from torch import nn
 from torch.fx import Node
 
-from fxgrow.graph import Captured, copy_nodes
-from fxgrow.growth import Edit, Piece, named_tensors
+from fxgrow.graph import Captured, copy_nodes, named_tensors
+from fxgrow.growth import Edit, Piece
 from fxgrow.record import ParameterRecord
 
 NUMBERED = re.compile(r"(.*?)(\d+)")

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from fxgrow.graph import location_of
+from fxgrow.graph import location_of, named_tensors
 from fxgrow.identity import Trace
 
 SCALED = ("mul", "div")  # by a plain number, which can be folded into weights
@@ -50,7 +50,7 @@ class Side:
         if node.op != "call_module":
             return {}
         layer = self.layers[str(node.target)]
-        return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+        return dict(named_tensors(layer))
 
     def types(self, node: Node) -> list[torch.dtype]:
         """Return the types of the model's tensors that a node or its layer reads."""

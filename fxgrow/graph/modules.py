@@ -1,5 +1,6 @@
 """Module trees: copies of them, on meta tensors or with shared ones, and graphs put back into them."""
 import collections
+import contextlib
 import copy
 import functools
 import types
@@ -42,6 +43,25 @@ def modules_by_path(root: nn.Module, every_name: bool = False) -> list[tuple[str
                 prefix = f"{path}." if path else ""
                 waiting += [(prefix + n, m) for n, m in reversed(module._modules.items()) if m is not None]
     return found
+
+
+def set_mode(root: nn.Module, training: bool) -> nn.Module:
+    """Call `train()` as the module has it; one that refuses it (of torch.export) is told by its flags."""
+    modules = [m for _, m in modules_by_path(root)]
+    if not all(map(_follows, modules)):
+        with contextlib.suppress(NotImplementedError):
+            return root.train(training)
+    for module in modules:
+        if type(module).__setattr__ is nn.Module.__setattr__:  # which is slow, and does no more for a flag
+            vars(module)["training"] = training
+        else:
+            module.training = training
+    return root
+
+
+def _follows(module: nn.Module) -> bool:
+    """Tell whether a module's `train()` is torch's, which sets flags."""
+    return type(module).train is nn.Module.train and "train" not in vars(module)
 
 
 def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
@@ -316,7 +336,8 @@ def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module:
     `leaf(module)` stands for each layer that the graph calls, and plain modules around them for all else that `root` holds,
     in its own order: the state_dict is the model's. (torch.fx alone would order by use and drop the unused.)
     """
-    called = {id(root.get_submodule(n.target)) for n in graph.nodes if n.op == "call_module"}
+    layers = dict(modules_by_path(root, every_name=True))
+    called = {id(layers[n.target]) for n in graph.nodes if n.op == "call_module"}
     read = {n.target for n in graph.nodes if n.op == "get_attr"}
     around = {target[:i] for target in read for i, c in enumerate(target) if c == "."}
     placed: dict[int, nn.Module] = {}
@@ -372,4 +393,20 @@ def find_module(root: nn.Module, path: str) -> nn.Module | None:
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and buffer under every name that it has."""
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    modules = modules_by_path(model, every_name=True)
+    return dict([*_held(modules, "_parameters"), *_held(modules, "_buffers")])
+
+
+def named_tensors(model: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
+    """Return each parameter and buffer once, with the first of its names, behind a prefix."""
+    modules, before = modules_by_path(model), f"{prefix}." if prefix else ""
+    first: dict[tuple[str, int], tuple[str, Tensor]] = {}
+    for kind in ("_parameters", "_buffers"):
+        for name, tensor in _held(modules, kind):
+            first.setdefault((kind, id(tensor)), (before + name, tensor))
+    return list(first.values())
+
+
+def _held(modules: list[tuple[str, nn.Module]], kind: str) -> list[tuple[str, Tensor]]:
+    return [(f"{path}.{name}" if path else name, t) for path, module in modules
+            for name, t in getattr(module, kind).items() if t is not None]

@@ -20,7 +20,7 @@ from fxgrow.errors import CaptureError
 from fxgrow.graph.captured import Captured
 from fxgrow.graph.faults import raised_on_purpose
 from fxgrow.graph.joins import is_join
-from fxgrow.graph.modules import mentions, meta_twin, modules_by_path
+from fxgrow.graph.modules import mentions, meta_twin, modules_by_path, set_mode
 from fxgrow.graph.names import location_of
 from fxgrow.layers import Applied, ordered
 
@@ -141,7 +141,7 @@ class MetaRunner(NodeRunner):
     both_modes = False  # whether layers whose code is not known and asks for the mode run in train mode too
 
     def __init__(self, gm: GraphModule, root: nn.Module | None = None, inputs: tuple | None = None):
-        super().__init__(gm.graph.nodes, meta_twin(gm).eval() if root is None else root,
+        super().__init__(gm.graph.nodes, set_mode(meta_twin(gm), False) if root is None else root,
                          Captured(gm).inputs if inputs is None else inputs)
         self.unknown: dict[Node, list[nn.Module]] = {}  # in what each calls, the layers neither torch's nor ours
 

@@ -2,9 +2,9 @@
 
 What lives here: what every pass needs. What does not: any pass (fxgrow.passes) or how tensors are extended (rewrite).
 """
-from fxgrow.growth.edit import Edit, Piece, insist_done, named_tensors
+from fxgrow.growth.edit import Edit, Piece, insist_done
 from fxgrow.growth.parts import Part, apply, channel_axes, channel_axis, kept, named, outermost, part_of, read_parameter
 from fxgrow.growth.transforming import transform
 
 __all__ = ["Edit", "Part", "Piece", "apply", "channel_axes", "channel_axis", "insist_done", "kept", "named",
-           "named_tensors", "outermost", "part_of", "read_parameter", "transform"]
+           "outermost", "part_of", "read_parameter", "transform"]

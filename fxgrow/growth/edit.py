@@ -14,7 +14,16 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxgrow.aten import storage_of
 from fxgrow.common import nearest_names
 from fxgrow.errors import CaptureError, SelectionError
-from fxgrow.graph import Captured, clone_structure, copy_nodes, hold, remembered, run_shapes, values_and_writes
+from fxgrow.graph import (
+    Captured,
+    clone_structure,
+    copy_nodes,
+    hold,
+    named_tensors,
+    remembered,
+    run_shapes,
+    values_and_writes,
+)
 from fxgrow.record import GrowthRecord, Outcome, ParameterRecord, keep_growth
 from fxgrow.tracing import capture
 
@@ -215,8 +224,3 @@ def insist_done(where: str | Sequence[str] | None, outcomes: list[Outcome], verb
         more = f"; and {len(outcomes) - 3} more" if len(outcomes) > 3 else ""
         what = f"that {where!r} names" if where else "in the model"
         raise SelectionError(f"nothing {what} can {verb}: {reasons or 'there is no layer for it'}{more}{advice}")
-
-
-def named_tensors(module: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
-    """Return each parameter and buffer once, with the first of its names."""
-    return [*module.named_parameters(prefix), *module.named_buffers(prefix)]

@@ -24,10 +24,10 @@ from fxgrow.graph import (
     clone_structure,
     copy_nodes,
     find_module,
+    named_tensors,
     owner_of,
     run_shapes,
 )
-from fxgrow.growth.edit import named_tensors
 from fxgrow.record import GrowthRecord, Outcome, ParameterRecord
 from fxgrow.tracing import capture_call, is_leaf
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import JOIN, Watching, compute, effects, storage_of, tensors_in
-from fxgrow.graph import MetaRunner, home_of, location_of, owner_of, prefixes
+from fxgrow.graph import MetaRunner, home_of, location_of, named_tensors, owner_of, prefixes
 from fxgrow.identity.values import Range, Val, range_of, union
 
 
@@ -35,7 +35,7 @@ class Trace(Watching):
         """Run a captured graph on meta tensors, its inputs within `ranges` by name (else anywhere), and return its trace."""
         trace = cls()
         runner = _TraceRunner(gm, trace, ranges or {})
-        for name, tensor in [*runner.root.named_parameters(), *runner.root.named_buffers()]:
+        for name, tensor in named_tensors(runner.root):
             trace.keep(tensor, Val(tensor=tensor, source=name, param_only=True))
         with trace:
             runner.run()

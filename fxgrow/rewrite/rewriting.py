@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxgrow.axis import Op, Tape
-from fxgrow.graph import Captured, clone_structure, skeleton
+from fxgrow.graph import Captured, clone_structure, named_tensors, skeleton
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.rewrite.folds import drop_idle, keep_copies_together
 from fxgrow.rewrite.growth import GrownSizes, Growth, contents_by_tensor
@@ -30,7 +30,7 @@ def rewrite(gm: GraphModule, tape: Tape, growths: Sequence[Growth]) -> GraphModu
 
 def _rewritten(gm: GraphModule, tape: Tape, growths: Sequence[Growth], release: bool) -> GraphModule:
     grown = GrownSizes(tape, {g.atom: g.size for g in growths})
-    old: dict[str, Tensor] = {**dict(gm.named_parameters()), **dict(gm.named_buffers())}
+    old: dict[str, Tensor] = dict(named_tensors(gm))
     tensors = grow_tensors(tape, old, growths, release)
     by_id = {id(t): tensors[name] if name in tensors else t.detach() if release else t.detach().clone()
              for name, t in old.items()}

@@ -97,8 +97,13 @@ class _Growing:
         x = x.unflatten(dim, [p.size for p in parts])
         growing = [i for i, part in enumerate(parts) if self._grows(part)]
         for i in growing:
-            part, at = parts[i], dim + i
-            to = out if i == growing[-1] else x.new_empty([*x.shape[:at], size_of(part, self.sizes), *x.shape[at + 1:]])
+            part, at, to = parts[i], dim + i, out
+            later = [j for j in growing if j > i]
+            if all(isinstance(resolve(parts[j]), Atom) for j in later):  # whose old positions are a view
+                for j in later:
+                    to = to.narrow(dim + j, 0, x.shape[dim + j])
+            else:
+                to = x.new_empty([*x.shape[:at], size_of(part, self.sizes), *x.shape[at + 1:]])
             stacked = self._stacked_over(part, parts)
             if stacked is None:
                 self.grow(to, x, at, part)
@@ -142,7 +147,7 @@ def _draw(places: Sequence[Tensor], drawn: Drawn) -> None:
     """Draw numbers a block at a time, and write them times each sign to its place while they are in the cache."""
     first = places[0]
     rows = max(BLOCK * first.shape[0] // first.numel(), 1)
-    for blocks in zip(*(place.split(rows) for place in places)):
+    for blocks in [places] if rows >= first.shape[0] else zip(*(place.split(rows) for place in places)):
         numbers = drawn.draw(blocks[0].shape)
         for to, sign in zip(blocks, drawn.signs):
             to.copy_(numbers if sign > 0 else -numbers)

@@ -15,13 +15,13 @@ from torch.fx import GraphModule
 from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import one_line
 from fxgrow.errors import CaptureError
-from fxgrow.graph import running_copy, uncached
+from fxgrow.graph import running_copy, set_mode, uncached
 from fxgrow.tracing.fresh import Inputs, axes_of, redraw
-from fxgrow.tracing.modes import set_mode
 from fxgrow.tracing.outputs import compare_outputs
 from fxgrow.tracing.state import State, seeded
 
 MOST_WORK = 2e7  # multiplications of one forward pass, roughly: a few milliseconds
+CALL = 1e4  # and what each call in it takes, whatever its size
 OUTPUT, GRADIENTS = "its output", "the gradients of its parameters"
 CHANNELS_LAST = 3  # with more dimensions the second one is mostly that of channels
 ROUNDING = 1e-5  # so far apart two results may be, relative to the largest number
@@ -86,14 +86,15 @@ def _is_large(gm: GraphModule) -> bool:
     """Tell whether one forward pass would take more than a few milliseconds."""
     work = numbers = 0.0
     for node in gm.graph.nodes:
+        work += CALL
         out = next((t for t in tree_leaves(node.meta.get("val")) if isinstance(t, Tensor)), None)
         if out is not None:
             layer = gm.get_submodule(str(node.target)).parameters() if node.op == "call_module" else ()
             weights = [p for p in layer if p.ndim > 1]
             numbers += sum(p.numel() for p in weights)
             work += 10 * out.numel() + sum(out.numel() * p.numel() / p.shape[0] for p in weights)
-            if work > MOST_WORK or numbers > MOST_NUMBERS:
-                return True
+        if work > MOST_WORK or numbers > MOST_NUMBERS:
+            return True
     return False
 
 

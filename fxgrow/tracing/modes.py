@@ -12,7 +12,7 @@ from torch.fx.node import map_aggregate
 
 from fxgrow.aten import other_counts, tree_map
 from fxgrow.errors import CaptureError
-from fxgrow.graph import add_join, memory_of, mode_flag, modules_by_path, owner_of, writes_in_place
+from fxgrow.graph import add_join, memory_of, mode_flag, modules_by_path, owner_of, set_mode, writes_in_place
 from fxgrow.layers import ask_grad, set_grad
 from fxgrow.tracing.guards import LONGER, SHORTER, Inputs, asks_for_none, guard_sizes, set_constant, takes_one
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
@@ -147,16 +147,6 @@ def _asks_for_none_alone(recording: Recorder, again: Replay, args: tuple, kwargs
         for guard in again.varied:
             guard.decides = True
     return True
-
-
-def set_mode(module: nn.Module, training: bool) -> nn.Module:
-    """Call `train()` as the module has it; one that refuses it (of torch.export) is told by its flags."""
-    try:
-        return module.train(training)
-    except NotImplementedError:
-        for part in module.modules():
-            part.training = training
-        return module
 
 
 def _with_own_train(twin: nn.Module) -> list[str]:

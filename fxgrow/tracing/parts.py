@@ -26,13 +26,13 @@ from fxgrow.graph import (
     faults_told,
     is_captured,
     owner_of,
+    set_mode,
     tensors_of,
 )
 from fxgrow.layers import CapturedModule
 from fxgrow.tracing.capturing import capture_call, insist_callable
 from fxgrow.tracing.checking import equal
 from fxgrow.tracing.leaves import outwards
-from fxgrow.tracing.modes import set_mode
 from fxgrow.tracing.recorder import describe
 from fxgrow.tracing.state import seeded
 

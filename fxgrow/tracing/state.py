@@ -21,6 +21,7 @@ from fxgrow.tracing.sizes import Type
 CONTAINERS = (list, dict, set, deque)
 OF_OTHERS = {*sys.stdlib_module_names, "torch", "numpy"}  # whose objects are left alone: loggers, devices
 HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks")]
+HELD_BY_CLASSES = (*CONTAINERS, bool, int, float, str, tuple, type(None), Tensor)
 DEPTH = 3
 LARGE = 10_000  # containers with more in them are tables that nobody writes to in a forward
 
@@ -239,8 +240,8 @@ def _classes(cls: type) -> Iterator[type]:
 
 def _of_class(cls: type) -> dict[str, Any]:
     """Return the values that a class holds: numbers, words, tensors, containers."""
-    return {name: value for name, value in vars(cls).items() if not name.startswith("__") and (
-        isinstance(value, (*CONTAINERS, bool, int, float, str, tuple, type(None), torch.Tensor)))}
+    return {name: value for name, value in vars(cls).items()
+            if type(value) is not FunctionType and not name.startswith("__") and isinstance(value, HELD_BY_CLASSES)}
 
 
 def _copy(value: Any) -> Any:

@@ -27,6 +27,10 @@ from fxgrow.passes.support import seed_of
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.tracing import capture_graph
 
+LOADING = ("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict", "get_extra_state",
+           "set_extra_state")
+LOADING_HOOKS = [name for name in vars(nn.Module()) if "state_dict" in name]
+
 
 def grow_into(small: nn.Module | str, big: nn.Module | str | Mapping[str, Any], example_inputs: Any = None, *,
               method: Literal["r2r", "net2net", "netmorph"] = "r2r", place: Literal["end", "spread", "interleave"] = "end",
@@ -99,12 +103,12 @@ class Into:
     def grow(self, check: bool = True) -> GrownInto:
         """Return the numbers of the big model, compared with the small one if asked to.
 
-        What is compared is another copy of the big model that has loaded them, as the user's will.
+        What is compared is a copy of the big model that has loaded them, as the user's will.
 
         Raises:
             GrowthError: they do not fit, or the models differ.
         """
-        filled, model = copy.deepcopy(self.big), copy.deepcopy(self.big)
+        filled = model = copy.deepcopy(self.big)
         tensors = tensors_of(filled)
         record = GrowthRecord(lineage=[{"pass": "grow_into", "method": self.options.method, "seed": self.options.seed}],
                               certificate=self.plan.to_json(), origin={"": skeleton(self.pairing.small.gm)})
@@ -113,7 +117,9 @@ class Into:
         with torch.no_grad():
             self._fill(tensors)
             self._hand_on_norms(tensors, record)
-        model.load_state_dict(filled.state_dict(), strict=True)
+        if not all(map(_loads_plainly, self.big.modules())):
+            model = copy.deepcopy(self.big)
+            model.load_state_dict(filled.state_dict(), strict=True)
         found = GrownInto.of(model)
         found.plan, found.source = self.plan, folder_of(self.small)
         found.record = record if self.prior is None else self.prior.then(record)
@@ -180,6 +186,14 @@ class Into:
         exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
         note = "its class computes partly in a type of less precision"
         return replace(checked, tolerance=tolerance, exact_in=exact, notes=(*checked.notes, note))
+
+
+def _loads_plainly(module: nn.Module) -> bool:
+    """Tell whether what a module loads of a state_dict is what it then has: torch takes quadratic time to load."""
+    cls: Any = type(module)
+    is_plain = cls.__module__.startswith("torch.nn.modules.") or \
+        all(getattr(cls, name) is getattr(nn.Module, name) for name in LOADING)
+    return is_plain and not any(getattr(module, hooks) for hooks in LOADING_HOOKS)
 
 
 def _like(big: nn.Module, small: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from fxgrow.aten import ODD, OTHER_POINTWISE, RANGES, ZERO_AT_ZERO
 from fxgrow.blocks import built
 from fxgrow.errors import GrowthError
-from fxgrow.graph import Call
+from fxgrow.graph import Call, named_tensors
 from fxgrow.growth import Piece
 from fxgrow.identity import Trace, leaves_alone
 from fxgrow.passes.support.blocks import Residual
@@ -90,7 +90,7 @@ def resized(layer: nn.Module, channels: int, width: int) -> nn.Module:
     """Return a copy of a norm or activation for `width` channels, its numbers the mean of the old ones."""
     layer = copy.deepcopy(layer)
     with torch.no_grad():
-        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+        for name, tensor in named_tensors(layer):
             if tensor.ndim == 1 and tensor.is_floating_point():
                 new = tensor.mean().expand(width if len(tensor) == channels else len(tensor)).clone()
                 if name in layer._parameters:

@@ -2,9 +2,14 @@
 import math
 
 import torch
+from torch import nn
 
+import fxgrow
+from fxgrow.aten import TorchDispatchMode, tensors_in
 from fxgrow.axis import Atom, concat
+from fxgrow.passes import Widen
 from fxgrow.rewrite import Drawn, grow_tensor
+from fxgrow.rewrite.tensors import BLOCK
 
 
 def test_new_positions_may_be_those_of_several_tensors_in_turn():
@@ -50,3 +55,41 @@ def test_segments_that_are_alike_are_grown_at_once():
     assert calls == [(2, 2), (2, 3, 3)]
     assert torch.equal(alike, grown(None))
     assert len(calls) == 2 + 4
+
+
+class Made(TorchDispatchMode):
+    """Note the shape of each large tensor with numbers that is made inside, and is no view of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tensors_in(args)}
+        if isinstance(out, torch.Tensor) and not out.is_meta and out.numel() > BLOCK and \
+                out.untyped_storage()._cdata not in given:
+            self.shapes.append(tuple(out.shape))
+        return out
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.attention = nn.Linear(8, 512), nn.MultiheadAttention(512, 8, batch_first=True)
+        self.last = nn.Linear(512, 4)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x + self.attention(x, x, x)[0])
+
+
+def test_each_large_tensor_is_made_once_in_its_final_size():
+    """Stacked q, k and v too, whose heads and head size both grow: there is no room for a second copy of any."""
+    model, x = Attends().eval(), torch.randn(2, 3, 8)
+    graph = fxgrow.capture(model, x)
+    with Made() as made:
+        grown = fxgrow.transform(graph, x, Widen(factor=1.5, seed=0))
+    large = [tuple(t.shape) for t in grown.model.state_dict().values() if t.numel() > BLOCK]
+    assert sorted(made.shapes) == sorted(large)
+    assert fxgrow.verify(model, grown.model, x).ok
