@@ -135,7 +135,8 @@ class Twin:
         sums = [(out * weight).sum() for out, weight in outputs if out.requires_grad]
         try:
             if sums and (self.leaves or trained):
-                sum(t.real if t.is_complex() else t for t in sums).backward(inputs=[*self.leaves, *trained.values()])
+                total: Any = sum(t.real if t.is_complex() else t for t in sums)
+                total.backward(inputs=[*self.leaves, *trained.values()])
         finally:
             for hook in hooks:
                 hook.remove()

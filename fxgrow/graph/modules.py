@@ -246,7 +246,7 @@ def shards_in(given: nn.Module | Mapping[str, Any]) -> str:
     held = given.items() if isinstance(given, Mapping) else (
         (path, part) for path, m in modules_by_path(given) for part in (m, *m._parameters.values()))
     for path, part in held:
-        if _is_shard(type(part)):
+        if _is_shard(type(part)):  # type: ignore[arg-type]
             return (f"{path or 'the model'} was sharded over processes, each of which holds a piece of its parameters: give "
                     "the model from before that, with the numbers of a full state_dict "
                     "(torch.distributed.checkpoint.state_dict), and shard the grown one")

@@ -143,8 +143,8 @@ class Into:
 
     def _entries(self, tensors: dict[str, Tensor]) -> dict[str, ParameterRecord]:
         """Return where the numbers of each tensor of the big model come from."""
-        ours, held = tensors_of(self.small), self.big.state_dict()
-        entries = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items() if n in held or n not in ours}
+        known, held = tensors_of(self.small), self.big.state_dict()
+        entries = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items() if n in held or n not in known}
         for theirs, ours in self.pairing.names.items():
             if theirs not in tensors:  # a plain tensor
                 continue
