@@ -82,6 +82,9 @@ FOLLOWED = {
     "give it weights of before it": """
         ! transform advised:net --weights nan.pt --pass widen --factor 2 -o made.pt
         transform advised:net --weights weights.pt --pass widen --factor 2 -o made.pt""",
+    "mend it, or give it other weights": """
+        ! transform advised:net --weights infinite.pt --pass widen --factor 2 -o made.pt
+        transform advised:net --weights weights.pt --pass widen --factor 2 -o made.pt""",
     "there is no smaller network in it": """
         ! shrink advised:net -o made.pt
         transform advised:net --pass widen --factor 2 -o wide.pt
@@ -103,7 +106,7 @@ FOLLOWED = {
     "Did you mean": """
         ! transform advised:net --facto 2 --pass widen -o made.pt
         transform advised:net --pass widen --factor 2 -o made.pt""",
-    "name a file with -o": """
+    "is a folder": """
         ! draw advised:net -o .
         draw advised:net -o net.dot""",
     "choose another place with -o": """
@@ -161,6 +164,12 @@ FOLLOWED = {
     "say with --input what it takes": """
         ! transform advised:Own --input 2,9 --pass widen --factor 2 -o made.pt
         transform advised:Own --input 2,8 --pass widen --factor 2 -o made.pt""",
+    "--into MODEL, or changes": """
+        ! grow advised:net -o made.pt
+        grow advised:net --into advised:net -o made.pt""",
+    "write a name of the configuration and a value": """
+        ! grow advised:net --set hidden_size -o made.pt
+        grow advised:net --into advised:net -o made.pt""",
     "say where the state_dict goes with -o FILE": """
         ! grow advised:net --into advised:net
         grow advised:net --into advised:net --plan
@@ -346,6 +355,7 @@ def folder(tmp_path_factory):
         model = advised.Own()
         torch.save(model.state_dict(), "weights.pt")
         torch.save({k: v * float("nan") for k, v in model.state_dict().items()}, "nan.pt")
+        torch.save({k: v * float("inf") for k, v in model.state_dict().items()}, "infinite.pt")
         torch.save(model, "pickled.pt")
         fxgrow.save(model, "other.pt", example_inputs=torch.zeros(2, 8))
         torch.save(load_model("zoo:mlp:hidden=(4,)")[0].state_dict(), "zoo.pt")

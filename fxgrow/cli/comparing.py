@@ -25,7 +25,7 @@ def verify(before: str, after: str, after_weights: str | None, weights: str | No
     the gradients of the inputs agree; otherwise the exit code is 1. The input is drawn by a fixed seed in the shape that
     BEFORE, or else AFTER, was made for. Models of two types are compared in the less exact one.
     """
-    from fxgrow.models import try_out
+    from fxgrow.models import fault_of, try_out
 
     first, inputs = load(before, weights=weights, need_inputs=False, **options)
     second, others = load(after, weights=after_weights, need_inputs=not inputs, **options)
@@ -44,8 +44,9 @@ def verify(before: str, after: str, after_weights: str | None, weights: str | No
         print_table(f"{before} and {after}", ("mode", "max error, relative", "equal"), rows)
         click.echo(f"{checked}{notes(checked)}")
     if not checked.ok:
-        raise FxgrowError(f"{before} and {after} do not compute the same{notes(checked)}: if one is a stock model, did "
-                          "both have the same --weights?")
+        ill = next((f"{name} itself {fault}, and nothing is equal to that" for name, module in models
+                    if (fault := fault_of(module, shared))), "if one is a stock model, did both have the same --weights?")
+        raise FxgrowError(f"{before} and {after} do not compute the same{notes(checked)}: {ill}")
 
 
 def in_one_type(models: Sequence[tuple[str, Any]], inputs: Any) -> tuple[Any, list[str]]:

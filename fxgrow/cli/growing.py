@@ -80,7 +80,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") == "random" or getattr(p, "noise", 0)]
     if not checked.ok and not inexact:
         raise FxgrowError(f"the grown {model} does not compute the same ({checked}{notes(checked)}), so nothing was "
-                          f"written: {_way_out(passes)}")
+                          f"written: {_way_out(model, module, inputs, passes)}")
     remark = ""
     if can_be_folder(module, output):
         remark = _write_folder(grown, module, inputs, output)
@@ -122,8 +122,13 @@ def _write_folder(grown, module, inputs, output: str) -> str:
     return ""
 
 
-def _way_out(passes) -> str:
+def _way_out(model: str, module, inputs, passes) -> str:
     """Tell what to do about a growth that is not exact, by its cause as far as it is known."""
+    from fxgrow.models import fault_of
+
+    fault = fault_of(module, inputs)
+    if fault:
+        return f"{model} itself {fault}, and nothing is equal to that: mend it, or give it other weights with --weights FILE"
     others = [type(p).__name__ for p in passes if type(p).__module__.partition(".")[0] != "fxgrow"]
     if others:
         return f"{' and '.join(others)}: no pass of fxgrow's own, so mend it, or leave it out"

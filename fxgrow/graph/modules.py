@@ -176,17 +176,18 @@ def running_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
 
 
 def _copied_when_written(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
-    """Copy a tensor as `copy.deepcopy` does, whose numbers are copied once one of both is written to, if torch can do so."""
+    """Copy a tensor as `copy.deepcopy` does; the numbers of a parameter once one of both is written to, if torch can do so.
+
+    Buffers are copied at once: kernels of batch norm write to what is shared, and crash.
+    """
     if not tensor.is_leaf:
         return tensor.detach().clone()
-    is_parameter = type(tensor) is nn.Parameter  # whose copy has no gradient
-    if not is_parameter and (type(tensor) is not Tensor or vars(tensor) or tensor.grad is not None):
+    if type(tensor) is not nn.Parameter:  # whose copy has no gradient
         return copy.deepcopy(tensor, memo)
     try:
-        new = torch._lazy_clone(tensor.detach())
+        return nn.Parameter(torch._lazy_clone(tensor.detach()), tensor.requires_grad)
     except (RuntimeError, NotImplementedError):  # memory that is not torch's own, mapped from a file, say
         return copy.deepcopy(tensor, memo)
-    return nn.Parameter(new, tensor.requires_grad) if is_parameter else new.requires_grad_(tensor.requires_grad)
 
 
 @functools.cache

@@ -5,8 +5,9 @@ What lives here: a word on the command line becomes a module, and a module a fol
 from fxgrow.models.configurations import changed, configurations_for, parse_changes, shapes_of
 from fxgrow.models.folders import example_inputs, fresh
 from fxgrow.models.inputs import Input, describe, draw_inputs, dtype_of, parse_inputs
-from fxgrow.models.load import load_model, try_out
+from fxgrow.models.load import fault_of, load_model, try_out
 from fxgrow.models.writing import Told, can_be_folder, write_folder
 
 __all__ = ["Input", "Told", "can_be_folder", "changed", "configurations_for", "describe", "draw_inputs", "dtype_of",
-           "example_inputs", "fresh", "load_model", "parse_changes", "parse_inputs", "shapes_of", "try_out", "write_folder"]
+           "example_inputs", "fault_of", "fresh", "load_model", "parse_changes", "parse_inputs", "shapes_of", "try_out",
+           "write_folder"]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.aten import tree_map
+from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import nearest_file, one_line
 from fxgrow.errors import ModelError
-from fxgrow.graph import as_call
+from fxgrow.graph import as_call, running_copy
 from fxgrow.models.checkpoints import apply_weights
 from fxgrow.models.folders import from_folder, is_folder
 from fxgrow.models.inputs import describe, draw_inputs, dtype_of, insist_named, parse_inputs
@@ -95,3 +95,33 @@ def try_out(spec: str, module: nn.Module, inputs: tuple | dict[str, Any]) -> Non
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def fault_of(module: nn.Module, inputs: tuple | dict[str, Any]) -> str:
+    """Say what is wrong with a model itself on these inputs, in eval mode, whatever it is compared with; else ""."""
+    for name, p in module.named_parameters():
+        if not p.isfinite().all():
+            return f"has NaN or infinite numbers in {name}"
+    copy = running_copy(module).eval()
+    first: list[str] = []
+
+    def look(name: str, m: nn.Module, out: Any) -> None:
+        if not first and not _finite(out):
+            first.append(f"{name or 'the model itself'}, a {type(m).__name__}")
+
+    for name, m in copy.named_modules():
+        m.register_forward_hook(lambda m, args, out, name=name: look(name, m, out))
+    def run(given: tuple | dict[str, Any]) -> list[Tensor]:
+        args, kwargs = as_call(given)
+        return [t.clone() for t in tree_leaves(copy(*args, **kwargs)) if isinstance(t, Tensor)]
+
+    with torch.no_grad(), torch.random.fork_rng():
+        drawn = tree_map(lambda v: torch.randn_like(v) if isinstance(v, Tensor) and v.is_floating_point() else v, inputs)
+        outs = [run(given) for given in (inputs, inputs, drawn)]
+    if not _finite(outs):
+        return f"gives NaN or infinite numbers on such inputs{f' (first {first[0]})' if first else ''}"
+    return "" if all(map(torch.equal, *outs[:2])) else "gives something else each time that it runs"
+
+
+def _finite(values: Any) -> bool:
+    return all(bool(v.isfinite().all()) for v in tree_leaves(values) if isinstance(v, Tensor))

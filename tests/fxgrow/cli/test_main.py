@@ -506,6 +506,18 @@ def test_what_to_do_about_a_growth_that_is_not_exact_fits_its_cause(typed):
     torch.save(state, "w.pt")
     said = refused("transform nets_for_cli:mlp --weights w.pt --pass widen --factor 2 -o a.pt", typed)
     assert "nets_for_cli:mlp itself has NaN in 2.bias" in said and "report" not in said
+    state["2.bias"][0] = 0.0
+    state["0.weight"].fill_(1e38)
+    state["2.weight"].fill_(1e38)
+    torch.save(state, "w.pt")
+    ill = "nets_for_cli:mlp itself gives NaN or infinite numbers on such inputs (first 2, a Linear)"
+    said = refused("transform nets_for_cli:mlp --weights w.pt --pass widen --factor 2 -o a.pt", typed)
+    assert ill in said and "report" not in said
+    assert ill in run("verify nets_for_cli:mlp nets_for_cli:mlp --after-weights w.pt", code=1).stderr
+    state["0.weight"][0, 0] = float("inf")
+    torch.save(state, "w.pt")
+    said = refused("transform nets_for_cli:mlp --weights w.pt --pass widen --factor 2 -o a.pt", typed)
+    assert "nets_for_cli:mlp itself has NaN or infinite numbers in 0.weight" in said and "--weights FILE" in said
     with open("typedpasses.py", "a") as file:
         file.write("\nTyped.call = lambda self, gm: [p.data.add_(1) for p in gm.parameters()] and PassResult(gm, True)\n")
     sys.modules.pop("typedpasses", None)
