@@ -61,6 +61,9 @@ FROZEN = ("TorchScript made it, and there are numbers in its code (torch.jit.fre
           "was made from")
 
 
+NOISE = ": pass the noise as an input, or keep it in a buffer"  # what to do in place of drawing the same at each call
+
+
 def line_of(frame: FrameType | None) -> str:
     """Return file and line of a frame, `""` without one."""
     return _line(frame.f_code.co_filename, frame.f_lineno) if frame else ""
@@ -78,7 +81,7 @@ def line_of_user() -> str:
 def _frame_of_user() -> FrameType | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not is_of_user(frame.f_code.co_filename):
-        if frame.f_code is Recorder.run.__code__:
+        if frame.f_code is Recorder.watch.__code__:
             return None
         frame = frame.f_back
     return frame
@@ -276,7 +279,8 @@ class Recorder(TorchFunctionMode):
             return a
         if isinstance(a, range):
             return list(a)
-        raise self.stop(f"a {type(a).__name__} is passed on, which has no place in a graph,")
+        raise self.stop(f"a {type(a).__name__} is passed on, which has no place in a graph,",
+                        NOISE if isinstance(a, torch.Generator) else "")
 
     def _from_outside(self, tensor: Tensor) -> Node:
         """Return the node that reads a tensor of the model, or one that was there before.
@@ -544,10 +548,14 @@ class Recorder(TorchFunctionMode):
 
     def run(self, args: tuple, kwargs: dict) -> Any:
         """Run the model as its user calls it, under the patches of `watching`, and return its output."""
+        return self.watch(lambda: self.root(*args, **kwargs))
+
+    def watch(self, code: Callable[[], Any]) -> Any:
+        """Write down what some code does, and return what it gives."""
         self.listening = True
         try:
             with self:
-                return self.root(*args, **kwargs)
+                return code()
         finally:
             self.listening = False
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from fxgrow.aten import noted_counts, other_counts, tree_any, tree_leaves, tree_map
+from fxgrow.aten import noted_counts, other_counts, storage_of, tree_any, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import CONSTANT, arguments_of, memory_of, to_meta, writes_in_place
 from fxgrow.layers import has_form, ordered
@@ -79,7 +79,7 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
             given, named = _placeholders(recorder, args, kwargs)
             with state.sizes_of_plain_type():
                 out = _run(recorder, given, named)
-            set_up = _check_state(recorder, state)
+            set_up = _check_state(recorder, state, out)
             if recorder.switched:
                 raise LeafNeeded("", "its forward switches gradients off or on and not back again")
             if draws() != seeds:
@@ -167,25 +167,16 @@ def _stand(name: str, value: Any) -> Any:
     return to_meta(value)
 
 
-def _check_state(recorder: Recorder, state: State) -> dict[str, LeafNeeded]:
+def _check_state(recorder: Recorder, state: State, output: Any) -> dict[str, LeafNeeded]:
     """Refuse what the forward changed and a graph would not; return what it may have set up for good, with the refusal.
 
     Raises:
         LeafNeeded: an attribute or a buffer is another one than before.
     """
     set_up = {}
-    def kept(path: str) -> bool:
-        return kept_part(recorder.root, path, recorder.leaves) is not None
-
-    for path, module, name, now in state.replaced_buffers():
-        origin = recorder.known.get(id(now))
-        full = f"{path}.{name}" if path else name
-        if kept(path) or (isinstance(origin, Node) and _updates(origin, full)):
-            continue
-        if name not in module._non_persistent_buffers_set or not _is_cache(recorder, now):
-            raise LeafNeeded(path, f"its forward replaces the buffer {name!r}")
+    _check_buffers(recorder, state, output)
     for change in state.changes():
-        if kept(change.path):
+        if _is_kept(recorder, change.path):
             recorder.remembering.append(change.path)
         elif all(_is_cache(recorder, v) or _is_size(recorder, v) for v in change.news):
             sizes = [v for v in tree_leaves(change.news) if isinstance(v, Number)]
@@ -199,11 +190,51 @@ def _check_state(recorder: Recorder, state: State) -> dict[str, LeafNeeded]:
     return set_up
 
 
+def _is_kept(recorder: Recorder, path: str) -> bool:
+    return kept_part(recorder.root, path, recorder.leaves) is not None
+
+
+def _check_buffers(recorder: Recorder, state: State, output: Any) -> None:
+    """Write to a buffer, at the end, what it is replaced by.
+
+    Raises:
+        LeafNeeded: that is not the same.
+    """
+    for path, module, name, before, now in state.replaced_buffers():
+        origin = recorder.known.get(id(now))
+        full = f"{path}.{name}" if path else name
+        if _is_kept(recorder, path) or (isinstance(origin, Node) and _updates(origin, full)):
+            continue
+        if name in module._non_persistent_buffers_set and _is_cache(recorder, now):
+            continue
+        alone = sum(t is before for *_, held in state.modules for t in held.values()) == 1
+        if not alone or not _written_back(recorder, path, before, now, output):
+            raise LeafNeeded(path, f"its forward replaces the buffer {name!r}")
+
+
+def _written_back(recorder: Recorder, path: str, before: Any, now: Tensor, output: Any) -> bool:
+    """Write what a buffer is replaced by into it, and tell whether that is the same: it has its form, no output is it."""
+    if not isinstance(before, Tensor) or before.dtype != now.dtype or not recorder.known.get(id(now)):
+        return False
+    if any(isinstance(v, Tensor) and storage_of(v) == storage_of(before) for v in tree_leaves(output)):
+        return False
+
+    def write() -> bool:
+        same = now.shape == before.shape
+        if same:
+            before.copy_(now)
+        return same
+
+    recorder.stack = [path]
+    return recorder.watch(write)
+
+
 def _words_of(root: nn.Module, change: Change) -> LeafNeeded:
     """Return what is said of a change that a graph would not make."""
     kind = type(root.get_submodule(change.path)).__name__
-    return LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: use a buffer that "
-                      "is written in place")
+    advice = "give it out with the output, or take it with a forward hook; what the next call reads goes into a buffer" \
+        if tree_any(lambda v: isinstance(v, Tensor), change.news) else "use a buffer that is written in place"
+    return LeafNeeded(change.path, f"the forward of {kind} changes {change.what}, and a graph would not: {advice}")
 
 
 def _refusal(root: nn.Module, change: Change) -> LeafNeeded:

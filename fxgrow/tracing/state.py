@@ -134,9 +134,9 @@ class State:
                 for a, b in zip(contents, now):
                     yield from self._news(a, b, depth - 1)
 
-    def replaced_buffers(self) -> list[tuple[str, nn.Module, str, Any]]:
-        """Return the buffers that are other tensors now: path and module, name, and the new tensor."""
-        return [(path, module, name, now) for path, module, _, before in self.modules
+    def replaced_buffers(self) -> list[tuple[str, nn.Module, str, Any, Any]]:
+        """Return the buffers that are other tensors now: path and module, name, the old and the new tensor."""
+        return [(path, module, name, before.get(name), now) for path, module, _, before in self.modules
                 for name, now in module._buffers.items() if now is not None and before.get(name) is not now]
 
     @contextlib.contextmanager

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from fxgrow.aten import Shapes
 from fxgrow.graph import any_batch_size, is_of_user, without_fast_path
 from fxgrow.layers import Applied
-from fxgrow.tracing.recorder import Recorder
+from fxgrow.tracing.recorder import NOISE, Recorder
 from fxgrow.tracing.sizes import FUNCTIONS, Number
 
 
@@ -44,11 +44,11 @@ class _Mode:
         vars(module)["training"] = value
 
 
-def _listening(recorder: Recorder, name: str, plain_function: Callable, what: str) -> Callable:
+def _listening(recorder: Recorder, name: str, plain_function: Callable, what: str, advice: str = "") -> Callable:
     """Return a function that stops the recording where the model calls it."""
     def call(*args, **kwargs):
         if recorder.listening and is_of_user(sys._getframe(1).f_code.co_filename):
-            raise recorder.stop(what)
+            raise recorder.stop(what, advice)
         return plain_function(*args, **kwargs)
     call.__name__ = name
     return call
@@ -103,18 +103,14 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
 
 def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     """Return the patches of contexts, seeds, and the question whether gradients are wanted."""
-    autocast, inference = torch.autocast.__enter__, torch.inference_mode.__enter__
-    switched = torch.set_grad_enabled.__enter__
+    autocast, switched = torch.autocast.__enter__, torch.set_grad_enabled.__enter__
 
     def enter_autocast(context: Any) -> Any:
         if ours() and (context._enabled or torch.is_autocast_enabled(context.device)):
-            raise recorder.stop("its forward switches autocast")
+            put_in = " (of a model that accelerate has prepared: accelerator.unwrap_model(model, keep_fp32_wrapper=False))"
+            raise recorder.stop("its forward switches autocast on", ": switch it on around the call of the model" +
+                                put_in * ("forward" in vars(recorder.root)))
         return autocast(context)
-
-    def enter_inference(context: Any) -> Any:
-        if ours():
-            raise recorder.stop("its forward switches inference mode on (use no_grad)")
-        return inference(context)
 
     def enter_switched(context: Any) -> None:
         if not ours():  # else it was switched where the context was made
@@ -127,15 +123,39 @@ def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         return recorder.grad and not recorder.denies_gradients
 
     gradients, backward = "its forward computes gradients", torch.autograd.backward
-    seeds = "its forward sets the seed of random numbers"
+    seeds = "its forward sets the seed of random numbers", NOISE
     return [patch.object(torch.autocast, "__enter__", enter_autocast),
-            patch.object(torch.inference_mode, "__enter__", enter_inference),
+            *_inference(recorder, ours),
             patch.object(torch.set_grad_enabled, "__enter__", enter_switched),
             patch.object(torch.autograd, "backward", _listening(recorder, "backward", backward, gradients)),
             patch.object(torch, "is_grad_enabled", wants_gradients),
-            *(patch.object(place, name, _listening(recorder, name, getattr(place, name), seeds))
+            *(patch.object(place, name, _listening(recorder, name, getattr(place, name), *seeds))
               for place, names in ((torch, ("manual_seed", "seed", "set_rng_state")),
                                    (torch.random, ("manual_seed", "fork_rng", "set_rng_state"))) for name in names)]
+
+
+def _inference(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
+    """Return the patches of inference mode, which computes what is computed without gradients, or with them."""
+    inference, leave, is_on = torch.inference_mode.__enter__, torch.inference_mode.__exit__, torch.is_inference_mode_enabled
+    modes: list[bool] = []
+
+    def enter_inference(context: Any) -> Any:
+        if not ours():
+            return inference(context)
+        context.gradients_before = recorder.grad
+        modes.append(context.mode)
+        return torch._C._set_grad_enabled(not context.mode)
+
+    def __exit__(context: Any, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        if hasattr(context, "gradients_before"):
+            modes.pop()
+            torch._C._set_grad_enabled(context.gradients_before)
+        else:
+            leave(context, exc_type, exc_value, traceback)
+
+    return [patch.object(torch, "is_inference_mode_enabled", lambda: modes[-1] if modes and ours() else is_on()),
+            patch.object(torch.inference_mode, "__enter__", enter_inference),
+            patch.object(torch.inference_mode, "__exit__", __exit__)]
 
 
 @contextlib.contextmanager

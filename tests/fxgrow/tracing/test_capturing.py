@@ -81,6 +81,23 @@ def moving_average(module, x):
     return x - module.state
 
 
+def keeps_all_of_it(module, x):
+    module.state = x.detach()
+    return x - module.state.mean(0)
+
+
+def counts_with_a_buffer(module, x):
+    module.state = module.state + 1
+    return x / module.state
+
+
+def infers(module, x):
+    with torch.inference_mode(not module.training):
+        y = x.cos() if torch.is_inference_mode_enabled() else x.sin()
+    with torch.inference_mode(False):
+        return x + y
+
+
 def moving_average_in_place(module, x):
     if module.training:
         module.state *= 0.9
@@ -129,8 +146,8 @@ def asserts_shapes(module, x):
 
 STEPS = {f.__name__: f for f in (
     in_train, other_arguments_in_train, in_place_on_a_view, in_place_in_train, counts_in_train, moving_average,
-    moving_average_in_place, fills_a_cache, made_of_sizes, asserts_shapes, normalises_by_hand, draws_around_a_mean,
-    draws_in_place_around_a_mean)} | {
+    counts_with_a_buffer, infers, moving_average_in_place, fills_a_cache, made_of_sizes, asserts_shapes,
+    normalises_by_hand, draws_around_a_mean, draws_in_place_around_a_mean)} | {
     "functional dropout": lambda m, x: F.dropout(x, 0.5, training=m.training),
     "dropout": lambda m, x: m.drop(x),
     "drop path": lambda m, x: x + m.path(x),
@@ -166,9 +183,55 @@ def test_it_behaves_like_the_model(name):
     assert model.training and graph.training
 
 
+def test_a_buffer_that_is_replaced_grows():
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down, self.mean = nn.Linear(4, 6), nn.Linear(6, 3), nn.Buffer(torch.zeros(6))
+
+        def forward(self, x):
+            x = self.up(x)
+            if self.training:
+                self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+            return self.down(torch.tanh(x - self.mean))
+
+    model, x = Centred().double(), torch.randn(5, 4, dtype=torch.float64)
+    grown = fxgrow.transform(model, x, Widen("up", by=2, seed=0))
+    for batch in (5, 3, 1):
+        outs = [m.train()(x[:batch]) for m in (model, grown.model)]
+        torch.testing.assert_close(*outs, rtol=1e-12, atol=1e-12)
+    assert grown.model.mean.shape == (8,) and torch.allclose(grown.record.shrink(grown.model).mean, model.mean, rtol=1e-12)
+
+
+def test_a_buffer_that_is_given_out_or_shared_is_not_written_to():
+    class Model(nn.Module):
+        def __init__(self, gives=False):
+            super().__init__()
+            self.layer, self.gives, self.state = nn.Linear(4, 4), gives, nn.Buffer(torch.zeros(4))
+            self.same = nn.Buffer(torch.ones(4)) if gives else self.state
+
+        def forward(self, x):
+            old, self.state = self.state, self.state + 1
+            return self.layer(x), old if self.gives else self.same + 0
+
+    for gives in (True, False):
+        with pytest.raises(CaptureError, match="replaces the buffer 'state'"):
+            fxgrow.capture(Model(gives), torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("habit, said", [
+    (lambda self, x: setattr(self, "last", x * 2) or x, "changes its attribute 'last'.* forward hook"),
+    (lambda self, x: torch.manual_seed(0) and x + torch.rand_like(x), "sets the seed .* keep it in a buffer"),
+    (lambda self, x: x + torch.rand(4, generator=torch.Generator()), "a Generator is passed on.* keep it in a buffer"),
+    (lambda self, x: torch.autocast("cpu", torch.bfloat16)(torch.sin)(x), "autocast on at .* around the call")])
+def test_what_is_said_of_habits_that_no_graph_has(habit, said):
+    with pytest.raises(CaptureError, match=said):
+        fxgrow.capture(traced(habit), X)
+
+
 def test_what_only_a_submodule_can_do_is_left_to_it():
-    """A running average that replaces its buffer stays opaque, with the reason; the layers around it do not."""
-    model = nn.Sequential(nn.Linear(4, 4), traced(moving_average), nn.Linear(4, 4))
+    """What replaces its buffer by a tensor of another form stays opaque, with the reason; the layers around it do not."""
+    model = nn.Sequential(nn.Linear(4, 4), traced(keeps_all_of_it), nn.Linear(4, 4))
     graph = fxgrow.capture(model, X)
     assert graph.meta["leaves"] == {"1": "its forward replaces the buffer 'state'"}
     model[1] = traced(in_place_in_train)
