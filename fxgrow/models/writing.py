@@ -2,14 +2,13 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
 from fxgrow.common import atomic_folder
-from fxgrow.errors import ModelError
 from fxgrow.models.folders import CONFIG, GROWTH, quietly
 from fxgrow.record import GrowthRecord, describe_step
 
@@ -30,7 +29,19 @@ class Told:
     record: GrowthRecord
     verification: Mapping[str, Any] | None = None
     steps: Sequence[Mapping[str, Any]] = ()
-    remarks: Sequence[str] = field(default_factory=tuple)
+    remarks: Sequence[str] = ()
+
+    def write_beside(self, place: Path, kind: str, size: int) -> None:
+        """Write all of a folder that is neither numbers nor configuration, of a model of a class and so many parameters."""
+        if self.source is not None:
+            _copy_beside(Path(self.source), place)
+        growth = place / GROWTH
+        growth.mkdir()
+        (growth / "record.json").write_text(self.record.to_json())
+        maps = {n: t.clone() for n, t in self.record.to_tensors().items()}
+        safetensors.torch.save_file(maps, growth / "record.safetensors")
+        (growth / "verification.json").write_text(json.dumps(self.verification, indent=2))
+        (place / "README.md").write_text(_card(self, kind, size))
 
 
 def can_be_folder(model: Any, path: str) -> bool:
@@ -49,36 +60,7 @@ def write_folder(model: Any, path: str, told: Told) -> None:
     with atomic_folder(path) as place:
         with quietly():
             model.save_pretrained(place, max_shard_size=SHARD)
-        write_beside(place, told, type(model).__name__, size=sum(p.numel() for p in model.parameters()))
-
-
-def write_beside(place: Path, told: Told, kind: str, size: int) -> None:
-    """Write all of a folder that is neither numbers nor configuration."""
-    if told.source is not None:
-        _copy_beside(Path(told.source), place)
-    growth = place / GROWTH
-    growth.mkdir()
-    (growth / "record.json").write_text(told.record.to_json())
-    safetensors.torch.save_file({n: t.clone() for n, t in told.record.to_tensors().items()}, growth / "record.safetensors")
-    (growth / "verification.json").write_text(json.dumps(told.verification, indent=2))
-    (place / "README.md").write_text(_card(told, kind, size))
-
-
-def read_growth(spec: str) -> GrowthRecord | None:
-    """Return the record that a folder tells; None where it was not grown.
-
-    Raises:
-        ModelError: the record is damaged.
-    """
-    place = Path(spec) / GROWTH
-    if not (place / "record.json").is_file():
-        return None
-    try:
-        return GrowthRecord.rebuild((place / "record.json").read_text(),
-                                    safetensors.torch.load_file(place / "record.safetensors"))
-    except Exception as error:
-        raise ModelError(f"{place} is damaged ({type(error).__name__}): remove it to load the folder without its record") \
-            from error
+        told.write_beside(place, type(model).__name__, sum(p.numel() for p in model.parameters()))
 
 
 def _copy_beside(source: Path, place: Path) -> None:

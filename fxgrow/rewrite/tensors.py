@@ -155,7 +155,7 @@ def _draw(places: Sequence[Tensor], drawn: Drawn) -> None:
 
 def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth],
                  release: bool = False) -> dict[str, Tensor]:
-    """Return the grown version of every parameter and buffer that changes, each old one emptied then if it is released."""
+    """Return the grown version of each of these tensors that changes, each old one emptied then if it is released."""
     by_atom, sizes = {g.atom: g for g in growths}, {g.atom: g.size for g in growths}
 
     def fill(name: str, dim: int) -> Fill:
@@ -165,11 +165,15 @@ def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growt
     read = {name for g in growths for name, *_ in g.certificate.weights.values()}  # when others grow
     grown: dict[str, Tensor] = {}
     for name, dims in contents_by_tensor(growths).items():
+        if name not in tensors:
+            continue
         grown[name] = grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes,
                                   functools.partial(fill, name), kept.get(name, ()), kinds)
         if release and name not in read:
             tensors[name].data = tensors[name].new_empty(0)
     for name, (scale, shift) in scalings(growths).items():
+        if name not in tensors:
+            continue
         scaled = grown.get(name, tensors[name].detach()) * scale
         grown[name] = scaled + shift if shift else scaled
     return grown

@@ -1,4 +1,5 @@
 """`fxgrow grow SMALL --into BIG`: a warm start for a bigger stock model."""
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,8 +21,9 @@ MOST = 8  # tensors that are named one by one
               "takes it; safetensors by the suffix .safetensors. Without a suffix, of a model of transformers, a new folder "
               "that from_pretrained loads.")
 @click.option("--plan", "only_plan", is_flag=True, help="Show the steps and stop.")
-@click.option("--method", type=click.Choice(["r2r", "net2net", "netmorph"]), default="r2r", show_default=True,
-              help="How numbers are made that change nothing; where it cannot be exact, another one is taken, and named.")
+@click.option("--method", type=click.Choice(["r2r", "net2net", "netmorph"]), help="How numbers are made that change "
+              "nothing; where it cannot be exact, another one is taken, and named. Without it r2r; of 16-bit numbers "
+              "net2net, which rounds least.")
 @click.option("--place", type=click.Choice(["end", "spread", "interleave"]), default="end", show_default=True,
               help="Where in a stage new blocks stand.")
 @click.option("--approximate", is_flag=True, help="Where no way is exact, take the closest, and tell the error.")
@@ -30,7 +32,7 @@ MOST = 8  # tensors that are named one by one
 @click.option("--into-weights", metavar="FILE", help="A state_dict for BIG (--weights is that of SMALL).")
 @cli.source_options
 @cli.json_option
-def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | None, only_plan: bool, method: str,
+def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | None, only_plan: bool, method: str | None,
          place: str, approximate: bool, extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:
     """Give a bigger stock model numbers by which it computes what SMALL does.
 
@@ -38,8 +40,9 @@ def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | No
     SMALL has not start as the identity, kernels get zero taps, and axes are widened. Where that is not exact, the layer and
     the reason are told, nothing is written, and the exit code is 1.
     """
+    from fxgrow.models import dtype_of
     from fxgrow.passes.into.growing import Into
-    from fxgrow.passes.into.plan import Options
+    from fxgrow.passes.into.plan import Options, default_method
     from fxgrow.passes.into.sources import bigger_by_words
 
     if big is None and not changes:
@@ -48,11 +51,17 @@ def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | No
         raise click.UsageError("say where the state_dict goes with -o FILE, or ask for the steps alone with --plan")
     if output is not None:
         cli.check_writable(output, folder=True)
+        done = _streamed(small, big, changes, output, lambda best: Options(method or best, place, approximate, extend, seed),
+                         bool(into_weights or any(options.values())))
+        if done is not None:
+            _tell_streamed(done, small, big or ", ".join(changes), output, as_json)
+            return
     first, inputs = cli.load(small, **options)
     second = bigger_by_words(first, big, changes, seed, {**options, "weights": into_weights})
     big = big or ", ".join(changes)
     with cli.status(f"Matching {small} and {big}"):
-        into = Into(first, second, inputs, Options(method, place, approximate, extend, seed))  # type: ignore[arg-type]
+        chosen = Options(method or default_method(dtype_of(first)), place, approximate, extend, seed)  # type: ignore[arg-type]
+        into = Into(first, second, inputs, chosen)
     plan = into.plan
     if only_plan:
         if as_json:
@@ -80,6 +89,37 @@ def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | No
         click.echo(f"NOT exact   {name}: the closest way was taken")
     click.echo(f"trains      {reached(still, new)}")
     cli.echo_written(output)  # type: ignore[arg-type]
+
+
+def _streamed(small: str, big: str | None, changes: tuple[str, ...], output: str, options: Any, more: bool) -> Any:
+    """Grow from folder to folder a tensor at a time; None where that cannot be: both models are then taken as a whole."""
+    from fxgrow.common import Refusal
+    from fxgrow.models import is_folder, parse_changes
+    from fxgrow.passes.into.streaming import grow_folder
+
+    known = Path(small).is_dir() and is_folder(small) and (big is None or (Path(big).exists() and is_folder(big)))
+    if more or not known or Path(output).suffix:
+        return None
+    try:
+        with cli.status(f"Growing {small}, a tensor at a time"):
+            return grow_folder(small, big, parse_changes(changes), output, options)
+    except Refusal:
+        return None
+
+
+def _tell_streamed(done: Any, small: str, big: str, output: str, as_json: bool) -> None:
+    before, after = done.sizes
+    checked = done.verification
+    if as_json:
+        cli.print_json({"small": small, "big": big, "file": output, "steps": done.plan.to_json(), "rounding": done.rounding,
+                        "verification": checked.to_json(), "parameters": {"before": before, "after": after}})
+        return
+    cli.show(done.plan.table())
+    click.echo(f"parameters  {before:,} -> {after:,}")
+    click.echo(f"compared    {checked}{cli.notes(checked)}")
+    for name in done.plan.approximate:
+        click.echo(f"NOT exact   {name}: the closest way was taken")
+    cli.echo_written(output)
 
 
 def reached(still: dict[str, int], new: int) -> str:

@@ -13,13 +13,14 @@ from fxgrow.common import without_collector
 from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import as_call, skeleton, tensors_of, uncached
+from fxgrow.models import dtype_of
 from fxgrow.passes.into.constants import absorb_constants
 from fxgrow.passes.into.heads import with_copied_heads
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.omitted import Omitted
 from fxgrow.passes.into.outside import insist_on_constants, longer_tables, outside_state
 from fxgrow.passes.into.pairing import Pairing
-from fxgrow.passes.into.plan import Options, Plan
+from fxgrow.passes.into.plan import HALF, Options, Plan, default_method
 from fxgrow.passes.into.result import GrownInto
 from fxgrow.passes.into.sources import folder_of, loaded
 from fxgrow.passes.into.widening import Widening, with_larger_kernels
@@ -33,8 +34,9 @@ LOADING_HOOKS = [name for name in vars(nn.Module()) if "state_dict" in name]
 
 
 def grow_into(small: nn.Module | str, big: nn.Module | str | Mapping[str, Any], example_inputs: Any = None, *,
-              method: Literal["r2r", "net2net", "netmorph"] = "r2r", place: Literal["end", "spread", "interleave"] = "end",
-              approximate: bool = False, extend: bool = False, check: bool = True, seed: int | None = None) -> GrownInto:
+              method: Literal["r2r", "net2net", "netmorph"] | None = None,
+              place: Literal["end", "spread", "interleave"] = "end", approximate: bool = False, extend: bool = False,
+              check: bool = True, seed: int | None = None) -> GrownInto:
     """Return numbers for `big`, an untouched model of any class, by which it computes in eval mode what `small` does.
 
     Args:
@@ -44,7 +46,8 @@ def grow_into(small: nn.Module | str, big: nn.Module | str | Mapping[str, Any], 
         example_inputs: as for `capture`; both models take them. Left out: token ids, pixels or the like, drawn where the
             configuration of `small` says what it takes.
         method: r2r (pairs that cancel, where there can be some), net2net (copies) or netmorph (zeros at the end). New layers
-            without a skip path are identity layers whatever the method.
+            without a skip path are identity layers whatever the method. None: r2r; of 16-bit numbers net2net, which rounds
+            least.
         place: where in a stage new blocks stand: at its end, spread among the old ones, or one behind each old one.
         approximate: where no way is exact, take the closest one; the verification says how far off it is.
         extend: the big model may give more numbers than the small one; the first along each axis are as before.
@@ -60,30 +63,37 @@ def grow_into(small: nn.Module | str, big: nn.Module | str | Mapping[str, Any], 
         CaptureError: a model cannot be captured.
         ModelError: a folder cannot be loaded, or a configuration cannot change so.
     """
-    options = Options(method, place, approximate, extend, seed_of(seed))
-    first, second, inputs = loaded(small, big, example_inputs, options.seed)
+    seed = seed_of(seed)
+    first, second, inputs = loaded(small, big, example_inputs, seed)
+    options = Options(method or default_method(dtype_of(first)), place, approximate, extend, seed)
     with without_collector():
         return Into(first, second, inputs, options).grow(check)
 
 
 class Into:
-    """The steps from a small model to a big one, each with the numbers that it found."""
+    """The steps from a small model to a big one, each with the numbers that it found.
 
-    def __init__(self, small: nn.Module, big: nn.Module, example_inputs, options: Options):
+    given: both models in their type. small, big: both in that which is computed in, float32 for 16 bits: what is written is
+    rounded once.
+    """
+
+    def __init__(self, small: nn.Module, big: nn.Module, example_inputs, options: Options, streamed: bool = False):
         args, kwargs = as_call(example_inputs)
         self.options, self.inputs = options, args or kwargs
-        self.small, self.big = small, _like(big, small)
+        self.given = small, big if streamed else _like(big, small)
+        self.small, self.big = self.given if streamed else map(_wide, self.given)
         self.plan = Plan()
         steps = self.plan.steps
-        same, self.prior = with_copied_heads(small, self.big, self.inputs, steps)
-        small_gm, big_gm = capture_graph(same, self.inputs), capture_graph(self.big, self.inputs)
+        same, self.prior = with_copied_heads(self.small, self.big, self.inputs, steps)
+        small_gm, big_gm = (capture_graph(model, self.inputs, check=not streamed) for model in (same, self.big))
         self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
         self.constants = outside_state(self.big, pairing)
         for name in longer_tables(pairing, self.constants):
             del pairing.names[name]
         gm = with_larger_kernels(pairing, steps)
         self.omitted = Omitted(analyse(big_gm), pairing.match.extras)
-        grown, self.record = Widening(pairing, self.omitted, options, steps).widened(gm)
+        self.widening = Widening(pairing, self.omitted, options, steps)
+        grown, self.record = self.widening.widened(gm)
         self.rescaling = absorb_constants(pairing, None if grown is gm else grown, self.constants, steps)
         tensors = tensors_of(grown)
         self.old = self.rescaling.rescaled({theirs: tensors[ours].detach() for theirs, ours in pairing.names.items()})
@@ -109,22 +119,27 @@ class Into:
             GrowthError: they do not fit, or the models differ.
         """
         filled = model = copy.deepcopy(self.big)
-        tensors = tensors_of(filled)
+        tensors, record = tensors_of(filled), self.records()
+        with torch.no_grad():
+            self._fill(tensors)
+            self._hand_on_norms(tensors, record)
+        if self.given[1] is not self.big or not all(map(_loads_plainly, self.big.modules())):
+            model = copy.deepcopy(self.given[1])
+            model.load_state_dict(filled.state_dict(), strict=True)
+        found = GrownInto.of(model)
+        found.plan, found.source = self.plan, folder_of(self.given[0])
+        found.record = record if self.prior is None else self.prior.then(record)
+        found.verification = self._verified(model) if check or self.wrong else None
+        return found
+
+    def records(self) -> GrowthRecord:
+        """Return where the big model's numbers come from."""
+        tensors = tensors_of(self.big)
         record = GrowthRecord(lineage=[{"pass": "grow_into", "method": self.options.method, "seed": self.options.seed}],
                               certificate=self.plan.to_json(), origin={"": skeleton(self.pairing.small.gm)})
         record.parameters = self._entries(tensors)
         record.removed = tensors_of(self.pairing.small.gm).keys() - tensors.keys() - self.constants.keys()
-        with torch.no_grad():
-            self._fill(tensors)
-            self._hand_on_norms(tensors, record)
-        if not all(map(_loads_plainly, self.big.modules())):
-            model = copy.deepcopy(self.big)
-            model.load_state_dict(filled.state_dict(), strict=True)
-        found = GrownInto.of(model)
-        found.plan, found.source = self.plan, folder_of(self.small)
-        found.record = record if self.prior is None else self.prior.then(record)
-        found.verification = self._verified(model) if check or self.wrong else None
-        return found
+        return record
 
     def _fill(self, tensors: dict[str, Tensor]) -> None:
         """Put all numbers into the big model that its state_dict holds."""
@@ -165,18 +180,25 @@ class Into:
     def _verified(self, model: nn.Module) -> Verification:
         if any(isinstance(v, Tensor) and v.is_meta for v in tree_leaves(self.inputs)):
             raise GrowthError("; ".join(f"{s.name}: {s.note}" for s in self.wrong) or "the example inputs have no numbers")
-        small = copy_of(self.small)
+        small = copy_of(self.given[0])
         for p in small.parameters():
             p.requires_grad_(p.is_floating_point() or p.is_complex())  # what is frozen is no matter of the class
         with uncached(small, model):
-            checked = self._allowing(verify(small, model, self.inputs, extended=self.options.extend))
+            checked = self.allowing(verify(small, model, self.inputs, extended=self.options.extend))
+            if self.given[0] is not self.small:
+                own = replace(verify(self.small, small, self.inputs), notes=())
+                checked = replace(checked, notes=(*checked.notes, rounding_note(dtype_of(small), own.max_rel_error)))
+        self.insist_equal(checked)
+        return checked
+
+    def insist_equal(self, checked: Verification) -> None:
+        """Raise GrowthError where both models differ, with the doubts of the plan, unless the closest way will do."""
         if not checked.ok and not self.options.approximate:
             doubts = "".join(f"; {s.name}: {s.note}" for s in self.plan.steps if s.method == "not possible")
             raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{doubts}; "
                               "`approximate` gives these numbers all the same")
-        return checked
 
-    def _allowing(self, checked: Verification) -> Verification:
+    def allowing(self, checked: Verification) -> Verification:
         """Return a comparison, if need be by the tolerance of the least exact type that the big model computes in."""
         made = self.pairing.big.trace.made.values()
         kinds = {v.tensor.dtype for ops in made for v in ops if v.tensor.is_floating_point()}
@@ -194,6 +216,17 @@ def _loads_plainly(module: nn.Module) -> bool:
     is_plain = cls.__module__.startswith("torch.nn.modules.") or \
         all(getattr(cls, name) is getattr(nn.Module, name) for name in LOADING)
     return is_plain and not any(getattr(module, hooks) for hooks in LOADING_HOOKS)
+
+
+def _wide(model: nn.Module) -> nn.Module:
+    """Return a model in float32 where its numbers have 16 bits."""
+    return copy.deepcopy(model).float() if dtype_of(model) in HALF else model
+
+
+def rounding_note(dtype: torch.dtype, error: float) -> str:
+    """Say how far the small model is from itself in float32."""
+    kind = str(dtype).removeprefix("torch.")
+    return f"computed in float32 and rounded once to {kind}, in which the small model is {error:.2g} from itself in float32"
 
 
 def _like(big: nn.Module, small: nn.Module) -> nn.Module:

@@ -43,7 +43,8 @@ def with_copied_heads(small: nn.Module, big: nn.Module, inputs: Any,
                 state[name] = tensor.index_select(dim, index)
                 entry = record.parameters.setdefault(name, ParameterRecord.same(name, tensor.ndim))
                 entry.index[dim], entry.fresh[dim] = index, _repeated(index)
-    model.load_state_dict(state, strict=True)
+    if not any(t.is_meta for t in state.values()):
+        model.load_state_dict(state, strict=True)
     steps.append(Step("widen", "key and value heads", keys, wanted, "copy", "each serves fewer queries"))
     return model.eval(), record
 

@@ -50,9 +50,11 @@ class Widening:
     def widened(self, gm: GraphModule) -> tuple[GraphModule, GrowthRecord]:
         """Return the small model in the sizes of the big one, and the record of its growth; refuse what is not exact."""
         tape = analyse(gm)
-        sizes, draws = self._sizes(tape), Draws(self.options.seed, tensors_of(gm))
+        sizes, self.draws = self._sizes(tape), Draws(self.options.seed, tensors_of(gm))
         record = Captured(gm).record or GrowthRecord()
-        growths = [self._growth(tape, c, sizes[c.atom], draws) for c in classes(tape) if sizes.get(c.atom, c.size) != c.size]
+        self.tape = tape
+        self.growths = growths = [self._growth(tape, c, sizes[c.atom], self.draws) for c in classes(tape)
+                                  if sizes.get(c.atom, c.size) != c.size]
         if not growths:
             return gm, record
         try:

@@ -11,8 +11,11 @@ from support import shake
 
 import fxgrow
 from fxgrow.cli.main import main
+from fxgrow.common import Refusal
 from fxgrow.models import example_inputs
 from fxgrow.passes import Deepen, Widen
+from fxgrow.passes.into.plan import Options
+from fxgrow.passes.into.streaming import grow_folder
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -148,3 +151,34 @@ def test_into_another_class_where_the_mathematics_allows_it(kind, changes, why):
         return
     with pytest.raises(fxgrow.GrowthError, match=why):
         fxgrow.grow_into(small, big, seed=0)
+
+
+@pytest.mark.parametrize("kind, dtype", [("Llama", torch.float64), ("GPT2", torch.float32), ("Qwen2", torch.bfloat16)])
+def test_folders_grow_a_tensor_at_a_time(here, kind, dtype):
+    small = made(kind, tie_word_embeddings=kind != "Llama").to(dtype)
+    small.save_pretrained("small", max_shard_size="10KB")
+    names = {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 8}
+    changes = {**names, **({} if kind == "GPT2" else {"num_key_value_heads": 4, "intermediate_size": 48})}
+    done = grow_folder("small", None, changes, "out", lambda best: Options(best, "end", False, False, 0))
+    assert done.verification.ok and done.sizes[1] > 3 * done.sizes[0]
+    big, found = type(small).from_pretrained("out", output_loading_info=True, dtype="auto")
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    words = torch.randint(3, 40, (3, 7))
+    with torch.no_grad():
+        one, two = small(words).logits, big.eval()(words).logits
+    assert float((one - two).abs().max() / one.abs().max()) < (0.03 if dtype is torch.bfloat16 else 1e-5)
+    new = big.get_parameter(next(n for n, p in big.named_parameters() if ".3." in n and p.ndim == 2))
+    assert float(new.float().std()) > 0.01  # as its class draws it
+    whole = fxgrow.grow_into(type(small).from_pretrained("small", dtype="auto"), changes, seed=0)
+    assert whole.verification.ok and (dtype is torch.bfloat16) == (done.rounding is not None)
+    assert (dtype is torch.bfloat16) == any("rounded once to bfloat16" in note for note in whole.verification.notes)
+    again = {n: t for n, t in whole.items() if n in dict(big.named_parameters()) and ".0." in n}
+    assert again.keys() and all(t.shape == big.get_parameter(n).shape for n, t in again.items())
+
+
+def test_what_needs_both_models_at_once_is_told_before_anything_is_written(here):
+    made().save_pretrained("small")
+    with pytest.raises(Refusal):
+        grow_folder("small", None, {"num_key_value_heads": 4}, "out", lambda best: Options(best, "end", False, False, 0))
+    run("grow small --set num_key_value_heads=4 -o out")
+    assert loaded(made(), "out").config.num_key_value_heads == 4

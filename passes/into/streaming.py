@@ -1,0 +1,226 @@
+"""Folder to folder with never a whole model in memory: numbers are read, grown and written a tensor at a time.
+
+Both models are captured without numbers (on the meta device); their match and the growth of each class follow from shapes.
+Then each tensor of the big one is made of its counterpart's numbers, in float32 where these have 16 bits, and rounded once.
+Both are compared by their graphs, which are run a node at a time on what was written.
+"""
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter
+
+from fxgrow.aten import tree_map
+from fxgrow.blocks import Extra
+from fxgrow.common import Refusal, atomic_folder
+from fxgrow.compare import Verification
+from fxgrow.errors import GrowthError
+from fxgrow.graph import tensors_of
+from fxgrow.models import Shards, Told, dtype_of, example_inputs, structure, write_numbers
+from fxgrow.passes.into.growing import Into, rounding_note
+from fxgrow.passes.into.new_parts import numbers_of
+from fxgrow.passes.into.plan import HALF, Options, Plan, default_method
+from fxgrow.record import GrowthRecord
+from fxgrow.rewrite import grow_tensors
+from fxgrow.tracing import compare_outputs, tolerance_of
+
+
+@dataclass
+class Streamed:
+    """What was done: the plan, where numbers come from, how far both models are apart.
+
+    rounding: of 16-bit numbers, how far the small model is from itself in float32 (None: of others). sizes: numbers of the
+    parameters of both.
+    """
+    plan: Plan
+    record: GrowthRecord
+    verification: Verification
+    rounding: float | None
+    sizes: tuple[int, int]
+
+
+def grow_folder(source: str, big: str | None, changes: Mapping[str, Any], path: str,
+                options: Callable[[Any], Options]) -> Streamed:
+    """Grow the model in one folder into another configuration, and write the folder of the big one.
+
+    Args:
+        source: the folder.
+        big: that of the bigger configuration, or its file; None: the small one's.
+        changes: of it.
+        path: where the folder goes.
+        options: from the method that is least far off in the type of the numbers, the options.
+
+    Raises:
+        Refusal: this growth needs both models in memory; nothing was written.
+        GrowthError: there is no exact way, or both models differ; nothing was written.
+    """
+    small, large = structure(source, big, changes)
+    shards = Shards(source)
+    shards.insist_on(small)
+    inputs = example_inputs(small)
+    if inputs is None:
+        raise Refusal("the configuration does not say what the model takes")
+    into = Into(small, large, inputs, options(default_method(dtype_of(small))), streamed=True)
+    _insist_streamable(into)
+    told = into.records()
+    with atomic_folder(path) as place:
+        write_numbers(place, large, _Numbers(into, shards).made)
+        checked, rounding = _compared(into, shards, Shards(place), inputs)
+        into.insist_equal(checked)
+        sizes = tuple(sum(p.numel() for p in m.parameters()) for m in (small, large))
+        beside = Told(source, told, checked.to_json(), into.plan.to_json(), checked.notes)
+        beside.write_beside(place, type(large).__name__, sizes[1])
+    return Streamed(into.plan, told, checked, rounding, sizes)  # type: ignore[arg-type]
+
+
+def _insist_streamable(into: Into) -> None:
+    """Refuse what looks at several tensors at once."""
+    if into.omitted.classes or into.prior is not None or any(extra.norms for extra in into.pairing.extras) \
+            or any(step.kind == "kernel" for step in into.plan.steps) or into.rescaling.eps:
+        raise Refusal("a step of it looks at several tensors at once")
+
+
+class _Numbers:
+    """The tensors of the big model, each made when it is asked for."""
+
+    def __init__(self, into: Into, shards: "Shards"):
+        self.into, self.shards = into, shards
+        self.dtypes = {name: t.dtype for name, t in tensors_of(into.big).items()}
+        self.neutral = into.pairing.neutral()
+        into.widening.draws.read(_Read(lambda name: _wide(shards.read(name)), tensors_of(into.pairing.small.gm)))
+        self.extras = {name: extra for extra in into.pairing.extras for name in self.dtypes
+                       if name.startswith(f"{extra.name}.")}
+        self.last: tuple[str, dict[str, Tensor]] = "", {}  # the new part that was made last
+
+    def made(self, name: str) -> Tensor:
+        """Return the numbers of one tensor of the big model, rounded to its type."""
+        return self._wide(name).to(self.dtypes[name])
+
+    def _wide(self, name: str) -> Tensor:
+        into = self.into
+        if name in into.pairing.names:
+            ours = into.pairing.names[name]
+            old = _wide(self.shards.read(ours))
+            grown = grow_tensors(into.widening.tape, {ours: old}, into.widening.growths).get(ours, old)
+            scale, shift = into.rescaling.of(name)
+            return grown * scale + shift if scale != 1 else grown
+        if name in self.neutral:
+            return torch.full(tensors_of(into.big)[name].shape, self.neutral[name])
+        if name in self.extras:
+            return self._part(self.extras[name])[name]
+        raise GrowthError(f"{name} has no counterpart in the small model")
+
+    def _part(self, extra: Extra) -> dict[str, Tensor]:
+        """Return the numbers of a part that the small model lacks: as its class makes them, but where it is the identity."""
+        if self.last[0] != extra.name:
+            into, gm = self.into, self.into.pairing.big.gm
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(into.options.seed + extra.span[0])
+                fresh = _initialised(into.big, extra.name)
+            with _filled(gm, fresh):
+                mine = numbers_of(extra, into.pairing, _Read(self._wide, into.pairing.names), into.options, [])
+            self.last = extra.name, fresh | mine
+        return self.last[1]
+
+
+class _Read(Mapping[str, Tensor]):
+    """Tensors by name, read when they are asked for."""
+
+    def __init__(self, read: Callable[[str], Tensor], names: Mapping[str, Any]):
+        self._read, self._names = read, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def _initialised(big: Any, path: str) -> dict[str, Tensor]:
+    """Return numbers of a module without any, as its class draws them."""
+    part = copy.deepcopy(big.get_submodule(path))
+    for module in part.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                wide = torch.float32 if p.dtype in HALF else p.dtype
+                module._parameters[name] = nn.Parameter(torch.zeros(p.shape, dtype=wide), p.requires_grad)
+    with torch.no_grad():
+        part.apply(big._init_weights)
+    return {f"{path}.{name}": p.detach() for name, p in part.named_parameters()}
+
+
+class _filled:
+    """A graph whose tensors of some names have numbers while the block runs."""
+
+    def __init__(self, gm: GraphModule, numbers: Mapping[str, Tensor]):
+        self.gm, self.numbers = gm, numbers
+
+    def __enter__(self) -> None:
+        self.kept = {}
+        for name, tensor in self.numbers.items():
+            owner, _, leaf = name.rpartition(".")
+            module = self.gm.get_submodule(owner)
+            if leaf in module._parameters:
+                self.kept[name] = module._parameters[leaf]
+                module._parameters[leaf] = nn.Parameter(tensor, False)
+
+    def __exit__(self, *_) -> None:
+        for name, tensor in self.kept.items():
+            owner, _, leaf = name.rpartition(".")
+            self.gm.get_submodule(owner)._parameters[leaf] = tensor
+
+
+class _Lazily(Interpreter):
+    """A captured graph run a node at a time, on numbers that are read for each."""
+
+    def __init__(self, gm: GraphModule, read: Callable[[str], Tensor]):
+        super().__init__(gm)
+        first: dict[int, str] = {}
+        self.names = {name: first.setdefault(id(t), name) for name, t in tensors_of(gm).items()}
+        self.read = read
+
+    def get_attr(self, target, args, kwargs):
+        value = super().get_attr(target, args, kwargs)
+        return self.read(self.names[str(target)]) if isinstance(value, Tensor) and value.is_meta else value
+
+    def call_module(self, target, args, kwargs):
+        layer = self.fetch_attr(target)
+        state = {name: self.read(self.names[f"{target}.{name}"]) for name, t in tensors_of(layer).items() if t.is_meta}
+        return torch.func.functional_call(layer, state, args, kwargs)
+
+
+def _run(gm: GraphModule, read: Callable[[str], Tensor], inputs: Mapping[str, Tensor]) -> Any:
+    gm.eval()
+    with torch.no_grad():
+        return _Lazily(gm, read).run(*(inputs[str(n.target)] for n in gm.graph.nodes if n.op == "placeholder"))
+
+
+def _compared(into: Into, small: "Shards", big: "Shards", inputs: Mapping[str, Tensor]) -> tuple[Verification, float | None]:
+    """Compare both models by their graphs on the example inputs, and the small one with itself in float32."""
+    side, other = into.pairing.small.gm, into.pairing.big.gm
+    ours, theirs = _run(side, small.read, inputs), _run(other, big.read, inputs)
+    tolerance = tolerance_of(dtype_of(into.small))
+    found = compare_outputs(ours, theirs, tolerance, extended=into.options.extend)
+    checked = Verification(found.absolute, found.relative, ("eval",) if found.equal else (), tolerance,
+                           {"eval": found.relative}, ("run a node at a time, on the numbers as they were written",),
+                           ("the example",))
+    checked, dtype = into.allowing(checked), dtype_of(into.small)
+    if dtype not in HALF:
+        return checked, None
+    exact = _run(side, lambda name: _wide(small.read(name)), inputs)
+    wide, narrow = (tree_map(lambda v: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v, y)
+                    for y in (exact, ours))
+    rounding = compare_outputs(wide, narrow, tolerance).relative
+    return replace(checked, notes=(*checked.notes, rounding_note(dtype, rounding))), rounding
