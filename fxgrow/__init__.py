@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fxgrow.passes.into import GrownInto, grow_into, put_back
     from fxgrow.record import Grown, GrowthRecord, Outcome, ParameterRecord, scale_updates, tie, untie
     from fxgrow.tracing import capture
-    from fxgrow.visual import plot_features, plot_filters, plot_saliency, report
+    from fxgrow.visual import plot_attention, plot_features, plot_filters, plot_saliency, report
 
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
@@ -35,5 +35,5 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "passes.into": "GrownInto grow_into put_back",
     "record": "Grown GrowthRecord Outcome ParameterRecord scale_updates tie untie",
     "tracing": "capture",
-    "visual": "plot_features plot_filters plot_saliency report",
+    "visual": "plot_attention plot_features plot_filters plot_saliency report",
 })

@@ -68,21 +68,27 @@ def draw(model: str, output: str, depth: int | None, collapse: tuple[str, ...], 
               "that is in it.")
 @click.option("--before-weights", metavar="FILE", help="A state_dict for the model of --before.")
 @model_options
-def report(model: str, output: str, before: str | None, before_weights: str | None, **options) -> None:
+@json_option
+def report(model: str, output: str, before: str | None, before_weights: str | None, as_json: bool, **options) -> None:
     """Write one page about MODEL that opens in any browser, without a network.
 
     It holds the diagram (drag and zoom, open and close modules, search by name), and what each module costs, as a tree and
     as an icicle. Of a grown MODEL also what grew, why that is exact, how far it is from the network that it grew from, the
     growth record, and the filters of the first convolution before and after.
     """
+    from fxgrow.visual import write_report
+
     if before_weights and not before:
         raise click.UsageError("--before-weights is for the model of --before: name it")
     check_writable(output)
     module, inputs = load(model, **options)
     small = None if before is None else load(before, **{**options, "weights": before_weights}, need_inputs=False)[0]
     with status(f"Reporting on {model}"):
-        fxgrow.report(module, inputs, output, before=small, title=model)
-    echo_written(output)
+        told = write_report(module, inputs, output, before=small, title=model)
+    if as_json:
+        print_json({**told, "model": model, "file": output, "facts": told["model"]})
+    else:
+        echo_written(output)
 
 
 @click.command(epilog=EXAMPLE + "fxgrow info torchvision:resnet18")

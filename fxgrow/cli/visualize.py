@@ -1,4 +1,4 @@
-"""`fxgrow visualize`: filters, saliency maps and activation maximisation, one model beside the other."""
+"""`fxgrow visualize`: filters, saliency, attention and activation maximisation, one model beside the other."""
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ import fxgrow
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options
 from fxgrow.cli.output import console, echo_written, print_json, print_table, status
 
-WHAT = ("filters", "saliency", "class", "channel")
-ONLY = {"layer": ("filters", "channel"), "target": ("saliency", "class"), "image": ("saliency",),  # what each option is for
-        "attribution": ("saliency",), "channels": ("channel",), "steps": ("saliency", "class", "channel"),
-        "seed": ("class", "channel"), "mean": WHAT[1:], "std": WHAT[1:], "size": WHAT[1:]}
+WHAT = ("filters", "saliency", "class", "channel", "attention")
+IMAGES = WHAT[1:4]
+ONLY = {"layer": ("filters", "channel", "attention"), "target": ("saliency", "class"),  # what each option is for
+        "image": ("saliency",), "attribution": ("saliency",), "channels": ("channel",), "steps": IMAGES,
+        "seed": ("class", "channel", "attention"), "mean": IMAGES, "std": IMAGES, "size": IMAGES}
 
 
 class Numbers(click.ParamType):
@@ -38,20 +39,22 @@ class Numbers(click.ParamType):
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where the picture goes: a .png file.")
 @click.option("--what", type=click.Choice(WHAT), default="filters", show_default=True, help="Weights of convolutions; what "
-              "of a photograph speaks for a class; an image that raises a class's logit; images that raise channels.")
-@click.option("--layer", metavar="NAME", help="filters: convolutions by name or glob; channel: a layer, module or node.  "
-              "[default: the first convolution]")
+              "of a photograph speaks for a class; an image that raises a class's logit; images that raise channels; "
+              "what the heads of a transformer look at, in an input drawn by --seed.")
+@click.option("--layer", metavar="NAME", help="filters: convolutions by name or glob; attention: layers by name or glob; "
+              "channel: a layer, module or node.  [default: the first convolution; attention: all]")
 @click.option("--channels", type=Numbers(int, 0), metavar="N,N", help="channel: which.  [default: some old and "
               "some new ones]")
 @click.option("--target", type=click.IntRange(min=0), metavar="CLASS", help="The number of a class.  [saliency: "
               "the likeliest by the first MODEL; class: needed]")
 @click.option("--image", type=click.Path(), metavar="FILE", help="saliency: the photograph.")
-@click.option("--attribution", type=click.Choice(["saliency", "integrated-gradients", "input-x-gradient", "occlusion"]),
+@click.option("--attribution", type=click.Choice(["saliency", "integrated-gradients", "input-x-gradient", "guided-backprop",
+              "occlusion"]),
               default="saliency", show_default=True, help="saliency: by which method.")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Steps of the ascent (128), or of integrated "
               "gradients (50).")
 @click.option("--seed", type=click.IntRange(0, 2 ** 63 - 1), default=0, show_default=True, help="Of the ascent's "
-              "start and shifts.")
+              "start and shifts, or of the input of attention.")
 @click.option("--mean", type=Numbers(float), metavar="R,G,B", help="Of the pixels that MODEL was trained on.  [ImageNet's]")
 @click.option("--std", type=Numbers(float), metavar="R,G,B", help="Their standard deviation.  [ImageNet's]")
 @click.option("--size", type=Numbers(int, 1), metavar="N or H,W", help="Size of the image.  [that of MODEL's input]")
@@ -83,6 +86,9 @@ def visualize(ctx: click.Context, models: tuple[str, ...], output: str, what: st
         arguments["size"] = (arguments["size"] * 2)[:2]
     if what == "filters":
         picture = fxgrow.plot_filters(shown, **arguments)
+    elif what == "attention":
+        with status("Running"):
+            picture = fxgrow.plot_attention(shown, **arguments)
     elif what == "saliency":
         with status("Attributing"):
             picture = fxgrow.plot_saliency(shown, arguments.pop("image"), **arguments)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch.fx import GraphModule
 from fxgrow.diagram.heat import VIRIDIS, WORDS, Heat
 from fxgrow.diagram.look import COLOURS, SCREEN, Look
 from fxgrow.diagram.parts import Box, Cluster, Diagram, Item, below, until
+from fxgrow.diagram.titles import crossed, placed
 from fxgrow.errors import DrawError
 
 FRAME, PALE, INK = "#555555", "#666666", "#333333"
@@ -25,7 +27,11 @@ def rendered(picture: Picture, kind: str) -> bytes:
     """Return the bytes of a picture; raise DrawError where Graphviz's program cannot make it, or not in time."""
     source = picture.look.scaled(picture.graph.source)
     if kind == "dot":
-        return source.encode()
+        return re.sub(r"labeljust=l\d+", "labeljust=l", source).encode()
+    return _run(kind, placed(source, crossed(_run("json", placed(source)))) if picture.clusters else source)
+
+
+def _run(kind: str, source: str) -> bytes:
     try:
         done = subprocess.run(["dot", f"-T{kind}"], input=source.encode(), capture_output=True, check=True, timeout=PATIENCE)
     except FileNotFoundError as error:
@@ -107,7 +113,8 @@ class Picture:
                 self.clusters += 1
                 with graph.subgraph(name=f"cluster{self.clusters}") as inner:
                     heading = ("" if child.group else text(child.path)) + behind(child.kind) + self.times(child)
-                    inner.attr(label=f"<{heading}>", tooltip=tooltip(child.path), color=self.frame(child))
+                    inner.attr(label=f"<{heading}>", labeljust=f"l{self.clusters}", tooltip=tooltip(child.path),
+                               color=self.frame(child))
                     self._fill(inner, child)
 
     def times(self, item: Item) -> str:

@@ -1,22 +1,28 @@
 """What of a photograph a network looks at: attributions by captum, and the photograph as the network takes it.
 
-Of captum's methods those are offered that need no hooks, so that functional and grown networks are served alike.
+Of captum's methods those are offered that need no hooks, so that functional and grown networks are served alike; and guided
+backpropagation, for which functions become layers first.
 """
+import copy
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
 
 from fxgrow.common import one_line
 from fxgrow.errors import DrawError
+from fxgrow.graph import title, writes_in_place
 from fxgrow.visual.filters import BLUE, VERMILION
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, as torchvision's and timm's models expect
-SIGNED = ("integrated-gradients", "input-x-gradient", "occlusion")
-METHODS = ("saliency", *SIGNED)
+GUIDED = "guided-backprop"  # follows from how a network computes, too: here pairs of new channels do not cancel
+SIGNED = ("integrated-gradients", "input-x-gradient", "occlusion", GUIDED)
+METHODS = ("saliency", *SIGNED[:-1])  # these follow from what a network computes alone, and stay as they are under growth
 BATCH = 8  # images at once, where a method needs many
 
 
@@ -59,16 +65,40 @@ def _per_channel(name: str, given: Sequence[float] | None, usual: Sequence[float
     return torch.tensor(values, dtype=torch.float64)[:, None, None]
 
 
-def attribute(forward: Callable[[Tensor], Tensor], inputs: Tensor, target: int, method: str, steps: int = 50) -> Tensor:
+def with_relus(gm: GraphModule) -> GraphModule:
+    """Return a copy of a network in which each ReLU, also a function, is a layer of its own, which captum finds."""
+    copied = copy.deepcopy(gm)
+    for i, node in enumerate([n for n in copied.graph.nodes if _is_relu(copied, n)]):
+        copied.add_submodule(f"guided_relu_{i}", nn.ReLU())
+        with copied.graph.inserting_after(node):
+            fresh = copied.graph.call_module(f"guided_relu_{i}", (node.args[0] if node.args else node.kwargs["input"],))
+        node.replace_all_uses_with(fresh)
+        copied.graph.erase_node(node)
+    if not any(isinstance(m, nn.ReLU) for m in copied.modules()):
+        raise DrawError("guided backpropagation holds back what is negative at ReLUs, and this model has none: choose "
+                        "saliency")
+    copied.recompile()
+    return copied
+
+
+def _is_relu(gm: GraphModule, node: Node) -> bool:
+    """Tell whether a node is a ReLU; not where it writes to memory that others read later."""
+    if node.op not in ("call_module", "call_function", "call_method"):
+        return False
+    return title(gm, node).lower() == "relu" and not (writes_in_place(node) and len(node.all_input_nodes[0].users) > 1)
+
+
+def attribute(forward: GraphModule, inputs: Tensor, target: int, method: str, steps: int = 50) -> Tensor:
     """Return how much each pixel counts for one class, [H, W].
 
     Args:
-        forward: images [N, C, H, W] to logits [N, classes].
+        forward: a captured network, images [N, C, H, W] to logits [N, classes].
         inputs: one normalised image, [1, C, H, W].
         method: `saliency`, the largest absolute gradient over the channels (Simonyan et al., arXiv:1312.6034);
-            `input-x-gradient` (Shrikumar et al., arXiv:1605.01713); `integrated-gradients` from the mean image (Sundararajan
-            et al., arXiv:1703.01365); `occlusion`, what the logit loses when a square is replaced by the mean image (Zeiler
-            and Fergus, arXiv:1311.2901). The last three are sums over the channels and have a sign.
+            `input-x-gradient` (Shrikumar et al., arXiv:1605.01713); `guided-backprop`, the gradient without what is negative
+            at a ReLU (Springenberg et al., arXiv:1412.6806), of a network with ReLUs; `integrated-gradients` from the mean
+            image (Sundararajan et al., arXiv:1703.01365); `occlusion`, what the logit loses when a square is replaced by the
+            mean image (Zeiler and Fergus, arXiv:1311.2901). All but the first are sums over the channels and have a sign.
         steps: of integrated gradients.
     """
     try:
@@ -82,6 +112,10 @@ def attribute(forward: Callable[[Tensor], Tensor], inputs: Tensor, target: int, 
             return attr.Saliency(forward).attribute(inputs.requires_grad_(), target=target).detach()[0].amax(0)
         if method == "input-x-gradient":
             found = attr.InputXGradient(forward).attribute(inputs.requires_grad_(), target=target)
+        elif method == GUIDED:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Setting backward hooks")
+                found = attr.GuidedBackprop(with_relus(forward)).attribute(inputs.requires_grad_(), target=target)
         elif method == "integrated-gradients":
             found = attr.IntegratedGradients(forward).attribute(inputs, target=target, n_steps=steps,
                                                                 internal_batch_size=BATCH)
@@ -92,7 +126,7 @@ def attribute(forward: Callable[[Tensor], Tensor], inputs: Tensor, target: int, 
                 found = attr.Occlusion(forward).attribute(inputs, window, strides=(inputs.shape[1], *side), target=target,
                                                           perturbations_per_eval=BATCH)
         else:
-            raise DrawError(f"there is no attribution {method!r}: choose {', '.join(METHODS)}")
+            raise DrawError(f"there is no attribution {method!r}: choose {', '.join((*METHODS, GUIDED))}")
     return found.detach()[0].sum(0)
 
 

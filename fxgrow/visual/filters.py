@@ -127,14 +127,28 @@ def filter_grid(weight: Tensor, new: Tensor | None = None, *, columns: int | Non
     low, high = limits or filter_limits([weight], limit=limit, view=view)
     if (view or view_of(weight, limit)) == "size":
         low = 0.0
-    count, h, w, _ = tiles.values.shape
-    columns = min(columns or tiles.columns or max(1, round(math.sqrt(1.6 * count * (h + 1) / (w + 1)))), count)
-    scale = scale or max(1, min(LARGEST, (WIDTH // columns - 2 * MARGIN) // w))
+    count = len(tiles.values)
+    usual = _layout(tiles, columns)
+    columns, scale = min(usual[0], count), scale or usual[1]
     cells = _cells(tiles, low, high, scale)
     rows = -(-count // columns)
     cells = numpy.concatenate([cells, numpy.full((rows * columns - count, *cells.shape[1:]), 255, numpy.uint8)])
     cells = cells.reshape(rows, columns, *cells.shape[1:])
     return cells.transpose(0, 2, 1, 3, 4).reshape(rows * cells.shape[2], columns * cells.shape[3], 3)
+
+
+def grid_layout(weights: Iterable[Tensor], *, limit: int = 256, view: str | None = None) -> tuple[int | None, int]:
+    """Return columns and scale for comparable grids of several weights: of the widest; None where a row is a filter."""
+    tiles = [_tiles(weight, None, limit, view) for weight in weights]
+    columns = None if any(t.columns for t in tiles) else max(_layout(t, None)[0] for t in tiles)
+    return columns, min(_layout(t, columns)[1] for t in tiles)
+
+
+def _layout(tiles: Tiles, columns: int | None) -> tuple[int, int]:
+    """Return tiles in a row, and pixels of a number."""
+    count, h, w, _ = tiles.values.shape
+    columns = columns or min(tiles.columns or max(1, round(math.sqrt(1.6 * count * (h + 1) / (w + 1)))), count)
+    return columns, max(1, min(LARGEST, (WIDTH // columns - 2 * MARGIN) // w))
 
 
 def png(array: ndarray) -> bytes:

@@ -50,7 +50,7 @@ def plot_saliency(models: Models, image: str | os.PathLike | Tensor, example_inp
         models: as for `plot_filters`; classifiers of one image.
         image: a file, or a tensor [C, H, W] of numbers from 0 to 1 that is as large as the model takes it.
         target: the class; None: the likeliest by the first model, for all.
-        attribution: saliency, input-x-gradient, integrated-gradients or occlusion (what each is: attributions.py).
+        attribution: saliency, input-x-gradient, integrated-gradients, guided-backprop or occlusion (see attributions.py).
         steps: of integrated gradients. mean, std: one number a channel; None: ImageNet's.
         size: height and width that a file is scaled and cut to; None: that of the model's example input.
 
@@ -130,12 +130,15 @@ def _filter_row(shown: Sequence[Network], names: Sequence[str | None]) -> list[P
     views = {filters.view_of(w) for w in drawn}
     view = "size" if len(views) > 1 and "rows" not in views else None  # one kind of tile, or they cannot be compared
     limits = {v: filters.filter_limits([w for w in drawn if view or filters.view_of(w) == v], view=view) for v in views}
+    layouts = {v: filters.grid_layout([w for w in drawn if view or filters.view_of(w) == v], view=view) for v in views}
     row = []
     for network, name, found in zip(shown, names, weights):
         if name is None or found is None:
             row.append(Panel(None, f"{network.name}\nhas no such layer", {"model": network.name, "layer": None}))
         else:
-            grid = filters.filter_grid(*found, limits=limits[filters.view_of(found[0])], view=view)
+            kind = filters.view_of(found[0])
+            columns, scale = layouts[kind]
+            grid = filters.filter_grid(*found, limits=limits[kind], view=view, columns=columns, scale=scale)
             row.append(_filter_panel(network, filters.owner(name), grid, *found))
     return row
 

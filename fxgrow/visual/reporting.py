@@ -39,13 +39,21 @@ def report(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.Pat
         DrawError: `path` is no .html file.
         FxgrowError: the model can neither be captured nor run.
     """
+    write_report(model_or_grown, example_inputs, path, before=before, title=title)
+    return Path(path)
+
+
+def write_report(model_or_grown: nn.Module | Grown, example_inputs, path: str | os.PathLike, *,
+                 before: nn.Module | Grown | None = None, title: str = "") -> dict[str, Any]:
+    """Write the page that `report` writes, and return what it tells, without its pictures."""
     target = Path(path)
     if target.suffix.lower() not in (".html", ".htm"):
         raise DrawError(f"{target}: a report is one .html file")
-    content = page(_page_data(model_or_grown, example_inputs, before, title))
+    data = _page_data(model_or_grown, example_inputs, before, title)
+    content = page(data)
     with atomic_write(target) as file:
         file.write(content)
-    return target
+    return {key: value for key, value in data.items() if key not in ("diagram", "filters", "heat")}
 
 
 def _page_data(model_or_grown: nn.Module | Grown, example_inputs, before: nn.Module | Grown | None, title: str
@@ -160,8 +168,10 @@ def _first_filters(gm: GraphModule, record: GrowthRecord | None, small: nn.Modul
     grids, problem = [], ""
     try:
         limits = filters.filter_limits([w for _, w, _ in shown])
+        columns, scale = filters.grid_layout([w for _, w, _ in shown])
         for caption, w, new in shown:
-            png = base64.b64encode(filters.png(filters.filter_grid(w, new, limits=limits))).decode()
+            grid = filters.filter_grid(w, new, limits=limits, columns=columns, scale=scale)
+            png = base64.b64encode(filters.png(grid)).decode()
             grids.append({"caption": f"{caption}, {list(w.shape)}", "image": f"data:image/png;base64,{png}"})
     except DrawError as error:  # Pillow is not installed
         problem = str(error)

@@ -128,6 +128,35 @@ def test_no_convolution_and_unknown_layers():
 # --- saliency -----------------------------------------------------------------------------------------------------
 
 
+def test_guided_backpropagation_takes_functions_and_needs_relus(photo):
+    class Net(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.conv, self.act, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Linear(4, 3)
+            self.function = function
+
+        def forward(self, x):
+            return self.fc(self.function(self.act(self.conv(x)) - 0.1).mean((2, 3)))
+
+    torch.manual_seed(0)
+    image = torch.rand(3, 8, 8)
+    model = Net(torch.relu).double().eval()
+    _, fact = fxgrow.plot_saliency(model, image, torch.zeros(1, 3, 8, 8).double(), target=1,
+                                   attribution="guided-backprop").facts
+    assert fact["largest"] > 0
+    inputs = ((image.double() - spread(3, None, None)[0]) / spread(3, None, None)[1])[None].requires_grad_()
+    a = model.conv(inputs)
+    b = a.clamp_min(0) - 0.1
+    flow = (model.fc.weight[1] / b[0, 0].numel())[None, :, None, None].expand_as(b)
+    for value in (b, a):
+        flow = flow.clamp_min(0) * (value > 0)
+    wanted, = torch.autograd.grad(a, inputs, flow)
+    assert fact["largest"] == pytest.approx(float(wanted[0].sum(0).abs().max()))
+    with pytest.raises(DrawError, match="ReLUs"):
+        fxgrow.plot_saliency(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), image, torch.zeros(1, 3, 8, 8),
+                             attribution="guided-backprop")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_teacher_and_student_look_at_the_same(grown, photo, method):
     model, student = grown

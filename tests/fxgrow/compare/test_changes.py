@@ -287,3 +287,15 @@ def test_the_page_of_a_difference_shows_weights(tmp_path):
     assert data["drawn"] and data["left"] == 0
     first = data["drawn"][0]
     assert first["before"]["shape"] != first["after"]["shape"] and first["after"]["height"] <= 128
+
+
+def test_draw_and_report_as_json(tmp_path):
+    file = str(tmp_path / "a.dot")
+    told = json.loads(run("draw", "zoo:cifar_resnet10", "-o", file, "--json", "--direction", "right", "--font-size", "12",
+                          "--no-legend", "--style", "paper").stdout)
+    assert told["file"] == file and told["note"] == "" and "rankdir=LR" in (tmp_path / "a.dot").read_text()
+    first = told["boxes"][1]
+    assert first["operations"][0].startswith("Conv2d 3→") and first["to"] == [told["boxes"][2]["key"]]
+    file = str(tmp_path / "a.html")
+    told = json.loads(run("report", "zoo:cifar_resnet10", "-o", file, "--json").stdout)
+    assert told["file"] == file and told["facts"]["class"] and told["costs"]["modules"] and "diagram" not in told

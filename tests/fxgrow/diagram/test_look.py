@@ -42,3 +42,28 @@ def test_paper_is_grey_narrow_and_holds_its_letters(tmp_path):
 def test_refusals(tmp_path, options):
     with pytest.raises(DrawError):
         dot(tmp_path, **options)
+
+
+def test_arrows_do_not_run_through_titles(tmp_path):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return x + self.second(torch.tanh(self.first(x)))
+
+    net = nn.Sequential(*(Residual() for _ in range(4)))
+    svg = fxgrow.draw(net, torch.zeros(2, 8), tmp_path / "a.svg").read_text()
+    titles = []
+    for cluster in re.findall(r'<g id="\w+" class="cluster">(.*?)</g>\s*</g>', svg, re.DOTALL):
+        found = re.findall(r'<text [^>]*x="([-\d.]+)" y="([-\d.]+)"[^>]*>(.*?)</text>', cluster)
+        words = [(float(x), float(y), t) for x, y, t in found]
+        titles.append((words[0][0], words[-1][0] + 5 * len(words[-1][2]), words[0][1]))
+    lines = [[tuple(map(float, spot.split(","))) for spot in re.findall(r"[-\d.]+,[-\d.]+", path)]
+             for path in re.findall(r'<path fill="none" stroke="#555555" d="([^"]+)"', svg)]
+    assert len(titles) == 4 and len(lines) > 8
+    straight = [line for line in lines if max(x for x, _ in line) - min(x for x, _ in line) < 4]
+    assert straight  # a straight line is where its points are
+    for left, right, y in titles:
+        assert not [line for line in straight if left < line[0][0] < right and line[0][1] < y - 4 < line[-1][1]]
