@@ -76,7 +76,7 @@ class Into:
         self.plan = Plan()
         steps = self.plan.steps
         same, self.prior = with_copied_heads(small, self.big, self.inputs, steps)
-        small_gm, big_gm = capture_graph(same, self.inputs), capture_graph(self.big, self.inputs)
+        small_gm, big_gm = (capture_graph(model, self.inputs, guard=False) for model in (same, self.big))
         self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
         self.constants = outside_state(self.big, pairing)
         for name in longer_tables(pairing, self.constants):
