@@ -21,8 +21,11 @@ from fxgrow.tracing.recording import record
 from fxgrow.tracing.replay import CallAtOtherSizes, Differs, Replay, SecondCall, WithoutGradients, replay
 
 
-def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device) -> Graph:
+def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
+                 guard: bool) -> Graph:
     """Return the graph of one recording, or of one in each mode where the mode is asked for.
+
+    guard: put checks into it for what it takes for granted of sizes.
 
     Raises:
         CaptureError: the module cannot be recorded.
@@ -33,15 +36,15 @@ def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, s
     if single:  # a batch of one is often taken along a way of its own: record two, if that holds for one as well
         found = dict(leaves)
         try:
-            graph = _record_modes(twin, *inputs.longer(single, lambda size, dim: 2), found, device, (args, kwargs))
+            graph = _record_modes(twin, *inputs.longer(single, lambda size, dim: 2), found, device, guard, (args, kwargs))
             leaves.update(found)
             return graph
         except (CaptureError, Differs):
             pass
-    return _record_modes(twin, args, kwargs, leaves, device)
+    return _record_modes(twin, args, kwargs, leaves, device, guard)
 
 
-def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
+def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device, guard: bool,
                   must_take: tuple[tuple, dict] | None = None) -> Graph:
     """Return the graph of both modes.
 
@@ -56,7 +59,8 @@ def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, 
                 raise Differs("a batch of one")
             one = not evaluation.reads_training and not _with_own_train(twin)  # graph for both modes, if leaves allow it
             again = None if one and not evaluation.calls_leaves else _replay_in_train_mode(evaluation, args, kwargs)
-            guard_sizes(evaluation, args, kwargs)
+            if guard:
+                guard_sizes(evaluation, args, kwargs)
             if one and not isinstance(again, Differs):
                 return evaluation.graph
             if isinstance(again, Replay):
@@ -67,7 +71,8 @@ def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, 
                 raise (train.set_up | evaluation.set_up)[change]
             _insist_on_forms(train, evaluation)
             if len(leaves) == found:  # else a leaf found in the second recording holds for the first
-                guard_sizes(train, args, kwargs)
+                if guard:
+                    guard_sizes(train, args, kwargs)
                 return _Merger(train.graph, evaluation.graph).merge()
         except LeafNeeded as stop:
             keep_opaque(twin, leaves, stop)

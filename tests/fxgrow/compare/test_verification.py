@@ -457,3 +457,28 @@ def test_gradients_of_parameters_are_there_one_at_a_time():
     assert arrived == {"0.weight": True, "0.bias": True, "1.weight": True, "1.bias": True, "unused": False}
     assert torch.allclose(inputs[0], (twin.model[1].weight.sum(0) @ twin.model[0].weight)[None])
     assert all(p.grad is None for p in twin.model.parameters())
+
+
+class Two(nn.Module):
+    def __init__(self, first, second, detach=False):
+        super().__init__()
+        self.first, self.second, self.detach = first, second, detach
+
+    def forward(self, x):
+        return self.second(self.first(x.detach() if self.detach else x))
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_gradients_are_those_of_what_both_models_give(detach):
+    """What a part gives in another shape is left out of both, and a gradient that is stopped is found all the same."""
+    one = Two(nn.Linear(3, 4), nn.Linear(4, 2))
+    first, second = nn.Linear(3, 6), nn.Linear(6, 2)
+    with torch.no_grad():
+        first.weight[:4], first.bias[:4] = one.first.weight, one.first.bias
+        second.weight[:, :4], second.weight[:, 4:] = one.second.weight, 0
+        second.bias.copy_(one.second.bias)
+    wide = Two(fxgrow.capture(first, X), fxgrow.capture(second, torch.randn(1, 6)), detach)
+    found = fxgrow.verify(one, wide, X)
+    assert found.ok is not detach, found
+    assert any("another shape" in note for note in found.notes)
+    assert any("gradients of 1 input" in what for what in found.compared)
