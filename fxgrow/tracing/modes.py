@@ -186,7 +186,9 @@ class _Merger:
             LeafNeeded: a module writes, in one mode only, to what both modes have.
         """
         pairs = list(_align(list(self.train.nodes), list(self.evaluation.nodes)))
-        common = {memory_of(n) for a, b in pairs for n in (a, b) if n and ((a and b) or n.op == "get_attr")}
+        makers = {memory_of(n): n for graph in (self.train, self.evaluation) for n in reversed(graph.nodes)}
+        common = {memory_of(n) for a, b in pairs for n in (a, b)
+                  if n and ((a and b) or n.op == "get_attr") and makers[memory_of(n)] is n}
         for a, b in pairs:
             if a is not None and b is not None:
                 node = self.graph.create_node(a.op, a.target, self._argument(a, a.args, b.args),  # type: ignore[arg-type]

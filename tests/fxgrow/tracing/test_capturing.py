@@ -103,6 +103,13 @@ def draws_around_a_mean(module, x):
     return torch.randn_like(spread).mul(spread).add_(x) if module.training else x
 
 
+def draws_in_place_around_a_mean(module, x):
+    spread = torch.exp(x / 2)
+    if module.training:
+        spread = torch.randn_like(spread).mul_(spread)
+    return spread.add_(x)
+
+
 def fills_a_cache(module, x):
     if module.cache.shape[0] != 2 * x.shape[1]:
         module.cache = torch.arange(2 * x.shape[1]).to(x.dtype)
@@ -122,7 +129,8 @@ def asserts_shapes(module, x):
 
 STEPS = {f.__name__: f for f in (
     in_train, other_arguments_in_train, in_place_on_a_view, in_place_in_train, counts_in_train, moving_average,
-    moving_average_in_place, fills_a_cache, made_of_sizes, asserts_shapes, normalises_by_hand, draws_around_a_mean)} | {
+    moving_average_in_place, fills_a_cache, made_of_sizes, asserts_shapes, normalises_by_hand, draws_around_a_mean,
+    draws_in_place_around_a_mean)} | {
     "functional dropout": lambda m, x: F.dropout(x, 0.5, training=m.training),
     "dropout": lambda m, x: m.drop(x),
     "drop path": lambda m, x: x + m.path(x),
