@@ -51,8 +51,10 @@ def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | No
         raise click.UsageError("say where the state_dict goes with -o FILE, or ask for the steps alone with --plan")
     if output is not None:
         cli.check_writable(output, folder=True)
-        done = _streamed(small, big, changes, output, lambda best: Options(method or best, place, approximate, extend, seed),
-                         bool(into_weights or any(options.values())))
+        def by(best: str) -> Options:
+            return Options(method or best, place, approximate, extend, seed)  # type: ignore[arg-type]  # click checks them
+
+        done = _streamed(small, big, changes, output, by, bool(into_weights or any(options.values())))
         if done is not None:
             _tell_streamed(done, small, big or ", ".join(changes), output, as_json)
             return

@@ -176,7 +176,7 @@ class _filled:
                 self.kept[name] = module._parameters[leaf]
                 module._parameters[leaf] = nn.Parameter(tensor, False)
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *raised: object) -> None:
         for name, tensor in self.kept.items():
             owner, _, leaf = name.rpartition(".")
             self.gm.get_submodule(owner)._parameters[leaf] = tensor

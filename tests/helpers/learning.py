@@ -58,21 +58,26 @@ def step(model: nn.Module, found: dict[str, Tensor]) -> None:
 def waiting(grown: fxgrow.Grown, x: Tensor, steps: int = 2) -> dict[str, int]:
     """How many new numbers of each parameter get no gradient in so many steps, and do beside the start: zeros keep it off.
 
-    A unit that a ReLU shuts gets none there either, or not wherever it is looked; nor do numbers that the loss does not
-    depend on.
+    Of three draws each says so: what a ReLU shuts gets none either, but not for all inputs and targets. What the loss does
+    not depend on gets none beside the start.
     """
-    drawn, model = torch.Generator().manual_seed(1), copy.deepcopy(grown.model).train()
-    inputs = batches(x, drawn)
-    left = {n: grown.record.new_mask(n, p) for n, p in model.named_parameters()}
-    for _ in range(steps if any(mask.any() for mask in left.values()) else 0):
+    left = {n: grown.record.new_mask(n, p) for n, p in grown.model.named_parameters()}
+    for seed in (1, 2, 3):
+        if any(mask.any() for mask in left.values()):
+            left = _waiting(grown.model, left, x, steps, torch.Generator().manual_seed(seed))
+    return {n: int(mask.sum()) for n, mask in left.items() if mask.any()}
+
+
+def _waiting(start: nn.Module, left: dict[str, Tensor], x: Tensor, steps: int, drawn: torch.Generator) -> dict[str, Tensor]:
+    """Return which of the numbers in `left` wait by one draw of inputs, targets and a place beside the start."""
+    model, inputs = copy.deepcopy(start).train(), batches(x, drawn)
+    for _ in range(steps):
         found = gradients(model, inputs, drawn)
         step(model, found)
         left = {n: mask & (found[n] == 0) for n, mask in left.items()}
-    for _ in range(3 if any(mask.any() for mask in left.values()) else 0):
-        model = copy.deepcopy(grown.model).train()
-        with torch.no_grad():
-            for p in model.parameters():
-                p += 1e-3 * torch.randn(p.shape, generator=drawn, dtype=p.dtype)
-        found = gradients(model, inputs, drawn, ROUNDING)
-        left = {n: mask & (found[n] != 0) for n, mask in left.items()}
-    return {n: int(mask.sum()) for n, mask in left.items() if mask.any()}
+    beside = copy.deepcopy(start).train()
+    with torch.no_grad():
+        for p in beside.parameters():
+            p += 1e-3 * torch.randn(p.shape, generator=drawn, dtype=p.dtype)
+    found = gradients(beside, inputs, drawn, ROUNDING)
+    return {n: mask & (found[n] != 0) for n, mask in left.items()}
