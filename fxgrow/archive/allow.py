@@ -242,5 +242,5 @@ def is_named_tuple(cls: Any) -> bool:
 
 def shadows(cls: type, name: str) -> bool:
     """Tell whether an attribute `name` of an instance would hide a method or property of its class."""
-    found = inspect.getattr_static(cls, name, None)
+    found = next((vars(c)[name] for c in cls.__mro__ if name in vars(c)), None)
     return callable(found) or hasattr(type(found), "__get__")

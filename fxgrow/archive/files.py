@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors.torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
 from fxgrow.archive import container, foreign, models
 from fxgrow.archive.graph import encode_graph
 from fxgrow.archive.modules import Encoder, graphs_of
+from fxgrow.archive.numbers import Numbers
 from fxgrow.archive.own import Donor
 from fxgrow.archive.tree import TREE
 from fxgrow.archive.values import decode, fields
@@ -60,9 +60,9 @@ def save(model_or_grown: nn.Module | Grown, path: str | os.PathLike, *, example_
     described, maps, version = models.encode_record(record)
     graph = {"version": max(version, encoder.version), **models.encode_model(model, encoder),
              **models.encode_facts(model, inputs), "extra": models.encoded("extra", extra), **described, **encoder.tree()}
-    data = _tensor_bytes({**encoder.data, **maps})
+    numbers = Numbers({**encoder.data, **maps})
     with atomic_write(path) as file:
-        container.write(file, graph, data)
+        container.write(file, graph, numbers)
 
 
 def load(path: str | os.PathLike, *, into: nn.Module | None = None, trust_pickle: bool = False) -> nn.Module:
@@ -136,14 +136,6 @@ def _captured_in_parts(model: nn.Module, inputs: tuple | dict) -> nn.Module:
         return with_parts(model, inputs, lambda path, part: part, stop, {})[0]
 
 
-def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
-    try:
-        return safetensors.torch.save(tensors)
-    except (KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        odd = next((f" ({n!r} is {t.dtype})" for n, t in tensors.items() if str(t.dtype) in str(error)), "")
-        raise ArchiveError(f"the tensors cannot be written{odd}: {one_line(error)}") from error
-
-
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a regular file, since a pipe would block and a device never ends. All that goes wrong is told alike."""
@@ -163,8 +155,7 @@ def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 def _read(file: BinaryIO, lend: models.Lend) -> nn.Module:
     with zipfile.ZipFile(file) as archive:
-        description, numbers = container.read(file, archive)
-    data = safetensors.torch.load(numbers)
+        description, data = container.read(file, archive)
     fields(description, "graph.json", DESCRIPTION)
     record = models.decode_record(description, data, lend)
     model: Any = models.decode_model(description, data, lend)

@@ -172,8 +172,7 @@ def encode_record(record: GrowthRecord) -> tuple[dict, dict[str, Tensor], int]:
         described = json.loads(record.to_json())
     except (TypeError, ValueError) as error:
         raise ArchiveError(f"the growth record holds something that is not data: {one_line(error)}") from error
-    data = {RECORD + name: tensor.detach().cpu().contiguous().clone()  # maps may be shared between parameters
-            for name, tensor in record.to_tensors().items()}
+    data = {RECORD + name: tensor for name, tensor in record.to_tensors().items()}
     origin, version = {}, FIRST
     for number, (path, gm) in enumerate(sorted(record.origin.items())):
         encoder = Encoder(gm, ORIGIN.format(number))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from fxgrow.archive import allow
-from fxgrow.archive.container import FIRST, VERSION
+from fxgrow.archive.container import FIRST, OWN_CODE
 from fxgrow.archive.hooks import encode_hooks
 from fxgrow.archive.own import REBUILT_OF_RNN, class_of, full_name, own_attributes, own_hooks
 from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_constant, usable_attribute, usable_name
@@ -87,7 +87,7 @@ class Encoder:
                  "not_persistent": sorted(module._non_persistent_buffers_set & module._buffers.keys()),
                  "children": children}
         if hooks:
-            entry["hooks"], self.version = hooks, VERSION
+            entry["hooks"], self.version = hooks, OWN_CODE
         self._nesting.add([i for i in children.values() if i is not None])
         self.modules.append(entry)
         self._module_index[id(module)] = len(self.modules) - 1
@@ -96,7 +96,7 @@ class Encoder:
     def _description(self, module: nn.Module, path: str) -> tuple[Any, dict[str, Any], list]:
         """Return what a file says of a module beside its parts: its class, its attributes and its hooks."""
         if self._is_own(module):
-            self.version = VERSION
+            self.version = OWN_CODE
             special = functools.partial(self._special, path)
             held = {n: encode(v, special) for n, v in own_attributes(module).items() if path or n != META}
             return {"own": full_name(module), "at": self._place(path)}, held, own_hooks(module)
@@ -171,7 +171,7 @@ class Encoder:
             _refuse_tensor(tensor, path)
             kind, numbers = "parameter" if isinstance(tensor, nn.Parameter) else "tensor", tensor.detach()
             if tensor.dtype is torch.complex128 and not tensor.is_meta:  # which safetensors does not know
-                kind, numbers, self.version = f"complex {kind}", torch.view_as_real(numbers.resolve_conj()), VERSION
+                kind, numbers, self.version = f"complex {kind}", torch.view_as_real(numbers.resolve_conj()), OWN_CODE
             self.objects.append({"data": self._add_data(numbers, path), "requires_grad": trains(tensor), "kind": kind})
             self._object_index[id(tensor)] = len(self.objects) - 1
             if isinstance(tensor, nn.Parameter) and tensor.numel() and tensor.device.type == "cpu":
@@ -192,8 +192,9 @@ class Encoder:
         if tensor.is_meta:  # no numbers: sizes, strides and type
             self.meta[key] = {"size": list(tensor.shape), "strides": list(tensor.stride()), "dtype": encode(tensor.dtype)}
             return key
-        self.data[key] = plain_copy(tensor)
-        if tensor.stride() != self.data[key].stride() and is_dense(tuple(tensor.shape), tensor.stride()):
+        self.data[key] = tensor
+        usual = torch.empty(tensor.shape, device="meta").stride()  # the file has the numbers row by row
+        if tensor.stride() != usual and is_dense(tuple(tensor.shape), tensor.stride()):
             self.strides[key] = list(tensor.stride())
         return key
 
@@ -233,14 +234,6 @@ def _of_part(module: nn.Module) -> tuple[str | None, dict[str, Any]]:
 def _without_parts(value: Any) -> dict | None:
     """Encode classes, functions and plain objects of the allow-lists, and nothing that holds tensors."""
     return _allowed(value, _without_parts)
-
-
-def plain_copy(tensor: Tensor) -> Tensor:
-    """Return a tensor contiguous, on the CPU, in memory of its own size (safetensors refuses views of larger memory)."""
-    tensor = tensor.detach().cpu().contiguous()
-    usual = torch.empty(tensor.shape, device="meta").stride()  # with sizes of 1, other strides are contiguous too
-    fits = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.stride() == usual
-    return tensor if fits else torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
 def _join(path: str, name: str) -> str:

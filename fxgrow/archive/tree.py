@@ -216,7 +216,7 @@ DECODERS: dict[str, Decoder] = {
 
 
 def _laid_out(data: dict[str, Tensor], strides: dict) -> dict[str, Tensor]:
-    """Copy the tensors into memory of their own, in the layout they had (a channels-last weight runs other kernels)."""
+    """Give the tensors the layout that they had (a channels-last weight runs other kernels)."""
     if not strides.keys() <= data.keys():
         raise ArchiveError("the layouts do not fit the tensors")
     result = {}
@@ -226,9 +226,8 @@ def _laid_out(data: dict[str, Tensor], strides: dict) -> dict[str, Tensor]:
         if stride is not None and not (isinstance(stride, list) and len(stride) == len(shape) and is_dense(shape, stride)
                                        and all(type(s) is int and 0 <= s < 2 ** 48 for s in stride)):
             raise ArchiveError(f"the layout of {key!r} does not fit its shape")
-        memory = torch.empty(shape, dtype=tensor.dtype) if stride is None \
-            else torch.empty_strided(shape, stride, dtype=tensor.dtype)
-        result[key] = memory.copy_(tensor)
+        result[key] = tensor if stride is None \
+            else torch.empty_strided(shape, stride, dtype=tensor.dtype).copy_(tensor)
     return result
 
 

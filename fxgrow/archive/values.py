@@ -67,6 +67,28 @@ _ENCODERS: dict[type | tuple[type, ...], Callable[[Any, Convert], Any]] = {  # t
 }
 
 
+def from_json(data: bytes, what: str) -> dict:
+    """Read strict JSON: an object, no key twice, no NaN; raise ArchiveError for anything else."""
+    def once(pairs):
+        unique = dict(pairs)
+        if len(unique) != len(pairs):
+            raise ValueError("a key appears twice")
+        return unique
+
+    def refuse(token):
+        raise ValueError(f"{token} is not JSON")
+
+    try:
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError:
+        raise ArchiveError(f"{what} is nested too deeply") from None
+    except ValueError as error:
+        raise ArchiveError(f"{what} is not valid JSON") from error
+    if not isinstance(content, dict):
+        raise ArchiveError(f"{what} is not a JSON object")
+    return content
+
+
 def decode(data: Any, decoders: Mapping[str, Decoder] | None = None, depth: int = 0) -> Any:
     """Return the value that `data` stands for, or raise ArchiveError; `decoders` are for kinds beyond plain data."""
     if depth > MAX_DEPTH:
