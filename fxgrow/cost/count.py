@@ -6,7 +6,7 @@ import contextlib
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -17,10 +17,10 @@ from torch.fx.node import map_aggregate
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
-from fxgrow.aten import tree_leaves, tree_map
+from fxgrow.aten import other_counts, tree_leaves, tree_map
 from fxgrow.common import without_collector
 from fxgrow.cost.calls import ComplexConvolutions, seen_checkpoints, uncompiled, unhooked_transforms
-from fxgrow.cost.costs import Cost, FlopCount
+from fxgrow.cost.costs import ASSUMED, Cost, FlopCount
 from fxgrow.cost.meter import MemoryUse, Meter
 from fxgrow.cost.rules import GROUPS
 from fxgrow.errors import CaptureError, FxgrowError
@@ -36,6 +36,7 @@ from fxgrow.graph import (
     meta_twin,
     place_of,
     prefixes,
+    uncached,
     without_fast_path,
 )
 from fxgrow.tracing import trace
@@ -81,7 +82,7 @@ def _count_model(model: nn.Module, args: tuple, kwargs: dict[str, Any], ops: str
         try:
             meter = Meter(ops)
             assumed = way(meter, model, args, kwargs)
-            if not meter.assumed:
+            if not meter.assumed or _is_without_data(assumed, lambda: way(Meter(ops), model, args, kwargs)):
                 return assumed
             break
         except Exception as error:  # capture says best what is in the way
@@ -92,6 +93,20 @@ def _count_model(model: nn.Module, args: tuple, kwargs: dict[str, Any], ops: str
         return count_eager(Meter(ops), model, args, kwargs)
     except Exception as error:
         return assumed or _refuse(model, [*failed, error])
+
+
+def _is_without_data(count: FlopCount, again: Callable[[], FlopCount]) -> bool:
+    """Tell whether a count is the same for any number of positions that data may say; then it need not name them."""
+    try:
+        for none in (False, True):
+            with other_counts(none=none):
+                other = again()
+            if (other.forward, other.backward) != (count.forward, count.backward):
+                return False
+    except Exception:  # where there are no positions at all, say
+        return False
+    count.uncounted = {op: places for op, places in count.uncounted.items() if not op.endswith(ASSUMED)}
+    return True
 
 
 def _refuse(model: nn.Module, failed: list[Exception]) -> NoReturn:
@@ -110,7 +125,8 @@ def _trace_on_meta(meter: Meter, model: nn.Module, args: tuple, kwargs: dict[str
     """Count the graph of a model that asks for data which capture knows or can do without."""
     twin = meta_twin(model)
     inputs = tuple(a.value for a in arguments_of(model, args, kwargs))
-    graph = trace(twin, args, kwargs, {})
+    with uncached(twin):
+        graph = trace(twin, args, kwargs, {})
     clean_trace(graph)
     return _count_graph(meter, graph, twin, inputs)
 

@@ -142,3 +142,12 @@ def test_counting_leaves_torch_as_it_was():
     assert before == (torch.cond, torch.autograd.graph.disable_saved_tensors_hooks,
                       torch.utils.checkpoint.CheckpointFunction.forward)
     assert not nn.modules.module._global_forward_pre_hooks and not nn.modules.module._global_forward_hooks
+
+
+def test_a_choice_whose_ways_cost_the_same_needs_no_data():
+    model = Calls(lambda s, x, m: s.layer(x) if m.all() else s.layer(x) * m[:, None], layer=nn.Linear(6, 4))
+    count = fxgrow.count_flops(model, (torch.randn(3, 6), torch.ones(3, dtype=torch.bool)))
+    assert count.macs == 3 * 24 and not count.eager and "assumed" not in " ".join(count.uncounted)
+    chosen = Calls(lambda s, x, m: s.layer(x[m]), layer=nn.Linear(6, 4))
+    count = fxgrow.count_flops(chosen, (torch.randn(3, 6), torch.tensor([True, False, False])))
+    assert count.macs == 24 and count.eager
