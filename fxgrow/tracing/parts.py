@@ -24,6 +24,7 @@ from fxgrow.graph import (
     clone_structure,
     cloned_tensors,
     faults_told,
+    find_module,
     is_captured,
     owner_of,
     set_mode,
@@ -277,7 +278,7 @@ def put_back(model: nn.Module, parts: dict[str, GraphModule]) -> nn.Module:
 def _to_graph(place: nn.Module, part: GraphModule, path: str) -> None:
     """Make the copy of a user's module a part, with the tensors, the layers and the graph of a captured one."""
     old = [n.target for n in place.graph.nodes if n.op == "call_module"] if is_captured(place) else []
-    _refill(place, part.get_submodule(path), {id(place.get_submodule(target)) for target in old})
+    _refill(place, part.get_submodule(path), {id(find_module(place, str(target))) for target in old})  # some have moved
     blank = CapturedModule(nn.Module(), Graph())
     vars(place).update({name: value for name, value in vars(blank).items()  # without hooks, which are recorded
                         if name not in vars(nn.Module()) or name.startswith(("_forward", "_backward"))})
@@ -300,7 +301,7 @@ def _refill(place: nn.Module, captured: nn.Module, called: set[int]) -> None:
     modules: dict[str, nn.Module | None] = {}
     for name, child in place._modules.items():
         layer = captured._modules.get(name)
-        if child is not None and type(layer) is nn.Module:
+        if child is not None and type(layer) is nn.Module and id(child) not in called:
             _refill(child, layer, called)
         elif layer is not None or child is None or not (tensors_of(child) or id(child) in called):
             child = layer or child

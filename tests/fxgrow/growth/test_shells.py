@@ -82,3 +82,9 @@ def test_what_is_put_beside_a_part_is_put_into_it(step):
     assert len(grown.step.migrate_optimizer(optimizer, grown.model, model).param_groups[0]["params"]) == len(
         list(grown.model.parameters()))
     assert same(grown.step.shrink(grown.model), model)
+
+
+def test_a_part_grows_on_when_its_layers_have_moved():
+    model, x = shell()
+    grown = fxgrow.transform(model, x, [Deepen("last.0", seed=0), Widen("last.0", by=2, seed=0), Deepen("last.0", seed=1)])
+    assert fxgrow.verify(model, grown.model, x).ok and same(grown.step.shrink(grown.model), model)
