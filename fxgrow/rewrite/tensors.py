@@ -30,7 +30,9 @@ def grow_tensor(x: Tensor, axes: Sequence, places: dict[int, Contents], sizes: S
     # the old part of an atom is a view
     order = sorted(places, key=lambda d: (d in last, isinstance(resolve(axes[d]), Atom), d))
     shape = [size_of(axes[d], sizes) if d in places else s for d, s in enumerate(x.shape)]
-    whole = x.new_empty(shape)
+    strides = x.stride()
+    layout = sorted(range(x.dim()), key=lambda d: (-strides[d], x.shape[d] == 1))  # the old memory format
+    whole = torch.empty_permuted(shape, layout, dtype=x.dtype, device=x.device)
     for i, dim in enumerate(order):
         later = order[i + 1:]
         if all(isinstance(resolve(axes[d]), Atom) for d in later):

@@ -93,3 +93,14 @@ def test_each_large_tensor_is_made_once_in_its_final_size():
     large = [tuple(t.shape) for t in grown.model.state_dict().values() if t.numel() > BLOCK]
     assert sorted(made.shapes) == sorted(large)
     assert fxgrow.verify(model, grown.model, x).ok
+
+
+def test_grown_tensors_keep_their_memory_format():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 6, 1),
+                          nn.Conv2d(6, 2, 3))
+    model, x = model.double().to(memory_format=torch.channels_last), torch.randn(2, 3, 9, 9, dtype=torch.double)
+    grown = fxgrow.transform(model, x, [Widen(factor=2, seed=0)]).model
+    assert fxgrow.verify(model, grown, x).ok
+    for name in ("0.weight", "2.weight", "3.weight", "4.weight"):
+        weight = grown.get_parameter(name)
+        assert weight.stride() == weight.contiguous(memory_format=torch.channels_last).stride()
