@@ -159,35 +159,18 @@ def _state(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
 def running_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """Copy a model with its numbers, to be run and not rewritten: the code of captured graphs is shared, not made again.
 
-    Numbers are copied when either is written to: until then they are there once.
-
     Args:
         model: any module; `torch.compile` and parallel wrappers are left out.
         memo: copies to take in place of some objects, by the ids of those, as for `copy.deepcopy`.
     """
     held = dict(memo or {})
-    memo = held | cloned_tensors(model, lambda t: _copied_when_written(t, held))
+    memo = held | cloned_tensors(model, lambda t: copy.deepcopy(t, held) if t.is_leaf else t.detach().clone())
     captured = [m for _, m in modules_by_path(model) if is_captured(m)]  # those of others may rewrite themselves
     for gm in captured:
         memo |= {id(gm): object.__new__(type(gm)), id(gm._graph): gm._graph, id(gm.meta): gm.meta}
     for gm in captured:
         vars(memo[id(gm)]).update((name, _clone_value(value, memo)) for name, value in vars(gm).items())
     return clone_module(model, memo)
-
-
-def _copied_when_written(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
-    """Copy a tensor as `copy.deepcopy` does; the numbers of a parameter once one of both is written to, if torch can do so.
-
-    Buffers are copied at once: kernels of batch norm write to what is shared, and crash.
-    """
-    if not tensor.is_leaf:
-        return tensor.detach().clone()
-    if type(tensor) is not nn.Parameter:  # whose copy has no gradient
-        return copy.deepcopy(tensor, memo)
-    try:
-        return nn.Parameter(torch._lazy_clone(tensor.detach()), tensor.requires_grad)
-    except (RuntimeError, NotImplementedError):  # memory that is not torch's own, mapped from a file, say
-        return copy.deepcopy(tensor, memo)
 
 
 @functools.cache

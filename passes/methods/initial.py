@@ -115,12 +115,9 @@ class Drawing:
         """Return numbers of a uniform distribution with this deviation, in the precision of `like` or a higher one."""
         if like.is_complex():
             return torch.view_as_complex(self._uniform((*shape, 2), std, torch.view_as_real(like)))
-        bound, count = math.sqrt(3.0) * std, math.prod(shape)
-        if like.dtype is torch.float64:
-            return torch.from_numpy(self.draws.uniform.random(shape)).mul_(2 * bound).sub_(bound)
-        words = self.draws.uniform.bit_generator.random_raw(-(-count // 2))  # two numbers each, in half of `random`'s time
-        drawn = torch.from_numpy(words.view(np.int32)[:count])
-        return drawn.to(torch.float32).mul_(bound / 2 ** 31).view(tuple(shape))
+        bound = math.sqrt(3.0) * std
+        drawn = self.draws.uniform.random(shape, np.float64 if like.dtype is torch.float64 else np.float32)
+        return torch.from_numpy(drawn).mul_(2 * bound).sub_(bound)
 
     def _std(self, x: Tensor) -> float:
         x = torch.view_as_real(x) if x.is_complex() else x

@@ -5,10 +5,18 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 IMAGE_CHANNELS = 3
 CONVOLUTION, NORM = nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm
 SIZES = ("in_channels", "out_channels", "groups", "num_features", "in_features", "out_features")
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves the parameters of layers without numbers (other tensors may say how the network is built: RegNet)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **{**(kwargs or {}), "device": "meta"} if func is torch.empty else kwargs or {})
 
 
 def thin(make: Callable[[], nn.Module], by: int = 4) -> nn.Module:
@@ -18,10 +26,11 @@ def thin(make: Callable[[], nn.Module], by: int = 4) -> nn.Module:
         make: the constructor; the numbers of the wide network are never drawn.
         by: how many channels become one. The image's channels and the classes stay.
     """
-    with torch.device("meta"):
+    with Undrawn():
         model = make()
     layers = [m for m in model.modules() if isinstance(m, (CONVOLUTION, NORM, nn.Linear))]
-    classes = [m for m in layers if isinstance(m, nn.Linear)][-1].out_features
+    last = [m for m in layers if isinstance(m, nn.Linear)] or [m for m in layers if isinstance(m, CONVOLUTION)]
+    classes = getattr(last[-1], "out_features", getattr(last[-1], "out_channels", None))
     for layer in layers:
         for name in SIZES:
             channels = getattr(layer, name, 0)
