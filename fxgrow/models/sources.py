@@ -33,7 +33,7 @@ class Loaded(NamedTuple):
 def forms() -> str:
     """Return the forms that MODEL may take, for messages."""
     prefixes = ", ".join(f"{prefix}:NAME" for prefix in dict.fromkeys([*LIBRARIES, *_installed()]))
-    return f"a file, a folder of transformers, {prefixes} or package.module:factory"
+    return f"a file, {prefixes} or package.module:factory, or a folder of transformers"
 
 
 def from_prefix(prefix: str, name: str, pretrained: bool) -> Loaded | None:
