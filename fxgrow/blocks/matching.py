@@ -17,6 +17,7 @@ from fxgrow.identity import Val
 
 PLAIN = ("t", "view", "_unsafe_view")  # what a linear layer does beside its product
 
+
 @dataclass
 class Match:
     """Pairs each node of the smaller graph with one of the larger, and names what stands in between."""

@@ -79,10 +79,14 @@ def test_code_in_a_folder_never_runs(folder):
             load_model(str(place))
 
 
-def test_pickles_are_read_without_running_them(folder):
-    model, place = folder
+def without_numbers(model, place):
     for file in place.glob("*.safetensors*"):
         file.unlink()
+    return model, place
+
+
+def test_pickles_are_read_without_running_them(folder):
+    model, place = without_numbers(*folder)
     torch.save(model.state_dict(), place / "pytorch_model.bin")
     assert torch.equal(load_model(str(place))[0].model.norm.weight, model.model.norm.weight)
 
@@ -97,9 +101,7 @@ def test_pickles_are_read_without_running_them(folder):
 
 def test_what_a_folder_lacks_is_named(folder):
     from safetensors.torch import save_file
-    model, place = folder
-    for file in place.glob("*.safetensors*"):
-        file.unlink()
+    model, place = without_numbers(*folder)
     save_file({n: t for n, t in model.state_dict().items() if "norm" not in n and n != "lm_head.weight"},
               place / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"has no model\..*norm"):
