@@ -6,7 +6,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxgrow.common import folded_table, render
-from fxgrow.graph import Captured, is_captured
+from fxgrow.graph import Captured, arguments_of, as_call, is_captured, to_meta
 from fxgrow.record.record import GrowthRecord
 from fxgrow.tracing import capture_graph
 
@@ -64,13 +64,21 @@ def record_in(model_or_grown: nn.Module | Grown) -> GrowthRecord | None:
 
 
 def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Module, GraphModule]:
-    """Return the model itself, and its graph."""
+    """Return the model itself, and its graph, whose example inputs are those given."""
     model = model_or_grown.model if isinstance(model_or_grown, Grown) else model_or_grown
     if example_inputs is None and isinstance(model_or_grown, Grown):
         example_inputs = model_or_grown.example_inputs
-    if is_captured(model):
-        return model, model
-    return model, capture_graph(model, example_inputs, check=False)  # it is looked at, not grown
+    if not is_captured(model):
+        return model, capture_graph(model, example_inputs, check=False)  # it is looked at, not grown
+    return model, model if example_inputs is None else _with_inputs(model, example_inputs)
+
+
+def _with_inputs(gm: GraphModule, example_inputs) -> GraphModule:
+    """Return a captured module of the same layers, nodes and growth whose example is another one."""
+    view = object.__new__(type(gm))
+    vars(view).update(vars(gm), meta=dict(gm.meta))
+    Captured(view).inputs = to_meta(tuple(a.value for a in arguments_of(gm, *as_call(example_inputs))))
+    return view
 
 
 def keep_growth(before: GraphModule, after: GraphModule, record: GrowthRecord, outcomes: list[Outcome]) -> None:

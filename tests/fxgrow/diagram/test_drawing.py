@@ -376,3 +376,10 @@ def test_short_pictures_have_one_column():
     assert set(columns_of(diagram(Blocks(3), torch.zeros(2, 4)), None).values()) == {0}
     with pytest.raises(DrawError, match="columns 0"):
         picture(Blocks(3), torch.zeros(2, 4), columns=0)
+
+
+def test_a_captured_model_is_drawn_at_the_inputs_given():
+    gm = fxgrow.capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), (torch.randn(2, 3, 8, 8),))
+    shapes = {size: [box.shape for box in boxes(diagram(gm, torch.randn(2, 3, size, size)))] for size in (8, 20)}
+    assert "6" in shapes[8][1] and "18" not in shapes[8][1] and "18" in shapes[20][1], shapes
+    assert [box.shape for box in boxes(diagram(gm, None))] == shapes[8]  # the module's own example is as it was
