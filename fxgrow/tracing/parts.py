@@ -4,9 +4,8 @@ Each part is recorded under its full name, so that globs, reports and records sp
 and put back into the untouched outer module, which is run once before anybody else gets it.
 """
 import functools
-import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +85,6 @@ def run_watched(model: nn.Module, inputs: tuple | dict, wide: bool = False) -> C
         value = value.detach().clone() if isinstance(value, Tensor) else value
         return value.double() if wide and isinstance(value, Tensor) and value.is_floating_point() else value
 
-    gc.collect()  # graphs go round in circles: copies of the runs before would stay, with all that layers were given
     copy, calls, running = clone_structure(model, number), Calls(), []
 
     def enter(path: str, _, args: tuple, kwargs: dict) -> None:
@@ -97,14 +95,25 @@ def run_watched(model: nn.Module, inputs: tuple | dict, wide: bool = False) -> C
     def leave(*_) -> None:
         running.pop()
 
-    for path, module in copy.named_modules():
-        if path and not isinstance(module, torch.jit.ScriptModule):
+    modules = {path: m for path, m in copy.named_modules() if not isinstance(m, torch.jit.ScriptModule)}
+    for path, module in modules.items():
+        if path:
             module.register_forward_pre_hook(functools.partial(enter, path), with_kwargs=True)
             module.register_forward_hook(leave, always_call=True)
     with torch.no_grad(), seeded(0):
         args, kwargs = tree_map(number, as_call(inputs))
-        calls.output = set_mode(copy, False)(*args, **kwargs)
+        try:
+            calls.output = set_mode(copy, False)(*args, **kwargs)
+        finally:
+            _let_go(modules.values())
     return calls
+
+
+def _let_go(copies: Iterable[nn.Module]) -> None:
+    """Take copies that have run apart; graphs go round in circles, and would keep their numbers and all they were given."""
+    for module in copies:
+        for held in (module._forward_pre_hooks, module._forward_hooks, module._parameters, module._buffers, module._modules):
+            held.clear()
 
 
 def _form(arguments: Arguments) -> tuple:
