@@ -7,11 +7,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; for pro
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same tests on a machine with an accelerator, which they do not need
 os.environ.pop("COLUMNS", None)  # of whoever watches the tests: tables are as wide as on a pipe
 
+import proving
 import pytest
 import torch
 from chromium import browser, opened  # noqa: F401  # fixtures
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    if "sweep" in config.getoption("-m"):
+        proving.share = 1
 
 
 @pytest.fixture(autouse=True)

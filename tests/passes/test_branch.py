@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from proving import proves
 from steps import archived, dead, network
 from support import grow
 from torch import Tensor, nn
@@ -143,7 +144,7 @@ def test_summed_branches_learn(name):
     assert first and all(n.endswith(".conv.weight") for n in first) and second == set()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@proves(60)
 @given(rank=st.sampled_from((1, 2, 3)), transposed=st.booleans(), kernel=st.integers(1, 4), stride=st.integers(1, 3),
        padding=st.integers(0, 3), dilation=st.integers(1, 2), groups=st.sampled_from((1, 2, 6)), new=st.integers(1, 7),
        method=st.sampled_from(METHODS))

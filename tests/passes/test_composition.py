@@ -7,8 +7,9 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from random_nets import RandomNet, random_pass
 from support import shake, size, still
 from torch import nn
@@ -54,13 +55,13 @@ def check(model: nn.Module, x, seed: int, count: int, methods: tuple[str, ...] =
 
 
 @given(st.integers(0, 10_000), st.integers(1, 10))
-@settings(max_examples=40, deadline=None, derandomize=True)  # more seeds: test_many_random_networks
+@proves(40)  # more seeds: test_many_random_networks
 def test_random_networks(seed, count):
     check(RandomNet(seed), torch.randn(3, 3, 7, 7, dtype=torch.float64), seed, count)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 10))
-@settings(max_examples=15, deadline=None, derandomize=True)
+@proves(15)
 def test_random_networks_by_net2net_as_well(seed, count):
     check(RandomNet(seed), torch.randn(3, 3, 7, 7, dtype=torch.float64), seed, count, ("r2r", "net2net", "netmorph"))
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from click.testing import CliRunner
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from proving import proves
 from steps import archived, dead, gradients, network
 from support import grow
 from thin import thin
@@ -106,7 +107,7 @@ def convolutions(draw):
     return nn.Sequential(module), torch.randn(2, 4, *(draw(st.integers(8, 12)) for _ in range(rank))), size
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@proves(150)
 @given(convolutions())
 def test_any_convolution_with_any_larger_kernel_computes_the_same(case):
     model, x, size = case

@@ -1,8 +1,9 @@
 """Splits: disjoint, covering, stratified, repeatable; and nothing of one part in another."""
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 
 from fxgrow.experiments.data import load_data, stratified_split
 from fxgrow.experiments.data.registry import stratified_subset
@@ -11,7 +12,7 @@ LABELS = st.lists(st.integers(0, 6), max_size=120).map(lambda y: torch.tensor(y,
 
 
 @given(LABELS, st.floats(0, 0.999), st.integers(0, 2 ** 40))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@proves(200)
 def test_a_split_is_disjoint_covering_stratified_and_repeatable(labels, fraction, seed):
     rest, held = stratified_split(labels, fraction, seed)
     assert sorted(rest.tolist() + held.tolist()) == list(range(len(labels)))
@@ -24,14 +25,14 @@ def test_a_split_is_disjoint_covering_stratified_and_repeatable(labels, fraction
 
 
 @given(st.lists(st.integers(20, 60), min_size=1, max_size=6), st.sampled_from([0.1, 0.25, 0.5]), st.integers(0, 99))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@proves(60)
 def test_the_part_held_out_has_the_size_that_was_asked_for(counts, fraction, seed):
     labels = torch.cat([torch.full((n,), c) for c, n in enumerate(counts)])
     assert len(stratified_split(labels, fraction, seed)[1]) == round(len(labels) * fraction)
 
 
 @given(LABELS, st.integers(1, 130), st.integers(0, 99))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@proves(100)
 def test_a_subset_has_as_many_as_asked_for(labels, limit, seed):
     chosen = stratified_subset(labels, limit, seed)
     assert len(chosen) == len(set(chosen.tolist())) == min(limit, len(labels))

@@ -10,8 +10,9 @@ import zipfile
 
 import pytest
 from archives import refused, small_archive
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 
 from fxgrow.archive import container
 
@@ -38,7 +39,7 @@ def test_any_bit_may_flip(archive, tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@proves(60)
 def test_random_damage(archive, tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged"
     cut = data.draw(st.integers(0, len(archive) - 1))

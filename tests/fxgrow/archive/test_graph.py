@@ -11,8 +11,9 @@ import pytest
 import safetensors.torch
 import torch
 from archives import refused, resealed, small_archive
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from torch import nn
 from torch.fx import GraphModule
 
@@ -269,7 +270,7 @@ def any_archive(request, archive, path):
 
 
 @given(st.data())
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@proves(250)
 def test_random_lies(any_archive, tmp_path_factory, data):
     """Any change of the description gives a model or an ArchiveError, never anything else."""
     def edit(graph):

@@ -6,21 +6,18 @@ copies, and is marked as new. `layout` writes both down for every position of an
 """
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from math import prod
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
+from proving import proves
 
 from fxgrow.axis import Atom, Fixed, Prod, Sum, atoms, concat, is_fixed, product, resolve, view
 from fxgrow.axis.algebra import cut, refine, same, unify
 from fxgrow.axis.expressions import freeze, to_number
-
-proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
-                           suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 NEW = 1 << 20  # added to the label of a new position
 LARGEST = 144  # positions of the largest expression drawn
@@ -172,7 +169,7 @@ def is_normal(e) -> bool:
         and not any(isinstance(p, Fixed) and isinstance(q, Fixed) for p, q in zip(e.parts, e.parts[1:]))
 
 
-@proves(max_examples=150)
+@proves(150)
 @given(expressions(1, leaves=8), st.data())
 def test_resolve_gives_an_equal_normal_form(e, data):
     """`resolve` is idempotent, keeps size, atoms and layout, and leaves nothing to simplify."""
@@ -194,7 +191,7 @@ def test_resolve_gives_an_equal_normal_form(e, data):
     assert np.array_equal(layout(normal, growth), raw_layout(e, growth))
 
 
-@proves(max_examples=100)
+@proves(100)
 @given(expressions(3))
 def test_product_and_concat_are_associative_with_units(es):
     x, y, z = es
@@ -216,7 +213,7 @@ def test_normal_forms_print_as_one_would_write_them():
 # --- one operation ---------------------------------------------------------------------------------------------------
 
 
-@proves(max_examples=150)
+@proves(150)
 @given(st.sampled_from([4, 6, 8, 12]), st.data())
 def test_refine_is_seen_wherever_the_atom_occurs(size, data):
     """Old expressions of a refined atom keep their layouts, and a frozen atom's parts are frozen."""
@@ -237,7 +234,7 @@ def test_refine_is_seen_wherever_the_atom_occurs(size, data):
     assert np.array_equal(whole[whole < NEW], np.arange(size))
 
 
-@proves(max_examples=200)
+@proves(200)
 @given(expressions(2), st.data())
 def test_view_commutes_with_growing(dims, data):
     """Reshaping the grown tensor gives the grown axes that `view` returned, for any factorisation of the size."""
@@ -256,7 +253,7 @@ def test_view_of_no_numbers_follows_the_axes_that_have_positions():
     assert [e.size for e in view([Fixed(0)], [0])] == [0] and view([Fixed(0), Fixed(3)], [0, 2]) is None
 
 
-@proves(max_examples=200)
+@proves(200)
 @given(expressions(1), st.data())
 def test_cut_commutes_with_growing(e, data):
     """Cutting the grown axis at the grown sizes gives the pieces that `cut` returned."""
@@ -272,7 +269,7 @@ def test_cut_commutes_with_growing(e, data):
             assert len(tied) == 1 or isinstance(resolve(e), Sum), "equal pieces of one axis stay equal"
 
 
-@proves(max_examples=250)
+@proves(250)
 @given(st.data())
 def test_unify_makes_layouts_identical(data):
     """After `unify` both sides have the same layout under every growth, matched or frozen, and it never raises."""
@@ -287,7 +284,7 @@ def test_unify_makes_layouts_identical(data):
     assert one_axis(a, b)(grow(data, [a, b]))
 
 
-@proves(max_examples=200)
+@proves(200)
 @given(expressions(1), st.data())
 def test_unify_of_sums_and_products_ties_what_is_equal(e, data):
     """A copy of an expression with atoms of its own can always be unified with it, and stays as free as it was."""
@@ -308,7 +305,7 @@ def test_unify_of_sums_and_products_ties_what_is_equal(e, data):
     assert all(a.reason is None for x in free for a in atoms(x))
 
 
-@proves(max_examples=100)
+@proves(100)
 @given(expressions(1), st.data())
 def test_frozen_axes_never_grow(e, data):
     """Freezing holds through later cuts and views, and the first reason stays."""
@@ -375,7 +372,7 @@ def _join(data, known: list) -> list:
     return []
 
 
-@proves(max_examples=400)
+@proves(400)
 @given(st.data())
 def test_claims_survive_later_operations(data):
     """A random program of views, cuts, joins, unifications and freezes: everything it claimed holds at its end."""

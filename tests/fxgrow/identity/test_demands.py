@@ -8,8 +8,9 @@ from math import inf
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from torch import nn
 
 import fxgrow
@@ -141,7 +142,7 @@ STEPS = [torch.relu, F.relu6, torch.sigmoid, torch.tanh, torch.abs, torch.square
 
 
 @given(st.lists(st.integers(0, len(STEPS) - 1), min_size=1, max_size=6), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@proves(60)
 def test_ranges_hold_every_number(steps, seed):
     class Chain(nn.Module):
         def forward(self, x):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from support import shake
 from torch import Tensor, nn
 
@@ -150,7 +151,7 @@ NUMBERS = st.recursive(
     max_leaves=6)
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=30)
+@proves(30)
 @given(NUMBERS)
 def test_any_arithmetic_of_sizes(number):
     model = shake(Net(lambda h: h * (1 + number(h))).double())

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from support import grow, shake
 from torch import Tensor, nn
 
@@ -100,7 +101,7 @@ def test_what_folds_no_pairs_is_refused_or_left_alone():
         fxgrow.transform(Normed(), torch.randn(4, 3), [Widen("stem", factor=2, residual="fold")])
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=25)
+@proves(25)
 @given(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=3), st.data())
 def test_folding_composes_with_every_other_widening(kinds, data):
     torch.manual_seed(0)

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 import torchvision.models as tv
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from support import shake
 from thin import thin
 from torch import nn
@@ -123,7 +124,7 @@ def network(widths, depths, inner, *form):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * widths[-1], 5)).double()
 
 
-@settings(max_examples=25, deadline=None)
+@proves(25)
 @given(st.data())
 def test_random_networks_grow_into_bigger_ones(data):
     stages, size = data.draw(st.integers(1, 2)), st.integers(0, 2)

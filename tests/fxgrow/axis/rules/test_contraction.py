@@ -1,13 +1,12 @@
 """Rules of sums of products: networks around every kind of contraction, grown by each method and compared in both modes."""
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from support import grow, size
 from torch import Tensor, nn
 
@@ -15,8 +14,6 @@ import fxgrow
 from fxgrow.errors import SelectionError
 from fxgrow.passes import Widen
 
-proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
-                           suppress_health_check=[HealthCheck.too_slow])
 METHODS = ["r2r", "net2net", "netmorph"]
 
 
@@ -245,7 +242,7 @@ class Mix(nn.Module):
 KINDS, JOINS = ["plain", "point", "grouped", "depthwise", "transposed"], ["then", "add", "cat", "mul"]
 
 
-@proves(max_examples=60)
+@proves(60)
 @given(st.sampled_from([2, 4, 6]), st.lists(st.tuples(*map(st.sampled_from, (KINDS, JOINS))), min_size=1, max_size=4),
        st.sampled_from(METHODS), st.sampled_from([{"factor": 2}, {"factor": 1.5}, {"by": 3}]), st.integers(0, 99))
 def test_random_convolutional_networks(width, plan, method, how, seed):

@@ -1,14 +1,14 @@
 """Rules of pointwise ops: what each table claims of its functions, and networks around each op grown by every method."""
 from __future__ import annotations
 
-import functools
 import operator
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from support import grow, size
 from torch import Tensor, nn
 
@@ -16,8 +16,6 @@ from fxgrow.aten import LINEAR, ODD, ZERO_AT_ZERO
 from fxgrow.errors import SelectionError
 from fxgrow.passes import Widen
 
-proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
-                           suppress_health_check=[HealthCheck.too_slow])
 METHODS = ["r2r", "net2net", "netmorph"]
 DRAWN = torch.Generator().manual_seed(0)
 
@@ -293,7 +291,7 @@ class Program(nn.Module):
         return self.rest(y if self.norm is None else self.norm(y))
 
 
-@proves(max_examples=80)
+@proves(80)
 @given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5),
        st.sampled_from(ENDS), st.sampled_from(METHODS))
 def test_random_programs(steps, end, method):

@@ -1,14 +1,13 @@
 """Rules of normalisations: which contents pass each of them, and what is said where none does."""
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from older import instance_norm_with_statistics
+from proving import proves
 from support import grow
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
@@ -16,8 +15,6 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from fxgrow.errors import SelectionError
 from fxgrow.passes import Widen
 
-proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
-                           suppress_health_check=[HealthCheck.too_slow])
 METHODS = ["r2r", "net2net", "netmorph"]
 
 
@@ -267,7 +264,7 @@ PARTS = {
 }
 
 
-@proves(max_examples=60)
+@proves(60)
 @given(st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=5), st.sampled_from(METHODS), st.sampled_from([2, 3]))
 def test_random_streams(names, method, factor):
     """Any stream of blocks and norms grows by a whole factor, exactly: where nothing else is, copies are."""
@@ -277,7 +274,7 @@ def test_random_streams(names, method, factor):
     assert grown.model.get_submodule("0").out_features >= 6 * factor
 
 
-@proves(max_examples=30)
+@proves(30)
 @given(st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=4), st.sampled_from(METHODS),
        st.sampled_from([1.5, 2.5]))
 def test_random_streams_by_any_factor(names, method, factor):

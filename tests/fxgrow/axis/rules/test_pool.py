@@ -1,21 +1,18 @@
 """Rules of spatial ops: pooling, resampling, padding, blocks moved between channels and space."""
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from support import grow, size
 from torch import nn
 
 from fxgrow.errors import SelectionError
 from fxgrow.passes import Widen
 
-proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
-                           suppress_health_check=[HealthCheck.too_slow])
 METHODS = ["r2r", "net2net", "netmorph"]
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -214,7 +211,7 @@ class Pyramid(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-@proves(max_examples=50)
+@proves(50)
 @given(st.lists(st.sampled_from(sorted({**STEPS, **CHANGES})), min_size=1, max_size=6), st.sampled_from(METHODS),
        st.sampled_from([2, 1.5]))
 def test_random_pyramids(names, method, factor):

@@ -1,21 +1,18 @@
 """Rules of reductions and of ops that mix one dimension: over the class itself, and beside it."""
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proving import proves
 from support import grow
 from torch import nn
 
 from fxgrow.errors import SelectionError
 from fxgrow.passes import Widen
 
-proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
-                           suppress_health_check=[HealthCheck.too_slow])
 METHODS = ["r2r", "net2net", "netmorph"]
 
 
@@ -200,7 +197,7 @@ STEPS = {**BESIDE, **{f"{name} over it": f for name, f in OVER.items()}, "relu":
 STEPS = {name: f for name, f in STEPS.items() if name not in ("topk", "diff", "mode")}  # they change the sequence
 
 
-@proves(max_examples=50)
+@proves(50)
 @given(st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=4), st.sampled_from(METHODS))
 def test_chains_of_reductions(names, method):
     """Copies pass all of them; another method is used only where none is taken over the class."""

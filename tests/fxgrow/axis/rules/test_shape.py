@@ -7,7 +7,6 @@ checked at the output as well, by all three methods.
 """
 from __future__ import annotations
 
-import functools
 import random
 from dataclasses import dataclass
 from math import prod
@@ -15,8 +14,9 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
+from proving import proves
 from torch import Tensor, nn
 
 import fxgrow
@@ -26,9 +26,6 @@ from fxgrow.contents import ByPart, certify
 from fxgrow.errors import SelectionError
 from fxgrow.passes import Widen
 from fxgrow.rewrite import Growth, rewrite
-
-proves = functools.partial(settings, deadline=None, derandomize=True, database=None,
-                           suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 # --- the oracle ------------------------------------------------------------------------------------------------------
 
@@ -699,7 +696,7 @@ def test_classes_that_meet(case):
         assert (exact(model, model.input(), method) is not None) == bool(free)
 
 
-@proves(max_examples=150)
+@proves(150)
 @given(chains(), st.integers(0, 2 ** 16))
 def test_old_numbers_are_where_the_axes_say(model, seed):
     """Every class grown by any number of arbitrary positions: no op moves an old number elsewhere than claimed."""
@@ -707,7 +704,7 @@ def test_old_numbers_are_where_the_axes_say(model, seed):
     event("grown" if grown else "frozen")
 
 
-@proves(max_examples=60)
+@proves(60)
 @given(chains(), st.sampled_from(["r2r", "net2net", "netmorph"]), st.sampled_from([{"factor": 2}, {"factor": 1.5}]))
 def test_growing_is_exact(model, method, how):
     """Where something can grow, the grown network computes the same in both modes."""
