@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from fxgrow.common import brief, did_you_mean
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import FxgrowError, TrainError
 
 WORDS = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
 S = TypeVar("S", bound="Settings")
-
-
-class TrainError(FxgrowError):
-    """A training run cannot be set up, or cannot go on."""
 
 
 class Settings:

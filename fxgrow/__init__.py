@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fxgrow.diagram import Difference, diff, draw
     from fxgrow.errors import ArchiveError, CaptureError, DrawError, FxgrowError, GrowthError, OtherInputs, SelectionError
     from fxgrow.growth import transform
+    from fxgrow.loops import Grower
     from fxgrow.passes.into import GrownInto, grow_into, put_back
     from fxgrow.record import Grown, GrowthRecord, Outcome, ParameterRecord, scale_updates, tie, untie
     from fxgrow.tracing import capture
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "diagram": "Difference diff draw",
     "errors": "ArchiveError CaptureError DrawError FxgrowError GrowthError OtherInputs SelectionError",
     "growth": "transform",
+    "loops": "Grower",
     "passes.into": "GrownInto grow_into put_back",
     "record": "Grown GrowthRecord Outcome ParameterRecord scale_updates tie untie",
     "tracing": "capture",

@@ -21,6 +21,10 @@ class GrowthError(FxgrowError):
     """A growth that was asked for cannot be done exactly, or makes no sense (a size below the present one)."""
 
 
+class TrainError(FxgrowError):
+    """A training run or a growth in one cannot be set up, or cannot go on."""
+
+
 class ArchiveError(FxgrowError):
     """A file is not one of ours, is damaged, or asks for something that loading never does."""
 

@@ -131,6 +131,17 @@ def fold_pairs(x: Tensor, dim: int, old: int, out: int) -> Tensor:
     return F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, out - old]) if out > old else x
 
 
+def positions_of(mask: Tensor, among: int) -> Tensor:
+    """Return where a vector is true: the rows that one of `among` experts gets. Where it never is, the first position.
+
+    Data say how many; without data (on the meta device) each expert has its share.
+    """
+    if mask.is_meta:
+        return torch.empty(-(-mask.numel() // among), dtype=torch.long, device="meta")
+    found = mask.nonzero().flatten()
+    return found if found.numel() or not mask.numel() else found.new_zeros(1)
+
+
 class MultiheadAttention(nn.Module):
     """`torch.nn.MultiheadAttention` (Vaswani 2017) with head count and head widths free of the embedding width.
 

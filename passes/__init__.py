@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fxgrow.passes.activation import Activation
     from fxgrow.passes.branch import Branch
     from fxgrow.passes.deepen import Deepen
+    from fxgrow.passes.experts import Experts
     from fxgrow.passes.kernel import Kernel
     from fxgrow.passes.se import SqueezeExcite
     from fxgrow.passes.skip import Skip
@@ -17,5 +18,5 @@ if TYPE_CHECKING:
     from fxgrow.passes.widen import Widen
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
-    "activation": "Activation", "branch": "Branch", "deepen": "Deepen", "kernel": "Kernel", "se": "SqueezeExcite",
-    "skip": "Skip", "subnet": "Subnet", "widen": "Widen"})
+    "activation": "Activation", "branch": "Branch", "deepen": "Deepen", "experts": "Experts", "kernel": "Kernel",
+    "se": "SqueezeExcite", "skip": "Skip", "subnet": "Subnet", "widen": "Widen"})

@@ -42,37 +42,37 @@ def _resnet_v2(stem: Plan, a: int, b: int, c: int) -> dict[str, Plan]:
             "reduction_b": RESNET_REDUCTION_B, "c": [*[RESNET_C] * (c - 1), LAST], "last": "1x1:1536"}
 
 
-@register
+@register(input_shape=(3, 299, 299), parameters=42_679_816)
 def inception_v4(num_classes: int = 1000, in_channels: int = 3, size: int = 299, r: float = 1.0) -> nn.Module:
     """Inception-v4: 42.7 M parameters; a fifth of the last features is dropped in train mode."""
     return Planned(_v4(STEM, 4, 7, 3), r, (in_channels, size, size), num_classes, dropout=0.2)
 
 
-@register
+@register(input_shape=(3, 299, 299), parameters=55_843_464)
 def inception_resnet_v2(num_classes: int = 1000, in_channels: int = 3, size: int = 299, r: float = 1.0) -> nn.Module:
     """Inception-ResNet-v2: 55.8 M parameters; a fifth of the last features is dropped in train mode."""
     return Planned(_resnet_v2(RESNET_STEM, 10, 20, 10), r, (in_channels, size, size), num_classes, dropout=0.2)
 
 
-@register
+@register(input_shape=(3, 32, 32), parameters=805_922)
 def inception_v4_small(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 0.25) -> nn.Module:
     """One block of each of Inception-v4's kinds behind two convolutions, at a quarter of the widths."""
     return Planned(_v4(SMALL_STEM, 1, 1, 1), r, (in_channels, size, size), num_classes)
 
 
-@register
+@register(input_shape=(3, 32, 32), parameters=837_530)
 def inception_resnet_v2_small(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 0.25) -> nn.Module:
     """One block of each of Inception-ResNet-v2's kinds behind two convolutions, at a quarter of the widths."""
     return Planned(_resnet_v2(SMALL_STEM, 1, 1, 1), r, (in_channels, size, size), num_classes)
 
 
-@register
+@register(input_shape=(1, 40), parameters=516_706)
 def inception_v4_1d(num_classes: int = 10, in_channels: int = 1, size: int = 40, r: float = 0.25) -> nn.Module:
     """`inception_v4_small` for sequences of `size` numbers, 40 as in MNIST-1D: images of one row."""
     return Planned(_v4(SMALL_STEM, 1, 1, 1), r, (in_channels, size), num_classes)
 
 
-@register
+@register(input_shape=(1, 40), parameters=571_930)
 def inception_resnet_v2_1d(num_classes: int = 10, in_channels: int = 1, size: int = 40, r: float = 0.25) -> nn.Module:
     """`inception_resnet_v2_small` for sequences of `size` numbers, 40 as in MNIST-1D: images of one row."""
     return Planned(_resnet_v2(SMALL_STEM, 1, 1, 1), r, (in_channels, size), num_classes)

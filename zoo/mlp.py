@@ -26,7 +26,7 @@ class MLP(nn.Module):
         return self.fc(self.hidden(self.flatten(x)))
 
 
-@register
+@register(input_shape=(1, 28, 28), parameters=269_322)
 def mlp(num_classes: int = 10, input_shape: tuple[int, ...] = (1, 28, 28), hidden: tuple[int, ...] = (256, 256),
         r: float = 1.0) -> nn.Module:
     """Hidden layers of `hidden` units, each times r, for inputs of any shape."""

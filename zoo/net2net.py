@@ -32,7 +32,7 @@ INCEPTION_BN: dict[str, Plan] = {
 }
 
 
-@register
+@register(input_shape=(3, 224, 224), parameters=11_285_224)
 def inception_bn(num_classes: int = 1000, in_channels: int = 3, size: int = 224, r: float = 1.0) -> nn.Module:
     """Inception with batch norm, as in figure 5 of Ioffe and Szegedy; about as wide as Net2Net's teacher with r=0.3**0.5."""
     return Planned(INCEPTION_BN, r, (in_channels, size, size), num_classes)
@@ -63,7 +63,7 @@ class PlainConv(nn.Module):
         return self.fc2(self.relu(self.fc1(torch.flatten(self.features(x), 1))))
 
 
-@register
+@register(input_shape=(3, 32, 32), parameters=591_274)
 def net2net_conv(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 1.0) -> nn.Module:
     """Two stages of two convolutions, 32 r and 64 r channels, 128 r hidden units: no norm, no skip path."""
     first, second = scaled(32, r), scaled(64, r)

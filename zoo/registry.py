@@ -20,13 +20,21 @@ class ZooError(ModelError):
     """The zoo has no such model, or the model no such option or value."""
 
 
-def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+def register(build: Callable[..., nn.Module] | None = None, *, input_shape: tuple[int, ...] = (),
+             parameters: int = 0) -> Callable[..., Any]:
     """Register a function, as a decorator: its name becomes a model's name, its keyword arguments the model's options.
+
+    Args:
+        build: the function.
+        input_shape, parameters: what the model takes and has with the defaults of its options. `fxgrow zoo` reads them off
+            the source; without them, and for other packages, it builds the models.
 
     Every argument needs a default; a value that a user passes must be of the default's kind: a whole number of at least
     one, a positive number where the default is a float, a bool, or a tuple of whole numbers. The module that the function
     returns says in `input_shape` what it takes, without the batch: `(3, 32, 32)`.
     """
+    if build is None:
+        return register
     name = build.__name__
     if name in BUILDERS:
         raise ZooError(f"the zoo has a model {name!r} already: give the new one another name")

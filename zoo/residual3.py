@@ -47,13 +47,13 @@ class Residual3(nn.Module):
         return self.fc2(self.relu(self.fc1(torch.flatten(self.layers(x), 1))))
 
 
-@register
+@register(input_shape=(1, 28, 28), parameters=119_938)
 def mnist_resnet(num_classes: int = 10, in_channels: int = 1, size: int = 28, r: float = 1.0) -> nn.Module:
     """MNIST network: 8 r, 16 r and 32 r channels, 256 r hidden units."""
     return Residual3((scaled(8, r), scaled(16, r), scaled(32, r)), scaled(256, r), (in_channels, size, size), num_classes)
 
 
-@register
+@register(input_shape=(3, 32, 32), parameters=437_434)
 def residual3(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 1.0) -> nn.Module:
     """CIFAR-10 network: 16 r, 32 r and 64 r channels, 256 r hidden units."""
     return Residual3((scaled(16, r), scaled(32, r), scaled(64, r)), scaled(256, r), (in_channels, size, size), num_classes)

@@ -48,13 +48,13 @@ def _two_stages(blocks: int, num_classes: int, in_channels: int, size: int, r: f
     return ResNet((scaled(64, r), scaled(128, r)), (blocks, blocks), (in_channels, size, size), num_classes, stem)
 
 
-@register
+@register(input_shape=(3, 32, 32), parameters=684_362)
 def cifar_resnet10(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 1.0, stem: int = 7) -> nn.Module:
     """ResNetCifar-10(r) of R2R's paper: ten layers with weights on the longest way."""
     return _two_stages(2, num_classes, in_channels, size, r, stem)
 
 
-@register
+@register(input_shape=(3, 32, 32), parameters=1_423_178)
 def cifar_resnet18(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 1.0, stem: int = 7) -> nn.Module:
     """ResNetCifar-18(r) of R2R's paper: eighteen layers with weights on the longest way."""
     return _two_stages(4, num_classes, in_channels, size, r, stem)

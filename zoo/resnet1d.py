@@ -30,7 +30,7 @@ class ResNet1d(nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
-@register
+@register(input_shape=(1, 40), parameters=176_874)
 def resnet1d(num_classes: int = 10, in_channels: int = 1, size: int = 40, r: float = 1.0) -> nn.Module:
     """Three residual blocks of 32 r, 64 r and 128 r channels; `size` is the length, 40 as in MNIST-1D."""
     return ResNet1d((scaled(32, r), scaled(64, r), scaled(128, r)), (in_channels, size), num_classes)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fxgrow import loops
 from fxgrow.cli import json_option, options_of, print_json, print_table, status
 from fxgrow.common import atomic_write, quantity
 from fxgrow.experiments import train as training  # whose names load torch when they are first used
@@ -86,7 +87,7 @@ def _run(model: str | None, chosen: dict[str, Any]) -> Run:
         if not run.model:
             raise click.UsageError("say what to train: MODEL, or a TOML file with a `model`")
         for text in run.grow:
-            training.parse_growth(text)
+            loops.parse_growth(text)
     except TrainError as error:
         raise click.UsageError(str(error)) from error
     return run

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fxgrow.experiments.seeds import mixed
+from fxgrow.common import mixed
 
 
 class Batches(Sampler):

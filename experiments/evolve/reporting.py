@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch.fx import GraphModule
 
 import fxgrow
-from fxgrow.common import atomic_write, quantity
+from fxgrow.common import atomic_write, mixed, quantity
 from fxgrow.cost import count_flops
 from fxgrow.diagram import VIRIDIS, diagram_data
 from fxgrow.errors import DrawError, FxgrowError
@@ -23,7 +23,6 @@ from fxgrow.experiments.evolve.history import SearchHistory, read_search
 from fxgrow.experiments.evolve.member import Member, Scored, ancestry
 from fxgrow.experiments.evolve.selection import last_states
 from fxgrow.experiments.evolve.store import Store, opened
-from fxgrow.experiments.seeds import mixed
 from fxgrow.graph import Captured
 from fxgrow.page import PARTS, STYLES, page
 from fxgrow.record import describe_step

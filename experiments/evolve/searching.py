@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import fxgrow
+from fxgrow.common import mixed
 from fxgrow.errors import ArchiveError
 from fxgrow.experiments.data import Data, as_data
 from fxgrow.experiments.evolve.config import SearchConfig
@@ -27,7 +28,6 @@ from fxgrow.experiments.evolve.selection import SELECTIONS, Selection, best, sur
 from fxgrow.experiments.evolve.store import Store, opened, to_bytes
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.evolve.worker import Fitness, Task, TaskResult, data_of, evaluate, fitness_of
-from fxgrow.experiments.seeds import mixed
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import Run, capture_classifier, load_run_model
 

@@ -21,7 +21,7 @@ from fxgrow.experiments.papers.presets import scales
 from fxgrow.experiments.papers.results import percent, spread
 from fxgrow.experiments.papers.running import Setup, redrawn, untrained
 from fxgrow.experiments.plots import bars
-from fxgrow.experiments.train import parse_growth
+from fxgrow.loops import parse_growth
 
 GROWN, SCRATCH, NETWORK = "from the trained original", "from scratch", "network"
 GROWTH = 1.3   # a neighbour has at most so many times the original's parameters and FLOPs

@@ -23,6 +23,7 @@ from fxgrow.experiments.data import Data, load_data
 from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale, get_experiment
 from fxgrow.experiments.train import Diverged, TrainConfig, Trainer, Watcher
 from fxgrow.graph import Captured
+from fxgrow.loops import grow_by_entry, parse_growth, seed_for
 from fxgrow.zoo import create_model, init_convolutions, options_for, parse_options
 
 VERSION = 1
@@ -163,8 +164,8 @@ def untrained(setup: Setup, key: str, seed: int) -> GraphModule:
 def grown_through(model: GraphModule, growths: Sequence[str], data: Data, seed: int) -> GraphModule:
     """Return the network behind the growths of a schedule, as if none of its steps had been trained."""
     for i, text in enumerate(growths):
-        entry, inputs = training.parse_growth(text), data.first(training.PROBE)
-        model = training.grow_by_entry(model, inputs, entry, training.seed_for(seed, i)).grown.model  # type: ignore
+        entry, inputs = parse_growth(text), data.first(training.PROBE)
+        model = grow_by_entry(model, inputs, entry, seed_for(seed, i)).grown.model  # type: ignore
     return model
 
 

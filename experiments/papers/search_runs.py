@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 import fxgrow
+from fxgrow.common import mixed
 from fxgrow.experiments import evolve
 from fxgrow.experiments.data import Data
 from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale, register
 from fxgrow.experiments.papers.running import Setup, finished, redrawn, start_of, teacher_run, untrained
 from fxgrow.experiments.papers.search_tables import APART, BASE, figure, table, verdicts
-from fxgrow.experiments.seeds import mixed
 from fxgrow.experiments.train import Diverged, Trainer, TrainingState, Watcher, count_parameters, step_flops
 
 NETWORK, SCRATCH = "network", "best, from scratch"

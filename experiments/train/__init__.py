@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from fxgrow.experiments.train.history import History
     from fxgrow.experiments.train.prepare import capture_classifier, device_of, make_optimizer
     from fxgrow.experiments.train.rates import Rates, rate
-    from fxgrow.experiments.train.schedule import grow_by_entry, parse_growth, seed_for
     from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
     from fxgrow.experiments.train.state import TrainingState
     from fxgrow.experiments.train.trainer import PROBE, Diverged, Interrupted, Trainer, finite_or_none
@@ -23,7 +22,6 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "checkpoint": "CHECKPOINT_NAME checkpoint_settings",
     "config": "TrainConfig",
     "costs": "PlannedCost count_parameters step_flops",
-    "schedule": "grow_by_entry parse_growth seed_for",
     "history": "History",
     "prepare": "capture_classifier device_of make_optimizer",
     "rates": "Rates rate",

@@ -10,8 +10,7 @@ from torch.fx import GraphModule
 import fxgrow
 from fxgrow.errors import FxgrowError
 from fxgrow.experiments.train.prepare import in_mode
-from fxgrow.experiments.train.rates import LastGrowth
-from fxgrow.experiments.train.schedule import Entry, grow_by_entry, seed_for
+from fxgrow.loops import Entry, LastGrowth, grow_by_entry, seed_for
 
 
 def count_parameters(model: nn.Module) -> int:

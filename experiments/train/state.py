@@ -13,7 +13,8 @@ from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.history import History
 from fxgrow.experiments.train.prepare import make_optimizer
-from fxgrow.experiments.train.rates import LastGrowth, Rates
+from fxgrow.experiments.train.rates import Rates
+from fxgrow.loops import LastGrowth
 from fxgrow.record import GrowthRecord
 
 PLAIN = ("step", "flops", "eval_flops", "seconds", "stopped", "fired", "since", "loss_sum", "loss_count")

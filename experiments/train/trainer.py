@@ -1,7 +1,7 @@
 """The trainer: a loop in plain torch that grows the network while it trains it, and can go on after any interruption.
 
 Evaluation, growth, early stopping and, last, a checkpoint happen at the boundary between two steps. What lives here: the
-loop. What does not: rates (rates.py), growths (schedule.py), files (checkpoint.py), counting (costs.py).
+loop. What does not: rates (rates.py), growths (fxgrow.loops), files (checkpoint.py), counting (costs.py).
 """
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.costs import PlannedCost, count_parameters, eval_flops, plan, step_flops
 from fxgrow.experiments.train.history import History, append_line
 from fxgrow.experiments.train.prepare import capture_classifier, cpu_copy, device_of, in_mode, make_optimizer
-from fxgrow.experiments.train.rates import Effects, LastGrowth, Rates, after_growth, rate
-from fxgrow.experiments.train.schedule import CheckedGrowth, Entry, grow_by_entry, parse_growth, seed_for, stalled
+from fxgrow.experiments.train.rates import Rates, after_growth, rate
 from fxgrow.experiments.train.state import TrainingState, gather, restore
 from fxgrow.experiments.train.watch import TensorBoard, Watcher
+from fxgrow.loops import CheckedGrowth, Effects, Entry, LastGrowth, grow_by_entry, parse_growth, seed_for, stalled
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROBE = 16  # samples that a grown network is compared on

@@ -25,9 +25,9 @@ from fxgrow.axis.rules.elementwise import broadcast, pointwise
 from fxgrow.axis.standardise import rows_of, view_groups
 from fxgrow.axis.tape import Tape, rule
 from fxgrow.axis.tape import rule as axis_rule
-from fxgrow.axis.values import Contract, Fold, Map, Normalise, Op, Reduce, Value
+from fxgrow.axis.values import Contract, Fold, Map, Near, Normalise, Op, Reduce, Value
 
-__all__ = ["Atom", "AxisClass", "Contract", "Fixed", "Fold", "LOOKUP", "Map", "Normalise", "OUTPUT", "Op", "Prod", "Reduce",
-           "Sizes", "Sum", "Tape", "Value", "analyse", "atoms", "axis_rule", "broadcast", "classes", "concat", "cut",
-           "growable", "is_fixed", "pointwise", "product", "resolve", "rows_of", "rule", "size_of", "source_of", "unify",
-           "view", "view_groups"]
+__all__ = ["Atom", "AxisClass", "Contract", "Fixed", "Fold", "LOOKUP", "Map", "Near", "Normalise", "OUTPUT", "Op", "Prod",
+           "Reduce", "Sizes", "Sum", "Tape", "Value", "analyse", "atoms", "axis_rule", "broadcast", "classes", "concat",
+           "cut", "growable", "is_fixed", "pointwise", "product", "resolve", "rows_of", "rule", "size_of", "source_of",
+           "unify", "view", "view_groups"]

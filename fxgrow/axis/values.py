@@ -100,3 +100,10 @@ class Normalise(Op):
 @dataclass(eq=False)
 class Fold(Op):
     """Takes the difference of the pairs in `reduced`; makes a class of as many old positions, padded by zeros."""
+
+
+@dataclass(eq=False)
+class Near(Op):
+    """Makes each position of dimension `dim` of those around it too, and of zeros beyond the ends."""
+    dim: int = 0
+    fn: str = "linear"

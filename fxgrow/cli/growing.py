@@ -34,7 +34,7 @@ class TransformCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Add the options of each installed pass to the help."""
         super().format_options(ctx, formatter)
-        for name, cls in pass_options.loaded_passes().items():
+        for name, cls in pass_options.loaded_passes(load=pass_options.declared_pass).items():
             records = [option.get_help_record(ctx) for option in pass_options.options_of(cls)]
             with formatter.section(f"Options behind --pass {name}"):
                 formatter.write_dl([record for record in records if record is not None] or [("none", "")])

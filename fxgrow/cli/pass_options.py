@@ -1,7 +1,7 @@
 """Passes on the command line: `--pass NAME` and the options behind it, which are the pass's dataclass fields.
 
 A pass is found through the entry-point group `fxgrow.passes`, and its help in its docstring, so that nothing is declared
-twice. Nothing here imports a pass before it is asked for.
+twice. Nothing here imports a pass before it is asked for, and its help does not import it at all.
 """
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from fxgrow.common import brief, load_plugin, nearest_names, plugins
+from fxgrow.common import brief, declared, load_plugin, nearest_names, plugins
 from fxgrow.errors import FxgrowError
 
 GROUP = "fxgrow.passes"
@@ -78,12 +78,21 @@ def load_pass(name: str) -> type:
     return cls
 
 
-def loaded_passes(complain: Callable[[str], Any] | None = None) -> dict[str, type]:
+def declared_pass(name: str) -> type:
+    """Return a class with the docstring and fields of a pass, which for fxgrow's own comes without importing torch."""
+    place = installed_passes()[name].value
+    if place.startswith("fxgrow."):
+        with contextlib.suppress(Exception):  # fields that the source alone does not tell
+            return declared(place)
+    return load_pass(name)
+
+
+def loaded_passes(complain: Callable[[str], Any] | None = None, load: Callable[[str], type] = load_pass) -> dict[str, type]:
     """Return the classes of all installed passes; of one that cannot be had, `complain` (stderr) is told instead."""
     found = {}
     for name in installed_passes():
         try:
-            found[name] = load_pass(name)
+            found[name] = load(name)
         except FxgrowError as error:
             (complain or partial(click.echo, err=True))(f"left out: {error}")
     return found
@@ -236,7 +245,8 @@ def describe(name: str, cls: type) -> dict:
 
 def advice(option: str) -> str:
     """Tell whose an option is that the command itself does not have, or which ones are like it."""
-    flags = {flag: name for name, cls in loaded_passes(lambda _: None).items() for o in options_of(cls) for flag in o.opts}
+    classes = loaded_passes(lambda _: None, declared_pass)
+    flags = {flag: name for name, cls in classes.items() for o in options_of(cls) for flag in o.opts}
     if option in flags:
         return f" It is an option of a pass: write it behind --pass {flags[option]}."
     near = nearest_names(option, flags, 2)

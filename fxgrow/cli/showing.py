@@ -162,7 +162,8 @@ def flops(model: str, ops: str, depth: int | None, sort: str | None, train: bool
 @json_option
 def passes(as_json: bool) -> None:
     """List the passes and their options."""
-    described = [pass_options.describe(name, cls) for name, cls in pass_options.loaded_passes().items()]
+    classes = pass_options.loaded_passes(load=pass_options.declared_pass)
+    described = [pass_options.describe(name, cls) for name, cls in classes.items()]
     if as_json:
         print_json({"passes": described})
         return

@@ -3,9 +3,11 @@
 What lives here: helpers without torch that any room may use. What does not: anything that knows of graphs or tensors.
 """
 from fxgrow.common.collector import without_collector
+from fxgrow.common.declarations import Declarations, declared
 from fxgrow.common.entry_points import load_installed, load_plugin, plugins
 from fxgrow.common.files import atomic_folder, atomic_write
 from fxgrow.common.refusal import Refusal
+from fxgrow.common.seeds import mixed
 from fxgrow.common.tables import csv_text, folded_table, render
 from fxgrow.common.tensorboard import pixels, writing
 from fxgrow.common.words import (
@@ -20,6 +22,6 @@ from fxgrow.common.words import (
     times,
 )
 
-__all__ = ["Refusal", "atomic_folder", "atomic_write", "brief", "csv_text", "did_you_mean", "folded_table",
-           "load_installed", "load_plugin", "nearest", "nearest_file", "nearest_names", "one_line", "pixels", "plugins",
-           "quantity", "render", "shortened", "times", "without_collector", "writing"]
+__all__ = ["Declarations", "Refusal", "atomic_folder", "atomic_write", "brief", "csv_text", "declared", "did_you_mean",
+           "folded_table", "load_installed", "load_plugin", "mixed", "nearest", "nearest_file", "nearest_names", "one_line",
+           "pixels", "plugins", "quantity", "render", "shortened", "times", "without_collector", "writing"]

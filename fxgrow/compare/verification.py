@@ -5,7 +5,9 @@ and comparing outputs, which the check of a capture does too (tracing).
 """
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -209,7 +211,8 @@ class _Comparison:
             inputs = redraw(inputs, self.seed, whole=False)
         call = _Call(" and ".join(map(str, axes)), inputs, resized=True)
         try:
-            self.probe.run(inputs, self.seed)
+            with contextlib.redirect_stderr(io.StringIO()):  # a captured model prints where it stopped
+                self.probe.run(inputs, self.seed)
         except Exception:
             return None
         try:

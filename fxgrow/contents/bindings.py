@@ -7,7 +7,7 @@ from math import prod
 
 from fxgrow.axis import Atom, Map, Normalise, Op, Prod, Reduce, Sum, Tape, Value, atoms, resolve, view_groups
 from fxgrow.common import Refusal
-from fxgrow.contents.kinds import CONST, NIL, PAIR, SPREAD, ByPart, Content, Known, Tag, Var
+from fxgrow.contents.kinds import CONST, NIL, PAIR, SPREAD, ZERO, ByPart, Content, Known, Tag, Var
 
 Flip = tuple[str, int, tuple[Atom, int] | None]  # a parameter axis, and one position of a told-apart atom in it
 
@@ -92,12 +92,13 @@ class Bindings:
         base: the content that parameters produce, `flips` aside, whose parameters produce its complement.
         exact: refuse what would change the function; otherwise only fill the tensors.
         scaling: let weights that are no norm's take factors back, too.
+        zeroed: the parameter axes whose new positions are zeros.
     """
 
     def __init__(self, tape: Tape, atom: Atom, base: Content, flips: Iterable[Flip] = (), exact: bool = True,
-                 scaling: bool = False):
+                 scaling: bool = False, zeroed: Iterable[tuple[str, int]] = ()):
         self.tape, self.atom, self.base, self.exact, self.scaling = tape, atom, base, exact, scaling
-        self.flips = set(flips)
+        self.flips, self.zeroed = set(flips), set(zeroed)
         self.tags: dict[tuple[Value, int], Tag] = {}
         self.out = Certificate(atom, base)
         self.behind: dict[Var, Known] = {}  # contents behind a norm of a parameter's rows
@@ -139,7 +140,9 @@ class Bindings:
 
     def bind(self, var: Var, content: Known = CONST) -> Known:
         """Settle the content of a parameter; a constant one is what it produces."""
-        if content == CONST:
+        if (var.source, var.dim) in self.zeroed:
+            content = ZERO
+        elif content == CONST:
             content = self.produced(var)
         if isinstance(content, ByPart) and content.atom not in atoms(self.tape.params[var.source].axes[var.dim]):
             raise Refusal(f"{var.source} would need several contents at once")

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fxgrow.aten import REARRANGED
-from fxgrow.axis import Contract, Fold, Map, Normalise, Op, Reduce, Value, atoms
+from fxgrow.axis import Contract, Fold, Map, Near, Normalise, Op, Reduce, Sum, Value, atoms, resolve
 from fxgrow.common import Refusal
 from fxgrow.contents import kinds
 from fxgrow.contents.bindings import Certificate, Flip, Power
@@ -13,6 +13,7 @@ from fxgrow.contents.kinds import AVERAGE, CONST, COPY, FREE, NIL, PAIR, SIGNED,
 from fxgrow.contents.learning import Learning, slope_of
 from fxgrow.contents.norms import normalised, refuse_division_by_zero
 from fxgrow.contents.rows import in_front, insist_on_measures, measure
+from fxgrow.contents.zeros import makers_of_zeros, scaled_to_zero
 
 Sources = Sequence[tuple[int, int]]  # (input, dimension) pairs
 # What may be taken over contents, and the factor that this leaves on it (on a deviation: its root).
@@ -30,6 +31,14 @@ class NeedsFlip(Refusal):
     def __init__(self, reason: str, *ops: Op):
         super().__init__(reason)
         self.ops = ops
+
+
+class NeedsZeros(Refusal):
+    """New positions that are zero only if these parameter axes are zero there."""
+
+    def __init__(self, reason: str, places: set[tuple[str, int]]):
+        super().__init__(reason)
+        self.places = places
 
 
 class Interpreter(Factors):
@@ -149,6 +158,8 @@ class Interpreter(Factors):
     def _any(self, op: Op, sources: Sources) -> Known:
         """Return the content of any function that acts on each position alone."""
         contents = self._carried(*self._split(op, sources))
+        if scaled_to_zero(self, op):
+            return ZERO
         if kinds.zeros(contents) and not isinstance(op, Normalise):
             self._doubt(op, len(sources))
         if len(sources) == 1:
@@ -273,6 +284,25 @@ class Interpreter(Factors):
                       self._any(op, self.sources(op, dim)))
         refuse_division_by_zero(self, op)
 
+    def _near(self, op: Near) -> None:
+        """Prove that old positions meet zeros behind the last of them, as there were; new ones may become anything."""
+        for dim in self.dims(op.outs[0]):
+            tag = self._linear(op, self.sources(op, dim))
+            if dim == op.dim:
+                tag = self.bind(tag) if isinstance(tag, Var) else tag
+                self._insist_on_zeros(op, tag)
+                tag = NIL if tag == NIL else FREE
+            self.give(op, dim, tag)
+
+    def _insist_on_zeros(self, op: Near, tag: Tag) -> None:
+        """Refuse positions that change what the last of the old ones are made of."""
+        axis = resolve(op.ins[0].axes[op.dim])
+        if not self.is_alone(axis.parts[-1] if isinstance(axis, Sum) else axis):
+            raise Refusal(f"{op.node} runs over it and what is behind it")
+        if self.exact and tag not in (ZERO, NIL):
+            reason = f"{op.node} makes each of its positions of their neighbours, which new ones would be"
+            raise NeedsZeros(reason, makers_of_zeros(self, op.ins[0], op.dim))
+
     def _fold(self, op: Fold) -> None:
         """Prove a fold: pairs vanish as their difference, and zeros do; what follows is padded by zeros."""
         (_, dim, axis), = op.reduced
@@ -325,4 +355,4 @@ class Interpreter(Factors):
 
 
 STEPS: dict[type[Op], Callable] = {Map: Interpreter._map, Contract: Interpreter._contract, Reduce: Interpreter._reduce,
-                                   Normalise: Interpreter._normalise, Fold: Interpreter._fold}
+                                   Normalise: Interpreter._normalise, Fold: Interpreter._fold, Near: Interpreter._near}

@@ -13,6 +13,7 @@ from fxgrow.aten import POOLED, at_zero
 from fxgrow.axis import Contract, Map, Normalise, Op, Reduce, Value, atoms
 from fxgrow.contents.bindings import Bindings
 from fxgrow.contents.kinds import NIL, ZERO, ByPart
+from fxgrow.contents.zeros import scaled_to_zero
 
 Place = tuple[Value, int, int | None]  # a dimension of a value, and which part of it, where parts differ
 STEPS = 3
@@ -86,7 +87,8 @@ class Learning:
     def _of(self, op: Op) -> Iterator[_Step]:
         """Give the steps of one op."""
         held, product = self.held, isinstance(op, (Contract, Normalise)) or getattr(op, "fn", "") == "mul"
-        joins = "product" if product else "linear" if getattr(op, "fn", "") in ("linear", "div") else "any"
+        sums = getattr(op, "fn", "") in ("linear", "div") or scaled_to_zero(held, op)  # weight and bias alone learn
+        joins = "product" if product else "linear" if sums else "any"
         summed = [] if isinstance(op, Normalise) else [(i, d) for i, d, e in op.reduced if held.atom in atoms(e)]
         if summed:
             flat = isinstance(op, Reduce) and op.how in FLAT_TOTALS

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fxgrow.axis import Atom, Op, Prod, Tape, atoms, resolve
 from fxgrow.common import Refusal
 from fxgrow.contents.bindings import Certificate, Flip
-from fxgrow.contents.interpreter import Interpreter, NeedsFlip
+from fxgrow.contents.interpreter import Interpreter, NeedsFlip, NeedsZeros
 from fxgrow.contents.kinds import AVERAGE, COPY, FREE, PAIR, ZERO, Content
 
 # The contents to try for a wanted one, in this order.
@@ -31,11 +31,11 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True, scaling: bool
         Refusal: with the place and the reason.
     """
     _refuse_repeated(tape, atom)
-    todo: list[frozenset[Flip]] = [frozenset()]
+    todo: list[tuple[frozenset[Flip], frozenset[tuple[str, int]]]] = [(frozenset(), frozenset())]
     reason = ""
     for _ in range(MOST_RUNS):
-        flips = todo.pop()
-        interpreter = Interpreter(tape, atom, Content(base), flips, exact, scaling)
+        flips, zeroed = todo.pop()
+        interpreter = Interpreter(tape, atom, Content(base), flips, exact, scaling, zeroed)
         try:
             certificate = interpreter.run()
             unasked = all(norm.op.outs[0].param_only for norm in certificate.norms) and not interpreter.asked
@@ -44,8 +44,12 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True, scaling: bool
             return certificate
         except NeedsFlip as stop:
             turned = [] if scaling else [side for op in stop.ops for side in _turned(interpreter, op, flips)]
-            todo += [flips | side for side in reversed(turned)]
+            todo += [(flips | side, zeroed) for side in reversed(turned)]
             reason = reason or ("" if turned else str(stop))
+        except NeedsZeros as stop:
+            more = stop.places - zeroed
+            todo += [(flips, zeroed | more)] if more else []
+            reason = reason or ("" if more else str(stop))
         except Refusal as why:
             reason = reason or str(why)
         if not todo:

@@ -8,7 +8,10 @@ from click.testing import CliRunner
 
 import fxgrow
 from fxgrow.cli.main import main
+from fxgrow.common import load_installed
 from fxgrow.zoo import create_model, list_models, model_options
+from fxgrow.zoo.cli import built_models, own_models
+from fxgrow.zoo.registry import BUILDERS
 
 SMALL = "zoo:cifar_resnet10:r=2**-4,num_classes=3,in_channels=1,size=16"
 
@@ -52,6 +55,36 @@ def test_the_list():
     assert all(m["what"].endswith(".") and list(m["options"]) == list(model_options(n)) for n, m in found.items())
     text = run("zoo").output
     assert all(f"zoo:{name}"[:12] in text for name in list_models())
+
+
+def test_what_is_declared_for_the_list_is_what_the_models_are():
+    assert sorted(own_models(), key=lambda m: m["name"]) == built_models()
+
+
+def test_models_of_other_packages_are_in_the_list(tmp_path, monkeypatch):
+    (tmp_path / "othermodels.py").write_text("""
+from torch import nn
+from fxgrow.zoo import register
+
+@register
+def lone(num_classes: int = 2) -> nn.Module:
+    \"\"\"One layer.\"\"\"
+    model = nn.Linear(4, num_classes)
+    model.input_shape = (4,)
+    return model
+""")
+    info = tmp_path / "othermodels-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: othermodels\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fxgrow.models]\nothermodels = othermodels\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    load_installed.cache_clear()
+    try:
+        found = {m["name"]: m for m in json.loads(run("zoo", "--json").stdout)}
+    finally:
+        BUILDERS.pop("lone", None)
+    assert "mlp" in found and found["lone"] == {
+        "name": "lone", "what": "One layer.", "input": [4], "parameters": 10, "options": {"num_classes": 2}}
 
 
 def test_the_table_of_the_documentation():

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fxgrow.aten import Recorded
-from fxgrow.axis.expressions import LOOKUP, Fixed, product, to_number
+from fxgrow.axis.expressions import LOOKUP, Fixed, is_fixed, product, to_number
 from fxgrow.axis.tape import Tape, rule
-from fxgrow.axis.values import Contract, Value
+from fxgrow.axis.values import Contract, Near, Value
 
 
 def _finish(tape: Tape, name: str, value: Value, out: Tensor, bias: Tensor | None, dims: dict[int, int]) -> None:
@@ -98,8 +98,12 @@ def linear(tape, name, args, kwargs, out):
 
 @rule("convolution", "_convolution", "convolution_overrideable")
 def convolution(tape, name, args, kwargs, out):
-    """Convolve `x [N, I, *space]` with `weight [O, I/g, *kernel]` (transposed: `[I, O/g, *kernel]`), `bias [O]`."""
-    _convolve(tape, name, args[:3], args[8], out, args[6])
+    """Convolve `x [N, I, *space]` with `weight [O, I/g, *kernel]` (transposed: `[I, O/g, *kernel]`), `bias [O]`.
+
+    Channels may stand where space does, of which each result is made of its neighbours (ECA).
+    """
+    plain = not args[6] and all(step == 1 for step in args[3])
+    _convolve(tape, name, args[:3], args[8], out, args[6], plain)
 
 
 @rule("torchvision::deform_conv2d")
@@ -116,12 +120,12 @@ def deformed(tape, name, args, kwargs, out):
     _convolve(tape, name, (x, weight, bias), groups, out)
 
 
-def _convolve(tape: Tape, name: str, operands: Sequence, groups: int, out: Tensor, transposed: bool = False) -> None:
+def _convolve(tape: Tape, name: str, operands: Sequence, groups: int, out: Tensor, transposed: bool = False,
+              near: bool = False) -> None:
     image, weight, bias = operands
     x, w = tape.of(image), tape.of(weight)
     channels = 1 if out.ndim == weight.ndim else 0
-    space = [Fixed(s) for s in out.shape[channels + 1:]]
-    tape.freeze_all(x.axes[channels + 1:], "it is spatial")
+    x, space = _along_space(tape, name, x, list(out.shape), channels + 1, near)
     for axis in w.axes[2:]:
         to_number(axis)
     outer_in, inner_in = tape.view([x.axes[channels]], [groups, x.axes[channels].size // groups], "the groups")
@@ -130,9 +134,28 @@ def _convolve(tape: Tape, name: str, operands: Sequence, groups: int, out: Tenso
     consumed, produced = (inner_w, w.axes[1]) if transposed else (w.axes[1], inner_w)
     tape.unify(inner_in, consumed, name)
     value = Value([*x.axes[:channels], product((outer_w, produced)), *space])
-    tape.record(Contract, name, [x, w], [value], dmaps=[{i: i for i in range(channels + 1)}, {0: channels, 1: channels}],
+    tape.record(Contract, name, [x, w], [value], dmaps=[{i: i for i in range(len(x.axes))}, {0: channels, 1: channels}],
                 reduced=[(0, channels, inner_in), (1, 0 if transposed else 1, consumed)], groups=outer_w)
     _finish(tape, name, value, out, bias, {0: channels})
+
+
+def _along_space(tape: Tape, name: str, x: Value, shape: list[int], first: int, near: bool) -> tuple[Value, list]:
+    """Return what a convolution sums over, and the axes of space of its result.
+
+    near: a class along space keeps its positions, of which each is made of its neighbours as well.
+    """
+    space = []
+    for d in range(first, len(shape)):
+        axis = x.axes[d]
+        if near and axis.size == shape[d] and not is_fixed(axis):
+            around = Value(x.axes)
+            tape.record(Near, name, [x], [around], dmaps=[{i: i for i in range(len(x.axes))}], dim=d)
+            x = around
+            space.append(axis)
+        else:
+            tape.freeze(axis, "it is spatial")
+            space.append(Fixed(shape[d]))
+    return x, space
 
 
 @rule("embedding")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+from fxgrow.common import mixed
 from fxgrow.experiments.data import load_data, loader, mnist1d
 from fxgrow.experiments.data.arrays import padded_crop
-from fxgrow.experiments.seeds import mixed
 
 
 class Noisy(Dataset):

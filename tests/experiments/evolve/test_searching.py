@@ -371,7 +371,7 @@ def test_a_diverging_child_does_not_end_the_search(tmp_path, monkeypatch):
             raise TrainError("the loss is nan")
         return fit(self)
 
-    from fxgrow.experiments.seeds import mixed
+    from fxgrow.common import mixed
     broken = mixed(0, 1, 1) % 2 ** 31  # the first child
     monkeypatch.setattr(worker.Trainer, "fit", fails)
     other = search(small(train={"batch_size": 20, "lr": 0.05}), tmp_path / "one_fails")

@@ -16,7 +16,7 @@ from fxgrow.experiments.evolve.mutation import Mutation, describe
 from fxgrow.experiments.papers import ExperimentError
 from fxgrow.experiments.papers.neighbour_runs import GROWN, GROWTH, SCRATCH, Neighbours, as_words, verdict
 from fxgrow.experiments.papers.running import untrained
-from fxgrow.experiments.train import parse_growth
+from fxgrow.loops import parse_growth
 from fxgrow.passes import Kernel, Widen
 
 MLP = "zoo:mlp:hidden=(12,12)"

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fxgrow.experiments.train import Rates, TrainConfig, rate
-from fxgrow.experiments.train.rates import after_growth, scale_decay
-from fxgrow.experiments.train.schedule import OPTIONS
+from fxgrow.experiments.train.rates import after_growth
+from fxgrow.loops import OPTIONS, scale_decay
 
 DEFAULTS = {name: default for name, (_, default) in OPTIONS.items()}
 

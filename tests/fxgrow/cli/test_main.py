@@ -192,10 +192,16 @@ def test_version():
     assert fxgrow.__version__ in run("--version").output
 
 
-def test_help_comes_without_torch():
-    code = ("import sys; from fxgrow.cli.main import main; main(['--help'], standalone_mode=False); "
-            "sys.exit('torch' in sys.modules)")
-    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+def test_help_and_lists_come_without_torch():
+    """Of every command that there is."""
+    code = ("import sys; from fxgrow.cli.main import main\n"
+            "for words in [[], ['--help'], ['--version'], ['passes'], ['passes', '--json'], ['zoo'], ['zoo', '--json'],\n"
+            "              *([name, '--help'] for name in main.list_commands(None))]:\n"
+            "    main(words or ['-h'], standalone_mode=False)\n"
+            "    assert 'torch' not in sys.modules, words\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--factor" in done.stdout and "zoo:cifar_resnet18" in done.stdout and "behind --pass into" in done.stdout
 
 
 # --- wrong usage: exit 2 ------------------------------------------------------------------------------------------

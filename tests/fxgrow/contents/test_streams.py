@@ -181,21 +181,3 @@ class Latents(nn.Module):
 def test_learned_latents_that_a_norm_reads_grow(norm, method):
     found = grown(Latents(NORMS[norm]), torch.randn(2, 5, 3, dtype=torch.float64), factor=2, method=method, seed=0)
     assert found.model.get_parameter("latents").shape == (4, 12)
-
-
-class Gate(nn.Module):
-    """A convolution over the channels as if they were places (ECA), between two of images."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.gate, self.last = nn.Conv2d(2, 6, 1), nn.Conv1d(1, 1, 3, padding=1, bias=False), nn.Conv2d(6, 3, 1)
-
-    def forward(self, x):
-        x = self.first(x)
-        weights = self.gate(x.mean((2, 3))[:, None]).sigmoid()
-        return self.last(x * weights.view(x.shape[0], -1, 1, 1))
-
-
-def test_channels_that_are_read_as_places_are_left_alone_and_the_reason_says_so():
-    with pytest.raises(fxgrow.SelectionError, match="it is spatial"):
-        grown(Gate(), torch.randn(2, 2, 4, 4, dtype=torch.float64), factor=2, seed=0)

@@ -131,7 +131,8 @@ SPACE = {
     "pooled by maxima": lambda x: F.max_pool1d(x, 2),
     "interpolated": lambda x: F.interpolate(x, size=6, mode="linear"),
     "reflected": lambda x: F.pad(x, (1, 1), mode="reflect"),
-    "convolved": nn.Conv1d(5, 5, 3, padding=1),
+    "convolved in steps": nn.Conv1d(5, 5, 3, padding=1, stride=2),
+    "convolved to fewer": nn.Conv1d(5, 5, 3),
     "cut into windows": lambda x: x.unfold(2, 2, 2).mean(3),
 }
 

@@ -7,10 +7,8 @@ from torch import nn
 from training import clusters, perceptron, trainer
 
 import fxgrow
-from fxgrow.errors import GrowthError, SelectionError
-from fxgrow.experiments.settings import TrainError
-from fxgrow.experiments.train import grow_by_entry, parse_growth, seed_for
-from fxgrow.experiments.train.schedule import OPTIONS, stalled
+from fxgrow.errors import GrowthError, SelectionError, TrainError
+from fxgrow.loops import OPTIONS, grow_by_entry, parse_growth, seed_for, stalled
 from fxgrow.passes import Deepen, Widen
 
 # --- text ----------------------------------------

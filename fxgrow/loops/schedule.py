@@ -18,11 +18,9 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 import fxgrow
 from fxgrow.cli import options_of, parse_pass
-from fxgrow.common import did_you_mean
+from fxgrow.common import did_you_mean, mixed
 from fxgrow.compare import Verification
-from fxgrow.errors import FxgrowError, GrowthError
-from fxgrow.experiments.seeds import mixed
-from fxgrow.experiments.settings import TrainError
+from fxgrow.errors import FxgrowError, GrowthError, TrainError
 from fxgrow.record import Grown, GrowthRecord, new_numbers
 
 MOMENTS = ("epoch", "step", "fraction", "plateau", "slope")

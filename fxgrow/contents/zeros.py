@@ -1,0 +1,57 @@
+"""Zeros on demand: which parameters make new positions of a value zero, where something else than zeros would be seen."""
+from __future__ import annotations
+
+from math import prod
+
+from torch import Tensor
+
+from fxgrow.axis import Contract, Map, Normalise, Op, Reduce, Value
+from fxgrow.common import Refusal
+from fxgrow.contents.bindings import Bindings
+from fxgrow.contents.kinds import ZERO
+
+PER_CHANNEL = ("batch_norm", "standardise")
+
+
+def makers_of_zeros(held: Bindings, value: Value, dim: int) -> set[tuple[str, int]]:
+    """Return the parameter axes that make new positions of a value zero by being zero there, the last before it.
+
+    Raises:
+        Refusal: something on the way is other than zero all the same.
+    """
+    if value.source is not None:
+        return {(value.source, dim)}
+    op = value.op
+    if value.constant == "zeros":
+        return set()
+    if op is not None and op.name in PER_CHANNEL and _affine(op):
+        sources = [(i, d) for i, d in held.sources(op, dim) if i in _affine(op)]
+    elif isinstance(op, (Contract, Normalise)) or getattr(op, "fn", "") == "mul":
+        sources = _smallest(held, op, held.sources(op, dim))  # type: ignore[arg-type]
+    elif isinstance(op, (Map, Reduce)) and op.fn in ("linear", "odd", "fn0", "div") and not getattr(op, "const", False):
+        sources = held.sources(op, dim)[:1 if op.fn == "div" else None]
+    else:
+        sources = []
+    if not sources:
+        raise Refusal(f"{'what makes it' if op is None else op.node} gives no zeros that something else needs")
+    return set().union(*(makers_of_zeros(held, op.ins[i], d) for i, d in sources))  # type: ignore[union-attr]
+
+
+def _smallest(held: Bindings, op: Op, sources: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the operand of a product that is to be zero: of parameters that of the fewest numbers, such as a gain."""
+    given = [(i, d) for i, d in sources if op.ins[i].param_only] or sources
+    return sorted(given, key=lambda at: prod(axis.size for axis in op.ins[at[0]].axes))[:1]
+
+
+def _affine(op: Op) -> list[int]:
+    """Return which operands of a norm of each channel are its weight and bias."""
+    made = op.outs[0].made
+    given = [isinstance(a, Tensor) for a in made.args[1:3]] if made is not None else []
+    return list(range(1, 1 + sum(given))) if given[:1] == [True] else []
+
+
+def scaled_to_zero(held: Bindings, op: Op) -> bool:
+    """Tell whether an op is a norm of each channel whose weight and bias are zero at all new positions."""
+    affine = _affine(op) if held.zeroed and op.name in PER_CHANNEL else []
+    tags = [held.tag(op.ins[i], d) for i in affine for d in held.dims(op.ins[i])]
+    return bool(tags) and set(tags) == {ZERO}

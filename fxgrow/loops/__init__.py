@@ -1,0 +1,30 @@
+"""Growth in training loops, whoever wrote them: the words of a schedule, and `Grower`, which does what they say.
+
+What lives here: what any loop needs. What does not: a trainer (experiments.train), other frameworks (integrations).
+"""
+from typing import TYPE_CHECKING
+
+from fxgrow.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from fxgrow.loops.effects import Effects, LastGrowth, scale_decay
+    from fxgrow.loops.grower import Grower
+    from fxgrow.loops.schedule import (
+        OPTIONS,
+        CheckedGrowth,
+        Entry,
+        grow_by_entry,
+        parse_growth,
+        seed_for,
+        stalled,
+    )
+    from fxgrow.loops.structure import pack, unpack
+    from fxgrow.loops.wrappers import wrap_anew
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__, {
+    "effects": "Effects LastGrowth scale_decay",
+    "grower": "Grower",
+    "schedule": "CheckedGrowth Entry OPTIONS grow_by_entry parse_growth seed_for stalled",
+    "structure": "pack unpack",
+    "wrappers": "wrap_anew",
+})

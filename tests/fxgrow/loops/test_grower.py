@@ -1,0 +1,352 @@
+"""Growth in a loop of one's own: what trains goes along, and a run that was broken off goes on to the same numbers."""
+from __future__ import annotations
+
+import copy
+import io
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+import fxgrow
+from fxgrow.errors import GrowthError, TrainError
+from fxgrow.passes import Widen
+
+WIDEN, DEEPEN = "step=4 lr=ratio: widen where=3 factor=2", "step=8: deepen where=3"
+X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+class Loop:
+    """A loop of someone's own: two groups, a scheduler, an average, a scaler, perhaps compiled."""
+
+    def __init__(self, *grow: str, compiled: bool = False, model: nn.Module | None = None, **settings: Any):
+        self.model, self.losses = model or network(), []
+        parts = [[p for p in self.model.parameters() if (p.ndim < 2) == bias] for bias in (False, True)]
+        self.optimizer = torch.optim.AdamW([{"params": parts[0]}, {"params": parts[1], "weight_decay": 0.0}], lr=0.01)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 20)
+        self.ema = AveragedModel(self.model, avg_fn=lambda average, new, count: 0.9 * average + 0.1 * new)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        if compiled:
+            self.model = torch.compile(self.model, backend="aot_eager")
+        self.grower = fxgrow.Grower(self.model, self.optimizer, grow, X, scheduler=self.scheduler, ema=self.ema, **settings)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("grower", "model", "optimizer", "scheduler", "ema", "scaler")}
+
+    def run(self, start: int, end: int) -> Loop:
+        for step in range(start, end):
+            x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step))
+            loss = (self.model(x) - x[:, :3]).square().mean()
+            self.optimizer.zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.scheduler.step()
+            self.ema.update_parameters(self.model)
+            self.losses.append(loss.item())
+            self.model = self.grower.step(step, loss)
+        return self
+
+    def saved(self) -> io.BytesIO:
+        file = io.BytesIO()
+        torch.save({name: part.state_dict() for name, part in self.parts.items()}, file)
+        file.seek(0)
+        return file
+
+    def load(self, file: io.BytesIO) -> Loop:
+        states = torch.load(file, weights_only=True)
+        self.model = self.grower.load_state_dict(states["grower"])
+        for name, part in self.parts.items():
+            if name != "grower":
+                part.load_state_dict(states[name])
+        return self
+
+
+def numbers(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+# --- what goes along ----------------------------------------------------------------------------------------------------
+
+
+def test_model_average_and_groups_grow_and_compute_the_same():
+    loop = Loop(WIDEN).run(0, 3)
+    before, average = loop.model, copy.deepcopy(loop.ema.module)
+    optimizer, rates = loop.optimizer, [g["lr"] for g in loop.optimizer.param_groups]
+    after = loop.run(3, 4).model
+    assert after is not before and after.get_parameter("3.weight").shape == (16, 8)
+    assert fxgrow.verify(before, after, X).ok and loop.optimizer is optimizer
+    assert not torch.equal(loop.ema.module.get_parameter("3.weight")[:8], after.get_parameter("3.weight")[:8])
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.01, 0.0]
+    assert [{p.ndim for p in g["params"]} for g in optimizer.param_groups] == [{2}, {1}]
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in after.parameters()}
+    moment = optimizer.state[after.get_parameter("3.weight")]["exp_avg"]
+    assert moment.shape == (16, 8) and moment[:8].any() and not moment[8:].any()
+    assert len(rates) == 2 and average.training == loop.ema.module.training
+
+
+def test_the_average_of_a_layer_norms_stream_computes_what_it_did():
+    loop = Loop("step=4: widen where=0 factor=2").run(0, 3)
+    x = torch.randn(16, 6, generator=torch.Generator().manual_seed(3))
+    optimizer, ema = loop.optimizer, loop.ema
+    (loop.model(x) - x[:, :3]).square().mean().backward()
+    optimizer.step()
+    ema.update_parameters(loop.model)
+    expected = ema(X)
+    loop.grower.step(3)
+    assert ema.module.get_parameter("0.weight").shape == (16, 6) and torch.allclose(ema(X), expected, atol=1e-6)
+    ema.update_parameters(loop.grower.model)
+
+
+def test_an_average_may_be_a_dict_and_an_optimizer_may_train_more_than_the_model():
+    model, temperature = network(), nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.Adam([temperature, *model.parameters()], lr=0.01)
+    average = {name: t.clone() for name, t in model.state_dict().items()}
+    grower = fxgrow.Grower(model, optimizer, "step=1: widen where=3 by=4", X, ema=average)
+    (model(X) * temperature).square().mean().backward()
+    optimizer.step()
+    grown = grower.step(0)
+    assert {name: t.shape for name, t in average.items()} == {name: t.shape for name, t in grown.state_dict().items()}
+    assert any(p is temperature for p in optimizer.param_groups[0]["params"]) and optimizer.state[temperature]
+
+
+def test_two_optimizers_each_take_what_is_theirs():
+    model = network()
+    matrices = torch.optim.SGD([p for p in model.parameters() if p.ndim == 2], lr=0.1, momentum=0.9)
+    rest = torch.optim.AdamW([p for p in model.parameters() if p.ndim < 2])
+    grown = fxgrow.Grower(model, [matrices, rest], "step=1: deepen where=3", X).step(0)
+    held = [{id(p) for p in o.param_groups[0]["params"]} for o in (matrices, rest)]
+    assert held == [{id(p) for p in grown.parameters() if (p.ndim < 2) == small} for small in (False, True)]
+
+
+def test_the_rate_of_a_ratio_holds_during_steps_alone_and_the_scheduler_does_not_see_it():
+    def moved(grow: str) -> tuple[float, float]:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        grown = fxgrow.Grower(model, optimizer, grow, X).step(0)
+        before = numbers(grown)
+        grown(X).sum().backward()
+        optimizer.step()
+        return (grown.get_parameter("5.bias") - before[-1]).abs().max().item(), optimizer.param_groups[0]["lr"]
+
+    (plain, rate), (scaled, same) = moved("step=1: widen where=3 factor=2"), moved("step=1 lr=ratio: widen where=3 factor=2")
+    warm, _ = moved("step=1 lr=rewarm rewarm=4: widen where=3 factor=2")
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (
+        network(), fxgrow.transform(network(), X, Widen("3", factor=2)).model)]
+    assert rate == same == 0.5 and scaled == pytest.approx(plain * sizes[0] / sizes[1]) and warm == pytest.approx(plain / 4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_old_numbers_stand_still_while_they_are_frozen(compiled):
+    loop = Loop("step=2 freeze=3: widen where=3 factor=2", compiled=compiled).run(0, 2)
+    old = numbers(loop.model)
+    loop.run(2, 4)
+    frozen = dict(zip(dict(loop.model.named_parameters()), numbers(loop.model)))
+    assert all(torch.equal(a, b) for a, b in zip(numbers(loop.model)[:4], old[:4]))
+    loop.run(4, 7)
+    assert not torch.equal(next(loop.model.parameters()), next(iter(frozen.values())))
+
+
+def test_wrap_makes_what_is_trained():
+    model = network()
+    model[3] = torch.compile(model[3], backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(GrowthError, match="give wrap="):
+        fxgrow.Grower(model, optimizer, WIDEN, X)
+    grower = fxgrow.Grower(model, optimizer, "step=1: widen where=3 factor=2", X, wrap=nn.Sequential)
+    assert isinstance(grower.step(0), nn.Sequential)
+
+
+def test_in_place_the_model_stays_the_object():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    expected = model(X)
+    grower = fxgrow.Grower(model, optimizer, ["step=1: widen where=3 factor=2", "step=2: deepen where=3"], X, in_place=True)
+    for step in range(2):
+        assert grower.step(step) is model and torch.allclose(model(X), expected, atol=1e-6)
+    assert model.get_parameter("3.weight").shape[0] == 16
+    assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in model.parameters()}
+    assert torch.equal(copy.deepcopy(model)(X), model(X))
+
+
+def test_inputs_are_those_of_the_first_call():
+    model = network()
+    grower = fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1), "step=1: widen where=3 factor=2")
+    model(X)
+    assert grower.step(0).get_parameter("3.weight").shape[0] == 16
+
+
+# --- when ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plateau_is_that_of_the_evaluations():
+    model = network()
+    grower = fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1), "plateau=2: widen where=3 factor=2", X)
+    grew = []
+    for step, loss in enumerate([3.0, 2.0, 2.5, 2.0, 1.0]):
+        grower.evaluated(loss)
+        grew.append(grower.step(step) is not model)
+    assert grew == [False, False, False, True, True]
+
+
+def test_a_slope_is_that_of_the_losses_of_steps():
+    model = network()
+    grower = fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1),
+                           "slope=1e-6 window=1: widen where=3 factor=2", X)
+    grower.step(0, torch.tensor(9.0))
+    for step, loss in enumerate([8.0, 7.999]):
+        grower.evaluated(0.0)
+        assert grower.step(step + 1, loss) is model
+    grower.evaluated(0.0)
+    assert grower.step(3, 7.998) is not model
+
+
+def test_epochs_and_fractions_are_of_what_the_loop_tells():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    grower = fxgrow.Grower(model, optimizer, ["epoch=2: widen where=3 by=2", "fraction=0.5: widen where=3 by=2"], X,
+                           steps_per_epoch=3, total_steps=20)
+    widths = [grower.step(step).get_parameter("3.weight").shape[0] for step in range(11)]
+    assert widths == [8] * 5 + [10] * 4 + [12] * 2
+
+
+@pytest.mark.parametrize("grow, message", [
+    ("epoch=1: widen by=2", "steps_per_epoch="), ("fraction=0.1: widen by=2", "total_steps="),
+    ("step=0: widen by=2", "before the first step"), ("step=1 lr=restart: widen by=2", "scheduler anew"),
+    ("step=1: wider by=2", "did you mean")])
+def test_what_a_loop_cannot_do_is_said_at_once(grow, message):
+    model = network()
+    with pytest.raises(TrainError, match=message):
+        fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1), grow, X)
+
+
+def test_what_does_not_belong_together_is_refused():
+    model, other = network(), torch.optim.SGD(network().parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(GrowthError, match="no parameter of the model"):
+        fxgrow.Grower(model, other, WIDEN, X)
+    with pytest.raises(GrowthError, match="another optimizer"):
+        fxgrow.Grower(model, optimizer, WIDEN, X, scheduler=torch.optim.lr_scheduler.StepLR(other, 1))
+    with pytest.raises(GrowthError, match="no average"):
+        fxgrow.Grower(model, optimizer, WIDEN, X, ema=0.9)
+
+
+# --- going on -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at, compiled", [(3, False), (4, False), (9, False), (9, True)])
+def test_a_run_goes_on_to_the_same_numbers(at, compiled):
+    grow = (WIDEN, "step=8 freeze=2: deepen where=3")
+    whole, half = Loop(*grow, compiled=compiled).run(0, 11), Loop(*grow, compiled=compiled).run(0, at)
+    again = Loop(*grow, compiled=compiled).load(half.saved()).run(at, 11)
+    assert again.losses == whole.losses[at:]
+    assert all(map(torch.equal, numbers(again.model), numbers(whole.model)))
+
+
+def test_a_model_of_code_of_its_own_goes_on(tmp_path):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8)), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.body(x)) if bool(x.sum() < 1e9) else x
+
+    loop = Loop("step=2: widen where=body.0 factor=2", model=Own()).run(0, 3)
+    again = Loop("step=2: widen where=body.0 factor=2", model=Own()).load(loop.saved())
+    assert isinstance(again.model, Own) and torch.equal(again.model(X), loop.model(X))
+
+
+def test_another_schedule_is_refused():
+    state = Loop(WIDEN).run(0, 5).saved()
+    with pytest.raises(TrainError, match="has grown by 'step=4"):
+        Loop("step=4: widen where=3 factor=3").load(state)
+    Loop(WIDEN, DEEPEN).load(Loop(WIDEN).run(0, 5).saved())      # a longer one is not
+
+
+# --- processes ----------------------------------------------------------------------------------------------------------
+
+
+RANKS = '''
+import os, signal, sys, torch, torch.distributed as dist, fxgrow
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+dist.init_process_group("gloo")
+rank, checkpoint = dist.get_rank(), sys.argv[1]
+torch.manual_seed(rank)                                         # the weights of rank 0 count
+model = DistributedDataParallel(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+grower = fxgrow.Grower(model, optimizer, ["step=4: widen where=0 factor=2", "plateau=1: deepen where=0"],
+                       torch.randn(4, 6))
+start, crash = 0, not os.path.exists(checkpoint)
+if not crash:
+    state = torch.load(checkpoint, weights_only=True)
+    model = grower.load_state_dict(state["grower"])
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    start = state["step"]
+for step in range(start, 9):
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(2 * step + rank))
+    loss = (model(x) - x[:, :3]).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if step in (5, 6):
+        grower.evaluated(step - 10 * rank)                      # each alone would decide otherwise
+    model = grower.step(step, loss)
+    if crash and step == 4:
+        if rank == 0:
+            torch.save({"grower": grower.state_dict(), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                        "step": 5}, checkpoint)
+        dist.barrier()
+    if crash and step == 5 and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+assert isinstance(model, DistributedDataParallel) and len(grower.fired) == 2, grower.fired
+flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+both = [torch.empty_like(flat) for _ in range(2)]
+dist.all_gather(both, flat)
+assert torch.equal(*both)
+print("same", len(flat), flush=True)
+'''
+
+
+def test_the_settings_of_a_wrapper_stay(tmp_path):
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(network(), find_unused_parameters=True, gradient_as_bucket_view=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        grower = fxgrow.Grower(model, optimizer, ["plateau=1: widen where=3 factor=2", "step=3: deepen where=3"], X)
+        grower.evaluated(1.0)
+        grower.evaluated(2.0)
+        grown = grower.step(0)
+        assert isinstance(grown, DistributedDataParallel) and grown.find_unused_parameters and grown.gradient_as_bucket_view
+        grown(X).sum().backward()
+        optimizer.step()
+        held = fxgrow.Grower(grown, optimizer, "step=1: widen where=3 by=2", X, in_place=True)
+        assert held.step(0) is grown and grown.module.get_parameter("3.weight").shape[0] == 18
+        grown(X).sum().backward()
+        assert all(p.grad is not None for p in optimizer.param_groups[0]["params"])
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.sweep
+def test_processes_grow_alike_and_go_on_when_one_was_killed(tmp_path):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    first, second = (subprocess.run([*torchrun, "ranks.py", "last.pt"], cwd=tmp_path, text=True, capture_output=True,
+                                    timeout=120) for _ in range(2))
+    assert first.returncode and "SIGKILL" in first.stderr
+    assert second.returncode == 0 and second.stdout.count("same") == 2, second.stderr[-2000:]
