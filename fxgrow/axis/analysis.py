@@ -169,8 +169,13 @@ class _AxisRunner(MetaRunner):
         self.bindings = 0
 
     def before(self, node: Node) -> None:
-        """Tell the tape which node runs."""
+        """Tell the tape which node runs, and where what it slices is sliced."""
         self.tape.node, self.tape.fx = location_of(node), node.name
+        self.tape.bounds = {}
+        if node.target is operator.getitem and isinstance(value := self.values.get(node.args[0]), Tensor):
+            for user in node.args[0].users:
+                for dim, ends in _sliced(user, value.ndim) if user.target is operator.getitem else ():
+                    self.tape.bounds.setdefault(dim, set()).update(ends)
         self.bindings = Atom.bindings
 
     def call_module(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -239,6 +244,16 @@ class _AxisRunner(MetaRunner):
         aligned = sizes if len(sizes) == value.ndim else [None] * value.ndim
         return any((isinstance(size, Node) and self.of_inputs.get(size) is True) or _holds_numbers(axis)
                    for size, axis in zip(aligned, self.tape.of(value).axes) if not is_fixed(axis))
+
+
+def _sliced(node: Node, ndim: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield the dimensions that an indexing by slices alone takes parts of, with the bounds that are written as numbers."""
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    if not all(part is ... or isinstance(part, slice) for part in index):
+        return
+    for i, part in enumerate(index):
+        if part is not ...:
+            yield ndim - len(index) + i if ... in index[:i] else i, [b for b in (part.start, part.stop) if type(b) is int]
 
 
 def _holds_numbers(axis: Any) -> bool:

@@ -68,6 +68,7 @@ class Tape(Watching):
         self.params: dict[str, Value] = {}
         self.node_values: dict[str, Any] = {}
         self.node = self.fx = ""  # the graph node we are in: where it is, for reasons; its name
+        self.bounds: dict[int, set[int]] = {}  # of what the node slices: where it is sliced, here or elsewhere, by dimension
         self.shapes: dict[str, Any] = {}
         self.by_node: dict[str, list[Op]] = {}
         self.chosen: dict[Value, tuple[Any, int | None, str]] = {}  # values at one position of an axis

@@ -45,7 +45,7 @@ def find_extras(side: Side) -> tuple[list[Extra], dict[Span, str]]:
 def _block(side: Side, path: str) -> tuple[Extra | None, str]:
     """Return the block below a path, if it keeps the shape of one value; and why it cannot be the identity ("": it can)."""
     try:
-        block = find_block(path, side.trace)
+        block = find_block(path, side.trace, last=True)
     except Refusal:
         return None, ""
     span = _span(side, block.nodes)

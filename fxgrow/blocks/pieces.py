@@ -30,9 +30,12 @@ def _only_out(path: str, nodes: list[Node], trace: Trace) -> Node:
     return outs[0]
 
 
-def find_block(path: str, trace: Trace) -> Part:
-    """Return the block below `path`, or raise a Refusal; of several values taken, the one of its output's shape counts."""
-    return _part(path, find_out(path, trace)[0], trace)
+def find_block(path: str, trace: Trace, last: bool = False) -> Part:
+    """Return the block below `path`, or raise a Refusal; of several values taken, the one of its output's shape counts.
+
+    last: of several such (an encoder's result beside what the block goes on from), take the one that was made last.
+    """
+    return _part(path, find_out(path, trace)[0], trace, last)
 
 
 def _elsewhere(path: str, nodes: list[Node]) -> dict[str, nn.Module]:
@@ -41,7 +44,7 @@ def _elsewhere(path: str, nodes: list[Node]) -> dict[str, nn.Module]:
     return {n: gm.get_submodule(n) for n, gm in called.items() if gm is not None and not below(n, path)}
 
 
-def _part(path: str, nodes: list[Node], trace: Trace) -> Part:
+def _part(path: str, nodes: list[Node], trace: Trace, last: bool = False) -> Part:
     with_numbers = next((n for n, layer in _elsewhere(path, nodes).items() if tensors_of(layer)), None)
     if with_numbers is not None:
         raise Refusal(f"{path} calls {with_numbers}, whose numbers others share")
@@ -49,7 +52,10 @@ def _part(path: str, nodes: list[Node], trace: Trace) -> Part:
     shape = trace.values[out.name].shape
     values = {n: trace.values.get(n.name) for n in boundary(nodes)[0]}
     ins = [n for n, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()]
-    candidates = [n for n in ins if trace.values[n.name].shape == shape] or ins
+    alike = [n for n in ins if trace.values[n.name].shape == shape]
+    if last and len(alike) > 1:
+        alike = [max(alike, key=list(out.graph.nodes).index)]
+    candidates = alike or ins
     if len(candidates) != 1:
         raise Refusal(f"{path} is given {len(candidates)} values, not one tensor")
     return Part(path, nodes, candidates[0], out)
@@ -62,6 +68,7 @@ def find_spread(path: str, trace: Trace, graph: Graph) -> list[Part]:
     """
     order = [n for n in graph.nodes if n.op not in ("get_attr", "output")]
     layers = [n for n in trace.below.get(path, ()) if n.op != "get_attr"]
+    tensors = [n for n in trace.below.get(path, ()) if n.op == "get_attr"]
     places = [i for i, n in enumerate(order) if n in set(layers)]
     found: dict[tuple[Node, Node], Part] = {}
 
@@ -79,7 +86,7 @@ def find_spread(path: str, trace: Trace, graph: Graph) -> list[Part]:
     for end in ends_at:
         for start in starts:
             with contextlib.suppress(Refusal):
-                part = _part(path, order[start:end + 1], trace)
+                part = _part(path, [*tensors, *order[start:end + 1]], trace)
                 found.setdefault((part.takes, part.gives), part)  # type: ignore[arg-type]
     return list(found.values())
 

@@ -58,7 +58,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     the exit code is 1, unless a pass was asked not to preserve (--method random, or --noise).
     """
     from fxgrow.archive import check
-    from fxgrow.models import can_be_folder, try_out
+    from fxgrow.models import can_be_folder, results_alone, try_out
 
     passes = ctx.meta["fxgrow.transform"]
     check_writable(output, folder=True)
@@ -69,20 +69,21 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
                           "diverged, with --weights FILE")
     with status(f"Running {model}"):
         try_out(model, module, inputs)
-    with status(f"Capturing {model}"):
+    alone = [module] if can_be_folder(module, output) else []
+    with status(f"Capturing {model}"), results_alone(*alone):
         captured = check(module, inputs)
     with status(f"Growing {model}"):
         grown = fxgrow.transform(captured, inputs, passes)
     extended = [f"{o.name} has {o.after} outputs, the first {o.before} of them as before"
                 for o in grown.outcomes if o.method == "extend"]
-    with status("Comparing both on the same input"):
+    with status("Comparing both on the same input"), results_alone(*alone):
         checked = fxgrow.verify(module, grown.model, inputs, extended=bool(extended))
     inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") == "random" or getattr(p, "noise", 0)]
     if not checked.ok and not inexact:
         raise FxgrowError(f"the grown {model} does not compute the same ({checked}{notes(checked)}), so nothing was "
                           f"written: {_way_out(model, module, inputs, passes)}")
     remark = ""
-    if can_be_folder(module, output):
+    if alone:
         remark = _write_folder(grown, module, inputs, output)
     else:
         with status(f"Writing {output}"):

@@ -79,6 +79,38 @@ def configurations_for(model: Any, wanted: Shapes) -> Iterator[Any]:
     yield from search.solutions(model.config)
 
 
+def with_layers(config: Any, start: Any, kept: Mapping[int, int]) -> Iterator[Any]:
+    """Yield a configuration, then those in which what it says of each layer (`layer_types`) goes with the layers.
+
+    kept: by the number of a layer, that which it had under `start`. A new one is like the one in front, or like another.
+    """
+    yield config
+    old, known = dict(_lists(start.to_dict())), dict(_lists(config.to_dict()))
+    lists = {path: old[path] for path, values in known.items()
+             if len(old.get(path, ())) == len({*kept.values()}) and len(values) > len(old[path])}
+    fillings = list(dict.fromkeys(repr(v) for values in lists.values() for v in values))
+    for filling in [None, *fillings]:
+        changes = {}
+        for path, values in lists.items():
+            found: list = []
+            others = [v for v in values if repr(v) == filling]
+            for i in range(len(known[path])):
+                found.append(values[kept[i]] if i in kept else others[0] if others else found[-1] if found else values[0])
+            if found != known[path]:
+                changes[path] = found
+        if changes:
+            yield changed(config, changes)
+
+
+def _lists(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, list]]:
+    """Yield the lists in a configuration, by path."""
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from _lists(value, f"{path}{name}.")
+        elif isinstance(value, list):
+            yield f"{path}{name}", value
+
+
 @dataclass
 class _Search:
     """A search over the whole numbers of a configuration: each change mends the first difference between shapes.

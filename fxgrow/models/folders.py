@@ -113,12 +113,33 @@ def example_inputs(model: nn.Module) -> dict[str, Tensor] | None:
     config: Any = model.config
     takes, main = inspect.signature(model.forward).parameters, str(getattr(model, "main_input_name", ""))
     draw = torch.Generator().manual_seed(0)
-    if main == "input_ids" and getattr(config.get_text_config(), "vocab_size", None):
-        names = ["input_ids", *(["decoder_input_ids"] if getattr(config, "is_encoder_decoder", False)
-                                and "decoder_input_ids" in takes else [])]
-        return {name: _ids(config.get_text_config(), draw) for name in names}
-    shape = _shape(main, config)
-    return None if shape is None else {main: torch.randn(shape, generator=draw)}
+    text, found = config.get_text_config(), {}
+    words = ["decoder_input_ids"] if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in takes else []
+    if main == "input_ids" and getattr(text, "vocab_size", None):
+        words.insert(0, main)
+    elif shape := _shape(main, config):
+        like = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        found[main] = torch.randn(shape, generator=draw).to(like)
+    else:
+        return None
+    return found | {name: _ids(text, draw) for name in words}
+
+
+@contextlib.contextmanager
+def results_alone(*models: nn.Module) -> Iterator[None]:
+    """Let models of transformers that give logits give them alone inside: an encoder's state is as wide as the encoder."""
+    hooks = [model.register_forward_hook(_results) for model in models if hasattr(model, "config")]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _results(model: nn.Module, args: tuple, out: Any) -> Any:
+    if not isinstance(out, dict) or not any("logits" in name for name in out):
+        return out
+    return type(out)(**{name: value for name, value in out.items() if "logits" in name or name == "loss"})
 
 
 def _ids(config: Any, draw: torch.Generator) -> Tensor:

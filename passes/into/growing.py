@@ -1,19 +1,21 @@
 """grow_into: the numbers of a small model as a start for a bigger one of a stock class. No rule here knows a model."""
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from fxgrow.aten import tree_leaves
 from fxgrow.axis import analyse
 from fxgrow.common import without_collector
 from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
-from fxgrow.graph import as_call, skeleton, tensors_of, uncached
-from fxgrow.models import dtype_of
+from fxgrow.graph import as_call, is_captured, skeleton, tensors_of, uncached
+from fxgrow.models import dtype_of, results_alone
 from fxgrow.passes.into.constants import absorb_constants
 from fxgrow.passes.into.heads import with_copied_heads
 from fxgrow.passes.into.new_parts import numbers_of
@@ -85,8 +87,10 @@ class Into:
         self.plan = Plan()
         steps = self.plan.steps
         same, self.prior = with_copied_heads(self.small, self.big, self.inputs, steps)
-        small_gm, big_gm = (capture_graph(model, self.inputs, check=not streamed, guard=False)
-                              for model in (same, self.big))
+        self.alone = not is_captured(same) or _gives_results_alone(same)
+        with self._compared(same, self.big):
+            small_gm, big_gm = (capture_graph(model, self.inputs, check=not streamed, guard=False)
+                                for model in (same, self.big))
         self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
         self.constants = outside_state(self.big, pairing)
         for name in longer_tables(pairing, self.constants):
@@ -103,6 +107,10 @@ class Into:
             self.new |= numbers_of(extra, pairing, self.old, options, steps)
         self.wrong = insist_on_constants(pairing, self.constants, self._constants_wanted())
         steps += self.wrong
+
+    def _compared(self, *models: nn.Module) -> AbstractContextManager:
+        """Let models give their results alone, where both can."""
+        return results_alone(*models) if self.alone else nullcontext()
 
     def _constants_wanted(self) -> dict[str, Tensor]:
         """Return what the tensors that no state_dict holds would have to be in the big model."""
@@ -184,7 +192,7 @@ class Into:
         small = copy_of(self.given[0])
         for p in small.parameters():
             p.requires_grad_(p.is_floating_point() or p.is_complex())  # what is frozen is no matter of the class
-        with uncached(small, model):
+        with uncached(small, model), self._compared(small, model):
             checked = self.allowing(verify(small, model, self.inputs, extended=self.options.extend))
             if self.given[0] is not self.small:
                 own = replace(verify(self.small, small, self.inputs), notes=())
@@ -217,6 +225,12 @@ def _loads_plainly(module: nn.Module) -> bool:
     is_plain = cls.__module__.startswith("torch.nn.modules.") or \
         all(getattr(cls, name) is getattr(nn.Module, name) for name in LOADING)
     return is_plain and not any(getattr(module, hooks) for hooks in LOADING_HOOKS)
+
+
+def _gives_results_alone(small: nn.Module) -> bool:
+    """Tell whether a captured model gives logits and nothing else."""
+    given = next(iter(small.graph.find_nodes(op="output"))).args[0]  # type: ignore[union-attr,operator]
+    return isinstance(given, Node) and bool(given.kwargs) and all("logits" in name for name in given.kwargs)
 
 
 def _wide(model: nn.Module) -> nn.Module:

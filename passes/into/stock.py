@@ -1,11 +1,12 @@
 """Grown graphs put back into the class of transformers that they came from, where their shapes are a configuration's."""
+import re
 from itertools import islice
 from typing import Any
 
 from torch import nn
 
 from fxgrow.errors import CaptureError, GrowthError
-from fxgrow.models import configurations_for, fresh, shapes_of
+from fxgrow.models import configurations_for, fresh, shapes_of, with_layers
 from fxgrow.passes.into.growing import grow_into
 from fxgrow.passes.into.result import GrownInto
 from fxgrow.passes.into.sources import folder_of
@@ -30,8 +31,10 @@ def put_back(grown: Grown, model: nn.Module, example_inputs: Any = None) -> Grow
     """
     if not hasattr(model, "config") or not hasattr(model, "save_pretrained"):
         raise GrowthError(f"{type(model).__name__} is no class with a configuration")
-    reasons = []
-    for config in islice(configurations_for(model, shapes_of(grown.model)), TRIED):
+    reasons, kept = [], _kept_layers(grown)
+    configurations = (other for config in configurations_for(model, shapes_of(grown.model))
+                      for other in with_layers(config, model.config, kept))
+    for config in islice(configurations, TRIED):
         try:
             found = grow_into(grown.model, fresh(type(model), config, model),
                               grown.example_inputs if example_inputs is None else example_inputs, seed=0)
@@ -41,3 +44,16 @@ def put_back(grown: Grown, model: nn.Module, example_inputs: Any = None) -> Grow
         found.record, found.source = grown.record.then(found.record), folder_of(model)
         return found
     raise GrowthError(reasons[0] if reasons else f"no configuration of {type(model).__name__} has the grown shapes")
+
+
+def _kept_layers(grown: Grown) -> dict[int, int]:
+    """Return, by the number of a layer that is not new, the number that it had."""
+    found = {}
+    for name in shapes_of(grown.model):
+        entry = grown.record.parameters.get(name)
+        source = name if entry is None else entry.source
+        numbers = [re.search(r"\.(\d+)\.", text) for text in (name, source or "")]
+        if all(numbers):
+            new, old = (int(match[1]) for match in numbers)  # type: ignore[index]
+            found[new] = old
+    return found

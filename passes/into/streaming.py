@@ -204,7 +204,7 @@ class _Lazily(Interpreter):
 def _run(gm: GraphModule, read: Callable[[str], Tensor], inputs: Mapping[str, Tensor]) -> Any:
     gm.eval()
     with torch.no_grad():
-        return _Lazily(gm, read).run(*(inputs[str(n.target)] for n in gm.graph.nodes if n.op == "placeholder"))
+        return _Lazily(gm, read).run(*(inputs.get(str(n.target), *n.args) for n in gm.graph.find_nodes(op="placeholder")))
 
 
 def _compared(into: Into, small: "Shards", big: "Shards", inputs: Mapping[str, Tensor]) -> tuple[Verification, float | None]:

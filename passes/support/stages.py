@@ -30,7 +30,8 @@ class Stages:
         """Return the block below a path, if one is there that can be the identity as it is."""
         if path not in self._blocks:
             self._blocks[path] = None
-            for find in (*(lambda block=block: block for block in self.spread(path)), lambda: find_block(path, self.trace)):
+            for find in (*(lambda block=block: block for block in self.spread(path)),
+                         lambda: find_block(path, self.trace, last=True)):
                 try:
                     self.norms.update(self._identity(find()))
                     self._blocks[path] = find()
@@ -80,11 +81,15 @@ class Stages:
                           f"difference in {str(dtype).removeprefix('torch.')}")
 
     def below(self, path: str) -> list[list[str]]:
-        """Return runs of neighbouring blocks in numbered lists that keep the shape of one value, the deepest there are."""
+        """Return runs of neighbouring blocks in numbered lists that keep the shape of one value, the deepest there are.
+
+        A list of parts that are all unlike (attention, then a perceptron) is the inside of a block, where it is one.
+        """
         names = [n for n, _ in self.gm.get_submodule(path).named_children()]
         children = [f"{path}.{n}" if path else n for n in names]
         deeper = [run for child in children for run in self.below(child)]
-        if deeper or len({re.sub(r"\d+$", "", n) for n in names}) != 1 or not names[0][-1].isdigit():
+        numbered = len({re.sub(r"\d+$", "", n) for n in names}) == 1 and names[0][-1].isdigit()
+        if not numbered or not all(map(self._are_unlike, deeper)):
             return deeper
         runs: list[list[str]] = []
         end = None
@@ -97,4 +102,9 @@ class Stages:
             end = None if block is None else block.gives
         if not runs and children[-1] in self._why:
             self.passed_over[children[-1]] = self._why[children[-1]]
-        return runs
+        return runs or deeper
+
+    def _are_unlike(self, run: list[str]) -> bool:
+        """Tell whether no two parts of the list that a run is in have the same tensors."""
+        parts = [[n for n, _ in m.named_parameters()] for m in self.gm.get_submodule(run[0].rpartition(".")[0]).children()]
+        return len(parts) > 1 and all(names not in parts[:i] for i, names in enumerate(parts))

@@ -1,5 +1,6 @@
 """Ops that move positions without computing: views, permutations, cuts, concatenations, look-ups."""
 from collections.abc import Sequence
+from itertools import pairwise
 
 from fxgrow.aten import CREATED, bound, is_mask, tensors_in
 from fxgrow.axis.expressions import Atom, Fixed, concat, is_fixed, product, resolve
@@ -141,10 +142,19 @@ def slice_(tape, name, args, kwargs, out):
         piece = Fixed(new)
     else:
         start = bound(start, size)
+        _cut_elsewhere_too(tape, axis, dim)
         pieces = tape.cut(axis, [n for n in (start, new, size - start - new) if n], "slice")
         at = 1 if start else 0
         piece, pick, taken = pieces[at], _pick(axis, len(pieces), at), (dim, pieces, at)
     tape.map(name, [x], out, [piece if i == dim else a for i, a in enumerate(x.axes)], pick=pick, cut=taken)
+
+
+def _cut_elsewhere_too(tape, axis, dim: int) -> None:
+    """Cut a class at all bounds at which it is sliced, where they are unevenly apart: two halves would be tied else."""
+    points = sorted({0, axis.size, *(bound(at, axis.size) for at in tape.bounds.get(dim, ()))})
+    sizes = [b - a for a, b in pairwise(points)]
+    if isinstance(axis, Atom) and len(set(sizes)) > 1:
+        tape.cut(axis, sizes, "slice")
 
 
 def _every(tape, name, x: Value, dim: int, start: int, out) -> None:

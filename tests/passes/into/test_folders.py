@@ -12,7 +12,7 @@ from support import shake
 import fxgrow
 from fxgrow.cli.main import main
 from fxgrow.common import Refusal
-from fxgrow.models import example_inputs
+from fxgrow.models import example_inputs, results_alone
 from fxgrow.passes import Deepen, Widen
 from fxgrow.passes.into.plan import Options
 from fxgrow.passes.into.streaming import grow_folder
@@ -90,7 +90,50 @@ def test_passes_write_a_folder_where_the_result_is_of_the_class(here):
     assert fxgrow.verify(small, fxgrow.load("one"), example_inputs(small)).ok
 
 
-@pytest.mark.parametrize("kind, changes", [("GPT2", {"n_inner": 24}), ("Llama", {}), ("Qwen3", {"head_dim": 4})])
+SEQUENCES = {"vocab_size": 40, "d_model": 16, "decoder_start_token_id": 2, "pad_token_id": 0, "bos_token_id": 1,
+             "eos_token_id": 2}
+LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+          "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
+
+
+@pytest.mark.parametrize("kind, dtype, config", [
+    ("T5", torch.float64, {"d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}),
+    pytest.param("Whisper", torch.float64, {"num_mel_bins": 4, "max_source_positions": 8, "max_target_positions": 24,
+                                            **LAYERS}, marks=pytest.mark.sweep),
+    ("Bart", torch.float32, {"max_position_embeddings": 24, "forced_eos_token_id": None, **LAYERS})])  # eps counts twice
+def test_both_sides_of_an_encoder_and_decoder_grow_in_a_folder(here, kind, dtype, config):
+    torch.manual_seed(0)
+    cls = getattr(transformers, f"{kind}ForConditionalGeneration")
+    small = shake(cls(getattr(transformers, f"{kind}Config")(**SEQUENCES, **config)).to(dtype), 0).eval()
+    small.save_pretrained("small")
+    run("transform small --pass deepen --seed 0 --pass widen --factor 2 --seed 0 -o out")
+    big, found = cls.from_pretrained("out", output_loading_info=True, dtype="auto")
+    assert not found["missing_keys"] and not found["unexpected_keys"] and big.config.d_model == 32
+    assert big.num_parameters() > 3 * small.num_parameters()
+    inputs = {n: t[:1] for n, t in example_inputs(small).items()}
+    with torch.no_grad():
+        one, two = small(**inputs).logits, big.eval()(**inputs).logits
+    assert float((one - two).abs().max() / one.abs().max()) < 1e-5
+
+
+def test_an_encoder_and_decoder_grow_a_tensor_at_a_time(here):
+    config = transformers.T5Config(**SEQUENCES, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    shake(transformers.T5ForConditionalGeneration(config).double(), 0).save_pretrained("small")
+    changes = {"d_model": 32, "num_layers": 2, "num_decoder_layers": 2}
+    done = grow_folder("small", None, changes, "out", lambda best: Options(best, "end", False, False, 0))
+    assert done.verification.ok
+
+
+def test_what_a_configuration_says_of_each_layer_goes_with_the_layers():
+    small = made("Gemma2", head_dim=4, query_pre_attn_scalar=4, sliding_window=4)
+    assert small.config.layer_types == ["sliding_attention", "full_attention"]
+    with results_alone(small):
+        grown = fxgrow.transform(small, example_inputs(small), [Deepen("model.layers.0", seed=0)])
+    assert fxgrow.put_back(grown, small).model.config.layer_types == ["sliding_attention"] * 2 + ["full_attention"]
+
+
+@pytest.mark.parametrize("kind, changes", [
+    ("GPT2", {"n_inner": 24}), ("Phi3", {}), ("Llama", {}), ("Qwen3", {"head_dim": 4})])
 def test_a_wider_model_is_put_back_into_its_class(kind, changes):
     small = made(kind, **changes)
     grown = fxgrow.transform(small, example_inputs(small), [Widen(factor=2, seed=0)])
