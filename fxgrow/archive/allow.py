@@ -32,8 +32,8 @@ OPERATORS = """abs add and_ concat contains eq floordiv ge getitem gt iadd iand 
 inv invert ior ipow irshift is_ is_not isub itruediv ixor le lshift lt matmul mod mul ne neg not_ or_ pos pow rshift setitem
 sub truediv truth xor""".split()
 BUILTINS = "abs bool float getattr int len list max min range round slice sum tuple".split()
-ATTRIBUTES = frozenset("""H T data device dtype imag is_cpu is_cuda is_meta is_quantized is_sparse itemsize layout mH mT
-nbytes ndim real requires_grad shape start step stop""".split()
+ATTRIBUTES = frozenset("""H T data device dtype imag is_complex is_cpu is_cuda is_floating_point is_meta is_quantized
+is_signed is_sparse itemsize layout mH mT nbytes ndim real requires_grad shape start step stop""".split()
                        + [n for cls in vars(torch.return_types).values() if isinstance(cls, type)  # values, indices, ...
                           for n, field in vars(cls).items() if isinstance(field, types.MemberDescriptorType)])
 
@@ -80,6 +80,8 @@ def _functions() -> dict[str, Callable]:
     """Name to function, for every namespace that is small and known beforehand."""
     private = ("_assert", "_grouped_mm")
     table: dict[str, Callable] = {f"torch.{name}": getattr(torch, name) for name in private if hasattr(torch, name)}
+    if hasattr(torch._C._nn, "pad_sequence"):  # what that of torch.nn.utils.rnn calls
+        table["torch._C._nn.pad_sequence"] = torch._C._nn.pad_sequence
     for module, accepts in ((torch, _of_torch), (F, _of_functional), (torch.special, inspect.isbuiltin),
                             (torch.linalg, inspect.isbuiltin), (torch.fft, inspect.isbuiltin), (math, inspect.isbuiltin)):
         for name, value in sorted(vars(module).items()):

@@ -46,6 +46,27 @@ class _Call(NamedTuple):
     outs: list[Tensor]
 
 
+def _keep_ends(axis: Any, front: int, back: int, reason: str) -> None:
+    """Freeze so many first and last positions of an axis, and leave those between them a class of their own."""
+    axis = resolve(axis)
+    rest = axis.size - front - back
+    if rest == axis.size:
+        return
+    if isinstance(axis, Sum):
+        before = 0
+        for part in axis.parts:
+            first, last = front - before, back - (axis.size - before - part.size)
+            _keep_ends(part, min(max(first, 0), part.size), min(max(last, 0), part.size), reason)
+            before += part.size
+    elif not isinstance(axis, Atom) or axis.reason is not None or rest <= 1:
+        freeze(axis, reason)
+    else:
+        runs = [(size, stays) for size, stays in ((front, True), (rest, False), (back, True)) if size]
+        for piece, (_, stays) in zip(refine(axis, [size for size, _ in runs], Sum).parts, runs):
+            if stays:
+                freeze(piece, reason)
+
+
 class Tape(Watching):
     """Watch ATen ops and keep the axes of every tensor they touch.
 
@@ -99,15 +120,7 @@ class Tape(Watching):
     def cut_off_ends(self) -> None:
         """Freeze the positions that are read alone, and those between them and the end they are counted from."""
         for axis, (front, back, reason) in self.told_apart.items():
-            axis = resolve(axis)
-            rest = axis.size - front - back
-            if not isinstance(axis, Atom) or axis.reason is not None or rest <= 1:
-                freeze(axis, reason)
-                continue
-            runs = [(size, stays) for size, stays in ((front, True), (rest, False), (back, True)) if size]
-            for part, (_, stays) in zip(refine(axis, [size for size, _ in runs], Sum).parts, runs):
-                if stays:
-                    freeze(part, reason)
+            _keep_ends(axis, front, back, reason)
 
     def peek(self, tensor: Tensor) -> Value:
         """Return the value of a tensor, of which no more than the shape may be read."""

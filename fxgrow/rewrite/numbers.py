@@ -11,7 +11,7 @@ from typing import Any
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.axis import Sum, atoms, resolve
+from fxgrow.axis import Sum, atoms, resolve, same
 from fxgrow.common import Refusal
 from fxgrow.graph import NodeRunner
 from fxgrow.rewrite.growth import GROUPS, GrownSizes
@@ -142,16 +142,22 @@ class Numbers:
             for function, factor in ((operator.mul, wanted // common), (operator.floordiv, value // common)):
                 number = self.call(function, (number, factor), user) if factor > 1 else number
             return number
+        if all(map(self._is_of_a_parameter, axes)):
+            return wanted
         axis = resolve(axes[0])
         if len(axes) > 1 or not isinstance(axis, Sum) or not all(
                 self._is_grown(part) for part in axis.parts if self.grown.of(part) != part.size):
-            raise self._refusal(number)
+            raise self._refusal(number, axes)
         return self.call(operator.add, (number, wanted - value), user)
 
     def _is_grown(self, axis: Any) -> bool:
         """Tell whether an axis is made of grown classes alone, and so has one size with all inputs."""
         axis = resolve(axis)
         return all(map(self._is_grown, axis.parts)) if hasattr(axis, "parts") else axis in self.grown.sizes
+
+    def _is_of_a_parameter(self, axis: Any) -> bool:
+        """Tell whether an axis is one of a parameter, which has one size with all inputs too."""
+        return any(same(axis, other) for value in self.grown.tape.params.values() for other in value.axes)
 
     def _is_product(self, axis: Any) -> bool:
         """Tell whether what grew in an axis is a factor of its size."""
@@ -160,6 +166,8 @@ class Numbers:
             return self._is_grown(axis) or self.grown.of(axis) == axis.size
         return all(map(self._is_product, getattr(axis, "parts", ())))
 
-    def _refusal(self, node: Node) -> Refusal:
+    def _refusal(self, node: Node, axes: Sequence = ()) -> Refusal:
+        """Return the refusal of the classes along these axes, or of all where it is not known which it is."""
+        read = [a for axis in axes for a in atoms(axis) if a in self.grown.sizes]
         return Refusal("a number is computed from its size in a way that is not followed; class left unchanged", node.name,
-                       list(self.grown.sizes))
+                       read or list(self.grown.sizes))

@@ -299,6 +299,24 @@ def test_attributes_that_are_not_data_are_refused(path):
         fxgrow.save(model, path, example_inputs=torch.randn(2, 3))
 
 
+class Typed(nn.Module):
+    """Asks for the type of its input, and brings sequences of two lengths together."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x):
+        x = x if x.is_floating_point() else x / 255
+        return self.layer(nn.utils.rnn.pad_sequence([x[0], x[1, :2]], batch_first=True))
+
+
+def test_questions_about_types_and_padded_sequences_come_back(path):
+    model, x = Typed(), torch.randn(2, 4, 3)
+    fxgrow.save(model, path, example_inputs=x)
+    assert torch.equal(fxgrow.load(path)(x), model(x))
+
+
 def test_hooks_and_odd_tensors_are_refused(path):
     x = torch.randn(2, 3)
     rnn = Reader()

@@ -300,3 +300,24 @@ def test_a_size_of_the_inputs_goes_on_saying_where_to_cut(rows):
     grown = fxgrow.transform(model, sequence(2, 5), [Widen(factor=2, seed=0)])
     assert grown.model.middle.rows.shape == (rows, 16)
     assert_same(model, grown.model)
+
+
+class Slopes(nn.Module):
+    """Two of four heads get a bias by distance (ALiBi), the others none; the width of a head is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("slopes", torch.tensor([0.5, 0.25]).view(2, 1, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        q = h.view(*h.shape[:2], 4, h.shape[2] // 4).transpose(1, 2)
+        at = torch.arange(h.shape[1], dtype=h.dtype)
+        bias = F.pad(-(at - at[:, None]).abs() * self.slopes, (0, 0, 0, 0, 0, 2))
+        return ((q @ q.mT + bias).softmax(-1) @ q).transpose(1, 2).flatten(2)
+
+
+def test_a_size_of_which_a_part_is_fixed_follows_the_other_part():
+    model = shake(Net(Slopes()).double())
+    grown = fxgrow.transform(model, sequence(2, 5), [Widen(factor=2, seed=0)]).model
+    assert grown.first.out_features > 8 and grown.second.out_features == 16  # two heads more, or wider ones
+    assert_same(model, grown)

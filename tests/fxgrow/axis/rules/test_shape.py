@@ -561,6 +561,8 @@ FUNCTIONS = {
     "zeros written to a part": (FLAT, _zeroed, [2, 10]),
     "a part written in place": (FLAT, _half_relu, [6]),
     "one position written over another": (FLAT, _set, [10]),
+    "one position, and the rest": (FLAT, lambda x: x[:, 1:] * x[:, :1] + x[:, 0, None], [11]),
+    "one position, and others cut off": (FLAT, lambda x: x[:, 2:] * x[:, 4, None] - x[:, -1, None], [6]),
     "a part in the middle": (FLAT, lambda x: x[:, 3:4], [3, 8]),
     "a narrow part": (FLAT, lambda x: x.narrow(1, 3, 1), [3, 8]),
     "a new dimension before": (FLAT, lambda x: x[:, None, :8], [4, 8]),
