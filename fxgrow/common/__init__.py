@@ -23,5 +23,6 @@ from fxgrow.common.words import (
 )
 
 __all__ = ["Declarations", "Refusal", "atomic_folder", "atomic_write", "brief", "csv_text", "declared", "did_you_mean",
-           "folded_table", "load_installed", "load_plugin", "mixed", "mixed_each", "nearest", "nearest_file", "nearest_names", "one_line",
-           "pixels", "plugins", "quantity", "render", "shortened", "times", "without_collector", "writing"]
+           "folded_table", "load_installed", "load_plugin", "mixed", "mixed_each", "nearest", "nearest_file",
+           "nearest_names", "one_line", "pixels", "plugins", "quantity", "render", "shortened", "times",
+           "without_collector", "writing"]
