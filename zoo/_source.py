@@ -11,4 +11,4 @@ def load(text: str, pretrained: bool) -> tuple[nn.Module, list[Input]]:
         raise ZooError(f"zoo:{text} has no DEFAULT weights; pass --weights FILE")
     name, _, options = text.partition(":")
     module = create_model(name, **parse_options(options))
-    return module, [Input((1, *module.input_shape))]
+    return module, [Input((1, *module.input_shape), getattr(module, "input_dtype", None))]

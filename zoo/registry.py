@@ -31,7 +31,7 @@ def register(build: Callable[..., nn.Module] | None = None, *, input_shape: tupl
 
     Every argument needs a default; a value that a user passes must be of the default's kind: a whole number of at least
     one, a positive number where the default is a float, a bool, or a tuple of whole numbers. The module that the function
-    returns says in `input_shape` what it takes, without the batch: `(3, 32, 32)`.
+    returns says in `input_shape` what it takes, without the batch: `(3, 32, 32)`; in `input_dtype`, if it is no fractions.
     """
     if build is None:
         return register
@@ -85,7 +85,7 @@ def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> di
     """
     options = model_options(name)
     offered = {"input_shape": tuple(input_shape), "in_channels": input_shape[0], "size": max(input_shape[1:], default=1),
-               "num_classes": num_classes}
+               "num_classes": num_classes, "vocabulary": num_classes, "length": input_shape[-1]}
     if "input_shape" not in options:
         with torch.device("meta"):
             takes = BUILDERS[name]().input_shape

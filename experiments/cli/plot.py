@@ -19,8 +19,9 @@ Groups = Mapping[str, Sequence["plots.StoredRun"]]
 @click.option("-o", "--output", metavar="FILE", help="The picture: .png (800 pixels wide), .svg or .pdf.")
 @click.option("-x", metavar="COLUMN", help="What the curves run over: step, epoch, samples, flops, seconds, or a scalar of "
               "TensorBoard's.  [default: flops where all runs have it, else step]")
-@click.option("-y", metavar="COLUMN", default="val_accuracy", show_default=True, help="What is drawn: val_accuracy, "
-              "val_loss, train_loss, lr, parameters, or a scalar of TensorBoard's.")
+@click.option("-y", metavar="COLUMN", help="What is drawn: val_accuracy or another metric of the task (val_bits_per_byte, "
+              "val_rmse, val_mean_iou), val_loss, train_loss, lr, parameters, or a scalar of TensorBoard's.  [default: the "
+              "task's first metric]")
 @click.option("--group", metavar="WHAT", help="What is drawn as one curve: runs with the same value of this setting (grow, "
               "lr, model ...), or a regular expression: runs in whose names it finds the same ('(.*)-[0-9]+').  [default: "
               "runs that differ in their seed alone]")
@@ -36,7 +37,7 @@ Groups = Mapping[str, Sequence["plots.StoredRun"]]
 @click.option("--list", "listing", is_flag=True, help="Show the runs, how they are grouped, and what can be plotted.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write what is plotted, in plain numbers, to FILE (-: to stdout).")
 @json_option
-def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str, group: str | None, listing: bool,
+def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str | None, group: str | None, listing: bool,
          as_bars: bool, csv_file: str | None, as_json: bool, **style: Any) -> None:
     """Draw curves of RUNS.
 
@@ -57,8 +58,10 @@ def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str, group
     if listing:
         _list(groups, as_json)
         return
-    everywhere = all("flops" in plots.columns(run.rows) for members in groups.values() for run in members)
-    x = x or ("flops" if everywhere else "step")
+    columns = [plots.columns(run.rows) for members in groups.values() for run in members]
+    x = x or ("flops" if all("flops" in names for names in columns) else "step")
+    metrics = [name for name in columns[0] if name.startswith("val_") and name != "val_loss"]
+    y = y or next((name for name in metrics if all(name in names for names in columns)), "val_accuracy")
     drawn = [plots.curve(label, [run.rows for run in members], x, y, style["band"], style["smooth"])
              for label, members in groups.items()]
     last = {label: [float(plots.points(run.name, run.rows, x, y)[1][-1]) for run in members]

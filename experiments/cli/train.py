@@ -125,21 +125,45 @@ def _tell_plan(trainer: training.Trainer, planned, run: Run) -> None:
 
 
 def _report(trainer: training.Trainer, run: Run, planned) -> dict[str, Any]:
-    loss, accuracy = trainer.evaluate(trainer.data.test) if len(trainer.data.test) else (None, None)
+    names = ["loss", *(m.name for m in trainer.task.metrics)]
+    test = trainer.evaluate(trainer.data.test) if len(trainer.data.test) else [None] * len(names)
     rows = trainer.history.rows
     files = {} if trainer.out is None else {name: str(trainer.out / name) for name in sorted(
         {"report.json", *(p.name for p in trainer.out.iterdir() if not p.name.startswith("."))})}
-    report = {"model": run.model, "data": run.data, "steps": trainer.step, "epochs": trainer.step / trainer.per_epoch,
-              "stopped": trainer.stopped, "parameters": {"before": rows[0]["parameters"], "after": rows[-1]["parameters"]},
+    report = {"model": run.model, "data": run.data, "task": trainer.task.name, "steps": trainer.step,
+              "epochs": trainer.step / trainer.per_epoch, "stopped": trainer.stopped,
+              "parameters": {"before": rows[0]["parameters"], "after": rows[-1]["parameters"]},
               "flops": {"spent": trainer.flops, "planned": planned.flops, "evaluation": trainer.eval_flops},
               "seconds": round(trainer.seconds, 2), "train_loss": rows[-1]["train_loss"],
-              "validation": {"loss": rows[-1]["val_loss"], "accuracy": rows[-1]["val_accuracy"]},
-              "test": {"loss": loss, "accuracy": accuracy}, "files": files,
+              "validation": {name: rows[-1][f"val_{name}"] for name in names}, "best": _best(trainer),
+              "test": dict(zip(names, test)), "files": files,
               "growths": [{k: v for k, v in g.items() if k not in ("explain", "outcomes")} for g in trainer.history.growths]}
     if trainer.out is not None:
         with atomic_write(trainer.out / "report.json") as file:
             file.write(json.dumps(report, indent=1).encode())
     return report
+
+
+def _best(trainer: training.Trainer) -> dict[str, dict[str, float]]:
+    """Return the best validation figure of each metric, the lowest where lower is better, and the step that it is of."""
+    found = {}
+    for name, sign in {"loss": 1, **{m.name: -1 if m.higher else 1 for m in trainer.task.metrics}}.items():
+        rows = [row for row in trainer.history.rows if row[f"val_{name}"] is not None]
+        if rows:
+            best = min(rows, key=lambda row: sign * row[f"val_{name}"])
+            found[name] = {"value": best[f"val_{name}"], "step": best["step"]}
+    return found
+
+
+def _figures(values: dict[str, float]) -> str:
+    """Return a task's metrics and the loss in words, with units: `bits per byte 1.23 bit`."""
+    from fxgrow.experiments.tasks import metric_of
+    words = []
+    for name, value in sorted(values.items(), key=lambda item: item[0] == "loss"):
+        metric = metric_of(f"val_{name}")
+        label, unit = (metric.label, metric.unit) if metric else (name, "")
+        words.append(f"{label} {value:.4f}{f' {unit}' if unit else ''}")
+    return ", ".join(words)
 
 
 def _tell_report(report: dict[str, Any]) -> None:
@@ -149,8 +173,11 @@ def _tell_report(report: dict[str, Any]) -> None:
     click.echo(f"parameters  {before:,} -> {after:,}")
     click.echo(f"spent       {quantity(report['flops']['spent'], 'FLOP')} in {report['steps']} steps "
                f"({report['seconds']:.1f} s), and {quantity(report['flops']['evaluation'], 'FLOP')} on evaluations")
-    if report["test"]["accuracy"] is not None:
-        click.echo(f"test        accuracy {report['test']['accuracy']:.4f}, loss {report['test']['loss']:.4f}")
+    if report["best"]:
+        click.echo(f"best        {_figures({n: b['value'] for n, b in report['best'].items()})} (validation; at steps "
+                   f"{', '.join(str(s) for s in dict.fromkeys(b['step'] for b in report['best'].values()))})")
+    if report["test"]["loss"] is not None:
+        click.echo(f"test        {_figures(report['test'])}")
     files = report["files"]
     if files:
         click.echo(f"written     {Path(next(iter(files.values()))).parent}: {', '.join(files)}")

@@ -4,10 +4,13 @@ That holds whatever else draws random numbers, for any number of workers, and wh
 """
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fxgrow.common import mixed
+from fxgrow.common import mixed, mixed_each
+from fxgrow.experiments.data.registry import Examples
 
 
 class Batches(Sampler):
@@ -24,13 +27,18 @@ class Batches(Sampler):
     def __len__(self) -> int:
         return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def next_epoch(self) -> tuple[int, Tensor]:
+        """Return the number of the next epoch, and the indices that it is to go through in batches. int64 [n]."""
         epoch, skip = self.epoch, self.skip
         self.set_epoch(epoch + 1)
         generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
-        order = torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
-        for i in range(skip, len(self)):
-            yield [(epoch, index) for index in order[i * self.batch_size:(i + 1) * self.batch_size]]
+        order = torch.randperm(self.size, generator=generator) if self.shuffle else torch.arange(self.size)
+        return epoch, order[skip * self.batch_size:len(self) * self.batch_size]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = self.next_epoch()
+        for i in range(0, len(order), self.batch_size):
+            yield [(epoch, index) for index in order[i:i + self.batch_size].tolist()]
 
 
 class _Keyed(Dataset):
@@ -62,9 +70,26 @@ class _Keyed(Dataset):
         return self.dataset[index]
 
 
+class Together:
+    """Batches of a dataset that gives many examples at once, on a device; each `iter()` the next epoch."""
+
+    def __init__(self, dataset: Examples, batch_sampler: Batches, device: torch.device):
+        self.dataset, self.batch_sampler, self.device = dataset, batch_sampler, device
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch, order = self.batch_sampler.next_epoch()
+        size = self.batch_sampler.batch_size
+        drawn = self.dataset.draw(mixed_each(self.batch_sampler.seed, epoch, order.numpy().astype(np.uint64)))
+        for i in range(0, len(order), size):
+            yield self.dataset.take(order[i:i + size], None if drawn is None else drawn[i:i + size], self.device)
+
+
 def loader(dataset: Dataset, batch_size: int, *, shuffle: bool = False, seed: int = 0, workers: int = 0,
-           drop_last: bool = False) -> DataLoader:
-    """Return a DataLoader whose batches follow from (seed, epoch).
+           drop_last: bool = False, device: torch.device | str = "cpu") -> DataLoader | Together:
+    """Return an iterable of batches that follow from (seed, epoch).
 
     `loader.batch_sampler.set_epoch(epoch, skip)` goes to an epoch, behind its first `skip` batches; left alone, each
     `iter()` is the next epoch. An example is the same with any number of workers.
@@ -72,10 +97,14 @@ def loader(dataset: Dataset, batch_size: int, *, shuffle: bool = False, seed: in
     Args:
         dataset: a map-style dataset of pairs; its attribute `random` (default: True) says whether an example is drawn
             anew each time, from torch's generator.
-        workers: processes that prepare batches; 0: this one does.
+        workers: processes that prepare batches; 0: this one does. Data in memory are prepared by this one whatever is said:
+            a batch at once, which takes less than handing it over.
         drop_last: leave out a last batch that is not full.
+        device: where data in memory are kept and their batches made; other batches are on the CPU.
     """
     batches = Batches(len(dataset), batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)  # type: ignore[arg-type]
+    if getattr(dataset, "together", False):
+        return Together(dataset, batches, torch.device(device))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(mixed(seed))
     return DataLoader(_Keyed(dataset, seed), batch_sampler=batches, num_workers=workers, generator=generator,
                       pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0)

@@ -1,4 +1,4 @@
-"""Any NumPy archive with arrays `images` and `labels`."""
+"""Any NumPy archive with arrays `images` and `labels`, or `targets` to predict, or `masks`, a class for each pixel."""
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,15 +11,20 @@ from fxgrow.experiments.data.arrays import Arrays, channels_first
 from fxgrow.experiments.data.registry import DataError, Request, register
 
 FORM = ("it holds `images`, N x height x width or N x channels x ... numbers, or N x height x width x 3 bytes, and "
-        "`labels`, N whole numbers from 0")
+        "`labels`, N whole numbers from 0 (or `targets` to predict, or `masks`)")
+
+
+# what labels, targets and masks are: types of numbers, and how many axes
+KINDS = {"labels": ("ui", (1,)), "targets": ("uif", (1, 2)), "masks": ("ui", (2, 3, 4))}
 
 
 @register("npz", path=True)
 def npz(request: Request) -> Arrays:
     """Read `images` [N, height, width], [N, channels, ...] or, bytes, [N, height, width, 1, 3 or 4] and `labels` [N].
 
-    `test_images`, `test_labels` and `class_names` (strings) are read if it has them. Nothing in the file is run: it is
-    read without pickles.
+    Instead of labels, fractions `targets` [N] or [N, k] are for regression (`images` may be a table [N, k] then), whole
+    numbers `masks` [N, height, width] for segmentation. `test_images`, `test_labels` (..., so called) and `class_names`
+    (strings) are read if it has them. Nothing in the file is run: it is read without pickles.
     """
     path = Path(request.path)
     if not path.is_file():
@@ -29,11 +34,12 @@ def npz(request: Request) -> Arrays:
             arrays = {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read as an .npz archive of plain arrays ({error}); {FORM}") from error
-    missing = [key for key in ("images", "labels") if key not in arrays]
+    what = next((key for key in ("targets", "masks") if key in arrays and "labels" not in arrays), "labels")
+    missing = [key for key in ("images", what) if key not in arrays]
     if missing:
         raise DataError(f"{path} has no array {missing[0]!r} (it has {', '.join(arrays) or 'none'}); {FORM}")
-    x, y = _pair(path, arrays, "")
-    test = _pair(path, arrays, "test_") if {"test_images", "test_labels"} & arrays.keys() else None
+    x, y = _pair(path, arrays, "", what)
+    test = _pair(path, arrays, "test_", what) if {"test_images", f"test_{what}"} & arrays.keys() else None
     if test and test[0].shape[1:] != x.shape[1:]:
         raise DataError(f"{path}: test_images are {tuple(test[0].shape[1:])}, images {tuple(x.shape[1:])}: they must agree")
     return Arrays(x, y, _class_names(path, arrays, torch.cat([y, test[1]]) if test else y), test)
@@ -46,26 +52,33 @@ def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: Tensor) -> t
         if names.ndim != 1 or names.dtype.kind not in "US":
             raise DataError(f"{path}: class_names is {names.dtype} of shape {names.shape}; it holds one string a class")
         return tuple(str(name) for name in names)
+    if labels.is_floating_point():
+        return tuple(str(i) for i in range(labels[0].numel()))
     highest = int(labels.max())
-    if highest >= max(2, len(labels)):
+    if highest >= max(2, labels.numel()):
         raise DataError(f"{path}: labels go up to {highest}, but there are {len(labels)} examples: count classes from 0")
     return tuple(str(c) for c in range(highest + 1))
 
 
-def _pair(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[Tensor, Tensor]:
+def _pair(path: Path, arrays: dict[str, np.ndarray], prefix: str, what: str) -> tuple[Tensor, Tensor]:
     """Return examples with a channel axis, and labels; or an error that says what is wrong with them."""
-    names = f"{prefix}images", f"{prefix}labels"
+    names = f"{prefix}images", f"{prefix}{what}"
     if not all(n in arrays for n in names):
         raise DataError(f"{path} has one of {names[0]} and {names[1]} only; it needs both or neither")
     x, y = (arrays[n] for n in names)
-    if x.ndim < 3 or x.dtype.kind not in "uifb" or not x.size:
+    if x.ndim < (2 if what == "targets" else 3) or x.dtype.kind not in "uifb" or not x.size:
         raise DataError(f"{path}: {names[0]} is {x.dtype} of shape {x.shape}; {FORM}")
-    if y.ndim != 1 or y.dtype.kind not in "ui":
+    kinds, dims = KINDS[what]
+    if y.ndim not in dims or y.dtype.kind not in kinds:
         raise DataError(f"{path}: {names[1]} is {y.dtype} of shape {y.shape}; {FORM}")
     if len(x) != len(y):
         raise DataError(f"{path}: {len(x)} {names[0]} but {len(y)} {names[1]}; {FORM}")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise DataError(f"{path}: {names[0]} holds numbers that are not finite: clean them first")
+    for name, array in zip(names, (x, y)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(f"{path}: {name} holds numbers that are not finite: clean them first")
     if x.dtype not in (np.uint8, np.float32):
         x = x.astype(np.float32)
-    return channels_first(torch.from_numpy(x if x.ndim > 3 else x[:, None])), torch.from_numpy(y.astype(np.int64))
+    images = channels_first(torch.from_numpy(x if x.ndim != 3 else x[:, None]))
+    if what == "masks" and y.shape[1:] != images.shape[2:]:
+        raise DataError(f"{path}: {names[1]} are of shape {y.shape}, images {tuple(images.shape)}: one class a pixel")
+    return images, torch.from_numpy(y.astype(np.float32 if what == "targets" else np.int64))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -31,18 +32,35 @@ class Request:
 
 
 class Examples(Dataset):
-    """Pairs (float32 normalised tensor, int label) of some rows of a data set; a subclass reads one."""
+    """Pairs (tensor, target) of some rows of a data set; a subclass reads one. A label of a class is an int.
+
+    together: whether `take` gives many at once, which is faster, and `draw` what is random in them.
+    """
+    together = False
 
     def __init__(self, y: Tensor, rows: Tensor, random: bool):
-        """Take all labels, int64 [N], the rows in order [n], and whether torch's generator draws examples anew each time."""
+        """Take all targets [N, ...], the rows in order [n], and whether torch's generator draws examples anew each time."""
         self.y, self.rows, self.random = y, rows, random
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         row = int(self.rows[index])
-        return self.read(row), int(self.y[row])
+        return self.read(row), self.target(row)
+
+    def target(self, row: int) -> Any:
+        """Return the target in a row of the data set: an int where it is a class, else a tensor."""
+        y = self.y[row]
+        return y if y.ndim or y.is_floating_point() else int(y)
+
+    def draw(self, seeds: np.ndarray) -> Tensor | None:
+        """Return what is random in examples, each with its seed (uint64 [n]), as a tensor of n rows; None: nothing is."""
+        return None
+
+    def take(self, indices: Tensor, drawn: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return a batch on a device, int64 `indices` [n] on the CPU; `drawn`: of `draw`, on the CPU."""
+        raise NotImplementedError
 
     def read(self, row: int) -> Tensor:
         """Return the example in a row of the data set."""
@@ -58,10 +76,14 @@ Parts = tuple[Examples, Examples, Examples]  # train, validation, test
 
 
 class Source:
-    """A data set as a reader returns it (see `Arrays`); `test` is None where a test part must be cut from the rest."""
+    """A data set as a reader returns it (see `Arrays`); `test` is None where a test part must be cut from the rest.
+
+    task: what a network is trained for on it, unless something else is said.
+    """
     labels: Tensor
     class_names: tuple[str, ...]
     test: tuple[Any, Tensor] | None
+    task = "classification"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -72,20 +94,44 @@ class Source:
         """Return the three parts, each of the rows given."""
         raise NotImplementedError
 
+    def cut(self, name: str, validation: float, seed: int, augment: bool | None, limit: int | None) -> Parts:
+        """Return the three parts, drawn by the seed, each class with its share; DataError if labels are out of range."""
+        labels, test_labels = self.labels, self.test[1] if self.test else None
+        if self.task == "classification":
+            _check_labels(name, labels, test_labels, len(self.class_names))
+        else:  # all count as one class
+            labels = torch.zeros(len(labels), dtype=torch.int64)
+            test_labels = None if test_labels is None else torch.zeros(len(test_labels), dtype=torch.int64)
+        if test_labels is None:
+            rest, test = stratified_split(labels, TEST, seed=0)
+        else:
+            rest, test = torch.arange(len(labels)), torch.arange(len(test_labels))
+        train, held_out = (rest[part] for part in stratified_split(labels[rest], validation, seed))
+        if limit is not None:
+            train, held_out = (p[stratified_subset(labels[p], limit, seed)] for p in (train, held_out))
+            test = test[stratified_subset((labels if test_labels is None else test_labels)[test], limit, seed)]
+        if not len(train):
+            raise DataError(f"{name} has no examples to train on")
+        return self.parts(train, held_out, test, augment)
+
 
 @dataclass(frozen=True)
 class Data:
-    """Three map-style datasets of pairs (float32 tensor of shape `input_shape`, int label)."""
+    """Three map-style datasets of pairs (tensor of shape `input_shape`, target).
+
+    class_names: of what the network tells apart: classes, tokens; for regression, of the numbers that it predicts.
+    """
     name: str
     train: Examples
     validation: Examples
     test: Examples
     class_names: tuple[str, ...]
     input_shape: tuple[int, ...]
+    task: str = "classification"
 
     @property
     def classes(self) -> int:
-        """Return how many classes there are."""
+        """Return how many classes, tokens, or numbers to predict there are: so many outputs a network has."""
         return len(self.class_names)
 
     def first(self, count: int) -> Tensor:
@@ -168,20 +214,8 @@ def parted(source: Source, name: str, validation: float = 0.1, seed: int = 0, au
         DataError: labels are out of range, or there is nothing to train on.
     """
     _check(validation, limit, None)
-    labels, test_labels = source.labels, source.test[1] if source.test else None
-    _check_labels(name, labels, test_labels, len(source.class_names))
-    if test_labels is None:
-        rest, test = stratified_split(labels, TEST, seed=0)
-    else:
-        rest, test = torch.arange(len(labels)), torch.arange(len(test_labels))
-    train, held_out = (rest[part] for part in stratified_split(labels[rest], validation, seed))
-    if limit is not None:
-        train, held_out = (p[stratified_subset(labels[p], limit, seed)] for p in (train, held_out))
-        test = test[stratified_subset((labels if test_labels is None else test_labels)[test], limit, seed)]
-    if not len(train):
-        raise DataError(f"{name} has no examples to train on")
-    parts = source.parts(train, held_out, test, augment)
-    return Data(name, *parts, source.class_names, source.input_shape)
+    parts = source.cut(name, validation, seed, augment, limit)
+    return Data(name, *parts, source.class_names, source.input_shape, source.task)
 
 
 def _check(validation: float, limit: int | None, size: int | None) -> None:

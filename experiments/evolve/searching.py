@@ -29,7 +29,7 @@ from fxgrow.experiments.evolve.store import Store, opened, to_bytes
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.evolve.worker import Fitness, Task, TaskResult, data_of, evaluate, fitness_of
 from fxgrow.experiments.settings import TrainError
-from fxgrow.experiments.train import Run, capture_classifier, load_run_model
+from fxgrow.experiments.train import Run, capture_classifier, insist_classes, load_run_model
 
 PROBE = 2  # samples that a child is compared with its parent on
 
@@ -363,6 +363,7 @@ def base_network(config: SearchConfig, data: Data, inputs: Tensor, given: nn.Mod
     """Return the captured network that all others descend from: the one given, or the one that the settings name."""
     if given is not None:
         return capture_classifier(given, inputs, data).eval()
+    insist_classes(data)
     model = load_run_model(Run(model=config.model, data=config.data, seed=config.seed), data)
     return fxgrow.capture(model, inputs)
 

@@ -190,12 +190,19 @@ def finished(setup: Setup, arm: Arm, seed: int) -> dict[str, Any] | None:
         return None
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-        identity = kept["identity"]
+        identity = _filled(kept["identity"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExperimentError(f"{file} is damaged ({one_line(error)}): delete it, and it is run again") from error
-    if identity != setup.identity(arm, seed):
+    if identity != _filled(setup.identity(arm, seed)):
         raise ExperimentError(f"{file} is a run with other settings: choose another folder with --out, or delete it")
     return kept
+
+
+def _filled(identity: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return an identity with all settings: those that are newer than a kept run had their defaults in it."""
+    if identity is None:
+        return None
+    return {**identity, "config": {**TrainConfig().to_json(), **identity["config"]}, "teacher": _filled(identity["teacher"])}
 
 
 def run(setup: Setup, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def bars(table: Mapping[str, Sequence[float]], path: str | os.PathLike | None = 
 
 def _scale(axes: Axes, which: str, column: str, log: bool, more: str = "") -> None:
     from matplotlib import ticker
-    words, unit, kind = AXES.get(column, (column, "", ""))
+    words, unit, kind = AXES.get(column) or _of_metric(column)
     axis = axes.xaxis if which == "x" else axes.yaxis
     if log:
         axes.set(**{f"{which}scale": "log"})
@@ -198,6 +198,13 @@ def _flags(figure: Figure, axes: Axes, drawn: Sequence[Curve], colors: Sequence[
                       parse_math=False, zorder=5 - row / FLAG_ROWS, bbox={"color": "white", "pad": 0})
     figure.set_figheight(figure.get_figheight() + FLAG_HEIGHT / 72 * sum(taken < float("inf") for taken in rows))
     return left_out
+
+
+def _of_metric(column: str) -> tuple[str, str, str]:
+    """Return what an axis says of a column that is a task's metric."""
+    from fxgrow.experiments.tasks import metric_of
+    metric = metric_of(column)
+    return (f"validation {metric.label}", metric.unit, metric.kind) if metric else (column, "", "")
 
 
 def check_suffix(path: str | os.PathLike) -> None:

@@ -17,8 +17,7 @@ from fxgrow.experiments.plots.numbers import PlotError
 from fxgrow.experiments.settings import optional
 
 HISTORY, EVENTS = "history.jsonl", "events.out.tfevents.*"
-# what fxgrow's own watcher calls the columns of the history
-TAGS = {"loss/train": "train_loss", "loss/validation": "val_loss", "accuracy/validation": "val_accuracy"}
+TAG = re.compile(r"(\w+)/(train|validation)")  # what fxgrow's own watcher calls the columns of the history
 GROWTH = "growth/text_summary"
 # settings that do not change what a run is about
 ASIDE = {"seed", "out", "device", "workers", "root", "download", "tensorboard", "checkpoint_every"}
@@ -111,10 +110,16 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
             seen[step] = i + 1
             if i == len(at):
                 at.append({"step": step, "seconds": time - began, "event": ""})
-            at[i] |= {tag: value, TAGS.get(tag, tag): value}
+            at[i] |= {tag: value, _column(tag): value}
     if GROWTH in tags["tensors"]:
         _mark(steps, [(e.step, make_ndarray(e.tensor_proto).item()) for e in log.Tensors(GROWTH)])
     return [row for step in sorted(steps) for row in steps[step]]
+
+
+def _column(tag: str) -> str:
+    """Return the column of the history that a tag is of: `loss/train` is train_loss, `accuracy/validation` val_accuracy."""
+    found = TAG.fullmatch(tag)
+    return f"{found[2].removesuffix('idation')}_{found[1]}" if found else tag
 
 
 def _mark(steps: dict[int, list[dict[str, Any]]], texts: Sequence[tuple[int, bytes]]) -> None:

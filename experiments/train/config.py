@@ -22,6 +22,8 @@ class TrainConfig(Settings):
         epochs: how many times the training data are seen (10 if steps is not given either).
         steps: how many batches, instead of epochs.
         batch_size: samples a step; an incomplete last batch of an epoch is left out.
+        task: what the network is trained for: classification, language (the next token), regression, segmentation, or
+            one of your own; empty: what the data are made for.
         optimizer: sgd or adamw.
         lr: the peak learning rate.
         momentum: of sgd.
@@ -37,6 +39,7 @@ class TrainConfig(Settings):
         final_lr: cosine, linear, wsd: where the rate ends, as a share of lr.
         clip: largest norm of the gradient of all parameters together (none: no clipping).
         precision: fp32, bf16 (autocast), or fp16 (autocast and loss scaling; CUDA only).
+        channels_last: keep images and convolutions with the channels last in memory.
         compile: a backend of torch.compile (inductor, say), compiled again after each growth; empty: not compiled.
         device: auto (CUDA, else MPS, else CPU) or one of them.
         workers: processes that load data; the numbers do not depend on how many there are.
@@ -51,6 +54,7 @@ class TrainConfig(Settings):
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 64
+    task: str = ""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.05
     momentum: float = 0.9
@@ -66,6 +70,7 @@ class TrainConfig(Settings):
     final_lr: float = 0.0
     clip: float | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
     compile: str = ""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     workers: int = 0

@@ -18,16 +18,16 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def step_flops(model: nn.Module, batch: int, shape: Sequence[int]) -> int:
+def step_flops(model: nn.Module, batch: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> int:
     """Return the FLOPs of one step, forward and backward (none for frozen parameters), for inputs of this shape."""
     with in_mode(model, training=True):
-        return fxgrow.count_flops(model, torch.empty(batch, *shape)).total
+        return fxgrow.count_flops(model, torch.zeros(batch, *shape, dtype=dtype)).total
 
 
-def eval_flops(model: nn.Module, shape: Sequence[int]) -> int:
+def eval_flops(model: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> int:
     """Return the FLOPs of one sample in an evaluation."""
     with in_mode(model, training=False):
-        return fxgrow.count_flops(model, torch.empty(1, *shape)).forward
+        return fxgrow.count_flops(model, torch.zeros(1, *shape, dtype=dtype)).forward
 
 
 @dataclass
@@ -74,7 +74,7 @@ def plan(model: GraphModule, inputs: Tensor, entries: Sequence[tuple[int, Entry]
 
     def add(start: int, end: int) -> int:
         if end > start:
-            flops = step_flops(model, batch, inputs.shape[1:])
+            flops = step_flops(model, batch, inputs.shape[1:], inputs.dtype)
             planned.segments.append(Segment(start, end, count_parameters(model), flops, event))
         return end
 

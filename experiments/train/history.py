@@ -7,13 +7,13 @@ from typing import Any
 from fxgrow.common import atomic_write, csv_text, one_line
 from fxgrow.errors import ArchiveError
 
-COLUMNS = ("step", "epoch", "samples", "flops", "eval_flops", "train_loss", "val_loss", "val_accuracy", "lr", "parameters",
-           "seconds", "event")
+COLUMNS = ("step", "epoch", "samples", "flops", "eval_flops", "train_loss", "val_loss", "lr", "parameters", "seconds",
+           "event")
 
 
 @dataclass
 class History:
-    """Rows of `COLUMNS`, and an account of each growth.
+    """Rows of `COLUMNS` and, behind `val_loss`, the metrics of the task; and an account of each growth.
 
     samples, flops: seen and spent in training up to here; eval_flops: spent in evaluations. train_loss: the mean over the
     steps since the row before (None right behind a growth). lr: of the next step. seconds: of training, growing and
@@ -28,7 +28,8 @@ class History:
 
     def to_csv(self) -> str:
         """Return the rows as CSV, under a header."""
-        return csv_text(COLUMNS, ([row.get(column) for column in COLUMNS] for row in self.rows))
+        columns = list(self.rows[0]) if self.rows else COLUMNS
+        return csv_text(columns, ([row.get(column) for column in columns] for row in self.rows))
 
     def save(self, folder: Path) -> None:
         """Write `history.csv`, `history.jsonl` and `growths.json`, each whole."""

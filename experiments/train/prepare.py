@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 
 import fxgrow
 from fxgrow.common import did_you_mean
-from fxgrow.experiments.data import Data
+from fxgrow.experiments.data import Data, DataError
 from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.tasks import Task, get_task, prediction, task_of
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.graph import clone_structure
 
@@ -27,17 +28,27 @@ def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] |
     return torch.optim.AdamW(named, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
 
 
-def capture_classifier(model: nn.Module, inputs: Tensor, data: Data) -> GraphModule:
-    """Return a captured copy of the model on the CPU; TrainError unless it gives one logit for each class."""
+def capture_for(task: Task, model: nn.Module, inputs: Tensor, data: Data) -> GraphModule:
+    """Return a captured copy of the model on the CPU; TrainError unless what it gives fits the task and the data."""
     gm = cpu_copy(fxgrow.capture(model, inputs))
     with in_mode(gm, training=False), torch.no_grad():
-        out = gm(inputs)
-    if not isinstance(out, Tensor) or out.ndim != 2:
-        raise TrainError("the model does not give one row of logits for each sample: train one that does")
-    if out.shape[1] != data.classes:
-        raise TrainError(f"the model gives {out.shape[1]} outputs and the data have {data.classes} classes: build it with "
-                         f"{data.classes} outputs, or give data with {out.shape[1]} classes")
+        task.check(prediction(gm(inputs)), inputs, data)
     return gm
+
+
+def capture_classifier(model: nn.Module, inputs: Tensor, data: Data) -> GraphModule:
+    """Return a captured copy of the model on the CPU; TrainError unless it gives one logit for each class of the data."""
+    insist_classes(data)
+    return capture_for(get_task("classification"), model, inputs, data)
+
+
+def insist_classes(data: Data) -> None:
+    """Raise DataError unless the data are for classification."""
+    task = task_of(data).name
+    if task != "classification":
+        targets = getattr(data.train[0][1], "dtype", "whole numbers")
+        raise DataError(f"these data are for {task}, with targets of {targets}: searches compare classifiers, "
+                        "fxgrow train takes any")
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def load_run_model(run: Run, data: Data) -> nn.Module:
         _, name, text = [*spec.split(":", 2), ""][:3]
         options = {**zoo.options_for(name, data.input_shape, data.classes), **zoo.parse_options(text)}
         spec = f"zoo:{name}:" + ",".join(f"{k}={v!r}" for k, v in options.items())
-    shape = ",".join(map(str, (2, *data.input_shape)))
+    shape = ",".join(map(str, (2, *data.input_shape))) + ("" if data.first(1).is_floating_point() else ":int64")
     with status(f"Loading {spec}"):
         model, inputs = load_model(spec, weights=run.weights, input_shape=shape, seed=run.seed)
         try_out(f"{run.model} (on {run.data})", model, inputs)

@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 
 from fxgrow.experiments.data import Data
 from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.tasks import Task
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.history import History
@@ -24,6 +25,7 @@ class TrainingState:
     """A run between two steps: checkpoints hold it, watchers read it, and the trainer advances it."""
     config: TrainConfig
     data: Data
+    task: Task
     out: Path | None
     model: GraphModule
     optimizer: torch.optim.Optimizer
@@ -44,8 +46,8 @@ class TrainingState:
     random_states: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # of generators, to start from
     checkpoint_step: int | None = None  # the step of the last checkpoint
 
-    def evaluate(self, dataset: Any) -> tuple[float, float]:
-        """Return the mean cross-entropy and the share of right answers, in eval mode."""
+    def evaluate(self, dataset: Any) -> tuple[float, ...]:
+        """Return the mean loss and the task's metrics in their order, in eval mode."""
         raise NotImplementedError
 
 

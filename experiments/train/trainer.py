@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -25,11 +24,12 @@ import fxgrow
 from fxgrow.errors import ArchiveError
 from fxgrow.experiments.data import Data, loader
 from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.tasks import prediction, task_of
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.costs import PlannedCost, count_parameters, eval_flops, plan, step_flops
 from fxgrow.experiments.train.history import History, append_line
-from fxgrow.experiments.train.prepare import capture_classifier, cpu_copy, device_of, in_mode, make_optimizer
+from fxgrow.experiments.train.prepare import capture_for, cpu_copy, device_of, in_mode, make_optimizer
 from fxgrow.experiments.train.rates import Rates, after_growth, rate
 from fxgrow.experiments.train.state import TrainingState, gather, restore
 from fxgrow.experiments.train.watch import TensorBoard, Watcher
@@ -51,9 +51,10 @@ class Trainer(TrainingState):
     """Train a copy of `model`, which may grow on the way.
 
     Args:
-        model: any module that can be captured as a whole and gives one row of logits for each sample.
-        data: a `Data`, or anything else with map-style datasets `train`, `validation` and `test` of pairs (tensor, label),
-            `classes` and `input_shape`.
+        model: any module that can be captured as a whole and gives what the task wants: one row of logits for each sample,
+            for classification.
+        data: a `Data`, or anything else with map-style datasets `train`, `validation` and `test` of pairs (tensor, target),
+            `classes` and `input_shape`, and `task` if it is not classification.
         config: the settings.
         out: a folder for the history, the log, checkpoints and the trained model; None: nothing is written.
         watchers: told of steps, evaluations and growths.
@@ -65,7 +66,7 @@ class Trainer(TrainingState):
 
     def __init__(self, model: nn.Module, data: Data, config: TrainConfig, out: str | Path | None = None, *,
                  watchers: Sequence[Watcher] = ()):
-        self.config, self.data = config, data
+        self.config, self.data, self.task = config, data, task_of(data, config.task)
         self.watchers = [*watchers, *([TensorBoard()] if config.tensorboard else [])]
         self.out = None if out is None else Path(out)
         self.device = device_of(config)
@@ -78,7 +79,7 @@ class Trainer(TrainingState):
         self._check_schedule()
         held = data.validation if len(data.validation) else data.train
         self.probe = torch.stack([held[i][0] for i in range(min(PROBE, len(held)))])
-        self.model: GraphModule = capture_classifier(model, self.probe, data).to(self.device)
+        self.model: GraphModule = self._placed(capture_for(self.task, model, self.probe, data))
         self.optimizer = make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.rates, self.history, self.fired = Rates(), History(), []
@@ -86,7 +87,14 @@ class Trainer(TrainingState):
         self._asked_to_stop = False
         self._renew()
 
+    def _placed(self, model: GraphModule) -> GraphModule:
+        """Bring a network to the device, in the form of memory that the settings ask for."""
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.config.channels_last else model  # type: ignore[call-overload]
+
     def _check_schedule(self) -> None:
+        if self.config.label_smoothing and not self.task.smooths:
+            raise TrainError(f"label_smoothing is for classes, and the task is {self.task.name}: leave it out")
         for entry in self.entries:
             at = entry.at(self.per_epoch, self.total)
             if at is not None and at >= self.total:
@@ -167,7 +175,7 @@ class Trainer(TrainingState):
 
     def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         source = loader(self.data.train, self.batch, shuffle=True, seed=self.config.seed, workers=self.config.workers,
-                        drop_last=True)
+                        drop_last=True, device=self.device)
         source.batch_sampler.set_epoch(*divmod(self.step, self.per_epoch))  # type: ignore[union-attr]
         try:
             while True:
@@ -181,10 +189,11 @@ class Trainer(TrainingState):
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.config, self.rates, self.step, self.total)
             group["weight_decay"] = self.config.weight_decay * self.rates.decay_scale
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         with self._autocast():
-            loss = F.cross_entropy(self._forward(x.to(self.device, non_blocking=True)),
-                                   y.to(self.device, non_blocking=True), label_smoothing=self.config.label_smoothing)
+            out = prediction(self._forward(self._there(x)))
+            loss = self.task.loss(out, y.to(self.device, non_blocking=True), self.config.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f})")
@@ -227,30 +236,36 @@ class Trainer(TrainingState):
             self.stopped = f"the validation loss has not fallen for {self.config.patience} evaluations"
 
     @torch.no_grad()
-    def evaluate(self, dataset: Any) -> tuple[float, float]:
-        """Return the mean cross-entropy and the share of right answers, in eval mode."""
+    def evaluate(self, dataset: Any) -> tuple[float, ...]:
+        """Return the mean loss and the task's metrics in their order (classification: the accuracy), in eval mode."""
         if not len(dataset):
             raise TrainError("there are no samples to evaluate on")
-        loss, right = 0.0, 0
+        sums: dict[str, Tensor] = {}
         with in_mode(self.model, training=False):
-            for x, y in loader(dataset, self.config.eval_batch_size, workers=0):
-                x, y = x.to(self.device), y.to(self.device)
+            for x, y in loader(dataset, self.config.eval_batch_size, workers=0, device=self.device):
                 with self._autocast():
-                    logits = self.model(x)
-                loss += float(F.cross_entropy(logits.float(), y, reduction="sum"))
-                right += int((logits.argmax(1) == y).sum())
+                    out = prediction(self.model(self._there(x)))
+                for name, value in self.task.sums(out.float(), y.to(self.device)).items():
+                    sums[name] = value.cpu().double() + sums.get(name, 0)
         self.eval_flops += self._eval_flops * len(dataset)
-        return loss / len(dataset), right / len(dataset)
+        return tuple(self.task.scores(sums, dataset))
+
+    def _there(self, x: Tensor) -> Tensor:
+        """Return inputs on the device, in the form of memory that the settings ask for."""
+        form = torch.channels_last if self.config.channels_last and x.ndim == 4 else torch.preserve_format
+        return x.to(self.device, non_blocking=True, memory_format=form)
 
     def _record_row(self, event: str = "") -> None:
-        loss, accuracy = self.evaluate(self.data.validation) if len(self.data.validation) else (None, None)
+        nothing = (None,) * (1 + len(self.task.metrics))
+        loss, *metrics = self.evaluate(self.data.validation) if len(self.data.validation) else nothing
         if loss is not None and not math.isfinite(loss):
             raise self._diverged(f"the validation loss is {loss} at step {self.step}")
         self.seconds = time.monotonic() - self._began
         row = {"step": self.step, "epoch": self.step / self.per_epoch, "samples": self.step * self.batch,
                "flops": self.flops, "eval_flops": self.eval_flops,
                "train_loss": self.loss_sum / self.loss_count if self.loss_count else None, "val_loss": loss,
-               "val_accuracy": accuracy, "lr": rate(self.config, self.rates, self.step, self.total),
+               **{f"val_{m.name}": value for m, value in zip(self.task.metrics, metrics)},
+               "lr": rate(self.config, self.rates, self.step, self.total),
                "parameters": count_parameters(self.model), "seconds": round(self.seconds, 3), "event": event}
         self.loss_sum, self.loss_count = 0.0, 0
         self.history.append(row, self.out)
@@ -264,7 +279,7 @@ class Trainer(TrainingState):
         old, flops = self.model, self._step_flops
         self.effects.lift()
         growth = grow_by_entry(old.cpu(), self.probe, entry, seed_for(self.config.seed, index))
-        self.model = growth.grown.model.to(self.device)  # type: ignore[assignment]
+        self.model = self._placed(growth.grown.model)  # type: ignore[arg-type]
         if entry.options["optimizer"] == "migrate":
             self.optimizer = growth.record.migrate_optimizer(self.optimizer, self.model, old)
         else:
@@ -298,8 +313,8 @@ class Trainer(TrainingState):
         self._forward: Callable[[Tensor], Tensor] = self.model
         if self.config.compile and not self.effects.frozen:  # hooks of the frozen are no part of a compiled graph
             self._forward = torch.compile(self.model, backend=self.config.compile)  # type: ignore[assignment]
-        self._step_flops = step_flops(self.model, self.batch, self.data.input_shape)
-        self._eval_flops = eval_flops(self.model, self.data.input_shape)
+        self._step_flops = step_flops(self.model, self.batch, self.data.input_shape, self.probe.dtype)
+        self._eval_flops = eval_flops(self.model, self.data.input_shape, self.probe.dtype)
 
     def save_checkpoint(self) -> None:
         """Write all that it takes to go on from here, if there is a folder."""

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from fxgrow.experiments.train.state import TrainingState
 
 
-# the columns of the history that are written as scalars, under these names
-TAGS = {"train_loss": "loss/train", "val_loss": "loss/validation", "val_accuracy": "accuracy/validation", "lr": "lr",
-        "parameters": "parameters", "flops": "flops"}
+# the columns of the history that are written as scalars, under these names; a task's metrics as NAME/validation
+TAGS = {"train_loss": "loss/train", "val_loss": "loss/validation", "lr": "lr", "parameters": "parameters", "flops": "flops"}
 
 
 class Watcher:
@@ -46,8 +45,9 @@ class Lines(Watcher):
 
     def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None:
         """Print the numbers of the row."""
-        numbers = [f"{label} {row[name]:.4f}" for label, name in (
-            ("loss", "train_loss"), ("validation", "val_loss"), ("accuracy", "val_accuracy")) if row[name] is not None]
+        columns = {"loss": "train_loss", "validation": "val_loss",
+                   **{m.name.replace("_", " "): f"val_{m.name}" for m in trainer.task.metrics}}
+        numbers = [f"{label} {row[name]:.4f}" for label, name in columns.items() if row[name] is not None]
         print(f"step {row['step']:>6} epoch {row['epoch']:>6.2f}  {'  '.join(numbers)}  lr {row['lr']:.3g}  "
               f"{quantity(row['flops'], 'FLOP')}", flush=True)
 
@@ -124,7 +124,8 @@ class TensorBoard(Watcher):
     def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None:
         """Write the row's numbers, and a histogram of each parameter."""
         with self._writing(trainer):
-            for name, tag in TAGS.items():
+            metrics = {f"val_{m.name}": f"{m.name}/validation" for m in trainer.task.metrics}
+            for name, tag in (TAGS | metrics).items():
                 if row[name] is not None:
                     self.writer.add_scalar(tag, row[name], row["step"])
             for name, p in trainer.model.named_parameters():

@@ -7,7 +7,7 @@ from fxgrow.common.declarations import Declarations, declared
 from fxgrow.common.entry_points import load_installed, load_plugin, plugins
 from fxgrow.common.files import atomic_folder, atomic_write
 from fxgrow.common.refusal import Refusal
-from fxgrow.common.seeds import mixed
+from fxgrow.common.seeds import mixed, mixed_each
 from fxgrow.common.tables import csv_text, folded_table, render
 from fxgrow.common.tensorboard import pixels, writing
 from fxgrow.common.words import (
@@ -23,5 +23,6 @@ from fxgrow.common.words import (
 )
 
 __all__ = ["Declarations", "Refusal", "atomic_folder", "atomic_write", "brief", "csv_text", "declared", "did_you_mean",
-           "folded_table", "load_installed", "load_plugin", "mixed", "nearest", "nearest_file", "nearest_names", "one_line",
-           "pixels", "plugins", "quantity", "render", "shortened", "times", "without_collector", "writing"]
+           "folded_table", "load_installed", "load_plugin", "mixed", "mixed_each", "nearest", "nearest_file",
+           "nearest_names", "one_line", "pixels", "plugins", "quantity", "render", "shortened", "times",
+           "without_collector", "writing"]

@@ -93,7 +93,7 @@ def test_the_table_of_the_documentation():
     for name in list_models():
         with torch.device("meta"):
             model = create_model(name)
-            x = torch.zeros(1, *model.input_shape)
+            x = torch.zeros(1, *model.input_shape, dtype=getattr(model, "input_dtype", None))
         counted = fxgrow.count_flops(model, x)
         shape = " x ".join(map(str, model.input_shape))
         assert f"| `{name}` | {shape} | {counted.parameters:,} | {counted.forward / 1e6:,.1f} |" in page, name

@@ -15,7 +15,9 @@ MODELS = {
     "inception_resnet_v2": (55_843_464, 96), "inception_resnet_v2_small": (837_530, 32), "inception_v4": (42_679_816, 96),
     "inception_v4_small": (805_922, 32), "inception_v4_1d": (516_706, 40), "inception_resnet_v2_1d": (571_930, 40),
     "mlp": (269_322, None), "mnist_resnet": (119_938, 28),
-    "net2net_conv": (591_274, 32), "residual3": (437_434, 32), "resnet1d": (176_874, 40)}
+    "net2net_conv": (591_274, 32), "residual3": (437_434, 32), "resnet1d": (176_874, 40),
+    "vit_small32": (2_693_194, 32), "convnext32": (908_890, 32)}
+TEXT = {"gpt": 875_264}  # what reads tokens is tried in test_gpt
 
 
 def parameters(model: nn.Module) -> int:
@@ -23,7 +25,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def test_every_model_is_here():
-    assert sorted(MODELS) == list_models()
+    assert sorted(MODELS | TEXT) == list_models()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -45,6 +47,11 @@ def test_outputs_are_numbers_that_depend_on_the_image(name):
     model = create_model(name, r=0.25)
     first, second = model(torch.randn(2, *model.input_shape))
     assert first.isfinite().all() and not torch.allclose(first, second)
+
+
+def test_parameters_of_what_reads_text():
+    for name, count in TEXT.items():
+        assert parameters(create_model(name)) == count
 
 
 def test_counts_by_hand():

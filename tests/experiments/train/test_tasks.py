@@ -1,0 +1,84 @@
+"""Every task trained on the way from its data to its report, growing meanwhile, and gone on with."""
+from __future__ import annotations
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from fxgrow.cli.main import main
+from fxgrow.experiments.data import as_data
+from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.train import TrainConfig, Trainer
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(words: str, code: int = 0):
+    result = CliRunner().invoke(main, shlex.split(words))
+    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
+    return result
+
+
+def test_language(here):
+    (here / "t.txt").write_text("abcabcabd" * 400)
+    words = ("train zoo:gpt:width=16,depth=1,heads=2 --data text:t.txt?length=12 --batch-size 16 --steps 60 --eval-every 20 "
+             "--optimizer adamw --lr 0.01 --grow 'step=20: deepen method=netmorph + widen factor=2 method=netmorph' ")
+    shown = run(words + "-o runs/x --tensorboard").stdout
+    assert "bits per byte" in shown and "best        bits per byte" in shown and "perplexity" in shown
+    report = json.loads((here / "runs/x/report.json").read_text())
+    assert report["task"] == "language" and report["growths"][0]["preserving"]
+    assert report["test"]["bits_per_byte"] == pytest.approx(report["test"]["loss"] / np.log(2))
+    assert report["best"]["bits_per_byte"]["value"] < 2 and report["flops"]["spent"] == report["flops"]["planned"]
+    again = json.loads(run("train --resume runs/x --json").stdout)
+    assert again["test"] == report["test"]
+    assert (here / "runs/x/history.csv").read_text().splitlines()[0] == (
+        "step,epoch,samples,flops,eval_flops,train_loss,val_loss,val_bits_per_byte,val_perplexity,lr,parameters,seconds,event")
+    drawn = json.loads(run("plot runs/x -o p.svg --json").stdout)
+    assert drawn["y"] == "val_bits_per_byte" and "validation bits per byte" in (here / "p.svg").read_text()
+    (here / "runs/x/history.jsonl").unlink()
+    assert json.loads(run("plot runs/x -x step --json").stdout)["y"] == "val_bits_per_byte"  # TensorBoard's files
+
+
+def test_regression(here):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4))
+    np.savez("r.npz", images=x, targets=100 + 50 * (x @ [1, -2, 0.5, 0]), class_names=["height"])
+    report = json.loads(run("train zoo:mlp:hidden=(16,) --data r.npz --epochs 20 --lr 0.05 --json "
+                            "--grow 'epoch=3: widen factor=2'").stdout)
+    assert report["task"] == "regression" and report["growths"][0]["preserving"]
+    assert report["test"]["r2"] > 0.95 and 0 < report["test"]["rmse"] < 30
+    assert "label_smoothing is for classes" in run("train zoo:mlp --data r.npz --label-smoothing 0.1", 1).stderr
+
+
+def test_segmentation(here):
+    rng = np.random.default_rng(0)
+    masks = np.zeros((60, 8, 8), int)
+    for mask, (at, wide) in zip(masks, rng.integers(1, 5, (60, 2))):
+        mask[at:at + 3, wide:wide + 3] = 1
+    np.savez("s.npz", images=masks * 2.0 + rng.normal(size=masks.shape) * 0.3, masks=masks)
+    (here / "segments.py").write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(1, 6, 3, "
+                                  "padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1))\n")
+    report = json.loads(run("train segments:net --data s.npz --epochs 10 --batch-size 8 --lr 0.1 --channels-last --json "
+                            "--grow 'epoch=1: widen factor=2'").stdout)
+    assert report["task"] == "segmentation" and report["test"]["mean_iou"] > 0.8 and report["growths"][0]["preserving"]
+    assert "logits at each pixel" in run("train zoo:mlp --data s.npz", 1).stderr
+    assert "these data are for segmentation" in run("evolve --model zoo:mlp --data s.npz -o e", 1).stderr
+
+
+def test_the_task_may_be_another_than_the_data_are_made_for():
+    x = torch.randn(80, 3)
+    data = as_data((x, (x @ torch.tensor([1.0, 2, 3]))))
+    assert data.task == "regression" and data.train.target_scale > 1
+    with pytest.raises(TrainError, match="no task 'regresion'; the nearest are regression"):
+        Trainer(nn.Linear(3, 1), data, TrainConfig(steps=1, task="regresion"))
+    with pytest.raises(TrainError, match="one row of logits|1 outputs"):
+        Trainer(nn.Unflatten(1, (3, 1)), data, TrainConfig(steps=1, task="classification"))
