@@ -1,6 +1,7 @@
 """Writes: which nodes write to memory, to whose, and whose memory is written to later."""
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,12 +12,13 @@ from fxgrow.graph.running import MetaRunner
 
 IN_PLACE_OPERATORS = {"iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow", "irshift",
                       "isub", "itruediv", "ixor"}
+KEYWORDS = (operator.and_, operator.or_, operator.not_, operator.is_)  # their names end as those of what writes in place
 
 
 def writes_in_place(node: Node) -> bool:
     """Tell whether a node calls a function or method that writes to one of its arguments."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op in ("call_function", "call_method") and (
+    return node.op in ("call_function", "call_method") and node.target not in KEYWORDS and (
         name == "setitem" or name in IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
         or node.kwargs.get("inplace") is True or "out" in node.kwargs)
 

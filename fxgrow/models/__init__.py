@@ -2,7 +2,7 @@
 
 What lives here: a word on the command line becomes a module, and a module a folder. What does not: reading files (archive).
 """
-from fxgrow.models.configurations import changed, configurations_for, parse_changes, shapes_of, with_layers
+from fxgrow.models.configurations import changed, configurations_for, numbers, parse_changes, shapes_of, with_layers
 from fxgrow.models.folders import example_inputs, fresh, is_folder, results_alone
 from fxgrow.models.inputs import Input, describe, draw_inputs, dtype_of, parse_inputs
 from fxgrow.models.load import fault_of, load_model, try_out
@@ -10,5 +10,6 @@ from fxgrow.models.shards import Shards, structure, write_numbers
 from fxgrow.models.writing import Told, can_be_folder, write_folder
 
 __all__ = ["Input", "Shards", "Told", "can_be_folder", "changed", "configurations_for", "describe", "draw_inputs",
-           "dtype_of", "example_inputs", "fault_of", "fresh", "is_folder", "load_model", "parse_changes", "parse_inputs",
-           "results_alone", "shapes_of", "structure", "try_out", "with_layers", "write_folder", "write_numbers"]
+           "dtype_of", "example_inputs", "fault_of", "fresh", "is_folder", "load_model", "numbers", "parse_changes",
+           "parse_inputs", "results_alone", "shapes_of", "structure", "try_out", "with_layers", "write_folder",
+           "write_numbers"]

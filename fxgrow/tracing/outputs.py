@@ -19,6 +19,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 INF = float("inf")
+LANGUAGE = {"builtins", "collections", "abc", "typing"}
 PLAIN = (str, bytes, type(None), type, enum.Enum, torch.dtype, torch.device, torch.layout, range, slice, set, frozenset,
          pathlib.PurePath)
 ONE_MODEL, OTHER_SHAPE = "internal state of one model only", "internal state of another shape"
@@ -115,7 +116,7 @@ class _Comparison:
             getattr(self, f"_{kind}")(a, b, place)
         elif (id(a), id(b)) not in self.seen:
             self.seen[id(a), id(b)] = a, b
-            if self.strict and _class_of(a) != _class_of(b):
+            if self.strict and _class_of(a) != _class_of(b) and not (kind == "mapping" and _are_kin(a, b)):
                 self._unlike(a, b, place)
             else:
                 getattr(self, f"_{kind}")(a, b, place)
@@ -291,6 +292,12 @@ def _dense(tensor: Tensor) -> Tensor:
     if value.is_quantized:
         return value.dequantize()
     return value if value.layout is torch.strided else value.to_dense()
+
+
+def _are_kin(a: Mapping, b: Mapping) -> bool:
+    """Tell whether two mappings are of different classes that a library derives from one of its own."""
+    bases = [{base for base in type(v).__mro__ if base.__module__.partition(".")[0] not in LANGUAGE} for v in (a, b)]
+    return bool((bases[0] & bases[1]) - {type(a), type(b)})
 
 
 def _class_of(value: Any) -> Any:

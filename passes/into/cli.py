@@ -28,12 +28,15 @@ MOST = 8  # tensors that are named one by one
               help="Where in a stage new blocks stand.")
 @click.option("--approximate", is_flag=True, help="Where no way is exact, take the closest, and tell the error.")
 @click.option("--extend", is_flag=True, help="Let BIG give more numbers than SMALL; the first are as before.")
+@click.option("--noise", type=click.FloatRange(min=0), default=0.0, metavar="PART", help="Add so much of their numbers' "
+              "deviation to experts that start equal to another one, which tells them apart and is not exact.")
 @click.option("--seed", type=click.IntRange(0, 2 ** 63 - 1), default=0, show_default=True, help="Of every random choice.")
 @click.option("--into-weights", metavar="FILE", help="A state_dict for BIG (--weights is that of SMALL).")
 @cli.source_options
 @cli.json_option
 def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | None, only_plan: bool, method: str | None,
-         place: str, approximate: bool, extend: bool, seed: int, into_weights: str | None, as_json: bool, **options) -> None:
+         place: str, approximate: bool, extend: bool, noise: float, seed: int, into_weights: str | None, as_json: bool,
+         **options) -> None:
     """Give a bigger stock model numbers by which it computes what SMALL does.
 
     What is written is a plain state_dict that the class of BIG loads with strict=True. Both graphs are matched: blocks that
@@ -49,11 +52,12 @@ def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | No
         raise click.UsageError("say what the bigger model is: --into MODEL, or changes of the configuration by --set")
     if output is None and not only_plan:
         raise click.UsageError("say where the state_dict goes with -o FILE, or ask for the steps alone with --plan")
+
+    def by(best: str) -> Options:
+        return Options(method or best, place, approximate, extend, seed, noise)  # type: ignore[arg-type]  # click checks them
+
     if output is not None:
         cli.check_writable(output, folder=True)
-        def by(best: str) -> Options:
-            return Options(method or best, place, approximate, extend, seed)  # type: ignore[arg-type]  # click checks them
-
         done = _streamed(small, big, changes, output, by, bool(into_weights or any(options.values())))
         if done is not None:
             _tell_streamed(done, small, big or ", ".join(changes), output, as_json)
@@ -62,8 +66,7 @@ def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | No
     second = bigger_by_words(first, big, changes, seed, {**options, "weights": into_weights})
     big = big or ", ".join(changes)
     with cli.status(f"Matching {small} and {big}"):
-        chosen = Options(method or default_method(dtype_of(first)), place, approximate, extend, seed)  # type: ignore[arg-type]
-        into = Into(first, second, inputs, chosen)
+        into = Into(first, second, inputs, by(default_method(dtype_of(first))))
     plan = into.plan
     if only_plan:
         if as_json:

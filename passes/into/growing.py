@@ -11,18 +11,20 @@ from torch.fx import Node
 
 from fxgrow.aten import tree_leaves
 from fxgrow.axis import analyse
-from fxgrow.common import without_collector
+from fxgrow.common import Refusal, without_collector
 from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import as_call, is_captured, skeleton, tensors_of, uncached
 from fxgrow.models import dtype_of, results_alone
 from fxgrow.passes.into.constants import absorb_constants
+from fxgrow.passes.into.copied_experts import tell_apart, with_copied_experts
 from fxgrow.passes.into.heads import with_copied_heads
+from fxgrow.passes.into.mixtures import experts_of, mixtures_of, run_everywhere, with_dense
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.omitted import Omitted
 from fxgrow.passes.into.outside import insist_on_constants, longer_tables, outside_state
 from fxgrow.passes.into.pairing import Pairing
-from fxgrow.passes.into.plan import HALF, Options, Plan, default_method
+from fxgrow.passes.into.plan import HALF, Options, Plan, Step, default_method
 from fxgrow.passes.into.result import GrownInto
 from fxgrow.passes.into.sources import folder_of, loaded
 from fxgrow.passes.into.widening import Widening, with_larger_kernels
@@ -38,7 +40,7 @@ LOADING_HOOKS = [name for name in vars(nn.Module()) if "state_dict" in name]
 def grow_into(small: nn.Module | str, big: nn.Module | str | Mapping[str, Any], example_inputs: Any = None, *,
               method: Literal["r2r", "net2net", "netmorph"] | None = None,
               place: Literal["end", "spread", "interleave"] = "end", approximate: bool = False, extend: bool = False,
-              check: bool = True, seed: int | None = None) -> GrownInto:
+              noise: float = 0.0, check: bool = True, seed: int | None = None) -> GrownInto:
     """Return numbers for `big`, an untouched model of any class, by which it computes in eval mode what `small` does.
 
     Args:
@@ -53,6 +55,7 @@ def grow_into(small: nn.Module | str, big: nn.Module | str | Mapping[str, Any], 
         place: where in a stage new blocks stand: at its end, spread among the old ones, or one behind each old one.
         approximate: where no way is exact, take the closest one; the verification says how far off it is.
         extend: the big model may give more numbers than the small one; the first along each axis are as before.
+        noise: what is added to experts that are equal to another one, as a part of their numbers' deviation; not exact.
         check: compare both models on the example inputs.
         seed: of every random choice; None takes one from torch's global generator.
 
@@ -67,7 +70,7 @@ def grow_into(small: nn.Module | str, big: nn.Module | str | Mapping[str, Any], 
     """
     seed = seed_of(seed)
     first, second, inputs = loaded(small, big, example_inputs, seed)
-    options = Options(method or default_method(dtype_of(first)), place, approximate, extend, seed)
+    options = Options(method or default_method(dtype_of(first)), place, approximate, extend, seed, noise)
     with without_collector():
         return Into(first, second, inputs, options).grow(check)
 
@@ -86,7 +89,16 @@ class Into:
         self.small, self.big = self.given if streamed else map(_wide, self.given)
         self.plan = Plan()
         steps = self.plan.steps
+        if streamed and len(list(experts_of(self.big))) != len(list(experts_of(self.small))):
+            raise Refusal("experts are filled where both models are in memory")
+        self.mixtures = mixtures_of(self.big, self.small)
+        if self.mixtures:
+            self.big = with_dense(self.big, self.mixtures)
+            steps += [mixture.step() for mixture in self.mixtures]
         same, self.prior = with_copied_heads(self.small, self.big, self.inputs, steps)
+        if not streamed:
+            same, first = with_copied_experts(same, self.big, self.inputs, steps)
+            self.prior = self.prior.then(first) if self.prior and first else self.prior or first
         self.alone = not is_captured(same) or _gives_results_alone(same)
         with self._compared(same, self.big):
             small_gm, big_gm = (capture_graph(model, self.inputs, check=not streamed, guard=False)
@@ -134,12 +146,26 @@ class Into:
             self._hand_on_norms(tensors, record)
         if self.given[1] is not self.big or not all(map(_loads_plainly, self.big.modules())):
             model = copy.deepcopy(self.given[1])
-            model.load_state_dict(filled.state_dict(), strict=True)
+            model.load_state_dict(self._state(filled), strict=True)
+        if list(experts_of(model)):
+            run_everywhere(model)
+        if self.options.noise:
+            tell_apart(model, self.options.noise, self.options.seed)
+            self.plan.steps.append(Step("experts", "noise", method="approximate", note="tells equal experts apart"))
+        for mixture in self.mixtures:
+            mixture.note(record, model.named_parameters())
         found = GrownInto.of(model)
         found.plan, found.source = self.plan, folder_of(self.given[0])
         found.record = record if self.prior is None else self.prior.then(record)
         found.verification = self._verified(model) if check or self.wrong else None
         return found
+
+    def _state(self, filled: nn.Module) -> dict[str, Tensor]:
+        """Return the numbers of the big model from those of the one that was filled, whose experts are dense."""
+        state = filled.state_dict()
+        for mixture in self.mixtures:
+            state |= mixture.filled(state, self.given[1])
+        return state
 
     def records(self) -> GrowthRecord:
         """Return where the big model's numbers come from."""
@@ -202,7 +228,7 @@ class Into:
 
     def insist_equal(self, checked: Verification) -> None:
         """Raise GrowthError where both models differ, with the doubts of the plan, unless the closest way will do."""
-        if not checked.ok and not self.options.approximate:
+        if not checked.ok and not self.options.approximate and not self.options.noise:
             doubts = "".join(f"; {s.name}: {s.note}" for s in self.plan.steps if s.method == "not possible")
             raise GrowthError(f"the two models differ by {checked.max_rel_error:.2g} of the largest output{doubts}; "
                               "`approximate` gives these numbers all the same")

@@ -18,6 +18,7 @@ class Options:
     approximate: bool
     extend: bool
     seed: int
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         check_choices(self)

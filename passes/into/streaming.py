@@ -79,7 +79,7 @@ def grow_folder(source: str, big: str | None, changes: Mapping[str, Any], path: 
 def _insist_streamable(into: Into) -> None:
     """Refuse what looks at several tensors at once."""
     if into.omitted.classes or into.prior is not None or any(extra.norms for extra in into.pairing.extras) \
-            or any(step.kind == "kernel" for step in into.plan.steps) or into.rescaling.eps:
+            or any(step.kind == "kernel" for step in into.plan.steps) or into.rescaling.eps or into.options.noise:
         raise Refusal("a step of it looks at several tensors at once")
 
 

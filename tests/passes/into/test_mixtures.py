@@ -1,0 +1,122 @@
+"""Dense language models as mixtures of experts of stock classes, and mixtures with more experts; from folder to folder."""
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+import torch
+from click.testing import CliRunner
+from support import shake
+from torch import nn
+
+import fxgrow
+from fxgrow.cli.main import main
+
+transformers = pytest.importorskip("transformers")
+SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "use_cache": False}
+FOUR = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
+WORDS = torch.randint(3, 40, (2, 6), generator=torch.Generator().manual_seed(0))
+
+
+def made(kind: str, seed: int = 0, **changes) -> nn.Module:
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **changes})
+    model = shake(getattr(transformers, f"{kind}ForCausalLM")(config).double(), seed).eval()
+    if hasattr(config, "_experts_implementation"):
+        model.set_experts_implementation("eager")  # torch's grouped products lack double precision
+    return model
+
+
+def apart(one: nn.Module, two: nn.Module, train: bool) -> float:
+    words = torch.randint(3, 40, (3, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        a, b = (m.train(train)(words).logits for m in (one, two))
+    return float((a - b).abs().max() / a.abs().max())
+
+
+def filled(small: nn.Module, kind: str, **changes) -> tuple[nn.Module, fxgrow.passes.into.GrownInto]:
+    """Return a big model that has loaded what the small one grew into, which computes the same."""
+    big = made(kind, 3, **changes)
+    state = fxgrow.grow_into(small, big, (WORDS,), seed=0)
+    assert all(torch.equal(p, q) for p, q in zip(big.parameters(), made(kind, 3, **changes).parameters()))
+    model = made(kind, 5, **changes)
+    model.load_state_dict(state, strict=True)
+    for train in (False, True):
+        assert apart(small, model, train) < 1e-6  # routers and norms compute in single precision
+    return model, state
+
+
+@pytest.mark.parametrize("kind, into, changes", [
+    ("Llama", "Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2, "hidden_size": 32,
+                          "intermediate_size": 36, "num_attention_heads": 8, "num_key_value_heads": 4}),
+    pytest.param("Mistral", "Mixtral", {"num_local_experts": 3, "num_experts_per_tok": 3}, marks=pytest.mark.sweep),
+    ("Qwen3", "Qwen3Moe", FOUR)])
+def test_dense_models_become_mixtures_whose_experts_all_learn(kind, into, changes):
+    small = made(kind, head_dim=4, sliding_window=None)
+    big, state = filled(small, into, head_dim=4, sliding_window=None, **changes)
+    name, tensor = next((n, p) for n, p in big.named_parameters() if n.endswith("gate_up_proj"))
+    assert torch.equal(tensor[0], tensor[-1]) and float(big.get_parameter("model.layers.0.mlp.gate.weight").detach().std())
+    words = torch.randint(3, 40, (8, 20), generator=torch.Generator().manual_seed(1))
+    big(words, labels=words).loss.backward()
+    assert tensor.grad.flatten(1).any(1).all()
+    assert state.record.new_mask(name, tensor).all()
+
+
+@pytest.mark.parametrize("sizes, way", [({"shared_expert_intermediate_size": 12}, "copies"),
+                                        ({"norm_topk_prob": False, "shared_expert_intermediate_size": 32}, "netmorph"),
+                                        ({"moe_intermediate_size": 8, "shared_expert_intermediate_size": 24}, "netmorph")])
+def test_a_shared_expert_adds_nothing_or_carries_the_dense_numbers(sizes, way):
+    _, state = filled(made("Qwen2"), "Qwen2Moe", **{**FOUR, **sizes})
+    assert [s.method for s in state.plan.steps if s.kind == "experts"] == [way]
+
+
+def test_weights_without_a_sum_of_their_own_are_refused_with_what_changes_that():
+    big = made("Qwen3Moe", head_dim=4, **{**FOUR, "norm_topk_prob": False})
+    with pytest.raises(fxgrow.GrowthError, match="--set norm_topk_prob=true"):
+        fxgrow.grow_into(made("Qwen3", head_dim=4), big, (WORDS,))
+
+
+@pytest.mark.parametrize("kind, sizes", [("Olmoe", {"norm_topk_prob": False}),
+                                         pytest.param("Qwen2Moe", {}, marks=pytest.mark.sweep)])
+def test_more_experts_from_fewer_are_copies_that_are_chosen_together(kind, sizes):
+    few = {**FOUR, "num_experts": 2, "num_experts_per_tok": 1, **sizes}
+    small = made(kind, **few)
+    big, state = filled(small, kind, **{**few, "num_experts": 6, "num_experts_per_tok": 3})
+    assert state.record.parameters["model.layers.0.mlp.gate.weight"].index[0].tolist() == [0, 0, 0, 1, 1, 1]
+    for count, chosen in ((4, 1), (3, 1), (4, 3)):
+        with pytest.raises(fxgrow.GrowthError, match="whole multiple"):
+            fxgrow.grow_into(small, made(kind, **{**few, "num_experts": count, "num_experts_per_tok": chosen}), (WORDS,))
+
+
+def test_noise_tells_equal_experts_apart():
+    sizes = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    state = fxgrow.grow_into(made("Llama"), made("Mixtral", 3, **sizes), (WORDS,), noise=0.1, seed=0)
+    weight = state["model.layers.0.mlp.experts.down_proj"]
+    assert not state.verification.ok and not any(torch.equal(weight[0], weight[i]) for i in range(1, 4))
+    with pytest.raises(fxgrow.GrowthError, match="has none"):
+        fxgrow.grow_into(made("Llama"), made("Llama", 3), (WORDS,), noise=0.1)
+
+
+def test_folder_to_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made("Llama").float().save_pretrained("small")
+    config = transformers.MixtralConfig(**{**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2},
+                                        architectures=["MixtralForCausalLM"])
+    config.save_pretrained("mixtral")
+
+    def run(words: str):
+        result = CliRunner().invoke(main, shlex.split(words))
+        assert result.exit_code == 0, f"{result.output}\n{result.stderr}\n{result.exception!r}"
+        return json.loads(result.output)
+
+    told = run("grow small --into mixtral/config.json -o out --json")
+    assert told["verification"]["ok"] and [s["kind"] for s in told["steps"]] == ["experts", "rescale"]
+    big, info = transformers.MixtralForCausalLM.from_pretrained("out", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert apart(transformers.LlamaForCausalLM.from_pretrained("small"), big.eval(), False) < 1e-4
+    more = run("grow out --set num_local_experts=8 --set num_experts_per_tok=4 --noise 0.05 -o more --json")
+    assert not more["verification"]["ok"]
+    assert transformers.MixtralForCausalLM.from_pretrained("more").config.num_local_experts == 8
