@@ -231,9 +231,10 @@ def shards_in(given: nn.Module | Mapping[str, Any]) -> str:
         (path, part) for path, m in modules_by_path(given) for part in (m, *m._parameters.values()))
     for path, part in held:
         if _is_shard(type(part)):  # type: ignore[arg-type]
-            return (f"{path or 'the model'} was sharded over processes, each of which holds a piece of its parameters: give "
-                    "the model from before that, with the numbers of a full state_dict "
-                    "(torch.distributed.checkpoint.state_dict), and shard the grown one")
+            return (f"{path or 'the model'} was sharded over processes, each of which holds a piece of its parameters: let "
+                    "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+                    "torch.distributed.checkpoint.state_dict gather its numbers, load them into the model as it was before "
+                    "it was sharded, grow that, and shard the grown one (docs/record.md)")
     return ""
 
 
