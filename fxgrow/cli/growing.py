@@ -58,7 +58,9 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     the exit code is 1, unless a pass was asked not to preserve (--method random, or --noise).
     """
     from fxgrow.archive import check
+    from fxgrow.graph import Captured
     from fxgrow.models import can_be_folder, results_alone, try_out
+    from fxgrow.record import record_in
 
     passes = ctx.meta["fxgrow.transform"]
     check_writable(output, folder=True)
@@ -72,6 +74,8 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     alone = [module] if can_be_folder(module, output) else []
     with status(f"Capturing {model}"), results_alone(*alone):
         captured = check(module, inputs)
+        if captured is not module and (earlier := record_in(module)) is not None:  # of a folder that has grown before
+            Captured(captured).record = earlier
     with status(f"Growing {model}"):
         grown = fxgrow.transform(captured, inputs, passes)
     extended = [f"{o.name} has {o.after} outputs, the first {o.before} of them as before"
@@ -150,17 +154,20 @@ def shrink(model: str, output: str, as_json: bool, **options) -> None:
     net2net, what was shared out among copies is added up. It is compared with MODEL, and the outcome is told: they are
     equal until the new numbers of MODEL have learned something.
     """
+    from fxgrow.models import origin_in, results_alone
     from fxgrow.record import describe_step, record_in
 
     check_writable(output)
     module, inputs = load(model, **options)
     record = record_in(module)
+    if record is not None and not record.origin:
+        record.origin = origin_in(model)
     if record is None or not record.lineage:
         raise FxgrowError(f"{model} has not grown, so there is no smaller network in it; name a file that `fxgrow "
                           "transform` wrote")
     with status(f"Shrinking {model}"):
         small = record.shrink(module)
-    with status("Comparing both on the same input"):
+    with status("Comparing both on the same input"), results_alone(module):
         checked = fxgrow.verify(small, module, inputs, extended=True)
     with status(f"Writing {output}"):
         fxgrow.save(small, output, example_inputs=inputs)

@@ -7,9 +7,9 @@ from fxgrow.models.folders import example_inputs, fresh, is_folder, results_alon
 from fxgrow.models.inputs import Input, describe, draw_inputs, dtype_of, parse_inputs
 from fxgrow.models.load import fault_of, load_model, try_out
 from fxgrow.models.shards import Shards, structure, write_numbers
-from fxgrow.models.writing import Told, can_be_folder, write_folder
+from fxgrow.models.writing import Told, can_be_folder, growth_in, origin_in, write_folder
 
 __all__ = ["Input", "Shards", "Told", "can_be_folder", "changed", "configurations_for", "describe", "draw_inputs",
-           "dtype_of", "example_inputs", "fault_of", "fresh", "is_folder", "load_model", "numbers", "parse_changes",
-           "parse_inputs", "results_alone", "shapes_of", "structure", "try_out", "with_layers", "write_folder",
-           "write_numbers"]
+           "dtype_of", "example_inputs", "fault_of", "fresh", "growth_in", "is_folder", "load_model", "numbers",
+           "origin_in", "parse_changes", "parse_inputs", "results_alone", "shapes_of", "structure", "try_out",
+           "with_layers", "write_folder", "write_numbers"]

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import nearest_file, one_line
 from fxgrow.errors import ModelError
-from fxgrow.graph import as_call, running_copy
+from fxgrow.graph import Captured, as_call, running_copy
 from fxgrow.models.checkpoints import apply_weights
 from fxgrow.models.folders import from_folder, is_folder
 from fxgrow.models.inputs import describe, draw_inputs, dtype_of, insist_named, parse_inputs
 from fxgrow.models.sources import Loaded, forms, from_factory, from_file, from_prefix
+from fxgrow.models.writing import growth_in
 
 
 def load_model(spec: str, *, weights: str | None = None, input_shape: str | Sequence[str] = (), trust_pickle: bool = False,
@@ -67,7 +68,10 @@ def _find(spec: str, pretrained: bool, trust_pickle: bool, into: str | None, lik
     if not is_file:
         return from_factory(spec)
     if is_folder(spec):
-        return Loaded(*from_folder(spec, like))
+        found = Loaded(*from_folder(spec, like))
+        if (record := growth_in(spec)) is not None:
+            Captured(found.module).record = record
+        return found
     return from_file(spec, trust_pickle, from_factory(into).module if into else None)
 
 

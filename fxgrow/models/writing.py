@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
+from torch import nn
 
-from fxgrow.common import atomic_folder
-from fxgrow.models.folders import CONFIG, GROWTH, quietly
+from fxgrow.common import atomic_folder, one_line
+from fxgrow.errors import ModelError
+from fxgrow.graph import skeleton
+from fxgrow.models.folders import CONFIG, GROWTH, class_of, example_inputs, quietly, read_config, results_alone
+from fxgrow.models.shards import without_numbers
 from fxgrow.record import GrowthRecord, describe_step
+from fxgrow.tracing import capture_graph
 
 SHARD = "5GB"  # at most, of a file of numbers
 BESIDE = (".json", ".jsonl", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab")  # of tokenizers
@@ -37,11 +43,45 @@ class Told:
             _copy_beside(Path(self.source), place)
         growth = place / GROWTH
         growth.mkdir()
+        if self.source is not None:  # the configuration of the first model: of a folder that has grown, that is told there
+            shutil.copyfile(_first_config(Path(self.source)), growth / CONFIG)
         (growth / "record.json").write_text(self.record.to_json())
         maps = {n: t.clone() for n, t in self.record.to_tensors().items()}
         safetensors.torch.save_file(maps, growth / "record.safetensors")
         (growth / "verification.json").write_text(json.dumps(self.verification, indent=2))
         (place / "README.md").write_text(_card(self, kind, size))
+
+
+def _first_config(folder: Path) -> Path:
+    return folder / GROWTH / CONFIG if (folder / GROWTH / CONFIG).is_file() else folder / CONFIG
+
+
+def growth_in(folder: str) -> GrowthRecord | None:
+    """Return the growth that a folder tells, without the first model's structure (`origin_in`); None where it tells none.
+
+    Raises:
+        ModelError: what is told cannot be read.
+    """
+    place = Path(folder) / GROWTH
+    if not (place / "record.json").is_file():
+        return None
+    try:
+        maps = safetensors.torch.load_file(place / "record.safetensors")
+        return GrowthRecord.rebuild((place / "record.json").read_text(), maps)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{place} tells no growth that can be read ({one_line(error)}): take it away, or have it "
+                         "again from where the folder comes from") from error
+
+
+def origin_in(folder: str) -> dict[str, nn.Module]:
+    """Return the structure of the first model of a folder's growth, as a record holds it; {} where it is not told."""
+    place = Path(folder) / GROWTH / CONFIG
+    if not place.is_file():
+        return {}
+    config = read_config(str(place))
+    small = without_numbers(class_of(config, spec=str(place)), config, torch.float32).eval()
+    with results_alone(small):
+        return {"": skeleton(capture_graph(small, example_inputs(small), check=False))}
 
 
 def can_be_folder(model: Any, path: str) -> bool:

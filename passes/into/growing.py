@@ -29,7 +29,7 @@ from fxgrow.passes.into.result import GrownInto
 from fxgrow.passes.into.sources import folder_of, loaded
 from fxgrow.passes.into.widening import Widening, with_larger_kernels
 from fxgrow.passes.support import seed_of
-from fxgrow.record import GrowthRecord, ParameterRecord
+from fxgrow.record import GrowthRecord, ParameterRecord, record_in
 from fxgrow.tracing import capture_graph
 
 LOADING = ("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict", "get_extra_state",
@@ -156,7 +156,7 @@ class Into:
             mixture.note(record, model.named_parameters())
         found = GrownInto.of(model)
         found.plan, found.source = self.plan, folder_of(self.given[0])
-        found.record = record if self.prior is None else self.prior.then(record)
+        found.record = self._chained(record)
         found.verification = self._verified(model) if check or self.wrong else None
         return found
 
@@ -166,6 +166,13 @@ class Into:
         for mixture in self.mixtures:
             state |= mixture.filled(state, self.given[1])
         return state
+
+    def _chained(self, record: GrowthRecord) -> GrowthRecord:
+        """Return a record behind those of copied heads and, of a folder that has grown before, of that growth."""
+        if self.prior is not None:
+            record = self.prior.then(record)
+        earlier = None if is_captured(self.given[0]) else record_in(self.given[0])
+        return record if earlier is None else earlier.then(record)
 
     def records(self) -> GrowthRecord:
         """Return where the big model's numbers come from."""

@@ -19,7 +19,7 @@ from fxgrow.common import Refusal, atomic_folder
 from fxgrow.compare import Verification
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
-from fxgrow.models import Shards, Told, dtype_of, example_inputs, structure, write_numbers
+from fxgrow.models import Shards, Told, dtype_of, example_inputs, growth_in, structure, write_numbers
 from fxgrow.passes.into.growing import Into, rounding_note
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.plan import HALF, Options, Plan, default_method
@@ -65,7 +65,7 @@ def grow_folder(source: str, big: str | None, changes: Mapping[str, Any], path: 
         raise Refusal("the configuration does not say what the model takes")
     into = Into(small, large, inputs, options(default_method(dtype_of(small))), streamed=True)
     _insist_streamable(into)
-    told = into.records()
+    told = (growth_in(source) or GrowthRecord()).then(into.records())
     with atomic_folder(path) as place:
         write_numbers(place, large, _Numbers(into, shards).made)
         checked, rounding = _compared(into, shards, Shards(place), inputs)

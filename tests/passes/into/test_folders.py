@@ -12,10 +12,12 @@ from support import shake
 import fxgrow
 from fxgrow.cli.main import main
 from fxgrow.common import Refusal
-from fxgrow.models import example_inputs, results_alone
+from fxgrow.errors import ModelError
+from fxgrow.models import example_inputs, load_model, results_alone
 from fxgrow.passes import Deepen, Widen
 from fxgrow.passes.into.plan import Options
 from fxgrow.passes.into.streaming import grow_folder
+from fxgrow.record import record_in
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -225,3 +227,19 @@ def test_what_needs_both_models_at_once_is_told_before_anything_is_written(here)
         grow_folder("small", None, {"num_key_value_heads": 4}, "out", lambda best: Options(best, "end", False, False, 0))
     run("grow small --set num_key_value_heads=4 -o out")
     assert loaded(made(), "out").config.num_key_value_heads == 4
+
+
+def test_a_folder_that_grew_is_read_with_its_growth(here):
+    small = made()
+    small.save_pretrained("small")
+    for source, place, changes in (("small", "one", {"num_hidden_layers": 3}), ("one", "two", {"intermediate_size": 48})):
+        grow_folder(source, None, changes, place, lambda best: Options(best, "end", False, False, 0))
+    run("transform two --pass deepen --where model.layers --seed 0 -o three")
+    module, _ = load_model("three")
+    assert [step["pass"] for step in record_in(module).lineage] == ["grow_into", "grow_into", "deepen", "grow_into"]
+    run("shrink three -o small.pt")
+    again = dict(fxgrow.load("small.pt").named_parameters())
+    assert all(torch.equal(again[n], p) for n, p in small.named_parameters())
+    (here / "three" / "growth" / "record.json").write_text("{}")
+    with pytest.raises(ModelError, match="tells no growth"):
+        load_model("three")
