@@ -10,7 +10,17 @@ from torch.fx import GraphModule
 
 from fxgrow.common import brief, without_collector
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, tensors_of, unwrapped
+from fxgrow.graph import (
+    Captured,
+    as_call,
+    clone_structure,
+    faults_told,
+    find_module,
+    remembered,
+    skeleton,
+    tensors_of,
+    unwrapped,
+)
 from fxgrow.growth.foreign import apply_foreign, name_of
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
 from fxgrow.tracing import bring_inside, capture_graph, insist_callable, untouched, with_parts
@@ -49,13 +59,31 @@ def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass, *
             return _in_turn(model, passes, functools.partial(_transform_parts, inputs=inputs, whole=why, release=release))
         leaves = Captured(gm).leaves
         try:  # on a copy: a pass may edit in place
-            return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes, release)
+            grown = _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes, release)
+            in_parts = not release and _most_is_in(leaves, model, passes)
+            return _larger(grown, model, passes, inputs, leaves) if in_parts else grown
         except SelectionError as nothing:  # though perhaps parts of what is kept whole can
             if not leaves or (release and len(passes) > 1):  # what the first pass grew is given up
                 raise
             with contextlib.suppress(CaptureError, SelectionError):
                 return _transform_parts(model, passes, inputs, CaptureError(str(nothing)), leaves, release)
             raise
+
+
+def _most_is_in(leaves: dict[str, str], model: nn.Module, passes: list[Pass]) -> bool:
+    """Tell whether passes over all of a model met it as a graph around modules kept whole that hold most of its numbers."""
+    kept = {p for path in leaves for p in find_module(model, path).parameters()}  # type: ignore[union-attr]
+    everywhere = all(_is_ours(step) and getattr(step, "where", "") is None for step in passes)
+    return bool(kept) and everywhere and 2 * sum(p.numel() for p in kept) > sum(p.numel() for p in model.parameters())
+
+
+def _larger(grown: Grown, model: nn.Module, passes: list[Pass], inputs: Inputs, leaves: dict[str, str]) -> Grown:
+    """Return a model grown as one graph, or by its parts inside of what the graph keeps whole, whichever grew more."""
+    with contextlib.suppress(CaptureError, SelectionError):
+        whole = CaptureError("; ".join(f"{path}: {why}" for path, why in leaves.items()))
+        parts = _transform_parts(model, passes, inputs, whole, leaves)
+        return max(grown, parts, key=lambda g: sum(p.numel() for p in g.model.parameters()))
+    return grown
 
 
 def _listed(passes: Any) -> list[Pass]:

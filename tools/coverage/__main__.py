@@ -13,6 +13,7 @@ is ended when it takes too long (--seconds) or too much memory (--gigabytes). In
 of the file, and what has one is passed over next time. A package that is not installed is passed over (extra `coverage`).
 """
 import argparse
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -47,7 +48,8 @@ def alone(network: Network, answer: Connection, seconds: int, gigabytes: float) 
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 2 ** 30),) * 2)
     warnings.simplefilter("ignore")
-    measure(network, answer.send)
+    with contextlib.suppress(MemoryError):
+        measure(network, answer.send)
 
 
 def measured(network: Network, seconds: int, gigabytes: float) -> dict:

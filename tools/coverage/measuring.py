@@ -122,15 +122,23 @@ def call(model: nn.Module, inputs: tuple | dict, train: bool = False, seed: int 
 
 
 def tried(run: Callable[[], Any]) -> tuple[Any, str, bool]:
-    """Run something: its result, what stopped it, and whether that was an error of fxgrow's."""
+    """Run something: its result, what stopped it, and whether that was an error of fxgrow's; too much memory stops all."""
     try:
         return run(), "", True
     except fxgrow.FxgrowError as refusal:
+        insist_on_memory(refusal)
         return None, " ".join(str(refusal).split()), True
     except Exception as error:
+        insist_on_memory(error)
         place = [f for f in traceback.extract_tb(error.__traceback__) if "fxgrow" in f.filename or "/passes/" in f.filename]
         where = f" at {Path(place[-1].filename).name}:{place[-1].lineno} ({place[-1].name})" if place else ""
         return None, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{where}", False
+
+
+def insist_on_memory(error: Exception) -> None:
+    """Stop where there was too little memory, which says nothing of the network."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        raise MemoryError from error
 
 
 def errors(model: nn.Module, grown: nn.Module, others: list) -> dict[str, Any]:
@@ -191,7 +199,7 @@ def capture(model: nn.Module, example: tuple | dict) -> dict[str, Any]:
 
 def measure(network: Network, say: Callable[[dict], None]) -> None:
     """Measure one network, and say what is known after each step."""
-    row: dict[str, Any] = {}
+    row: dict[str, Any] = {"torch": torch.__version__.partition("+")[0]}
 
     def doing(what: str) -> None:
         row["doing"] = what

@@ -74,8 +74,10 @@ def written(rows: list[dict]) -> str:
     ran = [{"captured": "no"} | row for row in rows if "missing" not in row]
     rest = sorted(ran, key=lambda row: list(VERDICTS)[::-1].index(verdict(row)))
     heads = "package network verdict captured growth error deeper saved seconds why".split()
+    versions = Counter(row.get("torch", "a version that is not noted") for row in rows)
+    under = f"Measured under torch {', '.join(f'{version} ({n} rows)' for version, n in versions.most_common())}.\n"
     missing = [f"* {row['package']} {row['network']}: {row['missing'][:200]}" for row in rows if "missing" in row]
-    return "\n".join([HEAD, *(f"* {word}: {meaning}" for word, meaning in VERDICTS.items()),
+    return "\n".join([HEAD, under, *(f"* {word}: {meaning}" for word, meaning in VERDICTS.items()),
                       "* whole: without opaque leaves; deeper: `Deepen()` is exact; saved: the file gives it back",
                       "", counts(ran), "", "## Each network", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|",
                       *map(line, rest), *(["", "## Not run here", "", *missing] if missing else [])]) + "\n"

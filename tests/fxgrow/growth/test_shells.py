@@ -88,3 +88,35 @@ def test_a_part_grows_on_when_its_layers_have_moved():
     model, x = shell()
     grown = fxgrow.transform(model, x, [Deepen("last.0", seed=0), Widen("last.0", by=2, seed=0), Deepen("last.0", seed=1)])
     assert fxgrow.verify(model, grown.model, x).ok and same(grown.step.shrink(grown.model), model)
+
+
+class Written(Body):
+    """A part whose code has a size in it, which its graph can change."""
+
+    def forward(self, x):
+        return self.down(torch.relu(self.up(x)).view(-1, 6))
+
+
+class Dropping(nn.Module):
+    """Leaves layers out at random while it trains (LayerDrop), which no graph does."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.drop = nn.ModuleList(Written() for _ in range(2)), 0.0
+
+    def forward(self, x):
+        for layer in self.layers:
+            if not (self.training and torch.rand(1).item() < self.drop):
+                x = x + layer(x)
+        return x
+
+
+def test_where_a_leaf_holds_most_numbers_its_parts_grow_instead():
+    x = torch.randn(5, 4, dtype=torch.float64)
+    model = shake(nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 4)), Dropping()).double())
+    assert list(fxgrow.capture(model, x).meta["leaves"]) == ["1"]
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=0))
+    assert [grown.model.get_submodule(name).out_features for name in ("0.0", "1.layers.0.up")] == [7, 12]
+    assert fxgrow.verify(model, grown.model, x).ok
+    named = fxgrow.transform(model, x, Widen("0.0", factor=2, seed=0)).model  # as one graph, since nothing else is asked for
+    assert isinstance(named, torch.fx.GraphModule) and named.get_submodule("0.0").out_features == 7

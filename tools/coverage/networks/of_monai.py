@@ -4,6 +4,7 @@ import functools
 import torch
 from measuring import Network, image
 from monai.networks import nets
+from thin import thin
 
 ONE = dict(spatial_dims=3, in_channels=1, out_channels=2)
 FLAT = dict(spatial_dims=2, in_channels=1, out_channels=2)
@@ -17,7 +18,7 @@ def volume(channels: int):
     return inputs
 
 
-VOLUME = volume(1)
+VOLUME, SMALL_VOLUME = volume(1), image(16, 1, 3, 8)
 
 
 def time(inputs):
@@ -41,19 +42,20 @@ NETWORKS = {
                   filters=[4, 8, 16]),
     "SegResNet": of("SegResNet", VOLUME, **ONE, init_filters=4, norm=("GROUP", {"num_groups": 2})),
     "SegResNetDS": of("SegResNetDS", VOLUME, **ONE, init_filters=4, blocks_down=(1, 1, 1)),
-    "SegResNetVAE": of("SegResNetVAE", image(32, 1, 3, 0), [32, 32, 32], **ONE, init_filters=8,
+    "SegResNetVAE": of("SegResNetVAE", image(16, 1, 3, 0), [16, 16, 16], **ONE, init_filters=8,
                        norm=("GROUP", {"num_groups": 2})),
     "SwinUNETR": of("SwinUNETR", image(64, 1, 2), **FLAT, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2),
                     window_size=4),
     "UNETR": of("UNETR", image(32, 1, 2, 0), 1, 2, (32, 32), feature_size=4, hidden_size=48, mlp_dim=48, num_heads=4,
                 spatial_dims=2),
-    "VNet": of("VNet", VOLUME),
-    "HighResNet": of("HighResNet", VOLUME, **ONE), "DenseNet": of("DenseNet", PICTURE, **FLAT, init_features=8,
+    "VNet": of("VNet", image(16, 1, 3, 16)),
+    "HighResNet": of("HighResNet", SMALL_VOLUME, **ONE), "DenseNet": of("DenseNet", PICTURE, **FLAT, init_features=8,
                                                                   growth_rate=4, block_config=(2, 2)),
     "EfficientNetBN": of("EfficientNetBN", PICTURE, "efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=1,
                          num_classes=2),
     "ResNet": of("ResNet", VOLUME, "basic", [1, 1, 1, 1], [4, 8, 16, 32], n_input_channels=1, num_classes=3),
-    "SENet": of("SENet", PICTURE, 2, 1, "se_bottleneck", [1, 1, 1, 1], 1, 16, inplanes=8, num_classes=3),
+    "SENet": Network(functools.partial(thin, functools.partial(nets.SENet, 2, 1, "se_bottleneck", [1, 1, 1, 1], 1, 16,
+                                                               inplanes=8, num_classes=3), 4), PICTURE),
     "AutoEncoder": of("AutoEncoder", PICTURE, **FLAT, channels=(4, 8), strides=(2, 2)),
     "VarAutoEncoder": of("VarAutoEncoder", image(32, 1, 2, 0), 2, (1, 32, 32), 1, 8, (4, 8), (2, 2)),
     "ViT": of("ViT", image(32, 1, 2, 0), 1, (32, 32), (8, 8), hidden_size=32, mlp_dim=48, num_layers=2, num_heads=4,
@@ -61,10 +63,10 @@ NETWORKS = {
     "ViTAutoEnc": of("ViTAutoEnc", image(64, 1, 2, 0), 1, (64, 64), (16, 16), hidden_size=32, mlp_dim=48, num_layers=2,
                      num_heads=4, spatial_dims=2),
     "FlexibleUNet": of("FlexibleUNet", PICTURE, 1, 2, "efficientnet-b0", decoder_channels=(16, 16, 8, 8, 4), spatial_dims=2),
-    "MedNeXt": of("MedNeXt", VOLUME, **ONE, init_filters=4), "QuickNAT": of("Quicknat", PICTURE, num_channels=1,
+    "MedNeXt": of("MedNeXt", SMALL_VOLUME, **ONE, init_filters=4), "QuickNAT": of("Quicknat", PICTURE, num_channels=1,
                                                                             num_filters=8),
     "VoxelMorphUNet": of("VoxelMorphUNet", volume(2), 3, 2, 2, (4, 8, 8, 8), (8, 8, 8, 4, 4, 4)),
-    "LocalNet": of("LocalNet", VOLUME, 3, 1, 4, out_channels=2, extract_levels=(0, 2)),
+    "LocalNet": of("LocalNet", SMALL_VOLUME, 3, 1, 4, out_channels=2, extract_levels=(0, 2)),
     "RegUNet": of("RegUNet", VOLUME, 3, 1, 4, 2, out_channels=2),
     "Discriminator": of("Discriminator", image(32, 1, 2, 0), (1, 32, 32), (4, 8), (2, 2), num_res_units=1),
     "PatchDiscriminator": of("PatchDiscriminator", PICTURE, 2, 4, 1), "AutoencoderKL": of("AutoencoderKL", PICTURE, 2, 1, 1,

@@ -1,5 +1,6 @@
 """Every model of torchvision: convolutional ones with an eighth of their channels, transformers by small configurations."""
 import functools
+from unittest import mock
 
 import torch
 from measuring import Network, image
@@ -37,12 +38,22 @@ def vit(name: str):
 
 def mvit(name: str):
     config = models.video.mvit.MSBlockConfig
-    blocks = [config(1, 16, 16, [3, 3, 3], [1, 1, 1], [3, 3, 3], [1, 2, 2]),
-              config(2, 16, 32, [3, 3, 3], [1, 2, 2], [3, 3, 3], [1, 1, 1]),
-              config(2, 32, 32, [3, 3, 3], [1, 1, 1], [3, 3, 3], [1, 1, 1])]
+    blocks = [config(1, 16, 16, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 2, 2]),
+              config(2, 16, 32, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),
+              config(2, 32, 32, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 1, 1])]
     second = name == "mvit_v2_s"
     return models.video.MViT((32, 32), 8, blocks, residual_pool=second, residual_with_cls_embed=not second,
                              rel_pos_embed=second, proj_after_attn=second, num_classes=CLASSES)
+
+
+def regnet(name: str):
+    """Return a RegNet whose groups have an eighth of their width, and two blocks a stage."""
+    with mock.patch.object(models.regnet, "_regnet", lambda params, *args, **options: params):
+        wide = models.get_model(name, weights=None)
+    groups = [max(g // 8, 2) for g in wide.group_widths]
+    widths = [w // g * small for w, g, small in zip(wide.widths, wide.group_widths, groups)]
+    return models.RegNet(models.regnet.BlockParams([min(d, 2) for d in wide.depths], widths, groups, wide.bottleneck_multipliers,
+                                                   wide.strides, wide.se_ratio), num_classes=CLASSES)
 
 
 def swin3d(name: str):
@@ -69,10 +80,10 @@ def flow(batch: int, longer: int) -> tuple:
 
 def network(name: str) -> Network:
     for family, make in (("convnext", convnext), ("swin3d", swin3d), ("swin", swin), ("vit", vit), ("mvit", mvit),
-                         ("maxvit", maxvit)):
+                         ("maxvit", maxvit), ("regnet", regnet)):
         if name.startswith(family):
             axes = 3 if family in ("swin3d", "mvit") else 2
-            side = {"maxvit": 64}.get(family, 32)
+            side = {"maxvit": 64, "regnet": 64}.get(family, 32)
             inputs = image(side, axes=axes) if axes == 2 else video(8, side)
             return Network(functools.partial(make, name), inputs)
     if name in models.list_models(module=models.detection):
@@ -85,7 +96,7 @@ def network(name: str) -> Network:
     if name in models.list_models(module=models.segmentation):
         return Network(functools.partial(thin, named(name, num_classes=CLASSES), 8), image(64))
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    by = 1 if name.startswith(("squeezenet", "shufflenet", "mnasnet0",
+    by = 16 if name == "efficientnet_b7" else 1 if name.startswith(("squeezenet", "shufflenet", "mnasnet0",
                                "mobilenet_v3_small")) else 8 if name.startswith(("alexnet", "vgg")) else 4
     side = {"inception_v3": 128, "alexnet": 64, "googlenet": 64}.get(name, 64)
     make = named(name, num_classes=CLASSES, **options)

@@ -58,7 +58,7 @@ OTHERS = {  # module: class, configuration, inputs
     "twins_svt": ("TwinsSVT",
                   dict({f"s{i}_{k}": v for i in (1, 2, 3, 4) for k, v in (("emb_dim", 8 * i), ("local_patch_size", 2),
                                                                           ("global_k", 2), ("depth", 1))}, **CLASSES),
-                  image(128, step=64)),
+                  image(64, step=64)),
     "vit_1d": ("ViT", ROW, image(32, axes=1)), "simple_vit_1d": ("SimpleViT", ROW, image(32, axes=1)),
     "vit_3d": ("ViT", VIDEO, None), "simple_vit_3d": ("SimpleViT", VIDEO, None),
     "vivit": ("ViViT", {**{k: v for k, v in VIDEO.items() if k != "depth"}, "spatial_depth": 1, "temporal_depth": 1}, None),
