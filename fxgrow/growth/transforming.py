@@ -10,7 +10,17 @@ from torch.fx import GraphModule
 
 from fxgrow.common import brief, without_collector
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
-from fxgrow.graph import Captured, as_call, clone_structure, faults_told, remembered, skeleton, tensors_of, unwrapped
+from fxgrow.graph import (
+    Captured,
+    alias_of,
+    as_call,
+    clone_structure,
+    faults_told,
+    remembered,
+    skeleton,
+    tensors_of,
+    unwrapped,
+)
 from fxgrow.growth.foreign import apply_foreign, name_of
 from fxgrow.record import Grown, GrowthRecord, Outcome, record_in
 from fxgrow.tracing import bring_inside, capture_graph, insist_callable, untouched, with_parts
@@ -48,8 +58,10 @@ def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass, *
         except CaptureError as why:
             return _in_turn(model, passes, functools.partial(_transform_parts, inputs=inputs, whole=why, release=release))
         leaves = Captured(gm).leaves
-        try:  # on a copy: a pass may edit in place
-            return _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes, release)
+        if gm is model:  # a pass may edit in place, but for ours, which edit copies
+            gm = alias_of(gm) if passes and all(map(_is_ours, passes)) else clone_structure(gm)
+        try:
+            return _run_passes(gm, inputs, passes, release)
         except SelectionError as nothing:  # though perhaps parts of what is kept whole can
             if not leaves or (release and len(passes) > 1):  # what the first pass grew is given up
                 raise
