@@ -27,10 +27,11 @@ from fxgrow.axis import analyse, growable
 from fxgrow.cli import as_fields, loaded_passes
 from fxgrow.common import brief, did_you_mean
 from fxgrow.compare import TOLERANCE
+from fxgrow.cost import ForwardCounter
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.settings import TrainError
-from fxgrow.graph import LAYERS, Captured, StructureCache, below, calls, inside
+from fxgrow.graph import LAYERS, Captured, StructureCache, below, calls, inside, set_mode
 from fxgrow.record import Grown
 
 TRIES = 30  # mutations that are tried for one child
@@ -57,9 +58,14 @@ class Parent:
         return outputs(self.model, self.inputs)
 
     @functools.cached_property
+    def counter(self) -> ForwardCounter:
+        """Return what counts its children, most of whose layers are its own."""
+        return ForwardCounter()
+
+    @functools.cached_property
     def costs(self) -> tuple[int, int]:
         """Return its parameters and FLOPs."""
-        return costs(self.model, self.inputs)
+        return costs(self.model, self.inputs, self.counter)
 
     def places(self, kind: str) -> list[str]:
         """Return the names to draw from, of one of `PLACES`."""
@@ -273,7 +279,7 @@ def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits,
     structure = parent.led_to[tried] = graph_hash(grown.model)  # type: ignore[arg-type]
     if structure in known:
         raise Unwanted("a network of this structure is there already")
-    parameters, flops = costs(grown.model, parent.inputs)  # type: ignore[arg-type]
+    parameters, flops = costs(grown.model, parent.inputs, parent.counter)  # type: ignore[arg-type]
     reason = (_too_large("parameters", parameters, parent.costs[0], limits.growth, limits.parameters)
               or _too_large("FLOPs", flops, parent.costs[1], limits.growth, limits.flops))
     if reason:
@@ -367,9 +373,9 @@ def outputs(model: GraphModule, inputs: Tensor) -> Tensor:
     """Run a model in eval mode."""
     was = model.training
     try:
-        return model.eval()(inputs)
+        return set_mode(model, False)(inputs)
     finally:
-        model.train(was)
+        set_mode(model, was)
 
 
 def gap(before: Tensor, after: Tensor) -> float:
@@ -380,10 +386,9 @@ def gap(before: Tensor, after: Tensor) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def costs(model: GraphModule, inputs: Tensor) -> tuple[int, int]:
-    """Return the parameters, and the FLOPs of a forward pass for one sample."""
-    count = fxgrow.count_flops(model, inputs[:1])
-    return count.parameters, count.forward
+def costs(model: GraphModule, inputs: Tensor, counter: ForwardCounter | None = None) -> tuple[int, int]:
+    """Return the parameters, and the FLOPs of a forward pass for one sample; a counter knows what its networks share."""
+    return sum(p.numel() for p in model.parameters()), (counter or ForwardCounter()).count(model, inputs[:1])
 
 
 def latency(model: GraphModule, inputs: Tensor, repeats: int = 7) -> float:

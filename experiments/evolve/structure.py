@@ -1,43 +1,54 @@
-"""The structure of a captured network as a labelled graph, compared by the hashes of Weisfeiler and Lehman."""
+"""The structure of a captured network as a labelled graph, compared by the hashes of Weisfeiler and Lehman.
+
+N. Shervashidze et al., "Weisfeiler-Lehman Graph Kernels", JMLR 12, 2011. The digests are those of networkx from 3.5 on.
+"""
 import operator
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
 
 from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.experiments.settings import optional
 from fxgrow.graph import title
 
 
 def graph_hash(gm: GraphModule) -> str:
     """Return a hash of operations with their settings and of the shapes of parameters, but of no names and numbers."""
     modules = dict(gm.named_modules(remove_duplicate=False))
-    return _hashed("weisfeiler_lehman_graph_hash", gm, lambda node: _layer_or_call(gm, modules, node), iterations=4,
-                   edge_attr="label")
+    rounds = _relabelled(gm, lambda node: _layer_or_call(gm, modules, node), 4, numbered=True)
+    return _digest(str(tuple(pair for labels in rounds for pair in sorted(Counter(labels.values()).items()))))
 
 
 def subtree_hashes(gm: GraphModule) -> list[str]:
     """Return a hash for each node and the operations that it reads, up to two steps back."""
-    of_nodes = _hashed("weisfeiler_lehman_subgraph_hashes", gm, lambda node: ascii(title(gm, node)), iterations=2,
-                       backwards=True)
-    return [name for names in of_nodes.values() for name in names]
+    rounds = list(_relabelled(gm, lambda node: ascii(title(gm, node)), 2, backwards=True))
+    return [labels[node] for node in gm.graph.nodes for labels in rounds]
 
 
-def _hashed(algorithm: str, gm: GraphModule, label: Callable[[Node], str], *, backwards: bool = False, **options: Any):
-    """Run an algorithm of networkx on the network, whose edges go with the data or backwards."""
-    networkx = optional("networkx", "structures are compared by the package networkx", "evolve")
-    graph = networkx.DiGraph()
-    for node in gm.graph.nodes:
-        graph.add_node(node.name, label=label(node))
-    for node in gm.graph.nodes:
-        for position, read in enumerate(node.all_input_nodes):
-            graph.add_edge(read.name, node.name, label=str(position))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # hashes differ from those of networkx before 3.5
-        return getattr(networkx, algorithm)(graph.reverse() if backwards else graph, node_attr="label", **options)
+def _relabelled(gm: GraphModule, label: Callable[[Node], str], rounds: int, *, numbered: bool = False,
+                backwards: bool = False) -> Iterator[dict[Node, str]]:
+    """Yield the labels of all nodes after each round, in which a node's label takes in those of its neighbours.
+
+    numbered: which argument an edge is counts as well. backwards: edges go against the data.
+    """
+    edges = [(*((node, read) if backwards else (read, node)), str(position) if numbered else "")
+             for node in gm.graph.nodes for position, read in enumerate(node.all_input_nodes)]
+    labels = {node: label(node) for node in gm.graph.nodes}
+    for _ in range(rounds):
+        before: dict[Node, list[str]] = {node: [] for node in labels}
+        behind: dict[Node, list[str]] = {node: [] for node in labels}
+        for start, end, position in edges:
+            behind[start].append((position or "s_") + labels[end])
+            before[end].append((position or "p_") + labels[start])
+        labels = {node: _digest(own + "".join(sorted(behind[node])) + "".join(sorted(before[node])))
+                  for node, own in labels.items()}
+        yield labels
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("ascii"), digest_size=16).hexdigest()
 
 
 def _layer_or_call(gm: GraphModule, modules: Mapping[str, nn.Module], node: Node) -> str:
@@ -49,4 +60,4 @@ def _layer_or_call(gm: GraphModule, modules: Mapping[str, nn.Module], node: Node
     elif node.op == "get_attr":
         tensors = [operator.attrgetter(str(node.target))(gm)]
     arguments = map_aggregate((node.args, dict(node.kwargs)), lambda a: "_" if isinstance(a, Node) else a)
-    return ascii(f"{what} {[tuple(getattr(t, 'shape', ())) for t in tensors]} {arguments}")  # networkx takes no others
+    return ascii(f"{what} {[tuple(getattr(t, 'shape', ())) for t in tensors]} {arguments}")

@@ -4,6 +4,7 @@ What lives here: rules, the count, its table. What does not: how costs are drawn
 """
 from fxgrow.cost.costs import Cost, FlopCount, gaps, lines, to_csv
 from fxgrow.cost.count import count_flops
+from fxgrow.cost.forward import ForwardCounter
 from fxgrow.cost.rules import Flops, flop_rule
 
-__all__ = ["Cost", "FlopCount", "Flops", "count_flops", "flop_rule", "gaps", "lines", "to_csv"]
+__all__ = ["Cost", "FlopCount", "Flops", "ForwardCounter", "count_flops", "flop_rule", "gaps", "lines", "to_csv"]

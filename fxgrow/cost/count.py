@@ -180,7 +180,7 @@ def _with_sizes(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> nn.Mod
 
 
 @contextlib.contextmanager
-def _metering(meter: Meter, root: nn.Module, inputs: Any, modules: dict[str, nn.Module], nodes: bool) -> Iterator[None]:
+def metering(meter: Meter, root: nn.Module, inputs: Any, modules: dict[str, nn.Module], nodes: bool) -> Iterator[None]:
     """Meter ops and what autograd keeps, with nothing that depends on numbers drawn.
 
     The calls of these modules say where the meter is: in a graph node (`nodes`), or not in any.
@@ -214,7 +214,7 @@ def _metering(meter: Meter, root: nn.Module, inputs: Any, modules: dict[str, nn.
 
 def _run(meter: Meter, model: nn.Module, args: tuple, kwargs: dict[str, Any], eager: bool = False) -> FlopCount:
     modules = {name: m for name, m in model.named_modules() if name}
-    with _metering(meter, model, (args, kwargs), modules, nodes=False):
+    with metering(meter, model, (args, kwargs), modules, nodes=False):
         result = model(*args, **kwargs)
         peak, reached = meter.finish(result)
     owners = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
@@ -223,16 +223,16 @@ def _run(meter: Meter, model: nn.Module, args: tuple, kwargs: dict[str, Any], ea
 
 def _count_graph(meter: Meter, graph: Graph, root: nn.Module, inputs: tuple) -> FlopCount:
     inputs = tree_map(_on_meta, inputs)
-    runner = _CostRunner(meter, graph, root, inputs)
+    runner = CostRunner(meter, graph, root, inputs)
     called = {str(n.target) for n in runner.nodes if n.op == "call_module"}
     inner = {f"{name}.{sub}": m for name in called for sub, m in runner.modules[name].named_modules() if sub}
-    with _metering(meter, root, inputs, inner, nodes=True):
+    with metering(meter, root, inputs, inner, nodes=True):
         values = runner.run()
         peak, reached = meter.finish(values[runner.nodes[-1]])
     return _result(meter, root, peak, reached, _parameter_nodes(runner.nodes, runner.modules, root), False)
 
 
-class _CostRunner(NodeRunner):
+class CostRunner(NodeRunner):
     """Run the nodes that the model's mode needs, telling the meter where it is."""
     gradients = True
 

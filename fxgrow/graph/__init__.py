@@ -13,6 +13,7 @@ from fxgrow.graph.modules import (
     OWN,
     TRANSIENT,
     add_node,
+    alias_of,
     assemble,
     clone_graph,
     clone_module,
@@ -60,7 +61,7 @@ from fxgrow.graph.writes import IN_PLACE_OPERATORS, memory_of, values_and_writes
 
 __all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES",
            "MetaRunner", "NodeRunner", "OWN", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join",
-           "add_node", "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary",
+           "add_node", "alias_of", "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary",
            "branch_taken", "call_of", "calls", "clean_trace", "clone_graph", "clone_module", "clone_structure",
            "cloned_tensors", "computes", "copy_nodes", "family", "faults_told", "find_module", "hold", "home_of", "inside",
            "is_of_user", "is_captured", "is_join", "keep_grad_mode", "location_of", "memory_of", "mentions", "meta_twin",

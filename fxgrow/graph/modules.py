@@ -80,6 +80,13 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
     return new
 
 
+def alias_of(gm: GraphModule) -> GraphModule:
+    """Return a captured module of the same graph, layers and tensors with a `meta` of its own, to be read alone."""
+    new = object.__new__(type(gm))
+    vars(new).update(vars(gm), meta=dict(gm.meta))
+    return new
+
+
 def add_node(graph: Graph, kind: str, target: Any, args: tuple, kwargs: dict[str, Any], name: str | None = None) -> Node:
     """Add a node to a graph, which is given its arguments afterwards: `create_node` takes three times as long for them."""
     node = graph.create_node(kind, target, name=name)
@@ -164,7 +171,8 @@ def running_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
         memo: copies to take in place of some objects, by the ids of those, as for `copy.deepcopy`.
     """
     held = dict(memo or {})
-    memo = held | cloned_tensors(model, lambda t: copy.deepcopy(t, held) if t.is_leaf else t.detach().clone())
+    memo = cloned_tensors(model, lambda t: copy.deepcopy(t, held) if t.is_leaf else t.detach().clone())
+    memo |= {key: value for key, value in held.items() if key not in memo}  # in place: it holds its own id
     captured = [m for _, m in modules_by_path(model) if is_captured(m)]  # those of others may rewrite themselves
     for gm in captured:
         memo |= {id(gm): object.__new__(type(gm)), id(gm._graph): gm._graph, id(gm.meta): gm.meta}

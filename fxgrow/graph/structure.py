@@ -30,6 +30,7 @@ class StructureCache:
     def __init__(self, gm: GraphModule):
         self.referenced: dict[int, Any] = {}  # objects that the structure knows by their identity, which stays theirs
         self.structure = _structure(gm, self.referenced)
+        self.graph = gm.graph  # which is not changed meanwhile
         self.results: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -49,7 +50,7 @@ def remembered(module: GraphModule, name: str, compute: Callable[[GraphModule], 
                is_valid: Callable[[T], bool] = lambda result: True) -> T:
     """Return `compute(module)`, cached per module structure while `is_valid` accepts it."""
     cache = _ACTIVE.get()
-    if cache is None or cache.structure != _structure(module, {}):
+    if cache is None or (module.graph is not cache.graph and cache.structure != _structure(module, {})):
         return compute(module)
     if name not in cache.results or not is_valid(cache.results[name]):
         cache.results[name] = compute(module)

@@ -12,6 +12,7 @@ from fxgrow.common import brief, without_collector
 from fxgrow.errors import CaptureError, GrowthError, SelectionError
 from fxgrow.graph import (
     Captured,
+    alias_of,
     as_call,
     clone_structure,
     faults_told,
@@ -58,8 +59,10 @@ def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass, *
         except CaptureError as why:
             return _in_turn(model, passes, functools.partial(_transform_parts, inputs=inputs, whole=why, release=release))
         leaves = Captured(gm).leaves
-        try:  # on a copy: a pass may edit in place
-            grown = _run_passes(clone_structure(gm) if gm is model else gm, inputs, passes, release)
+        if gm is model:  # a pass may edit in place, but for ours, which edit copies
+            gm = alias_of(gm) if passes and all(map(_is_ours, passes)) else clone_structure(gm)
+        try:
+            grown = _run_passes(gm, inputs, passes, release)
             in_parts = not release and _most_is_in(leaves, model, passes)
             return _larger(grown, model, passes, inputs, leaves) if in_parts else grown
         except SelectionError as nothing:  # though perhaps parts of what is kept whole can
