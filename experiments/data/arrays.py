@@ -57,10 +57,10 @@ class Tensors(Examples):
         """Return what the augmentation draws."""
         return self.augment.draw(seeds) if self.augment else None  # type: ignore[attr-defined]
 
-    def take(self, indices: Tensor, drawn: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    def take(self, rows: Tensor, drawn: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return a batch, normalised and augmented on the device."""
-        rows, store = self.rows[indices], self.x.on(device)
-        x = store[rows.to(store.device)].to(device, torch.float32)
+        store = self.x.on(device)
+        x = store.index_select(0, rows.to(store.device)).to(device, torch.float32)  # faster than store[rows]
         if not self.normalised:
             x.sub_(self.mean.to(device)).div_(self.std.to(device))
         if self.augment is not None and drawn is not None:

@@ -81,10 +81,10 @@ class Together:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, order = self.batch_sampler.next_epoch()
-        size = self.batch_sampler.batch_size
+        size, rows = self.batch_sampler.batch_size, self.dataset.rows[order]
         drawn = self.dataset.draw(mixed_each(self.batch_sampler.seed, epoch, order.numpy().astype(np.uint64)))
         for i in range(0, len(order), size):
-            yield self.dataset.take(order[i:i + size], None if drawn is None else drawn[i:i + size], self.device)
+            yield self.dataset.take(rows[i:i + size], None if drawn is None else drawn[i:i + size], self.device)
 
 
 def loader(dataset: Dataset, batch_size: int, *, shuffle: bool = False, seed: int = 0, workers: int = 0,

@@ -58,8 +58,8 @@ class Examples(Dataset):
         """Return what is random in examples, each with its seed (uint64 [n]), as a tensor of n rows; None: nothing is."""
         return None
 
-    def take(self, indices: Tensor, drawn: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return a batch on a device, int64 `indices` [n] on the CPU; `drawn`: of `draw`, on the CPU."""
+    def take(self, rows: Tensor, drawn: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the examples in some rows of the data set on a device. rows: int64 [n]; drawn: of `draw`; on the CPU."""
         raise NotImplementedError
 
     def read(self, row: int) -> Tensor:

@@ -34,16 +34,16 @@ class Windows(Examples):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         shift = torch.randint(0, self.length, (1, 1)) if self.random else None
-        x, y = self.take(torch.tensor([index]), shift, torch.device("cpu"))
+        x, y = self.take(self.rows[index, None], shift, torch.device("cpu"))
         return x[0], y[0]
 
     def draw(self, seeds: np.ndarray) -> Tensor | None:
         """Return how far each window is shifted. int64, shape [n, 1]."""
         return torch.from_numpy((seeds % np.uint64(self.length)).astype(np.int64))[:, None] if self.random else None
 
-    def take(self, indices: Tensor, drawn: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    def take(self, rows: Tensor, drawn: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return windows and the same one token further on. int64, shape [n, length] each."""
-        start = self.rows[indices, None] * self.length + (0 if drawn is None else drawn)
+        start = rows[:, None] * self.length + (0 if drawn is None else drawn)
         store = self.text.on(device)
         start = start.clamp_max(len(store) - self.length - 1).to(store.device)
         windows = store[start + torch.arange(self.length + 1, device=store.device)].to(device, torch.int64)

@@ -14,7 +14,7 @@ import fxgrow
 from fxgrow.experiments.data import Data, loader
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.settings import TrainError
-from fxgrow.experiments.train import Rates, device_of, make_optimizer, rate, step_flops
+from fxgrow.experiments.train import Rates, autocast, device_of, make_optimizer, rate, runnable, step_flops
 from fxgrow.record import record_in
 
 
@@ -45,22 +45,28 @@ def train_jointly(members: Mapping[int, Shared], trained: Sequence[int], data: D
     optimizer = make_optimizer(settings, everything)
     batch = min(settings.batch_size, len(data.train))  # type: ignore[arg-type]
     costs = {n: step_flops(fxgrow.untie(members[n].model), batch, data.input_shape) for n in trained}  # type: ignore[arg-type]
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    runs = {n: runnable(settings, members[n].model) for n in trained}
     spent, taken = dict.fromkeys(trained, 0), dict.fromkeys(trained, 0)
-    epochs = itertools.repeat(loader(data.train, batch, shuffle=True, seed=seed, drop_last=True))
+    epochs = itertools.repeat(loader(data.train, batch, shuffle=True, seed=seed, drop_last=True, device=device))
     for step, (x, y) in zip(range(steps), itertools.chain.from_iterable(epochs)):
         number = rng.choice(list(trained))
-        model = members[number].model.train()
+        model = members[number].model
+        model.train()
         for group in optimizer.param_groups:
             group["lr"] = rate(settings, Rates(), step, steps)
         optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(x.to(device)), y.to(device), label_smoothing=settings.label_smoothing)
+        with autocast(settings, device):
+            loss = F.cross_entropy(runs[number](x.to(device)), y.to(device), label_smoothing=settings.label_smoothing)
         if not torch.isfinite(loss):
             raise TrainError(f"the loss of network {number} is {float(loss)} at step {step}: lower lr, clip the gradient or "
                              "warm up")
-        loss.backward()
+        scaler.scale(loss).backward()
         if settings.clip is not None:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         spent[number] += costs[number]
         taken[number] += 1
     everything.cpu()

@@ -91,6 +91,8 @@ def metric_of(column: str) -> Metric | None:
 
 def prediction(out: Any) -> Any:
     """Return what is compared with the targets: the output itself, or its entry `logits` or `out`."""
+    if isinstance(out, Tensor):
+        return out
     if isinstance(out, Mapping):
         return next((out[name] for name in ENTRIES if name in out), out)
-    return out if isinstance(out, Tensor) else getattr(out, "logits", out)
+    return getattr(out, "logits", out)

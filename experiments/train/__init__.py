@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from fxgrow.experiments.train.config import TrainConfig
     from fxgrow.experiments.train.costs import PlannedCost, count_parameters, step_flops
     from fxgrow.experiments.train.history import History
-    from fxgrow.experiments.train.prepare import capture_classifier, device_of, insist_classes, make_optimizer
+    from fxgrow.experiments.train.prepare import (
+        autocast,
+        capture_classifier,
+        device_of,
+        insist_classes,
+        make_optimizer,
+        runnable,
+    )
     from fxgrow.experiments.train.rates import Rates, rate
     from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
     from fxgrow.experiments.train.state import TrainingState
@@ -23,7 +30,7 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "config": "TrainConfig",
     "costs": "PlannedCost count_parameters step_flops",
     "history": "History",
-    "prepare": "capture_classifier device_of insist_classes make_optimizer",
+    "prepare": "autocast capture_classifier device_of insist_classes make_optimizer runnable",
     "rates": "Rates rate",
     "sources": "Run load_run_data load_run_model",
     "state": "TrainingState",

@@ -1,6 +1,7 @@
 """The start of a run: the device, a captured copy of the model that fits the data, and an optimizer."""
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.tasks import Task, get_task, prediction, task_of
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.graph import clone_structure
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] | None = None) -> Optimizer:
@@ -49,6 +52,17 @@ def insist_classes(data: Data) -> None:
         targets = getattr(data.train[0][1], "dtype", "whole numbers")
         raise DataError(f"these data are for {task}, with targets of {targets}: searches compare classifiers, "
                         "fxgrow train takes any")
+
+
+def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager:
+    """Return the context in which a forward runs in the precision of the settings."""
+    dtype = PRECISIONS[config.precision]
+    return torch.autocast(device.type, dtype) if dtype is not torch.float32 else contextlib.nullcontext()
+
+
+def runnable(config: TrainConfig, model: nn.Module) -> Callable[..., Any]:
+    """Return what runs a model: itself, or compiled as the settings say."""
+    return torch.compile(model, backend=config.compile) if config.compile else model
 
 
 @contextlib.contextmanager

@@ -29,13 +29,12 @@ from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.costs import PlannedCost, count_parameters, eval_flops, plan, step_flops
 from fxgrow.experiments.train.history import History, append_line
-from fxgrow.experiments.train.prepare import capture_for, cpu_copy, device_of, in_mode, make_optimizer
+from fxgrow.experiments.train.prepare import autocast, capture_for, cpu_copy, device_of, in_mode, make_optimizer, runnable
 from fxgrow.experiments.train.rates import Rates, after_growth, rate
 from fxgrow.experiments.train.state import TrainingState, gather, restore
 from fxgrow.experiments.train.watch import TensorBoard, Watcher
 from fxgrow.loops import CheckedGrowth, Effects, Entry, LastGrowth, grow_by_entry, parse_growth, seed_for, stalled
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROBE = 16  # samples that a grown network is compared on
 
 
@@ -191,7 +190,7 @@ class Trainer(TrainingState):
             group["weight_decay"] = self.config.weight_decay * self.rates.decay_scale
         if not self.model.training:
             self.model.train()
-        with self._autocast():
+        with autocast(self.config, self.device):
             out = prediction(self._forward(self._there(x)))
             loss = self.task.loss(out, y.to(self.device, non_blocking=True), self.config.label_smoothing)
         value = float(loss.detach())
@@ -243,7 +242,7 @@ class Trainer(TrainingState):
         sums: dict[str, Tensor] = {}
         with in_mode(self.model, training=False):
             for x, y in loader(dataset, self.config.eval_batch_size, workers=0, device=self.device):
-                with self._autocast():
+                with autocast(self.config, self.device):
                     out = prediction(self.model(self._there(x)))
                 for name, value in self.task.sums(out.float(), y.to(self.device)).items():
                     sums[name] = value.cpu().double() + sums.get(name, 0)
@@ -311,8 +310,8 @@ class Trainer(TrainingState):
         """Bring up to date what follows from the network and the last growth: effects, the function that runs, costs."""
         self.effects.renew(self.last, self.step, self.model, self.optimizer)
         self._forward: Callable[[Tensor], Tensor] = self.model
-        if self.config.compile and not self.effects.frozen:  # hooks of the frozen are no part of a compiled graph
-            self._forward = torch.compile(self.model, backend=self.config.compile)  # type: ignore[assignment]
+        if not self.effects.frozen:  # whose hooks are no part of a compiled graph
+            self._forward = runnable(self.config, self.model)
         self._step_flops = step_flops(self.model, self.batch, self.data.input_shape, self.probe.dtype)
         self._eval_flops = eval_flops(self.model, self.data.input_shape, self.probe.dtype)
 
@@ -414,9 +413,6 @@ class Trainer(TrainingState):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _autocast(self):
-        dtype = PRECISIONS[self.config.precision]
-        return torch.autocast(self.device.type, dtype) if dtype is not torch.float32 else contextlib.nullcontext()
 
 
 def finite_or_none(value: float) -> float | None:

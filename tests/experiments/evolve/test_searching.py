@@ -13,7 +13,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 import fxgrow
 from fxgrow.errors import ArchiveError
-from fxgrow.experiments.data import DataError
+from fxgrow.experiments.data import DataError, as_data
 from fxgrow.experiments.evolve import (
     Limits,
     Member,
@@ -32,7 +32,7 @@ from fxgrow.experiments.evolve import (
     resumed,
     search,
 )
-from fxgrow.experiments.evolve.joint import family
+from fxgrow.experiments.evolve.joint import family, train_jointly
 from fxgrow.experiments.evolve.mutation import build, describe, mutations_of
 from fxgrow.experiments.evolve.selection import SELECTIONS, front, nsga2, tournament
 from fxgrow.experiments.evolve.store import from_bytes, to_bytes
@@ -367,6 +367,19 @@ def test_shared_networks_hold_each_number_once():
     torch.optim.SGD(parameters(tied), 0.1).step()
     tied[2].model.eval()
     assert all(not torch.allclose(before[n], m.model(X)) for n, m in tied.items())  # a step on one moves all
+
+
+def test_shared_networks_are_trained_in_the_precision_and_by_the_compiler_that_are_asked_for():
+    ends = {}
+    for settings in ("", "precision=bf16", "compile=eager"):
+        base = fxgrow.capture(net(), X)
+        tied = family({0: (None, base), 1: (0, grow(base, X, Widen("0", factor=2, seed=1)).model)})
+        data = as_data((torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3))
+        config = small(train={"batch_size": 8, "lr": 0.05, **dict([settings.split("=")] if settings else [])})
+        train_jointly(tied, [0, 1], data, config, 6, 0)
+        ends[settings] = torch.cat([p.detach().flatten() for p in parameters(tied)])
+    plain, low, compiled = ends.values()
+    assert torch.allclose(plain, compiled, atol=1e-6) and 1e-5 < float((plain - low).abs().max()) < 0.1
 
 
 def test_a_diverging_child_does_not_end_the_search(tmp_path, monkeypatch):

@@ -1,0 +1,270 @@
+"""Check on one GPU what trains and grows, in at most eight minutes, and write what was found as one JSON file.
+
+    python tools/gpu_check.py [--out gpu_check.json] [--minutes 8]
+    python tools/gpu_check.py --quick --device cpu            a minute on a CPU: that the script itself works
+
+Needs torch, torchvision, transformers, scikit-learn, and fxgrow, by its wheel or `pip install -e .`. In this order:
+growth in float32, bfloat16 and float16 against the network before it; optimizers, archives and checkpoints on the
+device; the throughput of the trainer against a bare loop, and of batches; and, with the time that is left, whether
+growing pays. A check that fails is told with its error and does not stop those behind it; the exit code is 1 then.
+"""
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxgrow
+from fxgrow.experiments.data import Arrays, as_data, load_data, loader
+from fxgrow.experiments.data.arrays import padded_crop
+from fxgrow.experiments.train import TrainConfig, Trainer
+from fxgrow.passes import Deepen, Widen
+from fxgrow.zoo import create_model, options_for
+
+# relative errors that rounding explains, of outputs behind a few dozen layers
+ALLOWED = {torch.float32: 2e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
+
+
+@dataclass
+class Setting:
+    """Where and how thoroughly: the device, whether quickly, and the time of the clock by which all must be done."""
+    device: torch.device
+    quick: bool
+    until: float
+
+    @property
+    def left(self) -> float:
+        return self.until - time.monotonic()
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+Check = Callable[[Setting], dict[str, Any]]
+
+
+def networks(quick: bool) -> dict[str, tuple[nn.Module, Tensor]]:
+    """Return models and inputs: convolutions, a transformer of torchvision's, two language models."""
+    import torchvision
+    from transformers import GPT2Config, GPT2Model
+    torch.manual_seed(0)
+    side, image = (32, torch.randn(4, 3, 32, 32)) if quick else (224, torch.randn(4, 3, 224, 224))
+    gpt2 = GPT2Model(GPT2Config(bos_token_id=0, eos_token_id=0, n_embd=32 if quick else 256, n_layer=2, n_head=4,
+                                vocab_size=100, use_cache=False, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    tokens = torch.arange(32).view(2, 16) % 100
+    found = {"torchvision resnet18": (torchvision.models.resnet18(num_classes=10), image),
+             "torchvision vit": (torchvision.models.VisionTransformer(side, 16, 2, 4, 64, 128, num_classes=10), image),
+             "transformers gpt2": (gpt2, tokens), "zoo:gpt": (create_model("gpt", width=64, depth=2), tokens)}
+    with torch.no_grad():
+        for model, _ in found.values():
+            for p in model.parameters():  # heads that start at zero would hide what is wrong in front of them
+                p += 0.02 * torch.randn(p.shape)
+    return found
+
+
+def growth(setting: Setting) -> dict[str, Any]:
+    """Widen and deepen each network in each type of numbers, and compare with the network before."""
+    found: dict[str, Any] = {}
+    types = [torch.float32, torch.bfloat16] + ([torch.float16] if setting.device.type == "cuda" else [])
+    for name, (model, x) in networks(setting.quick).items():
+        for dtype in types[:1] if setting.quick and "gpt" not in name else types:
+            net, inputs = model.to(setting.device, dtype).eval(), x.to(setting.device)
+            inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
+            began = time.perf_counter()
+            grown = fxgrow.transform(net, inputs, [Widen(factor=2, seed=0), Deepen(method="netmorph", seed=1)])
+            setting.wait()
+            seconds = time.perf_counter() - began
+            error = _error(net, grown.model.eval(), inputs)
+            assert error <= ALLOWED[dtype], f"{name} in {dtype}: relative error {error:.2g}"
+            found[f"{name}, {dtype}"] = {"relative_error": error, "seconds": seconds, "parameters": [
+                sum(p.numel() for p in m.parameters()) for m in (net, grown.model)]}
+    return found
+
+
+@torch.no_grad()
+def _error(before: nn.Module, after: nn.Module, x: Tensor) -> float:
+    a, b = (_tensor(m(x)).float() for m in (before, after))
+    return float((a - b).norm() / a.norm())
+
+
+def _tensor(out: Any) -> Tensor:
+    return out if isinstance(out, Tensor) else out[0]
+
+
+def steps(setting: Setting) -> dict[str, Any]:
+    """Migrate a fused AdamW through a growth, take steps, save and load, on the device."""
+    x, y = torch.randn(16, 3, 32, 32, device=setting.device), torch.arange(16, device=setting.device) % 10
+    gm = fxgrow.capture(create_model("cifar_resnet10", r=2 ** -3).to(setting.device), x)
+    optimizer = torch.optim.AdamW(gm.parameters(), 1e-3, fused=True)
+    losses = [_step(gm, optimizer, x, y) for _ in range(3)]
+    grown = fxgrow.transform(gm, x, Widen(factor=2, seed=0))
+    moved = grown.record.migrate_optimizer(optimizer, grown.model, gm)
+    same = _error(gm.eval(), grown.model.eval(), x)
+    losses += [_step(grown.model.train(), moved, x, y) for _ in range(3)]
+    with tempfile.TemporaryDirectory() as folder:
+        fxgrow.save(grown, f"{folder}/m.pt")
+        again = fxgrow.load(f"{folder}/m.pt").to(setting.device)
+    back = _error(grown.model.eval(), again.eval(), x)
+    assert same < 2e-3 and back == 0 and all(loss == loss for loss in losses), (same, back, losses)
+    return {"losses": losses, "relative_error_of_growth": same}
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def training(setting: Setting) -> dict[str, Any]:
+    """Train and grow by the trainer in each precision, and go on from a checkpoint to the same numbers."""
+    data, found = load_data("digits", limit=300), {}
+    ways = {"fp32": {}, "bf16": {"precision": "bf16"}, "channels_last": {"channels_last": True}}
+    if setting.device.type == "cuda":
+        ways |= {"fp16": {"precision": "fp16"}, "fp16, inductor": {"precision": "fp16", "compile": "inductor"}}
+    for name, settings in ways.items():
+        torch.manual_seed(0)
+        model = create_model("cifar_resnet10", **options_for("cifar_resnet10", (1, 8, 8), 10), r=2 ** -3)
+        config = TrainConfig(epochs=4, lr=0.1, device=setting.device.type, grow=["epoch=2: widen factor=2"], **settings)
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Trainer(model, data, config, f"{folder}/run").fit().rows
+            again = Trainer.resume(f"{folder}/run", data)
+            assert again.step == again.total
+        assert rows[-1]["val_loss"] < rows[0]["val_loss"]
+        found[name] = {"accuracy": rows[-1]["val_accuracy"], "seconds": rows[-1]["seconds"]}
+    return found
+
+
+def throughput(setting: Setting) -> dict[str, Any]:
+    """Time a step of the trainer against a bare loop's, and batches with crop and flip, by the clock on the wall."""
+    count, found = (10 if setting.quick else 200), {}
+    x = torch.randint(0, 256, (640 if setting.quick else 50_000, 3, 32, 32), dtype=torch.uint8)
+    y = torch.arange(len(x)) % 10
+    names = tuple("0123456789")
+    source = Arrays(x, y, names, (x[:10], y[:10]), padded_crop((3, 32, 32), flip=True))
+    train = as_data(source, validation=0).train
+    for attempt in ("first, with the copy to the device", "again"):
+        setting.wait()
+        began = time.perf_counter()
+        for _ in loader(train, 64, shuffle=True, device=setting.device):
+            pass
+        setting.wait()
+        found[f"{len(x):,} images with crop and flip, {attempt}"] = time.perf_counter() - began
+    for r, batch in ((2 ** -3, 64), (1.0, 256)) if not setting.quick else ((2 ** -3, 64),):
+        ours, bare = _ours(setting, source, r, batch, count), _bare(setting, x, y, r, batch, count)
+        found[f"cifar_resnet10, r = {r:g}, batch {batch}"] = {"trainer": ours, "bare": bare, "ratio": ours / bare}
+    return found
+
+
+def _ours(setting: Setting, source: Arrays, r: float, batch: int, count: int) -> float:
+    data = as_data(source, validation=0, augment=False)
+    warm = TrainConfig(steps=5, batch_size=batch, eval_every=10 ** 9, device=setting.device.type)
+    Trainer(create_model("cifar_resnet10", r=r), data, warm).fit()
+    trainer = Trainer(create_model("cifar_resnet10", r=r), data, TrainConfig.of({**warm.to_json(), "steps": count}))
+    setting.wait()
+    began = time.perf_counter()
+    trainer.fit()
+    setting.wait()
+    return (time.perf_counter() - began) / count
+
+
+def _bare(setting: Setting, x: Tensor, y: Tensor, r: float, batch: int, count: int) -> float:
+    x, y = ((x.float() - 127) / 74).to(setting.device), y.to(setting.device)
+    model = create_model("cifar_resnet10", r=r).to(setting.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    order, began = torch.randint(len(x), ((count + 5) * batch,), device=setting.device), 0.0
+    for i in range(count + 5):
+        if i == 5:
+            setting.wait()
+            began = time.perf_counter()
+        at = order[i * batch:(i + 1) * batch]
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[at]), y[at]).backward()
+        optimizer.step()
+    setting.wait()
+    return (time.perf_counter() - began) / count
+
+
+def pays(setting: Setting) -> dict[str, Any]:
+    """Train a small GPT, a large one, and the small one that becomes the large one, on `stdlib`, as far as time allows.
+
+    Bits per byte on the validation part against FLOPs, one seed; as many steps as fit, each network by the same number.
+    """
+    data = load_data("stdlib", limit=30 if setting.quick else 20_000)
+    width, deep = (16, (1, 2)) if setting.quick else (256, (4, 8))
+    count = 6 if setting.quick else 400
+    found: dict[str, Any] = {"steps": count}
+    for name, depth, grow in (("small", deep[0], []), ("large", deep[1], []),
+                              ("grown", deep[0], ["fraction=0.5: deepen where=blocks.* method=r2r"])):
+        if setting.left < 30 and not setting.quick:
+            found[name] = "no time was left"
+            continue
+        torch.manual_seed(0)
+        model = create_model("gpt", width=width, depth=depth)
+        config = TrainConfig(steps=count, batch_size=8 if setting.quick else 64, optimizer="adamw", lr=1e-3, schedule="wsd",
+                             warmup=0.02, clip=1.0, eval_every=max(1, count // 4), device=setting.device.type,
+                             precision="bf16", grow=grow)
+        rows = Trainer(model, data, config).fit().rows
+        found[name] = {"parameters": rows[-1]["parameters"], "seconds": rows[-1]["seconds"],
+                       "rows": [{k: row[k] for k in ("step", "flops", "val_bits_per_byte")} for row in rows]}
+    return found
+
+
+CHECKS: dict[str, Check] = {"growth": growth, "steps": steps, "training": training, "throughput": throughput, "pays": pays}
+
+
+def about(device: torch.device) -> dict[str, Any]:
+    """Return the machine's and the packages' names."""
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": device.type, "card": card, "torch": torch.__version__, "cuda": torch.version.cuda,
+            "python": platform.python_version()}
+
+
+def run(setting: Setting) -> dict[str, Any]:
+    """Run all checks that time allows, and return what was found."""
+    report: dict[str, Any] = {"about": about(setting.device), "quick": setting.quick, "failed": []}
+    for name, check in CHECKS.items():
+        if setting.left <= 0:
+            report[name] = "no time was left"
+            continue
+        began = time.monotonic()
+        try:
+            found = check(setting)
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            report["failed"].append(name)
+        report[name] = {**found, "took": round(time.monotonic() - began, 2)}
+        print(f"{name:12} {'FAILED' if name in report['failed'] else 'ok'} {report[name]['took']:.1f} s", flush=True)
+    return report
+
+
+def main() -> int:
+    """Run the checks and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="gpu_check.json", metavar="FILE", help="where the report goes")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--quick", action="store_true", help="small networks and a few steps")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no check starts behind that")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here: --device cpu --quick tries the script itself")
+    report = run(Setting(torch.device(args.device), args.quick, time.monotonic() + 60 * args.minutes))
+    Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {args.out}")
+    return 1 if report["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
