@@ -59,15 +59,18 @@ class Experts(PassBase):
         found, reasons = find_perceptrons(graph_module, Trace.of(graph_module))
         by_name = {one.name: one for one in found}
         generator = torch.Generator().manual_seed(seed)
+        done: list[_Copies] = []
         for name in reversed(edit.select(self.where, [*by_name, *reasons], "perceptron or layer")):  # the last one first
             try:
                 if name not in by_name:
                     raise Refusal(f"no perceptron ends in it: {reasons[name]}")
                 self._insist_fit(edit, by_name[name], bool(where))
-                edit.outcomes.insert(0, self._mixture(edit, by_name[name], generator))
+                edit.outcomes.insert(0, self._mixture(edit, by_name[name], generator, done))
             except Refusal as why:
                 edit.outcomes.insert(0, Outcome(name, 0, 0, [name], reason=str(why)))
         insist_done(self.where, edit.outcomes, "become experts")
+        for layers in done:
+            layers.drop_old()
         return edit.finish()
 
     def _insist_fit(self, edit: Edit, one: Perceptron, named: bool) -> None:
@@ -82,9 +85,10 @@ class Experts(PassBase):
         if not named and _is_expert(one.takes):
             raise Refusal("it is an expert itself: name it")
 
-    def _mixture(self, edit: Edit, one: Perceptron, generator: torch.Generator) -> Outcome:
+    def _mixture(self, edit: Edit, one: Perceptron, generator: torch.Generator, done: list["_Copies"]) -> Outcome:
         """Put router and experts in the place of a perceptron: `y = sum over the chosen of softmax(r x)_i expert_i(x)`."""
-        x, y, start = (edit.nodes[n.name] for n in (one.takes, one.gives, one.nodes[0]))
+        reader = next(n for n in one.nodes if one.takes in n.all_input_nodes)
+        x, y, start = (edit.nodes[n.name] for n in (one.takes, one.gives, reader))
         given, gives = (edit.values[n.name].shape for n in (x, y))
         layers = _Copies(edit, one, self.noise, generator)
 
@@ -110,7 +114,7 @@ class Experts(PassBase):
         if len(given) > 2:
             total = put(".unflatten", total, 0, put(operator.getitem, put(getattr, x, "shape"), slice(None, -1)))
         edit.exchange(y, total)
-        layers.drop_old()
+        done.append(layers)
         return Outcome(one.name, 1, self.experts, [layers.home], "noise" if self.noise else "copies", self._why())
 
     def _router(self, edit: Edit, layers: "_Copies", width: int, generator: torch.Generator) -> str:
