@@ -22,9 +22,11 @@ from fxgrow.rewrite import Growth, grow_tensors, record_of, rewrite
 
 
 def with_larger_kernels(pairing: Pairing, steps: list[Step]) -> GraphModule:
-    """Return a copy of the small model with the kernel sizes of the big one."""
-    gm = clone_structure(pairing.small.gm)
-    Captured(gm).drop_growth()  # the record is about this growth alone
+    """Return the small model with the kernel sizes of the big one, without a growth of its own."""
+    gm = pairing.small.gm
+    if Captured(gm).record is not None:  # it may be the user's
+        gm = clone_structure(gm)  # type: ignore[assignment]
+        Captured(gm).drop_growth()  # the record is about this growth alone
     sizes: dict[str, list[int]] = {}
     for v, w in pairing.ops():
         if v.name != "convolution" or taps(v) == taps(w):
