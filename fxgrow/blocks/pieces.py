@@ -123,7 +123,7 @@ def _assembled(modules: dict[str, nn.Module], graph: Graph, inputs: Iterable[Any
 
 def likeness(block: Part, trace: Trace) -> tuple:
     """Return what all blocks have in common whose copies compute the same, their numbers aside."""
-    gm = block.nodes[0].graph.owning_module
+    gm: Any = block.nodes[0].graph.owning_module
     known = {block.takes: "x", **{node: at for at, node in enumerate(block.nodes)}}
     others: dict[Node, str] = {}
 
@@ -135,7 +135,8 @@ def likeness(block: Part, trace: Trace) -> tuple:
 
     nodes = [(n.op, relative(n.target) if isinstance(n.target, str) else n.target, repr(map_arg((n.args, n.kwargs), stand)),
               relative(owner_of(n))) for n in block.nodes]
-    layers = [layer_forms(layer, {}) for layer in (gm.get_submodule(block.name), *_elsewhere(block.name, block.nodes).values())]
+    elsewhere = _elsewhere(block.name, block.nodes).values()
+    layers = [layer_forms(layer, {}) for layer in (gm.get_submodule(block.name), *elsewhere)]
     x, given = ends(block, trace)[0], [form_of(trace.values[node.name]) for node in others]
     return nodes, layers, form_of(x.tensor), x.range, given, known[block.gives]
 

@@ -66,11 +66,7 @@ class Replay(Recorder):
         """
         if before is now:
             return
-        if type(before) is tuple and type(now) is tuple and len(before) == len(now):
-            for at, (one, two) in enumerate(zip(before, now)):
-                if one is not two:
-                    self._compare(node, (*where, at), one, two)
-        elif isinstance(before, NESTED) and isinstance(now, NESTED):
+        if isinstance(before, NESTED) and isinstance(now, NESTED):
             one, two = _by_key(before), _by_key(now)
             if list(one) != list(two):
                 raise Differs(f"it gives {node.name} other arguments at {line_of_user()}")

@@ -54,8 +54,8 @@ class Widening:
         """Return the small model in the sizes of the big one, and the record of its growth; refuse what is not exact."""
         tensors, record = tensors_of(gm), Captured(gm).record or GrowthRecord()
         self.draws, self.growths = Draws(self.options.seed, tensors), []
-        theirs = tensors_of(self.pairing.big.gm)
-        if not self.omitted.classes and all(theirs[n].shape == tensors[ours].shape for n, ours in self.pairing.names.items()):
+        theirs, names = tensors_of(self.pairing.big.gm), self.pairing.names.items()
+        if not self.omitted.classes and all(theirs[their].shape == tensors[ours].shape for their, ours in names):
             return gm, record  # and neither has to be analysed
         self.tape = tape = analyse(gm)
         sizes = self._sizes(tape)

@@ -14,4 +14,5 @@ from fxgrow.passes.support.start import Beginning, redraw, start_as_identity
 
 __all__ = ["Beginning", "Norms", "Perceptron", "Place", "Places", "activation", "add", "called_names", "cancel",
            "check_choices", "conv", "find_perceptrons", "fitted", "identity_kernel", "insist_known", "listed", "numbered",
-           "part_below", "redraw", "rounded", "seed_of", "seeded", "select_classes", "share_out", "stack", "start_as_identity"]
+           "part_below", "redraw", "rounded", "seed_of", "seeded", "select_classes", "share_out", "stack",
+           "start_as_identity"]
