@@ -5,9 +5,21 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 
 from fxgrow.common import Refusal
-from fxgrow.graph import Captured, below, boundary, clone_structure, copy_nodes, hold, owner_of, tensors_of
+from fxgrow.graph import (
+    Captured,
+    below,
+    boundary,
+    clone_structure,
+    copy_nodes,
+    form_of,
+    hold,
+    layer_forms,
+    owner_of,
+    tensors_of,
+)
 from fxgrow.growth import Part, Piece
 from fxgrow.identity import Trace, Val
 from fxgrow.tracing import capture
@@ -107,6 +119,26 @@ def _assembled(modules: dict[str, nn.Module], graph: Graph, inputs: Iterable[Any
     Captured(root).inputs = tuple(inputs)
     root.recompile()
     return root
+
+
+def likeness(block: Part, trace: Trace) -> tuple:
+    """Return what all blocks have in common whose copies compute the same, their numbers aside."""
+    gm: Any = block.nodes[0].graph.owning_module
+    known = {block.takes: "x", **{node: at for at, node in enumerate(block.nodes)}}
+    others: dict[Node, str] = {}
+
+    def relative(name: str) -> str:
+        return f"*{name[len(block.name):]}" if below(name, block.name) else name
+
+    def stand(node: Node) -> tuple:
+        return "node", known[node] if node in known else others.setdefault(node, f"given {len(others)}")
+
+    nodes = [(n.op, relative(n.target) if isinstance(n.target, str) else n.target, repr(map_arg((n.args, n.kwargs), stand)),
+              relative(owner_of(n))) for n in block.nodes]
+    elsewhere = _elsewhere(block.name, block.nodes).values()
+    layers = [layer_forms(layer, {}) for layer in (gm.get_submodule(block.name), *elsewhere)]
+    x, given = ends(block, trace)[0], [form_of(trace.values[node.name]) for node in others]
+    return nodes, layers, form_of(x.tensor), x.range, given, known[block.gives]
 
 
 def copied(gm: GraphModule, block: Part, trace: Trace, path: str, wrap: Callable | None = None) -> Piece:

@@ -61,23 +61,31 @@ def _structure(gm: GraphModule, referenced: dict[int, Any]) -> tuple:
     """Return all that a captured module is, its numbers aside; objects known by identity go to `referenced`."""
     nodes = [(n.op, n.target, n.name, repr(n.args), repr(n.kwargs), owner_of(n), n.meta.get("folded"))
              for n in gm.graph.nodes]
+    layers = layer_forms(gm, referenced)
+    layers[0] = (type(gm).__name__, GraphModule, *layers[0][2:])  # each has a class of its own
+    captured = Captured(gm)
+    inputs = [form_of(v) for v in tree_leaves(captured.inputs)]
+    return nodes, layers, inputs, gm._non_persistent_buffers_set, captured.leaves
+
+
+def layer_forms(root: nn.Module, referenced: dict[int, Any]) -> list[tuple]:
+    """Return what each module of a tree is, its numbers aside; objects known by identity go to `referenced`."""
     seen: dict[int, int] = {}  # modules and tensors under several names are one
 
     def same(thing: Any) -> int:
         return seen.setdefault(id(thing), len(seen))
 
-    layers = [(name, type(m), same(m), _attributes(m, referenced) if m is not gm else m.training,
-               [(n, None if t is None else (*_form(t), type(t), same(t)))
-                for kind in _TENSORS for n, t in getattr(m, kind).items()])
-              for name, m in gm.named_modules(remove_duplicate=False)]
-    layers[0] = (type(gm).__name__, GraphModule, *layers[0][2:])  # each has a class of its own
-    captured = Captured(gm)
-    inputs = [_form(v) if isinstance(v, Tensor) else repr(v) for v in tree_leaves(captured.inputs)]
-    return nodes, layers, inputs, gm._non_persistent_buffers_set, captured.leaves
+    return [(name, type(m), same(m), m.training if isinstance(m, GraphModule) and m is root else _attributes(m, referenced),
+             [(n, None if t is None else (*form_of(t), type(t), same(t)))
+              for kind in _TENSORS for n, t in getattr(m, kind).items()])
+            for name, m in root.named_modules(remove_duplicate=False)]
 
 
-def _form(tensor: Tensor) -> tuple:
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad
+def form_of(value: Any) -> Any:
+    """Return what a tensor is, its numbers aside, and anything else in words."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device, value.requires_grad
+    return repr(value)
 
 
 def _attributes(module: nn.Module, referenced: dict[int, Any]) -> tuple[list, list]:

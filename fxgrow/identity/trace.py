@@ -81,13 +81,18 @@ class _TraceRunner(MetaRunner):
     def __init__(self, gm: GraphModule, trace: Trace, ranges: dict[str, Range]):
         super().__init__(gm)
         self.trace, self.ranges = trace, ranges
+        self.around: dict[str, list[list[Node]]] = {}  # by path: the nodes below it, and below all that is around it
 
     def before(self, node: Node) -> None:
         """Note what a node belongs to and what it reads, as that is now."""
         trace = self.trace
         trace.place, trace.inside = location_of(node), trace.made.setdefault(node.name, [])
-        for path in prefixes(self._home(node)) if node.op not in ("placeholder", "output") else ():
-            trace.below.setdefault(path, []).append(node)
+        if node.op not in ("placeholder", "output"):
+            home = self._home(node)
+            if home not in self.around:
+                self.around[home] = [trace.below.setdefault(path, []) for path in prefixes(home)]
+            for nodes in self.around[home]:
+                nodes.append(node)
         for source in node.all_input_nodes:
             if isinstance(tensor := self.values[source], Tensor):
                 trace.reads[node.name, source.name] = trace.val(tensor)

@@ -56,6 +56,7 @@ ASSIGNMENTS = {"add_": operator.iadd, "sub_": operator.isub, "mul_": operator.im
                "floor_divide_": operator.ifloordiv, "remainder_": operator.imod, "pow_": operator.ipow}
 NESTED = (tuple, list, dict, slice)
 LITERALS = (type(None), bool, str, int, float, complex, torch.dtype, torch.layout, torch.memory_format, type(Ellipsis))
+PLAIN = frozenset(LITERALS)
 WITHOUT_DATA = ": compute it for all (torch.where, a product with a mask), or pass the submodule that does the work instead"
 FROZEN = ("TorchScript made it, and there are numbers in its code (torch.jit.freeze): put the module in its place that it "
           "was made from")
@@ -157,7 +158,7 @@ class Recorder(TorchFunctionMode):
         self.paths = {id(m): n for n, m in modules}
         self.names = _names_of_tensors(modules)
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
-        self.reached: list[tuple[str, str, Any]] | None = None  # what the code of the model reaches (state.py)
+        self.reached: list[tuple[list[str], str, Any]] | None = None  # what the code of the model reaches (state.py)
         self.outside: dict[int, Tensor] = {}  # tensors that are none of the model's, by id, on the meta device
         self.hooks: list[tuple[str | None, Any]] = []  # that are registered: where (None: in a leaf), and what removes them
         self.caught: LeafNeeded | None = None  # what is said if the forward goes on after an error of torch
@@ -252,10 +253,10 @@ class Recorder(TorchFunctionMode):
         Raises:
             LeafNeeded: nothing can.
         """
+        if type(a) in PLAIN:
+            return a
         if isinstance(a, Tensor):
             return self.node_of(self.known.get(id(a)) or self._from_outside(a))
-        if type(a) in LITERALS:
-            return a
         if isinstance(a, NESTED):
             return map_inside(self.argument, a)
         if isinstance(a, Number):
@@ -314,6 +315,8 @@ class Recorder(TorchFunctionMode):
 
     def torch_form(self, a: Any) -> Any:
         """Return an argument as torch is given it here: plain numbers, and everything on the meta device."""
+        if type(a) in PLAIN:
+            return a
         if isinstance(a, Number):
             return plain(a)
         if isinstance(a, Tensor):

@@ -42,7 +42,7 @@ class State:
         outside: what its code reaches, as an earlier state found it.
     """
 
-    def __init__(self, root: nn.Module, outside: list[tuple[str, str, Any]] | None = None):
+    def __init__(self, root: nn.Module, outside: list[tuple[list[str], str, Any]] | None = None):
         self.outside = list(_outside(root)) if outside is None else outside
         self.modules = [(path, m, dict(vars(m)), dict(m._buffers)) for path, m in modules_by_path(root)
                         if not path or not type(m).__module__.startswith("torch.nn.modules")]
@@ -55,13 +55,13 @@ class State:
         for _, attributes in self.classes.values():
             for value in attributes.values():
                 self._keep(value, DEPTH)
-        self.reached: dict[int, list[tuple[str, str]]] = defaultdict(list)  # who reaches a container outside, and its name
+        self.reached: dict[int, list[tuple[list[str], str]]] = defaultdict(list)  # who reach what is outside, and its name
         self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
         self.tensors: dict[int, tuple[Tensor, Tensor]] = {}  # to which a leaf may write, and what is in them
         self.asking: dict[int, dict[str, Any]] = {}  # the globals of code that asks for types
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
-        for path, name, found in self.outside:
-            self.reached[id(found)].append((path, name))
+        for paths, name, found in self.outside:
+            self.reached[id(found)].append((paths, name))
             if len(self.reached[id(found)]) == 1:
                 self._keep_outside(found)
 
@@ -107,12 +107,13 @@ class State:
         for key, places in self.reached.items():
             held = self.contents[key][0] if key in self.contents else None
             if news := list(self._news(held, held, DEPTH)):
-                yield from (Change(path, f"{name!r}, which lies outside of the model", news) for path, name in places)
+                yield from (Change(path, f"{name!r}, which lies outside of the model", news)
+                            for paths, name in places for path in paths)
         for key, (function, before) in self.functions.items():
             for name, now in _held(function).items():
                 if now is not before.get(name, self):
                     what = f"{name!r}, which lies outside of the model"
-                    yield from (Change(path, what, [now]) for path, _ in self.reached[key])
+                    yield from (Change(path, what, [now]) for paths, _ in self.reached[key] for path in paths)
 
     def _news(self, before: Any, now: Any, depth: int) -> Iterator[Any]:
         """Yield the values that are new in one that is `now`."""
@@ -266,20 +267,25 @@ def _inside(value: Any) -> Iterable[Any]:
     return () if isinstance(value, np.ndarray) else dict.values(value) if isinstance(value, dict) else value
 
 
-def _outside(root: nn.Module) -> Iterator[tuple[str, str, Any]]:
-    """Yield the containers that the code of each module reaches: globals, closures, what a hook is bound to."""
-    of_class: dict[type, list[tuple[str, Any]]] = {}
+def _outside(root: nn.Module) -> Iterator[tuple[list[str], str, Any]]:
+    """Yield what the code of modules reaches: globals, closures, what a hook is bound to; with the paths of who reach it."""
+    of_class: dict[type, list[str]] = {}  # whose lists grow until all modules have been seen
     for path, module in modules_by_path(root):
-        held = vars(module)
-        own = [hook for name in HOOKS if held.get(name) for hook in held[name].values()]
-        cls = type(module)
+        held, cls = vars(module), type(module)
+        functions = [hook for name in HOOKS if held.get(name) for hook in held[name].values()]
         if not cls.__module__.startswith("torch.nn.modules"):
-            own += [v for v in held.values() if isinstance(v, (FunctionType, MethodType))]
+            functions += [v for v in held.values() if isinstance(v, (FunctionType, MethodType))]
             if cls not in of_class:
-                methods = [f for c in cls.__mro__ if c is not nn.Module and c is not object for f in vars(c).values()]
-                of_class[cls] = [*_reached(methods), *((cls.__name__, m) for m in methods if type(m) is Tensor)]
-        for name, container in (*(_reached(own) if own else ()), *of_class.get(cls, ())):
-            yield path, name, container
+                paths, methods = of_class.setdefault(cls, []), _methods(cls)
+                reached = *_reached(methods), *((cls.__name__, m) for m in methods if type(m) is Tensor)
+                yield from ((paths, name, found) for name, found in reached)
+            of_class[cls].append(path)
+        yield from (([path], name, found) for name, found in _reached(functions))
+
+
+def _methods(cls: type) -> list[Any]:
+    """Return what the classes of a module hold that are none of torch's own."""
+    return [f for c in cls.__mro__ if c is not nn.Module and c is not object for f in vars(c).values()]
 
 
 def _reached(functions: list[Any]) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from fxgrow.aten import tree_leaves
-from fxgrow.axis import analyse
 from fxgrow.common import Refusal, without_collector
 from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
@@ -108,7 +107,7 @@ class Into:
         for name in longer_tables(pairing, self.constants):
             del pairing.names[name]
         gm = with_larger_kernels(pairing, steps)
-        self.omitted = Omitted(analyse(big_gm), pairing.match.extras)
+        self.omitted = Omitted(big_gm, pairing.match.extras)
         self.widening = Widening(pairing, self.omitted, options, steps)
         grown, self.record = self.widening.widened(gm)
         self.rescaling = absorb_constants(pairing, None if grown is gm else grown, self.constants, steps)

@@ -1,10 +1,12 @@
 """Parts of a big model that are left out of concatenations: what reads them starts as if they were not there."""
+import functools
 from collections.abc import Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
-from fxgrow.axis import Atom, Prod, Sum, Tape, atoms, concat, product, resolve
+from fxgrow.axis import Atom, Prod, Sum, Tape, analyse, atoms, concat, product, resolve
 from fxgrow.blocks import Extra
 from fxgrow.common import Refusal
 from fxgrow.contents import FREE, ZERO, Certificate, certify
@@ -13,14 +15,16 @@ from fxgrow.record import ParameterRecord
 
 
 class Omitted:
-    """The classes of the big model that belong to parts left out, each with the proof that they can be.
+    """The classes of the big model that belong to parts left out, each with the proof that they can be."""
 
-    tape: the analysis of the big model.
-    """
-
-    def __init__(self, tape: Tape, extras: Iterable[Extra]):
-        self.tape = tape
+    def __init__(self, gm: GraphModule, extras: Iterable[Extra]):
+        self.gm = gm
         self.classes = dict(item for e in extras if e.concat_axis is not None for item in self._certified(e))
+
+    @functools.cached_property
+    def tape(self) -> Tape:
+        """The analysis of the big model."""
+        return analyse(self.gm)
 
     def _certified(self, extra: Extra) -> Iterator[tuple[Atom, Certificate]]:
         value = self.tape.node_values[extra.gives.name]
@@ -34,7 +38,7 @@ class Omitted:
 
     def mask(self, name: str, dim: int) -> Tensor | None:
         """Return which positions of an axis of a tensor are not of parts left out (None: all)."""
-        if name not in self.tape.params:
+        if not self.classes or name not in self.tape.params:
             return None
         axis = resolve(self.tape.params[name].axes[dim])
         return _kept(axis, self.classes) if self.classes.keys() & set(atoms(axis)) else None

@@ -5,7 +5,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import CONTRACTIONS, NORMS
-from fxgrow.blocks import Side, gains_bias, match
+from fxgrow.blocks import Extra, Side, gains_bias, match
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
 from fxgrow.identity import Trace, Val
@@ -22,6 +22,7 @@ class Pairing:
         self.match = match(self.small, self.big, place)
         self.extras = sorted(self.match.extras, key=lambda e: e.span)
         self.names = self._names()
+        self.beginnings: list[tuple[Any, Extra, Any]] = []  # how new blocks start: what is alike, the first one, its numbers
 
     def ops(self, widened: GraphModule | None = None) -> Iterator[tuple[Val, Val]]:
         """Yield each op of the small model, as it is where that is `widened`, with its counterpart in the big one."""

@@ -24,7 +24,6 @@ from fxgrow.passes.into.growing import Into, rounding_note
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.plan import HALF, Options, Plan, default_method
 from fxgrow.record import GrowthRecord
-from fxgrow.rewrite import grow_tensors
 from fxgrow.tracing import compare_outputs, tolerance_of
 
 
@@ -103,8 +102,7 @@ class _Numbers:
         into = self.into
         if name in into.pairing.names:
             ours = into.pairing.names[name]
-            old = _wide(self.shards.read(ours))
-            grown = grow_tensors(into.widening.tape, {ours: old}, into.widening.growths).get(ours, old)
+            grown = into.widening.grown(ours, _wide(self.shards.read(ours)))
             scale, shift = into.rescaling.of(name)
             return grown * scale + shift if scale != 1 else grown
         if name in self.neutral:

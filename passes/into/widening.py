@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch.fx import GraphModule
 
 from fxgrow.axis import LOOKUP, OUTPUT, Atom, AxisClass, Fixed, Prod, Sum, Tape, analyse, atoms, classes, resolve, size_of
@@ -17,13 +18,15 @@ from fxgrow.passes.into.plan import Options, Step
 from fxgrow.passes.methods import Draws
 from fxgrow.passes.support import rounded
 from fxgrow.record import GrowthRecord
-from fxgrow.rewrite import Growth, record_of, rewrite
+from fxgrow.rewrite import Growth, grow_tensors, record_of, rewrite
 
 
 def with_larger_kernels(pairing: Pairing, steps: list[Step]) -> GraphModule:
-    """Return a copy of the small model with the kernel sizes of the big one."""
-    gm = clone_structure(pairing.small.gm)
-    Captured(gm).drop_growth()  # the record is about this growth alone
+    """Return the small model with the kernel sizes of the big one, without a growth of its own."""
+    gm = pairing.small.gm
+    if Captured(gm).record is not None:  # it may be the user's
+        gm = clone_structure(gm)  # type: ignore[assignment]
+        Captured(gm).drop_growth()  # the record is about this growth alone
     sizes: dict[str, list[int]] = {}
     for v, w in pairing.ops():
         if v.name != "convolution" or taps(v) == taps(w):
@@ -49,10 +52,13 @@ class Widening:
 
     def widened(self, gm: GraphModule) -> tuple[GraphModule, GrowthRecord]:
         """Return the small model in the sizes of the big one, and the record of its growth; refuse what is not exact."""
-        tape = analyse(gm)
-        sizes, self.draws = self._sizes(tape), Draws(self.options.seed, tensors_of(gm))
-        record = Captured(gm).record or GrowthRecord()
-        self.tape = tape
+        tensors, record = tensors_of(gm), Captured(gm).record or GrowthRecord()
+        self.draws, self.growths = Draws(self.options.seed, tensors), []
+        theirs, names = tensors_of(self.pairing.big.gm), self.pairing.names.items()
+        if not self.omitted.classes and all(theirs[their].shape == tensors[ours].shape for their, ours in names):
+            return gm, record  # and neither has to be analysed
+        self.tape = tape = analyse(gm)
+        sizes = self._sizes(tape)
         self.growths = growths = [self._growth(tape, c, sizes[c.atom], self.draws) for c in classes(tape)
                                   if sizes.get(c.atom, c.size) != c.size]
         if not growths:
@@ -62,6 +68,10 @@ class Widening:
         except Refusal as why:
             raise GrowthError(str(why)) from why
         return new, record.then(record_of(tape, growths, {}))
+
+    def grown(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a tensor of the small model in the sizes of the big one."""
+        return grow_tensors(self.tape, {name: tensor}, self.growths).get(name, tensor) if self.growths else tensor
 
     def _sizes(self, tape: Tape) -> dict[Atom, int]:
         """Return the size of each class of the small model in the big one."""

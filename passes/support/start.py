@@ -45,20 +45,31 @@ def start_as_identity(piece: Piece, x: Range, draws: Draws, *, pairs: bool, draw
     draw: all numbers are drawn; else those that are there stay.
     normal: the values come out of a LayerNorm without weight and bias. Where no numbers do, it refuses.
     """
-    trace = Trace.of(piece.module, {"x": x})
-    paired = _Pairs(piece) if pairs else None
-    demand = Demand(trace.gives["x"], piece.tensors().__contains__, paired.can_be_pairs if paired else None, normal)
-    start = demand.identity(trace.gives[piece.out.name])
-    if draw:
-        redraw(piece, trace, draws)
-    tensors = piece.tensors()
-    with torch.no_grad():
-        if paired is not None:
-            for name, value in paired.numbers(start.pairs, draws).items():
-                tensors[name].copy_(value)
-        for name, number in {**dict.fromkeys(start.zeros, 0), **dict.fromkeys(start.ones, 1), **start.slopes}.items():
-            tensors[name].fill_(number)
-    return start
+    return Beginning(piece, x, pairs=pairs, normal=normal).write(draws, draw)
+
+
+class Beginning:
+    """The start of a piece as the identity, found once for all numbers that it may hold; arguments as above."""
+
+    def __init__(self, piece: Piece, x: Range, *, pairs: bool, normal: bool = False):
+        self.piece, self.trace = piece, Trace.of(piece.module, {"x": x})
+        self.paired = _Pairs(piece) if pairs else None
+        demand = Demand(self.trace.gives["x"], piece.tensors().__contains__,
+                        self.paired.can_be_pairs if self.paired else None, normal)
+        self.start = demand.identity(self.trace.gives[piece.out.name])
+
+    def write(self, draws: Draws, draw: bool) -> Start:
+        """Let the piece begin as the identity, whatever its numbers are now, and return how."""
+        if draw:
+            redraw(self.piece, self.trace, draws)
+        start, tensors = self.start, self.piece.tensors()
+        with torch.no_grad():
+            if self.paired is not None:
+                for name, value in self.paired.numbers(start.pairs, draws).items():
+                    tensors[name].copy_(value)
+            for name, number in {**dict.fromkeys(start.zeros, 0), **dict.fromkeys(start.ones, 1), **start.slopes}.items():
+                tensors[name].fill_(number)
+        return start
 
 
 class _Pairs:

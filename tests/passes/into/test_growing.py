@@ -195,6 +195,42 @@ def test_one_seed_gives_the_same_numbers():
     assert any(not torch.equal(t, other[n]) for n, t in one.items())
 
 
+class _Residual(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.a, self.b, self.kind = nn.Linear(4, 6), nn.Linear(6, 4), kind
+
+    def forward(self, x):
+        return x + self.b(torch.tanh(self.a(x)) if self.kind else F.relu(self.a(x)))
+
+
+class _Mixed(nn.Module):
+    """Blocks of two kinds: their layers are alike, and what is between these is not."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.blocks = nn.Sequential(*(_Residual(k % 2) for k in range(count)))
+
+    def forward(self, x):
+        return self.blocks(x)
+
+
+@pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
+def test_new_blocks_that_are_alike_are_looked_into_once(method, monkeypatch):
+    from fxgrow.passes.into import new_parts, widening
+    seen = []
+    monkeypatch.setattr(new_parts, "Beginning", lambda *a, old=new_parts.Beginning, **k: seen.append(a) or old(*a, **k))
+    monkeypatch.setattr(widening, "analyse", None)  # no axis grows
+    small, big = shake(_Mixed(2).double()), shake(_Mixed(8).double())
+    grown = grow_into(small, big, torch.randn(3, 4).double(), method=method, seed=0)
+    assert grown.verification.max_rel_error < 1e-12 and len(seen) == 2
+    steps = [step for step in grown.plan.steps if step.kind == "deepen"]
+    assert [step.name for step in steps] == [f"blocks.{k}" for k in range(2, 8)]
+    assert all(f"{step.name}.b " in step.note for step in steps)
+    weights = [grown[f"blocks.{k}.b.weight"] for k in range(2, 8)]
+    assert method != "r2r" or len({w.sum().item() for w in map(torch.abs, weights)}) == 6  # each drawn by itself
+
+
 @pytest.mark.parametrize("place, new", [("end", [2, 3, 4, 5]), ("interleave", [1, 3, 4, 5]), ("spread", [1, 2, 4, 5])])
 def test_new_blocks_stand_where_they_are_asked_to(place, new):
     torch.manual_seed(0)
