@@ -37,8 +37,8 @@ def _bases() -> tuple[type, ...]:
 class Growth(*_bases()):  # type: ignore[misc]
     """Grow a submodule of the LightningModule between two steps; all that Lightning holds goes on with it.
 
-    Optimizers stay the same objects, so that schedulers and precision plugins do; DistributedDataParallel is set up anew. The
-    callback's state in a checkpoint says what to rebuild, which is done before the weights are loaded.
+    Optimizers stay the same objects, so that schedulers and precision plugins do; DistributedDataParallel is set up anew.
+    The callback's state in a checkpoint says what to rebuild, which is done before the weights are loaded.
 
     Args:
         grow: entries of the schedule, as for `Grower`. `step=` counts as `trainer.global_step` does.
@@ -63,8 +63,8 @@ class Growth(*_bases()):  # type: ignore[misc]
         self.module = self.module or _only_child(pl_module)
         places = [n for n, m in pl_module.named_modules(remove_duplicate=False) if m is pl_module.get_submodule(self.module)]
         if len(places) > 1:
-            raise GrowthError(f"{self.module} is there under other names too ({', '.join(places)}), which would keep the small "
-                              "model: give it one")
+            raise GrowthError(f"{self.module} is there under other names too ({', '.join(places)}), which would keep the "
+                              "small model: give it one")
         if any(isinstance(value, AveragedModel) for c in trainer.callbacks for value in vars(c).values()):
             raise GrowthError("an average of the whole LightningModule cannot follow a growth of a part of it: keep the "
                               "average of that part in the LightningModule's own code, or leave the callback out")
@@ -88,7 +88,7 @@ class Growth(*_bases()):  # type: ignore[misc]
         counts = {"epoch": lambda: {"steps_per_epoch": _steps_of_an_epoch(trainer)},
                   "fraction": lambda: {"total_steps": int(trainer.estimated_stepping_batches)}}
         needed = [counts[text.partition("=")[0].strip()]() for text in self.grow if text.partition("=")[0].strip() in counts]
-        settings = {name: value for given in needed for name, value in given.items()}
+        settings: dict[str, Any] = {name: value for given in needed for name, value in given.items()}
         self.grower = Grower(model, trainer.optimizers, self.grow, self.inputs, seed=self.seed, **settings)
         if self._saved is not None:
             self.grower.load_state_dict(self._saved, rebuilt=True)

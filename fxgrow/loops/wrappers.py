@@ -61,7 +61,7 @@ def settings_of(model: DistributedDataParallel) -> dict[str, Any]:
 
 def become(model: nn.Module, grown: nn.Module) -> None:
     """Make a model the grown one in place, for whoever holds on to it; its hooks and what was set on it besides stay."""
-    kept = {name: value for name, value in vars(model).items() if name not in vars(grown) or name.endswith("_hooks")}
+    kept = {name: value for name, value in vars(model).items() if name not in vars(grown) or "_hooks" in name}
     kept = {name: value for name, value in kept.items() if name not in ("forward", "_original_forward")
             or type(grown) is type(model)}
     vars(model).clear()

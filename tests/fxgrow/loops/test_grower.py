@@ -347,6 +347,6 @@ def test_processes_grow_alike_and_go_on_when_one_was_killed(tmp_path):
     (tmp_path / "ranks.py").write_text(RANKS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     first, second = (subprocess.run([*torchrun, "ranks.py", "last.pt"], cwd=tmp_path, text=True, capture_output=True,
-                                    timeout=120) for _ in range(2))
+                                    timeout=300) for _ in range(2))
     assert first.returncode and "SIGKILL" in first.stderr
     assert second.returncode == 0 and second.stdout.count("same") == 2, second.stderr[-2000:]
