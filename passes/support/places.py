@@ -194,8 +194,9 @@ class Places:
         place, reasons = path or "the model", []
         computed = [str(n.target) for n in self.gm.graph.nodes if computes(self.gm, n) and below(str(n.target), path)]
         whole = [name for name in Captured(self.gm).leaves if below(name, path) or below(path, name)]
-        others = [f"{name} ({type(m).__name__})" for name, m in self.gm.named_modules() if below(name, path)
+        others = [(name, m) for name, m in self.gm.named_modules() if below(name, path)
                   and isinstance(m, (nn.RNNBase, nn.Embedding, nn.MultiheadAttention))]
+        bent = [name for name, m in others if isinstance(m, nn.RNNBase) and "RELU" not in m.mode]
         if layers:
             reasons.append(f"{listing([c.name for c in layers])} gives its output: name it to insert behind it")
         if computed:
@@ -203,7 +204,11 @@ class Places:
         if whole:
             reasons.append(f"{listing(whole)} is kept whole ({Captured(self.gm).leaves[whole[0]]})")
         if others:
-            reasons.append(f"{listing(others)} is no convolution and no linear layer")
+            odd = listing([f"{name} ({type(m).__name__})" for name, m in others])
+            reasons.append(f"{odd} is no convolution and no linear layer")
+        if bent:
+            reasons.append(f"no weights make one more layer of {listing(bent)} the identity, since all that it gives went "
+                           "through tanh")
         return f"{place} has no hidden layer to insert behind: {'; '.join(reasons)}" if reasons else \
             f"{place} has no convolution or linear layer to insert behind"
 

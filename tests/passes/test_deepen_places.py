@@ -212,7 +212,8 @@ def normed():
 
 
 @pytest.mark.parametrize("build, x, said", [
-    (Tagger, torch.randint(20, (2, 7)), r"head gives its output.*rnn \(LSTM\) is no convolution"),
+    (Tagger, torch.randint(20, (2, 7)), r"head gives its output.*rnn \(LSTM\) is no convolution.*"
+                                        "no weights make one more layer of rnn"),
     (normed, X, "the weight of 0, 2 is computed from others"),
     (lambda: nn.Sequential(nn.ReLU()), X, "has no convolution or linear layer")])
 def test_what_is_said_where_there_is_no_place(build, x, said):

@@ -125,7 +125,7 @@ def _convolve(tape: Tape, name: str, operands: Sequence, groups: int, out: Tenso
     image, weight, bias = operands
     x, w = tape.of(image), tape.of(weight)
     channels = 1 if out.ndim == weight.ndim else 0
-    x, space = _along_space(tape, name, x, list(out.shape), channels + 1, near)
+    x, space = _along_space(tape, name, x, list(out.shape), [axis.size for axis in w.axes[2:]], near)
     for axis in w.axes[2:]:
         to_number(axis)
     outer_in, inner_in = tape.view([x.axes[channels]], [groups, x.axes[channels].size // groups], "the groups")
@@ -139,22 +139,22 @@ def _convolve(tape: Tape, name: str, operands: Sequence, groups: int, out: Tenso
     _finish(tape, name, value, out, bias, {0: channels})
 
 
-def _along_space(tape: Tape, name: str, x: Value, shape: list[int], first: int, near: bool) -> tuple[Value, list]:
+def _along_space(tape: Tape, name: str, x: Value, shape: list[int], kernel: list[int], near: bool) -> tuple[Value, list]:
     """Return what a convolution sums over, and the axes of space of its result.
 
-    near: a class along space keeps its positions, of which each is made of its neighbours as well.
+    near: a class along space keeps its positions, of which each is made of its neighbours as well, or (a kernel of one) alone.
     """
     space = []
-    for d in range(first, len(shape)):
+    for d, width in enumerate(kernel, len(shape) - len(kernel)):
         axis = x.axes[d]
-        if near and axis.size == shape[d] and not is_fixed(axis):
+        if not near or axis.size != shape[d] or is_fixed(axis):
+            tape.freeze(axis, "it is spatial")
+            axis = Fixed(shape[d])
+        elif width > 1:
             around = Value(x.axes)
             tape.record(Near, name, [x], [around], dmaps=[{i: i for i in range(len(x.axes))}], dim=d)
             x = around
-            space.append(axis)
-        else:
-            tape.freeze(axis, "it is spatial")
-            space.append(Fixed(shape[d]))
+        space.append(axis)
     return x, space
 
 

@@ -81,6 +81,27 @@ def test_they_grow_again_and_come_back_from_a_file(tmp_path):
     assert fxgrow.verify(model, fxgrow.load(tmp_path / "grown.fxgrow"), x).ok
 
 
+class Mixer(nn.Module):
+    """Tokens as channels, which a kernel of one mixes at each of the numbers of a token alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.mix = nn.Sequential(nn.Conv1d(5, 6, 1), nn.GELU(), nn.Conv1d(6, 5, 1))
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(self.norm(h + self.mix(self.norm(h))))
+
+
+@pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
+def test_where_each_number_is_mixed_alone_it_may_be_any(method):
+    model, x = shake(Mixer().double()), torch.randn(4, 5, 3, dtype=torch.float64)
+    grown = fxgrow.transform(model, x, Widen(factor=2, method=method, seed=0))
+    assert grown.model.first.out_features == 16 and grown.model.mix.get_submodule("0").out_channels == 12
+    assert fxgrow.verify(model, grown.model, x).exact_in == ("eval", "train")
+
+
 @pytest.mark.parametrize("layers, why", {
     "dead": ([conv(3, 8), nn.ReLU(), Attention()], "would never learn"),
     "circular": ([conv(3, 8), nn.SiLU(), Attention(mode="circular")], "it is spatial"),

@@ -52,8 +52,9 @@ def regnet(name: str):
         wide = models.get_model(name, weights=None)
     groups = [max(g // 8, 2) for g in wide.group_widths]
     widths = [w // g * small for w, g, small in zip(wide.widths, wide.group_widths, groups)]
-    return models.RegNet(models.regnet.BlockParams([min(d, 2) for d in wide.depths], widths, groups, wide.bottleneck_multipliers,
-                                                   wide.strides, wide.se_ratio), num_classes=CLASSES)
+    blocks = models.regnet.BlockParams([min(d, 2) for d in wide.depths], widths, groups, wide.bottleneck_multipliers,
+                                       wide.strides, wide.se_ratio)
+    return models.RegNet(blocks, num_classes=CLASSES)
 
 
 def swin3d(name: str):
