@@ -167,6 +167,17 @@ def test_more_words_and_more_heads_of_keys(changes):
     loaded(small, "out")
 
 
+def test_keys_and_values_beside_queries_in_one_tensor_are_copied_in_their_places():
+    small = made("Phi3", num_hidden_layers=1)
+    grown = fxgrow.grow_into(small, {"num_key_value_heads": 4}, seed=0)
+    index = grown.record.parameters["model.layers.0.self_attn.qkv_proj.weight"].index[0].tolist()
+    assert index == [*range(16), *range(16, 20), *range(16, 20), *range(20, 24), *range(20, 24),
+                     *range(24, 28), *range(24, 28), *range(28, 32), *range(28, 32)]
+    words = torch.randint(3, 40, (3, 7))
+    with torch.no_grad():
+        assert float((small(words).logits - grown.model(words).logits).abs().max()) < 1e-6
+
+
 def test_heads_of_keys_can_be_had_back():
     small = made()
     found = fxgrow.grow_into(small, {"num_key_value_heads": 4}, seed=0)
