@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,8 @@ def _progress(as_json: bool) -> Iterator:
     """Show a bar on stderr, and (not for JSON) a line for each training."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console(stderr=True), transient=True,
+                  redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task("evolving")
 
         def show(search: Search, s: Scored | None) -> None:
@@ -111,7 +113,7 @@ def _progress(as_json: bool) -> Iterator:
             bar.update(task, total=most, completed=len(search.scored),
                        description=f"best {best:.4f}, {quantity(search.spent, 'FLOP')}")
             if s is not None and not as_json:
-                click.echo(line(s))
+                print(line(s), flush=True)  # which the bar on the same terminal sees
         yield show
 
 

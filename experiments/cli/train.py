@@ -15,6 +15,7 @@ from fxgrow.experiments import train as training  # whose names load torch when 
 from fxgrow.experiments.settings import TrainError, read_toml
 from fxgrow.experiments.train import Run, TrainConfig
 
+REPORT = "report.json"
 RESUMED = {"device", "workers", "lr", "clip"}  # what may be another one from a checkpoint on
 
 
@@ -70,12 +71,23 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
         if as_json:
             print_json({"model": run.model, "data": run.data, "plan": planned.to_json()})
         return
-    trainer.fit()
+    seen = _has_ended(trainer)  # it is only looked at
+    if not seen:
+        trainer.fit()
     report = _report(trainer, run, planned)
+    if trainer.out is not None and not seen:
+        with atomic_write(trainer.out / REPORT) as file:
+            file.write(json.dumps(report, indent=1).encode())
     if as_json:
         print_json(report)
     else:
         _tell_report(report)
+
+
+def _has_ended(trainer: training.Trainer) -> bool:
+    """Tell whether all files of a run are there already."""
+    ended = trainer.step >= trainer.total or bool(trainer.stopped)
+    return ended and trainer.out is not None and (trainer.out / REPORT).exists()
 
 
 def _run(model: str | None, chosen: dict[str, Any]) -> Run:
@@ -129,7 +141,7 @@ def _report(trainer: training.Trainer, run: Run, planned) -> dict[str, Any]:
     test = trainer.evaluate(trainer.data.test) if len(trainer.data.test) else [None] * len(names)
     rows = trainer.history.rows
     files = {} if trainer.out is None else {name: str(trainer.out / name) for name in sorted(
-        {"report.json", *(p.name for p in trainer.out.iterdir() if not p.name.startswith("."))})}
+        {REPORT, *(p.name for p in trainer.out.iterdir() if not p.name.startswith("."))})}
     report = {"model": run.model, "data": run.data, "task": trainer.task.name, "steps": trainer.step,
               "epochs": trainer.step / trainer.per_epoch, "stopped": trainer.stopped,
               "parameters": {"before": rows[0]["parameters"], "after": rows[-1]["parameters"]},
@@ -138,9 +150,6 @@ def _report(trainer: training.Trainer, run: Run, planned) -> dict[str, Any]:
               "validation": {name: rows[-1][f"val_{name}"] for name in names}, "best": _best(trainer),
               "test": dict(zip(names, test)), "files": files,
               "growths": [{k: v for k, v in g.items() if k not in ("explain", "outcomes")} for g in trainer.history.growths]}
-    if trainer.out is not None:
-        with atomic_write(trainer.out / "report.json") as file:
-            file.write(json.dumps(report, indent=1).encode())
     return report
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import fxgrow
-from fxgrow.common import mixed
+from fxgrow.common import held, mixed
 from fxgrow.errors import ArchiveError
 from fxgrow.experiments.data import Data, as_data
 from fxgrow.experiments.evolve.config import SearchConfig
@@ -82,10 +82,11 @@ def search(config: SearchConfig, out: str | Path, *, engine: Engine | None = Non
         selection: of evaluations, how many to keep and a generator, those to keep; as `selection` in the settings names one.
 
     Raises:
-        TrainError: the folder holds a search with other settings, or the model and data do not go together.
+        TrainError: another search has the folder, it holds one with other settings, or model and data do not go together.
     """
     own = None if data is None else as_data(data, seed=config.seed, limit=config.limit)
-    return Search(config, out, engine or Serial(), watch, mutations, Given(model, own, fitness, selection)).run()
+    with held(out):
+        return Search(config, out, engine or Serial(), watch, mutations, Given(model, own, fitness, selection)).run()
 
 
 class Search:

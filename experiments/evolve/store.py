@@ -75,8 +75,11 @@ class Store:
             self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("PRAGMA synchronous=FULL")
             self.db.executescript(TABLES)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise TrainError(f"{self.folder} cannot hold a search ({error}): choose another folder") from error
+        except sqlite3.Error as error:
+            raise TrainError(f"{self.folder / NAME} is damaged ({error}): put a copy of it there, or start anew in another "
+                             "folder") from error
 
     def close(self) -> None:
         """Close the database."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import fxgrow
+from fxgrow.common import held
 from fxgrow.errors import ArchiveError
 from fxgrow.experiments.data import Data, loader
 from fxgrow.experiments.settings import TrainError
@@ -117,12 +118,14 @@ class Trainer(TrainingState):
 
         Raises:
             Diverged: the loss is not finite.
-            TrainError, ArchiveError: a data worker died, say, or a file cannot be written; the last checkpoint stays.
+            TrainError, ArchiveError: another run has the folder, a data worker died, say, or a file cannot be written; the
+                last checkpoint stays.
             Interrupted: by Ctrl-C or SIGTERM; a checkpoint of the last step is written.
             GrowthError: a growth is not exact although nothing random was asked for.
         """
         try:
-            self._fit()
+            with held(self.out):
+                self._fit()
         except ArchiveError as error:
             full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             raise ArchiveError(f"{error}{'; free space there' if full else ''}{self._advice()}") from error

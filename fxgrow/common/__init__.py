@@ -5,7 +5,7 @@ What lives here: helpers without torch that any room may use. What does not: any
 from fxgrow.common.collector import without_collector
 from fxgrow.common.declarations import Declarations, declared
 from fxgrow.common.entry_points import load_installed, load_plugin, plugins
-from fxgrow.common.files import atomic_folder, atomic_write
+from fxgrow.common.files import atomic_folder, atomic_write, held
 from fxgrow.common.refusal import Refusal
 from fxgrow.common.seeds import mixed, mixed_each
 from fxgrow.common.tables import csv_text, folded_table, render
@@ -23,6 +23,6 @@ from fxgrow.common.words import (
 )
 
 __all__ = ["Declarations", "Refusal", "atomic_folder", "atomic_write", "brief", "csv_text", "declared", "did_you_mean",
-           "folded_table", "load_installed", "load_plugin", "mixed", "mixed_each", "nearest", "nearest_file",
-           "nearest_names", "one_line", "pixels", "plugins", "quantity", "render", "shortened", "times",
+           "folded_table", "held", "load_installed", "load_plugin", "mixed", "mixed_each", "nearest",
+           "nearest_file", "nearest_names", "one_line", "pixels", "plugins", "quantity", "render", "shortened", "times",
            "without_collector", "writing"]

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from fxgrow.common.words import one_line
-from fxgrow.errors import ArchiveError
+from fxgrow.errors import ArchiveError, TrainError
+
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -49,6 +51,39 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if isinstance(error, FileNotFoundError) and name:
             why = f"the folder {str(Path(name).absolute().parent)!r} does not exist; make it first"
         raise ArchiveError(f"cannot write {name!r}: {why}") from error
+
+
+@contextlib.contextmanager
+def held(folder: str | os.PathLike | None) -> Iterator[None]:
+    """Keep a folder, made if it is not there, for one process at a time; TrainError if another has it.
+
+    The system takes the lock from a run that ends, however it does, a kill included. A folder that cannot be written to is
+    not locked (what comes next says so), nor is any where the system has no such locks.
+    """
+    handle = None if folder is None else _locked(Path(folder))
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _locked(folder: Path) -> int | None:
+    """Return the open file by which a folder is held, or None where that cannot be."""
+    try:
+        import fcntl
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which processes that it starts do not hold as well
+    except (BlockingIOError, PermissionError) as error:
+        os.close(handle)
+        raise TrainError(f"another run is writing to {folder}: wait until it has ended, or choose another folder") from error
+    except OSError:  # a file system without locks
+        pass
+    return handle
 
 
 @contextlib.contextmanager

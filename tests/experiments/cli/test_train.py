@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,7 +78,9 @@ def test_resumes(here, monkeypatch):
     again = json.loads(run("--resume half --json").stdout)
     assert again["test"] == whole["test"] and again["validation"] == whole["validation"]
     assert again["flops"]["spent"] == whole["flops"]["spent"] and again["flops"]["planned"] < whole["flops"]["planned"]
+    files = {p: p.read_bytes() for p in Path("half").iterdir() if p.is_file()}
     done = json.loads(run("--resume half --json").stdout)
+    assert {p: p.read_bytes() for p in Path("half").iterdir() if p.is_file()} == files  # they are looked at, no more
     assert done["test"] == whole["test"] and done["flops"]["planned"] == 0
     assert "the run has ended at step" in run("--resume half").stdout
     run("--resume half --lr 1", 2)

@@ -424,6 +424,12 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         resumed(tmp_path / "nothing")
 
 
+def test_a_damaged_database_is_called_so(tmp_path):
+    (tmp_path / "search.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(TrainError, match="search.sqlite is damaged .*put a copy of it there"):
+        resumed(tmp_path)
+
+
 @pytest.mark.parametrize("changes, said", [
     ({"roundz": 1}, "did you mean rounds"), ({"rounds": 0}, "at least 1"), ({"selection": "x"}, "one of best"),
     ({"growth": 1}, "above 1"), ({"mode": "steady", "weights": "share"}, "mode steady"),
