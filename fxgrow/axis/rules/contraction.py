@@ -142,7 +142,7 @@ def _convolve(tape: Tape, name: str, operands: Sequence, groups: int, out: Tenso
 def _along_space(tape: Tape, name: str, x: Value, shape: list[int], kernel: list[int], near: bool) -> tuple[Value, list]:
     """Return what a convolution sums over, and the axes of space of its result.
 
-    near: a class along space keeps its positions, of which each is made of its neighbours as well, or (a kernel of one) alone.
+    near: a class along space keeps its positions, each made of its neighbours too, or (a kernel of one) of itself alone.
     """
     space = []
     for d, width in enumerate(kernel, len(shape) - len(kernel)):
