@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from fxgrow.aten import tree_leaves
+from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import Refusal, without_collector
 from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
-from fxgrow.graph import as_call, is_captured, skeleton, tensors_of, uncached
+from fxgrow.graph import Captured, as_call, is_captured, skeleton, tensors_of, uncached
 from fxgrow.models import dtype_of, results_alone
 from fxgrow.passes.into.constants import absorb_constants
 from fxgrow.passes.into.copied_experts import tell_apart, with_copied_experts
@@ -29,7 +29,7 @@ from fxgrow.passes.into.sources import folder_of, loaded
 from fxgrow.passes.into.widening import Widening, with_larger_kernels
 from fxgrow.passes.support import seed_of
 from fxgrow.record import GrowthRecord, ParameterRecord, record_in
-from fxgrow.tracing import capture_graph
+from fxgrow.tracing import capture_graph, compare_outputs
 
 LOADING = ("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict", "get_extra_state",
            "set_extra_state")
@@ -85,7 +85,8 @@ class Into:
         args, kwargs = as_call(example_inputs)
         self.options, self.inputs = options, args or kwargs
         self.given = small, big if streamed else _like(big, small)
-        self.small, self.big = self.given if streamed else map(_wide, self.given)
+        self.small, self.big = self.given if streamed or names_half(small) else map(_wide, self.given)
+        taken = self.inputs if self.small is self.given[0] else wide_values(self.inputs)
         self.plan = Plan()
         steps = self.plan.steps
         if streamed and len(list(experts_of(self.big))) != len(list(experts_of(self.small))):
@@ -94,13 +95,13 @@ class Into:
         if self.mixtures:
             self.big = with_dense(self.big, self.mixtures)
             steps += [mixture.step() for mixture in self.mixtures]
-        same, self.prior = with_copied_heads(self.small, self.big, self.inputs, steps)
+        same, self.prior = with_copied_heads(self.small, self.big, taken, steps)
         if not streamed:
-            same, first = with_copied_experts(same, self.big, self.inputs, steps)
+            same, first = with_copied_experts(same, self.big, taken, steps)
             self.prior = self.prior.then(first) if self.prior and first else self.prior or first
         self.alone = not is_captured(same) or _gives_results_alone(same)
         with self._compared(same, self.big):
-            small_gm, big_gm = (capture_graph(model, self.inputs, check=not streamed, guard=False)
+            small_gm, big_gm = (capture_graph(model, taken, check=not streamed, guard=False)
                                 for model in (same, self.big))
         self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
         self.constants = outside_state(self.big, pairing)
@@ -228,8 +229,11 @@ class Into:
         with uncached(small, model), self._compared(small, model):
             checked = self.allowing(verify(small, model, self.inputs, extended=self.options.extend))
             if self.given[0] is not self.small:
-                own = replace(verify(self.small, small, self.inputs), notes=())
-                checked = replace(checked, notes=(*checked.notes, rounding_note(dtype_of(small), own.max_rel_error)))
+                with torch.no_grad(), uncached(self.small):
+                    given = [as_call(v) for v in (wide_values(self.inputs), self.inputs)]
+                    exact, ours = (m.eval()(*args, **kwargs) for m, (args, kwargs) in zip((self.small, small), given))
+                error = rounding_of(exact, ours)
+                checked = replace(checked, notes=(*checked.notes, rounding_note(dtype_of(small), error)))
         if insist:
             self.insist_equal(checked)
         return checked
@@ -269,7 +273,28 @@ def _gives_results_alone(small: nn.Module) -> bool:
 
 def _wide(model: nn.Module) -> nn.Module:
     """Return a model in float32 where its numbers have 16 bits."""
-    return copy.deepcopy(model).float() if dtype_of(model) in HALF else model
+    if dtype_of(model) not in HALF:
+        return model
+    wide = copy.deepcopy(model).float()
+    if is_captured(wide):
+        Captured(wide).inputs = wide_values(Captured(wide).inputs)
+    return wide
+
+
+def names_half(model: nn.Module) -> bool:
+    """Tell whether the graph of a captured model says of some value that it has 16 bits."""
+    nodes = model.graph.nodes if is_captured(model) else ()  # type: ignore[union-attr]
+    return any(isinstance(v, torch.dtype) and v in HALF for node in nodes for v in tree_leaves((node.args, node.kwargs)))
+
+
+def wide_values(values: Any) -> Any:
+    """Return values with tensors of 16 bits in float32."""
+    return tree_map(lambda v: v.float() if isinstance(v, Tensor) and v.dtype in HALF else v, values)
+
+
+def rounding_of(exact: Any, ours: Any) -> float:
+    """Return how far what a model of 16 bits gives is from what it gives in float32."""
+    return compare_outputs(wide_values(exact), wide_values(ours), 0.0).relative
 
 
 def rounding_note(dtype: torch.dtype, error: float) -> str:

@@ -13,18 +13,26 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter
 
-from fxgrow.aten import tree_map
 from fxgrow.blocks import Extra
 from fxgrow.common import Refusal, atomic_folder
 from fxgrow.compare import Verification
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
-from fxgrow.models import Shards, Told, dtype_of, example_inputs, growth_in, structure, write_numbers
-from fxgrow.passes.into.growing import Into, rounding_note
+from fxgrow.models import (
+    Shards,
+    Told,
+    dtype_of,
+    example_inputs,
+    growth_in,
+    results_alone,
+    structure,
+    write_numbers,
+)
+from fxgrow.passes.into.growing import Into, names_half, rounding_note, rounding_of, wide_values
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.plan import HALF, Options, Plan, default_method
 from fxgrow.record import GrowthRecord
-from fxgrow.tracing import compare_outputs, tolerance_of
+from fxgrow.tracing import capture_graph, compare_outputs, tolerance_of
 
 
 @dataclass
@@ -147,8 +155,9 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _initialised(big: Any, path: str) -> dict[str, Tensor]:
-    """Return numbers of a module without any, as its class draws them."""
+    """Return numbers of a module without any, as its class draws them, in its types."""
     part = copy.deepcopy(big.get_submodule(path))
+    kinds = {name: p.dtype for name, p in part.named_parameters()}
     for module in part.modules():
         for name, p in module._parameters.items():
             if p is not None:
@@ -156,7 +165,7 @@ def _initialised(big: Any, path: str) -> dict[str, Tensor]:
                 module._parameters[name] = nn.Parameter(torch.zeros(p.shape, dtype=wide), p.requires_grad)
     with torch.no_grad():
         part.apply(big._init_weights)
-    return {f"{path}.{name}": p.detach() for name, p in part.named_parameters()}
+    return {f"{path}.{name}": p.detach().to(kinds[name]) for name, p in part.named_parameters()}
 
 
 class _filled:
@@ -217,8 +226,10 @@ def _compared(into: Into, small: "Shards", big: "Shards", inputs: Mapping[str, T
     checked, dtype = into.allowing(checked), dtype_of(into.small)
     if dtype not in HALF:
         return checked, None
-    exact = _run(side, lambda name: _wide(small.read(name)), inputs)
-    wide, narrow = (tree_map(lambda v: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v, y)
-                    for y in (exact, ours))
-    rounding = compare_outputs(wide, narrow, tolerance).relative
+    inputs = wide_values(inputs)
+    if names_half(side):
+        twin = copy.deepcopy(into.small).float()
+        with results_alone(twin):
+            side = capture_graph(twin, inputs, check=False, guard=False)
+    rounding = rounding_of(_run(side, lambda name: _wide(small.read(name)), inputs), ours)
     return replace(checked, notes=(*checked.notes, rounding_note(dtype, rounding))), rounding

@@ -102,7 +102,8 @@ LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2
     ("T5", torch.float64, {"d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}),
     pytest.param("Whisper", torch.float64, {"num_mel_bins": 4, "max_source_positions": 8, "max_target_positions": 24,
                                             **LAYERS}, marks=pytest.mark.sweep),
-    ("Bart", torch.float32, {"max_position_embeddings": 24, "forced_eos_token_id": None, **LAYERS})])  # eps counts twice
+    pytest.param("Bart", torch.float32, {"max_position_embeddings": 24, "forced_eos_token_id": None, **LAYERS},  # eps twice
+                 marks=pytest.mark.sweep)])
 def test_both_sides_of_an_encoder_and_decoder_grow_in_a_folder(here, kind, dtype, config):
     torch.manual_seed(0)
     cls = getattr(transformers, f"{kind}ForConditionalGeneration")
@@ -118,12 +119,21 @@ def test_both_sides_of_an_encoder_and_decoder_grow_in_a_folder(here, kind, dtype
     assert float((one - two).abs().max() / one.abs().max()) < 1e-5
 
 
-def test_an_encoder_and_decoder_grow_a_tensor_at_a_time(here):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])  # whose graph says of masks that they have 16 bits
+def test_an_encoder_and_decoder_grow_a_tensor_at_a_time(here, dtype):
     config = transformers.T5Config(**SEQUENCES, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
-    shake(transformers.T5ForConditionalGeneration(config).double(), 0).save_pretrained("small")
+    shake(transformers.T5ForConditionalGeneration(config).double(), 0).to(dtype).save_pretrained("small")
     changes = {"d_model": 32, "num_layers": 2, "num_decoder_layers": 2}
     done = grow_folder("small", None, changes, "out", lambda best: Options(best, "end", False, False, 0))
-    assert done.verification.ok
+    assert done.verification.ok and (done.rounding is not None) is (dtype is torch.bfloat16)
+
+
+def test_pixels_of_16_bits_are_widened_with_the_model(here):
+    sizes = {"image_size": 8, "patch_size": 4, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
+    small = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, num_hidden_layers=1)).to(torch.bfloat16)
+    small.save_pretrained("small")
+    run("transform small --pass widen --factor 2 --seed 0 -o out")
+    assert transformers.ViTForImageClassification.from_pretrained("out").config.hidden_size == 16
 
 
 def test_what_a_configuration_says_of_each_layer_goes_with_the_layers():
