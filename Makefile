@@ -47,6 +47,7 @@ bench: $(VENV)/.test
 	$(BIN)/python tools/bench_transform.py
 	$(BIN)/python tools/bench_flops.py
 	$(BIN)/python tools/bench_evolve.py
+	$(BIN)/python tools/bench_results.py --eager
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build out
