@@ -80,5 +80,12 @@ def test_the_task_may_be_another_than_the_data_are_made_for():
     assert data.task == "regression" and data.train.target_scale > 1
     with pytest.raises(TrainError, match="no task 'regresion'; the nearest are regression"):
         Trainer(nn.Linear(3, 1), data, TrainConfig(steps=1, task="regresion"))
-    with pytest.raises(TrainError, match="one row of logits|1 outputs"):
-        Trainer(nn.Unflatten(1, (3, 1)), data, TrainConfig(steps=1, task="classification"))
+    with pytest.raises(TrainError, match="no loss for classification of outputs .* and targets .* of torch.float32"):
+        Trainer(nn.Linear(3, 1), data, TrainConfig(steps=1, task="classification"))
+    with pytest.raises(TrainError, match="no loss for regression"):
+        Trainer(nn.Linear(3, 2), as_data((x, torch.arange(80) % 2)), TrainConfig(steps=1, task="regression"))
+
+
+def test_tokens_that_a_model_does_not_know(here):
+    (here / "t.txt").write_text("abc" * 400)
+    assert "does not run on the input" in run("train zoo:gpt:vocabulary=50 --data text:t.txt?length=8", 1).stderr
