@@ -60,6 +60,6 @@ def load_run_model(run: Run, data: Data) -> nn.Module:
     with status(f"Loading {spec}"):
         model, inputs = load_model(spec, weights=run.weights, input_shape=shape, seed=run.seed)
         if shape.endswith("int64"):  # tokens that are there, of which a model may know fewer
-            inputs = [data.first(2)]
+            inputs = (data.first(2),)
         try_out(f"{run.model} (on {run.data})", model, inputs)
     return model
