@@ -34,7 +34,8 @@ def _with_settings(command: click.Command) -> click.Command:
 @_with_settings
 @click.command(epilog="\b\nExamples:\n  fxgrow train zoo:cifar_resnet18:r=2**-3 --data digits --epochs 4 "
                "--grow 'epoch=2: widen factor=2 method=r2r' -o runs/x\n  fxgrow train --resume runs/x\n  "
-               "fxgrow train run.toml --lr 0.01 -o runs/y")
+               "fxgrow train zoo:gpt:width=64 --data stdlib --steps 500 --optimizer adamw --lr 3e-3 "
+               "--grow 'step=250: deepen method=net2net'\n  fxgrow train run.toml --lr 0.01 -o runs/y")
 @click.argument("model", required=False)
 @click.option("--resume", metavar="DIR", help="Go on with the run in DIR from its last checkpoint, with its own "
               "settings; --device, --workers, --lr and --clip may change.")
@@ -165,7 +166,7 @@ def _best(trainer: training.Trainer) -> dict[str, dict[str, float]]:
 
 
 def _figures(values: dict[str, float]) -> str:
-    """Return a task's metrics and the loss in words, with units: `bits per byte 1.23 bit`."""
+    """Return a task's metrics and the loss in words, with units: `cross-entropy 1.23 bits per byte`."""
     from fxgrow.experiments.tasks import metric_of
     words = []
     for name, value in sorted(values.items(), key=lambda item: item[0] == "loss"):
@@ -182,9 +183,8 @@ def _tell_report(report: dict[str, Any]) -> None:
     click.echo(f"parameters  {before:,} -> {after:,}")
     click.echo(f"spent       {quantity(report['flops']['spent'], 'FLOP')} in {report['steps']} steps "
                f"({report['seconds']:.1f} s), and {quantity(report['flops']['evaluation'], 'FLOP')} on evaluations")
-    if report["best"]:
-        click.echo(f"best        {_figures({n: b['value'] for n, b in report['best'].items()})} (validation; at steps "
-                   f"{', '.join(str(s) for s in dict.fromkeys(b['step'] for b in report['best'].values()))})")
+    for name, best in [*report["best"].items()][1:2]:  # of the first metric, behind the loss
+        click.echo(f"best        {_figures({name: best['value']})} on the validation part, at step {best['step']}")
     if report["test"]["loss"] is not None:
         click.echo(f"test        {_figures(report['test'])}")
     files = report["files"]

@@ -12,7 +12,7 @@ from fxgrow.common import brief
 from fxgrow.experiments.data.draws import first_numbers
 from fxgrow.experiments.data.registry import Data, DataError, Examples, Parts, Source, parted
 
-ONCE = 2 ** 28  # bytes: data that take no more are normalised once, larger ones (CIFAR's) batch by batch
+ONCE = 2 ** 28  # bytes: data that take no more as float32 are normalised once, larger ones (CIFAR's) batch by batch
 
 
 class Resident:
@@ -108,7 +108,7 @@ class Arrays(Source):
             about, scale = statistics(labels[train].view(len(train), -1))
             labels, test_labels = (((y - about.view(y.shape[1:])) / scale.view(y.shape[1:])).float()
                                    for y in (labels, test_labels))
-        once = self.x.dtype is torch.float32 or 4 * self.x.numel() < ONCE
+        once = 4 * self.x.numel() < ONCE
         x, *others = (Resident(_normalised(t, mean, std) if once else t) for t in (self.x, *(self.test or ())[:1]))
         return (Tensors(x, labels, train, mean, std, once, change, scale),
                 Tensors(x, labels, validation, mean, std, once, None, scale),

@@ -204,7 +204,9 @@ def _of_metric(column: str) -> tuple[str, str, str]:
     """Return what an axis says of a column that is a task's metric."""
     from fxgrow.experiments.tasks import metric_of
     metric = metric_of(column)
-    return (f"validation {metric.label}", metric.unit, metric.kind) if metric else (column, "", "")
+    if metric is None:
+        return column, "", ""
+    return f"validation {metric.label}{f' ({metric.unit})' if metric.unit else ''}", "", metric.kind
 
 
 def check_suffix(path: str | os.PathLike) -> None:

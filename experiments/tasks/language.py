@@ -19,7 +19,7 @@ from fxgrow.experiments.tasks.registry import Metric, Sums, Task, register
 class Language(Task):
     """Outputs [N, length, vocabulary], targets [N, length]: the inputs moved on by one."""
     name = "language"
-    metrics = (Metric("bits_per_byte", "bits per byte", "bit"), Metric("perplexity", "perplexity of a token"))
+    metrics = (Metric("bits_per_byte", "cross-entropy", "bits per byte"), Metric("perplexity", "perplexity of a token"))
     smooths = True
 
     def check(self, out: Tensor, inputs: Tensor, data: Any) -> None:

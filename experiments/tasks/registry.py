@@ -79,9 +79,9 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-def task_of(data: Any, name: str = "") -> Task:
+def task_of(data: Any, name: str | None = None) -> Task:
     """Return the task by this name; without one, the task that the data are made for."""
-    return get_task(name or getattr(data, "task", "classification"))
+    return get_task(str(name or getattr(data, "task", "classification")))
 
 
 def metric_of(column: str) -> Metric | None:

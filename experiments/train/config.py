@@ -23,7 +23,7 @@ class TrainConfig(Settings):
         steps: how many batches, instead of epochs.
         batch_size: samples a step; an incomplete last batch of an epoch is left out.
         task: what the network is trained for: classification, language (the next token), regression, segmentation, or
-            one of your own; empty: what the data are made for.
+            one of your own (without it, what the data are made for).
         optimizer: sgd or adamw.
         lr: the peak learning rate.
         momentum: of sgd.
@@ -54,7 +54,7 @@ class TrainConfig(Settings):
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 64
-    task: str = ""
+    task: str | None = None
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.05
     momentum: float = 0.9

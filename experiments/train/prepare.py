@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 import fxgrow
-from fxgrow.common import did_you_mean
+from fxgrow.common import did_you_mean, one_line
 from fxgrow.experiments.data import Data, DataError
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.tasks import Task, get_task, prediction, task_of
@@ -31,11 +31,19 @@ def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] |
     return torch.optim.AdamW(named, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
 
 
-def capture_for(task: Task, model: nn.Module, inputs: Tensor, data: Data) -> GraphModule:
+def capture_for(task: Task, model: nn.Module, inputs: Tensor, data: Data, targets: Tensor | None = None) -> GraphModule:
     """Return a captured copy of the model on the CPU; TrainError unless what it gives fits the task and the data."""
     gm = cpu_copy(fxgrow.capture(model, inputs))
     with in_mode(gm, training=False), torch.no_grad():
-        task.check(prediction(gm(inputs)), inputs, data)
+        out = prediction(gm(inputs))
+        task.check(out, inputs, data)
+        if targets is not None:
+            try:
+                task.loss(out, targets)
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise TrainError(f"there is no loss for {task.name} of outputs {tuple(out.shape)} and targets "
+                                 f"{tuple(targets.shape)} of {targets.dtype} ({one_line(error)}): choose the task that the "
+                                 "data are made for") from error
     return gm
 
 

@@ -20,7 +20,7 @@ class Run(TrainConfig):
     Args:
         model: what is trained.
         weights: a state_dict to start from, or DEFAULT for torchvision's and timm's own.
-        data: a data set (digits, mnist1d, cifar10, ...), a FILE.npz or imagefolder:PATH.
+        data: a data set (digits, cifar10, stdlib, ...), a FILE.npz, imagefolder:PATH or text:PATH; they say the task.
         root: the folder of the data sets that are not built in.
         download: fetch the data into root where they are missing.
         validation: share of the training data that is held out.
@@ -59,5 +59,7 @@ def load_run_model(run: Run, data: Data) -> nn.Module:
     shape = ",".join(map(str, (2, *data.input_shape))) + ("" if data.first(1).is_floating_point() else ":int64")
     with status(f"Loading {spec}"):
         model, inputs = load_model(spec, weights=run.weights, input_shape=shape, seed=run.seed)
+        if shape.endswith("int64"):  # tokens that are there, of which a model may know fewer
+            inputs = (data.first(2),)
         try_out(f"{run.model} (on {run.data})", model, inputs)
     return model

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils.data import default_collate
 
 import fxgrow
 from fxgrow.common import held
@@ -78,8 +79,8 @@ class Trainer(TrainingState):
         self.entries = [parse_growth(text) for text in config.grow]
         self._check_schedule()
         held = data.validation if len(data.validation) else data.train
-        self.probe = torch.stack([held[i][0] for i in range(min(PROBE, len(held)))])
-        self.model: GraphModule = self._placed(capture_for(self.task, model, self.probe, data))
+        self.probe, targets = default_collate([held[i] for i in range(min(PROBE, len(held)))])
+        self.model: GraphModule = self._placed(capture_for(self.task, model, self.probe, data, targets))
         self.optimizer = make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.rates, self.history, self.fired = Rates(), History(), []

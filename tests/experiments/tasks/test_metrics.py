@@ -67,7 +67,7 @@ def test_names():
     assert task_of(SimpleNamespace(task="language"), "regression").name == "regression"
     with pytest.raises(TrainError, match="no task 'languag'; the nearest are language"):
         get_task("languag")
-    assert metric_of("val_bits_per_byte").unit == "bit" and metric_of("val_loss") is None
+    assert metric_of("val_bits_per_byte").unit == "bits per byte" and metric_of("val_loss") is None
 
 
 def test_where_the_prediction_is():

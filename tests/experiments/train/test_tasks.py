@@ -33,7 +33,7 @@ def test_language(here):
     words = ("train zoo:gpt:width=16,depth=1,heads=2 --data text:t.txt?length=12 --batch-size 16 --steps 60 --eval-every 20 "
              "--optimizer adamw --lr 0.01 --grow 'step=20: deepen method=netmorph + widen factor=2 method=netmorph' ")
     shown = run(words + "-o runs/x --tensorboard").stdout
-    assert "bits per byte" in shown and "best        bits per byte" in shown and "perplexity" in shown
+    assert "best        cross-entropy" in shown and "bits per byte on the validation part" in shown and "perplexity" in shown
     report = json.loads((here / "runs/x/report.json").read_text())
     assert report["task"] == "language" and report["growths"][0]["preserving"]
     assert report["test"]["bits_per_byte"] == pytest.approx(report["test"]["loss"] / np.log(2))
@@ -43,7 +43,7 @@ def test_language(here):
     assert (here / "runs/x/history.csv").read_text().splitlines()[0] == (
         "step,epoch,samples,flops,eval_flops,train_loss,val_loss,val_bits_per_byte,val_perplexity,lr,parameters,seconds,event")
     drawn = json.loads(run("plot runs/x -o p.svg --json").stdout)
-    assert drawn["y"] == "val_bits_per_byte" and "validation bits per byte" in (here / "p.svg").read_text()
+    assert drawn["y"] == "val_bits_per_byte" and "validation cross-entropy (bits per byte)" in (here / "p.svg").read_text()
     (here / "runs/x/history.jsonl").unlink()
     assert json.loads(run("plot runs/x -x step --json").stdout)["y"] == "val_bits_per_byte"  # TensorBoard's files
 
@@ -80,5 +80,12 @@ def test_the_task_may_be_another_than_the_data_are_made_for():
     assert data.task == "regression" and data.train.target_scale > 1
     with pytest.raises(TrainError, match="no task 'regresion'; the nearest are regression"):
         Trainer(nn.Linear(3, 1), data, TrainConfig(steps=1, task="regresion"))
-    with pytest.raises(TrainError, match="one row of logits|1 outputs"):
-        Trainer(nn.Unflatten(1, (3, 1)), data, TrainConfig(steps=1, task="classification"))
+    with pytest.raises(TrainError, match="no loss for classification of outputs .* and targets .* of torch.float32"):
+        Trainer(nn.Linear(3, 1), data, TrainConfig(steps=1, task="classification"))
+    with pytest.raises(TrainError, match="no loss for regression"):
+        Trainer(nn.Linear(3, 2), as_data((x, torch.arange(80) % 2)), TrainConfig(steps=1, task="regression"))
+
+
+def test_tokens_that_a_model_does_not_know(here):
+    (here / "t.txt").write_text("abc" * 400)
+    assert "does not run on the input" in run("train zoo:gpt:vocabulary=50 --data text:t.txt?length=8", 1).stderr
