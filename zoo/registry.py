@@ -1,7 +1,5 @@
 """The names of the zoo: models are registered, listed and built here, and their options read from text."""
-import ast
 import inspect
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +8,9 @@ from torch import nn
 
 from fxgrow.common import load_installed, nearest
 from fxgrow.errors import ModelError
+from fxgrow.models import options_in
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
-_ARITHMETIC: dict[type, Callable] = {ast.Pow: operator.pow, ast.Div: operator.truediv, ast.Mult: operator.mul}
 LARGEST = 2 ** 31  # no size in a network comes near it
 
 
@@ -97,39 +95,11 @@ def options_for(name: str, input_shape: tuple[int, ...], num_classes: int) -> di
 
 
 def parse_options(text: str) -> dict[str, Any]:
-    """Read `r=2**-3,num_classes=10,hidden=(64,64)`: literals, and products, quotients and powers of numbers.
-
-    Anything else is a ZooError; nothing in the text is ever run.
-    """
+    """Read `r=2**-3,num_classes=10,hidden=(64,64)`; what is no option is a ZooError, and nothing in the text is ever run."""
     try:
-        call = ast.parse(f"f({text})", mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        call = None
-    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
-        named = {str(k.arg): k.value for k in call.keywords if k.arg}
-        if len(named) == len(call.keywords):
-            return {key: _value(value, f"{text[:80]!r}: {key}") for key, value in named.items()}
-    raise ZooError(f"{text!r} are no options: write key=value,key=value, each key once, as r=2**-3,num_classes=10")
-
-
-def _value(node: ast.expr, where: str) -> Any:
-    """Return what a literal or a little arithmetic means."""
-    try:
-        return _evaluated(node)
-    except (ValueError, TypeError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
-        raise ZooError(f"{where} is no number or literal; write 0.125, 2**-3, True or (64, 64)") from None
-
-
-def _evaluated(node: ast.expr) -> Any:
-    """Compute products, quotients and powers in floats, so that none is large; whole ones of whole numbers are whole."""
-    if not isinstance(node, ast.BinOp) or type(node.op) not in _ARITHMETIC:
-        return ast.literal_eval(node)
-    left, right = _evaluated(node.left), _evaluated(node.right)
-    result = _ARITHMETIC[type(node.op)](float(left), float(right))
-    if {type(left), type(right)} - {int, float} or isinstance(result, complex):
-        raise ValueError(result)
-    whole = isinstance(left, int) and isinstance(right, int) and result.is_integer()
-    return int(result) if whole else result
+        return options_in(text)
+    except ModelError as error:
+        raise ZooError(str(error)) from None
 
 
 def _checked(where: str, value: Any, default: Any) -> Any:

@@ -20,6 +20,7 @@ from fxgrow.common import load_plugin, nearest, plugins
 from fxgrow.errors import FxgrowError, ModelError
 from fxgrow.graph import Captured
 from fxgrow.models.inputs import IMAGE, Input, describe_input
+from fxgrow.models.options import split_options
 
 GROUP = "fxgrow.models"
 
@@ -39,7 +40,8 @@ def forms() -> str:
 def from_prefix(prefix: str, name: str, pretrained: bool) -> Loaded | None:
     """Return the model that a library or an installed source calls `name`; None if no source has this prefix."""
     if prefix in LIBRARIES:
-        return LIBRARIES[prefix](name, pretrained)
+        plain, options = split_options(name)
+        return LIBRARIES[prefix](plain, pretrained, options)
     if entry := _installed().get(prefix):
         source = load_plugin(entry, f"the source of {prefix}:NAME")
         return _loaded(f"{prefix}:{name}", _called(f"{prefix}:{name}", lambda: source(name, pretrained)))
@@ -68,8 +70,9 @@ def from_file(path: str, trust_pickle: bool, into: nn.Module | None) -> Loaded:
 
 
 def from_factory(spec: str) -> Loaded:
-    """Call `package.module:factory`, which returns a module or (module, example inputs)."""
+    """Call `package.module:factory`, with options behind it, which returns a module or (module, example inputs)."""
     place, _, name = spec.partition(":")
+    name, options = split_options(name)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -78,7 +81,7 @@ def from_factory(spec: str) -> Loaded:
         target: Any = importlib.import_module(place)
         for part in name.split("."):
             target = getattr(target, part)
-        result = target if isinstance(target, nn.Module) else target()
+        result = target if isinstance(target, nn.Module) else target(**options)
     except ModuleNotFoundError as error:
         raise ModelError(f"{spec}: there is no module {error.name!r} here or installed; MODEL is {forms()}") from error
     except (Exception, SystemExit) as error:
@@ -93,7 +96,7 @@ def _loaded(spec: str, result: Any) -> Loaded:
     return Loaded(module, tree_map(describe_input, (inputs,) if isinstance(inputs, Tensor) else inputs))
 
 
-def _from_torchvision(name: str, pretrained: bool) -> Loaded:
+def _from_torchvision(name: str, pretrained: bool, given: dict[str, Any]) -> Loaded:
     models = _library("torchvision.models", "torchvision")
     if name not in models.list_models():
         raise ModelError(f"torchvision has no model {name!r}{nearest(name, models.list_models())}")
@@ -102,7 +105,7 @@ def _from_torchvision(name: str, pretrained: bool) -> Loaded:
     options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
     if not pretrained and family in (models.detection, models.segmentation):
         options["weights_backbone"] = None
-    module = _download(f"torchvision:{name}", pretrained, lambda: models.get_model(name, **options))
+    module = _download(f"torchvision:{name}", pretrained, lambda: models.get_model(name, **options | given))
     if family is models.detection:
         return Loaded(module, [[Input((3, 320, 320))]])
     best = models.get_model_weights(name).DEFAULT
@@ -113,16 +116,18 @@ def _from_torchvision(name: str, pretrained: bool) -> Loaded:
     return Loaded(module, [Input((1, 3, 16, *size) if family is models.video else (1, 3, *size))])
 
 
-def _from_timm(name: str, pretrained: bool) -> Loaded:
+def _from_timm(name: str, pretrained: bool, given: dict[str, Any]) -> Loaded:
     timm = _library("timm", "timm")
     if not timm.is_model(name):
         raise ModelError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
-    module = _download(f"timm:{name}", pretrained, lambda: timm.create_model(name, pretrained=pretrained))
+    module = _download(f"timm:{name}", pretrained, lambda: timm.create_model(name, pretrained=pretrained, **given))
     config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
-    return Loaded(module, [Input((1, *(config.get("input_size") or IMAGE[1:])))])
+    channels, *size = config.get("input_size") or IMAGE[1:]
+    size = given.get("img_size", size)
+    return Loaded(module, [Input((1, given.get("in_chans", channels), *([size] * 2 if isinstance(size, int) else size)))])
 
 
-LIBRARIES: dict[str, Callable[[str, bool], Loaded]] = {"torchvision": _from_torchvision, "timm": _from_timm}
+LIBRARIES: dict[str, Callable[[str, bool, dict[str, Any]], Loaded]] = {"torchvision": _from_torchvision, "timm": _from_timm}
 
 
 def _library(module: str, extra: str):
@@ -135,7 +140,7 @@ def _library(module: str, extra: str):
 def _download(spec: str, pretrained: bool, build: Callable[[], nn.Module]) -> nn.Module:
     """Build a model; what goes wrong while its weights are fetched becomes one clear error."""
     if not pretrained:
-        return build()
+        return _called(spec, build)
     logging.disable(logging.WARNING)  # the libraries tell of every retry
     try:
         with contextlib.redirect_stdout(sys.stderr):

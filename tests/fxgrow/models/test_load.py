@@ -72,6 +72,26 @@ def test_zoo_names_that_name_nothing(spec, why):
         load_model("zoo:mlp", weights="DEFAULT")
 
 
+@pytest.mark.parametrize("spec, shape, last", [
+    ("torchvision:resnet18?num_classes=10", (1, 3, 224, 224), (10, 512)),
+    ("torchvision:resnet18:num_classes=7", (1, 3, 224, 224), (7, 512)),
+    ("timm:test_resnet?num_classes=5&in_chans=1&global_pool=max", (1, 1, 160, 160), (5, 96)),
+    ("torch.nn:Linear?in_features=3&out_features=2**3", None, (8, 3)),
+    ("zoo:mlp?hidden=(6,5)", (1, 1, 28, 28), (10, 5))])
+def test_options_behind_a_name(spec, shape, last):
+    module, x = load_model(spec, need_inputs=False)
+    *_, weight = (p for p in module.parameters() if p.ndim == 2)
+    assert weight.shape == last and (not x or shapes(x) == [shape])
+
+
+@pytest.mark.parametrize("spec, why", [
+    ("torchvision:resnet18?classes=10", "raised TypeError.*classes"), ("timm:test_resnet?num_classes", "are no options"),
+    ("torch.nn:Linear?in_features=3&out_features=__import__('os')", "no number or literal")])
+def test_options_that_say_nothing(spec, why):
+    with pytest.raises(ModelError, match=why):
+        load_model(spec)
+
+
 def test_detectors_take_a_list_of_images():
     model, (images,) = load_model("torchvision:ssdlite320_mobilenet_v3_large")
     assert shapes(images) == [(3, 320, 320)]
