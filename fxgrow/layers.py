@@ -7,6 +7,7 @@ its pickle. What does not: anything that decides *whether* to use them.
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextvars import ContextVar
 from numbers import Number
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import CodeGen
 from torch.fx.node import has_side_effect, map_aggregate
 
 from fxgrow.errors import OtherInputs
@@ -57,7 +59,69 @@ def ask_grad(tensor: Tensor, asked: bool | None) -> None:
         tensor.requires_grad = True
 
 
-EFFECTS = (insist, set_grad, restore_grad, ask_grad)  # functions that are called for what they do, not for what they return
+@has_side_effect
+def set_autocast(device: str, dtype: torch.dtype, caches: bool, enabled: bool | None) -> torch.autocast | None:
+    """Switch autocast from here on (`enabled` None: leave it as it is), and return what `leave_autocast` undoes."""
+    if enabled is None:
+        return None
+    context = torch.autocast(device, dtype, enabled, caches)
+    context.__enter__()
+    return context
+
+
+@has_side_effect
+def leave_autocast(context: torch.autocast | None) -> None:
+    """Switch autocast back to how `set_autocast` found it."""
+    if context is not None:
+        context.__exit__(None, None, None)
+
+
+@has_side_effect
+def set_seed(seed: int | None) -> None:
+    """Begin the random numbers of torch at a seed, if there is one."""
+    if seed is not None:
+        torch.manual_seed(seed)
+
+
+def rng_state() -> Tensor:
+    """Return the state of the random numbers of the CPU, for `set_rng_state`."""
+    return torch.get_rng_state()
+
+
+@has_side_effect
+def set_rng_state(state: Tensor | None) -> None:
+    """Let the random numbers of the CPU go on from a state, if there is one."""
+    if state is not None:
+        torch.set_rng_state(state)
+
+
+def seeded_generator(device: str, seed: int) -> torch.Generator:
+    """Return a generator of random numbers that begins at a seed."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+@has_side_effect
+def keep(path: str, name: str, value, active: bool | None) -> None:
+    """Keep a value as an attribute of a module of the graph that runs, as its forward does with `self.name = value`.
+
+    Args:
+        path: of the module. active: whether to keep it.
+
+    Raises:
+        AttributeError: every module has an attribute of this name.
+    """
+    if name in _OF_MODULES:
+        raise AttributeError(f"{name!r} is no name to keep a value under")
+    graph = RUNNING.get()
+    if active and graph is not None:
+        setattr(graph.get_submodule(path), name, value)
+
+
+RUNNING: ContextVar[nn.Module | None] = ContextVar("running", default=None)  # the graph that is being called
+_OF_MODULES = frozenset(dir(nn.Module()))
+# what numbers and types come out, and what is kept, is switched by these: sizes do not depend on it
+SWITCHES = (set_autocast, leave_autocast, set_seed, set_rng_state, seeded_generator, keep)
+EFFECTS = (insist, set_grad, restore_grad, ask_grad, *SWITCHES)  # called for what they do, not for what they return
 
 
 def has_form(value, form) -> bool:
@@ -241,7 +305,7 @@ class CapturedModule(GraphModule):
         state = {name: value for name, value in vars(self).items() if name not in ("_graph", "_compiled_call_impl")}
         nodes = [(node.op, node.name, *(map_aggregate(a, _named) for a in (node.target, node.args, node.kwargs)),
                   node.meta.get("owner")) for node in self.graph.nodes]
-        return unpickled, (type(self).__name__, state, nodes)
+        return unpickled, (type(self).__name__, state, nodes, type(self.graph._codegen))
 
 
 class _Op(str):
@@ -260,9 +324,10 @@ def _named(value: Any) -> Any:
     return _Name(value.name) if isinstance(value, Node) else value
 
 
-def unpickled(name: str, state: dict[str, Any], nodes: list[tuple]) -> CapturedModule:
+def unpickled(name: str, state: dict[str, Any], nodes: list[tuple], codegen: type[CodeGen] = CodeGen) -> CapturedModule:
     """Return the module that a pickle describes."""
     graph = Graph()
+    graph.set_codegen(codegen())
     made: dict[str, Node] = {}
     for op, label, target, args, kwargs, owner in nodes:
         target, args, kwargs = (map_aggregate(a, lambda v: _meant(v, made)) for a in (target, args, kwargs))

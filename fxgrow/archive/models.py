@@ -20,7 +20,7 @@ from fxgrow.archive.tree import TREE, Tree
 from fxgrow.archive.values import Convert, Unencodable, decode, encode, fields
 from fxgrow.common import one_line
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import Captured, find_module, hold, tensors_of, to_meta
+from fxgrow.graph import Captured, find_module, hold, rename, tensors_of, to_meta
 from fxgrow.layers import CapturedModule
 from fxgrow.record import GrowthRecord, Outcome
 from fxgrow.tracing import of_class, plain_attributes, put_back
@@ -107,8 +107,7 @@ def _under(path: str, gm: GraphModule) -> GraphModule:
     graph = Graph()
     graph.output(graph.graph_copy(gm.graph, {}))
     for node in graph.nodes:
-        if node.op in ("call_module", "get_attr"):
-            node.target = f"{path}.{node.target}"
+        rename(node, lambda name: f"{path}.{name}" if name else path)
     whole._graph, graph.owning_module = graph, whole
     Captured(whole).inputs = Captured(gm).inputs
     return whole

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow.aten import JOIN, Recorded, tree_flatten, tree_leaves, tree_unflatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
-from fxgrow.axis.expressions import OUTPUT, Atom, Fixed, Prod, atoms, freeze, is_fixed, resolve
+from fxgrow.axis.expressions import KEPT, OUTPUT, Atom, Fixed, Prod, atoms, freeze, is_fixed, resolve
 from fxgrow.axis.norms import fuse
 from fxgrow.axis.standardise import fuse_centring
 from fxgrow.axis.tape import RULES, Tape
@@ -37,7 +37,7 @@ from fxgrow.graph import (
     tensors_of,
     to_meta,
 )
-from fxgrow.layers import fold_pairs
+from fxgrow.layers import fold_pairs, keep
 from fxgrow.tracing import Axes, Inputs, axes_of
 
 
@@ -216,6 +216,8 @@ class _AxisRunner(MetaRunner):
             for axis, why in [*self.tape.tables, *((axis, OUTPUT) for axis in _axes_in(self.tape, value))]:
                 freeze(axis, why)
             self.tape.given = [self.tape.of(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        if node.target is keep:
+            self.tape.freeze_all(_axes_in(self.tape, self.look_up(node.args[2])), KEPT)
         if type(value) in (int, torch.Size):
             self._note_origin(node, value)
         elif Atom.bindings != self.bindings and self._may_split_by_inputs(node, value):

@@ -12,6 +12,7 @@ from typing import Any
 
 Sizes = dict["Atom", int]  # the new sizes of atoms that grow
 OUTPUT = "it is the model's output: name its layer in full to add outputs"
+KEPT = "the forward keeps it as an attribute, which is read as the output is"
 LOOKUP = "its positions are looked up by number (embedding)"
 
 

@@ -5,7 +5,7 @@ import re
 from torch import nn
 from torch.fx import Node
 
-from fxgrow.graph import Captured, copy_nodes, named_tensors
+from fxgrow.graph import Captured, copy_nodes, named_tensors, rename
 from fxgrow.growth import Edit, Piece
 from fxgrow.record import ParameterRecord
 
@@ -102,7 +102,6 @@ def _rename(edit: Edit, prefix: str, moving: dict[str, str]) -> None:
     facts = Captured(edit.gm)
     facts.leaves = {new(n): why for n, why in facts.leaves.items()}
     for node in edit.graph.nodes:
-        if node.op in ("call_module", "get_attr"):
-            node.target = new(str(node.target))
+        rename(node, new)
         if node.meta.get("owner"):
             node.meta["owner"] = new(node.meta["owner"])

@@ -20,7 +20,7 @@ from fxgrow.common import one_line
 from fxgrow.compare.gradients import OwnGradients, compare_gradients
 from fxgrow.compare.running import Autograd, Mode, Narrowing, Twin, rounded, takes_gradient
 from fxgrow.errors import CaptureError
-from fxgrow.graph import as_call, is_captured, outer
+from fxgrow.graph import as_call, is_captured, kept_attributes, outer, values_kept
 from fxgrow.tracing import INF, Axes, Difference, Inputs, axes_of, compare_outputs, redraw, same_numbers, tolerance_of
 
 ROUNDING = 10  # so many times as far apart as by rounding alone two models may be
@@ -116,6 +116,7 @@ class _Comparison:
         there = dict(before.named_modules())
         self.parts = outer([name for name, m in after.named_modules() if name in there and name and is_captured(m)])
         self.tolerance = max(map(tolerance_of, _types(before, inputs)), default=1e-4)
+        self.keeps = kept_attributes(after)
         self.twins: dict[Mode, tuple[Twin, Twin]] = {}
         self.compared: list[str] = []
         self.notes: dict[str, None] = {}
@@ -333,6 +334,8 @@ class _Comparison:
             found.never(f"the second model raises on {call.name}: {one_line(error)}")
             return found
         found.add(self._outputs((one, ours.heard), (two, theirs.heard), call))
+        if self.keeps:
+            found.add(self._attributes(ours.model, theirs.model))
         if own is not None and found.relative < INF:
             found.add(self._gradients(own, theirs, two, call, seed, found.pairs))
         return found
@@ -344,6 +347,12 @@ class _Comparison:
         found.add(compare_outputs(ours[1], theirs[1], self.tolerance, extended=self.extended, strict=False,
                                   place="what the parts give"))
         return found
+
+    def _attributes(self, ours: nn.Module, theirs: nn.Module) -> Difference:
+        """Compare what both keep as attributes that the graph of the second keeps in this mode."""
+        pairs = zip(values_kept(ours, self.keeps), values_kept(theirs, self.keeps))
+        one, two = zip(*((mine, its if its is not None else mine) for mine, its in pairs))
+        return compare_outputs(one, two, self.tolerance, place="what it keeps")
 
     def _own_gradients(self, ours: Twin, one: Any, call: _Call) -> OwnGradients:
         """Take the gradients of the first model's call, of all outputs that there are to compare.

@@ -2,9 +2,9 @@
 
 What lives here: what holds for any graph, whoever made it. What does not: how one is recorded (tracing) or grown (growth).
 """
-from fxgrow.graph.captured import Captured, is_captured
+from fxgrow.graph.captured import Captured, is_captured, kept_attributes, values_kept
 from fxgrow.graph.cleanup import clean_trace, copy_nodes
-from fxgrow.graph.faults import faults_told, is_of_user
+from fxgrow.graph.faults import faults_told, is_of_python, is_of_user
 from fxgrow.graph.grad_mode import keep_grad_mode
 from fxgrow.graph.inputs import arguments_of, as_call, to_meta
 from fxgrow.graph.joins import add_join, branch_taken, is_join, mode_flag
@@ -45,6 +45,7 @@ from fxgrow.graph.names import (
     path_of,
     place_of,
     prefixes,
+    rename,
 )
 from fxgrow.graph.running import (
     MetaRunner,
@@ -59,13 +60,14 @@ from fxgrow.graph.structure import StructureCache, form_of, layer_forms, remembe
 from fxgrow.graph.words import FAMILIES, MAKES, family, passes_on, settings, shape_of, title
 from fxgrow.graph.writes import IN_PLACE_OPERATORS, memory_of, values_and_writes, writes_in_place, written_argument
 
-__all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES", "MetaRunner",
-           "NodeRunner", "OWN", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "add_node", "alias_of",
-           "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary", "branch_taken", "call_of", "calls",
-           "clean_trace", "clone_graph", "clone_module", "clone_structure", "cloned_tensors", "computes", "copy_nodes",
-           "family", "faults_told", "find_module", "form_of", "hold", "home_of", "inside", "is_of_user", "is_captured",
-           "is_join", "keep_grad_mode", "layer_forms", "location_of", "memory_of", "mentions", "meta_twin", "mode_flag",
-           "modules_by_path", "named_tensors", "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of",
-           "place_of", "prefixes", "remembered", "run_shapes", "running_copy", "set_mode", "settings", "shards_in",
-           "shape_of", "skeleton", "tensors_of", "title", "to_meta", "trains", "uncached", "unwrapped", "values_and_writes",
-           "without_fast_path", "writes_in_place", "written_argument"]
+__all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES",
+           "MetaRunner", "NodeRunner", "OWN", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "add_node",
+           "alias_of", "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary", "branch_taken",
+           "call_of", "calls", "clean_trace", "clone_graph", "clone_module", "clone_structure", "cloned_tensors",
+           "computes", "copy_nodes", "family", "faults_told", "find_module", "form_of", "hold", "home_of", "inside",
+           "is_captured", "is_join", "is_of_python", "is_of_user", "keep_grad_mode", "kept_attributes",
+           "layer_forms", "location_of", "memory_of", "mentions", "meta_twin", "mode_flag", "modules_by_path",
+           "named_tensors", "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of",
+           "prefixes", "remembered", "rename", "run_shapes", "running_copy", "set_mode", "settings", "shape_of",
+           "shards_in", "skeleton", "tensors_of", "title", "to_meta", "trains", "uncached", "unwrapped",
+           "values_and_writes", "values_kept", "without_fast_path", "writes_in_place", "written_argument"]

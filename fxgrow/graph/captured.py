@@ -4,6 +4,8 @@ from typing import Any, TypeGuard
 from torch import nn
 from torch.fx import GraphModule
 
+from fxgrow.layers import keep
+
 INPUTS, LEAVES, GROWTH, BEFORE, RELEASED = "example_inputs", "leaves", "growth", "growth_before", "released"
 WHOLE = "growth_of_whole"  # in a part's: its path in the shell, and that shell's growth
 
@@ -11,6 +13,19 @@ WHOLE = "growth_of_whole"  # in a part's: its path in the shell, and that shell'
 def is_captured(module: Any) -> TypeGuard[GraphModule]:
     """Tell whether a module is one that `capture` made, or was grown or loaded from one."""
     return isinstance(module, GraphModule) and INPUTS in getattr(module, "meta", ())
+
+
+def kept_attributes(model: nn.Module) -> list[tuple[str, str]]:
+    """Return the attributes that the captured graphs in a model keep values as, by the path of their module and name."""
+    found = [(".".join(filter(None, (path, str(node.args[0])))), str(node.args[1]))
+             for path, module in model.named_modules() if is_captured(module)
+             for node in module.graph.nodes if node.target is keep]
+    return list(dict.fromkeys(found))
+
+
+def values_kept(model: nn.Module, attributes: list[tuple[str, str]]) -> list[Any]:
+    """Return what a model keeps as attributes, of each that it has."""
+    return [vars(model.get_submodule(path)).get(name) for path, name in attributes]
 
 
 class Captured:

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterable
 
 from torch.fx import Graph, Node
 
-from fxgrow.graph.names import CONSTANT, owner_of
+from fxgrow.graph.names import CONSTANT, owner_of, rename
 from fxgrow.graph.writes import memory_of, writes_in_place, written_argument
 from fxgrow.layers import EFFECTS
 
@@ -35,15 +35,14 @@ def _remove_dead_code(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def copy_nodes(nodes: Iterable[Node], graph: Graph, env: dict[Node, Node], rename: Callable[[str], str]) -> None:
+def copy_nodes(nodes: Iterable[Node], graph: Graph, env: dict[Node, Node], rename_to: Callable[[str], str]) -> None:
     """Copy nodes to where a graph is being added to.
 
     Args:
         env: for each node that they read, the copy; the copies are added.
-        rename: gives the new name of what a node calls or reads, and of the module whose code it is.
+        rename_to: gives the new name of what a node calls or reads, and of the module whose code it is.
     """
     for node in nodes:
         new = env[node] = graph.node_copy(node, lambda n: env[n])
-        if node.op in ("call_module", "get_attr"):
-            new.target = rename(str(node.target))
-        new.meta = {"owner": rename(owner_of(node))}
+        rename(new, rename_to)
+        new.meta = {"owner": rename_to(owner_of(node))}

@@ -4,6 +4,7 @@ What does not live here: errors of the user's forward, of which a recording says
 """
 import contextlib
 import dis
+import functools
 import os
 import traceback
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from torch.fx import Node
 from fxgrow.errors import FxgrowError
 from fxgrow.graph.names import path_of
 
+OF_PYTHON = f"{Path(os.__file__).parent}{os.sep}"
 OF_TORCH, OF_US = f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}"
 PASSED_ON = (FxgrowError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -39,6 +41,12 @@ def faults_told(kind: type[FxgrowError], what: str) -> Iterator[None]:
 def is_of_user(filename: str) -> bool:
     """Tell whether code in a file is neither torch's nor ours."""
     return not filename.startswith((OF_TORCH, OF_US, "<frozen", "<string>"))
+
+
+@functools.cache
+def is_of_python(filename: str) -> bool:
+    """Tell whether code in a file is Python's own (`copy`, `statistics`)."""
+    return filename.startswith(OF_PYTHON) and "site-packages" not in filename
 
 
 def raised_on_purpose(error: BaseException) -> bool:

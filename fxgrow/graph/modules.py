@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from fxgrow.graph.captured import Captured, is_captured
-from fxgrow.layers import CapturedModule
+from fxgrow.layers import CapturedModule, keep
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
           torch.device, torch.Size, type(None), torch.jit.ScriptFunction, torch.library.CustomOpDef}  # what copies share
@@ -332,7 +332,8 @@ def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module:
     layers = dict(modules_by_path(root, every_name=True))
     called = {id(layers[n.target]) for n in graph.nodes if n.op == "call_module"}
     read = {n.target for n in graph.nodes if n.op == "get_attr"}
-    around = {target[:i] for target in read for i, c in enumerate(target) if c == "."}
+    kept = [f"{n.args[0]}." for n in graph.nodes if n.target is keep]
+    around = {target[:i] for target in (*read, *kept) for i, c in enumerate(target) if c == "."}
     placed: dict[int, nn.Module] = {}
 
     def fill(place: nn.Module, module: nn.Module, path: str) -> None:

@@ -1,7 +1,9 @@
 """Names of nodes: the layer that one calls, the module whose code it is, what lies below a module."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch.fx import Node
+
+from fxgrow.layers import keep
 
 CONSTANT = "_tensor_constant"  # the names that torch.fx gives to tensors which a forward makes of plain numbers
 
@@ -44,6 +46,14 @@ def location_of(node: Node) -> str:
 def below(path: str, root: str) -> bool:
     """Tell whether a name is `root` or lies below it (`""`: the whole model)."""
     return path == root or path.startswith(root + ".") or not root
+
+
+def rename(node: Node, new: Callable[[str], str]) -> None:
+    """Let a node call, read or keep what has another name now."""
+    if node.op in ("call_module", "get_attr"):
+        node.target = new(str(node.target))
+    elif node.target is keep:
+        node.args = (new(str(node.args[0])), *node.args[1:])
 
 
 def inside(node: Node, path: str) -> bool:

@@ -22,7 +22,7 @@ from fxgrow.graph.faults import raised_on_purpose
 from fxgrow.graph.joins import is_join
 from fxgrow.graph.modules import mentions, meta_twin, modules_by_path, set_mode
 from fxgrow.graph.names import location_of
-from fxgrow.layers import Applied, ordered
+from fxgrow.layers import SWITCHES, Applied, ordered
 
 KNOWN = ("torch.nn.modules.", "torchvision.ops.", "fxgrow.")  # code that does the same at every size
 
@@ -117,7 +117,7 @@ class NodeRunner:
             return self.call_module(self.modules[str(node.target)], args, kwargs)
         if node.op == "output" or isinstance(node.target, type) or node.target is ordered:  # what an output holds matters
             return list(kwargs.values()) or (list(args) if hasattr(node.target, "_fields") else args[0])
-        function: Any = node.target
+        function: Any = _idle if node.target in SWITCHES else node.target
         if node.op == "call_method":
             function, args = getattr(args[0], str(node.target)), args[1:]
         return function(*args, **kwargs)
@@ -134,6 +134,10 @@ class NodeRunner:
     def look_up(self, arguments: Any) -> Any:
         """Return arguments of a node with the value of each node among them."""
         return map_aggregate(arguments, lambda a: self.values[a] if isinstance(a, Node) else a)
+
+
+def _idle(*args: Any, **kwargs: Any) -> None:
+    """Do nothing, in place of a switch: sizes do not depend on it."""
 
 
 class MetaRunner(NodeRunner):

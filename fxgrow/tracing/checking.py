@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import one_line
 from fxgrow.errors import CaptureError
-from fxgrow.graph import running_copy, set_mode, uncached
+from fxgrow.graph import kept_attributes, running_copy, set_mode, uncached, values_kept
 from fxgrow.tracing.fresh import Inputs, axes_of, redraw
 from fxgrow.tracing.outputs import compare_outputs
 from fxgrow.tracing.state import State, seeded
@@ -50,17 +50,17 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
 def _difference(model: nn.Module, gm: GraphModule, example: Inputs, training: bool, layers: list[str]) -> str:
     """Return which of `layers`, or what else, is the first to differ in a mode; `""` if nothing does."""
     one, two = (set_mode(running_copy(m), training) for m in (model, gm))
-    outside = State(one)
+    outside, keeps = State(one), kept_attributes(two)
     for number, inputs in enumerate(itertools.islice(_others(example), 2 if training else 3)):
         try:
             with uncached(one):
-                expected = _run(one, inputs, layers, not number)
+                expected, mine = _run(one, inputs, layers, not number, keeps)
         except Exception:  # not for such inputs
             break
         finally:
             outside.restore_outside()
         try:
-            found = _run(two, inputs, layers, not number)
+            found, its = _run(two, inputs, layers, not number, keeps)
         except CaptureError:  # it says that it was captured for another size
             break
         except Exception as error:
@@ -69,6 +69,9 @@ def _difference(model: nn.Module, gm: GraphModule, example: Inputs, training: bo
             outside.restore_outside()
         if not equal(expected[-2:], found[-2:]):
             return _first_difference(expected, found)
+        for name, a, b in zip(keeps, mine, its):
+            if b is not None and not equal(a, b):  # None: it is kept in the other mode
+                return f"its attribute {'.'.join(filter(None, name))}"
     return ""
 
 
@@ -98,8 +101,12 @@ def _is_large(gm: GraphModule) -> bool:
     return False
 
 
-def _run(model: nn.Module, inputs: Inputs, layers: list[str], gradients: bool) -> list[tuple[str, Any]]:
-    """Return what `layers` give, in order, then the output, and (if asked for) which parameters get a gradient."""
+def _run(model: nn.Module, inputs: Inputs, layers: list[str], gradients: bool,
+         keeps: list[tuple[str, str]]) -> tuple[list[tuple[str, Any]], list[Any]]:
+    """Return what `layers` give, in order, then the output, and (if asked for) which parameters get a gradient.
+
+    And beside it what the model keeps as the attributes `keeps`.
+    """
     seen: list[tuple[str, Any]] = []
 
     def keep(name: str):
@@ -113,6 +120,7 @@ def _run(model: nn.Module, inputs: Inputs, layers: list[str], gradients: bool) -
         with seeded(0), torch.enable_grad():
             args, kwargs = tree_map(copied, inputs)
             out = model(*args, **kwargs)
+            kept = tree_map(copied, values_kept(model, keeps))
             wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
             outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()]
             grads = torch.autograd.grad([t.sum() for t in outputs], list(wanted.values()), allow_unused=True) \
@@ -121,7 +129,7 @@ def _run(model: nn.Module, inputs: Inputs, layers: list[str], gradients: bool) -
         for hook in hooks:
             hook.remove()
     learning = tuple(sorted(n for n, g in zip(wanted, grads) if g is not None))
-    return [*seen, (OUTPUT, out), (GRADIENTS, learning)]
+    return [*seen, (OUTPUT, out), (GRADIENTS, learning)], kept
 
 
 def _first_difference(expected: list[tuple[str, Any]], found: list[tuple[str, Any]]) -> str:

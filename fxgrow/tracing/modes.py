@@ -13,7 +13,7 @@ from torch.fx.node import map_aggregate
 from fxgrow.aten import other_counts, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import add_join, memory_of, mode_flag, modules_by_path, owner_of, set_mode, writes_in_place
-from fxgrow.layers import ask_grad, set_grad
+from fxgrow.layers import ask_grad, keep, set_autocast, set_grad, set_rng_state, set_seed
 from fxgrow.tracing.guards import LONGER, SHORTER, Inputs, asks_for_none, guard_sizes, set_constant, takes_one
 from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
@@ -175,6 +175,9 @@ def keep_own_modes(twin: nn.Module, leaves: dict[str, str]) -> None:
                                                      f"{'eval' if training else 'train'} mode, which a graph does not"))
 
 
+BY_MODE = (set_grad, ask_grad, set_autocast, set_seed, set_rng_state, keep)  # do nothing where their last argument is None
+
+
 class _Merger:
     """Merge a recording in train mode and one in eval mode: flags that differ read `training`, other values are joined."""
 
@@ -232,7 +235,7 @@ class _Merger:
         """Copy a node that one recording has, and the other has not."""
         node = copies[only] = self.graph.node_copy(only, lambda n: copies[n])
         node.meta = dict(only.meta)
-        if node.target in (set_grad, ask_grad):
+        if node.target in BY_MODE:
             *given, value = node.args
             with self.graph.inserting_before(node):
                 values = (value, None) if copies is self.of_train else (None, value)

@@ -31,8 +31,30 @@ from fxgrow.aten import (
     tree_map,
     with_some,
 )
-from fxgrow.graph import CONSTANT, IN_PLACE_OPERATORS, OWN, add_node, is_of_user, modules_by_path, to_meta
-from fxgrow.layers import ask_grad, has_form, restore_grad, set_grad
+from fxgrow.graph import (
+    CONSTANT,
+    IN_PLACE_OPERATORS,
+    OWN,
+    add_node,
+    is_of_python,
+    is_of_user,
+    modules_by_path,
+    to_meta,
+)
+from fxgrow.layers import (
+    ask_grad,
+    has_form,
+    keep,
+    leave_autocast,
+    restore_grad,
+    rng_state,
+    seeded_generator,
+    set_autocast,
+    set_grad,
+    set_rng_state,
+    set_seed,
+)
+from fxgrow.tracing.autocast import cast
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Number, plain, remember
 
@@ -43,7 +65,7 @@ FACTS = {"dtype", "layout", "is_sparse", "is_quantized", "is_nested", "names", "
 OF_GRADIENTS = {"requires_grad", "grad_fn", "is_leaf"}
 TYPES = {"is_floating_point", "is_complex", "is_signed"}  # questions about the type of a tensor
 PLACES = {"device", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xla", "is_xpu"}
-RANDOM = {"rand", "randint", "randn", "randperm"}
+RANDOM = {"rand", "randint", "randn", "randperm", "rng_state"}
 CONSTRUCTORS = device_constructors()
 OPERATORS = {name: getattr(operator, name) for name in (
     "add", "sub", "mul", "matmul", "floordiv", "eq", "ne", "lt", "le", "gt", "ge", "getitem", "setitem", "invert", "neg",
@@ -58,11 +80,17 @@ NESTED = (tuple, list, dict, slice)
 LITERALS = (type(None), bool, str, int, float, complex, torch.dtype, torch.layout, torch.memory_format, type(Ellipsis))
 PLAIN = frozenset(LITERALS)
 WITHOUT_DATA = ": compute it for all (torch.where, a product with a mask), or pass the submodule that does the work instead"
+UNSEEN = "a tensor is used that was computed where nothing can be seen (torch.func, scripted code, an extension)"
 FROZEN = ("TorchScript made it, and there are numbers in its code (torch.jit.freeze): put the module in its place that it "
           "was made from")
 
 
+SEEDED = ": make it there, by torch.Generator().manual_seed(...), or pass the noise as an input, or keep it in a buffer"
 NOISE = ": pass the noise as an input, or keep it in a buffer"  # what to do in place of drawing the same at each call
+APART = ": give that code a module of its own, which stays as it is"
+ALIKE = ": do the same whether they are or not"
+GENERATOR = torch.Generator
+AROUND = ": switch it on around the call of the model"
 
 
 def line_of(frame: FrameType | None) -> str:
@@ -81,7 +109,7 @@ def line_of_user() -> str:
 
 def _frame_of_user() -> FrameType | None:
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not is_of_user(frame.f_code.co_filename):
+    while frame is not None and (not is_of_user(frame.f_code.co_filename) or is_of_python(frame.f_code.co_filename)):
         if frame.f_code is Recorder.watch.__code__:
             return None
         frame = frame.f_back
@@ -151,6 +179,7 @@ class Recorder(TorchFunctionMode):
         self.asks_gradients: LeafNeeded | None = None  # what is said if it does something else where none are wanted
         self.denies_gradients = False  # whether it is told that none are wanted
         self.switched: list[tuple[Node, bool]] = []  # where it switched them, and how they were before
+        self.autocast: list[Node] = []  # where it switched autocast, and has not switched back yet
         self.compiling: set[str] = set()  # the modules that are told, when they ask, that they are compiled
         self.asked_compiling: set[str] = set()
         self.uncached: list[tuple[dict, str, Any]] = []  # functions that are called without their caches, and where
@@ -163,6 +192,7 @@ class Recorder(TorchFunctionMode):
         self.hooks: list[tuple[str | None, Any]] = []  # that are registered: where (None: in a leaf), and what removes them
         self.caught: LeafNeeded | None = None  # what is said if the forward goes on after an error of torch
         self.set_up: dict[str, LeafNeeded] = {}  # what the forward may change, since later calls do the same with it
+        self.keeps: list[Any] = []  # what the forward keeps as attributes, where the graph keeps it too
         self.of_caches: list[tuple[Number, LeafNeeded]] = []  # sizes that the forward remembers: its caches hold for them
         self.free_of_data: dict[Node, bool] = {}  # whether nodes are computed from sizes and constants alone
         self.of_leaves: set[Node] = set()  # leaves that give more than tensors, and numbers computed from theirs
@@ -232,6 +262,12 @@ class Recorder(TorchFunctionMode):
             self.of_leaves.add(node)
         return remember(result, node, self)
 
+    def keep(self, path: str, name: str) -> None:
+        """Write down that a module keeps what it holds under a name."""
+        self.stack = [path]
+        value = self.argument(vars(self.root.get_submodule(path))[name])
+        self.emit("call_function", keep, (path, name, value, True), {})
+
     def stop(self, reason: str, advice: str = "") -> LeafNeeded:
         """Return what stops the recording: the module whose code runs has to be kept as it is."""
         line = line_of_user() if self.listening else ""
@@ -280,8 +316,10 @@ class Recorder(TorchFunctionMode):
             return a
         if isinstance(a, range):
             return list(a)
+        if isinstance(a, GENERATOR) and id(a) in self.known:
+            return self.node_of(self.known[id(a)])
         raise self.stop(f"a {type(a).__name__} is passed on, which has no place in a graph,",
-                        NOISE if isinstance(a, torch.Generator) else "")
+                        SEEDED if isinstance(a, GENERATOR) else APART)
 
     def _from_outside(self, tensor: Tensor) -> Node:
         """Return the node that reads a tensor of the model, or one that was there before.
@@ -295,7 +333,7 @@ class Recorder(TorchFunctionMode):
                 raise self.stop("it uses a parameter that is none of the model's",
                                 " (a forward that was replaced, a module in a list): make it one")
             if tensor.is_meta:
-                raise self.stop("a tensor is used that was computed where nothing can be seen (scripted code, an extension)")
+                raise self.stop(UNSEEN, APART)
             name = self._constant(tensor)
             self.outside[id(tensor)] = to_meta(tensor)
         node = self.emit("get_attr", name, (), {})
@@ -383,7 +421,7 @@ class Recorder(TorchFunctionMode):
             return self._place(name, tensor)
         if name in FACTS:
             if name in OF_GRADIENTS and not isinstance(tensor, nn.Parameter) and line_of_user():
-                raise self.stop(f"its forward asks whether gradients are wanted ({name})")
+                raise self.stop(f"its forward asks whether gradients are wanted ({name})", ALIKE)
             if name == "dtype":
                 self._read_type(tensor)
             return func(tensor)
@@ -400,7 +438,7 @@ class Recorder(TorchFunctionMode):
         if name != "device":
             return name == f"is_{self.device.type}"
         device = torch.device(str(self.device))
-        self.know(device, self.emit("call_function", getattr, (self.argument(tensor), "device"), {}))
+        self.know(device, Element(self.argument(tensor), "device", getattr))
         return device
 
     def _call(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
@@ -430,7 +468,8 @@ class Recorder(TorchFunctionMode):
         """Insist that what is written to is no part of a tensor that lies outside of the model."""
         memory = {storage_of(t) for t in self.outside.values()}
         if memory and not memory.isdisjoint(map(storage_of, tensors_in(self.torch_form((written,))))):
-            raise self.stop("its forward writes to a tensor that is neither a parameter nor a buffer")
+            raise self.stop("its forward writes to a tensor that is neither a parameter nor a buffer",
+                            ": register it as a buffer")
 
     @staticmethod
     def graph_reads(args: Any, kwargs: Any) -> bool:
@@ -453,8 +492,10 @@ class Recorder(TorchFunctionMode):
         args, kwargs = self.torch_form(args), self.torch_form(kwargs)
         if func in CONSTRUCTORS or type(kwargs.get("device")) in (str, int):
             kwargs["device"] = "meta"
+        if "generator" in kwargs:
+            kwargs["generator"] = None  # nothing is drawn here
         try:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
         except NotImplementedError as error:
             name = getattr(func, "__name__", str(func)).strip("_")
             raise self.stop(f"the shape of what {name} gives depends on the data of a tensor", WITHOUT_DATA) from error
@@ -462,6 +503,48 @@ class Recorder(TorchFunctionMode):
             name = getattr(func, "__name__", str(func)).strip("_")
             self.caught = self.stop(f"its forward goes on where {name} raises an error, perhaps for some sizes alone,")
             raise
+        return out if func in CONSTRUCTORS or not self.autocast else self._cast(out, func, args, kwargs)
+
+    def _cast(self, out: Any, function: Callable, args: tuple, kwargs: dict) -> Any:
+        """Return a result in the types that autocast gives it, where it is on.
+
+        Raises:
+            LeafNeeded: these are not known.
+        """
+        if not torch.is_autocast_enabled(self.device.type):
+            return out
+        try:
+            return cast(out, function, args, kwargs, self.device.type)
+        except Exception as error:
+            raise self.stop("its forward switches autocast on", AROUND) from error
+
+    def enter_autocast(self, context: torch.autocast) -> None:
+        """Write down that autocast is switched."""
+        how: Any = context
+        given = how.device, how.fast_dtype, how._cache_enabled, how._enabled
+        self.autocast.append(self.emit("call_function", set_autocast, given, {}))
+
+    def leave_autocast(self) -> None:
+        """Write down that autocast is switched back."""
+        self.emit("call_function", leave_autocast, (self.autocast.pop(),), {})
+
+    def seed(self, seed: Any) -> torch.Generator:
+        """Write down that random numbers begin at a seed; here they do not."""
+        self.emit("call_function", set_seed, (self.argument(seed),), {})
+        return torch.default_generator
+
+    def seed_generator(self, generator: torch.Generator, seed: Any) -> None:
+        """Write down that a generator begins at a seed."""
+        node = self.emit("call_function", seeded_generator, (str(generator.device), self.argument(seed)), {})
+        self.know(generator, node)
+
+    def rng_state(self) -> Tensor:
+        """Write down that the state of random numbers is asked for."""
+        return self._emitted("call_function", rng_state, (), {}, to_meta(rng_state()))
+
+    def set_rng_state(self, state: Tensor) -> None:
+        """Write down that random numbers go on from a state; here they do not."""
+        self.emit("call_function", set_rng_state, (self.argument(state),), {})
 
     def _notice_counts(self, what: str) -> None:
         """Take down what is said if anything depends on how many positions there are, of the first call that has such."""
@@ -472,7 +555,7 @@ class Recorder(TorchFunctionMode):
     def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
         """Call a module that is kept as it is."""
         known = type(module).__module__.startswith("torch.nn")
-        return self._unseen("call_module", path, functools.partial(call, module), args, kwargs, known)
+        return self._unseen("call_module", path, functools.partial(call, module), args, kwargs, known, module)
 
     def _insist_on_words(self, node: Node, out: Any) -> None:
         """Let what a leaf gives besides tensors, which may depend on its state, be checked at each call."""
@@ -488,8 +571,9 @@ class Recorder(TorchFunctionMode):
         """Call a function with a backward of its own: one node, which keeps it."""
         return self._unseen("call_function", apply, apply, args, {})
 
-    def _unseen(self, kind: str, target: Any, call: Callable, args: tuple, kwargs: dict, known: bool = False) -> Any:
-        """Write a call down as one node, whatever is done in it; only what is `known` says on which device."""
+    def _unseen(self, kind: str, target: Any, call: Callable, args: tuple, kwargs: dict, known: bool = False,
+                module: nn.Module | None = None) -> Any:
+        """Write a call (of a module) down as one node, whatever is done in it; only what is `known` says on which device."""
         node_args, node_kwargs = self.arguments(args, kwargs)
         self.listening = False
         try:
@@ -498,6 +582,8 @@ class Recorder(TorchFunctionMode):
                 given = *args, *kwargs.values()
                 before = contents_of(given)
                 out, _ = with_some(lambda: call(*args, **kwargs), self.counts)
+                if self.autocast:
+                    out = self._cast(out, module or call, args, kwargs)
         finally:
             self.listening = True
         self._notice_counts(str(target))
@@ -530,7 +616,10 @@ class Recorder(TorchFunctionMode):
                 raise LeafNeeded(path, describe(error)) from error
         self.stack.append(path)
         try:
-            return call(module, *args, **kwargs)
+            out = call(module, *args, **kwargs)
+            if isinstance(out, Tensor) and out.is_meta and id(out) not in self.known and id(out) not in self.names:
+                raise self.stop(UNSEEN, APART)
+            return out
         except Exception as error:
             if not path:
                 raise
@@ -718,8 +807,17 @@ def _to(recorder: Recorder, func, name, args, kwargs) -> Any:
 
 def _refused(what: str) -> Callable:
     def refuse(recorder: Recorder, func, name, args, kwargs) -> Any:
-        raise recorder.stop(what)
+        raise recorder.stop(what, APART)
     return refuse
+
+
+def _copied(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Write a deep copy down, of the numbers alone."""
+    tensor = args[0]
+    if not (id(tensor) in recorder.known or id(tensor) in recorder.names):
+        return func(*args, **kwargs)
+    detached = recorder._call(Tensor.detach, "detach", (tensor,), {})
+    return recorder._call(Tensor.clone, "clone", (detached,), {})
 
 
 def _grad_mode(recorder: Recorder, func, name, args, kwargs) -> None:
@@ -753,7 +851,7 @@ def _switch(recorder: Recorder, args: tuple) -> None:
 def _set_attribute(recorder: Recorder, func, name, args, kwargs) -> None:
     """Write down that gradients of a tensor are asked for, as checkpoints need them; nothing else may be set."""
     if func.__self__ is not Tensor.requires_grad or args[1] is not True or isinstance(args[0], nn.Parameter):
-        raise recorder.stop("its forward sets an attribute of a tensor")
+        raise recorder.stop("its forward sets an attribute of a tensor", APART)
     recorder.emit("call_function", ask_grad, (recorder.argument(args[0]), True), {})
 
 
@@ -761,10 +859,10 @@ SPECIAL: dict[str, Callable] = {
     "split": _parts, "chunk": _parts, "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert,
     "cpu": _moved, "cuda": _moved, "to": _to, "is_contiguous": _question, "_set_grad_enabled": _grad_mode,
     "get_device": _device_number, **dict.fromkeys(("full", "new_full", "full_like"), _filled),
-    "__set__": _set_attribute,
+    "__set__": _set_attribute, "__deepcopy__": _copied,
     "requires_grad_": _refused("its forward asks for gradients of a tensor"),
     **dict.fromkeys(("backward", "grad"), _refused("its forward computes gradients")),
-    **dict.fromkeys(("__repr__", "__format__", "__hash__", "__deepcopy__", "has_names",
+    **dict.fromkeys(("__repr__", "__format__", "__hash__", "has_names",
                      "_record_function_enter_new", "_record_function_exit._RecordFunction"), _fact)}
 
 

@@ -80,11 +80,14 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
             with state.sizes_of_plain_type():
                 out = _run(recorder, given, named)
             set_up = _check_state(recorder, state, out)
-            if recorder.switched:
-                raise LeafNeeded("", "its forward switches gradients off or on and not back again")
+            if recorder.switched or recorder.autocast:
+                what = "gradients" if recorder.switched else "autocast"
+                raise LeafNeeded("", f"its forward switches {what} off or on and not back again")
             if draws() != seeds:
                 raise LeafNeeded("", "its forward draws random numbers of Python or NumPy, which no graph does: "
                                      "draw them with torch")
+            for change in recorder.keeps:
+                recorder.keep(change.path, change.name)
             recorder.stack = [""]
             recorder.emit("output", "output", (_output(recorder, out),), {})
         if list(set_up) != list(recorder.set_up):
@@ -111,6 +114,8 @@ def _insist_on_repeats(recorder: Recorder, repeats: Callable[[], bool]) -> None:
     """
     if recorder.of_caches and not repeats():
         raise recorder.of_caches[0][1]
+    if recorder.keeps and not repeats():
+        raise _words_of(recorder.root, recorder.keeps[0])
     if recorder.remembering and not repeats():
         raise LeafNeeded("", f"its forward does something else at the second call, since {recorder.remembering[0]} "
                              "remembers the first")
@@ -181,6 +186,8 @@ def _check_state(recorder: Recorder, state: State, output: Any) -> dict[str, Lea
         elif all(_is_cache(recorder, v) or _is_size(recorder, v) for v in change.news):
             sizes = [v for v in tree_leaves(change.news) if isinstance(v, Number)]
             recorder.of_caches += [(size, _words_of(recorder.root, change)) for size in sizes]
+        elif _can_be_kept(recorder, change):
+            recorder.keeps.append(change)
         else:
             news = [v if type(v) in LITERALS else type(v) for v in change.news]
             set_up[f"{change.path} {change.what} {news}"] = _refusal(recorder.root, change)
@@ -188,6 +195,20 @@ def _check_state(recorder: Recorder, state: State, output: Any) -> dict[str, Lea
         if place is not None and handle.id in (handle.hooks_dict_ref() or ()):
             set_up[f"{place} hook {i}"] = LeafNeeded(place, "its forward registers a hook that stays")
     return set_up
+
+
+def _can_be_kept(recorder: Recorder, change: Change) -> bool:
+    """Tell whether the value of a changed attribute is made of tensors of the graph, which keeps it as the forward does."""
+    value = vars(recorder.root.get_submodule(change.path)).get(change.name)
+
+    def holds(held: Any) -> bool:
+        if type(held) in (tuple, list):
+            return all(map(holds, held))
+        if type(held) is dict:
+            return all(type(key) is str for key in held) and all(map(holds, held.values()))
+        return id(held) in recorder.known if type(held) is Tensor else isinstance(held, (Number, *LITERALS))
+
+    return tree_any(lambda v: isinstance(v, Tensor), value) and holds(value)
 
 
 def _is_kept(recorder: Recorder, path: str) -> bool:

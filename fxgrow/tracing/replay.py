@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
+from fxgrow.aten import tree_leaves
 from fxgrow.tracing.leaves import LeafNeeded
 from fxgrow.tracing.recorder import NESTED, Guard, Recorder, line_of_user
 from fxgrow.tracing.recording import record_once, without_data
@@ -212,7 +213,8 @@ class SecondCall(_Shorter):
 
     def __init__(self, recording: Recorder):
         super().__init__(recording)
-        self.known = dict(recording.known)
+        of_data = {id(t) for change in recording.keeps for t in tree_leaves(change.news)}
+        self.known = {key: origin for key, origin in recording.known.items() if key not in of_data}
         self.kept = {n for n in recording.events if n.op != "output" and without_data(recording, n)}
         for size, _ in recording.of_caches:
             size.recorder = _Over()

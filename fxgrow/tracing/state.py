@@ -28,10 +28,14 @@ LARGE = 10_000  # containers with more in them are tables that nobody writes to 
 
 @dataclass
 class Change:
-    """Something that a forward changed: of the module at `path`, in words, and the values that are new."""
+    """Something that a forward changed: of the module at `path`, in words, and the values that are new.
+
+    name: of the attribute, if it is one.
+    """
     path: str
     what: str
     news: list[Any]
+    name: str = ""
 
 
 class State:
@@ -95,7 +99,7 @@ class State:
                     continue
                 news = list(self._news(before.get(name, self), now.get(name, self), DEPTH))
                 if news:
-                    yield Change(path, f"its attribute {name!r}", news)
+                    yield Change(path, f"its attribute {name!r}", news, name)
         yield from self._changes_outside()
 
     def _changes_outside(self) -> Iterator[Change]:
@@ -118,7 +122,7 @@ class State:
     def _news(self, before: Any, now: Any, depth: int) -> Iterator[Any]:
         """Yield the values that are new in one that is `now`."""
         if before is not now:
-            if not (type(before) is type(now) and type(now) in (bool, int, float, str, tuple) and before == now):
+            if not _alike(before, now):
                 yield now
         elif depth and id(now := _container(now)) in self.contents:
             (_, contents), now = self.contents[id(now)], _copy(now)
@@ -179,6 +183,15 @@ class State:
                 cached.cache_clear()
         for value, contents in self.contents.values():
             _put_back(value, contents)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Tell whether two plain values are equal, or two tuples that hold equal ones or the same objects."""
+    if a is b or type(a) is not type(b):
+        return a is b
+    if type(a) is tuple:
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return type(a) in (bool, int, float, str) and a == b
 
 
 def draws() -> tuple:

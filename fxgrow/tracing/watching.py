@@ -9,17 +9,31 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
 from fxgrow.aten import Shapes
 from fxgrow.graph import any_batch_size, is_of_user, without_fast_path
 from fxgrow.layers import Applied
-from fxgrow.tracing.recorder import NOISE, Recorder
+from fxgrow.tracing.recorder import ALIKE, APART, NOISE, Recorder
 from fxgrow.tracing.sizes import FUNCTIONS, Number
+
+
+class Patch:
+    """Hold another value under a name of a module or class inside."""
+
+    def __init__(self, place: Any, name: str, value: Any):
+        self.place, self.name, self.value = place, name, value
+
+    def __enter__(self) -> None:
+        self.own = vars(self.place).get(self.name, self)
+        setattr(self.place, self.name, self.value)
+
+    def __exit__(self, *_: Any) -> None:
+        delattr(self.place, self.name) if self.own is self else setattr(self.place, self.name, self.own)
 
 
 class _Mode:
@@ -40,7 +54,7 @@ class _Mode:
         if self.recorder.listening and "training" in vars(module):
             self.recorder.reads_training = True  # in the other mode it may be a switch
             if vars(module)["training"] != value:
-                raise self.recorder.stop("its forward switches between train and eval mode")
+                raise self.recorder.stop("its forward switches between train and eval mode", ": do it outside")
         vars(module)["training"] = value
 
 
@@ -69,6 +83,9 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         return recorder.enter(call, module, args, kwargs) if ours() else call(module, *args, **kwargs)
 
     def apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if ours() and cls is CheckpointFunction:  # the graph computes the same without checkpoints
+            function, _, *given = args
+            return function(*given)
         return recorder.function(Applied(cls), args) if ours() else apply.__get__(None, cls)(*args, **kwargs)
 
     def call_script(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -92,25 +109,18 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     def of_number(function: Callable) -> Callable:
         return lambda *xs: recorder.arithmetic(function, xs) if len(xs) == 1 and isinstance(xs[0], Number) else function(*xs)
 
-    return [patch.object(nn.Module, "__call__", enter),
-            *(patch.object(math, name, of_number(function)) for name, function in FUNCTIONS.items()),
-            patch.object(torch.autograd.Function, "apply", classmethod(apply_function), create=True),
-            patch.object(torch.jit.ScriptFunction, "__call__", call_script),
-            patch.object(torch.compiler, "is_compiling", is_compiling), patch.object(builtins, "len", length),
-            patch.object(RemovableHandle, "__init__", hook),
-            patch.object(nn.modules.transformer, "_detect_is_causal_mask", _is_causal)]
+    return [Patch(nn.Module, "__call__", enter),
+            *(Patch(math, name, of_number(function)) for name, function in FUNCTIONS.items()),
+            Patch(torch.autograd.Function, "apply", classmethod(apply_function)),
+            Patch(torch.jit.ScriptFunction, "__call__", call_script),
+            Patch(torch.compiler, "is_compiling", is_compiling), Patch(builtins, "len", length),
+            Patch(RemovableHandle, "__init__", hook),
+            Patch(nn.modules.transformer, "_detect_is_causal_mask", _is_causal)]
 
 
 def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     """Return the patches of contexts, seeds, and the question whether gradients are wanted."""
-    autocast, switched = torch.autocast.__enter__, torch.set_grad_enabled.__enter__
-
-    def enter_autocast(context: Any) -> Any:
-        if ours() and (context._enabled or torch.is_autocast_enabled(context.device)):
-            put_in = " (of a model that accelerate has prepared: accelerator.unwrap_model(model, keep_fp32_wrapper=False))"
-            raise recorder.stop("its forward switches autocast on", ": switch it on around the call of the model" +
-                                put_in * ("forward" in vars(recorder.root)))
-        return autocast(context)
+    switched = torch.set_grad_enabled.__enter__
 
     def enter_switched(context: Any) -> None:
         if not ours():  # else it was switched where the context was made
@@ -119,19 +129,88 @@ def _switches(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     def wants_gradients() -> bool:
         if not recorder.listening or not is_of_user(sys._getframe(1).f_code.co_filename):
             return recorder.grad
-        recorder.asks_gradients = recorder.asks_gradients or recorder.stop("its forward asks whether gradients are wanted")
+        recorder.asks_gradients = recorder.asks_gradients or recorder.stop("its forward asks whether gradients are wanted",
+                                                                              ALIKE)
         return recorder.grad and not recorder.denies_gradients
 
     gradients, backward = "its forward computes gradients", torch.autograd.backward
-    seeds = "its forward sets the seed of random numbers", NOISE
-    return [patch.object(torch.autocast, "__enter__", enter_autocast),
-            *_inference(recorder, ours),
-            patch.object(torch.set_grad_enabled, "__enter__", enter_switched),
-            patch.object(torch.autograd, "backward", _listening(recorder, "backward", backward, gradients)),
-            patch.object(torch, "is_grad_enabled", wants_gradients),
-            *(patch.object(place, name, _listening(recorder, name, getattr(place, name), *seeds))
-              for place, names in ((torch, ("manual_seed", "seed", "set_rng_state")),
-                                   (torch.random, ("manual_seed", "fork_rng", "set_rng_state"))) for name in names)]
+    return [*_autocast(recorder, ours), *_inference(recorder, ours),
+            Patch(torch.set_grad_enabled, "__enter__", enter_switched),
+            Patch(torch.autograd, "backward", _listening(recorder, "backward", backward, gradients, APART)),
+            Patch(torch, "is_grad_enabled", wants_gradients)]
+
+
+def _seeds(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
+    """Return the patches of seeds and states of random numbers: the CPU's are written down, others stop the recording."""
+    def patched(name: str, write_down: Callable) -> Iterator[Any]:
+        plain_function = getattr(torch, name)
+
+        def call(*args: Any) -> Any:
+            told = ours() and _is_of_random(sys._getframe(1))
+            return write_down(*args) if told else plain_function(*args)
+        return (Patch(place, name, call) for place in (torch, torch.random))
+
+    def stops(place: Any, name: str) -> Any:
+        plain_function = getattr(place, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if ours() and _is_of_random(sys._getframe(1)) and (place is torch or recorder.device.type == "cuda"):
+                raise recorder.stop("its forward sets the seed of random numbers", NOISE)
+            return plain_function(*args, **kwargs)
+        return Patch(place, name, call)
+
+    return [Patch(Generator, "recorder", recorder), Patch(torch, "Generator", Generator),
+            *patched("manual_seed", recorder.seed), *patched("get_rng_state", recorder.rng_state),
+            *patched("set_rng_state", recorder.set_rng_state), stops(torch, "seed"),
+            *(stops(torch.cuda, name) for name in ("manual_seed", "manual_seed_all", "get_rng_state", "set_rng_state"))]
+
+
+class Generator(torch.Generator):
+    """A generator whose seed is written down by `recorder`; what else is done with its state is not followed."""
+    recorder: Recorder
+
+    def manual_seed(self, seed: int) -> torch.Generator:
+        """Begin at a seed."""
+        if self.recorder.listening:
+            self.recorder.seed_generator(self, seed)
+        return super().manual_seed(seed)
+
+    def set_state(self, state: Any) -> Any:
+        """Go on from a state."""
+        self.recorder.known.pop(id(self), None)  # it is at no seed any more
+        return super().set_state(state)
+
+    def seed(self) -> int:
+        """Begin anywhere."""
+        self.recorder.known.pop(id(self), None)
+        return super().seed()
+
+
+def _is_of_random(frame: Any) -> bool:
+    """Tell whether code is the user's, or what forks the random numbers for it; checkpoints do it for themselves."""
+    return is_of_user(frame.f_code.co_filename) or frame.f_code.co_filename == torch.random.__file__
+
+
+def _autocast(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
+    """Return the patches of autocast: where it is switched and back is written down."""
+    enter, leave = torch.autocast.__enter__, torch.autocast.__exit__
+
+    def enter_autocast(context: Any) -> Any:
+        if ours():
+            recorder.enter_autocast(context)
+        return enter(context)
+
+    def leave_autocast(context: Any, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
+        try:
+            if ours() and (exc_value is None or isinstance(exc_value, Exception)):
+                recorder.leave_autocast()
+        except BaseException as stop:  # a replay expected something else, which the error kept from happening
+            raise exc_value or stop from None
+        finally:
+            leave(context, exc_type, exc_value, traceback)
+
+    return [Patch(torch.autocast, "__enter__", enter_autocast),
+            Patch(torch.autocast, "__exit__", leave_autocast)]
 
 
 def _inference(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
@@ -153,9 +232,9 @@ def _inference(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         else:
             leave(context, exc_type, exc_value, traceback)
 
-    return [patch.object(torch, "is_inference_mode_enabled", lambda: modes[-1] if modes and ours() else is_on()),
-            patch.object(torch.inference_mode, "__enter__", enter_inference),
-            patch.object(torch.inference_mode, "__exit__", __exit__)]
+    return [Patch(torch, "is_inference_mode_enabled", lambda: modes[-1] if modes and ours() else is_on()),
+            Patch(torch.inference_mode, "__enter__", enter_inference),
+            Patch(torch.inference_mode, "__exit__", __exit__)]
 
 
 @contextlib.contextmanager
@@ -167,7 +246,7 @@ def watched(recorder: Recorder) -> Iterator[None]:
         return recorder.listening and threading.get_ident() == thread
 
     with contextlib.ExitStack() as stack:
-        for each in (*_calls(recorder, ours), *_switches(recorder, ours)):
+        for each in (*_calls(recorder, ours), *_switches(recorder, ours), *_seeds(recorder, ours)):
             stack.enter_context(each)
         nn.Module.training = _Mode(recorder)  # type: ignore[assignment]
         stack.callback(delattr, nn.Module, "training")

@@ -6,6 +6,7 @@ what must become of them (tests/fxgrow/tracing/test_habits.py).
 import collections
 import contextlib
 import contextvars
+import copy
 import dataclasses
 import functools
 import itertools
@@ -236,12 +237,13 @@ within("grad_enabled", lambda: torch.set_grad_enabled(True))
 within("enable_grad", torch.enable_grad)
 within("inference_mode", torch.inference_mode, **MAY_REFUSE)
 within("autocast_off", lambda: torch.autocast("cpu", enabled=False))
-within("autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16), **MAY_REFUSE)
+within("autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
 within("on_device", lambda: torch.device("cpu"))
 within("record_function", lambda: torch.profiler.record_function("part"))
 within("warnings", warnings.catch_warnings)
 within("null", contextlib.nullcontext)
 within("anomaly", lambda: torch.autograd.set_detect_anomaly(False))
+within("autocast_in_training", lambda: torch.autocast("cpu", torch.bfloat16, enabled=torch.is_grad_enabled()), **MAY_REFUSE)
 within("sdpa_kernel", lambda: torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
 add("decorated_no_grad", torch.no_grad()(lambda self, h: h * 2), **MAY_REFUSE)
 
@@ -255,6 +257,16 @@ class ContextsMayBeRefused:
         torch.set_grad_enabled(before)
         return h - mean
 
+    def default_dtype(self, h):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        shift = torch.ones(1) / 3
+        torch.set_default_dtype(before)
+        return h + shift
+
+
+@habits()
+class Seeds:
     def seeded(self, h):
         torch.manual_seed(5)
         return h + torch.rand(h.shape[0], 1, 1, dtype=h.dtype)
@@ -268,12 +280,12 @@ class ContextsMayBeRefused:
         generator = torch.Generator().manual_seed(3)
         return h * torch.rand(h.shape[0], 1, 1, dtype=h.dtype, generator=generator)
 
-    def default_dtype(self, h):
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        shift = torch.ones(1) / 3
-        torch.set_default_dtype(before)
-        return h + shift
+    def seeded_by_a_size(self, h):
+        state = torch.get_rng_state()
+        torch.manual_seed(h.shape[1])
+        noise = torch.rand(h.shape[0], 1, 1, dtype=h.dtype)
+        torch.set_rng_state(state)
+        return h + noise
 
 
 step("python_random", lambda h: h * random.random(), **MAY_REFUSE)
@@ -441,6 +453,31 @@ class StateMayBeRefused:
     def keeps_last_size(self, h):
         self.last = h.shape[1]
         return h / self.last
+
+
+@habits()
+class Keeps:
+    @having(last=lambda: None)
+    def keeps_what_it_computed(self, h):
+        self.last = h.softmax(1).sum(-1)
+        return h * 2
+
+    @having(kept=dict)
+    def keeps_some_in_a_dict(self, h):
+        self.kept["mean"], self.kept["parts"] = h.mean(), [h[..., 0], (h.sum(-1), "sum")]
+        return h * 2
+
+    @having(loss=lambda: None)
+    def keeps_a_loss_in_training(self, h):
+        if self.training:
+            self.loss = (h ** 2).mean()
+        return h * 2
+
+    @having(inner=lambda: nn.Linear(WIDTH, WIDTH))
+    def checkpoints_where_gradients_are_wanted(self, h):
+        if self.training and torch.is_grad_enabled():
+            return torch.utils.checkpoint.checkpoint(self.inner, h, use_reentrant=False)
+        return self.inner(h)
 
 
 @habits()
@@ -827,7 +864,9 @@ step("own_backward", lambda h: Turned.apply(h, 0.7))
 step("straight_through", lambda h: h + StraightThrough.apply(h))
 step("scripted_function", scripted)
 step("vmapped", torch.vmap(lambda row: row * 2 + row.sum(0, keepdim=True)), **ONLY_AS_PART)
-step("checkpointed", lambda h: torch.utils.checkpoint.checkpoint(torch.tanh, h, use_reentrant=False), **ONLY_AS_PART)
+step("checkpointed", lambda h: torch.utils.checkpoint.checkpoint(torch.tanh, h, use_reentrant=False))
+step("checkpointed_reentrant", lambda h: torch.utils.checkpoint.checkpoint(torch.tanh, h, use_reentrant=True))
+step("deep_copy", lambda h: h - copy.deepcopy(h.detach()).mean(1, keepdim=True))
 step("einsum", lambda h: torch.einsum("bld,bmd->blm", h, h) @ h)
 step("layer_made_here", lambda h: nn.ReLU()(nn.Identity()(h)))
 step("attention",

@@ -220,10 +220,10 @@ def test_a_buffer_that_is_given_out_or_shared_is_not_written_to():
 
 
 @pytest.mark.parametrize("habit, said", [
-    (lambda self, x: setattr(self, "last", x * 2) or x, "changes its attribute 'last'.* forward hook"),
-    (lambda self, x: torch.manual_seed(0) and x + torch.rand_like(x), "sets the seed .* keep it in a buffer"),
+    (lambda self, x: setattr(self, "last", collections.OrderedDict(a=x * 2)) or x, "its attribute 'last'.* forward hook"),
+    (lambda self, x: torch.seed() and x + torch.rand_like(x), "sets the seed .* keep it in a buffer"),
     (lambda self, x: x + torch.rand(4, generator=torch.Generator()), "a Generator is passed on.* keep it in a buffer"),
-    (lambda self, x: torch.autocast("cpu", torch.bfloat16)(torch.sin)(x), "autocast on at .* around the call")])
+    (lambda self, x: torch.autocast("cpu").__enter__() and torch.sin(x), "switches autocast .* not back again")])
 def test_what_is_said_of_habits_that_no_graph_has(habit, said):
     with pytest.raises(CaptureError, match=said):
         fxgrow.capture(traced(habit), X)
