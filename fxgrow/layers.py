@@ -60,11 +60,12 @@ def ask_grad(tensor: Tensor, asked: bool | None) -> None:
 
 
 @has_side_effect
-def set_autocast(device: str, dtype: torch.dtype, caches: bool, enabled: bool | None) -> torch.autocast | None:
+def set_autocast(device: str | torch.device, dtype: torch.dtype | None, caches: bool,
+                 enabled: bool | None) -> torch.autocast | None:
     """Switch autocast from here on (`enabled` None: leave it as it is), and return what `leave_autocast` undoes."""
     if enabled is None:
         return None
-    context = torch.autocast(device, dtype, enabled, caches)
+    context = torch.autocast(torch.device(device).type, dtype, enabled, caches)
     context.__enter__()
     return context
 

@@ -234,6 +234,9 @@ FOLLOWED = {
         ! evolve-report run -o made.html
         once {SEARCH} -o search
         evolve-report search -o made.html""",
+    "searches compare classifiers": f"""
+        ! {SEARCH} --data targets.npz -o search2
+        train advised:classifier --data targets.npz --steps 4""",
     "`fxgrow experiment --list` lists them": """
         ! experiment
         experiment --list""",
@@ -261,6 +264,7 @@ UNREACHED = {
     "so its filters cannot be drawn": "of an experiment",
     "neighbours of this network were found": "of an experiment",
     "is a run with other settings": "of an experiment",
+    "norm_topk_prob=true": "folders of transformers: tests/passes/into/test_mixtures.py",
     "cannot be written to": "of an experiment",
     "cannot be had": "where there is no network",
 }
@@ -362,6 +366,8 @@ def folder(tmp_path_factory):
         (folder / "empty").mkdir()
         (folder / "wrong.toml").write_text('model = "advised:classifier"\nstepz = 3\n')
         np.savez("data.npz", images=np.random.default_rng(0).random((96, 1, 8, 8), np.float32), labels=np.arange(96) % 4)
+        np.savez("targets.npz", images=np.random.default_rng(0).random((96, 1, 8, 8), np.float32),
+                 targets=np.random.default_rng(1).random((96, 4), np.float32))
         yield folder
 
 

@@ -180,6 +180,7 @@ class Recorder(TorchFunctionMode):
         self.denies_gradients = False  # whether it is told that none are wanted
         self.switched: list[tuple[Node, bool]] = []  # where it switched them, and how they were before
         self.autocast: list[Node] = []  # where it switched autocast, and has not switched back yet
+        self.place: torch.device | None = None  # that of a tensor, as the forward was last told it
         self.compiling: set[str] = set()  # the modules that are told, when they ask, that they are compiled
         self.asked_compiling: set[str] = set()
         self.uncached: list[tuple[dict, str, Any]] = []  # functions that are called without their caches, and where
@@ -439,6 +440,7 @@ class Recorder(TorchFunctionMode):
             return name == f"is_{self.device.type}"
         device = torch.device(str(self.device))
         self.know(device, Element(self.argument(tensor), "device", getattr))
+        self.place = device
         return device
 
     def _call(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
@@ -519,10 +521,14 @@ class Recorder(TorchFunctionMode):
             raise self.stop("its forward switches autocast on", AROUND) from error
 
     def enter_autocast(self, context: torch.autocast) -> None:
-        """Write down that autocast is switched."""
+        """Write down that autocast is switched; a type that is not given is that of the device.
+
+        Where the forward has asked where a tensor is, and this is the same kind of device, it is for the tensor's.
+        """
         how: Any = context
-        given = how.device, how.fast_dtype, how._cache_enabled, how._enabled
-        self.autocast.append(self.emit("call_function", set_autocast, given, {}))
+        asked = self.place is not None and self.place.type == how.device
+        device, dtype = self.argument(self.place) if asked else how.device, getattr(how, "given_dtype", how.fast_dtype)
+        self.autocast.append(self.emit("call_function", set_autocast, (device, dtype, how._cache_enabled, how._enabled), {}))
 
     def leave_autocast(self) -> None:
         """Write down that autocast is switched back."""

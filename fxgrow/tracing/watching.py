@@ -193,7 +193,11 @@ def _is_of_random(frame: Any) -> bool:
 
 def _autocast(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     """Return the patches of autocast: where it is switched and back is written down."""
-    enter, leave = torch.autocast.__enter__, torch.autocast.__exit__
+    make, enter, leave = torch.autocast.__init__, torch.autocast.__enter__, torch.autocast.__exit__
+
+    def make_autocast(context: Any, device_type: str, dtype: torch.dtype | None = None, *args: Any, **kwargs: Any) -> None:
+        context.given_dtype = dtype
+        make(context, device_type, dtype, *args, **kwargs)
 
     def enter_autocast(context: Any) -> Any:
         if ours():
@@ -209,7 +213,8 @@ def _autocast(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         finally:
             leave(context, exc_type, exc_value, traceback)
 
-    return [Patch(torch.autocast, "__enter__", enter_autocast),
+    return [Patch(torch.autocast, "__init__", make_autocast),
+            Patch(torch.autocast, "__enter__", enter_autocast),
             Patch(torch.autocast, "__exit__", leave_autocast)]
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import fxgrow
 from fxgrow.errors import OtherInputs
+from fxgrow.layers import set_autocast
 from fxgrow.passes import Widen
 
 HALF = torch.bfloat16
@@ -189,3 +190,22 @@ def test_what_the_next_call_reads_is_no_part_of_a_graph():
 
     with pytest.raises(fxgrow.errors.CaptureError, match="changes its attribute 'last'"):
         fxgrow.capture(Remembers(), torch.randn(2, 4))
+
+
+def by_the_device(net, x):
+    with torch.autocast(x.device.type):
+        h = net.body(x)
+    with torch.autocast("cpu", HALF):
+        return net.inner(h.to(x.dtype))
+
+
+def test_autocast_for_the_device_of_a_tensor_goes_where_the_tensor_is():
+    gm = fxgrow.capture(Net(by_the_device), torch.randn(5, 4))
+    (first, *rest), (other, *_) = (n.args for n in gm.graph.nodes if n.target is set_autocast)
+    assert first.target is getattr and first.args[1] == "device" and rest[0] is None  # the type is the device's, too
+    assert other.target is getattr  # as it may well be
+
+
+def test_autocast_for_a_device_that_is_named_stays_there():
+    gm = fxgrow.capture(Net(in_half), torch.randn(5, 4))
+    assert [n.args[:2] for n in gm.graph.nodes if n.target is set_autocast] == [("cpu", HALF)]
