@@ -61,7 +61,7 @@ def _find(spec: str, pretrained: bool, trust_pickle: bool, into: str | None, lik
     loaded = from_prefix(prefix, name, pretrained) if name and not is_file else None
     if loaded is not None:
         return loaded
-    if not is_file and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*([?:].*)?", spec, re.DOTALL):
+    if not is_file and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\?.*)?", spec, re.DOTALL):
         raise ModelError(f"{spec} is no file here{nearest_file(spec)}; MODEL is {forms()}")
     if pretrained:
         raise ModelError(f"{spec} has no DEFAULT weights: only torchvision and timm models do; pass --weights FILE")

@@ -179,7 +179,7 @@ class Recorder(TorchFunctionMode):
         self.asks_gradients: LeafNeeded | None = None  # what is said if it does something else where none are wanted
         self.denies_gradients = False  # whether it is told that none are wanted
         self.switched: list[tuple[Node, bool]] = []  # where it switched them, and how they were before
-        self.autocast: list[Node] = []  # where it switched autocast, and has not switched back yet
+        self.autocast: list[tuple[Any, Node]] = []  # the contexts of autocast that it is in, and where it went in
         self.place: torch.device | None = None  # that of a tensor, as the forward was last told it
         self.compiling: set[str] = set()  # the modules that are told, when they ask, that they are compiled
         self.asked_compiling: set[str] = set()
@@ -528,11 +528,14 @@ class Recorder(TorchFunctionMode):
         how: Any = context
         asked = self.place is not None and self.place.type == how.device
         device, dtype = self.argument(self.place) if asked else how.device, getattr(how, "given_dtype", how.fast_dtype)
-        self.autocast.append(self.emit("call_function", set_autocast, (device, dtype, how._cache_enabled, how._enabled), {}))
+        node = self.emit("call_function", set_autocast, (device, dtype, how._cache_enabled, how._enabled), {})
+        self.autocast.append((context, node))
 
-    def leave_autocast(self) -> None:
-        """Write down that autocast is switched back."""
-        self.emit("call_function", leave_autocast, (self.autocast.pop(),), {})
+    def leave_autocast(self, stopped: bool) -> None:
+        """Write down that autocast is switched back, unless the recording is at its end."""
+        _, node = self.autocast.pop()
+        if not stopped:
+            self.emit("call_function", leave_autocast, (node,), {})
 
     def seed(self, seed: Any) -> torch.Generator:
         """Write down that random numbers begin at a seed; here they do not."""

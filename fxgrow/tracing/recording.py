@@ -98,12 +98,19 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
             _insist_on_repeats(recorder, lambda: repeats(recorder, args, kwargs))
     finally:
         put_back_draws(seeds)
-        for _, handle in recorder.hooks:
-            handle.remove()
+        _undo(recorder)
         state.restore()
-        for names, name, function in recorder.uncached:
-            names[name] = function
     return recorder
+
+
+def _undo(recorder: Recorder) -> None:
+    """Switch back what a forward has switched outside of its model, and what was switched for its recording."""
+    for context, _ in reversed(recorder.autocast):
+        context.__exit__(None, None, None)
+    for _, handle in recorder.hooks:
+        handle.remove()
+    for names, name, function in recorder.uncached:
+        names[name] = function
 
 
 def _insist_on_repeats(recorder: Recorder, repeats: Callable[[], bool]) -> None:

@@ -206,8 +206,8 @@ def _autocast(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
 
     def leave_autocast(context: Any, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
         try:
-            if ours() and (exc_value is None or isinstance(exc_value, Exception)):
-                recorder.leave_autocast()
+            if ours():
+                recorder.leave_autocast(stopped=not isinstance(exc_value, Exception | None))
         except BaseException as stop:  # a replay expected something else, which the error kept from happening
             raise exc_value or stop from None
         finally:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fxgrow
-from fxgrow.errors import OtherInputs
+from fxgrow.errors import CaptureError, OtherInputs
 from fxgrow.layers import set_autocast
 from fxgrow.passes import Widen
 
@@ -190,6 +190,12 @@ def test_what_the_next_call_reads_is_no_part_of_a_graph():
 
     with pytest.raises(fxgrow.errors.CaptureError, match="changes its attribute 'last'"):
         fxgrow.capture(Remembers(), torch.randn(2, 4))
+
+
+def test_a_forward_that_leaves_autocast_on_is_refused_and_leaves_nothing_behind():
+    with pytest.raises(CaptureError, match="switches autocast off or on and not back again"):
+        fxgrow.capture(Net(lambda net, x: torch.autocast("cpu").__enter__() and net.inner(net.body(x))), torch.randn(5, 4))
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def by_the_device(net, x):
