@@ -1,6 +1,7 @@
 """Growth in a training loop of one's own: a few lines in it, and whatever holds the optimizer goes on with it."""
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -133,6 +134,8 @@ class Grower:
             self._count(loss)
         if self._effects.frozen and self.last is not None and self.done >= self.last.thaws:
             self._renew()
+            if "torch._dynamo" in sys.modules:  # torch 2.8's compiled code keeps the hooks that it was made with
+                torch.compiler.reset()
         for index in self._due():
             self._grow(index)
         return self.model

@@ -116,6 +116,14 @@ def _frame_of_user() -> FrameType | None:
     return frame
 
 
+def _asked_by_user() -> bool:
+    """Tell whether a question comes from the user's code, and not from torch's (a checkpoint) that it calls."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return frame is not None and is_of_user(frame.f_code.co_filename)
+
+
 class Element:
     """An element of what a node gives: it becomes a node of its own when it is used."""
     __slots__ = ("base", "get", "key", "node")
@@ -421,7 +429,7 @@ class Recorder(TorchFunctionMode):
         if name in PLACES:
             return self._place(name, tensor)
         if name in FACTS:
-            if name in OF_GRADIENTS and not isinstance(tensor, nn.Parameter) and line_of_user():
+            if name in OF_GRADIENTS and not isinstance(tensor, nn.Parameter) and _asked_by_user():
                 raise self.stop(f"its forward asks whether gradients are wanted ({name})", ALIKE)
             if name == "dtype":
                 self._read_type(tensor)

@@ -194,7 +194,7 @@ def test_what_the_next_call_reads_is_no_part_of_a_graph():
 
 def test_a_forward_that_leaves_autocast_on_is_refused_and_leaves_nothing_behind():
     with pytest.raises(CaptureError, match="switches autocast off or on and not back again"):
-        fxgrow.capture(Net(lambda net, x: torch.autocast("cpu").__enter__() and net.inner(net.body(x))), torch.randn(5, 4))
+        fxgrow.capture(Net(lambda net, x: (torch.autocast("cpu").__enter__(), net.inner(net.body(x)))[1]), torch.randn(5, 4))
     assert not torch.is_autocast_enabled("cpu")
 
 
