@@ -103,7 +103,7 @@ def tiny_swin(version: int = 1) -> tuple[nn.Module, torch.Tensor]:
     return still(shake(model)).double(), torch.randn(2, 3, 32, 32).double()
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 @pytest.mark.parametrize("factor", [2, 1.5])
 @pytest.mark.parametrize("make, where, whole", [

@@ -37,7 +37,7 @@ def test_every_model_is_grown():
     assert sorted({*NARROW, *ELSEWHERE}) == list_models()
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NARROW)
 def test_widened(name, method):
@@ -49,7 +49,7 @@ def test_widened(name, method):
     assert {o.method for o in grown.outcomes if o.method} == {method}
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NARROW)
 def test_deepened(name, method):
@@ -60,7 +60,7 @@ def test_deepened(name, method):
     assert method in {o.method for o in grown.outcomes}
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("branch, width", [("0", 6), ("1.1", 6), ("2.2", 6), ("3.1", 6)])
 def test_one_of_the_parallel_layers(branch, width, method):
