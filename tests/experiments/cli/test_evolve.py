@@ -3,17 +3,15 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from click.testing import CliRunner
+from commands import run
 
 import fxgrow
-from fxgrow.cli.main import main
 from fxgrow.experiments.evolve import Store, resumed
 
 TOML = """
@@ -40,12 +38,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "search.toml").write_text(TOML)
     return tmp_path
-
-
-def run(words: str, code: int = 0):
-    result = CliRunner().invoke(main, shlex.split(words))
-    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 def test_a_search_from_a_file_and_options(here):

@@ -2,15 +2,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import run
 from torch import nn
 
-from fxgrow.cli.main import main
 from fxgrow.experiments.data import as_data
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import TrainConfig, Trainer
@@ -20,12 +18,6 @@ from fxgrow.experiments.train import TrainConfig, Trainer
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(words: str, code: int = 0):
-    result = CliRunner().invoke(main, shlex.split(words))
-    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 def test_language(here):

@@ -2,16 +2,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import run
 from small_nets import made, train
 
 import fxgrow
-from fxgrow.cli.main import main
 from fxgrow.passes import Widen
 from fxgrow.record import describe_step
 
@@ -20,12 +18,6 @@ from fxgrow.record import describe_step
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(words: str, code: int = 0):
-    result = CliRunner().invoke(main, shlex.split(words))
-    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 def grown_file(method="r2r", steps=0, frozen=False):

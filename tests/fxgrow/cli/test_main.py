@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from commands import run
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import fxgrow
@@ -52,12 +53,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("nets_for_cli", None)
     return tmp_path
-
-
-def run(words: str | list[str], code: int = 0):
-    result = CliRunner().invoke(main, shlex.split(words) if isinstance(words, str) else words)
-    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 def refused(words: str, folder: Path) -> str:

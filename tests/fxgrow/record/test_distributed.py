@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import on_two
 from random_nets import RandomNet
 from small_nets import train
 from support import shake
@@ -83,26 +83,13 @@ def sharded(_):
     return said == [True] * 6, []
 
 
-def run(rank, store, results):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    results.put((rank, [*(frozen_and_free(rank, first) for first in (True, False)), *(grown_on(rank, s) for s in range(3)),
-                        sharded(rank)]))
-    dist.barrier()
-    dist.destroy_process_group()
+def work(rank):
+    return [*(frozen_and_free(rank, first) for first in (True, False)), *(grown_on(rank, s) for s in range(3)),
+            sharded(rank)]
 
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
 def test_two_processes_freeze_and_go_on_alike(tmp_path):
-    context = mp.get_context("fork")
-    results = context.Queue()
-    workers = [context.Process(target=run, args=(rank, tmp_path / "store", results)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    try:
-        (_, one), (_, two) = sorted(results.get(timeout=240) for _ in workers)
-    finally:
-        for worker in workers:
-            worker.join(10)
-            worker.kill()
+    one, two = on_two(work, tmp_path, timeout=240)
     assert all(right for right, _ in one + two)
     assert [numbers for _, numbers in one] == [numbers for _, numbers in two]

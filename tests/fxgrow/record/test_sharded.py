@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import on_two
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -104,26 +104,13 @@ def from_tensor_parallel(rank: int) -> tuple[list[bool], list[float]]:
     return [float((grown(X) - expected).detach().abs().max()) < 1e-12], []
 
 
-def run(rank: int, store: str, results) -> None:
+def work(rank: int) -> list[tuple[list[bool], list[float]]]:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    results.put((rank, [grown_and_sharded(rank), from_tensor_parallel(rank)]))
-    dist.barrier()
-    dist.destroy_process_group()
+    return [grown_and_sharded(rank), from_tensor_parallel(rank)]
 
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
 def test_what_is_said_of_sharded_models_works(tmp_path):
-    context = mp.get_context("fork")
-    results = context.Queue()
-    workers = [context.Process(target=run, args=(rank, tmp_path / "store", results)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    try:
-        (_, one), (_, two) = sorted(results.get(timeout=60) for _ in workers)
-    finally:
-        for worker in workers:
-            worker.join(10)
-            worker.kill()
+    one, two = on_two(work, tmp_path, timeout=60)
     assert all(all(right) for right, _ in one + two), (one, two)
     assert [numbers for _, numbers in one] == [numbers for _, numbers in two]

@@ -3,17 +3,15 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 
 import pytest
 import torch
 import torchvision
-from click.testing import CliRunner
+from commands import run
 from small_nets import made
 from torch import nn
 
 import fxgrow
-from fxgrow.cli.main import main
 from fxgrow.compare import Change
 from fxgrow.errors import CaptureError, DrawError
 from fxgrow.page import page
@@ -171,12 +169,6 @@ def test_draw_and_diff_write_pages(tmp_path, grown):
     with pytest.raises(DrawError, match="heat 'x'"):
         fxgrow.draw(model, x, tmp_path / "f.html", heat="x")
     assert not (tmp_path / "f.html").exists()
-
-
-def run(words: str, code: int = 0):
-    result = CliRunner().invoke(main, shlex.split(words))
-    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 def test_the_command(tmp_path, monkeypatch, grown):

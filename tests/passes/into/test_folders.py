@@ -2,15 +2,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 
 import pytest
 import torch
-from click.testing import CliRunner
+from commands import run
 from support import shake
 
 import fxgrow
-from fxgrow.cli.main import main
 from fxgrow.common import Refusal
 from fxgrow.errors import ModelError
 from fxgrow.models import example_inputs, load_model, results_alone
@@ -36,12 +34,6 @@ def made(kind="Llama", seed=0, **changes):
     config = getattr(transformers, f"{kind}Config")(**{**SMALL, **changes})
     model = getattr(transformers, f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}")(config)
     return shake(model.double(), seed).eval()
-
-
-def run(words: str, code: int = 0):
-    result = CliRunner().invoke(main, shlex.split(words))
-    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 def loaded(small, place):
