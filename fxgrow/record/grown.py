@@ -6,7 +6,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxgrow.common import folded_table, render
-from fxgrow.graph import Captured, arguments_of, as_call, is_captured, to_meta
+from fxgrow.graph import Captured, alias_of, arguments_of, as_call, is_captured, to_meta
 from fxgrow.record.record import GrowthRecord
 from fxgrow.tracing import capture_graph
 
@@ -75,8 +75,7 @@ def captured(model_or_grown: nn.Module | Grown, example_inputs) -> tuple[nn.Modu
 
 def _with_inputs(gm: GraphModule, example_inputs) -> GraphModule:
     """Return a captured module of the same layers, nodes and growth whose example is another one."""
-    view = object.__new__(type(gm))
-    vars(view).update(vars(gm), meta=dict(gm.meta))
+    view = alias_of(gm)
     Captured(view).inputs = to_meta(tuple(a.value for a in arguments_of(gm, *as_call(example_inputs))))
     return view
 
