@@ -17,12 +17,14 @@ from pathlib import Path
 import torch
 
 from fxgrow.experiments.evolve import Scored, SearchConfig, Store, best, data_of, evaluate, search
-from fxgrow.experiments.evolve.predictor import held_out, rank_correlation
-from fxgrow.experiments.evolve.searching import base_network
+from fxgrow.experiments.evolve.embedding import Embedding, learned
+from fxgrow.experiments.evolve.mutation import mutations_of
+from fxgrow.experiments.evolve.predictor import Predictor, held_out, rank_correlation
+from fxgrow.experiments.evolve.searching import PROBE, base_network
 from fxgrow.experiments.train import step_flops
 
-KINDS = ("none", "forest", "gp")
-SAID = {"forest": "forecast", "gp": "forecast", "the parent's accuracy": "parent", "FLOPs": "flops"}
+KINDS = ("none", "forest", "gp", "embedding")
+SAID = {"forest": "forecast", "gp": "forecast", "embedding": "forecast", "the parent's accuracy": "parent", "FLOPs": "flops"}
 
 
 def config(args: argparse.Namespace, kind: str, seed: int) -> SearchConfig:
@@ -32,6 +34,14 @@ def config(args: argparse.Namespace, kind: str, seed: int) -> SearchConfig:
     model = base_network(plain, data, torch.stack([data.train[i][0] for i in range(2)]))
     budget = args.steps * step_flops(model, 64, data.input_shape)
     return SearchConfig.of({**plain.to_json(), "total_flops": budget})
+
+
+def embedding_of(settings: SearchConfig) -> Embedding:
+    """Return what a search with predictor embedding learns before it begins."""
+    data = data_of(settings.data, settings.root, settings.limit, settings.seed)
+    inputs = data.first(PROBE)
+    return learned(base_network(settings, data, inputs), inputs, mutations_of(settings.mutations), settings.limits,
+                   settings.seed)
 
 
 def within(scored: Sequence[Scored], budget: float) -> list[Scored]:
@@ -67,7 +77,8 @@ def main() -> None:
         trained[kind].append(len({s.number for s in seen}) - 1)
         if kind == "none":
             for name, column in SAID.items():
-                forecasts = held_out(found.evaluations, "gp" if name == "gp" else "forest", store.model, seed)
+                forecasts = held_out(found.evaluations, Predictor(name if name in KINDS else "forest", seed, store.model,
+                                                                  lambda settings=settings: embedding_of(settings)))
                 rank = rank_correlation(forecasts, column)
                 ranks[name] += [] if rank is None else [rank]
         store.close()

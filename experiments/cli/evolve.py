@@ -26,6 +26,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "weights": (click.Choice(["inherit", "share"]), "Numbers of its own for each child, or its parent's."),
     "selection": (click.Choice(["best", "aging", "nsga2", "diverse", "hill", "random"]), "How the ones to keep are chosen."),
     "mode": (click.Choice(["rounds", "steady"]), "Round after round, or a new child whenever a worker is free."),
+    "predictor": (click.Choice(["none", "forest", "gp", "embedding"]), "Choose among more children by their forecasts."),
     "total_flops": (float, "End when so many FLOPs are spent in training.")}
 
 

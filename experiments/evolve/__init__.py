@@ -3,6 +3,7 @@
 What lives here: the search, its store, what is made of it. What does not: one training (train), comparisons (papers).
 """
 from fxgrow.experiments.evolve.config import CPU_PRESET, SearchConfig
+from fxgrow.experiments.evolve.embedding import Embedding, drawn_graphs
 from fxgrow.experiments.evolve.engines import Engine, engine
 from fxgrow.experiments.evolve.ensembles import ENSEMBLES, average, ensemble, fit_stack, fitted_weights, logits_of, weighted
 from fxgrow.experiments.evolve.member import Member, Scored, ancestry
@@ -27,8 +28,8 @@ from fxgrow.experiments.evolve.store import Store
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.evolve.worker import data_of, evaluate
 
-__all__ = ["CPU_PRESET", "Child", "Discarded", "ENSEMBLES", "Engine", "Limits", "Member", "Mutation", "PLACES", "Parent",
-           "SELECTIONS", "Scored", "Search", "SearchConfig", "SearchResult", "Store", "ancestry", "average", "best",
-           "costs", "data_of", "default_mutations", "diverse", "engine", "ensemble", "evaluate", "fit_stack",
-           "fitted_weights", "front", "graph_hash", "grow", "last_states", "latency", "logits_of", "mutate", "passes",
-           "report", "resumed", "search", "tournament", "weighted"]
+__all__ = ["CPU_PRESET", "Child", "Discarded", "ENSEMBLES", "Embedding", "Engine", "Limits", "Member", "Mutation",
+           "PLACES", "Parent", "SELECTIONS", "Scored", "Search", "SearchConfig", "SearchResult", "Store", "ancestry",
+           "average", "best", "costs", "data_of", "default_mutations", "diverse", "drawn_graphs", "engine", "ensemble",
+           "evaluate", "fit_stack", "fitted_weights", "front", "graph_hash", "grow", "last_states", "latency", "logits_of",
+           "mutate", "passes", "report", "resumed", "search", "tournament", "weighted"]

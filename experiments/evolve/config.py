@@ -44,8 +44,9 @@ class SearchConfig(Settings):
         sample: aging: of how many a parent is the best (tournament).
         mutations: tables with `pass`, and maybe `weight`, `places` and options of the pass, a list being one to draw from;
             none: the default list.
-        predictor: forest or gp: children are the most promising of `candidates` times as many, by what a random forest or a
-            Gaussian process has learned from the evaluations so far (expected improvement); none: all that are made.
+        predictor: forest, gp or embedding: children are the most promising of `candidates` times as many, by what a random
+            forest, a Gaussian process, or one over a learned embedding of graphs has learned from the evaluations so far
+            (expected improvement); none: all that are made.
         duplicates: how far back networks of the same structure are recognised: round, run, or keep (not at all).
         train: settings of the trainer, as for `fxgrow train`.
         given: which of model, data, fitness and selection are objects, given to `search` (it fills this in).
@@ -71,7 +72,7 @@ class SearchConfig(Settings):
     latency: float | None = None
     total_flops: float | None = None
     sample: int = 3
-    predictor: Literal["none", "forest", "gp"] = "none"
+    predictor: Literal["none", "forest", "gp", "embedding"] = "none"
     candidates: int = 4
     duplicates: Literal["round", "run", "keep"] = "run"
     mutations: Sequence[Mapping[str, Any]] = ()

@@ -1,8 +1,10 @@
 """A predictor of a child's gain from its graph alone, and the choice among more children than are to be trained.
 
 Sequential model-based search with a random forest (Hutter et al., 2011, SMAC) or a Gaussian process over features of graphs,
-among them counts of subtrees (Shervashidze et al., 2011; Ru et al., 2021, arXiv:2006.07556).
+among them counts of subtrees (Shervashidze et al., 2011; Ru et al., 2021, arXiv:2006.07556), or with a Gaussian process over
+an embedding that is learned (embedding.py).
 """
+import functools
 import hashlib
 import math
 import warnings
@@ -18,7 +20,7 @@ from fxgrow.errors import ArchiveError
 from fxgrow.experiments.evolve.member import Scored
 from fxgrow.experiments.evolve.mutation import Child
 from fxgrow.experiments.evolve.structure import subtree_hashes
-from fxgrow.experiments.settings import optional
+from fxgrow.experiments.settings import TrainError, optional
 from fxgrow.graph import FAMILIES, calls, family
 
 ENOUGH = 8      # evaluated children, from which on there is something to learn
@@ -79,14 +81,31 @@ def trained_children(scored: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
 class Predictor:
     """Forecasts how much a child gains over its parent's accuracy by its first training.
 
-    kind: forest, whose trees' spread is the uncertainty, or gp, a Gaussian process. load: the network of an archive.
+    kind: forest, whose trees' spread is the uncertainty; gp, a Gaussian process; or embedding, one over where graphs lie and
+    their parents' accuracies. load: the network of an archive. learned: for embedding, gives what maps a graph to numbers.
     """
 
-    def __init__(self, kind: str, seed: int, load: Callable[[str], GraphModule]):
-        self.kind, self.seed, self.load = kind, seed, load
+    def __init__(self, kind: str, seed: int, load: Callable[[str], GraphModule],
+                 learned: Callable[[], Callable[[GraphModule], Features]] | None = None):
+        self.kind, self.seed, self.load, self.learned = kind, seed, load, learned
         self.graphs: dict[str, Features | None] = {}  # by archive
         self.model: Any = None
         self.best = 0.0
+
+    @functools.cached_property
+    def see(self) -> Callable[[GraphModule], Features]:
+        """Return what maps a graph to numbers; an embedding is learned when it is first needed."""
+        if self.kind != "embedding":
+            return graph_features
+        if self.learned is None:
+            raise TrainError("predictor embedding needs an embedding: give what learns it")
+        return self.learned()
+
+    def features(self, graph: Features, step: Mapping[str, Any], child: tuple[int, int], parent: Scored) -> Features:
+        """Return what a child is judged by: its graph as it is seen, and its parent's accuracy, which is the last number."""
+        if self.kind == "embedding":
+            return np.array([*graph, parent.score])
+        return features(graph, step, child, (parent.member.parameters, parent.member.flops), parent.score)
 
     def learn(self, scored: Sequence[Scored]) -> bool:
         """Learn from all evaluations so far; False: there are too few of children."""
@@ -105,13 +124,11 @@ class Predictor:
         """Return an evaluated child's features; None where its network cannot be read any more (see `Store.check`)."""
         if child.archive not in self.graphs:
             try:
-                self.graphs[child.archive] = graph_features(self.load(child.archive))
+                self.graphs[child.archive] = self.see(self.load(child.archive))
             except ArchiveError:
                 self.graphs[child.archive] = None
-        graph, c, p = self.graphs[child.archive], child.member, parent.member
-        if graph is None:
-            return None
-        return features(graph, c.step or {"pass": ""}, (c.parameters, c.flops), (p.parameters, p.flops), parent.score)
+        graph, c = self.graphs[child.archive], child.member
+        return None if graph is None else self.features(graph, c.step or {"pass": ""}, (c.parameters, c.flops), parent)
 
     def forecast(self, rows: Sequence[Features]) -> tuple[np.ndarray, np.ndarray]:
         """Return expected accuracies, and their standard deviations."""
@@ -127,9 +144,8 @@ class Predictor:
         """Return those with the highest expected improvement over the best accuracy so far, in their own order."""
         if len(children) <= count:
             return list(children)
-        pairs = [(child, parents[child.parent]) for child in children]
-        rows = [features(graph_features(c.grown.model), c.step, (c.parameters, c.flops),  # type: ignore[arg-type]
-                         (p.member.parameters, p.member.flops), p.score) for c, p in pairs]
+        rows = [self.features(self.see(c.grown.model), c.step, (c.parameters, c.flops), parents[c.parent])  # type: ignore
+                for c in children]
         mean, sd = self.forecast(rows)
         worth = expected_improvement(mean, sd, self.best)  # zero where an improvement is all but out of the question
         chosen = sorted(range(len(rows)), key=lambda i: (-worth[i], -mean[i], i))[:count]
@@ -157,13 +173,12 @@ def _regressor(kind: str, seed: int):
     return make_pipeline(StandardScaler(), GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed))
 
 
-def held_out(scored: Sequence[Scored], kind: str, load: Callable[[str], GraphModule], seed: int = 0
-             ) -> list[dict[str, float]]:
+def held_out(scored: Sequence[Scored], predictor: Predictor) -> list[dict[str, float]]:
     """Return each round's children as they are forecast from the rounds before it alone, and as they turned out.
 
     A row holds `forecast`, `accuracy`, and what could be said without learning: the `parent` accuracy, and the `flops`.
     """
-    predictor, forecasts = Predictor(kind, seed, load), []
+    forecasts = []
     for round in sorted({s.round for s in scored}):
         rows = [(predictor.row(c, p), c, p) for c, p in trained_children(scored) if c.round == round]
         readable = [(row, c, p) for row, c, p in rows if row is not None]

@@ -19,13 +19,14 @@ from fxgrow.common import held, mixed
 from fxgrow.errors import ArchiveError
 from fxgrow.experiments.data import Data, as_data
 from fxgrow.experiments.evolve.config import SearchConfig
+from fxgrow.experiments.evolve.embedding import Embedding, learned
 from fxgrow.experiments.evolve.engines import Engine, Serial
 from fxgrow.experiments.evolve.joint import family, train_jointly
 from fxgrow.experiments.evolve.member import Member, Scored, ancestry
 from fxgrow.experiments.evolve.mutation import Child, Mutation, Parent, costs, grow, latency, mutate, mutations_of
 from fxgrow.experiments.evolve.predictor import Predictor
 from fxgrow.experiments.evolve.selection import SELECTIONS, Selection, best, survivors, tournament
-from fxgrow.experiments.evolve.store import Store, opened, to_bytes
+from fxgrow.experiments.evolve.store import Store, from_bytes, opened, to_bytes
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.evolve.worker import Fitness, Task, TaskResult, data_of, evaluate, fitness_of
 from fxgrow.experiments.settings import TrainError
@@ -119,7 +120,7 @@ class Search:
         self.untrained = b""  # the base network
         self.parents: dict[str, Parent] = {}
         learns = config.predictor != "none"
-        self.predictor = Predictor(config.predictor, config.seed, self.store.model) if learns else None
+        self.predictor = Predictor(config.predictor, config.seed, self.store.model, self._embedding) if learns else None
 
     @cached_property
     def data(self) -> Data:
@@ -130,6 +131,9 @@ class Search:
     def inputs(self) -> Tensor:
         """Return a small batch, on which children are compared with their parents."""
         return self.data.first(PROBE)
+
+    def _embedding(self) -> Embedding:
+        return learned(from_bytes(self.untrained), self.inputs, self.mutations, self.limits, self.config.seed)
 
     @property
     def spent(self) -> int:

@@ -11,7 +11,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 import fxgrow
-from fxgrow.experiments.evolve import Member, Scored, SearchConfig, Store, grow, search
+from fxgrow.experiments.evolve import Limits, Member, Mutation, Scored, SearchConfig, Store, embedding, grow, search
+from fxgrow.experiments.evolve.embedding import Embedding, drawn_graphs
 from fxgrow.experiments.evolve.mutation import Child
 from fxgrow.experiments.evolve.predictor import (
     ENOUGH,
@@ -81,11 +82,16 @@ def history(rounds: int = 4, each: int = 8) -> tuple[list[Scored], dict[str, Gra
     return told, models
 
 
-@pytest.mark.parametrize("kind", ["forest", "gp"])
+def predictor_of(kind: str, models: dict[str, GraphModule]) -> Predictor:
+    return Predictor(kind, 0, models.__getitem__, lambda: Embedding(
+        list(drawn_graphs(net(), X, [Mutation("widen", options={"factor": [1.5, 2.0]})], Limits(), 0, 20)), 0, 60))
+
+
+@pytest.mark.parametrize("kind", ["forest", "gp", "embedding"])
 def test_what_widths_bring_is_learned_and_chosen(kind):
     told, models = history()
-    assert rank_correlation(held_out(told, kind, models.__getitem__)) > 0.8
-    predictor = Predictor(kind, 0, models.__getitem__)
+    assert rank_correlation(held_out(told, predictor_of(kind, models))) > 0.8
+    predictor = predictor_of(kind, models)
     assert predictor.learn(told)
     children = [Child(0, grow(net(), X, Widen("0", to=w, seed=0)), {"pass": "widen"}, str(w), 10, 10)
                 for w in (5, 28, 8, 29)]
@@ -97,14 +103,15 @@ def test_what_widths_bring_is_learned_and_chosen(kind):
 def test_forecasts_know_the_rounds_before_alone():
     told, models = history()
     changed = [dataclasses.replace(s, accuracy=0.0) if s.round == 4 else s for s in told]
-    early = [[r["forecast"] for r in held_out(h, "forest", models.__getitem__) if r["round"] <= 4] for h in (told, changed)]
+    rows = [held_out(h, predictor_of("forest", models)) for h in (told, changed)]
+    early = [[row["forecast"] for row in found if row["round"] <= 4] for found in rows]
     assert early[0] == early[1] and len(early[0]) == 8 * 3
 
 
 def test_too_few_children_teach_nothing():
     told, models = history(1, ENOUGH - 1)
     assert not Predictor("forest", 0, models.__getitem__).learn(told)
-    assert held_out(told, "forest", models.__getitem__) == [] and rank_correlation([]) is None
+    assert held_out(told, predictor_of("forest", models)) == [] and rank_correlation([]) is None
 
 
 def test_a_child_is_compared_with_its_parent_as_it_was():
@@ -129,8 +136,10 @@ def facts(found):
 
 
 @pytest.mark.thinned(2)
-@pytest.mark.parametrize("changes", [{}, {"mode": "steady", "predictor": "gp", "rounds": 3}])
-def test_a_search_with_a_predictor_that_is_cut_off_goes_on_to_the_same_end(tmp_path, changes):
+@pytest.mark.parametrize("changes", [{}, {"mode": "steady", "predictor": "gp", "rounds": 3}, {"predictor": "embedding"}])
+def test_a_search_with_a_predictor_that_is_cut_off_goes_on_to_the_same_end(tmp_path, changes, monkeypatch):
+    monkeypatch.setattr(embedding, "GRAPHS", 6)
+    monkeypatch.setattr(embedding, "STEPS", 20)
     config = SearchConfig.of({**SMALL, **changes})
     whole = search(config, tmp_path / "whole")
     plain = search(dataclasses.replace(config, predictor="none"), tmp_path / "plain")
@@ -150,7 +159,7 @@ def test_a_search_with_a_predictor_that_is_cut_off_goes_on_to_the_same_end(tmp_p
     assert numbers == list(range(len(numbers)))
 
 
-@pytest.mark.parametrize("changes, said", [({"predictor": "oracle"}, "one of none, forest, gp"),
+@pytest.mark.parametrize("changes, said", [({"predictor": "oracle"}, "one of none, forest, gp, embedding"),
                                            ({"candidates": 0}, "candidates is 0")])
 def test_wrong_settings_are_told(changes, said):
     with pytest.raises(TrainError, match=said):
