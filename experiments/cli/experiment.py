@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, of one thread each.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True,
               help="What it is trained on.")
+@click.option("--results", metavar="FILE", help="pays-...: a results.json, of which tables and figures are made; nothing is "
+              "run.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and train nothing.")
 @json_option
 def experiment(name: str | None, listing: bool, data: str | None, root: str | None, download: bool, seeds: int, scale: str,
                out: str | None, jobs: int, device: str, dry_run: bool, as_json: bool, model: str | None,
-               count: int | None) -> None:
+               count: int | None, results: str | None) -> None:
     """Run the experiment NAME of the papers on function-preserving growth.
 
     Every arm is trained with every seed; scratch and random padding are always among the arms. A finished run is a file
@@ -59,8 +61,12 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
         raise click.UsageError(str(error)) from error
     where = data or declared.scale(scale).data
     folder = Path(out or f"results/{name}-{scale}-{papers.file_name(Path(where).stem)}")
+    if results:
+        papers.insist_writable(folder)
+        _show(folder, papers.redrawn_report(Path(results), folder), as_json)
+        return
     own = {k: v for k, v in {"model": model, "count": count}.items() if v is not None}
-    if own and not declared.setup:
+    if own and not hasattr(declared.setup, "model"):
         raise click.UsageError(f"experiment {name} has networks of its own: --model and --count are for neighbours and "
                                "evolution")
     setup: Setup = (declared.setup or papers.Setup)(name, scale, folder, data or "", root, download, device, **own)
@@ -78,12 +84,9 @@ def experiment(name: str | None, listing: bool, data: str | None, root: str | No
     run_all(setup, planned, jobs)
     words = ["fxgrow", "experiment", name, "--data", where, "--seeds", str(seeds), "--scale", scale,
              *(word for option, value in own.items() for word in (f"--{option}", str(value)))]
-    report = _report(setup, shlex.join(words), numbers)
-    report["costs"] = costs
-    if as_json:
-        print_json(report)
-    else:
-        _print(setup, report)
+    with status("Drawing"):
+        report = papers.report(setup, shlex.join(words), numbers)
+    _show(folder, {**report, "costs": costs}, as_json)
 
 
 def _list(as_json: bool) -> None:
@@ -165,20 +168,14 @@ def _side_by_side(setup: Setup, levels: Sequence[Sequence[tuple[str, int]]], job
         pool.shutdown(cancel_futures=True)
 
 
-def _report(setup: Setup, command: str, seeds: Sequence[int]) -> dict[str, Any]:
-    from fxgrow.experiments import papers
-    runs = {arm.key: [run for run in (papers.finished(setup, arm, seed) for seed in seeds) if run is not None]
-            for arm in setup.declared.arms}
-    with status("Drawing"):
-        sentences, more = setup.conclude(runs)
-        pictures = [*papers.draw_figures(setup, runs, seeds), *more]
-    return papers.write_results(setup, command, seeds, papers.summary(setup, runs), runs, pictures, sentences)
-
-
-def _print(setup: Setup, report: dict[str, Any]) -> None:
+def _show(folder: Path, report: dict[str, Any], as_json: bool) -> None:
     from fxgrow.experiments.papers import COLUMNS, cells
-    print_table(f"{report['title']} ({report['data']}, {len(report['seeds'])} seeds, accuracies in %)", COLUMNS,
-                [cells(row) for row in report["summary"]])
+    if as_json:
+        print_json(report)
+        return
+    if report["summary"]:
+        print_table(f"{report['title']} ({report['data']}, {len(report['seeds'])} seeds, accuracies in %)", COLUMNS,
+                    [cells(row) for row in report["summary"]])
     for sentence in report["conclusions"]:
         click.echo(sentence)
-    click.echo(f"written     {setup.out}: results.json, table.md, {', '.join(report['figures'])}")
+    click.echo(f"written     {folder}: results.json, table.md, {', '.join(report['figures'])}")

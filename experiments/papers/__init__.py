@@ -16,13 +16,13 @@ from fxgrow.experiments.papers.declaration import (
     list_experiments,
     register,
 )
-from fxgrow.experiments.papers.figures import draw_figures
-from fxgrow.experiments.papers.results import COLUMNS, cells, summary, write_results
+from fxgrow.experiments.papers.reports import redrawn_report, report
+from fxgrow.experiments.papers.results import COLUMNS, cells
 from fxgrow.experiments.papers.running import Setup, file_name, finished, in_process, insist_writable, run
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
 
 __all__ = ["COLUMNS", "Arm", "ArmCost", "Experiment", "ExperimentError", "Network", "Scale", "Setup", "cells", "costs",
-           "draw_figures", "file_name", "finished", "get_experiment", "in_process", "insist_writable", "list_experiments",
-           "register", "run", "summary", "write_results"]
+           "file_name", "finished", "get_experiment", "in_process", "insist_writable", "list_experiments", "redrawn_report",
+           "register", "report", "run"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from fxgrow.experiments.data import Data
 from fxgrow.experiments.papers.declaration import Arm
+from fxgrow.experiments.papers.front import RATES, FrontSetup, legs, step_cost
 from fxgrow.experiments.papers.running import Setup, finished, untrained
 from fxgrow.experiments.train import PlannedCost, Trainer, TrainingState, Watcher, step_flops
 
@@ -38,6 +39,8 @@ def costs(setup: Setup, seeds: Sequence[int]) -> list[ArmCost]:
     A step takes a + b * FLOPs seconds; a and b come from the cheapest and the costliest form in which arms start with a
     network, each trained for a few steps on the real data. Growths are tried out, so one that cannot be done is found here.
     """
+    if isinstance(setup, FrontSetup):
+        return _of_legs(setup, seeds)
     data, arms = setup.load(seeds[0]), setup.declared.arms
     trainers = {arm.key: Trainer(untrained(setup, arm.key, seeds[0]), data, setup.config(arm, data, seeds[0]))
                 for arm in arms}
@@ -53,6 +56,26 @@ def costs(setup: Setup, seeds: Sequence[int]) -> list[ArmCost]:
         seconds = _seconds(trainers[arm.key], planned, points[arm.network]) if todo[arm.key] else 0.0
         arm_costs.append(ArmCost(arm, planned.flops, seconds, todo[arm.key]))
     return arm_costs
+
+
+def _of_legs(setup: FrontSetup, seeds: Sequence[int]) -> list[ArmCost]:
+    """Return the cost of each leg without what is before it; rates are chosen on the first seed alone."""
+    data, costs, points = setup.load(seeds[0]), [], []
+    todo = {arm.key: [seed for seed in (seeds[:1] if arm.group == RATES else seeds) if finished(setup, arm, seed) is None]
+            for arm in setup.declared.arms}
+    found = legs(setup)
+    for size in (min, max):
+        plain = [key for key, leg in found.items() if len(leg.stretches) == 1]
+        key = size(plain, key=lambda key: step_cost(setup, found[key].size))
+        if any(todo.values()):
+            like = Trainer(setup.network(found[key].size, seeds[0]), data, setup.config_of(found[key], seeds[0]))
+            points.append(_measured(like, data))
+    for arm in setup.declared.arms:
+        leg, start = found[arm.key], found[f"{arm.group}/{arm.teacher}"].until if arm.teacher else 0
+        step = step_cost(setup, leg.size)
+        seconds = (leg.until - start) * _line(points, 1, step) + 2 * _line(points, 2, step) if todo[arm.key] else 0.0
+        costs.append(ArmCost(arm, (leg.until - start) * step, seconds, todo[arm.key]))
+    return costs
 
 
 def _seconds(trainer: Trainer, planned: PlannedCost, points: Points) -> float:

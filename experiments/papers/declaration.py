@@ -18,10 +18,10 @@ class ExperimentError(FxgrowError):
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the zoo in the form that images take, and in the one for sequences.
+    """A network of the zoo in the form that images take, in the one for sequences, and in the one for text.
 
     Args:
-        image, sequence: as behind `zoo:` on the command line; empty: the experiment cannot be run on such data.
+        image, sequence, text: as behind `zoo:` on the command line; empty: the experiment cannot be run on such data.
         where: options of `deepen` that say where this network gets new blocks (`where=...`), for either form.
         large: the form for images whose side is above `SMALL_SIDE`, if they take another.
     """
@@ -29,6 +29,7 @@ class Network:
     sequence: str = ""
     where: tuple[str, str] = ("", "")
     large: str = ""
+    text: str = ""
 
     @classmethod
     def named(cls, model: str, why: str) -> "Network":
@@ -42,7 +43,8 @@ class Network:
     def on(self, input_shape: tuple[int, ...]) -> tuple[str, str]:
         """Return the zoo's name and the places to deepen at, for inputs of this shape (without the batch)."""
         large = self.large and max(input_shape[1:], default=0) > SMALL_SIDE
-        forms = {2: (self.sequence, self.where[1]), 3: (self.large if large else self.image, self.where[0])}
+        forms = {1: (self.text, ""), 2: (self.sequence, self.where[1]),
+                 3: (self.large if large else self.image, self.where[0])}
         name, places = forms.get(len(input_shape), ("", ""))
         if not name:
             raise ExperimentError(f"this experiment has no network for inputs of shape {input_shape}: choose other --data")

@@ -144,6 +144,9 @@ class Trainer(TrainingState):
         with self._signals(), self._watched():
             if first:
                 self._boundary()
+            else:  # settings may name growths for this step that the run which wrote the checkpoint did not know of
+                for i in self._timed():
+                    self._grow(i)
             try:
                 if self.step < self.total and not self.stopped:
                     self._loop()
@@ -218,7 +221,7 @@ class Trainer(TrainingState):
             self._renew()
         every = self.config.eval_every or self.per_epoch
         evaluating = self.step % every == 0 or self.step == self.total
-        timed = [i for i, e in enumerate(self.entries) if e.at(self.per_epoch, self.total) == self.step]
+        timed = self._timed()
         if evaluating or timed:
             self._record_row()
         for i in timed:
@@ -228,6 +231,11 @@ class Trainer(TrainingState):
         checkpoints = self.config.checkpoint_every or every
         if self.step % checkpoints == 0 or self.step == self.total or self.stopped:
             self.save_checkpoint()
+
+    def _timed(self) -> list[int]:
+        """Return the growths that are due at this step and have not been."""
+        return [i for i, e in enumerate(self.entries)
+                if i not in self.fired and e.at(self.per_epoch, self.total) == self.step]
 
     def _grow_or_stop(self) -> None:
         """Do what the losses ask for: the next growth that waits for them, or an early stop."""

@@ -77,7 +77,7 @@ def test_one_of_many_that_is_better_by_chance_is_not_better():
 
 
 def test_runs_through_reports_and_is_not_run_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(papers, "draw_figures", lambda *_: [])
+    monkeypatch.setattr(papers.reports, "draw_figures", lambda *_: [])
     words = ("--scale", "smoke", "--data", "digits", "--model", MLP, "--count", 2, "--seeds", 2, "--out", tmp_path / "r")
     done = invoke(*words, "--json")
     assert done.exit_code == 0, done.output

@@ -67,7 +67,7 @@ def tiny(monkeypatch):
             Arm("scratch", "net", ("step=0: widen factor={factor}",), fresh=True))
     found = Experiment("tiny", "A perceptron", "no paper", arms, {"smoke": scale, "small": scale})
     monkeypatch.setitem(declaration._EXPERIMENTS, "tiny", found)
-    monkeypatch.setattr(papers, "draw_figures", lambda *_: [])
+    monkeypatch.setattr(papers.reports, "draw_figures", lambda *_: [])
     return found
 
 
@@ -90,7 +90,7 @@ def step_flops(hidden):
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.sweep) if name in LONG else name for name in NAMES])
 def test_each_runs_through(name, images, tmp_path, monkeypatch):
     if name not in ("filters", "convergence-widen"):  # figures and times of the others are no different
-        monkeypatch.setattr(papers, "draw_figures", lambda *_: [])
+        monkeypatch.setattr(papers.reports, "draw_figures", lambda *_: [])
         monkeypatch.setattr(cost, "_measured", lambda trainer, data: (count_parameters(trainer.model), 1.0, 1.0))
     done = invoke(name, "--scale", "smoke", "--seeds", 1, "--data", images, "--out", tmp_path / "r", "--json")
     assert done.exit_code == 0, done.output
@@ -184,7 +184,7 @@ def test_the_same_seeds_give_the_same_table_elsewhere(tiny, images, tmp_path):
 
 def test_processes_change_nothing(images, tmp_path, monkeypatch):
     """Of a real experiment, which other processes know as well."""
-    monkeypatch.setattr(papers, "draw_figures", lambda *_: [])
+    monkeypatch.setattr(papers.reports, "draw_figures", lambda *_: [])
     for jobs in (1, 2):
         done = invoke("filters", "--scale", "smoke", "--data", images, "--seeds", 1, "--jobs", jobs, "--out",
                       tmp_path / str(jobs))
