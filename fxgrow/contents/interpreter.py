@@ -19,6 +19,7 @@ Sources = Sequence[tuple[int, int]]  # (input, dimension) pairs
 # What may be taken over contents, and the factor that this leaves on it (on a deviation: its root).
 REDUCED = {(COPY, "max"): Power(), (COPY, "mean"): Power(), (COPY, "sum"): Power(1), (COPY, "norm"): Power(0.5),
            (COPY, "sample variance"): Power(1, -1), (ZERO, "sum"): Power(), (ZERO, "norm"): Power(),
+           (ZERO, "norm of another order"): Power(),
            (ZERO, "mean"): Power(-1), (AVERAGE, "mean"): Power(),
            (AVERAGE, "var"): Power(-1), (AVERAGE, "sample variance"): Power(0, -1), (SIGNED, "sum"): Power(),
            (SIGNED, "mean"): Power(-1)}

@@ -21,7 +21,9 @@ import fxgrow
 
 DATA = Path(__file__).parents[1] / "data" / "written_before"
 KNOWN = json.loads((DATA / "runs.json").read_text(encoding="utf-8"))
-LOOSE = {"accuracy": 0.05, "weights": 0.01}  # absolute: one sample more or less, the end of an iteration
+# Absolute: one sample more or less; the end of an iteration; biases in front of a norm, whose gradients are rounding alone,
+# of which Adam makes steps, and the means that they move.
+LOOSE = {"accuracy": 0.05, "weights": 0.01, **dict.fromkeys(("running_mean", ".0.bias", ".3.bias", ".6.bias"), 0.005)}
 
 
 @pytest.fixture(autouse=True)

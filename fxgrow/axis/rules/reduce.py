@@ -19,6 +19,10 @@ HOW = {"sum": "sum", "nansum": "sum", "mean": "mean", "amax": "max", "amin": "ma
        "linalg_vector_norm": "norm", "norm": "norm", "prod": "product", **{name: name for name in (
            "median", "nanmedian", "mode", "kthvalue", "argmax", "argmin", "logsumexp", "count_nonzero")}}
 AT = {"linalg_vector_norm": 2, "norm": 2, "kthvalue": 2}  # where the dimensions stand, if not next to the tensor
+# Losses that take two tensors, perhaps weights, and how to reduce at this place.
+LOSSES = {"mse_loss": 2, "smooth_l1_loss": 2, "huber_loss": 2, "soft_margin_loss": 2, "binary_cross_entropy": 3,
+          "binary_cross_entropy_with_logits": 4}
+OF_DIFFERENCES = ("mse_loss", "smooth_l1_loss", "huber_loss")  # and zero where there are none
 WITH_PLACES = ("max", "min", "median", "nanmedian", "mode", "kthvalue")  # give the place of what they find as well
 
 
@@ -36,7 +40,8 @@ def _how(name, args, kwargs) -> str:
         return {0: "mean", 1: "sample variance"}.get(correction, "another variance")
     if HOW[name] == "norm":
         order = args[1] if len(args) > 1 and args[1] is not None else 2
-        return {2: "norm", inf: "max", -inf: "max"}.get(order, "norm of another order")
+        other = "norm of another order" if order > 0 else "norm of no positive order"
+        return {2: "norm", inf: "max", -inf: "max"}.get(order, other)
     return HOW[name]
 
 
@@ -55,6 +60,39 @@ def reduce(tape, name, args, kwargs, out):
     growable = [x.axes[i] for i in dims if not is_fixed(x.axes[i])]
     if name in WITH_PLACES and len(outs) > 1 and growable:  # copies of a maximum do not say which of them is found
         tape.freeze_if_read(outs[1], growable, f"{name} (a place)")
+
+
+@rule("_cdist_forward", "_euclidean_dist")
+def distances(tape, name, args, kwargs, out):
+    """Take the norm of the differences of rows: `x [*, n, k]` and `y [*, m, k]` give `[*, n, m]`."""
+    rows, order = [], args[2] if name == "_cdist_forward" else 2
+    if order == inf:
+        tape.freeze_all((tape.of(t).axes[-1] for t in args[:2]), "each of equal largest differences gets the whole gradient")
+    for tensor, at in zip(args[:2], (-2, -3)):
+        value, spread = tape.of(tensor), tensor.unsqueeze(at)
+        axes = list(value.axes)
+        axes.insert(spread.ndim + at, Fixed(1))
+        kept = [i for i in range(spread.ndim) if i != spread.ndim + at]
+        tape.map("unsqueeze", [value], spread, axes, [dict(enumerate(kept))])
+        rows.append(spread)
+    difference = rows[0] - rows[1]
+    pointwise(tape, "sub", rows, difference, "linear")
+    reduce(tape, "linalg_vector_norm", [difference, order, [-1]], {}, out)
+
+
+@rule(*LOSSES)
+def losses(tape, name, args, kwargs, out):
+    """Take the mean (reduction 1) or sum (2) of a loss of each position, or neither."""
+    at = LOSSES[name]
+    tensors, loss, fn = tensors_in(args[:at]), args[0] + args[1], "any"
+    if name in OF_DIFFERENCES:
+        difference = args[0] - args[1]
+        pointwise(tape, "sub", tensors, difference, "linear")
+        tensors, fn = [difference], "fn0"
+    how = kwargs.get("reduction", args[at] if len(args) > at else 1)
+    pointwise(tape, "square" if name == "mse_loss" else name, tensors, loss if how else out, fn)
+    if how:
+        reduce(tape, {1: "mean", 2: "sum"}[how], [loss], {}, out)
 
 
 @rule("_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "topk", "flip", "roll", "_safe_softmax", "logcumsumexp",

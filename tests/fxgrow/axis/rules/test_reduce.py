@@ -99,6 +99,10 @@ OVER = {
     "any": lambda x: x * (x > 0).any(-1, keepdim=True).double(),
     "least absolute value": lambda x: x / x.norm(-float("inf"), -1, keepdim=True),
     "deviation of the population": lambda x: x / x.std((1, 2), keepdim=True, correction=0),
+    "mean of squared differences": lambda x: x * F.mse_loss(x, x.tanh()),
+    "mean of entropies": lambda x: x * F.binary_cross_entropy(x.sigmoid(), x.tanh().square(), weight=x.square()),
+    "mean of entropies of logits": lambda x: x * F.binary_cross_entropy_with_logits(x, x.tanh().square()),
+    "losses of each": lambda x: x * F.huber_loss(x, x.tanh(), reduction="none").mean(-1, keepdim=True),
 }
 
 
@@ -119,6 +123,10 @@ def test_unequal_copies_keep_maxima_but_no_means():
 SCALED = {
     "sum": lambda x: x * x.sum(-1, keepdim=True),
     "norm": lambda x: x / x.norm(dim=-1, keepdim=True),
+    "norm of order one": lambda x: x / x.norm(1, -1, keepdim=True),
+    "distances": lambda x: torch.cdist(x, x.tanh()) @ x,
+    "distances of order one": lambda x: torch.cdist(x, x[:, :2].sin(), 1).sum(-1, keepdim=True) * x,
+    "sum of squared differences": lambda x: x * F.mse_loss(x, x.tanh(), reduction="sum"),
     "number of positive ones": lambda x: x * (x > 0).sum(-1, keepdim=True).double(),
     "sample variance": lambda x: x * x.var(-1, keepdim=True),
     "sample deviation": lambda x: x / x.std(-1, keepdim=True),
@@ -163,10 +171,12 @@ NEVER = {
     "product": (lambda x: x * x.prod(-1, keepdim=True), "takes the product over it"),
     "median": (lambda x: x - x.median(-1, keepdim=True)[0], "takes the median over it"),
     "place of the largest": (lambda x: x * x.max(-1, keepdim=True)[1].double(), "a result of max .a place. is used"),
-    "norm of order one": (lambda x: x / x.norm(1, -1, keepdim=True), "takes the norm of another order over it"),
+    "norm of order minus one": (lambda x: x / x.norm(-1, -1, keepdim=True), "takes the norm of no positive order over it"),
     "frequencies": (lambda x: torch.fft.fft(x, dim=-1).real, "fft_r2c runs over it"),
     "triangle": (lambda x: x.tril(), "tril runs over it"),
-    "distances": (lambda x: torch.cdist(x, x) @ x, "no rule for aten._cdist_forward"),
+    "distances of no order": (lambda x: torch.cdist(x, x, 0) @ x, "takes the norm of no positive order over it"),
+    "largest distance": (lambda x: torch.cdist(x, x.tanh(), float("inf")) @ x, "equal largest differences"),
+    "a loss that has no zero": (lambda x: x * F.soft_margin_loss(x, x.sign(), reduction="sum"), "takes the sum over it"),
 }
 
 
