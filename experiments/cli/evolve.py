@@ -23,16 +23,22 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "keep": (int, "How many are selected in a round."), "children": (int, "How many are made of them."),
     "first_steps": (int, "Steps of the base network."), "steps": (int, "Steps of a round, shared out among its members."),
     "final_steps": (int, "Steps of the best network at the end."),
+    "rungs": (int, "Parts of a round, after each of which the worse half is dropped."),
     "weights": (click.Choice(["inherit", "share"]), "Numbers of its own for each child, or its parent's."),
+    "momentum": (click.Choice(["anew", "inherit"]), "Of a training: begun anew, or gone on with, grown with the network."),
+    "statistics": (int, "Batches for estimating running statistics anew before an evaluation."),
     "selection": (click.Choice(["best", "aging", "nsga2", "diverse", "hill", "random"]), "How the ones to keep are chosen."),
     "mode": (click.Choice(["rounds", "steady"]), "Round after round, or a new child whenever a worker is free."),
+    "adapt": (bool, "Draw more of the mutations whose children gain more per FLOP."),
     "predictor": (click.Choice(["none", "forest", "gp", "embedding"]), "Choose among more children by their forecasts."),
     "total_flops": (float, "End when so many FLOPs are spent in training.")}
 
 
 def _settings(command):
     for name, (kind, words) in reversed(OPTIONS.items()):
-        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=words)(command)
+        flag = f"--{name.replace('_', '-')}"
+        given = {"default": None} if kind is bool else {"type": kind}
+        command = click.option(f"{flag}/--no-{name}" if kind is bool else flag, name, help=words, **given)(command)
     return command
 
 
@@ -108,7 +114,7 @@ def _progress(as_json: bool) -> Iterator:
 
         def show(search: Search, s: Scored | None) -> None:
             c = search.config
-            a_round = c.children if c.mode == "steady" else c.keep + c.children
+            a_round = c.children if c.mode == "steady" else sum(c.rung_sizes)
             most = 1 + c.rounds * a_round + (1 if c.final_steps else 0)
             best = max((x.accuracy for x in search.scored), default=0.0)
             bar.update(task, total=most, completed=len(search.scored),

@@ -13,7 +13,7 @@ from fxgrow.experiments.train import TrainConfig
 # Settings with which a search ends in minutes on a CPU
 CPU_PRESET = {"first_steps": 300, "steps": 300, "rounds": 4, "keep": 2, "children": 4, "final_steps": 150}
 LEAST = {"first_steps": 1, "rounds": 1, "keep": 1, "children": 1, "steps": 1, "final_steps": 0, "sample": 1, "candidates": 1,
-         "limit": 1, "parameters": 1}
+         "limit": 1, "parameters": 1, "rungs": 1, "statistics": 0}
 NAMES = {"model": "a word, zoo:NAME or package.module:factory say; a network itself goes into search(..., model=network)",
          "data": "a word, the name under which they are registered; tensors go into search(..., data=(x, y))",
          "selection": f"one of {', '.join(SELECTIONS)}; a function goes into search(..., selection=function)"}
@@ -32,9 +32,13 @@ class SearchConfig(Settings):
         rounds: how often the population is selected, mutated and trained.
         keep: how many are selected (K). children: how many are made of them (M).
         steps: of a round, shared out evenly among its members (N_j).
+        rungs: parts of a round that cost the same; after each but the last the worse half of its members is dropped, and
+            the others get the steps of the next (successive halving; 1: none is dropped).
         final_steps: the best network is trained for so many more.
         weights: inherit (each child has numbers of its own, and trains alone), or share (its old numbers are its parent's,
             and all train together; passes that share columns out, as net2net, are left out then).
+        momentum: anew in each training, or inherit: an optimizer's moments go on, and grow with the network.
+        statistics: batches by which norms estimate their running statistics anew before an evaluation (0: as trained).
         selection: how the ones to keep are chosen: best, aging, nsga2, diverse, hill or random.
         mode: rounds (all of a round end before the next begins, so that one seed gives one result), or steady (a new child
             whenever a worker is free; `rounds * children` in all).
@@ -44,6 +48,7 @@ class SearchConfig(Settings):
         sample: aging: of how many a parent is the best (tournament).
         mutations: tables with `pass`, and maybe `weight`, `places` and options of the pass, a list being one to draw from;
             none: the default list.
+        adapt: multiply the weight of each mutation by the odds that its children gain more per FLOP than others of a round.
         predictor: forest, gp or embedding: children are the most promising of `candidates` times as many, by what a random
             forest, a Gaussian process, or one over a learned embedding of graphs has learned from the evaluations so far
             (expected improvement); none: all that are made.
@@ -63,7 +68,10 @@ class SearchConfig(Settings):
     children: int = 10
     steps: int = 5000
     final_steps: int = 5000
+    rungs: int = 1
     weights: Literal["inherit", "share"] = "inherit"
+    momentum: Literal["anew", "inherit"] = "anew"
+    statistics: int = 0
     selection: str = "best"
     mode: Literal["rounds", "steady"] = "rounds"
     growth: float = 2.0
@@ -72,6 +80,7 @@ class SearchConfig(Settings):
     latency: float | None = None
     total_flops: float | None = None
     sample: int = 3
+    adapt: bool = False
     predictor: Literal["none", "forest", "gp", "embedding"] = "none"
     candidates: int = 4
     duplicates: Literal["round", "run", "keep"] = "run"
@@ -92,6 +101,11 @@ class SearchConfig(Settings):
         self._check_tables()
         if self.mode == "steady" and self.weights == "share":
             raise TrainError("mode steady trains each child alone: use weights inherit, or mode rounds")
+        if self.mode == "steady" and self.rungs > 1:
+            raise TrainError("mode steady has no rounds to drop networks in: use rungs 1, or mode rounds")
+        if self.momentum == "inherit" and self.weights == "share":
+            raise TrainError("networks that share weights have one optimizer, which begins anew with each round: use "
+                             "momentum anew, or weights inherit")
         self.mutations = [dict(table) for table in self.mutations]  # as they come back from the store
         mutations_of(self.mutations, self.weights)
         self.trainer(1, 0)
@@ -124,8 +138,20 @@ class SearchConfig(Settings):
 
     @property
     def last_round(self) -> int:
-        """Return the round in which the best network is trained on; in mode steady each child is a round."""
-        return self.rounds * (self.children if self.mode == "steady" else 1) + 1
+        """Return the round in which the best network is trained on; in mode steady each child is a round, else each rung."""
+        return self.rounds * (self.children if self.mode == "steady" else self.rungs) + 1
+
+    @property
+    def rung_sizes(self) -> list[int]:
+        """Return how many networks are trained in each rung of a round, if none fails."""
+        sizes = [self.keep + self.children]
+        while len(sizes) < self.rungs:
+            sizes.append(self.surviving(sizes[-1]))
+        return sizes
+
+    def surviving(self, count: int) -> int:
+        """Return how many of so many networks the next rung trains on: half of them, but not fewer than are kept."""
+        return min(count, max(self.keep, -(-count // 2)))
 
     def trainer(self, steps: int, seed: int) -> TrainConfig:
         """Return the settings of one training."""

@@ -126,7 +126,7 @@ class Mutation:
             drawn = self._made(cls, chosen)
             kind, place = _kind_and_place(describe(drawn))
             return drawn if parent.untried(kind, [place], known) else None
-        places = parent.places(self.places or USUAL.get(_name_of(cls), "modules"))
+        places = parent.places(self.places or USUAL.get(name_of(cls), "modules"))
         if places:
             kind, _ = _kind_and_place(describe(self._made(cls, {"where": places[0], **chosen})))
             places = parent.untried(kind, places, known)
@@ -332,7 +332,7 @@ def pass_called(name: str | type) -> type[PassBase]:
                      f"there are {', '.join(passes())}, and your own as package.module:Class")
 
 
-def _name_of(cls: type) -> str:
+def name_of(cls: type) -> str:
     """Return the name by which `pass_called` finds a class again, here and in other processes."""
     name = next((n for n, one in passes().items() if one is cls), f"{cls.__module__}:{cls.__qualname__}")
     with contextlib.suppress(TrainError):
@@ -346,7 +346,7 @@ def describe(drawn: PassBase) -> dict[str, Any]:
     """Return a pass as data, of which `build` makes it again; raise TrainError where that cannot be."""
     if not isinstance(drawn, PassBase):
         raise TrainError(f"{type(drawn).__name__} is no pass: a mutation gives one, or None where there is nothing to do")
-    name, missing = _name_of(type(drawn)), object()
+    name, missing = name_of(type(drawn)), object()
     options = {option: getattr(drawn, option, missing) for option in inspect.signature(type(drawn)).parameters}
     step = {"pass": name} | {option: value for option, value in options.items() if value is not None}
     for option, value in step.items():

@@ -19,6 +19,7 @@ from fxgrow.common import held, mixed
 from fxgrow.errors import ArchiveError
 from fxgrow.experiments.data import Data, as_data
 from fxgrow.experiments.evolve.config import SearchConfig
+from fxgrow.experiments.evolve.credit import adapted
 from fxgrow.experiments.evolve.embedding import Embedding, learned
 from fxgrow.experiments.evolve.engines import Engine, Serial
 from fxgrow.experiments.evolve.joint import family, train_jointly
@@ -28,7 +29,7 @@ from fxgrow.experiments.evolve.predictor import Predictor
 from fxgrow.experiments.evolve.selection import SELECTIONS, Selection, best, survivors, tournament
 from fxgrow.experiments.evolve.store import Store, from_bytes, opened, to_bytes
 from fxgrow.experiments.evolve.structure import graph_hash
-from fxgrow.experiments.evolve.worker import Fitness, Task, TaskResult, data_of, evaluate, fitness_of
+from fxgrow.experiments.evolve.worker import Fitness, Task, TaskResult, data_of, evaluate, fitness_of, reestimate
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import Run, capture_classifier, insist_classes, load_run_model
 
@@ -179,16 +180,22 @@ class Search:
         self.members |= {m.number: m for m in members}
 
     def _rounds(self, population: list[Scored]) -> list[Scored]:
-        for round in range(1, self.config.rounds + 1):
+        rungs = self.config.rungs
+        for round in range(1, self.config.rounds * rungs + 1):
             if self.store.kept(round) is None:
                 if self._exhausted():
                     break
-                self._select_and_mutate(population, round)
+                if (round - 1) % rungs:
+                    going = best(population, self.config.surviving(len(population)), random.Random())
+                    self._add([], round, [s.number for s in going])
+                else:
+                    self._select_and_mutate(population, round)
             alive = [*(self.store.kept(round) or []), *(n for n, m in self.members.items() if m.round == round)]
+            steps = max(1, self.config.steps // rungs)
             if self.config.weights == "share":
-                population = self._train_together(alive, round)
+                population = self._train_together(alive, round, steps)
             else:
-                population = self._train(alive, round, max(1, self.config.steps // len(alive)))
+                population = self._train(alive, round, max(1, steps // len(alive)))
             population = [s for s in population if s.archive]
             if not population:
                 break
@@ -213,13 +220,14 @@ class Search:
         for parent in self.parents.values():
             parent.led_to.clear()  # so that what is drawn does not depend on where the search was cut off
         predictor = self.predictor if self.predictor is not None and self.predictor.learn(self.scored) else None
+        mutations = adapted(self.mutations, self.scored) if self.config.adapt else self.mutations
         pool: list[Child] = []
         discarded: list[Any] = []
         origin: dict[int, Scored] = {}
         for _ in range(count if predictor is None else count * self.config.candidates):
             chosen = parents()
             origin |= {s.number: s for s in chosen}
-            child, refused = mutate([self._parent(s) for s in chosen], self.mutations, rng, self.limits, known)
+            child, refused = mutate([self._parent(s) for s in chosen], mutations, rng, self.limits, known)
             discarded += refused
             if child is not None:
                 pool.append(child)
@@ -260,13 +268,17 @@ class Search:
         network = self.untrained if origin is None else self.store.get(origin.archive)
         step = None if origin is not None and origin.number == number else self.members[number].step
         seed = mixed(self.config.seed, round, number) % 2 ** 31
-        return Task(number, round, network, step, steps, seed, self.config.to_json(), self.given.data, self.given.fitness)
+        inherits = self.config.momentum == "inherit" and origin is not None
+        return Task(number, round, network, step, steps, seed, self.config.to_json(), self.given.data, self.given.fitness,
+                    self.store.moments(origin.archive) if inherits else b"")  # type: ignore[union-attr]
 
     def _keep(self, result: TaskResult) -> None:
         """Write the network first, then the row that counts."""
         if result.error and result.round == 0:
             raise TrainError(f"the base network cannot be trained: {result.error}")
         archive = "" if result.error else self._put(result.network, result.number, result.round)
+        if archive and self.config.momentum == "inherit":
+            self.store.put_moments(archive, result.moments)
         self._count([Scored(self.members[result.number], result.round, archive, result.accuracy, result.loss,
                             result.correct, result.spent, result.steps, result.seconds, result.fitness)])
 
@@ -292,20 +304,21 @@ class Search:
                     return s
         return None
 
-    def _train_together(self, alive: Sequence[int], round: int) -> list[Scored]:
+    def _train_together(self, alive: Sequence[int], round: int, steps: int) -> list[Scored]:
         """Train the living together, whose ancestors hold some of their numbers and so are kept up to date as well."""
         if any(self._at(n, round) is None for n in alive):
             everyone = sorted({a for n in alive for a in ancestry(self.members, n)})
             members = family({n: (self.members[n].parent, self._network(n, round)) for n in everyone})
             seed = mixed(self.config.seed, round) % 2 ** 31
-            spent, taken, seconds = train_jointly(members, alive, self.data, self.config, self.config.steps, seed)
+            spent, taken, seconds = train_jointly(members, alive, self.data, self.config, steps, seed)
             scored = []
             for number in everyone:
                 model: GraphModule = fxgrow.untie(members[number].model)  # type: ignore[assignment]
+                cost = reestimate(model, self.data, self.config, seed)
                 accuracy, loss, correct = evaluate(model, self.data.validation)  # leaves it in eval mode, as it is kept
                 archive = self._put(to_bytes(model), number, round)
-                scored.append(Scored(self.members[number], round, archive, accuracy, loss, correct, spent.get(number, 0),
-                                     taken.get(number, 0), seconds / len(alive),
+                scored.append(Scored(self.members[number], round, archive, accuracy, loss, correct,
+                                     spent.get(number, 0) + cost, taken.get(number, 0), seconds / len(alive),
                                      fitness_of(model, self.data, self.given.fitness)))
             self._count(scored)
         return [s for n in alive if (s := self._at(n, round)) is not None]

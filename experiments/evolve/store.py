@@ -157,6 +157,19 @@ class Store:
             file.write(smaller if smaller is not None and len(smaller) < len(whole) else whole)
         return name
 
+    def put_moments(self, name: str, content: bytes) -> None:
+        """Keep the moments of the optimizer that trained the network of a hash."""
+        with atomic_write(self.path(name).with_suffix(".moments")) as file:
+            file.write(zlib.compress(content, 1))
+
+    def moments(self, name: str) -> bytes:
+        """Return what `put_moments` kept, or raise ArchiveError."""
+        path = self.path(name).with_suffix(".moments")
+        try:
+            return zlib.decompress(path.read_bytes())
+        except (OSError, zlib.error) as error:
+            raise ArchiveError(f"{path.name} cannot be read: {error}") from error
+
     def path(self, name: str) -> Path:
         """Return the file of a network."""
         return self.folder / "networks" / f"{name}.fxn"

@@ -1,25 +1,29 @@
 """The work on one network in one round: a function of its task alone, so that it can run anywhere."""
 import contextlib
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from fxgrow.common import brief
 from fxgrow.experiments.data import Data, load_data, loader
 from fxgrow.experiments.evolve.config import SearchConfig
-from fxgrow.experiments.evolve.mutation import grow
+from fxgrow.experiments.evolve.mutation import costs, grow
 from fxgrow.experiments.evolve.store import from_bytes, to_bytes
 from fxgrow.experiments.settings import TrainError
-from fxgrow.experiments.train import Interrupted, Trainer
+from fxgrow.experiments.train import Interrupted, TrainConfig, Trainer, give_moments, make_optimizer, moments_of
 from fxgrow.graph import running_copy
 
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 Fitness = Callable[[nn.Module, Data], float]  # of a trained network in eval mode, the higher the better
 
 
@@ -27,7 +31,8 @@ Fitness = Callable[[nn.Module, Data], float]  # of a trained network in eval mod
 class Task:
     """A network to be trained for `steps`: `network` as `to_bytes` gives it or, with a `step`, its parent so.
 
-    data, fitness: those of a search that was given objects.
+    data, fitness: those of a search that was given objects. moments: of the optimizer that trained this network, as
+    safetensors; empty: they begin anew.
     """
     number: int
     round: int
@@ -38,11 +43,15 @@ class Task:
     config: Mapping[str, Any]
     data: Data | None = None
     fitness: Fitness | None = None
+    moments: bytes = b""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The trained network and how well it does on the validation part, or why its training failed."""
+    """The trained network and how well it does on the validation part, or why its training failed.
+
+    moments: of its optimizer, if they are to be inherited.
+    """
     number: int
     round: int
     network: bytes
@@ -54,6 +63,7 @@ class TaskResult:
     seconds: float
     error: str = ""
     fitness: float | None = None
+    moments: bytes = b""
 
     @classmethod
     def failure(cls, task: Task, error: str, spent: int = 0, steps: int = 0, seconds: float = 0.0) -> "TaskResult":
@@ -67,19 +77,50 @@ def run(task: Task) -> TaskResult:
     config = SearchConfig.of(task.config)
     data = task.data or data_of(config.data, config.root, config.limit, config.seed)
     model = from_bytes(task.network)
+    settings, moments = config.trainer(task.steps, task.seed), safetensors.torch.load(task.moments) if task.moments else {}
     if task.step is not None:
-        model = grow(model, data.first(2), task.step).model  # type: ignore[assignment]
-    trainer = Trainer(model, data, config.trainer(task.steps, task.seed))
+        grown = grow(model, data.first(2), task.step)
+        if moments:
+            moments = moments_of(grown.record.migrate_optimizer(_optimizer(settings, model, moments), grown.model, model))
+        model = grown.model  # type: ignore[assignment]
+    trainer = Trainer(model, data, settings)
+    give_moments(trainer.optimizer, moments)
     try:
         trainer.fit()
+        extra = reestimate(trainer.model, data, config, task.seed, trainer.device)
         trained = trainer.model.cpu()
         fitness = fitness_of(trained, data, task.fitness)
     except Interrupted:  # nothing is wrong with the network: it is to be trained another time
         raise KeyboardInterrupt from None
     except TrainError as error:  # a loss that is not finite, say: the search goes on without this network
         return TaskResult.failure(task, str(error), trainer.flops, trainer.step, time.monotonic() - began)
-    return TaskResult(task.number, task.round, to_bytes(trained), *evaluate(trained, data.validation), trainer.flops,
-                      task.steps, time.monotonic() - began, fitness=fitness)
+    inherited = moments_of(trainer.optimizer) if config.momentum == "inherit" else {}
+    kept = safetensors.torch.save({name: t.cpu().contiguous() for name, t in inherited.items()}) if inherited else b""
+    return TaskResult(task.number, task.round, to_bytes(trained), *evaluate(trained, data.validation), trainer.flops + extra,
+                      task.steps, time.monotonic() - began, fitness=fitness, moments=kept)
+
+
+def _optimizer(settings: TrainConfig, model: nn.Module, moments: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    optimizer = make_optimizer(settings, model)
+    give_moments(optimizer, moments)
+    return optimizer
+
+
+def reestimate(model: nn.Module, data: Data, config: SearchConfig, seed: int, device: torch.device | None = None) -> int:
+    """Estimate the running statistics of batch norms anew on `config.statistics` batches, and return the FLOPs of that.
+
+    They are those of the weights as they are now, and of equal weight, not of all that the weights were meanwhile. What else
+    a forward in train mode draws (dropout) is drawn from `seed`.
+    """
+    if not config.statistics or not any(isinstance(m, BATCH_NORM) for m in model.modules()):
+        return 0
+    batch = min(config.trainer(1, 0).batch_size, len(data.train))  # type: ignore[arg-type]
+    epochs = itertools.repeat(loader(data.train, batch, shuffle=True, seed=seed, drop_last=True))
+    batches = [x for x, _ in itertools.islice(itertools.chain.from_iterable(epochs), config.statistics)]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        update_bn(batches, model, device)
+    return sum(map(len, batches)) * costs(running_copy(model).cpu(), data.first(1))[1]
 
 
 def fitness_of(model: nn.Module, data: Data, fitness: Fitness | None) -> float | None:

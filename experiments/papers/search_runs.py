@@ -86,8 +86,17 @@ class Comparison(Setup):
     @property
     def sizes(self) -> SearchSizes:
         """Return the sizes of the scale with the user's count, if there is one."""
-        sizes = SIZES[self.scale]
+        sizes = self.all_sizes[self.scale]
         return replace(sizes, children=self.count or sizes.children)
+
+    @property
+    def all_sizes(self) -> Mapping[str, SearchSizes]:
+        """Return the sizes by scale."""
+        return SIZES
+
+    def how(self, arm: Arm) -> dict[str, Any]:
+        """Return the settings by which the arm's search differs from the others."""
+        return {"selection": arm.name, "weights": self.sizes.weights}
 
     def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Return what tells a run from any other."""
@@ -114,10 +123,10 @@ class Comparison(Setup):
         forward = fxgrow.count_flops(untrained(self, BASE, seed), data.train[0][0][None]).forward
         return evolve.SearchConfig(
             model="zoo:" + self.preset.networks[NETWORK].on(data.input_shape)[0], data=self.data or self.preset.data,
-            root=self.root, limit=self.preset.limit, seed=seed, selection=arm.name, keep=sizes.keep, children=sizes.children,
-            weights=sizes.weights, first_steps=sizes.first_steps, steps=sizes.steps, rounds=10 ** 6, final_steps=0,
+            root=self.root, limit=self.preset.limit, seed=seed, keep=sizes.keep, children=sizes.children,
+            first_steps=sizes.first_steps, steps=sizes.steps, rounds=10 ** 6, final_steps=0,
             total_flops=sizes.share * self.budget(seed), flops=sizes.largest * forward, mutations=MUTATIONS,
-            train={**train, "device": self.device})
+            train={**train, "device": self.device}, **self.how(arm))
 
     def run(self, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
         """Run an arm with one seed, unless that has been done, and write what came out."""

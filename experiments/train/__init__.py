@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from fxgrow.experiments.train.rates import Rates, rate
     from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
-    from fxgrow.experiments.train.state import TrainingState
+    from fxgrow.experiments.train.state import TrainingState, give_moments, moments_of
     from fxgrow.experiments.train.trainer import PROBE, Diverged, Interrupted, Trainer, finite_or_none
     from fxgrow.experiments.train.watch import Lines, Progress, Watcher, summary_writer
 
@@ -33,7 +33,7 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "prepare": "autocast capture_classifier device_of insist_classes make_optimizer runnable",
     "rates": "Rates rate",
     "sources": "Run load_run_data load_run_model",
-    "state": "TrainingState",
+    "state": "TrainingState give_moments moments_of",
     "trainer": "Diverged Interrupted PROBE Trainer finite_or_none",
     "watch": "Lines Progress Watcher summary_writer",
 })

@@ -1,4 +1,5 @@
 """The state of a training run between two steps, as a checkpoint holds it: gathered as tensors and JSON, and restored."""
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,31 @@ def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the state of an optimizer with one group by the names of parameters, whose order is kept."""
-    tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
     group, = optimizer.param_groups
     for name, parameter in zip(group["param_names"], group["params"]):
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{key}/{name}"] = value
-            else:
+            if not isinstance(value, Tensor):
                 plain.setdefault(name, {})[key] = value
+    tensors = {f"optimizer/{path}": tensor for path, tensor in moments_of(optimizer).items()}
     return tensors, {"names": group["param_names"], "state": plain, "group": {k: group[k] for k in ("lr", "weight_decay")}}
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the tensors that an optimizer with one group keeps, by kind and parameter: `kind/name`."""
+    group, = optimizer.param_groups
+    return {f"{key}/{name}": value for name, parameter in zip(group["param_names"], group["params"])
+            for key, value in optimizer.state.get(parameter, {}).items() if isinstance(value, Tensor)}
+
+
+def give_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+    """Bring a new optimizer over the same network to what `moments_of` returned."""
+    group, = optimizer.param_groups
+    parameters = dict(zip(group["param_names"], group["params"]))
+    for path, tensor in moments.items():
+        key, name = path.split("/", 1)
+        # torch's optimizers keep their count of steps on the CPU
+        optimizer.state[parameters[name]][key] = tensor if key == "step" else tensor.to(parameters[name].device)
 
 
 def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -94,12 +110,8 @@ def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str,
     parameters = dict(trainer.model.named_parameters(remove_duplicate=False))
     for name, entries in state["optimizer"]["state"].items():
         trainer.optimizer.state[parameters[name]].update(entries)
-    for path, tensor in tensors.items():
-        kind, *rest = path.split("/", 2)
-        if kind == "optimizer":
-            key, name = rest
-            # torch's optimizers keep their count of steps on the CPU
-            trainer.optimizer.state[parameters[name]][key] = tensor if key == "step" else tensor.to(parameters[name].device)
+    give_moments(trainer.optimizer, {path.removeprefix("optimizer/"): tensor for path, tensor in tensors.items()
+                                     if path.startswith("optimizer/")})
     last = state["last"]
     if last is not None:
         record = {path.removeprefix("growth/"): t for path, t in tensors.items() if path.startswith("growth/")}

@@ -281,7 +281,8 @@ def facts(found):
 
 
 MODES = {"inherit": {}, "share": {"weights": "share"}, "steady": {"mode": "steady", "selection": "aging"},
-         "nsga2": {"selection": "nsga2", "mode": "steady"}}
+         "nsga2": {"selection": "nsga2", "mode": "steady"},
+         "rungs": {"rungs": 2, "momentum": "inherit", "adapt": True, "steps": 16}}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -440,6 +441,8 @@ def test_a_damaged_database_is_called_so(tmp_path):
     ({"flops": "x"}, "a number"), ({"seed": 1.5}, "whole"), ({"flops": -5}, "above 0"), ({"total_flops": 0}, "above 0"),
     ({"latency": -1}, "above 0"), ({"parameters": 0}, "at least 1"), ({"parameters": 1.5}, "whole number"),
     ({"limit": 0}, "at least 1"), ({"rounds": True}, "whole number"), ({"final_steps": -1}, "at least 0"),
+    ({"rungs": 0}, "at least 1"), ({"rungs": 2, "mode": "steady"}, "no rounds to drop"), ({"statistics": -1}, "at least 0"),
+    ({"momentum": "inherit", "weights": "share"}, "one optimizer"), ({"momentum": "x"}, "one of anew, inherit"),
     ({"data": 3}, "a word"), ({"root": 3}, "a word"), ({"weights": 3}, "one of inherit")])
 def test_wrong_settings_are_told(changes, said):
     with pytest.raises(TrainError, match=said):
