@@ -90,6 +90,7 @@ NOISE = ": pass the noise as an input, or keep it in a buffer"  # what to do in 
 APART = ": give that code a module of its own, which stays as it is"
 ALIKE = ": do the same whether they are or not"
 GENERATOR = torch.Generator
+PADDED = ": give the recurrent layer the padded batch, and mask what it gives behind the end of each sequence"
 AROUND = ": switch it on around the call of the model"
 
 
@@ -822,9 +823,9 @@ def _to(recorder: Recorder, func, name, args, kwargs) -> Any:
     return recorder._emitted("call_method", name, node_args, node_kwargs, func(*given, **named))
 
 
-def _refused(what: str) -> Callable:
+def _refused(what: str, advice: str = APART) -> Callable:
     def refuse(recorder: Recorder, func, name, args, kwargs) -> Any:
-        raise recorder.stop(what, APART)
+        raise recorder.stop(what, advice)
     return refuse
 
 
@@ -879,6 +880,7 @@ SPECIAL: dict[str, Callable] = {
     "__set__": _set_attribute, "__deepcopy__": _copied,
     "requires_grad_": _refused("its forward asks for gradients of a tensor"),
     **dict.fromkeys(("backward", "grad"), _refused("its forward computes gradients")),
+    "_pack_padded_sequence": _refused("it packs sequences, whose lengths are data,", PADDED),
     **dict.fromkeys(("__repr__", "__format__", "__hash__", "has_names",
                      "_record_function_enter_new", "_record_function_exit._RecordFunction"), _fact)}
 

@@ -271,6 +271,8 @@ def test_names_order_and_ties_are_the_model_s():
     (lambda self, x: torch.autograd.grad(self.body(x).sum(), x)[0], r"computes gradients at .*test_capturing\.py:\d+"),
     (lambda self, x: (self.body(x).sum().backward(), x)[1], r"computes gradients at .*test_capturing\.py:\d+"),
     (lambda self, x: (torch.autograd.backward(self.body(x).sum()), x)[1], r"computes gradients at .*test_capturing\.py"),
+    (lambda self, x: self.body(nn.utils.rnn.pack_padded_sequence(x[None], torch.tensor([len(x)])).data),
+     r"packs sequences, whose lengths are data, at .*test_capturing\.py:\d+: give the recurrent layer the padded batch"),
     (lambda self, x: self.body(x.numpy()), r"test_capturing\.py:\d+"),
     (lambda self, x: self.eval().body(x), r"switches between train and eval mode at .*test_capturing\.py:\d+")])
 def test_a_shell_that_cannot_be_captured(forward, reason):
