@@ -1,6 +1,6 @@
 """The start of a run: the device, a captured copy of the model that fits the data, and an optimizer."""
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,17 +14,15 @@ from fxgrow.experiments.data import Data, DataError
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.tasks import Task, get_task, prediction, task_of
 from fxgrow.experiments.train.config import TrainConfig
+from fxgrow.experiments.train.processes import cuda_of_process
 from fxgrow.graph import clone_structure
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] | None = None) -> Optimizer:
-    """Return the optimizer over a model's parameters, in the order of `names`."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    if names is None:
-        names = [n for n, p in model.named_parameters() if p.requires_grad]
-    named = [(name, parameters[name]) for name in names]
+def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
+    """Return the optimizer over a model's parameters."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(named, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov,
                                weight_decay=config.weight_decay)
@@ -102,4 +100,4 @@ def device_of(config: TrainConfig) -> torch.device:
                          f"{did_you_mean(config.compile, known)}; there are {', '.join(known)}")
     if config.precision == "fp16" and name != "cuda":
         raise TrainError(f"fp16 needs a CUDA device: use bf16 or fp32 on {name}")
-    return torch.device(name)
+    return cuda_of_process() if name == "cuda" else torch.device(name)

@@ -11,8 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,22 @@ from torch.fx import GraphModule
 from torch.utils.data import default_collate
 
 import fxgrow
-from fxgrow.common import held
-from fxgrow.errors import ArchiveError
+from fxgrow.common import held, mixed, one_line
+from fxgrow.errors import ArchiveError, FxgrowError
 from fxgrow.experiments.data import Data, loader
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.tasks import prediction, task_of
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.costs import PlannedCost, count_parameters, eval_flops, plan, step_flops
+from fxgrow.experiments.train.growing import RunGrower
 from fxgrow.experiments.train.history import History, append_line
 from fxgrow.experiments.train.prepare import autocast, capture_for, cpu_copy, device_of, in_mode, make_optimizer, runnable
-from fxgrow.experiments.train.rates import Rates, after_growth, rate
+from fxgrow.experiments.train.processes import Group
+from fxgrow.experiments.train.rates import rate
 from fxgrow.experiments.train.state import TrainingState, gather, restore
 from fxgrow.experiments.train.watch import TensorBoard, Watcher
-from fxgrow.loops import CheckedGrowth, Effects, Entry, LastGrowth, grow_by_entry, parse_growth, seed_for, stalled
+from fxgrow.loops import CheckedGrowth, Entry, parse_growth, stalled
 
 PROBE = 16  # samples that a grown network is compared on
 
@@ -60,6 +61,9 @@ class Trainer(TrainingState):
         out: a folder for the history, the log, checkpoints and the trained model; None: nothing is written.
         watchers: told of steps, evaluations and growths.
 
+    In a process group (torchrun) all processes make the same trainer; each takes its share of every batch, and the first
+    writes.
+
     Raises:
         TrainError: the settings, the model and the data do not go together.
         CaptureError: the model cannot be captured.
@@ -67,13 +71,16 @@ class Trainer(TrainingState):
 
     def __init__(self, model: nn.Module, data: Data, config: TrainConfig, out: str | Path | None = None, *,
                  watchers: Sequence[Watcher] = ()):
-        self.config, self.data, self.task = config, data, task_of(data, config.task)
-        self.watchers = [*watchers, *([TensorBoard()] if config.tensorboard else [])]
+        self.config, self.data, self.task, self.group = config, data, task_of(data, config.task), Group()
+        self.watchers = [*watchers, *([TensorBoard()] if config.tensorboard and self.group.rank == 0 else [])]
         self.out = None if out is None else Path(out)
         self.device = device_of(config)
         if not len(data.train):
             raise TrainError("there are no training data: give a data set with samples")
         self.batch = min(config.batch_size, len(data.train))
+        if self.batch % self.group.size:
+            raise TrainError(f"{self.group.size} processes cannot share a batch of {self.batch} evenly: choose a batch_size "
+                             "that is a multiple of them")
         self.per_epoch = len(data.train) // self.batch
         self.total = config.steps or (config.epochs or 0) * self.per_epoch
         self.entries = [parse_growth(text) for text in config.grow]
@@ -83,12 +90,12 @@ class Trainer(TrainingState):
         self.model: GraphModule = self._placed(capture_for(self.task, model, self.probe, data, targets))
         self.optimizer = make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.rates, self.history, self.fired = Rates(), History(), []
-        self.effects = Effects()
-        self._asked_to_stop = False
-        self._renew()
+        self.history, self._asked_to_stop, self._stopping = History(), False, False
+        trained = runnable(config, self.group.around(self.model, self.device))
+        self.grower = RunGrower(self, trained, self.probe, self._placed)
+        self._follow()
 
-    def _placed(self, model: GraphModule) -> GraphModule:
+    def _placed(self, model: nn.Module) -> Any:
         """Bring a network to the device, in the form of memory that the settings ask for."""
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if self.config.channels_last else model  # type: ignore[call-overload]
@@ -110,7 +117,7 @@ class Trainer(TrainingState):
         left = [(i, e) for i, e in enumerate(self.entries) if i not in self.fired]
         left.sort(key=lambda pair: pair[1].at(self.per_epoch, self.total) or 0)
         return plan(cpu_copy(self.model), self.probe, left, self.per_epoch, self.total, self.batch, self.config.seed,
-                    self.step, self.last)
+                    self.step, self.grower.last)
 
     def fit(self) -> History:
         """Train to the end; after `resume`, from where the checkpoint was written.
@@ -125,7 +132,8 @@ class Trainer(TrainingState):
             GrowthError: a growth is not exact although nothing random was asked for.
         """
         try:
-            with held(self.out):
+            with contextlib.ExitStack() as stack:
+                self.group.by_first(lambda: stack.enter_context(held(self.out)))
                 self._fit()
         except ArchiveError as error:
             full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
@@ -133,10 +141,10 @@ class Trainer(TrainingState):
         return self.history
 
     def _fit(self) -> None:
-        self._prepare_folder()
+        self.group.by_first(self._prepare_folder)
         first = self.random_states is None and self.step == 0 and not self.history.rows
         if first:
-            checkpoint.seed_all(self.config.seed)
+            checkpoint.seed_all(self.config.seed if self.group.rank == 0 else mixed(self.config.seed, self.group.rank))
         elif self.random_states is not None:
             checkpoint.set_random_states(*self.random_states)
             self.random_states = None
@@ -145,16 +153,21 @@ class Trainer(TrainingState):
             if first:
                 self._boundary()
             else:  # settings may name growths for this step that the run which wrote the checkpoint did not know of
-                for i in self._timed():
+                self.grower.done = self.step
+                for i in self.grower.timed():
                     self._grow(i)
             try:
                 if self.step < self.total and not self.stopped:
                     self._loop()
             except Exception as error:
-                if isinstance(error, TrainError) or "DataLoader worker" not in str(error):
-                    raise
-                raise self._no_data(error) from error  # torch tells of a dead worker from a signal handler: anywhere
-        self._finish()
+                if "DataLoader worker" in str(error) and not isinstance(error, TrainError):
+                    raise self._no_data(error) from error  # torch tells of a dead worker from a signal handler: anywhere
+                if self.group.size > 1 and isinstance(error, RuntimeError) and not isinstance(error, FxgrowError):
+                    raise TrainError(f"step {self.step} was not taken together, another process may have ended: "
+                                     f"{one_line(error)}{self._advice()}") from error
+                raise
+        self.group.by_first(self._finish)
+        self.model.eval()
 
     def _loop(self) -> None:
         with contextlib.closing(self._batches()) as batches:
@@ -162,14 +175,15 @@ class Trainer(TrainingState):
                 try:
                     x, y = next(batches)
                 except Exception as error:
-                    if not self._asked_to_stop:  # else Ctrl-C has ended the workers too
+                    if not self._asked_to_stop or self.group.size > 1:  # else Ctrl-C has ended the workers too
                         raise self._no_data(error) from error
                 else:
                     self._train_step(x, y)
                     self.step += 1
                     self._boundary()
-                if self._asked_to_stop and self.step < self.total and not self.stopped:
-                    self._asked_to_stop = False
+                stopping = self._asked_to_stop if self.group.size == 1 else self._stopping  # which all have agreed on
+                if stopping and self.step < self.total and not self.stopped:
+                    self._asked_to_stop = self._stopping = False
                     self.save_checkpoint()
                     raise Interrupted(f"interrupted at step {self.step} of {self.total}{self._advice()}")
 
@@ -181,7 +195,7 @@ class Trainer(TrainingState):
 
     def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         source = loader(self.data.train, self.batch, shuffle=True, seed=self.config.seed, workers=self.config.workers,
-                        drop_last=True, device=self.device)
+                        drop_last=True, device=self.device, share=(self.group.rank, self.group.size))
         source.batch_sampler.set_epoch(*divmod(self.step, self.per_epoch))  # type: ignore[union-attr]
         try:
             while True:
@@ -193,14 +207,15 @@ class Trainer(TrainingState):
 
     def _train_step(self, x: Tensor, y: Tensor) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.config, self.rates, self.step, self.total)
-            group["weight_decay"] = self.config.weight_decay * self.rates.decay_scale
+            group["lr"] = rate(self.config, self.grower.rates, self.step, self.total)
+            group["weight_decay"] = self.config.weight_decay * self.grower.rates.decay_scale
         if not self.model.training:
             self.model.train()
         with autocast(self.config, self.device):
             out = prediction(self._forward(self._there(x)))
             loss = self.task.loss(out, y.to(self.device, non_blocking=True), self.config.label_smoothing)
-        value = float(loss.detach())
+        value, asked = self.group.means([float(loss.detach()), float(self._asked_to_stop)], self.device)
+        self._stopping = asked > 0
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f})")
         self.optimizer.zero_grad(set_to_none=True)
@@ -217,11 +232,12 @@ class Trainer(TrainingState):
 
     def _boundary(self) -> None:
         """Do what happens between two steps, in this order: evaluate, grow, stop, checkpoint."""
-        if self.effects.frozen and self.last is not None and self.step >= self.last.thaws:
-            self._renew()
+        self.grower.done = self.step
+        if self.grower.thaw():
+            self._follow()
         every = self.config.eval_every or self.per_epoch
         evaluating = self.step % every == 0 or self.step == self.total
-        timed = self._timed()
+        timed = self.grower.timed()
         if evaluating or timed:
             self._record_row()
         for i in timed:
@@ -232,17 +248,11 @@ class Trainer(TrainingState):
         if self.step % checkpoints == 0 or self.step == self.total or self.stopped:
             self.save_checkpoint()
 
-    def _timed(self) -> list[int]:
-        """Return the growths that are due at this step and have not been."""
-        return [i for i, e in enumerate(self.entries)
-                if i not in self.fired and e.at(self.per_epoch, self.total) == self.step]
-
     def _grow_or_stop(self) -> None:
         """Do what the losses ask for: the next growth that waits for them, or an early stop."""
-        rows = self.history.rows[self.since:]
-        waiting = [i for i, e in enumerate(self.entries) if i not in self.fired and e.at(self.per_epoch, self.total) is None]
-        if waiting and self.entries[waiting[0]].due(rows):
-            self._grow(waiting[0])
+        rows, asked = self.history.rows[self.grower.since:], self.grower.asked_for()
+        if asked is not None:
+            self._grow(asked)
         elif self.config.patience and stalled([row["val_loss"] for row in rows], self.config.patience):
             self.stopped = f"the validation loss has not fallen for {self.config.patience} evaluations"
 
@@ -252,12 +262,16 @@ class Trainer(TrainingState):
         if not len(dataset):
             raise TrainError("there are no samples to evaluate on")
         sums: dict[str, Tensor] = {}
+        self.group.take_buffers(self.model)
         with in_mode(self.model, training=False):
-            for x, y in loader(dataset, self.config.eval_batch_size, workers=0, device=self.device):
+            for x, y in loader(dataset, self.config.eval_batch_size, workers=0, device=self.device,
+                               share=(self.group.rank, self.group.size)):
                 with autocast(self.config, self.device):
                     out = prediction(self.model(self._there(x)))
                 for name, value in self.task.sums(out.float(), y.to(self.device)).items():
                     sums[name] = value.cpu().double() + sums.get(name, 0)
+        parts = [part for part in self.group.gathered(sums) if part]
+        sums = {name: sum(part[name] for part in parts) for name in parts[0]}  # type: ignore[misc]
         self.eval_flops += self._eval_flops * len(dataset)
         return tuple(self.task.scores(sums, dataset))
 
@@ -276,10 +290,10 @@ class Trainer(TrainingState):
                "flops": self.flops, "eval_flops": self.eval_flops,
                "train_loss": self.loss_sum / self.loss_count if self.loss_count else None, "val_loss": loss,
                **{f"val_{m.name}": value for m, value in zip(self.task.metrics, metrics)},
-               "lr": rate(self.config, self.rates, self.step, self.total),
+               "lr": rate(self.config, self.grower.rates, self.step, self.total),
                "parameters": count_parameters(self.model), "seconds": round(self.seconds, 3), "event": event}
         self.loss_sum, self.loss_count = 0.0, 0
-        self.history.append(row, self.out)
+        self.history.append(row, self.out if self.group.rank == 0 else None)
         self.say(" ".join(f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items() if v is not None))
         for watcher in self.watchers:
             watcher.evaluated(self, row)
@@ -287,21 +301,12 @@ class Trainer(TrainingState):
     def _grow(self, index: int) -> None:
         """Grow the model, its optimizer and the rates by an entry, and give an account of it."""
         entry, began = self.entries[index], time.monotonic()
-        old, flops = self.model, self._step_flops
-        self.effects.lift()
-        growth = grow_by_entry(old.cpu(), self.probe, entry, seed_for(self.config.seed, index))
-        self.model = self._placed(growth.grown.model)  # type: ignore[arg-type]
-        if entry.options["optimizer"] == "migrate":
-            self.optimizer = growth.record.migrate_optimizer(self.optimizer, self.model, old)
-        else:
-            self.optimizer = make_optimizer(self.config, self.model)
-        before, after = count_parameters(old), count_parameters(self.model)
-        self.rates = after_growth(self.config, self.rates, entry.options, self.step, self.total, before / after)
-        self.last = LastGrowth(replace(growth.record, origin={}), entry.options, self.step)
-        self.fired.append(index)
-        self._renew()
-        self._account(entry, growth, (before, after), (flops, self._step_flops), time.monotonic() - began)
-        self.since = len(self.history.rows)
+        before, flops = count_parameters(self.model), self._step_flops
+        growth = self.grower.grow(index)
+        self.grower.growths.clear()  # which would keep every network
+        self._follow()
+        self._account(entry, growth, (before, count_parameters(self.model)), (flops, self._step_flops),
+                      time.monotonic() - began)
         self._record_row(entry.text)
 
     def _account(self, entry: Entry, done: CheckedGrowth, parameters: tuple[int, int], flops: tuple[int, int],
@@ -318,12 +323,11 @@ class Trainer(TrainingState):
         for watcher in self.watchers:
             watcher.grown(self, growth)
 
-    def _renew(self) -> None:
-        """Bring up to date what follows from the network and the last growth: effects, the function that runs, costs."""
-        self.effects.renew(self.last, self.step, self.model, self.optimizer)
-        self._forward: Callable[[Tensor], Tensor] = self.model
-        if not self.effects.frozen:  # whose hooks are no part of a compiled graph
-            self._forward = runnable(self.config, self.model)
+    def _follow(self) -> None:
+        """Bring up to date what follows from the network and its last growth: what runs, and what it costs."""
+        self.model, self._forward = self.grower.inner, self.grower.model
+        if self.grower.effects.frozen:  # whose hooks are no part of a compiled graph
+            self._forward = getattr(self._forward, "_orig_mod", self._forward)
         self._step_flops = step_flops(self.model, self.batch, self.data.input_shape, self.probe.dtype)
         self._eval_flops = eval_flops(self.model, self.data.input_shape, self.probe.dtype)
 
@@ -336,11 +340,12 @@ class Trainer(TrainingState):
             raise self._diverged(f"{lost} holds NaN or infinity at step {self.step}")
         self.seconds = time.monotonic() - self._began
         tensors, state = gather(self)
-        self.effects.lift()  # a file holds the network as it is without them
-        checkpoint.write(self.out / checkpoint.CHECKPOINT_NAME, self.model, tensors, state)
-        self.effects.renew(self.last, self.step, self.model, self.optimizer)
+        self.grower.effects.lift()  # a file holds the network as it is without them
+        path = self.out / checkpoint.CHECKPOINT_NAME
+        self.group.by_first(lambda: checkpoint.write(path, self.model, tensors, state))
+        self.grower.renew()
         self.checkpoint_step = self.step
-        self.history.save(self.out)
+        self.group.by_first(lambda: self.history.save(path.parent))
 
     @classmethod
     def resume(cls, out: str | Path, data: Data, *, watchers: Sequence[Watcher] = (),
@@ -374,7 +379,7 @@ class Trainer(TrainingState):
         self.history.save(self.out)  # rows behind the checkpoint that is gone on from are dropped
 
     def _finish(self) -> None:
-        self.model.eval()
+        self.model.eval()  # as it is saved
         if self.out is not None:
             fxgrow.save(self.model, self.out / "model.pt")
             self.history.save(self.out)
@@ -382,7 +387,7 @@ class Trainer(TrainingState):
 
     def say(self, text: str) -> None:
         """Add a line, or several, to `log.txt`."""
-        if self.out is not None:
+        if self.out is not None and self.group.rank == 0:
             append_line(self.out / "log.txt", text)
 
     def _advice(self) -> str:
@@ -405,8 +410,9 @@ class Trainer(TrainingState):
             for watcher in self.watchers:
                 watcher.started(self)
                 stack.callback(watcher.ended, self)
-            self._renew()
-            stack.callback(self.effects.lift)
+            self.grower.renew()
+            self._follow()
+            stack.callback(self.grower.effects.lift)
             yield
 
     @contextlib.contextmanager
