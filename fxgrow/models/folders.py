@@ -95,10 +95,13 @@ def _kinds(table: Any, config: Any) -> tuple:
 
 
 def fresh(kind: Any, config: Any, like: nn.Module | None = None) -> nn.Module:
-    """Return a new model of a class, in the type of `like`, which also says how it generates."""
+    """Return a new model of a class, in the type of `like`, which also says how it generates; like it, without numbers."""
     dtype = next((p.dtype for p in like.parameters() if p.is_floating_point()), None) if like is not None else None
+    dtype = dtype or getattr(config, "dtype", None) or torch.float32
+    if like is not None and any(p.is_meta for p in like.parameters()):
+        return without_numbers(kind, config, dtype)
     with _told(CONFIG):
-        model = kind._from_config(config, dtype=dtype or getattr(config, "dtype", None) or torch.float32)
+        model = kind._from_config(config, dtype=dtype)
     kinds = {name: b.dtype for name, b in like.named_buffers()} if like is not None else {}
     for name, buffer in model.named_buffers():  # what stays in single precision where numbers are read in another type
         buffer.data = buffer.data.to(kinds.get(name, buffer.dtype))
@@ -106,6 +109,23 @@ def fresh(kind: Any, config: Any, like: nn.Module | None = None) -> nn.Module:
     if told is not None and getattr(model, "generation_config", None) is not None:
         model.generation_config = told
     return model
+
+
+def without_numbers(kind: Any, config: Any, dtype: torch.dtype) -> Any:
+    """Return a model whose parameters are on the meta device, and whose buffers are as its class makes them."""
+    register = nn.Module.register_parameter
+
+    def empty(module: nn.Module, name: str, param: Any) -> None:
+        register(module, name, param)
+        if param is not None and not param.is_meta:
+            module._parameters[name] = nn.Parameter(param.to("meta"), param.requires_grad)
+
+    nn.Module.register_parameter = empty  # type: ignore[method-assign]
+    try:
+        with _told(CONFIG):
+            return kind._from_config(config, dtype=dtype)
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def example_inputs(model: nn.Module) -> dict[str, Tensor] | None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fxgrow.common import Refusal
 from fxgrow.models.configurations import changed
-from fxgrow.models.folders import class_of, quietly, read_config
+from fxgrow.models.conversion import Conversion
+from fxgrow.models.folders import class_of, quietly, read_config, without_numbers
 
 SHARD = "5GB"  # at most, of a file that is written
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
@@ -20,24 +21,30 @@ INDEX = "model.safetensors.index.json"
 
 
 class Shards:
-    """The tensors in a folder's safetensors, by name."""
+    """The tensors of a model in a folder's safetensors, by the names that its class has for them.
 
-    def __init__(self, folder: str | Path):
+    Raises:
+        Refusal: there is none for one of the model's.
+    """
+
+    def __init__(self, folder: str | Path, model: nn.Module):
         self.files: dict[str, Path] = {}
         for file in sorted(Path(folder).glob("*.safetensors")):
             with safetensors.safe_open(file, "pt") as opened:
                 self.files |= dict.fromkeys(opened.keys(), file)
-
-    def read(self, name: str) -> Tensor:
-        """Return one tensor; its file is open meanwhile alone, so that nothing else stays in memory."""
-        with safetensors.safe_open(self.files[name], "pt") as opened:
-            return opened.get_tensor(name)
-
-    def insist_on(self, model: nn.Module) -> None:
-        """Refuse a folder that has not each tensor of a model under the name that it has there."""
-        lacks = [name for name in own_tensors(model) if name not in self.files]
+        self.conversion = Conversion(model)
+        self.sources = self.conversion.sources(self.files)
+        lacks = [name for name in own_tensors(model) if name not in self.sources]
         if lacks:
             raise Refusal(f"the folder has no {lacks[0]} in safetensors")
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor; files are open meanwhile alone, so that nothing else stays in memory."""
+        return self.conversion.from_files(name, self.sources[name], self._read)
+
+    def _read(self, name: str) -> Tensor:
+        with safetensors.safe_open(self.files[name], "pt") as opened:
+            return opened.get_tensor(name)
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -47,11 +54,7 @@ def own_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def structure(source: str, big: str | None, changes: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the model in a folder and a bigger one, by its place and changes, both without numbers but for constants.
-
-    Raises:
-        Refusal: their class renames tensors when it is saved.
-    """
+    """Return the model in a folder and a bigger one, by its place and changes, both without numbers but for constants."""
     config = read_config(source)
     kind = class_of(config, spec=source)
     dtype = next((t for t in (getattr(config, "dtype", None),) if isinstance(t, torch.dtype)), torch.float32)
@@ -59,27 +62,7 @@ def structure(source: str, big: str | None, changes: Mapping[str, Any]) -> tuple
     other = config if big is None else read_config(big)
     other = changed(other, changes) if changes else other
     large = without_numbers(class_of(other, small), other, dtype)
-    mapping = getattr(importlib.import_module("transformers.conversion_mapping"), "get_model_conversion_mapping", None)
-    if mapping is None or any(mapping(model, add_legacy=False) for model in (small, large)):
-        raise Refusal("its class has other names for its tensors than its files")
     return small.eval(), large.eval()
-
-
-def without_numbers(kind: Any, config: Any, dtype: torch.dtype) -> Any:
-    """Return a model whose parameters are on the meta device, and whose buffers are as its class makes them."""
-    register = nn.Module.register_parameter
-
-    def empty(module: nn.Module, name: str, param: Any) -> None:
-        register(module, name, param)
-        if param is not None and not param.is_meta:
-            module._parameters[name] = nn.Parameter(param.to("meta"), param.requires_grad)
-
-    nn.Module.register_parameter = empty  # type: ignore[method-assign]
-    try:
-        with quietly():
-            return kind._from_config(config, dtype=dtype)
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def write_numbers(place: Path, model: Any, made: Callable[[str], Tensor]) -> None:
@@ -88,14 +71,23 @@ def write_numbers(place: Path, model: Any, made: Callable[[str], Tensor]) -> Non
     place: a folder that is there. made: from a name, the numbers.
     """
     hub = importlib.import_module("huggingface_hub.serialization")
-    tensors = own_tensors(model)
+    conversion, tensors = Conversion(model), {}
+    for name, t in own_tensors(model).items():
+        tensors |= {theirs: (name, part) for theirs, part in conversion.to_files(name, t.to("meta")).items()}
+    parts: dict[str, Tensor] = {}  # of the tensor of the class that was made last, those that are not yet written
+
+    def part(name: str) -> Tensor:
+        if name not in parts:
+            parts.update(conversion.to_files(tensors[name][0], made(tensors[name][0])))
+        return parts.pop(name)
+
     split = hub.split_state_dict_into_shards_factory(
-        tensors, get_storage_size=lambda t: t.numel() * t.element_size(), filename_pattern="model{suffix}.safetensors",
+        tensors, get_storage_size=lambda t: t[1].numel() * t[1].element_size(), filename_pattern="model{suffix}.safetensors",
         max_shard_size=SHARD)
     for file, names in split.filename_to_tensors.items():
-        _write(place / file, {name: tensors[name] for name in names}, made)
+        _write(place / file, {name: tensors[name][1] for name in names}, part)
     if split.is_sharded:
-        total = sum(t.numel() * t.element_size() for t in tensors.values())
+        total = sum(t.numel() * t.element_size() for _, t in tensors.values())
         (place / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": split.tensor_to_filename},
                                               indent=2, sort_keys=True))
     model.config.architectures = [type(model).__name__]

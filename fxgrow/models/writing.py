@@ -13,8 +13,16 @@ from torch import nn
 from fxgrow.common import atomic_folder, one_line
 from fxgrow.errors import ModelError
 from fxgrow.graph import skeleton
-from fxgrow.models.folders import CONFIG, GROWTH, class_of, example_inputs, quietly, read_config, results_alone
-from fxgrow.models.shards import without_numbers
+from fxgrow.models.folders import (
+    CONFIG,
+    GROWTH,
+    class_of,
+    example_inputs,
+    quietly,
+    read_config,
+    results_alone,
+    without_numbers,
+)
 from fxgrow.record import GrowthRecord, describe_step
 from fxgrow.tracing import capture_graph
 

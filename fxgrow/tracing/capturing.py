@@ -71,16 +71,18 @@ def insist_callable(gm: GraphModule) -> None:
                                "cannot stand in the code of a graph: give that part of the model another name")
 
 
-def capture_graph(model: nn.Module, example_inputs, check: bool = True, guard: bool = True) -> GraphModule:
+def capture_graph(model: nn.Module, example_inputs, check: bool = True, guard: bool = True,
+                  train: bool = True) -> GraphModule:
     """Capture without compiling code, for those who go on to rewrite the graph, or (`guard` off) only look at it.
 
     guard: let the graph check at each call what it takes for granted of sizes, which takes most of the time.
+    train: let it follow `train()`; without, it does in both modes what the model does in eval mode.
     """
-    return model if is_captured(model) else capture_call(model, *as_call(example_inputs), check, guard)
+    return model if is_captured(model) else capture_call(model, *as_call(example_inputs), check, guard, train)
 
 
-def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: bool = True,
-                 guard: bool = True) -> GraphModule:
+def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: bool = True, guard: bool = True,
+                 train: bool = True) -> GraphModule:
     """Capture a model as it is called with these arguments, without compiling code."""
     model = unwrapped(model)
     if is_captured(model):
@@ -91,15 +93,16 @@ def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: b
         raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and is no Python: "
                            "pass the module that it was made from, or put it as a part into a model of yours")
     with faults_told(CaptureError, f"the capture of {type(model).__name__} stops"):
-        return _captured(model, args, kwargs, check, guard)
+        return _captured(model, args, kwargs, check, guard, train)
 
 
-def _captured(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: bool, guard: bool) -> GraphModule:
+def _captured(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: bool, guard: bool,
+              train: bool) -> GraphModule:
     """Record a model, and put the graph of the recording and the layers of the model together."""
     twin = meta_twin(model)
     leaves: dict[str, str] = {}
     with uncached(twin):
-        graph = record_modes(twin, args, kwargs, leaves, _device_of(model, (args, kwargs)), guard)
+        graph = record_modes(twin, args, kwargs, leaves, _device_of(model, (args, kwargs)), guard, train)
     clean_trace(graph)
     keep_grad_mode(graph)
     memo = cloned_tensors(model, lambda t: t)
@@ -116,6 +119,6 @@ def _captured(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: bool
 
 
 def _device_of(model: nn.Module, inputs: tuple) -> torch.device:
-    """Return the device of a model or its inputs."""
-    tensors = itertools.chain(model.parameters(), model.buffers(), tree_leaves(inputs))
-    return next((t.device for t in tensors if isinstance(t, Tensor)), torch.device("cpu"))
+    """Return the device of a model or, where that has no numbers, of its inputs."""
+    tensors = [t for t in itertools.chain(model.parameters(), model.buffers(), tree_leaves(inputs)) if isinstance(t, Tensor)]
+    return next((t.device for t in tensors if not t.is_meta), torch.device("meta" if tensors else "cpu"))

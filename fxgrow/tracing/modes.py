@@ -22,10 +22,10 @@ from fxgrow.tracing.replay import CallAtOtherSizes, Differs, Replay, SecondCall,
 
 
 def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
-                 guard: bool) -> Graph:
+                 guard: bool, train: bool = True) -> Graph:
     """Return the graph of one recording, or of one in each mode where the mode is asked for.
 
-    guard: put checks into it for what it takes for granted of sizes.
+    guard: put checks into it for what it takes for granted of sizes. train: look at train mode too.
 
     Raises:
         CaptureError: the module cannot be recorded.
@@ -36,16 +36,17 @@ def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, s
     if single:  # a batch of one is often taken along a way of its own: record two, if that holds for one as well
         found = dict(leaves)
         try:
-            graph = _record_modes(twin, *inputs.longer(single, lambda size, dim: 2), found, device, guard, (args, kwargs))
+            graph = _record_modes(twin, *inputs.longer(single, lambda size, dim: 2), found, device, guard, train,
+                                  (args, kwargs))
             leaves.update(found)
             return graph
         except (CaptureError, Differs):
             pass
-    return _record_modes(twin, args, kwargs, leaves, device, guard)
+    return _record_modes(twin, args, kwargs, leaves, device, guard, train)
 
 
 def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device, guard: bool,
-                  must_take: tuple[tuple, dict] | None = None) -> Graph:
+                  train: bool, must_take: tuple[tuple, dict] | None = None) -> Graph:
     """Return the graph of both modes.
 
     Raises:
@@ -58,22 +59,23 @@ def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, 
             if must_take is not None and not takes_one(evaluation, *must_take):
                 raise Differs("a batch of one")
             one = not evaluation.reads_training and not _with_own_train(twin)  # graph for both modes, if leaves allow it
-            again = None if one and not evaluation.calls_leaves else _replay_in_train_mode(evaluation, args, kwargs)
+            alone = not train or (one and not evaluation.calls_leaves)
+            again = None if alone else _replay_in_train_mode(evaluation, args, kwargs)
             if guard:
                 guard_sizes(evaluation, args, kwargs)
-            if one and not isinstance(again, Differs):
+            if alone or (one and not isinstance(again, Differs)):
                 return evaluation.graph
             if isinstance(again, Replay):
                 return _with_flags(again)
             found = len(leaves)
-            train = _record_in(twin, True, args, kwargs, leaves, device)
-            for change in train.set_up.keys() ^ evaluation.set_up.keys():
-                raise (train.set_up | evaluation.set_up)[change]
-            _insist_on_forms(train, evaluation)
+            training = _record_in(twin, True, args, kwargs, leaves, device)
+            for change in training.set_up.keys() ^ evaluation.set_up.keys():
+                raise (training.set_up | evaluation.set_up)[change]
+            _insist_on_forms(training, evaluation)
             if len(leaves) == found:  # else a leaf found in the second recording holds for the first
                 if guard:
-                    guard_sizes(train, args, kwargs)
-                return _Merger(train.graph, evaluation.graph).merge()
+                    guard_sizes(training, args, kwargs)
+                return _Merger(training.graph, evaluation.graph).merge()
         except LeafNeeded as stop:
             keep_opaque(twin, leaves, stop)
 

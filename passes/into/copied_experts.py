@@ -3,7 +3,6 @@
 Copies have equal numbers from the router, so that the largest `k r` of them are all `r` copies of the largest `k`. Whether a
 softmax is over the chosen or over all, each copy has the r-th part of its weight, and the sum is what it was.
 """
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from fxgrow.errors import GrowthError, ModelError
 from fxgrow.graph import skeleton
 from fxgrow.models import changed, fresh, numbers
 from fxgrow.passes.into.heads import copies
-from fxgrow.passes.into.mixtures import TENSORS, experts_of, weights_given
+from fxgrow.passes.into.mixtures import TENSORS, experts_of, to_look_at, weights_given
 from fxgrow.passes.into.plan import Step
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.tracing import capture_graph
@@ -44,7 +43,8 @@ def with_copied_experts(small: nn.Module, big: nn.Module, inputs: Any,
             state[name] = tensor.index_select(0, index.to(tensor.device))
             entry = record.parameters[name] = ParameterRecord.same(name, tensor.ndim)
             entry.index[0], entry.fresh[0] = index, torch.arange(wanted) % times > 0
-    model.load_state_dict(state, strict=True)
+    if not any(t.is_meta for t in state.values()):
+        model.load_state_dict(state, strict=True)
     steps.append(Step("experts", "experts", count, wanted, "copies", f"equal ones are chosen together, {theirs} in "
                       f"place of {chosen}, and share their weight; they learn alike until noise tells them apart"))
     return model.eval(), record
@@ -58,7 +58,7 @@ def _counts(model: nn.Module) -> tuple[int, int]:
 
 
 def _chosen(block: nn.Module, path: str) -> int:
-    wide = copy.deepcopy(block).float()
+    wide = to_look_at(block)
     return weights_given(wide, wide.get_submodule(path.rpartition(".")[2])).shape[-1]
 
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from fxgrow.aten import tree_leaves, tree_map
-from fxgrow.common import Refusal, without_collector
+from fxgrow.common import without_collector
 from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import Captured, as_call, is_captured, skeleton, tensors_of, uncached
@@ -89,19 +89,16 @@ class Into:
         taken = self.inputs if self.small is self.given[0] else wide_values(self.inputs)
         self.plan = Plan()
         steps = self.plan.steps
-        if streamed and len(list(experts_of(self.big))) != len(list(experts_of(self.small))):
-            raise Refusal("experts are filled where both models are in memory")
         self.mixtures = mixtures_of(self.big, self.small)
         if self.mixtures:
             self.big = with_dense(self.big, self.mixtures)
             steps += [mixture.step() for mixture in self.mixtures]
         same, self.prior = with_copied_heads(self.small, self.big, taken, steps)
-        if not streamed:
-            same, first = with_copied_experts(same, self.big, taken, steps)
-            self.prior = self.prior.then(first) if self.prior and first else self.prior or first
+        same, first = with_copied_experts(same, self.big, taken, steps)
+        self.prior = self.prior.then(first) if self.prior and first else self.prior or first
         self.alone = not is_captured(same) or _gives_results_alone(same)
         with self._compared(same, self.big):
-            small_gm, big_gm = (capture_graph(model, taken, check=not streamed, guard=False)
+            small_gm, big_gm = (capture_graph(model, taken, check=not streamed, guard=False, train=not streamed)
                                 for model in (same, self.big))
         self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
         self.constants = outside_state(self.big, pairing)
@@ -140,7 +137,7 @@ class Into:
             GrowthError: they do not fit, or the models differ.
         """
         filled = model = copy.deepcopy(self.big)
-        tensors, record = tensors_of(filled), self.records()
+        tensors, record = tensors_of(filled), self._records()
         with torch.no_grad():
             self._fill(tensors)
             self._hand_on_norms(tensors, record)
@@ -149,8 +146,6 @@ class Into:
             model.load_state_dict(self._state(filled), strict=True)
         if list(experts_of(model)):
             run_everywhere(model)
-        for mixture in self.mixtures:
-            mixture.note(record, model.named_parameters())
         found = GrownInto.of(model)
         found.plan, found.source = self.plan, folder_of(self.given[0])
         found.record = self._chained(record)
@@ -165,18 +160,39 @@ class Into:
         """Return the numbers of the big model from those of the one that was filled, whose experts are dense."""
         state = filled.state_dict()
         for mixture in self.mixtures:
-            state |= mixture.filled(state, self.given[1])
+            own = self.given[1].get_submodule(mixture.path).state_dict()
+            state |= mixture.filled(state, {f"{mixture.path}.{n}": t.detach().clone() for n, t in own.items()})
         return state
 
     def _chained(self, record: GrowthRecord) -> GrowthRecord:
-        """Return a record behind those of copied heads and, of a folder that has grown before, of that growth."""
+        """Return a record with experts, behind that of copies and, of a folder that has grown before, of that growth."""
+        for mixture in self.mixtures:
+            mixture.note(record, self.given[1].named_parameters())
         if self.prior is not None:
             record = self.prior.then(record)
         earlier = None if is_captured(self.given[0]) else record_in(self.given[0])
         return record if earlier is None else earlier.then(record)
 
-    def records(self) -> GrowthRecord:
+    def record_of(self) -> GrowthRecord:
         """Return where the big model's numbers come from."""
+        return self._chained(self._records())
+
+    def copied(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a tensor of the small model with the copies of heads and experts that the match takes for granted."""
+        entry = None if self.prior is None else self.prior.parameters.get(name)
+        for dim, index in enumerate(entry.index if entry is not None else ()):
+            tensor = tensor if index is None else tensor.index_select(dim, index)
+        return tensor
+
+    def graphs(self) -> tuple[GraphModule, GraphModule]:
+        """Return the graphs of both models as they are given, without numbers where they are without."""
+        graphs = self.pairing.small.gm, self.pairing.big.gm
+        with self._compared(*self.given):
+            return tuple(gm if as_they_are else capture_graph(model, self.inputs, check=False, guard=False, train=False)  # type: ignore[return-value]
+                         for gm, as_they_are, model in zip(graphs, (self.prior is None, not self.mixtures), self.given))
+
+    def _records(self) -> GrowthRecord:
+        """Return where the numbers of the models that were matched come from."""
         tensors = tensors_of(self.big)
         record = GrowthRecord(lineage=[{"pass": "grow_into", "method": self.options.method, "seed": self.options.seed}],
                               certificate=self.plan.to_json(), origin={"": skeleton(self.pairing.small.gm)})

@@ -6,7 +6,7 @@ transformers keeps its experts in two tensors, `gate_up_proj [n, 2 h, d]` and `d
 """
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from fxgrow.record import GrowthRecord, ParameterRecord
 TENSORS = ("gate_up_proj", "down_proj")
 ROWS = 32  # on which a block is looked at
 ROUTER = 0.02  # deviation of a router's numbers, where its class leaves them zero
+DRAWN = 0.1  # deviation of the numbers of a block that has none
 CLOSE = 1e-5
 
 
@@ -75,7 +76,7 @@ class Mixture:
     @classmethod
     def of(cls, path: str, block: nn.Module, experts: str, hidden: int) -> "Mixture":
         """Look at a block of a model, whose `experts` are below it; `hidden`: the dense perceptron's size (0: not known)."""
-        block = copy.deepcopy(block).float().eval()
+        block = to_look_at(block)
         inner: Any = block.get_submodule(experts)
         count, width, size = inner.down_proj.shape
         x = torch.randn(ROWS, width, generator=torch.Generator().manual_seed(0)).to(inner.down_proj.device)
@@ -134,10 +135,11 @@ class Mixture:
         note += f"; {self.shared} ends in zeros" * bool(self.shared)
         return Step("experts", self.path, 1, self.count, "copies", note)
 
-    def filled(self, state: dict[str, Tensor], big: nn.Module) -> dict[str, Tensor]:
-        """Return the block's tensors, by their names in the big model, from those of its twin, which are taken out."""
-        block = big.get_submodule(self.path)
-        own = {f"{self.path}.{n}": t.detach().clone() for n, t in block.state_dict().items()}
+    def filled(self, state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the block's tensors, by their names in the big model, from those of its twin, which are taken out.
+
+        own: the tensors as its class makes them, which are written to.
+        """
         last = f"{self.path}.{self.shared}.{self.last}.weight"
         up, down = (f"{self.path}.{self.experts}.{name}" for name in TENSORS)
         dense = {n: state.pop(n) for n in list(state) if n.startswith(f"{self.path}.")}
@@ -178,9 +180,32 @@ def mixtures_of(big: nn.Module, small: nn.Module) -> list[Mixture]:
         return []
     config: Any = getattr(small, "config", None)
     hidden = getattr(config, "intermediate_size", 0) or 0
-    split = [path.rpartition(".") for path, _ in experts_of(big)]
-    return [Mixture.of(block, big.get_submodule(block), name, hidden if isinstance(hidden, int) else 0)
-            for block, _, name in split]
+    found: list[Mixture] = []
+    known: dict[Any, Mixture] = {}  # of blocks without numbers, by all that they are
+    for path, _, name in [path.rpartition(".") for path, _ in experts_of(big)]:
+        block = big.get_submodule(path)
+        key = _likeness(block) if any(p.is_meta for p in block.parameters()) else path
+        if key not in known:
+            known[key] = Mixture.of(path, block, name, hidden if isinstance(hidden, int) else 0)
+        found.append(replace(known[key], path=path))
+    return found
+
+
+def to_look_at(block: nn.Module) -> nn.Module:
+    """Return a copy of a block in single precision that shows how it computes: numbers that it lacks are drawn."""
+    block, draw = copy.deepcopy(block), torch.Generator().manual_seed(2)
+    for module in block.modules():
+        for name, p in module._parameters.items():
+            if p is not None and p.is_meta:
+                module._parameters[name] = nn.Parameter(torch.empty(p.shape).normal_(std=DRAWN, generator=draw))
+    return block.float().eval()
+
+
+def _likeness(block: nn.Module) -> tuple:
+    """Return what is alike in blocks that compute the same way: classes, sizes, and the settings of each module."""
+    settings = [(name, type(m), *((k, v) for k, v in vars(m).items() if isinstance(v, (bool, int, float, str))))
+                for name, m in block.named_modules()]
+    return (*settings, *((name, p.shape) for name, p in block.named_parameters()))
 
 
 def experts_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -13,26 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter
 
+from fxgrow.aten import tree_map
 from fxgrow.blocks import Extra
-from fxgrow.common import Refusal, atomic_folder
+from fxgrow.common import Refusal, atomic_folder, without_collector
 from fxgrow.compare import Verification
 from fxgrow.errors import GrowthError
-from fxgrow.graph import tensors_of
+from fxgrow.graph import below, tensors_of
 from fxgrow.models import (
     Shards,
     Told,
     dtype_of,
     example_inputs,
     growth_in,
-    results_alone,
     structure,
     write_numbers,
 )
-from fxgrow.passes.into.growing import Into, names_half, rounding_note, rounding_of, wide_values
+from fxgrow.passes.into.growing import Into, rounding_note, rounding_of, wide_values
+from fxgrow.passes.into.mixtures import Mixture
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.plan import HALF, Options, Plan, default_method
 from fxgrow.record import GrowthRecord
-from fxgrow.tracing import capture_graph, compare_outputs, tolerance_of
+from fxgrow.tracing import compare_outputs, tolerance_of
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Streamed:
     sizes: tuple[int, int]
 
 
+@without_collector()
 def grow_folder(source: str, big: str | None, changes: Mapping[str, Any], path: str,
                 options: Callable[[Any], Options]) -> Streamed:
     """Grow the model in one folder into another configuration, and write the folder of the big one.
@@ -65,17 +67,16 @@ def grow_folder(source: str, big: str | None, changes: Mapping[str, Any], path: 
         GrowthError: there is no exact way, or both models differ; nothing was written.
     """
     small, large = structure(source, big, changes)
-    shards = Shards(source)
-    shards.insist_on(small)
+    shards = Shards(source, small)
     inputs = example_inputs(small)
     if inputs is None:
         raise Refusal("the configuration does not say what the model takes")
     into = Into(small, large, inputs, options(default_method(dtype_of(small))), streamed=True)
     _insist_streamable(into)
-    told = (growth_in(source) or GrowthRecord()).then(into.records())
+    told = (growth_in(source) or GrowthRecord()).then(into.record_of())
     with atomic_folder(path) as place:
         write_numbers(place, large, _Numbers(into, shards).made)
-        checked, rounding = _compared(into, shards, Shards(place), inputs)
+        checked, rounding = _compared(into, shards, Shards(place, into.given[1]), inputs)
         into.insist_equal(checked)
         sizes = tuple(sum(p.numel() for p in m.parameters()) for m in (small, large))
         beside = Told(source, told, checked.to_json(), into.plan.to_json(), checked.notes)
@@ -85,7 +86,7 @@ def grow_folder(source: str, big: str | None, changes: Mapping[str, Any], path: 
 
 def _insist_streamable(into: Into) -> None:
     """Refuse what looks at several tensors at once."""
-    if into.omitted.classes or into.prior is not None or any(extra.norms for extra in into.pairing.extras) \
+    if into.omitted.classes or any(extra.norms for extra in into.pairing.extras) \
             or any(step.kind == "kernel" for step in into.plan.steps) or into.rescaling.eps or into.options.noise:
         raise Refusal("a step of it looks at several tensors at once")
 
@@ -95,22 +96,26 @@ class _Numbers:
 
     def __init__(self, into: Into, shards: "Shards"):
         self.into, self.shards = into, shards
-        self.dtypes = {name: t.dtype for name, t in tensors_of(into.big).items()}
+        self.dtypes = {name: t.dtype for model in (into.big, into.given[1]) for name, t in tensors_of(model).items()}
         self.neutral = into.pairing.neutral()
-        into.widening.draws.read(_Read(lambda name: _wide(shards.read(name)), tensors_of(into.pairing.small.gm)))
+        into.widening.draws.read(_Read(self._small, tensors_of(into.pairing.small.gm)))
         self.extras = {name: extra for extra in into.pairing.extras for name in self.dtypes
                        if name.startswith(f"{extra.name}.")}
-        self.last: tuple[str, dict[str, Tensor]] = "", {}  # the new part that was made last
+        self.parts: dict[str, dict[str, Tensor]] = {}  # the new part and the block of experts that were made last
 
     def made(self, name: str) -> Tensor:
         """Return the numbers of one tensor of the big model, rounded to its type."""
-        return self._wide(name).to(self.dtypes[name])
+        mixture = next((m for m in self.into.mixtures if name.startswith(f"{m.path}.")), None)
+        return (self._wide(name) if mixture is None else self._experts(mixture)[name]).to(self.dtypes[name])
+
+    def _small(self, name: str) -> Tensor:
+        return self.into.copied(name, _wide(self.shards.read(name)))
 
     def _wide(self, name: str) -> Tensor:
         into = self.into
         if name in into.pairing.names:
             ours = into.pairing.names[name]
-            grown = into.widening.grown(ours, _wide(self.shards.read(ours)))
+            grown = into.widening.grown(ours, self._small(ours))
             scale, shift = into.rescaling.of(name)
             return grown * scale + shift if scale != 1 else grown
         if name in self.neutral:
@@ -121,15 +126,30 @@ class _Numbers:
 
     def _part(self, extra: Extra) -> dict[str, Tensor]:
         """Return the numbers of a part that the small model lacks: as its class makes them, but where it is the identity."""
-        if self.last[0] != extra.name:
+        if extra.name not in self.parts:
             into, gm = self.into, self.into.pairing.big.gm
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(into.options.seed + extra.span[0])
                 fresh = _initialised(into.big, extra.name)
             with _filled(gm, fresh):
                 mine = numbers_of(extra, into.pairing, _Read(self._wide, into.pairing.names), into.options, [])
-            self.last = extra.name, fresh | mine
-        return self.last[1]
+            self._keep(extra.name, fresh | mine)
+        return self.parts[extra.name]
+
+    def _experts(self, mixture: Mixture) -> dict[str, Tensor]:
+        """Return the numbers of a block of experts, from those of the dense perceptron that stands for it."""
+        if mixture.path not in self.parts:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.into.options.seed)
+                fresh = _initialised(self.into.given[1], mixture.path)
+            twin = tensors_of(self.into.big.get_submodule(mixture.path))
+            dense = {name: self._wide(name) for name in (f"{mixture.path}.{n}" for n in twin)}
+            self._keep(mixture.path, mixture.filled(dense, fresh))
+        return self.parts[mixture.path]
+
+    def _keep(self, path: str, numbers: dict[str, Tensor]) -> None:
+        """Keep the numbers of a part, and of those that it lies in or that lie in it."""
+        self.parts = {p: t for p, t in self.parts.items() if below(p, path) or below(path, p)} | {path: numbers}
 
 
 class _Read(Mapping[str, Tensor]):
@@ -165,7 +185,7 @@ def _initialised(big: Any, path: str) -> dict[str, Tensor]:
                 module._parameters[name] = nn.Parameter(torch.zeros(p.shape, dtype=wide), p.requires_grad)
     with torch.no_grad():
         part.apply(big._init_weights)
-    return {f"{path}.{name}": p.detach().to(kinds[name]) for name, p in part.named_parameters()}
+    return {f"{path}.{name}": t.detach().to(kinds.get(name, t.dtype)) for name, t in tensors_of(part).items()}
 
 
 class _filled:
@@ -190,17 +210,28 @@ class _filled:
 
 
 class _Lazily(Interpreter):
-    """A captured graph run a node at a time, on numbers that are read for each."""
+    """A captured graph run a node at a time, on numbers that are read for each.
 
-    def __init__(self, gm: GraphModule, read: Callable[[str], Tensor]):
+    wide: in float32 where its numbers have 16 bits, and where it says so of a value.
+    """
+
+    def __init__(self, gm: GraphModule, read: Callable[[str], Tensor], wide: bool):
         super().__init__(gm)
         first: dict[int, str] = {}
         self.names = {name: first.setdefault(id(t), name) for name, t in tensors_of(gm).items()}
-        self.read = read
+        self.read, self.wide = (lambda name: _wide(read(name))) if wide else read, wide
+
+    def fetch_args_kwargs_from_env(self, n):
+        taken = super().fetch_args_kwargs_from_env(n)
+        if not self.wide:
+            return taken
+        return tree_map(lambda v: torch.float32 if isinstance(v, torch.dtype) and v in HALF else v, taken)
 
     def get_attr(self, target, args, kwargs):
         value = super().get_attr(target, args, kwargs)
-        return self.read(self.names[str(target)]) if isinstance(value, Tensor) and value.is_meta else value
+        if isinstance(value, Tensor) and value.is_meta:
+            return self.read(self.names[str(target)])
+        return wide_values(value) if self.wide else value
 
     def call_module(self, target, args, kwargs):
         layer = self.fetch_attr(target)
@@ -208,15 +239,16 @@ class _Lazily(Interpreter):
         return torch.func.functional_call(layer, state, args, kwargs)
 
 
-def _run(gm: GraphModule, read: Callable[[str], Tensor], inputs: Mapping[str, Tensor]) -> Any:
+def _run(gm: GraphModule, read: Callable[[str], Tensor], inputs: Mapping[str, Tensor], wide: bool = False) -> Any:
     gm.eval()
     with torch.no_grad():
-        return _Lazily(gm, read).run(*(inputs.get(str(n.target), *n.args) for n in gm.graph.find_nodes(op="placeholder")))
+        nodes = gm.graph.find_nodes(op="placeholder")
+        return _Lazily(gm, read, wide).run(*(inputs.get(str(n.target), *n.args) for n in nodes))
 
 
 def _compared(into: Into, small: "Shards", big: "Shards", inputs: Mapping[str, Tensor]) -> tuple[Verification, float | None]:
     """Compare both models by their graphs on the example inputs, and the small one with itself in float32."""
-    side, other = into.pairing.small.gm, into.pairing.big.gm
+    side, other = into.graphs()
     ours, theirs = _run(side, small.read, inputs), _run(other, big.read, inputs)
     tolerance = tolerance_of(dtype_of(into.small))
     found = compare_outputs(ours, theirs, tolerance, extended=into.options.extend)
@@ -226,10 +258,5 @@ def _compared(into: Into, small: "Shards", big: "Shards", inputs: Mapping[str, T
     checked, dtype = into.allowing(checked), dtype_of(into.small)
     if dtype not in HALF:
         return checked, None
-    inputs = wide_values(inputs)
-    if names_half(side):
-        twin = copy.deepcopy(into.small).float()
-        with results_alone(twin):
-            side = capture_graph(twin, inputs, check=False, guard=False)
-    rounding = rounding_of(_run(side, lambda name: _wide(small.read(name)), inputs), ours)
+    rounding = rounding_of(_run(side, small.read, wide_values(inputs), wide=True), ours)
     return replace(checked, notes=(*checked.notes, rounding_note(dtype, rounding))), rounding
