@@ -939,7 +939,8 @@ def _set_attribute(recorder: Recorder, func, name, args, kwargs) -> None:
 
 
 SPECIAL: dict[str, Callable] = {
-    "arange": _arange, "split": _parts, "chunk": _parts, "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert,
+    "arange": _arange,
+    "split": _parts, "chunk": _parts, "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert,
     "cpu": _moved, "cuda": _moved, "to": _to, "is_contiguous": _question, "_set_grad_enabled": _grad_mode,
     "get_device": _device_number, **dict.fromkeys(("full", "new_full", "full_like"), _filled),
     "__set__": _set_attribute, "__deepcopy__": _copied,

@@ -123,8 +123,8 @@ def _longer(inputs: Inputs, axes: Axes) -> Inputs:
 
 
 def _places(events: list[Node]) -> Iterator[Place]:
-    return ((node, dim) for node in events if node.op != "get_attr" and isinstance(value := node.meta.get("val"), Tensor)
-            for dim in range(value.ndim))
+    values = ((node, node.meta.get("val")) for node in events if node.op != "get_attr")
+    return ((node, dim) for node, value in values if isinstance(value, Tensor) for dim in range(value.ndim))
 
 
 def _size(value: Any, dim: int) -> int | None:

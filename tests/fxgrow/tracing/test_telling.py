@@ -1,4 +1,4 @@
-"""Forwards that read a number out of a tensor: a length that is a size too, a draw that decides nothing; and sizes as ints."""
+"""Forwards that read a number out of a tensor, a length that is a size too or a draw that decides nothing; ints of sizes."""
 import pytest
 import torch
 import torch.nn.functional as F
