@@ -37,6 +37,23 @@ def insist(found, captured, sentence: str) -> None:
         raise OtherInputs(sentence)
 
 
+def told(tensor: Tensor, size: int, sentence: str) -> int:
+    """Return the number that a tensor holds, which was a size as well when the network was captured.
+
+    Raises:
+        OtherInputs: it is another number; the sentence says what was taken for granted, and where.
+    """
+    if not tensor.is_meta:
+        insist(tensor.item(), size, sentence)
+    return size
+
+
+@has_side_effect
+def drawn(tensor: Tensor) -> float:
+    """Return the number between 0 and 1 that is in a tensor, or the middle where there are no data; what draws it stays."""
+    return 0.5 if tensor.is_meta else tensor.item()
+
+
 @has_side_effect
 def set_grad(enabled: bool | None) -> bool:
     """Switch gradients on or off from here on (None: leave them as they are), and return how they were."""
@@ -122,7 +139,7 @@ RUNNING: ContextVar[nn.Module | None] = ContextVar("running", default=None)  # t
 _OF_MODULES = frozenset(dir(nn.Module()))
 # what numbers and types come out, and what is kept, is switched by these: sizes do not depend on it
 SWITCHES = (set_autocast, leave_autocast, set_seed, set_rng_state, seeded_generator, keep)
-EFFECTS = (insist, set_grad, restore_grad, ask_grad, *SWITCHES)  # called for what they do, not for what they return
+EFFECTS = (insist, drawn, set_grad, restore_grad, ask_grad, *SWITCHES)  # called for what they do, not for what they return
 
 
 def has_form(value, form) -> bool:

@@ -42,7 +42,8 @@ def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphMod
     Args:
         model: any module; its parameters are shared with the result, its Python attributes are not touched.
         example_inputs: a tensor, a tuple of arguments, or a dict of arguments by name, as you call the model. Arguments may
-            be tensors, numbers, words, flags and None, and tuples, lists and dicts of them; what tensors hold is not used.
+            be tensors, numbers, words, flags and None, and tuples, lists and dicts of them. Of what tensors hold, only whole
+            numbers are used: where the forward reads a length out of them that is a size as well.
         check: run graph and model once more on other values and compare them, if that takes a few milliseconds at most.
 
     Returns:

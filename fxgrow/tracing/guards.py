@@ -18,9 +18,9 @@ from torch.fx import Graph, Node
 from fxgrow.aten import tree_flatten, tree_unflatten
 from fxgrow.graph import owner_of
 from fxgrow.layers import has_form, insist, limit_of
-from fxgrow.tracing.recorder import Element, Guard, Recorder
+from fxgrow.tracing.recorder import Guard, Recorder
 from fxgrow.tracing.replay import Differs, Replay, ReplayAtOne, question, replay, rerun
-from fxgrow.tracing.sizes import Number, plain
+from fxgrow.tracing.sizes import Element, Number, plain
 from fxgrow.tracing.wording import spoken, spoken_call
 
 Axis = tuple[int, int]  # which leaf of the inputs, which dimension of it (-1: the number itself)

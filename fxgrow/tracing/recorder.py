@@ -5,6 +5,7 @@ What does not live here: what is changed in torch meanwhile (watching.py), and w
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import operator
@@ -43,6 +44,7 @@ from fxgrow.graph import (
 )
 from fxgrow.layers import (
     ask_grad,
+    drawn,
     has_form,
     keep,
     leave_autocast,
@@ -53,10 +55,13 @@ from fxgrow.layers import (
     set_grad,
     set_rng_state,
     set_seed,
+    told,
 )
 from fxgrow.tracing.autocast import cast
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
-from fxgrow.tracing.sizes import Number, plain, remember
+from fxgrow.tracing.sizes import Element, Number, plain, remember
+from fxgrow.tracing.telling import RANDOM, Place, Telling, answer_of, answer_to, is_draw
+from fxgrow.tracing.wording import spoken
 
 VALUES = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "equal",
           "allclose", "is_nonzero", "__contains__", "data_ptr"}
@@ -65,7 +70,6 @@ FACTS = {"dtype", "layout", "is_sparse", "is_quantized", "is_nested", "names", "
 OF_GRADIENTS = {"requires_grad", "grad_fn", "is_leaf"}
 TYPES = {"is_floating_point", "is_complex", "is_signed"}  # questions about the type of a tensor
 PLACES = {"device", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xla", "is_xpu"}
-RANDOM = {"rand", "randint", "randn", "randperm", "rng_state"}
 CONSTRUCTORS = device_constructors()
 OPERATORS = {name: getattr(operator, name) for name in (
     "add", "sub", "mul", "matmul", "floordiv", "eq", "ne", "lt", "le", "gt", "ge", "getitem", "setitem", "invert", "neg",
@@ -123,14 +127,6 @@ def _asked_by_user() -> bool:
     while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
     return frame is not None and is_of_user(frame.f_code.co_filename)
-
-
-class Element:
-    """An element of what a node gives: it becomes a node of its own when it is used."""
-    __slots__ = ("base", "get", "key", "node")
-
-    def __init__(self, base: Node | Element, key: Any, get: Callable = operator.getitem):
-        self.base, self.key, self.get, self.node = base, key, get, None
 
 
 @dataclass(eq=False)
@@ -209,6 +205,9 @@ class Recorder(TorchFunctionMode):
         self.remembering: list[str] = []  # leaves that hold something else after the forward
         self.counts: list[int] = []  # numbers of positions that were made up, as they depend on data
         self.counted: LeafNeeded | None = None  # what is said if anything depends on them
+        self.telling: Telling | None = None  # of the numbers in the inputs, where there are any
+        self.told: list[Place] = []  # the sizes that the data told as well
+        self.own_types: Callable[[], Any] = contextlib.nullcontext  # for code that no stand-in is for
 
     # --- The graph that is written ------------------------------------------------------------------------------------
 
@@ -223,6 +222,12 @@ class Recorder(TorchFunctionMode):
         """Keep the value of a node, on meta tensors."""
         node.meta["val"] = value
 
+    def ask(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
+        """Return the answer to a question about numbers, which are sizes or drawn."""
+        if self.listening and any(isinstance(o, Number) and is_draw(o.origin) for o in operands):
+            return self._answered(operation, operands)
+        return self.guard(operation, operands, answer, kind)
+
     def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
         """Write down that a question about sizes was asked, and return the answer."""
         if self.listening:
@@ -232,6 +237,17 @@ class Recorder(TorchFunctionMode):
             guard = Guard(operation, operands, answer, line_of(frame), kind, frame and frame.f_code)
             guard.decides = any(isinstance(o, Number) and self._is_of_leaf(o.origin) for o in operands)
             self.guards.append(guard)
+        return answer
+
+    def _answered(self, operation: Callable, operands: tuple) -> bool:
+        """Return the answer to a question about a number that is drawn.
+
+        Raises:
+            LeafNeeded: the answer is not always the same.
+        """
+        answer = answer_to(operation, tuple(o.origin if isinstance(o, Number) else o for o in operands))
+        if answer is None:
+            raise self.stop("its control flow depends on a number that is drawn", WITHOUT_DATA)
         return answer
 
     def _is_of_leaf(self, origin: Node | Element) -> bool:
@@ -255,7 +271,7 @@ class Recorder(TorchFunctionMode):
         """Take notice that a size becomes a plain number: what follows cannot be seen, and holds for this number."""
         if self.listening:
             self.escaped = self.escaped or line_of_user() or "torch"
-            self.guard(operator.eq, (number, plain(number)), True, kind="key")
+            self.ask(operator.eq, (number, plain(number)), True, kind="key")
 
     def length(self, tensor: Tensor) -> Any:
         """Return the size of the first axis of a tensor, as `len` does."""
@@ -266,6 +282,8 @@ class Recorder(TorchFunctionMode):
         result = operation(*map(plain, operands))
         if not self.listening or type(result) not in (int, float):
             return result
+        if any(isinstance(o, Number) and is_draw(o.origin) for o in operands):
+            raise self.stop("it computes with a number that is drawn, outside of tensors,", WITHOUT_DATA)
         node = self.emit("call_function", operation, self.argument(operands), {})
         self.note(node, result)
         if any(isinstance(o, Number) and self._is_of_leaf(o.origin) for o in operands):
@@ -417,9 +435,48 @@ class Recorder(TorchFunctionMode):
         if name == "__get__":
             return self._attribute(func, args[0])
         if name in VALUES and args and not self._is_outside(args[0]):
+            known = self._known(args[0], name)
+            if known is not None:
+                return known
             raise self.stop(f"its control flow depends on the data of a tensor ({name.strip('_')})", WITHOUT_DATA)
         special = SPECIAL.get(name)
         return self._call(func, name, args, kwargs) if special is None else special(self, func, name, args, kwargs)
+
+    def _known(self, tensor: Tensor, name: str) -> Any:
+        """Return the number or the answer that a tensor holds, or None if that depends on its data."""
+        node = self.argument(tensor)
+        if name == "__bool__":
+            answer = answer_of(node)
+            if answer is not None:  # it is drawn nevertheless
+                self.emit("call_function", drawn, (next(filter(is_draw, node.args)),), {})
+            return answer
+        if name != "item":
+            return None
+        if is_draw(node):
+            return self._emitted("call_function", drawn, (node,), {}, 0.5)
+        place = None if tensor.is_floating_point() or tensor.is_complex() else self.place_of(node)
+        return None if place is None else self._told(node, place)
+
+    def place_of(self, node: Node) -> Place | None:
+        """Return where a size is that is always the number that a node gives, or None if there is none."""
+        if self.telling is None:
+            return None
+        self.listening = False
+        try:
+            return self.telling.place_of(node, self.events)
+        finally:
+            self.listening = True
+
+    def _told(self, node: Node, place: Place) -> Any:
+        """Write down that a node gives a size, which a check in the graph makes sure of, and return that."""
+        base, dim = place
+        tensor = next(t for t in reversed(self.alive) if isinstance(t, Tensor) and self.known.get(id(t)) is base)
+        size = self._attribute(Tensor.shape.__get__, tensor)[dim]  # type: ignore[attr-defined]
+        self.told.append(place)
+        sentence = (f"this network was captured where the number at {line_of_user()} was {spoken(size.origin)}, and here it "
+                    "is another one: leave no more at the end than the longest needs, or capture the submodule that does "
+                    "the work instead")
+        return self._emitted("call_function", told, (node, self.argument(size), sentence), {}, plain(size))
 
     def _is_outside(self, value: Any) -> bool:
         return isinstance(value, Tensor) and not value.is_meta and id(value) not in self.known
@@ -595,7 +652,7 @@ class Recorder(TorchFunctionMode):
         node_args, node_kwargs = self.arguments(args, kwargs)
         self.listening = False
         try:
-            with torch._C.DisableTorchFunction() if known else Literals():
+            with torch._C.DisableTorchFunction() if known else Literals(), self.own_types():
                 args, kwargs = self.torch_form(args), self.torch_form(kwargs)
                 given = *args, *kwargs.values()
                 before = contents_of(given)
@@ -799,6 +856,14 @@ def _type(recorder: Recorder, func, name, args, kwargs) -> Any:
     return torch.empty(0, dtype=args[0].dtype).type()
 
 
+def _arange(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Count up to a number that is in a tensor, if that is known."""
+    def number(value: Any) -> Any:
+        told = recorder._known(value, "item") if isinstance(value, Tensor) and not recorder._is_outside(value) else None
+        return value if told is None else told
+    return recorder._call(func, name, tuple(map(number, args)), {k: number(v) for k, v in kwargs.items()})
+
+
 def _assert(recorder: Recorder, func, name, args, kwargs) -> Any:
     """Let a condition that was found true be true; the message may have written numbers, which decides nothing."""
     frame = _frame_of_user()
@@ -874,6 +939,7 @@ def _set_attribute(recorder: Recorder, func, name, args, kwargs) -> None:
 
 
 SPECIAL: dict[str, Callable] = {
+    "arange": _arange,
     "split": _parts, "chunk": _parts, "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert,
     "cpu": _moved, "cuda": _moved, "to": _to, "is_contiguous": _question, "_set_grad_enabled": _grad_mode,
     "get_device": _device_number, **dict.fromkeys(("full", "new_full", "full_like"), _filled),

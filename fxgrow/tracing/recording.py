@@ -13,9 +13,10 @@ from fxgrow.errors import CaptureError
 from fxgrow.graph import CONSTANT, arguments_of, memory_of, to_meta, writes_in_place
 from fxgrow.layers import has_form, ordered
 from fxgrow.tracing.leaves import CacheFound, LeafNeeded, keep_opaque, kept_part, outwards
-from fxgrow.tracing.recorder import LITERALS, RANDOM, Element, Recorder, contents_of, describe, form_of, map_inside
-from fxgrow.tracing.sizes import Number
+from fxgrow.tracing.recorder import LITERALS, Recorder, contents_of, describe, form_of, map_inside
+from fxgrow.tracing.sizes import Element, Number
 from fxgrow.tracing.state import CONTAINERS, Change, State, draws, put_back_draws
+from fxgrow.tracing.telling import RANDOM, Telling
 from fxgrow.tracing.watching import watched
 
 Repeats = Callable[[Recorder, tuple, dict], bool]  # tells whether a second call does what a recording says
@@ -44,6 +45,7 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
     for _ in range(MAX_LEAF_RETRIES):
         recorder = Recorder(module, leaves, device)
         recorder.compiling, recorder.uncached = compiling, uncached
+        recorder.telling = Telling(module, args, kwargs)
         try:
             return record_once(recorder, args, kwargs, repeats)
         except LeafNeeded as stop:
@@ -77,6 +79,7 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
     try:
         with watched(recorder):
             given, named = _placeholders(recorder, args, kwargs)
+            recorder.own_types = state.own_types
             with state.sizes_of_plain_type():
                 out = _run(recorder, given, named)
             set_up = _check_state(recorder, state, out)

@@ -14,6 +14,7 @@ from fxgrow.tracing.leaves import LeafNeeded
 from fxgrow.tracing.recorder import NESTED, Guard, Recorder, line_of_user
 from fxgrow.tracing.recording import record_once, without_data
 from fxgrow.tracing.sizes import Number, plain
+from fxgrow.tracing.telling import Place
 
 
 class Differs(BaseException):
@@ -129,6 +130,10 @@ class Replay(Recorder):
             raise Differs("it does less")
         self.take_down()
 
+    def place_of(self, node: Node) -> Place | None:
+        """Return where the size is that the recording took for the number that this node gives."""
+        return self.recording.told[len(self.told)] if len(self.told) < len(self.recording.told) else None
+
     def take_down(self) -> None:
         """Write down at the questions of the recording what became of them."""
         for guard in self.varied:
@@ -188,7 +193,7 @@ class _Shorter(Replay):
 class _Over:
     """What hears, in place of its recorder, of a size that a call has left behind: it may be compared, and no more."""
 
-    def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
+    def ask(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
         """Let the size be compared."""
         return answer if not kind else self.escape(None)
 

@@ -1,6 +1,6 @@
 """Sizes that remember: each is an int (or float) for every question, and knows what gives it in the graph.
 
-What lives here: the two classes of number, and `type` as code sees it. What does not: what becomes of a question
+What lives here: the two classes of number, and `type` and `int` as code sees them. What does not: what becomes of a question
 (recorder.py).
 """
 import math
@@ -8,11 +8,20 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow", "and", "or", "xor", "lshift", "rshift")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 FUNCTIONS = {name: getattr(math, name) for name in ("sqrt", "log", "log2", "exp")}  # of math and of NumPy
+
+
+class Element:
+    """An element of what a node gives: it becomes a node of its own when it is used."""
+    __slots__ = ("base", "get", "key", "node")
+
+    def __init__(self, base: Any, key: Any, get: Callable = operator.getitem):
+        self.base, self.key, self.get, self.node = base, key, get, None
 
 
 class Number:
@@ -57,7 +66,7 @@ def _question(name: str, operation: Callable) -> Callable:
     """Return a method whose answer decides something: it becomes a guard."""
     def ask(self, *others):
         answer = getattr(plain(self), name)(*map(plain, others))
-        return answer if answer is NotImplemented else self.recorder.guard(operation, (self, *others), answer)
+        return answer if answer is NotImplemented else self.recorder.ask(operation, (self, *others), answer)
     return ask
 
 
@@ -72,13 +81,13 @@ def _escape(name: str) -> Callable:
 def _text(name: str) -> Callable:
     """Return a method that writes the number as text, which may decide something."""
     def write(self, *arguments):
-        self.recorder.guard(operator.eq, (self, plain(self)), True, kind="text")
+        self.recorder.ask(operator.eq, (self, plain(self)), True, kind="text")
         return getattr(plain(self), name)(*arguments)
     return write
 
 
 def _hash(self):
-    self.recorder.guard(operator.eq, (self, plain(self)), True, kind="key")
+    self.recorder.ask(operator.eq, (self, plain(self)), True, kind="key")
     return hash(plain(self))
 
 
@@ -141,3 +150,40 @@ class _AnswersForSizes(type):
 
 class Type(type, metaclass=_AnswersForSizes):
     """Stand for `type` in the code of a forward: `type(x.shape[0]) is int`."""
+
+
+class _KeepsSizes(type):
+    """Make a class act as `int` does, but that what is made of a number that remembers does so too."""
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        value = arguments[0] if len(arguments) == 1 and not options else None
+        if type(value) is Tensor and _is_whole(value):
+            return value.item()
+        if isinstance(value, Number):
+            return value if isinstance(value, int) else value.recorder.arithmetic(math.trunc, (value,))
+        return int(*arguments, **options)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, int)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, int)
+
+    def __eq__(cls, other: Any) -> bool:
+        return other is int or other is cls
+
+    def __hash__(cls) -> int:
+        return hash(int)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Tell whether a tensor holds whole numbers, without a question that is heard of."""
+    with torch._C.DisableTorchFunction():
+        return not (tensor.is_floating_point() or tensor.is_complex())
+
+
+class Int(int, metaclass=_KeepsSizes):
+    """Stand for `int` in the code of a forward: `int(x.shape[0] * 0.5)`."""
+
+
+STAND_INS = {"type": Type, "int": Int}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.graph import CONSTANT, OWN, is_of_user, modules_by_path
-from fxgrow.tracing.sizes import Type
+from fxgrow.tracing.sizes import STAND_INS
 
 CONTAINERS = (list, dict, set, deque)
 OF_OTHERS = {*sys.stdlib_module_names, "torch", "numpy"}  # whose objects are left alone: loggers, devices
@@ -62,7 +62,7 @@ class State:
         self.reached: dict[int, list[tuple[list[str], str]]] = defaultdict(list)  # who reach what is outside, and its name
         self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
         self.tensors: dict[int, tuple[Tensor, Tensor]] = {}  # to which a leaf may write, and what is in them
-        self.asking: dict[int, dict[str, Any]] = {}  # the globals of code that asks for types
+        self.asking: dict[int, tuple[dict[str, Any], set[str]]] = {}  # the globals of code that asks for types, and how
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
         for paths, name, found in self.outside:
             self.reached[id(found)].append((paths, name))
@@ -75,8 +75,8 @@ class State:
                 self.tensors[id(found)] = found, found.detach().clone()
         elif isinstance(found, FunctionType):
             self.functions[id(found)] = found, _held(found)
-            if "type" in _names(found.__code__) and "type" not in found.__globals__:
-                self.asking[id(found.__globals__)] = found.__globals__
+            asks = {name for name in STAND_INS if name in _names(found.__code__) and name not in found.__globals__}
+            self.asking.setdefault(id(found.__globals__), (found.__globals__, set()))[1].update(asks)
         elif hasattr(found, "cache_clear"):
             self.caches[id(found)] = found, found.cache_info().misses
         else:
@@ -146,14 +146,29 @@ class State:
 
     @contextlib.contextmanager
     def sizes_of_plain_type(self) -> Iterator[None]:
-        """Let sizes be of type `int` for code that asks."""
-        for names in self.asking.values():
-            names["type"] = Type
+        """Let sizes be of type `int` for code that asks, and remain what they are where it makes an `int` of them."""
+        self._stand_in(True)
         try:
             yield
         finally:
-            for names in self.asking.values():
-                del names["type"]
+            self._stand_in(False)
+
+    @contextlib.contextmanager
+    def own_types(self) -> Iterator[None]:
+        """Let the code have its own types again inside."""
+        self._stand_in(False)
+        try:
+            yield
+        finally:
+            self._stand_in(True)
+
+    def _stand_in(self, on: bool) -> None:
+        for names, asked in self.asking.values():
+            for name in asked - ({"int"} if "type" in asked else set()):  # `type(n) is int`
+                if on:
+                    names[name] = STAND_INS[name]
+                else:
+                    del names[name]
 
     def restore(self) -> None:
         """Put everything back as it was; the constants of the graph stay."""

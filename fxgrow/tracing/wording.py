@@ -8,8 +8,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from fxgrow.tracing.recorder import Element
-from fxgrow.tracing.sizes import Number, plain
+from fxgrow.tracing.sizes import Element, Number, plain
 
 SYMBOLS = {operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=",
            operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//", operator.mod: "%",

@@ -9,8 +9,8 @@
 What is in the table of a package (tools/coverage/networks/) is built with few channels and layers, its weights and running
 statistics are drawn in float64, and it is captured, widened to twice its size, deepened, saved and loaded, and compared with
 itself before on inputs of other values and other sizes, in eval and train mode. Each network has a process of its own, which
-is ended when it takes too long (--seconds) or too much memory (--gigabytes). Interrupt it at any time: each result is a line
-of the file, and what has one is passed over next time. A package that is not installed is passed over (extra `coverage`).
+is ended when it takes too long (--seconds, beside its own forwards) or too much memory (--gigabytes). Interrupt it at any
+time: each result is a line of the file, and what has one is passed over next time. A package that is not installed is passed over (extra `coverage`).
 """
 import argparse
 import contextlib
@@ -27,6 +27,8 @@ import torch
 from measuring import Network, measure
 from page import verdict, written
 
+FORWARDS = 60  # of the network, which comparing it takes: itself and the grown one, on several inputs, in three modes
+PATIENCE = 20  # how much longer than its processor time a step may last, on a machine that does other things
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PACKAGES = {"torchvision": "of_torchvision", "timm": "of_timm", "transformers": "of_transformers",
             "segmentation-models-pytorch": "of_smp", "ultralytics": "of_ultralytics", "monai": "of_monai",
@@ -44,12 +46,17 @@ def networks(package: str) -> dict[str, Network]:
 
 
 def alone(network: Network, answer: Connection, seconds: int, gigabytes: float) -> None:
-    """Measure a network in this process, which has so much processor time and memory."""
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    """Measure a network in this process, which has so much memory, and processor time beside that of `FORWARDS`."""
+    def say(row: dict) -> None:
+        allowed = int(seconds + FORWARDS * row.get("forward", 0)) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
+        answer.send(row)
+
+    say({})
     resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 2 ** 30),) * 2)
     warnings.simplefilter("ignore")
     with contextlib.suppress(MemoryError):
-        measure(network, answer.send)
+        measure(network, say)
 
 
 def measured(network: Network, seconds: int, gigabytes: float) -> dict:
@@ -60,7 +67,7 @@ def measured(network: Network, seconds: int, gigabytes: float) -> dict:
     answer.close()
     found: dict = {}
     try:
-        while listen.poll(4 * seconds):
+        while listen.poll(PATIENCE * seconds):
             found = listen.recv()
     except EOFError:
         pass
@@ -95,7 +102,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="PACKAGE[:NETWORK]", help=f"of {', '.join(PACKAGES)}; none: all")
     parser.add_argument("--again", nargs="?", const="", metavar="VERDICTS", help="measure anew what has a line [of these]")
     parser.add_argument("--page", action="store_true", help="write the page alone")
-    parser.add_argument("--seconds", type=int, default=60, help="of processor time for each network (60)")
+    parser.add_argument("--seconds", type=int, default=60, help="of processor time for each network, beside its forwards (60)")
     parser.add_argument("--gigabytes", type=float, default=6, help="of memory for each network (6)")
     parser.add_argument("--out", type=Path, default=DOCS, help="the folder of coverage.md and coverage.jsonl (docs)")
     given = parser.parse_args()

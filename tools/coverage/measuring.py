@@ -213,7 +213,9 @@ def measure(network: Network, say: Callable[[dict], None]) -> None:
     compute_in_float64(model)
     example = network.inputs(2, 0)
     row["parameters"] = count(model)
+    began = time.process_time()
     result, stopped, _ = tried(lambda: call(copy.deepcopy(model), example))
+    row["forward"] = round(time.process_time() - began, 2)
     if stopped or not numbers(result):
         return say(row | {"missing": f"does not run: {stopped or 'it gives no numbers'}", "done": True})
     model.eval()

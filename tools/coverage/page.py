@@ -7,7 +7,7 @@ VERDICTS = {
     "parts": "the same, inside an outer forward that cannot be captured",
     "low": "equal, and grown by less than 1.8",
     "refused": "an error of fxgrow's says why nothing grows",
-    "slow": "ended: too much time or memory",
+    "slow": "ended: too much time or memory, beside the forwards of the network itself",
     "wrong": "not equal",
     "crash": "an error that is none of fxgrow's, or the grown network stops where the network runs",
 }
