@@ -10,7 +10,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxgrow.blocks import make_room, next_names, put_in
 from fxgrow.common import Refusal
 from fxgrow.errors import CaptureError, GrowthError
-from fxgrow.growth import Edit, Piece, insist_done
+from fxgrow.growth import INEXACT, Edit, Piece, insist_done
 from fxgrow.identity import Range, Trace
 from fxgrow.passes.methods import Draws
 from fxgrow.passes.support import Norms, Place, Places, check_choices, listed, redraw, seed_of, seeded, start_as_identity
@@ -28,14 +28,14 @@ class Deepen(PassBase):
         times: how many to insert at each place.
         method: r2r (the block ends in pairs that cancel; all else is drawn), net2net (copies of the neighbour's numbers; an
             identity layer where there is no skip path), netmorph (drawn, the last factor zero; an identity layer with a
-            parametric activation), or random, which is not exact.
+            parametric activation); or, neither exact, copy (the neighbour's numbers as they are) and random.
         block: clone (a block like its neighbour), or one built new: basic, bottleneck, mbconv, transformer, inception.
         seed: of every random choice; None takes one from torch's global generator.
     """
     where: str | Sequence[str] | None = None
     _: KW_ONLY
     times: int = 1
-    method: Literal["r2r", "net2net", "netmorph", "random"] = "r2r"
+    method: Literal["r2r", "net2net", "netmorph", "copy", "random"] = "r2r"
     block: Literal["clone", "basic", "bottleneck", "mbconv", "transformer", "inception"] = "clone"
     seed: int | None = None
 
@@ -86,11 +86,15 @@ class Deepen(PassBase):
             edit.outcomes.append(Outcome(piece.paths[0], 0, size, piece.paths, method, why))
         if place.joined is not None:
             place.joined.put(edit, old, outs)
-        if place.norms is not None and self.method != "random":
+        if place.norms is not None and self.method not in INEXACT:
             _hand_on(edit, place.norms, [piece.paths[0] for piece in pieces])
 
     def _start(self, piece: Piece, place: Place, x: Range, draws: Draws) -> tuple[str, str]:
         """Give a piece its numbers; return by which method, and why it is the identity."""
+        if self.method == "copy":
+            if not place.draw:
+                raise GrowthError(f"{place.base} is no block with numbers to copy: name one, or take another method")
+            return self.method, "not exact: copies of the neighbour's numbers"
         if place.exact:
             return self.method, place.exact.format(last=piece.paths[-1])
         if self.method == "random":

@@ -4,7 +4,7 @@ What lives here: what every pass needs. What does not: any pass (fxgrow.passes) 
 """
 from fxgrow.growth.edit import Edit, Piece, insist_done
 from fxgrow.growth.parts import Part, apply, channel_axes, channel_axis, kept, named, outermost, part_of, read_parameter
-from fxgrow.growth.transforming import transform
+from fxgrow.growth.transforming import INEXACT, transform
 
-__all__ = ["Edit", "Part", "Piece", "apply", "channel_axes", "channel_axis", "insist_done", "kept", "named",
+__all__ = ["INEXACT", "Edit", "Part", "Piece", "apply", "channel_axes", "channel_axis", "insist_done", "kept", "named",
            "outermost", "part_of", "read_parameter", "transform"]

@@ -29,6 +29,7 @@ from fxgrow.tracing import bring_inside, capture_graph, insist_callable, untouch
 Inputs: TypeAlias = tuple | dict[str, Any]  # of a call, by place or by name
 
 Pass: TypeAlias = Callable[[GraphModule], Any]
+INEXACT = ("random", "copy")  # methods of passes that change what is computed, as is asked of them
 
 
 def transform(model: nn.Module, example_inputs, passes: Iterable[Pass] | Pass, *, release: bool = False) -> Grown:

@@ -21,6 +21,7 @@ from fxgrow.cli import options_of, parse_pass
 from fxgrow.common import did_you_mean, mixed
 from fxgrow.compare import Verification
 from fxgrow.errors import FxgrowError, GrowthError, TrainError
+from fxgrow.growth import INEXACT
 from fxgrow.record import Grown, GrowthRecord, new_numbers
 
 MOMENTS = ("epoch", "step", "fraction", "plateau", "slope")
@@ -196,7 +197,7 @@ def grow_by_entry(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -
     passes = entry.instances(seed)
     grown = fxgrow.transform(model, inputs, passes)
     extended = [f"more outputs of {o.name}" for o in grown.outcomes if o.method == "extend"]
-    inexact = [f"{type(p).__name__.lower()} by random" for p in passes if getattr(p, "method", "") == "random"]
+    inexact = [f"{type(p).__name__.lower()} by {p.method}" for p in passes if getattr(p, "method", "") in INEXACT]
     inexact += [f"{type(p).__name__.lower()} by noise" for p in passes if getattr(p, "noise", 0)] + extended
     checked = fxgrow.verify(model, grown.model, inputs, extended=bool(extended))
     if not checked.ok and not inexact:

@@ -19,6 +19,7 @@ from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple,
 import fxgrow
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes import Deepen, Widen
+from fxgrow.zoo import create_model
 
 IMAGE, VIDEO = (2, 3, 64, 64), (2, 3, 4, 16, 16)
 METHODS = ("r2r", "net2net", "netmorph")
@@ -233,6 +234,21 @@ def test_random_is_not_exact_and_says_so():
     x = torch.randn(IMAGE).double()
     grown = fxgrow.transform(model, x, Deepen(method="random", seed=0))
     assert not fxgrow.verify(model, grown.model, x).ok and "not exact" in grown.explain()
+
+
+def test_copies_are_stacked_as_they_are():
+    """The copy of each block stands behind it, its last factor included; what has no block to copy is refused."""
+    options = {"vocabulary": 5, "length": 6, "width": 8, "heads": 2}
+    model, tokens = still(create_model("gpt", **options, depth=2).double()), torch.arange(12).reshape(2, 6) % 5
+    grown = fxgrow.transform(model, tokens, Deepen("blocks.*", method="copy"))
+    stacked, old = create_model("gpt", **options, depth=4).double().eval(), model.state_dict()
+    stacked.load_state_dict({name: old[name.replace(f"blocks.{i}.", f"blocks.{i // 2}.")] for name in stacked.state_dict()
+                             for i in [int(name.split(".")[1]) if name.startswith("blocks.") else 0]}, strict=True)
+    assert torch.allclose(grown.model(tokens), stacked(tokens), rtol=1e-12) and "not exact" in grown.explain()
+    assert not fxgrow.verify(model, grown.model, tokens).ok
+    plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(SelectionError, match="1 is no block with numbers to copy"):
+        fxgrow.transform(plain, torch.randn(3, 4), Deepen("0", method="copy"))
 
 
 def test_single_precision():
