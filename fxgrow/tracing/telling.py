@@ -103,7 +103,7 @@ class Telling:
 
 
 def _beside(inputs: Inputs) -> Iterator[Inputs]:
-    """Yield inputs with axes of one size that are one longer, shorter or twice as long, together and each by itself."""
+    """Yield inputs with axes that are one longer, one shorter or twice as long, those of a size together and each alone."""
     for batch, (group, *_) in zip(itertools.chain([True], itertools.repeat(False)), axes_of(inputs)):
         alone = () if batch else (frozenset([place]) for place in group.places)
         for places, by in itertools.product(dict.fromkeys((group.places, *alone)), (1, -1, group.size)):
@@ -112,7 +112,7 @@ def _beside(inputs: Inputs) -> Iterator[Inputs]:
 
 
 def _longer(inputs: Inputs, axes: Axes) -> Inputs:
-    """Return inputs with some axes of another size, and with that in place of the old one in tensors that lack these axes."""
+    """Return inputs with some axes of another size, and that in place of the old one in tensors that lack these axes."""
     tensors = [v for v in tree_leaves(inputs) if isinstance(v, Tensor)]
     own = {id(tensors[number]) for number, _ in axes.places}
 

@@ -10,7 +10,8 @@ What is in the table of a package (tools/coverage/networks/) is built with few c
 statistics are drawn in float64, and it is captured, widened to twice its size, deepened, saved and loaded, and compared with
 itself before on inputs of other values and other sizes, in eval and train mode. Each network has a process of its own, which
 is ended when it takes too long (--seconds, beside its own forwards) or too much memory (--gigabytes). Interrupt it at any
-time: each result is a line of the file, and what has one is passed over next time. A package that is not installed is passed over (extra `coverage`).
+time: each result is a line of the file, and what has one is passed over next time. A package that is not installed is
+passed over (extra `coverage`).
 """
 import argparse
 import contextlib
@@ -102,7 +103,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="PACKAGE[:NETWORK]", help=f"of {', '.join(PACKAGES)}; none: all")
     parser.add_argument("--again", nargs="?", const="", metavar="VERDICTS", help="measure anew what has a line [of these]")
     parser.add_argument("--page", action="store_true", help="write the page alone")
-    parser.add_argument("--seconds", type=int, default=60, help="of processor time for each network, beside its forwards (60)")
+    parser.add_argument("--seconds", type=int, default=60, help="of processor time for each, beside its forwards (60)")
     parser.add_argument("--gigabytes", type=float, default=6, help="of memory for each network (6)")
     parser.add_argument("--out", type=Path, default=DOCS, help="the folder of coverage.md and coverage.jsonl (docs)")
     given = parser.parse_args()
