@@ -102,7 +102,7 @@ class Dropping(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers, self.drop = nn.ModuleList(Written() for _ in range(2)), 0.0
+        self.layers, self.drop = nn.ModuleList(Written() for _ in range(2)), 0.1
 
     def forward(self, x):
         for layer in self.layers:
