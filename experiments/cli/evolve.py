@@ -27,6 +27,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "weights": (click.Choice(["inherit", "share"]), "Numbers of its own for each child, or its parent's."),
     "momentum": (click.Choice(["anew", "inherit"]), "Of a training: begun anew, or gone on with, grown with the network."),
     "statistics": (int, "Batches for estimating running statistics anew before an evaluation."),
+    "init": (click.Choice(["drawn", "hypernetwork"]), "Of new numbers that a pass leaves free."),
     "selection": (click.Choice(["best", "aging", "nsga2", "diverse", "hill", "random"]), "How the ones to keep are chosen."),
     "mode": (click.Choice(["rounds", "steady"]), "Round after round, or a new child whenever a worker is free."),
     "adapt": (bool, "Draw more of the mutations whose children gain more per FLOP."),

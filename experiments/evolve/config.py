@@ -39,6 +39,8 @@ class SearchConfig(Settings):
             and all train together; passes that share columns out, as net2net, are left out then).
         momentum: anew in each training, or inherit: an optimizer's moments go on, and grow with the network.
         statistics: batches by which norms estimate their running statistics anew before an evaluation (0: as trained).
+        init: of the numbers that a child's pass leaves free: drawn, or given by a hypernetwork that has learned from the
+            members so far.
         selection: how the ones to keep are chosen: best, aging, nsga2, diverse, hill or random.
         mode: rounds (all of a round end before the next begins, so that one seed gives one result), or steady (a new child
             whenever a worker is free; `rounds * children` in all).
@@ -72,6 +74,7 @@ class SearchConfig(Settings):
     weights: Literal["inherit", "share"] = "inherit"
     momentum: Literal["anew", "inherit"] = "anew"
     statistics: int = 0
+    init: Literal["drawn", "hypernetwork"] = "drawn"
     selection: str = "best"
     mode: Literal["rounds", "steady"] = "rounds"
     growth: float = 2.0

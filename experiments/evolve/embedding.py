@@ -55,32 +55,45 @@ def graph_tensors(gm: GraphModule) -> GraphTensors:
                         torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T)
 
 
-class Autoencoder(nn.Module):
-    """Encodes each node of a graph as a normal distribution over `LATENT` numbers, of which it decodes nodes and edges."""
+class GraphEncoder(nn.Module):
+    """Maps each node of a graph to `width` numbers, which know of nodes up to `layers` edges away."""
 
-    def __init__(self, graphs: Sequence[GraphTensors]):
+    def __init__(self, sizes: Tensor, width: int, layers: int):
+        """sizes: of all graphs that it is to learn from, shape [nodes, SIZES]."""
         super().__init__()
-        sizes = torch.cat([g.sizes for g in graphs])
         self.register_buffer("centre", sizes.mean(0))
         self.register_buffer("scale", sizes.std(0).clamp_min(1e-3))
-        self.first = nn.Linear(len(KINDS) + SIZES, WIDTH)
-        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH),
-                                                  nn.LayerNorm(WIDTH)) for _ in range(LAYERS))
-        self.epsilon = nn.Parameter(torch.zeros(LAYERS))
-        self.mean, self.log_variance = nn.Linear(WIDTH, LATENT), nn.Linear(WIDTH, LATENT)
-        self.kind, self.size = nn.Linear(LATENT, len(KINDS)), nn.Linear(LATENT, SIZES)
-        self.read, self.reader = nn.Linear(LATENT, LATENT), nn.Linear(LATENT, LATENT)
+        self.first = nn.Linear(len(KINDS) + SIZES, width)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width),
+                                                  nn.LayerNorm(width)) for _ in range(layers))
+        self.epsilon = nn.Parameter(torch.zeros(layers))
 
     def scaled(self, sizes: Tensor) -> Tensor:
         """Return sizes of mean zero and deviation one over the graphs that it learns from. Shape [nodes, SIZES]."""
         return (sizes - self.centre) / self.scale
 
-    def encode(self, graph: GraphTensors) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of each node's code, each of shape [nodes, LATENT]."""
+    def forward(self, graph: GraphTensors) -> Tensor:
+        """Return what is known of each node. Shape [nodes, width]."""
         h = self.first(torch.cat([F.one_hot(graph.kinds, len(KINDS)).float(), self.scaled(graph.sizes)], 1))
         start, end = torch.cat([graph.edges, graph.edges.flip(0)], 1)  # messages go both ways, as in arch2vec
         for epsilon, layer in zip(self.epsilon, self.layers):
             h = h + layer((1 + epsilon) * h + torch.zeros_like(h).index_add(0, end, h[start]))
+        return h
+
+
+class Autoencoder(nn.Module):
+    """Encodes each node of a graph as a normal distribution over `LATENT` numbers, of which it decodes nodes and edges."""
+
+    def __init__(self, graphs: Sequence[GraphTensors]):
+        super().__init__()
+        self.encoder = GraphEncoder(torch.cat([g.sizes for g in graphs]), WIDTH, LAYERS)
+        self.mean, self.log_variance = nn.Linear(WIDTH, LATENT), nn.Linear(WIDTH, LATENT)
+        self.kind, self.size = nn.Linear(LATENT, len(KINDS)), nn.Linear(LATENT, SIZES)
+        self.read, self.reader = nn.Linear(LATENT, LATENT), nn.Linear(LATENT, LATENT)
+
+    def encode(self, graph: GraphTensors) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of each node's code, each of shape [nodes, LATENT]."""
+        h = self.encoder(graph)
         return self.mean(h), self.log_variance(h).clamp(-10, 10)
 
     def edges(self, z: Tensor) -> Tensor:
@@ -89,10 +102,10 @@ class Autoencoder(nn.Module):
 
     def loss(self, graphs: Sequence[GraphTensors]) -> Tensor:
         """Return what is lost of nodes and edges on the way through the codes, and the codes' divergence from N(0, 1)."""
-        whole = _together(graphs)
+        whole = together(graphs)
         mean, log_variance = self.encode(whole)
         z = mean + torch.randn_like(mean) * (log_variance / 2).exp()
-        lost = F.cross_entropy(self.kind(z), whole.kinds) + F.mse_loss(self.size(z), self.scaled(whole.sizes))
+        lost = F.cross_entropy(self.kind(z), whole.kinds) + F.mse_loss(self.size(z), self.encoder.scaled(whole.sizes))
         for graph, codes in zip(graphs, z.split([len(g.kinds) for g in graphs])):
             there = _adjacency(graph)
             rare = (there.numel() - there.sum()) / there.sum().clamp_min(1)
@@ -100,7 +113,7 @@ class Autoencoder(nn.Module):
         return lost + KL * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
 
 
-def _together(graphs: Sequence[GraphTensors]) -> GraphTensors:
+def together(graphs: Sequence[GraphTensors]) -> GraphTensors:
     """Return several graphs as one without edges between them."""
     offsets = np.cumsum([0, *(len(g.kinds) for g in graphs)]).tolist()
     return GraphTensors(torch.cat([g.kinds for g in graphs]), torch.cat([g.sizes for g in graphs]),

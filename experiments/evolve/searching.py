@@ -22,11 +22,12 @@ from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.credit import adapted
 from fxgrow.experiments.evolve.embedding import Embedding, learned
 from fxgrow.experiments.evolve.engines import Engine, Serial
+from fxgrow.experiments.evolve.hypernetwork import MEMBERS, Hypernetwork
 from fxgrow.experiments.evolve.joint import family, train_jointly
 from fxgrow.experiments.evolve.member import Member, Scored, ancestry
 from fxgrow.experiments.evolve.mutation import Child, Mutation, Parent, costs, grow, latency, mutate, mutations_of
 from fxgrow.experiments.evolve.predictor import Predictor
-from fxgrow.experiments.evolve.selection import SELECTIONS, Selection, best, survivors, tournament
+from fxgrow.experiments.evolve.selection import SELECTIONS, Selection, best, last_states, survivors, tournament
 from fxgrow.experiments.evolve.store import Store, from_bytes, opened, to_bytes
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.evolve.worker import Fitness, Task, TaskResult, data_of, evaluate, fitness_of, reestimate
@@ -120,6 +121,7 @@ class Search:
         self.limits = config.limits
         self.untrained = b""  # the base network
         self.parents: dict[str, Parent] = {}
+        self.hypernetwork: tuple[int, Hypernetwork] | None = None  # of a round
         learns = config.predictor != "none"
         self.predictor = Predictor(config.predictor, config.seed, self.store.model, self._embedding) if learns else None
 
@@ -269,8 +271,9 @@ class Search:
         step = None if origin is not None and origin.number == number else self.members[number].step
         seed = mixed(self.config.seed, round, number) % 2 ** 31
         inherits = self.config.momentum == "inherit" and origin is not None
+        made = to_bytes(self._grown(number, round)) if step is not None and self.config.init != "drawn" else b""
         return Task(number, round, network, step, steps, seed, self.config.to_json(), self.given.data, self.given.fitness,
-                    self.store.moments(origin.archive) if inherits else b"")  # type: ignore[union-attr]
+                    self.store.moments(origin.archive) if inherits else b"", made)  # type: ignore[union-attr]
 
     def _keep(self, result: TaskResult) -> None:
         """Write the network first, then the row that counts."""
@@ -325,10 +328,27 @@ class Search:
 
     def _network(self, number: int, round: int) -> GraphModule:
         """Return a member as it was last before a round, or as it grows from its parent as that was last."""
-        origin, step = self._origin(number, round), self.members[number].step
+        origin = self._origin(number, round)
         assert origin is not None
-        model = self.store.model(origin.archive)
-        return model if origin.number == number else grow(model, self.inputs, step).model  # type: ignore
+        return self.store.model(origin.archive) if origin.number == number else self._grown(number, round)
+
+    def _grown(self, number: int, round: int) -> GraphModule:
+        """Return a new member as it grows from its parent, with new numbers as the settings ask for."""
+        origin, step = self._origin(number, round), self.members[number].step
+        assert origin is not None and step is not None
+        parent = self.store.model(origin.archive)
+        child: GraphModule = grow(parent, self.inputs, step).model  # type: ignore[assignment]
+        if self.config.init == "hypernetwork":
+            self._hypernetwork(round).give(child, parent, self.inputs, step)
+        return child
+
+    def _hypernetwork(self, round: int) -> Hypernetwork:
+        """Return what has learned from the networks that were trained before a round."""
+        if self.hypernetwork is None or self.hypernetwork[0] != round:
+            trained = sorted(last_states([s for s in self.scored if s.round < round]), key=lambda s: (s.round, s.number))
+            networks = [self.store.model(s.archive) for s in trained[-MEMBERS:]]
+            self.hypernetwork = round, Hypernetwork(networks, mixed(self.config.seed, round) % 2 ** 31)
+        return self.hypernetwork[1]
 
     def _steady(self) -> list[Scored]:
         """Make a new child whenever a worker is free, as many as the rounds would have; each is its own round."""

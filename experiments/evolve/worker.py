@@ -22,6 +22,7 @@ from fxgrow.experiments.evolve.store import from_bytes, to_bytes
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import Interrupted, TrainConfig, Trainer, give_moments, make_optimizer, moments_of
 from fxgrow.graph import running_copy
+from fxgrow.record import record_in
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 Fitness = Callable[[nn.Module, Data], float]  # of a trained network in eval mode, the higher the better
@@ -32,7 +33,7 @@ class Task:
     """A network to be trained for `steps`: `network` as `to_bytes` gives it or, with a `step`, its parent so.
 
     data, fitness: those of a search that was given objects. moments: of the optimizer that trained this network, as
-    safetensors; empty: they begin anew.
+    safetensors; empty: they begin anew. made: what the step makes of the network, where its numbers are given (`to_bytes`).
     """
     number: int
     round: int
@@ -44,6 +45,7 @@ class Task:
     data: Data | None = None
     fitness: Fitness | None = None
     moments: bytes = b""
+    made: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ def run(task: Task) -> TaskResult:
     model = from_bytes(task.network)
     settings, moments = config.trainer(task.steps, task.seed), safetensors.torch.load(task.moments) if task.moments else {}
     if task.step is not None:
-        grown = grow(model, data.first(2), task.step)
+        child = from_bytes(task.made) if task.made else grow(model, data.first(2), task.step).model
         if moments:
-            moments = moments_of(grown.record.migrate_optimizer(_optimizer(settings, model, moments), grown.model, model))
-        model = grown.model  # type: ignore[assignment]
+            record = record_in(child)
+            moments = moments_of(record.migrate_optimizer(_optimizer(settings, model, moments), child, model))  # type: ignore
+        model = child  # type: ignore[assignment]
     trainer = Trainer(model, data, settings)
     give_moments(trainer.optimizer, moments)
     try:

@@ -2,7 +2,8 @@
 
 The comparison of search_runs.py with fewer arms and a longer budget. `tuned` is *best* with what is to make a search pay:
 mutations drawn by what they have gained per FLOP, the worse half of a round dropped half way, and running statistics
-estimated anew; `tuned, inherited` trains each child alone, and goes on with its optimizer's moments.
+estimated anew; `tuned, inherited` trains each child alone, and goes on with its optimizer's moments; `tuned, hypernetwork`
+has its new numbers given.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from fxgrow.experiments.papers.search_tables import APART, BASE
 
 TUNED = {"selection": "best", "adapt": True, "rungs": 2, "statistics": 8}
 SEARCHES: dict[str, dict[str, Any]] = {
-    "best": {}, "diverse": {}, "random": {}, "tuned": TUNED,
-    "tuned, inherited": {**TUNED, "weights": "inherit", "momentum": "inherit"}}
+    "best": {}, "tuned": TUNED, "random": {}, "tuned, inherited": {**TUNED, "weights": "inherit", "momentum": "inherit"},
+    "tuned, hypernetwork": {**TUNED, "init": "hypernetwork"}, "diverse": {}}
 SIZES = {"smoke": SearchSizes(20, 2, 2, 24, share=0.5, largest=2.5),
          "small": SearchSizes(300, 2, 4, 300, share=0.65, largest=3.0),
          "paper": SearchSizes(5000, 3, 10, 5000)}

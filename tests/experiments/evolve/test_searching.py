@@ -28,6 +28,7 @@ from fxgrow.experiments.evolve import (
     engine,
     graph_hash,
     grow,
+    hypernetwork,
     mutate,
     resumed,
     search,
@@ -282,11 +283,13 @@ def facts(found):
 
 MODES = {"inherit": {}, "share": {"weights": "share"}, "steady": {"mode": "steady", "selection": "aging"},
          "nsga2": {"selection": "nsga2", "mode": "steady"},
-         "rungs": {"rungs": 2, "momentum": "inherit", "adapt": True, "steps": 16}}
+         "rungs": {"rungs": 2, "momentum": "inherit", "adapt": True, "steps": 16,
+                   "init": "hypernetwork"}}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_search_that_is_cut_off_anywhere_goes_on_to_the_same_end(tmp_path, mode):
+def test_a_search_that_is_cut_off_anywhere_goes_on_to_the_same_end(tmp_path, mode, monkeypatch):
+    monkeypatch.setattr(hypernetwork, "STEPS", 5)
     config = small(**MODES[mode])
     whole = search(config, tmp_path / "whole")
     assert len(whole.evaluations) >= 6
