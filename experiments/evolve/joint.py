@@ -14,7 +14,8 @@ import fxgrow
 from fxgrow.experiments.data import Data, loader
 from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.settings import TrainError
-from fxgrow.experiments.train import Rates, autocast, device_of, make_optimizer, rate, runnable, step_flops
+from fxgrow.experiments.train import autocast, device_of, make_optimizer, rate, runnable, step_flops
+from fxgrow.loops import Rates
 from fxgrow.record import record_in
 
 

@@ -1,6 +1,6 @@
 """The start of a run: the device, a captured copy of the model that fits the data, and an optimizer."""
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,12 +19,9 @@ from fxgrow.graph import clone_structure
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def make_optimizer(config: TrainConfig, model: nn.Module, names: Sequence[str] | None = None) -> Optimizer:
-    """Return the optimizer over a model's parameters, in the order of `names`."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    if names is None:
-        names = [n for n, p in model.named_parameters() if p.requires_grad]
-    named = [(name, parameters[name]) for name in names]
+def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
+    """Return the optimizer over a model's parameters."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(named, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov,
                                weight_decay=config.weight_decay)

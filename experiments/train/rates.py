@@ -1,36 +1,18 @@
-"""Learning rates: the shape of a schedule, and its changes by growths.
+"""Learning rates: the shape of a schedule.
 
-The rate of a step is a pure function of the settings, the step and `Rates`, which is all that a checkpoint has to hold.
+The rate of a step is a pure function of the settings, the step and what growths did (`Rates` of fxgrow.loops).
 """
 import bisect
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 from fxgrow.experiments.train.config import TrainConfig
-
-
-@dataclass
-class Rates:
-    """Changes to the schedule by the growths so far.
-
-    scale, decay_scale: factors on the learning rate and on the weight decay (products of |theta_old| / |theta_new|).
-    start: the step that the schedule counts from (restart); rewarm_from, rewarm_steps: a second warm-up.
-    """
-    scale: float = 1.0
-    decay_scale: float = 1.0
-    start: int = 0
-    rewarm_from: int = 0
-    rewarm_steps: int = 0
+from fxgrow.loops import Rates
 
 
 def rate(config: TrainConfig, rates: Rates, step: int, total: int) -> float:
     """Return the learning rate of step `step` (from 0) out of `total`."""
-    lr = config.lr * rates.scale * shape(config, step - rates.start, total - rates.start)
-    if step - rates.rewarm_from < rates.rewarm_steps:
-        lr *= (step - rates.rewarm_from + 1) / rates.rewarm_steps
-    return lr
+    return config.lr * rates.scale * shape(config, step - rates.start, total - rates.start) * rates.warmth(step)
 
 
 def shape(config: TrainConfig, step: int, total: int) -> float:
@@ -60,15 +42,3 @@ CURVES: dict[str, Callable[[TrainConfig, float, float], float]] = {
     # 1 until the last `decay` share of all steps, then a line
     "wsd": lambda config, p, whole: _to_final(config, min(1.0, (1 - whole) / config.decay) if config.decay else 1.0),
 }
-
-
-def after_growth(config: TrainConfig, rates: Rates, options: Mapping[str, Any], step: int, total: int,
-                 ratio: float) -> Rates:
-    """Return the rates from a growth at `step` on; `ratio` is |theta_old| / |theta_new|, the numbers of parameters."""
-    rule = options["lr"]
-    warm = options["rewarm"] or warmup_steps(config, total)
-    return Rates(scale=rates.scale * (ratio if rule == "ratio" else 1.0),
-                 decay_scale=rates.decay_scale * (ratio if options["decay"] == "ratio" else 1.0),
-                 start=step if rule == "restart" else rates.start,
-                 rewarm_from=step if rule == "rewarm" else rates.rewarm_from,
-                 rewarm_steps=warm if rule == "rewarm" else rates.rewarm_steps)

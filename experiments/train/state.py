@@ -14,12 +14,12 @@ from fxgrow.experiments.tasks import Task
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.history import History
-from fxgrow.experiments.train.prepare import make_optimizer
-from fxgrow.experiments.train.rates import Rates
-from fxgrow.loops import LastGrowth
+from fxgrow.loops import Grower, LastGrowth, Rates
+from fxgrow.loops.moving import insist_groups
 from fxgrow.record import GrowthRecord
 
-PLAIN = ("step", "flops", "eval_flops", "seconds", "stopped", "fired", "since", "loss_sum", "loss_count")
+PLAIN = ("step", "flops", "eval_flops", "seconds", "stopped", "loss_sum", "loss_count")
+GROWN = ("fired", "since")  # of the grower
 
 
 class TrainingState:
@@ -31,7 +31,7 @@ class TrainingState:
     model: GraphModule
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    rates: Rates
+    grower: Grower
     history: History
     step = 0
     total: int      # steps in all
@@ -40,12 +40,14 @@ class TrainingState:
     eval_flops = 0  # and in evaluations
     seconds = 0.0
     stopped = ""    # why training stopped early
-    fired: list[int]  # entries of the schedule, in the order in which they fired
-    since = 0         # the first row of the history behind the last growth
-    last: LastGrowth | None = None
     loss_sum, loss_count = 0.0, 0  # of training, since the last row
     random_states: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # of generators, to start from
     checkpoint_step: int | None = None  # the step of the last checkpoint
+
+    @property
+    def fired(self) -> list[int]:
+        """Return the entries of the schedule that have been, in the order in which they fired."""
+        return self.grower.fired
 
     def evaluate(self, dataset: Any) -> tuple[float, ...]:
         """Return the mean loss and the task's metrics in their order, in eval mode."""
@@ -56,13 +58,14 @@ def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return all that it takes to go on from here."""
     tensors, random = checkpoint.random_states()
     moments, optimizer = _optimizer_state(trainer.optimizer)
-    last = None
-    if trainer.last is not None:
-        tensors |= {f"growth/{name}": t for name, t in trainer.last.record.to_tensors().items()}
-        last = {"record": trainer.last.record.to_json(), "options": trainer.last.options, "step": trainer.last.step}
-    state = {"config": trainer.config.to_json(), "data": fingerprint(trainer.data), "rates": asdict(trainer.rates),
+    grower, last = trainer.grower, None
+    if grower.last is not None:
+        tensors |= {f"growth/{name}": t for name, t in grower.last.record.to_tensors().items()}
+        last = {"record": grower.last.record.to_json(), "options": grower.last.options, "step": grower.last.step}
+    state = {"config": trainer.config.to_json(), "data": fingerprint(trainer.data), "rates": asdict(grower.rates),
              "last": last, "history": asdict(trainer.history), "scaler": trainer.scaler.state_dict(), "random": random,
-             "optimizer": optimizer, **{name: getattr(trainer, name) for name in PLAIN}}
+             "optimizer": optimizer, **{name: getattr(trainer, name) for name in PLAIN},
+             **{name: getattr(grower, name) for name in GROWN}}
     return tensors | moments, state
 
 
@@ -102,10 +105,13 @@ def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str,
                          f"{fingerprint(trainer.data)} (samples to train on, to validate, classes, shape); give the same")
     for name in PLAIN:
         setattr(trainer, name, state[name])
-    trainer.rates, trainer.history = Rates(**state["rates"]), History(**state["history"])
+    trainer.history, grower = History(**state["history"]), trainer.grower
+    for name in GROWN:
+        setattr(grower, name, state[name])
+    grower.done, grower.rows, grower.rates = trainer.step, trainer.history.rows, Rates(**state["rates"])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.checkpoint_step, trainer.random_states = trainer.step, (tensors, state["random"])
-    trainer.optimizer = make_optimizer(trainer.config, trainer.model, state["optimizer"]["names"])
+    insist_groups(trainer.optimizer, trainer.model, [state["optimizer"]["names"]])
     trainer.optimizer.param_groups[0].update(state["optimizer"]["group"])
     parameters = dict(trainer.model.named_parameters(remove_duplicate=False))
     for name, entries in state["optimizer"]["state"].items():
@@ -115,7 +121,7 @@ def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str,
     last = state["last"]
     if last is not None:
         record = {path.removeprefix("growth/"): t for path, t in tensors.items() if path.startswith("growth/")}
-        trainer.last = LastGrowth(GrowthRecord.rebuild(last["record"], record), last["options"], last["step"])
+        grower.last = LastGrowth(GrowthRecord.rebuild(last["record"], record), last["options"], last["step"])
 
 
 def fingerprint(data: Data) -> list[Any]:

@@ -11,8 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,13 @@ from fxgrow.experiments.tasks import prediction, task_of
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.costs import PlannedCost, count_parameters, eval_flops, plan, step_flops
+from fxgrow.experiments.train.growing import RunGrower
 from fxgrow.experiments.train.history import History, append_line
 from fxgrow.experiments.train.prepare import autocast, capture_for, cpu_copy, device_of, in_mode, make_optimizer, runnable
-from fxgrow.experiments.train.rates import Rates, after_growth, rate
+from fxgrow.experiments.train.rates import rate
 from fxgrow.experiments.train.state import TrainingState, gather, restore
 from fxgrow.experiments.train.watch import TensorBoard, Watcher
-from fxgrow.loops import CheckedGrowth, Effects, Entry, LastGrowth, grow_by_entry, parse_growth, seed_for, stalled
+from fxgrow.loops import CheckedGrowth, Entry, parse_growth, stalled
 
 PROBE = 16  # samples that a grown network is compared on
 
@@ -83,12 +83,11 @@ class Trainer(TrainingState):
         self.model: GraphModule = self._placed(capture_for(self.task, model, self.probe, data, targets))
         self.optimizer = make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.rates, self.history, self.fired = Rates(), History(), []
-        self.effects = Effects()
-        self._asked_to_stop = False
-        self._renew()
+        self.history, self._asked_to_stop = History(), False
+        self.grower = RunGrower(self, runnable(config, self.model), self.probe, self._placed)
+        self._follow()
 
-    def _placed(self, model: GraphModule) -> GraphModule:
+    def _placed(self, model: nn.Module) -> Any:
         """Bring a network to the device, in the form of memory that the settings ask for."""
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if self.config.channels_last else model  # type: ignore[call-overload]
@@ -110,7 +109,7 @@ class Trainer(TrainingState):
         left = [(i, e) for i, e in enumerate(self.entries) if i not in self.fired]
         left.sort(key=lambda pair: pair[1].at(self.per_epoch, self.total) or 0)
         return plan(cpu_copy(self.model), self.probe, left, self.per_epoch, self.total, self.batch, self.config.seed,
-                    self.step, self.last)
+                    self.step, self.grower.last)
 
     def fit(self) -> History:
         """Train to the end; after `resume`, from where the checkpoint was written.
@@ -145,7 +144,7 @@ class Trainer(TrainingState):
             if first:
                 self._boundary()
             else:  # settings may name growths for this step that the run which wrote the checkpoint did not know of
-                for i in self._timed():
+                for i in self.grower.timed():
                     self._grow(i)
             try:
                 if self.step < self.total and not self.stopped:
@@ -193,8 +192,8 @@ class Trainer(TrainingState):
 
     def _train_step(self, x: Tensor, y: Tensor) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.config, self.rates, self.step, self.total)
-            group["weight_decay"] = self.config.weight_decay * self.rates.decay_scale
+            group["lr"] = rate(self.config, self.grower.rates, self.step, self.total)
+            group["weight_decay"] = self.config.weight_decay * self.grower.rates.decay_scale
         if not self.model.training:
             self.model.train()
         with autocast(self.config, self.device):
@@ -217,11 +216,12 @@ class Trainer(TrainingState):
 
     def _boundary(self) -> None:
         """Do what happens between two steps, in this order: evaluate, grow, stop, checkpoint."""
-        if self.effects.frozen and self.last is not None and self.step >= self.last.thaws:
-            self._renew()
+        self.grower.done = self.step
+        if self.grower.thaw():
+            self._follow()
         every = self.config.eval_every or self.per_epoch
         evaluating = self.step % every == 0 or self.step == self.total
-        timed = self._timed()
+        timed = self.grower.timed()
         if evaluating or timed:
             self._record_row()
         for i in timed:
@@ -232,17 +232,11 @@ class Trainer(TrainingState):
         if self.step % checkpoints == 0 or self.step == self.total or self.stopped:
             self.save_checkpoint()
 
-    def _timed(self) -> list[int]:
-        """Return the growths that are due at this step and have not been."""
-        return [i for i, e in enumerate(self.entries)
-                if i not in self.fired and e.at(self.per_epoch, self.total) == self.step]
-
     def _grow_or_stop(self) -> None:
         """Do what the losses ask for: the next growth that waits for them, or an early stop."""
-        rows = self.history.rows[self.since:]
-        waiting = [i for i, e in enumerate(self.entries) if i not in self.fired and e.at(self.per_epoch, self.total) is None]
-        if waiting and self.entries[waiting[0]].due(rows):
-            self._grow(waiting[0])
+        rows, asked = self.history.rows[self.grower.since:], self.grower.asked_for()
+        if asked is not None:
+            self._grow(asked)
         elif self.config.patience and stalled([row["val_loss"] for row in rows], self.config.patience):
             self.stopped = f"the validation loss has not fallen for {self.config.patience} evaluations"
 
@@ -276,7 +270,7 @@ class Trainer(TrainingState):
                "flops": self.flops, "eval_flops": self.eval_flops,
                "train_loss": self.loss_sum / self.loss_count if self.loss_count else None, "val_loss": loss,
                **{f"val_{m.name}": value for m, value in zip(self.task.metrics, metrics)},
-               "lr": rate(self.config, self.rates, self.step, self.total),
+               "lr": rate(self.config, self.grower.rates, self.step, self.total),
                "parameters": count_parameters(self.model), "seconds": round(self.seconds, 3), "event": event}
         self.loss_sum, self.loss_count = 0.0, 0
         self.history.append(row, self.out)
@@ -287,21 +281,12 @@ class Trainer(TrainingState):
     def _grow(self, index: int) -> None:
         """Grow the model, its optimizer and the rates by an entry, and give an account of it."""
         entry, began = self.entries[index], time.monotonic()
-        old, flops = self.model, self._step_flops
-        self.effects.lift()
-        growth = grow_by_entry(old.cpu(), self.probe, entry, seed_for(self.config.seed, index))
-        self.model = self._placed(growth.grown.model)  # type: ignore[arg-type]
-        if entry.options["optimizer"] == "migrate":
-            self.optimizer = growth.record.migrate_optimizer(self.optimizer, self.model, old)
-        else:
-            self.optimizer = make_optimizer(self.config, self.model)
-        before, after = count_parameters(old), count_parameters(self.model)
-        self.rates = after_growth(self.config, self.rates, entry.options, self.step, self.total, before / after)
-        self.last = LastGrowth(replace(growth.record, origin={}), entry.options, self.step)
-        self.fired.append(index)
-        self._renew()
-        self._account(entry, growth, (before, after), (flops, self._step_flops), time.monotonic() - began)
-        self.since = len(self.history.rows)
+        before, flops = count_parameters(self.model), self._step_flops
+        growth = self.grower.grow(index)
+        self.grower.growths.clear()  # which would keep every network
+        self._follow()
+        self._account(entry, growth, (before, count_parameters(self.model)), (flops, self._step_flops),
+                      time.monotonic() - began)
         self._record_row(entry.text)
 
     def _account(self, entry: Entry, done: CheckedGrowth, parameters: tuple[int, int], flops: tuple[int, int],
@@ -318,12 +303,11 @@ class Trainer(TrainingState):
         for watcher in self.watchers:
             watcher.grown(self, growth)
 
-    def _renew(self) -> None:
-        """Bring up to date what follows from the network and the last growth: effects, the function that runs, costs."""
-        self.effects.renew(self.last, self.step, self.model, self.optimizer)
-        self._forward: Callable[[Tensor], Tensor] = self.model
-        if not self.effects.frozen:  # whose hooks are no part of a compiled graph
-            self._forward = runnable(self.config, self.model)
+    def _follow(self) -> None:
+        """Bring up to date what follows from the network and its last growth: what runs, and what it costs."""
+        self.model, self._forward = self.grower.inner, self.grower.model
+        if self.grower.effects.frozen:  # whose hooks are no part of a compiled graph
+            self._forward = getattr(self._forward, "_orig_mod", self._forward)
         self._step_flops = step_flops(self.model, self.batch, self.data.input_shape, self.probe.dtype)
         self._eval_flops = eval_flops(self.model, self.data.input_shape, self.probe.dtype)
 
@@ -336,9 +320,9 @@ class Trainer(TrainingState):
             raise self._diverged(f"{lost} holds NaN or infinity at step {self.step}")
         self.seconds = time.monotonic() - self._began
         tensors, state = gather(self)
-        self.effects.lift()  # a file holds the network as it is without them
+        self.grower.effects.lift()  # a file holds the network as it is without them
         checkpoint.write(self.out / checkpoint.CHECKPOINT_NAME, self.model, tensors, state)
-        self.effects.renew(self.last, self.step, self.model, self.optimizer)
+        self.grower.renew()
         self.checkpoint_step = self.step
         self.history.save(self.out)
 
@@ -405,8 +389,9 @@ class Trainer(TrainingState):
             for watcher in self.watchers:
                 watcher.started(self)
                 stack.callback(watcher.ended, self)
-            self._renew()
-            stack.callback(self.effects.lift)
+            self.grower.renew()
+            self._follow()
+            stack.callback(self.grower.effects.lift)
             yield
 
     @contextlib.contextmanager

@@ -149,5 +149,6 @@ class TensorBoard(Watcher):
         name = first_convolution(trainer.model)
         if name is not None:
             weight = trainer.model.get_parameter(name).detach().cpu()
-            new = None if trainer.last is None else trainer.last.record.new_mask(name, weight)
+            last = trainer.grower.last
+            new = None if last is None else last.record.new_mask(name, weight)
             self.writer.add_image(f"filters/{name}", filter_grid(weight, new), trainer.step, dataformats="HWC")

@@ -55,21 +55,21 @@ class InPlaceGrower(Grower):
                              done.inexact)
 
     def _put(self, new: nn.Module) -> None:
-        patched = not PATCHES.isdisjoint(vars(self._inner))
+        patched = not PATCHES.isdisjoint(vars(self.inner))
         super()._put(new)
-        if patched and PATCHES.isdisjoint(vars(self._inner)):
+        if patched and PATCHES.isdisjoint(vars(self.inner)):
             from accelerate import Accelerator
-            vars(self._inner).pop(PREPARED, None)  # else nothing would be put on
-            Accelerator().prepare_model(self._inner, device_placement=False, evaluation_mode=True)
-            setattr(self._inner, PREPARED, True)
+            vars(self.inner).pop(PREPARED, None)  # else nothing would be put on
+            Accelerator().prepare_model(self.inner, device_placement=False, evaluation_mode=True)
+            setattr(self.inner, PREPARED, True)
 
     def structure(self) -> Any:
         """Return the configuration of a model that has one, else what any grown model is made again of."""
-        return self._inner.config.to_json_string(use_diff=False) if is_stock(self._inner) else super().structure()
+        return self.inner.config.to_json_string(use_diff=False) if is_stock(self.inner) else super().structure()
 
     def built(self, structure: Any) -> nn.Module:
         """Return the model of a structure, without its numbers."""
-        return build(self._inner, structure)
+        return build(self.inner, structure)
 
 
 def build(model: nn.Module, structure: Any) -> nn.Module:

@@ -9,6 +9,7 @@ from fxgrow.exports import lazy_exports
 if TYPE_CHECKING:
     from fxgrow.loops.effects import Effects, LastGrowth, scale_decay
     from fxgrow.loops.grower import Grower
+    from fxgrow.loops.rates import Rates, after_growth
     from fxgrow.loops.schedule import (
         OPTIONS,
         CheckedGrowth,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "effects": "Effects LastGrowth scale_decay",
     "grower": "Grower",
+    "rates": "Rates after_growth",
     "schedule": "CheckedGrowth Entry OPTIONS grow_by_entry parse_growth seed_for stalled",
     "structure": "pack unpack",
     "wrappers": "wrap_anew",

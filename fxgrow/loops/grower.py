@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ from fxgrow.cost import count_flops
 from fxgrow.errors import GrowthError, TrainError
 from fxgrow.loops import moving
 from fxgrow.loops.effects import Effects, LastGrowth
+from fxgrow.loops.rates import Rates, after_growth
 from fxgrow.loops.schedule import CheckedGrowth, Entry, grow_by_entry, parse_growth, seed_for
 from fxgrow.loops.structure import pack, unpack
 from fxgrow.loops.wrappers import become, inside, wrap_anew, wrapped_as
 from fxgrow.record import GrowthRecord
 
-PLAIN = ("done", "fired", "since", "rows", "flops", "rates", "rewarm")  # of the state: numbers, and lists and dicts of them
+PLAIN = ("done", "fired", "since", "rows", "flops")  # of the state: numbers, and lists and dicts of them
 
 
 class Grower:
@@ -65,24 +67,23 @@ class Grower:
         self.done, self.since, self.flops = 0, 0, 0  # steps; the first row behind the last growth; FLOPs of all steps
         self.fired: list[int] = []
         self.rows: list[dict[str, Any]] = []  # one for each evaluation
-        self.rates = {"lr": 1.0, "weight_decay": 1.0}
-        self.rewarm = [0, 0]  # the step that a second warm-up began with, and how many it takes
+        self.rates = Rates()
         self.last: LastGrowth | None = None
-        self._inner, self._effects, self._structure = inside(model, wrap), Effects(), None
+        self.inner, self.effects = inside(model, wrap), Effects()  # the model without what is around it; what stands still
+        self._structure: Any = None
         self._loss: list[Tensor | float] = []
         self._evaluated, self._awaited = False, None
         self._check(scheduler)
-        for one in self.optimizers:
-            moving.scale_rates(one, self._factors)
+        self.follow_rates()
         if example_inputs is None:
-            self._inner.register_forward_pre_hook(self._remember, with_kwargs=True)
+            self.inner.register_forward_pre_hook(self._remember, with_kwargs=True)
 
     def _check(self, scheduler: Any) -> None:
         for entry in self.entries:
-            self._check_entry(entry)
+            self.check_entry(entry)
         if self.ema is not None:
             moving.insist_average(self.ema)
-        named = {id(p) for p in self._inner.parameters()}
+        named = {id(p) for p in self.inner.parameters()}
         if not any(id(p) in named for o in self.optimizers for g in o.param_groups for p in g["params"]):
             raise GrowthError("the optimizer trains no parameter of the model: make it of model.parameters()")
         held = getattr(getattr(scheduler, "scheduler", scheduler), "optimizer", None)  # accelerate's is around another
@@ -90,7 +91,8 @@ class Grower:
             raise GrowthError(f"the {type(scheduler).__name__} sets the rates of another optimizer: give both that belong "
                               "together")
 
-    def _check_entry(self, entry: Entry) -> None:
+    def check_entry(self, entry: Entry) -> None:
+        """Raise TrainError if an entry speaks of what the loop does not tell."""
         needs = {"epoch": ("steps_per_epoch", self.steps_per_epoch), "fraction": ("total_steps", self.total_steps)}
         name, given = needs.get(entry.trigger, ("", 1))
         if not given:
@@ -111,10 +113,14 @@ class Grower:
         if self.inputs is None:
             self.inputs = moving.as_inputs(module, args, kwargs)
 
-    def _factors(self) -> dict[str, float]:
-        start, steps = self.rewarm
-        warm = min(1.0, (self.done - start + 1) / steps) if steps else 1.0
-        return {**self.rates, "lr": self.rates["lr"] * warm}
+    def follow_rates(self) -> None:
+        """Let the optimizers' steps be taken at the rates that growths ask for."""
+        def factors() -> dict[str, float]:
+            rates = self.rates
+            return {"lr": rates.scale * rates.warmth(self.done), "weight_decay": rates.decay_scale}
+
+        for one in self.optimizers:
+            moving.scale_rates(one, factors)
 
     def step(self, step: int, loss: Tensor | float | None = None) -> nn.Module:
         """Tell of a step that was just taken, and return the model to go on with: the same, or the grown one.
@@ -132,13 +138,23 @@ class Grower:
         self.done = step + 1
         if any(e.trigger == "slope" for e in self.entries):
             self._count(loss)
-        if self._effects.frozen and self.last is not None and self.done >= self.last.thaws:
-            self._renew()
+        self.thaw()
+        for index in self.timed():
+            self.grow(index)
+        asked = self.asked_for() if self._evaluated else None
+        self._evaluated = False
+        if asked is not None:
+            self.grow(asked)
+        return self.model
+
+    def thaw(self) -> bool:
+        """Let old numbers move again if it is time, and tell whether it was."""
+        due = self.effects.frozen and self.last is not None and self.done >= self.last.thaws
+        if due:
+            self.renew()
             if "torch._dynamo" in sys.modules:  # torch 2.8's compiled code keeps the hooks that it was made with
                 torch.compiler.reset()
-        for index in self._due():
-            self._grow(index)
-        return self.model
+        return due
 
     def evaluated(self, val_loss: float, train_loss: float | None = None) -> None:
         """Tell of an evaluation: `plateau=` and `slope=` decide by these at the next step.
@@ -158,15 +174,16 @@ class Grower:
 
     @property
     def _device(self) -> torch.device:
-        return next(self._inner.parameters()).device
+        return next(self.inner.parameters()).device
 
     def _count(self, loss: Tensor | float | None) -> None:
         if loss is not None:
             self._loss.append(loss.detach() if isinstance(loss, Tensor) else loss)
         if self._flops is None:
-            self._flops = count_flops(self._inner, self.inputs).total
+            self._flops = count_flops(self.inner, self.inputs).total
         self.flops += self._flops
 
+    warmup = 0  # the steps of a second warm-up whose entry does not say how many
     _flops: int | None = None  # of a step
 
     @property
@@ -174,22 +191,22 @@ class Grower:
         """Tell whether a growth is still to come that depends on `evaluated`."""
         return any(self._at(e) is None for i, e in enumerate(self.entries) if i not in self.fired)
 
-    def _due(self) -> list[int]:
-        """Return the entries whose moment has come."""
-        timed = {i: self._at(e) for i, e in enumerate(self.entries) if i not in self.fired}
-        due = [i for i, at in timed.items() if at is not None and at <= self.done]
-        waiting = [i for i, at in timed.items() if at is None]
-        if self._evaluated and waiting and self.entries[waiting[0]].due(self.rows[self.since:]):
-            due.append(waiting[0])
-        self._evaluated = False
-        return due
+    def timed(self) -> list[int]:
+        """Return the entries of the schedule whose step has come."""
+        at = {i: self._at(e) for i, e in enumerate(self.entries) if i not in self.fired}
+        return [i for i, step in at.items() if step is not None and step <= self.done]
 
-    def _grow(self, index: int) -> None:
-        """Grow the model by an entry, and all that trains it."""
-        entry, old, seed = self.entries[index], self._inner, seed_for(self.seed, index)
+    def asked_for(self) -> int | None:
+        """Return the first entry that waits for losses, if those since the last growth ask for it."""
+        waiting = [i for i, e in enumerate(self.entries) if i not in self.fired and self._at(e) is None]
+        return waiting[0] if waiting and self.entries[waiting[0]].due(self.rows[self.since:]) else None
+
+    def grow(self, index: int) -> CheckedGrowth:
+        """Grow the model by an entry of the schedule, and all that trains it."""
+        entry, old, seed = self.entries[index], self.inner, seed_for(self.seed, index)
         if self.inputs is None:
             raise GrowthError("the model has not been called yet: give example_inputs")
-        self._effects.lift()
+        self.effects.lift()
         inputs = moving.on_device(self.inputs, self._device)
         with torch.autocast(self._device.type, enabled=False):
             growth = self.grown(old, inputs, entry, seed)
@@ -200,13 +217,14 @@ class Grower:
                 moving.move_average(record, self.ema, new, inputs, entry, seed)
         numbers = [sum(p.numel() for p in m.parameters()) for m in (old, new)]
         self._put(new)
-        self._change_rates(entry, numbers[0] / numbers[1])
+        self.rates = after_growth(self.rates, entry.options, self.done, numbers[0] / numbers[1], self.warmup)
         self.last = LastGrowth(record, entry.options, self.done)
         self.last.record.origin = {}
         self.fired.append(index)
         self.growths.append(growth)
         self.since = len(self.rows)
-        self._renew()
+        self.renew()
+        return growth
 
     def grown(self, model: nn.Module, inputs: Any, entry: Entry, seed: int) -> CheckedGrowth:
         """Return the growth of a model by an entry, compared with it; a subclass may make another model of the grown one."""
@@ -214,26 +232,20 @@ class Grower:
 
     def _put(self, new: nn.Module) -> None:
         """Put the grown model where the small one is, its numbers, optimizers and averages being there."""
-        new.train(self._inner.training)
+        new.train(self.inner.training)
         if self.in_place:
-            become(self._inner, new)
+            become(self.inner, new)
             if self.wrap is not None:
-                self.wrap(self._inner)
+                self.wrap(self.inner)
             wrap_anew(self.model)
         else:
             self.model = wrapped_as(self.model, new) if self.wrap is None else self.wrap(new)
-            self._inner = new
+            self.inner = new
         self._structure = self._flops = None
 
-    def _change_rates(self, entry: Entry, ratio: float) -> None:
-        """Follow the entry's rule for the rate and the decay; `ratio` is the small model's size by the grown one's."""
-        for name, rule in (("lr", "lr"), ("weight_decay", "decay")):
-            self.rates[name] *= ratio if entry.options[rule] == "ratio" else 1.0
-        if entry.options["lr"] == "rewarm":
-            self.rewarm = [self.done, entry.options["rewarm"]]
-
-    def _renew(self) -> None:
-        self._effects.renew(self.last, self.done, self._inner, *self.optimizers)
+    def renew(self) -> None:
+        """Put the effects of the last growth in force, as they hold at this step."""
+        self.effects.renew(self.last, self.done, self.inner, *self.optimizers)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the states of model, optimizer and average: tensors and plain data.
@@ -242,22 +254,22 @@ class Grower:
             ArchiveError: the structure of the grown model cannot be written as data; says what of it.
         """
         if self.fired and self._structure is None:
-            self._effects.lift()
+            self.effects.lift()
             self._structure = self.structure()
-            self._renew()
+            self.renew()
         last = None if self.last is None else {"options": self.last.options, "step": self.last.step,
                                                "record": self.last.record.to_json(), "maps": self.last.record.to_tensors()}
         return {"version": 1, "grow": [e.text for e in self.entries], "structure": self._structure, "last": last,
-                "groups": [moving.names_of(o, self._inner) for o in self.optimizers],
-                **{name: getattr(self, name) for name in PLAIN}}
+                "groups": [moving.names_of(o, self.inner) for o in self.optimizers],
+                "rates": asdict(self.rates), **{name: getattr(self, name) for name in PLAIN}}
 
     def structure(self) -> Any:
         """Return what `built` makes the grown model of again, as a tensor or plain data."""
-        return pack(self._inner, self.inputs)
+        return pack(self.inner, self.inputs)
 
     def built(self, structure: Any) -> nn.Module:
         """Return the model of a structure, without its numbers."""
-        return unpack(structure, self._inner)
+        return unpack(structure, self.inner)
 
     def load_state_dict(self, state: Mapping[str, Any], rebuilt: bool = False) -> nn.Module:
         """Make the model what it was when the state was saved, and return it: its own state_dict is to be loaded next.
@@ -281,16 +293,17 @@ class Grower:
         if rebuilt:
             self._structure = state["structure"]
             for optimizer, groups in zip(self.optimizers, state["groups"]):
-                moving.insist_groups(optimizer, self._inner, groups)
+                moving.insist_groups(optimizer, self.inner, groups)
         elif state["structure"] is not None:
             self._rebuild(state)
-            self._awaited = self._inner.register_load_state_dict_post_hook(self._loaded)
+            self._awaited = self.inner.register_load_state_dict_post_hook(self._loaded)
         for name in PLAIN:
             setattr(self, name, state[name])
+        self.rates = Rates(**state["rates"])
         last = state["last"]
         self.last = last and LastGrowth(GrowthRecord.rebuild(last["record"], last["maps"]), last["options"], last["step"])
         if self._awaited is None:
-            self._renew()
+            self.renew()
         return self.model
 
     def _loaded(self, *_) -> None:
@@ -298,12 +311,12 @@ class Grower:
         if self._awaited is not None:
             self._awaited.remove()
             self._awaited = None
-            self._renew()
+            self.renew()
 
     def _rebuild(self, state: Mapping[str, Any]) -> None:
-        device, old = self._device, self._inner
+        device, old = self._device, self.inner
         new = self.built(state["structure"]).to(device)
-        self._effects.lift()
+        self.effects.lift()
         for optimizer, groups in zip(self.optimizers, state["groups"]):
             moving.regroup(optimizer, new, old, groups)
         if self.ema is not None:

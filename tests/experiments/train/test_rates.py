@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fxgrow.experiments.train import Rates, TrainConfig, rate
-from fxgrow.experiments.train.rates import after_growth
-from fxgrow.loops import OPTIONS, scale_decay
+from fxgrow.experiments.train import TrainConfig, rate
+from fxgrow.loops import OPTIONS, Rates, after_growth, scale_decay
 
 DEFAULTS = {name: default for name, (_, default) in OPTIONS.items()}
 
@@ -36,10 +35,8 @@ def test_warmup_in_steps_and_as_a_share():
 
 
 def test_what_a_growth_makes_of_the_rate():
-    config = TrainConfig(steps=10, lr=2.0, schedule="linear", warmup=1)
-
     def grown(**options):
-        return after_growth(config, Rates(scale=0.5, decay_scale=0.5), {**DEFAULTS, **options}, 4, 10, ratio=0.25)
+        return after_growth(Rates(scale=0.5, decay_scale=0.5), {**DEFAULTS, **options}, 4, ratio=0.25, warmup=1)
 
     assert grown() == Rates(scale=0.5, decay_scale=0.5)
     assert grown(lr="ratio") == Rates(scale=0.125, decay_scale=0.5)
