@@ -1,8 +1,10 @@
 """`fxgrow train`: a model, data and settings from the command line or a TOML file, and the report."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,13 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
     optimizer=migrate|reset, freeze=STEPS, noise=SHARE, rewarm=STEPS, new=, old=, decay_new=, decay_old=FACTOR, window=,
     min_delta=. `fxgrow passes` lists the passes and theirs.
     """
+    with training.joined() as group, contextlib.ExitStack() as stack:
+        if group.rank:  # the first process speaks for all
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
+        _train(model, resume, dry_run, as_json, group, **options)
+
+
+def _train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, group: training.Group, **options) -> None:
     chosen = {name: value for name, value in options.items() if value not in (None, ())}
     if resume is not None:
         if model is not None or chosen.keys() - RESUMED:
@@ -65,18 +74,18 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
         run = _run(model, chosen)
         trainer = _new(run, as_json)
     with status("Counting what it will cost"):
-        planned = trainer.plan()
+        planned = group.by_first(trainer.plan)
     if not as_json:
         _tell_plan(trainer, planned, run)
     if dry_run:
         if as_json:
             print_json({"model": run.model, "data": run.data, "plan": planned.to_json()})
         return
-    seen = _has_ended(trainer)  # it is only looked at
+    seen = group.by_first(lambda: _has_ended(trainer))  # it is only looked at
     if not seen:
         trainer.fit()
     report = _report(trainer, run, planned)
-    if trainer.out is not None and not seen:
+    if trainer.out is not None and not seen and group.rank == 0:
         with atomic_write(trainer.out / REPORT) as file:
             file.write(json.dumps(report, indent=1).encode())
     if as_json:
@@ -107,6 +116,8 @@ def _run(model: str | None, chosen: dict[str, Any]) -> Run:
 
 
 def _watchers(as_json: bool) -> list:
+    if training.Group().rank:
+        return []
     return [training.Progress()] if as_json else [training.Progress(), training.Lines()]
 
 

@@ -14,10 +14,16 @@ from fxgrow.experiments.data.registry import Examples
 
 
 class Batches(Sampler):
-    """Indices of `size` examples in batches, each `iter()` the next epoch; shuffled, in an order from (seed, epoch)."""
+    """Indices of `size` examples in batches, each `iter()` the next epoch; shuffled, in an order from (seed, epoch).
 
-    def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int, drop_last: bool):
-        self.size, self.batch_size, self.shuffle, self.seed, self.drop_last = size, batch_size, shuffle, seed, drop_last
+    share: a place among so many, each of which gets its part of every batch, of `batch_size` examples; where the last batch
+    may be smaller, its part of all examples.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int, drop_last: bool,
+                 share: tuple[int, int] = (0, 1)):
+        self.size, self.shuffle, self.seed, self.share, self.whole = size, shuffle, seed, share, batch_size
+        self.drop_last, self.batch_size = drop_last, batch_size // share[1] if drop_last else batch_size
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
@@ -25,15 +31,17 @@ class Batches(Sampler):
         self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
-        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+        place, parts = self.share
+        return self.size // self.whole if self.drop_last else -(-len(range(place, self.size, parts)) // self.batch_size)
 
     def next_epoch(self) -> tuple[int, Tensor]:
         """Return the number of the next epoch, and the indices that it is to go through in batches. int64 [n]."""
-        epoch, skip = self.epoch, self.skip
+        epoch, skip, (place, parts) = self.epoch, self.skip, self.share
         self.set_epoch(epoch + 1)
         generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
         order = torch.randperm(self.size, generator=generator) if self.shuffle else torch.arange(self.size)
-        return epoch, order[skip * self.batch_size:len(self) * self.batch_size]
+        order = order[skip * self.whole:len(order) // self.whole * self.whole if self.drop_last else None]
+        return epoch, order.view(-1, self.whole)[:, place::parts].flatten() if self.drop_last else order[place::parts]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, order = self.next_epoch()
@@ -88,7 +96,8 @@ class Together:
 
 
 def loader(dataset: Dataset, batch_size: int, *, shuffle: bool = False, seed: int = 0, workers: int = 0,
-           drop_last: bool = False, device: torch.device | str = "cpu") -> DataLoader | Together:
+           drop_last: bool = False, device: torch.device | str = "cpu",
+           share: tuple[int, int] = (0, 1)) -> DataLoader | Together:
     """Return an iterable of batches that follow from (seed, epoch).
 
     `loader.batch_sampler.set_epoch(epoch, skip)` goes to an epoch, behind its first `skip` batches; left alone, each
@@ -101,8 +110,10 @@ def loader(dataset: Dataset, batch_size: int, *, shuffle: bool = False, seed: in
             a batch at once, which takes less than handing it over.
         drop_last: leave out a last batch that is not full.
         device: where data in memory are kept and their batches made; other batches are on the CPU.
+        share: this process's place among so many, each of which gets its part of every batch.
     """
-    batches = Batches(len(dataset), batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)  # type: ignore[arg-type]
+    batches = Batches(len(dataset), batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last,  # type: ignore[arg-type]
+                      share=share)
     if getattr(dataset, "together", False):
         return Together(dataset, batches, torch.device(device))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(mixed(seed))

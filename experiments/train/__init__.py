@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         make_optimizer,
         runnable,
     )
+    from fxgrow.experiments.train.processes import Group, joined
     from fxgrow.experiments.train.rates import rate
     from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
     from fxgrow.experiments.train.state import TrainingState, give_moments, moments_of
@@ -31,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "costs": "PlannedCost count_parameters step_flops",
     "history": "History",
     "prepare": "autocast capture_classifier device_of insist_classes make_optimizer runnable",
+    "processes": "Group joined",
     "rates": "rate",
     "sources": "Run load_run_data load_run_model",
     "state": "TrainingState give_moments moments_of",

@@ -14,6 +14,7 @@ from fxgrow.experiments.data import Data, DataError
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.tasks import Task, get_task, prediction, task_of
 from fxgrow.experiments.train.config import TrainConfig
+from fxgrow.experiments.train.processes import cuda_of_process
 from fxgrow.graph import clone_structure
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -99,4 +100,4 @@ def device_of(config: TrainConfig) -> torch.device:
                          f"{did_you_mean(config.compile, known)}; there are {', '.join(known)}")
     if config.precision == "fp16" and name != "cuda":
         raise TrainError(f"fp16 needs a CUDA device: use bf16 or fp32 on {name}")
-    return torch.device(name)
+    return cuda_of_process() if name == "cuda" else torch.device(name)

@@ -14,6 +14,7 @@ from fxgrow.experiments.tasks import Task
 from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.history import History
+from fxgrow.experiments.train.processes import Group
 from fxgrow.loops import Grower, LastGrowth, Rates
 from fxgrow.loops.moving import insist_groups
 from fxgrow.record import GrowthRecord
@@ -31,6 +32,7 @@ class TrainingState:
     model: GraphModule
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    group: Group
     grower: Grower
     history: History
     step = 0
@@ -56,7 +58,8 @@ class TrainingState:
 
 def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return all that it takes to go on from here."""
-    tensors, random = checkpoint.random_states()
+    (tensors, random), *others = trainer.group.gathered(checkpoint.random_states())
+    tensors |= {f"{rank}/{name}": t for rank, (states, _) in enumerate(others, 1) for name, t in states.items()}
     moments, optimizer = _optimizer_state(trainer.optimizer)
     grower, last = trainer.grower, None
     if grower.last is not None:
@@ -64,6 +67,7 @@ def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         last = {"record": grower.last.record.to_json(), "options": grower.last.options, "step": grower.last.step}
     state = {"config": trainer.config.to_json(), "data": fingerprint(trainer.data), "rates": asdict(grower.rates),
              "last": last, "history": asdict(trainer.history), "scaler": trainer.scaler.state_dict(), "random": random,
+             "others": [other for _, other in others],
              "optimizer": optimizer, **{name: getattr(trainer, name) for name in PLAIN},
              **{name: getattr(grower, name) for name in GROWN}}
     return tensors | moments, state
@@ -110,7 +114,11 @@ def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str,
         setattr(grower, name, state[name])
     grower.done, grower.rows, grower.rates = trainer.step, trainer.history.rows, Rates(**state["rates"])
     trainer.scaler.load_state_dict(state["scaler"])
-    trainer.checkpoint_step, trainer.random_states = trainer.step, (tensors, state["random"])
+    trainer.checkpoint_step, rank = trainer.step, trainer.group.rank
+    trainer.random_states = (tensors, state["random"])
+    if 0 < rank <= len(others := state.get("others", [])):
+        own = {path.removeprefix(f"{rank}/"): t for path, t in tensors.items() if path.startswith(f"{rank}/")}
+        trainer.random_states = (own, others[rank - 1])
     insist_groups(trainer.optimizer, trainer.model, [state["optimizer"]["names"]])
     trainer.optimizer.param_groups[0].update(state["optimizer"]["group"])
     parameters = dict(trainer.model.named_parameters(remove_duplicate=False))

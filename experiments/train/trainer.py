@@ -21,8 +21,8 @@ from torch.fx import GraphModule
 from torch.utils.data import default_collate
 
 import fxgrow
-from fxgrow.common import held
-from fxgrow.errors import ArchiveError
+from fxgrow.common import held, mixed, one_line
+from fxgrow.errors import ArchiveError, FxgrowError
 from fxgrow.experiments.data import Data, loader
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.tasks import prediction, task_of
@@ -32,6 +32,7 @@ from fxgrow.experiments.train.costs import PlannedCost, count_parameters, eval_f
 from fxgrow.experiments.train.growing import RunGrower
 from fxgrow.experiments.train.history import History, append_line
 from fxgrow.experiments.train.prepare import autocast, capture_for, cpu_copy, device_of, in_mode, make_optimizer, runnable
+from fxgrow.experiments.train.processes import Group
 from fxgrow.experiments.train.rates import rate
 from fxgrow.experiments.train.state import TrainingState, gather, restore
 from fxgrow.experiments.train.watch import TensorBoard, Watcher
@@ -60,6 +61,9 @@ class Trainer(TrainingState):
         out: a folder for the history, the log, checkpoints and the trained model; None: nothing is written.
         watchers: told of steps, evaluations and growths.
 
+    In a process group (torchrun) all processes make the same trainer; each takes its share of every batch, and the first
+    writes.
+
     Raises:
         TrainError: the settings, the model and the data do not go together.
         CaptureError: the model cannot be captured.
@@ -67,13 +71,16 @@ class Trainer(TrainingState):
 
     def __init__(self, model: nn.Module, data: Data, config: TrainConfig, out: str | Path | None = None, *,
                  watchers: Sequence[Watcher] = ()):
-        self.config, self.data, self.task = config, data, task_of(data, config.task)
-        self.watchers = [*watchers, *([TensorBoard()] if config.tensorboard else [])]
+        self.config, self.data, self.task, self.group = config, data, task_of(data, config.task), Group()
+        self.watchers = [*watchers, *([TensorBoard()] if config.tensorboard and self.group.rank == 0 else [])]
         self.out = None if out is None else Path(out)
         self.device = device_of(config)
         if not len(data.train):
             raise TrainError("there are no training data: give a data set with samples")
         self.batch = min(config.batch_size, len(data.train))
+        if self.batch % self.group.size:
+            raise TrainError(f"{self.group.size} processes cannot share a batch of {self.batch} evenly: choose a batch_size "
+                             "that is a multiple of them")
         self.per_epoch = len(data.train) // self.batch
         self.total = config.steps or (config.epochs or 0) * self.per_epoch
         self.entries = [parse_growth(text) for text in config.grow]
@@ -83,8 +90,9 @@ class Trainer(TrainingState):
         self.model: GraphModule = self._placed(capture_for(self.task, model, self.probe, data, targets))
         self.optimizer = make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.history, self._asked_to_stop = History(), False
-        self.grower = RunGrower(self, runnable(config, self.model), self.probe, self._placed)
+        self.history, self._asked_to_stop, self._stopping = History(), False, False
+        trained = runnable(config, self.group.around(self.model, self.device))
+        self.grower = RunGrower(self, trained, self.probe, self._placed)
         self._follow()
 
     def _placed(self, model: nn.Module) -> Any:
@@ -124,7 +132,8 @@ class Trainer(TrainingState):
             GrowthError: a growth is not exact although nothing random was asked for.
         """
         try:
-            with held(self.out):
+            with contextlib.ExitStack() as stack:
+                self.group.by_first(lambda: stack.enter_context(held(self.out)))
                 self._fit()
         except ArchiveError as error:
             full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
@@ -132,10 +141,10 @@ class Trainer(TrainingState):
         return self.history
 
     def _fit(self) -> None:
-        self._prepare_folder()
+        self.group.by_first(self._prepare_folder)
         first = self.random_states is None and self.step == 0 and not self.history.rows
         if first:
-            checkpoint.seed_all(self.config.seed)
+            checkpoint.seed_all(self.config.seed if self.group.rank == 0 else mixed(self.config.seed, self.group.rank))
         elif self.random_states is not None:
             checkpoint.set_random_states(*self.random_states)
             self.random_states = None
@@ -150,10 +159,14 @@ class Trainer(TrainingState):
                 if self.step < self.total and not self.stopped:
                     self._loop()
             except Exception as error:
-                if isinstance(error, TrainError) or "DataLoader worker" not in str(error):
-                    raise
-                raise self._no_data(error) from error  # torch tells of a dead worker from a signal handler: anywhere
-        self._finish()
+                if "DataLoader worker" in str(error) and not isinstance(error, TrainError):
+                    raise self._no_data(error) from error  # torch tells of a dead worker from a signal handler: anywhere
+                if self.group.size > 1 and isinstance(error, RuntimeError) and not isinstance(error, FxgrowError):
+                    raise TrainError(f"step {self.step} was not taken together, another process may have ended: "
+                                     f"{one_line(error)}{self._advice()}") from error
+                raise
+        self.group.by_first(self._finish)
+        self.model.eval()
 
     def _loop(self) -> None:
         with contextlib.closing(self._batches()) as batches:
@@ -161,14 +174,15 @@ class Trainer(TrainingState):
                 try:
                     x, y = next(batches)
                 except Exception as error:
-                    if not self._asked_to_stop:  # else Ctrl-C has ended the workers too
+                    if not self._asked_to_stop or self.group.size > 1:  # else Ctrl-C has ended the workers too
                         raise self._no_data(error) from error
                 else:
                     self._train_step(x, y)
                     self.step += 1
                     self._boundary()
-                if self._asked_to_stop and self.step < self.total and not self.stopped:
-                    self._asked_to_stop = False
+                stopping = self._asked_to_stop if self.group.size == 1 else self._stopping  # which all have agreed on
+                if stopping and self.step < self.total and not self.stopped:
+                    self._asked_to_stop = self._stopping = False
                     self.save_checkpoint()
                     raise Interrupted(f"interrupted at step {self.step} of {self.total}{self._advice()}")
 
@@ -180,7 +194,7 @@ class Trainer(TrainingState):
 
     def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         source = loader(self.data.train, self.batch, shuffle=True, seed=self.config.seed, workers=self.config.workers,
-                        drop_last=True, device=self.device)
+                        drop_last=True, device=self.device, share=(self.group.rank, self.group.size))
         source.batch_sampler.set_epoch(*divmod(self.step, self.per_epoch))  # type: ignore[union-attr]
         try:
             while True:
@@ -199,7 +213,8 @@ class Trainer(TrainingState):
         with autocast(self.config, self.device):
             out = prediction(self._forward(self._there(x)))
             loss = self.task.loss(out, y.to(self.device, non_blocking=True), self.config.label_smoothing)
-        value = float(loss.detach())
+        value, asked = self.group.means([float(loss.detach()), float(self._asked_to_stop)], self.device)
+        self._stopping = asked > 0
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f})")
         self.optimizer.zero_grad(set_to_none=True)
@@ -246,12 +261,16 @@ class Trainer(TrainingState):
         if not len(dataset):
             raise TrainError("there are no samples to evaluate on")
         sums: dict[str, Tensor] = {}
+        self.group.take_buffers(self.model)
         with in_mode(self.model, training=False):
-            for x, y in loader(dataset, self.config.eval_batch_size, workers=0, device=self.device):
+            for x, y in loader(dataset, self.config.eval_batch_size, workers=0, device=self.device,
+                               share=(self.group.rank, self.group.size)):
                 with autocast(self.config, self.device):
                     out = prediction(self.model(self._there(x)))
                 for name, value in self.task.sums(out.float(), y.to(self.device)).items():
                     sums[name] = value.cpu().double() + sums.get(name, 0)
+        parts = [part for part in self.group.gathered(sums) if part]
+        sums = {name: sum(part[name] for part in parts) for name in parts[0]}  # type: ignore[misc]
         self.eval_flops += self._eval_flops * len(dataset)
         return tuple(self.task.scores(sums, dataset))
 
@@ -273,7 +292,7 @@ class Trainer(TrainingState):
                "lr": rate(self.config, self.grower.rates, self.step, self.total),
                "parameters": count_parameters(self.model), "seconds": round(self.seconds, 3), "event": event}
         self.loss_sum, self.loss_count = 0.0, 0
-        self.history.append(row, self.out)
+        self.history.append(row, self.out if self.group.rank == 0 else None)
         self.say(" ".join(f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items() if v is not None))
         for watcher in self.watchers:
             watcher.evaluated(self, row)
@@ -321,10 +340,11 @@ class Trainer(TrainingState):
         self.seconds = time.monotonic() - self._began
         tensors, state = gather(self)
         self.grower.effects.lift()  # a file holds the network as it is without them
-        checkpoint.write(self.out / checkpoint.CHECKPOINT_NAME, self.model, tensors, state)
+        path = self.out / checkpoint.CHECKPOINT_NAME
+        self.group.by_first(lambda: checkpoint.write(path, self.model, tensors, state))
         self.grower.renew()
         self.checkpoint_step = self.step
-        self.history.save(self.out)
+        self.group.by_first(lambda: self.history.save(path.parent))
 
     @classmethod
     def resume(cls, out: str | Path, data: Data, *, watchers: Sequence[Watcher] = (),
@@ -358,7 +378,7 @@ class Trainer(TrainingState):
         self.history.save(self.out)  # rows behind the checkpoint that is gone on from are dropped
 
     def _finish(self) -> None:
-        self.model.eval()
+        self.model.eval()  # as it is saved
         if self.out is not None:
             fxgrow.save(self.model, self.out / "model.pt")
             self.history.save(self.out)
@@ -366,7 +386,7 @@ class Trainer(TrainingState):
 
     def say(self, text: str) -> None:
         """Add a line, or several, to `log.txt`."""
-        if self.out is not None:
+        if self.out is not None and self.group.rank == 0:
             append_line(self.out / "log.txt", text)
 
     def _advice(self) -> str:

@@ -139,12 +139,9 @@ class Grower:
         if any(e.trigger == "slope" for e in self.entries):
             self._count(loss)
         self.thaw()
-        for index in self.timed():
+        asked, self._evaluated = self.asked_for() if self._evaluated else None, False
+        for index in [*self.timed(), *([] if asked is None else [asked])]:
             self.grow(index)
-        asked = self.asked_for() if self._evaluated else None
-        self._evaluated = False
-        if asked is not None:
-            self.grow(asked)
         return self.model
 
     def thaw(self) -> bool:
