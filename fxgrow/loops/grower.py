@@ -13,7 +13,8 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from fxgrow.cost import count_flops
 from fxgrow.errors import GrowthError, TrainError
-from fxgrow.loops import moving
+from fxgrow.graph import shards_in
+from fxgrow.loops import moving, sharding
 from fxgrow.loops.effects import Effects, LastGrowth
 from fxgrow.loops.rates import Rates, after_growth
 from fxgrow.loops.schedule import CheckedGrowth, Entry, grow_by_entry, parse_growth, seed_for
@@ -49,6 +50,8 @@ class Grower:
         steps_per_epoch: for entries of `epoch=`. total_steps: for those of `fraction=`.
         wrap: makes of a grown model what is trained, where wrapping it as it was is not enough (blocks compiled one by one).
         in_place: the grown model takes the place of the small one in the same object, for frameworks that hold on to it.
+        plain: of a sharded model (FSDP2, tensor parallel): the model as it was before, on the meta device say; `wrap` shards
+            a grown one.
 
     Raises:
         TrainError: an entry is not understood, or speaks of what the loop does not tell.
@@ -58,7 +61,8 @@ class Grower:
     def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], grow: str | Sequence[str],
                  example_inputs: Any = None, *, scheduler: Any = None, ema: Any = None, seed: int = 0,
                  steps_per_epoch: int | None = None, total_steps: int | None = None,
-                 wrap: Callable[[nn.Module], nn.Module] | None = None, in_place: bool = False):
+                 wrap: Callable[[nn.Module], nn.Module] | None = None, in_place: bool = False,
+                 plain: nn.Module | None = None):
         self.model, self.inputs, self.ema, self.seed = model, example_inputs, ema, seed
         self.optimizers = [moving.innermost(o) for o in (optimizer if isinstance(optimizer, Sequence) else [optimizer])]
         self.entries = [parse_growth(text) for text in ([grow] if isinstance(grow, str) else grow)]
@@ -69,7 +73,8 @@ class Grower:
         self.rows: list[dict[str, Any]] = []  # one for each evaluation
         self.rates = Rates()
         self.last: LastGrowth | None = None
-        self.inner, self.effects = inside(model, wrap), Effects()  # the model without what is around it; what stands still
+        self.inner, self.plain = inside(model, wrap, plain), plain  # the model without what is around it
+        self.effects = Effects()
         self._structure: Any = None
         self._loss: list[Tensor | float] = []
         self._evaluated, self._awaited = False, None
@@ -83,6 +88,9 @@ class Grower:
             self.check_entry(entry)
         if self.ema is not None:
             moving.insist_average(self.ema)
+        if self.plain is not None and (self.ema is not None or self.in_place or not shards_in(self.inner)):
+            raise GrowthError("plain= is for a sharded model, which grows without ema= and in_place=: keep an average of it "
+                              "in the loop")
         named = {id(p) for p in self.inner.parameters()}
         if not any(id(p) in named for o in self.optimizers for g in o.param_groups for p in g["params"]):
             raise GrowthError("the optimizer trains no parameter of the model: make it of model.parameters()")
@@ -103,6 +111,10 @@ class Grower:
         if entry.options["lr"] == "restart" or (entry.options["lr"] == "rewarm" and not entry.options["rewarm"]):
             raise TrainError(f"growth {entry.text!r}: the rates are the loop's own: lr=constant, ratio, parts, or lr=rewarm "
                              "with rewarm=STEPS; for a restart make the scheduler anew")
+        parts = entry.options["freeze"] or "parts" in (entry.options["lr"], entry.options["decay"])
+        if self.plain is not None and (parts or entry.trigger == "slope"):
+            raise TrainError(f"growth {entry.text!r}: of a sharded model each process has a piece, in which old numbers are "
+                             "not told from new: leave out freeze and parts, and slope=")
         if entry.options["decay"] == "parts" and not all(isinstance(o, (SGD, AdamW)) for o in self.optimizers):
             raise TrainError(f"growth {entry.text!r}: decay=parts is for SGD and AdamW")
 
@@ -204,11 +216,15 @@ class Grower:
         if self.inputs is None:
             raise GrowthError("the model has not been called yet: give example_inputs")
         self.effects.lift()
+        if self.plain is not None:
+            old = sharding.gathered(old, self.plain)
         inputs = moving.on_device(self.inputs, self._device)
         with torch.autocast(self._device.type, enabled=False):
             growth = self.grown(old, inputs, entry, seed)
             new, record = growth.grown.model, growth.record
             for optimizer in self.optimizers:
+                if self.plain is not None:
+                    sharding.exchange(optimizer, dict(self.inner.named_parameters()), old, sharding.gather_state)
                 moving.move_optimizer(record, optimizer, new, old, reset=entry.options["optimizer"] == "reset")
             if self.ema is not None:
                 moving.move_average(record, self.ema, new, inputs, entry, seed)
@@ -230,6 +246,9 @@ class Grower:
     def _put(self, new: nn.Module) -> None:
         """Put the grown model where the small one is, its numbers, optimizers and averages being there."""
         new.train(self.inner.training)
+        whole = dict(new.named_parameters())
+        if self.plain is not None:
+            self.plain = sharding.skeleton_of(new)
         if self.in_place:
             become(self.inner, new)
             if self.wrap is not None:
@@ -238,6 +257,8 @@ class Grower:
         else:
             self.model = wrapped_as(self.model, new) if self.wrap is None else self.wrap(new)
             self.inner = new
+        for optimizer in self.optimizers if self.plain is not None else ():
+            sharding.exchange(optimizer, whole, new, sharding.shard_state)
         self._structure = self._flops = None
 
     def renew(self) -> None:
@@ -262,11 +283,11 @@ class Grower:
 
     def structure(self) -> Any:
         """Return what `built` makes the grown model of again, as a tensor or plain data."""
-        return pack(self.inner, self.inputs)
+        return pack(self.plain or self.inner, self.inputs)
 
     def built(self, structure: Any) -> nn.Module:
         """Return the model of a structure, without its numbers."""
-        return unpack(structure, self.inner)
+        return unpack(structure, self.plain or self.inner)
 
     def load_state_dict(self, state: Mapping[str, Any], rebuilt: bool = False) -> nn.Module:
         """Make the model what it was when the state was saved, and return it: its own state_dict is to be loaded next.

@@ -13,10 +13,11 @@ SETTINGS = ("device_ids", "output_device", "dim", "broadcast_buffers", "process_
 GIVE = "give wrap=, a function that makes of the grown model what is trained"
 
 
-def inside(model: nn.Module, wrap: Any) -> nn.Module:
+def inside(model: nn.Module, wrap: Any, plain: nn.Module | None) -> nn.Module:
     """Return the model that is wrapped, or refuse what could not be wrapped again."""
-    if sharded := shards_in(model):
-        raise GrowthError(sharded)
+    if (sharded := shards_in(model)) and (wrap is None or plain is None):
+        raise GrowthError(f"{sharded.partition(': ')[0]}: give plain=, the model as it was before, and wrap=, a function "
+                          "that shards a grown one")
     inner = unwrapped(model)
     if not any(inner is m for m in model.modules()) and wrap is None:
         raise GrowthError(f"parts of the model are wrapped one by one (by torch.compile, say): {GIVE}")

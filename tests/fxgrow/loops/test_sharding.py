@@ -1,0 +1,97 @@
+"""A sharded model in a loop: it grows as one in one piece does, with its optimizer, and goes on from a checkpoint."""
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from processes import on_two
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import fxgrow
+from fxgrow.errors import GrowthError, TrainError
+
+FULL = StateDictOptions(full_state_dict=True)
+X = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+GROW = ["step=2 lr=ratio: widen where=0 by=3", "step=4: deepen where=0"]
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+
+
+def shard(model: nn.Module) -> nn.Module:
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def made(model: nn.Module, **given):
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    return fxgrow.Grower(model, optimizer, GROW, X, **given), optimizer
+
+
+def trained(grower: fxgrow.Grower, optimizer: torch.optim.Optimizer, rank: int, first: int, last: int) -> list[float]:
+    losses = []
+    for step in range(first, last):
+        x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2 * step + rank))
+        loss = (grower.model(x) - x.flip(1)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        grower.step(step, loss)
+    return losses
+
+
+def sharded() -> dict:
+    return {"model": shard(net()), "wrap": shard, "plain": net().to("meta")}
+
+
+def work(rank: int) -> tuple:
+    expected = trained(*made(DistributedDataParallel(net())), rank, 0, 7)
+    grower, optimizer = made(**sharded())
+    losses = trained(grower, optimizer, rank, 0, 5)
+    saved = copy.deepcopy((grower.state_dict(), get_model_state_dict(grower.model, options=FULL),
+                           get_optimizer_state_dict(grower.model, optimizer, options=FULL)))
+    kinds = {type(p).__name__ for p in grower.model.parameters()}
+    losses += trained(grower, optimizer, rank, 5, 7)
+    again, optimizer = made(**sharded())
+    model = again.load_state_dict(saved[0])
+    set_model_state_dict(model, saved[1], options=FULL)
+    set_optimizer_state_dict(model, optimizer, saved[2], options=FULL)
+    return expected, losses, trained(again, optimizer, rank, 5, 7), kinds, refusals()
+
+
+def refusals() -> list[str]:
+    said = []
+    for grow, other in (("step=1: widen by=2", {"plain": None}), ("step=1 freeze=2: widen by=2", {}),
+                        ("step=1: widen by=2", {"plain": nn.Sequential(nn.Linear(4, 8))})):
+        given = {**sharded(), **other}
+        model = given.pop("model")
+        try:
+            fxgrow.Grower(model, torch.optim.SGD(model.parameters(), 0.1), grow, X, **given).step(0)
+        except (GrowthError, TrainError) as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
+def test_a_sharded_model_grows_as_a_whole_one_and_goes_on(tmp_path):
+    for expected, losses, again, kinds, said in on_two(work, tmp_path, timeout=120):
+        assert losses == pytest.approx(expected, rel=1e-9) and kinds == {"DTensor"}
+        assert again == losses[5:]
+        assert ["give plain=" in said[0], "leave out freeze" in said[1], "not the model as it was" in said[2]] == [True] * 3
