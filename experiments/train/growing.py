@@ -33,6 +33,10 @@ class RunGrower(Grower):
     def follow_rates(self) -> None:
         """Leave the rates of the optimizer alone."""
 
+    def timed(self) -> list[int]:
+        """Return the entries whose step this is; one that lies behind was not in the schedule then."""
+        return [i for i in super().timed() if self._at(self.entries[i]) == self.done]
+
     def grown(self, model: nn.Module, inputs: Any, entry: Entry, seed: int) -> CheckedGrowth:
         """Return the growth, done on the CPU, where it gives the same numbers whatever device trains."""
         done = super().grown(model.cpu(), inputs.cpu(), entry, seed)

@@ -153,7 +153,6 @@ class Trainer(TrainingState):
             if first:
                 self._boundary()
             else:  # settings may name growths for this step that the run which wrote the checkpoint did not know of
-                self.grower.done = self.step
                 for i in self.grower.timed():
                     self._grow(i)
             try:

@@ -83,6 +83,9 @@ class Growth(*_bases()):  # type: ignore[misc]
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to watch the optimizers, which are there now, and whose states come next."""
         model = pl_module.get_submodule(self.module)
+        if getattr(trainer.strategy.launcher, "_start_method", None):
+            raise GrowthError("the strategy forks or spawns processes, and the one that started them would be left with the "
+                              "small model: use strategy='ddp', or torchrun")
         if not trainer.optimizers:
             raise GrowthError("the strategy makes its optimizers later than a growth can follow: use another strategy")
         counts = {"epoch": lambda: {"steps_per_epoch": _steps_of_an_epoch(trainer)},

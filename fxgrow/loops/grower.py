@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -231,8 +231,7 @@ class Grower:
         numbers = [sum(p.numel() for p in m.parameters()) for m in (old, new)]
         self._put(new)
         self.rates = after_growth(self.rates, entry.options, self.done, numbers[0] / numbers[1], self.warmup)
-        self.last = LastGrowth(record, entry.options, self.done)
-        self.last.record.origin = {}
+        self.last = LastGrowth(replace(record, origin={}), entry.options, self.done)
         self.fired.append(index)
         self.growths.append(growth)
         self.since = len(self.rows)

@@ -165,7 +165,7 @@ def test_parts_learn_at_their_own_rates():
         steps.append({n: p.detach() - start[n] for n, p in run.model.named_parameters()})
     for name, moved in steps[0].items():
         assert moved.any()
-        new = run.last.record.new_mask(name, moved)
+        new = run.grower.last.record.new_mask(name, moved)
         factors = torch.where(new, 3.0, 0.5)
         assert torch.allclose(steps[1][name], factors * moved, atol=1e-6), name
 

@@ -21,3 +21,14 @@ def test_a_run_goes_on_to_the_same_numbers_when_it_was_killed(command, package, 
     done = subprocess.run([sys.executable, HERE / script, tmp_path, *words], text=True, capture_output=True, timeout=300,
                           env={**os.environ, "PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1"}, cwd=tmp_path)
     assert done.returncode == 0 and "the same numbers" in done.stdout, done.stderr[-3000:]
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("strategy, said", [("ddp", ["the same numbers"] * 2), ("ddp_fork", [])])
+def test_lightning_in_two_processes_grows_as_one_does(strategy, said, tmp_path):
+    pytest.importorskip("lightning")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if said else []
+    done = subprocess.run([sys.executable, *torchrun, HERE / "lightning_ranks.py", strategy], text=True, capture_output=True,
+                          timeout=300, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.stdout.splitlines() == said, done.stderr[-3000:]
+    assert bool(said) == (done.returncode == 0) and ("use strategy='ddp'" in done.stderr) == (not said)
