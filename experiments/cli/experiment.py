@@ -97,7 +97,7 @@ def _list(as_json: bool) -> None:
                                      "arms": [arm.key for arm in e.arms]} for e in experiments]})
     else:
         print_table("Experiments", ("name", "what is compared", "follows", "arms"),
-                    [(e.name, e.title, e.source, len(e.arms)) for e in experiments])
+                    [(e.name, e.title, e.source, len(e.arms) or "") for e in experiments])
 
 
 def _print_costs(setup: Setup, planned: Sequence[ArmCost], jobs: int) -> None:

@@ -149,9 +149,7 @@ def register_front(name: str, title: str, source: str, fronts: Mapping[str, Fron
     _FRONTS[name] = fronts
     whole = {scale: replace(scales[scale], networks={n: s.network for n, s in front.sizes.items()}, checkpoints=True)
              for scale, front in fronts.items()}
-    sizes = [size for size in next(iter(fronts.values())).sizes if all(size in front.sizes for front in fronts.values())]
-    register(Experiment(name, title, source, tuple(Arm(size, size) for size in sizes), whole, reference=sizes[0],
-                        setup=FrontSetup))
+    register(Experiment(name, title, source, (), whole, reference="", setup=FrontSetup))
 
 
 @dataclass(frozen=True)

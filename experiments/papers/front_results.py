@@ -21,6 +21,7 @@ from fxgrow.experiments.tasks import Metric, task_of
 Results = Mapping[str, Any]
 Points = Mapping[int, list[tuple[float, float]]]  # by seed: FLOPs and results, ascending in FLOPs
 BUDGET = "budget"
+DEPTH = 4  # how far behind the front the figure shows networks, as a multiple of how far ahead of it they come
 SLACK = 0.05  # in the logarithm of FLOPs: a budget is met to within an update
 
 
@@ -88,11 +89,12 @@ class Compared:
         return found
 
     def best(self, flops: float) -> tuple[str, dict[int, float]] | None:
-        """Return the size that is best on the mean over seeds at these FLOPs, and its results by seed."""
+        """Return the size that is best at these FLOPs, on the mean over the seeds that all have, and its results by seed."""
         found = {name: at for name in self.results["sizes"] if (at := self.at(name, flops))}
         if not found:
             return None
-        name = max(found, key=lambda name: self.sign * statistics.fmean(found[name].values()))
+        common = set.intersection(*(set(at) for at in found.values()))
+        name = max(found, key=lambda name: statistics.fmean(self.sign * found[name][s] for s in common or found[name]))
         return name, found[name]
 
     def ahead(self, mine: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
@@ -223,10 +225,17 @@ def figures(results: Results, out: Path) -> list[str]:
                 best = compared.best(f)
                 if best is not None and seed in best[1]:
                     line.append({"flops": f, gap: compared.sign * (y - best[1][seed])})
-            if line:
-                gaps.setdefault(n, []).append(line)
-    curves(gaps, out / f"{name}-front.png", y=gap, title=results["title"], log_x=True, growths=False)
+            gaps.setdefault(n, []).append(line)
+    lowest = -DEPTH * max((row[gap] for n in results["ways"] for line in gaps.get(n, ()) for row in line), default=0.0)
+    near = {n: [shown for line in lines if (shown := line[_behind(line, gap, lowest):])] for n, lines in gaps.items()}
+    near = {n: lines for n, lines in near.items() if lines}
+    curves(near, out / f"{name}-front.png", y=gap, title=results["title"], log_x=True, growths=False)
     return [f"{name}-front.png", f"{name}.png"]
+
+
+def _behind(line: Sequence[Mapping[str, float]], gap: str, lowest: float) -> int:
+    """Return where a line begins behind its last point that is lower than the figure shows."""
+    return max((i + 1 for i, row in enumerate(line) if row[gap] < lowest < 0), default=0)
 
 
 def write(results: Results, out: Path) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Does growing pay, on language models: GPTs of several depths and widths on the source text of Python's library."""
+"""Does growing pay, on language models: GPTs of several depths on the source text of Python's library."""
 from fxgrow.experiments.papers.declaration import Network, Scale
 from fxgrow.experiments.papers.front import Front, Size, Step, Way, register_front
 
 SETTINGS = {"batch_size": 8, "optimizer": "adamw", "beta2": 0.99, "weight_decay": 0.1, "clip": 1.0, "warmup": 100,
             "checkpoint_every": 500}
-ENDS = ((7, "updates"), (7, "FLOPs"))
+LAST = 7  # of the budgets, counted from 0
+BOTH = ((LAST, "updates"), (LAST, "FLOPs"))
 
 
 def gpt(width: int, depth: int, heads: int) -> Network:
@@ -17,31 +18,46 @@ def halved(largest: float, count: int) -> tuple[float, ...]:
     return tuple(largest / 2 ** k for k in reversed(range(count)))
 
 
-def deeper(name: str, at: float, method: str, ends: tuple[tuple[int, str], ...] = ENDS[:1]) -> Way:
-    """Return the way from one block to four in one step."""
-    return Way(name, "depth 1", (Step(at, f"deepen where=blocks.0 times=3 method={method}", "depth 4"),), 7, ends)
+def to(depth: int, name: str, at: float, method: str, ends: tuple[tuple[int, str], ...] = BOTH[:1]) -> Way:
+    """Return the way from one block to `depth` blocks in one step."""
+    step = Step(at, f"deepen where=blocks.0 times={depth - 1} method={method}", f"depth {depth}")
+    shorter = "" if ends[0][0] == LAST else ", half as long"
+    return Way(f"1 to {depth}, {name} at {at:.0%}{shorter}", "depth 1", (step,), ends[0][0], ends)
 
 
-TWICE = tuple(Step(at, "deepen where=blocks.* method=net2net", into) for at, into in ((0.35, "depth 2"), (0.6, "depth 4")))
-WAYS = (deeper("net2net at 50%", 0.5, "net2net", ENDS), deeper("r2r at 50%", 0.5, "r2r"),
-        deeper("copies at 50% (G_stack)", 0.5, "copy"), deeper("net2net at 65%", 0.65, "net2net"),
-        deeper("netmorph at 50%", 0.5, "netmorph"), Way("net2net twice, at 35% and 60%", "depth 1", TWICE, 7, ENDS[:1]),
-        Way("net2net to 2 at 45%", "depth 1", (Step(0.45, "deepen where=blocks.0 method=net2net", "depth 2"),), 7, ENDS[1:]),
-        deeper("random at 50%", 0.5, "random"), deeper("net2net at 25%", 0.25, "net2net"))
+def twice(name: str, method: str, first: float, second: float, ends: tuple[tuple[int, str], ...] = BOTH[:1]) -> Way:
+    """Return the way from one block to two and to four."""
+    steps = tuple(Step(at, f"deepen where=blocks.* method={method}", into)
+                  for at, into in ((first, "depth 2"), (second, "depth 4")))
+    return Way(f"1 to 2 to 4, {name} at {first:.0%} and {second:.0%}", "depth 1", steps, LAST, ends)
 
 
+METHODS = {"copies": "copy", "zero copies": "net2net", "r2r": "r2r", "netmorph": "netmorph", "random": "random"}
+WAYS = (twice("copies", "copy", 0.4, 0.7, BOTH), twice("zero copies", "net2net", 0.4, 0.7),
+        to(2, "copies", 0.45, "copy", BOTH), to(4, "copies", 0.5, "copy"), to(4, "copies", 0.65, "copy"),
+        to(4, "zero copies", 0.5, "net2net"),
+        *(to(4, name, 0.6, method, ((LAST - 1, "updates"),)) for name, method in METHODS.items()))
 SMALL = Front(
     sizes={"depth 1": Size(gpt(64, 1, 2), lr=4e-3), "depth 2": Size(gpt(64, 2, 2), lr=4e-3),
-           "depth 4": Size(gpt(64, 4, 2), lr=4e-3, budgets=(1, 7)), "depth 8": Size(gpt(64, 8, 2), lr=4e-3, budgets=(4, 7))},
-    budgets=halved(8e12, 8), rates=(2e-3, 4e-3, 8e-3), rates_at=3, ways=WAYS)
+           "depth 4": Size(gpt(64, 4, 2), lr=4e-3, budgets=(1, LAST))},
+    budgets=halved(8e12, LAST + 1), rates=(2e-3, 4e-3, 8e-3), rates_at=3, ways=WAYS)
 SMOKE = Front(
     sizes={f"depth {d}": Size(gpt(8, d, 1), lr=2e-3) for d in (1, 2)}, budgets=halved(4e8, 2), rates=(2e-3,), rates_at=0,
     ways=(Way("r2r", "depth 1", (Step(0.25, "deepen where=blocks.* method=r2r", "depth 2"),), 1,
               ((1, "updates"), (1, "FLOPs"))),), held_out=8)
+PAPER = Front(  # 0.1 to 10 million parameters
+    sizes={"0.1M": Size(gpt(64, 1, 1), lr=4e-3), "1 x 256": Size(gpt(256, 1, 4), lr=2e-3),
+           **{f"{d} x 256": Size(gpt(256, d, 4), lr=1e-3) for d in (2, 4, 8, 12)}},
+    budgets=halved(1.28e16, LAST + 1), rates=(5e-4, 1e-3, 2e-3, 4e-3), rates_at=3,
+    ways=tuple(Way(f"1 to 4 to 8, {name}", "1 x 256",
+                   (Step(0.2, f"deepen where=blocks.0 times=3 method={method}", "4 x 256"),
+                    Step(0.5, f"deepen where=blocks.* method={method}", "8 x 256")), LAST, BOTH)
+               for name, method in METHODS.items()))
 
 register_front(
     "pays-depth", "Language models that grow in depth, against every depth from scratch",
     "G_stack (Du 2024, arXiv:2405.15319), LLaMA-Pro (Wu 2024), LEMON (Wang 2023), Bu 2025",
-    {"smoke": SMOKE, "small": SMALL},
+    {"smoke": SMOKE, "small": SMALL, "paper": PAPER},
     {"smoke": Scale({}, {**SETTINGS, "warmup": 2}, data="stdlib", validation=0.1, limit=64),
-     "small": Scale({}, SETTINGS, data="stdlib", validation=0.1)})
+     "small": Scale({}, SETTINGS, data="stdlib", validation=0.1),
+     "paper": Scale({}, {**SETTINGS, "batch_size": 64, "precision": "bf16"}, data="stdlib", validation=0.1)})

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,14 @@ def test_the_command_runs_reports_and_draws_again(setup, tmp_path):
     (tmp_path / "none.json").write_text("{}")
     assert "no comparison with the front" in CliRunner().invoke(
         main, ["experiment", "tiny", "--results", str(tmp_path / "none.json")]).output
+
+
+def test_the_page_shows_the_results_that_are_kept():
+    docs = Path(__file__).parents[3] / "docs"
+    kept = Compared(json.loads((docs / "data" / "pays-depth.json").read_text()))
+    page = (docs / "does-it-pay.md").read_text()
+    for table in (front_results.front_table, front_results.ways_table, front_results.reach_table, front_results.rates_table):
+        assert table(kept) in page
 
 
 def made(higher):
