@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from fxgrow import cli
+from fxgrow.common import without_collector
 
 MOST = 8  # tensors that are named one by one
 
@@ -34,6 +35,7 @@ MOST = 8  # tensors that are named one by one
 @click.option("--into-weights", metavar="FILE", help="A state_dict for BIG (--weights is that of SMALL).")
 @cli.source_options
 @cli.json_option
+@without_collector()  # which takes a fifth of the time that torch and transformers need to be imported
 def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | None, only_plan: bool, method: str | None,
          place: str, approximate: bool, extend: bool, noise: float, seed: int, into_weights: str | None, as_json: bool,
          **options) -> None:

@@ -237,9 +237,20 @@ def test_folders_grow_a_tensor_at_a_time(here, kind, dtype):
 def test_what_needs_both_models_at_once_is_told_before_anything_is_written(here):
     made().save_pretrained("small")
     with pytest.raises(Refusal):
-        grow_folder("small", None, {"num_key_value_heads": 4}, "out", lambda best: Options(best, "end", False, False, 0))
-    run("grow small --set num_key_value_heads=4 -o out")
-    assert loaded(made(), "out").config.num_key_value_heads == 4
+        grow_folder("small", None, {"num_hidden_layers": 3}, "out", lambda best: Options(best, "end", False, False, 0, 0.1))
+    assert {p.name for p in here.iterdir()} == {"small"}
+
+
+def test_heads_of_keys_are_copied_a_tensor_at_a_time(here):
+    small = made()
+    small.save_pretrained("small")
+    changes = {"num_key_value_heads": 4, "intermediate_size": 48}
+    done = grow_folder("small", None, changes, "out", lambda best: Options(best, "end", False, False, 0))
+    assert [step.name for step in done.plan.steps][0] == "key and value heads"
+    assert loaded(small, "out").config.num_key_value_heads == 4
+    run("shrink out -o small.pt")
+    again = dict(fxgrow.load("small.pt").named_parameters())
+    assert all(torch.equal(again[n], p) for n, p in small.named_parameters())
 
 
 def test_a_folder_that_grew_is_read_with_its_growth(here):

@@ -113,10 +113,15 @@ def test_folder_to_folder(tmp_path, monkeypatch):
         return json.loads(result.output)
 
     told = run("grow small --into mixtral/config.json -o out --json")
+    assert "run a node at a time" in str(told["verification"]["notes"])
     assert told["verification"]["ok"] and [s["kind"] for s in told["steps"]] == ["experts", "rescale"]
     big, info = transformers.MixtralForCausalLM.from_pretrained("out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert apart(transformers.LlamaForCausalLM.from_pretrained("small"), big.eval(), False) < 1e-4
+    copied = run("grow out --set num_local_experts=8 --set num_experts_per_tok=4 -o copied --json")
+    assert copied["verification"]["ok"] and "run a node at a time" in str(copied["verification"]["notes"])
+    again = transformers.MixtralForCausalLM.from_pretrained("copied")
+    assert apart(big, again.eval(), False) < 1e-6 and len(again.model.layers[0].mlp.experts.down_proj) == 8
     more = run("grow out --set num_local_experts=8 --set num_experts_per_tok=4 --noise 0.05 -o more --json")
     assert not more["verification"]["ok"]
     assert transformers.MixtralForCausalLM.from_pretrained("more").config.num_local_experts == 8
