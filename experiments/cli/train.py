@@ -37,7 +37,8 @@ def _with_settings(command: click.Command) -> click.Command:
 @click.command(epilog="\b\nExamples:\n  fxgrow train zoo:cifar_resnet18:r=2**-3 --data digits --epochs 4 "
                "--grow 'epoch=2: widen factor=2 method=r2r' -o runs/x\n  fxgrow train --resume runs/x\n  "
                "fxgrow train zoo:gpt:width=64 --data stdlib --steps 500 --optimizer adamw --lr 3e-3 "
-               "--grow 'step=250: deepen method=net2net'\n  fxgrow train run.toml --lr 0.01 -o runs/y")
+               "--grow 'step=250: deepen method=net2net'\n  "
+               "fxgrow train zoo:mlp --data digits --schedule wsd --grow auto\n  fxgrow train run.toml --lr 0.01 -o runs/y")
 @click.argument("model", required=False)
 @click.option("--resume", metavar="DIR", help="Go on with the run in DIR from its last checkpoint, with its own "
               "settings; --device, --workers, --lr and --clip may change.")
@@ -51,9 +52,10 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
 
     A growth is `WHEN [OPTION=VALUE ...]: PASS [OPTION=VALUE ...] [+ PASS ...]`, with WHEN one of epoch=E, step=S,
     fraction=F (of all steps), plateau=P (P evaluations without a lower validation loss) and slope=S (the training loss
-    falls by less than S for each FLOP). Its options: lr=constant|ratio|parts|rewarm|restart, decay=constant|ratio|parts,
-    optimizer=migrate|reset, freeze=STEPS, noise=SHARE, rewarm=STEPS, new=, old=, decay_new=, decay_old=FACTOR, window=,
-    min_delta=. `fxgrow passes` lists the passes and theirs.
+    falls by less than S for each FLOP); or it is `auto [max_size=TIMES] [max_flops=N] [until=F] [: PASS ...]`, which grows
+    whenever a bigger network promises more for a FLOP. Options: lr=constant|ratio|parts|rewarm|restart,
+    decay=constant|ratio|parts, optimizer=migrate|reset, freeze=STEPS, noise=SHARE, rewarm=STEPS, new=, old=, decay_new=,
+    decay_old=FACTOR, window=, min_delta=. `fxgrow passes` lists the passes and theirs.
     """
     with training.joined() as group, contextlib.ExitStack() as stack:
         if group.rank:  # the first process speaks for all

@@ -27,9 +27,10 @@ def scales(*, small: Mapping[str, Any] | None = None, student: Mapping[str, Any]
            ) -> dict[str, Scale]:
     """Return the scales: changed settings of training (`student`: at the small scale), and more networks by scale."""
     extra = networks or {}
-    own = {"batch_size": 64, "steps": 200, "eval_every": 10, "lr": 0.05, "schedule": "cosine"}
+    own = {"batch_size": 64, "steps": 200, "eval_every": 10, "lr": 0.05, "schedule": "cosine",
+           "norm_statistics": "never"}  # as the tables of the pages were made
     papers = {"batch_size": 128, "epochs": 60, "optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-3, "schedule": "step",
-              "milestones": (0.5, 0.75), "workers": 2}
+              "milestones": (0.5, 0.75), "workers": 2, "norm_statistics": "always"}  # for grown networks and others alike
     return {
         "smoke": Scale({**SMOKE, "wide": SMOKE["residual"], **extra.get("smoke", {})},
                        {"batch_size": 32, "steps": 4, "eval_every": 4, "lr": 0.05}, words={"factor": 2}, limit=64),

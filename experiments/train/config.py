@@ -45,10 +45,12 @@ class TrainConfig(Settings):
         workers: processes that load data; the numbers do not depend on how many there are.
         patience: stop after so many evaluations without a lower validation loss, counted anew after a growth (0: never).
         seed: of the initial weights, the order of the data, dropout, augmentation and every growth.
-        grow: a growth, `epoch=10: widen factor=2 method=r2r`; repeatable.
+        grow: a growth, `epoch=10: widen factor=2 method=r2r`, or auto; repeatable.
         eval_every: steps between evaluations (0: each epoch).
         eval_batch_size: samples a batch when evaluating.
         checkpoint_every: steps between checkpoints (0: at each evaluation).
+        norm_statistics: when running statistics are measured anew on some training batches before an evaluation: grown (once
+            the network has grown, but for the moment of growth, which changes no output), always or never.
         tensorboard: write scalars, histograms of weights and what each growth did for TensorBoard.
     """
     epochs: int | None = None
@@ -80,6 +82,7 @@ class TrainConfig(Settings):
     eval_every: int = 0
     eval_batch_size: int = 512
     checkpoint_every: int = 0
+    norm_statistics: Literal["grown", "always", "never"] = "grown"
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxgrow.experiments.train.costs import step_flops
+from fxgrow.experiments.train.prepare import cpu_copy
 from fxgrow.experiments.train.rates import warmup_steps
 from fxgrow.experiments.train.state import TrainingState
 from fxgrow.loops import CheckedGrowth, Entry, Grower
@@ -26,6 +28,7 @@ class RunGrower(Grower):
         super().__init__(trained, run.optimizer, run.config.grow, inputs, seed=run.config.seed,
                          steps_per_epoch=run.per_epoch, total_steps=run.total)
         self.rows, self.warmup, self.place = run.history.rows, warmup_steps(run.config, run.total), place
+        self.form = run.batch, run.data.input_shape, inputs.dtype
 
     def check_entry(self, entry: Entry) -> None:
         """Take any entry: the trainer looks at them before it looks at the model."""
@@ -36,6 +39,14 @@ class RunGrower(Grower):
     def timed(self) -> list[int]:
         """Return the entries whose step this is; one that lies behind was not in the schedule then."""
         return [i for i in super().timed() if self._at(self.entries[i]) == self.done]
+
+    def trial(self) -> nn.Module:
+        """Return a copy of the network, for it grows on the CPU."""
+        return cpu_copy(self.inner)  # type: ignore[arg-type]
+
+    def cost(self, model: nn.Module) -> int:
+        """Return the FLOPs of a step of the run."""
+        return step_flops(model, *self.form)
 
     def grown(self, model: nn.Module, inputs: Any, entry: Entry, seed: int) -> CheckedGrowth:
         """Return the growth, done on the CPU, where it gives the same numbers whatever device trains."""

@@ -69,7 +69,7 @@ def gather(trainer: TrainingState) -> tuple[dict[str, Tensor], dict[str, Any]]:
              "last": last, "history": asdict(trainer.history), "scaler": trainer.scaler.state_dict(), "random": random,
              "others": [other for _, other in others],
              "optimizer": optimizer, **{name: getattr(trainer, name) for name in PLAIN},
-             **{name: getattr(grower, name) for name in GROWN}}
+             "auto": grower.auto and grower.auto.state(), **{name: getattr(grower, name) for name in GROWN}}
     return tensors | moments, state
 
 
@@ -113,6 +113,7 @@ def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str,
     for name in GROWN:
         setattr(grower, name, state[name])
     grower.done, grower.rows, grower.rates = trainer.step, trainer.history.rows, Rates(**state["rates"])
+    grower.restore_auto(state)
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.checkpoint_step, rank = trainer.step, trainer.group.rank
     trainer.random_states = (tensors, state["random"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import math
 import signal
 import threading
@@ -36,9 +37,10 @@ from fxgrow.experiments.train.processes import Group
 from fxgrow.experiments.train.rates import rate
 from fxgrow.experiments.train.state import TrainingState, gather, restore
 from fxgrow.experiments.train.watch import TensorBoard, Watcher
-from fxgrow.loops import CheckedGrowth, Entry, parse_growth, stalled
+from fxgrow.loops import CheckedGrowth, Entry, measure_statistics, parse_growth, stalled
 
 PROBE = 16  # samples that a grown network is compared on
+MEASURED = 8  # batches that running statistics are measured on
 
 
 class Interrupted(TrainError):
@@ -114,7 +116,7 @@ class Trainer(TrainingState):
 
     def plan(self) -> PlannedCost:
         """Return what is still to come, in FLOPs; the growths are tried out on a copy of the network."""
-        left = [(i, e) for i, e in enumerate(self.entries) if i not in self.fired]
+        left = [(i, e) for i, e in enumerate(self.entries) if i not in self.fired or i == self.grower.auto_entry]
         left.sort(key=lambda pair: pair[1].at(self.per_epoch, self.total) or 0)
         return plan(cpu_copy(self.model), self.probe, left, self.per_epoch, self.total, self.batch, self.config.seed,
                     self.step, self.grower.last)
@@ -226,6 +228,7 @@ class Trainer(TrainingState):
         self.scaler.update()
         self.flops += self._step_flops
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
+        self._loss = value
         for watcher in self.watchers:
             watcher.stepped(self, value)
 
@@ -236,7 +239,7 @@ class Trainer(TrainingState):
             self._follow()
         every = self.config.eval_every or self.per_epoch
         evaluating = self.step % every == 0 or self.step == self.total
-        timed = self.grower.timed()
+        timed = [*self.grower.timed(), *self._judged()]
         if evaluating or timed:
             self._record_row()
         for i in timed:
@@ -246,6 +249,18 @@ class Trainer(TrainingState):
         checkpoints = self.config.checkpoint_every or every
         if self.step % checkpoints == 0 or self.step == self.total or self.stopped:
             self.save_checkpoint()
+
+    _loss: float | None = None  # of the step that was just taken
+
+    def _judged(self) -> list[int]:
+        """Return the `auto` entry if it is due, and log what it says."""
+        loss, self._loss, auto = self._loss, None, self.grower.auto
+        if auto is None or loss is None or self.step == self.total:
+            return []
+        before, due = auto.why, self.grower.judged(loss, self.flops)
+        if auto.why != before:
+            self.say(f"auto at step {self.step}: {'grows: ' if due else ''}{auto.why}")
+        return due
 
     def _grow_or_stop(self) -> None:
         """Do what the losses ask for: the next growth that waits for them, or an early stop."""
@@ -279,7 +294,19 @@ class Trainer(TrainingState):
         form = torch.channels_last if self.config.channels_last and x.ndim == 4 else torch.preserve_format
         return x.to(self.device, non_blocking=True, memory_format=form)
 
+    def _measure_norms(self) -> None:
+        """Measure running statistics on the training data, the same batches each time; not where a growth was just done."""
+        last = self.grower.last
+        wanted = {"never": False, "always": True, "grown": last is not None}[self.config.norm_statistics]
+        if not wanted or (last is not None and last.step == self.step):
+            return
+        source = loader(self.data.train, self.batch, shuffle=True, seed=self.config.seed, drop_last=True, device=self.device)
+        with autocast(self.config, self.device):
+            seen = measure_statistics(self.model, (self._there(x) for x, _ in itertools.islice(source, MEASURED)))
+        self.eval_flops += self._eval_flops * self.batch * seen
+
     def _record_row(self, event: str = "") -> None:
+        self._measure_norms()
         nothing = (None,) * (1 + len(self.task.metrics))
         loss, *metrics = self.evaluate(self.data.validation) if len(self.data.validation) else nothing
         if loss is not None and not math.isfinite(loss):
@@ -314,6 +341,8 @@ class Trainer(TrainingState):
                   "preserving": not done.inexact, "inexact": done.inexact, "verification": str(done.checked),
                   "max_rel_error": finite_or_none(done.checked.max_rel_error), "seconds": round(seconds, 3),
                   "outcomes": done.grown.to_json(), "explain": done.grown.explain()}
+        if self.grower.auto is not None and entry.trigger == "auto":
+            growth["why"] = self.grower.auto.why
         self.history.growths.append(growth)
         warning = f"\nNOT function preserving, as asked: {', '.join(done.inexact)}" if done.inexact else ""
         self.say(f"growth at step {self.step}: {entry.text}\n{growth['explain']}\n"

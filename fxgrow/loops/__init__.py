@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 from fxgrow.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from fxgrow.loops.auto import Ahead, Auto
     from fxgrow.loops.effects import Effects, LastGrowth, scale_decay
     from fxgrow.loops.grower import Grower
+    from fxgrow.loops.norms import measure_statistics
     from fxgrow.loops.rates import Rates, after_growth
     from fxgrow.loops.schedule import (
         OPTIONS,
         CheckedGrowth,
         Entry,
+        auto_in,
         grow_by_entry,
         parse_growth,
         seed_for,
@@ -23,10 +26,12 @@ if TYPE_CHECKING:
     from fxgrow.loops.wrappers import wrap_anew
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
+    "auto": "Ahead Auto",
     "effects": "Effects LastGrowth scale_decay",
     "grower": "Grower",
+    "norms": "measure_statistics",
     "rates": "Rates after_growth",
-    "schedule": "CheckedGrowth Entry OPTIONS grow_by_entry parse_growth seed_for stalled",
+    "schedule": "CheckedGrowth Entry OPTIONS auto_in grow_by_entry parse_growth seed_for stalled",
     "structure": "pack unpack",
     "wrappers": "wrap_anew",
 })

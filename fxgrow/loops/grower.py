@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,9 +15,11 @@ from fxgrow.cost import count_flops
 from fxgrow.errors import GrowthError, TrainError
 from fxgrow.graph import shards_in
 from fxgrow.loops import moving, sharding
+from fxgrow.loops.auto import Ahead, Auto
 from fxgrow.loops.effects import Effects, LastGrowth
+from fxgrow.loops.norms import measure_statistics
 from fxgrow.loops.rates import Rates, after_growth
-from fxgrow.loops.schedule import CheckedGrowth, Entry, grow_by_entry, parse_growth, seed_for
+from fxgrow.loops.schedule import CheckedGrowth, Entry, auto_in, grow_by_entry, parse_growth, seed_for
 from fxgrow.loops.structure import pack, unpack
 from fxgrow.loops.wrappers import become, inside, wrap_anew, wrapped_as
 from fxgrow.record import GrowthRecord
@@ -42,12 +44,13 @@ class Grower:
             DistributedDataParallel.
         optimizer: that of the model, or several; in each, parameters that are not the model's stay.
         grow: an entry of the schedule, `step=100 lr=ratio: widen factor=2`, or several (docs/training.md has the words).
+            `auto` grows when that promises more for a FLOP, and `grower.auto.why` says why it did, or did not yet.
         example_inputs: as for `transform`; None: those of the first call of the model.
         scheduler: only checked: that its optimizer is one of these.
         ema: an average of the model's numbers: torch's AveragedModel, what else keeps a copy as `.module` (timm), or a dict
             of tensors by name.
         seed: of every growth.
-        steps_per_epoch: for entries of `epoch=`. total_steps: for those of `fraction=`.
+        steps_per_epoch: for entries of `epoch=`. total_steps: for `fraction=` and `auto`.
         wrap: makes of a grown model what is trained, where wrapping it as it was is not enough (blocks compiled one by one).
         in_place: the grown model takes the place of the small one in the same object, for frameworks that hold on to it.
         plain: of a sharded model (FSDP2, tensor parallel): the model as it was before, on the meta device say; `wrap` shards
@@ -67,6 +70,7 @@ class Grower:
         self.optimizers = [moving.innermost(o) for o in (optimizer if isinstance(optimizer, Sequence) else [optimizer])]
         self.entries = [parse_growth(text) for text in ([grow] if isinstance(grow, str) else grow)]
         self.steps_per_epoch, self.total_steps, self.wrap, self.in_place = steps_per_epoch, total_steps, wrap, in_place
+        self.auto_entry = auto_in(self.entries)
         self.growths: list[CheckedGrowth] = []  # of this process, in order
         self.done, self.since, self.flops = 0, 0, 0  # steps; the first row behind the last growth; FLOPs of all steps
         self.fired: list[int] = []
@@ -78,6 +82,7 @@ class Grower:
         self._structure: Any = None
         self._loss: list[Tensor | float] = []
         self._evaluated, self._awaited = False, None
+        self.auto = None if self.auto_entry is None else Auto(total_steps or 0, _size(self.inner))
         self._check(scheduler)
         self.follow_rates()
         if example_inputs is None:
@@ -101,10 +106,11 @@ class Grower:
 
     def check_entry(self, entry: Entry) -> None:
         """Raise TrainError if an entry speaks of what the loop does not tell."""
-        needs = {"epoch": ("steps_per_epoch", self.steps_per_epoch), "fraction": ("total_steps", self.total_steps)}
+        needs = {"epoch": ("steps_per_epoch", self.steps_per_epoch), "fraction": ("total_steps", self.total_steps),
+                 "auto": ("total_steps", self.total_steps)}
         name, given = needs.get(entry.trigger, ("", 1))
         if not given:
-            raise TrainError(f"growth {entry.text!r}: {entry.trigger}= needs {name}=, which the loop alone knows")
+            raise TrainError(f"growth {entry.text!r}: {entry.trigger} needs {name}=, which the loop alone knows")
         if self._at(entry) == 0:
             raise TrainError(f"growth {entry.text!r} is due before the first step: grow by fxgrow.transform, and make the "
                              "optimizer of the grown model")
@@ -112,9 +118,9 @@ class Grower:
             raise TrainError(f"growth {entry.text!r}: the rates are the loop's own: lr=constant, ratio, parts, or lr=rewarm "
                              "with rewarm=STEPS; for a restart make the scheduler anew")
         parts = entry.options["freeze"] or "parts" in (entry.options["lr"], entry.options["decay"])
-        if self.plain is not None and (parts or entry.trigger == "slope"):
+        if self.plain is not None and (parts or entry.trigger in ("slope", "auto")):
             raise TrainError(f"growth {entry.text!r}: of a sharded model each process has a piece, in which old numbers are "
-                             "not told from new: leave out freeze and parts, and slope=")
+                             "not told from new: leave out freeze and parts, slope= and auto")
         if entry.options["decay"] == "parts" and not all(isinstance(o, (SGD, AdamW)) for o in self.optimizers):
             raise TrainError(f"growth {entry.text!r}: decay=parts is for SGD and AdamW")
 
@@ -141,18 +147,18 @@ class Grower:
 
         Args:
             step: its number, from 0: `step=100` grows behind step 99.
-            loss: of its batch; only `slope=` looks at it.
+            loss: of its batch; only `slope=` and `auto` look at it.
 
         Raises:
             GrowthError: a growth that is due is not exact though nothing random was asked for.
             SelectionError: its `where` names nothing that can grow.
         """
         self.done = step + 1
-        if any(e.trigger == "slope" for e in self.entries):
+        if any(e.trigger in ("slope", "auto") for e in self.entries):
             self._count(loss)
         self.thaw()
         asked, self._evaluated = self.asked_for() if self._evaluated else None, False
-        for index in [*self.timed(), *([] if asked is None else [asked])]:
+        for index in [*self.timed(), *([] if asked is None else [asked]), *self.judged(loss, self.flops)]:
             self.grow(index)
         return self.model
 
@@ -181,6 +187,18 @@ class Grower:
                           "train_loss": None if mean is None else _over_all(mean, self._device)})
         self._evaluated = True
 
+    def measure_norms(self, batches: Iterable[Any]) -> None:
+        """Measure the running statistics of batch norms anew, for an evaluation behind a growth.
+
+        New channels change faster than running statistics follow. Nothing is done before the first growth, nor right behind
+        one, where both models compute the same. Training is not changed: it takes the statistics of its batches.
+
+        Args:
+            batches: a few batches of training inputs on the model's device, each as the example inputs are.
+        """
+        if self.last is not None and self.done > self.last.step:
+            measure_statistics(self.inner, batches)
+
     @property
     def _device(self) -> torch.device:
         return next(self.inner.parameters()).device
@@ -198,7 +216,7 @@ class Grower:
     @property
     def waits_for_losses(self) -> bool:
         """Tell whether a growth is still to come that depends on `evaluated`."""
-        return any(self._at(e) is None for i, e in enumerate(self.entries) if i not in self.fired)
+        return any(e.waits for i, e in enumerate(self.entries) if i not in self.fired)
 
     def timed(self) -> list[int]:
         """Return the entries of the schedule whose step has come."""
@@ -207,18 +225,60 @@ class Grower:
 
     def asked_for(self) -> int | None:
         """Return the first entry that waits for losses, if those since the last growth ask for it."""
-        waiting = [i for i, e in enumerate(self.entries) if i not in self.fired and self._at(e) is None]
+        waiting = [i for i, e in enumerate(self.entries) if i not in self.fired and e.waits]
         return waiting[0] if waiting and self.entries[waiting[0]].due(self.rows[self.since:]) else None
+
+    def judged(self, loss: Tensor | float | None, spent: int) -> list[int]:
+        """Return the `auto` entry if it is due.
+
+        Args:
+            loss: of the step that was just taken. spent: the FLOPs of all steps.
+        """
+        index = self.auto_entry
+        if self.auto is None or index is None:
+            return []
+        if loss is None:
+            raise TrainError("auto looks at the training loss: give it to step(step, loss)")
+        full = self.auto.stepped(self.done, loss, lambda mean: _over_all(mean, self._device))
+        due = full and self.auto.due(self.entries[index], self.done, spent, lambda: self._ahead(index))
+        return [index] if due else []
+
+    def _ahead(self, index: int) -> Ahead:
+        """Try the growth of an entry out."""
+        def grow() -> tuple[list[int], list[int]]:
+            with torch.random.fork_rng(devices=[]), torch.autocast(self._device.type, enabled=False):
+                small = self.trial()
+                big = self.grown(small, self._inputs(), self.entries[index], self._seed(index)).grown.model
+            return [self.cost(m) for m in (small, big)], [_size(m) for m in (small, big)]
+
+        self.effects.lift()
+        try:
+            return Ahead.tried(grow)
+        finally:
+            self.renew()
+
+    def trial(self) -> nn.Module:
+        """Return the model, or a copy of it, for a growth that is tried out."""
+        return self.inner
+
+    def cost(self, model: nn.Module) -> int:
+        """Return the FLOPs of a step of a model."""
+        return count_flops(model, self._inputs()).total
+
+    def _inputs(self) -> Any:
+        if self.inputs is None:
+            raise GrowthError("the model has not been called yet: give example_inputs")
+        return moving.on_device(self.inputs, self._device)
+
+    def _seed(self, index: int) -> int:
+        return seed_for(self.seed, index, self.fired.count(index))
 
     def grow(self, index: int) -> CheckedGrowth:
         """Grow the model by an entry of the schedule, and all that trains it."""
-        entry, old, seed = self.entries[index], self.inner, seed_for(self.seed, index)
-        if self.inputs is None:
-            raise GrowthError("the model has not been called yet: give example_inputs")
+        entry, old, seed, inputs = self.entries[index], self.inner, self._seed(index), self._inputs()
         self.effects.lift()
         if self.plain is not None:
             old = sharding.gathered(old, self.plain)
-        inputs = moving.on_device(self.inputs, self._device)
         with torch.autocast(self._device.type, enabled=False):
             growth = self.grown(old, inputs, entry, seed)
             new, record = growth.grown.model, growth.record
@@ -228,13 +288,15 @@ class Grower:
                 moving.move_optimizer(record, optimizer, new, old, reset=entry.options["optimizer"] == "reset")
             if self.ema is not None:
                 moving.move_average(record, self.ema, new, inputs, entry, seed)
-        numbers = [sum(p.numel() for p in m.parameters()) for m in (old, new)]
+        numbers = [_size(m) for m in (old, new)]
         self._put(new)
         self.rates = after_growth(self.rates, entry.options, self.done, numbers[0] / numbers[1], self.warmup)
         self.last = LastGrowth(replace(record, origin={}), entry.options, self.done)
         self.fired.append(index)
         self.growths.append(growth)
         self.since = len(self.rows)
+        if self.auto is not None:
+            self.auto.grown(self.done)
         self.renew()
         return growth
 
@@ -278,7 +340,8 @@ class Grower:
                                                "record": self.last.record.to_json(), "maps": self.last.record.to_tensors()}
         return {"version": 1, "grow": [e.text for e in self.entries], "structure": self._structure, "last": last,
                 "groups": [moving.names_of(o, self.inner) for o in self.optimizers],
-                "rates": asdict(self.rates), **{name: getattr(self, name) for name in PLAIN}}
+                "rates": asdict(self.rates), "auto": self.auto and self.auto.state(),
+                **{name: getattr(self, name) for name in PLAIN}}
 
     def structure(self) -> Any:
         """Return what `built` makes the grown model of again, as a tensor or plain data."""
@@ -317,11 +380,17 @@ class Grower:
         for name in PLAIN:
             setattr(self, name, state[name])
         self.rates = Rates(**state["rates"])
+        self.restore_auto(state)
         last = state["last"]
         self.last = last and LastGrowth(GrowthRecord.rebuild(last["record"], last["maps"]), last["options"], last["step"])
         if self._awaited is None:
             self.renew()
         return self.model
+
+    def restore_auto(self, state: Mapping[str, Any]) -> None:
+        """Bring what an `auto` entry looks at into a saved state, where both have one."""
+        if self.auto is not None and state.get("auto"):
+            self.auto = Auto.of({**state["auto"], "total": self.auto.total})
 
     def _loaded(self, *_) -> None:
         """Put effects in force once the numbers are there: old ones that stand still are remembered."""
@@ -340,6 +409,10 @@ class Grower:
             moving.replace_average(self.ema, new)
         self._put(new)
         self._structure = state["structure"]
+
+
+def _size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _over_all(value: float, device: torch.device) -> float:

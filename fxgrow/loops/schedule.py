@@ -1,8 +1,10 @@
 """Growth during training: an entry of the schedule as text, when it is due, and the growth itself.
 
     epoch=10 lr=ratio freeze=100: widen factor=2 method=r2r + deepen where=layer2
+    auto max_size=8
 
-The moment and how training goes on stand in front of the colon, the passes behind it, joined by `+` or `;`.
+The moment and how training goes on stand in front of the colon, the passes behind it, joined by `+` or `;`; `auto` has usual
+ones.
 """
 import dataclasses
 import shlex
@@ -24,7 +26,8 @@ from fxgrow.errors import FxgrowError, GrowthError, TrainError
 from fxgrow.growth import INEXACT
 from fxgrow.record import Grown, GrowthRecord, new_numbers
 
-MOMENTS = ("epoch", "step", "fraction", "plateau", "slope")
+MOMENTS = ("epoch", "step", "fraction", "plateau", "slope", "auto")
+USUAL = "widen factor=2"  # the passes of `auto` where none are said: any network takes it
 FORM = "write it as 'epoch=10: widen factor=2 method=r2r'"
 # what may stand beside the trigger: its values, or the type of a number, and the default
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -32,12 +35,16 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "decay": (("constant", "ratio", "parts"), "constant"),
     "optimizer": (("migrate", "reset"), "migrate"),
     "rewarm": (int, 0), "new": (float, None), "old": (float, None), "decay_new": (float, None), "decay_old": (float, None),
-    "freeze": (int, 0), "noise": (float, 0.0), "window": (int, 3), "min_delta": (float, 0.0)}
+    "freeze": (int, 0), "noise": (float, 0.0), "window": (int, 3), "min_delta": (float, 0.0),
+    "max_size": (float, 16.0), "max_flops": (float, 0.0), "until": (float, 0.8)}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One growth of the schedule: when (`trigger` and its `value`), by which passes, and how training goes on."""
+    """A growth of the schedule: when (`trigger` and its `value`), by which passes, and how training goes on.
+
+    That of the trigger `auto` is done again and again; `fxgrow.loops.Auto` says when.
+    """
     text: str
     trigger: str
     value: float
@@ -48,6 +55,11 @@ class Entry:
         """Return the step before which it is due; None: it depends on the losses."""
         steps = {"epoch": per_epoch, "step": 1, "fraction": total}.get(self.trigger)
         return None if steps is None else round(self.value * steps)
+
+    @property
+    def waits(self) -> bool:
+        """Tell if its moment depends on evaluations."""
+        return self.trigger in ("plateau", "slope")
 
     def due(self, rows: Sequence[dict[str, Any]]) -> bool:
         """Tell from the evaluations since the last growth (rows of the history) if it is time.
@@ -71,9 +83,17 @@ class Entry:
         return passes
 
 
-def seed_for(seed: int, index: int) -> int:
-    """Return the seed of entry `index` of a run's schedule."""
-    return mixed(seed, index) % 2 ** 31
+def seed_for(seed: int, index: int, again: int = 0) -> int:
+    """Return the seed of entry `index` of a run's schedule; `again`: how often it was done before."""
+    return mixed(seed, index, *([again] if again else [])) % 2 ** 31
+
+
+def auto_in(entries: Sequence[Entry]) -> int | None:
+    """Return the number of the entry of the trigger `auto`, of which there may be one."""
+    found = [i for i, entry in enumerate(entries) if entry.trigger == "auto"]
+    if len(found) > 1:
+        raise TrainError(f"growth {entries[found[1]].text!r}: there is an auto already: join the passes of both by +")
+    return found[0] if found else None
 
 
 def stalled(losses: Sequence[float], patience: int, min_delta: float = 0.0) -> bool:
@@ -84,9 +104,11 @@ def stalled(losses: Sequence[float], patience: int, min_delta: float = 0.0) -> b
 def parse_growth(text: str) -> Entry:
     """Read an entry from its text; TrainError says which word is not understood, and what could stand there."""
     head, colon, tail = text.partition(":")
+    if head.split()[:1] == ["auto"]:
+        head, colon, tail = head.replace("auto", "auto=1", 1), ":", tail or USUAL
     words = _pairs(head, text)
     if not colon or not words or not tail.strip():
-        raise TrainError(f"growth {text!r}: when and what are separated by a colon; {FORM}")
+        raise TrainError(f"growth {text!r}: when and what are separated by a colon; {FORM}, or 'auto'")
     trigger, amount = words[0]
     if trigger not in MOMENTS:
         raise TrainError(f"growth {text!r}: {trigger!r} is no moment{did_you_mean(trigger, MOMENTS)}; "

@@ -84,7 +84,8 @@ def test_flops_by_hand():
     assert [r["flops"] for r in rows] == [0, 7 * step(8), 7 * step(8), 7 * step(8) + 3 * step(12), run.flops]
     assert run.history.growths[0]["flops_per_step"] == (step(8), step(12))
     evaluation = [12 * (2 * 6 * w + 2 * w * 3) for w in (8, 12)]
-    assert run.eval_flops == 2 * evaluation[0] + 3 * evaluation[1]  # 0, 7; 7, 10, 12
+    measured = 8 * 4 * evaluation[1] // 12  # running statistics, on 8 batches of 4
+    assert run.eval_flops == 2 * evaluation[0] + 3 * evaluation[1] + 2 * measured  # 0, 7; 7, 10, 12; 10, 12
     assert [r["samples"] for r in rows] == [0, 28, 28, 40, 48]
     assert run.plan().segments == []
 

@@ -1,0 +1,49 @@
+"""Does growing pay, on images: residual networks that grow in width, against every width from scratch.
+
+The small scale is for one core: the stem makes images a quarter as wide, by which a step is cheap. The paper scale keeps
+their size, and goes to budgets at which the widest network is to be right on 90 % of the test images.
+"""
+from fxgrow.experiments.papers.declaration import Network, Scale
+from fxgrow.experiments.papers.front import Front, Size, Step, Way, register_front
+
+SETTINGS = {"batch_size": 64, "optimizer": "sgd", "weight_decay": 5e-4, "warmup": 100, "checkpoint_every": 500,
+            "norm_statistics": "always"}  # for grown networks and others alike
+METHODS = ("r2r", "net2net", "netmorph", "random")
+
+
+def residual(layers: int, r: float, stem: int) -> Network:
+    """Return ResNetCifar of R2R's paper."""
+    return Network(image=f"cifar_resnet{layers}:r={r},stem={stem}")
+
+
+def budgets(largest: float, count: int) -> tuple[float, ...]:
+    """Return budgets up to the largest, each twice the one before it."""
+    return tuple(largest / 2 ** k for k in reversed(range(count)))
+
+
+def ways(last: int, *at: float, method: str = "r2r") -> tuple[Way, ...]:
+    """Return ways to twice the width: by one method at several shares of training, by the others at the first of these."""
+    ends = ((last, "updates"), (last, "FLOPs"))
+    each = [(method, share) for share in at] + [(other, at[0]) for other in METHODS if other != method]
+    return tuple(Way(f"{how} at {share:.0%}", "narrow", (Step(share, f"widen factor=2 method={how}", "wide"),), last,
+                     ends if share == at[0] else ends[:1]) for how, share in each)
+
+
+PAPER = Front(
+    sizes={"narrow": Size(residual(18, 0.25, 3), 0.1), "middle": Size(residual(18, 0.35, 3), 0.1),
+           "wide": Size(residual(18, 0.5, 3), 0.1), "widest": Size(residual(18, 1.0, 3), 0.1, budgets=(3, 5))},
+    budgets=budgets(2e15, 6), ways=ways(5, 0.5, 0.25, 0.7), rates=(0.05, 0.1, 0.2), rates_at=1, held_out=10_000)
+SMALL = Front(
+    sizes={"narrow": Size(residual(10, 2 ** -3, 7), 0.1), "wide": Size(residual(10, 2 ** -2, 7), 0.1)},
+    budgets=budgets(8e11, 3), ways=ways(2, 0.5)[:2], held_out=2_000)
+SMOKE = Front(
+    sizes={"narrow": Size(residual(10, 2 ** -5, 7), 0.05), "wide": Size(residual(10, 2 ** -4, 7), 0.05)},
+    budgets=budgets(2e8, 2), ways=ways(1, 0.25)[:1], held_out=8)
+
+register_front(
+    "pays-width", "Residual networks that grow in width, against every width from scratch",
+    "Net2Net (Chen 2015), R2R (Painter 2024), LEMON (Wang 2023)",
+    {"smoke": SMOKE, "small": SMALL, "paper": PAPER},
+    {"smoke": Scale({}, {**SETTINGS, "batch_size": 8, "warmup": 2}, data="digits", validation=0.2, limit=64),
+     "small": Scale({}, SETTINGS, data="cifar10", validation=0.1),
+     "paper": Scale({}, {**SETTINGS, "batch_size": 128, "workers": 2}, data="cifar10", validation=0.1)})
