@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -184,6 +185,7 @@ def _is_whole(tensor: Tensor) -> bool:
 
 class Int(int, metaclass=_KeepsSizes):
     """Stand for `int` in the code of a forward: `int(x.shape[0] * 0.5)`."""
+    dtype = np.dtype(int)  # for NumPy, which asks types that it does not know
 
 
 STAND_INS = {"type": Type, "int": Int}

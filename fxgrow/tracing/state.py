@@ -76,7 +76,8 @@ class State:
         elif isinstance(found, FunctionType):
             self.functions[id(found)] = found, _held(found)
             asks = {name for name in STAND_INS if name in _names(found.__code__) and name not in found.__globals__}
-            self.asking.setdefault(id(found.__globals__), (found.__globals__, set()))[1].update(asks)
+            if asks:
+                self.asking.setdefault(id(found.__globals__), (found.__globals__, set()))[1].update(asks)
         elif hasattr(found, "cache_clear"):
             self.caches[id(found)] = found, found.cache_info().misses
         else:

@@ -80,15 +80,16 @@ class Telling:
     """
 
     def __init__(self, root: nn.Module, args: tuple, kwargs: dict):
-        self.root, self.inputs = root, tree_map(_with_few, (args, kwargs))
+        self.root, self.inputs = root, (args, kwargs)
         self.runs: list[_Run] | None = None
 
     def place_of(self, node: Node, events: list[Node]) -> Place | None:
         """Return where a size is that is always the number that a node gives, or None: in the example and beside it."""
-        if not any(isinstance(t, Tensor) and not t.is_meta for t in tree_leaves(self.inputs)):
-            return None
         if self.runs is None:
-            self.runs = [_Run(self.root, self._arguments(inputs)) for inputs in (self.inputs, *_beside(self.inputs))]
+            known = tree_map(_with_few, self.inputs)
+            has_data = any(isinstance(t, Tensor) and not t.is_meta for t in tree_leaves(known))
+            inputs = (known, *_beside(known)) if has_data else ()
+            self.runs = [_Run(self.root, self._arguments(given)) for given in inputs]
         self.runs = [run for run in self.runs if run.go_on(events)]
         told = [run.values[node] for run in self.runs]
         if not told or any(t.is_meta or t.numel() != 1 for t in told):

@@ -1,4 +1,5 @@
 """Forwards that read a number out of a tensor, a length that is a size too or a draw that decides nothing; ints of sizes."""
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,6 +123,7 @@ class Scaled(nn.Module):
     def forward(self, x):
         size = [int(s * 1.5) for s in x.shape[-2:]]
         assert all(isinstance(s, int) for s in size) and int("7", 8) == 7 and issubclass(bool, int)
+        assert np.zeros(1, dtype=int).dtype == np.int64 == np.ones(1).astype(int).dtype
         return self.last(F.interpolate(F.relu(self.first(x)), size=size))
 
 
