@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Settings that have an option of their own, with the type that click reads.
 OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "The base network: a MODEL as elsewhere."), "data": (str, "The data set, as for fxgrow train."),
+    "root": (str, "The folder of the data sets that are not built in."),
     "seed": (int, "Of everything."), "rounds": (int, "Rounds of selection, mutation and training."),
     "keep": (int, "How many are selected in a round."), "children": (int, "How many are made of them."),
     "first_steps": (int, "Steps of the base network."), "steps": (int, "Steps of a round, shared out among its members."),
