@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Settings that have an option of their own, with the type that click reads.
 OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "The base network: a MODEL as elsewhere."), "data": (str, "The data set, as for fxgrow train."),
+    "root": (str, "The folder of the data sets that are not built in."),
     "seed": (int, "Of everything."), "rounds": (int, "Rounds of selection, mutation and training."),
     "keep": (int, "How many are selected in a round."), "children": (int, "How many are made of them."),
     "first_steps": (int, "Steps of the base network."), "steps": (int, "Steps of a round, shared out among its members."),
@@ -54,12 +55,13 @@ def _settings(command):
 @click.option("--engine", type=click.Choice(["serial", "processes", "ray"]), default="serial", show_default=True,
               help="Where networks are trained.")
 @click.option("--workers", type=click.IntRange(min=1), help="How many are trained at a time (processes, ray).")
+@click.option("--gpus", type=click.FloatRange(min=0), help="What each takes of a GPU (ray): with 0.25 four share one.")
 @click.option("--address", help="Of a running Ray cluster; without it one is started here.")
 @click.option("--resume", metavar="DIR", help="Go on with the search in DIR, with its own settings.")
 @click.option("--tensorboard", is_flag=True, help="Write scalars for TensorBoard into the folder.")
 @json_option
-def evolve(settings: str | None, out: str | None, preset: str, engine: str, workers: int | None, address: str | None,
-           resume: str | None, tensorboard: bool, as_json: bool, **options) -> None:
+def evolve(settings: str | None, out: str | None, preset: str, engine: str, workers: int | None, gpus: float | None,
+           address: str | None, resume: str | None, tensorboard: bool, as_json: bool, **options) -> None:
     """Search architectures by evolving networks that descend from one.
 
     The base network is trained; then, round after round, the best are selected, children are made of them by passes that
@@ -73,7 +75,7 @@ def evolve(settings: str | None, out: str | None, preset: str, engine: str, work
     from fxgrow.experiments import evolve as evolution
     chosen = {name: value for name, value in options.items() if value is not None}
     config, folder = settings_of(settings, out, resume, preset, chosen)
-    with evolution.engine(engine, workers, address) as running, _progress(as_json) as shown:
+    with evolution.engine(engine, workers, address, gpus) as running, _progress(as_json) as shown:
         watch = [shown, Scalars()] if tensorboard else [shown]
         try:
             result = evolution.Search(config, folder, running, watch).run()

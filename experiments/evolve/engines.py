@@ -89,22 +89,30 @@ class Processes:
 
 
 @contextlib.contextmanager
-def engine(name: str, workers: int | None = None, address: str | None = None) -> Iterator[Engine]:
+def engine(name: str, workers: int | None = None, address: str | None = None, gpus: float | None = None
+           ) -> Iterator[Engine]:
     """Yield the engine of a name, closed at the end.
 
     Args:
         name: serial, processes or ray.
         workers: tasks at a time; None: as many as there are CPUs.
         address: of a running Ray cluster.
+        gpus: ray: what each task takes of a GPU (0.25: four tasks share one); None: one where there are any. Without Ray,
+            all tasks of this machine share its first GPU, as many as `workers` says.
+
+    Raises:
+        TrainError: there is no such engine, or it has no use for an argument.
     """
     running: Engine
+    if gpus is not None and name != "ray":
+        raise TrainError(f"gpus is for engine ray; with {name}, workers says how many tasks share the GPU")
     if name == "serial":
         running = Serial()
     elif name == "processes":
         running = Processes(workers or os.cpu_count() or 1)
     elif name == "ray":
         from fxgrow.experiments.evolve.ray_engine import Ray
-        running = Ray(workers, address)
+        running = Ray(workers, address, gpus=gpus)
     else:
         raise TrainError(f"there is no engine {name!r}: choose serial, processes or ray")
     with contextlib.closing(running):

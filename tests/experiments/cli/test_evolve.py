@@ -62,6 +62,7 @@ def test_presets(here):
 @pytest.mark.parametrize("words, code, said", [
     ("evolve search.toml", 2, "-o"), ("evolve --resume nothing", 1, "holds no search"),
     ("evolve search.toml --resume x", 2, "takes no others"), ("evolve missing.toml -o x", 1, "cannot be read"),
+    ("evolve search.toml -o x --gpus 0.5", 1, "gpus is for engine ray"),
     ("evolve wrong.toml -o x", 2, "did you mean rounds"), ("evolve search.toml --selection worst -o x", 2, "worst"),
     ("evolve search.toml --model zoo:nothing -o x", 1, "nothing")])
 def test_what_is_wrong_is_told(here, words, code, said):

@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 from fxgrow.cli.main import main
 from fxgrow.experiments.evolve import evaluate, joint, search
 from fxgrow.experiments.evolve.searching import base_network
-from fxgrow.experiments.papers import ExperimentError, finished, get_experiment, search_runs
+from fxgrow.experiments.papers import ExperimentError, finished, get_experiment, search_pays, search_runs
 from fxgrow.experiments.papers.running import untrained
 from fxgrow.experiments.papers.search_runs import NETWORK, POINTS, SCRATCH, SELECTIONS, SIZES, Comparison, curve, together
 from fxgrow.experiments.papers.search_tables import APART, BASE, WAYS, table, verdicts
@@ -51,10 +51,20 @@ def test_every_arm_spends_the_budget_to_within_a_step_of_each_last_network(done)
             assert found["networks"] > 1 and len(found["ensemble"]["members"]) == sizes.members
 
 
-def test_a_round_that_begins_ends_in_the_budget():
-    for name, sizes in SIZES.items():
-        steps = get_experiment("evolution").scale(name).settings["steps"]
+@pytest.mark.parametrize("experiment, every", [("evolution", SIZES), ("evolution-pays", search_pays.SIZES)])
+def test_a_round_that_begins_ends_in_the_budget(experiment, every):
+    for name, sizes in every.items():
+        steps = get_experiment(experiment).scale(name).settings["steps"]
         assert sizes.steps * sizes.largest <= (1 - sizes.share) * steps and sizes.first_steps < sizes.share * steps
+
+
+def test_searches_that_are_to_pay_differ_in_what_is_said_alone(tmp_path):
+    made = search_pays.Paying("evolution-pays", "smoke", tmp_path, "digits")
+    plain, tuned, inherited = (made.searching(made.declared.arm(name), 0) for name in ("best", "tuned", "tuned, inherited"))
+    assert replace(plain, adapt=True, rungs=2, statistics=8) == tuned
+    assert replace(tuned, weights="inherit", momentum="inherit") == inherited
+    ways = [json.dumps(made.identity(arm, 0), sort_keys=True) for arm in made.declared.arms]
+    assert len(set(ways)) == len(ways)
 
 
 def test_the_search_starts_as_the_base_arm_does_on_the_same_data(tmp_path):
