@@ -13,11 +13,13 @@ import click
 from fxgrow import loops
 from fxgrow.cli import json_option, options_of, print_json, print_table, status
 from fxgrow.common import atomic_write, quantity
+from fxgrow.errors import FxgrowError
 from fxgrow.experiments import train as training  # whose names load torch when they are first used
+from fxgrow.experiments.cli.seeds import side_by_side, summary
 from fxgrow.experiments.settings import TrainError, read_toml
 from fxgrow.experiments.train import Run, TrainConfig
 
-REPORT = "report.json"
+REPORT, SEEDS = "report.json", "seeds.json"
 RESUMED = {"device", "workers", "lr", "clip"}  # what may be another one from a checkpoint on
 
 
@@ -42,9 +44,14 @@ def _with_settings(command: click.Command) -> click.Command:
 @click.argument("model", required=False)
 @click.option("--resume", metavar="DIR", help="Go on with the run in DIR from its last checkpoint, with its own "
               "settings; --device, --workers, --lr and --clip may change.")
+@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Make the run N times, from --seed on, each in "
+              "DIR/seed-K; the same command goes on with those that have not ended.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="With --seeds: so many at a time, in "
+              "processes that share the cores.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, try the growths out, and train nothing.")
 @json_option
-def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, **options) -> None:
+def train(model: str | None, resume: str | None, seeds: int | None, jobs: int, dry_run: bool, as_json: bool,
+          **options) -> None:
     """Train MODEL, which grows on the way.
 
     MODEL is as elsewhere, or a TOML file with the settings (`model` among them), which options override. zoo:NAME gets
@@ -57,6 +64,11 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
     decay=constant|ratio|parts, optimizer=migrate|reset, freeze=STEPS, noise=SHARE, rewarm=STEPS, new=, old=, decay_new=,
     decay_old=FACTOR, window=, min_delta=. `fxgrow passes` lists the passes and theirs.
     """
+    if seeds is not None:
+        if resume is not None or dry_run or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise click.UsageError("--seeds makes whole runs of one process each: leave out --resume, --dry-run, torchrun")
+        _many(_run(model, _chosen(options)), seeds, jobs, as_json)
+        return
     with training.joined() as group, contextlib.ExitStack() as stack:
         if group.rank:  # the first process speaks for all
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
@@ -64,7 +76,7 @@ def train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, *
 
 
 def _train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, group: training.Group, **options) -> None:
-    chosen = {name: value for name, value in options.items() if value not in (None, ())}
+    chosen = _chosen(options)
     if resume is not None:
         if model is not None or chosen.keys() - RESUMED:
             raise click.UsageError("--resume goes on with the settings of the run; besides "
@@ -86,14 +98,78 @@ def _train(model: str | None, resume: str | None, dry_run: bool, as_json: bool, 
     seen = group.by_first(lambda: _has_ended(trainer))  # it is only looked at
     if not seen:
         trainer.fit()
-    report = _report(trainer, run, planned)
-    if trainer.out is not None and not seen and group.rank == 0:
-        with atomic_write(trainer.out / REPORT) as file:
-            file.write(json.dumps(report, indent=1).encode())
+    report = _report(trainer, run, planned) if seen or group.rank else _reported(trainer, run, planned)
     if as_json:
         print_json(report)
     else:
         _tell_report(report)
+
+
+def _chosen(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+def _many(run: Run, count: int, jobs: int, as_json: bool) -> None:
+    """Make a run from several seeds, and tell of each and of all."""
+    settings = [{**run.to_json(), "seed": seed, "out": run.out and str(Path(run.out) / f"seed-{seed}")}
+                for seed in range(run.seed, run.seed + count)]
+    done: dict[int, dict[str, Any]] = {}
+    for report in side_by_side(_one, settings, jobs):
+        done[report["seed"]] = report
+        if not as_json:
+            click.echo(f"seed {report['seed']}: " + (report.get("error") or _figures(_last_figures(report))))
+    reports = [done[seed] for seed in sorted(done)]
+    whole = [r for r in reports if "error" not in r]
+    found = {"seeds": count, **{part: summary(whole, part) for part in ("test", "validation")}, "runs": reports}
+    if run.out is not None and whole:
+        with atomic_write(Path(run.out) / SEEDS) as file:
+            file.write(json.dumps(found, indent=1).encode())
+    if as_json:
+        print_json(found)
+    else:
+        for name, value in (found["test"] or found["validation"]).items():
+            click.echo(f"{_figures({name: value['mean']})}, standard deviation {value['sd']:.4f}, over {len(whole)} runs")
+    if len(whole) < count:
+        raise TrainError(f"{count - len(whole)} of {count} runs have not ended: " + "; ".join(
+            f"seed {r['seed']}: {r['error']}" for r in reports if "error" in r))
+
+
+def _last_figures(report: dict[str, Any]) -> dict[str, float]:
+    """Return the figures on the test part, or on the validation part where there is none."""
+    parts = [{name: value for name, value in report[part].items() if value is not None} for part in ("test", "validation")]
+    return parts[0] or parts[1]
+
+
+def _one(settings: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Make a run, or what is left of it; return its report, or why there is none. In a process of its own with threads."""
+    with contextlib.ExitStack() as stack:
+        if threads:
+            import torch
+            torch.set_num_threads(threads)
+            stack.enter_context(contextlib.redirect_stderr(stack.enter_context(Path(os.devnull).open("w"))))
+        try:
+            return {"seed": settings["seed"], **_made(Run.of(settings, "the settings"))}
+        except training.Interrupted:
+            raise  # all of them
+        except FxgrowError as error:
+            return {"seed": settings["seed"], "error": str(error)}
+
+
+def _made(run: Run) -> dict[str, Any]:
+    checkpoint = Path(run.out or "") / training.CHECKPOINT_NAME
+    if run.out is not None and checkpoint.exists():
+        saved, asked = training.checkpoint_settings(checkpoint), json.loads(json.dumps(run.to_json()))
+        other = sorted(name for name in asked if saved.get(name) != asked[name] and name not in ("device", "workers", "out"))
+        if other:
+            raise TrainError(f"{run.out} holds a run with another {', '.join(other)}: choose another folder")
+        trainer, run = _resumed(run.out, {}, None)
+        if _has_ended(trainer):
+            return json.loads((Path(run.out or "") / REPORT).read_text(encoding="utf-8"))
+    else:
+        trainer = _new(run, None)
+    planned = trainer.plan()
+    trainer.fit()
+    return _reported(trainer, run, planned)
 
 
 def _has_ended(trainer: training.Trainer) -> bool:
@@ -117,20 +193,21 @@ def _run(model: str | None, chosen: dict[str, Any]) -> Run:
     return run
 
 
-def _watchers(as_json: bool) -> list:
-    if training.Group().rank:
+def _watchers(as_json: bool | None) -> list:
+    """Return who tells of a run; None: nobody, as for one of several."""
+    if as_json is None or training.Group().rank:
         return []
     return [training.Progress()] if as_json else [training.Progress(), training.Lines()]
 
 
-def _new(run: Run, as_json: bool) -> training.Trainer:
+def _new(run: Run, as_json: bool | None) -> training.Trainer:
     data = training.load_run_data(run)
     model = training.load_run_model(run, data)
     with status(f"Capturing {run.model}"):
         return training.Trainer(model, data, run, run.out, watchers=_watchers(as_json))
 
 
-def _resumed(folder: str, chosen: dict[str, Any], as_json: bool) -> tuple[training.Trainer, Run]:
+def _resumed(folder: str, chosen: dict[str, Any], as_json: bool | None) -> tuple[training.Trainer, Run]:
     file = Path(folder) / training.CHECKPOINT_NAME
     run = Run.of({**training.checkpoint_settings(file), **chosen}, str(file))
     with status(f"Loading {file}"):
@@ -164,6 +241,15 @@ def _report(trainer: training.Trainer, run: Run, planned) -> dict[str, Any]:
               "validation": {name: rows[-1][f"val_{name}"] for name in names}, "best": _best(trainer),
               "test": dict(zip(names, test)), "files": files,
               "growths": [{k: v for k, v in g.items() if k not in ("explain", "outcomes")} for g in trainer.history.growths]}
+    return report
+
+
+def _reported(trainer: training.Trainer, run: Run, planned) -> dict[str, Any]:
+    """Return the report, written into the run's folder."""
+    report = _report(trainer, run, planned)
+    if trainer.out is not None:
+        with atomic_write(trainer.out / REPORT) as file:
+            file.write(json.dumps(report, indent=1).encode())
     return report
 
 

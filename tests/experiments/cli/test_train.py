@@ -150,3 +150,25 @@ def test_the_way_on_from_a_loss_that_is_not_finite_leads_on(here):
     run(way[1], 1)  # a tenth of much too much is too much
     assert "test        accuracy" in run("--resume runs/x --lr 0.05 --clip 1").stdout
     assert "leads there at once, so start anew" in run(f"{words} --checkpoint-every 1 -o runs/y", 1).stderr
+
+
+def test_several_seeds_are_whole_runs_and_go_on(here):
+    words = MLP + "--epochs 2 --seed 3 --seeds 2 --json -o many"
+    found = json.loads(run(words).stdout)
+    alone = json.loads(run(MLP + "--epochs 2 --seed 4 --json").stdout)
+    assert [r["seed"] for r in found["runs"]] == [3, 4] and found["runs"][1]["test"] == alone["test"]
+    values = [r["test"]["accuracy"] for r in found["runs"]]
+    assert found["test"]["accuracy"] == {"mean": pytest.approx(sum(values) / 2), "sd": pytest.approx(np.std(values, ddof=1))}
+    assert json.loads((here / "many/seeds.json").read_text()) == found
+    before = (here / "many/seed-3/report.json").stat().st_mtime_ns
+    (here / "many/seed-4/report.json").unlink()                   # as if it had been cut off
+    assert json.loads(run(words).stdout)["test"] == found["test"]
+    assert (here / "many/seed-3/report.json").stat().st_mtime_ns == before
+    assert "seed 3: many/seed-3 holds a run with another lr" in run(words.replace("--lr 0.1", "--lr 0.2"), 1).stderr
+    assert "leave out --resume" in run("--resume many/seed-3 --seeds 2", 2).stderr
+
+
+@pytest.mark.sweep
+def test_seeds_side_by_side_get_what_they_get_alone(here):
+    side = json.loads(run(MLP + "--epochs 2 --seeds 2 --jobs 2 --json").stdout)
+    assert side["test"] == json.loads(run(MLP + "--epochs 2 --seeds 2 --json").stdout)["test"]
