@@ -382,7 +382,8 @@ class Trainer(TrainingState):
 
         Args:
             data: the same as before, else TrainError is raised.
-            config: the settings, if they are others than those in the checkpoint (another device, say).
+            config: the settings, if they are others than those in the checkpoint (another device, say). A growth that they
+                name for the step of the checkpoint, and that has not been, is made first.
 
         Raises:
             ArchiveError: there is no checkpoint, or it is damaged.

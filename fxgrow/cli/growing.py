@@ -56,7 +56,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     """Grow MODEL by one pass or several and write it to FILE.
 
     The grown model is compared with MODEL before it is written. If they do not compute the same, nothing is written and
-    the exit code is 1, unless a pass was asked not to preserve (--method random, or --noise).
+    the exit code is 1, unless a pass was asked not to preserve (--method random or copy, or --noise).
     """
     from fxgrow.archive import check
     from fxgrow.graph import Captured
@@ -106,7 +106,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     click.echo(f"parameters  {before:,} -> {after:,} ({after / max(before, 1):.2f}x)")
     click.echo(f"compared    {checked}{notes(checked)}")
     if inexact:
-        click.echo(f"NOT function preserving: {', '.join(inexact)} was asked to draw numbers that change what is computed")
+        click.echo(f"NOT function preserving: {', '.join(inexact)} was asked for numbers that change what is computed")
     if extended:
         click.echo(f"NOT function preserving: {'; '.join(extended)}, and the others are drawn")
     if remark:
