@@ -1,8 +1,9 @@
 """Measures the peak of memory while a Llama is grown and compared, over what the old and the new numbers take.
 
-    python tools/bench_memory.py --device cuda           1.1 B numbers in bfloat16, grown to 3.8 B
-    python tools/bench_memory.py --device cpu --small    a few million in float32, in a minute
-    python tools/bench_memory.py --release               the old model is given up on the way
+    python tools/bench_memory.py --device cuda                  1.1 B numbers in bfloat16, grown to 3.8 B
+    python tools/bench_memory.py --device cpu --size medium     200 million in float32
+    python tools/bench_memory.py --device cpu --size small      a few million in float32, in a minute
+    python tools/bench_memory.py --release                      the old model is given up on the way
 
 On CUDA the bytes are those of torch's allocator; on a CPU those of the process (Linux), from before the work.
 """
@@ -21,16 +22,18 @@ import fxgrow
 from fxgrow.passes import Widen
 
 GIB = 2 ** 30
-LARGE = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
-         "num_key_value_heads": 4, "vocab_size": 32000}
-SMALL = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 12, "num_attention_heads": 8,
-         "num_key_value_heads": 4, "vocab_size": 4000}
+SIZES = {"large": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+                   "num_key_value_heads": 4, "vocab_size": 32000},
+         "medium": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 14, "num_attention_heads": 16,
+                    "num_key_value_heads": 4, "vocab_size": 16000},
+         "small": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 12, "num_attention_heads": 8,
+                   "num_key_value_heads": 4, "vocab_size": 4000}}
 
 
-def llama(small: bool, device: str) -> tuple[nn.Module, torch.Tensor]:
+def llama(size: str, device: str) -> tuple[nn.Module, torch.Tensor]:
     """Return a Llama, and the ids of two rows of tokens."""
-    dtype = torch.float32 if small else torch.bfloat16
-    config = LlamaConfig(**(SMALL if small else LARGE), tie_word_embeddings=False, use_cache=False)
+    dtype = torch.bfloat16 if size == "large" else torch.float32
+    config = LlamaConfig(**SIZES[size], tie_word_embeddings=False, use_cache=False)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -73,16 +76,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--factor", type=float, default=1.9, help="of all widths (default 1.9)")
-    parser.add_argument("--small", action="store_true", help="a few million numbers in float32")
+    parser.add_argument("--size", default="large", choices=SIZES, help="of the network (default large)")
     parser.add_argument("--release", action="store_true", help="give the old model up on the way; nothing is compared then")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
-    warm, ids = llama(True, given.device)  # what the first call imports is not the network's
+    warm, ids = llama("small", given.device)  # what the first call imports is not the network's
     small = fxgrow.transform(warm, ids, Widen(factor=1.25, seed=0)).model
     fxgrow.verify(warm, small, ids)
     del warm, small
-    model, ids = llama(given.small, given.device)
+    model, ids = llama(given.size, given.device)
     old = size_of(model)
     grown, peak = peak_of(lambda: fxgrow.transform(model, ids, Widen(factor=given.factor, seed=0),
                                                    release=given.release).model, given.device)

@@ -53,11 +53,10 @@ def _digest(text: str) -> str:
 
 def _layer_or_call(gm: GraphModule, modules: Mapping[str, nn.Module], node: Node) -> str:
     """Return a layer with its settings, or a call with its numbers; and the shapes of the parameters."""
-    what, tensors = title(gm, node), []
     if node.op == "call_module":
         layer = modules[str(node.target)]
         what, tensors = f"{type(layer).__name__} {layer.extra_repr()}", list(layer.parameters())
-    elif node.op == "get_attr":
-        tensors = [operator.attrgetter(str(node.target))(gm)]
+    else:
+        what, tensors = title(gm, node), [operator.attrgetter(str(node.target))(gm)] if node.op == "get_attr" else []
     arguments = map_aggregate((node.args, dict(node.kwargs)), lambda a: "_" if isinstance(a, Node) else a)
     return ascii(f"{what} {[tuple(getattr(t, 'shape', ())) for t in tensors]} {arguments}")

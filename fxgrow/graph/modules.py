@@ -72,12 +72,25 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
     memo = cloned_tensors(module, tensor)
     if not is_captured(module):
         return clone_module(module, memo)
-    new = CapturedModule(nn.Module(), Graph(), class_name=type(module).__name__)
+    new = _blank_module(type(module).__name__)
     new.__dict__.update(_state(module, memo))
     new.meta = dict(module.meta)
     new._graph = _clone_nodes(module.graph)
     new._graph.owning_module = new
     return new
+
+
+def _blank_module(class_name: str) -> CapturedModule:
+    """Return a captured module without layers and graph, whose code is not made."""
+    new = CapturedModule.__new__(CapturedModule)
+    vars(new).update((name, copy.copy(value)) for name, value in vars(_blank()).items() if name != "_graph")
+    type(new).__name__ = class_name
+    return new
+
+
+@functools.cache
+def _blank() -> CapturedModule:
+    return CapturedModule(nn.Module(), Graph())
 
 
 def alias_of(gm: GraphModule) -> GraphModule:
@@ -207,19 +220,19 @@ def clone_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 def _clone_plain(module: nn.Module, cls: Any, memo: dict[int, Any]) -> nn.Module:
     new = memo[id(module)] = cls.__new__(cls)
-    state = new.__dict__
-    for name, value in vars(module).items():
+    state, held = new.__dict__, vars(module)
+    state.update(held)
+    state.pop("_compiled_call_impl", None)  # it calls the module that this is a copy of
+    for name, value in held.items():
         kind = type(value)
-        if name == "_compiled_call_impl":  # it calls the module that this is a copy of
+        if kind in SHARED or name not in state:
             continue
-        if name == "forward":
-            state[name] = _rebound(value, memo)
-        elif kind in SHARED:
-            state[name] = value
-        elif name in OWN and kind in CONTAINERS and not value:
+        if name in OWN and kind in CONTAINERS and not value:
             state[name] = kind()
-        else:
+        elif name != "forward":
             state[name] = _clone_value(value, memo)
+    if "forward" in held:
+        state["forward"] = _rebound(held["forward"], memo)
     return new
 
 
@@ -352,7 +365,7 @@ def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module:
             if id(child) in called or new._modules or new._parameters or new._buffers or path + name in around:
                 place._modules[name] = new
 
-    gm = CapturedModule(nn.Module(), Graph(), class_name=class_name)
+    gm = _blank_module(class_name)
     fill(gm, root, "")
     for target in read:
         owner, _, attribute = target.rpartition(".")

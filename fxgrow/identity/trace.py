@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from fxgrow.aten import JOIN, Watching, compute, effects, storage_of, tensors_in
-from fxgrow.graph import MetaRunner, home_of, location_of, named_tensors, owner_of, prefixes
+from fxgrow.graph import MetaRunner, home_of, location_of, named_tensors, owner_of, prefixes, remembered
 from fxgrow.identity.values import Range, Val, range_of, union
 
 
@@ -29,12 +29,16 @@ class Trace(Watching):
         self.made: dict[str, list[Val]] = {}  # node name: the results of the ATen ops in it, in order
         self.inside: list[Val] = []  # those of the node that runs
         self.place = ""
+        self.graph: Graph | None = None  # whose nodes these are
 
     @classmethod
     def of(cls, gm: GraphModule, ranges: dict[str, Range] | None = None) -> Trace:
         """Run a captured graph on meta tensors, its inputs within `ranges` by name (else anywhere), and return its trace."""
+        if ranges is None:
+            return remembered(gm, "trace", lambda gm: cls.of(gm, {}), lambda trace: trace.graph is gm.graph)
         trace = cls()
-        runner = _TraceRunner(gm, trace, ranges or {})
+        trace.graph = gm.graph
+        runner = _TraceRunner(gm, trace, ranges)
         for name, tensor in named_tensors(runner.root):
             trace.keep(tensor, Val(tensor=tensor, source=name, param_only=True))
         with trace:

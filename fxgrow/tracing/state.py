@@ -309,7 +309,8 @@ def _outside(root: nn.Module) -> Iterator[tuple[list[str], str, Any]]:
                 reached = *_reached(methods), *((cls.__name__, m) for m in methods if type(m) is Tensor)
                 yield from ((paths, name, found) for name, found in reached)
             of_class[cls].append(path)
-        yield from (([path], name, found) for name, found in _reached(functions))
+        if functions:
+            yield from (([path], name, found) for name, found in _reached(functions))
 
 
 def _methods(cls: type) -> list[Any]:
