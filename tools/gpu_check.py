@@ -1,12 +1,14 @@
 """Check on one GPU what trains and grows, in at most eight minutes, and write what was found as one JSON file.
 
-    python tools/gpu_check.py [--out gpu_check.json] [--minutes 8]
+    python tools/gpu_check.py [--out gpu_check.json] [--minutes 8] [--images FILE.npz]
     python tools/gpu_check.py --quick --device cpu            a minute on a CPU: that the script itself works
 
 Needs torch, torchvision, transformers, scikit-learn, and fxgrow, by its wheel or `pip install -e .`. In this order:
 growth in float32, bfloat16 and float16 against the network before it; optimizers, archives and checkpoints on the
 device; the throughput of the trainer against a bare loop, and of batches; and, with the time that is left, whether
-growing pays. A check that fails is told with its error and does not stop those behind it; the exit code is 1 then.
+growing pays on text, and on images (CIFAR-10, say: `images`, `labels`, `test_images`, `test_labels`).
+
+A check that fails is told with its error and does not stop those behind it; the exit code is 1 then.
 """
 import argparse
 import json
@@ -41,6 +43,7 @@ class Setting:
     device: torch.device
     quick: bool
     until: float
+    images: str = ""
 
     @property
     def left(self) -> float:
@@ -222,7 +225,35 @@ def pays(setting: Setting) -> dict[str, Any]:
     return found
 
 
-CHECKS: dict[str, Check] = {"growth": growth, "steps": steps, "training": training, "throughput": throughput, "pays": pays}
+def images(setting: Setting) -> dict[str, Any]:
+    """Train a narrow residual network, a wide one, and narrow ones that become wide, on images of a file; one seed.
+
+    Accuracy on the validation part against FLOPs, eight epochs each, as far as time allows.
+    """
+    if not setting.images and not setting.quick:
+        return {"left out": "no --images FILE.npz"}
+    data = load_data("digits", limit=200) if setting.quick else load_data(f"npz:{setting.images}", augment=True)
+    name, narrow = ("cifar_resnet10", 2 ** -4) if setting.quick else ("cifar_resnet18", 0.25)
+    arms = {"narrow": (narrow, []), "wide": (2 * narrow, []), "auto": (narrow, ["auto max_size=4"]),
+            "at half": (narrow, ["fraction=0.5: widen factor=2"])}
+    found: dict[str, Any] = {}
+    for arm, (r, grow) in arms.items():
+        if setting.left < 60 and not setting.quick:
+            found[arm] = "no time was left"
+            continue
+        torch.manual_seed(0)
+        model = create_model(name, **{**options_for(name, data.input_shape, data.classes), "r": r, "stem": 3})
+        settings = {"batch_size": 32} if setting.quick else {"batch_size": 128, "precision": "bf16", "channels_last": True}
+        config = TrainConfig(epochs=2 if setting.quick else 8, lr=0.1, weight_decay=5e-4, schedule="wsd", warmup=0.05,
+                             norm_statistics="always", device=setting.device.type, grow=grow, **settings)
+        rows = Trainer(model, data, config).fit().rows
+        found[arm] = {"parameters": rows[-1]["parameters"], "seconds": rows[-1]["seconds"],
+                      "rows": [{k: row[k] for k in ("step", "flops", "val_accuracy", "event")} for row in rows]}
+    return found
+
+
+CHECKS: dict[str, Check] = {"growth": growth, "steps": steps, "training": training, "throughput": throughput, "pays": pays,
+                            "images": images}
 
 
 def about(device: torch.device) -> dict[str, Any]:
@@ -257,10 +288,11 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--quick", action="store_true", help="small networks and a few steps")
     parser.add_argument("--minutes", type=float, default=8.0, help="no check starts behind that")
+    parser.add_argument("--images", default="", metavar="FILE", help="an .npz archive, for whether growing pays on it")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here: --device cpu --quick tries the script itself")
-    report = run(Setting(torch.device(args.device), args.quick, time.monotonic() + 60 * args.minutes))
+    report = run(Setting(torch.device(args.device), args.quick, time.monotonic() + 60 * args.minutes, args.images))
     Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written to {args.out}")
     return 1 if report["failed"] else 0
