@@ -120,14 +120,15 @@ def _many(run: Run, count: int, jobs: int, as_json: bool) -> None:
             click.echo(f"seed {report['seed']}: " + (report.get("error") or _figures(_last_figures(report))))
     reports = [done[seed] for seed in sorted(done)]
     whole = [r for r in reports if "error" not in r]
-    found = {"seeds": count, **{part: summary(whole, part) for part in ("test", "validation")}, "runs": reports}
+    figures = {part: summary(whole, part) for part in ("test", "validation")}
+    found = {"seeds": count, **figures, "runs": reports}
     if run.out is not None and whole:
         with atomic_write(Path(run.out) / SEEDS) as file:
             file.write(json.dumps(found, indent=1).encode())
     if as_json:
         print_json(found)
     else:
-        for name, value in (found["test"] or found["validation"]).items():
+        for name, value in (figures["test"] or figures["validation"]).items():
             click.echo(f"{_figures({name: value['mean']})}, standard deviation {value['sd']:.4f}, over {len(whole)} runs")
     if len(whole) < count:
         raise TrainError(f"{count - len(whole)} of {count} runs have not ended: " + "; ".join(

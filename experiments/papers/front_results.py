@@ -227,7 +227,7 @@ def figures(results: Results, out: Path) -> list[str]:
                     line.append({"flops": f, gap: compared.sign * (y - best[1][seed])})
             gaps.setdefault(n, []).append(line)
     lowest = -DEPTH * max((row[gap] for n in results["ways"] for line in gaps.get(n, ()) for row in line), default=0.0)
-    near = {n: [shown for line in lines if (shown := line[_behind(line, gap, lowest):])] for n, lines in gaps.items()}
+    near = {n: [end for line in lines if (end := line[_behind(line, gap, lowest):])] for n, lines in gaps.items()}
     near = {n: lines for n, lines in near.items() if lines}
     curves(near, out / f"{name}-front.png", y=gap, title=results["title"], log_x=True, growths=False)
     return [f"{name}-front.png", f"{name}.png"]

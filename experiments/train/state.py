@@ -15,8 +15,7 @@ from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.history import History
 from fxgrow.experiments.train.processes import Group
-from fxgrow.loops import Grower, LastGrowth, Rates
-from fxgrow.loops.moving import insist_groups
+from fxgrow.loops import Grower, LastGrowth, Rates, insist_groups
 from fxgrow.record import GrowthRecord
 
 PLAIN = ("step", "flops", "eval_flops", "seconds", "stopped", "loss_sum", "loss_count")
@@ -37,6 +36,7 @@ class TrainingState:
     history: History
     step = 0
     total: int      # steps in all
+    batch: int      # examples of a step
     per_epoch: int  # steps of an epoch
     flops = 0       # FLOPs spent in training
     eval_flops = 0  # and in evaluations

@@ -83,7 +83,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
                 for o in grown.outcomes if o.method == "extend"]
     with status("Comparing both on the same input"), results_alone(*alone):
         checked = fxgrow.verify(module, grown.model, inputs, extended=bool(extended))
-    inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") in INEXACT or getattr(p, "noise", 0)]
+    inexact = [type(p).__name__.lower() for p in passes if getattr(p, "method", "") in INEXACT or getattr(p, "noise", False)]
     if not checked.ok and not inexact:
         raise FxgrowError(f"the grown {model} does not compute the same ({checked}{notes(checked)}), so nothing was "
                           f"written: {_way_out(model, module, inputs, passes)}")

@@ -83,7 +83,7 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
 def _blank_module(class_name: str) -> CapturedModule:
     """Return a captured module without layers and graph, whose code is not made."""
     new = CapturedModule.__new__(CapturedModule)
-    vars(new).update((name, copy.copy(value)) for name, value in vars(_blank()).items() if name != "_graph")
+    new.__dict__.update((name, copy.copy(value)) for name, value in vars(_blank()).items() if name != "_graph")
     type(new).__name__ = class_name
     return new
 
