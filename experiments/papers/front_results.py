@@ -102,8 +102,9 @@ class Compared:
         return [self.sign * (mine[s] - theirs[s]) for s in mine if s in theirs]
 
     def reached(self, name: str, level: float) -> float | None:
-        """Return the FLOPs at which a way's mean first is as good as a level; None: at none of its ends."""
-        by_seed = self.points(GROWN, name).values()
+        """Return the FLOPs at which a way's mean first is as good as a level, over seeds with all ends; None: at none."""
+        all_seeds = self.points(GROWN, name).values()
+        by_seed = [points for points in all_seeds if len(points) == max(map(len, all_seeds))]  # those with all ends
         points = [(statistics.fmean(p[0] for p in ps), self.sign * statistics.fmean(p[1] for p in ps))
                   for ps in zip(*by_seed)]
         level *= self.sign

@@ -165,7 +165,7 @@ def made(higher):
             "goals": [entry("front", "small", 0, 1.0, (1, 3)), entry("front", "small", 1, 4.0, (2, 4)),
                       entry("front", "small", 2, 16.0, (2, 4)), entry("front", "big", 1, 4.0, (0, 2)),
                       entry("front", "big", 2, 16.0, (4, 6)), entry("grown", "w", 2, 8.0, (4, 5)),
-                      entry("grown", "w", 2, 16.0, (6, 6), "FLOPs")]}
+                      entry("grown", "w", 2, 16.0, (6, 6, 99), "FLOPs")]}
 
 
 @pytest.mark.parametrize("higher", [True, False])
