@@ -15,8 +15,7 @@ from fxgrow.experiments.train import checkpoint
 from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.history import History
 from fxgrow.experiments.train.processes import Group
-from fxgrow.loops import Grower, LastGrowth, Rates
-from fxgrow.loops.moving import insist_groups
+from fxgrow.loops import Grower, LastGrowth, Rates, insist_groups
 from fxgrow.record import GrowthRecord
 
 PLAIN = ("step", "flops", "eval_flops", "seconds", "stopped", "loss_sum", "loss_count")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fxgrow.loops.auto import Ahead, Auto
     from fxgrow.loops.effects import Effects, LastGrowth, scale_decay
     from fxgrow.loops.grower import Grower
+    from fxgrow.loops.moving import insist_groups
     from fxgrow.loops.norms import measure_statistics
     from fxgrow.loops.rates import Rates, after_growth
     from fxgrow.loops.schedule import (
@@ -29,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "auto": "Ahead Auto",
     "effects": "Effects LastGrowth scale_decay",
     "grower": "Grower",
+    "moving": "insist_groups",
     "norms": "measure_statistics",
     "rates": "Rates after_growth",
     "schedule": "CheckedGrowth Entry OPTIONS auto_in grow_by_entry parse_growth seed_for stalled",
