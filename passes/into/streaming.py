@@ -31,7 +31,7 @@ from fxgrow.models import (
 from fxgrow.passes.into.growing import Into, rounding_note, rounding_of, wide_values
 from fxgrow.passes.into.mixtures import Mixture
 from fxgrow.passes.into.new_parts import numbers_of
-from fxgrow.passes.into.plan import HALF, Options, Plan, default_method
+from fxgrow.passes.into.plan import HALF, Options, Plan, Step, default_method
 from fxgrow.record import GrowthRecord
 from fxgrow.tracing import compare_outputs, tolerance_of
 
@@ -133,9 +133,10 @@ class _Numbers:
         if extra.name not in self.parts:
             into, gm = self.into, self.into.pairing.big.gm
             for draw in (into.options.method != "net2net", True):  # copies of another block need no numbers of their own
+                steps: list[Step] = []
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(into.options.seed + extra.span[0])
-                    fresh, steps = _initialised(into.big, extra.name, draw), []
+                    fresh = _initialised(into.big, extra.name, draw)
                 with _filled(gm, fresh):
                     mine = numbers_of(extra, into.pairing, _Read(self._grown, into.pairing.names), into.options, steps)
                 if draw or (steps[-1].method == "net2net" and mine.keys() >= fresh.keys()):
