@@ -72,9 +72,9 @@ def write_numbers(place: Path, model: Any, made: Callable[[str], Tensor]) -> Non
     """
     hub = importlib.import_module("huggingface_hub.serialization")
     conversion = Conversion(model)
-    tensors: dict[str, tuple[str, Tensor]] = {}  # of the files: which of the class's it is a part of, and its shape
+    tensors: dict[str, tuple[str, Tensor]] = {}  # of the files: by which name the class has it, and its shape
     for name, t in own_tensors(model).items():
-        tensors |= {theirs: (name, part) for theirs, part in conversion.to_files(name, t.to("meta")).items()}
+        tensors |= {theirs: (name, shape) for theirs, shape in conversion.to_files(name, t.to("meta")).items()}
     parts: dict[str, Tensor] = {}  # of the tensor of the class that was made last, those that are not yet written
 
     def part(name: str) -> Tensor:

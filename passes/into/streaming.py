@@ -132,12 +132,11 @@ class _Numbers:
         """Return the numbers of a part that the small model lacks: as its class makes them, but where it is the identity."""
         if extra.name not in self.parts:
             into, gm = self.into, self.into.pairing.big.gm
-            steps: list[Step] = []
             for draw in (into.options.method != "net2net", True):  # copies of another block need no numbers of their own
+                steps: list[Step] = []
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(into.options.seed + extra.span[0])
                     fresh = _initialised(into.big, extra.name, draw)
-                steps.clear()
                 with _filled(gm, fresh):
                     mine = numbers_of(extra, into.pairing, _Read(self._grown, into.pairing.names), into.options, steps)
                 if draw or (steps[-1].method == "net2net" and mine.keys() >= fresh.keys()):
