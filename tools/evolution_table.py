@@ -1,6 +1,6 @@
 """The tables of `fxgrow experiment evolution` and `evolution-pays` from runs that are kept: no data, no training.
 
-    python tools/evolution_table.py docs/data/evolve-pays.json               # prints the table, and what differs from the base
+    python tools/evolution_table.py docs/data/evolve-pays.json          # prints the table, and what differs from the base
     python tools/evolution_table.py --keep results/pays -o FILE.json    # puts the runs of a result folder into a file
 """
 import argparse

@@ -8,7 +8,6 @@ from fxgrow.cli import pass_options
 from fxgrow.cli.options import EXAMPLE, check_writable, json_option, load, model_options
 from fxgrow.cli.output import echo_written, notes, print_json, print_table, show, size, status
 from fxgrow.errors import FxgrowError
-from fxgrow.growth import INEXACT
 
 
 class TransformCommand(click.Command):
@@ -60,6 +59,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     """
     from fxgrow.archive import check
     from fxgrow.graph import Captured
+    from fxgrow.growth import INEXACT
     from fxgrow.models import can_be_folder, results_alone, try_out
     from fxgrow.record import record_in
 

@@ -9,6 +9,7 @@ from fxgrow.compare.running import Twin
 from fxgrow.tracing import Difference, same_oddities, tolerance_of
 
 SHOWN = 3  # names in a note
+GRADIENT = "the gradient of"  # so begins the name of what is compared
 
 
 class OwnGradients:
@@ -42,7 +43,7 @@ def compare_gradients(ours: OwnGradients, theirs: Twin, outputs: list[Tensor], t
     noise = max((float(w.abs().max()) * torch.finfo(w.dtype).eps for w in weights if w.numel()), default=0.0)
     found = Difference()
     for i, (g, h) in enumerate(zip(our_inputs, their_inputs)):
-        _compare(g, h, tolerance, noise, f"the gradient of floating input {i}", found)
+        _compare(g, h, tolerance, noise, f"{GRADIENT} floating input {i}", found)
     freed = [n for n in one if n in two and two[n] and not one[n]]
     kept = [n for n in freed if ours.parameters[n].shape == theirs.parameters()[n].shape]
     if kept:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "docs" / "data" / "evolve-pays.json"
 
 
 def tool():
@@ -17,7 +18,7 @@ def tool():
 
 
 def test_the_page_shows_the_table_of_the_runs_that_are_kept(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["evolution_table.py", str(ROOT / "docs" / "data" / "evolve-pays.json")])
+    monkeypatch.setattr(sys, "argv", ["evolution_table.py", str(KEPT)])
     tool().main()
     shown = capsys.readouterr().out.replace("|  |", "| |").replace("|  |", "| |")
     page = (ROOT / "docs" / "evolve-results.md").read_text()
@@ -26,13 +27,13 @@ def test_the_page_shows_the_table_of_the_runs_that_are_kept(monkeypatch, capsys)
 
 
 def test_what_is_kept_of_a_folder_makes_the_same_table(tmp_path, monkeypatch, capsys):
-    runs = json.loads((ROOT / "docs" / "data" / "evolve-pays.json").read_text())
+    runs = json.loads(KEPT.read_text())
     (tmp_path / "runs").mkdir()
     for i, run in enumerate(runs):
         rows = [{"flops": run["flops"] * at, "test_accuracy": right} for at, right in run["curve"]]
         (tmp_path / "runs" / f"{i}.json").write_text(json.dumps({**run, "rows": rows}))
     shown = []
-    for words in ([str(ROOT / "docs" / "data" / "evolve-pays.json")], ["--keep", str(tmp_path), "-o", str(tmp_path / "kept.json")]):
+    for words in ([str(KEPT)], ["--keep", str(tmp_path), "-o", str(tmp_path / "kept.json")]):
         monkeypatch.setattr(sys, "argv", ["evolution_table.py", *words])
         tool().main()
         shown.append(capsys.readouterr().out)

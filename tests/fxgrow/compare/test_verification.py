@@ -168,6 +168,17 @@ def test_a_network_that_magnifies_rounding_errors():
     assert not compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x) + 1e-8, D).ok
 
 
+def test_a_gradient_at_a_kink_is_compared_beside_it():
+    x = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+
+    def against(other):
+        return fxgrow.verify(Gives(lambda x: torch.relu(x - 1.0)), Gives(other), x)
+
+    found = against(lambda x: torch.relu(x - 0.9999999))  # the first path is on here, and off there
+    assert found.ok and "at a kink" in found.notes[0]
+    assert not against(lambda x: torch.relu(torch.cat([x[:, :3], x[:, 3:].detach()], 1) - 0.9999999)).ok
+
+
 def test_a_norm_computed_in_float32_inside_a_model_of_float64():
     whole = lambda change: lambda m, x: (m.layer(x).float().tanh() * (1 + change)).double()  # noqa: E731
     found = compare(whole(0), whole(2e-7), D)

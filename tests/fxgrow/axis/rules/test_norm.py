@@ -203,7 +203,8 @@ REFUSED = {
     "batch statistics over the class": (lambda: (nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(5), nn.Linear(6, 2)),
                                                  torch.randn(2, 5, 3)), "batch statistics are taken over it"),
     "neighbouring channels": (lambda: image(nn.LocalResponseNorm(2)), "it is spatial"),
-    "unit vectors of another norm": (lambda: tokens(Call(lambda x: F.normalize(x, p=1, dim=-1))), "norm of another order"),
+    "unit vectors of another norm": (lambda: tokens(Call(lambda x: F.normalize(x, p=-1, dim=-1))),
+                                     "norm of no positive order"),
 }
 
 
