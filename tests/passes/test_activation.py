@@ -80,7 +80,8 @@ def test_a_present_activation_is_bent_into_another(kind, inplace, to, weight, tm
 
 @pytest.mark.parametrize("name, insert, replace", [
     ("resnet18", ["layer1.*", "layer2.*.conv2", "fc"], "*.relu"),
-    ("efficientnet_b0", ["features.[2-7].0", "classifier.1"], "features.0.2")])
+    pytest.param("efficientnet_b0", ["features.[2-7].0", "classifier.1"], "features.0.2",
+                 marks=pytest.mark.sweep)])
 def test_whole_networks_grow_learn_and_are_archived(name, insert, replace, tmp_path):
     model, x = network(name), torch.randn(4, 3, 64, 64, dtype=torch.float64)
     grown = grow(model, x, Activation(insert, to="gelu", weight="channel"), Widen("*.0.*", factor=1.25, seed=0),

@@ -293,6 +293,7 @@ def test_it_composes_with_widening_and_archives(tmp_path):
     assert grown.record.new_mask("layer2.2.conv1.weight", grown.model.layer2.get_submodule("2").conv1.weight).all()
 
 
+@pytest.mark.sweep
 def test_a_detector():
     make = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
     model = make(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64).double().eval()

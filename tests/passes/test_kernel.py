@@ -202,7 +202,8 @@ def test_pointwise_convolutions_grow_only_if_they_are_named_in_full():
     assert grow(model, torch.randn(2, 3, 9, 9), Kernel("0", size=3)).model.get_submodule("0").kernel_size == (3, 3)
 
 
-@pytest.mark.parametrize("name, where, size", [("resnet18", ["layer1", "layer2"], 5), ("efficientnet_b0", None, 7)])
+@pytest.mark.parametrize("name, where, size", [
+    ("resnet18", ["layer1", "layer2"], 5), pytest.param("efficientnet_b0", None, 7, marks=pytest.mark.sweep)])
 def test_whole_networks_grow_and_are_archived(name, where, size, tmp_path):
     model, x = network(name), torch.randn(2, 3, 64, 64, dtype=torch.float64)
     grown = grow(model, x, Kernel(where, size=size), Widen("*.0.*", factor=1.25, seed=0), Kernel(where, size=size + 2))

@@ -78,7 +78,8 @@ def test_the_gate_is_exactly_one(dtype):
 
 
 @pytest.mark.parametrize("name, where, gates", [("resnet18", "*.bn2", 8), ("resnet18", ["layer1.*", "layer2.0"], 3),
-                                                ("efficientnet_b0", "features.[1-8].0", 8)])
+                                                pytest.param("efficientnet_b0", "features.[1-8].0", 8,
+                                                             marks=pytest.mark.sweep)])
 def test_whole_networks_grow_learn_and_are_archived(name, where, gates, tmp_path):
     model, x = network(name), torch.randn(4, 3, 64, 64, dtype=torch.float64)
     grown = grow(model, x, SqueezeExcite(where, reduction=8, seed=0), Widen("*.fc1", factor=1.5, seed=0))

@@ -53,6 +53,7 @@ def test_export(small):
     close(torch.export.export(grown, (x,)).module()(x), model(x))
 
 
+@pytest.mark.sweep
 def test_onnx(small):
     onnxruntime = pytest.importorskip("onnxruntime")
     model, x, grown = small

@@ -125,6 +125,7 @@ def test_each_part_of_a_transformer(make, where, whole, factor, method):
     assert size(grown.model) > 1.02 * size(model)
 
 
+@pytest.mark.sweep
 def test_blind_duplication_through_a_channel_shuffle_is_wrong(monkeypatch):
     """With 58 channels the next cut falls between the copies of one channel, unless copies pass the shuffle together."""
     torch.manual_seed(0)

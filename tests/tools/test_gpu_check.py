@@ -17,7 +17,8 @@ def setting():
 
 
 @pytest.mark.parametrize("name", ["steps", "throughput", pytest.param("growth", marks=pytest.mark.sweep),
-                                  pytest.param("training", marks=pytest.mark.sweep), "pays",
+                                  pytest.param("training", marks=pytest.mark.sweep),
+                                  pytest.param("pays", marks=pytest.mark.sweep),
                                   pytest.param("images", marks=pytest.mark.sweep)])
 def test_each_check_quickly(name, setting):
     found = gpu_check.CHECKS[name](setting)

@@ -70,6 +70,7 @@ def test_what_is_wrong_is_told(here, words, code, said):
     assert said in run(words, code).stderr
 
 
+@pytest.mark.sweep
 def test_a_killed_search_goes_on_to_the_same_end(here):
     """The process is killed (-9) as soon as there are so many evaluations; nothing is lost and nothing trained twice."""
     run("evolve search.toml -o whole --json")

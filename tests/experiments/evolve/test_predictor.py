@@ -136,7 +136,9 @@ def facts(found):
 
 
 @pytest.mark.thinned(2)
-@pytest.mark.parametrize("changes", [{}, {"mode": "steady", "predictor": "gp", "rounds": 3}, {"predictor": "embedding"}])
+@pytest.mark.parametrize("changes", [
+    pytest.param({}, marks=pytest.mark.sweep), {"mode": "steady", "predictor": "gp", "rounds": 3},
+    pytest.param({"predictor": "embedding"}, marks=pytest.mark.sweep)])
 def test_a_search_with_a_predictor_that_is_cut_off_goes_on_to_the_same_end(tmp_path, changes, monkeypatch):
     monkeypatch.setattr(embedding, "GRAPHS", 6)
     monkeypatch.setattr(embedding, "STEPS", 20)

@@ -333,6 +333,7 @@ def test_a_full_disk_is_told_and_the_search_goes_on_from_what_was_finished(tmp_p
     assert facts(search(small(), tmp_path / "run")) == facts(search(small(), tmp_path / "other"))
 
 
+@pytest.mark.sweep
 def test_a_pool_of_processes_gives_the_same(tmp_path):
     one = search(small(), tmp_path / "one")
     with engine("processes", 2) as pool:

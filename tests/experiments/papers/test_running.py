@@ -182,6 +182,7 @@ def test_the_same_seeds_give_the_same_table_elsewhere(tiny, images, tmp_path):
     assert other["rows"][-1]["train_loss"] != one["rows"][-1]["train_loss"]
 
 
+@pytest.mark.sweep
 def test_processes_change_nothing(images, tmp_path, monkeypatch):
     """Of a real experiment, which other processes know as well."""
     monkeypatch.setattr(papers.reports, "draw_figures", lambda *_: [])

@@ -38,6 +38,7 @@ def done(tmp_path_factory):
     return made, {arm.name: finished(made, arm, 0) for arm in made.declared.arms}, json.loads(ended.stdout), words
 
 
+@pytest.mark.sweep
 def test_every_arm_spends_the_budget_to_within_a_step_of_each_last_network(done):
     made, runs, *_ = done
     step, sizes = made.cost(untrained(made, BASE, 0), 0), made.sizes
@@ -79,6 +80,7 @@ def test_the_search_starts_as_the_base_arm_does_on_the_same_data(tmp_path):
         assert torch.equal(getattr(data, part).rows, getattr(other, part).rows)
 
 
+@pytest.mark.sweep
 def test_results_do_not_depend_on_an_interruption(done, tmp_path, monkeypatch):
     _, runs, *_ = done
     made, together, left = setup(tmp_path), joint.train_jointly, iter(range(1))
@@ -98,6 +100,7 @@ def test_results_do_not_depend_on_an_interruption(done, tmp_path, monkeypatch):
     assert not made.running(made.declared.arm("diverse"), 0).exists()
 
 
+@pytest.mark.sweep
 def test_finished_runs_are_not_made_again_and_the_report_is_the_same(done, monkeypatch):
     made, runs, report, words = done
     monkeypatch.setattr(search_runs.evolve, "search", lambda *_: pytest.fail("a finished search was made again"))
@@ -111,6 +114,7 @@ def test_finished_runs_are_not_made_again_and_the_report_is_the_same(done, monke
         run(replace(made, count=3), "best")
 
 
+@pytest.mark.sweep
 def test_another_architecture_is_drawn_anew_and_both_costs_are_told(done):
     made, runs, *_ = done
     anew, searched = runs[SCRATCH], runs["best"]

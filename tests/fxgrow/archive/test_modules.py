@@ -56,6 +56,7 @@ def test_lies_about_parts(path):
         refused(path)
 
 
+@pytest.mark.sweep
 def test_a_detector(path):
     model = shake(torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights_backbone=None, num_classes=3)).eval()
     x = ([torch.rand(3, 320, 320)],)

@@ -42,7 +42,7 @@ def test_random_passes_give_the_same_with_what_is_known_and_without(seed):
 
 
 @pytest.mark.thinned(2)
-@pytest.mark.parametrize("name", ["shufflenet", "transformer"])
+@pytest.mark.parametrize("name", [pytest.param("shufflenet", marks=pytest.mark.sweep), "transformer"])
 def test_copies_in_a_shuffle_heads_and_new_outputs_leave_what_is_known_as_it_was(name):
     torch.manual_seed(0)
     if name == "shufflenet":

@@ -218,6 +218,7 @@ def test_a_part_is_pickled_with_its_class():
     torch.testing.assert_close(again(X), result.model.body(X))
 
 
+@pytest.mark.sweep
 def test_a_detector_learns_after_growth_and_after_a_file(tmp_path):
     model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64).double()
     image = torch.rand(3, 64, 64).double()
