@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from fxgrow.common import brief
 from fxgrow.experiments.data import Data, load_data, loader
@@ -22,9 +21,9 @@ from fxgrow.experiments.evolve.store import from_bytes, to_bytes
 from fxgrow.experiments.settings import TrainError
 from fxgrow.experiments.train import Interrupted, TrainConfig, Trainer, give_moments, make_optimizer, moments_of
 from fxgrow.graph import running_copy
+from fxgrow.loops import measure_statistics
 from fxgrow.record import record_in
 
-BATCH_NORM = nn.modules.batchnorm._BatchNorm
 Fitness = Callable[[nn.Module, Data], float]  # of a trained network in eval mode, the higher the better
 
 
@@ -112,18 +111,15 @@ def _optimizer(settings: TrainConfig, model: nn.Module, moments: Mapping[str, Te
 def reestimate(model: nn.Module, data: Data, config: SearchConfig, seed: int, device: torch.device | None = None) -> int:
     """Estimate the running statistics of batch norms anew on `config.statistics` batches, and return the FLOPs of that.
 
-    They are those of the weights as they are now, and of equal weight, not of all that the weights were meanwhile. What else
-    a forward in train mode draws (dropout) is drawn from `seed`.
+    They are those of the weights as they are now, not of all that the weights were meanwhile.
     """
-    if not config.statistics or not any(isinstance(m, BATCH_NORM) for m in model.modules()):
+    if not config.statistics:
         return 0
     batch = min(config.trainer(1, 0).batch_size, len(data.train))  # type: ignore[arg-type]
-    epochs = itertools.repeat(loader(data.train, batch, shuffle=True, seed=seed, drop_last=True))
-    batches = [x for x, _ in itertools.islice(itertools.chain.from_iterable(epochs), config.statistics)]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        update_bn(batches, model, device)
-    return sum(map(len, batches)) * costs(running_copy(model).cpu(), data.first(1))[1]
+    epochs = itertools.repeat(loader(data.train, batch, shuffle=True, seed=seed, drop_last=True, device=device or "cpu"))
+    batches = (x for x, _ in itertools.islice(itertools.chain.from_iterable(epochs), config.statistics))
+    seen = measure_statistics(model, batches) * batch
+    return seen * costs(running_copy(model).cpu(), data.first(1))[1] if seen else 0
 
 
 def fitness_of(model: nn.Module, data: Data, fitness: Fitness | None) -> float | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fxgrow.experiments.papers import search_runs
 from fxgrow.experiments.papers.declaration import Arm, Experiment, Network, Scale, register
 from fxgrow.experiments.papers.search_runs import NETWORK, TRAINING, Comparison, SearchSizes
 from fxgrow.experiments.papers.search_tables import APART, BASE
@@ -40,13 +41,9 @@ class Paying(Comparison):
         return super().identity(arm, seed) | ({"how": self.how(arm)} if arm.name in SEARCHES else {})
 
 
-SCALES = {
-    "smoke": Scale({NETWORK: Network("mlp:hidden=(8,8)", "mlp:hidden=(8,8)")},
-                   {**TRAINING, "steps": 120, "eval_every": 6}, validation=0.1, limit=64),
-    "small": Scale({NETWORK: Network("net2net_conv:r=2**-3", "mlp:hidden=(16,16)")},
-                   {**TRAINING, "steps": 3000, "eval_every": 150}, validation=0.1),
-    "paper": Scale({NETWORK: Network("residual3", "resnet1d:r=2**-2")},
-                   {**TRAINING, "batch_size": 64, "steps": 250_000, "eval_every": 12_500}, data="cifar10", validation=0.1)}
+SCALES = {**search_runs.SCALES,
+          "small": Scale({NETWORK: Network("net2net_conv:r=2**-3", "mlp:hidden=(16,16)")},
+                         {**TRAINING, "steps": 3000, "eval_every": 150}, validation=0.1)}
 
 register(Experiment(
     "evolution-pays", "Searches that adapt, drop the hopeless and inherit moments, against long training and random search",

@@ -7,36 +7,25 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import on_two
+from shards import FULL, X, shard
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fxgrow
 from fxgrow.errors import GrowthError, TrainError
 
-FULL = StateDictOptions(full_state_dict=True)
-X = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 GROW = ["step=2 lr=ratio: widen where=0 by=3", "step=4: deepen where=0"]
 
 
 def net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 4)).double()
-
-
-def shard(model: nn.Module) -> nn.Module:
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
 
 
 def made(model: nn.Module, **given):

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import on_two
+from shards import FULL, X, shard
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -14,28 +15,18 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import fxgrow
 from fxgrow.errors import CaptureError
 from fxgrow.passes import Widen
 
-FULL = StateDictOptions(full_state_dict=True)
-X = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 GROWTH = Widen("0", by=4, seed=0)
 
 
 def net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 4)).double()
-
-
-def shards(model: nn.Module) -> nn.Module:
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
 
 
 def trained(model: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> dict[str, torch.Tensor]:
@@ -53,7 +44,7 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 
 def grown_and_sharded(rank: int) -> tuple[list[bool], list[float]]:
     """Whether the grown model is in pieces, computes the same and goes on from the optimizer's state; its numbers then."""
-    sharded = shards(net())
+    sharded = shard(net())
     optimizer = adam(sharded)
     trained(sharded, optimizer, rank)
     expected = sharded(X)
@@ -66,7 +57,7 @@ def grown_and_sharded(rank: int) -> tuple[list[bool], list[float]]:
     set_optimizer_state_dict(plain, before, get_optimizer_state_dict(sharded, optimizer, options=FULL), options=FULL)
     grown = fxgrow.transform(plain, X, GROWTH)
     state = get_optimizer_state_dict(grown.model, grown.step.migrate_optimizer(before, grown.model, plain), options=FULL)
-    model = shards(grown.model)
+    model = shard(grown.model)
     follower = adam(model)
     set_optimizer_state_dict(model, follower, state, options=FULL)
     parts = [type(p).__name__ for p in model.parameters()]
@@ -86,7 +77,7 @@ def on_meta(rank: int, full: dict[str, torch.Tensor], expected: torch.Tensor) ->
         plain = net()
         plain.load_state_dict(full)
         numbers = fxgrow.transform(plain, X, GROWTH).model.state_dict()
-    model = shards(model)
+    model = shard(model)
     model.to_empty(device="cpu")
     set_model_state_dict(model, numbers, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     return torch.allclose(model(X), expected, rtol=1e-12, atol=1e-12)
