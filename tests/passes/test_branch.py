@@ -121,7 +121,7 @@ SPLIT = {
 # --- sum ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SPLIT)
 def test_summed_branches_add_nothing_at_first(name, method, tmp_path):

@@ -87,6 +87,7 @@ def test_a_clone_at_the_end_of_every_stage(family, method):
                                 for n, p in grown.model.get_submodule(o.name).named_parameters())
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_deepened_resnet50_is_torchvisions_deeper_resnet(method):
     torch.manual_seed(0)
@@ -129,7 +130,7 @@ def test_blocks_without_a_skip_path_are_cloned_beside_one():
         assert "adapt" in dict(grown.model.inception4a_2.named_children())
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("block", ("basic", "bottleneck", "mbconv", "inception"))
 @pytest.mark.parametrize("method", ("r2r", "netmorph"))
 def test_blocks_that_are_built(block, method):

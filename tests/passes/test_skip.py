@@ -151,7 +151,8 @@ def test_a_connection_over_several_blocks():
 
 
 @pytest.mark.parametrize("name, where", [("resnet18", ["layer1.*", "layer2", "layer3.*.relu", "layer4.0.conv2"]),
-                                         ("efficientnet_b0", ["features.[1-7].0", "classifier"])])
+                                         pytest.param("efficientnet_b0", ["features.[1-7].0", "classifier"],
+                                                      marks=pytest.mark.sweep)])
 def test_whole_networks_grow_learn_and_are_archived(name, where, tmp_path):
     model, x = network(name), torch.randn(4, 3, 64, 64, dtype=torch.float64)
     grown = grow(model, x, Skip(where), Widen("*.0.*", factor=1.25, seed=0), Skip(where, weight="channel"))

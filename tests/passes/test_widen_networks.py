@@ -78,14 +78,14 @@ def check(name: str, factor: float, method: str, least: float, build: Callable =
     assert all(o.method or o.reason for o in grown.outcomes)
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("method, factor", [("r2r", 1.5), ("net2net", 2), ("netmorph", 2)])
 @pytest.mark.parametrize("name", FEW)
 def test_a_few(name, method, factor):
     check(name, factor, method, 1.8 if factor == 2 else 1.3, narrow)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", TIMM_FEW)
 def test_a_few_of_timm(name):
     check(name, 2, "r2r", 1.3, narrow)

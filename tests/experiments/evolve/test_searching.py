@@ -287,6 +287,7 @@ MODES = {"inherit": {}, "share": {"weights": "share"}, "steady": {"mode": "stead
                    "init": "hypernetwork"}}
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_search_that_is_cut_off_anywhere_goes_on_to_the_same_end(tmp_path, mode, monkeypatch):
     monkeypatch.setattr(hypernetwork, "STEPS", 5)

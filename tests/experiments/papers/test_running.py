@@ -39,7 +39,8 @@ from fxgrow.record import record_in
 from fxgrow.zoo import create_model, options_for, parse_options
 
 NAMES = [experiment.name for experiment in papers.list_experiments() if not getattr(experiment, "setup", "")]
-LONG = ("convergence-deepen", "dividend", "grow-into", "growth-time", "inception", "multiple-growth", "scale-and-rate")
+LONG = ("convergence-deepen", "convergence-widen", "dividend", "grow-into", "growth-time", "inception", "multiple-growth",
+        "scale-and-rate")
 STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 8, 64, 4, 3
 
 
@@ -129,6 +130,7 @@ def test_large_images_may_get_another_network():
     assert Network("mlp").on((1, 28, 28))[0] == "mlp"
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "grow-into"])  # two networks of stock, for images
 def test_every_scale_has_networks_for_images_and_for_sequences(name):
     for scale in papers.get_experiment(name).scales.values():

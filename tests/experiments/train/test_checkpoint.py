@@ -59,6 +59,7 @@ def crashed(tmp_path, step: int, *grow, **settings):
 # --- going on ----------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("settings", [{}, {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1},
                                       {"momentum": 0.0, "clip": 0.5, "precision": "bf16"}], ids=["sgd", "adamw", "plain"])
 def test_stopped_before_between_and_behind_growths_and_while_frozen(tmp_path, settings):

@@ -14,7 +14,7 @@ HERE, HELPERS = Path(__file__).parent, Path(__file__).parents[2] / "helpers"
 @pytest.mark.parametrize("command, package", [
     ("lightning_run.py lightning.pytorch", "lightning"),
     pytest.param("lightning_run.py pytorch_lightning", "pytorch_lightning", marks=pytest.mark.sweep),
-    pytest.param("transformers_run.py", "accelerate", marks=pytest.mark.sweep), ("accelerate_run.py", "accelerate")])
+    *(pytest.param(f"{name}_run.py", "accelerate", marks=pytest.mark.sweep) for name in ("transformers", "accelerate"))])
 def test_a_run_goes_on_to_the_same_numbers_when_it_was_killed(command, package, tmp_path):
     pytest.importorskip(package)
     script, *words = command.split()
