@@ -74,7 +74,9 @@ def numbers_in(name: str, args, kwargs) -> list:
     if name == "slice":
         dim, start, _, step = (list(args[1:]) + [0, None, None, 1][len(args) - 1:])
         return [dim, bound(start, args[0].shape[dim]), step]
-    if name in ("full", "new_full"):
+    if name == "arange":
+        args = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]  # start, end, step
+    elif name in ("full", "new_full"):
         args = args[-1:]
     elif name == "convolution":
         args = args[3:8]  # without the groups
