@@ -224,7 +224,7 @@ def _weight_norms():
 @pytest.mark.parametrize("method, factor, used", [("r2r", 2, "r2r"), ("net2net", 2, "net2net"), ("net2net", 1.5, "netmorph"),
                                                   ("netmorph", 2, "netmorph")])
 def test_a_normalised_weight_takes_zeros_or_shares(method, factor, used):
-    """New columns of zeros keep the norm of each row; of shares, the gain makes up for it, if there are equally many of each."""
+    """New columns of zeros keep the norm of each row; for shares, equally many of each, the gain makes up."""
     torch.manual_seed(0)
     model, x = _weight_norms()
     grown = grow(model, x, Widen(factor=factor, method=method, seed=0))
@@ -237,7 +237,8 @@ def test_a_norm_over_both_channel_axes_of_a_weight_keeps_copies(groups):
     torch.manual_seed(0)
     model = sound(Residual(weight_norm(nn.Conv1d(6, 6, 3, padding=1, groups=groups), dim=2), nn.GELU()), nn.GroupNorm(1, 6))
     grown = grow(*model, Widen(factor=2, method="net2net", seed=0))
-    assert next(o for o in grown.outcomes if o.method).method == "net2net" and grown.model.get_submodule("0").out_channels == 12
+    assert next(o for o in grown.outcomes if o.method).method == "net2net"
+    assert grown.model.get_submodule("0").out_channels == 12
 
 
 def test_zero_rows_have_no_direction():
