@@ -1,12 +1,13 @@
 """Parameters whose rows are normalised before they are used: what new columns have to hold in front of the norm.
 
 Columns that are spread about the mean of their row as its old numbers are leave mean and variance alone, and are v and -v
-behind the norm. Others change the row by a known factor, which the norm's gain takes.
+behind the norm. Others change the row by a known factor, which the norm's gain takes: copies make a norm sqrt(m/n) times as
+large, shares sqrt(n/m) times, and both on two axes of one weight leave it as it was.
 """
 from fxgrow.axis import Map, Normalise, Reduce, Sum, atoms, resolve, rows_of
 from fxgrow.common import Refusal
 from fxgrow.contents.bindings import Bindings, Norm, Rows
-from fxgrow.contents.kinds import COPY, FREE, MEAN, SHARE, SIGNED, SPREAD, ZERO, Content, Var
+from fxgrow.contents.kinds import COPIES, COPY, FREE, MEAN, SHARE, SIGNED, SPREAD, ZERO, Content, Var
 
 
 def behind_norm(held: Bindings, op: Normalise, var: Var) -> Var:
@@ -71,6 +72,10 @@ def in_front(held: Bindings, var: Var, op: Normalise, wanted: Content) -> tuple[
             _give_gain(held, op, 0.5)
             held.out.norms.append(Norm(op, _alone(held, var), -0.5, False))
         return MEAN if centred else ZERO, ZERO
+    if wanted in COPIES and not centred and held.is_covered(op.ins[0].axes[var.dim]):
+        _rescale(held, op, -0.5 if wanted == COPY else 0.5)
+        held.out.uniform = op.node
+        return wanted, wanted
     if wanted == SHARE and centred and all(held.is_covered(a) for _, _, a in op.reduced if held.atom in atoms(a)):
         held.out.uniform = op.node
         _give_gain(held, op, 1.0)
@@ -83,7 +88,15 @@ def _give_gain(held: Bindings, op: Normalise, power: float) -> None:
     axes = [resolve(a) for _, _, a in op.reduced if held.atom in atoms(a)]
     if len(axes) > 1 or isinstance(axes[0], Sum) or any(isinstance(p, Sum) for p in getattr(axes[0], "parts", ())):
         raise Refusal(f"{op.node} normalises a parameter over it together with other axes")
-    held.out.norms.append(Norm(op, _gain(held, op), power, False))
+    _rescale(held, op, power)
+
+
+def _rescale(held: Bindings, op: Normalise, power: float) -> None:
+    """Note that the gain of a norm takes the factor (n/m) ** power, once for each axis of the rows."""
+    norm = Norm(op, _gain(held, op), power, False)
+    if norm in held.out.norms:
+        raise Refusal(f"{op.node} normalises a parameter over it on two axes that would hold the same")
+    held.out.norms.append(norm)
 
 
 def _alone(held: Bindings, var: Var) -> str:

@@ -18,7 +18,7 @@ def volume(channels: int):
     return inputs
 
 
-VOLUME, SMALL_VOLUME = volume(1), image(16, 1, 3, 8)
+VOLUME = volume(1)
 
 
 def time(inputs):
@@ -48,8 +48,8 @@ NETWORKS = {
                     window_size=4),
     "UNETR": of("UNETR", image(32, 1, 2, 0), 1, 2, (32, 32), feature_size=4, hidden_size=48, mlp_dim=48, num_heads=4,
                 spatial_dims=2),
-    "VNet": of("VNet", image(16, 1, 3, 16)),
-    "HighResNet": of("HighResNet", SMALL_VOLUME, **ONE), "DenseNet": of("DenseNet", PICTURE, **FLAT, init_features=8,
+    "VNet": of("VNet", image(16, 1, 2, 16), 2, 1, 1, dropout_dim=2),
+    "HighResNet": of("HighResNet", image(16, 1), **FLAT), "DenseNet": of("DenseNet", PICTURE, **FLAT, init_features=8,
                                                                   growth_rate=4, block_config=(2, 2)),
     "EfficientNetBN": of("EfficientNetBN", PICTURE, "efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=1,
                          num_classes=2),
@@ -63,10 +63,10 @@ NETWORKS = {
     "ViTAutoEnc": of("ViTAutoEnc", image(64, 1, 2, 0), 1, (64, 64), (16, 16), hidden_size=32, mlp_dim=48, num_layers=2,
                      num_heads=4, spatial_dims=2),
     "FlexibleUNet": of("FlexibleUNet", PICTURE, 1, 2, "efficientnet-b0", decoder_channels=(16, 16, 8, 8, 4), spatial_dims=2),
-    "MedNeXt": of("MedNeXt", SMALL_VOLUME, **ONE, init_filters=4), "QuickNAT": of("Quicknat", PICTURE, num_channels=1,
+    "MedNeXt": of("MedNeXt", image(16, 1), **FLAT, init_filters=4), "QuickNAT": of("Quicknat", PICTURE, num_channels=1,
                                                                             num_filters=8),
     "VoxelMorphUNet": of("VoxelMorphUNet", volume(2), 3, 2, 2, (4, 8, 8, 8), (8, 8, 8, 4, 4, 4)),
-    "LocalNet": of("LocalNet", SMALL_VOLUME, 3, 1, 4, out_channels=2, extract_levels=(0, 2)),
+    "LocalNet": of("LocalNet", image(16, 1), 2, 1, 4, out_channels=2, extract_levels=(0, 2)),
     "RegUNet": of("RegUNet", VOLUME, 3, 1, 4, 2, out_channels=2),
     "Discriminator": of("Discriminator", image(32, 1, 2, 0), (1, 32, 32), (4, 8), (2, 2), num_res_units=1),
     "PatchDiscriminator": of("PatchDiscriminator", PICTURE, 2, 4, 1), "AutoencoderKL": of("AutoencoderKL", PICTURE, 2, 1, 1,

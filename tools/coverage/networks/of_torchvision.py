@@ -9,6 +9,8 @@ from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
+SAID = ("*cls_logits", "*bbox_pred", "*bbox_reg", "*bbox_ctrness", "*cls_score", "*mask_fcn_logits", "*kps_score_lowres",
+        "head.*.module_list.?", "head.*.module_list.?.1")  # the last layers of detectors
 CLASSES, DEPTHS = 7, {"tiny": [2, 2, 3, 2], "small": [2, 2, 4, 2], "base": [2, 2, 5, 2], "large": [2, 2, 6, 2]}
 
 
@@ -47,10 +49,11 @@ def mvit(name: str):
 
 
 def regnet(name: str):
-    """Return a RegNet whose groups have an eighth of their width, and two blocks a stage."""
+    """Return a RegNet whose groups have an eighth of their width, or less, and two blocks a stage."""
     with mock.patch.object(models.regnet, "_regnet", lambda params, *args, **options: params):
         wide = models.get_model(name, weights=None)
-    groups = [max(g // 8, 2) for g in wide.group_widths]
+    by = 32 if max(wide.widths) > 4000 else 8
+    groups = [max(g // by, 2) for g in wide.group_widths]
     widths = [w // g * small for w, g, small in zip(wide.widths, wide.group_widths, groups)]
     blocks = models.regnet.BlockParams([min(d, 2) for d in wide.depths], widths, groups, wide.bottleneck_multipliers,
                                        wide.strides, wide.se_ratio)
@@ -88,12 +91,12 @@ def network(name: str) -> Network:
             inputs = image(side, axes=axes) if axes == 2 else video(8, side)
             return Network(functools.partial(make, name), inputs)
     if name in models.list_models(module=models.detection):
-        return Network(named(name, **detector(name)), pictures(96))
+        return Network(functools.partial(detector, name), pictures(96))
     if name in models.list_models(module=models.video):
-        return Network(functools.partial(thin, named(name, num_classes=CLASSES), 8),
+        return Network(functools.partial(thin, named(name, num_classes=CLASSES), 16 if name == "s3d" else 8),
                        video(16 if name == "s3d" else 8, 224 if name == "s3d" else 48))
     if name.startswith("raft"):
-        return Network(named(name), flow)
+        return Network(raft if name == "raft_large" else named(name), flow)
     if name in models.list_models(module=models.segmentation):
         return Network(functools.partial(thin, named(name, num_classes=CLASSES), 8), image(64))
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
@@ -110,8 +113,27 @@ def video(frames: int, side: int):
     return inputs
 
 
-def detector(name: str) -> dict:
-    return {"min_size": 96, "max_size": 160} if "rcnn" in name or name.startswith(("fcos", "retinanet")) else {}
+def detector(name: str):
+    """Return a detector of an eighth of its channels, or a quarter; what it says of each anchor and box keeps its size."""
+    sizes = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 160}
+    wide = named(name, num_classes=CLASSES, **sizes)()  # with numbers: some run in their constructor
+    model = thin(lambda: wide, 4 if name.startswith("ssdlite") else 8, SAID)
+    if name == "ssd300_vgg16":
+        model.backbone.scale_weight = torch.nn.Parameter(torch.ones(512 // 8) * 20)
+    return model
+
+
+def raft():
+    """Return a large RAFT of a quarter of its channels."""
+    raft, layers = models.optical_flow.raft, (16, 16, 24, 32, 64)
+    return raft._raft(
+        weights=None, progress=False, feature_encoder_layers=layers, feature_encoder_block=raft.ResidualBlock,
+        feature_encoder_norm_layer=torch.nn.InstanceNorm2d, context_encoder_layers=layers,
+        context_encoder_block=raft.ResidualBlock, context_encoder_norm_layer=torch.nn.BatchNorm2d, corr_block_num_levels=4,
+        corr_block_radius=4, motion_encoder_corr_layers=(64, 48), motion_encoder_flow_layers=(32, 16),
+        motion_encoder_out_channels=32, recurrent_block_hidden_state_size=32,
+        recurrent_block_kernel_size=((1, 5), (5, 1)), recurrent_block_padding=((0, 2), (2, 0)), flow_head_hidden_size=64,
+        use_mask_predictor=True)
 
 
 ALL = [name for module in (models, models.segmentation, models.detection, models.video, models.optical_flow)

@@ -221,13 +221,24 @@ def _weight_norms():
     return sound(Residual(nn.LeakyReLU(), *layers), weight_norm(nn.Conv1d(6, 6, 1)), nn.Tanh())
 
 
-@pytest.mark.parametrize("method, used", [("r2r", "r2r"), ("net2net", "netmorph"), ("netmorph", "netmorph")])
-def test_a_normalised_weight_takes_zeros(method, used):
-    """New columns of zeros keep the norm of each row: pairs and free contents are consumed by them, copies are not."""
+@pytest.mark.parametrize("method, factor, used", [("r2r", 2, "r2r"), ("net2net", 2, "net2net"), ("net2net", 1.5, "netmorph"),
+                                                  ("netmorph", 2, "netmorph")])
+def test_a_normalised_weight_takes_zeros_or_shares(method, factor, used):
+    """New columns of zeros keep the norm of each row; for shares, equally many of each, the gain makes up."""
     torch.manual_seed(0)
     model, x = _weight_norms()
-    grown = grow(model, x, Widen(factor=2, method=method, seed=0))
+    grown = grow(model, x, Widen(factor=factor, method=method, seed=0))
     assert [o.method for o in grown.outcomes if o.name == "0"] == [used]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_norm_over_both_channel_axes_of_a_weight_keeps_copies(groups):
+    """Rows that are copied make it larger, columns that are shared out smaller: positional convolutions of wav2vec 2.0."""
+    torch.manual_seed(0)
+    model = sound(Residual(weight_norm(nn.Conv1d(6, 6, 3, padding=1, groups=groups), dim=2), nn.GELU()), nn.GroupNorm(1, 6))
+    grown = grow(*model, Widen(factor=2, method="net2net", seed=0))
+    assert next(o for o in grown.outcomes if o.method).method == "net2net"
+    assert grown.model.get_submodule("0").out_channels == 12
 
 
 def test_zero_rows_have_no_direction():
