@@ -27,6 +27,7 @@ from fxgrow.experiments.train import Diverged, TrainConfig, Trainer, Watcher, st
 from fxgrow.zoo import create_model
 
 RATES, FRONT, GROWN = "rates", "front", "grown"
+AUTO = "auto"
 OTHER_SEEDS = 100  # is added to the seeds of runs that choose rates
 
 
@@ -48,9 +49,10 @@ class Size:
 class Step:
     """A growth: at this share of the updates, by these passes, into a network of the front's size `into`.
 
+    at: None: as often as `auto` finds it worth it; it is the only step then, and its rate is that of the start.
     options: of a growth, as in front of the colon of `fxgrow train --grow`. lr: from then on (None: that of `into`).
     """
-    at: float
+    at: float | None
     passes: str
     into: str
     options: str = ""
@@ -130,6 +132,11 @@ class Leg:
         """Return the leg on this way that ends at a step with the rate still at its peak."""
         return Leg(tuple(s for s in self.stretches if s.start < until), until)
 
+    @property
+    def auto(self) -> bool:
+        """Tell whether it grows by `auto`, which looks at the whole of a run: it is not cut."""
+        return self.stretches[0].grow.startswith(AUTO)
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -196,7 +203,7 @@ class FrontSetup(Setup):
     def config_of(self, leg: Leg, seed: int) -> TrainConfig:
         """Return the settings of a leg's training: those of the whole way up to its end."""
         schedule = {"schedule": "wsd", "decay": leg.decay / leg.until} if leg.decay else {"schedule": "constant"}
-        grow = [f"step={s.start} {s.grow}" for s in leg.stretches[1:]]
+        grow = [s.grow if s.grow.startswith(AUTO) else f"step={s.start} {s.grow}" for s in leg.stretches if s.grow]
         return TrainConfig.of({"device": self.device, **self.preset.settings, **schedule, "lr": leg.stretches[-1].lr,
                                "steps": leg.until, "seed": seed, "grow": grow}, leg.key)
 
@@ -317,6 +324,12 @@ def _ways(setup: FrontSetup, way: Way) -> list[Goal]:
     stretches = [Stretch(way.start, sizes[way.start].lr)]
     spent = 0.0
     for step in way.steps:
+        if step.at is None:
+            if len(way.steps) > 1 or any(equal == "FLOPs" for _, equal in way.ends):
+                raise ExperimentError(f"{way.name}: auto is the only step of a way, and when it grows is not known "
+                                      "before, so that it ends with equal updates")
+            stretches = [replace(stretches[0], grow=f"{AUTO} {step.options}: {step.passes}")]
+            continue
         start = round(step.at * length)
         spent += (start - stretches[-1].start) * step_cost(setup, stretches[-1].size)
         stretches.append(Stretch(step.into, step.lr or sizes[step.into].lr, start, f"{step.options}: {step.passes}".strip()))
@@ -342,7 +355,7 @@ def _legs(setup: FrontSetup) -> tuple[dict[str, Leg], dict[str, str]]:
     before: dict[str, str] = {}
     for group in (RATES, FRONT):  # ways share the stable legs of the front
         wanted = [goal.leg for goal in setup.goals() if (goal.group == RATES) == (group == RATES)]
-        stops = {leg.stable(step) for leg in wanted for step in
+        stops = {leg.stable(step) for leg in wanted if not leg.auto for step in
                  (leg.until - leg.decay, *(s.start for s in leg.stretches[1:]))}
 
         def add(leg: Leg) -> str:

@@ -1,4 +1,4 @@
-"""Does growing pay, on language models: GPTs of several depths on the source text of Python's library."""
+"""Does growing pay, on language models: GPTs of several depths or widths on the source text of Python's library."""
 from fxgrow.experiments.papers.declaration import Network, Scale
 from fxgrow.experiments.papers.front import Front, Size, Step, Way, register_front
 
@@ -33,9 +33,12 @@ def twice(name: str, method: str, first: float, second: float, ends: tuple[tuple
 
 
 METHODS = {"copies": "copy", "zero copies": "net2net", "r2r": "r2r", "netmorph": "netmorph", "random": "random"}
-WAYS = (twice("copies", "copy", 0.4, 0.7, BOTH), twice("zero copies", "net2net", 0.4, 0.7),
+WAYS = (*(twice(name, method, 0.4, 0.7, BOTH) for name, method in METHODS.items()),
         to(2, "copies", 0.45, "copy", BOTH), to(4, "copies", 0.5, "copy"), to(4, "copies", 0.65, "copy"),
         to(4, "zero copies", 0.5, "net2net"),
+        *(Way(f"1 to 2 to 4, {name} by auto", "depth 1",
+              (Step(None, f"deepen where=blocks.* method={method}", "depth 4", "max_size=2.7"),), LAST, BOTH[:1])
+          for name, method in METHODS.items() if name in ("copies", "netmorph")),
         *(to(4, name, 0.6, method, ((LAST - 1, "updates"),)) for name, method in METHODS.items()))
 SMALL = Front(
     sizes={"depth 1": Size(gpt(64, 1, 2), lr=4e-3), "depth 2": Size(gpt(64, 2, 2), lr=4e-3),
@@ -54,6 +57,31 @@ PAPER = Front(  # 0.1 to 10 million parameters
                     Step(0.5, f"deepen where=blocks.* method={method}", "8 x 256")), LAST, BOTH)
                for name, method in METHODS.items()))
 
+
+def wider(name: str, method: str, at: float, ends: tuple[tuple[int, str], ...]) -> Way:
+    """Return the way from width 32 to 64."""
+    return Way(f"32 to 64, {name} at {at:.0%}", "width 32", (Step(at, f"widen factor=2 method={method}", "width 64"),),
+               ends[0][0], ends)
+
+
+WIDER = {"r2r": "r2r", "netmorph": "netmorph", "copies (net2net)": "net2net", "unequal copies": "net2net-unequal",
+         "random": "random"}
+WIDE = Front(
+    sizes={"width 32": Size(gpt(32, 2, 1), lr=8e-3, budgets=(2, LAST)), "width 64": Size(gpt(64, 2, 2), lr=4e-3),
+           "width 128": Size(gpt(128, 2, 4), lr=2e-3, budgets=(3, LAST))},
+    budgets=halved(8e12, LAST + 1), rates=(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), rates_at=4,
+    ways=(*(wider(name, method, 0.4, ((LAST - 1, "updates"), (LAST - 1, "FLOPs"))) for name, method in WIDER.items()),
+          Way("32 to 64, r2r by auto", "width 32", (Step(None, "widen factor=2", "width 64", "max_size=4"),), LAST - 1,
+              ((LAST - 1, "updates"),))))
+WIDE_SMOKE = Front(
+    sizes={f"width {w}": Size(gpt(w, 1, 1), lr=2e-3) for w in (4, 8)}, budgets=halved(2e8, 2), rates=(2e-3,), rates_at=0,
+    ways=(Way("r2r", "width 4", (Step(0.25, "widen factor=2 method=r2r", "width 8"),), 1, ((1, "updates"),)),), held_out=8)
+
+register_front(
+    "pays-width-text", "Language models that grow in width, against every width from scratch",
+    "Net2Net (Chen 2015), R2R (Painter 2024), LEMON (Wang 2023), Bu 2025", {"smoke": WIDE_SMOKE, "small": WIDE},
+    {"smoke": Scale({}, {**SETTINGS, "warmup": 2}, data="stdlib", validation=0.1, limit=64),
+     "small": Scale({}, SETTINGS, data="stdlib", validation=0.1)})
 register_front(
     "pays-depth", "Language models that grow in depth, against every depth from scratch",
     "G_stack (Du 2024, arXiv:2405.15319), LLaMA-Pro (Wu 2024), LEMON (Wang 2023), Bu 2025",

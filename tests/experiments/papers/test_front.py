@@ -13,6 +13,7 @@ from fxgrow.experiments.papers import ExperimentError, Network, Scale, declarati
 from fxgrow.experiments.papers.front import Front, FrontSetup, Size, Step, Way, legs, register_front, step_cost
 from fxgrow.experiments.papers.front_results import Compared
 from fxgrow.experiments.train import Trainer, Watcher
+from fxgrow.loops import Auto
 
 WIDEN = "widen factor=2 method=net2net"
 SETTINGS = {"batch_size": 8, "lr": 0.1, "momentum": 0.9, "eval_every": 5, "warmup": 2}
@@ -122,6 +123,31 @@ def test_a_growth_behind_the_stable_part_is_refused(setup, monkeypatch):
     monkeypatch.setitem(front._FRONTS, "tiny", {"small": Front(sizes(), (6e4, 1.2e5), late)})
     with pytest.raises(ExperimentError, match="grow earlier, or end later"):
         FrontSetup("tiny", "small", setup.out / "late").goals()
+
+
+def by_auto(setup, monkeypatch, *ends):
+    way = Way("auto", "narrow", (Step(None, WIDEN, "wide", "max_size=3"),), 1, ends)
+    monkeypatch.setitem(front._FRONTS, "tiny", {"small": Front(sizes(), (6e4, 1.2e5), (way,), held_out=8)})
+    return FrontSetup("tiny", "small", setup.out / "auto", device="cpu")
+
+
+def test_a_way_by_auto_is_one_run_that_is_not_cut(setup, monkeypatch):
+    setup = by_auto(setup, monkeypatch, (1, "updates"))
+    monkeypatch.setattr(Auto, "due", lambda auto, entry, step, spent, try_out: step == 20)
+    leg = goal(setup, "grown", "auto").leg
+    arm = setup.declared.arm(f"front/{leg.key}")
+    assert not arm.teacher and leg.until == setup.updates("wide", 1.2e5)
+    found = setup.run(arm, 0)
+    config = setup.config_of(leg, 0)
+    assert config.grow == [f"auto max_size=3: {WIDEN}"] and config.schedule == "wsd"
+    small, big = step_cost(setup, "narrow"), step_cost(setup, "wide")
+    assert [g["step"] for g in found["growths"]] == [20] and found["test"]
+    assert found["flops"] == 20 * small + (leg.until - 20) * big
+
+
+def test_where_auto_grows_is_not_known_before(setup, monkeypatch):
+    with pytest.raises(ExperimentError, match="auto is the only step of a way"):
+        by_auto(setup, monkeypatch, (1, "FLOPs")).goals()
 
 
 def test_the_command_runs_reports_and_draws_again(setup, tmp_path):
