@@ -169,6 +169,32 @@ def test_a_table_of_another_type_is_named():
         grow_into(Table(torch.float32, 1), Table(torch.bfloat16, 1), torch.randn(2, 4))
 
 
+class Positions(nn.Module):
+    """Adds the embedding of each position to that of its word."""
+
+    def __init__(self, width, count):
+        super().__init__()
+        self.words, self.places, self.head = nn.Embedding(9, width), nn.Embedding(9, width), nn.Linear(width, 4)
+        self.count = count
+
+    def forward(self, x):
+        return self.head(self.words(x) + self.places(self.count(x.shape[1])))
+
+
+COUNTS = [torch.arange, lambda n: torch.arange(0, n), lambda n: torch.arange(0, n, 1), lambda n: torch.arange(1, n + 1)]
+
+
+@pytest.mark.parametrize("ours, theirs, same", [(0, 1, True), (2, 0, True), (0, 3, False), (3, 1, False)])
+def test_positions_are_the_same_however_they_are_counted(ours, theirs, same):
+    small, big, x = shake(Positions(6, COUNTS[ours])), Positions(8, COUNTS[theirs]), torch.randint(0, 9, (2, 5))
+    if not same:
+        with pytest.raises(GrowthError, match=r"arange has \[[01], .*, 1\] in one and \[[01], .*, 1\] in the other"):
+            grow_into(small, big, x)
+        return
+    big.load_state_dict(grow_into(small, big, x))
+    assert gap(small, big, torch.randint(0, 9, (3, 7))) <= 1e-5
+
+
 def test_what_it_gives_is_a_plain_state_dict(tmp_path):
     small, big, x = pair("more residual blocks")
     before = {n: t.clone() for n, t in {**small.state_dict(), **big.state_dict(prefix="big.")}.items()}
