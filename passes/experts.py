@@ -1,7 +1,7 @@
 """Experts: a dense perceptron as several equal ones, of which a router chooses some for each row (Komatsuzaki 2023)."""
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from fxgrow.graph import below, clone_structure, copy_nodes, named_tensors, pref
 from fxgrow.growth import Edit, insist_done, kept
 from fxgrow.identity import Trace
 from fxgrow.layers import positions_of
-from fxgrow.passes.support import Perceptron, find_perceptrons, listed, seed_of
+from fxgrow.passes.support import Perceptron, Routed, find_perceptrons, find_routed, listed, seed_of
 from fxgrow.record import Outcome, ParameterRecord
 
 ROUTER = 0.02  # standard deviation of a router's numbers
@@ -28,11 +28,15 @@ class Experts(PassBase):
     (each position of a sequence) and weighs them by a softmax over the chosen. The weights' sum is one, and the experts are
     equal, so the result is that of one. The router gets no gradient until the experts differ, after the first step.
 
+    A mixture that is there already, its experts stacked in one tensor, gets more of them where it is named: each is copied
+    `experts / n` times, and as many times as many are chosen. Checked by running its code on drawn numbers.
+
     Args:
         where: a glob, or several, over names of modules that are a perceptron (`layers.*.mlp`), what holds such, or its last
-            layer; None: all that give as many values as they take.
+            layer, or that are a mixture; None: all perceptrons that give as many values as they take.
         experts: how many there are then.
         top_k: how many of them each row goes through; with one, its weight would always be one, and the router never learn.
+            A mixture that is there keeps the share of experts that it chooses.
         noise: what is added to all experts but the first, normally distributed, as a part of each weight's deviation; more
             than 0 is not exact.
         seed: of the router and the noise; None takes one from torch's global generator.
@@ -58,20 +62,38 @@ class Experts(PassBase):
                                    "noise": self.noise, "seed": seed})
         found, reasons = find_perceptrons(graph_module, Trace.of(graph_module))
         by_name = {one.name: one for one in found}
+        routed, others = find_routed(edit)
         generator = torch.Generator().manual_seed(seed)
-        done: list[_Copies] = []
-        for name in reversed(edit.select(self.where, [*by_name, *reasons], "perceptron or layer")):  # the last one first
+        copied: list[_Copies] = []
+        known = [*routed, *(others if where else ()), *by_name, *reasons]
+        names = edit.select(self.where, known, "perceptron, layer or mixture")
+        done: dict[str, Outcome] = {}
+        mixtures, last_first = [n for n in names if n in routed], [n for n in reversed(names) if n not in routed]
+        for name in [*mixtures, *last_first]:
             try:
+                if name in routed:
+                    done[name] = self._more(edit, routed[name], bool(where), generator)
+                    continue
                 if name not in by_name:
-                    raise Refusal(f"no perceptron ends in it: {reasons[name]}")
+                    raise Refusal(f"no perceptron ends in it: {reasons[name]}" if name in reasons else others[name])
                 self._insist_fit(edit, by_name[name], bool(where))
-                edit.outcomes.insert(0, self._mixture(edit, by_name[name], generator, done))
+                done[name] = self._mixture(edit, by_name[name], generator, copied)
             except Refusal as why:
-                edit.outcomes.insert(0, Outcome(name, 0, 0, [name], reason=str(why)))
+                done[name] = Outcome(name, 0, 0, [name], reason=str(why))
+        edit.outcomes = [done[name] for name in names]
         insist_done(self.where, edit.outcomes, "become experts")
-        for layers in done:
+        for layers in copied:
             layers.drop_old()
         return edit.finish()
+
+    def _more(self, edit: Edit, one: Routed, named: bool, generator: torch.Generator) -> Outcome:
+        """Put copies beside the experts of a mixture, told apart by the noise."""
+        if not named:
+            raise Refusal("it is a mixture already: name it, and it gets more experts")
+        outcome = one.grow(edit, self.experts)
+        for name in sorted(one.stacked) if self.noise else ():
+            _add_noise(edit.tensor(name), self.noise, generator, edit.record.parameters[edit.recorded_name(name)].fresh[0])
+        return replace(outcome, method="noise", certificate=self._why()) if self.noise else outcome
 
     def _insist_fit(self, edit: Edit, one: Perceptron, named: bool) -> None:
         """Refuse what has no rows, what others look at from behind, and what is no branch unless it is named."""
@@ -200,10 +222,8 @@ class _Copies:
         if i and tensor.ndim:
             entry.fresh[0] = torch.ones(tensor.shape[0], dtype=torch.bool)
         self.edit.record.parameters[name] = entry
-        if i and self.noise and tensor.is_floating_point() and tensor.numel() > 1:
-            drawn = torch.randn(tensor.shape, generator=self.generator, dtype=torch.float64)
-            with torch.no_grad():
-                tensor += (self.noise * tensor.detach().double().std().cpu() * drawn).to(tensor)
+        if i and self.noise:
+            _add_noise(tensor, self.noise, self.generator)
 
     def drop_old(self) -> None:
         """Take the old nodes and layers out."""
@@ -216,6 +236,16 @@ class _Copies:
             else:
                 owner, _, name = path.rpartition(".")
                 delattr(self.edit.gm.get_submodule(owner), name)
+
+
+@torch.no_grad()
+def _add_noise(tensor: Tensor, noise: float, generator: torch.Generator, rows: Tensor | None = None) -> None:
+    """Add normal noise, a part of the deviation, to a tensor (of which `rows` are told apart, or all)."""
+    if tensor.is_floating_point() and tensor.numel() > 1:
+        drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if rows is not None:
+            drawn[~rows] = 0
+        tensor += (noise * tensor.double().std().cpu() * drawn).to(tensor)
 
 
 def _is_expert(node: Node) -> bool:

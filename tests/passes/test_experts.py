@@ -172,3 +172,51 @@ def test_language_models(name, changes):
             module.p = 0.0
     grown = grow(model, torch.randint(0, 31, (2, 6)), Experts(experts=4, seed=0))
     assert len([o for o in grown.outcomes if o.method]) == 2
+
+
+class Mixed(nn.Module):
+    """`x + sum over the chosen of w_i expert_i(x)`, the experts stacked; in one of many ways to write it."""
+
+    def __init__(self, kind: str, count: int = 4, width: int = 8, hidden: int = 12):
+        super().__init__()
+        self.kind, self.count, self.router = kind, count, nn.Linear(width, count)
+        self.up, self.down = (nn.Parameter(torch.randn(count, *s) / 4) for s in ((width, hidden), (hidden, width)))
+        self.shift = nn.Parameter(torch.randn(count, hidden) / 4)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(count if kind == "layers" else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.router(x)
+        weights, chosen = torch.topk(scores if self.kind == "chosen" else scores.softmax(-1), k=2, dim=-1)
+        weights = weights.softmax(-1) if self.kind == "chosen" else scores.gather(-1, chosen).sigmoid() \
+            if self.kind == "sigmoid" else weights
+        if self.kind == "layers":
+            return x + sum(m(x) * (weights * (chosen == i)).sum(-1, keepdim=True) for i, m in enumerate(self.layers))
+        if self.kind == "one hot":
+            shares = (F.one_hot(chosen, self.count) * weights.unsqueeze(-1)).sum(-2)
+            hidden = F.relu(torch.einsum("blw,ewh->bleh", x, self.up) + self.shift)
+            return x + torch.einsum("bleh,ehw,ble->blw", hidden, self.down, shares)
+        hidden = F.relu(torch.einsum("blw,blkwh->blkh", x, self.up[chosen]) + self.shift[chosen])
+        return x + (torch.einsum("blkh,blkhw->blkw", hidden, self.down[chosen]) * weights.unsqueeze(-1)).sum(-2)
+
+
+@pytest.mark.parametrize("kind", ["chosen", "all", "one hot"])
+def test_a_mixture_gets_more_experts(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), Mixed(kind), nn.Linear(8, 3))
+    grown = grow(model, X, Experts("1", experts=12, seed=0))
+    assert [(o.name, o.before, o.after, o.method) for o in grown.outcomes if o.method] == [("1", 4, 12, "copies")]
+    up = grown.model.get_parameter("1.up")
+    assert up.shape == (12, 8, 12) and torch.equal(up[1], up[0]) and grown.model.get_submodule("1.router").out_features == 12
+    assert grown.record.new_mask("1.up", up)[:, 0, 0].tolist() == 4 * [False, True, True]
+    told = fxgrow.transform(model, X.double(), Experts("1", experts=8, noise=0.1, seed=0)).model.get_parameter("1.up")
+    assert torch.equal(told[0], model[1].up[0]) and not torch.equal(told[1], told[0])
+
+
+@pytest.mark.parametrize("kind, where, experts, reason", [
+    ("all", "1", 6, "has 4 experts"), ("all", None, 8, "mixture already"), ("sigmoid", "1", 8, "do not add up"),
+    ("layers", "1", 8, "name that, and it becomes a mixture itself")])
+def test_a_mixture_that_gets_no_more_experts_says_why(kind, where, experts, reason):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), Mixed(kind), nn.Linear(8, 3))
+    with pytest.raises(SelectionError, match=reason):
+        fxgrow.transform(model, X, Experts(where, experts=experts))
