@@ -329,7 +329,6 @@ class Trainer(TrainingState):
         entry, began = self.entries[index], time.monotonic()
         before, flops = count_parameters(self.model), self._step_flops
         growth = self.grower.grow(index)
-        self.grower.growths.clear()  # which would keep every network
         self._follow()
         self._account(entry, growth, (before, count_parameters(self.model)), (flops, self._step_flops),
                       time.monotonic() - began)
