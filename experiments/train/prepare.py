@@ -1,6 +1,6 @@
 """The start of a run: the device, a captured copy of the model that fits the data, and an optimizer."""
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,11 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
     """Return the optimizer over a model's parameters."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return optimizer_over(config, [(name, p) for name, p in model.named_parameters() if p.requires_grad])
+
+
+def optimizer_over(config: TrainConfig, named: Sequence[tuple[str, Tensor]]) -> Optimizer:
+    """Return the optimizer over tensors and their names."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(named, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov,
                                weight_decay=config.weight_decay)
