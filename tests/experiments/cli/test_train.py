@@ -170,6 +170,7 @@ def test_several_seeds_are_whole_runs_and_go_on(here):
     again = json.loads(run(words + " --stacked").stdout)          # one of them is left
     assert again["runs"][1]["test"] == pytest.approx(alone["test"], rel=1e-4)
     assert "say how many by --seeds" in run(MLP + "--stacked", 2).stderr
+    assert "leave out --jobs" in run(words + " --stacked --jobs 2", 2).stderr
 
 
 @pytest.mark.sweep
