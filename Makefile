@@ -1,5 +1,5 @@
 # make demo      sets up, makes a trained network wider and deeper, classifies two photographs before and after
-# make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm, and Ray
+# make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm
 # make test-oldest  sets up .venv-oldest with the oldest releases that setup.cfg allows, runs the tests there
 # make coverage  widens networks of twelve packages, and writes docs/coverage.md (an hour or two)
 # make lint      make types      make docs      make bench (against Torch-Pruning and fvcore)
@@ -18,7 +18,6 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet -e ".[ray]"
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "sweep or not sweep"
 
 coverage: $(VENV)/.test

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,12 @@ def _with_settings(command: click.Command) -> click.Command:
               "DIR/seed-K; the same command goes on with those that have not ended.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="With --seeds: so many at a time, in "
               "processes that share the cores.")
+@click.option("--stacked", is_flag=True, help="With --seeds: networks of one structure take their steps together, as one "
+              "(torch.func), which a GPU does faster where they are small.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, try the growths out, and train nothing.")
 @json_option
-def train(model: str | None, resume: str | None, seeds: int | None, jobs: int, dry_run: bool, as_json: bool,
-          **options) -> None:
+def train(model: str | None, resume: str | None, seeds: int | None, jobs: int, stacked: bool, dry_run: bool,
+          as_json: bool, **options) -> None:
     """Train MODEL, which grows on the way.
 
     MODEL is as elsewhere, or a TOML file with the settings (`model` among them), which options override. zoo:NAME gets
@@ -67,8 +70,12 @@ def train(model: str | None, resume: str | None, seeds: int | None, jobs: int, d
     if seeds is not None:
         if resume is not None or dry_run or int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise click.UsageError("--seeds makes whole runs of one process each: leave out --resume, --dry-run, torchrun")
-        _many(_run(model, _chosen(options)), seeds, jobs, as_json)
+        if stacked and jobs > 1:
+            raise click.UsageError("--stacked makes all runs in one process: leave out --jobs")
+        _many(_run(model, _chosen(options)), seeds, jobs, stacked, as_json)
         return
+    if stacked:
+        raise click.UsageError("--stacked is for several runs: say how many by --seeds")
     with training.joined() as group, contextlib.ExitStack() as stack:
         if group.rank:  # the first process speaks for all
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
@@ -109,12 +116,12 @@ def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, ())}
 
 
-def _many(run: Run, count: int, jobs: int, as_json: bool) -> None:
+def _many(run: Run, count: int, jobs: int, stacked: bool, as_json: bool) -> None:
     """Make a run from several seeds, and tell of each and of all."""
     settings = [{**run.to_json(), "seed": seed, "out": run.out and str(Path(run.out) / f"seed-{seed}")}
                 for seed in range(run.seed, run.seed + count)]
     done: dict[int, dict[str, Any]] = {}
-    for report in side_by_side(_one, settings, jobs):
+    for report in _stacked(settings) if stacked else side_by_side(_one, settings, jobs):
         done[report["seed"]] = report
         if not as_json:
             click.echo(f"seed {report['seed']}: " + (report.get("error") or _figures(_last_figures(report))))
@@ -156,21 +163,46 @@ def _one(settings: dict[str, Any], threads: int) -> dict[str, Any]:
             return {"seed": settings["seed"], "error": str(error)}
 
 
-def _made(run: Run) -> dict[str, Any]:
-    checkpoint = Path(run.out or "") / training.CHECKPOINT_NAME
-    if run.out is not None and checkpoint.exists():
-        saved, asked = training.checkpoint_settings(checkpoint), json.loads(json.dumps(run.to_json()))
-        other = sorted(name for name in asked if saved.get(name) != asked[name] and name not in ("device", "workers", "out"))
-        if other:
-            raise TrainError(f"{run.out} holds a run with another {', '.join(other)}: choose another folder")
-        trainer, run = _resumed(run.out, {}, None)
+def _stacked(settings: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Make runs together, or what is left of them; give the report of each, or why there is none."""
+    begun = []
+    for one in settings:
+        try:
+            trainer, run = _begun(Run.of(one, "the settings"))
+        except FxgrowError as error:
+            yield {"seed": one["seed"], "error": str(error)}
+            continue
         if _has_ended(trainer):
-            return json.loads((Path(run.out or "") / REPORT).read_text(encoding="utf-8"))
-    else:
-        trainer = _new(run, None)
+            yield {"seed": one["seed"], **_written(run)}
+        else:
+            begun.append((trainer, run, trainer.plan()))
+    for (trainer, run, planned), why in zip(begun, training.fit_stacked([trainer for trainer, _, _ in begun])):
+        yield {"seed": run.seed, **({"error": str(why)} if why else _reported(trainer, run, planned))}
+
+
+def _made(run: Run) -> dict[str, Any]:
+    trainer, run = _begun(run)
+    if _has_ended(trainer):
+        return _written(run)
     planned = trainer.plan()
     trainer.fit()
     return _reported(trainer, run, planned)
+
+
+def _begun(run: Run) -> tuple[training.Trainer, Run]:
+    """Return the trainer of one of several runs, as its last checkpoint has it if there is one."""
+    checkpoint = Path(run.out or "") / training.CHECKPOINT_NAME
+    if run.out is None or not checkpoint.exists():
+        return _new(run, None), run
+    saved, asked = training.checkpoint_settings(checkpoint), json.loads(json.dumps(run.to_json()))
+    other = sorted(name for name in asked if saved.get(name) != asked[name] and name not in ("device", "workers", "out"))
+    if other:
+        raise TrainError(f"{run.out} holds a run with another {', '.join(other)}: choose another folder")
+    return _resumed(run.out, {}, None)
+
+
+def _written(run: Run) -> dict[str, Any]:
+    return json.loads((Path(run.out or "") / REPORT).read_text(encoding="utf-8"))
 
 
 def _has_ended(trainer: training.Trainer) -> bool:

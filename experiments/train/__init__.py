@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fxgrow.experiments.train.processes import Group, joined
     from fxgrow.experiments.train.rates import rate
     from fxgrow.experiments.train.sources import Run, load_run_data, load_run_model
+    from fxgrow.experiments.train.stacked import fit_stacked
     from fxgrow.experiments.train.state import TrainingState, give_moments, moments_of
     from fxgrow.experiments.train.trainer import PROBE, Diverged, Interrupted, Trainer, finite_or_none
     from fxgrow.experiments.train.watch import Lines, Progress, Watcher, summary_writer
@@ -35,6 +36,7 @@ __getattr__, __dir__, __all__ = lazy_exports(__name__, {
     "processes": "Group joined",
     "rates": "rate",
     "sources": "Run load_run_data load_run_model",
+    "stacked": "fit_stacked",
     "state": "TrainingState give_moments moments_of",
     "trainer": "Diverged Interrupted PROBE Trainer finite_or_none",
     "watch": "Lines Progress Watcher summary_writer",

@@ -71,7 +71,7 @@ def _opened(path: str | os.PathLike) -> Iterator[tuple[zipfile.ZipFile, dict[str
             state = json.loads(zipped.read(STATE))
             if not isinstance(state, dict) or state.pop("version", None) != VERSION:
                 raise ArchiveError(f"{path} is a checkpoint of another version of fxgrow: go on with that one")
-            state["config"].setdefault("norm_statistics", "never")  # as runs were before there was this setting
+            state["config"] = {"norm_statistics": "never", "fused": False, **state["config"]}  # before there were these
             yield zipped, state
     except FileNotFoundError as error:
         raise ArchiveError(f"there is no checkpoint {path}: name the folder that the run was written to") from error

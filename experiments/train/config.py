@@ -40,7 +40,9 @@ class TrainConfig(Settings):
         clip: largest norm of the gradient of all parameters together (none: no clipping).
         precision: fp32, bf16 (autocast), or fp16 (autocast and loss scaling; CUDA only).
         channels_last: keep images and convolutions with the channels last in memory.
-        compile: a backend of torch.compile (inductor, say), compiled again after each growth; empty: not compiled.
+        compile: a backend of torch.compile (inductor, say), or reduce-overhead: inductor and CUDA graphs; compiled again
+            after each growth; empty: not compiled.
+        fused: the optimizer's step as one kernel for all parameters.
         device: auto (CUDA, else MPS, else CPU) or one of them.
         workers: processes that load data; the numbers do not depend on how many there are.
         patience: stop after so many evaluations without a lower validation loss, counted anew after a growth (0: never).
@@ -74,6 +76,7 @@ class TrainConfig(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: str = ""
+    fused: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     workers: int = 0
     patience: int = 0

@@ -1,6 +1,6 @@
 """The start of a run: the device, a captured copy of the model that fits the data, and an optimizer."""
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,16 +17,22 @@ from fxgrow.experiments.train.config import TrainConfig
 from fxgrow.experiments.train.processes import cuda_of_process
 from fxgrow.graph import clone_structure
 
+GRAPHS = "reduce-overhead"  # torch's name for inductor with CUDA graphs, which save what a launch costs
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
     """Return the optimizer over a model's parameters."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return optimizer_over(config, [(name, p) for name, p in model.named_parameters() if p.requires_grad])
+
+
+def optimizer_over(config: TrainConfig, named: Sequence[tuple[str, Tensor]]) -> Optimizer:
+    """Return the optimizer over tensors and their names."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(named, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov,
-                               weight_decay=config.weight_decay)
-    return torch.optim.AdamW(named, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
+                               weight_decay=config.weight_decay, fused=config.fused or None)
+    return torch.optim.AdamW(named, lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay,
+                             fused=config.fused or None)
 
 
 def capture_for(task: Task, model: nn.Module, inputs: Tensor, data: Data, targets: Tensor | None = None) -> GraphModule:
@@ -68,6 +74,8 @@ def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractCo
 
 def runnable(config: TrainConfig, model: nn.Module) -> Callable[..., Any]:
     """Return what runs a model: itself, or compiled as the settings say."""
+    if config.compile == GRAPHS:
+        return torch.compile(model, mode=GRAPHS)
     return torch.compile(model, backend=config.compile) if config.compile else model
 
 
@@ -95,7 +103,9 @@ def device_of(config: TrainConfig) -> torch.device:
     name = next(d for d in there if there[d]) if config.device == "auto" else config.device
     if not there[name]:
         raise TrainError(f"there is no {name} device here: use device auto")
-    if config.compile and config.compile not in (known := torch.compiler.list_backends(())):
+    if config.compile == GRAPHS and name != "cuda":
+        raise TrainError(f"compile {GRAPHS} is for CUDA graphs, and the device is {name}: use inductor")
+    if config.compile and config.compile not in (known := [*torch.compiler.list_backends(()), GRAPHS]):
         raise TrainError(f"compile is {config.compile!r}, which is no backend of torch.compile"
                          f"{did_you_mean(config.compile, known)}; there are {', '.join(known)}")
     if config.precision == "fp16" and name != "cuda":

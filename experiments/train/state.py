@@ -98,8 +98,9 @@ def give_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
     parameters = dict(zip(group["param_names"], group["params"]))
     for path, tensor in moments.items():
         key, name = path.split("/", 1)
-        # torch's optimizers keep their count of steps on the CPU
-        optimizer.state[parameters[name]][key] = tensor if key == "step" else tensor.to(parameters[name].device)
+        # torch's optimizers keep their count of steps on the CPU, fused ones with the parameters
+        stays = key == "step" and not group.get("fused")
+        optimizer.state[parameters[name]][key] = tensor if stays else tensor.to(parameters[name].device)
 
 
 def restore(trainer: TrainingState, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ class Trainer(TrainingState):
         self.model: GraphModule = self._placed(capture_for(self.task, model, self.probe, data, targets))
         self.optimizer = make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.history, self._asked_to_stop, self._stopping = History(), False, False
+        self.history, self.asked_to_stop, self._stopping = History(), False, False
         trained = runnable(config, self.group.around(self.model, self.device))
         self.grower = RunGrower(self, trained, self.probe, self._placed)
         self._follow()
@@ -133,58 +133,65 @@ class Trainer(TrainingState):
             Interrupted: by Ctrl-C or SIGTERM; a checkpoint of the last step is written.
             GrowthError: a growth is not exact although nothing random was asked for.
         """
+        with self.signals(), self.explained(), contextlib.closing(self.course()) as course:
+            for x, y in course:
+                self.train_step(x, y)
+        return self.history
+
+    def course(self) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Do all that `fit` does but the steps: give the batch of each, to be taken before the next is asked for."""
+        with contextlib.ExitStack() as stack:
+            self.group.by_first(lambda: stack.enter_context(held(self.out)))
+            self.group.by_first(self._prepare_folder)
+            first = self.random_states is None and self.step == 0 and not self.history.rows
+            if first:
+                checkpoint.seed_all(self.config.seed if self.group.rank == 0 else mixed(self.config.seed, self.group.rank))
+            elif self.random_states is not None:
+                checkpoint.set_random_states(*self.random_states)
+                self.random_states = None
+            self._began = time.monotonic() - self.seconds
+            with self._watched():
+                if first:
+                    self._boundary()
+                else:  # settings may name growths for this step that the run which wrote the checkpoint did not know of
+                    for i in self.grower.timed():
+                        self._grow(i)
+                if self.step < self.total and not self.stopped:
+                    yield from self._steps()
+            self.group.by_first(self._finish)
+            self.model.eval()
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say of what went wrong how to go on."""
         try:
-            with contextlib.ExitStack() as stack:
-                self.group.by_first(lambda: stack.enter_context(held(self.out)))
-                self._fit()
+            yield
         except ArchiveError as error:
             full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             raise ArchiveError(f"{error}{'; free space there' if full else ''}{self._advice()}") from error
-        return self.history
+        except Exception as error:
+            if "DataLoader worker" in str(error) and not isinstance(error, TrainError):
+                raise self._no_data(error) from error  # torch tells of a dead worker from a signal handler: anywhere
+            if self.group.size > 1 and isinstance(error, RuntimeError) and not isinstance(error, FxgrowError):
+                raise TrainError(f"step {self.step} was not taken together, another process may have ended: "
+                                 f"{one_line(error)}{self._advice()}") from error
+            raise
 
-    def _fit(self) -> None:
-        self.group.by_first(self._prepare_folder)
-        first = self.random_states is None and self.step == 0 and not self.history.rows
-        if first:
-            checkpoint.seed_all(self.config.seed if self.group.rank == 0 else mixed(self.config.seed, self.group.rank))
-        elif self.random_states is not None:
-            checkpoint.set_random_states(*self.random_states)
-            self.random_states = None
-        self._began = time.monotonic() - self.seconds
-        with self._signals(), self._watched():
-            if first:
-                self._boundary()
-            else:  # settings may name growths for this step that the run which wrote the checkpoint did not know of
-                for i in self.grower.timed():
-                    self._grow(i)
-            try:
-                if self.step < self.total and not self.stopped:
-                    self._loop()
-            except Exception as error:
-                if "DataLoader worker" in str(error) and not isinstance(error, TrainError):
-                    raise self._no_data(error) from error  # torch tells of a dead worker from a signal handler: anywhere
-                if self.group.size > 1 and isinstance(error, RuntimeError) and not isinstance(error, FxgrowError):
-                    raise TrainError(f"step {self.step} was not taken together, another process may have ended: "
-                                     f"{one_line(error)}{self._advice()}") from error
-                raise
-        self.group.by_first(self._finish)
-        self.model.eval()
-
-    def _loop(self) -> None:
+    def _steps(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         with contextlib.closing(self._batches()) as batches:
             while self.step < self.total and not self.stopped:
                 try:
                     x, y = next(batches)
                 except Exception as error:
-                    if not self._asked_to_stop or self.group.size > 1:  # else Ctrl-C has ended the workers too
+                    if not self.asked_to_stop or self.group.size > 1:  # else Ctrl-C has ended the workers too
                         raise self._no_data(error) from error
                 else:
-                    self._train_step(x, y)
+                    yield x, y
                     self.step += 1
                     self._boundary()
-                stopping = self._asked_to_stop if self.group.size == 1 else self._stopping  # which all have agreed on
+                stopping = self.asked_to_stop if self.group.size == 1 else self._stopping  # which all have agreed on
                 if stopping and self.step < self.total and not self.stopped:
-                    self._asked_to_stop = self._stopping = False
+                    self.asked_to_stop = self._stopping = False
                     self.save_checkpoint()
                     raise Interrupted(f"interrupted at step {self.step} of {self.total}{self._advice()}")
 
@@ -206,19 +213,17 @@ class Trainer(TrainingState):
             if workers is not None:
                 workers._shutdown_workers()
 
-    def _train_step(self, x: Tensor, y: Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.config, self.grower.rates, self.step, self.total)
-            group["weight_decay"] = self.config.weight_decay * self.grower.rates.decay_scale
+    def train_step(self, x: Tensor, y: Tensor) -> None:
+        """Take the step of a batch."""
+        self.set_rates(self.optimizer)
         if not self.model.training:
             self.model.train()
         with autocast(self.config, self.device):
-            out = prediction(self._forward(self._there(x)))
+            out = prediction(self._forward(self.there(x)))
             loss = self.task.loss(out, y.to(self.device, non_blocking=True), self.config.label_smoothing)
-        value, asked = self.group.means([float(loss.detach()), float(self._asked_to_stop)], self.device)
+        value, asked = self.group.means([float(loss.detach()), float(self.asked_to_stop)], self.device)
         self._stopping = asked > 0
-        if not math.isfinite(value):
-            raise self._diverged(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f})")
+        self.insist_finite(value)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.config.clip is not None:
@@ -226,6 +231,21 @@ class Trainer(TrainingState):
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.taken(value)
+
+    def set_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give an optimizer the rate and the decay of this step."""
+        for group in optimizer.param_groups:
+            group["lr"] = rate(self.config, self.grower.rates, self.step, self.total)
+            group["weight_decay"] = self.config.weight_decay * self.grower.rates.decay_scale
+
+    def insist_finite(self, value: float) -> None:
+        """Raise Diverged if the loss of this step is no number."""
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value} at step {self.step} (epoch {self.step / self.per_epoch:.2f})")
+
+    def taken(self, value: float) -> None:
+        """Count a step that was just taken, and tell of its loss."""
         self.flops += self._step_flops
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
         self._loss = value
@@ -281,7 +301,7 @@ class Trainer(TrainingState):
             for x, y in loader(dataset, self.config.eval_batch_size, workers=0, device=self.device,
                                share=(self.group.rank, self.group.size)):
                 with autocast(self.config, self.device):
-                    out = prediction(self.model(self._there(x)))
+                    out = prediction(self.model(self.there(x)))
                 for name, value in self.task.sums(out.float(), y.to(self.device)).items():
                     sums[name] = value.cpu().double() + sums.get(name, 0)
         parts = [part for part in self.group.gathered(sums) if part]
@@ -289,7 +309,7 @@ class Trainer(TrainingState):
         self.eval_flops += self._eval_flops * len(dataset)
         return tuple(self.task.scores(sums, dataset))
 
-    def _there(self, x: Tensor) -> Tensor:
+    def there(self, x: Tensor) -> Tensor:
         """Return inputs on the device, in the form of memory that the settings ask for."""
         form = torch.channels_last if self.config.channels_last and x.ndim == 4 else torch.preserve_format
         return x.to(self.device, non_blocking=True, memory_format=form)
@@ -302,7 +322,7 @@ class Trainer(TrainingState):
             return
         source = loader(self.data.train, self.batch, shuffle=True, seed=self.config.seed, drop_last=True, device=self.device)
         with autocast(self.config, self.device):
-            seen = measure_statistics(self.model, (self._there(x) for x, _ in itertools.islice(source, MEASURED)))
+            seen = measure_statistics(self.model, (self.there(x) for x, _ in itertools.islice(source, MEASURED)))
         self.eval_flops += self._eval_flops * self.batch * seen
 
     def _record_row(self, event: str = "") -> None:
@@ -329,7 +349,6 @@ class Trainer(TrainingState):
         entry, began = self.entries[index], time.monotonic()
         before, flops = count_parameters(self.model), self._step_flops
         growth = self.grower.grow(index)
-        self.grower.growths.clear()  # which would keep every network
         self._follow()
         self._account(entry, growth, (before, count_parameters(self.model)), (flops, self._step_flops),
                       time.monotonic() - began)
@@ -445,12 +464,12 @@ class Trainer(TrainingState):
             yield
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def signals(self) -> Iterator[None]:
         """Heed the first Ctrl-C or SIGTERM between two steps, the second at once (only the main thread is told of them)."""
         def ask(*_) -> None:
-            if self._asked_to_stop:
+            if self.asked_to_stop:
                 raise KeyboardInterrupt
-            self._asked_to_stop = True
+            self.asked_to_stop = True
 
         heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         before = {number: signal.signal(number, ask) for number in heard}
@@ -459,7 +478,6 @@ class Trainer(TrainingState):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
 
 
 def finite_or_none(value: float) -> float | None:

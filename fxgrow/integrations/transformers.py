@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -43,12 +44,10 @@ class Growth(TrainerCallback, ExportableState):
         self.grower: InPlaceGrower | None = None
         self.saved: str | None = None
         self._logged: float | None = None
+        self._looking: Any = None  # a hook, until it is known what is around the model
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Begin to watch the model and its optimizer, which hold what a checkpoint gave them."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            raise TrainError("the Trainer does not hand on what is around its model in many processes: train there in a "
-                             "loop of your own, or in Lightning")
         model, per_epoch = objects["model"], max(state.max_steps // max(state.num_train_epochs, 1), 1)
         self.grower = InPlaceGrower(model, objects["optimizer"], self.grow, self.inputs, seed=self.seed,
                                     steps_per_epoch=per_epoch, total_steps=state.max_steps)
@@ -58,9 +57,23 @@ class Growth(TrainerCallback, ExportableState):
                 self.grower.load_state_dict(_decoded(saved), rebuilt=True)
             except GrowthError as why:
                 raise GrowthError(f"{why}; give the Trainer rebuild(model, checkpoint)") from why
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            self._looking = model.register_forward_pre_hook(self._look_around)
+
+    def _look_around(self, model: nn.Module, args: tuple) -> None:
+        """Let the grower know of the DistributedDataParallel around the model, which calls it."""
+        around = DistributedDataParallel._get_active_ddp_module()
+        if around is not None and self.grower is not None and self._looking is not None:
+            self.grower.model = around
+            self._looking.remove()
+            self._looking = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Grow if a growth is due."""
+        if self._looking is not None:
+            raise TrainError("in many processes a model grows in DistributedDataParallel alone, and something else is "
+                             "around this one: leave fsdp and deepspeed out, or train in a loop of your own "
+                             "(docs/own-training.md)")
         if self.grower is not None:
             self.grower.step(state.global_step - 1)
 

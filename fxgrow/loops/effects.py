@@ -70,6 +70,10 @@ class Effects:
             if last.options["decay"] == "parts":
                 self._handles.append(scale_decay(optimizer, model, last.scales(model, "decay_")))
 
+    def __bool__(self) -> bool:
+        """Tell whether there are any at this step."""
+        return bool(self._handles)
+
     def lift(self) -> None:
         """Free the model and the optimizer of all effects."""
         self.frozen = False

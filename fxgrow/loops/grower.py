@@ -19,7 +19,7 @@ from fxgrow.loops.auto import Ahead, Auto
 from fxgrow.loops.effects import Effects, LastGrowth
 from fxgrow.loops.norms import measure_statistics
 from fxgrow.loops.rates import Rates, after_growth
-from fxgrow.loops.schedule import CheckedGrowth, Entry, auto_in, grow_by_entry, parse_growth, seed_for
+from fxgrow.loops.schedule import CheckedGrowth, Entry, GrowthAccount, auto_in, grow_by_entry, parse_growth, seed_for
 from fxgrow.loops.structure import pack, unpack
 from fxgrow.loops.wrappers import become, inside, wrap_anew, wrapped_as
 from fxgrow.record import GrowthRecord
@@ -71,7 +71,7 @@ class Grower:
         self.entries = [parse_growth(text) for text in ([grow] if isinstance(grow, str) else grow)]
         self.steps_per_epoch, self.total_steps, self.wrap, self.in_place = steps_per_epoch, total_steps, wrap, in_place
         self.auto_entry = auto_in(self.entries)
-        self.growths: list[CheckedGrowth] = []  # of this process, in order
+        self.growths: list[GrowthAccount] = []  # of this process, in order
         self.done, self.since, self.flops = 0, 0, 0  # steps; the first row behind the last growth; FLOPs of all steps
         self.fired: list[int] = []
         self.rows: list[dict[str, Any]] = []  # one for each evaluation
@@ -293,7 +293,7 @@ class Grower:
         self.rates = after_growth(self.rates, entry.options, self.done, numbers[0] / numbers[1], self.warmup)
         self.last = LastGrowth(replace(record, origin={}), entry.options, self.done)
         self.fired.append(index)
-        self.growths.append(growth)
+        self.growths.append(growth.account(entry))
         self.since = len(self.rows)
         if self.auto is not None:
             self.auto.grown(self.done)

@@ -6,6 +6,8 @@
 The moment and how training goes on stand in front of the colon, the passes behind it, joined by `+` or `;`; `auto` has usual
 ones.
 """
+from __future__ import annotations
+
 import dataclasses
 import shlex
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ from fxgrow.common import did_you_mean, mixed
 from fxgrow.compare import Verification
 from fxgrow.errors import FxgrowError, GrowthError, TrainError
 from fxgrow.growth import INEXACT
-from fxgrow.record import Grown, GrowthRecord, new_numbers
+from fxgrow.record import Grown, GrowthRecord, Outcome, explain, new_numbers
 
 MOMENTS = ("epoch", "step", "fraction", "plateau", "slope", "auto")
 USUAL = "widen factor=2"  # the passes of `auto` where none are said: any network takes it
@@ -208,6 +210,23 @@ class CheckedGrowth:
     def record(self) -> GrowthRecord:
         """Return the record of this growth alone."""
         return self.grown.step
+
+    def account(self, entry: Entry) -> GrowthAccount:
+        """Return what is to be said of it, without networks and records."""
+        return GrowthAccount(entry.text, self.grown.outcomes, self.checked, self.inexact)
+
+
+@dataclass
+class GrowthAccount:
+    """What a growth did: its entry, what was done to each axis class, how both networks compare, what of it is not exact."""
+    entry: str
+    outcomes: list[Outcome]
+    checked: Verification
+    inexact: list[str]
+
+    def explain(self) -> str:
+        """Return the table of the axis classes as text."""
+        return explain(self.outcomes)
 
 
 def grow_by_entry(model: GraphModule, inputs: Tensor, entry: Entry, seed: int) -> CheckedGrowth:

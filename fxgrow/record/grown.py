@@ -1,4 +1,5 @@
 """Grown models: the model, its growth record, and what was done to each axis class."""
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,14 +46,23 @@ class Grown:
 
     def table(self):
         """Return a table with one row for each axis class that the passes looked at."""
-        columns = ("class", "size", "method", "why it is exact / why it was left alone")
-        rows = [(o.name, f"{o.before} -> {o.after}" if o.method else str(o.before), o.method or "left alone",
-                 o.certificate or o.reason) for o in self.outcomes]
-        return folded_table("What was done to each axis class", columns, rows)
+        return _table(self.outcomes)
 
     def explain(self) -> str:
         """Return the table as text: each axis class, what was done to it and why that is exact, or why nothing was."""
-        return render(self.table())
+        return explain(self.outcomes)
+
+
+def explain(outcomes: Sequence[Outcome]) -> str:
+    """Return what was done to each axis class as the text of a table."""
+    return render(_table(outcomes))
+
+
+def _table(outcomes: Sequence[Outcome]) -> Any:
+    columns = ("class", "size", "method", "why it is exact / why it was left alone")
+    rows = [(o.name, f"{o.before} -> {o.after}" if o.method else str(o.before), o.method or "left alone",
+             o.certificate or o.reason) for o in outcomes]
+    return folded_table("What was done to each axis class", columns, rows)
 
 
 def record_in(model_or_grown: nn.Module | Grown) -> GrowthRecord | None:

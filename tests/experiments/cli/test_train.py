@@ -64,14 +64,14 @@ def test_json_and_options_over_toml(here):
 def test_resumes(here, monkeypatch):
     words = MLP + "--epochs 4 --checkpoint-every 2 --grow 'step=5: widen factor=2'"
     whole = json.loads(run(f"{words} --json -o whole").stdout)
-    honest = Trainer._train_step
+    honest = Trainer.train_step
 
     def stops(self, x, y):
         if self.step == 7:
             raise RuntimeError("pulled the plug")
         honest(self, x, y)
 
-    monkeypatch.setattr(Trainer, "_train_step", stops)
+    monkeypatch.setattr(Trainer, "train_step", stops)
     assert "pulled the plug" in run(f"{words} -o half", 1).stderr
     monkeypatch.undo()
     monkeypatch.chdir(here)
@@ -166,6 +166,18 @@ def test_several_seeds_are_whole_runs_and_go_on(here):
     assert (here / "many/seed-3/report.json").stat().st_mtime_ns == before
     assert "seed 3: many/seed-3 holds a run with another lr" in run(words.replace("--lr 0.1", "--lr 0.2"), 1).stderr
     assert "leave out --resume" in run("--resume many/seed-3 --seeds 2", 2).stderr
+    (here / "many/seed-4/checkpoint.zip").unlink()
+    again = json.loads(run(words + " --stacked").stdout)          # one of them is left
+    assert again["runs"][1]["test"] == pytest.approx(alone["test"], rel=1e-4)
+    assert "say how many by --seeds" in run(MLP + "--stacked", 2).stderr
+    assert "leave out --jobs" in run(words + " --stacked --jobs 2", 2).stderr
+
+
+@pytest.mark.sweep
+def test_stacked_seeds_get_what_they_get_alone(here):
+    words = MLP + "--epochs 2 --seeds 2 --json "
+    for one, other in zip(*(json.loads(run(words + way).stdout)["runs"] for way in ("--stacked", ""))):
+        assert one["test"] == pytest.approx(other["test"], rel=1e-4) and one["flops"] == other["flops"]
 
 
 @pytest.mark.sweep

@@ -91,6 +91,7 @@ def test_the_same_as_serial_each_network_put_once_and_every_cpu_used(tmp_path, o
     assert len(running.networks) <= ray_engine.IDLE + 1 and not running.running
 
 
+@pytest.mark.sweep
 def test_workers_read_networks_where_they_lie(on):
     def body(task, network, *rest):
         return network.dtype.name, network.flags.writeable, network.flags.owndata, len(network)
@@ -99,12 +100,14 @@ def test_workers_read_networks_where_they_lie(on):
     assert running.wait() == (1, ("uint8", False, False, 2 ** 20))
 
 
+@pytest.mark.sweep
 def test_steady_searches_keep_the_workers_busy(tmp_path, on):
     found = search(small(mode="steady", selection="aging"), tmp_path / "run", engine=on())
     assert sorted(s.number for s in found.evaluations[:-1]) == [0, 1, 2, 3, 4]
     assert all(s.archive for s in found.evaluations)
 
 
+@pytest.mark.sweep
 def test_workers_that_are_killed_lose_nothing(tmp_path, on, serial):
     def body(task, *rest):
         mark = tmp_path / f"begun{task.number}"
@@ -117,6 +120,7 @@ def test_workers_that_are_killed_lose_nothing(tmp_path, on, serial):
     assert len(list(tmp_path.glob("begun*"))) == 2 and facts(found) == facts(serial)
 
 
+@pytest.mark.sweep
 def test_a_node_that_is_lost_loses_nothing(tmp_path, on, cluster, serial):
     doomed = cluster.add_node(**NODE)
     mark = tmp_path / "begun"
@@ -152,6 +156,7 @@ def test_a_node_that_is_lost_loses_nothing(tmp_path, on, cluster, serial):
     assert running.workers == 2
 
 
+@pytest.mark.sweep
 def test_what_fails_again_and_again_is_one_failed_network(tmp_path, on):
     def body(task, *rest):
         if (task.number, task.round) == (1, 1):
@@ -166,6 +171,7 @@ def test_what_fails_again_and_again_is_one_failed_network(tmp_path, on):
     assert running.wait()[1].error == "failed 5 times on the cluster, at last so: MemoryError: no room for it"
 
 
+@pytest.mark.sweep
 def test_a_network_that_is_lost_is_put_again(tmp_path, on):
     def body(task, network, *rest):
         if not (tmp_path / "begun").exists():
@@ -180,6 +186,7 @@ def test_a_network_that_is_lost_is_put_again(tmp_path, on):
     assert first and running.networks.keys() == first.keys() and running.networks != first
 
 
+@pytest.mark.sweep
 def test_what_is_wrong_for_all_networks_ends_the_search(tmp_path, on):
     other = {"fxgrow": "0.0", "torch": "0.0"}
     with pytest.raises(TrainError, match="install the same"):
@@ -192,6 +199,7 @@ def test_what_is_wrong_for_all_networks_ends_the_search(tmp_path, on):
         search(small(), tmp_path / "b", engine=on(body))
 
 
+@pytest.mark.sweep
 def test_ctrl_c_leaves_a_search_to_go_on_with(tmp_path, on, serial):
     driver = os.getpid()
 
@@ -213,6 +221,7 @@ def test_ctrl_c_leaves_a_search_to_go_on_with(tmp_path, on, serial):
     assert facts(search(small(), tmp_path / "run", engine=on())) == facts(serial)
 
 
+@pytest.mark.sweep
 def test_tasks_take_gpus_where_there_are_any(on, cluster):
     """Two tasks on half a GPU each, which the node says that it has."""
     node = cluster.add_node(**{**NODE, "num_cpus": 4, "num_gpus": 1})
@@ -228,12 +237,14 @@ def test_tasks_take_gpus_where_there_are_any(on, cluster):
         cluster.remove_node(node)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("options, said", [({"cpus": 50}, "has 50 CPUs"), ({"gpus": 3}, "3 GPUs")])
 def test_tasks_that_fit_no_node_are_told(on, options, said):
     with pytest.raises(TrainError, match=said):
         on(**options)
 
 
+@pytest.mark.sweep
 def test_the_connection_of_the_caller_stays(cluster):
     Ray().close()
     assert ray.is_initialized()
@@ -262,6 +273,7 @@ def test_a_training_that_is_interrupted_is_no_failed_network(tmp_path, monkeypat
     assert not Store(tmp_path).evaluations()
 
 
+@pytest.mark.sweep
 def test_addresses_where_no_cluster_is(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_engine, "PATIENCE", 3)
@@ -281,6 +293,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
             raise AssertionError
 
 
+@pytest.mark.sweep
 def test_a_cluster_of_its_own_is_on_loopback_and_ends(tmp_path):
     """In a process of its own, as it is for a user; the cluster's processes are gone soon after it."""
     def processes(session: str) -> list[str]:

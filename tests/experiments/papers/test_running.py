@@ -217,7 +217,7 @@ def test_an_interruption_leaves_what_is_finished(tiny, images, tmp_path, monkeyp
 
 class Stop(Watcher):
     def stepped(self, trainer, loss):
-        trainer._asked_to_stop = trainer.step == 3
+        trainer.asked_to_stop = trainer.step == 3
 
 
 def test_a_scale_with_checkpoints_goes_on_within_a_run(tiny, images, tmp_path):

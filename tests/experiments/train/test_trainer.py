@@ -14,7 +14,7 @@ import fxgrow
 from fxgrow.errors import GrowthError
 from fxgrow.experiments.data import load_data
 from fxgrow.experiments.settings import TrainError, read_toml
-from fxgrow.experiments.train import TrainConfig, Trainer, Watcher
+from fxgrow.experiments.train import TrainConfig, Trainer, Watcher, runnable
 from fxgrow.zoo import create_model
 
 
@@ -249,12 +249,20 @@ def test_without_validation_data():
     assert all(r["val_loss"] is None and r["val_accuracy"] is None for r in rows) and rows[-1]["train_loss"] > 0
 
 
-@pytest.mark.parametrize("settings", [{"optimizer": "adamw", "lr": 0.01}, {"nesterov": True}, {"precision": "bf16"},
-                                      {"compile": "eager"}, {"label_smoothing": 0.1}, {"workers": 1}])
+@pytest.mark.parametrize("settings", [
+    {"optimizer": "adamw", "lr": 0.01}, {"nesterov": True, "fused": True}, {"precision": "bf16"}, {"compile": "eager"},
+    {"label_smoothing": 0.1}, {"workers": 1}])
 def test_other_ways_to_train(settings):
     run = trainer("step=15 freeze=3: widen by=4", steps=60, **settings)
     rows = run.fit().rows
     assert rows[-1]["val_loss"] < 0.6 * rows[0]["val_loss"] and rows[-1]["parameters"] > rows[0]["parameters"]
+
+
+def test_cuda_graphs_are_a_mode_of_inductor(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **how: (model, how))
+    assert runnable(TrainConfig(compile="reduce-overhead"), None) == (None, {"mode": "reduce-overhead"})
+    assert runnable(TrainConfig(compile="inductor"), None) == (None, {"backend": "inductor"})
+    assert runnable(TrainConfig(), 1) == 1
 
 
 def test_batches_larger_than_the_data_and_none_left_over():
@@ -278,6 +286,8 @@ def test_what_does_not_go_together():
     if not torch.cuda.is_available():
         with pytest.raises(TrainError, match="no cuda device"):
             trainer(device="cuda")
+        with pytest.raises(TrainError, match="reduce-overhead is for CUDA graphs, and the device is .*: use inductor"):
+            trainer(compile="reduce-overhead", device="cpu")
         with pytest.raises(TrainError, match="fp16 needs a CUDA device"):
             trainer(precision="fp16")
 

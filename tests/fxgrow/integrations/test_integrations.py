@@ -24,6 +24,16 @@ def test_a_run_goes_on_to_the_same_numbers_when_it_was_killed(command, package, 
 
 
 @pytest.mark.sweep
+def test_transformers_in_two_processes_grows_as_one_does(tmp_path):
+    pytest.importorskip("accelerate")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([sys.executable, *torchrun, HERE / "transformers_ranks.py", tmp_path], text=True, timeout=300,
+                          capture_output=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    said = [line for line in done.stdout.splitlines() if "numbers" in line]
+    assert done.returncode == 0 and said == ["the same numbers"] * 2, done.stderr[-3000:]
+
+
+@pytest.mark.sweep
 @pytest.mark.parametrize("strategy, said", [("ddp", ["the same numbers"] * 2), ("ddp_fork", [])])
 def test_lightning_in_two_processes_grows_as_one_does(strategy, said, tmp_path):
     pytest.importorskip("lightning")

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -108,6 +110,17 @@ def test_the_average_of_a_layer_norms_stream_computes_what_it_did():
     loop.grower.step(3)
     assert ema.module.get_parameter("0.weight").shape == (16, 6) and torch.allclose(ema(X), expected, atol=1e-6)
     ema.update_parameters(loop.grower.model)
+
+
+def test_no_network_of_before_is_kept():
+    loop, kept = Loop(WIDEN, DEEPEN), []
+    for start, end in ((0, 4), (4, 8)):
+        kept += [weakref.ref(loop.model), weakref.ref(loop.model.get_parameter("3.weight"))]
+        loop.run(start, end)
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 4
+    assert [a.entry for a in loop.grower.growths] == [WIDEN, DEEPEN] and all(a.checked.ok for a in loop.grower.growths)
+    assert "8 -> 16" in loop.grower.growths[0].explain()
 
 
 def test_an_average_may_be_a_dict_and_an_optimizer_may_train_more_than_the_model():
