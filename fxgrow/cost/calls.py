@@ -45,10 +45,10 @@ def uncompiled() -> Iterator[None]:
     if flex is not None:
         plain |= {(flex, "flex_attention_hop"): _attend, (flex, "_validate_device"): lambda *tensors: None,
                   (flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"): True}
-    before = {place: getattr(*place) for place in plain}
+    before = {place: getattr(*place) for place in plain if hasattr(*place)}  # not every release has each
     try:
-        for place, value in plain.items():
-            setattr(*place, value)
+        for place in before:
+            setattr(*place, plain[place])
         with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext():
             yield
     finally:

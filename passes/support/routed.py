@@ -1,7 +1,7 @@
 """Mixtures of experts that a network has: more experts from fewer, each copied with its row of the router.
 
-Copies have equal scores, so that the `k r` largest are all `r` copies of the `k` largest, and share the weight of one. That a
-block's code makes no more of it is found by running it on drawn numbers, as it was and as it becomes.
+Copies have equal scores, so that the `k r` largest are all `r` copies of the `k` largest, and share the weight of one. That
+a block's code makes no more of it is found by running it on drawn numbers, as it was and as it becomes.
 """
 import math
 from collections.abc import Callable, Iterator
