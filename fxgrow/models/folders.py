@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from fxgrow.common import one_line
 from fxgrow.errors import ModelError
+from fxgrow.graph import named_tensors
 
 CONFIG = "config.json"
 GROWTH = "growth"  # the folder inside a folder in which its growth is told: what loads weights by a glob doesn't see it
@@ -95,20 +97,24 @@ def _kinds(table: Any, config: Any) -> tuple:
 
 
 def fresh(kind: Any, config: Any, like: nn.Module | None = None) -> nn.Module:
-    """Return a new model of a class, in the type of `like`, which also says how it generates; like it, without numbers."""
+    """Return a new model of a class, in the types of `like`, which also says how it generates; like it, without numbers."""
     dtype = next((p.dtype for p in like.parameters() if p.is_floating_point()), None) if like is not None else None
     dtype = dtype or getattr(config, "dtype", None) or torch.float32
     if like is not None and any(p.is_meta for p in like.parameters()):
         return without_numbers(kind, config, dtype)
     with _told(CONFIG):
         model = kind._from_config(config, dtype=dtype)
-    kinds = {name: b.dtype for name, b in like.named_buffers()} if like is not None else {}
-    for name, buffer in model.named_buffers():  # what stays in single precision where numbers are read in another type
-        buffer.data = buffer.data.to(kinds.get(name, buffer.dtype))
+    kinds = {_of_any_layer(name): t.dtype for name, t in named_tensors(like)} if like is not None else {}
+    for name, t in named_tensors(model):  # some stay in single precision where numbers are read in another type
+        t.data = t.data.to(kinds.get(_of_any_layer(name), t.dtype))
     told = getattr(like, "generation_config", None)
     if told is not None and getattr(model, "generation_config", None) is not None:
         model.generation_config = told
     return model
+
+
+def _of_any_layer(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".#.", name)
 
 
 def without_numbers(kind: Any, config: Any, dtype: torch.dtype) -> Any:

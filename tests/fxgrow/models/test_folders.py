@@ -124,6 +124,17 @@ def test_a_configuration_alone_is_a_fresh_model_with_the_head_of_another(tmp_pat
     assert type(model).__name__ == "LlamaForCausalLM" and model.lm_head.weight.dtype == torch.bfloat16
 
 
+def test_what_a_class_keeps_in_another_type_is_kept_so_in_new_layers():
+    config = transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    small = transformers.T5ForConditionalGeneration(config).half()
+    for block in (*small.encoder.block, *small.decoder.block):
+        block.layer[-1].DenseReluDense.wo.float()  # as from_pretrained does
+    big = fresh(type(small), changed(config, {"num_layers": 3}), small)
+    kinds = {name: p.dtype for name, p in big.named_parameters()}
+    assert len([n for n in kinds if n.endswith("wo.weight")]) == 4 and set(kinds.values()) == {torch.float16, torch.float32}
+    assert all((kind == torch.float32) == name.endswith("wo.weight") for name, kind in kinds.items())
+
+
 def test_changes_of_a_configuration():
     config = qwen().config
     assert parse_changes(["a=4096", "b.c=1e6", "d=silu", "e=false"]) == {"a": 4096, "b.c": 1e6, "d": "silu", "e": False}
