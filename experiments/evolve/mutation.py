@@ -31,7 +31,7 @@ from fxgrow.cost import ForwardCounter
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.settings import TrainError
-from fxgrow.graph import LAYERS, Captured, StructureCache, below, calls, inside, set_mode
+from fxgrow.graph import LAYERS, Captured, StructureCache, below, calls, inside, modules_by_path, set_mode
 from fxgrow.record import Grown
 
 TRIES = 30  # mutations that are tried for one child
@@ -388,7 +388,8 @@ def gap(before: Tensor, after: Tensor) -> float:
 
 def costs(model: GraphModule, inputs: Tensor, counter: ForwardCounter | None = None) -> tuple[int, int]:
     """Return the parameters, and the FLOPs of a forward pass for one sample; a counter knows what its networks share."""
-    return sum(p.numel() for p in model.parameters()), (counter or ForwardCounter()).count(model, inputs[:1])
+    held = {id(p): p.numel() for _, m in modules_by_path(model) for p in m._parameters.values() if p is not None}
+    return sum(held.values()), (counter or ForwardCounter()).count(model, inputs[:1])
 
 
 def latency(model: GraphModule, inputs: Tensor, repeats: int = 7) -> float:

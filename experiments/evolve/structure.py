@@ -55,7 +55,8 @@ def _layer_or_call(gm: GraphModule, modules: Mapping[str, nn.Module], node: Node
     """Return a layer with its settings, or a call with its numbers; and the shapes of the parameters."""
     if node.op == "call_module":
         layer = modules[str(node.target)]
-        what, tensors = f"{type(layer).__name__} {layer.extra_repr()}", list(layer.parameters())
+        held = layer.parameters() if layer._modules else (p for p in layer._parameters.values() if p is not None)
+        what, tensors = f"{type(layer).__name__} {layer.extra_repr()}", list(dict.fromkeys(held))
     else:
         what, tensors = title(gm, node), [operator.attrgetter(str(node.target))(gm)] if node.op == "get_attr" else []
     arguments = map_aggregate((node.args, dict(node.kwargs)), lambda a: "_" if isinstance(a, Node) else a)

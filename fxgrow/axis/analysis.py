@@ -212,6 +212,7 @@ class _AxisRunner(MetaRunner):
             value = _idle_fold(self.tape, value, node.args[1])
         self.tape.node_values[node.name] = _values_of(self.tape, value)
         self.tape.shapes[node.name] = nested_shape(value)
+        self.tape.results[node.name] = value
         if node.op == "output":
             for axis, why in [*self.tape.tables, *((axis, OUTPUT) for axis in _axes_in(self.tape, value))]:
                 freeze(axis, why)

@@ -91,6 +91,7 @@ class Tape(Watching):
         self.node = self.fx = ""  # the graph node we are in: where it is, for reasons; its name
         self.bounds: dict[int, set[int]] = {}  # of what the node slices: where it is sliced, here or elsewhere, by dimension
         self.shapes: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}  # what each graph node gave, on meta tensors
         self.by_node: dict[str, list[Op]] = {}
         self.chosen: dict[Value, tuple[Any, int | None, str]] = {}  # values at one position of an axis
         self.told_apart: dict[Any, tuple[int, int, str]] = {}  # how many first and last positions of an axis stay, and why

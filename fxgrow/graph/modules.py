@@ -104,10 +104,15 @@ def add_node(graph: Graph, kind: str, target: Any, args: tuple, kwargs: dict[str
     """Add a node to a graph, which is given its arguments afterwards: `create_node` takes three times as long for them."""
     node = graph.create_node(kind, target, name=name)
     if args:
-        node.args = args
+        _put(node, "args", args)
     if kwargs:
-        node.kwargs = kwargs
+        _put(node, "kwargs", kwargs)
     return node
+
+
+def _put(node: Node, name: str, value: Any) -> None:
+    """Set an attribute of a node by which no graph finds it, without filing the node anew there."""
+    object.__setattr__(node, name, value)
 
 
 def _clone_nodes(graph: Graph) -> Graph:
@@ -116,8 +121,10 @@ def _clone_nodes(graph: Graph) -> Graph:
     copies: dict[Any, Any] = {}
     for node in graph.nodes:
         args, kwargs = map_arg((node.args, node.kwargs), copies.__getitem__)
-        copies[node] = add_node(new, node.op, node.target, args, kwargs, node.name)
-        copies[node].type, copies[node].meta = node.type, copy.copy(node.meta)
+        copies[node] = copied = add_node(new, node.op, node.target, args, kwargs, node.name)
+        copied.meta.update(node.meta)
+        if node.type is not None:
+            copied.type = node.type
     new._codegen = copy.deepcopy(graph._codegen)
     return new
 

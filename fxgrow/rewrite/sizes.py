@@ -3,16 +3,18 @@
 A node that disagrees gets its size arguments written out; one that still disagrees refuses the growth (`Refusal`), and
 the caller leaves those classes alone. The ops inside a node are compared too: their sizes, and where slices start.
 """
+import itertools
 import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import Shapes, all_numbers_in, effects, tensors_in
 from fxgrow.axis import Atom, Value, atoms
 from fxgrow.common import Refusal
-from fxgrow.graph import MetaRunner, nested_shape, place_of
+from fxgrow.graph import MetaRunner, form_of, nested_shape, place_of
 from fxgrow.rewrite.arguments import keep_old_numbers, write_sizes
 from fxgrow.rewrite.growth import GrownSizes
 from fxgrow.rewrite.numbers import Numbers
@@ -43,17 +45,26 @@ class _Watch(Shapes):
 
 
 class _SizeRunner(MetaRunner):
-    """Runs a rewritten graph and corrects the sizes in it node by node."""
+    """Runs a rewritten graph and corrects the sizes in it node by node; what nothing of grew gives what it gave before."""
     both_modes = True
 
     def __init__(self, gm: GraphModule, grown: GrownSizes):
         super().__init__(gm, inputs=grown.tape.inputs)
         self.grown, self.watch = grown, _Watch()
         self.numbers = Numbers(self, grown)
+        tape = grown.tape
+        self.touched = {op.fx for atom in grown.sizes for op in tape.ops_of.get(atom, ())}  # nodes with classes that grow
+        larger = {name for atom in grown.sizes for name, _ in tape.params_of.get(atom, ())}
+        self.larger = {path for name in larger for path in itertools.accumulate(name.split("."), "{}.{}".format)}
+        self.as_before: set[Node] = set()  # nodes that give, on meta tensors, what they gave in the analysis
 
     def compute(self, node: Node) -> Any:
         if node.op == "placeholder":
+            self.as_before.add(node)
             return self.run_node(node)
+        if self._stays(node):
+            self.as_before.add(node)
+            return self.grown.tape.results[node.name]
         if not node.meta.get("folded"):
             return self._resized(node)
         value, problem = self._attempt(node)
@@ -62,8 +73,19 @@ class _SizeRunner(MetaRunner):
                           [a for a in self.grown.sizes if a.size == 1])
         return value
 
+    def _stays(self, node: Node) -> bool:
+        """Tell whether a node gives a tensor of which neither what it is made of nor what is asked of it has grown."""
+        tape, name = self.grown.tape, node.name
+        value, shape = tape.results.get(name), tape.shapes.get(name)
+        return (isinstance(value, Tensor) and name not in self.touched and self.as_before.issuperset(node.all_input_nodes)
+                and not (node.op in ("call_module", "get_attr") and node.target in self.larger)
+                and not node.meta.get("folded") and not self.is_unknown(node)
+                and nested_shape(value) == shape == self.grown.shapes(tape.node_values.get(name), shape))
+
     def after(self, node: Node, value: Any) -> Any:
         self.numbers.note(node, value)
+        if node not in self.as_before and _is_as(value, self.grown.tape.results.get(node.name)):
+            self.as_before.add(node)
         return super().after(node, value)
 
     def _resized(self, node: Node) -> Any:
@@ -126,6 +148,13 @@ class _SizeRunner(MetaRunner):
             values += result if isinstance(result, list) else [result]
         touched = {a for v in values if isinstance(v, Value) for axis in v.axes for a in atoms(axis)}
         return [a for a in touched if a in self.grown.sizes]
+
+
+def _is_as(value: Any, before: Any) -> bool:
+    """Tell whether a number or a tensor on the meta device is the one that it was."""
+    if isinstance(value, Tensor) and isinstance(before, Tensor):
+        return form_of(value) == form_of(before)
+    return isinstance(value, (int, float, torch.Size)) and value == before
 
 
 def _equal(a: Any, b: Any) -> bool:
