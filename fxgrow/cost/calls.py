@@ -43,8 +43,9 @@ def uncompiled() -> Iterator[None]:
     flex: Any = sys.modules.get("torch.nn.attention.flex_attention")
     plain: dict[tuple[Any, str], Any] = {(torch, "cond"): lambda pred, yes, no, args=(): (yes if pred else no)(*args)}
     if flex is not None:
-        plain |= {(flex, "flex_attention_hop"): _attend, (flex, "_validate_device"): lambda *tensors: None,
-                  (flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"): True}
+        outputs = 3 if hasattr(flex, "AuxOutput") else 2  # before torch 2.9 nobody could ask for the largest of the scores
+        plain |= {(flex, "flex_attention_hop"): lambda *taken: _attend(*taken)[:outputs],
+                  (flex, "_validate_device"): lambda *tensors: None, (flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"): True}
     before = {place: getattr(*place) for place in plain if hasattr(*place)}  # not every release has each
     try:
         for place in before:

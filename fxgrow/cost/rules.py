@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxgrow.aten import FREE, LINEAR, ODD, OTHER_POINTWISE, POOLED, RANGES, ZERO_AT_ZERO
+from fxgrow.aten import DIMENSION_VIEWS, FREE, LINEAR, ODD, OTHER_POINTWISE, POOLED, RANGES, ZERO_AT_ZERO
 
 Gradient = tuple[Any, int]  # a tensor, or several; the FLOPs that are due if (one of) it needs a gradient
 
@@ -310,7 +310,7 @@ def scattered(args, kwargs, out) -> Flops:
 
 
 # Sort, choose or look up numbers, or work number by number: they have no rule, and hold no product either.
-NO_PRODUCTS = {*OTHER_POINTWISE, *ODD, *ZERO_AT_ZERO, *POOLED, *LINEAR, *RANGES, *"""
+NO_PRODUCTS = {*DIMENSION_VIEWS, *OTHER_POINTWISE, *ODD, *ZERO_AT_ZERO, *POOLED, *LINEAR, *RANGES, *"""
     index_copy index_fill index_reduce masked_scatter bincount histc searchsorted bucketize unique_consecutive _unique2
     unique_dim cummax cummin kthvalue median nanmedian mode msort argsort aminmax isin nll_loss_forward nll_loss2d_forward
     mse_loss smooth_l1_loss huber_loss binary_cross_entropy _pack_padded_sequence record_stream _assert_async
