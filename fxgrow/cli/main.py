@@ -3,6 +3,8 @@
 An error becomes one line and an exit code: 0 done, 1 it could not be done, 2 usage. Torch is imported inside the commands:
 help comes at once. Other packages add commands through the entry-point group `fxgrow.commands`.
 """
+import atexit
+import gc
 import importlib
 import sys
 import warnings
@@ -114,3 +116,4 @@ def main() -> None:
     Example:
       fxgrow transform torchvision:resnet18 --pass widen --factor 1.5 -o big.pt
     """
+    atexit.register(gc.freeze)  # what is left at the end goes with the process; to look for garbage in it takes a second

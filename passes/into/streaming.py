@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter
+from torch.fx import GraphModule
 
-from fxgrow.aten import TorchDispatchMode, tree_map
 from fxgrow.blocks import Extra
 from fxgrow.common import Refusal, atomic_folder, without_collector
 from fxgrow.compare import Verification
@@ -31,19 +30,18 @@ from fxgrow.models import (
 from fxgrow.passes.into.growing import Into, rounding_note, rounding_of, wide_values
 from fxgrow.passes.into.mixtures import Mixture
 from fxgrow.passes.into.new_parts import numbers_of
+from fxgrow.passes.into.nodewise import Known, run, wide
 from fxgrow.passes.into.plan import HALF, Options, Plan, Step, default_method
 from fxgrow.record import GrowthRecord
 from fxgrow.tracing import compare_outputs, tolerance_of
-
-PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
 
 
 @dataclass
 class Streamed:
     """What was done: the plan, where numbers come from, how far both models are apart.
 
-    rounding: of 16-bit numbers, how far the small model is from itself in float32 (None: of others). sizes: numbers of the
-    parameters of both.
+    rounding: of 16-bit numbers, how far the small model is from itself in float32 (None: of others, or both are equal).
+    sizes: numbers of the parameters of both.
     """
     plan: Plan
     record: GrowthRecord
@@ -113,7 +111,7 @@ class _Numbers:
     def _small(self, name: str) -> Tensor:
         """Return a tensor of the small model, in float32 where something is to be computed of it."""
         tensor = self.into.copied(name, self.shards.read(name))
-        return _wide(tensor) if self.into.widening.growths else tensor
+        return wide(tensor) if self.into.widening.growths else tensor
 
     def _grown(self, name: str) -> Tensor:
         into = self.into
@@ -121,7 +119,7 @@ class _Numbers:
             ours = into.pairing.names[name]
             grown = into.widening.grown(ours, self._small(ours))
             scale, shift = into.rescaling.of(name)
-            return _wide(grown) * scale + shift if scale != 1 else grown
+            return wide(grown) * scale + shift if scale != 1 else grown
         if name in self.neutral:
             return torch.full(tensors_of(into.big)[name].shape, self.neutral[name])
         if name in self.extras:
@@ -151,7 +149,7 @@ class _Numbers:
                 torch.manual_seed(self.into.options.seed)
                 fresh = _initialised(self.into.given[1], mixture.path)
             twin = tensors_of(self.into.big.get_submodule(mixture.path))
-            dense = {name: _wide(self._grown(name)) for name in (f"{mixture.path}.{n}" for n in twin)}
+            dense = {name: wide(self._grown(name)) for name in (f"{mixture.path}.{n}" for n in twin)}
             self._keep(mixture.path, mixture.filled(dense, fresh))
         return self.parts[mixture.path]
 
@@ -178,10 +176,6 @@ class _Read(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALF else tensor
-
-
 def _initialised(big: Any, path: str, draw: bool = True) -> dict[str, Tensor]:
     """Return numbers of a module without any, as its class draws them (else zeros), in its types."""
     part = copy.deepcopy(big.get_submodule(path))
@@ -189,8 +183,8 @@ def _initialised(big: Any, path: str, draw: bool = True) -> dict[str, Tensor]:
     for module in part.modules():
         for name, p in module._parameters.items():
             if p is not None:
-                wide = torch.float32 if p.dtype in HALF else p.dtype
-                module._parameters[name] = nn.Parameter(torch.zeros(p.shape, dtype=wide), p.requires_grad)
+                kind = torch.float32 if draw and p.dtype in HALF else p.dtype
+                module._parameters[name] = nn.Parameter(torch.zeros(p.shape, dtype=kind), p.requires_grad)
     if draw:
         with torch.no_grad():
             part.apply(big._init_weights)
@@ -218,56 +212,12 @@ class _filled:
             self.gm.get_submodule(owner)._parameters[leaf] = tensor
 
 
-class _Lazily(Interpreter):
-    """A captured graph run a node at a time, on numbers that are read for each.
-
-    wide: in float32 where its numbers have 16 bits, and where it says so of a value.
-    """
-
-    def __init__(self, gm: GraphModule, read: Callable[[str], Tensor], wide: bool):
-        super().__init__(gm)
-        first: dict[int, str] = {}
-        self.names = {name: first.setdefault(id(t), name) for name, t in tensors_of(gm).items()}
-        self.read, self.wide = (lambda name: _wide(read(name))) if wide else read, wide
-
-    def fetch_args_kwargs_from_env(self, n):
-        taken = super().fetch_args_kwargs_from_env(n)
-        if not self.wide:
-            return taken
-        return tree_map(lambda v: torch.float32 if isinstance(v, torch.dtype) and v in HALF else v, taken)
-
-    def get_attr(self, target, args, kwargs):
-        value = super().get_attr(target, args, kwargs)
-        if isinstance(value, Tensor) and value.is_meta:
-            return self.read(self.names[str(target)])
-        return wide_values(value) if self.wide else value
-
-    def call_module(self, target, args, kwargs):
-        layer = self.fetch_attr(target)
-        state = {name: self.read(self.names[f"{target}.{name}"]) for name, t in tensors_of(layer).items() if t.is_meta}
-        return torch.func.functional_call(layer, state, args, kwargs)
-
-
-class _Products(TorchDispatchMode):
-    """Products of 16-bit numbers in float32, rounded at the end, as kernels do: several times as fast on CPUs."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func not in PRODUCTS or args[0].dtype not in HALF or args[0].device.type != "cpu":
-            return func(*args, **(kwargs or {}))
-        return func(*map(_wide, args), **(kwargs or {})).to(args[0].dtype)
-
-
-def _run(gm: GraphModule, read: Callable[[str], Tensor], inputs: Mapping[str, Tensor], wide: bool = False) -> Any:
-    gm.eval()
-    with torch.no_grad(), _Products():
-        nodes = gm.graph.find_nodes(op="placeholder")
-        return _Lazily(gm, read, wide).run(*(inputs.get(str(n.target), *n.args) for n in nodes))
-
-
 def _compared(into: Into, small: "Shards", big: "Shards", inputs: Mapping[str, Tensor]) -> tuple[Verification, float | None]:
-    """Compare both models by their graphs on the example inputs, and the small one with itself in float32."""
+    """Compare both models by their graphs on the example inputs; the small one with itself in float32, where they differ."""
     side, other = into.graphs()
-    ours, theirs = _run(side, small.read, inputs), _run(other, big.read, inputs)
+    known = Known(small.read, into.pairing.names)
+    ours = run(side, small.read, inputs, known.first)
+    theirs = run(other, big.read, inputs, known.second)
     tolerance = tolerance_of(dtype_of(into.small))
     found = compare_outputs(ours, theirs, tolerance, extended=into.options.extend)
     checked = Verification(found.absolute, found.relative, ("eval",) if found.equal else (), tolerance,
@@ -276,5 +226,7 @@ def _compared(into: Into, small: "Shards", big: "Shards", inputs: Mapping[str, T
     checked, dtype = into.allowing(checked), dtype_of(into.small)
     if dtype not in HALF:
         return checked, None
-    rounding = rounding_of(_run(side, small.read, wide_values(inputs), wide=True), ours)
+    rounding = None
+    if found.absolute:
+        rounding = rounding_of(run(side, lambda name: wide(small.read(name)), wide_values(inputs), widened=True), ours)
     return replace(checked, notes=(*checked.notes, rounding_note(dtype, rounding))), rounding
