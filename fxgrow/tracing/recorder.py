@@ -688,7 +688,7 @@ class Recorder(TorchFunctionMode):
             try:
                 return self.leaf(call, module, path, args, kwargs)
             except Exception as error:
-                raise LeafNeeded(path, describe(error)) from error
+                raise LeafNeeded(path, self._described(error)) from error
         self.stack.append(path)
         try:
             out = call(module, *args, **kwargs)
@@ -698,9 +698,14 @@ class Recorder(TorchFunctionMode):
         except Exception as error:
             if not path:
                 raise
-            raise LeafNeeded(path, describe(error)) from error
+            raise LeafNeeded(path, self._described(error)) from error
         finally:
             self.stack.pop()
+
+    def _described(self, error: Exception) -> str:
+        """Describe an error, and say so where it may come of a number of positions that was made up."""
+        made_up = "how many positions it goes on with depends on data, and is made up here: " if self.counts else ""
+        return made_up + describe(error)
 
     def _is_lent(self, module: nn.Module, path: str) -> bool:
         """Tell whether a layer is called with other parameters than its own, and is recorded as what it does with them.

@@ -163,6 +163,27 @@ def test_the_count_of_flops_says_what_it_assumes():
     assert told.modules["last"].forward == 2 * 12 * 5 * M.sum() and told.eager and "index" not in " ".join(told.uncounted)
 
 
+class Diagonal(nn.Module):
+    """Takes a mask to have as many positions as there are rows (ClusterGCN's own loops)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 12)
+
+    def forward(self, x, edges):
+        weights = torch.ones(edges.shape[1]).to(x)
+        weights[edges[0] == edges[1]] += 1 / x.shape[0] * torch.ones(x.shape[0]).to(x)
+        return self.first(x).index_add(0, edges[1], weights[:, None] * self.first(x)[edges[0]])
+
+
+def test_a_mask_that_must_have_so_many_positions_is_told():
+    edges = torch.stack([torch.arange(8), torch.arange(8)])
+    model = nn.ModuleDict({"a": Diagonal()})
+    model.forward = lambda x, edges: model["a"](x, edges)
+    with pytest.raises(CaptureError, match="depends on data, and is made up here"):
+        fxgrow.capture(model, (torch.randn(8, 6), edges))
+
+
 class Routed(nn.Module):
     """Gives each row to one of three experts, and passes over those that get none."""
 
