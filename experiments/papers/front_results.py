@@ -88,6 +88,10 @@ class Compared:
                 found[seed] = float(np.interp(math.log(flops), x, [y for _, y in points]))
         return found
 
+    def beside(self, goal: Mapping[str, Any], name: str) -> dict[int, float]:
+        """Return a size's result by seed, each at the FLOPs of the goal's run of that seed: those by `auto` differ."""
+        return {seed: at[seed] for seed, (flops, _) in self.runs(goal).items() if seed in (at := self.at(name, flops))}
+
     def best(self, flops: float) -> tuple[str, dict[int, float]] | None:
         """Return the size that is best at these FLOPs, on the mean over the seeds that all have, and its results by seed."""
         found = {name: at for name in self.results["sizes"] if (at := self.at(name, flops))}
@@ -177,8 +181,9 @@ def ways_table(compared: Compared) -> str:
             best = compared.best(flops)
             rows.append([name, f"equal {goal['equal']}", f"{goal['updates']:,}", quantity(flops, "FLOP"),
                          mean(list(mine.values())), share, beside,
-                         mean(compared.ahead(mine, compared.at(way["last"], flops)), sign="+"),
-                         mean(compared.ahead(mine, best[1]), sign="+") if best else "", best[0] if best else ""])
+                         mean(compared.ahead(mine, compared.beside(goal, way["last"])), sign="+"),
+                         mean(compared.ahead(mine, compared.beside(goal, best[0])), sign="+") if best else "",
+                         best[0] if best else ""])
     return _table(WAYS, rows)
 
 

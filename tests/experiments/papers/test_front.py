@@ -200,6 +200,8 @@ def test_distances_to_the_front(higher):
     found, sign = Compared(made(higher)), 1 if higher else -1
     assert found.at("small", 2.0) == {0: pytest.approx(sign * 1.5), 1: pytest.approx(sign * 3.5)}
     assert found.at("big", 1.0) == {}
+    by_auto = {"runs": [{"seed": 0, "flops": 2.0, "result": 1.0}, {"seed": 1, "flops": 4.0, "result": 1.0}]}
+    assert found.beside(by_auto, "small") == {0: pytest.approx(sign * 1.5), 1: pytest.approx(sign * 4.0)}
     assert found.best(4.0)[0] == "small" and found.best(16.0) == ("big", {0: sign * 4, 1: sign * 6})
     rows = front_results.ways_table(found).splitlines()[2:]
     assert "0.50 | -0.500 ± 0.707 | +1.500 ± 0.707 | +1.500 ± 0.707 | small" in rows[0].replace("big", "small")
