@@ -249,6 +249,7 @@ UNREACHED = {
     "--seeds makes whole runs of one process each": "tests/experiments/cli/test_train.py",
     "--stacked is for several runs": "the same",
     "--stacked makes all runs in one process": "the same",
+    "leave it out, or --stacked": "tests/experiments/train/test_stacked.py",
     "leave --stacked out": "tests/experiments/train/test_stacked.py",
     "pip install": "what it names is a part of setup.cfg: see test_what_sentences_name_is_there",
     "install the same fxgrow[ray]": "the same",
