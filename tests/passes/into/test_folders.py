@@ -114,7 +114,7 @@ def test_both_sides_of_an_encoder_and_decoder_grow_in_a_folder(here, kind, dtype
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])  # whose graph says of masks that they have 16 bits
 def test_an_encoder_and_decoder_grow_a_tensor_at_a_time(here, dtype):
     config = transformers.T5Config(**SEQUENCES, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
-    shake(transformers.T5ForConditionalGeneration(config).double(), 0).to(dtype).save_pretrained("small")
+    shake(transformers.T5ForConditionalGeneration(config).double(), 1).to(dtype).save_pretrained("small")
     changes = {"d_model": 32, "num_layers": 2, "num_decoder_layers": 2}
     done = grow_folder("small", None, changes, "out", lambda best: Options(best, "end", False, False, 0))
     assert done.verification.ok and (done.rounding is not None) is (dtype is torch.bfloat16)
