@@ -100,7 +100,7 @@ def test_noise_tells_equal_experts_apart():
         fxgrow.grow_into(made("Llama"), made("Llama", 3), (WORDS,), noise=0.1)
 
 
-@pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="what Mixtral calls runs on GPUs alone in this torch")
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="Mixtral runs on no CPU with this torch")
 def test_folder_to_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made("Llama").float().save_pretrained("small")
