@@ -21,6 +21,7 @@ from fxgrow.passes.into.heads import with_copied_heads
 from fxgrow.passes.into.mixtures import experts_of, mixtures_of, run_everywhere, with_dense
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.omitted import Omitted
+from fxgrow.passes.into.open_experts import with_open_experts
 from fxgrow.passes.into.outside import insist_on_constants, longer_tables, outside_state
 from fxgrow.passes.into.pairing import Pairing
 from fxgrow.passes.into.plan import HALF, Options, Plan, Step, default_method
@@ -95,6 +96,9 @@ class Into:
             steps += [mixture.step() for mixture in self.mixtures]
         same, self.prior = with_copied_heads(self.small, self.big, taken, steps)
         same, first = with_copied_experts(same, self.big, taken, steps)
+        self.open = bool(list(experts_of(same)) and list(experts_of(self.big)))
+        if self.open:
+            same, self.big = with_open_experts(same), with_open_experts(self.big)
         self.prior = self.prior.then(first) if self.prior and first else self.prior or first
         self.alone = not is_captured(same) or _gives_results_alone(same)
         with self._compared(same, self.big):
@@ -188,8 +192,9 @@ class Into:
         """Return the graphs of both models as they are given, without numbers where they are without."""
         graphs = self.pairing.small.gm, self.pairing.big.gm
         with self._compared(*self.given):
+            plain = self.prior is None and not self.open, not self.mixtures and not self.open
             return tuple(gm if as_they_are else capture_graph(model, self.inputs, check=False, guard=False, train=False)  # type: ignore[return-value]
-                         for gm, as_they_are, model in zip(graphs, (self.prior is None, not self.mixtures), self.given))
+                         for gm, as_they_are, model in zip(graphs, plain, self.given))
 
     def _records(self) -> GrowthRecord:
         """Return where the numbers of the models that were matched come from."""

@@ -3,11 +3,13 @@
 Attention over groups of queries (Ainslie 2023, GQA, arXiv:2305.13245) repeats each head for its group. A class says by its
 configuration how many there are; where copies stand in a tensor follows from the sizes of its configuration's own model.
 """
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxgrow.common import Refusal
 from fxgrow.compare import copy_of
 from fxgrow.errors import FxgrowError
 from fxgrow.graph import as_call, skeleton, uncached
@@ -16,6 +18,7 @@ from fxgrow.passes.into.plan import Step
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.tracing import capture_graph, compare_outputs
 
+SWITCHES = ("multi_query", "num_kv_heads")  # of configurations, where it isn't num_key_value_heads
 ROUNDING = 1e-3  # what copied heads differ by at most, where they stand in the order that was taken for granted
 
 
@@ -25,6 +28,11 @@ def with_copied_heads(small: nn.Module, big: nn.Module, inputs: Any,
 
     It is the small model itself, without a record, where it has as many already, or no configuration says so.
     """
+    return _joined(small, big, inputs, steps) or _counted(small, big, inputs, steps)
+
+
+def _counted(small: nn.Module, big: nn.Module, inputs: Any, steps: list[Step]) -> tuple[nn.Module, GrowthRecord | None]:
+    """Copy the heads of keys of a class that says by num_key_value_heads how many there are."""
     (queries, keys), (their_queries, their_keys) = heads_of(small), heads_of(big)
     if not keys or not their_keys or queries * their_keys == keys * their_queries:
         return small, None
@@ -53,6 +61,64 @@ def with_copied_heads(small: nn.Module, big: nn.Module, inputs: Any,
         return small, None  # queries, keys and values stand in another order
     steps.append(Step("widen", "key and value heads", keys, wanted, "copy", "each serves fewer queries"))
     return model.eval(), record
+
+
+def _joined(small: nn.Module, big: nn.Module, inputs: Any,
+            steps: list[Step]) -> tuple[nn.Module, GrowthRecord] | None:
+    """Copy the heads of keys of a class that says otherwise how many there are, and has all heads in one tensor.
+
+    In which order they stand there is found by running: all queries, keys and values, or each key with its queries.
+    """
+    ours, theirs = (getattr(model, "config", None) for model in (small, big))
+    changes = {n: getattr(theirs, n) for n in SWITCHES if getattr(ours, n, None) != getattr(theirs, n, None)}
+    if not changes or type(ours) is not type(theirs):
+        return None
+    try:
+        model = fresh(type(small), changed(ours, changes), small)
+    except FxgrowError:
+        return None
+    state, sizes, queries = small.state_dict(), model.state_dict(), heads_of(small)[0] or 0
+    grown = {n: (t.shape[0], sizes[n].shape[0]) for n, t in state.items() if sizes[n].shape[:1] != t.shape[:1]}
+    if not grown or any(n not in sizes or sizes[n].shape[1:] != state[n].shape[1:] for n in state):
+        return None
+    if any(t.is_meta for t in state.values()):
+        raise Refusal("where heads stand in a tensor is found by running")
+    for orders in itertools.product((_in_turn, _by_key), repeat=2):
+        indices = {n: _between(*size, queries, *orders) for n, size in grown.items()}
+        if None in indices.values():
+            return None
+        model.load_state_dict({n: t if n not in grown else t[indices[n].to(t.device)] for n, t in state.items()})  # type: ignore[union-attr]
+        if _same(small, model.eval(), inputs):
+            break
+    else:
+        return None
+    record = GrowthRecord(origin={"": skeleton(capture_graph(small, inputs, check=False))})
+    for name, index in indices.items():
+        entry = record.parameters[name] = ParameterRecord.same(name, state[name].ndim)
+        entry.index[0], entry.fresh[0] = index, _repeated(index)  # type: ignore[arg-type]
+    told = ", ".join(f"{n}={v}" for n, v in changes.items())
+    steps.append(Step("widen", "key and value heads", method="copy", note=f"{told}: each serves fewer queries"))
+    return model, record
+
+
+def _between(size: int, wanted: int, queries: int, order: Any, their_order: Any) -> Tensor | None:
+    """Return where the positions of an axis with all heads come from, by both orders of its heads."""
+    for width in range(size // queries, 0, -1) if queries else ():  # of a head
+        (keys, rest), (more, others) = (divmod(n - queries * width, 2 * width) for n in (size, wanted))
+        if not (rest or others) and keys and more > keys and queries % more == 0 and more % keys == 0:
+            heads = {head: i for i, head in enumerate(order(queries, keys))}
+            found = [heads[kind, i if kind == "q" else i * keys // more] for kind, i in their_order(queries, more)]
+            return (torch.tensor(found)[:, None] * width + torch.arange(width)).flatten()
+    return None
+
+
+def _in_turn(queries: int, keys: int) -> list[tuple[str, int]]:
+    return [("q", i) for i in range(queries)] + [(kind, i) for kind in "kv" for i in range(keys)]
+
+
+def _by_key(queries: int, keys: int) -> list[tuple[str, int]]:
+    each = queries // keys
+    return [head for i in range(keys) for head in [*(("q", i * each + j) for j in range(each)), ("k", i), ("v", i)]]
 
 
 def _index(size: int, wanted_size: int, heads: tuple[int, int], wanted: int) -> Tensor | None:

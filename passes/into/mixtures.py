@@ -82,7 +82,7 @@ class Mixture:
         x = torch.randn(ROWS, width, generator=torch.Generator().manual_seed(0)).to(inner.down_proj.device)
         chosen = torch.zeros(ROWS, 1, dtype=torch.long, device=x.device)
         with torch.no_grad():
-            if not _close(inner(x, chosen, torch.ones_like(x[:, :1])), Dense(inner)(x)):
+            if not close(inner(x, chosen, torch.ones_like(x[:, :1])), Dense(inner)(x)):
                 raise GrowthError(f"{path}.{experts} ({type(inner).__name__}) keeps its experts in a layout that is not "
                                   "known: the first half of gate_up_proj would be the gate, and there would be no biases")
             found = cls(path, experts, count, _total(block, inner))
@@ -107,7 +107,7 @@ class Mixture:
                     p.zero_()
             ratio = block(x[None])[0] / made
             self.shared, self.last, self.factor = name, order[-1], float(ratio.mean())
-            if not _close(ratio, torch.full_like(ratio, self.factor)) or not self.factor:
+            if not close(ratio, torch.full_like(ratio, self.factor)) or not self.factor:
                 raise GrowthError(f"{self.path}.{name}: what its block does to it is not known")
 
     def _insist_exact(self, block: nn.Module) -> None:
@@ -237,7 +237,7 @@ def _total(block: nn.Module, experts: nn.Module) -> float | None:
         if p.ndim == 2 and p.shape[0] == experts.get_parameter(TENSORS[0]).shape[0]:  # the router, which may be all zero
             p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)).to(p))
     sums = weights_given(block, experts).float().sum(-1)
-    return float(sums.mean()) if _close(sums, sums.mean().expand_as(sums)) else None
+    return float(sums.mean()) if close(sums, sums.mean().expand_as(sums)) else None
 
 
 @torch.no_grad()
@@ -253,5 +253,6 @@ def weights_given(block: nn.Module, experts: nn.Module) -> Tensor:
     return given[0]
 
 
-def _close(x: Tensor, y: Tensor) -> bool:
+def close(x: Tensor, y: Tensor) -> bool:
+    """Tell whether two tensors are equal up to rounding in single precision."""
     return bool(torch.allclose(x, y, rtol=CLOSE, atol=CLOSE * float(y.abs().max())))

@@ -134,7 +134,7 @@ class _Numbers:
                 steps: list[Step] = []
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(into.options.seed + extra.span[0])
-                    fresh = _initialised(into.big, extra.name, draw)
+                    fresh = _initialised(into.given[1] if into.open else into.big, extra.name, draw)
                 with _filled(gm, fresh):
                     mine = numbers_of(extra, into.pairing, _Read(self._grown, into.pairing.names), into.options, steps)
                 if draw or (steps[-1].method == "net2net" and mine.keys() >= fresh.keys()):

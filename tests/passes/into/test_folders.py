@@ -269,3 +269,19 @@ def test_a_folder_that_grew_is_read_with_its_growth(here):
     (here / "three" / "growth" / "record.json").write_text("{}")
     with pytest.raises(ModelError, match="tells no growth"):
         load_model("three")
+
+
+@pytest.mark.parametrize("kind, before, after", [
+    ("GPTBigCode", {"multi_query": True}, {"multi_query": False}), ("Falcon", {"multi_query": True}, {"multi_query": False}),
+    pytest.param("Falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}, {"num_kv_heads": 4},
+                 marks=pytest.mark.sweep)])
+def test_heads_of_keys_that_stand_in_one_tensor_with_all_others(kind, before, after):
+    config = getattr(transformers, f"{kind}Config")(vocab_size=40, hidden_size=16, num_hidden_layers=1, bos_token_id=1,
+                                                    num_attention_heads=4, eos_token_id=2, **before)
+    small = shake(getattr(transformers, f"{kind}ForCausalLM")(config).double(), 0).eval()
+    grown = fxgrow.grow_into(small, after, seed=0)
+    assert grown.verification.ok and [step.name for step in grown.plan.steps] == ["key and value heads"]
+    words = torch.randint(3, 40, (3, 7))
+    with torch.no_grad():
+        one, two = small(words).logits, grown.model.eval()(words).logits
+    assert float((one - two).abs().max() / one.abs().max()) < 1e-6

@@ -126,3 +126,16 @@ def test_folder_to_folder(tmp_path, monkeypatch):
     more = run("grow out --set num_local_experts=8 --set num_experts_per_tok=4 --noise 0.05 -o more --json")
     assert not more["verification"]["ok"]
     assert transformers.MixtralForCausalLM.from_pretrained("more").config.num_local_experts == 8
+
+
+@pytest.mark.parametrize("kind, method, sizes", [
+    ("Mixtral", "net2net", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ("Qwen2Moe", "r2r", {**FOUR, "norm_topk_prob": False, "shared_expert_intermediate_size": 20}),
+    pytest.param("Olmoe", "netmorph", FOUR, marks=pytest.mark.sweep)])
+def test_mixtures_become_deeper(kind, method, sizes):
+    small, big = made(kind, **sizes), made(kind, 3, **sizes, num_hidden_layers=2)
+    state = fxgrow.grow_into(small, big, (WORDS,), method=method, seed=0)
+    assert "deepen" in str(state.plan.to_json()) and any(n.startswith("model.layers.1.mlp.experts") for n in state)
+    big.load_state_dict(state, strict=True)
+    for train in (False, True):
+        assert apart(small, big, train) < 1e-6
