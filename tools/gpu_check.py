@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import fxgrow
 from fxgrow.experiments.data import Arrays, as_data, load_data, loader
 from fxgrow.experiments.data.arrays import padded_crop
-from fxgrow.experiments.train import TrainConfig, Trainer
+from fxgrow.experiments.train import TrainConfig, Trainer, fit_stacked
 from fxgrow.passes import Deepen, Widen
 from fxgrow.zoo import create_model, options_for
 
@@ -136,7 +136,8 @@ def training(setting: Setting) -> dict[str, Any]:
     data, found = load_data("digits", limit=300), {}
     ways = {"fp32": {}, "bf16": {"precision": "bf16"}, "channels_last": {"channels_last": True}}
     if setting.device.type == "cuda":
-        ways |= {"fp16": {"precision": "fp16"}, "fp16, inductor": {"precision": "fp16", "compile": "inductor"}}
+        ways |= {"fp16": {"precision": "fp16"}, "fused": {"fused": True}, "CUDA graphs": {"compile": "reduce-overhead"},
+                 "fp16, inductor": {"precision": "fp16", "compile": "inductor"}}
     for name, settings in ways.items():
         torch.manual_seed(0)
         model = create_model("cifar_resnet10", **options_for("cifar_resnet10", (1, 8, 8), 10), r=2 ** -3)
@@ -168,6 +169,9 @@ def throughput(setting: Setting) -> dict[str, Any]:
     for r, batch in ((2 ** -3, 64), (1.0, 256)) if not setting.quick else ((2 ** -3, 64),):
         ours, bare = _ours(setting, source, r, batch, count), _bare(setting, x, y, r, batch, count)
         found[f"cifar_resnet10, r = {r:g}, batch {batch}"] = {"trainer": ours, "bare": bare, "ratio": ours / bare}
+    for seeds in (2,) if setting.quick else (8, 32):
+        found[f"cifar_resnet10, r = 0.125, batch 64, {seeds} seeds stacked"] = {
+            "each": _stacked(setting, source, 2 ** -3, 64, count, seeds)}
     return found
 
 
@@ -181,6 +185,23 @@ def _ours(setting: Setting, source: Arrays, r: float, batch: int, count: int) ->
     trainer.fit()
     setting.wait()
     return (time.perf_counter() - began) / count
+
+
+def _stacked(setting: Setting, source: Arrays, r: float, batch: int, count: int, seeds: int) -> float:
+    data = as_data(source, validation=0, augment=False)
+
+    def runs(steps: int) -> list[Trainer]:
+        config = TrainConfig(steps=steps, batch_size=batch, eval_every=10 ** 9, device=setting.device.type)
+        return [Trainer(create_model("cifar_resnet10", r=r), data, TrainConfig.of({**config.to_json(), "seed": seed}))
+                for seed in range(seeds)]
+
+    fit_stacked(runs(5))
+    made = runs(count)
+    setting.wait()
+    began = time.perf_counter()
+    assert fit_stacked(made) == [None] * seeds
+    setting.wait()
+    return (time.perf_counter() - began) / count / seeds
 
 
 def _bare(setting: Setting, x: Tensor, y: Tensor, r: float, batch: int, count: int) -> float:
