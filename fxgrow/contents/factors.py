@@ -18,6 +18,7 @@ from fxgrow.contents.bindings import NONE, Bindings, Power, Scaling
 DEGREES = {**POWERS, "var": 2, "var_mean": 2}  # f(a x) = a^p f(x), by p (None: the second argument)
 ALIKE = (HOMOGENEOUS - {"where", "copy", "empty_like", "constant_pad_nd"}) | {"linalg_vector_norm", "norm", "std", "add",
                                                                               "sub"}
+PICKED = ("index", "index_select", "gather", "embedding", "lerp")  # of the first value, or between two, as others say
 WITH_EPS = ("add", "clamp_min", "clamp")
 
 
@@ -82,6 +83,9 @@ class Factors(Bindings):
             return _sum(call.given)
         if call.name == "div" and takes_all and len(call.args) == 2:
             return _sum([first, *(p.times(-1) for p in call.given[1:])])
+        values = 2 if call.name == "lerp" else 1
+        if call.name in PICKED and len(set(call.given[:values])) == 1 and not any(call.given[values:]):
+            return first
         if call.name in DEGREES and len(call.ins) == 1:
             degree = DEGREES[call.name] or call.args[1]
             if isinstance(degree, (int, float)):

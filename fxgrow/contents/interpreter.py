@@ -164,7 +164,8 @@ class Interpreter(Factors):
         if kinds.zeros(contents) and not isinstance(op, Normalise):
             self._doubt(op, len(sources))
         if len(sources) == 1:
-            fn = op.fn if isinstance(op, (Map, Reduce)) else "any"
+            odd = isinstance(op, Normalise) and len(op.ins) == 1 and SIGNED in contents  # along what is kept
+            fn = op.fn if isinstance(op, (Map, Reduce)) else "odd" if odd else "any"
             return kinds.by_part(lambda tags: kinds.mapped(fn, tags[0]), contents)
         return kinds.by_part(kinds.met, contents)
 

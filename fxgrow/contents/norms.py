@@ -3,7 +3,7 @@ from fxgrow.axis import Normalise, Value, atoms
 from fxgrow.common import Refusal
 from fxgrow.contents.bindings import Bindings, Norm, Power
 from fxgrow.contents.kinds import AVERAGE, COPY, FREE, ZERO, ByPart, Content, Tag, Var
-from fxgrow.contents.rows import behind_norm
+from fxgrow.contents.rows import behind_norm, has_gain
 
 
 def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Tag:
@@ -15,9 +15,9 @@ def normalised(held: Bindings, op: Normalise, dim: int, axis) -> Tag:
     x, *affine = op.ins
     tag = held.tag(x, dim)
     along = [d for v, dmap in zip(affine, op.dmaps[1:]) for d in held.dims(v) if dmap is None or dmap.get(d) == dim]
-    if isinstance(tag, Var) and not along:
+    if isinstance(tag, Var) and not along and not (op.how == "unit" and held.base == COPY and not has_gain(held, op)):
         return behind_norm(held, op, tag)
-    if isinstance(tag, Var):  # latents that are learned
+    if isinstance(tag, Var):  # latents that are learned, rows without a gain that may all be copied
         tag = held.bind(tag)
     if op.how == "unit" and tag == ZERO:
         return ZERO

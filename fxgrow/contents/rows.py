@@ -106,6 +106,14 @@ def _alone(held: Bindings, var: Var) -> str:
     return var.source
 
 
+def has_gain(held: Bindings, op: Normalise) -> bool:
+    """Tell whether a norm has a gain of its own."""
+    try:
+        return bool(_gain(held, op))
+    except Refusal:
+        return False
+
+
 def _gain(held: Bindings, op: Normalise) -> str:
     """Return the parameter that everything behind a norm is multiplied by."""
     value = op.ins[1] if len(op.ins) == 2 else None

@@ -12,6 +12,7 @@ from support import grow
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
+import fxgrow
 from fxgrow.errors import SelectionError
 from fxgrow.passes import Widen
 
@@ -239,6 +240,45 @@ def test_a_norm_over_both_channel_axes_of_a_weight_keeps_copies(groups):
     grown = grow(*model, Widen(factor=2, method="net2net", seed=0))
     assert next(o for o in grown.outcomes if o.method).method == "net2net"
     assert grown.model.get_submodule("0").out_channels == 12
+
+
+class Unit(nn.Module):
+    """Makes rows, or columns, of a weight unit vectors (nViT)."""
+
+    def __init__(self, dim: int, eps: float = 1e-12):
+        super().__init__()
+        self.dim, self.eps = dim, eps
+
+    def forward(self, w):
+        return F.normalize(w, dim=self.dim, eps=self.eps)
+
+
+def _on_the_sphere(eps: float):
+    def unit(n, m, dim):
+        return nn.utils.parametrize.register_parametrization(nn.Linear(n, m, bias=False), "weight", Unit(dim, eps))
+
+    class Sphere(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read, self.up, self.down, self.out = unit(3, 6, 0), unit(6, 8, 1), unit(8, 6, 0), unit(6, 2, 1)
+            self.mix = nn.Parameter(torch.rand(6))
+
+        def forward(self, x):
+            x = F.normalize(self.read(x), dim=-1)
+            return self.out(F.normalize(x.lerp(F.normalize(self.down(F.silu(self.up(x))), dim=-1), self.mix), dim=-1))
+
+    return Sphere(), torch.randn(2, 5, 3)
+
+
+def test_a_stream_and_weights_of_unit_vectors_grow():
+    torch.manual_seed(0)
+    grown = grow(*_on_the_sphere(1e-12), Widen(factor=2, seed=0))
+    assert {o.name: o.method for o in grown.outcomes if o.method} == {"read": "net2net", "up": "r2r"}
+
+
+def test_a_least_length_that_counts_is_no_norm():
+    with pytest.raises(SelectionError, match="down sums products over it"):
+        fxgrow.transform(*_on_the_sphere(1.0), Widen("up", factor=2, seed=0))
 
 
 def test_zero_rows_have_no_direction():
