@@ -2,7 +2,7 @@
 
 Columns that are spread about the mean of their row as its old numbers are leave mean and variance alone, and are v and -v
 behind the norm. Others change the row by a known factor, which the norm's gain takes: copies make a norm sqrt(m/n) times as
-large, shares sqrt(n/m) times, and both on two axes of one weight leave it as it was.
+large, and what is to be shares behind it is copies in front.
 """
 from fxgrow.axis import Map, Normalise, Reduce, Sum, atoms, resolve, rows_of
 from fxgrow.common import Refusal
@@ -75,7 +75,7 @@ def in_front(held: Bindings, var: Var, op: Normalise, wanted: Content) -> tuple[
     if wanted in COPIES and not centred and held.is_covered(op.ins[0].axes[var.dim]):
         _rescale(held, op, -0.5 if wanted == COPY else 0.5)
         held.out.uniform = op.node
-        return wanted, wanted
+        return COPY, wanted  # equal shares, whatever shares the method draws
     if wanted == SHARE and centred and all(held.is_covered(a) for _, _, a in op.reduced if held.atom in atoms(a)):
         held.out.uniform = op.node
         _give_gain(held, op, 1.0)
