@@ -232,13 +232,13 @@ def test_a_normalised_weight_takes_zeros_or_shares(method, factor, used):
     assert [o.method for o in grown.outcomes if o.name == "0"] == [used]
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_a_norm_over_both_channel_axes_of_a_weight_keeps_copies(groups):
+@pytest.mark.parametrize("groups, method", [(1, "net2net-unequal"), (2, "net2net")])
+def test_a_norm_over_both_channel_axes_of_a_weight_keeps_copies(groups, method):
     """Rows that are copied make it larger, columns that are shared out smaller: positional convolutions of wav2vec 2.0."""
     torch.manual_seed(0)
     model = sound(Residual(weight_norm(nn.Conv1d(6, 6, 3, padding=1, groups=groups), dim=2), nn.GELU()), nn.GroupNorm(1, 6))
-    grown = grow(*model, Widen(factor=2, method="net2net", seed=0))
-    assert next(o for o in grown.outcomes if o.method).method == "net2net"
+    grown = grow(*model, Widen(factor=2, method=method, seed=0))
+    assert next(o for o in grown.outcomes if o.method).method == method
     assert grown.model.get_submodule("0").out_channels == 12
 
 
@@ -270,10 +270,12 @@ def _on_the_sphere(eps: float):
     return Sphere(), torch.randn(2, 5, 3)
 
 
-def test_a_stream_and_weights_of_unit_vectors_grow():
+@pytest.mark.parametrize("method", ["r2r", "net2net-unequal"])
+def test_a_stream_and_weights_of_unit_vectors_grow(method):
     torch.manual_seed(0)
-    grown = grow(*_on_the_sphere(1e-12), Widen(factor=2, seed=0))
-    assert {o.name: o.method for o in grown.outcomes if o.method} == {"read": "net2net", "up": "r2r"}
+    grown = grow(*_on_the_sphere(1e-12), Widen(factor=2, method=method, seed=0))
+    found = {o.name: o.method for o in grown.outcomes if o.method}
+    assert found["read"].startswith("net2net") and found["up"] == "r2r"
 
 
 def test_a_least_length_that_counts_is_no_norm():
