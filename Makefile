@@ -1,5 +1,6 @@
 # make demo      sets up, makes a trained network wider and deeper, classifies two photographs before and after
 # make test      sets up, runs the tests;  make test-all  also every model of torchvision and timm
+# make test-ray  searches on a Ray cluster of two nodes on this machine
 # make test-oldest  sets up .venv-oldest with the oldest releases that setup.cfg allows, runs the tests there
 # make coverage  widens networks of twelve packages, and writes docs/coverage.md (an hour or two)
 # make lint      make types      make docs      make bench (against Torch-Pruning and fvcore)
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 OLDEST := $(VENV)-oldest
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: demo test test-all test-oldest coverage lint types docs bench clean
+.PHONY: demo test test-all test-ray test-oldest coverage lint types docs bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --out out
@@ -19,6 +20,9 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "sweep or not sweep"
+
+test-ray: $(VENV)/.test
+	$(BIN)/python -m pytest -m "sweep or not sweep" tests/experiments/evolve/test_ray_engine.py
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -e ".[coverage]"

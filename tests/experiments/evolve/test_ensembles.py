@@ -199,6 +199,7 @@ def test_a_damaged_network_is_left_out_and_told(run, up_to_two):
     assert list(after["lost"]) == [number] and not any(number in row["members"] for row in after["rows"])
 
 
+@pytest.mark.sweep
 def test_on_the_command_line(run, tmp_path):
     shown = CliRunner().invoke(command, [str(run), "--members", "2"])
     assert shown.exit_code == 0 and all(word in shown.stdout for word in ("diverse", "stacked", "ensembles.json"))

@@ -78,6 +78,7 @@ def serial(tmp_path_factory):
     return search(small(), tmp_path_factory.mktemp("serial") / "run")
 
 
+@pytest.mark.sweep
 def test_the_same_as_serial_each_network_put_once_and_every_cpu_used(tmp_path, on, serial, monkeypatch):
     puts, put = [], ray.put
     monkeypatch.setattr(ray, "put", lambda a: puts.append(bytes(a)) or put(a))
@@ -222,7 +223,8 @@ def test_ctrl_c_leaves_a_search_to_go_on_with(tmp_path, on, serial):
 
 
 @pytest.mark.sweep
-def test_tasks_take_gpus_where_there_are_any(on, cluster):
+def test_tasks_take_gpus_where_there_are_any(on, cluster, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # which says that there are none
     """Two tasks on half a GPU each, which the node says that it has."""
     node = cluster.add_node(**{**NODE, "num_cpus": 4, "num_gpus": 1})
     try:

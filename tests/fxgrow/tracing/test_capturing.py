@@ -374,7 +374,7 @@ def test_both_modes_hold_one_copy_of_a_constant():
     assert len([n for n in graph.graph.nodes if n.op == "get_attr" and "constant" in n.target]) == 1
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", ["convit_tiny", "test_convnext", "resnetv2_18", "levit_128s", "coat_lite_tiny"])
 def test_networks_of_timm(name):
     model = shake(timm.create_model(name, pretrained=False, drop_rate=0.1, drop_path_rate=0.2))
@@ -385,6 +385,7 @@ def test_networks_of_timm(name):
     same(model, graph, torch.cat([x, x[:1]]))
 
 
+@pytest.mark.sweep
 def test_a_detector_grows_inside_its_shell():
     torch.manual_seed(0)
     model = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=3, min_size=64,

@@ -195,7 +195,7 @@ def rows(batch: int, length: int) -> Tensor:
 AXES = {"batch": [(rows(n, 3),) for n in (1, 5)], "length": [(rows(2, n),) for n in (1, 4, 6)]}
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", habits.HABITS)
 def test_each_habit_alone(name, request):
     """In the forward of the model and in that of a submodule: in one network where it must be exact in both."""

@@ -213,6 +213,7 @@ def test_into_another_class_where_the_mathematics_allows_it(kind, changes, why):
         fxgrow.grow_into(small, big, seed=0)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind, dtype", [("Llama", torch.float64), ("GPT2", torch.float32), ("Qwen2", torch.bfloat16)])
 def test_folders_grow_a_tensor_at_a_time(here, kind, dtype):
     small = made(kind, tie_word_embeddings=kind != "Llama").to(dtype)

@@ -54,7 +54,7 @@ CASES = [(bert, WORDS, (32, 4, 2, 48), (64, 8, 4, 80)), (bert, WORDS, (32, 4, 1,
          (vit, IMAGES, (32, 4, 2, 48), (48, 6, 4, 80)), (vit, IMAGES, (32, 4, 2, 48), (64, 4, 2, 48))]
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("make, x, small, big", CASES)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 def test_the_bigger_configuration_computes_the_same(make, x, small, big, method):

@@ -612,7 +612,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("case", FUNCTIONS)
 def test_forms_of_indexing_writing_and_reading_memory(case):
     """As above, for what takes more than one call."""
