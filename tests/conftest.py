@@ -47,4 +47,4 @@ def pytest_collection_finish():
     """Keep the garbage collector from walking through the libraries and the tests again and again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 10, 20)
+    gc.set_threshold(5_000, 10, 20)
