@@ -78,8 +78,9 @@ def _joined(small: nn.Module, big: nn.Module, inputs: Any,
     except FxgrowError:
         return None
     state, sizes, queries = small.state_dict(), model.state_dict(), heads_of(small)[0] or 0
-    grown = {n: (t.shape[0], sizes[n].shape[0]) for n, t in state.items() if sizes[n].shape[:1] != t.shape[:1]}
-    if not grown or any(n not in sizes or sizes[n].shape[1:] != state[n].shape[1:] for n in state):
+    alike = state.keys() <= sizes.keys() and all(sizes[n].shape[1:] == t.shape[1:] for n, t in state.items())
+    grown = {n: (t.shape[0], sizes[n].shape[0]) for n, t in state.items() if alike and sizes[n].shape[:1] != t.shape[:1]}
+    if not grown:
         return None
     if any(t.is_meta for t in state.values()):
         raise Refusal("where heads stand in a tensor is found by running")
