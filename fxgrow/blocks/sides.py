@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from fxgrow.aten import tree_leaves
 from fxgrow.graph import location_of, named_tensors
 from fxgrow.identity import Trace
 
@@ -68,7 +69,7 @@ class Side:
 
 
 def _holds_tensors(value) -> bool:
-    return any(isinstance(v, Tensor) for v in (value if isinstance(value, (tuple, list)) else [value]))
+    return any(isinstance(v, Tensor) for v in tree_leaves(value))
 
 
 def users_of(side: Side, node: Node) -> set[Node]:

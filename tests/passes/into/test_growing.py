@@ -479,3 +479,30 @@ def test_slices_of_a_fused_layer_are_cut_where_the_class_cuts(method):
     small, big = shake(Fused(6, 5)).double(), Fused(12, 9 if method != "net2net" else 10)
     found = grow_into(small, big, torch.randn(4, 3, dtype=torch.float64), method=method, seed=0)
     assert found.verification.max_rel_error <= 1e-9
+
+
+class Hidden(nn.Module):
+    """A part that can't be looked into, and gives a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return {"twice": torch.vmap(lambda row: row * 2)(self.layer(x)), "as it is": x}
+
+
+class Wide(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.hidden, self.first, self.second = Hidden(), nn.Linear(6, width), nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.second(self.first(self.hidden(x)["twice"]).relu())
+
+
+def test_a_part_that_is_not_looked_into_and_gives_a_dictionary_keeps_its_numbers():
+    small = shake(Wide(4)).double()
+    grown = grow_into(small, Wide(8).double(), torch.randn(2, 6, dtype=torch.float64), seed=0)
+    assert grown.verification.max_rel_error < 1e-9
+    assert torch.equal(grown["hidden.layer.weight"], small.hidden.layer.weight)
