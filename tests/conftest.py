@@ -27,20 +27,18 @@ def _seeded():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    seen = collections.Counter()
-    for item in items:
-        thinned = item.get_closest_marker("thinned")
-        if thinned is not None:
-            place = seen[item.function]
-            seen[item.function] += 1
-            if place % thinned.args[0]:
-                item.add_marker("sweep")
+    """Leave sweeps out, unless -m asks for them; of a thinned test, keep another one of each n cases in a row."""
     if config.getoption("-m"):
         return
-    skip = pytest.mark.skip(reason="a sweep: run by make test-all")
+    seen, kept, left_out = collections.Counter(), [], []
     for item in items:
-        if "sweep" in item.keywords:
-            item.add_marker(skip)
+        thinned = item.get_closest_marker("thinned")
+        step = thinned.args[0] if thinned else 1
+        row, place = divmod(seen[item.function], step)
+        seen[item.function] += 1
+        (left_out if "sweep" in item.keywords or place != row % step else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_collection_finish():

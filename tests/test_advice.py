@@ -376,6 +376,7 @@ def folder(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("part", FOLLOWED)
 def test_following_a_sentence_helps(part, folder):
     done = DONE.setdefault(folder, set())

@@ -99,6 +99,7 @@ def evaluations(folder: str) -> list[tuple]:
         db.close()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", KNOWN["evolve"])
 def test_a_search_goes_on_to_where_it_got(name):
     told, folder = KNOWN["evolve"][name], unpack(name)

@@ -32,7 +32,7 @@ def tokens() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 4))
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("weight", ["scalar", "channel"])
 @pytest.mark.parametrize("to", ACTIVATIONS)
 @pytest.mark.parametrize("make, shape", [(images, (4, 3, 9, 9)), (tokens, (4, 5, 3))], ids=["images", "tokens"])
@@ -59,6 +59,7 @@ def test_what_it_bends_into():
             assert torch.allclose(grown(x), (1 - value) * ACTIVATIONS[to](y) + value * y)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("weight", ["scalar", "channel"])
 @pytest.mark.parametrize("to", ["identity", "silu"])
 @pytest.mark.parametrize("inplace", [False, True])

@@ -121,7 +121,7 @@ SPLIT = {
 # --- sum ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SPLIT)
 def test_summed_branches_add_nothing_at_first(name, method, tmp_path):
@@ -135,6 +135,7 @@ def test_summed_branches_add_nothing_at_first(name, method, tmp_path):
     archived(grown, x, tmp_path / "m.pt")
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", ["functional", "chain", "words"])
 def test_summed_branches_learn(name):
     model, x, where = SPLIT[name]()
@@ -244,6 +245,7 @@ def test_a_new_inception_branch_is_not_used_at_first(method, tmp_path):
     assert second == set() and (first == set()) == (method == "r2r")
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_googlenet_grows_a_branch(method):
     model, x = network_of_blocks(), torch.randn(2, 3, 64, 64)
@@ -306,6 +308,7 @@ def test_passes_behind_a_new_branch():
 # --- all of them ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("join", ["sum", "concat", "new"])
 def test_single_precision_and_seeds(join):
     model, x, _ = SPLIT["resnet18"]()

@@ -68,7 +68,7 @@ def cloned(family: str, method: str) -> tuple[nn.Module, fxgrow.Grown]:
     return deepened(make(), shape, Deepen(method=method, seed=0))
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(13)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_clone_at_the_end_of_every_stage(family, method):
@@ -169,6 +169,7 @@ class Perceptron(nn.Sequential):
         super().__init__(nn.Linear(6, 5), act, nn.Linear(5, 4), act, nn.Linear(4, 3))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("end", ("input", "output"))
 def test_new_first_and_last_layers(method, end):
@@ -257,7 +258,7 @@ def test_single_precision():
         deepened(vision("resnet50")(), IMAGE, Deepen(method=method, times=2, seed=0), dtype=torch.float32)
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("family", ["resnet", "mobilenet_v3", "efficientnet", "convnext", "torchvision vit", "swin",
                                     "video"])
 @pytest.mark.parametrize("method", METHODS)

@@ -61,6 +61,7 @@ def deepened_as_it_is(model, x, step):
     return grown
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 @pytest.mark.parametrize("kind", ["called", "pre_norm"])
 @pytest.mark.parametrize("where", [None, "blocks.0", "blocks"])

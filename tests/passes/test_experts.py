@@ -57,6 +57,7 @@ def stack(kind: str = "plain") -> nn.Module:
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind", ["plain", "gated", "fused", "two dims", "written"])
 def test_perceptrons_become_experts_and_compute_the_same(kind, tmp_path):
     torch.manual_seed(0)

@@ -160,7 +160,7 @@ CASES = {
 }
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", CASES)
 def test_every_layer_doubles_exactly(name, method):
@@ -179,12 +179,14 @@ def test_only_whole_multiples_where_statistics_need_them(name):
         grow(model, x, Widen(factor=1.4))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", sorted(CASES.keys() - WHOLE))
 def test_uneven_factors_are_exact_too(name):
     model, x = CASES[name]()
     grow(model, x, Widen(factor=1.4, seed=1), Widen(factor=1.3, method="netmorph", seed=2))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", sorted(CASES.keys() - WHOLE))
 def test_five_widenings_in_a_row_stay_exact(name):
     model, x = CASES[name]()
@@ -193,6 +195,7 @@ def test_five_widenings_in_a_row_stay_exact(name):
     grow(model, x, *steps)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", CASES)
 def test_the_result_trains_copies_and_reloads(name):
     """New numbers get gradients as widely as old ones, after two steps."""
@@ -250,6 +253,7 @@ class Reader(nn.Module):
         return self.last(x) * weights.amax()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("options", [{}, {"bias": False}])
 def test_attention_to_keys_and_values_of_other_widths(options, method, tmp_path):
@@ -270,6 +274,7 @@ def test_heads_of_such_attention_grow_as_a_layer_of_ours(method):
     assert type(attention).__name__ == "SeparateAttention" and attention.q_proj_weight.shape == (16, 8)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -85,7 +85,7 @@ def test_a_few(name, method, factor):
     check(name, factor, method, 1.8 if factor == 2 else 1.3, narrow)
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("name", TIMM_FEW)
 def test_a_few_of_timm(name):
     check(name, 2, "r2r", 1.3, narrow)
@@ -103,7 +103,7 @@ def tiny_swin(version: int = 1) -> tuple[nn.Module, torch.Tensor]:
     return still(shake(model)).double(), torch.randn(2, 3, 32, 32).double()
 
 
-@pytest.mark.thinned(8)
+@pytest.mark.thinned(16)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 @pytest.mark.parametrize("factor", [2, 1.5])
 @pytest.mark.parametrize("make, where, whole", [

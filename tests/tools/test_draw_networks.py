@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "draw_networks.py"
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz's program dot")
 def test_networks_written_by_hand_are_drawn(tmp_path):
     names = ("graph", "decoder", "tagger", "unrolled")

@@ -44,6 +44,7 @@ def test_rotary_positions_are_relative():
         scores[0, 0, 0], scores[0, 0, 0, 0].expand(6))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 def test_grown(model, method):
     wider = grow(model, TOKENS, Widen(factor=2, method=method, seed=0))

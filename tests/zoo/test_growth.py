@@ -37,7 +37,7 @@ def test_every_model_is_grown():
     assert sorted({*NARROW, *ELSEWHERE}) == list_models()
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(10)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NARROW)
 def test_widened(name, method):
@@ -49,7 +49,7 @@ def test_widened(name, method):
     assert {o.method for o in grown.outcomes if o.method} == {method}
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(10)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NARROW)
 def test_deepened(name, method):
@@ -82,6 +82,7 @@ def test_every_parallel_layer_of_a_residual_block(method):
     assert (after.in_channels, after.out_channels) == (2 * before.in_channels, before.out_channels)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name, passes", [
     ("cifar_resnet10", [Widen(factor=1.5, seed=0), Deepen("stages.0", method="net2net", seed=1)]),
     ("inception_v4_small", [Widen(factor=1.5, seed=0), Widen("features.b.*", factor=2, method="net2net", seed=1)]),
@@ -95,6 +96,7 @@ def test_grown_twice_saved_and_taken_back(name, passes, tmp_path):
     assert fxgrow.verify(model, grown.record.shrink(again), x.double()).ok
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name, shape", [("cifar_resnet18", (1, 8, 8)), ("mnist_resnet", (1, 8, 8)), ("mlp", (1, 8, 8)),
                                          ("net2net_conv", (1, 8, 8)), ("inception_v4_small", (1, 8, 8)),
                                          ("inception_resnet_v2_small", (1, 8, 8)), ("inception_v4_1d", (2, 24)),

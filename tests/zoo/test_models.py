@@ -28,6 +28,7 @@ def test_every_model_is_here():
     assert sorted(MODELS | TEXT) == list_models()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_and_output(name):
     count, size = MODELS[name]
@@ -64,6 +65,7 @@ def test_counts_by_hand():
     assert parameters(create_model("cifar_resnet18", stem=3)) == 1_423_178 - (49 - 9) * 3 * 64
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", ["inception_v4", "inception_resnet_v2"])
 def test_the_same_network_as_timm(name):
     """timm's parameters in their order fit ours, and give the same logits."""

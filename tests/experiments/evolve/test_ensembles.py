@@ -124,10 +124,10 @@ def up_to_two(run):
     return ensemble(run, members=2)
 
 
-def test_the_table_of_a_search(run):
-    table = ensemble(run, members=3)
+def test_the_table_of_a_search(run, up_to_two):
+    table = up_to_two
     assert json.loads((run / "ensembles.json").read_text())["rows"] == table["rows"]
-    assert len(table["rows"]) == 2 * 3 * 4 and table["samples"]["reported on"] == 100
+    assert len(table["rows"]) == 2 * 2 * 4 and table["samples"]["reported on"] == 100
     store = Store(run)
     members, data = store.members(), data_of("digits", None, 100, 0)
     for row in table["rows"]:
@@ -145,7 +145,6 @@ def test_the_table_of_a_search(run):
     with torch.no_grad():
         alone = accuracy(store.model(last[one["members"][0]].archive).eval()(x), y)
     assert one["accuracy"] == pytest.approx(alone) and alone > 0.15  # chance is 0.1
-    assert ensemble(run, members=3) == table
 
 
 def test_halves_share_nothing_and_labels_of_the_test_part_decide_nothing(run, up_to_two, monkeypatch):

@@ -106,6 +106,7 @@ def test_before_anything_is_trained(tmp_path):
     assert told["best"] is None and told["members"] == [] and "no network has been trained" in told["missing"]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("thorough", [False, True])
 @pytest.mark.parametrize("hurt", [lambda b: b[:50], lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:], None])
 def test_damaged_networks_are_told_and_their_lineage_kept(finished, copy, hurt, thorough):

@@ -66,6 +66,7 @@ def inside(inner: dict[str, float], outer: dict[str, float]) -> bool:
         and inner["bottom"] <= outer["bottom"]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", ["small", "many", "odd"])
 def test_it_fits_the_screen(opened, name, width):

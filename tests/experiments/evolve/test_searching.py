@@ -251,6 +251,7 @@ def test_small_changes_make_small_files(tmp_path):
     assert store.path(store.put(to_bytes(model), name)).stat().st_size < store.path(name).stat().st_size / 5
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("hurt", [lambda b: b[:50], lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:], lambda b: b"", None])
 def test_a_damaged_network_is_reported_and_its_lineage_kept(tmp_path, hurt):
     found = search(small(), tmp_path / "run")
@@ -287,7 +288,7 @@ MODES = {"inherit": {}, "share": {"weights": "share"}, "steady": {"mode": "stead
                    "init": "hypernetwork"}}
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_search_that_is_cut_off_anywhere_goes_on_to_the_same_end(tmp_path, mode, monkeypatch):
     monkeypatch.setattr(hypernetwork, "STEPS", 5)

@@ -376,6 +376,7 @@ def test_a_declaration_that_makes_no_sense_is_refused(arms, words):
 # --- equalise ----------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name, options, shape", [
     ("mlp", {"hidden": (12, 12), "input_shape": (1, 20)}, (1, 20)),
     ("net2net_conv", {"in_channels": 1, "size": 8, "r": 0.125}, (1, 8, 8)),

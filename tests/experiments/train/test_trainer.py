@@ -249,6 +249,7 @@ def test_without_validation_data():
     assert all(r["val_loss"] is None and r["val_accuracy"] is None for r in rows) and rows[-1]["train_loss"] > 0
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("settings", [
     {"optimizer": "adamw", "lr": 0.01}, {"nesterov": True, "fused": True}, {"precision": "bf16"}, {"compile": "eager"},
     {"label_smoothing": 0.1}, {"workers": 1}])

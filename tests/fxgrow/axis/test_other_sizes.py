@@ -30,6 +30,7 @@ MIXED = {"channels, then sizes": lambda t, c, h, w: t.reshape(t.shape[0], c, h, 
          "all in one": lambda t, c, h, w: t.flatten().view(t.shape[0], c, h, w)}
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("shape", [(2, 2), (4, 6), (3, 5)])
 @pytest.mark.parametrize("back", MIXED)
 def test_what_is_mixed_with_positions_does_not_grow(back, shape):
@@ -81,6 +82,7 @@ class Recurrent(nn.Module):
         return self.out(self.inner(self.columns(x).transpose(1, 2))[0])
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 @pytest.mark.parametrize("layer, options", [(nn.GRU, {}), (nn.LSTM, {"bidirectional": True}), (nn.RNN, {"num_layers": 2}),
                                             (nn.LSTM, {"proj_size": 5})])

@@ -47,6 +47,7 @@ def check_net(seed: int, count: int) -> None:
 
 
 # the last ones: outputs of 1e6, gradients of 1e-14 of the largest, and plain descent that explodes in one step
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("seed", [*range(12), 381, 449, 576, 2168])
 def test_random_streams(seed):
     check_stream(seed)
@@ -105,6 +106,7 @@ def grown_by(model: nn.Module, where: str, method: str) -> fxgrow.Grown | None:
     return check(shake(model.double()), torch.randn(6, 5, 5, dtype=torch.float64), Widen(where, by=8, method=method, seed=0))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("act", [F.silu, F.relu, torch.tanh, lambda x: F.relu(x).square()])
 def test_of_two_factors_under_a_norm_one_starts_at_zero(act, method):

@@ -84,6 +84,7 @@ def unreached(found, x, steps):
     return [n for n, left in waiting.items() if left.any()]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_stream_that_is_tied_to_the_head_grows_and_learns(norm, method):
@@ -176,6 +177,7 @@ class Latents(nn.Module):
         return self.head(self.last(latents + self.out(weights @ self.v(x))))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("norm", ["layer norm", "rms of torch", "centred"])
 def test_learned_latents_that_a_norm_reads_grow(norm, method):

@@ -230,6 +230,7 @@ FAST = ("alexnet", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", 
         "swin_t", "mnasnet0_5", "vgg11")
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", FAST)
 def test_forward_is_what_torch_counts(name):
     model, x = meta_twin(stock(name)), image(name).to("meta")
@@ -385,6 +386,7 @@ class Allocations(TorchDispatchMode):
                    for t in range(self.time))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "densenet121", "mobilenet_v3_small"])
 def test_peak_memory_is_that_of_a_real_training_step(name, train):

@@ -27,6 +27,7 @@ def outcome(gm, step):
     return grown.model.code, str(grown.model), tensors, grown.record.to_json(), grown.explain()
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_passes_give_the_same_with_what_is_known_and_without(seed):
     rng = random.Random(seed)

@@ -39,6 +39,7 @@ class Stubborn:
             p.data.mul_(0.9).sub_(0.01 * (0 if p.grad is None else p.grad))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_old_numbers_stay_under_any_optimizer(kind):
     """With momentum and decay from before, through training in which running statistics move."""
@@ -149,6 +150,7 @@ def test_a_model_that_compiles_in_place(first):
 # --- factors ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_updates_are_scaled_number_by_number(kind):
     _, grown, x = grown_net()

@@ -64,6 +64,7 @@ def test_training_goes_on(family):
         assert torch.allclose(p, q, rtol=1e-12, atol=1e-12), name
 
 
+@pytest.mark.thinned(2)
 def test_tied_it_costs_what_is_new(family):
     model, grown, _, x = family
     child = fxgrow.tie(model, grown)

@@ -23,7 +23,7 @@ def close(a, b, tolerance=1e-12):
     return float((a - b).detach().abs().max()) <= tolerance * (1 + float(b.detach().abs().max()))
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("method", STEPS)
 @pytest.mark.parametrize("kind", OPTIMIZERS)

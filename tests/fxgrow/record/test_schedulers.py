@@ -55,6 +55,7 @@ def rates(optimizer, scheduler, steps):
     return found
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("before", [0, 7])
 def test_the_rates_go_on(name, before):

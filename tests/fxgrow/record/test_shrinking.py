@@ -142,6 +142,7 @@ def test_recurrent_layers():
     assert same(small, model) and fxgrow.verify(model, small, x).max_abs_error == 0
 
 
+@pytest.mark.sweep
 def test_a_detector_comes_back_in_parts():
     from torchvision.models import mobilenet_v3_small
     from torchvision.models.detection import FasterRCNN

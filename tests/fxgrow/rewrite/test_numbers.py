@@ -108,6 +108,7 @@ SCALES = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", SCALES)
 def test_a_number_is_as_before_at_every_batch(name):
     assert_grows(SCALES[name])

@@ -84,6 +84,7 @@ def assert_same(model: nn.Module, other: nn.Module, inputs) -> None:
             assert two[key] == value
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("make, inputs", CASES)
 def test_a_grown_network_is_called_saved_and_loaded_as_the_model_is(make, inputs, tmp_path):
     model = make().eval()
@@ -99,6 +100,7 @@ def test_a_grown_network_is_called_saved_and_loaded_as_the_model_is(make, inputs
     assert_same(model, again.model, inputs)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("make, inputs", CASES)
 def test_all_that_shows_a_network_takes_its_inputs(make, inputs, tmp_path):
     model = make().eval()

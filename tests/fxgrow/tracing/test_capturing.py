@@ -173,6 +173,7 @@ def same(model: nn.Module, graph: nn.Module, *inputs: torch.Tensor) -> None:
     assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", STEPS)
 def test_it_behaves_like_the_model(name):
     model = nn.Sequential(traced(STEPS[name]), nn.ReLU(), traced(STEPS[name]))

@@ -70,6 +70,7 @@ CASES = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", ["r2r", "net2net"])
 @pytest.mark.parametrize("case", CASES)
 def test_as_many_as_the_data_say(case, method):

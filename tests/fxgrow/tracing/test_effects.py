@@ -73,6 +73,7 @@ def drawn(net, seed=0):
     return net.eval()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("middle", [in_half, asks_for_the_type, in_half_but_for_a_part, in_half_while_training, None])
 def test_autocast_is_switched_where_the_forward_does(middle, tmp_path):
     net, x = drawn(Net(middle) if middle else HalfHead()), torch.randn(3, 4)

@@ -195,7 +195,7 @@ def rows(batch: int, length: int) -> Tensor:
 AXES = {"batch": [(rows(n, 3),) for n in (1, 5)], "length": [(rows(2, n),) for n in (1, 4, 6)]}
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("name", habits.HABITS)
 def test_each_habit_alone(name, request):
     """In the forward of the model and in that of a submodule: in one network where it must be exact in both."""
@@ -214,6 +214,7 @@ def test_each_habit_alone(name, request):
         assert not [described(others[i]) for i in refused.difference(may)], "the grown model does not take them"
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("output", habits.OUTPUTS)
 def test_each_kind_of_output(output):
     try:
@@ -222,6 +223,7 @@ def test_each_kind_of_output(output):
         assert output in habits.MAY_BE_REFUSED, f"refused: {stop}"
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("inputs", [pytest.param(i, marks=pytest.mark.xfail(reason=habits.BROKEN_INPUTS[i], strict=True))
                                     if i in habits.BROKEN_INPUTS else i for i in habits.INPUTS])
 def test_each_kind_of_input(inputs):

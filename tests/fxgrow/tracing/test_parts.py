@@ -78,6 +78,7 @@ KEPT = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("ask", KEPT.values(), ids=KEPT)
 def test_a_part_grows_and_stays_what_it_was(ask):
     model, result = grown(ask)

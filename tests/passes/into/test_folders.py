@@ -200,6 +200,7 @@ def test_more_positions_are_rows_that_old_inputs_never_read():
         fxgrow.grow_into(small, {"vocab_size": 48}, seed=0)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind, changes, why", [
     ("Qwen2", BIG, None), ("Mistral", {"sliding_window": None, **BIG}, None), ("Qwen3", {"head_dim": 4}, "q_norm"),
     ("Mistral", {"sliding_window": 4}, "model:")])

@@ -90,7 +90,7 @@ def gap(small, big, x):
     return float((a - b).abs().max() / a.abs().max())
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 def test_the_stock_class_computes_the_same(name, method):
@@ -257,6 +257,7 @@ def test_new_blocks_that_are_alike_are_looked_into_once(method, monkeypatch):
     assert method != "r2r" or len({w.sum().item() for w in map(torch.abs, weights)}) == 6  # each drawn by itself
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("place, new", [("end", [2, 3, 4, 5]), ("interleave", [1, 3, 4, 5]), ("spread", [1, 2, 4, 5])])
 def test_new_blocks_stand_where_they_are_asked_to(place, new):
     torch.manual_seed(0)

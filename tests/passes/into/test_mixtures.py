@@ -65,6 +65,7 @@ def test_dense_models_become_mixtures_whose_experts_all_learn(kind, into, change
     assert state.record.new_mask(name, tensor).all()
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("sizes, way", [({"shared_expert_intermediate_size": 12}, "copies"),
                                         ({"norm_topk_prob": False, "shared_expert_intermediate_size": 32}, "netmorph"),
                                         ({"moe_intermediate_size": 8, "shared_expert_intermediate_size": 24}, "netmorph")])

@@ -80,6 +80,7 @@ def producers(grown: fxgrow.Grown) -> set[str]:
     return {p for o in grown.outcomes if o.method for p in o.producers}
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", LAYERS)
 def test_layers(case, method):
@@ -133,7 +134,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", FUNCTIONS)
 def test_functions_with_free_parameters(case, method):
@@ -198,6 +199,7 @@ PRODUCTS = {
 ONLY_VALUES = ("linear attention with positive keys",)  # no sign survives elu + 1
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", PRODUCTS)
 def test_products_of_values(case, method):

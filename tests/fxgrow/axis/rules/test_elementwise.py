@@ -86,7 +86,7 @@ FUNCTIONS = [F.relu, F.gelu, F.silu, F.hardswish, F.leaky_relu, F.elu, F.celu, F
              torch.floor, torch.atan, torch.asinh, torch.neg, torch.expm1, torch.nan_to_num, torch.erfc]
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_functions_of_one_value(function, method):
@@ -160,7 +160,7 @@ WITH_OTHERS = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", WITH_OTHERS)
 def test_functions_of_several_values(case, method):
@@ -186,6 +186,7 @@ NUMBERS = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", NUMBERS)
 def test_sizes_used_as_numbers(case, method):

@@ -112,6 +112,7 @@ PER_CHANNEL = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", PER_CHANNEL)
 def test_channels_normalised_alone(case, method):
@@ -144,6 +145,7 @@ AVERAGED = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", AVERAGED)
 def test_a_layer_norm_of_linear_producers(case, method):
@@ -191,6 +193,7 @@ COPIED = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", COPIED)
 def test_where_only_copies_of_everything_keep_the_statistics(case, method):

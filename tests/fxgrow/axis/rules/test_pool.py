@@ -95,7 +95,7 @@ CHANNELS_STAY = {
 INNER = {"into space and back": 2}  # only whole blocks grow
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CHANNELS_STAY)
 def test_channels_are_treated_alike(case, method):
@@ -118,6 +118,7 @@ CHANNELS_CHANGE = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CHANNELS_CHANGE)
 def test_channels_that_are_moved_or_joined(case, method):

@@ -79,7 +79,7 @@ BESIDE = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", BESIDE)
 def test_beside_the_class_every_method_is_exact(case, method):
@@ -106,6 +106,7 @@ OVER = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", OVER)
 def test_over_the_class_copies_are_exact(case, method):
@@ -137,6 +138,7 @@ SCALED = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", SCALED)
 def test_a_factor_on_what_is_taken_over_the_class_is_taken_back_by_the_next_weight(case, method):
@@ -180,6 +182,7 @@ NEVER = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", NEVER)
 def test_what_nothing_keeps_is_left_alone(case, method):

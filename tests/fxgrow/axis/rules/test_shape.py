@@ -449,6 +449,7 @@ def chain(shape, *steps) -> Chain:
     return Chain(producer, [Step(name, args) for name, *args in steps])
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", LAYOUTS)
 def test_each_op_frees_what_it_can_and_no_more(case):
     """The classes that grow under one op, and where they are afterwards."""
@@ -457,7 +458,7 @@ def test_each_op_frees_what_it_can_and_no_more(case):
     assert survivors(model, model.input()) == sorted(free)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 @pytest.mark.parametrize("case", [c for c in LAYOUTS if LAYOUTS[c][2]])
 def test_each_op_grows_exactly(case, method):
@@ -612,7 +613,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("case", FUNCTIONS)
 def test_forms_of_indexing_writing_and_reading_memory(case):
     """As above, for what takes more than one call."""
@@ -689,6 +690,7 @@ MEETINGS = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", MEETINGS)
 def test_classes_that_meet(case):
     """Axes of different producers become one, whole or in parts."""
