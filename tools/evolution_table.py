@@ -8,17 +8,24 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from fxgrow.experiments.papers.search_tables import table, verdicts
+from fxgrow.experiments.papers.search_tables import BASE, table, verdicts
 
 KEPT = ("arm", "seed", "test", "parameters", "flops", "searched", "rounds", "networks", "ensemble", "seconds", "identity")
 
 
 def kept(folder: Path) -> list[dict]:
-    """Return what the tables need of each finished run, and the accuracies on the way."""
+    """Return what the tables need of each finished run, the accuracies on the way, and the base network stopped in time."""
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*.json"))]
-    return [{name: run[name] for name in KEPT if name in run} | {
-        "curve": [[round(row["flops"] / run["flops"], 3), round(row["test_accuracy"], 4)] for row in run["rows"]]}
-        for run in runs]
+    return [*({name: run[name] for name in KEPT if name in run} | {
+        "curve": [[round(row["flops"] / run["flops"], 3), *(round(row[f"{part}_accuracy"], 4) for part in ("test", "val"))]
+                  for row in run["rows"]]} for run in runs), *(stopped(run) for run in runs if run["arm"] == BASE)]
+
+
+def stopped(run: dict) -> dict:
+    """Return a run as it was when its validation accuracy was highest for the first time."""
+    row = max(run["rows"], key=lambda row: row["val_accuracy"])
+    return {"arm": f"{BASE}, stopped", "seed": run["seed"], "test": {"accuracy": row["test_accuracy"]},
+            "parameters": run["parameters"], "flops": row["flops"]}
 
 
 def main() -> None:

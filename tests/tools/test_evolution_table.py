@@ -29,9 +29,9 @@ def test_the_page_shows_the_table_of_the_runs_that_are_kept(monkeypatch, capsys)
 def test_what_is_kept_of_a_folder_makes_the_same_table(tmp_path, monkeypatch, capsys):
     runs = json.loads(KEPT.read_text())
     (tmp_path / "runs").mkdir()
-    for i, run in enumerate(runs):
-        rows = [{"flops": run["flops"] * at, "test_accuracy": right} for at, right in run["curve"]]
-        (tmp_path / "runs" / f"{i}.json").write_text(json.dumps({**run, "rows": rows}))
+    for i, run in enumerate(run for run in runs if "curve" in run):
+        rows = [{"flops": run["flops"] * at, "test_accuracy": right, "val_accuracy": val} for at, right, val in run["curve"]]
+        (tmp_path / "runs" / f"{i:02}.json").write_text(json.dumps({**run, "rows": rows}))
     shown = []
     for words in ([str(KEPT)], ["--keep", str(tmp_path), "-o", str(tmp_path / "kept.json")]):
         monkeypatch.setattr(sys, "argv", ["evolution_table.py", *words])
