@@ -32,7 +32,7 @@ def tokens() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 4))
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("weight", ["scalar", "channel"])
 @pytest.mark.parametrize("to", ACTIVATIONS)
 @pytest.mark.parametrize("make, shape", [(images, (4, 3, 9, 9)), (tokens, (4, 5, 3))], ids=["images", "tokens"])

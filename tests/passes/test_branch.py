@@ -121,7 +121,7 @@ SPLIT = {
 # --- sum ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SPLIT)
 def test_summed_branches_add_nothing_at_first(name, method, tmp_path):
@@ -264,6 +264,7 @@ def network_of_blocks() -> nn.Module:
     return model
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_branch_beside_a_layer(method):
     model, x = network("resnet18", wide=True), picture(32)

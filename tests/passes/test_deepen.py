@@ -130,7 +130,7 @@ def test_blocks_without_a_skip_path_are_cloned_beside_one():
         assert "adapt" in dict(grown.model.inception4a_2.named_children())
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(10)
 @pytest.mark.parametrize("block", ("basic", "bottleneck", "mbconv", "inception"))
 @pytest.mark.parametrize("method", ("r2r", "netmorph"))
 def test_blocks_that_are_built(block, method):

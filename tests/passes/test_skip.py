@@ -110,7 +110,7 @@ CASES = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("weight", ["scalar", "channel", "matrix"])
 @pytest.mark.parametrize("name", CASES)
 def test_past_every_kind_of_layer(name, weight, tmp_path):

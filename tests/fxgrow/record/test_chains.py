@@ -84,7 +84,7 @@ def test_all_of_torchs_are_here():
     assert {getattr(schedules, name) for name in schedules.__all__} - {schedules.LRScheduler} <= made
 
 
-@pytest.mark.thinned(8)
+@pytest.mark.thinned(12)
 @pytest.mark.parametrize("seed", range(100))
 def test_a_chain(seed, tmp_path):
     chain(seed, tmp_path)

@@ -160,7 +160,7 @@ WITH_OTHERS = {
 }
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", WITH_OTHERS)
 def test_functions_of_several_values(case, method):
@@ -186,7 +186,7 @@ NUMBERS = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", NUMBERS)
 def test_sizes_used_as_numbers(case, method):

@@ -193,7 +193,7 @@ COPIED = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", COPIED)
 def test_where_only_copies_of_everything_keep_the_statistics(case, method):

@@ -95,7 +95,7 @@ CHANNELS_STAY = {
 INNER = {"into space and back": 2}  # only whole blocks grow
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CHANNELS_STAY)
 def test_channels_are_treated_alike(case, method):
