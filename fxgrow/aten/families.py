@@ -61,7 +61,7 @@ POOLED = {"mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_av
           "adaptive_avg_pool1d", "max_pool2d_with_indices", "max_pool3d_with_indices", "upsample_nearest2d",
           "upsample_bilinear2d", "upsample_bicubic2d", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"}
 # f(a x, y) = f(x, a y) = a f(x, y).
-BILINEAR = ("mul", "bmm", "mm", "matmul", "dot", "mv")
+BILINEAR = ("mul", "bmm", "mm", "matmul", "dot", "mv", "_grouped_mm")
 # Sum over products with a weight: the positions of weight and bias among the arguments.
 CONTRACTIONS = {"convolution": (1, 2), "addmm": (2, 0), "mm": (1, None), "linear": (1, 2)}
 # Normalise: the positions of weight, bias, running mean and eps among the arguments.
@@ -69,7 +69,8 @@ NORMS = {"native_batch_norm": (1, 2, 3, 7), "native_layer_norm": (2, 3, None, 4)
          "_fused_rms_norm": (2, None, None, 3)}
 
 # Give zeros where they are given zeros alone.
-ZERO_PRESERVING = {*REARRANGED, *POOLED, *ODD, *ZERO_AT_ZERO, "native_dropout", "neg", "_to_copy"}
+ZERO_PRESERVING = {*REARRANGED, *POOLED, *ODD, *ZERO_AT_ZERO, "native_dropout", "neg", "_to_copy", "index", "index_select",
+                   "gather"}
 # f(a x) = a f(x) for a > 0, of all tensors given together.
 HOMOGENEOUS = {*REARRANGED, *POOLED, "cat", "stack", "neg", "native_dropout", "_to_copy", "relu", "leaky_relu", "index",
                "index_select", "where", JOIN, "prelu", "_prelu_kernel", "amax", "amin", "abs", "copy", "empty_like"}

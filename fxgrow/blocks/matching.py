@@ -6,13 +6,15 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 
-from fxgrow.aten import NORMS, numbers_in
+from fxgrow.aten import CONTRACTIONS, NORMS, numbers_in
 from fxgrow.blocks.extras import Extra, Span, find_extras, spread
 from fxgrow.blocks.sides import SCALED, Side, users_of
 from fxgrow.errors import GrowthError
+from fxgrow.graph import place_of
 from fxgrow.identity import Val
 
 PLAIN = ("t", "view", "_unsafe_view")  # what a linear layer does beside its product
@@ -103,7 +105,7 @@ class _Alignment:
             reason = self._difference(i, k) if move is None else None
             reached = (i + 1, k + 1) if move is None else (i, move.span[1] + 1)
             if reason is not None:
-                if state.at >= self.furthest:
+                if not self.reason or (i, -k) > (self.furthest[0], -self.furthest[1]):  # with the least left out
                     self.furthest, self.reason = state.at, reason
             elif reached not in self.dead_ends:
                 if move is None:
@@ -146,9 +148,7 @@ def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
     if gains_bias(ours, theirs):
         ours, theirs = ours[-1:], theirs[-1:]
     elif [v.name for v in ours] != [w.name for w in theirs]:
-        kept, wanted = small.types(one), big.types(two)
-        return "they compute other things" if kept == wanted else \
-            f"its tensors are {kept} in the small model and {wanted} in the big one: make both with the same dtype"
+        return _other_work(small.types(one), ours, big.types(two), theirs)
     tensors, grown = small.tensors(one), big.tensors(two)
     missing = tensors.keys() - grown.keys()
     if missing or len(small.reads(one)) != len(big.reads(two)):
@@ -161,6 +161,13 @@ def _differ(small: Side, one: Node, big: Side, two: Node) -> str | None:
             return reason
     return next((f"{name} shrinks, from {list(tensor.shape)} to {list(grown[name].shape)}"
                  for name, tensor in tensors.items() if _shrinks(tensor, grown[name])), None)
+
+
+def _other_work(kept: list[torch.dtype], ours: Sequence[Val], wanted: list[torch.dtype], theirs: Sequence[Val]) -> str:
+    """Say how two nodes differ that run other ops: by the types of the tensors that they read, by a bias, or wholly."""
+    if {*kept} != {*wanted} and kept and wanted:
+        return f"its tensors are {kept} in the small model and {wanted} in the big one: make both with the same dtype"
+    return "the big one's has no bias" if gains_bias(theirs, ours) else "they compute other things"
 
 
 def gains_bias(ours: Sequence[Val], theirs: Sequence[Val]) -> bool:
@@ -207,8 +214,31 @@ def taps(v: Val) -> list[int]:
 
 def _explain(alignment: _Alignment, refused: dict[Span, str]) -> str:
     i, k = alignment.furthest
-    near = next((f"; {why}" for (first, last), why in sorted(refused.items()) if first <= k <= last and last > first), "")
+    if norm := _lacked_norm(alignment, i, k):
+        return norm
+    spare = [extra.span for extras in alignment.starts.values() for extra in extras if extra.is_block]
+    near = next((f"; {why}" for (first, last), why in sorted(refused.items()) if first <= k <= last and last > first
+                 and not any(start <= first and last <= end for start, end in spare)), "")
     one, other = (side.describe(side.nodes[at]) if at < len(side.nodes) else "the end"
                   for side, at in ((alignment.small, i), (alignment.big, k)))
     return f"the small model is no part of the big one: {one} has no counterpart, as the big one has {other} there: " \
         f"{alignment.reason}{near}"
+
+
+def _lacked_norm(alignment: _Alignment, i: int, k: int) -> str:
+    """Say so where the larger graph has a norm that the smaller one has not at this place ("": it is something else)."""
+    ours, theirs = (side.nodes[at] if at < len(side.nodes) else None
+                    for side, at in ((alignment.small, i), (alignment.big, k)))
+    if theirs is None or not _is_norm(alignment.big, theirs) or (ours is not None and _is_norm(alignment.small, ours)):
+        return ""
+    path = place_of(theirs)
+    return f"the small model has no norm where the big one has {path}: it " \
+        "divides by what its input gives, and no numbers undo that, so take a class without it"
+
+
+def _is_norm(side: Side, node: Node) -> bool:
+    """Tell whether a node is of a module that is a norm: it divides by a root of what it takes."""
+    path = place_of(node)
+    inside = [node] if node.op == "call_module" else side.trace.below.get(path, ())
+    ops = {v.name for n in inside for v in side.trace.made.get(n.name, ())}
+    return bool(path) and bool(ops & {*NORMS, "rsqrt"}) and not ops & {*CONTRACTIONS}

@@ -22,6 +22,7 @@ from fxgrow.common import Refusal
 from fxgrow.identity.layers import layer_norm
 from fxgrow.identity.values import Val, in_the_way, is_dead, keeps_zero, leaves_alone
 
+GROUPED = "_grouped_mm"  # rows of each expert times its weight
 SUMS = ("add", "sub", "cat", "stack", JOIN, "where")  # zero where all that they take is zero
 
 
@@ -172,6 +173,9 @@ class Demand:
             self._zero_product(v, start)
         elif v.name in NORMS and v.at == 0:
             self._zero_norm(v, start)
+        elif v.name == GROUPED and v.ins[1].param_only:
+            self._zero(v.ins[1], start)
+            start.paths.append(f"{v.place} starts at zero")
         elif factors := _factors(v):
             self._zero_factor(v, factors, start)
         else:

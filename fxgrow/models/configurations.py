@@ -65,7 +65,13 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
         return made
     except Exception as error:
         what = ", ".join(f"{name}={value}" for name, value in changes.items())
-        raise ModelError(f"{kind.__name__} cannot have {what}: {one_line(error)}") from error
+        raise ModelError(f"{kind.__name__} cannot have {what}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """Return what a class says of a value: of several lines, the last, which has the reason."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else one_line(error)
 
 
 def shapes_of(model: nn.Module) -> Shapes:

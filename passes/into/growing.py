@@ -148,9 +148,7 @@ class Into:
         if self.given[1] is not self.big or not all(map(_loads_plainly, self.big.modules())):
             model = copy.deepcopy(self.given[1])
             model.load_state_dict(self._state(filled), strict=True)
-        if list(experts_of(model)):
-            run_everywhere(model)
-        found = GrownInto.of(model)
+        found = GrownInto.of(run_everywhere(model))
         found.plan, found.source = self.plan, folder_of(self.given[0])
         found.record = self._chained(record)
         found.verification = self._verified(model) if check or self.wrong else None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fxgrow.common import Refusal
 from fxgrow.compare import copy_of
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import FxgrowError, GrowthError
 from fxgrow.graph import as_call, skeleton, uncached
 from fxgrow.models import changed, fresh
 from fxgrow.passes.into.plan import Step
@@ -33,7 +33,7 @@ def with_copied_heads(small: nn.Module, big: nn.Module, inputs: Any,
 
 def _counted(small: nn.Module, big: nn.Module, inputs: Any, steps: list[Step]) -> tuple[nn.Module, GrowthRecord | None]:
     """Copy the heads of keys of a class that says by num_key_value_heads how many there are."""
-    (queries, keys), (their_queries, their_keys) = heads_of(small), heads_of(big)
+    (queries, keys), (their_queries, their_keys) = heads_of(small), _shared(*heads_of(big))
     if not keys or not their_keys or queries * their_keys == keys * their_queries:
         return small, None
     wanted, rest = divmod(queries * their_keys, their_queries)
@@ -100,6 +100,14 @@ def _joined(small: nn.Module, big: nn.Module, inputs: Any,
     told = ", ".join(f"{n}={v}" for n, v in changes.items())
     steps.append(Step("widen", "key and value heads", method="copy", note=f"{told}: each serves fewer queries"))
     return model, record
+
+
+def _shared(queries: int, keys: int) -> tuple[int, int]:
+    """Return how many heads there are; raise GrowthError where those of queries cannot share those of keys."""
+    if keys and queries % keys:
+        raise GrowthError(f"{queries} heads of queries cannot share {keys} of keys: num_attention_heads has to be a whole "
+                          "multiple of num_key_value_heads")
+    return queries, keys
 
 
 def _between(size: int, wanted: int, queries: int, order: Any, their_order: Any) -> Tensor | None:

@@ -176,7 +176,8 @@ class Mixture:
 
 def mixtures_of(big: nn.Module, small: nn.Module) -> list[Mixture]:
     """Return the blocks of experts of a model that another one has not, each with how it becomes exact."""
-    if list(experts_of(small)):
+    kept = {name for name, _ in small.named_parameters()}  # a graph of a mixture has their tensors, but no module for them
+    if list(experts_of(small)) or any(f"{path}.{TENSORS[0]}" in kept for path, _ in experts_of(big)):
         return []
     config: Any = getattr(small, "config", None)
     hidden = getattr(config, "intermediate_size", 0) or 0
@@ -216,11 +217,12 @@ def experts_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, module
 
 
-def run_everywhere(big: nn.Module) -> None:
-    """Let a model compute in double precision, which torch's grouped products lack, by the code of its class."""
-    config: Any = getattr(big, "config", None)
-    if dtype_of(big) is torch.float64 and hasattr(config, "_experts_implementation"):
+def run_everywhere(model: Any) -> Any:
+    """Let a model compute in double precision, which torch's grouped products lack, by the code of its class; return it."""
+    config: Any = getattr(model, "config", None)
+    if dtype_of(model) is torch.float64 and hasattr(config, "_experts_implementation") and list(experts_of(model)):
         config._experts_implementation = "eager"
+    return model
 
 
 def with_dense(big: nn.Module, mixtures: list[Mixture]) -> nn.Module:

@@ -1,18 +1,25 @@
 """Grown graphs put back into the class of transformers that they came from, where their shapes are a configuration's."""
 import re
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import nn
 
+from fxgrow.compare import copy_of
 from fxgrow.errors import CaptureError, GrowthError
-from fxgrow.models import configurations_for, fresh, shapes_of, with_layers
+from fxgrow.graph import as_call, uncached
+from fxgrow.models import configurations_for, fresh, results_alone, shapes_of, with_layers
 from fxgrow.passes.into.growing import grow_into
+from fxgrow.passes.into.mixtures import run_everywhere
 from fxgrow.passes.into.result import GrownInto
 from fxgrow.passes.into.sources import folder_of
 from fxgrow.record import Grown
+from fxgrow.tracing import compare_outputs
 
-TRIED = 8  # configurations with the same shapes: heads and their width may change places
+LOOKED_AT, TRIED = 48, 4  # configurations with the same shapes: heads and their width may change places
+NEAR = 0.05
 
 
 def put_back(grown: Grown, model: nn.Module, example_inputs: Any = None) -> GrownInto:
@@ -31,19 +38,42 @@ def put_back(grown: Grown, model: nn.Module, example_inputs: Any = None) -> Grow
     """
     if not hasattr(model, "config") or not hasattr(model, "save_pretrained"):
         raise GrowthError(f"{type(model).__name__} is no class with a configuration")
-    reasons, kept = [], _kept_layers(grown)
+    kept, inputs = _kept_layers(grown), grown.example_inputs if example_inputs is None else example_inputs
     configurations = (other for config in configurations_for(model, shapes_of(grown.model))
                       for other in with_layers(config, model.config, kept))
-    for config in islice(configurations, TRIED):
+    reasons: list[tuple[float, str]] = []  # with how far a model is apart
+    for distance, config in _nearest(configurations, grown, model, inputs):
         try:
-            found = grow_into(grown.model, fresh(type(model), config, model),
-                              grown.example_inputs if example_inputs is None else example_inputs, seed=0)
+            found = grow_into(grown.model, fresh(type(model), config, model), inputs, seed=0)
         except (GrowthError, CaptureError) as why:
-            reasons.append(str(why))
+            reasons.append((distance, str(why)))
             continue
         found.record, found.source = grown.record.then(found.record), folder_of(model)
         return found
-    raise GrowthError(reasons[0] if reasons else f"no configuration of {type(model).__name__} has the grown shapes")
+    raise GrowthError(min(reasons)[1] if reasons else f"no configuration of {type(model).__name__} has the grown shapes")
+
+
+def _nearest(configurations: Iterator[Any], grown: Grown, model: Any, inputs: Any) -> Iterator[tuple[float, Any]]:
+    """Yield configurations with the grown shapes: at once those that compute nearly the same, then some of the others.
+
+    Each is told with how far a model of it that has the grown numbers is apart from the grown one: what is left where it is
+    the right one is what constants (a norm's eps) make different.
+    """
+    left: list[tuple[float, int, Any]] = []
+    args, kwargs = as_call(inputs)
+    with torch.no_grad(), results_alone(model):
+        wanted = copy_of(grown.model).eval()(*args, **kwargs)
+    for at, config in enumerate(islice(configurations, LOOKED_AT)):
+        other = run_everywhere(fresh(type(model), config, model).eval())
+        other.load_state_dict(grown.model.state_dict(), strict=False)
+        with torch.no_grad(), uncached(other), results_alone(other):
+            distance = compare_outputs(wanted, other(*args, **kwargs), 0.0).relative
+        if distance <= NEAR:
+            yield distance, config
+        else:
+            left.append((distance, at, config))
+    for distance, _, config in sorted(left, key=lambda entry: entry[:2])[:TRIED]:
+        yield distance, config
 
 
 def _kept_layers(grown: Grown) -> dict[int, int]:

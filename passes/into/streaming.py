@@ -28,7 +28,7 @@ from fxgrow.models import (
     write_numbers,
 )
 from fxgrow.passes.into.growing import Into, rounding_note, rounding_of, wide_values
-from fxgrow.passes.into.mixtures import Mixture
+from fxgrow.passes.into.mixtures import Mixture, run_everywhere
 from fxgrow.passes.into.new_parts import numbers_of
 from fxgrow.passes.into.nodewise import Known, run, wide
 from fxgrow.passes.into.plan import HALF, Options, Plan, Step, default_method
@@ -66,7 +66,7 @@ def grow_folder(source: str, big: str | None, changes: Mapping[str, Any], path: 
         Refusal: this growth needs both models in memory; nothing was written.
         GrowthError: there is no exact way, or both models differ; nothing was written.
     """
-    small, large = structure(source, big, changes)
+    small, large = map(run_everywhere, structure(source, big, changes))
     shards = Shards(source, small)
     inputs = example_inputs(small)
     if inputs is None:

@@ -70,6 +70,8 @@ def test_a_refused_growth_leaves_no_folder(here):
     made().save_pretrained("small")
     assert "inv_freq" in run("grow small --set rope_parameters.rope_theta=20000 -o out", 1).stderr
     assert "hidden_sizes" in run("grow small --set hidden_sizes=3 -o out", 1).stderr
+    assert "not a multiple" in run("grow small --set num_attention_heads=5 -o out", 1).stderr
+    assert "cannot share 3" in run("grow small --set num_key_value_heads=3 -o out", 1).stderr
     run("grow small -o out", 2)
     assert {p.name for p in here.iterdir()} == {"small"}
 
@@ -202,7 +204,7 @@ def test_more_positions_are_rows_that_old_inputs_never_read():
 
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind, changes, why", [
-    ("Qwen2", BIG, None), ("Mistral", {"sliding_window": None, **BIG}, None), ("Qwen3", {"head_dim": 4}, "q_norm"),
+    ("Qwen2", BIG, None), ("Mistral", {"sliding_window": None, **BIG}, None), ("Qwen3", {"head_dim": 4}, "no norm .*q_norm"),
     ("Mistral", {"sliding_window": 4}, "model:")])
 def test_into_another_class_where_the_mathematics_allows_it(kind, changes, why):
     small, big = made(), made(kind, 1, **{"head_dim": 4, **changes})

@@ -12,6 +12,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.cli.main import main
+from fxgrow.passes import Deepen, Experts, Widen
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4,
@@ -104,6 +105,7 @@ def test_noise_tells_equal_experts_apart():
 @pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="Mixtral runs on no CPU with this torch")
 def test_folder_to_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    made("Llama").save_pretrained("small64")
     made("Llama").float().save_pretrained("small")
     config = transformers.MixtralConfig(**{**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2},
                                         architectures=["MixtralForCausalLM"])
@@ -120,6 +122,7 @@ def test_folder_to_folder(tmp_path, monkeypatch):
     big, info = transformers.MixtralForCausalLM.from_pretrained("out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert apart(transformers.LlamaForCausalLM.from_pretrained("small"), big.eval(), False) < 1e-4
+    assert run("grow small64 --into mixtral/config.json -o out64 --json")["verification"]["ok"]
     copied = run("grow out --set num_local_experts=8 --set num_experts_per_tok=4 -o copied --json")
     assert copied["verification"]["ok"] and "run a node at a time" in str(copied["verification"]["notes"])
     again = transformers.MixtralForCausalLM.from_pretrained("copied")
@@ -140,3 +143,19 @@ def test_mixtures_become_deeper(kind, method, sizes):
     big.load_state_dict(state, strict=True)
     for train in (False, True):
         assert apart(small, big, train) < 1e-6
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="Mixtral runs on no CPU with this torch")
+@pytest.mark.parametrize("grow, wanted", [
+    (Deepen("model.layers", seed=0), {"num_hidden_layers": 2}),
+    (Experts("model.layers.*.mlp", experts=8), {"num_local_experts": 8, "num_experts_per_tok": 4}),
+    pytest.param(Widen(factor=2, seed=0), {"hidden_size": 32, "num_attention_heads": 8}, marks=pytest.mark.sweep)])
+def test_passes_on_a_mixture_give_one_of_its_class(grow, wanted):
+    small = made("Mixtral", num_local_experts=4, num_experts_per_tok=2).float()
+    small.set_experts_implementation("grouped_mm")
+    found = fxgrow.put_back(fxgrow.transform(small, (WORDS,), [grow]), small)
+    assert type(found.model) is type(small) and found.verification.ok
+    assert all(getattr(found.model.config, name) == value for name, value in wanted.items())
+    if isinstance(grow, Deepen):
+        new = found.model.model.layers[1].mlp.experts
+        assert not new.down_proj.any() and new.gate_up_proj.any()
