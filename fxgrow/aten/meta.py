@@ -33,7 +33,7 @@ def _pointwise(args, kwargs) -> Tensor | None:
     if not (isinstance(x, Tensor) and x.is_meta and x.is_floating_point()):
         return None
     if not isinstance(y, Tensor):
-        return _together(x)
+        return None if isinstance(y, complex) else _together(x)
     return _together(x, y) if y.dtype is x.dtype and y.is_meta else None
 
 

@@ -8,17 +8,18 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import ConvNd
-from fxgrow.axis import Contract, Fold, Normalise, Op, atoms, resolve, view
+from fxgrow.axis import Atom, Contract, Fold, Normalise, Op, atoms, resolve, view
 from fxgrow.common import Refusal
 from fxgrow.graph import modules_by_path
 from fxgrow.layers import MultiheadAttention, SeparateAttention, fold_pairs
 from fxgrow.rewrite.growth import GROUPS, GrownSizes
 
 
-def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op | str, float]) -> None:
+def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op | str, float], classes: dict[str, list[Atom]]) -> None:
     """Bring nodes, and the layers that they call, up to date with grown tensors.
 
     eps_ratios: factors on the eps of norms, and on the numbers that nodes add where norms are written out.
+    classes: which classes' growth these nodes' numbers are scaled for.
     """
     layers = dict(modules_by_path(gm, every_name=True))
     rescaled: set[int] = set()  # a layer that is called twice has one eps
@@ -39,7 +40,7 @@ def resize(gm: GraphModule, grown: GrownSizes, eps_ratios: dict[Op | str, float]
                 rescaled.add(id(owner))
                 _scale_eps(owner, op, eps_ratios[op])
         if node.name in eps_ratios:
-            _scale_number(node, eps_ratios[node.name], grown)
+            _scale_number(node, eps_ratios[node.name], classes[node.name])
         if node.target in CALLS:
             CALLS[node.target](node, grown)
 
@@ -86,14 +87,15 @@ def _scale_eps(owner: nn.Module | Node, op: Normalise, ratio: float) -> None:
         raise _refusal(op, "the eps of a norm inside a layer that is kept whole cannot be rescaled")
 
 
-def _scale_number(node: Node, ratio: float, grown: GrownSizes) -> None:
-    """Scale the number that a node adds to what was taken over a class."""
+def _scale_number(node: Node, ratio: float, classes: list[Atom]) -> None:
+    """Scale the number that a node adds to what was taken over classes: its eps, or the only number that it is given."""
     args, keys = list(node.args), {k: a for k, a in node.kwargs.items() if k != "alpha"}
     held = [*enumerate(args), *keys.items()] if node.op in ("call_function", "call_method") else []
     places = [place for place, a in held if isinstance(a, (int, float)) and not isinstance(a, bool)]
+    places = ["eps"] if "eps" in places else places
     if len(places) != 1:
         raise Refusal("a norm is written out, and its eps is not a plain number in the graph; class left unchanged",
-                      node.name, list(grown.sizes))
+                      node.name, classes)
     if isinstance(places[0], str):
         node.update_kwarg(places[0], keys[places[0]] * ratio)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.fx import GraphModule
 
-from fxgrow.axis import Op, Tape
+from fxgrow.axis import Atom, Op, Tape
 from fxgrow.graph import Captured, clone_structure, named_tensors, skeleton
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.rewrite.folds import drop_idle, keep_copies_together
@@ -35,7 +35,7 @@ def _rewritten(gm: GraphModule, tape: Tape, growths: Sequence[Growth], release: 
     by_id = {id(t): tensors[name] if name in tensors else t.detach() if release else t.detach().clone()
              for name, t in old.items()}
     new: GraphModule = clone_structure(gm, lambda t: by_id[id(t)])  # type: ignore[assignment]
-    resize(new, grown, _eps_ratios(growths))
+    resize(new, grown, _eps_ratios(growths), _classes_of_numbers(growths))
     keep_copies_together(new, grown)
     correct_sizes(new, grown)
     drop_idle(new, grown)
@@ -52,6 +52,15 @@ def _eps_ratios(growths: Sequence[Growth]) -> dict[Op | str, float]:
         for op in {norm.op for norm in g.certificate.norms if norm.eps}:
             ratios[op] = ratios.get(op, 1.0) * g.atom.size / g.size
     return ratios
+
+
+def _classes_of_numbers(growths: Sequence[Growth]) -> dict[str, list[Atom]]:
+    """Return, for each node whose number is rescaled, the classes for whose growth it is."""
+    classes: dict[str, list[Atom]] = {}
+    for g in growths:
+        for node in g.certificate.numbers:
+            classes.setdefault(node, []).append(g.atom)
+    return classes
 
 
 def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord:

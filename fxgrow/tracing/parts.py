@@ -146,11 +146,11 @@ def capture_parts(model: nn.Module, calls: Calls, alone: dict[str, str]) -> dict
             try:
                 part = capture_call(_Shell(path, module), *tree_map(_some, seen[0]))
                 insist_callable(part)
-                if path not in Captured(part).leaves:
+                if all(node.target != path for node in part.graph.nodes):
                     bring_inside(part, path)
                     parts[path] = part
                     return
-                alone[path] = Captured(part).leaves[path]
+                alone[path] = Captured(part).leaves.get(path, "it is one layer, and no graph of others")
             except Exception as error:
                 alone[path] = str(error) if isinstance(error, CaptureError) else describe(error)
         for name, child in module.named_children():

@@ -55,6 +55,7 @@ def test_pointwise_of_one():
     for x in MADE:
         _same(aten.relu.default, (x,))
         _same(aten.mul.Tensor, (x, 2.0))
+        _same(aten.mul.Tensor, (x, 2j))
 
 
 def test_where():

@@ -120,3 +120,24 @@ def test_where_a_leaf_holds_most_numbers_its_parts_grow_instead():
     assert fxgrow.verify(model, grown.model, x).ok
     named = fxgrow.transform(model, x, Widen("0.0", factor=2, seed=0)).model  # as one graph, since nothing else is asked for
     assert isinstance(named, torch.fx.GraphModule) and named.get_submodule("0.0").out_features == 7
+
+
+class Attends(Shell):
+    """Calls a layer that has layers inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        return super().forward(x + self.attend(x, x, x, need_weights=False)[0])
+
+
+def test_a_layer_with_layers_inside_stays_a_layer():
+    torch.manual_seed(0)
+    model, x = shake(Attends().double()), torch.randn(5, 3, 4, dtype=torch.float64)
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=0))
+    assert not any("stops" in o.reason for o in grown.outcomes) and fxgrow.verify(model, grown.model, x).ok
+    assert type(grown.model.attend) is nn.MultiheadAttention
+    with pytest.raises(SelectionError, match="no layer .* is called 'attend.*'"):
+        fxgrow.transform(model, x, Widen("attend*", factor=2, seed=0))

@@ -281,6 +281,28 @@ def test_a_stream_and_weights_of_unit_vectors_grow(method):
     assert found["read"].startswith("net2net") and found["up"] == "r2r"
 
 
+class Classes(nn.Module):
+    """Compares unit vectors with unit rows of a table (cosine classifiers, two towers): copies on both sides keep them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.table = nn.Linear(3, 6), nn.Linear(6, 4), nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x):
+        return F.linear(F.normalize(self.last(F.relu(self.first(x))), eps=1e-6), F.normalize(self.table, dim=-1, eps=1e-6))
+
+
+def test_unit_vectors_are_compared():
+    torch.manual_seed(0)
+    model, x = Classes().double(), torch.randn(4, 3, dtype=torch.float64)
+    grown = grow(model, x, Widen(factor=2, seed=0))
+    assert {o.name: o.method for o in grown.outcomes if o.method} == {"first": "r2r", "last": "net2net"}
+    with torch.no_grad():  # what is shorter than the least length
+        for parameter in (model.last.weight, grown.model.last.weight, model.last.bias, grown.model.last.bias):
+            parameter *= 1e-8
+    assert torch.allclose(grown.model(x), model(x), rtol=1e-12, atol=0)
+
+
 def test_a_least_length_that_counts_is_no_norm():
     with pytest.raises(SelectionError, match="down sums products over it"):
         fxgrow.transform(*_on_the_sphere(1.0), Widen("up", factor=2, seed=0))
