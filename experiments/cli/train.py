@@ -63,9 +63,10 @@ def train(model: str | None, resume: str | None, seeds: int | None, jobs: int, s
     A growth is `WHEN [OPTION=VALUE ...]: PASS [OPTION=VALUE ...] [+ PASS ...]`, with WHEN one of epoch=E, step=S,
     fraction=F (of all steps), plateau=P (P evaluations without a lower validation loss) and slope=S (the training loss
     falls by less than S for each FLOP); or it is `auto [max_size=TIMES] [max_flops=N] [until=F] [: PASS ...]`, which grows
-    whenever a bigger network promises more for a FLOP. Options: lr=constant|ratio|parts|rewarm|restart,
-    decay=constant|ratio|parts, optimizer=migrate|reset, freeze=STEPS, noise=SHARE, rewarm=STEPS, new=, old=, decay_new=,
-    decay_old=FACTOR, window=, min_delta=. `fxgrow passes` lists the passes and theirs.
+    whenever a bigger network promises more for a FLOP: deeper where blocks stand in a row, else wider, if no PASS is
+    said. Options: lr=constant|ratio|parts|rewarm|restart, decay=constant|ratio|parts, optimizer=migrate|reset,
+    freeze=STEPS, noise=SHARE, rewarm=STEPS, new=, old=, decay_new=, decay_old=FACTOR, window=, min_delta=. `fxgrow passes`
+    lists the passes and theirs.
     """
     if seeds is not None:
         if resume is not None or dry_run or int(os.environ.get("WORLD_SIZE", "1")) > 1:

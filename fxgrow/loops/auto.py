@@ -13,7 +13,11 @@ for a FLOP, and it is time to grow, when
 
 That size changes the floor, and neither scale nor exponent over the steps, and that the loss falls with size about as it
 does with steps, is what J. Hoffmann et al., "Training Compute-Optimal Large Language Models", 2022,
-https://arxiv.org/abs/2203.15556, find (L = E + A / N ** 0.34 + B / D ** 0.28).
+https://arxiv.org/abs/2203.15556, find (L = E + A / N ** 0.34 + B / D ** 0.28). No exponent is below theirs: over the few
+steps of a run, a smaller one without a floor fits what a floor does.
+
+The plateaus of early training look like floors (a language model that knows how often bytes come, and not yet what they
+follow). So no law is believed while the loss is below the floor of the one that half of the steps gave.
 """
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ from fxgrow.loops.schedule import Entry
 
 PARTS = 100      # of a run, each with its mean loss
 FEWEST = 10      # means that a law is fitted to
-EXPONENTS = np.geomspace(0.05, 2.0, 60)
+EXPONENTS = np.geomspace(0.28, 2.0, 60)
 EARLIER = (1.0, 0.5, 0.25, 0.125, 0.0625)  # of the steps before a growth, that these are worth to the grown network
 
 
@@ -80,14 +84,18 @@ def fit(steps: Sequence[float], losses: Sequence[float], before: float = 0.0) ->
 
 @dataclass
 class Ahead:
-    """The next growth of a network: FLOPs of a step and parameters, without it and with it; or why there is none."""
+    """The next growth of a network: FLOPs of a step and parameters, without it and with it; or why there is none.
+
+    chosen: which passes it is by, and why, where the schedule does not say.
+    """
     flops: list[int] = field(default_factory=list)
     parameters: list[int] = field(default_factory=list)
+    chosen: str = ""
     refused: str = ""
 
     @classmethod
-    def tried(cls, grow: Callable[[], tuple[list[int], list[int]]]) -> Ahead:
-        """Return what a trial gives: FLOPs and parameters, without and with the growth."""
+    def tried(cls, grow: Callable[[], tuple[list[int], list[int], str]]) -> Ahead:
+        """Return what a trial gives: FLOPs and parameters, without and with the growth, and what was chosen."""
         try:
             return cls(*grow())
         except FxgrowError as why:
@@ -134,7 +142,7 @@ class Auto:
         middle = step - len(self.losses) / 2
         self.curve.append([middle, over_all(sum(float(x) for x in self.losses) / len(self.losses))])
         self.losses = []
-        return len(self.curve) > FEWEST
+        return len(self.curve) > 2 * FEWEST
 
     def due(self, entry: Entry, step: int, spent: int, try_out: Callable[[], Ahead]) -> bool:
         """Tell whether to grow, and set `why`.
@@ -152,14 +160,21 @@ class Auto:
             self.why = f"no growth: {stop}"
             return False
         more = [b / a for a, b in (self.ahead.flops, self.ahead.parameters)]
-        before, now = (law.promise(loss, *more) for law, loss in map(self._law, (self.curve[:-1], self.curve)))
         law, loss = self._law(self.curve)
+        half = (self.start + self.curve[-1][0]) / 2
+        thought = self._law([mean for mean in self.curve if mean[0] <= half])[0].floor
+        if loss < thought:
+            self.why = (f"the loss, {loss:.4g}, is below what half of the steps made the floor of this network, "
+                        f"{thought:.4g}: it was a plateau")
+            return False
+        before, now = (law.promise(loss, *more) for law, loss in (self._law(self.curve[:-1]), (law, loss)))
         falls, worth = "is", "more"
         if now < inf:
             falls = f"falls by {law.slope(loss) / self.ahead.flops[0]:.3g} for a FLOP, and {law.floor:.4g} of it is"
             worth = f"{now:.2f} times as much"
         self.why = (f"the loss, {loss:.4g}, {falls} the floor of this network; one with {more[1]:.2f} times the "
-                    f"parameters, at {more[0]:.2f} times the FLOPs a step, promises {worth} for a FLOP")
+                    f"parameters, at {more[0]:.2f} times the FLOPs a step, promises {worth} for a FLOP"
+                    f"{self.ahead.chosen and '; '}{self.ahead.chosen}")
         return min(before, now) > 1  # one mean may be off
 
     def _law(self, curve: Sequence[Sequence[float]]) -> tuple[PowerLaw, float]:

@@ -245,11 +245,12 @@ class Grower:
 
     def _ahead(self, index: int) -> Ahead:
         """Try the growth of an entry out."""
-        def grow() -> tuple[list[int], list[int]]:
+        def grow() -> tuple[list[int], list[int], str]:
             with torch.random.fork_rng(devices=[]), torch.autocast(self._device.type, enabled=False):
                 small = self.trial()
-                big = self.grown(small, self._inputs(), self.entries[index], self._seed(index)).grown.model
-            return [self.cost(m) for m in (small, big)], [_size(m) for m in (small, big)]
+                growth = self.grown(small, self._inputs(), self.entries[index], self._seed(index))
+                both = small, growth.grown.model
+            return [self.cost(m) for m in both], [_size(m) for m in both], growth.record.lineage[-1].get("chosen", "")
 
         self.effects.lift()
         try:

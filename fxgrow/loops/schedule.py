@@ -3,8 +3,8 @@
     epoch=10 lr=ratio freeze=100: widen factor=2 method=r2r + deepen where=layer2
     auto max_size=8
 
-The moment and how training goes on stand in front of the colon, the passes behind it, joined by `+` or `;`; `auto` has usual
-ones.
+The moment and how training goes on stand in front of the colon, the passes behind it, joined by `+` or `;`; `auto` without
+them takes those that the graph shows (`Usual`).
 """
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from fxgrow.common import did_you_mean, mixed
 from fxgrow.compare import Verification
 from fxgrow.errors import FxgrowError, GrowthError, TrainError
 from fxgrow.growth import INEXACT
+from fxgrow.loops.usual import Usual
 from fxgrow.record import Grown, GrowthRecord, Outcome, explain, new_numbers
 
 MOMENTS = ("epoch", "step", "fraction", "plateau", "slope", "auto")
-USUAL = "widen factor=2"  # the passes of `auto` where none are said: any network takes it
 FORM = "write it as 'epoch=10: widen factor=2 method=r2r'"
 # what may stand beside the trigger: its values, or the type of a number, and the default
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -45,7 +45,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 class Entry:
     """A growth of the schedule: when (`trigger` and its `value`), by which passes, and how training goes on.
 
-    That of the trigger `auto` is done again and again; `fxgrow.loops.Auto` says when.
+    That of the trigger `auto` is done again and again; `fxgrow.loops.Auto` says when, and `Usual` how, if it has no passes.
     """
     text: str
     trigger: str
@@ -106,10 +106,11 @@ def stalled(losses: Sequence[float], patience: int, min_delta: float = 0.0) -> b
 def parse_growth(text: str) -> Entry:
     """Read an entry from its text; TrainError says which word is not understood, and what could stand there."""
     head, colon, tail = text.partition(":")
-    if head.split()[:1] == ["auto"]:
-        head, colon, tail = head.replace("auto", "auto=1", 1), ":", tail or USUAL
+    auto = head.split()[:1] == ["auto"]
+    if auto:
+        head = head.replace("auto", "auto=1", 1)
     words = _pairs(head, text)
-    if not colon or not words or not tail.strip():
+    if not words or (not tail.strip() and (colon or not auto)):
         raise TrainError(f"growth {text!r}: when and what are separated by a colon; {FORM}, or 'auto'")
     trigger, amount = words[0]
     if trigger not in MOMENTS:
@@ -125,7 +126,8 @@ def parse_growth(text: str) -> Entry:
         parts = [options[prefix + part] for part in ("new", "old")]
         if (options[rule] == "parts") != any(p is not None for p in parts):
             raise TrainError(f"growth {text!r}: {rule}=parts and {prefix}new=FACTOR or {prefix}old=FACTOR go together")
-    return Entry(text, trigger, value, tuple(_pass(text, *words) for words in _passes(tail, text)), options)
+    passes = tuple(_pass(text, *words) for words in _passes(tail, text)) if colon else ((Usual, {}),)
+    return Entry(text, trigger, value, passes, options)
 
 
 def _pairs(words: str, text: str) -> list[tuple[str, str]]:

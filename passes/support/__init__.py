@@ -11,9 +11,10 @@ from fxgrow.passes.support.places import Norms, Place, Places
 from fxgrow.passes.support.plain import identity_kernel
 from fxgrow.passes.support.routed import Routed, find_routed
 from fxgrow.passes.support.split import add, cancel, share_out
+from fxgrow.passes.support.stages import Stages
 from fxgrow.passes.support.start import Beginning, redraw, start_as_identity
 
-__all__ = ["Beginning", "Norms", "Perceptron", "Place", "Places", "Routed", "activation", "add", "called_names",
+__all__ = ["Beginning", "Norms", "Perceptron", "Place", "Places", "Routed", "Stages", "activation", "add", "called_names",
            "cancel", "check_choices", "conv", "find_perceptrons", "find_routed", "fitted", "identity_kernel",
            "insist_known", "listed", "numbered", "part_below", "redraw", "rounded", "seed_of", "seeded",
            "select_classes", "share_out", "stack", "start_as_identity"]

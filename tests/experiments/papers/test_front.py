@@ -133,7 +133,7 @@ def by_auto(setup, monkeypatch, *ends):
 
 def test_a_way_by_auto_is_one_run_that_is_not_cut(setup, monkeypatch):
     setup = by_auto(setup, monkeypatch, (1, "updates"))
-    monkeypatch.setattr(Auto, "due", lambda auto, entry, step, spent, try_out: step == 20)
+    monkeypatch.setattr(Auto, "due", lambda auto, entry, step, spent, try_out: step == 21)
     leg = goal(setup, "grown", "auto").leg
     arm = setup.declared.arm(f"front/{leg.key}")
     assert not arm.teacher and leg.until == setup.updates("wide", 1.2e5)
@@ -141,8 +141,8 @@ def test_a_way_by_auto_is_one_run_that_is_not_cut(setup, monkeypatch):
     config = setup.config_of(leg, 0)
     assert config.grow == [f"auto max_size=3: {WIDEN}"] and config.schedule == "wsd"
     small, big = step_cost(setup, "narrow"), step_cost(setup, "wide")
-    assert [g["step"] for g in found["growths"]] == [20] and found["test"]
-    assert found["flops"] == 20 * small + (leg.until - 20) * big
+    assert [g["step"] for g in found["growths"]] == [21] and found["test"]
+    assert found["flops"] == 21 * small + (leg.until - 21) * big
 
 
 def test_where_auto_grows_is_not_known_before(setup, monkeypatch):

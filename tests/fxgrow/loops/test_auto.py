@@ -15,6 +15,7 @@ from fxgrow.errors import TrainError
 from fxgrow.experiments.train import Trainer, Watcher
 from fxgrow.loops import Ahead, Auto, auto_in, parse_growth, seed_for
 from fxgrow.loops.auto import PowerLaw, fit
+from fxgrow.loops.usual import Usual
 
 # --- the law ----------------------------------------
 
@@ -79,8 +80,22 @@ def test_it_is_time_once_the_floor_is_near_and_never_without_one():
         assert len(never) <= 3  # of 73 times: one mean may be off, two in a row seldom are
 
 
+def test_a_plateau_on_the_way_down_is_no_floor():
+    fall = curve(2.0, exponent=1.0)
+    fall[150:] = 1.2 + 0.8 * (1 + np.arange(850) / 100) ** -0.5
+    law, _ = fit(range(5, 155, 10), fall[:150].reshape(-1, 10).mean(1))
+    assert law.floor > 1.95 > fall[250]
+    entry, auto = parse_growth("auto"), Auto(1000, 100)
+    ahead, said = Ahead([1000, 2000], [100, 220]), []
+    for step, loss in enumerate(fall, 1):
+        if auto.stepped(step, loss):
+            said.append((step, auto.due(entry, step, 0, lambda: ahead), auto.why))
+    assert not any(due for step, due, _ in said if step < 300) and "it was a plateau" in said[0][2]
+    assert any(due for step, due, _ in said)
+
+
 def test_the_dearer_the_growth_the_later():
-    at = [min(judged(curve(0.2), ahead=Ahead([1000, int(1000 * g)], [100, 220]))[0], default=10 ** 9) for g in (1.5, 2, 2.5)]
+    at = [min(judged(curve(0.2), ahead=Ahead([1000, int(1000 * g)], [100, 220]))[0], default=10 ** 9) for g in (2, 2.5, 3)]
     assert at == sorted(at) and len(set(at)) == 3
 
 
@@ -100,13 +115,15 @@ def test_caps(text, spent, ahead, why):
 
 def test_words():
     usual = parse_growth("auto")
-    assert usual.trigger == "auto" and usual.passes == parse_growth("step=1: widen factor=2").passes
+    assert usual.trigger == "auto" and usual.passes == ((Usual, {}),)
     own = parse_growth("auto lr=rewarm rewarm=20 max_size=8: deepen times=2 + widen by=4")
     assert len(own.passes) == 2 and own.options["max_size"] == 8 and own.options["rewarm"] == 20
     assert own.at(10, 100) is None and not own.waits
     assert auto_in([parse_growth("step=1: widen by=2"), usual]) == 1 and auto_in([]) is None
     with pytest.raises(TrainError, match="there is an auto already"):
         auto_in([usual, own])
+    with pytest.raises(TrainError, match="when and what are separated by a colon"):
+        parse_growth("auto max_size=8:")
     with pytest.raises(TrainError, match="'until' is no option|out of range|no number"):
         parse_growth("auto max_flops=many")
     assert len({seed_for(1, 0), seed_for(1, 0, 1), seed_for(1, 0, 2), seed_for(1, 1)}) == 4
