@@ -255,7 +255,7 @@ def images(setting: Setting) -> dict[str, Any]:
         return {"left out": "no --images FILE.npz"}
     data = load_data("digits", limit=200) if setting.quick else load_data(f"npz:{setting.images}", augment=True)
     name, narrow = ("cifar_resnet10", 2 ** -4) if setting.quick else ("cifar_resnet18", 0.25)
-    arms = {"narrow": (narrow, []), "wide": (2 * narrow, []), "auto": (narrow, ["auto max_size=4"]),
+    arms = {"narrow": (narrow, []), "wide": (2 * narrow, []), "auto": (narrow, ["auto max_size=4: widen factor=2"]),
             "at half": (narrow, ["fraction=0.5: widen factor=2"])}
     found: dict[str, Any] = {}
     for arm, (r, grow) in arms.items():
