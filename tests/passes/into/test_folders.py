@@ -76,6 +76,15 @@ def test_a_refused_growth_leaves_no_folder(here):
     assert {p.name for p in here.iterdir()} == {"small"}
 
 
+def test_a_refusal_tells_which_settings_would_fit(here):
+    made().save_pretrained("small")
+    config = transformers.MistralConfig(**SMALL, sliding_window=64, architectures=["MistralForCausalLM"])
+    config.save_pretrained("mistral")
+    assert "it fits with --set sliding_window=null\n" in run("grow small --into mistral/config.json -o out", 1).stderr
+    run("grow small --into mistral/config.json --set sliding_window=null -o out")
+    assert "=1 is less than the 2 of the small" in run("grow small --set num_hidden_layers=1 -o no", 1).stderr
+
+
 def test_passes_write_a_folder_where_the_result_is_of_the_class(here):
     small = made("Qwen2", tie_word_embeddings=True)
     small.save_pretrained("small")
