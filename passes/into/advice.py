@@ -4,16 +4,19 @@ No rule here knows a model: what the big configuration says and the small one sa
 small one has it, together and one by one; of what fits, that is told which it needs.
 """
 import json
+import shlex
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-from fxgrow.models import changed, dtype_of, example_inputs, without_numbers
+from fxgrow.models import changed, dtype_of, example_inputs, with_layers, without_numbers
 from fxgrow.passes.into.growing import Into
 from fxgrow.passes.into.plan import Options
 
 NAMES = ("model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "problem_type")  # what is no setting
 LAYERS = 2  # of the models that are tried
 MOST = 10  # settings that are tried
+FILLINGS = 4  # kinds of new layers that are tried
 
 
 def advice(small: Any, big: Any, asked: Collection[str] = ()) -> str:
@@ -27,6 +30,8 @@ def advice(small: Any, big: Any, asked: Collection[str] = ()) -> str:
     if less:
         return f"; {' and '.join(less)}"
     found = {path: value for path, value in _candidates(ours, theirs, asked) if _fresh(big, {path: value}) is not None}
+    if _fits(small, big, {}):  # of few layers: it is what is said of each that does not go together
+        return _told(_lists(small, big))
     known = {path: value for path, value in found.items() if path in ours}
     tries = [known, *({path: value} for path, value in found.items()), dict([*found.items()][:MOST])]
     found = next((changes for changes in tries[:MOST] + tries[-1:] if changes and _fits(small, big, changes)), {})
@@ -34,8 +39,22 @@ def advice(small: Any, big: Any, asked: Collection[str] = ()) -> str:
         fewer = {p: v for p, v in found.items() if p != path}
         if fewer and _fits(small, big, fewer):
             found = fewer
-    told = " ".join(f"--set {path}={json.dumps(value)}" for path, value in found.items())
-    return f"; it fits with {told}" if told else ""
+    return _told(found)
+
+
+def _told(changes: Mapping[str, Any]) -> str:
+    words = " ".join(f"--set {shlex.quote(f'{path}={json.dumps(value)}')}" for path, value in changes.items())
+    return f"; it fits with {words}" if words else ""
+
+
+def _lists(small: Any, big: Any) -> dict[str, Any]:
+    """Return what fits of what a configuration says of each layer (`layer_types`): old ones as they were, then new ones."""
+    kept, before = {i: i for i in range(getattr(small.config, "num_hidden_layers", 0))}, big.config.to_dict()
+    for config in islice(with_layers(big.config, small.config, kept), 1, FILLINGS):
+        changes = {name: value for name, value in config.to_dict().items() if before.get(name) != value}
+        if _fits(small, big, changes, few=False):
+            return changes
+    return {}
 
 
 def _settings(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -71,19 +90,19 @@ def _are_sizes(*values: Any) -> bool:
     return all(isinstance(v, int) and not isinstance(v, bool) for v in values)
 
 
-def _fresh(model: Any, changes: Mapping[str, Any]) -> Any:
+def _fresh(model: Any, changes: Mapping[str, Any], few: bool = True) -> Any:
     """Return a model of few layers without numbers by a changed configuration; None where there is none."""
     layers = getattr(model.config, "num_hidden_layers", 0)
-    few = {"num_hidden_layers": min(layers, LAYERS)} if isinstance(layers, int) and layers else {}
+    fewer = {"num_hidden_layers": min(layers, LAYERS)} if few and isinstance(layers, int) and layers else {}
     try:
-        return without_numbers(type(model), changed(model.config, {**changes, **few}), dtype_of(model)).eval()
+        return without_numbers(type(model), changed(model.config, {**changes, **fewer}), dtype_of(model)).eval()
     except Exception:  # what a class says of values that do not go together
         return None
 
 
-def _fits(small: Any, big: Any, changes: Mapping[str, Any]) -> bool:
+def _fits(small: Any, big: Any, changes: Mapping[str, Any], few: bool = True) -> bool:
     """Tell whether a model by a changed configuration can compute what the small one does."""
-    one, two = _fresh(small, {}), _fresh(big, changes)
+    one, two = _fresh(small, {}, few), _fresh(big, changes, few)
     inputs = None if one is None else example_inputs(one)
     if inputs is None or two is None:
         return False

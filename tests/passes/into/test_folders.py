@@ -298,3 +298,12 @@ def test_heads_of_keys_that_stand_in_one_tensor_with_all_others(kind, before, af
     with torch.no_grad():
         one, two = small(words).logits, grown.model.eval()(words).logits
     assert float((one - two).abs().max() / one.abs().max()) < 1e-6
+
+
+def test_a_number_inside_a_product_and_a_sum_is_made_up_for(here):
+    torch.manual_seed(0)
+    config = transformers.BloomConfig(vocab_size=40, hidden_size=16, n_layer=1, n_head=4, bos_token_id=1, eos_token_id=2)
+    small = shake(transformers.BloomForCausalLM(config).double()).eval()
+    small.save_pretrained("small")
+    run("grow small --set hidden_size=32 -o out")  # heads twice as wide: the scale of their products with keys is another
+    loaded(small, "out")
