@@ -189,6 +189,9 @@ def _relate(equations: Equations, v: Val, change: Callable[[Val], float]) -> Non
         bias = v.operand(CONTRACTIONS[v.name][1])
         equations.sum([(v, 1), *((i, -1) for i in real if i is not bias)], 0.0, v.place)
         equations.equal(filter(None, (v, bias)), v.place)
+    elif v.name == "baddbmm":  # a sum, and a product times a number
+        equations.equal([v, real[0]], v.place)
+        equations.sum([(v, 1), (real[1], -1), (real[2], -1)], change(v), v.place)
     elif _passes_on(v, real):
         equations.equal([v, *real], v.place)
     elif v.name == "add" and len(real) == 1 and isinstance(v.arg(1), (int, float)):  # an eps

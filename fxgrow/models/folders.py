@@ -134,7 +134,7 @@ def without_numbers(kind: Any, config: Any, dtype: torch.dtype) -> Any:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def example_inputs(model: nn.Module) -> dict[str, Tensor] | None:
+def example_inputs(model: Any) -> dict[str, Tensor] | None:
     """Return inputs that a configuration says enough about: token ids below vocab_size, pixels, sound; else None."""
     config: Any = model.config
     takes, main = inspect.signature(model.forward).parameters, str(getattr(model, "main_input_name", ""))
@@ -144,11 +144,17 @@ def example_inputs(model: nn.Module) -> dict[str, Tensor] | None:
     if main == "input_ids" and getattr(text, "vocab_size", None):
         words.insert(0, main)
     elif shape := _shape(main, config):
-        like = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        found[main] = torch.randn(shape, generator=draw).to(like)
+        found[main] = torch.randn(shape, generator=draw).to(_dtype(model))
     else:
         return None
+    if main == "input_ids" and "pixel_values" in takes and not model.can_generate():  # one encoder for words, one for pixels
+        shape = _shape("pixel_values", getattr(config, "vision_config", config))
+        found |= {"pixel_values": torch.randn((BATCH, *shape[1:]), generator=draw).to(_dtype(model))} if shape else {}
     return found | {name: _ids(text, draw) for name in words}
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 @contextlib.contextmanager

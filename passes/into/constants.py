@@ -118,6 +118,8 @@ def _ratio(ours: Val, theirs: Val) -> float:
     """Return the constant of the big model's op over that of the small one's (1 where there is none, or they agree)."""
     if ours.name in NORMS:
         return _eps(theirs) / _eps(ours)
+    if ours.name == "baddbmm":
+        return theirs.alpha / ours.alpha if ours.alpha and theirs.alpha else 1.0
     a, b = ours.arg(1), theirs.arg(1)
     if ours.name not in ("mul", "div", "add") or not isinstance(a, (int, float)) or not isinstance(b, (int, float)):
         return 1.0

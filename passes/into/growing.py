@@ -105,6 +105,8 @@ class Into:
             small_gm, big_gm = (capture_graph(model, taken, check=not streamed, guard=False, train=not streamed)
                                 for model in (same, self.big))
         self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
+        if doubt := next((mixture.doubt for mixture in self.mixtures if mixture.doubt), ""):
+            raise GrowthError(doubt)
         self.constants = outside_state(self.big, pairing)
         for name in longer_tables(pairing, self.constants):
             del pairing.names[name]

@@ -63,6 +63,7 @@ class Mixture:
     shared: the name of its shared expert, and of the last layer in that ("": there is none).
     factor: by what it multiplies the shared expert where all else that it holds is zero.
     carries: whether the shared expert takes the dense perceptron's place, and the experts give zero.
+    doubt: why there is no exact way, once all else fits ("": there is one).
     """
     path: str
     experts: str
@@ -72,6 +73,7 @@ class Mixture:
     last: str = ""
     factor: float = 1.0
     carries: bool = False
+    doubt: str = ""
 
     @classmethod
     def of(cls, path: str, block: nn.Module, experts: str, hidden: int) -> "Mixture":
@@ -88,7 +90,7 @@ class Mixture:
             found = cls(path, experts, count, _total(block, inner))
             found._look_at_shared(block, x)
         found.carries = bool(found.shared) and (found.total is None or hidden > size)
-        found._insist_exact(block)
+        found.doubt = found._doubt(block)
         return found
 
     def _look_at_shared(self, block: nn.Module, x: Tensor) -> None:
@@ -110,14 +112,15 @@ class Mixture:
             if not close(ratio, torch.full_like(ratio, self.factor)) or not self.factor:
                 raise GrowthError(f"{self.path}.{name}: what its block does to it is not known")
 
-    def _insist_exact(self, block: nn.Module) -> None:
-        """Refuse a router whose weights have no sum of their own, where no shared expert can stand in."""
-        if not self.carries and not self.total:
-            router = next((m for m in block.modules() if hasattr(m, "norm_topk_prob")), None)
-            advice = "give a class that normalises them" if router is None else \
-                "norm_topk_prob=true in its configuration makes it one (--set norm_topk_prob=true)"
-            raise GrowthError(f"{self.path}: its router weighs the chosen experts by numbers whose sum differs from row to "
-                              f"row, so equal experts are not what one of them is: {advice}")
+    def _doubt(self, block: nn.Module) -> str:
+        """Say so where a router's weights have no sum of their own, and no shared expert can stand in ("": it is exact)."""
+        if self.carries or self.total:
+            return ""
+        router = next((m for m in block.modules() if hasattr(m, "norm_topk_prob")), None)
+        advice = "give a class that normalises them" if router is None else \
+            "norm_topk_prob=true in its configuration makes it one (--set norm_topk_prob=true)"
+        return f"{self.path}: its router weighs the chosen experts by numbers whose sum differs from row to row, so equal " \
+            f"experts are not what one of them is: {advice}"
 
     def twin(self, block: nn.Module) -> nn.Module:
         """Return the dense module that stands for the block in the match."""
@@ -127,6 +130,8 @@ class Mixture:
 
     def step(self) -> Step:
         """Return what is done, for the plan."""
+        if self.doubt:
+            return Step("experts", self.path, 1, self.count, "not possible", self.doubt)
         if self.carries:
             note = f"{self.shared} has the dense numbers, its last layer times {1 / self.factor:g}; what gates it is " \
                    "zero, and the experts end in zeros"
@@ -220,7 +225,7 @@ def experts_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def run_everywhere(model: Any) -> Any:
     """Let a model compute in double precision, which torch's grouped products lack, by the code of its class; return it."""
     config: Any = getattr(model, "config", None)
-    if dtype_of(model) is torch.float64 and hasattr(config, "_experts_implementation") and list(experts_of(model)):
+    if dtype_of(model) is torch.float64 and hasattr(config, "_experts_implementation"):
         config._experts_implementation = "eager"
     return model
 

@@ -27,6 +27,7 @@ from fxgrow.models import (
     structure,
     write_numbers,
 )
+from fxgrow.passes.into.advice import advice
 from fxgrow.passes.into.growing import Into, rounding_note, rounding_of, wide_values
 from fxgrow.passes.into.mixtures import Mixture, run_everywhere
 from fxgrow.passes.into.new_parts import numbers_of
@@ -71,6 +72,15 @@ def grow_folder(source: str, big: str | None, changes: Mapping[str, Any], path: 
     inputs = example_inputs(small)
     if inputs is None:
         raise Refusal("the configuration does not say what the model takes")
+    try:
+        return _streamed(source, path, small, large, shards, inputs, options)
+    except GrowthError as why:
+        raise GrowthError(f"{why}{advice(small, large, changes)}") from why
+
+
+def _streamed(source: str, path: str, small: Any, large: Any, shards: "Shards", inputs: Mapping[str, Tensor],
+              options: Callable[[Any], Options]) -> Streamed:
+    """Grow one structure into the other, and write the folder."""
     into = Into(small, large, inputs, options(default_method(dtype_of(small))), streamed=True)
     _insist_streamable(into)
     told = (growth_in(source) or GrowthRecord()).then(into.record_of())

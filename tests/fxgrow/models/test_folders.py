@@ -176,3 +176,11 @@ def test_a_folder_is_written_whole_or_not_at_all(folder, tmp_path, monkeypatch):
     with pytest.raises(ArchiveError, match="disk full"):
         write_folder(model, str(tmp_path / "other"), told)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_words_and_pixels_are_drawn_for_a_model_that_takes_both():
+    text, vision = ({"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, **sizes}
+                    for sizes in (WORDS, {"image_size": 8, "patch_size": 4}))
+    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
+    inputs = example_inputs(model)
+    assert inputs["pixel_values"].shape == (2, 3, 8, 8) and model(**inputs).logits_per_image.shape == (2, 2)

@@ -76,6 +76,15 @@ def test_a_refused_growth_leaves_no_folder(here):
     assert {p.name for p in here.iterdir()} == {"small"}
 
 
+def test_a_refusal_tells_which_settings_would_fit(here):
+    made().save_pretrained("small")
+    config = transformers.MistralConfig(**SMALL, sliding_window=64, architectures=["MistralForCausalLM"])
+    config.save_pretrained("mistral")
+    assert "it fits with --set sliding_window=null\n" in run("grow small --into mistral/config.json -o out", 1).stderr
+    run("grow small --into mistral/config.json --set sliding_window=null -o out")
+    assert "=1 is less than the 2 of the small" in run("grow small --set num_hidden_layers=1 -o no", 1).stderr
+
+
 def test_passes_write_a_folder_where_the_result_is_of_the_class(here):
     small = made("Qwen2", tie_word_embeddings=True)
     small.save_pretrained("small")
@@ -289,3 +298,12 @@ def test_heads_of_keys_that_stand_in_one_tensor_with_all_others(kind, before, af
     with torch.no_grad():
         one, two = small(words).logits, grown.model.eval()(words).logits
     assert float((one - two).abs().max() / one.abs().max()) < 1e-6
+
+
+def test_a_number_inside_a_product_and_a_sum_is_made_up_for(here):
+    torch.manual_seed(0)
+    config = transformers.BloomConfig(vocab_size=40, hidden_size=16, n_layer=1, n_head=4, bos_token_id=1, eos_token_id=2)
+    small = shake(transformers.BloomForCausalLM(config).double()).eval()
+    small.save_pretrained("small")
+    run("grow small --set hidden_size=32 -o out")  # heads twice as wide: the scale of their products with keys is another
+    loaded(small, "out")
