@@ -84,7 +84,7 @@ class Encoder:
         entry = {"class": layer, "training": bool(module.training), "attributes": attributes,
                  "parameters": {n: self._add_tensor(t, _join(path, n)) for n, t in module._parameters.items()},
                  "buffers": {n: self._add_tensor(t, _join(path, n)) for n, t in module._buffers.items()},
-                 "not_persistent": sorted(module._non_persistent_buffers_set & module._buffers.keys()),
+                 "not_persistent": sorted(module._non_persistent_buffers_set.intersection(module._buffers.keys())),
                  "children": children}
         if hooks:
             entry["hooks"], self.version = hooks, OWN_CODE

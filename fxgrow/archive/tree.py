@@ -78,7 +78,7 @@ class Tree:
             if index not in lent:
                 lent[index] = donor.module(*fields(of, "a class", OWN))
             for name, child in children.items():
-                inner = lent[index]._modules.get(name)
+                inner = dict(lent[index]._modules.items()).get(name)
                 if type(child) is int and 0 <= child < index and inner is not None \
                         and isinstance(self._entries[child].get("class"), dict):
                     lent.setdefault(child, inner)
@@ -146,14 +146,19 @@ class Tree:
     def _add_own(self, module: nn.Module, entry: dict, hooks: Any = ()) -> None:
         """Give a module of the instance what the file holds of it: its mode, its tensors and its numbers."""
         _, training, attributes, parameters, buffers, hidden, children = (entry[name] for name in MODULE)
-        for kind, names, held in (("parameter", parameters, module._parameters), ("buffer", buffers, module._buffers),
-                                  ("part", children, module._modules), ("hook", hooks, own_hooks(module))):
+        for kind, names, held in (("parameter", parameters, module._parameters.keys()),
+                                  ("buffer", buffers, module._buffers.keys()),
+                                  ("part", children, module._modules.keys()), ("hook", hooks, own_hooks(module))):
             insist_fits(module, kind, names, held)
         for index in children.values():
             if index is not None:
                 self._child(index)
         module.training = training
-        self._add_tensors(module, parameters, buffers, hidden)
+        if isinstance(module, torch.jit.ScriptModule):
+            for name, index in {**parameters, **buffers}.items():
+                getattr(module, name).data = self._tensor(index)  # it gives out its own tensors, and takes no others
+        else:
+            self._add_tensors(module, parameters, buffers, hidden)
         give(module, {n: decode(v, self._tensors_only) for n, v in attributes.items()})
         if isinstance(module, nn.RNNBase):
             _tie_flat_weights(module)

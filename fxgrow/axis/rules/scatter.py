@@ -11,14 +11,18 @@ from fxgrow.axis.values import Map, Value
 SUMS = ("sum", "mean", "add")
 
 
-def _is_spread(index: Value, dim: int) -> bool:
-    """Tell whether the numbers of a tensor are the same along all dimensions but one that may grow."""
+def _spread(index: Value) -> list[bool]:
+    """Tell of each dimension of a tensor whether its numbers are the same along it."""
     by = index.op
     while isinstance(by, Map) and by.name in ("clone", "alias", "contiguous"):
         by = by.ins[0].op
     before = by.ins[0].axes if isinstance(by, Map) and by.name == "expand" else ()
-    spread = len(before) == len(index.axes)
-    return all(d == dim or isinstance(axis, Fixed) or (spread and before[d].size == 1) for d, axis in enumerate(index.axes))
+    return [(before if len(before) == len(index.axes) else index.axes)[d].size == 1 for d in range(len(index.axes))]
+
+
+def _is_spread(index: Value, dim: int) -> bool:
+    """Tell whether the numbers of a tensor are the same along all dimensions but one that may grow."""
+    return all(d == dim or isinstance(axis, Fixed) or same for d, (axis, same) in enumerate(zip(index.axes, _spread(index))))
 
 
 def _unify_but(tape: Tape, name: str, dim: int, x: Value, *others: Value) -> None:
@@ -79,3 +83,21 @@ def index_put(tape, name, args, kwargs, out):
     if places[0] and len(new.axes) > len(behind) + 1:
         raise ValueError("positions are written by number")
     tape.map(name, [value, new], out, value.axes, [{i: i for i in range(x.ndim)}, dmap], joined=len(dmap) == len(behind))
+
+
+@rule("masked_scatter")
+def masked_scatter(tape, name, args, kwargs, out):
+    """Write rows where a mask says so: the last dimensions, along which the mask is the same, are mapped."""
+    x, mask, source = map(tape.of, args[:3])
+    ndim, places, mapped = len(x.axes), _spread(mask), 0
+    while mapped < min(len(places), len(source.axes) - 1) and places[-1 - mapped] \
+            and x.axes[-1 - mapped].size == source.axes[-1 - mapped].size:
+        mapped += 1
+    for value in (x, mask, source):
+        tape.freeze_all(value.axes[:len(value.axes) - mapped], "its positions are written by number")
+        for d in range(1, mapped + 1):
+            if value.axes[-d].size == x.axes[-d].size:
+                tape.unify(x.axes[-d], value.axes[-d], name)
+    tape.ignore(args[1])
+    behind = {len(source.axes) - d: ndim - d for d in range(1, mapped + 1)}
+    tape.map(name, [x, source], out, x.axes, [{i: i for i in range(ndim)}, behind], joined=True)

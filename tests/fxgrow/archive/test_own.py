@@ -211,3 +211,28 @@ def test_what_is_read_elsewhere_is_the_same_layer(path):
     fxgrow.save(net, path, example_inputs=X)
     loaded = fxgrow.load(path, into=Net())
     same(run(net, (OTHER,), False), run(loaded, (OTHER,), False))
+
+
+class Scripted(nn.Module):
+    """Has a part in TorchScript, with layers and running statistics inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.inner = torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh()).double())
+
+    def forward(self, x):
+        return self.last(self.inner(torch.relu(self.first(x))))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_scripted_part_comes_back_into_an_instance(path):
+    torch.manual_seed(0)
+    model = shake(Scripted().double())
+    grown = fxgrow.transform(model, X, Widen(factor=2, seed=0))
+    fxgrow.save(grown, path)
+    with pytest.raises(ArchiveError, match="into=instance"):
+        fxgrow.load(path)
+    back = fxgrow.load(path, into=Scripted().double())
+    assert back.first.out_features == 12 and torch.equal(back(OTHER), grown.model(OTHER))
+    assert torch.equal(back.eval()(OTHER), grown.model.eval()(OTHER))

@@ -543,6 +543,12 @@ def _rows(x):
     return torch.tensor([1, 1]).view(1, 1, 2, 1).expand_as(x)
 
 
+def _masked(x, wide, source):
+    x = x.permute(0, 2, 3, 1)
+    mask = torch.tensor([[True, False], [True, True]])[None, :, :, None].expand(2, 2, 2, 1)
+    return x.masked_scatter(mask.expand_as(x) if wide else mask, source(x)).permute(0, 3, 1, 2)
+
+
 FUNCTIONS = {
     "another view of the same memory": ((2, 4), lambda x: x.as_strided((2, 4), (1, 2)), []),
     "the transposed view of the same memory": ((2, 4), lambda x: x.as_strided((x.size(0), x.size(1)), (1, x.size(0))), []),
@@ -590,6 +596,10 @@ FUNCTIONS = {
     "rows scattered by their own numbers": (IMAGE, lambda x: x.scatter_add(2, x.argsort(2), x), [12]),
     "some columns scattered": (IMAGE, lambda x: x.scatter_add(2, _rows(x)[:, :8], x), []),
     "columns scattered": (FLAT, lambda x: x.scatter_add(1, torch.tensor([[1, 0], [2, 2]]), x), []),
+    "rows written where a mask says so": (IMAGE, lambda x: _masked(x, True, lambda y: y.flatten(0, 2).sin()), [12]),
+    "rows written where a mask of one column says so": (IMAGE, lambda x: _masked(x, False, torch.sin), [12]),
+    "numbers written where a mask says so": (IMAGE, lambda x: _masked(x, True, lambda y: y.flatten().sin()), []),
+    "written where a mask of its own says so": (IMAGE, lambda x: x.masked_scatter(x > 0, x.sin()), []),
     "maxima of rows by number": (IMAGE, lambda x: x.index_reduce(2, torch.tensor([1, 1]), x.sin(), "amax"), [12]),
     "columns added by number": (FLAT, lambda x: x.index_add(1, torch.tensor([1, 0]), x[:, :2]), []),
     "unflattened by name": (FLAT, lambda x: x.unflatten(dim=1, sizes=(3, -1)).transpose(1, 2).flatten(1), [3, 4]),
