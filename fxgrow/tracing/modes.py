@@ -1,4 +1,4 @@
-"""Both modes: a recording in each, merged into one graph that follows `train()` and `eval()`."""
+"""Both modes: one recording, or one in each that are merged into a graph that follows `train()` and `eval()`."""
 from __future__ import annotations
 
 import difflib
