@@ -88,6 +88,11 @@ def _blank_module(class_name: str) -> CapturedModule:
     return new
 
 
+def is_compiled(gm: GraphModule) -> bool:
+    """Tell whether the code of a captured module has been made, which lies in a class of its own."""
+    return "forward" in vars(type(gm))
+
+
 @functools.cache
 def _blank() -> CapturedModule:
     return CapturedModule(nn.Module(), Graph())

@@ -23,6 +23,7 @@ from fxgrow.graph import (
     cloned_tensors,
     faults_told,
     is_captured,
+    is_compiled,
     keep_grad_mode,
     meta_twin,
     shards_in,
@@ -56,7 +57,8 @@ def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphMod
     gm = capture_graph(model, example_inputs, check)
     if gm is not model:
         insist_callable(gm)
-        gm.recompile()
+        if not is_compiled(gm):  # the check has done it otherwise
+            gm.recompile()
     return gm
 
 

@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from fxgrow.aten import tree_flatten, tree_unflatten
-from fxgrow.graph import owner_of
+from fxgrow.graph import named_tensors, owner_of, set_mode
 from fxgrow.layers import has_form, insist, limit_of
+from fxgrow.tracing.leaves import Differs
 from fxgrow.tracing.recorder import Guard, Recorder
-from fxgrow.tracing.replay import Differs, Replay, ReplayAtOne, question, replay, rerun
+from fxgrow.tracing.replay import Replay, ReplayAtOne, question, replay, rerun
 from fxgrow.tracing.sizes import Element, Number, plain
 from fxgrow.tracing.wording import spoken, spoken_call
 
 Axis = tuple[int, int]  # which leaf of the inputs, which dimension of it (-1: the number itself)
 Change = Callable[[int, int], int]  # gives another size for the one of a dimension
+Checks = dict[int, tuple[int | None, str]]  # by group of axes: the least size that is known to do, and why
 ADVICE = "capture it again with an example of this size"
 OTHER_TYPE = {torch.float32: torch.float64, torch.float64: torch.float32, torch.bfloat16: torch.float32,
               torch.float16: torch.float32}
@@ -84,26 +86,81 @@ class Inputs:
         return tree_unflatten(leaves, self.form)
 
 
-def guard_sizes(recording: Recorder, args: tuple, kwargs: dict) -> None:
-    """Put checks into the graph of a recording for what it takes for granted of its inputs, and let types follow theirs."""
-    if recording.reads_sizes or recording.guards or recording.dtype_reads:
-        inputs = Inputs(args, kwargs)
+def guard_sizes(recording: Recorder, args: tuple, kwargs: dict, both: bool = False,
+                free: bool = False) -> Replay | BaseException | None:
+    """Put checks into the graph of a recording for what it takes for granted of its inputs, and let types follow theirs.
+
+    Args:
+        recording: of a model in eval mode (or in train mode, and not `both`).
+        both: replay it in train mode as well. One replay in train mode on longer inputs does for both where it does what
+            was recorded: as no size became a plain number, sizes decide nothing but by questions, which are compared and
+            given the recorded answers, so that what the mode decides is decided alike for the example and longer inputs.
+        free: the batch, of one in the example, may be of any size.
+
+    Returns:
+        the replay in train mode, or what stopped it; None if none was asked for.
+
+    Raises:
+        Differs: the batch is not known to be free.
+    """
+    inputs, again = Inputs(args, kwargs), None
+    asked = bool(recording.reads_sizes or recording.guards or recording.dtype_reads)
+    if asked:
+        batches = [group for group in inputs.groups if is_single(inputs, group)] if free else []
         _leave_out_asked(recording, inputs)
-        checks = _fixed(recording, inputs)
-        short = [g for g, (_, why) in checks.items() if not why and inputs.changed(g, SHORTER[0]) < inputs.changed(g)]
-        if not _allow_one(recording, inputs, short):
-            checks |= _bounded(recording, inputs, short)
-        for group, (least, why) in checks.items():
-            for axis in inputs.groups[group] if why else ():
-                _check_axis(recording, inputs, axis, least, why)
-        types = list(_types_to_check(recording, inputs))
-        for found in inputs.typed:  # after all replays, which compare with what was recorded
-            _follow_type(recording, *found)
-        for stand in types:
-            _check_type(recording, stand)
+        checks, again = _fixed(recording, inputs, both)
+        if free and not _are_free(recording, inputs, batches, checks):
+            raise Differs("a batch of one")
+    in_train_mode = again or (replay_in_train_mode(recording, args, kwargs) if both else None)
+    if asked:
+        _check_inputs(recording, inputs, checks)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
         if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
             _check_guard(recording.graph, guard)
+    return in_train_mode
+
+
+def _check_inputs(recording: Recorder, inputs: Inputs, checks: Checks) -> None:
+    """Put checks of the inputs' sizes and types into the graph of a recording, and let types follow theirs."""
+    short = [g for g, (_, why) in checks.items() if not why and inputs.changed(g, SHORTER[0]) < inputs.changed(g)]
+    if not _allow_one(recording, inputs, short):
+        checks |= _bounded(recording, inputs, short)
+    for group, (least, why) in checks.items():
+        for axis in inputs.groups[group] if why else ():
+            _check_axis(recording, inputs, axis, least, why)
+    types = list(_types_to_check(recording, inputs))
+    for found in inputs.typed:  # after all replays, which compare with what was recorded
+        _follow_type(recording, *found)
+    for stand in types:
+        _check_type(recording, stand)
+
+
+def replay_in_train_mode(evaluation: Recorder, args: tuple, kwargs: dict) -> Replay | BaseException:
+    """Return a finished replay in train mode of a recording in eval mode, or what stopped it."""
+    with _in_train_mode(evaluation.root):
+        return replay(evaluation, args, kwargs)
+
+
+@contextlib.contextmanager
+def _in_train_mode(root: nn.Module) -> Iterator[None]:
+    """Let a model that is in eval mode be in train mode inside."""
+    set_mode(root, True)
+    try:
+        yield
+    finally:
+        set_mode(root, False)
+
+
+def is_single(inputs: Inputs, group: list[Axis]) -> bool:
+    """Tell whether the axes of a group are batches of one."""
+    return any(dim == 0 and inputs.leaves[i].shape[0] == 1 for i, dim in group)
+
+
+def _are_free(recording: Recorder, inputs: Inputs, groups: list[list[Axis]], checks: Checks) -> bool:
+    """Tell whether replays on longer inputs have shown that a recording holds for any size of these axes."""
+    free = [inputs.groups[g] for g, (_, why) in checks.items() if not why]
+    return all(group in free for group in groups) and not recording.told and \
+        not any(guard.decides and guard.moving for guard in recording.guards)
 
 
 def takes_one(recording: Recorder, args: tuple, kwargs: dict) -> bool:
@@ -170,20 +227,21 @@ def _leave_out_asked(recording: Recorder, inputs: Inputs) -> None:
             guard.decides = True
 
 
-def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, tuple[int | None, str]]:
+def _fixed(recording: Recorder, inputs: Inputs, both: bool) -> tuple[Checks, Replay | None]:
     """Return, by group of axes, `(None, why)` where the recording holds for one size only, and why "" where for longer ones.
 
     What is known of no longer size, since the model raises, is left out.
+    And beside it, where `both` modes are asked for, a replay on longer inputs that was as well one in train mode.
     """
     everything = list(range(len(inputs.groups))) if recording.reads_sizes or recording.guards else []
     by_dimension = sorted(everything, key=lambda g: all(dim != 1 for _, dim in inputs.groups[g]))  # channels, mostly
     types = bool(recording.dtype_reads)
-    free: set[int] = set()
-    for left_out in (None, *by_dimension):
-        tried = [g for g in everything if g != left_out]
-        if (tried or types) and _same(recording, inputs, tried, other_type=types) == "":
-            free, types = set(tried), False
-            break
+    orders = [[g for g in everything if g != left_out] for left_out in (None, *by_dimension)]
+    both = both and not _has_plain_sizes(recording)
+    in_train_mode = _longest(recording, inputs, orders, types, training=True) if both else None
+    longest = in_train_mode or _longest(recording, inputs, orders, types, training=False)
+    free = set(longest[1] if longest else ())
+    types = types and not longest
     found = dict.fromkeys(free, "")
     for g in everything:
         if g not in free:
@@ -197,7 +255,19 @@ def _fixed(recording: Recorder, inputs: Inputs) -> dict[int, tuple[int | None, s
                 free.add(g)
     if types and everything:
         _same(recording, inputs, [], other_type=True)
-    return {g: (None, why) for g, why in found.items()}
+    return {g: (None, why) for g, why in found.items()}, in_train_mode and in_train_mode[0]
+
+
+def _longest(recording: Recorder, inputs: Inputs, orders: list[list[int]], types: bool,
+             training: bool) -> tuple[Replay, list[int]] | None:
+    """Return the first replay along these groups of axes that is as the recording says, and the groups of it, if any is."""
+    for groups in orders:
+        again = _replayed(recording, inputs, groups, other_type=types, training=training) if groups or types else None
+        if isinstance(again, Replay):
+            return again, groups
+        if training and isinstance(again, str):  # perhaps it is the mode that differs
+            break
+    return None
 
 
 def _tried(recording: Recorder, inputs: Inputs, groups: list[int], sizes: tuple = LONGER) -> str | Exception:
@@ -223,12 +293,21 @@ def _bounded(recording: Recorder, inputs: Inputs, groups: list[int]) -> dict[int
 
 def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Change = LONGER[0],
           other_type: bool = False) -> str | Exception:
-    """Return "" where longer inputs are treated as the recording says, else why not, or what says that the model raised.
+    """Return "" where longer inputs are treated as the recording says, else why not, or what says that the model raised."""
+    again = _replayed(recording, inputs, groups, size, other_type)
+    return "" if isinstance(again, Replay) else again
 
-    With `other_type` the floating-point type is another one as well, and arguments that follow it do so in the graph.
+
+def _replayed(recording: Recorder, inputs: Inputs, groups: list[int], size: Change = LONGER[0], other_type: bool = False,
+              training: bool = False) -> Replay | str | Exception:
+    """Return a replay that treats longer inputs as the recording says, else why it does not, or that the model raised.
+
+    other_type: the floating-point type is another one as well, and arguments that follow it do so in the graph.
+    training: in train mode; constants that differ are then of the mode, since no size becomes a plain number.
     """
     longer = inputs.longer([inputs.groups[g] for g in groups], size, other_type)
-    with _in_other_type(recording.root) if other_type else contextlib.nullcontext():
+    with _in_other_type(recording.root) if other_type else contextlib.nullcontext(), \
+            _in_train_mode(recording.root) if training else contextlib.nullcontext():
         again = Replay(recording)
         ended = rerun(again, *longer)
     if isinstance(ended, Differs):
@@ -236,14 +315,23 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Change =
     if not isinstance(ended, Replay):
         return _Raised(_why_unknown(recording, again))
     left = [d for d in again.differences if not (other_type and _of_types(*d[2:4]))]
-    if left and groups:
+    if training and _has_plain_sizes(again):
+        return "sizes become plain numbers"
+    if left and groups and not training:
         node, _, before, now, line = left[0]
         kind = "shorter" if size in SHORTER else "longer"
         return f"`{node.name}` is given {before}, and {now} along a {kind} one, at {line}"
     for node, where, before, now, _ in again.differences:
         if other_type and _of_types(before, now):
             inputs.typed.append((again, node, where, before, now))
-    return ""
+    if training:
+        again.differences = left
+    return again
+
+
+def _has_plain_sizes(run: Recorder) -> bool:
+    """Tell whether a size, or the number of parts of one, is a plain number, whose way cannot be seen."""
+    return bool(run.escaped) or run.counts_parts
 
 
 def _why_unknown(recording: Recorder, again: Replay) -> str:
@@ -270,19 +358,14 @@ def _of_types(before: Any, now: Any) -> tuple[torch.dtype, torch.dtype, str] | N
 @contextlib.contextmanager
 def _in_other_type(root: nn.Module) -> Iterator[None]:
     """Give the floating-point tensors of a model on meta tensors another type inside."""
-    buffers = [(m, n, t) for m in root.modules() for n, t in m._buffers.items() if t is not None and t.dtype in OTHER_TYPE]
-    numbers = [(p, p.data) for p in root.parameters() if p.dtype in OTHER_TYPE]
+    numbers = [(t, t.data) for _, t in named_tensors(root) if t.dtype in OTHER_TYPE]
     try:
-        for parameter, data in numbers:
-            parameter.data = data.to(OTHER_TYPE[data.dtype])
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer.to(OTHER_TYPE[buffer.dtype])
+        for tensor, data in numbers:
+            tensor.data = data.to(OTHER_TYPE[data.dtype])
         yield
     finally:
-        for parameter, data in numbers:
-            parameter.data = data
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer
+        for tensor, data in numbers:
+            tensor.data = data
 
 
 def _follow_type(recording: Recorder, again: Replay, node: Node, where: tuple, before: Any, now: Any) -> None:

@@ -21,6 +21,10 @@ class LeafNeeded(BaseException):
         self.path, self.reason = path, reason
 
 
+class Differs(BaseException):
+    """A replay that does something else than the recording. No `Exception`: a model's own `except` must not swallow it."""
+
+
 class CacheFound(BaseException):
     """A size is looked up where a function with a cache is called, which is to be called without it.
 

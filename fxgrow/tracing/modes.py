@@ -1,4 +1,4 @@
-"""Both modes: a recording in each, merged into one graph that follows `train()` and `eval()`."""
+"""Both modes: one recording, or one in each that are merged into a graph that follows `train()` and `eval()`."""
 from __future__ import annotations
 
 import difflib
@@ -14,11 +14,21 @@ from fxgrow.aten import other_counts, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import add_join, memory_of, mode_flag, modules_by_path, owner_of, set_mode, writes_in_place
 from fxgrow.layers import ask_grad, keep, set_autocast, set_grad, set_rng_state, set_seed
-from fxgrow.tracing.guards import LONGER, SHORTER, Inputs, asks_for_none, guard_sizes, set_constant, takes_one
-from fxgrow.tracing.leaves import LeafNeeded, keep_opaque, kept_part
+from fxgrow.tracing.guards import (
+    LONGER,
+    SHORTER,
+    Inputs,
+    asks_for_none,
+    guard_sizes,
+    is_single,
+    replay_in_train_mode,
+    set_constant,
+    takes_one,
+)
+from fxgrow.tracing.leaves import Differs, LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
-from fxgrow.tracing.recording import record
-from fxgrow.tracing.replay import CallAtOtherSizes, Differs, Replay, SecondCall, WithoutGradients, replay
+from fxgrow.tracing.recording import Start, record
+from fxgrow.tracing.replay import CallAtOtherSizes, Replay, SecondCall, WithoutGradients, replay
 
 
 def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
@@ -32,59 +42,57 @@ def record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, s
     """
     keep_own_modes(twin, leaves)
     inputs = Inputs(args, kwargs)
-    single = [group for group in inputs.groups if any(dim == 0 and inputs.leaves[i].shape[0] == 1 for i, dim in group)]
-    if single:  # a batch of one is often taken along a way of its own: record two, if that holds for one as well
+    single = [group for group in inputs.groups if is_single(inputs, group)]
+    # a batch of one is often taken along a way of its own: if what it does is not that of any batch, record two, if that
+    # holds for one as well
+    start = Start()
+    ways: list[tuple] = [(args, kwargs, None, True)] if single and guard else []
+    ways += [(*inputs.longer(single, lambda size, dim: 2), (args, kwargs))] if single else []
+    for way in ways:
         found = dict(leaves)
         try:
-            graph = _record_modes(twin, *inputs.longer(single, lambda size, dim: 2), found, device, guard, train,
-                                  (args, kwargs))
+            graph = _record_modes(twin, found, start, device, guard, train, *way)
             leaves.update(found)
             return graph
         except (CaptureError, Differs):
             pass
-    return _record_modes(twin, args, kwargs, leaves, device, guard, train)
+    return _record_modes(twin, leaves, start, device, guard, train, args, kwargs)
 
 
-def _record_modes(twin: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device, guard: bool,
-                  train: bool, must_take: tuple[tuple, dict] | None = None) -> Graph:
+def _record_modes(twin: nn.Module, leaves: dict[str, str], start: Start, device: torch.device, guard: bool, train: bool,
+                  args: tuple, kwargs: dict, must_take: tuple[tuple, dict] | None = None, free: bool = False) -> Graph:
     """Return the graph of both modes.
 
     Raises:
         CaptureError: the module cannot be recorded.
-        Differs: it does something else for the inputs that its graph `must_take`.
+        Differs: it does something else for the inputs that its graph `must_take`, or perhaps (`free`) for larger batches.
     """
     while True:
         try:
-            evaluation = _record_in(twin, False, args, kwargs, leaves, device)
+            evaluation = _record_in(twin, False, args, kwargs, leaves, start, device, free)
             if must_take is not None and not takes_one(evaluation, *must_take):
                 raise Differs("a batch of one")
             one = not evaluation.reads_training and not _with_own_train(twin)  # graph for both modes, if leaves allow it
             alone = not train or (one and not evaluation.calls_leaves)
-            again = None if alone else _replay_in_train_mode(evaluation, args, kwargs)
             if guard:
-                guard_sizes(evaluation, args, kwargs)
+                again = guard_sizes(evaluation, args, kwargs, not alone, free)
+            else:
+                again = None if alone else replay_in_train_mode(evaluation, args, kwargs)
             if alone or (one and not isinstance(again, Differs)):
                 return evaluation.graph
             if isinstance(again, Replay):
                 return _with_flags(again)
             found = len(leaves)
-            training = _record_in(twin, True, args, kwargs, leaves, device)
+            training = _record_in(twin, True, args, kwargs, leaves, start, device, free)
             for change in training.set_up.keys() ^ evaluation.set_up.keys():
                 raise (training.set_up | evaluation.set_up)[change]
             _insist_on_forms(training, evaluation)
             if len(leaves) == found:  # else a leaf found in the second recording holds for the first
                 if guard:
-                    guard_sizes(training, args, kwargs)
+                    guard_sizes(training, args, kwargs, free=free)
                 return _Merger(training.graph, evaluation.graph).merge()
         except LeafNeeded as stop:
             keep_opaque(twin, leaves, stop)
-
-
-def _replay_in_train_mode(evaluation: Recorder, args: tuple, kwargs: dict) -> Replay | BaseException:
-    set_mode(evaluation.root, True)
-    again = replay(evaluation, args, kwargs)
-    set_mode(evaluation.root, False)
-    return again
 
 
 def _with_flags(train: Replay) -> Graph:
@@ -101,8 +109,8 @@ def _with_flags(train: Replay) -> Graph:
 
 
 def _record_in(twin: nn.Module, training: bool, args: tuple, kwargs: dict, leaves: dict[str, str],
-               device: torch.device) -> Recorder:
-    recording = record(set_mode(twin, training), args, kwargs, leaves, device, _repeats)
+               start: Start, device: torch.device, of_any_batch: bool) -> Recorder:
+    recording = record(set_mode(twin, training), args, kwargs, leaves, device, _repeats, start, of_any_batch)
     if recording.asks_gradients is not None:
         again = replay(recording, args, kwargs, WithoutGradients)
         if not isinstance(again, Replay) or again.differences or again.decided:

@@ -58,7 +58,7 @@ from fxgrow.layers import (
     told,
 )
 from fxgrow.tracing.autocast import cast
-from fxgrow.tracing.leaves import CacheFound, LeafNeeded, is_leaf
+from fxgrow.tracing.leaves import CacheFound, Differs, LeafNeeded, is_leaf
 from fxgrow.tracing.sizes import Element, Number, plain, remember
 from fxgrow.tracing.telling import RANDOM, Place, Telling, answer_of, answer_to, is_draw
 from fxgrow.tracing.wording import spoken
@@ -164,7 +164,8 @@ class Recorder(TorchFunctionMode):
         graph: the recording; nodes have `owner` and `val` in their `meta`.
         events: its nodes in order. guards: the questions about sizes.
         escaped: the line at which a size became a plain number, if any did. reads_sizes: whether any was asked for.
-        reads_training: whether the mode of a module was asked for.
+        reads_training: whether the mode of a module was asked for. counts_parts: whether it was given several tensors at
+            once, whose number is a plain one.
     """
 
     def __init__(self, root: nn.Module, leaves: dict[str, str], device: torch.device):
@@ -174,7 +175,7 @@ class Recorder(TorchFunctionMode):
         self.events: list[Node] = []
         self.guards: list[Guard] = []
         self.listening, self.stack = False, [""]
-        self.escaped, self.reads_training, self.reads_sizes = "", False, False
+        self.escaped, self.reads_training, self.reads_sizes, self.counts_parts = "", False, False, False
         self.calls_leaves = False  # which may read the mode, and give something of another form in the other one
         self.dtype_reads: list[tuple[int, Any, torch.dtype, str]] = []  # after how many events, of what, the answer, by whom
         self.known: dict[int, Any] = {}  # by the id of a tensor or device: its node, or the element of one
@@ -208,6 +209,9 @@ class Recorder(TorchFunctionMode):
         self.telling: Telling | None = None  # of the numbers in the inputs, where there are any
         self.told: list[Place] = []  # the sizes that the data told as well
         self.own_types: Callable[[], Any] = contextlib.nullcontext  # for code that no stand-in is for
+        self.of_any_batch = False  # whether it is of a batch of one and to hold for larger ones
+        self.start: Any = None  # the `State` that an earlier run of the same model found and put back
+        self.before: Any = None  # the one that this run has found and put back
 
     # --- The graph that is written ------------------------------------------------------------------------------------
 
@@ -229,8 +233,14 @@ class Recorder(TorchFunctionMode):
         return self.guard(operation, operands, answer, kind)
 
     def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
-        """Write down that a question about sizes was asked, and return the answer."""
+        """Write down that a question about sizes was asked, and return the answer.
+
+        Raises:
+            Differs: it is about a size of one, and the recording is to hold for any batch.
+        """
         if self.listening:
+            if self.of_any_batch and any(isinstance(o, Number) and plain(o) == 1 for o in operands):
+                raise Differs("a batch of one is asked for")
             frame = _frame_of_user()
             if kind == "key" and frame:
                 self._look_past_caches(frame)
@@ -412,7 +422,8 @@ class Recorder(TorchFunctionMode):
             return remember(out, origin, self)
         if isinstance(out, (tuple, list)):
             values = [self.named(v, Element(origin, i)) for i, v in enumerate(out)]
-            self.reads_sizes |= kind in (tuple, list)  # how many there are may be one
+            self.counts_parts |= kind in (tuple, list)  # how many there are may be a size
+            self.reads_sizes |= self.counts_parts
             if hasattr(out, "_fields"):
                 return kind(*values)
             return kind(values) if kind in (tuple, list, torch.Size) or kind.__module__ == "torch.return_types" else out

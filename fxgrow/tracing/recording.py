@@ -1,7 +1,7 @@
 """One recording: a model on meta tensors, its inputs and output become a graph, submodules that stop it become leaves."""
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -28,23 +28,34 @@ ADVICE = ("Pass the submodule that does the work instead (its backbone), or rewr
           "of tensors")
 
 
+@dataclass
+class Start:
+    """What recordings of one module have found: functions to call without their caches, and, by mode, what was there."""
+    uncached: list[Any] = field(default_factory=list)
+    states: dict[bool, State | None] = field(default_factory=dict)
+
+
 def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str], device: torch.device,
-           repeats: Repeats | None = None) -> Recorder:
+           repeats: Repeats | None = None, start: Start | None = None, of_any_batch: bool = False) -> Recorder:
     """Record a forward in the mode that the module is in; each submodule that stops it is added to `leaves`.
 
     Args:
         module: on meta tensors; what its forward changes is put back.
         args, kwargs: the example inputs.
         device: where the user's own tensors are.
+        start: what earlier recordings of this module have found, and this one finds.
+        of_any_batch: the batch is of one, and the recording is to hold for larger ones.
 
     Raises:
         CaptureError: the module cannot be recorded.
+        Differs: it asks for a size of one, and so may do something else for a larger batch.
     """
     compiling: set[str] = set()
-    uncached: list[Any] = []
+    start = start or Start()
     for _ in range(MAX_LEAF_RETRIES):
         recorder = Recorder(module, leaves, device)
-        recorder.compiling, recorder.uncached = compiling, uncached
+        recorder.compiling, recorder.uncached, recorder.start = compiling, start.uncached, start.states.get(module.training)
+        recorder.of_any_batch = of_any_batch
         recorder.telling = Telling(module, args, kwargs)
         try:
             return record_once(recorder, args, kwargs, repeats)
@@ -55,12 +66,16 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
             else:
                 keep_opaque(module, leaves, stop)
         except CacheFound as cache:
-            uncached = uncached + cache.found
+            start.uncached = start.uncached + cache.found
         except CaptureError:
             raise
         except Exception as error:
             raise CaptureError(f"the forward of {type(module).__name__} itself cannot be captured: {describe(error)}. "
                                f"{ADVICE}") from error
+        finally:
+            start.states[module.training] = recorder.before
+            if start.uncached is not recorder.uncached:
+                start.states.clear()
     raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")
 
 
@@ -74,7 +89,7 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
     """
     for names, name, function in recorder.uncached:
         names[name] = function.__wrapped__
-    state, seeds = State(recorder.root, recorder.reached), draws()
+    state, seeds = recorder.start or State(recorder.root, recorder.reached), draws()
     recorder.reached = state.outside
     try:
         with watched(recorder):
@@ -103,6 +118,7 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
         put_back_draws(seeds)
         _undo(recorder)
         state.restore()
+        recorder.before = state
     return recorder
 
 

@@ -10,15 +10,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from fxgrow.aten import tree_leaves
-from fxgrow.tracing.leaves import LeafNeeded
+from fxgrow.tracing.leaves import Differs, LeafNeeded
 from fxgrow.tracing.recorder import NESTED, Guard, Recorder, line_of_user
 from fxgrow.tracing.recording import record_once, without_data
 from fxgrow.tracing.sizes import Number, plain
 from fxgrow.tracing.telling import Place
-
-
-class Differs(BaseException):
-    """A replay that does something else than the recording. No `Exception`: a model's own `except` must not swallow it."""
 
 
 class Replay(Recorder):
@@ -35,7 +31,7 @@ class Replay(Recorder):
     def __init__(self, recording: Recorder):
         super().__init__(recording.root, recording.leaves, recording.device)
         self.recording, self.compiling, self.reached = recording, recording.compiling, recording.reached
-        self.uncached, self.set_up = recording.uncached, recording.set_up
+        self.uncached, self.set_up, self.start = recording.uncached, recording.set_up, recording.before
         self.differences: list[tuple[Node, tuple, Any, Any, str]] = []
         self.at = self.asked = 0
         self.varied: list[Guard] = []

@@ -175,7 +175,7 @@ class State:
         """Put everything back as it was; the constants of the graph stay."""
         for _, module, attributes, buffers in self.modules:
             module.__dict__ = attributes | {n: v for n, v in vars(module).items() if n.startswith(CONSTANT)}
-            module._buffers = buffers
+            module._buffers = dict(buffers)  # this state may be restored again
         self.restore_outside()
 
     def restore_outside(self) -> None:

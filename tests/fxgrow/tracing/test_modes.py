@@ -1,0 +1,110 @@
+"""Both modes, longer inputs and batches of one: how often a model is run for them, and that no way goes unseen."""
+import pytest
+import torch
+from torch import nn
+
+import fxgrow
+from fxgrow.errors import OtherInputs
+from fxgrow.tracing import recording, replay
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Count the runs of a model for its graph."""
+    found = []
+
+    def counted(recorder, *args):
+        found.append(type(recorder).__name__)
+        return recording_once(recorder, *args)
+
+    recording_once = recording.record_once
+    monkeypatch.setattr(recording, "record_once", counted)
+    monkeypatch.setattr(replay, "record_once", counted)
+    return found
+
+
+class Reading(nn.Module):
+    """A layer that reads sizes of its input, and what a mode or size decides further."""
+
+    def __init__(self, further=lambda x, y, training: y):
+        super().__init__()
+        self.layer, self.further = nn.Linear(4, 4), further
+
+    def forward(self, x):
+        y = self.layer(x).reshape(x.shape[0], x.shape[1] * 4).unflatten(1, (x.shape[1], 4))
+        return self.further(x, y, self.training)
+
+
+def as_the_model(model, captured, x) -> bool:
+    return all(torch.equal(model.train(mode)(x), captured.train(mode)(x)) for mode in (False, True))
+
+
+def test_a_batch_of_one_is_recorded_as_any_batch(runs):
+    model = nn.Sequential(Reading(lambda x, y, training: y), nn.Tanh()).double()
+    captured = fxgrow.capture(model, torch.randn(1, 5, 4, dtype=torch.float64), check=False)
+    assert "ReplayAtOne" not in runs[:2]  # what was recorded of one does for others
+    for shape in ((1, 5, 4), (1, 9, 4), (6, 5, 4), (3, 2, 4)):
+        assert as_the_model(model, captured, torch.randn(shape, dtype=torch.float64)), shape
+
+
+class Words(nn.Module):
+    """A network of words, whose axes may all be longer, and which asks for its mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(10, 4)
+
+    def forward(self, x):
+        y = self.words(x).reshape(x.shape[0], x.shape[1] * 4)
+        return nn.functional.dropout(y, 0.0 if self.training else 0.5, self.training)
+
+
+def test_one_replay_is_longer_and_in_train_mode(runs):
+    model = Words().double()
+    captured = fxgrow.capture(model, torch.randint(10, (2, 5)), check=False)
+    assert runs == ["Recorder", "Replay", "Replay"]  # the last is on shorter inputs
+    for shape in ((2, 5), (1, 9), (6, 1)):
+        assert as_the_model(model, captured, torch.randint(10, shape)), shape
+
+
+def asks_for_one(x, y, training):
+    return y if x.shape[0] == 1 else y * 2
+
+
+def asks_in_eval_mode(x, y, training):
+    return y if training or x.shape[1] < 8 else y * 2
+
+
+def counts_parts_in_eval_mode(x, y, training):
+    for part in () if training else x.unbind(1)[5:]:
+        y = y + part[:, None]
+    return y
+
+
+def counts_plainly_in_eval_mode(x, y, training):
+    for _ in range(0 if training else int(x.shape[1]) - 5):
+        y = y + 1
+    return y
+
+
+def counts_in_train_mode(x, y, training):
+    for _ in range(int(x.shape[1]) - 5 if training else 0):
+        y = y + 1
+    return y
+
+
+@pytest.mark.parametrize("further", [asks_for_one, asks_in_eval_mode, counts_parts_in_eval_mode, counts_plainly_in_eval_mode,
+                                     counts_in_train_mode])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_ways_of_one_mode_and_size_are_followed_or_refused(further, batch):
+    model = Reading(further).double()
+    captured = fxgrow.capture(model, torch.randn(batch, 5, 4, dtype=torch.float64), check=False)
+    assert as_the_model(model, captured, torch.randn(batch, 5, 4, dtype=torch.float64))
+    for shape in ((1, 5, 4), (3, 5, 4), (2, 9, 4)):
+        x = torch.randn(shape, dtype=torch.float64)
+        for mode in (False, True):
+            try:
+                found = captured.train(mode)(x)
+            except OtherInputs:
+                continue
+            assert torch.equal(found, model.train(mode)(x)), (shape, mode)
