@@ -122,7 +122,9 @@ def _write_folder(grown, module, inputs, output: str) -> str:
     except FxgrowError as why:
         with status(f"Writing {output}"):
             fxgrow.save(grown, output, example_inputs=inputs)
-        return f"this is a file that fxgrow.load reads, as {why}"
+        mixture = any(step.get("pass") == "experts" for step in grown.record.lineage)
+        more = "; `fxgrow grow MODEL --into CONFIG -o FOLDER`, where CONFIG is that of a class of mixtures, writes a folder"
+        return f"this is a file that fxgrow.load reads, as {why}{more * mixture}"
     with status(f"Writing {output}"):
         stock.save(output)
     return ""
