@@ -73,6 +73,13 @@ def _is_causal(mask: Tensor | None, is_causal: bool | None = None, size: int | N
     return is_causal is True
 
 
+def _checking(plain: Callable) -> Callable:
+    """Return `torch._check_with`, which takes only a bool, for answers to questions about sizes: they become guards."""
+    def check(error: type, condition: Any, message: Any = None) -> None:
+        plain(error, bool(condition) if isinstance(condition, Number) else condition, message)
+    return check
+
+
 def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     """Return the patches of what is called: modules, functions with a backward, scripted ones, and what tells of sizes."""
     call, script = nn.Module.__call__, torch.jit.ScriptFunction.__call__
@@ -115,6 +122,7 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
             Patch(torch.jit.ScriptFunction, "__call__", call_script),
             Patch(torch.compiler, "is_compiling", is_compiling), Patch(builtins, "len", length),
             Patch(RemovableHandle, "__init__", hook),
+            Patch(torch, "_check_with", _checking(torch._check_with)),
             Patch(nn.modules.transformer, "_detect_is_causal_mask", _is_causal)]
 
 

@@ -288,6 +288,23 @@ def test_a_shell_that_cannot_be_captured(forward, reason):
     assert stop.match(reason)
 
 
+def test_what_torch_checks_of_sizes_is_insisted_on():
+    class Checks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 4)
+
+        def forward(self, x, y):
+            torch._check(x.shape[0] == y.numel(), lambda: f"{x.shape[0]} rows")
+            return self.body(x)
+
+    model = Checks()
+    graph = fxgrow.capture(model, (X, X[:, 0]))
+    same(model, graph, X[:2], X[:2, 0])
+    with pytest.raises(OtherInputs, match="numel"):
+        graph(X, X[:2, 0])
+
+
 def test_a_length_that_has_to_be_even_is_free_beside_a_type_that_is_followed():
     class Pairs(nn.Module):
         def __init__(self):
