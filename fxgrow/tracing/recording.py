@@ -118,6 +118,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
         put_back_draws(seeds)
         _undo(recorder)
         state.restore()
+        for names, name, function in recorder.uncached:
+            names[name] = function
         recorder.before = state
     return recorder
 
@@ -128,8 +130,6 @@ def _undo(recorder: Recorder) -> None:
         context.__exit__(None, None, None)
     for _, handle in recorder.hooks:
         handle.remove()
-    for names, name, function in recorder.uncached:
-        names[name] = function
 
 
 def _insist_on_repeats(recorder: Recorder, repeats: Callable[[], bool]) -> None:

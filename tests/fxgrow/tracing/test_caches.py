@@ -1,4 +1,6 @@
 """Forwards that keep what they computed from sizes, leaves that follow the mode, questions that decide nothing."""
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -193,3 +195,22 @@ class WithoutIt(Kept):
 def test_an_object_that_refuses_to_be_asked_is_left_alone():
     model, x = WithoutIt().double(), torch.randn(2, 4).double()
     assert torch.equal(fxgrow.capture(model, x)(x), model(x))
+
+
+@functools.lru_cache
+def positions(n):
+    return torch.arange(n).double()[:, None]
+
+
+class OfACache(Kept):
+    def forward(self, x):
+        return self.run(x) + positions(x.shape[1])
+
+
+def test_a_function_keeps_its_cache_and_the_graph_does_without():
+    model, before = OfACache().double(), positions
+    graph = fxgrow.capture(model, torch.randn(2, 3, 4).double())
+    assert positions is before
+    for size in ((2, 3, 4), (3, 7, 4)):
+        x = torch.randn(size).double()
+        torch.testing.assert_close(graph(x), model(x))
