@@ -80,7 +80,7 @@ KNOWN = {"resnet18": lambda: torchvision.models.resnet18(num_classes=5),
          "inception": inception}
 
 
-@pytest.mark.thinned(9)
+@pytest.mark.thinned(18)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_networks(name, seed):

@@ -87,6 +87,7 @@ def test_a_clone_at_the_end_of_every_stage(family, method):
                                 for n, p in grown.model.get_submodule(o.name).named_parameters())
 
 
+@pytest.mark.sweep
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_deepened_resnet50_is_torchvisions_deeper_resnet(method):
@@ -253,6 +254,7 @@ def test_copies_are_stacked_as_they_are():
         fxgrow.transform(plain, torch.randn(3, 4), Deepen("0", method="copy"))
 
 
+@pytest.mark.sweep
 def test_single_precision():
     for method in METHODS:
         deepened(vision("resnet50")(), IMAGE, Deepen(method=method, times=2, seed=0), dtype=torch.float32)

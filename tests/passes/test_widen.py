@@ -186,6 +186,7 @@ def test_an_op_of_another_library_is_not_taken_for_atens():
         fxgrow.transform(Strange(), torch.randn(3, 4), [Widen("a", by=4)])
 
 
+@pytest.mark.sweep
 def test_a_detectors_backbone_grows_inside_its_untouched_shell():
     model = still(torchvision.models.detection.ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=4)).eval()

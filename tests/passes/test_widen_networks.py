@@ -78,7 +78,7 @@ def check(name: str, factor: float, method: str, least: float, build: Callable =
     assert all(o.method or o.reason for o in grown.outcomes)
 
 
-@pytest.mark.thinned(11)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize("method, factor", [("r2r", 1.5), ("net2net", 2), ("netmorph", 2)])
 @pytest.mark.parametrize("name", FEW)
 def test_a_few(name, method, factor):

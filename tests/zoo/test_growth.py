@@ -49,7 +49,7 @@ def test_widened(name, method):
     assert {o.method for o in grown.outcomes if o.method} == {method}
 
 
-@pytest.mark.thinned(10)
+@pytest.mark.thinned(21)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NARROW)
 def test_deepened(name, method):

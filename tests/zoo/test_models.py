@@ -28,7 +28,7 @@ def test_every_model_is_here():
     assert sorted(MODELS | TEXT) == list_models()
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_and_output(name):
     count, size = MODELS[name]

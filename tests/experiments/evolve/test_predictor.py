@@ -87,6 +87,7 @@ def predictor_of(kind: str, models: dict[str, GraphModule]) -> Predictor:
         list(drawn_graphs(net(), X, [Mutation("widen", options={"factor": [1.5, 2.0]})], Limits(), 0, 20)), 0, 60))
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("kind", ["forest", "gp", pytest.param("embedding", marks=pytest.mark.sweep)])
 def test_what_widths_bring_is_learned_and_chosen(kind):
     told, models = history()

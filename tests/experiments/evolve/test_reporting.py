@@ -37,6 +37,7 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished.folder, tmp_path / "run")
 
 
+@pytest.mark.thinned(3)
 def test_it_tells_what_the_search_found(found):
     told, h = page_data(found.folder), read_search(found.folder)
     assert told["finished"] and told["state"] == "finished" and told["best"] == found.best.number
@@ -106,7 +107,7 @@ def test_before_anything_is_trained(tmp_path):
     assert told["best"] is None and told["members"] == [] and "no network has been trained" in told["missing"]
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("thorough", [False, True])
 @pytest.mark.parametrize("hurt", [lambda b: b[:50], lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:], None])
 def test_damaged_networks_are_told_and_their_lineage_kept(finished, copy, hurt, thorough):

@@ -37,6 +37,7 @@ def test_the_big_network_is_twice_as_wide_and_deeper(setup):
     assert small.conv1.in_channels == big.conv1.in_channels == 1, "fitted to the data"
 
 
+@pytest.mark.sweep
 def test_students_are_the_stock_class_and_start_as_their_teacher(setup, runs):
     data = setup.load(SEED)
     x = torch.stack([data.test[i][0] for i in range(8)])
@@ -57,6 +58,7 @@ def test_students_are_the_stock_class_and_start_as_their_teacher(setup, runs):
         runs["random padding"]["rows"][0]["val_loss"], rel=1e-2)
 
 
+@pytest.mark.sweep
 def test_all_end_with_the_same_architecture_and_pay_for_it(setup, runs):
     size = sum(p.numel() for p in stock(setup, "big").parameters())
     assert {key: found["parameters"] for key, found in runs.items() if key != "teacher"} == dict.fromkeys(

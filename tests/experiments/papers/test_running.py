@@ -40,7 +40,7 @@ from fxgrow.zoo import create_model, options_for, parse_options
 
 NAMES = [experiment.name for experiment in papers.list_experiments() if not getattr(experiment, "setup", "")]
 LONG = ("convergence-deepen", "convergence-widen", "dividend", "grow-into", "growth-time", "inception", "multiple-growth",
-        "scale-and-rate")
+        "overfitted-teacher", "scale-and-rate")
 STEPS, BATCH, FEATURES, HIDDEN, CLASSES = 6, 8, 64, 4, 3
 
 
@@ -130,7 +130,7 @@ def test_large_images_may_get_another_network():
     assert Network("mlp").on((1, 28, 28))[0] == "mlp"
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "grow-into"])  # two networks of stock, for images
 def test_every_scale_has_networks_for_images_and_for_sequences(name):
     for scale in papers.get_experiment(name).scales.values():

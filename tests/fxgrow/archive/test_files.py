@@ -52,7 +52,7 @@ MODELS = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_and_names_are_the_same(name, path):
     build, shape = MODELS[name]

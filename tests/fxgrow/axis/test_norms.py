@@ -39,6 +39,7 @@ class Net(nn.Module):
         return self.last(x + self.inner(self.norm(x)))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("form", ["pow", "product", "square", "another power", "squared"])
 @pytest.mark.parametrize("to", [7, 9, 12])
 def test_an_rms_norm_that_is_written_out_grows_to_any_size(form, to):

@@ -80,7 +80,7 @@ def test_a_gain_takes_the_factor_that_new_columns_leave(form, method):
     assert grown.record.parameters["2.gain"].scale == pytest.approx(factor)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("form", [batch_norm_alone, mean_of_means, mean_and_variance, scale_and_shift, flat,
                                   by_column])

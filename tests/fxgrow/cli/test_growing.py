@@ -48,6 +48,7 @@ def test_shrink_gives_the_small_network_back(method):
     assert open("small.pt", "rb").read() == open("again.pt", "rb").read()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", ["r2r", "netmorph", "net2net"])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_after_training_it_says_that_they_differ(method, frozen):

@@ -236,7 +236,7 @@ def test_a_folded_module_counts_its_repetitions():
     assert box.families == whole.families and box.families["matrix product"] == 10
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", ["resnet152", "vit_b_16", "densenet201", "swin_t", "shufflenet_v2_x1_0",
                                   "mobilenet_v3_small"])
 def test_large_networks_fit(name):

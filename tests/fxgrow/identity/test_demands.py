@@ -70,6 +70,7 @@ IDENTITIES = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("case", IDENTITIES)
 def test_what_is_asked_of_parameters_makes_it_the_identity(case):
     """The parameters that are asked to be zero, and with them the block gives back its input to the last bit."""

@@ -259,7 +259,7 @@ def test_what_does_not_belong_together_is_refused():
 # --- going on -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("at, compiled", [(3, False), (4, False), (9, False), (9, True)])
 def test_a_run_goes_on_to_the_same_numbers(at, compiled):
     grow = (WIDEN, "step=8 freeze=2: deepen where=3")

@@ -132,6 +132,7 @@ def test_what_is_made_of_a_frozen_model_trains(tmp_path):
         backward(other, x)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("first", ["frozen", "compiled"])
 def test_a_model_that_compiles_in_place(first):
     _, grown, x = grown_net()

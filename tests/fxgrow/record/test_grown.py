@@ -41,6 +41,7 @@ def same(small, model):
     return ours.keys() == theirs.keys() and all(torch.equal(t, theirs[n]) for n, t in ours.items())
 
 
+@pytest.mark.thinned(2)
 def test_the_small_network_comes_back(family, tmp_path):
     model, grown, optimizer, x = family
     fxgrow.save(grown, tmp_path / "big.pt")
@@ -52,6 +53,7 @@ def test_the_small_network_comes_back(family, tmp_path):
     assert same(grown.record.shrink(grown.model), model)
 
 
+@pytest.mark.thinned(2)
 def test_training_goes_on(family):
     model, grown, optimizer, x = family
     moved = grown.record.migrate_tensors(model.state_dict(), like=grown.model)

@@ -42,6 +42,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("how", WRAPPERS)
 def test_a_wrapped_model_is_as_good_as_what_is_inside(how):
     model, grown, x = grown_net()

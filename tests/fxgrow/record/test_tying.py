@@ -96,7 +96,7 @@ def test_children_of_children():
     assert size(own(grandchild, parent)) == size(more.model.parameters()) - size(parent.parameters())
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("net, where", [("residual", None), ("residual", "block1.conv1"), ("concat", None)])
 @pytest.mark.parametrize("method", STEPS)
 def test_a_tied_parent(net, where, method):

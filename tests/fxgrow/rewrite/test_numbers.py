@@ -128,6 +128,7 @@ SIZES = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_beside_one_that_grew_stay_free(name):
     assert_grows(SIZES[name])
@@ -211,6 +212,7 @@ def assert_left_alone(middle) -> None:
     assert_same(model, fxgrow.transform(model, sequence(2, 5), [Widen(factor=2, seed=0)]).model)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", INSIDE)
 def test_a_number_inside_a_leaf_leaves_the_class_alone(name):
     assert_left_alone(Leaf(INSIDE[name]))

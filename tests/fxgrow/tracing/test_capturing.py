@@ -392,6 +392,7 @@ def test_both_modes_hold_one_copy_of_a_constant():
     assert len([n for n in graph.graph.nodes if n.op == "get_attr" and "constant" in n.target]) == 1
 
 
+@pytest.mark.sweep
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", ["convit_tiny", "test_convnext", "resnetv2_18", "levit_128s", "coat_lite_tiny"])
 def test_networks_of_timm(name):

@@ -64,7 +64,7 @@ def texts(browser, selector: str) -> list[str]:
     return run(browser, "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", ["resnet", "odd"])
 def test_it_fits_the_screen(opened, name, width, tmp_path):

@@ -147,7 +147,7 @@ def test_what_a_configuration_says_of_each_layer_goes_with_the_layers():
     assert fxgrow.put_back(grown, small).model.config.layer_types == ["sliding_attention"] * 2 + ["full_attention"]
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("kind, changes", [
     ("GPT2", {"n_inner": 24}), ("Phi3", {}), ("Llama", {}), ("Qwen3", {"head_dim": 4})])
 def test_a_wider_model_is_put_back_into_its_class(kind, changes):
@@ -171,7 +171,7 @@ def test_what_no_configuration_has_is_refused():
         fxgrow.put_back(fxgrow.transform(plain, torch.randn(2, 3), [Deepen("0", seed=0)]), plain)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("changes", [
     {"num_key_value_heads": 4}, {**BIG, "num_key_value_heads": 8},
     {"vocab_size": 48, "tie_word_embeddings": True}, {"vocab_size": 48, **BIG}])
@@ -211,7 +211,7 @@ def test_more_positions_are_rows_that_old_inputs_never_read():
         fxgrow.grow_into(small, {"vocab_size": 48}, seed=0)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("kind, changes, why", [
     ("Qwen2", BIG, None), ("Mistral", {"sliding_window": None, **BIG}, None), ("Qwen3", {"head_dim": 4}, "no norm .*q_norm"),
     ("Mistral", {"sliding_window": 4}, "model:")])

@@ -90,7 +90,7 @@ def gap(small, big, x):
     return float((a - b).abs().max() / a.abs().max())
 
 
-@pytest.mark.thinned(6)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 def test_the_stock_class_computes_the_same(name, method):
@@ -269,6 +269,7 @@ def test_new_blocks_stand_where_they_are_asked_to(place, new):
     assert found == new, found
 
 
+@pytest.mark.sweep
 def test_shifts_of_windows_are_kept_wherever_new_blocks_stand():
     torch.manual_seed(0)
     small, big = shake(swin([2, 2]).double()).eval(), swin([2, 6]).double()

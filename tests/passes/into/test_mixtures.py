@@ -50,6 +50,7 @@ def filled(small: nn.Module, kind: str, **changes) -> tuple[nn.Module, fxgrow.pa
     return model, state
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind, into, changes", [
     ("Llama", "Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2, "hidden_size": 32,
                           "intermediate_size": 36, "num_attention_heads": 8, "num_key_value_heads": 4}),

@@ -66,6 +66,7 @@ class Deformed(nn.Module):
         return self.head(self.deform(x, self.places(x), mask).relu())
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
 @pytest.mark.parametrize("groups, parts, mask", [(1, 1, True), (1, 2, False), (2, 2, True)])
 def test_a_deformable_convolution_grows(groups, parts, mask, method):

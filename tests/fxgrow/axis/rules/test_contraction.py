@@ -199,7 +199,7 @@ PRODUCTS = {
 ONLY_VALUES = ("linear attention with positive keys",)  # no sign survives elu + 1
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", PRODUCTS)
 def test_products_of_values(case, method):

@@ -162,6 +162,7 @@ ZEROED = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", ZEROED)
 def test_a_root_mean_square_norm_of_what_keeps_zero(case, method):
