@@ -17,6 +17,9 @@ from fxgrow.layers import CapturedModule, keep
 
 SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
           torch.device, torch.Size, type(None), torch.jit.ScriptFunction, torch.library.CustomOpDef}  # what copies share
+# Python copies a function as itself; a scripted one it would pickle, which torch refuses, and with it the copy of each model
+# that holds one, grown or not.
+torch.jit.ScriptFunction.__deepcopy__ = lambda function, memo: function  # type: ignore[attr-defined]
 CONTAINERS = {dict, collections.OrderedDict, list, tuple, set}
 OWN = frozenset(vars(nn.Module()))  # what every module has, and shares with no other
 TRANSIENT = "not_of_the_model"  # marks a hook, or a parameter held still, of which no copy and no file is to know

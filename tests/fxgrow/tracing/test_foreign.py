@@ -152,6 +152,30 @@ def test_a_grown_shell_with_a_scripted_part_can_be_copied():
     torch.testing.assert_close(copy.deepcopy(grown)(OTHER), model(OTHER))
 
 
+@torch.jit.script
+def swish(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(x)
+
+
+class Scripted(nn.Module):
+    """Holds a scripted function, as torch's own functions are held."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.act = nn.Linear(4, 6), nn.Linear(6, 3), swish
+
+    def forward(self, x):
+        return self.second(self.act(self.first(x)))
+
+
+def test_a_network_that_holds_a_scripted_function_grows_and_is_copied():
+    model, x = Scripted().double(), torch.randn(5, 4, dtype=torch.float64)
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=0)).model
+    for one in (grown, copy.deepcopy(grown), copy.deepcopy(model)):
+        torch.testing.assert_close(one(x), model(x), rtol=0, atol=1e-12)
+    assert grown.first.out_features == 12
+
+
 def test_what_cannot_be_had_of_torchscript_is_refused_with_advice():
     with pytest.raises(CaptureError, match="TorchScript.*pass the module"):
         fxgrow.transform(scripted(torch.jit.script, net()), X, Widen(factor=2, seed=0))
