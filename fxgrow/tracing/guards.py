@@ -92,9 +92,7 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict, both: bool = Fal
 
     Args:
         recording: of a model in eval mode (or in train mode, and not `both`).
-        both: replay it in train mode as well. One replay in train mode on longer inputs does for both where it does what
-            was recorded: as no size became a plain number, sizes decide nothing but by questions, which are compared and
-            given the recorded answers, so that what the mode decides is decided alike for the example and longer inputs.
+        both: replay it in train mode as well, on the example and on longer inputs.
         free: the batch, of one in the example, may be of any size.
 
     Returns:
@@ -103,15 +101,17 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict, both: bool = Fal
     Raises:
         Differs: the batch is not known to be free.
     """
-    inputs, again = Inputs(args, kwargs), None
+    inputs, checks = Inputs(args, kwargs), Checks()
     asked = bool(recording.reads_sizes or recording.guards or recording.dtype_reads)
     if asked:
         batches = [group for group in inputs.groups if is_single(inputs, group)] if free else []
         _leave_out_asked(recording, inputs)
-        checks, again = _fixed(recording, inputs, both)
+        checks = _fixed(recording, inputs)
         if free and not _are_free(recording, inputs, batches, checks):
             raise Differs("a batch of one")
-    in_train_mode = again or (replay_in_train_mode(recording, args, kwargs) if both else None)
+    in_train_mode = replay_in_train_mode(recording, args, kwargs) if both else None
+    if isinstance(in_train_mode, Replay):
+        in_train_mode = _at_all_sizes(in_train_mode, recording, inputs, [g for g, (_, why) in checks.items() if not why])
     if asked:
         _check_inputs(recording, inputs, checks)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
@@ -139,6 +139,21 @@ def replay_in_train_mode(evaluation: Recorder, args: tuple, kwargs: dict) -> Rep
     """Return a finished replay in train mode of a recording in eval mode, or what stopped it."""
     with _in_train_mode(evaluation.root):
         return replay(evaluation, args, kwargs)
+
+
+def _at_all_sizes(found: Replay, recording: Recorder, inputs: Inputs, free: list[int]) -> Replay | Differs:
+    """Return a replay in train mode if longer inputs are treated as in it; what is told but by sizes no question tells."""
+    own = [(node, where, now) for node, where, _, now, _ in found.differences]
+    for groups in (free, *([g] for g in free)) if free else ():
+        again = replay_in_train_mode(recording, *inputs.longer([inputs.groups[g] for g in groups], LONGER[0]))
+        if isinstance(again, Differs):
+            return again
+        if isinstance(again, Replay):
+            if [(node, where, now) for node, where, _, now, _ in again.differences] != own:
+                return Differs("constants of train mode")
+            if groups == free:
+                break
+    return found
 
 
 @contextlib.contextmanager
@@ -227,21 +242,19 @@ def _leave_out_asked(recording: Recorder, inputs: Inputs) -> None:
             guard.decides = True
 
 
-def _fixed(recording: Recorder, inputs: Inputs, both: bool) -> tuple[Checks, Replay | None]:
+def _fixed(recording: Recorder, inputs: Inputs) -> Checks:
     """Return, by group of axes, `(None, why)` where the recording holds for one size only, and why "" where for longer ones.
 
     What is known of no longer size, since the model raises, is left out.
-    And beside it, where `both` modes are asked for, a replay on longer inputs that was as well one in train mode.
     """
     everything = list(range(len(inputs.groups))) if recording.reads_sizes or recording.guards else []
     by_dimension = sorted(everything, key=lambda g: all(dim != 1 for _, dim in inputs.groups[g]))  # channels, mostly
     types = bool(recording.dtype_reads)
     orders = [[g for g in everything if g != left_out] for left_out in (None, *by_dimension)]
-    both = both and not _has_plain_sizes(recording)
-    in_train_mode = _longest(recording, inputs, orders, types, training=True) if both else None
-    longest = in_train_mode or _longest(recording, inputs, orders, types, training=False)
-    free = set(longest[1] if longest else ())
-    types = types and not longest
+    longest = next((groups for groups in orders
+                    if (groups or types) and _same(recording, inputs, groups, other_type=types) == ""), None)
+    free = set(longest or ())
+    types = types and longest is None
     found = dict.fromkeys(free, "")
     for g in everything:
         if g not in free:
@@ -255,19 +268,7 @@ def _fixed(recording: Recorder, inputs: Inputs, both: bool) -> tuple[Checks, Rep
                 free.add(g)
     if types and everything:
         _same(recording, inputs, [], other_type=True)
-    return {g: (None, why) for g, why in found.items()}, in_train_mode and in_train_mode[0]
-
-
-def _longest(recording: Recorder, inputs: Inputs, orders: list[list[int]], types: bool,
-             training: bool) -> tuple[Replay, list[int]] | None:
-    """Return the first replay along these groups of axes that is as the recording says, and the groups of it, if any is."""
-    for groups in orders:
-        again = _replayed(recording, inputs, groups, other_type=types, training=training) if groups or types else None
-        if isinstance(again, Replay):
-            return again, groups
-        if training and isinstance(again, str):  # perhaps it is the mode that differs
-            break
-    return None
+    return {g: (None, why) for g, why in found.items()}
 
 
 def _tried(recording: Recorder, inputs: Inputs, groups: list[int], sizes: tuple = LONGER) -> str | Exception:
@@ -293,21 +294,12 @@ def _bounded(recording: Recorder, inputs: Inputs, groups: list[int]) -> dict[int
 
 def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Change = LONGER[0],
           other_type: bool = False) -> str | Exception:
-    """Return "" where longer inputs are treated as the recording says, else why not, or what says that the model raised."""
-    again = _replayed(recording, inputs, groups, size, other_type)
-    return "" if isinstance(again, Replay) else again
+    """Return "" where longer inputs are treated as the recording says, else why not, or what says that the model raised.
 
-
-def _replayed(recording: Recorder, inputs: Inputs, groups: list[int], size: Change = LONGER[0], other_type: bool = False,
-              training: bool = False) -> Replay | str | Exception:
-    """Return a replay that treats longer inputs as the recording says, else why it does not, or that the model raised.
-
-    other_type: the floating-point type is another one as well, and arguments that follow it do so in the graph.
-    training: in train mode; constants that differ are then of the mode, since no size becomes a plain number.
+    With `other_type` the floating-point type is another one as well, and arguments that follow it do so in the graph.
     """
     longer = inputs.longer([inputs.groups[g] for g in groups], size, other_type)
-    with _in_other_type(recording.root) if other_type else contextlib.nullcontext(), \
-            _in_train_mode(recording.root) if training else contextlib.nullcontext():
+    with _in_other_type(recording.root) if other_type else contextlib.nullcontext():
         again = Replay(recording)
         ended = rerun(again, *longer)
     if isinstance(ended, Differs):
@@ -315,23 +307,14 @@ def _replayed(recording: Recorder, inputs: Inputs, groups: list[int], size: Chan
     if not isinstance(ended, Replay):
         return _Raised(_why_unknown(recording, again))
     left = [d for d in again.differences if not (other_type and _of_types(*d[2:4]))]
-    if training and _has_plain_sizes(again):
-        return "sizes become plain numbers"
-    if left and groups and not training:
+    if left and groups:
         node, _, before, now, line = left[0]
         kind = "shorter" if size in SHORTER else "longer"
         return f"`{node.name}` is given {before}, and {now} along a {kind} one, at {line}"
     for node, where, before, now, _ in again.differences:
         if other_type and _of_types(before, now):
             inputs.typed.append((again, node, where, before, now))
-    if training:
-        again.differences = left
-    return again
-
-
-def _has_plain_sizes(run: Recorder) -> bool:
-    """Tell whether a size, or the number of parts of one, is a plain number, whose way cannot be seen."""
-    return bool(run.escaped) or run.counts_parts
+    return ""
 
 
 def _why_unknown(recording: Recorder, again: Replay) -> str:

@@ -59,10 +59,10 @@ class Words(nn.Module):
         return nn.functional.dropout(y, 0.0 if self.training else 0.5, self.training)
 
 
-def test_one_replay_is_longer_and_in_train_mode(runs):
+def test_both_modes_are_replayed_at_both_sizes(runs):
     model = Words().double()
     captured = fxgrow.capture(model, torch.randint(10, (2, 5)), check=False)
-    assert runs == ["Recorder", "Replay", "Replay"]  # the last is on shorter inputs
+    assert runs == ["Recorder", *["Replay"] * 4]  # longer, in train mode, longer there, and shorter
     for shape in ((2, 5), (1, 9), (6, 1)):
         assert as_the_model(model, captured, torch.randint(10, shape)), shape
 
@@ -87,6 +87,21 @@ def counts_plainly_in_eval_mode(x, y, training):
     return y
 
 
+def halves_in_eval_mode(x, y, training):
+    half = 0.5 * x.shape[1]  # a plain number: Python asks the 0.5 first
+    return y if training or half < 3 else y * 2
+
+
+def halves_in_train_mode(x, y, training):
+    half = 0.5 * x.shape[1]
+    return y if not training or half < 3 else y * 2
+
+
+def multiplies_by_the_half_in_train_mode(x, y, training):
+    half = 0.5 * x.shape[1]
+    return y * (half if training else 1.0)
+
+
 def counts_in_train_mode(x, y, training):
     for _ in range(int(x.shape[1]) - 5 if training else 0):
         y = y + 1
@@ -94,13 +109,14 @@ def counts_in_train_mode(x, y, training):
 
 
 @pytest.mark.parametrize("further", [asks_for_one, asks_in_eval_mode, counts_parts_in_eval_mode, counts_plainly_in_eval_mode,
-                                     counts_in_train_mode])
+                                     counts_in_train_mode, halves_in_eval_mode, halves_in_train_mode,
+                                     multiplies_by_the_half_in_train_mode])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_ways_of_one_mode_and_size_are_followed_or_refused(further, batch):
     model = Reading(further).double()
     captured = fxgrow.capture(model, torch.randn(batch, 5, 4, dtype=torch.float64), check=False)
     assert as_the_model(model, captured, torch.randn(batch, 5, 4, dtype=torch.float64))
-    for shape in ((1, 5, 4), (3, 5, 4), (2, 9, 4)):
+    for shape in ((1, 5, 4), (3, 5, 4), (2, 9, 4), (2, 30, 4)):
         x = torch.randn(shape, dtype=torch.float64)
         for mode in (False, True):
             try:
@@ -108,3 +124,29 @@ def test_ways_of_one_mode_and_size_are_followed_or_refused(further, batch):
             except OtherInputs:
                 continue
             assert torch.equal(found, model.train(mode)(x)), (shape, mode)
+
+
+class Leaf(nn.Module):
+    """Counts its calls, and so stays a leaf."""
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x + 1
+
+
+class Power(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.leaf = nn.Linear(4, 4), Leaf()
+
+    def forward(self, x, power):
+        return self.leaf(self.layer(x * 1.1 ** power))
+
+
+def test_a_constant_of_a_number_is_not_taken_for_one_of_the_mode():
+    model, x = Power().double(), torch.randn(2, 4, dtype=torch.float64)
+    captured = fxgrow.capture(model, (x, 3), check=False)
+    assert torch.equal(captured(x, 3), model(x, 3))
+    with pytest.raises(OtherInputs, match="power"):
+        captured(x, 5)
