@@ -123,8 +123,9 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict, both: bool = Fal
 def _check_inputs(recording: Recorder, inputs: Inputs, checks: Checks) -> None:
     """Put checks of the inputs' sizes and types into the graph of a recording, and let types follow theirs."""
     short = [g for g, (_, why) in checks.items() if not why and inputs.changed(g, SHORTER[0]) < inputs.changed(g)]
-    if not _allow_one(recording, inputs, short):
-        checks |= _bounded(recording, inputs, short)
+    batches = [g for g, (_, why) in checks.items() if not why and any(dim == 0 for _, dim in inputs.groups[g])]
+    if not _allow_one(recording, inputs, short) and not _is_same_at_one(recording, inputs, short, batches):
+        checks |= _bounded_by_two(recording, inputs, batches) | _bounded(recording, inputs, short)
     for group, (least, why) in checks.items():
         for axis in inputs.groups[group] if why else ():
             _check_axis(recording, inputs, axis, least, why)
@@ -199,6 +200,23 @@ def _allow_one(recording: Recorder, inputs: Inputs, short: list[int]) -> bool:
                 guard.idle = again.answers.get(question(guard.operation, guard.operands), guard.answer) != guard.answer
             return bool(groups)
     return False
+
+
+def _is_same_at_one(recording: Recorder, inputs: Inputs, short: list[int], batches: list[int]) -> bool:
+    """Tell whether the graph does the same as the model for batches of one where the axes of `short` are short as well."""
+    few = Inputs(*inputs.longer([inputs.groups[g] for g in short], SHORTER[0]))
+    one = few.longer([inputs.groups[g] for g in batches], lambda size, dim: 1)
+    return bool(batches) and isinstance(replay(recording, *one, ReplayAtOne), ReplayAtOne)
+
+
+def _bounded_by_two(recording: Recorder, inputs: Inputs, batches: list[int]) -> Checks:
+    """Return which batches must not be of one, for which no question says that the model does something else, and why."""
+    bounds = Checks()
+    for g in batches if not any((q.decides or q.varies) and _asks_for_one(q) for q in recording.guards) else ():
+        again = replay(recording, *inputs.longer([inputs.groups[g]], lambda size, dim: 1), ReplayAtOne)
+        if isinstance(again, Differs):
+            bounds[g] = 2, str(again)
+    return bounds
 
 
 def _asks_for_one(guard: Guard) -> bool:

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 
 import habits
 import numpy
@@ -40,6 +41,8 @@ def differs(a, b) -> str:
         return differs_in_numbers(torch.as_tensor(a), torch.as_tensor(b))
     if is_dataclass(a):
         return differs(*([getattr(v, f.name) for f in fields(a)] for v in (a, b)))
+    if isinstance(a, SimpleNamespace):
+        return differs(vars(a), vars(b))
     if isinstance(a, Mapping):
         return "other keys" if list(a) != list(b) else differs([*a.values()], [*b.values()])
     if isinstance(a, (tuple, list)):

@@ -62,7 +62,7 @@ class Words(nn.Module):
 def test_both_modes_are_replayed_at_both_sizes(runs):
     model = Words().double()
     captured = fxgrow.capture(model, torch.randint(10, (2, 5)), check=False)
-    assert runs == ["Recorder", *["Replay"] * 4]  # longer, in train mode, longer there, and shorter
+    assert runs == ["Recorder", *["Replay"] * 3, "ReplayAtOne"]  # longer, in train mode, longer there, and shorter
     for shape in ((2, 5), (1, 9), (6, 1)):
         assert as_the_model(model, captured, torch.randint(10, shape)), shape
 
@@ -102,6 +102,11 @@ def multiplies_by_the_half_in_train_mode(x, y, training):
     return y * (half if training else 1.0)
 
 
+def halves_the_batch(x, y, training):
+    half = 0.5 * x.shape[0]
+    return y if half < 0.9 else y * 2
+
+
 def counts_in_train_mode(x, y, training):
     for _ in range(int(x.shape[1]) - 5 if training else 0):
         y = y + 1
@@ -110,7 +115,7 @@ def counts_in_train_mode(x, y, training):
 
 @pytest.mark.parametrize("further", [asks_for_one, asks_in_eval_mode, counts_parts_in_eval_mode, counts_plainly_in_eval_mode,
                                      counts_in_train_mode, halves_in_eval_mode, halves_in_train_mode,
-                                     multiplies_by_the_half_in_train_mode])
+                                     multiplies_by_the_half_in_train_mode, halves_the_batch])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_ways_of_one_mode_and_size_are_followed_or_refused(further, batch):
     model = Reading(further).double()
