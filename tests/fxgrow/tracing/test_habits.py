@@ -42,7 +42,7 @@ def differs(a, b) -> str:
     if is_dataclass(a):
         return differs(*([getattr(v, f.name) for f in fields(a)] for v in (a, b)))
     if isinstance(a, SimpleNamespace):
-        return differs(vars(a), vars(b))
+        a, b = vars(a), vars(b)
     if isinstance(a, Mapping):
         return "other keys" if list(a) != list(b) else differs([*a.values()], [*b.values()])
     if isinstance(a, (tuple, list)):
