@@ -439,10 +439,10 @@ class StateMayBeRefused:
         self.shift = self.shift + 0.1
         return h + self.shift
 
-    @having(shift=lambda: nn.Buffer(torch.zeros(1, dtype=torch.float64)))
+    @having(moved=lambda: nn.Buffer(torch.zeros(1, dtype=torch.float64)))
     def replaces_buffer(self, h):
-        self.shift = self.shift + 0.1
-        return h + self.shift
+        self.moved = self.moved + 0.1
+        return h + self.moved
 
     @having(table=lambda: torch.zeros(0, dtype=torch.float64))
     def caches_longest(self, h):
@@ -522,10 +522,10 @@ class SetUpMayBeRefused:
 
 @habits()
 class State:
-    @having(calls=lambda: nn.Buffer(torch.zeros((), dtype=torch.long)))
+    @having(counted=lambda: nn.Buffer(torch.zeros((), dtype=torch.long)))
     def counts_in_buffer(self, h):
-        self.calls += 1
-        return h * self.calls
+        self.counted += 1
+        return h * self.counted
 
     @having(mean=lambda: nn.Buffer(torch.zeros(1, dtype=torch.float64)))
     def averages_in_buffer(self, h):
@@ -533,11 +533,11 @@ class State:
             self.mean.mul_(0.9).add_(0.1 * h.detach()[:, :, :1].mean())
         return h - self.mean
 
-    @having(calls=lambda: nn.Buffer(torch.zeros((), dtype=torch.long)))
+    @having(counted=lambda: nn.Buffer(torch.zeros((), dtype=torch.long)))
     def counts_while_training(self, h):
         if self.training:
-            self.calls += 1
-        return h * (1 + self.calls)
+            self.counted += 1
+        return h * (1 + self.counted)
 
 
 @habit(**LENGTH, **MAY_REFUSE, tables=dict)
