@@ -138,8 +138,11 @@ def _check_inputs(recording: Recorder, inputs: Inputs, checks: Checks) -> None:
 
 def replay_in_train_mode(evaluation: Recorder, args: tuple, kwargs: dict) -> Replay | BaseException:
     """Return a finished replay in train mode of a recording in eval mode, or what stopped it."""
-    with _in_train_mode(evaluation.root):
+    set_mode(evaluation.root, True)
+    try:
         return replay(evaluation, args, kwargs)
+    finally:
+        set_mode(evaluation.root, False)
 
 
 def _at_all_sizes(found: Replay, recording: Recorder, inputs: Inputs, free: list[int]) -> Replay | Differs:
@@ -155,16 +158,6 @@ def _at_all_sizes(found: Replay, recording: Recorder, inputs: Inputs, free: list
             if groups == free:
                 break
     return found
-
-
-@contextlib.contextmanager
-def _in_train_mode(root: nn.Module) -> Iterator[None]:
-    """Let a model that is in eval mode be in train mode inside."""
-    set_mode(root, True)
-    try:
-        yield
-    finally:
-        set_mode(root, False)
 
 
 def is_single(inputs: Inputs, group: list[Axis]) -> bool:

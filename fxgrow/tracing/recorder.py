@@ -164,8 +164,7 @@ class Recorder(TorchFunctionMode):
         graph: the recording; nodes have `owner` and `val` in their `meta`.
         events: its nodes in order. guards: the questions about sizes.
         escaped: the line at which a size became a plain number, if any did. reads_sizes: whether any was asked for.
-        reads_training: whether the mode of a module was asked for. counts_parts: whether it was given several tensors at
-            once, whose number is a plain one.
+        reads_training: whether the mode of a module was asked for.
     """
 
     def __init__(self, root: nn.Module, leaves: dict[str, str], device: torch.device):
@@ -175,7 +174,7 @@ class Recorder(TorchFunctionMode):
         self.events: list[Node] = []
         self.guards: list[Guard] = []
         self.listening, self.stack = False, [""]
-        self.escaped, self.reads_training, self.reads_sizes, self.counts_parts = "", False, False, False
+        self.escaped, self.reads_training, self.reads_sizes = "", False, False
         self.calls_leaves = False  # which may read the mode, and give something of another form in the other one
         self.dtype_reads: list[tuple[int, Any, torch.dtype, str]] = []  # after how many events, of what, the answer, by whom
         self.known: dict[int, Any] = {}  # by the id of a tensor or device: its node, or the element of one
@@ -422,8 +421,7 @@ class Recorder(TorchFunctionMode):
             return remember(out, origin, self)
         if isinstance(out, (tuple, list)):
             values = [self.named(v, Element(origin, i)) for i, v in enumerate(out)]
-            self.counts_parts |= kind in (tuple, list)  # how many there are may be a size
-            self.reads_sizes |= self.counts_parts
+            self.reads_sizes |= kind in (tuple, list)  # how many there are may be one
             if hasattr(out, "_fields"):
                 return kind(*values)
             return kind(values) if kind in (tuple, list, torch.Size) or kind.__module__ == "torch.return_types" else out
