@@ -1,10 +1,7 @@
 """tools/bench_growth.py: a row for each thing that is measured, a column for each size."""
-import importlib.util
-from pathlib import Path
+from scripts import script
 
-SPEC = importlib.util.spec_from_file_location("bench_growth", Path(__file__).resolve().parents[2] / "tools/bench_growth.py")
-bench_growth = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(bench_growth)
+bench_growth = script("bench_growth")
 
 
 def test_the_table_has_a_row_for_each_work(monkeypatch):

@@ -1,11 +1,7 @@
 """tools/bench_results.py: a network stands beside its class with the same layers."""
-import importlib.util
-from pathlib import Path
+from scripts import script
 
-SPEC = importlib.util.spec_from_file_location("bench_results",
-                                              Path(__file__).resolve().parents[2] / "tools/bench_results.py")
-bench_results = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(bench_results)
+bench_results = script("bench_results")
 
 
 def test_a_grown_network_and_its_class_are_measured(monkeypatch):

@@ -1,11 +1,7 @@
 """The benchmark of the trainer measures what it says."""
-import importlib.util
-from pathlib import Path
+from scripts import script
 
-PATH = Path(__file__).resolve().parents[2] / "tools" / "bench_training.py"
-SPEC = importlib.util.spec_from_file_location("bench_training", PATH)
-bench = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(bench)
+bench = script("bench_training")
 
 
 def test_each_case_is_measured_both_ways():

@@ -1,20 +1,14 @@
 """tools/compare_counts.py: every small model is counted as by hand, both passes, and the table says who is wrong."""
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+from scripts import TOOLS, script
 
 
 @pytest.fixture
 def compare_counts(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
-    spec = importlib.util.spec_from_file_location("compare_counts", TOOLS / "compare_counts.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield script("compare_counts")
     sys.modules.pop("flop_cases", None)
 
 

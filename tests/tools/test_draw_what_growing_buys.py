@@ -1,26 +1,19 @@
 """The picture of what growing buys: its bars are the figures of the kept tables."""
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import sys
 from pathlib import Path
 
 import pytest
+from scripts import script
 
 pytest.importorskip("matplotlib")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("what_growing_buys", ROOT / "tools" / "draw_what_growing_buys.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_bars_are_the_figures_of_the_pages(tmp_path, monkeypatch):
-    drawing, page = tool(), (ROOT / "docs" / "does-it-pay.md").read_text(encoding="utf-8")
+    drawing, page = script("draw_what_growing_buys"), (ROOT / "docs" / "does-it-pay.md").read_text(encoding="utf-8")
     for name in ("pays-depth.json", "pays-width-text.json"):
         bars = drawing.grown(drawing.DATA / name)
         assert len(bars) > 5 and all(f"{statistics.fmean(gains):+.3f}" in page for _, gains in bars)

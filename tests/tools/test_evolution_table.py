@@ -1,25 +1,19 @@
 """The table of kept runs of a comparison of searches."""
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
+
+from scripts import script
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "docs" / "data" / "evolve-pays.json"
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("evolution_table", ROOT / "tools" / "evolution_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_page_shows_the_table_of_the_runs_that_are_kept(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evolution_table.py", str(KEPT)])
-    tool().main()
+    script("evolution_table").main()
     shown = capsys.readouterr().out.replace("|  |", "| |").replace("|  |", "| |")
     page = (ROOT / "docs" / "evolve-results.md").read_text()
     rows = [line for line in shown.splitlines() if line.startswith("| ")]
@@ -35,6 +29,6 @@ def test_what_is_kept_of_a_folder_makes_the_same_table(tmp_path, monkeypatch, ca
     shown = []
     for words in ([str(KEPT)], ["--keep", str(tmp_path), "-o", str(tmp_path / "kept.json")]):
         monkeypatch.setattr(sys, "argv", ["evolution_table.py", *words])
-        tool().main()
+        script("evolution_table").main()
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1] and len(json.loads((tmp_path / "kept.json").read_text())) == len(runs)

@@ -1,14 +1,11 @@
 """tools/gpu_check.py: what it checks holds on a CPU too, and a check that fails is told."""
-import importlib.util
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from scripts import script
 
-SPEC = importlib.util.spec_from_file_location("gpu_check", Path(__file__).resolve().parents[2] / "tools/gpu_check.py")
-gpu_check = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(gpu_check)
+gpu_check = script("gpu_check")
 
 
 @pytest.fixture

@@ -1,15 +1,10 @@
 """Every pair of tools/grow_pairs.py: exact, or refused for the reason that is known."""
-import importlib.util
-from pathlib import Path
-
 import pytest
+from scripts import script
 
 from fxgrow.errors import GrowthError
 
-spec = importlib.util.spec_from_file_location("grow_pairs", Path(__file__).resolve().parents[2] / "tools" / "grow_pairs.py")
-pairs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pairs)
-
+pairs = script("grow_pairs")
 NO_PART, NO_MULTIPLE = "no counterpart", "integer factor"
 REFUSED = {"regnet_y_800mf": NO_PART, "regnet_x_800mf": NO_PART, "convnext_base": NO_MULTIPLE, "swin_b": NO_MULTIPLE,
            "shufflenet_v2_x1_0": "shuffled", "mobilenetv3_small_100": NO_PART, "mixer_b16_224": NO_MULTIPLE,
