@@ -488,6 +488,9 @@ def _sentence(guard: Guard) -> str:
     sizes = [o for o in guard.operands if isinstance(o, Number)]
     known = [f"{spoken(o)} was {plain(o)}" for o in sizes] if guard.operation not in (operator.eq, operator.truth) else []
     where = ", ".join([*known, *([guard.line] if guard.line else [])])
+    if guard.kind == "times":
+        return (f"this network was captured where a loop goes round, or a list is repeated, `{spoken(guard.operands[0])}` = "
+                f"{guard.operands[1]} times, and here it is another number ({guard.line}): {ADVICE}")
     answer = f"{guard.answer} ({where})" if where else f"{guard.answer}"
     return f"this network was captured where `{_asked(guard)}` was {answer}, and here it is not: {ADVICE}"
 

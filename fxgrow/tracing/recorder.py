@@ -64,9 +64,10 @@ from fxgrow.tracing.telling import RANDOM, Place, Telling, answer_of, answer_to,
 from fxgrow.tracing.wording import spoken
 
 VALUES = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "equal",
-          "allclose", "is_nonzero", "__contains__", "data_ptr"}
+          "allclose", "is_nonzero", "__contains__", "data_ptr", "untyped_storage", "storage"}
 FACTS = {"dtype", "layout", "is_sparse", "is_quantized", "is_nested", "names", "itemsize", "grad", "is_leaf", "grad_fn",
-         "requires_grad", "_version", "name", "is_mkldnn", "is_sparse_csr", "nbytes"}
+         "requires_grad", "_version", "name", "is_mkldnn", "is_sparse_csr"}
+AS_DTYPE = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}  # as torch takes them
 OF_GRADIENTS = {"requires_grad", "grad_fn", "is_leaf"}
 TYPES = {"is_floating_point", "is_complex", "is_signed"}  # questions about the type of a tensor
 PLACES = {"device", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xla", "is_xpu"}
@@ -207,6 +208,7 @@ class Recorder(TorchFunctionMode):
         self.counted: LeafNeeded | None = None  # what is said if anything depends on them
         self.telling: Telling | None = None  # of the numbers in the inputs, where there are any
         self.told: list[Place] = []  # the sizes that the data told as well
+        self.stand_ins = True  # whether code makes numbers of sizes that remember (state.py)
         self.own_types: Callable[[], Any] = contextlib.nullcontext  # for code that no stand-in is for
         self.of_any_batch = False  # whether it is of a batch of one and to hold for larger ones
         self.start: Any = None  # the `State` that an earlier run of the same model found and put back
@@ -353,6 +355,8 @@ class Recorder(TorchFunctionMode):
             return a
         if isinstance(a, range):
             return list(a)
+        if isinstance(a, type) and a in AS_DTYPE:
+            return AS_DTYPE[a]
         if isinstance(a, GENERATOR) and id(a) in self.known:
             return self.node_of(self.known[id(a)])
         raise self.stop(f"a {type(a).__name__} is passed on, which has no place in a graph,",
@@ -501,6 +505,9 @@ class Recorder(TorchFunctionMode):
             if name == "dtype":
                 self._read_type(tensor)
             return func(tensor)
+        if name == "nbytes":
+            self._read_type(tensor)
+            return self._call(Tensor.numel, "numel", (tensor,), {}) * tensor.dtype.itemsize
         argument = self.argument(tensor)
         return self._emitted("call_function", getattr, (argument, name), {}, func(self.torch_form(tensor)))
 

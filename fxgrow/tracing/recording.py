@@ -1,4 +1,5 @@
 """One recording: a model on meta tensors, its inputs and output become a graph, submodules that stop it become leaves."""
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -30,8 +31,12 @@ ADVICE = ("Pass the submodule that does the work instead (its backbone), or rewr
 
 @dataclass
 class Start:
-    """What recordings of one module have found: functions to call without their caches, and, by mode, what was there."""
+    """What recordings of one module have found: functions to call without their caches, and, by mode, what was there.
+
+    stand_ins: whether its code may be given others for `int`, `float` and `range` (state.py).
+    """
     uncached: list[Any] = field(default_factory=list)
+    stand_ins: bool = True
     states: dict[bool, State | None] = field(default_factory=dict)
 
 
@@ -55,11 +60,16 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
     for _ in range(MAX_LEAF_RETRIES):
         recorder = Recorder(module, leaves, device)
         recorder.compiling, recorder.uncached, recorder.start = compiling, start.uncached, start.states.get(module.training)
-        recorder.of_any_batch = of_any_batch
+        recorder.of_any_batch, recorder.stand_ins = of_any_batch, start.stand_ins
         recorder.telling = Telling(module, args, kwargs)
         try:
             return record_once(recorder, args, kwargs, repeats)
-        except LeafNeeded as stop:
+        except (LeafNeeded, TypeError) as stop:
+            if start.stand_ins and isinstance(stop.__cause__ or stop, TypeError):  # perhaps of `dtype=int`
+                start.stand_ins = False
+                continue
+            if not isinstance(stop, LeafNeeded):
+                raise _failed(module, stop) from stop
             asked = recorder.asked_compiling - compiling
             if asked:  # another way for compilers asks for no values: the innermost that has one is to take it
                 compiling = compiling | next(({path} for path in outwards(stop.path) if path in asked), asked)
@@ -70,13 +80,16 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
         except CaptureError:
             raise
         except Exception as error:
-            raise CaptureError(f"the forward of {type(module).__name__} itself cannot be captured: {describe(error)}. "
-                               f"{ADVICE}") from error
+            raise _failed(module, error) from error
         finally:
             start.states[module.training] = recorder.before
             if start.uncached is not recorder.uncached:
                 start.states.clear()
     raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")
+
+
+def _failed(module: nn.Module, error: Exception) -> CaptureError:
+    return CaptureError(f"the forward of {type(module).__name__} itself cannot be captured: {describe(error)}. {ADVICE}")
 
 
 def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats | None = None) -> Recorder:
@@ -94,8 +107,8 @@ def record_once(recorder: Recorder, args: tuple, kwargs: dict, repeats: Repeats 
     try:
         with watched(recorder):
             given, named = _placeholders(recorder, args, kwargs)
-            recorder.own_types = state.own_types
-            with state.sizes_of_plain_type():
+            recorder.own_types = state.own_types if recorder.stand_ins else contextlib.nullcontext
+            with state.sizes_of_plain_type() if recorder.stand_ins else contextlib.nullcontext():
                 out = _run(recorder, given, named)
             set_up = _check_state(recorder, state, out)
             if recorder.switched or recorder.autocast:

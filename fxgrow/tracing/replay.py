@@ -32,6 +32,7 @@ class Replay(Recorder):
         super().__init__(recording.root, recording.leaves, recording.device)
         self.recording, self.compiling, self.reached = recording, recording.compiling, recording.reached
         self.uncached, self.set_up, self.start = recording.uncached, recording.set_up, recording.before
+        self.stand_ins = recording.stand_ins
         self.differences: list[tuple[Node, tuple, Any, Any, str]] = []
         self.at = self.asked = 0
         self.varied: list[Guard] = []

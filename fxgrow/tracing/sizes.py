@@ -1,7 +1,7 @@
 """Sizes that remember: each is an int (or float) for every question, and knows what gives it in the graph.
 
-What lives here: the two classes of number, and `type` and `int` as code sees them. What does not: what becomes of a question
-(recorder.py).
+What lives here: the two classes of number, and `type`, `int`, `float` and `range` as code sees them. What does not: what
+becomes of a question (recorder.py).
 """
 import math
 import operator
@@ -57,10 +57,18 @@ def _arithmetic(operation: Callable, swap: bool = False) -> Callable:
     """Return a method that records its operation and remembers the result."""
     def compute(self, *others):
         if any(isinstance(o, Tensor) or not isinstance(o, (int, float)) for o in others):
+            if any(isinstance(o, (list, tuple, str, bytes)) for o in others):  # `[None] * n`
+                _ask_how_often(self)
             return NotImplemented
         operands = (*others, self) if swap else (self, *others)
         return self.recorder.arithmetic(operation, operands)
     return compute
+
+
+def _ask_how_often(count: Any) -> None:
+    """Ask how often something is done, in a loop or to a list: what follows is seen for this number of times only."""
+    if not count <= 0:
+        count.recorder.ask(operator.eq, (count, plain(count)), True, kind="times")
 
 
 def _question(name: str, operation: Callable) -> Callable:
@@ -140,7 +148,7 @@ class _AnswersForSizes(type):
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         kind = type(*arguments, **options)
-        return {Size: int, Real: float}.get(kind, kind)
+        return {Size: int, Real: float, range: Range}.get(kind, kind)
 
     def __instancecheck__(cls, value: Any) -> bool:
         return isinstance(value, type)
@@ -154,27 +162,35 @@ class Type(type, metaclass=_AnswersForSizes):
 
 
 class _KeepsSizes(type):
-    """Make a class act as `int` does, but that what is made of a number that remembers does so too."""
+    """Make a class act as the type of number that it derives from does, but what it makes of numbers that remember does so."""
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         value = arguments[0] if len(arguments) == 1 and not options else None
-        if type(value) is Tensor and _is_whole(value):
+        if cls.number is int and type(value) is Tensor and _is_whole(value):
             return value.item()
-        if isinstance(value, Number):
-            return value if isinstance(value, int) else value.recorder.arithmetic(math.trunc, (value,))
-        return int(*arguments, **options)
+        if not isinstance(value, Number):
+            return cls.number(*arguments, **options)
+        if isinstance(value, cls.number):
+            return value
+        convert: Any = (math.trunc, (value,)) if cls.number is int else (operator.truediv, (value, 1))
+        return value.recorder.arithmetic(*convert)
+
+    @property
+    def number(cls) -> Any:
+        """The type itself."""
+        return cls.__base__
 
     def __instancecheck__(cls, value: Any) -> bool:
-        return isinstance(value, int)
+        return isinstance(value, cls.number)
 
     def __subclasscheck__(cls, kind: type) -> bool:
-        return issubclass(kind, int)
+        return issubclass(kind, cls.number)
 
     def __eq__(cls, other: Any) -> bool:
-        return other is int or other is cls
+        return other is cls.number or other is cls
 
     def __hash__(cls) -> int:
-        return hash(int)
+        return hash(cls.number)
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -188,4 +204,34 @@ class Int(int, metaclass=_KeepsSizes):
     dtype = np.dtype(int)  # for NumPy, which asks types that it does not know
 
 
-STAND_INS = {"type": Type, "int": Int}
+class Float(float, metaclass=_KeepsSizes):
+    """Stand for `float` in the code of a forward: `float(x.shape[0]) ** -0.5`."""
+    dtype = np.dtype(float)
+
+
+class _CountsTurns(type):
+    """Make a class act as `range` does, but that how many turns a loop over sizes takes is a question."""
+
+    def __call__(cls, *arguments: Any) -> range:
+        turns = range(*map(plain, arguments))
+        if any(isinstance(a, Number) for a in arguments):
+            start, stop, step = (0, *arguments, 1) if len(arguments) == 1 else (*arguments, 1)[:3]
+            span = stop - start if isinstance(start, Number) or start else stop
+            _ask_how_often(span if not isinstance(step, Number) and step == 1 else -(-span // step))
+        return turns
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, range)
+
+    def __eq__(cls, other: Any) -> bool:
+        return other is range or other is cls
+
+    def __hash__(cls) -> int:
+        return hash(range)
+
+
+class Range(metaclass=_CountsTurns):
+    """Stand for `range` in the code of a forward: a loop over chunks of the sequence takes more turns along a longer one."""
+
+
+STAND_INS = {"type": Type, "int": Int, "float": Float, "range": Range}

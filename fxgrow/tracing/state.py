@@ -165,7 +165,7 @@ class State:
 
     def _stand_in(self, on: bool) -> None:
         for names, asked in self.asking.values():
-            for name in asked - ({"int"} if "type" in asked else set()):  # `type(n) is int`
+            for name in asked - ({"int", "float"} if "type" in asked else set()):  # `type(n) is int`
                 if on:
                     names[name] = STAND_INS[name]
                 else:

@@ -457,6 +457,55 @@ def test_a_counter_of_training_steps_counts_them():
     assert not graph.meta["leaves"] and torch.equal(graph.state, torch.ones(4))
 
 
+# --- Sizes that tell how often something is done ---------------------------------------------------------------------------
+
+def in_chunks(model, x):
+    return torch.cat([x[:, i:i + 32] - x[:, i:i + 32].mean(1, True) for i in range(0, x.shape[1], 32)], 1)
+
+
+def until(model, x):
+    for i in range(x.shape[1]):
+        x = x * 2 if i == 40 else x
+    return x
+
+
+OFTEN = {  # and lengths for which the graph does as the model does; the others of 5, 20 and 64 are refused
+    "in chunks": (in_chunks, [5, 20]),
+    "in chunks from the end": (lambda m, x: x + len(range(x.shape[1] - 1, -1, -32)), [5, 20]),
+    "until a turn": (until, [5]),
+    "numbers that are zipped": (lambda m, x: x * sum(a * b for a, b in zip((1, 2, 3), range(x.shape[1]))), [5]),
+    "a list": (lambda m, x: x * (2 if len([0] * x.shape[1]) > 40 else 1), [5]),
+    "a word": (lambda m, x: x * (2 if len(x.shape[1] * "-") > 40 else 1), [5]),
+    "no loop at all": (lambda m, x: x + len(range(x.shape[1], 10)), [5]),
+    "no turn": (lambda m, x: x + len(range(100, x.shape[1])), [5, 20, 64]),
+    "over dimensions": (lambda m, x: x + x.sum(tuple(range(1, x.ndim)), True), [5, 20, 64]),
+    "bytes": (lambda m, x: x * (2 if x.nbytes > 1000 else 1), [5, 20]),
+    "an upper bound": (lambda m, x: x + sum(1 for i in range(8) if isinstance(range(i), range) and i < x.shape[1]), [5]),
+    "a quotient": (lambda m, x: x / float(x.shape[1]) + float(x.shape[1] ** 0.5) + float("0.5"), [5, 20, 64]),
+    "types": (lambda m, x: x + torch.zeros(2, 1, 1, dtype=float).to(float) + torch.ones(1, dtype=int) * int(True), [5, 20, 64]),
+}
+
+
+@pytest.mark.parametrize("name", OFTEN)
+def test_how_often_something_is_done_is_checked(name):
+    forward, same = OFTEN[name]
+    model = traced(forward)
+    graph = fxgrow.capture(model, torch.randn(2, 5, 4))
+    for length in (5, 20, 64):
+        x = torch.randn(2, length, 4)
+        if length in same:
+            assert torch.equal(graph(x), model(x))
+        else:
+            with pytest.raises(OtherInputs, match="this network was captured w"):
+                graph(x)
+
+
+def test_the_memory_of_a_tensor_is_not_asked_about():
+    model = traced(lambda m, x: x * (2 if x.untyped_storage().nbytes() > 1000 else 1))
+    with pytest.raises(fxgrow.errors.CaptureError, match="untyped_storage"):
+        fxgrow.capture(model, X)
+
+
 # --- Sizes below the example's, and together -------------------------------------------------------------------------------
 
 LONG = torch.randn(2, 5, 4)
@@ -473,7 +522,6 @@ CUT = {
     "computed after a cut": lambda m, x: x[:, :4] * x[:, :4].shape[1].bit_length(),
     "filled up": fills_up,
     "filled up by a list": lambda m, x: torch.cat([x, *[x[:, -1:] / 2] * (4 - x.shape[1])], 1),
-    "numbers that are zipped": lambda m, x: x * sum(a * b for a, b in zip((1, 2, 3, 4), range(x.shape[1]))),
 }
 
 
