@@ -225,8 +225,9 @@ class Interpreter(Factors):
         if not plain:
             return False
         left = Power(1).plus(self.power(op.ins[0])).plus(self.power(op.ins[1]))
-        if left and self.scaling:
-            self.take_back(next(v for v in op.ins if not v.param_only), left.times(-1))
+        of_data = [v for v in op.ins if not v.param_only]
+        if left and self.scaling and of_data:
+            self.take_back(of_data[0], left.times(-1))
             left = Power()
         if left:
             return False

@@ -162,7 +162,7 @@ class Type(type, metaclass=_AnswersForSizes):
 
 
 class _KeepsSizes(type):
-    """Make a class act as the type of number that it derives from does, but what it makes of numbers that remember does so."""
+    """Make a class act as the type that it derives from, but that what it makes of a number that remembers does so too."""
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         value = arguments[0] if len(arguments) == 1 and not options else None

@@ -168,6 +168,21 @@ def test_a_method_that_is_not_exact_is_replaced_or_refused():
         fxgrow.transform(model, x, [Widen("0", factor=1.5, method="netmorph", fallback="never")])
 
 
+def test_a_penalty_on_the_weights_alone_is_a_reason():
+    """A product of two parameters has no value of the data beside it that could take a factor back."""
+    class Orthogonal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.b(self.a(x).relu()), (self.a.weight.t() @ self.a.weight).diagonal().sum()
+
+    for method in ("r2r", "net2net"):
+        with pytest.raises(SelectionError, match="^nothing in the model can grow: a: "):
+            fxgrow.transform(Orthogonal(), torch.randn(3, 4), [Widen(factor=2, method=method, fallback="never")])
+
+
 def test_an_op_of_another_library_is_not_taken_for_atens():
     library = torch.library.Library("fxgrow_test", "DEF")
     library.define("relu(Tensor x) -> Tensor")

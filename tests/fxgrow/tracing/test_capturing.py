@@ -482,7 +482,7 @@ OFTEN = {  # and lengths for which the graph does as the model does; the others 
     "bytes": (lambda m, x: x * (2 if x.nbytes > 1000 else 1), [5, 20]),
     "an upper bound": (lambda m, x: x + sum(1 for i in range(8) if isinstance(range(i), range) and i < x.shape[1]), [5]),
     "a quotient": (lambda m, x: x / float(x.shape[1]) + float(x.shape[1] ** 0.5) + float("0.5"), [5, 20, 64]),
-    "types": (lambda m, x: x + torch.zeros(2, 1, 1, dtype=float).to(float) + torch.ones(1, dtype=int) * int(True), [5, 20, 64]),
+    "types": (lambda m, x: x + torch.ones(1, dtype=float).to(float) * torch.ones(1, dtype=int) * int(True), [5, 20, 64]),
 }
 
 
