@@ -10,10 +10,10 @@ from fxgrow.contents import kinds
 from fxgrow.contents.bindings import Certificate, Flip, Power
 from fxgrow.contents.factors import Factors
 from fxgrow.contents.kinds import AVERAGE, CONST, COPY, FREE, NIL, PAIR, SIGNED, ZERO, ByPart, Content, Known, Tag, Var
-from fxgrow.contents.learning import Learning, slope_of
+from fxgrow.contents.learning import Learning
 from fxgrow.contents.norms import normalised, refuse_division_by_zero
 from fxgrow.contents.rows import in_front, insist_on_measures, measure
-from fxgrow.contents.zeros import makers_of_zeros, scaled_to_zero
+from fxgrow.contents.zeros import makers_of_zeros, may_vanish, scaled_to_zero, slope_of
 
 Sources = Sequence[tuple[int, int]]  # (input, dimension) pairs
 # What may be taken over contents, and the factor that this leaves on it (on a deviation: its root).
@@ -109,6 +109,8 @@ class Interpreter(Factors):
             return open_ones[0]
         if open_ones:
             joined = kinds.by_part(kinds.added, some) if some else CONST
+            if joined == ZERO and self.zeroed and self.base == FREE:  # a bias learns where a weight had to be zero
+                joined = CONST
             some += [self.bind(var, joined) for var in open_ones]
         some = some or known[:1]
         return kinds.by_part(kinds.added, [*some, CONST] if constant else some)
@@ -147,7 +149,10 @@ class Interpreter(Factors):
 
     def _div(self, op: Op, sources: Sources) -> Tag:
         varying = [(i, d) for i, d in sources if i == 0 or self.tag(op.ins[i], d) != CONST]
-        return self._passed_on(op, varying) if all(i == 0 for i, _ in varying) else self._any(op, sources)
+        content = self._passed_on(op, varying) if all(i == 0 for i, _ in varying) else self._any(op, sources)
+        if any(i > 0 and may_vanish(self, op.ins[i], d) for i, d in varying):
+            raise Refusal(f"{op.node} divides by it, and new positions would be zero")
+        return content
 
     def _passed_on(self, op: Op, sources: Sources) -> Tag:
         """Return the content of a result that is the first source times something without the class."""
@@ -258,7 +263,7 @@ class Interpreter(Factors):
         left = None if isinstance(tag, ByPart) else REDUCED.get((tag, how))
         of_all = bool(left) or how == "mean"  # the number of positions matters
         if left is None or (of_all and not (self.is_covered(axis) if tag == COPY else self.is_alone(axis))):
-            raise Refusal(f"{op.node} takes the {op.how} over it")
+            raise self._refused(op)
         alone = sum(a.size > 1 for _, _, a in op.reduced) == 1
         if left and not alone:
             raise Refusal(f"{op.node} takes the {op.how} over it together with other axes")
@@ -268,6 +273,22 @@ class Interpreter(Factors):
             self.means[op.outs[-1]] = op.ins[0]
         self.asked |= tag == ZERO or (tag == AVERAGE and bool(left))
         self._note_factor(op, left)
+
+    def _refused(self, op: Reduce) -> Refusal:
+        """Return the refusal of what is taken over the class; of parameters, one that asks for zeros if it may."""
+        reason = f"{op.node} takes the {op.how} over it"
+        zeros = [(i, d) for i, d, axis in op.reduced if self.atom in atoms(axis) and op.ins[i].param_only]
+        if not zeros or REDUCED.get((ZERO, op.how)) != Power():
+            return Refusal(reason)
+        return NeedsZeros(reason, set().union(*(makers_of_zeros(self, op.ins[i], d) for i, d in zeros)))
+
+    def zeros_for(self, op: Op) -> set[tuple[str, int]]:
+        """Return the parameter axes which, zero at new positions, make a computed weight zero in a sum of products."""
+        sides = [(op.ins[i], d) for i, d, e in op.reduced if self.atom in atoms(e)]
+        try:
+            return set().union(*(makers_of_zeros(self, v, d) for v, d in sides if v.param_only and v.source is None))
+        except Refusal:
+            return set()
 
     def _note_factor(self, op: Reduce, left: Power) -> None:
         """Note the factor that is left on what is taken, and that which was there before."""

@@ -9,25 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fxgrow.aten import POOLED, at_zero
 from fxgrow.axis import Contract, Map, Normalise, Op, Reduce, Value, atoms
 from fxgrow.contents.bindings import Bindings
 from fxgrow.contents.kinds import NIL, ZERO, ByPart
-from fxgrow.contents.zeros import scaled_to_zero
+from fxgrow.contents.zeros import scaled_to_zero, slope_of
 
 Place = tuple[Value, int, int | None]  # a dimension of a value, and which part of it, where parts differ
 STEPS = 3
 FLAT_TOTALS = ("norm", "sample variance", "another variance")  # without a slope at zeros that are added to them
-
-
-def slope_of(op: Op) -> tuple[bool, bool] | None:
-    """Return whether an op's value at zero is other than zero, and its slope (None: not finite), as far as that is known."""
-    made = op.outs[0].made
-    if getattr(op, "fn", "") in ("mul", "div", "linear") or op.name in POOLED or "pool" in op.name:
-        return False, True
-    if made is None or made.name != op.name:
-        return False, False
-    return at_zero(op.name, len(op.ins[0].axes), made.args)
 
 
 @dataclass

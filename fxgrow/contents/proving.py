@@ -44,8 +44,10 @@ def certify(tape: Tape, atom: Atom, base: str, exact: bool = True, scaling: bool
             return certificate
         except NeedsFlip as stop:
             turned = [] if scaling else [side for op in stop.ops for side in _turned(interpreter, op, flips)]
+            more = set().union(*map(interpreter.zeros_for, stop.ops)) - zeroed
             todo += [(flips | side, zeroed) for side in reversed(turned)]
-            reason = reason or ("" if turned else str(stop))
+            todo[:0] = [(flips, zeroed | more)] if more else []
+            reason = reason or ("" if turned or more else str(stop))
         except NeedsZeros as stop:
             more = stop.places - zeroed
             todo += [(flips, zeroed | more)] if more else []

@@ -5,10 +5,11 @@ from math import prod
 
 from torch import Tensor
 
+from fxgrow.aten import POOLED, at_zero
 from fxgrow.axis import Contract, Map, Normalise, Op, Reduce, Value
 from fxgrow.common import Refusal
 from fxgrow.contents.bindings import Bindings
-from fxgrow.contents.kinds import ZERO
+from fxgrow.contents.kinds import ZERO, Var
 
 PER_CHANNEL = ("batch_norm", "standardise")
 
@@ -35,6 +36,33 @@ def makers_of_zeros(held: Bindings, value: Value, dim: int) -> set[tuple[str, in
     if not sources:
         raise Refusal(f"{'what makes it' if op is None else op.node} gives no zeros that something else needs")
     return set().union(*(makers_of_zeros(held, op.ins[i], d) for i, d in sources))  # type: ignore[union-attr]
+
+
+def slope_of(op: Op) -> tuple[bool, bool] | None:
+    """Return whether an op's value at zero is other than zero, and its slope (None: not finite), as far as that is known."""
+    made = op.outs[0].made
+    if getattr(op, "fn", "") in ("mul", "div", "linear") or op.name in POOLED or "pool" in op.name:
+        return False, True
+    if made is None or made.name != op.name:
+        return False, False
+    return at_zero(op.name, len(op.ins[0].axes), made.args)
+
+
+def may_vanish(held: Bindings, value: Value, dim: int) -> bool:
+    """Tell whether new positions of a value, by what is known of them, may be zero throughout."""
+    tag = held.tag(value, dim)
+    if isinstance(tag, Var):
+        return False
+    if ZERO in getattr(tag, "contents", [tag]):
+        return True
+    op = value.op
+    if value.source is not None or not isinstance(op, (Map, Reduce, Contract)) or getattr(op, "const", False):
+        return False
+    found = [may_vanish(held, op.ins[i], d) for i, d in held.sources(op, dim)]
+    if isinstance(op, Contract) or getattr(op, "fn", "") in ("mul", "div"):
+        return any(found)
+    constant = op.fn == "linear" and len(found) < len(op.ins)
+    return bool(found) and all(found) and not constant and not (slope_of(op) or (True,))[0]
 
 
 def _smallest(held: Bindings, op: Op, sources: list[tuple[int, int]]) -> list[tuple[int, int]]:

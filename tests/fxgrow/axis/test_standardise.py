@@ -171,3 +171,41 @@ def test_a_stock_class_with_a_scale_of_its_size(method):
     ratio = grown["gain"][:6] / small.gain
     factor = {"r2r": 2 ** 0.5, "net2net": 0.5 ** 0.5, "netmorph": 1}[method]
     torch.testing.assert_close(ratio, torch.full_like(ratio, factor))
+
+
+class LowRank(nn.Module):
+    """A weight, a low rank that is added to it, and a magnitude of each row of the sum (DoRA)."""
+
+    def __init__(self, inputs, outputs, length):
+        super().__init__()
+        self.weight, self.magnitude = nn.Linear(inputs, outputs).weight, nn.Parameter(torch.rand(outputs, 1) + 0.5)
+        self.down, self.up = nn.Parameter(torch.randn(2, inputs)), nn.Parameter(torch.randn(outputs, 2))
+        self.length = length
+
+    def forward(self, x):
+        weight = self.weight + self.up @ self.down
+        return F.linear(x, self.magnitude * weight / self.length(weight))
+
+
+LENGTHS = {"norm": lambda w: w.norm(dim=1, keepdim=True), "sum": lambda w: w.abs().sum(1, keepdim=True),
+           "root": lambda w: w.square().sum(1, keepdim=True).sqrt()}
+
+
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.RMSNorm(10)])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_no_row_is_zero_where_its_length_divides(length, norm):
+    """Zeros behind a norm would be 0 / 0; rows that are looked at from both sides hold numbers, and new columns zeros."""
+    model = nn.Sequential(LowRank(6, 8, LENGTHS[length]), nn.ReLU(), LowRank(8, 10, LENGTHS[length]), norm, nn.Linear(10, 3))
+    grown = grow(model, torch.randn(4, 6), Widen(factor=2, seed=0))
+    assert grown.model.get_parameter("0.up").shape == (16, 4) and grown.model.get_parameter("2.down").shape == (4, 16)
+    assert not grown.model.get_parameter("2.weight")[:, 8:].any()
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_weight_norm_of_columns_and_of_all_numbers(dim):
+    """New rows are zero where they count in the norm of others, and their bias is not; else the gain of new columns is."""
+    model = nn.Sequential(weight_norm(nn.Linear(6, 8), dim=dim), nn.ReLU(), weight_norm(nn.Linear(8, 10), dim=dim),
+                          nn.Tanh(), nn.Linear(10, 3))
+    grown = grow(model, torch.randn(4, 6), Widen(factor=2, seed=0))
+    assert [grown.model.get_submodule(name).weight.shape for name in "024"] == [(16, 6), (20, 16), (3, 20)]
+    assert grown.model.get_parameter("0.bias")[8:].all()
