@@ -10,11 +10,13 @@ from typing import Any
 from torch.fx import Graph, GraphModule, Node
 
 from fxgrow.archive import allow
+from fxgrow.archive.own import missing
 from fxgrow.archive.structure import is_readable
 from fxgrow.archive.tree import Tree
 from fxgrow.archive.values import Unencodable, decode, encode, fields
 from fxgrow.errors import ArchiveError
 from fxgrow.graph import find_module, keep_grad_mode
+from fxgrow.layers import Applied
 
 MAX_NODES = 100_000  # torch.fx compiles a function of as many lines
 NODE = {"op": str, "name": str, "target": (str, dict), "args": list, "kwargs": dict}
@@ -60,6 +62,8 @@ def _encode_target(node: Node) -> Any:
     name = allow.function_name(function)
     if name is not None:
         return name
+    if isinstance(function, Applied):
+        return {"function": f"{function.function.__module__}.{function.function.__qualname__}"}
     if allow.is_named_tuple(function):
         return {"namedtuple": [function.__name__, list(function._fields)]}
     if dataclasses.is_dataclass(function):
@@ -117,6 +121,9 @@ def _decode_node(graph: Graph, nodes: dict[str, Node], entry: Any, tree: Tree) -
 
 
 def _function(target, args: tuple, kwargs: dict, tree: Tree | None = None):
+    if isinstance(target, dict) and "function" in target:
+        name, = fields(target, "a function of a network's own", {"function": str})
+        return Applied(missing(name) if tree is None or tree.donor is None else tree.donor.function(name))
     if isinstance(target, dict):
         kind = "dataclass" if "dataclass" in target else "namedtuple"
         content, = fields(target, "a class of outputs", {kind: list})

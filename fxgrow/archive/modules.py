@@ -20,6 +20,7 @@ from fxgrow.archive.structure import OWN_OF_MODULE, Nesting, is_dense, missing_c
 from fxgrow.archive.values import Unencodable, encode
 from fxgrow.errors import ArchiveError
 from fxgrow.graph import is_captured, tensors_of, trains
+from fxgrow.layers import Applied
 from fxgrow.record import GrowthRecord
 
 PREFIX = "model/"
@@ -63,6 +64,8 @@ class Encoder:
         for gm in self.graphs.values():
             called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
             self._layers.update(id(m) for path in called for m in gm.get_submodule(path).modules())
+            if any(isinstance(n.target, Applied) for n in gm.graph.nodes):
+                self.version = OWN_CODE
         for module in model.modules():
             self._is_own(module)
         self._add_module(model, "")

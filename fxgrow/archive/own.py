@@ -2,19 +2,24 @@
 
 Numbers and tensors are the file's; words, functions and objects are the instance's, and its words must be those of the file.
 """
+import sys
 from collections.abc import Iterable
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from fxgrow.archive.hooks import hooks_of, name_of
 from fxgrow.archive.structure import OWN_OF_MODULE, is_data, usable_attribute
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import clone_structure, find_module
+from fxgrow.graph import clone_structure, find_module, is_of_user
 
 OWN = {"own": str, "at": (str, type(None))}
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
+INTO = "load the file into an instance of the class that was saved, as fxgrow.load(path, into=instance) (command line: " \
+    "--into package.module:factory)"
 NUMBERS = (bool, int, float, complex, torch.Size)
 
 
@@ -54,8 +59,7 @@ class Donor:
         if self.model is None:
             what = f"{name} itself cannot be captured, and its own code cannot go into an archive" if at == "" else \
                 f"layer {at or 'of a new block'!r} is of class {name}, whose code was not recorded; an archive holds no code"
-            raise ArchiveError(f"{what}: load the file into an instance of the class that was saved, as fxgrow.load(path, "
-                               "into=instance) (command line: --into package.module:factory)")
+            raise ArchiveError(f"{what}: {INTO}")
         found = find_module(self.model, at) if at is not None else self._one_of(name)
         if found is None or not _is_called(found, name):
             kind = "nothing" if found is None else f"a {full_name(found)}"
@@ -66,6 +70,19 @@ class Donor:
         self._given.update(id(m) for m in found.modules())
         return found
 
+    def function(self, name: str) -> type[Function]:
+        """Return the function with a backward of its own that the code of the user's instance knows by this name."""
+        if self.into is None:
+            raise ArchiveError(f"it calls {name}, a torch.autograd.Function of the network's own, and a file holds no code: "
+                               f"{INTO}")
+        called = name.rpartition(".")[2]
+        found = [f for f in _functions_of(self.into) if f.__name__ == called]
+        exact = [f for f in found if f"{f.__module__}.{f.__qualname__}" == name] or found
+        if len(exact) != 1:
+            raise ArchiveError(f"the code of into= knows {len(exact)} torch.autograd.Functions named {called}, and the file "
+                               f"has {name}: pass an instance of the class that was saved, not a {type(self.into).__name__}")
+        return exact[0]
+
     def _one_of(self, name: str) -> nn.Module | None:
         """Return any module of a class, all of which have the same code."""
         found = [m for m in self.model.modules() if _is_called(m, name)]  # type: ignore[union-attr]
@@ -73,6 +90,25 @@ class Donor:
             raise ArchiveError(f"the modules of class {name} in into= are not all alike, and the file does not say of which "
                                "its new one is a copy: give them equal settings")
         return found[0] if found else None
+
+
+def missing(name: str) -> type[Function]:
+    """Return what stands for a function with a backward of its own where only the numbers of a file are read."""
+    return type(name.rpartition(".")[2], (Function,), {})
+
+
+def _functions_of(model: nn.Module) -> list[type[Function]]:
+    """Return the functions with a backward of their own in the modules of Python that a model's code comes from or reads."""
+    waiting = [sys.modules.get(cls.__module__) for module in model.modules() for cls in type(module).__mro__]
+    seen: dict[int, Any] = {}
+    while waiting:
+        place = waiting.pop()
+        if isinstance(place, ModuleType) and id(place) not in seen and is_of_user(getattr(place, "__file__", None) or ""):
+            seen[id(place)] = place
+            waiting += [v if isinstance(v, ModuleType) else sys.modules.get(getattr(v, "__module__", None) or "")
+                        for v in list(vars(place).values()) if isinstance(v, (ModuleType, FunctionType, type))]
+    return list(dict.fromkeys(v for place in seen.values() for v in vars(place).values()
+                              if isinstance(v, type) and issubclass(v, Function) and v is not Function))
 
 
 def _is_called(module: nn.Module, name: str) -> bool:

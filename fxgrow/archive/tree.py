@@ -43,7 +43,7 @@ class Tree:
         self._layers: set[int] = set()
         self._nesting = Nesting()
         self._used: set[int] = set()
-        self._entries = modules
+        self._entries, self.donor = modules, donor
         self._places = {} if donor is None else self._lent(donor)
         for index, entry in enumerate(modules):
             self._add_module(index, entry)

@@ -236,3 +236,41 @@ def test_a_scripted_part_comes_back_into_an_instance(path):
     back = fxgrow.load(path, into=Scripted().double())
     assert back.first.out_features == 12 and torch.equal(back(OTHER), grown.model(OTHER))
     assert torch.equal(back.eval()(OTHER), grown.model.eval()(OTHER))
+
+
+class Clip(torch.autograd.Function):
+    """A step whose gradient is another one's."""
+
+    @staticmethod
+    def forward(ctx, x, by):
+        return (x * by).relu()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 3 * gradient, None
+
+
+class Stepped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.mid, self.last = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(Clip.apply(self.mid(torch.tanh(self.first(x))), 1.5))
+
+
+def test_a_function_with_a_backward_is_that_of_the_instance(path):
+    model, grown = saved(Stepped, path, [Widen(factor=2, seed=0), Deepen(seed=0)])
+    with pytest.raises(ArchiveError, match=r"test_own.Clip, a torch.autograd.Function .* into=instance"):
+        fxgrow.load(path)
+    with pytest.raises(ArchiveError, match=r"knows 0 torch.autograd.Functions named Clip"):
+        fxgrow.load(path, into=nn.Linear(1, 1))
+    loaded = fxgrow.load(path, into=Stepped())
+    same(run(grown.model, (OTHER,), False), run(loaded, (OTHER,), False))
+    for each in (grown.model, loaded):
+        each(OTHER).sum().backward()
+    for name, p in loaded.named_parameters():
+        torch.testing.assert_close(p.grad, grown.model.get_parameter(name).grad, rtol=0, atol=0)
+    small = loaded.meta["fxgrow"]["record"].shrink(loaded)
+    same(run(model, (OTHER,), False), run(small, (OTHER,), False))
+    assert load_weights(path).keys() == loaded.state_dict().keys()
