@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from fxgrow.cost import count_flops
 from fxgrow.errors import GrowthError, TrainError
 from fxgrow.graph import shards_in
-from fxgrow.loops import moving, sharding
+from fxgrow.loops import averages, moving, sharding
 from fxgrow.loops.auto import Ahead, Auto
 from fxgrow.loops.effects import Effects, LastGrowth
 from fxgrow.loops.norms import measure_statistics
@@ -47,8 +47,8 @@ class Grower:
             `auto` grows when that promises more for a FLOP, and `grower.auto.why` says why it did, or did not yet.
         example_inputs: as for `transform`; None: those of the first call of the model.
         scheduler: only checked: that its optimizer is one of these.
-        ema: an average of the model's numbers: torch's AveragedModel, what else keeps a copy as `.module` (timm), or a dict
-            of tensors by name.
+        ema: an average of the model's numbers, or several: torch's AveragedModel, what else keeps a copy of the model as an
+            attribute (timm's ModelEma), such a copy itself, or a dict of tensors by name.
         seed: of every growth.
         steps_per_epoch: for entries of `epoch=`. total_steps: for `fraction=` and `auto`.
         wrap: makes of a grown model what is trained, where wrapping it as it was is not enough (blocks compiled one by one).
@@ -66,7 +66,7 @@ class Grower:
                  steps_per_epoch: int | None = None, total_steps: int | None = None,
                  wrap: Callable[[nn.Module], nn.Module] | None = None, in_place: bool = False,
                  plain: nn.Module | None = None):
-        self.model, self.inputs, self.ema, self.seed = model, example_inputs, ema, seed
+        self.model, self.inputs, self.averages, self.seed = model, example_inputs, averages.averages_in(ema), seed
         self.optimizers = [moving.innermost(o) for o in (optimizer if isinstance(optimizer, Sequence) else [optimizer])]
         self.entries = [parse_growth(text) for text in ([grow] if isinstance(grow, str) else grow)]
         self.steps_per_epoch, self.total_steps, self.wrap, self.in_place = steps_per_epoch, total_steps, wrap, in_place
@@ -91,9 +91,9 @@ class Grower:
     def _check(self, scheduler: Any) -> None:
         for entry in self.entries:
             self.check_entry(entry)
-        if self.ema is not None:
-            moving.insist_average(self.ema)
-        if self.plain is not None and (self.ema is not None or self.in_place or not shards_in(self.inner)):
+        for average in self.averages:
+            averages.insist_average(average, self.inner, self.in_place)
+        if self.plain is not None and (self.averages or self.in_place or not shards_in(self.inner)):
             raise GrowthError("plain= is for a sharded model, which grows without ema= and in_place=: keep an average of it "
                               "in the loop")
         named = {id(p) for p in self.inner.parameters()}
@@ -138,7 +138,7 @@ class Grower:
             return {"lr": rates.scale * rates.warmth(self.done), "weight_decay": rates.decay_scale}
 
         for one in self.optimizers:
-            moving.scale_rates(one, factors)
+            moving.scale_rates(one, factors, lambda: self.inner)
 
     def step(self, step: int, loss: Tensor | float | None = None) -> nn.Module:
         """Tell of a step that was just taken, and return the model to go on with: the same, or the grown one.
@@ -280,15 +280,23 @@ class Grower:
         self.effects.lift()
         if self.plain is not None:
             old = sharding.gathered(old, self.plain)
-        with torch.autocast(self._device.type, enabled=False):
-            growth = self.grown(old, inputs, entry, seed)
-            new, record = growth.grown.model, growth.record
-            for optimizer in self.optimizers:
+        try:
+            with torch.autocast(self._device.type, enabled=False):
+                growth = self.grown(old, inputs, entry, seed)
+                new, record = growth.grown.model, growth.record
                 if self.plain is not None:
-                    sharding.exchange(optimizer, dict(self.inner.named_parameters()), old, sharding.gather_state)
-                moving.move_optimizer(record, optimizer, new, old, reset=entry.options["optimizer"] == "reset")
-            if self.ema is not None:
-                moving.move_average(record, self.ema, new, inputs, entry, seed)
+                    for optimizer in self.optimizers:
+                        sharding.exchange(optimizer, dict(self.inner.named_parameters()), old, sharding.gather_state)
+                moved = [moving.moved_optimizer(record, o, new, old, reset=entry.options["optimizer"] == "reset")
+                         for o in self.optimizers]
+                put = [averages.moved_average(record, average, old, new, inputs, entry, seed) for average in self.averages]
+        except Exception:
+            self.renew()
+            raise
+        for optimizer, other in zip(self.optimizers, moved):
+            moving.take_over(optimizer, other)
+        for put_one in put:
+            put_one()
         numbers = [_size(m) for m in (old, new)]
         self._put(new)
         self.rates = after_growth(self.rates, entry.options, self.done, numbers[0] / numbers[1], self.warmup)
@@ -406,8 +414,8 @@ class Grower:
         self.effects.lift()
         for optimizer, groups in zip(self.optimizers, state["groups"]):
             moving.regroup(optimizer, new, old, groups)
-        if self.ema is not None:
-            moving.replace_average(self.ema, new)
+        for average in self.averages:
+            averages.replace_average(average, old, new)
         self._put(new)
         self._structure = state["structure"]
 

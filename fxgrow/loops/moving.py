@@ -1,10 +1,10 @@
-"""What trains a model, taken over to the grown one in place: whoever holds the optimizer or the average goes on with it.
+"""What trains a model, taken over to the grown one in place: whoever holds the optimizer goes on with it.
 
-What lives here: optimizers, their groups, factors on their rates, averages. What does not: single states (record).
+What lives here: optimizers, their groups, factors on their rates, inputs. What does not: single states (record), averages.
 """
-import copy
+import contextlib
 import inspect
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxgrow.aten import tree_map
-from fxgrow.compare import verify
 from fxgrow.errors import GrowthError
-from fxgrow.graph import unwrapped
-from fxgrow.growth import transform
-from fxgrow.loops.schedule import Entry
-from fxgrow.record import GrowthRecord
+from fxgrow.record import GrowthRecord, insist_plain
 
 BESIDE = "beside."  # in front of the number of a parameter that an optimizer has and the model has not
 
@@ -27,8 +23,7 @@ def innermost(optimizer: Any) -> Optimizer:
     inner = getattr(optimizer, "optimizer", None)
     if isinstance(inner, Optimizer) and inner.param_groups is optimizer.param_groups:
         return innermost(inner)
-    if not isinstance(optimizer, Optimizer):
-        raise GrowthError(f"a {type(optimizer).__name__} is no torch.optim.Optimizer: give the optimizer, or several")
+    insist_plain(optimizer)
     return optimizer
 
 
@@ -40,15 +35,38 @@ def named_in(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     return named | {f"{BESIDE}{i}": p for i, p in enumerate(others)}
 
 
-def move_optimizer(record: GrowthRecord, optimizer: Optimizer, new: nn.Module, old: nn.Module, reset: bool = False) -> None:
-    """Let an optimizer of the small model train the grown one, its state migrated, or left out where it is `reset`."""
+def moved_optimizer(record: GrowthRecord, optimizer: Optimizer, new: nn.Module, old: nn.Module, reset: bool = False
+                    ) -> Optimizer:
+    """Return an optimizer of the grown model, with the state that the small one's has, or none where it is `reset`.
+
+    Raises:
+        GrowthError: its state cannot follow the growth; says why.
+    """
     before = named_in(optimizer, old)
     beside = {name: p for name, p in before.items() if name.startswith(BESIDE)}
-    migrated = record.migrate_optimizer(optimizer, [*new.named_parameters(remove_duplicate=False), *beside.items()], before)
-    for group, grown in zip(optimizer.param_groups, migrated.param_groups):
+    with _without_state(optimizer) if reset else contextlib.nullcontext():
+        try:
+            return record.migrate_optimizer(optimizer, [*new.named_parameters(remove_duplicate=False), *beside.items()],
+                                            before)
+        except GrowthError as why:
+            raise GrowthError(f"{why}{'' if reset else ', which `optimizer=reset` in the entry does here'}") from why
+
+
+@contextlib.contextmanager
+def _without_state(optimizer: Optimizer) -> Iterator[None]:
+    kept = {p: optimizer.state.pop(p) for p in list(optimizer.state)}
+    try:
+        yield
+    finally:
+        optimizer.state.update(kept)
+
+
+def take_over(optimizer: Optimizer, moved: Optimizer) -> None:
+    """Let an optimizer train what `moved` does, in the same groups and from the same state."""
+    for group, grown in zip(optimizer.param_groups, moved.param_groups):
         group.update((key, grown[key]) for key in ("params", "param_names") if key in grown)
     optimizer.state.clear()
-    optimizer.state.update({} if reset else migrated.state)
+    optimizer.state.update(moved.state)
 
 
 def names_of(optimizer: Optimizer, model: nn.Module) -> list[list[str]]:
@@ -81,54 +99,28 @@ def insist_groups(optimizer: Optimizer, model: nn.Module, groups: Sequence[Seque
         regroup(optimizer, model, model, groups)
 
 
-def scale_rates(optimizer: Optimizer, factors: Callable[[], dict[str, float]]) -> None:
-    """Multiply settings of all groups (the rate, the decay) during each step alone, so that schedulers do not see it."""
-    kept: list[dict[str, Any]] = []
+def scale_rates(optimizer: Optimizer, factors: Callable[[], dict[str, float]], trained: Callable[[], nn.Module]) -> None:
+    """Multiply settings of a model's groups (rate, decay) during each step alone, so that schedulers do not see it."""
+    kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def restore(*_) -> None:
-        for group, settings in zip(optimizer.param_groups, kept):
+        for group, settings in kept:
             group.update(settings)
         kept.clear()
 
     def scale(*_) -> None:
         restore()  # of a step that was broken off
         scaled = {name: factor for name, factor in factors().items() if factor != 1.0}
-        kept.extend({name: group[name] for name in scaled if name in group} for group in optimizer.param_groups)
-        for group, settings in zip(optimizer.param_groups, kept):
+        own = {id(p) for p in trained().parameters()} if scaled else set()
+        kept.extend((group, {name: group[name] for name in scaled if name in group}) for group in optimizer.param_groups
+                    if any(id(p) in own for p in group["params"]))
+        for group, settings in kept:
             group.update((name, value * scaled[name]) for name, value in settings.items())
 
     optimizer.register_step_pre_hook(scale)
-    optimizer.register_step_post_hook(restore)
-
-
-def insist_average(average: Any) -> None:
-    """Refuse what is no average of a model's numbers that can be taken along."""
-    if not isinstance(getattr(average, "module", None), nn.Module) and not isinstance(average, MutableMapping):
-        raise GrowthError(f"a {type(average).__name__} is no average that can follow a growth: give one that has the "
-                          "averaged copy as .module (torch's AveragedModel, timm's ModelEma), or a dict of tensors by name")
-
-
-@torch.no_grad()
-def move_average(record: GrowthRecord, average: Any, new: nn.Module, inputs: Any, entry: Entry, seed: int) -> None:
-    """Let an average of the small model's numbers be one of the grown model's: it computes what it did.
-
-    Where the average's numbers at new positions do not follow from the model's (in a LayerNorm's stream they are means of
-    old ones), the average is grown by the same passes.
-    """
-    if isinstance(average, MutableMapping):
-        moved = record.migrate_tensors(average, like=new)
-        average.clear()
-        average.update(moved)
-        return
-    old = unwrapped(average.module)
-    numbers = record.migrate_tensors(old.state_dict(), like=new)
-    moved = copy.deepcopy(new).requires_grad_(any(p.requires_grad for p in old.parameters()))
-    moved.load_state_dict(numbers, strict=False)
-    device = next(old.parameters()).device
-    moved.to(device)
-    if not verify(old, moved, on_device(inputs, device)).ok:
-        moved = transform(old, on_device(inputs, device), entry.instances(seed)).model
-    average.module = moved.train(old.training)
+    mine = optimizer.register_step_post_hook(restore)
+    hooks: Any = mine.hooks_dict_ref()
+    hooks.move_to_end(mine.id, last=False)  # what was scaled last, for another model, is restored first
 
 
 def on_device(inputs: Any, device: torch.device) -> Any:
@@ -140,10 +132,3 @@ def as_inputs(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | 
     """Return the inputs of a call as `transform` takes them, in tensors of their own: by place, or by name if any is."""
     given = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments) if args and kwargs else args or kwargs
     return tree_map(lambda value: value.detach().clone() if isinstance(value, Tensor) else value, given)
-
-
-def replace_average(average: Any, new: nn.Module) -> None:
-    """Let an average keep a copy of a model that was rebuilt; its own state is loaded next."""
-    if not isinstance(average, MutableMapping):
-        trains = any(p.requires_grad for p in average.module.parameters())
-        average.module = copy.deepcopy(new).requires_grad_(trains).train(average.module.training)

@@ -34,7 +34,8 @@ def wrapped_as(model: nn.Module, grown: nn.Module) -> nn.Module:
     if isinstance(model, DistributedDataParallel):
         return DistributedDataParallel(wrapped_as(model.module, grown), **settings_of(model))
     if isinstance(model, DataParallel):
-        return DataParallel(wrapped_as(model.module, grown), model.device_ids, model.output_device, model.dim)
+        settings = {name: vars(model)[name] for name in ("device_ids", "output_device", "dim") if vars(model).get(name)}
+        return DataParallel(wrapped_as(model.module, grown), **settings)  # without a GPU it has none
     return grown
 
 

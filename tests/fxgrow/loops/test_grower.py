@@ -135,6 +135,88 @@ def test_an_average_may_be_a_dict_and_an_optimizer_may_train_more_than_the_model
     assert any(p is temperature for p in optimizer.param_groups[0]["params"]) and optimizer.state[temperature]
 
 
+class Shadow:
+    """An average of someone's own, which keeps its copy under a name of its own."""
+
+    def __init__(self, model: nn.Module):
+        self.shadow, self.decay = copy.deepcopy(model).requires_grad_(False), 0.9
+
+
+def test_averages_may_be_copies_and_objects_around_copies_and_several():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average, shadow, parameters = copy.deepcopy(model), Shadow(model), {n: p.clone() for n, p in model.named_parameters()}
+    grower = fxgrow.Grower(model, optimizer, ["step=1: widen where=0 factor=2", "step=2: deepen where=3"], X,
+                           ema=[average, shadow, parameters])
+    before = average(X)
+    for step in range(2):
+        (model(X) - X[:, :3]).square().mean().backward()
+        optimizer.step()
+        model = grower.step(step)
+    assert torch.allclose(average(X), before, atol=1e-6) and torch.allclose(shadow.shadow(X), before, atol=1e-6)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    assert shapes == {n: p.shape for n, p in average.named_parameters()} == {n: p.shape for n, p in parameters.items()}
+    assert not any(p.requires_grad for p in shadow.shadow.parameters()) and not torch.equal(model(X), before)
+
+
+def test_an_average_that_is_a_copy_goes_on():
+    def made(model: nn.Module) -> tuple[nn.Module, fxgrow.Grower]:
+        average = copy.deepcopy(model)
+        return average, fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1), WIDEN, X, ema=average)
+
+    (average, grower), (again, other) = made(network()), made(network(1))
+    grower.step(3)
+    other.load_state_dict(grower.state_dict())
+    again.load_state_dict(average.state_dict())
+    assert torch.equal(again(X), average(X)) and again.get_parameter("3.weight").shape == (16, 8)
+
+
+def test_an_average_that_holds_the_model_wants_it_to_stay_the_object():
+    model = network()
+    optimizer, average = torch.optim.SGD(model.parameters(), lr=0.1), Shadow(model)
+    average.online = model
+    with pytest.raises(GrowthError, match="in_place=True"):
+        fxgrow.Grower(model, optimizer, WIDEN, X, ema=average)
+    fxgrow.Grower(model, optimizer, WIDEN, X, ema=average, in_place=True).step(3)
+    assert average.shadow.get_parameter("3.weight").shape == average.online.get_parameter("3.weight").shape == (16, 8)
+
+
+def test_two_models_of_one_optimizer_have_rates_of_their_own():
+    first, second = network(), nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD([{"params": first.parameters()}, {"params": second.parameters()}], lr=0.5)
+    growers = [fxgrow.Grower(first, optimizer, "step=1 lr=ratio: widen where=3 factor=2", X),
+               fxgrow.Grower(second, optimizer, "step=2 lr=ratio: widen where=0 factor=2", X[:, :3])]
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append([group["lr"] for group in optimizer.param_groups]))
+    for step in range(3):
+        second(first(X)).sum().backward()
+        optimizer.step()
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+        first, second = (grower.step(step) for grower in growers)
+    assert seen[0] == [0.5, 0.5] and seen[1][0] < seen[1][1] == 0.5 and seen[2][0] == seen[1][0] and seen[2][1] < 0.5
+
+
+def test_a_state_that_cannot_follow_is_left_as_it_is_or_begins_anew():
+    model = network()
+    optimizer = torch.optim.Adafactor(model.parameters())       # one number for each row and column
+    model(X).sum().backward()
+    optimizer.step()
+    average, groups, states = copy.deepcopy(model), [*optimizer.param_groups[0]["params"]], len(optimizer.state)
+    grower = fxgrow.Grower(model, optimizer, "step=1: widen where=3 factor=2", X, ema=average)
+    with pytest.raises(GrowthError, match="`optimizer=reset` in the entry"):
+        grower.step(0)
+    assert grower.model is model and average.get_parameter("3.weight").shape == (8, 8) and len(optimizer.state) == states
+    assert all(p is q for p, q in zip(optimizer.param_groups[0]["params"], groups, strict=True))
+    grown = fxgrow.Grower(model, optimizer, "step=1 optimizer=reset: widen where=3 factor=2", X).step(0)
+    assert not optimizer.state and optimizer.param_groups[0]["params"][4] is grown.get_parameter("3.weight")
+
+
+def test_without_a_gpu_a_data_parallel_model_is_wrapped_again():
+    model = nn.DataParallel(network(), device_ids=[])
+    grown = fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1), WIDEN, X).step(3)
+    assert isinstance(grown, nn.DataParallel) and grown.module.get_parameter("3.weight").shape == (16, 8)
+
+
 def test_two_optimizers_each_take_what_is_theirs():
     model = network()
     matrices = torch.optim.SGD([p for p in model.parameters() if p.ndim == 2], lr=0.1, momentum=0.9)
