@@ -115,7 +115,7 @@ def guard_sizes(recording: Recorder, args: tuple, kwargs: dict, both: bool = Fal
     if asked:
         _check_inputs(recording, inputs, checks)
     for guard in reversed(recording.guards):  # the first question stands in front of those about the same value
-        if (guard.decides or (guard.varies and not guard.loose)) and not guard.idle:
+        if _is_checked(guard):
             _check_guard(recording.graph, guard)
     return in_train_mode
 
@@ -172,9 +172,33 @@ def _are_free(recording: Recorder, inputs: Inputs, groups: list[list[Axis]], che
         not any(guard.decides and guard.moving for guard in recording.guards)
 
 
-def takes_one(recording: Recorder, args: tuple, kwargs: dict) -> bool:
-    """Tell whether the graph of a recording is right for inputs of which an axis is one long."""
-    return not recording.reads_sizes or isinstance(replay(recording, args, kwargs, ReplayAtOne), Replay)
+def at_one(recording: Recorder, inputs: tuple[tuple, dict] | None) -> dict[tuple, Any]:
+    """Return what is asked for inputs of which an axis is one long, with the answers; nothing without such inputs.
+
+    Raises:
+        Differs: the graph is not right there.
+    """
+    if inputs is None or not recording.reads_sizes:
+        return {}
+    again = replay(recording, *inputs, ReplayAtOne)
+    if not isinstance(again, ReplayAtOne):
+        raise Differs("a batch of one")
+    return again.answers
+
+
+def let_through(recording: Recorder, answers: dict[tuple, Any]) -> None:
+    """Insist that the checks which stand in a graph let these answers through.
+
+    Raises:
+        Differs: one does not.
+    """
+    checked = filter(_is_checked, recording.guards)
+    if any(answers.get(question(g.operation, g.operands), g.answer) != g.answer for g in checked):
+        raise Differs("a batch of one")
+
+
+def _is_checked(guard: Guard) -> bool:
+    return (guard.decides or (guard.varies and not guard.loose)) and not guard.idle
 
 
 def _allow_one(recording: Recorder, inputs: Inputs, short: list[int]) -> bool:

@@ -19,11 +19,12 @@ from fxgrow.tracing.guards import (
     SHORTER,
     Inputs,
     asks_for_none,
+    at_one,
     guard_sizes,
     is_single,
+    let_through,
     replay_in_train_mode,
     set_constant,
-    takes_one,
 )
 from fxgrow.tracing.leaves import Differs, LeafNeeded, keep_opaque, kept_part
 from fxgrow.tracing.recorder import Recorder
@@ -70,12 +71,12 @@ def _record_modes(twin: nn.Module, leaves: dict[str, str], start: Start, device:
     while True:
         try:
             evaluation = _record_in(twin, False, args, kwargs, leaves, start, device, free)
-            if must_take is not None and not takes_one(evaluation, *must_take):
-                raise Differs("a batch of one")
+            answers = at_one(evaluation, must_take)
             one = not evaluation.reads_training and not _with_own_train(twin)  # graph for both modes, if leaves allow it
             alone = not train or (one and not evaluation.calls_leaves)
             if guard:
                 again = guard_sizes(evaluation, args, kwargs, not alone, free)
+                let_through(evaluation, answers)
             else:
                 again = None if alone else replay_in_train_mode(evaluation, args, kwargs)
             if alone or (one and not isinstance(again, Differs)):

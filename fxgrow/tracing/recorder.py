@@ -820,7 +820,17 @@ def _is_frozen(module: torch.jit.ScriptModule) -> bool:
 
 
 def _iterate(recorder: Recorder, func, name, args, kwargs) -> Any:
-    return iter(recorder._call(Tensor.unbind, "unbind", (args[0], 0), {}))
+    return iter(_pieces(recorder, Tensor.unbind, "unbind", (args[0], 0), {}))
+
+
+def _pieces(recorder: Recorder, func, name, args, kwargs) -> Any:
+    """Take a tensor apart along an axis, whose size is how often something may be done."""
+    pieces = recorder._call(func, name, args, kwargs)
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    size = recorder._attribute(Tensor.shape.__get__, args[0])[dim]  # type: ignore[attr-defined]
+    if isinstance(size, Number):
+        recorder.ask(operator.eq, (size, plain(size)), True, kind="times")
+    return pieces
 
 
 def _length(recorder: Recorder, func, name, args, kwargs) -> Any:
@@ -960,8 +970,8 @@ def _set_attribute(recorder: Recorder, func, name, args, kwargs) -> None:
 
 
 SPECIAL: dict[str, Callable] = {
-    "arange": _arange,
-    "split": _parts, "chunk": _parts, "__iter__": _iterate, "__len__": _length, "type": _type, "_assert": _assert,
+    "arange": _arange, "split": _parts, "chunk": _parts, "unbind": _pieces, "__iter__": _iterate,
+    "__len__": _length, "type": _type, "_assert": _assert,
     "cpu": _moved, "cuda": _moved, "to": _to, "is_contiguous": _question, "_set_grad_enabled": _grad_mode,
     "get_device": _device_number, **dict.fromkeys(("full", "new_full", "full_like"), _filled),
     "__set__": _set_attribute, "__deepcopy__": _copied,

@@ -163,8 +163,9 @@ class _Shorter(Replay):
         self.values[node] = value
 
     def guard(self, operation: Callable, operands: tuple, answer: Any, kind: str = "") -> Any:
-        """Give the answer as it is, and keep it."""
-        self.answers[question(operation, operands)] = answer
+        """Give the answer as it is, and keep it, or that a size is another one where what follows is seen for one alone."""
+        same = not kind or all(plain(o) == _recorded(o.origin) for o in operands if isinstance(o, Number))
+        self.answers[question(operation, operands)] = answer if same else None
         return answer
 
     def may_miss(self, node: Node) -> bool:

@@ -3,6 +3,7 @@
 What lives here: the two classes of number, and `type`, `int`, `float` and `range` as code sees them. What does not: what
 becomes of a question (recorder.py).
 """
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -14,7 +15,11 @@ from torch import Tensor
 
 ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow", "and", "or", "xor", "lshift", "rshift")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-FUNCTIONS = {name: getattr(math, name) for name in ("sqrt", "log", "log2", "exp")}  # of math and of NumPy
+FUNCTIONS = {name: getattr(math, name) for name in ("sqrt", "log", "log2", "log10", "exp")}  # of math and of NumPy
+ESCAPES = ("int", "float", "index", "complex")
+# What else whole and floating-point numbers tell: a question like any other, though nothing is known of it but its answer
+METHODS = ("bit_length", "bit_count", "to_bytes", "as_integer_ratio", "conjugate", "is_integer", "hex")
+PARTS = ("real", "imag", "numerator", "denominator")
 
 
 class Element:
@@ -87,6 +92,36 @@ def _escape(name: str) -> Callable:
     return give
 
 
+def _part(name: str) -> Callable:
+    """Return what reads an attribute, as a plain number."""
+    def read(self):
+        self.recorder.escape(self)
+        return getattr(plain(self), name)
+    return read
+
+
+def heard(function: Callable) -> Callable:
+    """Return a function of C that says so where it is given a size, which it takes for a plain number."""
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        given = (*arguments, *options.values())
+        numbers = [n for a in given for n in (a if isinstance(a, (tuple, list)) else (a,)) if isinstance(n, Number)]
+        if not numbers:
+            return function(*arguments, **options)
+        if function is np.prod and len(given) == 1:
+            return math.prod(given[0])
+        if function.__name__ in FUNCTIONS and all(isinstance(a, (int, float)) for a in given):
+            return numbers[0].recorder.arithmetic(FUNCTIONS[function.__name__], given)
+        for number in numbers:
+            number.recorder.escape(number)
+        return function(*map(_plainly, arguments), **{k: _plainly(v) for k, v in options.items()})
+    return call
+
+
+def _plainly(argument: Any) -> Any:
+    return type(argument)(map(plain, argument)) if type(argument) in (tuple, list) else plain(argument)
+
+
 def _text(name: str) -> Callable:
     """Return a method that writes the number as text, which may decide something."""
     def write(self, *arguments):
@@ -117,7 +152,7 @@ def _divided(self, other):
     return other // self, other % self
 
 
-_METHODS: dict[str, Callable] = {"__divmod__": _divmod, "__rdivmod__": _divided, "__hash__": _hash,
+_METHODS: dict[str, Any] = {"__divmod__": _divmod, "__rdivmod__": _divided, "__hash__": _hash,
                                  "__bool__": _question("__bool__", operator.truth)}
 for _name in ARITHMETIC:
     _operation = getattr(operator, f"__{_name}__")
@@ -127,7 +162,8 @@ for _name, _operation in (("neg", operator.neg), ("pos", operator.pos), ("abs", 
     _METHODS[f"__{_name}__"] = _arithmetic(_operation)
 for _name in COMPARISONS:
     _METHODS[f"__{_name}__"] = _question(f"__{_name}__", getattr(operator, _name))
-_METHODS |= {f"__{_name}__": _escape(f"__{_name}__") for _name in ("int", "float", "index", "complex")}
+_METHODS |= {name: _escape(name) for name in (*(f"__{_name}__" for _name in ESCAPES), *METHODS)}
+_METHODS |= {name: property(_part(name)) for name in PARTS}
 _METHODS |= {f"__{_name}__": _text(f"__{_name}__") for _name in ("repr", "str", "format")}
 
 
@@ -234,4 +270,25 @@ class Range(metaclass=_CountsTurns):
     """Stand for `range` in the code of a forward: a loop over chunks of the sequence takes more turns along a longer one."""
 
 
-STAND_INS = {"type": Type, "int": Int, "float": Float, "range": Range}
+class _NumPy:
+    """Stand for NumPy in the code of a forward, whose functions hear of sizes."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(np, name)
+        return heard(value) if type(value) in FUNCTION_TYPES else value
+
+
+FUNCTION_TYPES = {type(f) for f in (len, heard, np.prod)}
+BUILT_IN = {"type": Type, "int": Int, "float": Float, "range": Range}
+NUMPY = _NumPy()
+
+
+def stand_in(name: str, names: dict[str, Any]) -> Any:
+    """Return what stands, in code with these global names, for what a name means there; None if nothing needs to."""
+    if name not in names:
+        return BUILT_IN.get(name)
+    value = names[name]
+    if value is np:
+        return NUMPY
+    of_library = type(value) in FUNCTION_TYPES and value.__module__ in ("math", "_operator", "numpy")
+    return heard(value) if of_library else None

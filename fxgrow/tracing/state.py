@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fxgrow.graph import CONSTANT, OWN, is_of_user, modules_by_path
-from fxgrow.tracing.sizes import STAND_INS
+from fxgrow.tracing.sizes import stand_in
 
 CONTAINERS = (list, dict, set, deque)
 OF_OTHERS = {*sys.stdlib_module_names, "torch", "numpy"}  # whose objects are left alone: loggers, devices
@@ -62,7 +62,8 @@ class State:
         self.reached: dict[int, list[tuple[list[str], str]]] = defaultdict(list)  # who reach what is outside, and its name
         self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
         self.tensors: dict[int, tuple[Tensor, Tensor]] = {}  # to which a leaf may write, and what is in them
-        self.asking: dict[int, tuple[dict[str, Any], set[str]]] = {}  # the globals of code that asks for types, and how
+        self.asking: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}  # globals of code, and what stands in for names
+        self.own: dict[tuple[int, str], Any] = {}  # what stood under those names, while something stands in for it
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
         for paths, name, found in self.outside:
             self.reached[id(found)].append((paths, name))
@@ -75,9 +76,9 @@ class State:
                 self.tensors[id(found)] = found, found.detach().clone()
         elif isinstance(found, FunctionType):
             self.functions[id(found)] = found, _held(found)
-            asks = {name for name in STAND_INS if name in _names(found.__code__) and name not in found.__globals__}
-            if asks:
-                self.asking.setdefault(id(found.__globals__), (found.__globals__, set()))[1].update(asks)
+            names = found.__globals__
+            stands = {name: value for name in _names(found.__code__) if (value := stand_in(name, names)) is not None}
+            self.asking.setdefault(id(names), (names, {}))[1].update(stands)
         elif hasattr(found, "cache_clear"):
             self.caches[id(found)] = found, found.cache_info().misses
         else:
@@ -164,12 +165,16 @@ class State:
             self._stand_in(True)
 
     def _stand_in(self, on: bool) -> None:
-        for names, asked in self.asking.values():
-            for name in asked - ({"int", "float"} if "type" in asked else set()):  # `type(n) is int`
+        for names, stands in self.asking.values():
+            for name in stands.keys() - ({"int", "float"} if "type" in stands else set()):  # `type(n) is int`
+                own = self.own.pop((id(names), name), self)
                 if on:
-                    names[name] = STAND_INS[name]
-                else:
+                    self.own[id(names), name] = names.get(name, self)
+                    names[name] = stands[name]
+                elif own is self:
                     del names[name]
+                else:
+                    names[name] = own
 
     def restore(self) -> None:
         """Put everything back as it was; the constants of the graph stay."""

@@ -5,6 +5,7 @@ Calls of modules, reads of `training`, functions with a backward of their own, s
 import builtins
 import contextlib
 import math
+import operator
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,10 @@ from fxgrow.aten import Shapes
 from fxgrow.graph import any_batch_size, is_of_user, without_fast_path
 from fxgrow.layers import Applied
 from fxgrow.tracing.recorder import ALIKE, APART, NOISE, Recorder
-from fxgrow.tracing.sizes import FUNCTIONS, Number
+from fxgrow.tracing.sizes import Number, heard
+
+FOLLOWED = ("prod", "floor", "ceil", "trunc")  # which compute by what numbers do themselves
+OF_MATH = {name: heard(f) for name, f in vars(math).items() if callable(f) and name not in FOLLOWED}
 
 
 class Patch:
@@ -80,6 +84,16 @@ def _checking(plain: Callable) -> Callable:
     return check
 
 
+def _by_number(plain: Callable) -> Callable:
+    """Return what takes layers out of a list, and says so where a size tells which."""
+    def take(layers: Any, which: Any) -> Any:
+        for number in (which.start, which.stop, which.step) if isinstance(which, slice) else ():
+            if isinstance(number, Number):
+                number.recorder.escape(number)
+        return plain(layers, which)
+    return take
+
+
 def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
     """Return the patches of what is called: modules, functions with a backward, scripted ones, and what tells of sizes."""
     call, script = nn.Module.__call__, torch.jit.ScriptFunction.__call__
@@ -113,11 +127,10 @@ def _calls(recorder: Recorder, ours: Callable[[], bool]) -> list[Any]:
         remembers = type(value) is Tensor and ours() and value.ndim
         return value.shape[0] if remembers else plain_length(value)
 
-    def of_number(function: Callable) -> Callable:
-        return lambda *xs: recorder.arithmetic(function, xs) if len(xs) == 1 and isinstance(xs[0], Number) else function(*xs)
-
     return [Patch(nn.Module, "__call__", enter),
-            *(Patch(math, name, of_number(function)) for name, function in FUNCTIONS.items()),
+            *(Patch(math, name, function) for name, function in OF_MATH.items()),
+            Patch(operator, "index", heard(operator.index)),
+            *(Patch(cls, "__getitem__", _by_number(cls.__getitem__)) for cls in (nn.ModuleList, nn.Sequential)),
             Patch(torch.autograd.Function, "apply", classmethod(apply_function)),
             Patch(torch.jit.ScriptFunction, "__call__", call_script),
             Patch(torch.compiler, "is_compiling", is_compiling), Patch(builtins, "len", length),

@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import collections
 import copy
+import math
 import statistics
 import types
+from fractions import Fraction
+from math import gcd
 
 import numpy
 import pytest
@@ -481,6 +484,19 @@ OFTEN = {  # and lengths for which the graph does as the model does; the others 
     "over dimensions": (lambda m, x: x + x.sum(tuple(range(1, x.ndim)), True), [5, 20, 64]),
     "bytes": (lambda m, x: x * (2 if x.nbytes > 1000 else 1), [5, 20]),
     "an upper bound": (lambda m, x: x + sum(1 for i in range(8) if isinstance(range(i), range) and i < x.shape[1]), [5]),
+    "pieces": (lambda m, x: x * (2 if len([*x[0]]) > 40 else 1), [5]),
+    "pieces of another axis": (lambda m, x: x * (2 if len(x.unbind(1)) > 40 else 1), [5]),
+    "functions of math": (lambda m, x: x * (2 if math.isqrt(x.shape[1]) > 6 else math.log(x.shape[1], 2)), [5]),
+    "logarithms": (lambda m, x: x * (2 if math.log(x.shape[1], 3) > 3 else math.log10(x.shape[1])), [5, 20]),
+    "a function by its own name": (lambda m, x: x * (2 if gcd(x.shape[1], 64) > 6 else 1), [5]),
+    "functions of numpy": (lambda m, x: x * (2 if numpy.zeros(x.shape[1]).size > 40 else 1), [5]),
+    "a product of numpy": (lambda m, x: x / int(numpy.prod(x.shape[1:])), [5, 20, 64]),
+    "parts of a number": (lambda m, x: x * (2 if x.shape[1].real > 40 else 1), [5]),
+    "a fraction": (lambda m, x: x * (2 if Fraction(x.shape[1], 3) > 13 else 1), [5]),
+    "bits": (lambda m, x: x * (2 if x.shape[1].to_bytes(2, "big") > b"\0-" else 1), [5]),
+    "a whole quotient": (lambda m, x: x * (2 if (x.shape[1] / 16).is_integer() else 1), [5]),
+    "a layer of a list": (lambda m, x: m.layers[x.shape[1] // 30](x), [5, 20]),
+    "layers of a list": (lambda m, x: m.layers[x.shape[1] // 30:](x), [5, 20]),
     "a quotient": (lambda m, x: x / float(x.shape[1]) + float(x.shape[1] ** 0.5) + float("0.5"), [5, 20, 64]),
     "types": (lambda m, x: x + torch.ones(1, dtype=float).to(float) * torch.ones(1, dtype=int) * int(True), [5, 20, 64]),
 }
@@ -490,6 +506,7 @@ OFTEN = {  # and lengths for which the graph does as the model does; the others 
 def test_how_often_something_is_done_is_checked(name):
     forward, same = OFTEN[name]
     model = traced(forward)
+    model.layers = nn.Sequential(nn.Identity(), nn.Tanh(), nn.Sigmoid())
     graph = fxgrow.capture(model, torch.randn(2, 5, 4))
     for length in (5, 20, 64):
         x = torch.randn(2, length, 4)
@@ -498,6 +515,17 @@ def test_how_often_something_is_done_is_checked(name):
         else:
             with pytest.raises(OtherInputs, match="this network was captured w"):
                 graph(x)
+
+
+@pytest.mark.parametrize("forward", [
+    lambda m, x: x * (2 if tuple(x.shape) > (2, 40, 4) else 1), lambda m, x: x * (2 if x.shape == (2, 5, 4) else 1),
+    lambda m, x: x * len({*x.shape[:1]}), lambda m, x: x * (2 if math.fsum(x.shape[:1]) > 3 else 1)])
+def test_a_batch_of_one_that_is_told_apart_is_taken_as_it_is(forward):
+    model, x = traced(forward), torch.randn(1, 5, 4)
+    graph = fxgrow.capture(model, x)
+    assert torch.equal(graph(-x), model(-x))
+    with pytest.raises(OtherInputs, match="this network was captured w"):
+        graph(torch.randn(2, 5, 4))
 
 
 def test_the_memory_of_a_tensor_is_not_asked_about():
