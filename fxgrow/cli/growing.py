@@ -48,10 +48,13 @@ class TransformCommand(click.Command):
 @click.option("-o", "--output", required=True, metavar="FILE", help="Where the grown model goes; fxgrow.load reads it. "
               "Without a suffix, of a folder of transformers, a new folder where the result is of its class.")
 @click.option("--explain", is_flag=True, help="Show every axis class: what was done, and why it is exact or was left alone.")
+@click.option("--mixture", metavar="KIND", help="Of a folder whose perceptrons become experts, the class of the new one by "
+              "its model_type, as mixtral or qwen2_moe; without it the first that fits.")
 @model_options
 @json_option
 @click.pass_context
-def transform(ctx: click.Context, model: str, output: str, explain: bool, as_json: bool, **options) -> None:
+def transform(ctx: click.Context, model: str, output: str, explain: bool, mixture: str | None, as_json: bool,
+              **options) -> None:
     """Grow MODEL by one pass or several and write it to FILE.
 
     The grown model is compared with MODEL before it is written. If they do not compute the same, nothing is written and
@@ -89,7 +92,7 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
                           f"written: {_way_out(model, module, inputs, passes)}")
     remark = ""
     if alone:
-        remark = _write_folder(grown, module, inputs, output)
+        remark = _write_folder(grown, module, inputs, output, mixture)
     else:
         with status(f"Writing {output}"):
             fxgrow.save(grown, output, example_inputs=inputs)
@@ -114,17 +117,17 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, as_jso
     echo_written(output)
 
 
-def _write_folder(grown, module, inputs, output: str) -> str:
+def _write_folder(grown, module, inputs, output: str, mixture: str | None) -> str:
     """Write the folder of the stock class that a grown model is; where it is none, an archive, and return why."""
     try:
         with status("Looking for the configuration that has these shapes"):
-            stock = fxgrow.put_back(grown, module, inputs)
+            stock = fxgrow.put_back(grown, module, inputs, kind=mixture)
     except FxgrowError as why:
+        if mixture:
+            raise
         with status(f"Writing {output}"):
             fxgrow.save(grown, output, example_inputs=inputs)
-        mixture = any(step.get("pass") == "experts" for step in grown.record.lineage)
-        more = "; `fxgrow grow MODEL --into CONFIG -o FOLDER`, where CONFIG is that of a class of mixtures, writes a folder"
-        return f"this is a file that fxgrow.load reads, as {why}{more * mixture}"
+        return f"this is a file that fxgrow.load reads, as {why}"
     with status(f"Writing {output}"):
         stock.save(output)
     return ""

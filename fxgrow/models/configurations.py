@@ -2,6 +2,7 @@
 
 No rule here knows a model: what a number of a configuration does is seen on models without numbers (on the meta device).
 """
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,8 +45,8 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
     for name, value in data.items():
         if isinstance(value, list) and name not in changes:
             rest = {k: v for k, v in data.items() if k != name}
-            if kind.from_dict(rest).to_dict().get(name) == value:
-                data = rest
+            with contextlib.suppress(Exception):  # of values that do not go together without it
+                data = rest if kind.from_dict(rest).to_dict().get(name) == value else data
     for path, value in changes.items():
         *above, last = path.split(".")
         place = data

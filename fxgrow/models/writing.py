@@ -18,6 +18,7 @@ from fxgrow.models.folders import (
     GROWTH,
     class_of,
     example_inputs,
+    fresh,
     quietly,
     read_config,
     results_alone,
@@ -104,11 +105,28 @@ def write_folder(model: Any, path: str, told: Told) -> None:
 
     Raises:
         ArchiveError: the folder exists already and is not empty, or cannot be written.
+        ModelError: the class makes a tensor anew as it is loaded, in place of the one that the model has.
     """
+    _insist_kept(model)
     with atomic_folder(path) as place:
         with quietly():
             model.save_pretrained(place, max_shard_size=SHARD)
         told.write_beside(place, type(model).__name__, sum(p.numel() for p in model.parameters()))
+
+
+def made_anew(model: Any) -> list[str]:
+    """Return the tensors that a model's class leaves out of its files and makes anew as it is loaded."""
+    return sorted({*(getattr(model, "_keys_to_ignore_on_save", None) or ())} & model.state_dict().keys())
+
+
+def _insist_kept(model: Any) -> None:
+    """Refuse a model with a tensor that would not be in its folder, and is another one where the class makes it."""
+    names = made_anew(model)
+    theirs, ours = (fresh(type(model), model.config, model).state_dict() if names else {}), model.state_dict()
+    lost = next((name for name in names if not torch.equal(theirs[name], ours[name])), None)
+    if lost is not None:
+        raise ModelError(f"{type(model).__name__} makes {lost} anew as a folder is loaded, by its sizes, and the numbers "
+                         "that are needed there are others: leave that width as it is, or write a state_dict (-o FILE.pth)")
 
 
 def _copy_beside(source: Path, place: Path) -> None:

@@ -24,7 +24,7 @@ EXPERTS_BY = "_experts_implementation"  # of a configuration: by which of severa
 def with_copied_experts(small: nn.Module, big: nn.Module, inputs: Any,
                         steps: list[Step]) -> tuple[nn.Module, GrowthRecord | None]:
     """Return the small model with as many experts as the big one, and the record of the copies; itself where it has them."""
-    (count, chosen), (wanted, theirs) = _counts(small), _counts(big)
+    (count, chosen), (wanted, theirs) = counts_of(small), counts_of(big)
     times = wanted // count if count else 0
     if not count or not wanted or count == wanted:
         return small, None
@@ -50,7 +50,7 @@ def with_copied_experts(small: nn.Module, big: nn.Module, inputs: Any,
     return model.eval(), record
 
 
-def _counts(model: nn.Module) -> tuple[int, int]:
+def counts_of(model: nn.Module) -> tuple[int, int]:
     """Return how many experts a model has, and how many of them each row goes through (0: none, or several counts)."""
     found = {(module.get_parameter(TENSORS[0]).shape[0], _chosen(model.get_submodule(path.rpartition(".")[0]), path))
              for path, module in experts_of(model)}

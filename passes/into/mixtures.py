@@ -175,6 +175,7 @@ class Mixture:
         for name, tensor in names:
             if name.startswith(f"{self.path}."):
                 record.parameters[name] = mine.get(name) or ParameterRecord.new(tensor.ndim)
+        record.removed |= {entry.source for entry in mine.values() if entry.source} - record.parameters.keys()
         if self.carries:
             record.parameters[f"{self.path}.{self.shared}.{self.last}.weight"].scale /= self.factor
 

@@ -15,6 +15,7 @@ from fxgrow.passes.into.growing import grow_into
 from fxgrow.passes.into.mixtures import run_everywhere
 from fxgrow.passes.into.result import GrownInto
 from fxgrow.passes.into.sources import folder_of
+from fxgrow.passes.into.stock_mixtures import is_mixture, put_into_mixture
 from fxgrow.record import Grown
 from fxgrow.tracing import compare_outputs
 
@@ -22,16 +23,18 @@ LOOKED_AT, TRIED = 48, 4  # configurations with the same shapes: heads and their
 NEAR = 0.05
 
 
-def put_back(grown: Grown, model: nn.Module, example_inputs: Any = None) -> GrownInto:
+def put_back(grown: Grown, model: nn.Module, example_inputs: Any = None, *, kind: str | None = None) -> GrownInto:
     """Return a grown model as one of the class that it came from, which generates, has a loss and is saved as a folder.
 
     Of the class, the numbers in its configuration that lead to the grown shapes are looked for; what its constants (a norm's
-    eps) make different, weights make up for. Both are compared.
+    eps) make different, weights make up for. Both are compared. Where perceptrons became experts, it is one of a class of
+    mixtures (Mixtral, Qwen-MoE) that computes the same.
 
     Args:
         grown: what `transform` returned.
         model: the model of transformers that was given to it.
         example_inputs: as for `transform`; None: those that the growth was made with.
+        kind: of a mixture, the `model_type` of the class, as `mixtral`; None: the first that fits.
 
     Raises:
         GrowthError: no configuration has these shapes, or a model of it cannot compute the same; says why.
@@ -39,6 +42,10 @@ def put_back(grown: Grown, model: nn.Module, example_inputs: Any = None) -> Grow
     if not hasattr(model, "config") or not hasattr(model, "save_pretrained"):
         raise GrowthError(f"{type(model).__name__} is no class with a configuration")
     kept, inputs = _kept_layers(grown), grown.example_inputs if example_inputs is None else example_inputs
+    if is_mixture(grown):
+        return put_into_mixture(grown, model, inputs, kind)
+    if kind is not None:
+        raise GrowthError(f"no perceptron became experts, so the model is no {kind}")
     configurations = (other for config in configurations_for(model, shapes_of(grown.model))
                       for other in with_layers(config, model.config, kept))
     reasons: list[tuple[float, str]] = []  # with how far a model is apart

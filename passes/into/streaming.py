@@ -24,6 +24,7 @@ from fxgrow.models import (
     dtype_of,
     example_inputs,
     growth_in,
+    made_anew,
     structure,
     write_numbers,
 )
@@ -99,6 +100,8 @@ def _insist_streamable(into: Into) -> None:
     if into.omitted.classes or any(extra.norms for extra in into.pairing.extras) \
             or any(step.kind == "kernel" for step in into.plan.steps) or into.rescaling.eps or into.options.noise:
         raise Refusal("a step of it looks at several tensors at once")
+    if made_anew(into.given[1]):
+        raise Refusal("its class makes a tensor anew, which has to be compared")
 
 
 class _Numbers:

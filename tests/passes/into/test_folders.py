@@ -11,7 +11,7 @@ from support import shake
 import fxgrow
 from fxgrow.common import Refusal
 from fxgrow.errors import ModelError
-from fxgrow.models import example_inputs, load_model, results_alone
+from fxgrow.models import changed, example_inputs, load_model, results_alone
 from fxgrow.passes import Deepen, Widen
 from fxgrow.passes.into.plan import Options
 from fxgrow.passes.into.streaming import grow_folder
@@ -129,6 +129,26 @@ def test_an_encoder_and_decoder_grow_a_tensor_at_a_time(here, dtype):
     changes = {"d_model": 32, "num_layers": 2, "num_decoder_layers": 2}
     done = grow_folder("small", None, changes, "out", lambda best: Options(best, "end", False, False, 0))
     assert done.verification.ok and (done.rounding is not None) is (dtype is torch.bfloat16)
+
+
+def test_what_a_class_makes_anew_as_it_loads_is_no_part_of_a_folder(here):
+    few = {**LAYERS, "encoder_layers": 1, "decoder_layers": 1}
+    config = transformers.MarianConfig(**SEQUENCES, **few, max_position_embeddings=24)
+    small = transformers.MarianMTModel(config).eval()
+    small.save_pretrained("small")
+    assert "makes model.decoder.embed_positions.weight anew" in run("grow small --set d_model=32 -o out", 1).stderr
+    assert not (here / "out").exists()
+    run("grow small --set encoder_ffn_dim=32 -o out")
+    told = {"input_ids": torch.arange(3, 9)[None], "decoder_input_ids": torch.arange(4, 8)[None]}
+    with torch.no_grad():
+        one, two = small(**told).logits, transformers.MarianMTModel.from_pretrained("out")(**told).logits
+    assert float((one - two).abs().max() / one.abs().max()) < 1e-5
+
+
+def test_a_list_that_a_class_insists_on_stays(here):
+    sizes = {"conv_dim": [8, 8], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2}
+    config = transformers.Wav2Vec2Config(**sizes, num_hidden_layers=1)
+    assert changed(config, {"num_hidden_layers": 2}).conv_dim == [8, 8]
 
 
 def test_pixels_of_16_bits_are_widened_with_the_model(here):

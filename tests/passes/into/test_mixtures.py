@@ -12,6 +12,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.cli.main import main
+from fxgrow.models import load_model
 from fxgrow.passes import Deepen, Experts, Widen
 
 transformers = pytest.importorskip("transformers")
@@ -160,3 +161,32 @@ def test_passes_on_a_mixture_give_one_of_its_class(grow, wanted):
     if isinstance(grow, Deepen):
         new = found.model.model.layers[1].mlp.experts
         assert not new.down_proj.any() and new.gate_up_proj.any()
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="Mixtral runs on no CPU with this torch")
+def test_experts_of_a_dense_model_go_into_a_stock_class(tmp_path, monkeypatch):
+    small = made("Llama")
+    grown = fxgrow.transform(small, (WORDS,), [Experts(experts=4, top_k=3, noise=0.5, seed=0)])
+    found = fxgrow.put_back(grown, small, kind="mixtral")  # with the noise that tells experts apart, as if they were trained
+    config, block = found.model.config, found.model.model.layers[0].mlp
+    assert (config.num_local_experts, config.num_experts_per_tok) == (4, 3) and found.verification.ok
+    last = grown.model.get_parameter("model.layers.0.mlp.experts.3.down_proj.weight")
+    assert torch.equal(block.experts.down_proj[3], last)
+    assert apart(grown.model, found.model, False) < 1e-6 < 1e-3 < apart(small, found.model, False)
+    assert found.record.parameters.keys() <= {n for n, _ in (*found.model.named_parameters(), *found.model.named_buffers())}
+    monkeypatch.chdir(tmp_path)
+    found.save("mixture")
+    assert type(load_model("mixture")[0]) is transformers.MixtralForCausalLM
+    with pytest.raises(fxgrow.GrowthError, match="q_norm: it divides"):
+        fxgrow.put_back(grown, small, kind="olmoe")
+    with pytest.raises(fxgrow.GrowthError, match="no perceptron became experts"):
+        fxgrow.put_back(fxgrow.transform(small, (WORDS,), [Deepen("model.layers", seed=0)]), small, kind="mixtral")
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("kind, wanted", [("Llama", "mixtral"), ("Mistral", "mixtral"), ("Qwen2", "qwen2_moe"),
+                                          ("Qwen3", "qwen3_moe"), ("Olmo2", "flex_olmo")])
+def test_the_class_of_mixtures_is_found(kind, wanted):
+    small = made(kind)
+    found = fxgrow.put_back(fxgrow.transform(small, (WORDS,), [Experts(experts=4, seed=0)]), small)
+    assert found.model.config.model_type == wanted and found.verification.ok and apart(small, found.model, False) < 1e-6
