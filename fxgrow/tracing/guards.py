@@ -39,6 +39,8 @@ LONGER: tuple[Change, ...] = (lambda n, dim: 2 * n + 1 + n % 2, lambda n, dim: 2
 # A batch of one is apart.
 SHORTER: tuple[Change, ...] = (lambda n, dim: min(n, 2 if dim == 0 else 1), lambda n, dim: min(n, 2),
                                lambda n, dim: (n + 1) // 2)
+MISLEADING = 1009  # by so much: further than tables go
+UNHEARD = "its code takes a size for a plain number where nothing tells of it (as a place in a list, by `%d`)"
 LIMITS = ("min", "max", "eps", "tiny")
 
 
@@ -186,14 +188,18 @@ def at_one(recording: Recorder, inputs: tuple[tuple, dict] | None) -> dict[tuple
     return again.answers
 
 
-def let_through(recording: Recorder, answers: dict[tuple, Any]) -> None:
-    """Insist that the checks which stand in a graph let these answers through.
+def let_through(recording: Recorder, answers: dict[tuple, Any], inputs: tuple[tuple, dict] | None) -> None:
+    """Insist that the checks which stand in a graph let inputs through, for which the answers are these.
 
     Raises:
         Differs: one does not.
     """
     checked = filter(_is_checked, recording.guards)
-    if any(answers.get(question(g.operation, g.operands), g.answer) != g.answer for g in checked):
+    others = any(answers.get(question(g.operation, g.operands), g.answer) != g.answer for g in checked)
+    leaves = Inputs(*inputs).leaves if inputs is not None else []
+    checks = recording.checked if leaves else []
+    fixed = ((leaves[i] if dim < 0 else leaves[i].shape[dim], size, least) for i, dim, size, least in checks)
+    if others or any(now != size if least is None else now < least for now, size, least in fixed):
         raise Differs("a batch of one")
 
 
@@ -331,11 +337,26 @@ def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Change =
           other_type: bool = False) -> str | Exception:
     """Return "" where longer inputs are treated as the recording says, else why not, or what says that the model raised.
 
+    They are, too, if sizes mislead code that takes them for plain numbers, unheard: it decides nothing (`table[n // 64]`).
+
     With `other_type` the floating-point type is another one as well, and arguments that follow it do so in the graph.
     """
+    def once(misleads: int) -> str | Exception:
+        return _once(recording, inputs, groups, size, other_type, misleads)
+
+    if len(groups) == len(inputs.groups) and once(MISLEADING) == "":  # as a rule: so one replay does
+        return ""
+    why = once(0)
+    heard = why != "" or size in SHORTER or (len(groups) < len(inputs.groups) and once(MISLEADING) == "")
+    return why if heard else UNHEARD
+
+
+def _once(recording: Recorder, inputs: Inputs, groups: list[int], size: Change, other_type: bool,
+          misleads: int) -> str | Exception:
+    """Return what `_same` does, for sizes that mislead by so much."""
     longer = inputs.longer([inputs.groups[g] for g in groups], size, other_type)
     with _in_other_type(recording.root) if other_type else contextlib.nullcontext():
-        again = Replay(recording)
+        again = Replay(recording, misleads)
         ended = rerun(again, *longer)
     if isinstance(ended, Differs):
         return str(ended)
@@ -443,6 +464,7 @@ def _check_axis(recording: Recorder, inputs: Inputs, axis: Axis, least: int | No
     """Insist at the inputs that an axis has the size of the example, or that it has `least` or more."""
     leaf, dim = axis
     stand, size = recording.stands[leaf], inputs.leaves[leaf] if dim < 0 else inputs.leaves[leaf].shape[dim]
+    recording.checked.append((leaf, dim, size, least))
     node = _node_of(recording.graph, stand.origin if dim < 0 else recording.known[id(stand)])
     name = spoken(node)
     what = f"the value {size} of {name!r}" if dim < 0 else f"size {size} along axis {dim} of {name!r}"

@@ -76,7 +76,7 @@ def _record_modes(twin: nn.Module, leaves: dict[str, str], start: Start, device:
             alone = not train or (one and not evaluation.calls_leaves)
             if guard:
                 again = guard_sizes(evaluation, args, kwargs, not alone, free)
-                let_through(evaluation, answers)
+                let_through(evaluation, answers, must_take)
             else:
                 again = None if alone else replay_in_train_mode(evaluation, args, kwargs)
             if alone or (one and not isinstance(again, Differs)):

@@ -193,6 +193,7 @@ class Recorder(TorchFunctionMode):
         modules = modules_by_path(root)
         self.paths = {id(m): n for n, m in modules}
         self.names = _names_of_tensors(modules)
+        self.checked: list[tuple[int, int, int, int | None]] = []  # axes: input, dimension, its size, the least one allowed
         self.stands: list[Any] = []  # the tensors and plain values of the inputs
         self.reached: list[tuple[list[str], str, Any]] | None = None  # what the code of the model reaches (state.py)
         self.outside: dict[int, Tensor] = {}  # tensors that are none of the model's, by id, on the meta device
@@ -283,6 +284,10 @@ class Recorder(TorchFunctionMode):
         if self.listening:
             self.escaped = self.escaped or line_of_user() or "torch"
             self.ask(operator.eq, (number, plain(number)), True, kind="key")
+
+    def misleads(self, value: int | float, origin: Any) -> int:
+        """Return by how much a number is another one to code that takes it for a plain one."""
+        return 0
 
     def length(self, tensor: Tensor) -> Any:
         """Return the size of the first axis of a tensor, as `len` does."""

@@ -22,14 +22,16 @@ class Replay(Recorder):
 
     Args:
         recording: what it is compared with.
+        misleading: by how much sizes that are others now are other numbers again to code that takes them unheard (sizes.py).
 
     Attributes:
         differences: the constants that are others now: node, where in its arguments, the recorded one, this one, the line.
         varied: the questions of the recording whose operands are others now. decided: those whose answer would be another.
     """
 
-    def __init__(self, recording: Recorder):
+    def __init__(self, recording: Recorder, misleading: int = 0):
         super().__init__(recording.root, recording.leaves, recording.device)
+        self.misleading, self.moving = misleading, False
         self.recording, self.compiling, self.reached = recording, recording.compiling, recording.reached
         self.uncached, self.set_up, self.start = recording.uncached, recording.set_up, recording.before
         self.stand_ins = recording.stand_ins
@@ -82,10 +84,16 @@ class Replay(Recorder):
 
     def arithmetic(self, operation: Callable, operands: tuple) -> Any:
         """Return what an operation on numbers gives, remembering whether it is of sizes that are others now."""
+        self.moving = any(map(self._moves, operands))
         result = super().arithmetic(operation, operands)
-        if isinstance(result, Number) and any(map(self._moves, operands)):
+        if isinstance(result, Number) and self.moving:
             self.moved.add(result.origin)
+        self.moving = False
         return result
+
+    def misleads(self, value: int | float, origin: Any) -> int:
+        """Return by how much a number misleads: if it is another one now, or computed from one."""
+        return self.misleading if self.misleading and (self.moving or value != _recorded(origin)) else 0
 
     def _moves(self, number: Any) -> bool:
         """Tell whether a number is another one than in the recording, or computed from one."""

@@ -34,27 +34,30 @@ class Number:
     """A number of the model that runs.
 
     Attributes:
+        plain: the number itself.
         origin: what gives it: a node of the graph, or an element of one.
         recorder: who hears of what is computed with it, and of what is asked of it.
     """
+    plain: Any
     origin: Any
     recorder: Any
 
 
 def plain(value: Any) -> Any:
     """Return a number that remembers as one that does not; anything else as it is."""
-    if isinstance(value, Number):
-        return int.__pos__(value) if isinstance(value, int) else float.__pos__(value)  # type: ignore[arg-type]
-    return value
+    return value.plain if isinstance(value, Number) else value
 
 
 def remember(value: int | float, origin: Any, recorder: Any) -> Any:
-    """Return a number that knows its origin. Truth values cannot, and stay as they are."""
+    """Return a number that knows its origin. Truth values cannot, and stay as they are.
+
+    One that misleads is another number to code in C that takes it for a plain one, which is not heard.
+    """
     kind = {int: Size, float: Real}.get(type(value))
     if kind is None:
         return value
-    number: Any = type(value).__new__(kind, value)
-    number.origin, number.recorder = origin, recorder
+    number: Any = type(value).__new__(kind, value + recorder.misleads(value, origin))
+    number.plain, number.origin, number.recorder = value, origin, recorder
     return number
 
 
@@ -62,8 +65,9 @@ def _arithmetic(operation: Callable, swap: bool = False) -> Callable:
     """Return a method that records its operation and remembers the result."""
     def compute(self, *others):
         if any(isinstance(o, Tensor) or not isinstance(o, (int, float)) for o in others):
-            if any(isinstance(o, (list, tuple, str, bytes)) for o in others):  # `[None] * n`
+            if operation is operator.mul and isinstance(others[0], (list, tuple, str, bytes)):  # `[None] * n`
                 _ask_how_often(self)
+                return others[0] * plain(self)
             return NotImplemented
         operands = (*others, self) if swap else (self, *others)
         return self.recorder.arithmetic(operation, operands)

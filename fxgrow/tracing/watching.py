@@ -84,13 +84,12 @@ def _checking(plain: Callable) -> Callable:
     return check
 
 
-def _by_number(plain: Callable) -> Callable:
+def _by_number(own: Callable) -> Callable:
     """Return what takes layers out of a list, and says so where a size tells which."""
     def take(layers: Any, which: Any) -> Any:
-        for number in (which.start, which.stop, which.step) if isinstance(which, slice) else ():
-            if isinstance(number, Number):
-                number.recorder.escape(number)
-        return plain(layers, which)
+        if isinstance(which, slice):
+            which = heard(slice)(which.start, which.stop, which.step)
+        return own(layers, which)
     return take
 
 

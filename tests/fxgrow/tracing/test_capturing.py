@@ -7,6 +7,7 @@ import math
 import statistics
 import types
 from fractions import Fraction
+from itertools import islice, repeat
 from math import gcd
 
 import numpy
@@ -497,6 +498,10 @@ OFTEN = {  # and lengths for which the graph does as the model does; the others 
     "a whole quotient": (lambda m, x: x * (2 if (x.shape[1] / 16).is_integer() else 1), [5]),
     "a layer of a list": (lambda m, x: m.layers[x.shape[1] // 30](x), [5, 20]),
     "layers of a list": (lambda m, x: m.layers[x.shape[1] // 30:](x), [5, 20]),
+    "a place in a list": (lambda m, x: x * ([1.0] * 30 + [2.0] * 99)[x.shape[1]], [5]),
+    "a part of a tuple": (lambda m, x: x * sum(((1.0,) * 3 + (-1.0,) * 3)[x.shape[1] // 30:]), [5]),
+    "a number of bytes": (lambda m, x: x * (2 if len(bytes(x.shape[1])) > 40 else 1), [5]),
+    "the first of many": (lambda m, x: x * (2 if sum(islice(repeat(1, 50), x.shape[1])) > 40 else 1), [5]),
     "a quotient": (lambda m, x: x / float(x.shape[1]) + float(x.shape[1] ** 0.5) + float("0.5"), [5, 20, 64]),
     "types": (lambda m, x: x + torch.ones(1, dtype=float).to(float) * torch.ones(1, dtype=int) * int(True), [5, 20, 64]),
 }
