@@ -71,7 +71,7 @@ def _joined(small: nn.Module, big: nn.Module, inputs: Any,
     """
     ours, theirs = (getattr(model, "config", None) for model in (small, big))
     changes = {n: getattr(theirs, n) for n in SWITCHES if getattr(ours, n, None) != getattr(theirs, n, None)}
-    if not changes or type(ours) is not type(theirs):
+    if not changes or type(ours) is not type(theirs) or _alike_shared(ours, theirs):
         return None
     try:
         model = fresh(type(small), changed(ours, changes), small)
@@ -100,6 +100,16 @@ def _joined(small: nn.Module, big: nn.Module, inputs: Any,
     told = ", ".join(f"{n}={v}" for n, v in changes.items())
     steps.append(Step("widen", "key and value heads", method="copy", note=f"{told}: each serves fewer queries"))
     return model, record
+
+
+def _alike_shared(ours: Any, theirs: Any) -> bool:
+    """Tell whether as many queries share each key: where both have grown, heads are new ones, and no copies."""
+    counts: list[Any] = [getattr(c, name, None) for name in ("num_attention_heads", "num_kv_heads") for c in (ours, theirs)]
+    if not all(isinstance(n, int) and n > 0 for n in counts):
+        return False
+    queries, their_queries, keys, their_keys = counts
+    return queries * their_keys == keys * their_queries and \
+        getattr(ours, "multi_query", None) == getattr(theirs, "multi_query", None)
 
 
 def _shared(queries: int, keys: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from fxgrow.errors import GrowthError
 from fxgrow.graph import below, tensors_of
 from fxgrow.models import (
     Shards,
+    Stored,
     Told,
     dtype_of,
     example_inputs,
@@ -86,7 +87,8 @@ def _streamed(source: str, path: str, small: Any, large: Any, shards: "Shards", 
     _insist_streamable(into)
     told = (growth_in(source) or GrowthRecord()).then(into.record_of())
     with atomic_folder(path) as place:
-        write_numbers(place, large, _Numbers(into, shards).made)
+        numbers = _Numbers(into, shards)
+        write_numbers(place, large, numbers.made, numbers.stored)
         checked, rounding = _compared(into, shards, Shards(place, into.given[1]), inputs)
         into.insist_equal(checked)
         sizes = tuple(sum(p.numel() for p in m.parameters()) for m in (small, large))
@@ -120,6 +122,14 @@ class _Numbers:
         """Return the numbers of one tensor of the big model, rounded to its type."""
         mixture = next((m for m in self.into.mixtures if name.startswith(f"{m.path}.")), None)
         return (self._grown(name) if mixture is None else self._experts(mixture)[name]).to(self.dtypes[name])
+
+    def stored(self, name: str) -> Stored | None:
+        """Return where a file of the small model has the very numbers of a tensor of the big one."""
+        into, ours = self.into, self.into.pairing.names.get(name)
+        changed = into.mixtures or into.prior is not None or into.widening.growths or into.rescaling.of(name)[0] != 1
+        if ours is None or changed:
+            return None
+        return self.shards.as_stored(ours)
 
     def _small(self, name: str) -> Tensor:
         """Return a tensor of the small model, in float32 where something is to be computed of it."""

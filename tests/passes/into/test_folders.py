@@ -13,6 +13,7 @@ from fxgrow.common import Refusal
 from fxgrow.errors import ModelError
 from fxgrow.models import changed, example_inputs, load_model, results_alone
 from fxgrow.passes import Deepen, Widen
+from fxgrow.passes.into import nodewise
 from fxgrow.passes.into.plan import Options
 from fxgrow.passes.into.streaming import grow_folder
 from fxgrow.record import record_in
@@ -149,6 +150,41 @@ def test_a_list_that_a_class_insists_on_stays(here):
     sizes = {"conv_dim": [8, 8], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2}
     config = transformers.Wav2Vec2Config(**sizes, num_hidden_layers=1)
     assert changed(config, {"num_hidden_layers": 2}).conv_dim == [8, 8]
+
+
+def test_keys_that_grow_with_their_queries_are_no_copies(here):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "num_kv_heads": 2, "vocab_size": 40}
+    small = transformers.FalconForCausalLM(transformers.FalconConfig(**sizes, new_decoder_architecture=True)).eval()
+    shake(small, 0).save_pretrained("small")
+    run("grow small --set hidden_size=32 --set num_attention_heads=8 --set num_kv_heads=4 -o out")
+    words = torch.randint(3, 40, (3, 7))
+    with torch.no_grad():
+        one, two = small(words).logits, transformers.FalconForCausalLM.from_pretrained("out")(words).logits
+    assert float((one - two).abs().max() / one.abs().max()) < 1e-5
+
+
+def test_products_of_16_bits_are_the_same_in_parts(monkeypatch):
+    x, weight, bias = (torch.randn(shape).to(torch.bfloat16) for shape in ((3, 8), (10, 8), (10,)))
+    with nodewise._Products():
+        whole = [torch.nn.functional.linear(x, weight, b) for b in (None, bias)]
+        monkeypatch.setattr(nodewise, "PART", 32)
+        monkeypatch.setattr(nodewise, "LEAST", 4)
+        parts = [torch.nn.functional.linear(x, weight, b) for b in (None, bias)]
+    for one, two in zip(whole, parts):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("by_system", [True, False])
+def test_numbers_that_stay_are_copied_from_file_to_file(here, monkeypatch, by_system):
+    def cannot(*args):
+        raise OSError(22, "not from file to file")
+
+    if not by_system:
+        monkeypatch.setattr("os.sendfile", cannot)
+    made().float().save_pretrained("small", max_shard_size="10KB")
+    run("grow small --set num_hidden_layers=3 -o out")
+    old, new = (load_model(place)[0].state_dict() for place in ("small", "out"))
+    assert len(new) > len(old) and all(torch.equal(t, new[name]) for name, t in old.items())
 
 
 def test_pixels_of_16_bits_are_widened_with_the_model(here):
