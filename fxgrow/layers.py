@@ -139,7 +139,8 @@ RUNNING: ContextVar[nn.Module | None] = ContextVar("running", default=None)  # t
 _OF_MODULES = frozenset(dir(nn.Module()))
 # what numbers and types come out, and what is kept, is switched by these: sizes do not depend on it
 SWITCHES = (set_autocast, leave_autocast, set_seed, set_rng_state, seeded_generator, keep)
-EFFECTS = (insist, drawn, set_grad, restore_grad, ask_grad, *SWITCHES)  # called for what they do, not for what they return
+# called for what they do, not for what they return
+EFFECTS = (torch._assert_async, insist, drawn, set_grad, restore_grad, ask_grad, *SWITCHES)
 
 
 def has_form(value, form) -> bool:

@@ -78,7 +78,7 @@ def _of_functional(value: Any) -> bool:
 @functools.lru_cache(maxsize=None)
 def _functions() -> dict[str, Callable]:
     """Name to function, for every namespace that is small and known beforehand."""
-    private = ("_assert", "_grouped_mm")
+    private = ("_assert", "_assert_async", "_grouped_mm")
     table: dict[str, Callable] = {f"torch.{name}": getattr(torch, name) for name in private if hasattr(torch, name)}
     if hasattr(torch._C._nn, "pad_sequence"):  # what that of torch.nn.utils.rnn calls
         table["torch._C._nn.pad_sequence"] = torch._C._nn.pad_sequence

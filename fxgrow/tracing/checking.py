@@ -1,5 +1,7 @@
 """The check of a capture by itself: graph and model on other values and another batch, twice, in both modes, on copies.
 
+Where the model takes no values but such as the example's, on the example.
+
 Only networks of little work are run (others are compared on meta tensors while they are recorded, see replay.py).
 """
 from __future__ import annotations
@@ -50,17 +52,21 @@ def check_capture(model: nn.Module, gm: GraphModule, args: tuple, kwargs: dict) 
 def _difference(model: nn.Module, gm: GraphModule, example: Inputs, training: bool, layers: list[str]) -> str:
     """Return which of `layers`, or what else, is the first to differ in a mode; `""` if nothing does."""
     one, two = (set_mode(running_copy(m), training) for m in (model, gm))
-    outside, keeps = State(one), kept_attributes(two)
-    for number, inputs in enumerate(itertools.islice(_others(example), 2 if training else 3)):
+    outside, keeps, compared = State(one), kept_attributes(two), False
+    waiting = list(itertools.islice(_others(example), 2 if training else 3))[::-1]
+    while waiting:
+        inputs, gradients = waiting.pop(), not compared
         try:
             with uncached(one):
-                expected, mine = _run(one, inputs, layers, not number, keeps)
+                expected, mine = _run(one, inputs, layers, gradients, keeps)
         except Exception:  # not for such inputs
-            break
+            waiting = [] if compared or inputs is example else [example]
+            continue
         finally:
             outside.restore_outside()
+        compared = True
         try:
-            found, its = _run(two, inputs, layers, not number, keeps)
+            found, its = _run(two, inputs, layers, gradients, keeps)
         except CaptureError:  # it says that it was captured for another size
             break
         except Exception as error:

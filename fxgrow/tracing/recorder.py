@@ -84,6 +84,7 @@ ASSIGNMENTS = {"add_": operator.iadd, "sub_": operator.isub, "mul_": operator.im
 NESTED = (tuple, list, dict, slice)
 LITERALS = (type(None), bool, str, int, float, complex, torch.dtype, torch.layout, torch.memory_format, type(Ellipsis))
 PLAIN = frozenset(LITERALS)
+CHECKS = (torch._assert.__code__, torch._check_tensor_all_with.__code__)  # which ask whether a tensor is true
 WITHOUT_DATA = ": compute it for all (torch.where, a product with a mask), or pass the submodule that does the work instead"
 UNSEEN = "a tensor is used that was computed where nothing can be seen (torch.func, scripted code, an extension)"
 FROZEN = ("TorchScript made it, and there are numbers in its code (torch.jit.freeze): put the module in its place that it "
@@ -453,12 +454,53 @@ class Recorder(TorchFunctionMode):
         if name == "__get__":
             return self._attribute(func, args[0])
         if name in VALUES and args and not self._is_outside(args[0]):
-            known = self._known(args[0], name)
+            known = self._is_asserted(args[0]) or self._known(args[0], name)
             if known is not None:
                 return known
             raise self.stop(f"its control flow depends on the data of a tensor ({name.strip('_')})", WITHOUT_DATA)
         special = SPECIAL.get(name)
         return self._call(func, name, args, kwargs) if special is None else special(self, func, name, args, kwargs)
+
+    def _is_asserted(self, tensor: Tensor) -> bool:
+        """Tell whether a check of torch's asks if a tensor is true, and write down that it is to be."""
+        frame: FrameType | None = sys._getframe(2)
+        if frame is None or frame.f_code not in CHECKS:
+            return False
+        condition, message = frame.f_locals.get("cond"), self._text_of(frame.f_locals.get("message"))
+        if isinstance(condition, Tensor):
+            tensor = self._call(Tensor.all, "all", (condition,), {})
+        self.insist_on(tensor, message)
+        return True
+
+    def insist_on(self, tensor: Tensor, message: str) -> None:
+        """Write down that a tensor is to be true; the message is for sizes of the example, and is left out."""
+        node = self.argument(tensor)
+        self.emit("call_function", torch._assert_async, (node, f"what {line_of_user()} checks does not hold"), {})
+        self.forget_text(message)
+
+    def _text_of(self, message: Any) -> str:
+        """Return what a check says where it does not hold."""
+        self.listening = False
+        try:
+            return str(message() if callable(message) else message)
+        except Exception:
+            return ""
+        finally:
+            self.listening = True
+
+    def forget_text(self, message: str) -> None:
+        """Let numbers that were last written as text be others, where that is what a check says: it decides nothing.
+
+        The text is the check's message, or was handed on to what makes the check.
+        """
+        frame, said = _frame_of_user(), [message]
+        last = list(itertools.takewhile(lambda g: g.kind == "text", reversed(self.guards)))
+        while frame is not None and frame.f_code is not Recorder.watch.__code__:
+            for guard in last:
+                if guard.code is frame.f_code and any(str(plain(guard.operands[0])) in text for text in said):
+                    guard.idle = True
+            said += [value for value in frame.f_locals.values() if isinstance(value, str)]
+            frame = frame.f_back
 
     def _known(self, tensor: Tensor, name: str) -> Any:
         """Return the number or the answer that a tensor holds, or None if that depends on its data."""
@@ -902,13 +944,12 @@ def _arange(recorder: Recorder, func, name, args, kwargs) -> Any:
 
 def _assert(recorder: Recorder, func, name, args, kwargs) -> Any:
     """Let a condition that was found true be true; the message may have written numbers, which decides nothing."""
-    frame = _frame_of_user()
-    code = frame and frame.f_code
-    for guard in itertools.takewhile(lambda g: g.kind == "text" and g.code is code is not None, reversed(recorder.guards)):
-        guard.idle = True
-    if isinstance(args[0], Tensor):
-        return recorder._call(func, name, args, kwargs)
+    recorder.forget_text(str(args[1] if len(args) > 1 else kwargs.get("message", "")))
     return func(*args, **kwargs)
+
+
+def _assert_async(recorder: Recorder, func, name, args, kwargs) -> None:
+    recorder.insist_on(args[0], "".join(map(str, args[1:])))
 
 
 def _moved(recorder: Recorder, func, name, args, kwargs) -> Any:
@@ -977,6 +1018,7 @@ def _set_attribute(recorder: Recorder, func, name, args, kwargs) -> None:
 SPECIAL: dict[str, Callable] = {
     "arange": _arange, "split": _parts, "chunk": _parts, "unbind": _pieces, "__iter__": _iterate,
     "__len__": _length, "type": _type, "_assert": _assert,
+    "_assert_async": _assert_async,
     "cpu": _moved, "cuda": _moved, "to": _to, "is_contiguous": _question, "_set_grad_enabled": _grad_mode,
     "get_device": _device_number, **dict.fromkeys(("full", "new_full", "full_like"), _filled),
     "__set__": _set_attribute, "__deepcopy__": _copied,

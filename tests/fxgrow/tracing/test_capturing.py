@@ -797,3 +797,59 @@ def test_only_the_module_that_asks_for_values_is_told_that_it_is_compiled():
     assert not graph.meta["leaves"]
     for other in (torch.randn(5, 4, dtype=torch.float64), -x.abs()):
         torch.testing.assert_close(graph(other), model(other))
+
+
+def insists_on_one(x):
+    torch._assert((x > -9).all(), f"of {x.shape[0]} rows one is small")
+
+
+def insists_on_all(x):
+    torch._check_tensor_all_with(ValueError, x > -9, lambda: "one is small")
+
+
+def insists_later(x):
+    torch._assert_async((x > -9).all())
+
+
+@pytest.mark.parametrize("check", [insists_on_one, insists_on_all, insists_later])
+def test_what_torch_checks_of_numbers_is_checked_by_the_graph(check, tmp_path):
+    class Insists(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            check(x)
+            return self.last(torch.relu(self.first(x)))
+
+    model = Insists()
+    grown = fxgrow.transform(model, X, Widen(factor=2, seed=0))
+    assert fxgrow.verify(model, grown.model, X).ok and grown.model.get_submodule("first").out_features == 16
+    fxgrow.save(grown, tmp_path / "grown.fxgrow")
+    for each in (model, grown.model, fxgrow.load(tmp_path / "grown.fxgrow")):
+        each(torch.ones(5, 4))
+        with pytest.raises((AssertionError, ValueError, RuntimeError)):
+            each(torch.full((5, 4), -99.0))
+
+
+def test_a_network_that_takes_few_inputs_is_compared_on_the_example():
+    """Another way for compilers computes something else, and other numbers than the example's raise."""
+    class Marked(nn.Linear):
+        def forward(self, x, at):
+            if not bool((at == 3).sum() == 2):
+                raise ValueError("two are to be marked")
+            return super().forward(x) * 2
+
+    class Ways(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.marked, self.last = Marked(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x, at):
+            torch._assert((at == 3).sum() == 2, "two are to be marked")
+            if not torch.compiler.is_compiling() and bool((at == 3).any()):
+                x = x + 1
+            return self.last(torch.relu(self.marked.weight @ x.unsqueeze(-1)).squeeze(-1))
+
+    with pytest.raises(CaptureError, match="computes something else than the model does in eval mode"):
+        fxgrow.capture(Ways(), (X, torch.tensor([3, 1, 3])))
