@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from fxgrow.errors import GrowthError, TrainError
-from fxgrow.loops import Grower, unpack, wrap_anew
+from fxgrow.loops import Grower, parse_growth, unpack, wrap_anew
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")  # of one package: whichever the user's script has imported
 
@@ -65,16 +65,17 @@ class Growth(*_bases()):  # type: ignore[misc]
         if len(places) > 1:
             raise GrowthError(f"{self.module} is there under other names too ({', '.join(places)}), which would keep the "
                               "small model: give it one")
-        if any(isinstance(value, AveragedModel) for c in trainer.callbacks for value in vars(c).values()):
-            raise GrowthError("an average of the whole LightningModule cannot follow a growth of a part of it: keep the "
-                              "average of that part in the LightningModule's own code, or leave the callback out")
-        self._restored = pl_module.on_load_checkpoint
-        pl_module.on_load_checkpoint = self._rebuild_first
+        vars(pl_module).pop("on_load_checkpoint", None)  # of a run that was broken off
+        own = pl_module.on_load_checkpoint
 
-    def _rebuild_first(self, checkpoint: Mapping[str, Any]) -> None:
-        module = self._restored.__self__
-        self._saved = rebuild(module, checkpoint)
-        self._restored(checkpoint)
+        def rebuild_first(checkpoint: Mapping[str, Any]) -> None:
+            self._saved = rebuild(pl_module, checkpoint)
+            if self.grower is not None and self.grower.fired and not (self._saved and self._saved["fired"]):
+                raise TrainError("the checkpoint is of before the first growth, and this network has grown: load it into a "
+                                 "new LightningModule")
+            own(checkpoint)
+
+        pl_module.on_load_checkpoint = rebuild_first
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take off what `setup` put on."""
@@ -83,15 +84,23 @@ class Growth(*_bases()):  # type: ignore[misc]
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to watch the optimizers, which are there now, and whose states come next."""
         model = pl_module.get_submodule(self.module)
+        averages = [type(c).__name__ for c in trainer.callbacks for value in vars(c).values()
+                    if isinstance(value, (AveragedModel, type(pl_module))) and value is not pl_module]
+        if averages:
+            raise GrowthError(f"{averages[0]} averages the whole LightningModule, which cannot follow a growth of a part of "
+                              "it: keep the average of that part in the LightningModule's own code, or leave the callback "
+                              "out")
         if getattr(trainer.strategy.launcher, "_start_method", None):
             raise GrowthError("the strategy forks or spawns processes, and the one that started them would be left with the "
                               "small model: use strategy='ddp', or torchrun")
         if not trainer.optimizers:
             raise GrowthError("the strategy makes its optimizers later than a growth can follow: use another strategy")
-        counts = {"epoch": lambda: {"steps_per_epoch": _steps_of_an_epoch(trainer)},
-                  "fraction": lambda: {"total_steps": int(trainer.estimated_stepping_batches)}}
-        needed = [counts[text.partition("=")[0].strip()]() for text in self.grow if text.partition("=")[0].strip() in counts]
-        settings: dict[str, Any] = {name: value for given in needed for name, value in given.items()}
+        triggers = {parse_growth(text).trigger for text in self.grow}
+        settings: dict[str, Any] = {}
+        if "epoch" in triggers:
+            settings["steps_per_epoch"] = _steps_of_an_epoch(trainer)
+        if triggers & {"fraction", "auto"}:
+            settings["total_steps"] = int(trainer.estimated_stepping_batches)
         self.grower = Grower(model, trainer.optimizers, self.grow, self.inputs, seed=self.seed, **settings)
         if self._saved is not None:
             self.grower.load_state_dict(self._saved, rebuilt=True)

@@ -55,8 +55,12 @@ class InPlaceGrower(Grower):
                              done.inexact)
 
     def _put(self, new: nn.Module) -> None:
-        patched = not PATCHES.isdisjoint(vars(self.inner))
+        patched, checkpoints = not PATCHES.isdisjoint(vars(self.inner)), _checkpoints(self.inner)
         super()._put(new)
+        if checkpoints is not None and is_stock(self.inner):
+            self.inner._set_gradient_checkpointing(True, checkpoints)  # type: ignore[operator]
+            if getattr(self.inner, "_require_grads_hooks", None):  # handles of hooks on an embedding that is gone
+                self.inner.enable_input_require_grads()  # type: ignore[operator]
         if patched and PATCHES.isdisjoint(vars(self.inner)):
             from accelerate import Accelerator
             vars(self.inner).pop(PREPARED, None)  # else nothing would be put on
@@ -77,6 +81,12 @@ def build(model: nn.Module, structure: Any) -> nn.Module:
     if not isinstance(structure, str):
         return unpack(structure, model)
     return fresh(type(model), type(model.config).from_dict(json.loads(structure)), model)  # type: ignore[union-attr, operator]
+
+
+def _checkpoints(model: nn.Module) -> Any:
+    """Return the function by which layers of a model of transformers keep no activations, None if they keep them."""
+    return next((vars(m).get("_gradient_checkpointing_func") for m in model.modules()
+                 if getattr(m, "gradient_checkpointing", False)), None)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,11 @@ from transformers.trainer_callback import ExportableState
 
 from fxgrow.errors import GrowthError, TrainError
 from fxgrow.integrations.prepared import InPlaceGrower, build
+from fxgrow.loops import PARTS, auto_in, parse_growth
 
 STATE = "trainer_state.json"
+AROUND = ("in many processes a model grows in DistributedDataParallel alone: leave fsdp and deepspeed out, or train in a "
+          "loop of your own (docs/own-training.md)")
 
 
 class Growth(TrainerCallback, ExportableState):
@@ -33,7 +36,8 @@ class Growth(TrainerCallback, ExportableState):
     stays the same object. The callback's state lies in the `trainer_state.json` of each checkpoint; `rebuild` reads it.
 
     Args:
-        grow: entries of the schedule, as for `Grower`; `step=` counts the optimizer's, `plateau=` looks at `eval_loss`.
+        grow: entries of the schedule, as for `Grower`; `step=` counts the optimizer's, `plateau=` looks at `eval_loss`,
+            `auto` and `slope=` at the logged `loss`.
         example_inputs: of the model; None: those of its first call (without labels).
         seed: of every growth.
     """
@@ -48,9 +52,17 @@ class Growth(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Begin to watch the model and its optimizer, which hold what a checkpoint gave them."""
+        if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+            raise TrainError(AROUND)
         model, per_epoch = objects["model"], max(state.max_steps // max(state.num_train_epochs, 1), 1)
-        self.grower = InPlaceGrower(model, objects["optimizer"], self.grow, self.inputs, seed=self.seed,
-                                    steps_per_epoch=per_epoch, total_steps=state.max_steps)
+        most = max(1, state.max_steps // PARTS)
+        if auto_in([parse_growth(text) for text in self.grow]) is not None and (
+                args.logging_strategy != "steps" or state.logging_steps > most):
+            raise TrainError("auto looks at the training loss in each hundredth of the run, which the Trainer tells where "
+                             f"it logs: give it logging_strategy='steps' and logging_steps={most}")
+        self.grower = _Grower(model, objects["optimizer"], self.grow, self.inputs, seed=self.seed,
+                              steps_per_epoch=per_epoch, total_steps=state.max_steps)
+        self._logged = next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)
         saved = self.saved or _saved(state.stateful_callbacks) if state.global_step else None
         if saved:
             try:
@@ -71,14 +83,16 @@ class Growth(TrainerCallback, ExportableState):
     def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Grow if a growth is due."""
         if self._looking is not None:
-            raise TrainError("in many processes a model grows in DistributedDataParallel alone, and something else is "
-                             "around this one: leave fsdp and deepspeed out, or train in a loop of your own "
-                             "(docs/own-training.md)")
-        if self.grower is not None:
-            self.grower.step(state.global_step - 1)
+            raise TrainError(AROUND)
+        if self.grower is None:
+            return
+        count = len(self.grower.fired)
+        self.grower.step(state.global_step - 1, self._logged)
+        if len(self.grower.fired) > count:  # the best checkpoint is loaded at the end: one of the grown network
+            state.best_metric = state.best_model_checkpoint = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **objects: Any) -> None:
-        """Remember the training loss, which `slope=` looks at."""
+        """Remember the mean training loss since the last log."""
         self._logged = (logs or {}).get("loss", self._logged)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
@@ -91,6 +105,12 @@ class Growth(TrainerCallback, ExportableState):
         """Return what a checkpoint holds of this: arguments to make it anew, and the state of its `Grower` as text."""
         saved = None if self.grower is None else _encoded(self.grower.state_dict())
         return {"args": {"grow": self.grow, "seed": self.seed}, "attributes": {"saved": saved}}
+
+
+class _Grower(InPlaceGrower):
+    def judged(self, loss: Any, spent: int) -> list[int]:
+        """Return the `auto` entry if it is due; before the Trainer has logged a loss it is not."""
+        return [] if loss is None else super().judged(loss, spent)
 
 
 def rebuild(model: nn.Module, checkpoint: str | os.PathLike | None) -> nn.Module:

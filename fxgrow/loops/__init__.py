@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fxgrow.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from fxgrow.loops.auto import Ahead, Auto
+    from fxgrow.loops.auto import PARTS, Ahead, Auto
     from fxgrow.loops.effects import Effects, LastGrowth, scale_decay
     from fxgrow.loops.grower import Grower
     from fxgrow.loops.moving import insist_groups
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fxgrow.loops.wrappers import wrap_anew
 
 __getattr__, __dir__, __all__ = lazy_exports(__name__, {
-    "auto": "Ahead Auto",
+    "auto": "PARTS Ahead Auto",
     "effects": "Effects LastGrowth scale_decay",
     "grower": "Grower",
     "moving": "insist_groups",

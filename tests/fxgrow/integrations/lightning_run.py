@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 pl = importlib.import_module(sys.argv[2])
 
+from fxgrow.errors import GrowthError, TrainError  # noqa: E402
 from fxgrow.integrations.lightning import Growth, rebuild  # noqa: E402 (it takes the Lightning that was imported)
 
 
@@ -54,4 +55,27 @@ def run(folder: Path, kill: int | None) -> list[Tensor]:
     return [p.detach() for p in task.parameters()]
 
 
+class Back(pl.Callback):
+    def on_train_end(self, trainer, module):
+        try:
+            module.on_load_checkpoint({"callbacks": {}})
+        except TrainError as why:
+            print(why)
+
+
+def refusals() -> None:
+    """Say why a checkpoint of before a growth is not loaded, and why an average of all cannot follow."""
+    settings = {"max_steps": 5, "logger": False, "accelerator": "cpu", "enable_checkpointing": False,
+                "enable_progress_bar": False, "enable_model_summary": False}
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(20, 6)), batch_size=4)
+    task = Task()
+    pl.Trainer(callbacks=[Growth("step=2: widen where=3 factor=2", module="net"), Back()], **settings).fit(task, loader)
+    averaging = pl.callbacks.StochasticWeightAveraging(0.1)
+    try:
+        pl.Trainer(callbacks=[Growth("step=2: widen", module="net"), averaging], **settings).fit(Task(), loader)
+    except GrowthError as why:
+        print(why)
+
+
 compare(run, kill=10)
+refusals()

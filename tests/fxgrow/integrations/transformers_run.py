@@ -30,12 +30,14 @@ def run(folder: Path, kill: int | None) -> list[Tensor]:
     growth = Growth(["step=4: deepen where=transformer.h.0",
                      "step=7 lr=ratio: widen where='transformer.h.*.mlp.c_fc' factor=2"])
     arguments = TrainingArguments(folder, max_steps=10, per_device_train_batch_size=4, save_steps=3, report_to=[],
-                                  use_cpu=True, disable_tqdm=True, learning_rate=1e-2, logging_strategy="no")
+                                  use_cpu=True, disable_tqdm=True, learning_rate=1e-2, logging_strategy="no",
+                                  gradient_checkpointing=True)
     trainer = Trainer(rebuild(GPT2LMHeadModel(CONFIG), last), arguments, callbacks=[growth, Kill(kill)],
                       train_dataset=[{"input_ids": row, "labels": row} for row in ids])
     model = trainer.model
     trainer.train(resume_from_checkpoint=last)
-    assert trainer.model is model and growth.grower.fired == [0, 1]
+    assert trainer.model is model and growth.grower.fired == [0, 1] and model.is_gradient_checkpointing
+    assert all(layer.gradient_checkpointing for layer in model.transformer.h)
     again = GPT2LMHeadModel.from_pretrained(get_last_checkpoint(folder))  # a checkpoint is one of the stock class
     assert (again.config.n_layer, again.config.n_inner) == (3, 64)
     assert model.generate(ids[:1, :4], max_length=6).shape == (1, 6)
