@@ -19,7 +19,8 @@ GROUPS: dict[type, tuple[str, int]] = {Contract: ("groups", 6), Normalise: ("num
 class Drawn:
     """New positions that are drawn straight into their places: the same numbers times each sign in turn.
 
-    draw: from a shape, the next numbers. The positions are drawn in order, and may be so in several parts.
+    draw: from a shape, the next numbers, in memory that the ones after them may take. The positions are drawn in order, and
+        may be so in several parts.
     """
     draw: Callable[[Sequence[int]], Tensor]
     signs: tuple[int, ...] = (1,)

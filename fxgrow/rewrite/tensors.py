@@ -151,8 +151,11 @@ def _draw(places: Sequence[Tensor], drawn: Drawn) -> None:
     rows = max(BLOCK * first.shape[0] // first.numel(), 1)
     for blocks in [places] if rows >= first.shape[0] else zip(*(place.split(rows) for place in places)):
         numbers = drawn.draw(blocks[0].shape)
+        now = 1
         for to, sign in zip(blocks, drawn.signs):
-            to.copy_(numbers if sign > 0 else -numbers)
+            if sign != now:
+                numbers, now = numbers.neg_(), sign
+            to.copy_(numbers)
 
 
 def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth],

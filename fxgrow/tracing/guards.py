@@ -55,6 +55,7 @@ class Inputs:
         self.leaves, self.form = tree_flatten((args, kwargs))
         self.groups = self._groups()
         self.typed: list[tuple] = []  # arguments that follow the type of a tensor
+        self.at_one: dict[tuple, ReplayAtOne | BaseException] = {}  # replays at one, by the groups that are short and of one
 
     def _groups(self) -> list[list[Axis]]:
         """Return the axes, those together that have one size in several inputs (the batch of each)."""
@@ -214,10 +215,9 @@ def _allow_one(recording: Recorder, inputs: Inputs, short: list[int]) -> bool:
         whether it does so where the axes of `short` are short as well.
     """
     only_one = [g for g in recording.guards if (g.decides or g.varies) and _asks_for_one(g)]
-    batches = [group for group in inputs.groups if any(dim == 0 for _, dim in group)]
+    batches = [g for g, group in enumerate(inputs.groups) if any(dim == 0 for _, dim in group)]
     for groups in ((short, []) if short else ([],)) if only_one and batches else ():
-        few = Inputs(*inputs.longer([inputs.groups[g] for g in groups], SHORTER[0]))
-        again = replay(recording, *few.longer(batches, lambda size, dim: 1), ReplayAtOne)
+        again = _at_one(recording, inputs, groups, batches)
         if isinstance(again, ReplayAtOne):
             for guard in only_one:
                 guard.idle = again.answers.get(question(guard.operation, guard.operands), guard.answer) != guard.answer
@@ -225,18 +225,26 @@ def _allow_one(recording: Recorder, inputs: Inputs, short: list[int]) -> bool:
     return False
 
 
+def _at_one(recording: Recorder, inputs: Inputs, short: list[int], batches: list[int]) -> ReplayAtOne | BaseException:
+    """Return a replay for batches of one, where the axes of `short` are short as well, or what stopped it."""
+    key = tuple(short), tuple(batches)
+    if key not in inputs.at_one:
+        few = Inputs(*inputs.longer([inputs.groups[g] for g in short], SHORTER[0]))
+        one = few.longer([inputs.groups[g] for g in batches], lambda size, dim: 1)
+        inputs.at_one[key] = replay(recording, *one, ReplayAtOne)  # type: ignore[assignment]
+    return inputs.at_one[key]
+
+
 def _is_same_at_one(recording: Recorder, inputs: Inputs, short: list[int], batches: list[int]) -> bool:
     """Tell whether the graph does the same as the model for batches of one where the axes of `short` are short as well."""
-    few = Inputs(*inputs.longer([inputs.groups[g] for g in short], SHORTER[0]))
-    one = few.longer([inputs.groups[g] for g in batches], lambda size, dim: 1)
-    return bool(batches) and isinstance(replay(recording, *one, ReplayAtOne), ReplayAtOne)
+    return bool(batches) and isinstance(_at_one(recording, inputs, short, batches), ReplayAtOne)
 
 
 def _bounded_by_two(recording: Recorder, inputs: Inputs, batches: list[int]) -> Checks:
     """Return which batches must not be of one, for which no question says that the model does something else, and why."""
     bounds = Checks()
     for g in batches if not any((q.decides or q.varies) and _asks_for_one(q) for q in recording.guards) else ():
-        again = replay(recording, *inputs.longer([inputs.groups[g]], lambda size, dim: 1), ReplayAtOne)
+        again = _at_one(recording, inputs, [], [g])
         if isinstance(again, Differs):
             bounds[g] = 2, str(again)
     return bounds

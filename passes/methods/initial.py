@@ -39,8 +39,18 @@ class Draws:
     def __init__(self, seed: int, tensors: Mapping[str, Tensor] | None = None):
         self.generator = torch.Generator().manual_seed(seed)
         self.uniform = np.random.Generator(np.random.SFC64(seed))
+        self.room = np.empty(BLOCK, np.float32)  # where numbers are drawn before they are written to their places
         self.tensors = tensors or {}
         self._deviations: dict[str, float] = {}
+
+    def room_for(self, shape: Sequence[int], kind: type) -> np.ndarray:
+        """Return memory to draw numbers in: for a block, the same as for the one before, since new memory takes time."""
+        count = math.prod(shape)
+        if count > BLOCK:
+            return np.empty(shape, kind)
+        if self.room.dtype != kind:
+            self.room = np.empty(BLOCK, kind)
+        return self.room[:count].reshape(shape)
 
     def read(self, tensors: Mapping[str, Tensor]) -> None:
         """Take old numbers from elsewhere from now on."""
@@ -101,7 +111,7 @@ class Drawing:
         if callable(self.init):
             return self.init(shape, self.draws.generator).to(x)
         std = self._std(x)
-        return self._uniform(shape, std, x).to(x) if std else x.new_zeros(shape)
+        return self._uniform(shape, std, x).to(x, copy=True) if std else x.new_zeros(shape)
 
     def in_turn(self, x: Tensor, axis: int, *signs: int) -> New:
         """Return the new positions along `axis` of `x`, the same new numbers times each sign in turn."""
@@ -112,11 +122,14 @@ class Drawing:
         return Drawn(lambda shape: self._uniform(shape, std, x), signs) if std else None
 
     def _uniform(self, shape: Sequence[int], std: float, like: Tensor) -> Tensor:
-        """Return numbers of a uniform distribution with this deviation, in the precision of `like` or a higher one."""
+        """Return numbers of a uniform distribution with this deviation, in the precision of `like` or a higher one.
+
+        They are there until the next ones are drawn.
+        """
         if like.is_complex():
             return torch.view_as_complex(self._uniform((*shape, 2), std, torch.view_as_real(like)))
-        bound = math.sqrt(3.0) * std
-        drawn = self.draws.uniform.random(shape, np.float64 if like.dtype is torch.float64 else np.float32)
+        bound, kind = math.sqrt(3.0) * std, np.float64 if like.dtype is torch.float64 else np.float32
+        drawn = self.draws.uniform.random(dtype=kind, out=self.draws.room_for(shape, kind))
         return torch.from_numpy(drawn).mul_(2 * bound).sub_(bound)
 
     def _std(self, x: Tensor) -> float:

@@ -15,6 +15,7 @@ from torch.fx.passes.infra.pass_manager import PassManager
 import fxgrow
 from fxgrow.errors import GrowthError, SelectionError
 from fxgrow.passes import Widen
+from fxgrow.passes.methods.initial import Drawing, Draws
 
 INNER = [f"layer{i}.*.conv{j}" for i in range(1, 5) for j in (1, 2)]
 
@@ -128,6 +129,14 @@ def test_match_std_is_uniform_with_the_kernels_deviation():
     new = fxgrow.transform(model, x, [Widen("0", factor=9, seed=0)]).model.get_submodule("0").weight[64:]
     deviation = model[0].weight.std()
     assert abs(new.std() / deviation - 1) < 0.02 and abs(new.abs().max() / (3 ** 0.5 * deviation) - 1) < 0.01
+
+
+def test_numbers_drawn_stay_when_more_are_drawn():
+    drawing = Drawing(4, 8, "xavier", torch.arange(4), torch.ones(8), Draws(0))
+    first, second = (drawing.new(torch.zeros(4, 3), 0, 2, torch.arange(2)) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, Drawing(4, 8, "xavier", torch.arange(4), torch.ones(8), Draws(0)).new(
+        torch.zeros(4, 3), 0, 2, torch.arange(2)))
 
 
 def test_copies_start_from_existing_filters():

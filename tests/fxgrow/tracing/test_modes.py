@@ -67,6 +67,24 @@ def test_both_modes_are_replayed_at_both_sizes(runs):
         assert as_the_model(model, captured, torch.randint(10, shape)), shape
 
 
+class AtOne(nn.Module):
+    """A network that goes a way of its own where the batch is of one, and another where the length is."""
+
+    def forward(self, x):
+        y = x if x.shape[0] == 1 else x + 0
+        return y * (3 if x.shape[1] > 1 else 2)
+
+
+def test_what_a_replay_at_one_shows_is_looked_up_the_second_time(runs):
+    model = AtOne()
+    captured = fxgrow.capture(model, torch.randn(2, 5), check=False)
+    assert runs.count("ReplayAtOne") == 2  # of a short length, and of the length of the example
+    assert as_the_model(model, captured, torch.randn(4, 3))
+    for shape in ((1, 5), (2, 1)):
+        with pytest.raises(OtherInputs):
+            captured(torch.randn(shape))
+
+
 def asks_for_one(x, y, training):
     return y if x.shape[0] == 1 else y * 2
 
