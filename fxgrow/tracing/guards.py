@@ -175,7 +175,7 @@ def _are_free(recording: Recorder, inputs: Inputs, groups: list[list[Axis]], che
         not any(guard.decides and guard.moving for guard in recording.guards)
 
 
-def at_one(recording: Recorder, inputs: tuple[tuple, dict] | None) -> dict[tuple, Any]:
+def answers_at_one(recording: Recorder, inputs: tuple[tuple, dict] | None) -> dict[tuple, Any]:
     """Return what is asked for inputs of which an axis is one long, with the answers; nothing without such inputs.
 
     Raises:

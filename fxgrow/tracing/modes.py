@@ -18,8 +18,8 @@ from fxgrow.tracing.guards import (
     LONGER,
     SHORTER,
     Inputs,
+    answers_at_one,
     asks_for_none,
-    at_one,
     guard_sizes,
     is_single,
     let_through,
@@ -71,7 +71,7 @@ def _record_modes(twin: nn.Module, leaves: dict[str, str], start: Start, device:
     while True:
         try:
             evaluation = _record_in(twin, False, args, kwargs, leaves, start, device, free)
-            answers = at_one(evaluation, must_take)
+            answers = answers_at_one(evaluation, must_take)
             one = not evaluation.reads_training and not _with_own_train(twin)  # graph for both modes, if leaves allow it
             alone = not train or (one and not evaluation.calls_leaves)
             if guard:
