@@ -71,6 +71,8 @@ def _content(path: str) -> Any:
 
 def _states(content: Any, key: str) -> Iterator[tuple[str, State]]:
     """Yield all that may be a state_dict, by the keys that lead there."""
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         return
     if content and all(isinstance(value, Tensor) for value in content.values()):
@@ -104,7 +106,8 @@ def _prefixes(state: State, module: nn.Module) -> list[str]:
 
 def _misfit(key: str, state: State, module: nn.Module) -> str:
     """Return how a state_dict differs from what a module takes."""
-    wanted, prefix = module.state_dict(), _prefixes(state, module)[-1]
+    wanted = module.state_dict()
+    prefix = max(_prefixes(state, module), key=lambda prefix: len(_behind(prefix, state).keys() & wanted.keys()))
     held = _behind(prefix, state)
     sizes = [f"{n} {list(t.shape)} for {list(wanted[n].shape)}" for n, t in held.items()
              if n in wanted and t.shape != wanted[n].shape]

@@ -63,10 +63,23 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
         made = kind.from_dict(data)
         for name, value in late.items():
             setattr(made, name, value)
-        return made
     except Exception as error:
         what = ", ".join(f"{name}={value}" for name, value in changes.items())
         raise ModelError(f"{kind.__name__} cannot have {what}: {_told(error)}") from error
+    if kept := _kept(config, changes, made):
+        raise ModelError(f"{kind.__name__} keeps {kept}")
+    return made
+
+
+def _kept(config: Any, changes: Mapping[str, Any], made: Any) -> str:
+    """Return what a configuration still says although it was to change ("": nothing), of numbers the type, say."""
+    before, after = config.to_dict(), made.to_dict()
+    for name, value in changes.items():
+        if name in ("dtype", "torch_dtype") and str(value).removeprefix("torch.") != before.get("dtype"):
+            return f"dtype={before.get('dtype')}: a growth casts nothing"
+        if name in after and value != before.get(name) == after[name] is not None and name not in ("dtype", "torch_dtype"):
+            return f"{name}={after[name]}: another class is given by its own configuration"
+    return ""
 
 
 def _told(error: Exception) -> str:

@@ -19,7 +19,7 @@ from fxgrow.models.folders import class_of, quietly, read_config, without_number
 SHARD = "5GB"  # at most, of a file that is written
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
          torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
-INDEX = "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Stored(NamedTuple):
@@ -41,7 +41,7 @@ class Shards:
     def __init__(self, folder: str | Path, model: nn.Module):
         self.files: dict[str, Path] = {}
         self.stored: dict[str, Stored] = {}
-        for file in sorted(Path(folder).glob("*.safetensors")):
+        for file in _files(Path(folder)):
             with safetensors.safe_open(file, "pt") as opened:
                 self.files |= dict.fromkeys(opened.keys(), file)
             self.stored |= _stored(file)
@@ -63,6 +63,17 @@ class Shards:
     def _read(self, name: str) -> Tensor:
         with safetensors.safe_open(self.files[name], "pt") as opened:
             return opened.get_tensor(name)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a folder's numbers as from_pretrained takes them: what else lies there may be of another model."""
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    try:
+        names = sorted({Path(name).name for name in json.loads((folder / INDEX).read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _stored(file: Path) -> dict[str, Stored]:

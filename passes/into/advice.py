@@ -11,6 +11,7 @@ from typing import Any
 
 from fxgrow.models import changed, dtype_of, example_inputs, with_layers, without_numbers
 from fxgrow.passes.into.growing import Into
+from fxgrow.passes.into.mixtures import run_everywhere
 from fxgrow.passes.into.plan import Options
 
 NAMES = ("model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "problem_type")  # what is no setting
@@ -95,7 +96,8 @@ def _fresh(model: Any, changes: Mapping[str, Any], few: bool = True) -> Any:
     layers = getattr(model.config, "num_hidden_layers", 0)
     fewer = {"num_hidden_layers": min(layers, LAYERS)} if few and isinstance(layers, int) and layers else {}
     try:
-        return without_numbers(type(model), changed(model.config, {**changes, **fewer}), dtype_of(model)).eval()
+        made = without_numbers(type(model), changed(model.config, {**changes, **fewer}), dtype_of(model))
+        return run_everywhere(made.eval())
     except Exception:  # what a class says of values that do not go together
         return None
 

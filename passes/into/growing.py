@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from fxgrow.aten import tree_leaves, tree_map
 from fxgrow.common import without_collector
 from fxgrow.compare import TOLERANCE, Verification, copy_of, verify
-from fxgrow.errors import GrowthError
+from fxgrow.errors import CaptureError, GrowthError
 from fxgrow.graph import Captured, as_call, is_captured, skeleton, tensors_of, uncached
 from fxgrow.models import dtype_of, results_alone
 from fxgrow.passes.into.constants import absorb_constants
@@ -102,8 +102,7 @@ class Into:
         self.prior = self.prior.then(first) if self.prior and first else self.prior or first
         self.alone = not is_captured(same) or _gives_results_alone(same)
         with self._compared(same, self.big):
-            small_gm, big_gm = (capture_graph(model, taken, check=not streamed, guard=False, train=not streamed)
-                                for model in (same, self.big))
+            small_gm, big_gm = _graphs((same, self.big), taken, streamed)
         self.pairing = pairing = Pairing(small_gm, big_gm, options.place)
         if doubt := next((mixture.doubt for mixture in self.mixtures if mixture.doubt), ""):
             raise GrowthError(doubt)
@@ -120,6 +119,7 @@ class Into:
         self.new: dict[str, Tensor] = {}
         for extra in pairing.extras:
             self.new |= numbers_of(extra, pairing, self.old, options, steps)
+        self.unread = _unread(self.small, self.big, big_gm)
         self.wrong = insist_on_constants(pairing, self.constants, self._constants_wanted())
         steps += self.wrong
 
@@ -211,7 +211,7 @@ class Into:
             if name not in self.constants:
                 tensors[name].fill_(number)
         self.omitted.blank(tensors, [name for name in self.pairing.names if name not in self.constants])
-        for name, value in [*self.old.items(), *self.new.items()]:
+        for name, value in [*self.unread.items(), *self.old.items(), *self.new.items()]:
             if name in self.constants:
                 continue
             value = self.omitted.placed(name, tensors[name], value)
@@ -224,6 +224,7 @@ class Into:
         """Return where the numbers of each tensor of the big model come from."""
         known, held = tensors_of(self.small), self.big.state_dict()
         entries = {n: ParameterRecord.new(t.ndim) for n, t in tensors.items() if n in held or n not in known}
+        entries |= {name: ParameterRecord.same(name, t.ndim) for name, t in self.unread.items()}
         for theirs, ours in self.pairing.names.items():
             if theirs not in tensors:  # a plain tensor
                 continue
@@ -276,6 +277,26 @@ class Into:
         exact = tuple(mode for mode, error in checked.errors.items() if error <= tolerance)
         note = "its class computes partly in a type of less precision"
         return replace(checked, tolerance=tolerance, exact_in=exact, notes=(*checked.notes, note))
+
+
+def _graphs(models: tuple[nn.Module, nn.Module], inputs: Any, streamed: bool) -> list[GraphModule]:
+    """Return the graphs of both models, for eval mode alone where that of train mode is none (it draws by NumPy)."""
+    try:
+        return [capture_graph(model, inputs, check=not streamed, guard=False, train=not streamed) for model in models]
+    except CaptureError:
+        if streamed:
+            raise
+        return [capture_graph(model, inputs, check=False, guard=False, train=False) for model in models]
+
+
+def _unread(small: nn.Module, big: nn.Module, gm: GraphModule) -> dict[str, Tensor]:
+    """Return parameters of the same name and shape that no forward reads in eval mode (what stands for masked sound)."""
+    layers = {str(n.target): gm.get_submodule(str(n.target)) for n in gm.graph.find_nodes(op="call_module")}
+    read = {str(n.target) for n in gm.graph.find_nodes(op="get_attr")}
+    read |= {f"{path}.{name}" for path, layer in layers.items() for name in tensors_of(layer)}
+    theirs = dict(big.named_parameters())
+    return {name: p.detach() for name, p in small.named_parameters()
+            if name in theirs and name not in read and p.shape == theirs[name].shape}
 
 
 def _loads_plainly(module: nn.Module) -> bool:

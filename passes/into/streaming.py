@@ -147,7 +147,9 @@ class _Numbers:
             return torch.full(tensors_of(into.big)[name].shape, self.neutral[name])
         if name in self.extras:
             return self._part(self.extras[name])[name]
-        raise GrowthError(f"{name} has no counterpart in the small model")
+        if name in into.unread:
+            return self.shards.read(name)
+        raise Refusal(f"{name} is read by no graph, and has to be drawn with the model")
 
     def _part(self, extra: Extra) -> dict[str, Tensor]:
         """Return the numbers of a part that the small model lacks: as its class makes them, but where it is the identity."""

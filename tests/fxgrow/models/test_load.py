@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import squeezenet1_1
+from torchvision.models import resnet18, squeezenet1_1
 
 import fxgrow
 from fxgrow.errors import ArchiveError, FxgrowError, ModelError
@@ -133,8 +133,9 @@ def test_weights_from_a_file(tmp_path):
     torch.save({"epoch": 3, "state_dict": other.state_dict()}, tmp_path / "checkpoint.pth")
     save_file(other.state_dict(), tmp_path / "w.safetensors")
     torch.save(other, tmp_path / "module.pth")
+    torch.save({"model": None, "ema": other}, tmp_path / "ema.pth")
     fxgrow.save(other, tmp_path / "ours.pth", example_inputs=torch.zeros(1, 3, 64, 64))
-    for name in ("w.pth", "checkpoint.pth", "w.safetensors", "module.pth", "ours.pth"):
+    for name in ("w.pth", "checkpoint.pth", "w.safetensors", "module.pth", "ema.pth", "ours.pth"):
         assert same(load_model("torchvision:squeezenet1_1", weights=str(tmp_path / name))[0], other)
     with pytest.raises(ModelError, match="does not fit MobileNetV3"):
         load_model("torchvision:mobilenet_v3_small", weights=str(tmp_path / "w.pth"))
@@ -187,6 +188,9 @@ def test_a_checkpoint_that_does_not_fit_names_what_it_has(tmp_path):
     torch.save({"params": {**state, "net.more": torch.ones(1)}}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="under 'params', behind 'net.', the model has no more and it has other sizes"):
         load_model("torchvision:squeezenet1_1", weights=str(tmp_path / "w.pth"))
+    torch.save({n: t for n, t in resnet18().state_dict().items() if n != "fc.bias"}, tmp_path / "r.pth")
+    with pytest.raises(ModelError, match="ResNet: it has no fc.bias$"):  # the first of its names ends others, too
+        load_model("torchvision:resnet18", weights=str(tmp_path / "r.pth"))
 
 
 def test_weights_that_are_none(tmp_path):

@@ -6,12 +6,13 @@ import json
 import pytest
 import torch
 from commands import run
+from safetensors.torch import load_file, save_file
 from support import shake
 
 import fxgrow
 from fxgrow.common import Refusal
 from fxgrow.errors import ModelError
-from fxgrow.models import changed, example_inputs, load_model, results_alone
+from fxgrow.models import example_inputs, load_model, results_alone
 from fxgrow.passes import Deepen, Widen
 from fxgrow.passes.into import nodewise
 from fxgrow.passes.into.plan import Options
@@ -73,6 +74,8 @@ def test_a_refused_growth_leaves_no_folder(here):
     assert "hidden_sizes" in run("grow small --set hidden_sizes=3 -o out", 1).stderr
     assert "not a multiple" in run("grow small --set num_attention_heads=5 -o out", 1).stderr
     assert "cannot share 3" in run("grow small --set num_key_value_heads=3 -o out", 1).stderr
+    assert "keeps model_type=llama: another class" in run("grow small --set model_type=mistral -o out", 1).stderr
+    assert "keeps dtype=float64: a growth casts nothing" in run("grow small --set dtype=float32 -o out", 1).stderr
     run("grow small -o out", 2)
     assert {p.name for p in here.iterdir()} == {"small"}
 
@@ -146,10 +149,22 @@ def test_what_a_class_makes_anew_as_it_loads_is_no_part_of_a_folder(here):
     assert float((one - two).abs().max() / one.abs().max()) < 1e-5
 
 
-def test_a_list_that_a_class_insists_on_stays(here):
-    sizes = {"conv_dim": [8, 8], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2}
-    config = transformers.Wav2Vec2Config(**sizes, num_hidden_layers=1)
-    assert changed(config, {"num_hidden_layers": 2}).conv_dim == [8, 8]
+def test_sound_whose_masks_are_drawn_by_numpy_and_read_in_training_alone(here):
+    sizes = {"conv_dim": [8, 8], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2,
+             "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "hidden_size": 16, "num_attention_heads": 2,
+             "vocab_size": 12}
+    small = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**sizes, intermediate_size=24, num_hidden_layers=1))
+    shake(small.eval(), 0).save_pretrained("small")
+    run("grow small --set intermediate_size=32 -o out")
+    big, x = transformers.Wav2Vec2ForCTC.from_pretrained("out"), torch.randn(2, 900)
+    assert big.config.conv_dim == [8, 8]  # a list that the class insists on
+    assert torch.equal(big.wav2vec2.masked_spec_embed, small.wav2vec2.masked_spec_embed)
+    grown = fxgrow.grow_into(small, {"num_hidden_layers": 2}, approximate=True, seed=0)  # eps twice
+    assert torch.equal(grown.model.wav2vec2.masked_spec_embed, small.wav2vec2.masked_spec_embed)
+    for other in (big, grown.model.eval()):
+        with torch.no_grad():
+            one, two = small(x).logits, other(x).logits
+        assert float((one - two).abs().max() / one.abs().max()) < 1e-4
 
 
 def test_keys_that_grow_with_their_queries_are_no_copies(here):
@@ -185,6 +200,17 @@ def test_numbers_that_stay_are_copied_from_file_to_file(here, monkeypatch, by_sy
     run("grow small --set num_hidden_layers=3 -o out")
     old, new = (load_model(place)[0].state_dict() for place in ("small", "out"))
     assert len(new) > len(old) and all(torch.equal(t, new[name]) for name, t in old.items())
+
+
+def test_shards_that_the_index_does_not_name_are_left(here):
+    small = made()
+    small.float().save_pretrained("small", max_shard_size="10KB")
+    for file in list((here / "small").glob("model-*.safetensors")):  # of a model that was saved there before
+        numbers = {name: t + 1 for name, t in load_file(file).items()}
+        save_file(numbers, file.with_name(file.name.replace("-of-", "-of-9")), {"format": "pt"})
+    run("grow small --set num_hidden_layers=3 -o out")
+    big = load_model("out")[0]
+    assert all(torch.equal(t, big.state_dict()[name]) for name, t in small.state_dict().items())
 
 
 def test_pixels_of_16_bits_are_widened_with_the_model(here):
