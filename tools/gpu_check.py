@@ -8,17 +8,21 @@ growth in float32, bfloat16 and float16 against the network before it; optimizer
 device; the throughput of the trainer against a bare loop, and of batches; and, with the time that is left, whether
 growing pays on text, and on images (CIFAR-10, say: `images`, `labels`, `test_images`, `test_labels`).
 
-A check that fails is told with its error and does not stop those behind it; the exit code is 1 then.
+What fails is told with its error and does not stop what is behind it; the exit code is 1 then. The file is written behind
+each check, and when time is up.
 """
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,7 @@ from fxgrow.experiments.train import TrainConfig, Trainer, fit_stacked
 from fxgrow.passes import Deepen, Widen
 from fxgrow.zoo import create_model, options_for
 
+NO_TIME = "no time was left"
 # relative errors that rounding explains, of outputs behind a few dozen layers
 ALLOWED = {torch.float32: 2e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 
@@ -44,6 +49,7 @@ class Setting:
     quick: bool
     until: float
     images: str = ""
+    failed: list[str] = field(default_factory=list)
 
     @property
     def left(self) -> float:
@@ -52,6 +58,17 @@ class Setting:
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+    def tried(self, found: dict[str, Any], name: str, part: Callable[[], Any], seconds: float = 0) -> None:
+        """Put into `found` what a part finds, or its error; it does not begin with less than so many seconds left."""
+        if self.left < (0 if self.quick else seconds):
+            found[name] = NO_TIME
+            return
+        try:
+            found[name] = part()
+        except Exception as error:
+            found[name] = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            self.failed.append(name)
 
 
 Check = Callable[[Setting], dict[str, Any]]
@@ -82,17 +99,21 @@ def growth(setting: Setting) -> dict[str, Any]:
     types = [torch.float32, torch.bfloat16] + ([torch.float16] if setting.device.type == "cuda" else [])
     for name, (model, x) in networks(setting.quick).items():
         for dtype in types[:1] if setting.quick and "gpt" not in name else types:
-            net, inputs = model.to(setting.device, dtype).eval(), x.to(setting.device)
-            inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
-            began = time.perf_counter()
-            grown = fxgrow.transform(net, inputs, [Widen(factor=2, seed=0), Deepen(method="netmorph", seed=1)])
-            setting.wait()
-            seconds = time.perf_counter() - began
-            error = _error(net, grown.model.eval(), inputs)
-            assert error <= ALLOWED[dtype], f"{name} in {dtype}: relative error {error:.2g}"
-            found[f"{name}, {dtype}"] = {"relative_error": error, "seconds": seconds, "parameters": [
-                sum(p.numel() for p in m.parameters()) for m in (net, grown.model)]}
+            setting.tried(found, f"{name}, {dtype}", partial(_grown, setting, model, x, dtype))
     return found
+
+
+def _grown(setting: Setting, model: nn.Module, x: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    net, inputs = model.to(setting.device, dtype).eval(), x.to(setting.device)
+    inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
+    began = time.perf_counter()
+    grown = fxgrow.transform(net, inputs, [Widen(factor=2, seed=0), Deepen(method="netmorph", seed=1)])
+    setting.wait()
+    seconds = time.perf_counter() - began
+    error = _error(net, grown.model.eval(), inputs)
+    assert error <= ALLOWED[dtype], f"relative error {error:.2g}"
+    return {"relative_error": error, "seconds": seconds, "parameters": [
+        sum(p.numel() for p in m.parameters()) for m in (net, grown.model)]}
 
 
 @torch.no_grad()
@@ -139,16 +160,20 @@ def training(setting: Setting) -> dict[str, Any]:
         ways |= {"fp16": {"precision": "fp16"}, "fused": {"fused": True}, "CUDA graphs": {"compile": "reduce-overhead"},
                  "fp16, inductor": {"precision": "fp16", "compile": "inductor"}}
     for name, settings in ways.items():
-        torch.manual_seed(0)
-        model = create_model("cifar_resnet10", **options_for("cifar_resnet10", (1, 8, 8), 10), r=2 ** -3)
-        config = TrainConfig(epochs=4, lr=0.1, device=setting.device.type, grow=["epoch=2: widen factor=2"], **settings)
-        with tempfile.TemporaryDirectory() as folder:
-            rows = Trainer(model, data, config, f"{folder}/run").fit().rows
-            again = Trainer.resume(f"{folder}/run", data)
-            assert again.step == again.total
-        assert rows[-1]["val_loss"] < rows[0]["val_loss"]
-        found[name] = {"accuracy": rows[-1]["val_accuracy"], "seconds": rows[-1]["seconds"]}
+        setting.tried(found, name, partial(_trained, setting, data, settings))
     return found
+
+
+def _trained(setting: Setting, data: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = create_model("cifar_resnet10", **options_for("cifar_resnet10", (1, 8, 8), 10), r=2 ** -3)
+    config = TrainConfig(epochs=4, lr=0.1, device=setting.device.type, grow=["epoch=2: widen factor=2"], **settings)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Trainer(model, data, config, f"{folder}/run").fit().rows
+        again = Trainer.resume(f"{folder}/run", data)
+        assert again.step == again.total
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"]
+    return {"accuracy": rows[-1]["val_accuracy"], "seconds": rows[-1]["seconds"]}
 
 
 def throughput(setting: Setting) -> dict[str, Any]:
@@ -160,19 +185,26 @@ def throughput(setting: Setting) -> dict[str, Any]:
     source = Arrays(x, y, names, (x[:10], y[:10]), padded_crop((3, 32, 32), flip=True))
     train = as_data(source, validation=0).train
     for attempt in ("first, with the copy to the device", "again"):
-        setting.wait()
-        began = time.perf_counter()
-        for _ in loader(train, 64, shuffle=True, device=setting.device):
-            pass
-        setting.wait()
-        found[f"{len(x):,} images with crop and flip, {attempt}"] = time.perf_counter() - began
+        setting.tried(found, f"{len(x):,} images with crop and flip, {attempt}", partial(_batches, setting, train))
     for r, batch in ((2 ** -3, 64), (1.0, 256)) if not setting.quick else ((2 ** -3, 64),):
-        ours, bare = _ours(setting, source, r, batch, count), _bare(setting, x, y, r, batch, count)
-        found[f"cifar_resnet10, r = {r:g}, batch {batch}"] = {"trainer": ours, "bare": bare, "ratio": ours / bare}
+        def both(r: float = r, batch: int = batch) -> dict[str, float]:
+            ours, bare = _ours(setting, source, r, batch, count), _bare(setting, x, y, r, batch, count)
+            return {"trainer": ours, "bare": bare, "ratio": ours / bare}
+
+        setting.tried(found, f"cifar_resnet10, r = {r:g}, batch {batch}", both)
     for seeds in (2,) if setting.quick else (8, 32):
-        found[f"cifar_resnet10, r = 0.125, batch 64, {seeds} seeds stacked"] = {
-            "each": _stacked(setting, source, 2 ** -3, 64, count, seeds)}
+        setting.tried(found, f"cifar_resnet10, r = 0.125, batch 64, {seeds} seeds stacked",
+                      lambda seeds=seeds: {"each": _stacked(setting, source, 2 ** -3, 64, count, seeds)})
     return found
+
+
+def _batches(setting: Setting, train: Any) -> float:
+    setting.wait()
+    began = time.perf_counter()
+    for _ in loader(train, 64, shuffle=True, device=setting.device):
+        pass
+    setting.wait()
+    return time.perf_counter() - began
 
 
 def _ours(setting: Setting, source: Arrays, r: float, batch: int, count: int) -> float:
@@ -232,18 +264,21 @@ def pays(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {"steps": count}
     for name, depth, grow in (("small", deep[0], []), ("large", deep[1], []),
                               ("grown", deep[0], ["fraction=0.5: deepen where=blocks.* method=r2r"])):
-        if setting.left < 30 and not setting.quick:
-            found[name] = "no time was left"
-            continue
-        torch.manual_seed(0)
-        model = create_model("gpt", width=width, depth=depth)
-        config = TrainConfig(steps=count, batch_size=8 if setting.quick else 64, optimizer="adamw", lr=1e-3, schedule="wsd",
-                             warmup=0.02, clip=1.0, eval_every=max(1, count // 4), device=setting.device.type,
-                             precision="bf16", grow=grow)
-        rows = Trainer(model, data, config).fit().rows
-        found[name] = {"parameters": rows[-1]["parameters"], "seconds": rows[-1]["seconds"],
-                       "rows": [{k: row[k] for k in ("step", "flops", "val_bits_per_byte")} for row in rows]}
+        def arm(depth: int = depth, grow: list[str] = grow) -> dict[str, Any]:
+            torch.manual_seed(0)
+            model = create_model("gpt", width=width, depth=depth)
+            config = TrainConfig(steps=count, batch_size=8 if setting.quick else 64, optimizer="adamw", lr=1e-3,
+                                 schedule="wsd", warmup=0.02, clip=1.0, eval_every=max(1, count // 4),
+                                 device=setting.device.type, precision="bf16", grow=grow)
+            return _told(Trainer(model, data, config).fit().rows, "step", "flops", "val_bits_per_byte")
+
+        setting.tried(found, name, arm, seconds=30)
     return found
+
+
+def _told(rows: list[dict[str, Any]], *columns: str) -> dict[str, Any]:
+    return {"parameters": rows[-1]["parameters"], "seconds": rows[-1]["seconds"],
+            "rows": [{name: row[name] for name in columns} for row in rows]}
 
 
 def images(setting: Setting) -> dict[str, Any]:
@@ -259,17 +294,15 @@ def images(setting: Setting) -> dict[str, Any]:
             "at half": (narrow, ["fraction=0.5: widen factor=2"])}
     found: dict[str, Any] = {}
     for arm, (r, grow) in arms.items():
-        if setting.left < 60 and not setting.quick:
-            found[arm] = "no time was left"
-            continue
-        torch.manual_seed(0)
-        model = create_model(name, **{**options_for(name, data.input_shape, data.classes), "r": r, "stem": 3})
-        settings = {"batch_size": 32} if setting.quick else {"batch_size": 128, "precision": "bf16", "channels_last": True}
-        config = TrainConfig(epochs=2 if setting.quick else 8, lr=0.1, weight_decay=5e-4, schedule="wsd", warmup=0.05,
-                             norm_statistics="always", device=setting.device.type, grow=grow, **settings)
-        rows = Trainer(model, data, config).fit().rows
-        found[arm] = {"parameters": rows[-1]["parameters"], "seconds": rows[-1]["seconds"],
-                      "rows": [{k: row[k] for k in ("step", "flops", "val_accuracy", "event")} for row in rows]}
+        def trained(r: float = r, grow: list[str] = grow) -> dict[str, Any]:
+            torch.manual_seed(0)
+            model = create_model(name, **{**options_for(name, data.input_shape, data.classes), "r": r, "stem": 3})
+            ways = {"batch_size": 32} if setting.quick else {"batch_size": 128, "precision": "bf16", "channels_last": True}
+            config = TrainConfig(epochs=2 if setting.quick else 8, lr=0.1, weight_decay=5e-4, schedule="wsd", warmup=0.05,
+                                 norm_statistics="always", device=setting.device.type, grow=grow, **ways)
+            return _told(Trainer(model, data, config).fit().rows, "step", "flops", "val_accuracy", "event")
+
+        setting.tried(found, arm, trained, seconds=60)
     return found
 
 
@@ -284,22 +317,40 @@ def about(device: torch.device) -> dict[str, Any]:
             "python": platform.python_version()}
 
 
-def run(setting: Setting) -> dict[str, Any]:
-    """Run all checks that time allows, and return what was found."""
-    report: dict[str, Any] = {"about": about(setting.device), "quick": setting.quick, "failed": []}
+def run(setting: Setting, out: Path | None = None) -> dict[str, Any]:
+    """Run all checks that time allows, and return what was found; what there is so far is written behind each.
+
+    With `out`, time is up when it is up, whatever hangs: the process ends, and the report tells in which check.
+    """
+    report: dict[str, Any] = {"about": about(setting.device), "quick": setting.quick, "failed": setting.failed}
+
+    def stop() -> None:
+        report["failed"] = [*setting.failed, "time was up before all was done"]
+        write(report, out)
+        os._exit(1)
+
+    clock = threading.Timer(max(setting.left, 0), stop)
+    clock.daemon = True
+    if out is not None:
+        clock.start()
     for name, check in CHECKS.items():
         if setting.left <= 0:
-            report[name] = "no time was left"
+            report[name] = NO_TIME
             continue
-        began = time.monotonic()
-        try:
-            found = check(setting)
-        except Exception as error:
-            found = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-            report["failed"].append(name)
-        report[name] = {**found, "took": round(time.monotonic() - began, 2)}
-        print(f"{name:12} {'FAILED' if name in report['failed'] else 'ok'} {report[name]['took']:.1f} s", flush=True)
+        began, failed, tried = time.monotonic(), len(setting.failed), {}
+        report[name] = "not done when time was up"
+        setting.tried(tried, name, partial(check, setting))
+        report[name] = {**tried[name], "took": round(time.monotonic() - began, 2)}
+        print(f"{name:12} {'FAILED' if len(setting.failed) > failed else 'ok'} {report[name]['took']:.1f} s", flush=True)
+        write(report, out)
+    clock.cancel()
     return report
+
+
+def write(report: dict[str, Any], out: Path | None) -> None:
+    """Write the report, where there is a place for it."""
+    if out is not None:
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -308,13 +359,14 @@ def main() -> int:
     parser.add_argument("--out", default="gpu_check.json", metavar="FILE", help="where the report goes")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--quick", action="store_true", help="small networks and a few steps")
-    parser.add_argument("--minutes", type=float, default=8.0, help="no check starts behind that")
+    parser.add_argument("--minutes", type=float, default=8.0, help="then it ends, whatever hangs")
     parser.add_argument("--images", default="", metavar="FILE", help="an .npz archive, for whether growing pays on it")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here: --device cpu --quick tries the script itself")
-    report = run(Setting(torch.device(args.device), args.quick, time.monotonic() + 60 * args.minutes, args.images))
-    Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    setting = Setting(torch.device(args.device), args.quick, time.monotonic() + 60 * args.minutes, args.images)
+    report = run(setting, Path(args.out))
+    write(report, Path(args.out))
     print(f"written to {args.out}")
     return 1 if report["failed"] else 0
 
