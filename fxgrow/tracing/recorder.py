@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import operator
 import sys
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from types import FrameType
+from types import CellType, FrameType
 from typing import Any
 
 import torch
@@ -155,6 +156,15 @@ class Guard:
     moving: set[int] = field(default_factory=set)
 
 
+@dataclass
+class Enclosed:
+    """A variable of a function around others, written to as a namespace is."""
+    cell: CellType
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.cell.cell_contents = value
+
+
 class Recorder(TorchFunctionMode):
     """Run a model on meta tensors once, and write down what it does as a graph.
 
@@ -190,7 +200,7 @@ class Recorder(TorchFunctionMode):
         self.place: torch.device | None = None  # that of a tensor, as the forward was last told it
         self.compiling: set[str] = set()  # the modules that are told, when they ask, that they are compiled
         self.asked_compiling: set[str] = set()
-        self.uncached: list[tuple[dict, str, Any]] = []  # functions that are called without their caches, and where
+        self.uncached: list[tuple[Any, str, Any]] = []  # functions that are called without their caches, and where
         modules = modules_by_path(root)
         self.paths = {id(m): n for n, m in modules}
         self.names = _names_of_tensors(modules)
@@ -275,7 +285,11 @@ class Recorder(TorchFunctionMode):
         Raises:
             CacheFound: the code that looks something up knows one.
         """
-        known = [(frame.f_globals, name, frame.f_globals.get(name)) for name in frame.f_code.co_names]
+        names = frame.f_globals
+        known: list[tuple[Any, str, Any]] = [(names, name, names.get(name)) for name in frame.f_code.co_names]
+        inner = [frame.f_locals.get(name) for name in frame.f_code.co_freevars]  # of a decorator
+        known += [(Enclosed(cell), "", value) for value in inner if isinstance(value, functools._lru_cache_wrapper)
+                  for cell in gc.get_referrers(value) if isinstance(cell, CellType)]
         found = [place for place in known if isinstance(place[2], functools._lru_cache_wrapper)]
         if found:
             raise CacheFound(found)

@@ -214,3 +214,33 @@ def test_a_function_keeps_its_cache_and_the_graph_does_without():
     for size in ((2, 3, 4), (3, 7, 4)):
         x = torch.randn(size).double()
         torch.testing.assert_close(graph(x), model(x))
+
+
+def wrapped(function):
+    """Keep a cache where no namespace of a module knows it."""
+    kept = functools.lru_cache(function)
+
+    @functools.wraps(function)
+    def call(*args):
+        return kept(*args)
+    return call
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_cache_of_a_decorator_is_not_asked(warm):
+    @wrapped
+    def ramp_of(length, dtype):
+        return torch.arange(length).to(dtype) / length
+
+    class Ramped(Kept):
+        def forward(self, x):
+            return self.run(x) + ramp_of(x.shape[1] // 2, x.dtype).sum()
+
+    model, x = Ramped().double(), torch.randn(2, 6, 4).double()
+    if warm:
+        model(x)
+    graph = fxgrow.capture(model, x)
+    for batch, length in ((1, 6), (5, 6), (3, 8), (2, 14)):
+        other = torch.randn(batch, length, 4).double()
+        torch.testing.assert_close(graph(other), model(other), rtol=1e-12, atol=1e-12)
+    assert isinstance(ramp_of.__closure__[0].cell_contents, functools._lru_cache_wrapper)
