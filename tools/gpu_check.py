@@ -154,8 +154,9 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
 
 def training(setting: Setting) -> dict[str, Any]:
     """Train and grow by the trainer in each precision, and go on from a checkpoint to the same numbers."""
-    data, found = load_data("digits", limit=300), {}
-    ways = {"fp32": {}, "bf16": {"precision": "bf16"}, "channels_last": {"channels_last": True}}
+    data = load_data("digits", limit=300)
+    found: dict[str, Any] = {}
+    ways: dict[str, dict[str, Any]] = {"fp32": {}, "bf16": {"precision": "bf16"}, "channels_last": {"channels_last": True}}
     if setting.device.type == "cuda":
         ways |= {"fp16": {"precision": "fp16"}, "fused": {"fused": True}, "CUDA graphs": {"compile": "reduce-overhead"},
                  "fp16, inductor": {"precision": "fp16", "compile": "inductor"}}
@@ -178,7 +179,8 @@ def _trained(setting: Setting, data: Any, settings: dict[str, Any]) -> dict[str,
 
 def throughput(setting: Setting) -> dict[str, Any]:
     """Time a step of the trainer against a bare loop's, and batches with crop and flip, by the clock on the wall."""
-    count, found = (10 if setting.quick else 200), {}
+    count = 10 if setting.quick else 200
+    found: dict[str, Any] = {}
     x = torch.randint(0, 256, (640 if setting.quick else 50_000, 3, 32, 32), dtype=torch.uint8)
     y = torch.arange(len(x)) % 10
     names = tuple("0123456789")
@@ -194,7 +196,7 @@ def throughput(setting: Setting) -> dict[str, Any]:
         setting.tried(found, f"cifar_resnet10, r = {r:g}, batch {batch}", both)
     for seeds in (2,) if setting.quick else (8, 32):
         setting.tried(found, f"cifar_resnet10, r = 0.125, batch 64, {seeds} seeds stacked",
-                      lambda seeds=seeds: {"each": _stacked(setting, source, 2 ** -3, 64, count, seeds)})
+                      partial(_stacked, setting, source, 2 ** -3, 64, count, seeds))
     return found
 
 
@@ -219,7 +221,7 @@ def _ours(setting: Setting, source: Arrays, r: float, batch: int, count: int) ->
     return (time.perf_counter() - began) / count
 
 
-def _stacked(setting: Setting, source: Arrays, r: float, batch: int, count: int, seeds: int) -> float:
+def _stacked(setting: Setting, source: Arrays, r: float, batch: int, count: int, seeds: int) -> dict[str, float]:
     data = as_data(source, validation=0, augment=False)
 
     def runs(steps: int) -> list[Trainer]:
@@ -233,7 +235,7 @@ def _stacked(setting: Setting, source: Arrays, r: float, batch: int, count: int,
     began = time.perf_counter()
     assert fit_stacked(made) == [None] * seeds
     setting.wait()
-    return (time.perf_counter() - began) / count / seeds
+    return {"each": (time.perf_counter() - began) / count / seeds}
 
 
 def _bare(setting: Setting, x: Tensor, y: Tensor, r: float, batch: int, count: int) -> float:
@@ -337,7 +339,8 @@ def run(setting: Setting, out: Path | None = None) -> dict[str, Any]:
         if setting.left <= 0:
             report[name] = NO_TIME
             continue
-        began, failed, tried = time.monotonic(), len(setting.failed), {}
+        began, failed = time.monotonic(), len(setting.failed)
+        tried: dict[str, Any] = {}
         report[name] = "not done when time was up"
         setting.tried(tried, name, partial(check, setting))
         report[name] = {**tried[name], "took": round(time.monotonic() - began, 2)}
