@@ -157,7 +157,7 @@ def _divided(self, other):
 
 
 _METHODS: dict[str, Any] = {"__divmod__": _divmod, "__rdivmod__": _divided, "__hash__": _hash,
-                                 "__bool__": _question("__bool__", operator.truth)}
+                            "__bool__": _question("__bool__", operator.truth)}
 for _name in ARITHMETIC:
     _operation = getattr(operator, f"__{_name}__")
     _METHODS |= {f"__{_name}__": _arithmetic(_operation), f"__r{_name}__": _arithmetic(_operation, swap=True)}
