@@ -57,13 +57,14 @@ def _elsewhere(path: str, nodes: list[Node]) -> dict[str, nn.Module]:
 
 
 def _part(path: str, nodes: list[Node], trace: Trace, last: bool = False) -> Part:
+    nodes = [n for n in nodes if n.op != "get_attr" or below(str(n.target), path)]  # a mask of the whole model is given
     with_numbers = next((n for n, layer in _elsewhere(path, nodes).items() if tensors_of(layer)), None)
     if with_numbers is not None:
         raise Refusal(f"{path} calls {with_numbers}, whose numbers others share")
     out = _only_out(path, nodes, trace)
     shape = trace.values[out.name].shape
     values = {n: trace.values.get(n.name) for n in boundary(nodes)[0]}
-    ins = [n for n, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()]
+    ins = [n for n, v in values.items() if isinstance(v, Tensor) and v.is_floating_point() and n.op != "get_attr"]
     alike = [n for n in ins if trace.values[n.name].shape == shape]
     if last and len(alike) > 1:
         alike = [max(alike, key=list(out.graph.nodes).index)]
@@ -99,8 +100,20 @@ def find_spread(path: str, trace: Trace, graph: Graph) -> list[Part]:
         for start in starts:
             with contextlib.suppress(Refusal):
                 part = _part(path, [*tensors, *order[start:end + 1]], trace)
-                found.setdefault((part.takes, part.gives), part)  # type: ignore[arg-type]
+                if not _is_fed_besides(part):
+                    found.setdefault((part.takes, part.gives), part)  # type: ignore[arg-type]
     return list(found.values())
+
+
+def _is_fed_besides(part: Part) -> bool:
+    """Tell whether a part is also given something that is computed from what it takes: then it is the end of a block."""
+    others, reached = boundary(part.nodes)[0], {part.takes}
+    node, first = part.takes.next, min(n for n in part.nodes if n.op != "get_attr")  # type: ignore[union-attr]
+    while node is not first:
+        if not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+        node = node.next
+    return not (reached - {part.takes}).isdisjoint(others)
 
 
 def ends(part: Part, trace: Trace) -> tuple[Val, Val]:

@@ -30,22 +30,30 @@ class Stages:
         """Return the block below a path, if one is there that can be the identity as it is."""
         if path not in self._blocks:
             self._blocks[path] = None
-            for find in (*(lambda block=block: block for block in self.spread(path)),
-                         lambda: find_block(path, self.trace, last=True)):
+            alone = [*(lambda block=block: block for block in self.spread(path)),
+                     lambda: find_block(path, self.trace, last=True)]
+            for find in (*alone, *(lambda block=block: block for block in self._around(path))):
                 try:
                     self.norms.update(self._identity(find()))
                     self._blocks[path] = find()
                     break
                 except Refusal as why:
-                    self._why[path] = str(why)
+                    if find in alone:
+                        self._why[path] = str(why)
         return self._blocks[path]
 
     def spread(self, path: str) -> list[Part]:
         """Return what may be the block of a module whose own code is never run, since a loop around it calls its layers."""
-        numbered, nodes = re.fullmatch(r"(.*?)(\d+)", path), self.trace.below.get(path, ())
-        if numbered is None or not any(self.gm.get_submodule(path).children()) or any(
-                path in (owner_of(node), str(node.target)) or owner_of(node) == str(node.target) for node in nodes):
+        nodes = self.trace.below.get(path, ())
+        if any(path in (owner_of(node), str(node.target)) or owner_of(node) == str(node.target) for node in nodes):
             return []  # (files of fxgrow 0.1.0 do not say whose code calls a layer)
+        return self._around(path)
+
+    def _around(self, path: str) -> list[Part]:
+        """Return what may be the block of a module and of a loop that calls it or its layers: `x = x + module(x)`."""
+        numbered = re.fullmatch(r"(.*?)(\d+)", path)
+        if numbered is None or not any(self.gm.get_submodule(path).children()):
+            return []
         following = set(self.trace.below.get(f"{numbered[1]}{int(numbered[2]) + 1}", ()))
         found = find_spread(path, self.trace, self.gm.graph)
         return sorted(found, key=lambda part: following.isdisjoint(part.gives.users))  # first what the next one takes

@@ -382,3 +382,51 @@ def test_a_block_that_reads_the_models_input_too():
         _, grown = deepened(Fed(), (5, 4), Deepen(method=method, times=2, seed=0))
         assert [o.method for o in grown.outcomes] == [method, method]
         assert sorted(o.name for o in grown.outcomes) == ["blocks.2", "blocks.3"]
+
+
+class Masked(nn.Module):
+    """A mask of the whole model, or a table that learns, is read by each block; in the graph the first one reads it."""
+
+    def __init__(self, learns: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6)) for _ in range(2))
+        numbers = torch.rand(5, 6)
+        self.mask = nn.Parameter(numbers) if learns else nn.Buffer(numbers, persistent=False)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = self.step(block, x, self.mask)
+        return x
+
+    def step(self, block, x, mask):
+        return x + block(x * mask)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
+
+    def forward(self, x, mask):
+        return x + self.net(x * mask)
+
+
+class MaskedBlocks(Masked):
+    def __init__(self, learns: bool):
+        super().__init__(learns)
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+
+    def step(self, block, x, mask):
+        return block(x, mask)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("kind", [Masked, MaskedBlocks])
+def test_what_the_whole_model_holds_is_given_to_new_blocks(kind, learns):
+    model, x = kind(learns).double(), torch.randn(3, 5, 6, dtype=torch.float64)
+    names = [name for name, _ in model.named_parameters()]
+    for where in (None, "blocks.0", "blocks.1", *(["blocks"] if kind is MaskedBlocks else [])):
+        grown = fxgrow.transform(model, x, [Deepen(where, seed=0)]).model
+        torch.testing.assert_close(grown(-2 * x), model(-2 * x), rtol=0, atol=1e-12)
+        more = len([*grown.named_parameters()]) - len(names)
+        assert more == 4 and len({id(p) for p in grown.parameters()}) == len(names) + 4
