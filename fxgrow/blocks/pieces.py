@@ -79,6 +79,7 @@ def find_spread(path: str, trace: Trace, graph: Graph) -> list[Part]:
 
     Besides its layers it has nodes of that loop in between, in front and behind, up to where one value goes on.
     """
+    gm: Any = graph.owning_module
     order = [n for n in graph.nodes if n.op not in ("get_attr", "output")]
     layers = [n for n in trace.below.get(path, ()) if n.op != "get_attr"]
     tensors = [n for n in trace.below.get(path, ()) if n.op == "get_attr"]
@@ -86,7 +87,9 @@ def find_spread(path: str, trace: Trace, graph: Graph) -> list[Part]:
     found: dict[tuple[Node, Node], Part] = {}
 
     def is_of_loop(node: Node) -> bool:
-        return node.op in ("call_function", "call_method") and below(path, owner_of(node)) and owner_of(node) != path
+        if node.op == "call_module" and (below(str(node.target), path) or tensors_of(gm.get_submodule(str(node.target)))):
+            return False  # (a dropout that all blocks share is of the loop)
+        return node.op != "placeholder" and below(path, owner_of(node)) and owner_of(node) != path
 
     if not places or not all(n in set(layers) or is_of_loop(n) for n in order[places[0]:places[-1] + 1]):
         return []

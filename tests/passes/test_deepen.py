@@ -384,6 +384,40 @@ def test_a_block_that_reads_the_models_input_too():
         assert sorted(o.name for o in grown.outcomes) == ["blocks.2", "blocks.3"]
 
 
+LOOPS = {
+    "a sum": lambda m, x, block: x + block(x),
+    "a part of it": lambda m, x, block: x + 0.5 * block(x),
+    "behind a dropout of all": lambda m, x, block: x + m.drop(block(x)),
+    "between values": lambda m, x, block: torch.add(x, block(2 * x).neg()),
+}
+
+
+class Looped(nn.Module):
+    """Blocks without a skip path of their own, in a loop that has one."""
+
+    def __init__(self, step, depth=2):
+        super().__init__()
+        self.step, self.drop, self.head = step, nn.Dropout(0.2), nn.Linear(6, 2)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6)) for _ in range(depth))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = self.step(self, x, block)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_that_adds_what_its_blocks_give_goes_round_once_more(name):
+    """Nothing is added besides, so that the class with one block more has its numbers."""
+    model, x = Looped(LOOPS[name]).double(), torch.randn(3, 5, 6, dtype=torch.float64)
+    for where in (None, "blocks", "blocks.0", "blocks.1"):
+        grown = fxgrow.transform(model.eval(), x, [Deepen(where, seed=0)]).model
+        deeper = Looped(LOOPS[name], 3).double().eval()
+        deeper.load_state_dict(grown.state_dict())
+        for net in (grown, deeper):
+            torch.testing.assert_close(net(-2 * x[:2]), model(-2 * x[:2]), rtol=0, atol=1e-12)
+
+
 class Masked(nn.Module):
     """A mask of the whole model, or a table that learns, is read by each block; in the graph the first one reads it."""
 
