@@ -39,8 +39,9 @@ LONGER: tuple[Change, ...] = (lambda n, dim: 2 * n + 1 + n % 2, lambda n, dim: 2
 # A batch of one is apart.
 SHORTER: tuple[Change, ...] = (lambda n, dim: min(n, 2 if dim == 0 else 1), lambda n, dim: min(n, 2),
                                lambda n, dim: (n + 1) // 2)
-MISLEADING = 1009  # by so much: further than tables go
-UNHEARD = "its code takes a size for a plain number where nothing tells of it (as a place in a list, by `%d`)"
+MISLEADING = 1_000_003  # by so much: further than tables and limits go
+UNHEARD = ("its code takes a size for a plain number where nothing tells of it (as a place in a list, behind a float: "
+           "`0.5 * n` is heard as `n * 0.5`)")
 LIMITS = ("min", "max", "eps", "tiny")
 
 

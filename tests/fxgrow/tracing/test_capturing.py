@@ -500,6 +500,8 @@ OFTEN = {  # and lengths for which the graph does as the model does; the others 
     "layers of a list": (lambda m, x: m.layers[x.shape[1] // 30:](x), [5, 20]),
     "a place in a list": (lambda m, x: x * ([1.0] * 30 + [2.0] * 99)[x.shape[1]], [5]),
     "a part of a tuple": (lambda m, x: x * sum(((1.0,) * 3 + (-1.0,) * 3)[x.shape[1] // 30:]), [5]),
+    "behind a float": (lambda m, x: x * (2 if 5000.5 > x.shape[1] else 1) * (2 if 0.5 * x.shape[1] > 9000 else 1), [5]),
+    "in front of a float": (lambda m, x: x * (2 if x.shape[1] * 0.5 > 9000 else 1), [5, 20, 64]),
     "a number of bytes": (lambda m, x: x * (2 if len(bytes(x.shape[1])) > 40 else 1), [5]),
     "the first of many": (lambda m, x: x * (2 if sum(islice(repeat(1, 50), x.shape[1])) > 40 else 1), [5]),
     "a quotient": (lambda m, x: x / float(x.shape[1]) + float(x.shape[1] ** 0.5) + float("0.5"), [5, 20, 64]),
