@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fxgrow.aten import REARRANGED
+from fxgrow.aten import DIMENSION_VIEWS, REARRANGED
 from fxgrow.axis import Contract, Fold, Map, Near, Normalise, Op, Reduce, Sum, Value, atoms, resolve
 from fxgrow.common import Refusal
 from fxgrow.contents import kinds
@@ -286,7 +286,7 @@ class Interpreter(Factors):
         """Return the parameter axes which, zero at new positions, make a computed weight zero in a sum of products."""
         sides = [(op.ins[i], d) for i, d, e in op.reduced if self.atom in atoms(e)]
         try:
-            return set().union(*(makers_of_zeros(self, v, d) for v, d in sides if v.param_only and v.source is None))
+            return set().union(*(makers_of_zeros(self, v, d) for v, d in sides if v.param_only and not _is_a_parameter(v)))
         except Refusal:
             return set()
 
@@ -376,6 +376,13 @@ class Interpreter(Factors):
         op = None if value.source is not None or value.constant else value.op
         if op is not None and not isinstance(op, Contract) and not (isinstance(op, Map) and op.fn == "linear"):
             raise Refusal(f"{op.node} lies between its producers and its layer scale")
+
+
+def _is_a_parameter(value: Value) -> bool:
+    """Tell whether a value is a parameter as it is, perhaps transposed: no computed one."""
+    while value.op is not None and value.op.name in DIMENSION_VIEWS:
+        value = value.op.ins[0]
+    return value.source is not None
 
 
 STEPS: dict[type[Op], Callable] = {Map: Interpreter._map, Contract: Interpreter._contract, Reduce: Interpreter._reduce,
