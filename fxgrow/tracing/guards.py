@@ -39,6 +39,7 @@ LONGER: tuple[Change, ...] = (lambda n, dim: 2 * n + 1 + n % 2, lambda n, dim: 2
 # A batch of one is apart.
 SHORTER: tuple[Change, ...] = (lambda n, dim: min(n, 2 if dim == 0 else 1), lambda n, dim: min(n, 2),
                                lambda n, dim: (n + 1) // 2)
+LIKELY = 2  # choices of axes: all, and all but the channels
 MISLEADING = 1_000_003  # by so much: further than tables and limits go
 UNHEARD = ("its code takes a size for a plain number where nothing tells of it (as a place in a list, behind a float: "
            "`0.5 * n` is heard as `n * 0.5`)")
@@ -301,8 +302,8 @@ def _fixed(recording: Recorder, inputs: Inputs) -> Checks:
     by_dimension = sorted(everything, key=lambda g: all(dim != 1 for _, dim in inputs.groups[g]))  # channels, mostly
     types = bool(recording.dtype_reads)
     orders = [[g for g in everything if g != left_out] for left_out in (None, *by_dimension)]
-    longest = next((groups for groups in orders
-                    if (groups or types) and _same(recording, inputs, groups, other_type=types) == ""), None)
+    longest = next((groups for i, groups in enumerate(orders) if (groups or types)
+                    and _same(recording, inputs, groups, other_type=types, likely=i < LIKELY) == ""), None)
     free = set(longest or ())
     types = types and longest is None
     found = dict.fromkeys(free, "")
@@ -343,20 +344,21 @@ def _bounded(recording: Recorder, inputs: Inputs, groups: list[int]) -> dict[int
 
 
 def _same(recording: Recorder, inputs: Inputs, groups: list[int], size: Change = LONGER[0],
-          other_type: bool = False) -> str | Exception:
+          other_type: bool = False, likely: bool = False) -> str | Exception:
     """Return "" where longer inputs are treated as the recording says, else why not, or what says that the model raised.
 
     They are, too, if sizes mislead code that takes them for plain numbers, unheard: it decides nothing (`table[n // 64]`).
 
     With `other_type` the floating-point type is another one as well, and arguments that follow it do so in the graph.
+    likely: mislead first, so that one replay shows both.
     """
     def once(misleads: int) -> str | Exception:
         return _once(recording, inputs, groups, size, other_type, misleads)
 
-    if len(groups) == len(inputs.groups) and once(MISLEADING) == "":  # as a rule: so one replay does
+    if likely and once(MISLEADING) == "":
         return ""
     why = once(0)
-    heard = why != "" or size in SHORTER or (len(groups) < len(inputs.groups) and once(MISLEADING) == "")
+    heard = why != "" or size in SHORTER or (not likely and once(MISLEADING) == "")
     return why if heard else UNHEARD
 
 

@@ -728,8 +728,9 @@ class Recorder(TorchFunctionMode):
         """Write a call (of a module) down as one node, whatever is done in it; only what is `known` says on which device."""
         node_args, node_kwargs = self.arguments(args, kwargs)
         self.listening = False
+        own_types = contextlib.nullcontext if known else self.own_types
         try:
-            with torch._C.DisableTorchFunction() if known else Literals(), self.own_types():
+            with torch._C.DisableTorchFunction() if known else Literals(), own_types():
                 args, kwargs = self.torch_form(args), self.torch_form(kwargs)
                 given = *args, *kwargs.values()
                 before = contents_of(given)

@@ -23,6 +23,7 @@ OF_OTHERS = {*sys.stdlib_module_names, "torch", "numpy"}  # whose objects are le
 HOOKS = [name for name, value in vars(nn.Module()).items() if name.endswith("hooks")]
 HELD_BY_CLASSES = (*CONTAINERS, bool, int, float, str, tuple, type(None), Tensor)
 DEPTH = 3
+BY_TYPE = ("int", "float")  # `type(n) is int`
 LARGE = 10_000  # containers with more in them are tables that nobody writes to in a forward
 
 
@@ -63,7 +64,7 @@ class State:
         self.functions: dict[int, tuple[FunctionType, dict[str, Any]]] = {}
         self.tensors: dict[int, tuple[Tensor, Tensor]] = {}  # to which a leaf may write, and what is in them
         self.asking: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}  # globals of code, and what stands in for names
-        self.own: dict[tuple[int, str], Any] = {}  # what stood under those names, while something stands in for it
+        self.stands: list[tuple[dict[str, Any], str, Any, Any]] | None = None  # globals, name, stand-in, what it stands for
         self.caches: dict[int, tuple[Any, int]] = {}  # of functions: what they gave here must be forgotten
         for paths, name, found in self.outside:
             self.reached[id(found)].append((paths, name))
@@ -165,16 +166,16 @@ class State:
             self._stand_in(True)
 
     def _stand_in(self, on: bool) -> None:
-        for names, stands in self.asking.values():
-            for name in stands.keys() - ({"int", "float"} if "type" in stands else set()):  # `type(n) is int`
-                own = self.own.pop((id(names), name), self)
-                if on:
-                    self.own[id(names), name] = names.get(name, self)
-                    names[name] = stands[name]
-                elif own is self:
-                    del names[name]
-                else:
-                    names[name] = own
+        if self.stands is None:
+            self.stands = [(names, name, stand, names.get(name, self)) for names, stands in self.asking.values()
+                           for name, stand in stands.items() if name not in BY_TYPE or "type" not in stands]
+        for names, name, stand, own in self.stands:
+            if on:
+                names[name] = stand
+            elif own is self:
+                del names[name]
+            else:
+                names[name] = own
 
     def restore(self) -> None:
         """Put everything back as it was; the constants of the graph stay."""
