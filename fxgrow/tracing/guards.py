@@ -197,11 +197,11 @@ def let_through(recording: Recorder, answers: dict[tuple, Any], inputs: tuple[tu
     Raises:
         Differs: one does not.
     """
-    checked = filter(_is_checked, recording.guards)
+    if inputs is None:
+        return
+    leaves, checked = Inputs(*inputs).leaves, filter(_is_checked, recording.guards)
     others = any(answers.get(question(g.operation, g.operands), g.answer) != g.answer for g in checked)
-    leaves = Inputs(*inputs).leaves if inputs is not None else []
-    checks = recording.checked if leaves else []
-    fixed = ((leaves[i] if dim < 0 else leaves[i].shape[dim], size, least) for i, dim, size, least in checks)
+    fixed = ((leaves[i] if dim < 0 else leaves[i].shape[dim], size, least) for i, dim, size, least in recording.checked)
     if others or any(now != size if least is None else now < least for now, size, least in fixed):
         raise Differs("a batch of one")
 

@@ -1,5 +1,6 @@
 """Stages: numbered lists of blocks, each of which can be the identity, and what keeps others from it."""
 import re
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.fx import GraphModule
@@ -30,17 +31,22 @@ class Stages:
         """Return the block below a path, if one is there that can be the identity as it is."""
         if path not in self._blocks:
             self._blocks[path] = None
-            alone = [*(lambda block=block: block for block in self.spread(path)),
-                     lambda: find_block(path, self.trace, last=True)]
-            for find in (*alone, *(lambda block=block: block for block in self._around(path))):
+            for find, alone in self._finders(path):
                 try:
                     self.norms.update(self._identity(find()))
                     self._blocks[path] = find()
                     break
                 except Refusal as why:
-                    if find in alone:
+                    if alone:
                         self._why[path] = str(why)
         return self._blocks[path]
+
+    def _finders(self, path: str) -> Iterator[tuple[Callable[[], Part], bool]]:
+        """Yield what finds a block, and whether it is the module's own; only if no other is one, a loop around it is."""
+        spread = self.spread(path)
+        yield from ((lambda block=block: block, True) for block in spread)
+        yield lambda: find_block(path, self.trace, last=True), True
+        yield from ((lambda block=block: block, False) for block in (() if spread else self._around(path)))
 
     def spread(self, path: str) -> list[Part]:
         """Return what may be the block of a module whose own code is never run, since a loop around it calls its layers."""
