@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from fxgrow.common import brief, did_you_mean
 from fxgrow.errors import FxgrowError, TrainError
 
+IGNORED = -100  # the label of a pixel that does not count, torch's own
 WORDS = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
 S = TypeVar("S", bound="Settings")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxgrow.common import brief
 from fxgrow.experiments.data.draws import first_numbers
-from fxgrow.experiments.data.registry import Data, DataError, Examples, Parts, Source, parted
+from fxgrow.experiments.data.registry import Data, DataError, Examples, Parts, Source, numbered, parted
 
 ONCE = 2 ** 28  # bytes: data that take no more as float32 are normalised once, larger ones (CIFAR's) batch by batch
 
@@ -98,6 +98,10 @@ class Arrays(Source):
 
         So are numbers to predict. What moves pixels would move them away from the classes of pixels: these are left alone.
         """
+        given = {"examples": (self.x, *(self.test or ())[:1]), "targets": (self.labels, *(self.test or ())[1:])}
+        for what, tensors in given.items():
+            if not all(t.isfinite().all() for t in tensors if t.is_floating_point()):
+                raise DataError(f"the {what} hold numbers that are not finite: clean them first")
         mean, std = statistics(self.x[train])
         change = {None: self.usual, False: None}.get(augment, self.usual or padded_crop(self.input_shape))
         if self.task == "segmentation" or self.x.ndim < 3:
@@ -105,6 +109,8 @@ class Arrays(Source):
         labels, test_labels = self.labels, self.labels if self.test is None else self.test[1]
         scale: Tensor | float = 1.0
         if self.task == "regression":
+            if (labels[train] == labels[train][:1]).all():
+                raise DataError("all targets to train on are the same: there is nothing to predict")
             about, scale = statistics(labels[train].view(len(train), -1))
             labels, test_labels = (((y - about.view(y.shape[1:])) / scale.view(y.shape[1:])).float()
                                    for y in (labels, test_labels))
@@ -141,8 +147,8 @@ def as_data(given: Any, *, validation: float = 0.1, seed: int = 0, augment: bool
             raise DataError(f"the data are examples {list(x.shape)} and labels {list(y.shape)} of {y.dtype}: give examples "
                             "[N, channels, ...] and N whole numbers that count classes from 0, such for each pixel "
                             "[N, height, width], or fractions to predict, [N] or [N, k]")
-        names = y[0].numel() if y.is_floating_point() else int(y.max()) + 1
-        given = Arrays(x, y if y.is_floating_point() else y.long(), tuple(str(c) for c in range(names)))
+        names = tuple(map(str, range(y[0].numel()))) if y.is_floating_point() else numbered("the data given", y)
+        given = Arrays(x, y if y.is_floating_point() else y.long(), names)
     if not isinstance(given, Source):
         raise DataError(f"the data are {brief(given)}: give a pair of tensors (examples, labels), Arrays, or what load_data "
                         "gives")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxgrow.experiments.data.arrays import Arrays, channels_first
-from fxgrow.experiments.data.registry import DataError, Request, register
+from fxgrow.experiments.data.registry import DataError, Request, numbered, register
 
 FORM = ("it holds `images`, N x height x width or N x channels x ... numbers, or N x height x width x 3 bytes, and "
         "`labels`, N whole numbers from 0 (or `targets` to predict, or `masks`)")
@@ -29,6 +29,8 @@ def npz(request: Request) -> Arrays:
     path = Path(request.path)
     if not path.is_file():
         raise DataError(f"there is no file {path}: name one as npz:PATH; {FORM}")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} cannot be read as an .npz archive (it is no zip file); {FORM}")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -54,10 +56,7 @@ def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: Tensor) -> t
         return tuple(str(name) for name in names)
     if labels.is_floating_point():
         return tuple(str(i) for i in range(labels[0].numel()))
-    highest = int(labels.max())
-    if highest >= max(2, labels.numel()):
-        raise DataError(f"{path}: labels go up to {highest}, but there are {len(labels)} examples: count classes from 0")
-    return tuple(str(c) for c in range(highest + 1))
+    return numbered(str(path), labels)
 
 
 def _pair(path: Path, arrays: dict[str, np.ndarray], prefix: str, what: str) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from fxgrow.common import brief, load_plugin, nearest, plugins
 from fxgrow.errors import FxgrowError
-from fxgrow.experiments.settings import optional
+from fxgrow.experiments.settings import IGNORED, optional
 
 GROUP = "fxgrow.data"
 TEST = 0.2  # share of the test part where a data set has none
@@ -97,9 +97,9 @@ class Source:
     def cut(self, name: str, validation: float, seed: int, augment: bool | None, limit: int | None) -> Parts:
         """Return the three parts, drawn by the seed, each class with its share; DataError if labels are out of range."""
         labels, test_labels = self.labels, self.test[1] if self.test else None
-        if self.task == "classification":
+        if self.task in ("classification", "segmentation"):
             _check_labels(name, labels, test_labels, len(self.class_names))
-        else:  # all count as one class
+        if self.task != "classification":  # all count as one class
             labels = torch.zeros(len(labels), dtype=torch.int64)
             test_labels = None if test_labels is None else torch.zeros(len(test_labels), dtype=torch.int64)
         if test_labels is None:
@@ -228,10 +228,30 @@ def _check(validation: float, limit: int | None, size: int | None) -> None:
 
 
 def _check_labels(name: str, labels: Tensor, test_labels: Tensor | None, classes: int) -> None:
-    for what, y in (("labels", labels), ("labels of the test part", test_labels)):
-        if y is not None and len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+    for what, y in (("labels", _counted(labels)), ("labels of the test part", _counted(test_labels))):
+        if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
             raise DataError(f"{name}: {what} run from {int(y.min())} to {int(y.max())}; with {classes} classes they must be "
                             f"in 0 ... {classes - 1}")
+    y = _counted(labels)
+    if len(labels) and (not len(y) or y.min() == y.max()):
+        there = f"all labels are {int(y[0])}" if len(y) else "no pixel counts"
+        raise DataError(f"{name}: {there}: there is nothing to tell apart, give examples of two classes at least")
+
+
+def _counted(labels: Tensor | None) -> Tensor:
+    """Return the labels of what counts, one behind the other."""
+    return torch.zeros(0) if labels is None else labels[labels != IGNORED] if labels.ndim > 1 else labels
+
+
+def numbered(name: str, labels: Tensor) -> tuple[str, ...]:
+    """Return names of classes that have none: numbers up to the highest label; DataError if most of these occur nowhere."""
+    there = _counted(labels).unique()
+    highest = int(there[-1]) if len(there) else 0
+    if highest >= max(2, 2 * len(there)):
+        pixels = f", or write {IGNORED} where a pixel does not count" if labels.ndim > 1 else ""
+        raise DataError(f"{name}: labels go up to {highest}, and only {len(there)} numbers occur: count classes from 0, or "
+                        f"name them by class_names{pixels}")
+    return tuple(str(c) for c in range(highest + 1))
 
 
 def library(module: str, package: str, name: str) -> Any:

@@ -37,7 +37,9 @@ class Regression(Task):
 
     def scores(self, sums: Sums, part: Any) -> Sequence[float]:
         """Return the mean squared error, its root in units of the targets, and the share of variance explained."""
-        errors, around = sums["errors"] / len(part), sums["squares"] / len(part) - (sums["y"] / len(part)).square()
+        errors, squares = sums["errors"] / len(part), sums["squares"] / len(part)
+        around = squares - (sums["y"] / len(part)).square()
+        explained = torch.where(around > 1e-6 * squares, 1 - errors / around, 0.0)  # of one example there is no variance
         scale = torch.as_tensor(getattr(part, "target_scale", 1.0), dtype=torch.float64)
         rmse = (errors * scale.square().to(errors)).mean().sqrt()
-        return [float(errors.mean()), float(rmse), float((1 - errors / around.clamp_min(1e-30)).mean())]
+        return [float(errors.mean()), float(rmse), float(explained.mean())]

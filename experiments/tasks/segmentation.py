@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.settings import IGNORED, TrainError
 from fxgrow.experiments.tasks.registry import Metric, Sums, Task, register
-
-IGNORED = -100  # the label of pixels that do not count, torch's own
 
 
 @register
@@ -50,4 +48,6 @@ class Segmentation(Task):
         pairs = sums["pairs"].double()
         right, either = pairs.diagonal(), pairs.sum(0) + pairs.sum(1) - pairs.diagonal()
         count = float(pairs.sum())
+        if not count:
+            raise TrainError("no pixel of the part that is evaluated counts: give masks that say a class of some")
         return [float(sums["loss"]) / count, float((right / either)[either > 0].mean()), float(right.sum()) / count]

@@ -42,13 +42,22 @@ def capture_for(task: Task, model: nn.Module, inputs: Tensor, data: Data, target
         out = prediction(gm(inputs))
         task.check(out, inputs, data)
         if targets is not None:
-            try:
-                task.loss(out, targets)
-            except (RuntimeError, ValueError, IndexError) as error:
-                raise TrainError(f"there is no loss for {task.name} of outputs {tuple(out.shape)} and targets "
-                                 f"{tuple(targets.shape)} of {targets.dtype} ({one_line(error)}): choose the task that the "
-                                 "data are made for") from error
+            _try_out(task, out, targets)
     return gm
+
+
+def _try_out(task: Task, out: Tensor, targets: Tensor) -> None:
+    """Raise TrainError unless the task makes one loss, and sums, of these outputs and targets."""
+    try:
+        loss = task.loss(out, targets)
+        task.sums(out.float(), targets)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise TrainError(f"there is no loss for {task.name} of outputs {tuple(out.shape)} and targets "
+                         f"{tuple(targets.shape)} of {targets.dtype} ({one_line(error)}): choose the task that the "
+                         "data are made for") from error
+    if not isinstance(loss, Tensor) or loss.ndim:
+        given = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise TrainError(f"the loss of the task {task.name} is {given}: it gives the mean over a batch, of shape []")
 
 
 def capture_classifier(model: nn.Module, inputs: Tensor, data: Data) -> GraphModule:

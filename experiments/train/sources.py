@@ -26,6 +26,7 @@ class Run(TrainConfig):
         validation: share of the training data that is held out.
         augment: augmentation of the training data; without it, what is usual for the data set.
         limit: so many samples of each part at most.
+        size: height and width of images from folders, in pixels (224 if not said).
         out: the folder of the run.
     """
     model: str = ""
@@ -36,6 +37,7 @@ class Run(TrainConfig):
     validation: float = 0.1
     augment: bool | None = None
     limit: int | None = None
+    size: int | None = None
     out: str | None = None
 
 
@@ -44,7 +46,7 @@ def load_run_data(run: Run) -> Data:
     from fxgrow.experiments.data import load_data
     with status(f"Loading {run.data}"):
         return load_data(run.data, root=run.root, download=run.download, validation=run.validation, seed=run.seed,
-                         augment=run.augment, limit=run.limit)
+                         augment=run.augment, limit=run.limit, size=run.size)
 
 
 def load_run_model(run: Run, data: Data) -> nn.Module:

@@ -220,7 +220,11 @@ class Trainer(TrainingState):
             self.model.train()
         with autocast(self.config, self.device):
             out = prediction(self._forward(self.there(x)))
-            loss = self.task.loss(out, y.to(self.device, non_blocking=True), self.config.label_smoothing)
+            try:
+                loss = self.task.loss(out, y.to(self.device, non_blocking=True), self.config.label_smoothing)
+            except IndexError as error:  # of a class that the network has no output for
+                raise TrainError(f"the targets of step {self.step} do not fit the {self.data.classes} classes of the data: "
+                                 f"{one_line(error)}") from error
         value, asked = self.group.means([float(loss.detach()), float(self.asked_to_stop)], self.device)
         self._stopping = asked > 0
         self.insist_finite(value)
@@ -307,7 +311,11 @@ class Trainer(TrainingState):
         parts = [part for part in self.group.gathered(sums) if part]
         sums = {name: sum(part[name] for part in parts) for name in parts[0]}  # type: ignore[misc]
         self.eval_flops += self._eval_flops * len(dataset)
-        return tuple(self.task.scores(sums, dataset))
+        scores, names = tuple(self.task.scores(sums, dataset)), ["loss", *(m.name for m in self.task.metrics)]
+        if len(scores) != len(names):
+            raise TrainError(f"the task {self.task.name} gives {len(scores)} scores: the mean loss and each of its metrics "
+                             f"are {len(names)}")
+        return scores
 
     def there(self, x: Tensor) -> Tensor:
         """Return inputs on the device, in the form of memory that the settings ask for."""

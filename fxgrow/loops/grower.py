@@ -1,7 +1,9 @@
 """Growth in a training loop of one's own: a few lines in it, and whatever holds the optimizer goes on with it."""
 from __future__ import annotations
 
+import copy
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -66,7 +68,7 @@ class Grower:
                  steps_per_epoch: int | None = None, total_steps: int | None = None,
                  wrap: Callable[[nn.Module], nn.Module] | None = None, in_place: bool = False,
                  plain: nn.Module | None = None):
-        self.model, self.inputs, self.averages, self.seed = model, example_inputs, averages.averages_in(ema), seed
+        self.model, self.averages, self.seed = model, averages.averages_in(ema), seed
         self.optimizers = [moving.innermost(o) for o in (optimizer if isinstance(optimizer, Sequence) else [optimizer])]
         self.entries = [parse_growth(text) for text in ([grow] if isinstance(grow, str) else grow)]
         self.steps_per_epoch, self.total_steps, self.wrap, self.in_place = steps_per_epoch, total_steps, wrap, in_place
@@ -76,6 +78,7 @@ class Grower:
         self.fired: list[int] = []
         self.rows: list[dict[str, Any]] = []  # one for each evaluation
         self.rates = Rates()
+        self._kept: list[Grower] = []  # this, once the rates depend on it
         self.last: LastGrowth | None = None
         self.inner, self.plain = inside(model, wrap, plain), plain  # the model without what is around it
         self.effects = Effects()
@@ -85,8 +88,9 @@ class Grower:
         self.auto = None if self.auto_entry is None else Auto(total_steps or 0, _size(self.inner))
         self._check(scheduler)
         self.follow_rates()
-        if example_inputs is None:
-            self.inner.register_forward_pre_hook(self._remember, with_kwargs=True)
+        self._first = moving.FirstCall(example_inputs)
+        self._first.watch(self.inner)
+        weakref.finalize(self, self._first.unwatch).atexit = False
 
     def _check(self, scheduler: Any) -> None:
         for entry in self.entries:
@@ -127,18 +131,21 @@ class Grower:
     def _at(self, entry: Entry) -> int | None:
         return entry.at(self.steps_per_epoch or 0, self.total_steps or 0)
 
-    def _remember(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if self.inputs is None:
-            self.inputs = moving.as_inputs(module, args, kwargs)
+    @property
+    def inputs(self) -> Any:
+        """Return the example inputs, or those of the first call; None: there was none."""
+        return self._first.inputs
 
     def follow_rates(self) -> None:
-        """Let the optimizers' steps be taken at the rates that growths ask for."""
+        """Let the optimizers' steps be taken at the rates that growths ask for; before the first they do not keep this."""
+        kept = self._kept
+
         def factors() -> dict[str, float]:
-            rates = self.rates
-            return {"lr": rates.scale * rates.warmth(self.done), "weight_decay": rates.decay_scale}
+            return {name: factor for one in kept for name, factor in
+                    (("lr", one.rates.scale * one.rates.warmth(one.done)), ("weight_decay", one.rates.decay_scale))}
 
         for one in self.optimizers:
-            moving.scale_rates(one, factors, lambda: self.inner)
+            moving.scale_rates(one, factors, lambda: kept[0].inner)
 
     def step(self, step: int, loss: Tensor | float | None = None) -> nn.Module:
         """Tell of a step that was just taken, and return the model to go on with: the same, or the grown one.
@@ -154,6 +161,8 @@ class Grower:
             SelectionError: its `where` names nothing that can grow.
         """
         self.done = step + 1
+        if self.inputs is not None:
+            self._first.unwatch()
         if any(e.trigger in ("slope", "auto") for e in self.entries):
             self._count(loss)
         self.thaw()
@@ -278,6 +287,7 @@ class Grower:
         """Grow the model by an entry of the schedule, and all that trains it."""
         entry, old, seed, inputs = self.entries[index], self.inner, self._seed(index), self._inputs()
         self.effects.lift()
+        give_back = [moving.parts_of(o) for o in self.optimizers]
         if self.plain is not None:
             old = sharding.gathered(old, self.plain)
         try:
@@ -291,6 +301,8 @@ class Grower:
                          for o in self.optimizers]
                 put = [averages.moved_average(record, average, old, new, inputs, entry, seed) for average in self.averages]
         except Exception:
+            for give in give_back:
+                give()
             self.renew()
             raise
         for optimizer, other in zip(self.optimizers, moved):
@@ -302,6 +314,7 @@ class Grower:
         self.rates = after_growth(self.rates, entry.options, self.done, numbers[0] / numbers[1], self.warmup)
         self.last = LastGrowth(replace(record, origin={}), entry.options, self.done)
         self.fired.append(index)
+        self._kept[:] = [self]
         self.growths.append(growth.account(entry))
         self.since = len(self.rows)
         if self.auto is not None:
@@ -327,6 +340,7 @@ class Grower:
         else:
             self.model = wrapped_as(self.model, new) if self.wrap is None else self.wrap(new)
             self.inner = new
+        self._first.watch(self.inner)
         for optimizer in self.optimizers if self.plain is not None else ():
             sharding.exchange(optimizer, whole, new, sharding.shard_state)
         self._structure = self._flops = None
@@ -350,7 +364,7 @@ class Grower:
         return {"version": 1, "grow": [e.text for e in self.entries], "structure": self._structure, "last": last,
                 "groups": [moving.names_of(o, self.inner) for o in self.optimizers],
                 "rates": asdict(self.rates), "auto": self.auto and self.auto.state(),
-                **{name: getattr(self, name) for name in PLAIN}}
+                **{name: copy.copy(getattr(self, name)) for name in PLAIN}}
 
     def structure(self) -> Any:
         """Return what `built` makes the grown model of again, as a tensor or plain data."""
@@ -389,6 +403,7 @@ class Grower:
         for name in PLAIN:
             setattr(self, name, state[name])
         self.rates = Rates(**state["rates"])
+        self._kept[:] = [self] if self.fired else []
         self.restore_auto(state)
         last = state["last"]
         self.last = last and LastGrowth(GrowthRecord.rebuild(last["record"], last["maps"]), last["options"], last["step"])

@@ -123,9 +123,46 @@ def scale_rates(optimizer: Optimizer, factors: Callable[[], dict[str, float]], t
     hooks.move_to_end(mine.id, last=False)  # what was scaled last, for another model, is restored first
 
 
+def parts_of(optimizer: Optimizer) -> Callable[[], None]:
+    """Return what gives an optimizer the parameters and states back that it has now."""
+    params, state = [list(group["params"]) for group in optimizer.param_groups], dict(optimizer.state)
+
+    def give_back() -> None:
+        for group, kept in zip(optimizer.param_groups, params):
+            group["params"] = kept
+        optimizer.state.clear()
+        optimizer.state.update(state)
+
+    return give_back
+
+
 def on_device(inputs: Any, device: torch.device) -> Any:
     """Return inputs of any structure with their tensors on a device."""
     return tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, inputs)
+
+
+class FirstCall:
+    """The inputs of a model, or those of its first call. The hook that waits for them holds on to nothing but this."""
+
+    def __init__(self, inputs: Any):
+        self.inputs = inputs
+        self._hook: Any = None
+
+    def watch(self, model: nn.Module) -> None:
+        """Wait for the first call of a model, where inputs are not known yet, and of no other one."""
+        self.unwatch()
+        if self.inputs is None:
+            self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True)
+
+    def unwatch(self) -> None:
+        """Wait no longer."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def _remember(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if self.inputs is None:
+            self.inputs = as_inputs(module, args, kwargs)
 
 
 def as_inputs(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple | dict[str, Any]:

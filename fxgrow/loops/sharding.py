@@ -27,7 +27,7 @@ def gathered(sharded: nn.Module, plain: nn.Module) -> nn.Module:
         GrowthError: it was another one.
     """
     there, wanted = _tensors(sharded), _tensors(plain)
-    other = next((name for name in wanted.keys() | there.keys()
+    other = next((name for name in sorted(wanted.keys() | there.keys())
                   if name not in wanted or name not in there or wanted[name].shape != there[name].shape), None)
     if other is not None:
         raise GrowthError(f"plain= is not the model as it was before it was sharded: {other} is not in both, or has another "

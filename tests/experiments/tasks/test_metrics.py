@@ -38,6 +38,7 @@ def test_regression_in_the_units_of_the_data():
     assert found["r2"] == pytest.approx(((1 - 3 / 8) + (1 - 9 / 26)) / 2)
     one = scores("regression", [(y[:, :1], y[:, 0])])  # an axis of one number, and none
     assert one["loss"] == 0 and one["r2"] == 1
+    assert scores("regression", [(y[:1], y[:1] + 1)])["r2"] == 0  # of one example there is no variance
 
 
 def test_segmentation_by_the_pixels_of_each_class():
@@ -46,6 +47,8 @@ def test_segmentation_by_the_pixels_of_each_class():
     found = scores("segmentation", [(out, y)])
     assert found["mean_iou"] == pytest.approx((1 / 2 + 1 / 2) / 2) and found["accuracy"] == pytest.approx(2 / 3)
     assert found["loss"] == pytest.approx(100 / 3, rel=1e-4)
+    with pytest.raises(TrainError, match="no pixel of the part"):
+        scores("segmentation", [(out, torch.full_like(y, -100))])
 
 
 @pytest.mark.parametrize("name, out, x, classes, said", [

@@ -9,8 +9,10 @@ import torch
 from commands import run
 from torch import nn
 
-from fxgrow.experiments.data import as_data
+from fxgrow.experiments.data import DataError, as_data
 from fxgrow.experiments.settings import TrainError
+from fxgrow.experiments.tasks import get_task, register
+from fxgrow.experiments.tasks.registry import TASKS
 from fxgrow.experiments.train import TrainConfig, Trainer
 
 
@@ -76,6 +78,43 @@ def test_the_task_may_be_another_than_the_data_are_made_for():
         Trainer(nn.Linear(3, 1), data, TrainConfig(steps=1, task="classification"))
     with pytest.raises(TrainError, match="no loss for regression"):
         Trainer(nn.Linear(3, 2), as_data((x, torch.arange(80) % 2)), TrainConfig(steps=1, task="regression"))
+
+
+def test_targets_of_probabilities_are_no_classes_and_labels_beyond_them_are_told():
+    x = torch.randn(40, 3)
+    with pytest.raises(TrainError, match=r"no loss for classification of outputs \(3, 2\) and targets \(3, 2\)"):
+        Trainer(nn.Linear(3, 2), as_data((x, x[:, :2].clone())), TrainConfig(steps=1, task="classification"))
+    with pytest.raises(DataError, match="the examples hold numbers that are not finite"):
+        as_data((torch.where(x > 1, torch.nan, x), torch.arange(40) % 2))
+
+    class Own:
+        train = [(row, int(i == 39) * 5) for i, row in enumerate(x)]
+        validation, test, classes, input_shape = train[:20], [], 2, (3,)
+
+    with pytest.raises(TrainError, match="the targets of step 0 do not fit the 2 classes of the data"):
+        Trainer(nn.Linear(3, 2), Own(), TrainConfig(steps=1)).fit()
+
+
+def test_a_task_whose_loss_or_scores_are_none():
+    class Wrong(get_task("regression").__class__):
+        name = "wrong"
+
+        def loss(self, out, y, label_smoothing=0.0):
+            return (out[:, 0] - y).square()
+
+        def scores(self, sums, part):
+            return super().scores(sums, part)[:2]
+
+    x = torch.randn(40, 3)
+    try:
+        register(Wrong)
+        with pytest.raises(TrainError, match=r"the loss of the task wrong is \(3,\): it gives the mean"):
+            Trainer(nn.Linear(3, 1), as_data((x, x[:, 0].clone())), TrainConfig(steps=1, task="wrong"))
+        Wrong.loss = get_task("regression").__class__.loss
+        with pytest.raises(TrainError, match="gives 2 scores: the mean loss and each of its metrics are 3"):
+            Trainer(nn.Linear(3, 1), as_data((x, x[:, 0].clone())), TrainConfig(steps=1, task="wrong")).fit()
+    finally:
+        TASKS.pop("wrong", None)
 
 
 def test_tokens_that_a_model_does_not_know(here):

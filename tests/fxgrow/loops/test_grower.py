@@ -281,6 +281,33 @@ def test_inputs_are_those_of_the_first_call():
     grower = fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1), "step=1: widen where=3 factor=2")
     model(X)
     assert grower.step(0).get_parameter("3.weight").shape[0] == 16
+    assert not model._forward_pre_hooks
+
+
+def test_a_grower_that_is_given_up_leaves_no_hook():
+    model = network()
+    grower = fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1), "step=1: widen where=3 factor=2")
+    assert len(model._forward_pre_hooks) == 1
+    del grower
+    gc.collect()
+    assert not model._forward_pre_hooks
+
+
+def test_without_inputs_a_run_that_goes_on_grows_again():
+    grow = ["step=1: widen where=3 factor=2", "step=2: widen where=3 factor=2"]
+    model, again = network(), network()
+    grower = fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1), grow)
+    model(X)
+    model = grower.step(0)
+    saved = grower.state_dict()
+    wide = grower.step(1)
+    assert saved["fired"] == [0] and grower.fired == [0, 1]
+    grower = fxgrow.Grower(again, torch.optim.SGD(again.parameters(), lr=0.1), grow)
+    again = grower.load_state_dict(saved)
+    again.load_state_dict(model.state_dict())
+    again(X)
+    again = grower.step(1)
+    assert all(torch.equal(p, q) for p, q in zip(wide.parameters(), again.parameters(), strict=True))
 
 
 # --- when ---------------------------------------------------------------------------------------------------------------

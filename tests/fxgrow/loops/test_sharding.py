@@ -75,6 +75,19 @@ def refusals() -> list[str]:
             fxgrow.Grower(model, torch.optim.SGD(model.parameters(), 0.1), grow, X, **given).step(0)
         except (GrowthError, TrainError) as error:
             said.append(str(error))
+    model = shard(net())
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+    model(X).sum().backward()
+    optimizer.step()
+    held = {p: {key: id(t) for key, t in optimizer.state[p].items()} for p in model.parameters()}
+    optimizer.state[next(iter(held))]["exp_avg"] = torch.zeros(3, dtype=torch.float64)  # which cannot follow
+    held[next(iter(held))]["exp_avg"] = id(optimizer.state[next(iter(held))]["exp_avg"])
+    try:
+        fxgrow.Grower(model, optimizer, "step=1: widen by=2", X, wrap=shard, plain=net()).step(0)
+    except GrowthError as error:
+        said.append(str(error))
+    assert optimizer.param_groups[0]["params"] == [*held]
+    assert {p: {key: id(t) for key, t in state.items()} for p, state in optimizer.state.items()} == held
     return said
 
 
@@ -83,4 +96,5 @@ def test_a_sharded_model_grows_as_a_whole_one_and_goes_on(tmp_path):
     for expected, losses, again, kinds, said in on_two(work, tmp_path, timeout=120):
         assert losses == pytest.approx(expected, rel=1e-9) and kinds == {"DTensor"}
         assert again == losses[5:]
-        assert ["give plain=" in said[0], "leave out freeze" in said[1], "not the model as it was" in said[2]] == [True] * 3
+        assert ["give plain=" in said[0], "leave out freeze" in said[1], "not the model as it was" in said[2],
+                "optimizer=reset" in said[3]] == [True] * 4
