@@ -48,6 +48,18 @@ def told(tensor: Tensor, size: int, sentence: str) -> int:
     return size
 
 
+def of_size(tensor: Tensor, dim: int, size: int, sentence: str) -> Tensor:
+    """Return a tensor whose data say how long it is along `dim`, which was a size as well when the network was captured.
+
+    Raises:
+        OtherInputs: it is of another length; the sentence says what was taken for granted, and where.
+    """
+    if tensor.is_meta:  # where the data are not known, nor how long it is
+        return tensor.index_select(dim, torch.empty(size, dtype=torch.int64, device="meta"))
+    insist(tensor.shape[dim], size, sentence)
+    return tensor
+
+
 @has_side_effect
 def drawn(tensor: Tensor) -> float:
     """Return the number between 0 and 1 that is in a tensor, or the middle where there are no data; what draws it stays."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701
 from torch.utils._pytree import tree_map  # noqa: PLC2701
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fxgrow.aten.counts import COUNTED
 from fxgrow.aten.schema import effects, tensors_in
@@ -175,8 +176,31 @@ def _cat(args, kwargs) -> Tensor | None:
     return _new(first, shape) if fits else None
 
 
+_LEAST = WeakTensorKeyDictionary()  # the least number of a tensor, and whether it is next to zero
+
+
+def _min(args, kwargs) -> Tensor | None:
+    if not args[0].is_meta:
+        return None
+    _LEAST[out := _new(args[0], ())] = True
+    return out
+
+
+def _less(args, kwargs) -> Tensor | None:
+    if args[0] not in _LEAST or not 0 < args[1] <= 1e-11:
+        return None
+    _LEAST[out := torch.empty((), dtype=torch.bool, device="meta")] = True
+    return out
+
+
+def _equal(args, kwargs) -> bool | None:
+    """Let the sums of its windows be nowhere zero, of which `istft` makes sure: where there are data, it does."""
+    return False if args[0].dtype is torch.bool and args[0] in _LEAST else None
+
+
 SHORTCUTS: dict[object, Callable] = {
     **COUNTED,
+    aten.min.default: _min, aten.lt.Scalar: _less, aten.equal.default: _equal,
     aten.convolution.default: _convolution, aten.addmm.default: _addmm, aten.mm.default: _mm,
     aten._unsafe_view.default: _unsafe_view, aten.where.self: _where,
     aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from fxgrow.aten import (
     Literals,
     device_constructors,
+    other_counts,
     storage_of,
     tensors_in,
     tree_flatten,
@@ -49,6 +50,7 @@ from fxgrow.layers import (
     has_form,
     keep,
     leave_autocast,
+    of_size,
     restore_grad,
     rng_state,
     seeded_generator,
@@ -218,6 +220,8 @@ class Recorder(TorchFunctionMode):
         self.remembering: list[str] = []  # leaves that hold something else after the forward
         self.counts: list[int] = []  # numbers of positions that were made up, as they depend on data
         self.counted: LeafNeeded | None = None  # what is said if anything depends on them
+        self.counts_told = False  # whether the data are asked for these numbers, as it does not go without
+        self.sized: dict[Node, list[int]] = {}  # the dimensions of nodes that were found to be so long as a size
         self.telling: Telling | None = None  # of the numbers in the inputs, where there are any
         self.told: list[Place] = []  # the sizes that the data told as well
         self.stand_ins = True  # whether code makes numbers of sizes that remember (state.py)
@@ -531,26 +535,50 @@ class Recorder(TorchFunctionMode):
         place = None if tensor.is_floating_point() or tensor.is_complex() else self.place_of(node)
         return None if place is None else self._told(node, place)
 
-    def place_of(self, node: Node) -> Place | None:
-        """Return where a size is that is always the number that a node gives, or None if there is none."""
+    def place_of(self, node: Node, dim: int | None = None) -> Place | None:
+        """Return where a size is that is always the number that a node gives (its size along `dim`), or None if nowhere."""
         if self.telling is None:
             return None
         self.listening = False
         try:
-            return self.telling.place_of(node, self.events)
+            return self.telling.place_of(node, self.events, dim)
         finally:
             self.listening = True
 
     def _told(self, node: Node, place: Place) -> Any:
         """Write down that a node gives a size, which a check in the graph makes sure of, and return that."""
-        base, dim = place
-        tensor = next(t for t in reversed(self.alive) if isinstance(t, Tensor) and self.known.get(id(t)) is base)
-        size = self._attribute(Tensor.shape.__get__, tensor)[dim]  # type: ignore[attr-defined]
-        self.told.append(place)
+        size = self._size_at(place)
         sentence = (f"this network was captured where the number at {line_of_user()} was {spoken(size.origin)}, and here it "
                     "is another one: leave no more at the end than the longest needs, or capture the submodule that does "
                     "the work instead")
         return self._emitted("call_function", told, (node, self.argument(size), sentence), {}, plain(size))
+
+    def _size_at(self, place: Place) -> Any:
+        """Return the size that the data tell as well."""
+        base, dim = place
+        tensor = next(t for t in reversed(self.alive) if isinstance(t, Tensor) and self.known.get(id(t)) is base)
+        self.told.append(place)
+        return self._attribute(Tensor.shape.__get__, tensor)[dim]  # type: ignore[attr-defined]
+
+    def sizes_made_up(self, node: Node, out: Tensor, run: Callable[[], Any]) -> list[int]:
+        """Return the dimensions of a result of which the size was made up, and is a size in truth."""
+        with other_counts():
+            again = run()
+        return [dim for dim in range(out.ndim) if out.shape[dim] != again.shape[dim] and self.place_of(node, dim)]
+
+    def _of_size(self, node: Node, out: Tensor, run: Callable[[], Any]) -> Tensor:
+        """Write down where what data say how long it is is as long as a size, and return a result of that size."""
+        self.sized[node] = dims = self.sizes_made_up(node, out, run)
+        for dim in dims:
+            place = self.place_of(node, dim)
+            if place is not None:
+                size = self._size_at(place)
+                sentence = (f"this network was captured where the data gave as many positions at {line_of_user()} as "
+                            f"{spoken(size.origin)}, and here they give others: capture the submodule that does the work "
+                            "instead")
+                given = self.argument(out), dim, self.argument(size), sentence
+                out = self._emitted("call_function", of_size, given, {}, of_size(out, dim, plain(size), ""))
+        return out
 
     def _is_outside(self, value: Any) -> bool:
         return isinstance(value, Tensor) and not value.is_meta and id(value) not in self.known
@@ -593,6 +621,7 @@ class Recorder(TorchFunctionMode):
         makes = func in CONSTRUCTORS and name not in RANDOM
         if makes and self.odd == before and not self.graph_reads(node_args, node_kwargs):
             return self._made(func, args, kwargs)
+        known = len(self.counts)
         out, writes = self._run(func, args, kwargs), _writes(name, kwargs)
         self._notice_counts(name.strip("_"))
         if (out is None and not writes) or isinstance(out, (bool, str, torch.dtype)):
@@ -607,7 +636,10 @@ class Recorder(TorchFunctionMode):
             if isinstance(out, Tensor):
                 self.know(out, node)
             return out
-        return self.named(out, node)
+        out = self.named(out, node)
+        if self.counts_told and len(self.counts) > known and isinstance(out, Tensor):
+            return self._of_size(node, out, lambda: self._run(func, args, kwargs))
+        return out
 
     def _insist_writable(self, written: Any) -> None:
         """Insist that what is written to is no part of a tensor that lies outside of the model."""

@@ -34,9 +34,11 @@ class Start:
     """What recordings of one module have found: functions to call without their caches, and, by mode, what was there.
 
     stand_ins: whether its code may be given others for `int`, `float` and `range` (state.py).
+    counts_told: whether the data of the example are asked how many positions there are, since it did not go without.
     """
     uncached: list[Any] = field(default_factory=list)
     stand_ins: bool = True
+    counts_told: bool = False
     states: dict[bool, State | None] = field(default_factory=dict)
 
 
@@ -61,31 +63,47 @@ def record(module: nn.Module, args: tuple, kwargs: dict, leaves: dict[str, str],
         recorder = Recorder(module, leaves, device)
         recorder.compiling, recorder.uncached, recorder.start = compiling, start.uncached, start.states.get(module.training)
         recorder.of_any_batch, recorder.stand_ins = of_any_batch, start.stand_ins
-        recorder.telling = Telling(module, args, kwargs)
+        recorder.telling, recorder.counts_told = Telling(module, args, kwargs), start.counts_told
         try:
             return record_once(recorder, args, kwargs, repeats)
-        except (LeafNeeded, TypeError) as stop:
-            if start.stand_ins and isinstance(stop.__cause__ or stop, TypeError):  # perhaps of `dtype=int`
-                start.stand_ins = False
-                continue
-            if not isinstance(stop, LeafNeeded):
-                raise _failed(module, stop) from stop
-            asked = recorder.asked_compiling - compiling
-            if asked:  # another way for compilers asks for no values: the innermost that has one is to take it
-                compiling = compiling | next(({path} for path in outwards(stop.path) if path in asked), asked)
-            else:
-                keep_opaque(module, leaves, stop)
         except CacheFound as cache:
             start.uncached = start.uncached + cache.found
-        except CaptureError:
-            raise
-        except Exception as error:
-            raise _failed(module, error) from error
+        except (Exception, LeafNeeded) as stop:
+            compiling = _after(stop, recorder, start, leaves)
         finally:
             start.states[module.training] = recorder.before
             if start.uncached is not recorder.uncached:
                 start.states.clear()
     raise CaptureError(f"gave up after keeping {MAX_LEAF_RETRIES} submodules opaque")
+
+
+def _after(stop: Exception | LeafNeeded, recorder: Recorder, start: Start, leaves: dict[str, str]) -> set[str]:
+    """Change what the next recording goes by, as one was stopped; return the modules that it tells that they are compiled.
+
+    Raises:
+        CaptureError: there is nothing to change.
+    """
+    compiling = recorder.compiling
+    if _may_ask_for_counts(recorder, start):
+        return compiling
+    if start.stand_ins and isinstance(stop, (LeafNeeded, TypeError)) and isinstance(stop.__cause__ or stop, TypeError):
+        start.stand_ins = False  # perhaps of `dtype=int`
+        return compiling
+    if isinstance(stop, CaptureError):
+        raise stop
+    if not isinstance(stop, LeafNeeded):
+        raise _failed(recorder.root, stop) from stop
+    asked = recorder.asked_compiling - compiling
+    if asked:  # another way for compilers asks for no values: the innermost that has one is to take it
+        return compiling | next(({path} for path in outwards(stop.path) if path in asked), asked)
+    keep_opaque(recorder.root, leaves, stop)
+    return compiling
+
+
+def _may_ask_for_counts(recorder: Recorder, start: Start) -> bool:
+    """Tell whether the data of the example may say how many positions there are, and have not been asked yet."""
+    asked, start.counts_told = start.counts_told, start.counts_told or bool(recorder.counts)
+    return start.counts_told and not asked
 
 
 def _failed(module: nn.Module, error: Exception) -> CaptureError:

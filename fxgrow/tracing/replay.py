@@ -34,7 +34,7 @@ class Replay(Recorder):
         self.misleading, self.moving = misleading, False
         self.recording, self.compiling, self.reached = recording, recording.compiling, recording.reached
         self.uncached, self.set_up, self.start = recording.uncached, recording.set_up, recording.before
-        self.stand_ins = recording.stand_ins
+        self.stand_ins, self.counts_told = recording.stand_ins, recording.counts_told
         self.differences: list[tuple[Node, tuple, Any, Any, str]] = []
         self.at = self.asked = 0
         self.varied: list[Guard] = []
@@ -135,7 +135,11 @@ class Replay(Recorder):
             raise Differs("it does less")
         self.take_down()
 
-    def place_of(self, node: Node) -> Place | None:
+    def sizes_made_up(self, node: Node, out: Tensor, run: Callable[[], Any]) -> list[int]:
+        """Return the dimensions that the recording found to be so long as a size."""
+        return self.recording.sized.get(node, [])
+
+    def place_of(self, node: Node, dim: int | None = None) -> Place | None:
         """Return where the size is that the recording took for the number that this node gives."""
         return self.recording.told[len(self.told)] if len(self.told) < len(self.recording.told) else None
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.aten import device_constructors, tensors_in, tree_leaves, tree_map
+from fxgrow.aten import device_constructors, noted_counts, tensors_in, tree_leaves, tree_map
 from fxgrow.errors import CaptureError
 from fxgrow.graph import NodeRunner, arguments_of, to_meta
 from fxgrow.layers import drawn
@@ -34,7 +34,8 @@ class _Run(NodeRunner):
 
     def __init__(self, root: nn.Module, inputs: Iterator[Any]):
         super().__init__((), root, inputs)
-        self.done, self.stopped, self.has_data = 0, False, True
+        self.done, self.stopped, self.has_data, self.by_zeros = 0, False, True, False
+        self.made_up: set[Node] = set()  # nodes of a shape that data say which nobody knows, and what is made of them
 
     def go_on(self, events: list[Node]) -> bool:
         """Run what has been recorded since; return whether all of it ran."""
@@ -44,16 +45,33 @@ class _Run(NodeRunner):
                 given = tensors_in([self.values[n] for n in node.all_input_nodes])
                 makes = bool(given) or (node.target in CONSTRUCTORS and node.target.__name__ not in RANDOM)
                 self.has_data = makes and node.op != "call_module" and not any(t.is_meta for t in given)
+                counts: list[int] = []
                 try:
-                    self.values[node] = self.after(node, self.compute(node))
+                    with noted_counts(counts):
+                        self.values[node] = self.after(node, self.compute(node))
                 except CaptureError:
                     self.stopped = True
+                if (counts and not self._is_known_by_zeros(node)) or not self.made_up.isdisjoint(node.all_input_nodes):
+                    self.made_up.add(node)
                 self.done += 1
         return not self.stopped
+
+    def _is_known_by_zeros(self, node: Node) -> bool:
+        """Run a node whose shape data say on zeros in place of other numbers than whole ones, and tell whether that went."""
+        self.by_zeros = True
+        try:
+            self.values[node] = tree_map(to_meta, self.compute(node))
+        except CaptureError:
+            return False
+        finally:
+            self.by_zeros = False
+        return True
 
     def look_up(self, arguments: Any) -> Any:
         """Return arguments of a node, all of their tensors with data or all without."""
         def value(argument: Any) -> Any:
+            if isinstance(argument, Tensor) and self.by_zeros:
+                return _zeros(argument)
             if isinstance(argument, Tensor):
                 return argument if self.has_data or argument.is_meta else to_meta(argument)
             return (CPU if self.has_data else META) if isinstance(argument, torch.device) else argument
@@ -72,6 +90,19 @@ def _with_few(value: Any) -> Any:
     return value.detach().cpu().clone() if kept else to_meta(value)
 
 
+def _zeros(tensor: Tensor) -> Tensor:
+    """Return a tensor that has its data, or zeros, of which no shape depends.
+
+    Raises:
+        CaptureError: these may be what a shape depends on, or they are many.
+    """
+    if not tensor.is_meta:
+        return tensor
+    if not tensor.is_floating_point() or tensor.numel() > FEW:
+        raise CaptureError("nobody knows how many positions there are")
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
 class Telling:
     """What the whole numbers in the inputs tell, in the example and in inputs beside it.
 
@@ -82,25 +113,39 @@ class Telling:
     def __init__(self, root: nn.Module, args: tuple, kwargs: dict):
         self.root, self.inputs = root, (args, kwargs)
         self.runs: list[_Run] | None = None
+        self.at_zero: list[_Run] = []  # the one of them that tells sizes alone: all data of its inputs are zero
 
-    def place_of(self, node: Node, events: list[Node]) -> Place | None:
-        """Return where a size is that is always the number that a node gives, or None: in the example and beside it."""
+    def place_of(self, node: Node, events: list[Node], dim: int | None = None) -> Place | None:
+        """Return where a size is that is always the number that a node gives, or None: in the example and beside it.
+
+        dim: it is not the number that the node gives, but the size of this dimension of it, which the data say.
+        """
         if self.runs is None:
             known = tree_map(_with_few, self.inputs)
             has_data = any(isinstance(t, Tensor) and not t.is_meta for t in tree_leaves(known))
-            inputs = (known, *_beside(known)) if has_data else ()
+            inputs = (known, *_beside(known), tree_map(_without, known)) if has_data else ()
             self.runs = [_Run(self.root, self._arguments(given)) for given in inputs]
+            self.at_zero = self.runs[-1:]
         self.runs = [run for run in self.runs if run.go_on(events)]
-        told = [run.values[node] for run in self.runs]
-        if not told or any(t.is_meta or t.numel() != 1 for t in told):
-            return None
-        numbers = [int(t) for t in told]
-        return next((place for place in _places(events)
-                     if [_size(run.values[place[0]], place[1]) for run in self.runs] == numbers), None)
+        runs = [run for run in self.runs if dim is not None or run not in self.at_zero]
+        if dim is None:
+            told = [run.values[node] for run in runs]
+            numbers = [] if any(t.is_meta or t.numel() != 1 for t in told) else [int(t) for t in told]
+        else:
+            numbers = [] if any(node in run.made_up for run in runs) else [run.values[node].shape[dim] for run in runs]
+            numbers = numbers if len(set(numbers)) > 1 else []  # one alone may be any size
+        return next((place for place in _places(events) if place[0] is not node
+                     and not any(place[0] in run.made_up for run in runs)
+                     and [_size(run.values[place[0]], place[1]) for run in runs] == numbers), None) if numbers else None
 
     def _arguments(self, inputs: Inputs) -> Iterator[Any]:
         """Yield the values of the placeholders, which a run may write to."""
         return (tree_map(_with_few, a.value) for a in arguments_of(self.root, *inputs))
+
+
+def _without(value: Any) -> Any:
+    """Return zeros in place of the data of a tensor."""
+    return torch.zeros_like(value) if isinstance(value, Tensor) and not value.is_meta else value
 
 
 def _beside(inputs: Inputs) -> Iterator[Inputs]:

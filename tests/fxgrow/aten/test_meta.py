@@ -3,8 +3,11 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
-from fxgrow.aten import compute
+import fxgrow
+from fxgrow.aten import Shapes, compute
+from fxgrow.passes import Widen
 
 aten = torch.ops.aten
 SHAPES = [(2, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1), (4, 5), (1, 5), (5,), (), (1, 3, 4, 1), (2, 3, 5, 5)]
@@ -77,3 +80,33 @@ def test_cat():
     for x, y in itertools.product([m for m in MADE if m.ndim == 4], repeat=2):
         for dim in (0, 1, -1):
             _same(aten.cat.default, ([x, y], dim))
+
+
+def test_windows_may_be_put_back_together_without_data():
+    """`istft` asks whether the sums of its windows vanish; what others ask of data is not answered."""
+    spectrum = torch.empty(2, 17, 9, dtype=torch.complex64, device="meta")
+    with Shapes():
+        out = torch.istft(spectrum, 32, 8, window=torch.hann_window(32, device="meta"), center=True, length=60)
+        assert out.shape == (2, 60)
+        least = torch.empty(3, device="meta").abs().min()
+        for asked in (least < 1, least > 0):
+            with pytest.raises(NotImplementedError):
+                torch.equal(asked, torch.ones((), dtype=torch.bool, device="meta"))
+
+
+def test_a_network_between_spectra_grows():
+    class Separate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            window = torch.hann_window(32).to(x)
+            spectrum = torch.stft(x, 32, 8, window=window, return_complex=True)
+            mask = self.down(torch.relu(self.up(torch.view_as_real(spectrum).movedim(-1, 1)))).movedim(1, -1)
+            return torch.istft(torch.view_as_complex(mask.contiguous()), 32, 8, window=window, length=x.shape[-1])
+
+    model, x = Separate().double(), torch.randn(2, 96, dtype=torch.float64)
+    grown = fxgrow.transform(model, x, Widen(factor=2, seed=0)).model
+    assert grown.up.weight.shape[0] == 12
+    assert fxgrow.verify(model, grown, x).exact_in == ("eval", "train")

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxgrow
-from fxgrow.errors import CaptureError, SelectionError
+from fxgrow.errors import CaptureError, OtherInputs, SelectionError
 from fxgrow.passes import Widen
 
 X, M = torch.randn(2, 9, 6).double(), torch.rand(2, 9) > 0.4
@@ -165,24 +165,66 @@ def test_the_count_of_flops_says_what_it_assumes():
 
 
 class Diagonal(nn.Module):
-    """Takes a mask to have as many positions as there are rows (ClusterGCN's own loops)."""
+    """Takes a mask to have as many positions as there are rows (ClusterGCN's own loops, where it adds `loops`)."""
 
-    def __init__(self):
+    def __init__(self, loops):
         super().__init__()
-        self.first = nn.Linear(6, 12)
+        self.first, self.last, self.loops = nn.Linear(6, 12), nn.Linear(12, 4), loops
 
     def forward(self, x, edges):
+        if self.loops:
+            edges = edges[:, edges[0] != edges[1]]
+            edges = torch.cat([edges, torch.arange(x.shape[0], device=x.device).expand(2, -1)], 1)
         weights = torch.ones(edges.shape[1]).to(x)
-        weights[edges[0] == edges[1]] += 1 / x.shape[0] * torch.ones(x.shape[0]).to(x)
-        return self.first(x).index_add(0, edges[1], weights[:, None] * self.first(x)[edges[0]])
+        weights[edges[0] == edges[1]] += torch.arange(x.shape[0]).to(x)
+        h = torch.tanh(self.first(x))
+        return self.last(torch.zeros_like(h).index_add(0, edges[1], weights[:, None] * h[edges[0]]))
 
 
-def test_a_mask_that_must_have_so_many_positions_is_told():
-    edges = torch.stack([torch.arange(8), torch.arange(8)])
-    model = nn.ModuleDict({"a": Diagonal()})
+def test_a_mask_that_has_as_many_positions_as_there_are_rows_is_found_to():
+    torch.manual_seed(0)
+    model, x, edges = Diagonal(loops=True).double(), torch.randn(8, 6).double(), torch.randint(8, (2, 20))
+    assert not fxgrow.capture(model, (x, edges)).meta["leaves"]
+    grown = fxgrow.transform(model, (x, edges), Widen(factor=2, seed=0)).model
+    assert grown.first.weight.shape == (24, 6)
+    assert fxgrow.verify(model, grown, (x, edges)).exact_in == ("eval", "train")
+    for rows, others in ((11, 7), (5, 0)):  # with a loop of its own, and without an edge
+        x, edges = torch.randn(rows, 6).double(), torch.randint(rows, (2, others))
+        edges[1, :1] = edges[0, :1]
+        torch.testing.assert_close(grown(x, edges), model(x, edges), rtol=1e-9, atol=1e-12)
+
+
+def test_a_mask_of_numbers_that_nobody_knows_is_told():
+    class Whole(Diagonal):
+        def forward(self, x, edges):
+            chosen = x[:, 0] > -100
+            x[chosen] += torch.ones(x.shape[0], 1).to(x)
+            return self.first(x)
+
+    model = nn.ModuleDict({"a": Whole(loops=False)})
     model.forward = lambda x, edges: model["a"](x, edges)
     with pytest.raises(CaptureError, match="depends on data, and is made up here"):
-        fxgrow.capture(model, (torch.randn(8, 6), edges))
+        fxgrow.capture(model, (torch.randn(8, 6), torch.randint(8, (2, 20))))
+
+
+def test_other_data_are_refused_where_the_graph_takes_them_to_say_a_size():
+    """Each row has a place of its own in the example, and beside it; in other data it may have none."""
+    class Dense(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 4)
+
+        def forward(self, x, places):
+            h = torch.tanh(self.first(x))
+            chosen = h[(places >= 0).cumsum(0) > 0]
+            return self.last(h + chosen)
+
+    torch.manual_seed(0)
+    model, x, places = Dense().double(), torch.randn(8, 6).double(), torch.randint(8, (8,))
+    grown = fxgrow.transform(model, (x, places), Widen(factor=2, seed=0)).model
+    torch.testing.assert_close(grown(x[:5], places[:5]), model(x[:5], places[:5]), rtol=1e-9, atol=1e-12)
+    with pytest.raises(OtherInputs, match=r"data gave as many positions at .*test_counts.py:\d+ as .*shape\[0\], and here"):
+        grown(x, torch.arange(8) - 1)
 
 
 class Routed(nn.Module):
