@@ -55,7 +55,7 @@ NETWORKS = {
                       down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D")),
     "UNet2DConditionModel": of("UNet2DConditionModel", noisy(4, 16, 16, words=(6, 24)), sample_size=16, **BLOCKS, **CROSS),
     "UNet1DModel": of("UNet1DModel", noisy(2, 64, step=32), sample_size=64, in_channels=2, out_channels=2,
-                      extra_in_channels=16, block_out_channels=(32, 64),
+                      extra_in_channels=64, block_out_channels=(32, 64),
                       down_block_types=("DownBlock1DNoSkip", "DownBlock1D"), up_block_types=("UpBlock1D", "UpBlock1DNoSkip"),
                       norm_num_groups=4),
     "UNet3DConditionModel": of("UNet3DConditionModel", noisy(4, 2, 16, 16, step=0, words=(6, 24)), sample_size=16, **BLOCKS,

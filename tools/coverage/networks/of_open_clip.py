@@ -31,6 +31,7 @@ NETWORKS = {
     "CLIP": Network(functools.partial(clip.CLIP, 16, SEEN, READ), pair),
     "CustomTextCLIP": Network(functools.partial(clip.CustomTextCLIP, 16, SEEN, READ), pair),
     "CLIP, ResNet": Network(functools.partial(clip.CLIP, 16, dict(SEEN, layers=[1, 1, 1, 1], width=8), READ), pair),
-    "CoCa": Network(functools.partial(CoCa, 16, clip.MultimodalCfg(**READ) if hasattr(clip, "MultimodalCfg") else dict(READ),
-                                      dict(READ, embed_cls=True), dict(SEEN, attentional_pool=True)), pair),
+    "CoCa": Network(functools.partial(CoCa, 32, clip.MultimodalCfg(**READ) if hasattr(clip, "MultimodalCfg") else dict(READ),
+                                      dict(READ, embed_cls=True, output_tokens=True),
+                                      dict(SEEN, attentional_pool=True, output_tokens=True)), pair),
 }

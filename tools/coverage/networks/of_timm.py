@@ -72,7 +72,6 @@ SMALL = {
     "twins_pcpvt_small": dict(embed_dims=(16, 32, 64, 64), depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 4)),
     "vgg11_bn": dict(thin=8, side=64), "visformer_tiny": dict(depth=2, embed_dim=48), "vit_tiny_r_s16_p8_224": dict(depth=2),
     "vitamin_small_224": dict(),
-    "volo_d1_224": dict(layers=(1, 1, 1, 1), embed_dims=(48, 64, 64, 64), num_heads=(2, 4, 4, 4)),
     "xception41p": dict(side=64), "xcit_nano_12_p16_224": dict(depth=2),
 }
 
@@ -89,3 +88,5 @@ def network(name: str, size: int = 0, side: int = 0, thin: int = 1, **options) -
 
 
 NETWORKS = {name: network(name, **options) for name, options in SMALL.items()}
+NETWORKS["volo_d1_224"] = Network(functools.partial(
+    timm.models.VOLO, layers=(1, 1, 1, 1), embed_dims=(48, 64, 64, 64), num_heads=(2, 4, 4, 4), num_classes=10), image(224))
