@@ -14,7 +14,7 @@ from torch.autograd import Function
 from fxgrow.archive.hooks import hooks_of, name_of
 from fxgrow.archive.structure import OWN_OF_MODULE, is_data, usable_attribute
 from fxgrow.errors import ArchiveError
-from fxgrow.graph import clone_structure, find_module, is_of_user
+from fxgrow.graph import clone_structure, find_module, is_of_user, shards_in
 
 OWN = {"own": str, "at": (str, type(None))}
 REBUILT_OF_RNN = ("_flat_weights", "_flat_weight_refs")
@@ -50,6 +50,8 @@ class Donor:
 
     def __init__(self, into: nn.Module | None, on_meta: bool):
         self.into = into
+        if into is not None and (missing := shards_in(into)):
+            raise ArchiveError(f"into= cannot take the file's numbers: {missing}")
         self.model = None if into is None else clone_structure(into, lambda t: t.detach().to("meta") if on_meta
                                                                else t.detach().clone())
         self._given: set[int] = set()

@@ -146,6 +146,8 @@ def _layer_norm(args, kwargs) -> tuple | None:
 
 def _convolution(args, kwargs) -> Tensor | None:
     x, w, bias, stride, padding, dilation, transposed, _, groups = args
+    if transposed and x.ndim == w.ndim and x.shape[1] != w.shape[0]:  # which torch's own run on meta tensors lets pass
+        raise RuntimeError(f"a transposed convolution of {w.shape[0]} channels is given {x.shape[1]}")
     if transposed or not x.is_meta or x.ndim != w.ndim or not x.is_contiguous() or x.shape[1] != w.shape[1] * groups or \
             w.shape[0] % groups or (bias is not None and bias.shape != w.shape[:1]):
         return None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
+from torch.nn.parameter import is_lazy
 
 from fxgrow.graph.captured import Captured, is_captured
 from fxgrow.layers import CapturedModule, keep
@@ -261,11 +262,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def shards_in(given: nn.Module | Mapping[str, Any]) -> str:
     """Return why the numbers of a model, or tensors by name, are not there to be looked at: each process has a piece.
 
-    `""`: they are all there.
+    (Or they have no size before a first run.) `""`: they are all there.
     """
     held = given.items() if isinstance(given, Mapping) else (
-        (path, part) for path, m in modules_by_path(given) for part in (m, *m._parameters.values()))
+        (path, part) for path, m in modules_by_path(given)
+        for part in (m, *m._parameters.values(), *m._buffers.values()))
     for path, part in held:
+        if is_lazy(part):
+            return (f"{path or 'the model'} has no sizes before the model has run (it is lazy): call the model on its "
+                    "inputs once")
         if _is_shard(type(part)):  # type: ignore[arg-type]
             return (f"{path or 'the model'} was sharded over processes, each of which holds a piece of its parameters: let "
                     "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
@@ -393,11 +398,11 @@ def assemble(root: nn.Module, graph: Graph, class_name: str, leaf=lambda module:
 
 @functools.cache
 def mentions(cls: type, name: str = "training") -> bool:
-    """Tell whether any method of a class, its bases below nn.Module included, mentions a name (`self.training`)."""
+    """Tell whether any method of a class, its bases below nn.Module (or object) included, mentions a name (`training`)."""
     def inside(code: types.CodeType) -> bool:
         return name in code.co_names or any(inside(c) for c in code.co_consts if isinstance(c, types.CodeType))
 
-    for base in cls.__mro__[:cls.__mro__.index(nn.Module)]:
+    for base in cls.__mro__[:cls.__mro__.index(nn.Module if issubclass(cls, nn.Module) else object)]:
         for value in vars(base).values():
             code = getattr(getattr(value, "__func__", value), "__code__", None)
             if code is not None and inside(code):

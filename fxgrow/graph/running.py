@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -193,20 +193,27 @@ class MetaRunner(NodeRunner):
         return isinstance(node.target, Applied) or bool(self._unknown_layers(node))
 
     def _asks_for_mode(self, node: Node) -> bool:
-        return any(_has_hooks(layer) or mentions(type(layer)) for layer in self._unknown_layers(node))  # type: ignore[arg-type]
+        return any(mentions(type(layer)) or any(map(_may_ask, _hooks_of(layer)))  # type: ignore[arg-type]
+                   for layer in self._unknown_layers(node))
 
     def _unknown_layers(self, node: Node) -> list[nn.Module]:
         if node.op != "call_module":
             return []
         if node not in self.unknown:
             layers = [layer for _, layer in modules_by_path(self.modules[str(node.target)])]
-            self.unknown[node] = [layer for layer in layers if _has_hooks(layer) or
+            self.unknown[node] = [layer for layer in layers if _hooks_of(layer) or
                                   not type(layer).__module__.startswith(KNOWN)]
         return self.unknown[node]
 
 
-def _has_hooks(layer: nn.Module) -> bool:
-    return bool(layer._forward_pre_hooks or layer._forward_hooks)
+def _hooks_of(layer: nn.Module) -> list[Callable]:
+    return [*layer._forward_pre_hooks.values(), *layer._forward_hooks.values()]
+
+
+def _may_ask(hook: Callable) -> bool:
+    """Tell whether a hook may ask for the mode: any but those of torch's whose code does not (weight_norm, pruning)."""
+    return not type(hook).__module__.startswith("torch.nn.utils.") or \
+        mentions(type(hook))  # type: ignore[arg-type]
 
 
 def run_shapes(gm: GraphModule, inputs: tuple | None = None) -> dict[Node, Any]:

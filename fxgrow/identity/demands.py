@@ -23,6 +23,8 @@ from fxgrow.identity.layers import layer_norm
 from fxgrow.identity.values import Val, in_the_way, is_dead, keeps_zero, leaves_alone
 
 GROUPED = "_grouped_mm"  # rows of each expert times its weight
+SINGULAR = ("rsqrt", "sqrt", "reciprocal", "log", "_weight_norm_interface", "_weight_norm")  # or their slope is, at zero
+SPREADS = ("linalg_vector_norm", "norm", "var", "std", "amax", "max")  # zero of zeros
 SUMS = ("add", "sub", "cat", "stack", JOIN, "where")  # zero where all that they take is zero
 
 
@@ -64,6 +66,7 @@ class Demand:
 
     def __post_init__(self) -> None:
         self._carriers = {self.x: True}  # whether the input comes to a value
+        self._divisors: set[Val] = set()  # of parameters, in what is to be zero: what must not be
 
     def identity(self, out: Val) -> Start:
         """Return the start by which `out` is `x`, or raise a Refusal that names the op in the way."""
@@ -165,12 +168,15 @@ class Demand:
 
     def _zero(self, v: Val, start: Start) -> None:
         """Ask `v` to be zero everywhere."""
+        if v.param_only:
+            self._divisors |= _divisors(v)
         if v.source is not None:
-            if not self.own(v.source):
-                raise Refusal(f"{v.source} is used elsewhere too, and cannot be zero")
-            start.zeros.add(v.source)
+            self._zero_parameter(v.source, start)
         elif v.name in CONTRACTIONS:
             self._zero_product(v, start)
+        elif v.name == "baddbmm":
+            self._zero(v.ins[0], start)
+            self._zero_factor(v, v.ins[1:], start)
         elif v.name in NORMS and v.at == 0:
             self._zero_norm(v, start)
         elif v.name == GROUPED and v.ins[1].param_only:
@@ -182,13 +188,20 @@ class Demand:
             for operand in _zero_together(v):
                 self._zero(operand, start)
 
+    def _zero_parameter(self, name: str, start: Start) -> None:
+        if not self.own(name):
+            raise Refusal(f"{name} is used elsewhere too, and cannot be zero")
+        if any(_vanishes(divisor, start.zeros | {name}) for divisor in self._divisors):
+            raise Refusal(f"{name} is divided by its own length or spread, and cannot be zero")
+        start.zeros.add(name)
+
     def _zero_product(self, v: Val, start: Start) -> None:
         weight, bias = map(v.operand, CONTRACTIONS[v.name])
+        if bias is not None:
+            self._zero(bias, start)
         if weight is None or not weight.param_only:
             self._zero_factor(v, [i for i in v.ins if i is not bias], start)
             return
-        if bias is not None:
-            self._zero(bias, start)
         name = v.parameter(CONTRACTIONS[v.name][0])
         if name and self.own(name) and self.paired is not None and self.paired(name):
             start.pairs.add(name)
@@ -238,15 +251,48 @@ def _factors(v: Val) -> list[Val]:
         return v.ins[2:3]  # the values that attention weighs
     if v.name == "div":
         return v.ins[:1]
-    return v.ins if v.name in ("mul", "bmm", "baddbmm") else []
+    if v.name in ("_weight_norm_interface", "_weight_norm"):
+        return v.ins[1:]  # the length, not what it is divided by
+    return v.ins if v.name in ("mul", "bmm") else []
 
 
-def _zero_together(v: Val) -> list[Val]:
-    """Return the operands that must all be zero for the result to be; a refusal if that isn't enough."""
+def _divisors(v: Val) -> set[Val]:
+    """Return what must not be zero in the computing of a value from parameters, for it and its slopes to be finite."""
+    found, seen, waiting = set(), {v}, [v]
+    for op in waiting:
+        if op.name == "div":
+            found.update(op.ins[1:])
+        elif op.name in SINGULAR or (op.name == "pow" and not isinstance(op.arg(1), Tensor) and float(op.arg(1)) < 1):
+            found.update(op.ins[:1])
+        new = [i for i in op.ins if i not in seen]
+        seen.update(new)
+        waiting += new
+    return found
+
+
+def _vanishes(v: Val, zeros: set[str]) -> bool:
+    """Tell whether a value that is made of parameters is zero where these are."""
+    if v.source is not None or not v.ins:
+        return v.source in zeros
+    if factors := _factors(v):
+        return any(_vanishes(f, zeros) for f in factors)
+    if v.name in SPREADS:
+        return _vanishes(v.ins[0], zeros)
+    try:
+        return all(_vanishes(i, zeros) for i in _zero_together(v, dead=True))
+    except Refusal:
+        return False
+
+
+def _zero_together(v: Val, dead: bool = False) -> list[Val]:
+    """Return the operands that must all be zero for the result to be; a refusal if that isn't enough.
+
+    dead: whether the result may have no slope there.
+    """
     shifts = v.name in ("add", "sub") and len(v.ins) != 2 and v.arg(1) != 0  # by a plain number
     if v.name in SUMS and not shifts:
         return v.ins[1:] if v.name == "where" else v.ins
-    if keeps_zero(v) and is_dead(v):
+    if keeps_zero(v) and is_dead(v) and not dead:
         raise Refusal(f"{v.place} has no slope at zero, so a {v.name} of zeros would never learn")
     if v.name not in ZERO_PRESERVING or not keeps_zero(v):
         raise Refusal(in_the_way(v))

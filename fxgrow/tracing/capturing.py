@@ -3,6 +3,7 @@
 Control flow over sizes is that of the example inputs, and is checked at each call; arithmetic of sizes stays in the graph.
 """
 import itertools
+import keyword
 import re
 from typing import Any
 
@@ -63,15 +64,20 @@ def capture(model: nn.Module, example_inputs, *, check: bool = True) -> GraphMod
 
 
 def insist_callable(gm: GraphModule) -> None:
-    """Refuse names that cannot stand in the code of a graph, where torch.fx puts them between quotation marks as they are.
+    """Refuse names that cannot stand in the code of a graph, where torch.fx writes them down as they are.
 
     Raises:
-        CaptureError: a name has a quotation mark, a backslash or a control character.
+        CaptureError: a name has a quotation mark, a backslash or a control character, or is a word of Python's (`class`).
     """
     for node in gm.graph.nodes:
-        if node.op in ("call_module", "get_attr") and UNQUOTABLE.search(str(node.target)):
-            raise CaptureError(f"the name {node.target!r} has a quotation mark, a backslash or a control character, which "
-                               "cannot stand in the code of a graph: give that part of the model another name")
+        if node.op not in ("call_module", "get_attr"):
+            continue
+        path = str(node.target)
+        word = next((name for name in path.split(".") if keyword.iskeyword(name)), None)
+        if word or UNQUOTABLE.search(path):
+            has = f"{word!r} in it, a word of Python's," if word else "a quotation mark, a backslash or a control character,"
+            raise CaptureError(f"the name {path!r} has {has} which cannot stand in the code of a graph: give that part of "
+                               "the model another name")
 
 
 def capture_graph(model: nn.Module, example_inputs, check: bool = True, guard: bool = True,
@@ -95,6 +101,11 @@ def capture_call(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: b
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("the model was made by TorchScript (torch.jit.script, trace or load), and is no Python: "
                            "pass the module that it was made from, or put it as a part into a model of yours")
+    for layout, tensor in ((_layout(t), t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)):
+        if layout:
+            raise CaptureError(f"an input is a {layout} tensor of {tensor.ndim} axes, whose layout a graph does not follow: "
+                               "pass the part of the model that takes plain tensors, or plain ones (padded, with a mask; "
+                               "to_dense())")
     with faults_told(CaptureError, f"the capture of {type(model).__name__} stops"):
         return _captured(model, args, kwargs, check, guard, train)
 
@@ -119,6 +130,11 @@ def _captured(model: nn.Module, args: tuple, kwargs: dict[str, Any], check: bool
         insist_callable(gm)
         check_capture(model, gm, args, kwargs)
     return gm
+
+
+def _layout(tensor: Tensor) -> str:
+    """Return what kind of tensor it is that has no plain sizes and strides; `""` for others."""
+    return "nested" if tensor.is_nested else "" if tensor.layout is torch.strided else str(tensor.layout).partition(".")[2]
 
 
 def _device_of(model: nn.Module, inputs: tuple) -> torch.device:

@@ -101,7 +101,7 @@ def _is_large(gm: GraphModule) -> bool:
             layer = gm.get_submodule(str(node.target)).parameters() if node.op == "call_module" else ()
             weights = [p for p in layer if p.ndim > 1]
             numbers += sum(p.numel() for p in weights)
-            work += 10 * out.numel() + sum(out.numel() * p.numel() / p.shape[0] for p in weights)
+            work += 10 * out.numel() + sum(out.numel() * p.numel() / max(p.shape[0], 1) for p in weights)
         if work > MOST_WORK or numbers > MOST_NUMBERS:
             return True
     return False

@@ -96,6 +96,14 @@ def test_a_network_comes_back_into_an_instance(cls, path):
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_an_instance_without_sizes_is_refused(path):
+    saved(Shell, path, [Widen(factor=2, seed=0)])
+    fresh = Shell()
+    fresh.last = nn.LazyLinear(2)
+    with pytest.raises(fxgrow.ArchiveError, match="last has no sizes before the model has run"):
+        fxgrow.load(path, into=fresh)
+
+
 @pytest.mark.parametrize("cls", [Net, Shell])
 def test_growth_goes_on_after_a_file(cls, path):
     model, grown = saved(cls, path, [Widen(factor=2, seed=0)])

@@ -209,3 +209,10 @@ def test_weight_norm_of_columns_and_of_all_numbers(dim):
     grown = grow(model, torch.randn(4, 6), Widen(factor=2, seed=0))
     assert [grown.model.get_submodule(name).weight.shape for name in "024"] == [(16, 6), (20, 16), (3, 20)]
     assert grown.model.get_parameter("0.bias")[8:].all()
+
+
+def test_the_gain_of_a_weight_norm_that_a_hook_computes():
+    """It runs alike in both modes; each position of a transposed convolution's input has its length over the outputs."""
+    model = nn.Sequential(nn.utils.weight_norm(nn.ConvTranspose1d(6, 8, 4, 2, 1)), nn.LeakyReLU(), nn.Conv1d(8, 3, 3))
+    grown = grow(model, torch.randn(2, 6, 5), Widen("0", factor=2, seed=0))
+    assert grown.model.get_submodule("0").weight_v.shape == (6, 16, 4)

@@ -66,6 +66,11 @@ IDENTITIES = {
     "pooled": (lambda m, x: x + F.adaptive_avg_pool2d(m.conv(x), 1), {"conv.weight", "conv.bias"}),
     "joined": (lambda m, x: x + torch.cat([m.conv(x)[:, :2], m.conv2(x)[:, 2:]], 1), {"conv.weight", "conv.bias",
                                                                                       "conv2.weight", "conv2.bias"}),
+    "a weight that is computed": (lambda m, x: x + F.conv2d(x, m.conv2.weight * x.mean(), m.norm.bias),
+                                  {"conv2.weight", "norm.bias"}),
+    "products and a sum": (lambda m, x: x + torch.baddbmm(
+        m.norm.bias.view(1, 1, 4), m.conv(x).flatten(2).mT, m.conv2.weight.view(1, 4, 4).expand(len(x), -1, -1)
+    ).mT.view_as(x), {"norm.bias", "conv.weight", "conv.bias"}),
     "squeezed": (lambda m, x: x + m.conv(x) * torch.sigmoid(m.conv2(x)), {"conv.weight", "conv.bias"}),
 }
 
@@ -125,6 +130,26 @@ def test_pairs_go_through_norms_with_slope_one():
     assert start.slopes == {"norm.weight": pytest.approx(1e-5 ** 0.5)}
     without = start_of(IDENTITIES["a norm"][0], paired=lambda name: False)
     assert without.zeros == {"norm.weight", "norm.bias"} and not without.pairs
+
+
+def flat(m):
+    """The rows of a weight, and their lengths."""
+    rows = m.conv2.weight.flatten(1)
+    return rows, rows.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("weight", [
+    lambda m: torch._weight_norm(flat(m)[0], m.scale[:, 0]), lambda m: flat(m)[0] * m.scale[:, 0] / flat(m)[1],
+    lambda m: flat(m)[0] * (m.scale[:, 0] / flat(m)[1]),
+    lambda m: flat(m)[0] * flat(m)[0].square().sum(1, keepdim=True).rsqrt() * m.scale[:, 0]])
+def test_the_gain_of_a_weight_is_zero_where_its_length_divides(weight):
+    start = start_of(lambda m, x: x + F.conv2d(x, weight(m)[:, :, None, None], m.conv2.bias))
+    assert start.zeros == {"scale", "conv2.bias"}
+
+
+def test_a_weight_that_its_length_divides_is_never_zero():
+    with pytest.raises(Refusal, match="conv2.weight is divided by its own length"):
+        start_of(lambda m, x: x + F.conv2d(x, (flat(m)[0] / flat(m)[1])[:, :, None, None]))
 
 
 def test_parameters_of_others_stay():

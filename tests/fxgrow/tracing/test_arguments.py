@@ -126,6 +126,30 @@ def test_a_larger_network_gets_the_numbers_by_name():
     assert numbers.unreached(inputs) == numbers.unreached((IDS, MASK))
 
 
+@pytest.mark.parametrize("x, layer, said", [
+    (torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)]), nn.Linear(4, 8), "a nested tensor of 3 axes"),
+    (X.to_sparse(), nn.Linear(4, 8), "a sparse_coo tensor of 2 axes"),
+    (X, nn.LazyLinear(8), "first has no sizes before the model has run"),
+    (X, nn.ModuleDict({"class": nn.Linear(4, 8)}), "the name 'first.class' has 'class' in it"),
+    (X, nn.Linear(4, 0), "")], ids=("nested", "sparse", "lazy", "a word of Python's", "no columns"))
+def test_what_no_graph_follows_is_refused_with_what_to_do(x, layer, said):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.rise, self.fall = layer, nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            first = self.first["class"] if isinstance(self.first, nn.ModuleDict) else self.first
+            return first(x), self.fall(torch.tanh(self.rise(x)))
+
+    if said:
+        with pytest.raises(CaptureError, match=said):
+            fxgrow.transform(Net(), x, Widen(factor=2, seed=0))
+    else:
+        grown = fxgrow.transform(Net(), x, Widen("rise", factor=2, seed=0))
+        assert grown.model.rise.out_features == 16 and fxgrow.verify(layer, grown.model.first, x).notes
+
+
 def test_parts_of_a_shell_that_is_called_by_name():
     class Shell(nn.Module):
         def __init__(self):
