@@ -326,11 +326,23 @@ class SeparateAttention(MultiheadAttention):
 
 
 class CapturedModule(GraphModule):
-    """A GraphModule whose pickle holds its nodes.
+    """A GraphModule whose pickle holds its nodes, and whose code may be made as late as when it is first run.
 
     torch.fx pickles the code alone and traces it again, which does without what no tensor goes into (`no_grad`, random
     numbers) and stops at checks of sizes.
     """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the code, which stands in the place of this from then on, and run it."""
+        self.recompile()
+        return self.forward(*args, **kwargs)
+
+    @property
+    def code(self) -> str:
+        """Return the code of the graph."""
+        if "_code" not in vars(self):
+            self.recompile()
+        return self._code
 
     def __reduce__(self) -> tuple:
         state = {name: value for name, value in vars(self).items() if name not in ("_graph", "_compiled_call_impl")}

@@ -25,13 +25,24 @@ from torch.fx.passes.infra.pass_base import PassBase
 import fxgrow
 from fxgrow.axis import analyse, growable
 from fxgrow.cli import as_fields, loaded_passes
-from fxgrow.common import brief, did_you_mean
+from fxgrow.common import brief, did_you_mean, without_collector
 from fxgrow.compare import TOLERANCE
 from fxgrow.cost import ForwardCounter
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
 from fxgrow.experiments.evolve.structure import graph_hash
 from fxgrow.experiments.settings import TrainError
-from fxgrow.graph import LAYERS, Captured, StructureCache, below, calls, inside, modules_by_path, set_mode
+from fxgrow.graph import (
+    LAYERS,
+    Captured,
+    Outputs,
+    StructureCache,
+    below,
+    calls,
+    compiled_later,
+    evaluating,
+    inside,
+    modules_by_path,
+)
 from fxgrow.record import Grown
 
 TRIES = 30  # mutations that are tried for one child
@@ -53,19 +64,24 @@ class Parent:
         return StructureCache(self.model)
 
     @functools.cached_property
-    def outputs(self) -> Tensor:
-        """Return what it computes for its inputs."""
-        return outputs(self.model, self.inputs)
+    def outputs(self) -> Outputs:
+        """Return what it computes for its inputs, to which its children are compared."""
+        return Outputs(self.model, self.inputs)
 
     @functools.cached_property
-    def counter(self) -> ForwardCounter:
-        """Return what counts its children, most of whose layers are its own."""
-        return ForwardCounter()
+    def _counted(self) -> tuple[tuple[int, int], ForwardCounter]:
+        counter = ForwardCounter()
+        return costs(self.model, self.inputs, counter), counter
 
-    @functools.cached_property
+    @property
     def costs(self) -> tuple[int, int]:
         """Return its parameters and FLOPs."""
-        return costs(self.model, self.inputs, self.counter)
+        return self._counted[0]
+
+    @property
+    def counter(self) -> ForwardCounter:
+        """Return what counts its children, most of whose layers are its own."""
+        return self._counted[1]
 
     def places(self, kind: str) -> list[str]:
         """Return the names to draw from, of one of `PLACES`."""
@@ -253,9 +269,9 @@ def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random
             continue
         step = describe(drawn)
         try:
-            with parent.cache.active():
+            with without_collector(), parent.cache.active():
                 grown = grow(parent.model, parent.inputs, drawn)
-            return _checked(parent, grown, step, limits, known), discarded
+                return _checked(parent, grown, step, limits, known), discarded
         except (GrowthError, SelectionError, CaptureError) as error:
             parent.led_to[_kind_and_place(step)] = ""
             discarded.append(Discarded(parent.number, step, str(error)))
@@ -285,7 +301,7 @@ def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits,
     if reason:
         parent.led_to[tried] = ""
         raise Unwanted(reason)
-    error = gap(parent.outputs, outputs(grown.model, parent.inputs))  # type: ignore[arg-type]
+    error = gap(parent.outputs.own, parent.outputs.of(grown.model))  # type: ignore[arg-type]
     if error > TOLERANCE.get(parent.inputs.dtype, 1e-4):
         raise Unwanted(f"not equal to its parent: relative error {error:.1e}")
     if limits.tied:
@@ -305,8 +321,9 @@ def _too_large(name: str, value: int, before: int, growth: float, most: float | 
 
 
 def grow(model: GraphModule, inputs: Tensor, step: PassBase | Mapping[str, Any]) -> Grown:
-    """Return a child, with the record of this one step alone: its parent is in the search as well."""
-    grown = fxgrow.transform(model, inputs, step if isinstance(step, PassBase) else build(step))
+    """Return a child, compiled when it is run, with the record of this step alone: its parent is in the search as well."""
+    with compiled_later():
+        grown = fxgrow.transform(model, inputs, step if isinstance(step, PassBase) else build(step))
     Captured(grown.model).record = grown.step
     return dataclasses.replace(grown, record=grown.step)
 
@@ -371,11 +388,8 @@ def build(step: Mapping[str, Any]) -> PassBase:
 @torch.no_grad()
 def outputs(model: GraphModule, inputs: Tensor) -> Tensor:
     """Run a model in eval mode."""
-    was = model.training
-    try:
-        return set_mode(model, False)(inputs)
-    finally:
-        set_mode(model, was)
+    with evaluating(model):
+        return model(inputs)
 
 
 def gap(before: Tensor, after: Tensor) -> float:

@@ -33,16 +33,18 @@ def _relabelled(gm: GraphModule, label: Callable[[Node], str], rounds: int, *, n
 
     numbered: which argument an edge is counts as well. backwards: edges go against the data.
     """
-    edges = [(*((node, read) if backwards else (read, node)), str(position) if numbered else "")
-             for node in gm.graph.nodes for position, read in enumerate(node.all_input_nodes)]
-    labels = {node: label(node) for node in gm.graph.nodes}
+    nodes = list(gm.graph.nodes)
+    behind: dict[Node, list[tuple[str, Node]]] = {node: [] for node in nodes}
+    before: dict[Node, list[tuple[str, Node]]] = {node: [] for node in nodes}
+    for node in nodes:
+        for position, read in enumerate(node.all_input_nodes):
+            start, end = (node, read) if backwards else (read, node)
+            behind[start].append((str(position) if numbered else "s_", end))
+            before[end].append((str(position) if numbered else "p_", start))
+    labels = {node: label(node) for node in nodes}
     for _ in range(rounds):
-        before: dict[Node, list[str]] = {node: [] for node in labels}
-        behind: dict[Node, list[str]] = {node: [] for node in labels}
-        for start, end, position in edges:
-            behind[start].append((position or "s_") + labels[end])
-            before[end].append((position or "p_") + labels[start])
-        labels = {node: _digest(own + "".join(sorted(behind[node])) + "".join(sorted(before[node])))
+        labels = {node: _digest("".join([own, *sorted([edge + labels[other] for edge, other in behind[node]]),
+                                         *sorted([edge + labels[other] for edge, other in before[node]])]))
                   for node, own in labels.items()}
         yield labels
 

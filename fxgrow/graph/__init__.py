@@ -2,6 +2,7 @@
 
 What lives here: what holds for any graph, whoever made it. What does not: how one is recorded (tracing) or grown (growth).
 """
+from fxgrow.graph.again import Again, Outputs, Ran, evaluating, same_form
 from fxgrow.graph.captured import Captured, is_captured, kept_attributes, values_kept
 from fxgrow.graph.cleanup import clean_trace, copy_nodes
 from fxgrow.graph.faults import faults_told, is_of_python, is_of_user
@@ -19,6 +20,8 @@ from fxgrow.graph.modules import (
     clone_module,
     clone_structure,
     cloned_tensors,
+    compile_code,
+    compiled_later,
     find_module,
     hold,
     is_compiled,
@@ -61,14 +64,15 @@ from fxgrow.graph.structure import StructureCache, form_of, layer_forms, remembe
 from fxgrow.graph.words import FAMILIES, MAKES, family, passes_on, settings, shape_of, title
 from fxgrow.graph.writes import IN_PLACE_OPERATORS, memory_of, values_and_writes, writes_in_place, written_argument
 
-__all__ = ["CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES",
-           "MetaRunner", "NodeRunner", "OWN", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join", "add_node",
-           "alias_of", "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary", "branch_taken",
-           "call_of", "calls", "clean_trace", "clone_graph", "clone_module", "clone_structure", "cloned_tensors",
-           "computes", "copy_nodes", "family", "faults_told", "find_module", "form_of", "hold", "home_of", "inside",
-           "is_captured", "is_compiled", "is_join", "is_of_python", "is_of_user", "keep_grad_mode", "kept_attributes",
-           "layer_forms", "location_of", "memory_of", "mentions", "meta_twin", "mode_flag", "modules_by_path",
-           "named_tensors", "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of",
-           "prefixes", "remembered", "rename", "run_shapes", "running_copy", "set_mode", "settings", "shape_of",
-           "shards_in", "skeleton", "tensors_of", "title", "to_meta", "trains", "uncached", "unwrapped",
-           "values_and_writes", "values_kept", "without_fast_path", "writes_in_place", "written_argument"]
+__all__ = ["Again", "CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES",
+           "MetaRunner", "NodeRunner", "OWN", "Outputs", "Ran", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join",
+           "add_node", "alias_of", "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary",
+           "branch_taken", "call_of", "calls", "clean_trace", "clone_graph", "clone_module", "clone_structure",
+           "cloned_tensors", "compile_code", "compiled_later", "computes", "copy_nodes", "evaluating", "family",
+           "faults_told", "find_module", "form_of", "hold", "home_of", "inside", "is_captured", "is_compiled", "is_join",
+           "is_of_python", "is_of_user", "keep_grad_mode", "kept_attributes", "layer_forms", "location_of", "memory_of",
+           "mentions", "meta_twin", "mode_flag", "modules_by_path", "named_tensors", "nested_shape", "other_users", "outer",
+           "owner_of", "passes_on", "path_of", "place_of", "prefixes", "remembered", "rename", "run_shapes", "running_copy",
+           "same_form", "set_mode", "settings", "shape_of", "shards_in", "skeleton", "tensors_of", "title", "to_meta",
+           "trains", "uncached", "unwrapped", "values_and_writes", "values_kept", "without_fast_path", "writes_in_place",
+           "written_argument"]

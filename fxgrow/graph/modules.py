@@ -4,7 +4,8 @@ import contextlib
 import copy
 import functools
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -87,7 +88,8 @@ def clone_structure(module: nn.Module, tensor=lambda t: t) -> nn.Module:
 def _blank_module(class_name: str) -> CapturedModule:
     """Return a captured module without layers and graph, whose code is not made."""
     new = CapturedModule.__new__(CapturedModule)
-    new.__dict__.update((name, copy.copy(value)) for name, value in vars(_blank()).items() if name != "_graph")
+    new.__dict__.update((name, copy.copy(value)) for name, value in vars(_blank()).items()
+                        if name not in ("_graph", "_code"))
     type(new).__name__ = class_name
     return new
 
@@ -95,6 +97,25 @@ def _blank_module(class_name: str) -> CapturedModule:
 def is_compiled(gm: GraphModule) -> bool:
     """Tell whether the code of a captured module has been made, which lies in a class of its own."""
     return "forward" in vars(type(gm))
+
+
+@contextlib.contextmanager
+def compiled_later() -> Iterator[None]:
+    """Put off what `compile_code` does inside, until a module is run."""
+    token = _LATER.set(True)
+    try:
+        yield
+    finally:
+        _LATER.reset(token)
+
+
+_LATER: ContextVar[bool] = ContextVar("compiled later", default=False)
+
+
+def compile_code(gm: GraphModule) -> None:
+    """Make the code of a captured module whose graph is as it should be, unless that is put off."""
+    if is_compiled(gm) or not _LATER.get():
+        gm.recompile()
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from fxgrow.errors import CaptureError, SelectionError
 from fxgrow.graph import (
     Captured,
     clone_structure,
+    compile_code,
     copy_nodes,
     hold,
     named_tensors,
@@ -211,7 +212,7 @@ class Edit:
     def finish(self) -> PassResult:
         """Return the edited module, with its record behind that of the original."""
         self.graph.lint()
-        self.gm.recompile()
+        compile_code(self.gm)
         self.record.removed = dict(named_tensors(self.before)).keys() - dict(named_tensors(self.gm)).keys()
         keep_growth(self.before, self.gm, self.record, self.outcomes)
         return PassResult(self.gm, True)

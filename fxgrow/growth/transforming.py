@@ -15,8 +15,11 @@ from fxgrow.graph import (
     alias_of,
     as_call,
     clone_structure,
+    compile_code,
+    compiled_later,
     faults_told,
     find_module,
+    is_compiled,
     remembered,
     skeleton,
     tensors_of,
@@ -182,14 +185,15 @@ def _run_passes(gm: GraphModule, inputs: Inputs, passes: list[Pass], release: bo
     inside.keep_growth(GrowthRecord(origin={"": remembered(gm, "skeleton", skeleton)}), [])
     inside.released = release
     result = gm
-    for step in passes:
-        if not _is_ours(step):
-            result = apply_foreign(step, result)
-            continue
-        with faults_told(GrowthError, f"{type(step).__name__} stops"):
-            result = step(result).graph_module  # type: ignore[attr-defined]
-    if not passes:
-        result.recompile()
+    with compiled_later():
+        for step in passes:
+            if not _is_ours(step):
+                result = apply_foreign(step, result)
+                continue
+            with faults_told(GrowthError, f"{type(step).__name__} stops"):
+                result = step(result).graph_module  # type: ignore[attr-defined]
+    if not is_compiled(result):
+        compile_code(result)
     grown = Captured(result)
     grown.released = False
     alone = dataclasses.replace(grown.record, certificate=[vars(o) for o in grown.outcomes])

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxgrow.axis import Atom, Op, Tape
-from fxgrow.graph import Captured, clone_structure, named_tensors, skeleton
+from fxgrow.graph import Captured, clone_structure, compile_code, named_tensors, skeleton
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.rewrite.folds import drop_idle, keep_copies_together
 from fxgrow.rewrite.growth import GrownSizes, Growth, contents_by_tensor
@@ -39,7 +39,7 @@ def _rewritten(gm: GraphModule, tape: Tape, growths: Sequence[Growth], release: 
     keep_copies_together(new, grown)
     correct_sizes(new, grown)
     drop_idle(new, grown)
-    new.recompile()
+    compile_code(new)
     return new
 
 
