@@ -526,7 +526,7 @@ def test_a_fitness_that_is_no_number_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("data, said", [
-    (torch.ones(3), "the data are a Tensor"), ((torch.ones(3, 2), torch.ones(3)), "of torch.float32"),
+    (torch.ones(3), "the data are a Tensor"), ((torch.ones(3, 2), torch.arange(3.0)), "of torch.float32"),
     ((torch.ones(3, 2), torch.ones(4).long()), r"labels \[4\]"), ("digits", "the data are 'digits'")])
 def test_data_that_are_none_are_told(tmp_path, data, said):
     with pytest.raises(DataError, match=said):
