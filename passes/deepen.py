@@ -1,6 +1,6 @@
 """Deepen: new layers and blocks that start as the identity, by R2R, Net2Net or network morphism."""
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,8 +12,20 @@ from fxgrow.common import Refusal
 from fxgrow.errors import CaptureError, GrowthError
 from fxgrow.growth import INEXACT, Edit, Piece, insist_done
 from fxgrow.identity import Range, Trace
+from fxgrow.models import dtype_of
 from fxgrow.passes.methods import Draws
-from fxgrow.passes.support import Norms, Place, Places, check_choices, listed, redraw, seed_of, seeded, start_as_identity
+from fxgrow.passes.support import (
+    Norms,
+    Place,
+    Places,
+    check_choices,
+    default_method,
+    listed,
+    redraw,
+    seed_of,
+    seeded,
+    start_as_identity,
+)
 from fxgrow.record import Outcome, ParameterRecord
 
 
@@ -28,14 +40,15 @@ class Deepen(PassBase):
         times: how many to insert at each place.
         method: r2r (the block ends in pairs that cancel; all else is drawn), net2net (copies of the neighbour's numbers; an
             identity layer where there is no skip path), netmorph (drawn, the last factor zero; an identity layer with a
-            parametric activation); or, neither exact, copy (the neighbour's numbers as they are) and random.
+            parametric activation); or, neither exact, copy (the neighbour's numbers as they are) and random. None: r2r; of
+            16-bit numbers net2net, which rounds least.
         block: clone (a block like its neighbour), or one built new: basic, bottleneck, mbconv, transformer, inception.
         seed: of every random choice; None takes one from torch's global generator.
     """
     where: str | Sequence[str] | None = None
     _: KW_ONLY
     times: int = 1
-    method: Literal["r2r", "net2net", "netmorph", "copy", "random"] = "r2r"
+    method: Literal["r2r", "net2net", "netmorph", "copy", "random"] | None = None
     block: Literal["clone", "basic", "bottleneck", "mbconv", "transformer", "inception"] = "clone"
     seed: int | None = None
 
@@ -46,6 +59,8 @@ class Deepen(PassBase):
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Insert layers or blocks behind each place that `where` names."""
+        if self.method is None:
+            return replace(self, method=default_method(dtype_of(graph_module))).call(graph_module)
         seed = seed_of(self.seed)
         where = listed(self.where)
         edit = Edit(graph_module, {"pass": "deepen", "where": where, "times": self.times, "method": self.method,
@@ -91,28 +106,29 @@ class Deepen(PassBase):
 
     def _start(self, piece: Piece, place: Place, x: Range, draws: Draws) -> tuple[str, str]:
         """Give a piece its numbers; return by which method, and why it is the identity."""
-        if self.method == "copy":
+        method = self.method or "r2r"
+        if method == "copy":
             if not place.draw:
                 raise GrowthError(f"{place.base} is no block with numbers to copy: name one, or take another method")
-            return self.method, "not exact: copies of the neighbour's numbers"
+            return method, "not exact: copies of the neighbour's numbers"
         if place.exact:
-            return self.method, place.exact.format(last=piece.paths[-1])
-        if self.method == "random":
+            return method, place.exact.format(last=piece.paths[-1])
+        if method == "random":
             if place.draw:
                 redraw(piece, Trace.of(piece.module), draws)
-            return self.method, "not exact: everything is drawn"
-        copies = self.method == "net2net" and place.draw
-        start = start_as_identity(piece, x, draws, pairs=self.method == "r2r", draw=place.draw and not copies,
+            return method, "not exact: everything is drawn"
+        copies = method == "net2net" and place.draw
+        start = start_as_identity(piece, x, draws, pairs=method == "r2r", draw=place.draw and not copies,
                                   normal=place.norms is not None)
         why = "; ".join([*(["copies of the neighbour's numbers"] if copies else []),
                          *(path.replace(f"{piece.paths[0]}.", "") for path in start.paths),
                          *(["the last norm takes weight and bias of the one in front, exact but for eps, which counts twice"]
                            if place.norms is not None else [])])
-        if self.method == "r2r" and not start.pairs:
+        if method == "r2r" and not start.pairs:
             return "netmorph", f"{why}; r2r is not exact here: nothing that it sums over can come in pairs"
-        if self.method == "net2net" and not copies:
+        if method == "net2net" and not copies:
             return "netmorph", f"{why}; there are no numbers of a neighbour to copy"
-        return self.method, why
+        return method, why
 
 
 def _hand_on(edit: Edit, norms: Norms, blocks: list[str]) -> None:

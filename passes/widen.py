@@ -1,7 +1,7 @@
 """Widen: more positions on the output axes of layers, by R2R, Net2Net, network morphism or at random."""
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 import torch
@@ -9,14 +9,16 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from fxgrow.aten import wide
 from fxgrow.axis import Atom, AxisClass, Fold, Tape, analyse
 from fxgrow.common import Refusal
 from fxgrow.contents import AVERAGE, COPIES, COPY, FALLBACKS, FREE, PAIR, SCALED, ZERO, Certificate, Content, certify
 from fxgrow.errors import GrowthError
 from fxgrow.graph import tensors_of
 from fxgrow.growth import insist_done
+from fxgrow.models import dtype_of
 from fxgrow.passes.methods import BASES, EXTEND, INITS, METHOD_OF, Drawing, Draws, Init, statistics
-from fxgrow.passes.support import check_choices, listed, rounded, seed_of, select_classes
+from fxgrow.passes.support import check_choices, default_method, listed, rounded, seed_of, select_classes
 from fxgrow.record import Outcome, keep_growth
 from fxgrow.rewrite import Extend, Growth, record_of, rewrite, with_folds
 
@@ -49,7 +51,7 @@ class Widen(PassBase):
         to: the new size of the output axis, in positions.
         by: the number of new positions of the output axis. One of factor, to, by must be given.
         method: r2r (Painter), net2net (Chen 2015; `net2net-unequal` shares unequally), netmorph (Wei 2016), or random,
-            which is not exact.
+            which is not exact. None: r2r; of 16-bit numbers net2net, which rounds least.
         init: of free numbers: match_std (uniform, with the standard deviation of the existing kernel), kaiming, xavier,
             copy (pairs start as copies of existing filters), zero, a standard deviation, or `f(shape, generator)`.
         noise: net2net: deviation of the noise on copies, as a fraction of the kernel's (0: exact).
@@ -63,7 +65,7 @@ class Widen(PassBase):
     factor: float | None = None
     to: int | None = None
     by: int | None = None
-    method: Literal["r2r", "net2net", "net2net-unequal", "netmorph", "random"] = "r2r"
+    method: Literal["r2r", "net2net", "net2net-unequal", "netmorph", "random"] | None = None
     init: Init = "match_std"
     noise: float = 0.0
     residual: Literal["grow", "fold"] = "grow"
@@ -81,13 +83,16 @@ class Widen(PassBase):
         check_choices(self)
         if not (math.isfinite(self.noise) and self.noise >= 0):
             raise GrowthError(f"noise {self.noise} is no deviation; it must be zero or more")
-        if self.residual == "fold" and self.method != "r2r":
+        if self.residual == "fold" and self.method not in ("r2r", None):
             raise GrowthError(f'residual="fold" folds the pairs of r2r; with {self.method} use residual="grow"')
         if isinstance(self.init, str) and self.init not in INITS:
             raise GrowthError(f"init {self.init!r} is not known; choose one of {', '.join(INITS)}, a number or a callable")
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Widen the classes that `where` names; those that a rewriting refuses stay as they are."""
+        if self.method is None:
+            best = default_method(dtype_of(graph_module))
+            return replace(self, method="r2r" if self.residual == "fold" else best).call(graph_module)
         tape = analyse(graph_module)
         if self.residual == "fold":
             graph_module = with_folds(graph_module, tape)
@@ -134,12 +139,16 @@ class Widen(PassBase):
             outcomes += tried
         return outcomes, growths
 
+    @property
+    def _method(self) -> str:
+        return self.method or "r2r"
+
     def growth(self, tape: Tape, c: AxisClass, size: int, draws: Draws, fit: Fit = rounded) -> Growth:
         """Return the growth of one class by the first method that is exact for it and its size, or refuse.
 
         fit: from the class, its new size and a certificate, the size that these contents can have and a note on it.
         """
-        base, opened, reasons = BASES[self.method], c.atom in tape.opened, []
+        base, opened, reasons = BASES[self._method], c.atom in tape.opened, []
         if base is None or opened:
             how = "extend" if opened else "random"
             try:
@@ -157,7 +166,7 @@ class Widen(PassBase):
             except Refusal as why:
                 reasons.append(str(why))
                 continue
-            method = self.method if candidate == base else METHOD_OF[candidate]
+            method = self._method if candidate == base else METHOD_OF[candidate]
             fold = WHY["fold"] if any(isinstance(op, Fold) for op in tape.ops_of[c.atom]) else ""
             instead = f"; {self.method} is not exact here: {reasons[0]}" if reasons else ""
             return Growth(c.atom, size_found, certificate, *self._extend(c, size_found, draws, certificate), method,
@@ -221,7 +230,7 @@ class Widen(PassBase):
         n = c.size
         source = torch.randint(n, (m - n,), generator=draws.generator) if m % n else torch.arange(n).repeat(m // n - 1)
         shares = self._shares(n, source, draws) if _has_copies(certificate) else torch.ones(m, dtype=torch.float64)
-        noise = self.noise if self.method.startswith("net2net") else 0
+        noise = self.noise if self._method.startswith("net2net") else 0
         drawing = Drawing(n, m, self.init, source, shares, draws, noise)
 
         def extend(content: Content, x: Tensor, axis: int, growth: Growth, key: tuple[str, int]):
@@ -230,11 +239,11 @@ class Widen(PassBase):
                 return x, root_mean_square(x).expand(*x.shape[:axis], m - n, *x.shape[axis + 1:])
             drawing.weight = None
             if key in certificate.weights:
-                scale = draws.tensors[certificate.weights[key][0]].detach().reshape(-1)
+                scale = wide(draws.tensors[certificate.weights[key][0]].detach()).reshape(-1)
                 drawing.weight = scale / (n * root_mean_square(scale))
             old = draws.tensors[key[0]].detach()
             rows = certificate.rows.get(key)
-            drawing.rows = None if rows is None else statistics(old, rows, key[1], x.ndim)
+            drawing.rows = None if rows is None else statistics(wide(old), rows, key[1], x.ndim)
             shape = old.shape
             drawing.per_position = math.prod(shape) == max(shape)
             drawing.std = draws.deviation(key[0]) if self.init == "match_std" and not drawing.per_position else None

@@ -1,5 +1,7 @@
 """Commands that change a network: `transform` and `shrink`."""
+import dataclasses
 import re
+from typing import Any
 
 import click
 
@@ -92,7 +94,8 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, mixtur
                           f"written: {_way_out(model, module, inputs, passes)}")
     remark = ""
     if alone:
-        remark = _write_folder(grown, module, inputs, output, mixture)
+        remark, found = _write_folder(grown, module, inputs, output, mixture, bool(extended))
+        checked = found or checked
     else:
         with status(f"Writing {output}"):
             fxgrow.save(grown, output, example_inputs=inputs)
@@ -117,8 +120,13 @@ def transform(ctx: click.Context, model: str, output: str, explain: bool, mixtur
     echo_written(output)
 
 
-def _write_folder(grown, module, inputs, output: str, mixture: str | None) -> str:
-    """Write the folder of the stock class that a grown model is; where it is none, an archive, and return why."""
+def _write_folder(grown, module, inputs, output: str, mixture: str | None, extended: bool) -> tuple[str, Any]:
+    """Write the folder of the stock class that a grown model is, and return how far it is from the first one.
+
+    Where it is none, write an archive, and return why.
+    """
+    from fxgrow.models import results_alone
+
     try:
         with status("Looking for the configuration that has these shapes"):
             stock = fxgrow.put_back(grown, module, inputs, kind=mixture)
@@ -127,10 +135,14 @@ def _write_folder(grown, module, inputs, output: str, mixture: str | None) -> st
             raise
         with status(f"Writing {output}"):
             fxgrow.save(grown, output, example_inputs=inputs)
-        return f"this is a file that fxgrow.load reads, as {why}"
+        return f"this is a file that fxgrow.load reads, as {why}", None
+    with status("Comparing both on the same input"), results_alone(module, stock.model):
+        checked = fxgrow.verify(module, stock.model, inputs, extended=extended)
+    notes = (n for n in stock.verification.notes if n not in checked.notes and not n.startswith("in "))
+    stock.verification = dataclasses.replace(checked, notes=(*checked.notes, *notes))
     with status(f"Writing {output}"):
         stock.save(output)
-    return ""
+    return "", stock.verification
 
 
 def _way_out(model: str, module, inputs, passes) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.aten import tree_leaves, tree_map
+from fxgrow.aten import HALF, tree_leaves, tree_map
 from fxgrow.common import one_line
 from fxgrow.compare.gradients import GRADIENT, OwnGradients, compare_gradients
+from fxgrow.compare.rounding import rounding_note, rounding_of
 from fxgrow.compare.running import Autograd, Mode, Narrowing, Twin, rounded, takes_gradient
 from fxgrow.errors import CaptureError
 from fxgrow.graph import as_call, is_captured, kept_attributes, outer, values_kept
@@ -35,7 +36,8 @@ class Verification:
 
     An output is judged by the tolerance of its own type (of the models', where that is less exact). NaN and infinity are
     equal at the same places alone; what is no floating number (whole numbers, truth values, words, structure) is equal or
-    infinitely far apart; what cannot be compared is not equal. A note says why.
+    infinitely far apart; what cannot be compared is not equal. A note says why. Of numbers of 16 bits, another one says how
+    far the first model is from itself in float32.
 
     exact_in: the modes in which all is equal. errors: the largest of each mode. tolerance: that of the models' type.
     compared: what was compared, in words.
@@ -138,9 +140,17 @@ class _Comparison:
         for note in dict.fromkeys(note for result in results.values() for note in result.notes):
             modes = [mode for mode, result in results.items() if note in result.notes]
             self.notes[f"{note} in {' and '.join(modes)} mode"] = None
+        self._note_rounding(found)
         return Verification(found.absolute, found.relative, tuple(mode for mode, result in results.items() if result.equal),
                             self.tolerance, {mode: result.relative for mode, result in results.items()},
                             tuple(self.notes), tuple(self.compared))
+
+    def _note_rounding(self, found: Difference) -> None:
+        """Note beside a distance of numbers of 16 bits how far the first model is from itself in float32."""
+        dtype = next((p.dtype for p in self.before.parameters() if p.dtype in HALF), None)
+        own = rounding_of(self.before, self.example.inputs, self.seed) if dtype and 0 < found.relative < INF else None
+        if dtype and own is not None:
+            self.notes[rounding_note(dtype, own)] = None
 
     @functools.cached_property
     def probe(self) -> Twin:

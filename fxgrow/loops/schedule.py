@@ -77,11 +77,17 @@ class Entry:
         return (seen[0]["train_loss"] - seen[-1]["train_loss"]) / (seen[-1]["flops"] - seen[0]["flops"]) < self.value
 
     def instances(self, seed: int) -> list[PassBase]:
-        """Return the passes; those without a seed get one of their own out of `seed`."""
+        """Return the passes; those without a seed get one of their own out of `seed`, those without a method r2r.
+
+        (Whatever the type of the numbers: equal copies would learn alike.)
+        """
         passes = []
         for i, (cls, arguments) in enumerate(self.passes):
-            seeded = any(f.name == "seed" for f in dataclasses.fields(cls))
-            passes.append(cls(**{"seed": (seed + i) % 2 ** 31, **arguments} if seeded else arguments))
+            fields = {f.name: f.default for f in dataclasses.fields(cls)}
+            given: dict[str, Any] = {"seed": (seed + i) % 2 ** 31} if "seed" in fields else {}
+            if fields.get("method", "") is None and cls.__module__.partition(".")[0] == "fxgrow":
+                given["method"] = "r2r"
+            passes.append(cls(**given | arguments))
         return passes
 
 

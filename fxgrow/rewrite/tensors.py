@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxgrow.aten import wide
 from fxgrow.axis import Atom, Sizes, Sum, Tape, atoms, resolve, size_of
 from fxgrow.common import Refusal
-from fxgrow.contents import COPIES, MEAN, ByPart, Content
+from fxgrow.contents import COPIES, COPY, FREE, MEAN, PAIR, SIGNED, ZERO, ByPart, Content
 from fxgrow.record import broadcast_along
 from fxgrow.rewrite.growth import Contents, Drawn, Fill, Growth, New, contents_by_tensor
 
 BLOCK = 1 << 18  # numbers at most that are drawn before they are written to their places
+WRITTEN = {PAIR, SIGNED, FREE, ZERO, COPY}  # as they are or drawn; others are computed of old numbers
 Kinds = Mapping[Atom, Hashable]  # of the classes that others may extend a tensor for
 
 
@@ -160,7 +162,11 @@ def _draw(places: Sequence[Tensor], drawn: Drawn) -> None:
 
 def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growth],
                  release: bool = False) -> dict[str, Tensor]:
-    """Return the grown version of each of these tensors that changes, each old one emptied then if it is released."""
+    """Return the grown version of each of these tensors that changes, each old one emptied then if it is released.
+
+    What is computed of numbers of 16 bits is computed in float32 and rounded once.
+    """
+    dtypes, scales = {name: t.dtype for name, t in tensors.items()}, scalings(growths)
     by_atom, sizes = {g.atom: g for g in growths}, {g.atom: g.size for g in growths}
 
     def fill(name: str, dim: int) -> Fill:
@@ -172,16 +178,24 @@ def grow_tensors(tape: Tape, tensors: dict[str, Tensor], growths: Sequence[Growt
     for name, dims in contents_by_tensor(growths).items():
         if name not in tensors:
             continue
-        grown[name] = grow_tensor(tensors[name].detach(), tape.params[name].axes, dims, sizes,
-                                  functools.partial(fill, name), kept.get(name, ()), kinds)
+        old = tensors[name].detach()
+        old = wide(old) if name in scales or _computes(dims) else old
+        grown[name] = grow_tensor(old, tape.params[name].axes, dims, sizes, functools.partial(fill, name),
+                                  kept.get(name, ()), kinds)
         if release and name not in read:
             tensors[name].data = tensors[name].new_empty(0)
-    for name, (scale, shift) in scalings(growths).items():
+    for name, (scale, shift) in scales.items():
         if name not in tensors:
             continue
-        scaled = grown.get(name, tensors[name].detach()) * scale
+        scaled = grown.get(name, wide(tensors[name].detach())) * scale
         grown[name] = scaled + shift if shift else scaled
-    return grown
+    return {name: t.to(dtypes[name]) for name, t in grown.items()}
+
+
+def _computes(dims: dict[int, Contents]) -> bool:
+    """Tell whether a number of a tensor is computed of old ones, and not only put somewhere or drawn."""
+    contents = [content for held in dims.values() for content in held.values()]
+    return not WRITTEN.issuperset(part for content in contents for part in getattr(content, "contents", (content,)))
 
 
 def _kept_by_rows(growths: Sequence[Growth]) -> dict[str, tuple[int, ...]]:

@@ -20,13 +20,13 @@ class GrowInto(PassBase):
     Args:
         model: the bigger one: `zoo:NAME`, `torchvision:NAME`, `timm:NAME`, `package.module:factory` or a file; it takes the
             same inputs and gives as many outputs.
-        method: r2r (pairs that cancel), net2net (copies) or netmorph (zeros).
+        method: r2r (pairs that cancel), net2net (copies) or netmorph (zeros). None: r2r; of 16-bit numbers net2net.
         place: where in a stage new blocks stand.
         seed: of the bigger one's own numbers and of every random choice; None takes one from torch's global generator.
     """
     model: str
     _: KW_ONLY
-    method: Literal["r2r", "net2net", "netmorph"] = "r2r"
+    method: Literal["r2r", "net2net", "netmorph"] | None = None
     place: Literal["end", "spread", "interleave"] = "end"
     seed: int | None = None
 
@@ -39,7 +39,8 @@ class GrowInto(PassBase):
         found = grow_into(small, big.train(graph_module.training), inputs, method=self.method, place=self.place, check=False,
                           seed=seed)
         grown = capture(found.model, inputs)
-        step = {"pass": "into", "where": [], "model": self.model, "method": self.method, "place": self.place, "seed": seed}
+        method = found.record.lineage[-1]["method"]
+        step = {"pass": "into", "where": [], "model": self.model, "method": method, "place": self.place, "seed": seed}
         outcomes = []
         for s in found.plan.steps:
             before, after = (s.before, s.after) if s.kind == "widen" else (0, 0)

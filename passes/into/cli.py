@@ -47,8 +47,9 @@ def grow(small: str, big: str | None, changes: tuple[str, ...], output: str | No
     """
     from fxgrow.models import dtype_of
     from fxgrow.passes.into.growing import Into
-    from fxgrow.passes.into.plan import Options, default_method
+    from fxgrow.passes.into.plan import Options
     from fxgrow.passes.into.sources import bigger_by_words
+    from fxgrow.passes.support import default_method
 
     if big is None and not changes:
         raise click.UsageError("say what the bigger model is: --into MODEL, or changes of the configuration by --set")

@@ -10,18 +10,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from fxgrow.aten import TorchDispatchMode, storage_of, tree_map
+from fxgrow.aten import HALF, TorchDispatchMode, storage_of, tree_map, wide, wide_values
 from fxgrow.graph import tensors_of, writes_in_place
-from fxgrow.passes.into.growing import wide_values
-from fxgrow.passes.into.plan import HALF
 
 PART, LEAST = 1 << 20, 16  # numbers of a weight, and columns, that are float32 at a time
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32 where it has 16 bits."""
-    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 class Known:

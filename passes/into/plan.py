@@ -2,12 +2,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import torch
-
 from fxgrow.common import folded_table, render
 from fxgrow.passes.support import check_choices
-
-HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass
@@ -22,11 +18,6 @@ class Options:
 
     def __post_init__(self) -> None:
         check_choices(self)
-
-
-def default_method(dtype: torch.dtype) -> Literal["r2r", "net2net"]:
-    """Return the method that is least far off in a type: of 16 bits copies, whose shares are powers of two, else pairs."""
-    return "net2net" if dtype in HALF else "r2r"
 
 
 @dataclass

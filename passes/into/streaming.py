@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from fxgrow.aten import HALF, wide, wide_values
 from fxgrow.blocks import Extra
 from fxgrow.common import Refusal, atomic_folder, without_collector
-from fxgrow.compare import Verification
+from fxgrow.compare import Verification, rounding_between, rounding_note
 from fxgrow.errors import GrowthError
 from fxgrow.graph import below, tensors_of
 from fxgrow.models import (
@@ -30,11 +31,12 @@ from fxgrow.models import (
     write_numbers,
 )
 from fxgrow.passes.into.advice import advice
-from fxgrow.passes.into.growing import Into, rounding_note, rounding_of, wide_values
+from fxgrow.passes.into.growing import Into, rounded_once
 from fxgrow.passes.into.mixtures import Mixture, run_everywhere
 from fxgrow.passes.into.new_parts import numbers_of
-from fxgrow.passes.into.nodewise import Known, run, wide
-from fxgrow.passes.into.plan import HALF, Options, Plan, Step, default_method
+from fxgrow.passes.into.nodewise import Known, run
+from fxgrow.passes.into.plan import Options, Plan, Step
+from fxgrow.passes.support import default_method
 from fxgrow.record import GrowthRecord
 from fxgrow.tracing import compare_outputs, tolerance_of
 
@@ -251,7 +253,8 @@ def _compared(into: Into, small: "Shards", big: "Shards", inputs: Mapping[str, T
     checked, dtype = into.allowing(checked), dtype_of(into.small)
     if dtype not in HALF:
         return checked, None
-    rounding = None
+    rounding, notes = None, (*checked.notes, rounded_once(dtype))
     if found.absolute:
-        rounding = rounding_of(run(side, lambda name: wide(small.read(name)), wide_values(inputs), widened=True), ours)
-    return replace(checked, notes=(*checked.notes, rounding_note(dtype, rounding))), rounding
+        rounding = rounding_between(run(side, lambda name: wide(small.read(name)), wide_values(inputs), widened=True), ours)
+        notes = *notes, rounding_note(dtype, rounding)
+    return replace(checked, notes=notes), rounding

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxgrow.aten import wide
 from fxgrow.rewrite import Drawn, New
 
 Init = str | float | Callable[..., Tensor]
@@ -24,10 +25,10 @@ def deviation(x: Tensor) -> float:
         return 0.0
     # dot products, where these keep enough digits: Tensor.std is slow
     squares = total = 0.0
-    for block in flat.split(BLOCK):  # each is read twice while it is in the cache
+    for block in map(wide, flat.split(BLOCK)):  # each is read twice while it is in the cache
         squares, total = squares + float(block.dot(block)), total + float(block.sum())
     shift = total ** 2 / n
-    return math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(x.std())
+    return math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(wide(x).std())
 
 
 class Draws:

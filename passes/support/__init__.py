@@ -4,7 +4,16 @@ What lives here: what several passes share. What does not: a pass, or a method (
 """
 from fxgrow.passes.support.fitting import fitted
 from fxgrow.passes.support.layers import activation, conv, stack
-from fxgrow.passes.support.options import check_choices, insist_known, listed, rounded, seed_of, seeded, select_classes
+from fxgrow.passes.support.options import (
+    check_choices,
+    default_method,
+    insist_known,
+    listed,
+    rounded,
+    seed_of,
+    seeded,
+    select_classes,
+)
 from fxgrow.passes.support.parts import called_names, numbered, part_below
 from fxgrow.passes.support.perceptrons import Perceptron, find_perceptrons
 from fxgrow.passes.support.places import Norms, Place, Places
@@ -15,6 +24,6 @@ from fxgrow.passes.support.stages import Stages
 from fxgrow.passes.support.start import Beginning, redraw, start_as_identity
 
 __all__ = ["Beginning", "Norms", "Perceptron", "Place", "Places", "Routed", "Stages", "activation", "add", "called_names",
-           "cancel", "check_choices", "conv", "find_perceptrons", "find_routed", "fitted", "identity_kernel",
-           "insist_known", "listed", "numbered", "part_below", "redraw", "rounded", "seed_of", "seeded",
+           "cancel", "check_choices", "conv", "default_method", "find_perceptrons", "find_routed", "fitted",
+           "identity_kernel", "insist_known", "listed", "numbered", "part_below", "redraw", "rounded", "seed_of", "seeded",
            "select_classes", "share_out", "stack", "start_as_identity"]

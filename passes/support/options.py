@@ -1,11 +1,14 @@
 """What the options of several passes have in common: names, seeds, words out of a list, and the classes to grow."""
 import contextlib
 import fnmatch
+import types
 import typing
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
+from fxgrow.aten import HALF
 from fxgrow.axis import OUTPUT, Atom, AxisClass, Prod, Tape, atoms, classes, resolve
 from fxgrow.common import Refusal, brief, nearest_names
 from fxgrow.contents import Certificate
@@ -29,10 +32,18 @@ def insist_known(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def check_choices(options: object) -> None:
-    """Raise a GrowthError unless each field of a dataclass whose type is a Literal has one of its values."""
+    """Raise a GrowthError unless each field of a dataclass whose type is a Literal (or None) has one of its values."""
     for name, hint in typing.get_type_hints(type(options)).items():
-        if typing.get_origin(hint) is typing.Literal:
-            insist_known(name, getattr(options, name), typing.get_args(hint))
+        kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+        value: Any = getattr(options, name, None)
+        literal = next((kind for kind in kinds if typing.get_origin(kind) is typing.Literal), None)
+        if literal is not None and not (value is None and types.NoneType in kinds):
+            insist_known(name, value, typing.get_args(literal))
+
+
+def default_method(dtype: torch.dtype) -> typing.Literal["r2r", "net2net"]:
+    """Return the method that is least far off in a type: of 16 bits copies, whose shares are powers of two, else pairs."""
+    return "net2net" if dtype in HALF else "r2r"
 
 
 @contextlib.contextmanager

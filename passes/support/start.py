@@ -2,6 +2,7 @@
 import torch
 from torch import Tensor
 
+from fxgrow.aten import wide
 from fxgrow.axis import Atom, Contract, Prod, Sum, Tape, analyse, atoms, resolve, source_of
 from fxgrow.common import Refusal
 from fxgrow.contents import PAIR, Certificate, certify
@@ -117,7 +118,7 @@ class _Pairs:
         def extend(content, x: Tensor, axis: int, growth: Growth, key):
             drawing = _doubling(draws, growth.atom.size, tensors[key[0]])
             if key in growth.certificate.rows:
-                drawing.rows = statistics(tensors[key[0]].detach(), growth.certificate.rows[key], key[1], x.ndim)
+                drawing.rows = statistics(wide(tensors[key[0]].detach()), growth.certificate.rows[key], key[1], x.ndim)
             return EXTEND[content](x, axis, drawing)
 
         growths = [Growth(a, 2 * a.size, c, extend, source=torch.arange(a.size), shares=torch.ones(2 * a.size))

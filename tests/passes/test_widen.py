@@ -225,3 +225,37 @@ def test_passes_work_in_a_pass_manager_of_torch():
     manager = PassManager(passes=[Widen("0", factor=2, seed=0), Widen("0", by=4, method="netmorph", seed=1)])
     grown = manager(fxgrow.capture(model, x)).graph_module
     assert grown.get_submodule("0").out_features == 20 and fxgrow.verify(model, grown, x).ok
+
+
+def test_numbers_of_16_bits_are_computed_in_float32_and_rounded_once():
+    """A share of a third, and a norm's weight times the root of one, are no numbers of 16 bits."""
+    torch.manual_seed(0)
+    low = nn.Sequential(nn.Linear(4, 6), nn.RMSNorm(6), nn.ReLU(), nn.Linear(6, 3)).to(torch.bfloat16).eval()
+    x = torch.randn(5, 4, dtype=torch.bfloat16)
+    for method, factor in (("net2net", 3), ("r2r", 3)):
+        grow = Widen("0", factor=factor, method=method, seed=0)
+        grown = fxgrow.transform(low, x, [grow]).model.state_dict()
+        wide = fxgrow.transform(copy.deepcopy(low).float(), x.float(), [grow]).model.state_dict()
+        assert all(t.dtype is torch.bfloat16 and torch.equal(t, wide[name].bfloat16()) for name, t in grown.items())
+
+
+@pytest.mark.parametrize("dtype, method", [(torch.bfloat16, "net2net"), (torch.float16, "net2net"), (torch.float32, "r2r")])
+def test_without_a_method_the_one_that_rounds_least_is_taken(dtype, method):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.GELU(), nn.Linear(32, 3)).to(dtype).eval()
+    x = torch.randn(5, 4, dtype=dtype)
+    grown = fxgrow.transform(model, x, [Widen(factor=2, seed=0)])
+    assert grown.record.lineage[-1]["method"] == method
+    with pytest.raises(fxgrow.GrowthError, match="not known"):
+        Widen(factor=2, method="best")
+
+
+def test_a_distance_of_16_bits_is_told_beside_the_models_own_rounding():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 3)).to(torch.bfloat16).eval()
+    x = torch.randn(5, 16, dtype=torch.bfloat16)
+    checked = fxgrow.verify(model, fxgrow.transform(model, x, [Widen(factor=3, method="net2net", seed=0)]).model, x)
+    with torch.no_grad():
+        own = float((model(x).float() - copy.deepcopy(model).float()(x.float())).abs().max() / model(x).abs().max())
+    told = next(note for note in checked.notes if "bfloat16" in note)
+    assert checked.ok and checked.max_rel_error > 0 and own > 0 and f"{own:.1g}"[:3] in told

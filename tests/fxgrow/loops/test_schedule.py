@@ -186,3 +186,9 @@ def test_noise_moves_new_numbers_only():
     assert moved > 10
     pair = noisy.grown.model.get_parameter("0.weight")[-2:]
     assert not torch.equal(pair[0], pair[1])  # the symmetry is broken
+
+
+def test_a_pass_in_training_is_r2r_whatever_the_type():
+    """Equal copies would learn alike."""
+    widen, deepen = parse_growth("step=0: widen factor=2 + deepen method=netmorph").instances(0)
+    assert (widen.method, deepen.method) == ("r2r", "netmorph")

@@ -331,6 +331,19 @@ def test_folders_grow_a_tensor_at_a_time(here, kind, dtype):
     assert again.keys() and all(t.shape == big.get_parameter(n).shape for n, t in again.items())
 
 
+def test_a_folder_of_16_bits_is_transformed_by_what_rounds_least(here):
+    small = made(tie_word_embeddings=True).to(torch.bfloat16)
+    small.save_pretrained("small")
+    said = json.loads(run("transform small --pass widen --factor 2 --seed 0 -o out --json").output)
+    assert said["lineage"][0]["method"] == "net2net" and not said["remark"]
+    assert said["verification"] == json.loads((here / "out" / "growth" / "verification.json").read_text())
+    assert "computed in float32 and rounded once to bfloat16" in said["verification"]["notes"]
+    words = torch.randint(3, 40, (3, 7))
+    with torch.no_grad():
+        one, two = small(words).logits, type(small).from_pretrained("out", dtype="auto").eval()(words).logits
+    assert two.dtype is torch.bfloat16 and float((one - two).abs().max() / one.abs().max()) < 0.03
+
+
 def test_what_needs_both_models_at_once_is_told_before_anything_is_written(here):
     made().save_pretrained("small")
     with pytest.raises(Refusal):
