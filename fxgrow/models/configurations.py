@@ -5,7 +5,7 @@ No rule here knows a model: what a number of a configuration does is seen on mod
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from fxgrow.common import nearest, one_line
 from fxgrow.errors import ModelError
+from fxgrow.graph import prefixes
 from fxgrow.models.folders import class_of
 
 Shapes = dict[str, tuple[int, ...]]
@@ -34,7 +35,7 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def changed(config: Any, changes: Mapping[str, Any]) -> Any:
-    """Return a configuration with other values, by name, or by path in the ones that it holds (`text_config.vocab_size`).
+    """Return a configuration with other values, by name, or by path in what it holds (`text_config.vocab_size`, `depths.1`).
 
     What its class works out from other values, a list for each layer, is worked out anew.
 
@@ -42,23 +43,24 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
         ModelError: it has no such name, or refuses the value.
     """
     kind, data, late = type(config), config.to_dict(), {}
+    asked = {path.partition(".")[0] for path in changes}
     for name, value in data.items():
-        if isinstance(value, list) and name not in changes:
+        if isinstance(value, list) and name not in asked:
             rest = {k: v for k, v in data.items() if k != name}
             with contextlib.suppress(Exception):  # of values that do not go together without it
                 data = rest if kind.from_dict(rest).to_dict().get(name) == value else data
     for path, value in changes.items():
         *above, last = path.split(".")
-        place = data
+        place: Any = data
         for name in above:
-            place = place[name] if isinstance(place.get(name), dict) else {}
+            place = _held(place).get(name, {})
         last = getattr(config, "attribute_map", {}).get(last, last) if place is data else last
         if getattr(getattr(kind, last, None), "fset", None) and place is data:
             late[last] = value  # what the class works out from others, and others from it (num_labels)
             continue
-        if last not in place:
+        if last not in _held(place):
             raise ModelError(f"{kind.__name__} has no {path!r}{nearest(path, config.to_dict())}")
-        place[last] = value
+        place[int(last) if isinstance(place, list) else last] = value
     try:
         made = kind.from_dict(data)
         for name, value in late.items():
@@ -69,6 +71,11 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
     if kept := _kept(config, changes, made):
         raise ModelError(f"{kind.__name__} keeps {kept}")
     return made
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """Return what a part of a configuration holds by name, or by number."""
+    return {str(i): v for i, v in enumerate(value)} if isinstance(value, list) else value if isinstance(value, dict) else {}
 
 
 def _kept(config: Any, changes: Mapping[str, Any], made: Any) -> str:
@@ -187,8 +194,9 @@ class _Search:
         steps = (1,) if lacking else (value, 1)
         step, after = next(((n, s) for n in steps if (s := self._shapes(self._with(config, path, value + n)))), (0, {}))
         if lacking:
-            new = after.keys() - shapes.keys()
-            count = sum(_list_of(name) in set(map(_list_of, new)) for name in lacking)
+            new, known = after.keys() - shapes.keys(), {place for name in shapes for place in prefixes(name)}
+            lists = {_list_of(name, known) for name in new}
+            count = sum(_list_of(name, known) in lists for name in lacking)
             return value + count // len(new) if new and count % len(new) == 0 else None
         if place is None or place[0] not in after:
             return None
@@ -227,13 +235,15 @@ def _facts(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
 def numbers(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
     """Yield the whole numbers of a configuration that may be sizes, by path."""
     for name, value in data.items():
-        if isinstance(value, dict):
-            yield from numbers(value, f"{path}{name}.")
-        elif isinstance(value, int) and not isinstance(value, bool) and value > 0 and not str(name).endswith("_token_id"):
+        if str(name).endswith("_token_id"):
+            continue
+        if isinstance(value, (dict, list)):
+            yield from numbers(_held(value), f"{path}{name}.")
+        elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
             yield f"{path}{name}", value
 
 
-def _list_of(name: str) -> str:
-    """Return the list of layers in a parameter's name: what stands in front of its first number."""
-    words = name.split(".")
-    return ".".join(words[:next((i for i, word in enumerate(words) if word.isdigit()), len(words))])
+def _list_of(name: str, known: Collection[str]) -> str:
+    """Return the list of layers in a parameter's name: what stands in front of its first number that is not known."""
+    return next((place.rpartition(".")[0] for place in prefixes(name) if place not in known
+                 and place.rpartition(".")[2].isdigit()), name)

@@ -189,6 +189,8 @@ def _shape(main: str, config: Any) -> tuple[int, ...] | None:
         return 1, getattr(config, "num_channels", 3), *(size if isinstance(size, (list, tuple)) else (size, size))
     if main == "input_features" and getattr(config, "num_mel_bins", None):
         return 1, config.num_mel_bins, 2 * getattr(config, "max_source_positions", LENGTH)
+    if main == "input_values" and getattr(config, "num_mel_bins", None) and getattr(config, "max_length", None):
+        return 1, config.max_length, config.num_mel_bins  # a spectrogram
     return (1, 4000) if main == "input_values" else None
 
 

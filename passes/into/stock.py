@@ -57,7 +57,8 @@ def put_back(grown: Grown, model: nn.Module, example_inputs: Any = None, *, kind
             continue
         found.record, found.source = grown.record.then(found.record), folder_of(model)
         return found
-    raise GrowthError(min(reasons)[1] if reasons else f"no configuration of {type(model).__name__} has the grown shapes")
+    raise GrowthError(min(reasons)[1] if reasons else f"no configuration of {type(model).__name__} has the grown shapes; "
+                      "`fxgrow grow` makes the sizes that one has (--set NAME=VALUE)")
 
 
 def _nearest(configurations: Iterator[Any], grown: Grown, model: Any, inputs: Any) -> Iterator[tuple[float, Any]]:

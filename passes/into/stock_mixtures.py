@@ -33,7 +33,7 @@ from fxgrow.models import (
 from fxgrow.passes.into.advice import LAYERS, NAMES
 from fxgrow.passes.into.copied_experts import counts_of
 from fxgrow.passes.into.growing import Into
-from fxgrow.passes.into.mixtures import TENSORS, Mixture, run_everywhere
+from fxgrow.passes.into.mixtures import TENSORS, Mixture, experts_of, run_everywhere
 from fxgrow.passes.into.plan import Options
 from fxgrow.passes.into.result import GrownInto
 from fxgrow.passes.into.sources import folder_of
@@ -73,7 +73,8 @@ def put_into_mixture(grown: Grown, model: Any, inputs: Any, kind: str | None = N
                               "output: do the other passes first, into a folder, and --pass experts on that")
         found.record, found.source = numbers.record().then(found.record), folder_of(model)
         return found
-    raise GrowthError(reasons[0] if kind else "no class of mixtures that transformers has computes the same")
+    placed = next((why for why in reasons if "alone have experts" in why), None)
+    raise GrowthError(reasons[0] if kind else placed or "no class of mixtures that transformers has computes the same")
 
 
 class _Numbers:
@@ -175,7 +176,30 @@ def _configurations(dense: Any, wanted: _Numbers, kind: str | None, reasons: lis
         except Exception as why:
             reasons.append(f"{name}: {one_line(why)}")
             continue
-        yield config
+        placed = next(_placed(config, dense, wanted), None)
+        if placed is None:
+            homes = ", ".join(wanted.routers.values())
+            reasons.append(f"{name}: its configuration does not say that {homes} alone have experts: name another "
+                           "class (--mixture, kind=)")
+            continue
+        yield placed
+
+
+def _placed(config: Any, dense: Any, wanted: _Numbers) -> Iterator[Any]:
+    """Yield configurations by which the layers that have experts are those wanted: as it is, or by a list of the others."""
+    layers = {_layer(home) for home in wanted.routers.values()}
+    others = [i for i in range(dense.config.num_hidden_layers) if i not in layers]
+    empty = [name for name, value in config.to_dict().items() if value == []] if others else []
+    for changes in ({}, *({name: others} for name in empty)):
+        other = changed(config, changes)
+        big = without_numbers(class_of(other, dense), other, dense.dtype)
+        if {_layer(path) for path, _ in experts_of(big)} == layers:
+            yield other
+
+
+def _layer(path: str) -> int | None:
+    """Return the number of the layer that a path is in."""
+    return next((int(word) for word in path.split(".") if word.isdigit()), None)
 
 
 def _few(config: Any, dense: Any) -> Any:

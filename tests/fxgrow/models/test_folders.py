@@ -142,6 +142,9 @@ def test_changes_of_a_configuration():
     assert len(deeper.layer_types) == 5 and deeper.rope_parameters["rope_theta"] == 5e5 and config.num_hidden_layers == 2
     with pytest.raises(ModelError, match="num_hidden_layer'.*num_hidden_layers"):
         changed(config, {"num_hidden_layer": 5})
+    assert changed(transformers.SwinConfig(depths=[2, 2]), {"depths.1": 4}).depths == [2, 4]
+    with pytest.raises(ModelError, match="has no 'depths.2'"):
+        changed(transformers.SwinConfig(depths=[2, 2]), {"depths.2": 4})
     with pytest.raises(ModelError, match="write a name"):
         parse_changes(["hidden_size"])
 

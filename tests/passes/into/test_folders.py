@@ -229,6 +229,17 @@ def test_what_a_configuration_says_of_each_layer_goes_with_the_layers():
     assert fxgrow.put_back(grown, small).model.config.layer_types == ["sliding_attention"] * 2 + ["full_attention"]
 
 
+def test_numbers_in_lists_of_a_configuration_are_found():
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[2, 1], layer_type="basic")
+    small = shake(transformers.ResNetForImageClassification(config).double(), 0).eval()
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    with results_alone(small):
+        grown = fxgrow.transform(small, x, [Deepen("resnet.encoder.stages.0.layers.1", seed=0)])
+        found = fxgrow.put_back(grown, small, x)
+    assert found.verification.ok and (found.model.config.depths, found.model.config.hidden_sizes) == ([3, 1], [4, 8])
+
+
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize("kind, changes", [
     ("GPT2", {"n_inner": 24}), ("Phi3", {}), ("Llama", {}), ("Qwen3", {"head_dim": 4})])
@@ -342,6 +353,16 @@ def test_a_folder_of_16_bits_is_transformed_by_what_rounds_least(here):
     with torch.no_grad():
         one, two = small(words).logits, type(small).from_pretrained("out", dtype="auto").eval()(words).logits
     assert two.dtype is torch.bfloat16 and float((one - two).abs().max() / one.abs().max()) < 0.03
+
+
+@pytest.mark.parametrize("change", [{"rope_parameters.rope_theta": 1e6}, {"rope_parameters.rope_type": "llama3"}])
+def test_other_angles_are_refused_though_16_bits_and_short_inputs_hide_them(here, change):
+    rope = {"rope_type": "default", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 512}
+    made(head_dim=8, rope_parameters=rope).to(torch.bfloat16).save_pretrained("small")
+    with pytest.raises(fxgrow.GrowthError, match="inv_freq: the class has other numbers there"):
+        grow_folder("small", None, change, "out", lambda best: Options(best, "end", False, False, 0))
+    assert not (here / "out").exists()
 
 
 def test_what_needs_both_models_at_once_is_told_before_anything_is_written(here):

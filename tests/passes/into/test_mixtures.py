@@ -183,6 +183,16 @@ def test_experts_of_a_dense_model_go_into_a_stock_class(tmp_path, monkeypatch):
         fxgrow.put_back(fxgrow.transform(small, (WORDS,), [Deepen("model.layers", seed=0)]), small, kind="mixtral")
 
 
+def test_layers_that_stay_dense_are_listed_in_the_configuration():
+    small = made("Qwen2", num_hidden_layers=2)
+    grown = fxgrow.transform(small, (WORDS,), [Experts("model.layers.1.mlp", experts=4, seed=0)])
+    found = fxgrow.put_back(grown, small, kind="qwen2_moe")
+    assert found.model.config.mlp_only_layers == [0] and found.verification.ok and apart(small, found.model, False) < 1e-6
+    with pytest.raises(fxgrow.GrowthError, match="mixtral: its configuration does not say that model.layers.1.mlp alone"):
+        fxgrow.put_back(fxgrow.transform(made("Llama", num_hidden_layers=2), (WORDS,), [
+            Experts("model.layers.1.mlp", experts=4, seed=0)]), made("Llama", num_hidden_layers=2), kind="mixtral")
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize("kind, wanted", [("Llama", "mixtral"), ("Mistral", "mixtral"), ("Qwen2", "qwen2_moe"),
                                           ("Qwen3", "qwen3_moe"), ("Olmo2", "flex_olmo")])
