@@ -21,7 +21,7 @@ Groups = Mapping[str, Sequence["plots.StoredRun"]]
               "TensorBoard's.  [default: flops where all runs have it, else step]")
 @click.option("-y", metavar="COLUMN", help="What is drawn: val_accuracy or another metric of the task (val_bits_per_byte, "
               "val_rmse, val_mean_iou), val_loss, train_loss, lr, parameters, or a scalar of TensorBoard's.  [default: the "
-              "task's first metric]")
+              "task's first metric; val_loss for runs of several tasks]")
 @click.option("--group", metavar="WHAT", help="What is drawn as one curve: runs with the same value of this setting (grow, "
               "lr, model ...), or a regular expression: runs in whose names it finds the same ('(.*)-[0-9]+').  [default: "
               "runs that differ in their seed alone]")
@@ -61,7 +61,7 @@ def plot(runs: tuple[str, ...], output: str | None, x: str | None, y: str | None
     columns = [plots.columns(run.rows) for members in groups.values() for run in members]
     x = x or ("flops" if all("flops" in names for names in columns) else "step")
     metrics = [name for name in columns[0] if name.startswith("val_") and name != "val_loss"]
-    y = y or next((name for name in metrics if all(name in names for names in columns)), "val_accuracy")
+    y = y or next((name for name in [*metrics, "val_loss"] if all(name in names for names in columns)), "val_accuracy")
     drawn = [plots.curve(label, [run.rows for run in members], x, y, style["band"], style["smooth"])
              for label, members in groups.items()]
     last = {label: [float(plots.points(run.name, run.rows, x, y)[1][-1]) for run in members]

@@ -1,4 +1,5 @@
 """The names of tasks, and what a task says of outputs and targets."""
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fxgrow.common import load_plugin, nearest, plugins
+from fxgrow.errors import FxgrowError
 from fxgrow.experiments.settings import TrainError
 
 GROUP = "fxgrow.tasks"
@@ -85,8 +87,13 @@ def task_of(data: Any, name: str | None = None) -> Task:
 
 
 def metric_of(column: str) -> Metric | None:
-    """Return what a column of the history holds, `val_bits_per_byte` say, if it is a task's metric."""
-    return next((m for task in TASKS.values() for m in task.metrics if f"val_{m.name}" == column), None)
+    """Return what a column of the history holds, `val_bits_per_byte` say, if it is a metric of a task that can be had."""
+    for name in [*TASKS, *(plugins(GROUP).keys() - TASKS.keys() if column.startswith("val_") else ())]:
+        with contextlib.suppress(FxgrowError):  # an installed task that cannot be loaded
+            found = next((m for m in get_task(name).metrics if f"val_{m.name}" == column), None)
+            if found is not None:
+                return found
+    return None
 
 
 def prediction(out: Any) -> Any:

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from fxgrow.errors import GrowthError, TrainError
 from fxgrow.loops import Grower, parse_growth, unpack, wrap_anew
 
+KEY = "fxgrow.Growth"  # of what checkpoints hold, and for a submodule that was named its name behind a dot
 NAMES = ("lightning.pytorch", "pytorch_lightning")  # of one package: whichever the user's script has imported
 
 
@@ -37,6 +38,8 @@ def _bases() -> tuple[type, ...]:
 class Growth(*_bases()):  # type: ignore[misc]
     """Grow a submodule of the LightningModule between two steps; all that Lightning holds goes on with it.
 
+    For several submodules (of a GAN, say) give a callback for each.
+
     Optimizers stay the same objects, so that schedulers and precision plugins do; DistributedDataParallel is set up anew.
     The callback's state in a checkpoint says what to rebuild, which is done before the weights are loaded.
 
@@ -47,16 +50,20 @@ class Growth(*_bases()):  # type: ignore[misc]
         monitor: the logged validation loss that `plateau=` and `slope=` look at.
         seed: of every growth.
     """
-    state_key = "fxgrow.Growth"
-
     def __init__(self, grow: str | Sequence[str], module: str | None = None, example_inputs: Any = None, *,
                  monitor: str = "val_loss", seed: int = 0):
         super().__init__()
         self.grow = [grow] if isinstance(grow, str) else list(grow)
         self.module, self.inputs, self.monitor, self.seed = module, example_inputs, monitor, seed
+        self._key = KEY if module is None else f"{KEY}.{module}"
         self.grower: Grower | None = None
         self._saved: Mapping[str, Any] | None = None
         self._seen = 0
+
+    @property
+    def state_key(self) -> str:
+        """Return under which name checkpoints have this callback."""
+        return self._key
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Find the submodule, and see to it that it is rebuilt before a checkpoint's weights are loaded."""
@@ -65,16 +72,19 @@ class Growth(*_bases()):  # type: ignore[misc]
         if len(places) > 1:
             raise GrowthError(f"{self.module} is there under other names too ({', '.join(places)}), which would keep the "
                               "small model: give it one")
-        vars(pl_module).pop("on_load_checkpoint", None)  # of a run that was broken off
+        if getattr(vars(pl_module).get("on_load_checkpoint"), "trainer", None) is not trainer:
+            vars(pl_module).pop("on_load_checkpoint", None)  # of a run that was broken off, not of another callback
         own = pl_module.on_load_checkpoint
 
         def rebuild_first(checkpoint: Mapping[str, Any]) -> None:
-            self._saved = rebuild(pl_module, checkpoint)
+            rebuild(pl_module, checkpoint)
+            self._saved = _saved_in(checkpoint).get(str(self.module))
             if self.grower is not None and self.grower.fired and not (self._saved and self._saved["fired"]):
                 raise TrainError("the checkpoint is of before the first growth, and this network has grown: load it into a "
                                  "new LightningModule")
             own(checkpoint)
 
+        rebuild_first.trainer = trainer  # type: ignore[attr-defined]
         pl_module.on_load_checkpoint = rebuild_first
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -131,20 +141,22 @@ class Growth(*_bases()):  # type: ignore[misc]
         return {} if self.grower is None else {"module": self.module, **self.grower.state_dict()}
 
 
-def rebuild(module: nn.Module, checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def rebuild(module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     """Give a LightningModule the structure that it had in a checkpoint, in place; its weights are to be loaded next.
 
     The callback does this for a Trainer. For `load_from_checkpoint`, call it in the module's own `on_load_checkpoint`.
-
-    Returns:
-        What the callback had saved; None if it had not.
     """
-    saved = checkpoint.get("callbacks", {}).get(Growth.state_key)
-    if saved and saved["structure"] is not None:
-        small = module.get_submodule(saved["module"])
-        device = next(small.parameters()).device
-        module.set_submodule(saved["module"], unpack(saved["structure"], small).to(device).train(small.training))
-    return saved or None
+    for name, saved in _saved_in(checkpoint).items():
+        if saved["structure"] is not None:
+            small = module.get_submodule(name)
+            device = next(small.parameters()).device
+            module.set_submodule(name, unpack(saved["structure"], small).to(device).train(small.training))
+
+
+def _saved_in(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what the callbacks have saved, by the names of their submodules."""
+    return {saved["module"]: saved for key, saved in checkpoint.get("callbacks", {}).items()
+            if str(key).partition(f"{KEY}.")[0] in ("", KEY) and saved}
 
 
 def _only_child(module: nn.Module) -> str:

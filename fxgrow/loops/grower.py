@@ -103,6 +103,8 @@ class Grower:
         named = {id(p) for p in self.inner.parameters()}
         if not any(id(p) in named for o in self.optimizers for g in o.param_groups for p in g["params"]):
             raise GrowthError("the optimizer trains no parameter of the model: make it of model.parameters()")
+        for optimizer in self.optimizers:
+            moving.insist_groups_alone(optimizer)
         held = getattr(getattr(scheduler, "scheduler", scheduler), "optimizer", None)  # accelerate's is around another
         if scheduler is not None and (held is None or moving.innermost(held) not in self.optimizers):
             raise GrowthError(f"the {type(scheduler).__name__} sets the rates of another optimizer: give both that belong "

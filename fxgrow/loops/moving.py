@@ -64,9 +64,33 @@ def _without_state(optimizer: Optimizer) -> Iterator[None]:
 def take_over(optimizer: Optimizer, moved: Optimizer) -> None:
     """Let an optimizer train what `moved` does, in the same groups and from the same state."""
     for group, grown in zip(optimizer.param_groups, moved.param_groups):
-        group.update((key, grown[key]) for key in ("params", "param_names") if key in grown)
+        group["params"][:] = grown["params"]  # the same list, which LBFGS holds on to
+        group.update((key, grown[key]) for key in ("param_names",) if key in grown)
+    _forget_sizes(optimizer)
     optimizer.state.clear()
     optimizer.state.update(moved.state)
+
+
+def _forget_sizes(optimizer: Optimizer) -> None:
+    """Let LBFGS count its numbers anew."""
+    if getattr(optimizer, "_numel_cache", None) is not None:
+        optimizer._numel_cache = None  # type: ignore[attr-defined]
+
+
+def insist_groups_alone(optimizer: Optimizer) -> None:
+    """Refuse an optimizer that keeps parameters beside its groups and states, where they would stay."""
+    ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    known = {id(group["params"]) for group in optimizer.param_groups} | {id(optimizer.param_groups), id(optimizer.state)}
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, (list, tuple, set, dict)) and id(value) not in known:
+            return any(holds(one) for one in ([*value, *value.values()] if isinstance(value, dict) else value))
+        return id(value) in ids
+
+    name = next((name for name, value in vars(optimizer).items() if holds(value)), None)
+    if name is not None:
+        raise GrowthError(f"a {type(optimizer).__name__} keeps parameters in .{name} too, which would stay as they "
+                          "are: grow by fxgrow.transform, and make the optimizer anew")
 
 
 def names_of(optimizer: Optimizer, model: nn.Module) -> list[list[str]]:
@@ -84,9 +108,10 @@ def regroup(optimizer: Optimizer, model: nn.Module, before: nn.Module, groups: S
             f"its groups are {len(optimizer.param_groups)} and were {len(groups)}" if missing is None
             else f"it trained {missing}, which is not here"))
     for group, names in zip(optimizer.param_groups, groups):
-        group["params"] = [named[name] for name in names]
+        group["params"][:] = [named[name] for name in names]
         if "param_names" in group:
             group["param_names"] = list(names)
+    _forget_sizes(optimizer)
     optimizer.state.clear()
 
 
@@ -129,7 +154,7 @@ def parts_of(optimizer: Optimizer) -> Callable[[], None]:
 
     def give_back() -> None:
         for group, kept in zip(optimizer.param_groups, params):
-            group["params"] = kept
+            group["params"][:] = kept
         optimizer.state.clear()
         optimizer.state.update(state)
 

@@ -449,6 +449,15 @@ def test_command_json(runs):
     assert grown["last"] == [each[-1] for each in losses]
 
 
+def test_command_of_runs_of_several_tasks_draws_their_losses(tmp_path):
+    for name in ("accuracy", "rmse"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "history.jsonl").write_text("".join(
+            json.dumps({"step": i, "flops": i, "val_loss": 1.0, f"val_{name}": 0.5, "event": ""}) + "\n" for i in range(2)))
+    assert json.loads(command(tmp_path, "--json").output)["y"] == "val_loss"
+    assert json.loads(command(tmp_path / "rmse", "--json").output)["y"] == "val_rmse"
+
+
 def test_command_list(runs):
     listed = command(runs, "--list")
     assert listed.exit_code == 0 and "scratch-1" in listed.output and "val_accuracy" in listed.output

@@ -10,6 +10,7 @@ import fxgrow
 from fxgrow.common import load_installed
 from fxgrow.errors import FxgrowError, ModelError
 from fxgrow.experiments.data import DataError, list_data, load_data
+from fxgrow.experiments.tasks import get_task, list_tasks, metric_of
 from fxgrow.models import load_model
 from fxgrow.passes import Widen
 
@@ -19,6 +20,7 @@ from torch import nn
 import fxgrow
 from fxgrow.axis import pointwise
 from fxgrow.experiments.data import Arrays
+from fxgrow.experiments.tasks import Metric, get_task
 from fxgrow.zoo import register
 
 @fxgrow.axis_rule("sinc")
@@ -39,6 +41,10 @@ def strange(num_classes: int = 3, in_channels: int = 1):
 def dots(request):
     return Arrays(torch.rand(40, 1, 8, 8), torch.arange(40) % 2, ("a", "b"))
 
+class Far(get_task("regression").__class__):
+    name = "far"
+    metrics = (Metric("far", "targets that are far", kind="percent"),)
+
 def tuples(request):
     return torch.rand(4, 1), torch.arange(4)
 
@@ -56,6 +62,9 @@ odd = stranger_parts:source
 dots = stranger_parts:dots
 tuples = stranger_parts:tuples
 lost = nosuchpackage:data
+[fxgrow.tasks]
+a_lost = nosuchpackage:Task
+far = stranger_parts:Far
 """
 
 
@@ -70,7 +79,7 @@ def stranger(tmp_path, monkeypatch):
     sys.modules.pop("stranger_parts", None)
     tables = [getattr(importlib.import_module(f"fxgrow.{place}"), name) for place, name in (
         ("axis.tape", "RULES"), ("cost.rules", "RULES"), ("zoo.registry", "BUILDERS"),
-        ("experiments.data.registry", "_READERS"))]
+        ("experiments.data.registry", "_READERS"), ("experiments.tasks.registry", "TASKS"))]
     before = [dict(table) for table in tables]
     load_installed.cache_clear()
     yield
@@ -78,6 +87,13 @@ def stranger(tmp_path, monkeypatch):
     for table, old in zip(tables, before):
         table.clear()
         table.update(old)
+
+
+def test_a_task_of_an_installed_package_is_found_by_its_name_and_by_its_metric(stranger):
+    assert metric_of("val_far").label == "targets that are far" and metric_of("val_near") is None
+    assert "far" in list_tasks() and get_task("far").name == "far"
+    with pytest.raises(FxgrowError, match="the task a_lost"):
+        get_task("a_lost")
 
 
 def test_an_op_rule_of_an_installed_package_is_found_when_an_op_has_none(stranger, caplog):

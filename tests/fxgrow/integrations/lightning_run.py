@@ -77,5 +77,47 @@ def refusals() -> None:
         print(why)
 
 
+class Pair(pl.LightningModule):
+    """Two networks with an optimizer each, of which the second learns from what the first makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.first, self.second = (nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6)) for _ in range(2))
+
+    def training_step(self, batch, index):
+        made = self.first(batch[0])
+        losses = made.square().mean(), (self.second(made.detach()) - 1).square().mean()
+        for optimizer, loss in zip(self.optimizers(), losses):
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(net.parameters(), lr=0.01) for net in (self.first, self.second)]
+
+
+def two_callbacks(file: Path) -> None:
+    """Say whether two submodules that grow by a callback each go on from a checkpoint to the same numbers."""
+    rows = torch.linspace(-1, 1, 24).view(4, 6).repeat(4, 1)  # every batch the same, wherever Lightning goes on in an epoch
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(rows), batch_size=4)
+
+    def trained(steps: int, last: Path | None = None) -> Pair:
+        torch.manual_seed(0)
+        pair, schedules = Pair(), {"first": "step=2: widen by=2", "second": ["step=4: widen by=2", "step=10: widen by=2"]}
+        trainer = pl.Trainer(max_steps=steps, callbacks=[Growth(grow, module=name) for name, grow in schedules.items()],
+                             logger=False, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
+                             enable_model_summary=False)
+        trainer.fit(pair, loader, ckpt_path=last)
+        trainer.save_checkpoint(file)
+        return pair
+
+    whole = trained(16)
+    trained(8)
+    same = all(map(torch.equal, trained(16, file).parameters(), whole.parameters()))
+    print("both", *(getattr(whole, name).get_parameter("0.weight").shape[0] for name in ("first", "second")), same)
+
+
 compare(run, kill=10)
 refusals()
+two_callbacks(Path(sys.argv[1]) / "pair.ckpt")

@@ -27,6 +27,7 @@ def test_a_run_goes_on_to_the_same_numbers_when_it_was_killed(command, package, 
     assert done.returncode == 0 and "the same numbers" in done.stdout, done.stderr[-3000:]
     if script == "lightning_run.py":
         assert "of before the first growth" in done.stdout and "StochasticWeightAveraging averages" in done.stdout
+        assert "both 10 12 True" in done.stdout
 
 
 @pytest.fixture

@@ -211,6 +211,37 @@ def test_a_state_that_cannot_follow_is_left_as_it_is_or_begins_anew():
     assert not optimizer.state and optimizer.param_groups[0]["params"][4] is grown.get_parameter("3.weight")
 
 
+def test_an_lbfgs_that_begins_anew_trains_the_grown_model():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double(), torch.randn(32, 4, dtype=torch.float64)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4, line_search_fn="strong_wolfe")
+    grower, losses = fxgrow.Grower(model, optimizer, "step=3 optimizer=reset: widen factor=2", x), []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (model(x) - x.prod(1, keepdim=True)).square().mean()
+        loss.backward()
+        return loss
+
+    for step in range(6):
+        losses.append(float(optimizer.step(closure).detach()))
+        model = grower.step(step)
+    fresh = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4, line_search_fn="strong_wolfe")
+    assert losses == sorted(losses, reverse=True) and len({*losses}) == 6
+    assert sum(p.numel() for p in fresh.param_groups[0]["params"]) == optimizer._numel() == 97
+
+
+def test_an_optimizer_with_lists_of_its_own_is_refused():
+    class Listing(torch.optim.SGD):
+        def __init__(self, params, **given):
+            super().__init__(params, **given)
+            self.blocks = [{"all": tuple(self.param_groups[0]["params"])}]
+
+    model = network()
+    with pytest.raises(GrowthError, match="a Listing keeps parameters in .blocks too"):
+        fxgrow.Grower(model, Listing(model.parameters(), lr=0.1), WIDEN, X)
+
+
 def test_without_a_gpu_a_data_parallel_model_is_wrapped_again():
     model = nn.DataParallel(network(), device_ids=[])
     grown = fxgrow.Grower(model, torch.optim.SGD(model.parameters(), lr=0.1), WIDEN, X).step(3)
