@@ -35,3 +35,7 @@ class DrawError(FxgrowError):
 
 class ModelError(FxgrowError):
     """MODEL, its weights or its inputs cannot be had."""
+
+
+class ChoiceWarning(UserWarning):
+    """Of several things that a file holds one was taken, and another may have been meant."""

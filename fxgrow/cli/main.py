@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint
 import click
 
 from fxgrow.common import brief, load_plugin, plugins
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import ChoiceWarning, FxgrowError
 
 GROUP = "fxgrow.commands"
 HOME_OF = {"transform": "growing", "shrink": "growing", "verify": "comparing", "diff": "comparing", "axes": "showing",
@@ -55,6 +55,8 @@ class Main(click.Group):
             with warnings.catch_warnings():
                 if not sys.warnoptions:
                     warnings.simplefilter("ignore")
+                    warnings.simplefilter("always", ChoiceWarning)
+                    warnings.showwarning = lambda message, *_, **__: click.echo(f"note: {message}", err=True)
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
             raise

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fxgrow.archive import load_weights
 from fxgrow.common import nearest_file, shortened
-from fxgrow.errors import ArchiveError, ModelError
+from fxgrow.errors import ArchiveError, ChoiceWarning, ModelError
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # torch puts these in names, anywhere
 State = dict[str, Tensor]
@@ -36,7 +36,8 @@ def apply_weights(module: nn.Module, path: str) -> None:
             if _loads(module, _behind(prefix, state)):
                 left = [*(repr(other) for other in held if other != key), *(n for n in state if not n.startswith(prefix))]
                 if left:
-                    warnings.warn(f"{path}: took {repr(key or prefix)} and left {shortened(left)}", stacklevel=2)
+                    told = f"{path}: took {repr(key or prefix)} and left {shortened(left)}"
+                    warnings.warn(told, ChoiceWarning, stacklevel=2)
                 return
     reasons = "; ".join(_misfit(key, _unwrapped(state), module) for key, state in held.items())
     raise ModelError(f"{path} does not fit {type(module).__name__}: {reasons}")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from commands import run
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18, squeezenet1_1
@@ -168,6 +169,8 @@ def test_which_of_several_was_taken_is_told(tmp_path):
     torch.save({"params_ema": state, "params": state}, tmp_path / "w.pth")
     with pytest.warns(UserWarning, match="took 'params' and left 'params_ema'"):
         load_model("torchvision:squeezenet1_1", weights=str(tmp_path / "w.pth"))
+    said = run(f"flops torchvision:squeezenet1_1 --input 1,3,32,32 --weights '{tmp_path / 'w.pth'}' --json")
+    assert "w.pth: took 'params' and left 'params_ema'" in said.stderr and json.loads(said.stdout)
 
 
 def test_shards(tmp_path):
