@@ -121,7 +121,18 @@ class Into:
             self.new |= numbers_of(extra, pairing, self.old, options, steps)
         self.unread = _unread(self.small, self.big, big_gm)
         self.wrong = insist_on_constants(pairing, self.constants, self._constants_wanted())
+        for step in self.wrong:
+            step.note += self._rounded_by_to(step.name)
         steps += self.wrong
+
+    def _rounded_by_to(self, name: str) -> str:
+        """Return what to do where one model's constant has 16 bits and the other's more ("": that is not so)."""
+        small, big = (dict(model.named_buffers()) for model in self.given)
+        pair = small.get(self.pairing.names.get(name, name)), big.get(name)
+        kinds = {t.dtype for t in pair if t is not None}
+        half = next((kind for kind in kinds if kind in HALF), None)
+        return f"; in one they are rounded: build both with dtype={half}, as from_pretrained does, not by .to({half})" \
+            if half and len(kinds) > 1 else ""
 
     def _compared(self, *models: nn.Module) -> AbstractContextManager:
         """Let models give their results alone, where both can."""
