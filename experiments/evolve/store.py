@@ -72,14 +72,32 @@ class Store:
         try:
             (self.folder / "networks").mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.folder / NAME, isolation_level=None)
+            self._insist_whole()
             self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("PRAGMA synchronous=FULL")
             self.db.executescript(TABLES)
         except (OSError, sqlite3.OperationalError) as error:
             raise TrainError(f"{self.folder} cannot hold a search ({error}): choose another folder") from error
         except sqlite3.Error as error:
-            raise TrainError(f"{self.folder / NAME} is damaged ({error}): put a copy of it there, or start anew in another "
-                             "folder") from error
+            raise self._damaged(str(error)) from error
+
+    def _insist_whole(self) -> None:
+        """Raise TrainError if the file is there and is damaged, or another program's; nothing in it is changed."""
+        if (found := str(self.db.execute("PRAGMA quick_check(1)").fetchone()[0])) != "ok":
+            raise self._damaged(found.splitlines()[-1])
+        if not (self.folder / NAME).stat().st_size and any((self.folder / "networks").iterdir()):
+            raise self._damaged("it is empty")
+        there = _columns(self.db)
+        with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+            fresh.executescript(TABLES)
+            wanted = _columns(fresh)
+        others = [name for name, columns in wanted.items() if there.get(name, columns) != columns]
+        if there and (others or "settings" not in there):
+            raise TrainError(f"{self.folder / NAME} is another program's file, not a search's: choose another folder")
+
+    def _damaged(self, why: str) -> TrainError:
+        return TrainError(f"{self.folder / NAME} is damaged ({why}): put a copy of it there, or start anew in another "
+                          "folder")
 
     def close(self) -> None:
         """Close the database."""
@@ -282,6 +300,12 @@ def opened(folder: str | os.PathLike) -> Iterator[Store]:
         if store.settings() is None:
             raise TrainError(f"{os.fspath(folder)} holds a search that had not begun: start it anew")
         yield store
+
+
+def _columns(db: sqlite3.Connection) -> dict[str, list[str]]:
+    """Return the columns of each table."""
+    tables = [name for name, in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()]
+    return {table: [c for c, in db.execute("SELECT name FROM pragma_table_info(?)", (table,))] for table in tables}
 
 
 def _apply(model: GraphModule, parent: GraphModule) -> GraphModule:

@@ -221,6 +221,25 @@ def test_diverse_rewards_what_the_others_get_wrong():
 # --- the store ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("hurt, said", [
+    (lambda whole: whole[:len(whole) // 2], "damaged"), (lambda whole: bytes(len(whole)), "damaged"),
+    (lambda whole: whole[:4096] + bytes(len(whole) - 4096), "damaged"), (lambda whole: b"", r"damaged \(it is empty\)"),
+    (lambda whole: bytes(100) + whole[100:], "damaged"),
+    (lambda whole: whole.replace(b"settings", b"gettings"), "another program's file"),
+    (lambda whole: whole.replace(b"kept TEXT", b"left TEXT"), "another program's file")])
+def test_a_file_that_is_no_whole_database_of_a_search_is_told_and_left_as_it_is(tmp_path, hurt, said):
+    store = Store(tmp_path)
+    store.keep_settings({"model": "zoo:mlp" + 9000 * "0"})
+    store.put(to_bytes(fxgrow.capture(net(), X)))
+    store.close()
+    file = tmp_path / "search.sqlite"
+    file.write_bytes(hurt(file.read_bytes()))
+    before = file.read_bytes()
+    with pytest.raises(TrainError, match=f"search.sqlite is {said}"):
+        Store(tmp_path)
+    assert file.read_bytes() == before
+
+
 def test_networks_come_back_bit_by_bit_from_differences(tmp_path):
     store = Store(tmp_path)
     one = fxgrow.capture(net(), X)
