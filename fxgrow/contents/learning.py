@@ -6,13 +6,13 @@ step is no longer zero in the next, and passes on more. What no step would reach
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fxgrow.axis import Contract, Map, Normalise, Op, Reduce, Value, atoms
 from fxgrow.contents.bindings import Bindings
 from fxgrow.contents.kinds import NIL, ZERO, ByPart
-from fxgrow.contents.zeros import scaled_to_zero, slope_of
+from fxgrow.contents.zeros import affine_of, scaled_to_zero, slope_of
 
 Place = tuple[Value, int, int | None]  # a dimension of a value, and which part of it, where parts differ
 STEPS = 3
@@ -76,7 +76,8 @@ class Learning:
     def _of(self, op: Op) -> Iterator[_Step]:
         """Give the steps of one op."""
         held, product = self.held, isinstance(op, (Contract, Normalise)) or getattr(op, "fn", "") == "mul"
-        sums = getattr(op, "fn", "") in ("linear", "div") or scaled_to_zero(held, op)  # weight and bias alone learn
+        scaled = scaled_to_zero(held, op)
+        sums = getattr(op, "fn", "") in ("linear", "div")
         joins = "product" if product else "linear" if sums else "any"
         summed = [] if isinstance(op, Normalise) else [(i, d) for i, d, e in op.reduced if held.atom in atoms(e)]
         if summed:
@@ -85,9 +86,20 @@ class Learning:
         for at, out in enumerate(op.outs):
             for dim in held.dims(out):
                 sources = held.sources(op, dim)
+                if scaled:
+                    yield from self._scaled(op, at, dim, sources)
+                    continue
                 flat = joins == "any" and (len(sources) > 1 or not (slope_of(op) or (True, False))[1])
                 for place in self._parts(out, dim):
                     yield _Step(op, place, [self._came(op, at, place, i, d) for i, d in sources], joins, flat)
+
+    def _scaled(self, op: Op, at: int, dim: int, sources: Sequence[tuple[int, int]]) -> Iterator[_Step]:
+        """Give the steps of a norm whose weight and bias are zero: what is normalised times the one, and the other."""
+        weight, *biases = affine_of(op)
+        for place in self._parts(op.outs[at], dim):
+            came = {i: self._came(op, at, place, i, d) for i, d in sources}
+            yield _Step(op, place, [came[0], came[weight]], "product")
+            yield from (_Step(op, place, [came[i]]) for i in biases)
 
     def _parts(self, value: Value, dim: int) -> list[Place]:
         if self.apart is None or not any(self.apart in atoms(axis) for axis in value.axes):

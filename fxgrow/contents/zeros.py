@@ -25,8 +25,8 @@ def makers_of_zeros(held: Bindings, value: Value, dim: int) -> set[tuple[str, in
     op = value.op
     if value.constant == "zeros":
         return set()
-    if op is not None and op.name in PER_CHANNEL and _affine(op):
-        sources = [(i, d) for i, d in held.sources(op, dim) if i in _affine(op)]
+    if op is not None and op.name in PER_CHANNEL and affine_of(op):
+        sources = [(i, d) for i, d in held.sources(op, dim) if i in affine_of(op)]
     elif isinstance(op, (Contract, Normalise)) or getattr(op, "fn", "") == "mul":
         sources = _smallest(held, op, held.sources(op, dim))  # type: ignore[arg-type]
     elif isinstance(op, (Map, Reduce)) and op.fn in ("linear", "odd", "fn0", "div") and not getattr(op, "const", False):
@@ -71,8 +71,8 @@ def _smallest(held: Bindings, op: Op, sources: list[tuple[int, int]]) -> list[tu
     return sorted(given, key=lambda at: prod(axis.size for axis in op.ins[at[0]].axes))[:1]
 
 
-def _affine(op: Op) -> list[int]:
-    """Return which operands of a norm of each channel are its weight and bias."""
+def affine_of(op: Op) -> list[int]:
+    """Return which operands of a norm of each channel are its weight and, behind that, its bias."""
     made = op.outs[0].made
     given = [isinstance(a, Tensor) for a in made.args[1:3]] if made is not None else []
     return list(range(1, 1 + sum(given))) if given[:1] == [True] else []
@@ -80,6 +80,6 @@ def _affine(op: Op) -> list[int]:
 
 def scaled_to_zero(held: Bindings, op: Op) -> bool:
     """Tell whether an op is a norm of each channel whose weight and bias are zero at all new positions."""
-    affine = _affine(op) if held.zeroed and op.name in PER_CHANNEL else []
+    affine = affine_of(op) if held.zeroed and op.name in PER_CHANNEL else []
     tags = [held.tag(op.ins[i], d) for i in affine for d in held.dims(op.ins[i])]
     return bool(tags) and set(tags) == {ZERO}

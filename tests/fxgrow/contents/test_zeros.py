@@ -104,6 +104,7 @@ def test_where_each_number_is_mixed_alone_it_may_be_any(method):
 
 @pytest.mark.parametrize("layers, why", {
     "dead": ([conv(3, 8), nn.ReLU(), Attention()], "would never learn"),
+    "dead behind a norm": ([conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), Attention()], "would never learn"),
     "circular": ([conv(3, 8), nn.SiLU(), Attention(mode="circular")], "it is spatial"),
     "other than zero": ([conv(3, 8), nn.Softplus(), Attention()], "gives no zeros"),
 }.values())
