@@ -25,7 +25,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 import fxgrow
 from fxgrow.axis import analyse, growable
 from fxgrow.cli import as_fields, loaded_passes
-from fxgrow.common import brief, did_you_mean, without_collector
+from fxgrow.common import brief, did_you_mean
 from fxgrow.compare import TOLERANCE
 from fxgrow.cost import ForwardCounter
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
@@ -269,9 +269,9 @@ def mutate(parents: Sequence[Parent], mutations: Sequence[Mutation], rng: random
             continue
         step = describe(drawn)
         try:
-            with without_collector(), parent.cache.active():
+            with parent.cache.active():
                 grown = grow(parent.model, parent.inputs, drawn)
-                return _checked(parent, grown, step, limits, known), discarded
+            return _checked(parent, grown, step, limits, known), discarded
         except (GrowthError, SelectionError, CaptureError) as error:
             parent.led_to[_kind_and_place(step)] = ""
             discarded.append(Discarded(parent.number, step, str(error)))
