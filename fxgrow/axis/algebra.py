@@ -2,12 +2,15 @@
 
 What does not live here: knowledge of any operation, or of what grown positions contain.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 from fxgrow.axis.expressions import Atom, Fixed, Prod, Sum, atoms, concat, freeze, is_copies, is_fixed, product, resolve
 
+NUMBERS = "the model's input, or a size written in the code"
+TIED = " to an axis that is fixed: "
+EQUAL = "must equal a fixed size"
 APART = "its positions are told apart (the axis is cut there)"
 
 
@@ -45,21 +48,30 @@ def _bind(atom: Atom, e) -> None:
     atom.bind(e)
 
 
-def unify(a, b, reason: str) -> None:
-    """Make two axes one, as their positions must exist together; freeze what cannot be matched, with `reason`."""
+def unify(a, b, reason: str, cause: Callable[[Any], str] = lambda axis: NUMBERS) -> None:
+    """Make two axes one, as their positions must exist together; freeze what cannot be matched, with `reason`.
+
+    cause: says of an axis that is no class what it comes from.
+    """
     a, b = resolve(a), resolve(b)
     if same(a, b):
         return
     if a.size != b.size:
         raise AssertionError(f"{reason}: sizes {a.size} and {b.size}")
     if is_fixed(a) or is_fixed(b):
-        rigid = atoms(a if is_fixed(a) else b)
-        because = rigid[0].reason if rigid else "the model's input, or a size written in the code"
-        freeze(a, f"tied by {reason} to an axis that is fixed: {because}")
-        freeze(b, f"tied by {reason} to an axis that is fixed: {because}")
+        if is_fixed(a) and is_fixed(b):
+            return
+        stiff = a if is_fixed(a) else b
+        rigid = atoms(stiff)
+        because = str(rigid[0].reason).rpartition(TIED)[2] if rigid else cause(stiff)  # the end of a chain of ties
+        freeze(a, f"tied by {reason}{TIED}{because}")
+        freeze(b, f"tied by {reason}{TIED}{because}")
         return
     try:
         _match(a, b)
+        for atom in (*atoms(a), *atoms(b)):
+            if atom.reason == EQUAL:
+                atom.reason = f"tied by {reason}{TIED}{cause(Fixed(atom.size))}"
     except Mismatch as why:
         freeze(a, f"{reason}: {why}")
         freeze(b, f"{reason}: {why}")
@@ -70,8 +82,8 @@ def _match(a, b) -> None:
     if same(a, b):
         return
     if isinstance(a, Fixed) or isinstance(b, Fixed):
-        freeze(a, "must equal a fixed size")
-        freeze(b, "must equal a fixed size")
+        freeze(a, EQUAL)
+        freeze(b, EQUAL)
     elif isinstance(b, Atom):
         _bind(b, a)
     elif isinstance(a, Atom):

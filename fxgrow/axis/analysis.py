@@ -4,7 +4,7 @@ What does not live here: what each operation does (rules/) and what new position
 """
 import contextlib
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow.aten import JOIN, Recorded, tree_flatten, tree_leaves, tree_unflatten
 from fxgrow.axis import rules  # noqa: F401  (registers the rules)
+from fxgrow.axis.algebra import NUMBERS
 from fxgrow.axis.expressions import KEPT, OUTPUT, Atom, Fixed, Prod, atoms, freeze, is_fixed, resolve
 from fxgrow.axis.norms import fuse
 from fxgrow.axis.standardise import fuse_centring
@@ -26,6 +27,7 @@ from fxgrow.graph import (
     Captured,
     MetaRunner,
     below,
+    line_of_code,
     location_of,
     mentions,
     meta_twin,
@@ -167,9 +169,43 @@ class _AxisRunner(MetaRunner):
         self.constants: dict[Any, Tensor] = {}
         self.of_inputs: dict[Any, Any] = {}  # numbers: whether they come from sizes that never grow, such as the inputs'
         self.bindings = 0
+        tape.cause = self._cause
+
+    def _cause(self, axis: Any) -> str:
+        """Say what an axis comes from that the node is given and that is no class: an input, or where it is computed."""
+        def read(node: Node, holds: Callable[[Any], bool]) -> list[Node]:
+            return [n for n in node.all_input_nodes if any(map(holds, self._axes_of(n)))]
+
+        def is_so_long(other: Any) -> bool:
+            return isinstance(resolve(other), Fixed) and other.size == axis.size
+
+        source = self.running
+        found = read(source, lambda other: other is axis) or read(source, is_so_long)
+        while found:
+            source = found[0]
+            found = read(source, is_so_long)
+        if source is self.running:
+            return NUMBERS
+        made_of = [source]
+        for node in made_of:
+            made_of += [n for n in node.all_input_nodes if n not in made_of and self._axes_of(n)]
+        line = line_of_code(source) or location_of(source)
+        inputs = [str(n.target) for n in made_of if n.op == "placeholder"]
+        if not inputs:
+            return f"a table that the forward computes at {line}"
+        if any(n.op == "get_attr" or (n.op == "call_module" and any(True for _ in self.modules[str(n.target)].parameters()))
+               for n in made_of):
+            return f"a size of the model's input, or one written in the code, at {line}"
+        return f"the model's input {inputs[0]!r}" + ("" if source.op == "placeholder" else ", in another form")
+
+    def _axes_of(self, node: Node) -> list[Any]:
+        """Return the axes of the tensors that a node gives."""
+        return [a for t in tree_leaves(self.values.get(node)) if isinstance(t, Tensor)
+                for a in getattr(self.tape.values.get(id(t)), "axes", map(Fixed, t.shape))]
 
     def before(self, node: Node) -> None:
         """Tell the tape which node runs, and where what it slices is sliced."""
+        self.running = node
         self.tape.node, self.tape.fx = location_of(node), node.name
         self.tape.bounds = {}
         if node.target is operator.getitem and isinstance(value := self.values.get(node.args[0]), Tensor):

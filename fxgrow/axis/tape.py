@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fxgrow.aten import CREATED, SHAPE_ONLY, Recorded, Watching, all_numbers_in, compute, effects, tensors_in
-from fxgrow.axis.algebra import cut, refine, reshaped_together, unify, view
+from fxgrow.axis.algebra import NUMBERS, cut, refine, reshaped_together, unify, view
 from fxgrow.axis.aliases import Aliases
 from fxgrow.axis.expressions import LOOKUP, Atom, Fixed, Prod, Sum, atoms, freeze, is_fixed, product, resolve
 from fxgrow.axis.values import UNEVEN, Map, Op, Value
@@ -90,6 +90,7 @@ class Tape(Watching):
         self.node_values: dict[str, Any] = {}
         self.node = self.fx = ""  # the graph node we are in: where it is, for reasons; its name
         self.bounds: dict[int, set[int]] = {}  # of what the node slices: where it is sliced, here or elsewhere, by dimension
+        self.cause: Callable[[Any], str] = lambda axis: NUMBERS  # what an axis comes from that is no class
         self.shapes: dict[str, Any] = {}
         self.results: dict[str, Any] = {}  # what each graph node gave, on meta tensors
         self.by_node: dict[str, list[Op]] = {}
@@ -151,7 +152,7 @@ class Tape(Watching):
 
     def unify(self, a, b, what: str) -> None:
         """Make two axes the same; `what` goes to the reason where that freezes them."""
-        unify(a, b, f"{what} in {self.node}")
+        unify(a, b, f"{what} in {self.node}", self.cause)
 
     def freeze(self, axis, reason: str) -> None:
         """Let an axis never grow."""

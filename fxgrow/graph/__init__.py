@@ -43,6 +43,7 @@ from fxgrow.graph.names import (
     boundary,
     home_of,
     inside,
+    line_of_code,
     location_of,
     outer,
     owner_of,
@@ -50,6 +51,7 @@ from fxgrow.graph.names import (
     place_of,
     prefixes,
     rename,
+    short_line,
 )
 from fxgrow.graph.running import (
     MetaRunner,
@@ -70,9 +72,9 @@ __all__ = ["Again", "CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", 
            "branch_taken", "call_of", "calls", "clean_trace", "clone_graph", "clone_module", "clone_structure",
            "cloned_tensors", "compile_code", "compiled_later", "computes", "copy_nodes", "evaluating", "family",
            "faults_told", "find_module", "form_of", "hold", "home_of", "inside", "is_captured", "is_compiled", "is_join",
-           "is_of_python", "is_of_user", "keep_grad_mode", "kept_attributes", "layer_forms", "location_of", "memory_of",
-           "mentions", "meta_twin", "mode_flag", "modules_by_path", "named_tensors", "nested_shape", "other_users", "outer",
-           "owner_of", "passes_on", "path_of", "place_of", "prefixes", "remembered", "rename", "run_shapes", "running_copy",
-           "same_form", "set_mode", "settings", "shape_of", "shards_in", "skeleton", "tensors_of", "title", "to_meta",
-           "trains", "uncached", "unwrapped", "values_and_writes", "values_kept", "without_fast_path", "writes_in_place",
-           "written_argument"]
+           "is_of_python", "is_of_user", "keep_grad_mode", "kept_attributes", "layer_forms", "line_of_code", "location_of",
+           "memory_of", "mentions", "meta_twin", "mode_flag", "modules_by_path", "named_tensors", "nested_shape",
+           "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of", "prefixes", "remembered", "rename",
+           "run_shapes", "running_copy", "same_form", "set_mode", "settings", "shape_of", "shards_in", "short_line",
+           "skeleton", "tensors_of", "title", "to_meta", "trains", "uncached", "unwrapped", "values_and_writes",
+           "values_kept", "without_fast_path", "writes_in_place", "written_argument"]

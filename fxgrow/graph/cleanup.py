@@ -1,5 +1,6 @@
 """Small repairs of graphs: unused nodes, constants that are written to, copies of nodes."""
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch.fx import Graph, Node
 
@@ -23,7 +24,7 @@ def _renew_constants(graph: Graph) -> None:
                 node.target in names or memory_of(node) in memories):
             with graph.inserting_after(node):
                 fresh = graph.call_method("clone", (node,))
-            fresh.meta = {"owner": owner_of(node)}
+            fresh.meta = _kept(node) | {"owner": owner_of(node)}
             node.replace_all_uses_with(fresh, lambda user, own=fresh: user is not own)
 
 
@@ -45,4 +46,9 @@ def copy_nodes(nodes: Iterable[Node], graph: Graph, env: dict[Node, Node], renam
     for node in nodes:
         new = env[node] = graph.node_copy(node, lambda n: env[n])
         rename(new, rename_to)
-        new.meta = {"owner": rename_to(owner_of(node))}
+        new.meta = _kept(node) | {"owner": rename_to(owner_of(node))}
+
+
+def _kept(node: Node) -> dict[str, Any]:
+    """Return what a copy of a node knows of it: the line of code that it is of."""
+    return {"line": node.meta["line"]} if "line" in node.meta else {}

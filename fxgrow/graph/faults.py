@@ -38,6 +38,7 @@ def faults_told(kind: type[FxgrowError], what: str) -> Iterator[None]:
                    "model is as it was; please report this with its code") from error
 
 
+@functools.cache
 def is_of_user(filename: str) -> bool:
     """Tell whether code in a file is neither torch's nor ours."""
     return not filename.startswith((OF_TORCH, OF_US, "<frozen", "<string>"))

@@ -43,6 +43,16 @@ def location_of(node: Node) -> str:
     return f"{place}:{node.name}" if place else node.name
 
 
+def short_line(filename: str, number: int) -> str:
+    """Name a line of code: the file with its folder, and the number."""
+    return f"{'/'.join(filename.rsplit('/', 2)[-2:])}:{number}"
+
+
+def line_of_code(node: Node) -> str:
+    """Return the line that the node was recorded of, `""` where that is not known."""
+    return short_line(*node.meta["line"]) if "line" in node.meta else ""
+
+
 def below(path: str, root: str) -> bool:
     """Tell whether a name is `root` or lies below it (`""`: the whole model)."""
     return path == root or path.startswith(root + ".") or not root

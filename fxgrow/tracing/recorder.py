@@ -42,6 +42,7 @@ from fxgrow.graph import (
     is_of_python,
     is_of_user,
     modules_by_path,
+    short_line,
     to_meta,
 )
 from fxgrow.layers import (
@@ -105,11 +106,7 @@ AROUND = ": switch it on around the call of the model"
 
 def line_of(frame: FrameType | None) -> str:
     """Return file and line of a frame, `""` without one."""
-    return _line(frame.f_code.co_filename, frame.f_lineno) if frame else ""
-
-
-def _line(filename: str, number: int) -> str:
-    return f"{'/'.join(filename.rsplit('/', 2)[-2:])}:{number}"
+    return short_line(frame.f_code.co_filename, frame.f_lineno) if frame else ""
 
 
 def line_of_user() -> str:
@@ -236,6 +233,8 @@ class Recorder(TorchFunctionMode):
         """Write a node down."""
         node = add_node(self.graph, kind, target, args, kwargs)
         node.meta["owner"] = self.stack[-1]
+        if kind != "call_module" and (frame := _frame_of_user()):
+            node.meta["line"] = frame.f_code.co_filename, frame.f_lineno
         self.events.append(node)
         return node
 
@@ -1081,6 +1080,6 @@ def describe(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     frames = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
-    places = [f" at {_line(*place)}" for place in frames if is_of_user(place[0])]
+    places = [f" at {short_line(*place)}" for place in frames if is_of_user(place[0])]
     words = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {words}{places[-1] if places else ''}"
