@@ -73,7 +73,7 @@ class Aliases:
                 self._freeze(new)
                 self._freeze(values[self.lost[key]])
             if old is not None and old.source:
-                self._freeze(new, f"a parameter or buffer is written in place in {self.tape.node}")
+                self._freeze(new, f"{old.source} is written in place in {self.tape.node}, from all positions of it")
             parent, dims = self.parents.get(key, (None, None))
             if parent is None or parent not in values:
                 return
