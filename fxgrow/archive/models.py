@@ -39,25 +39,25 @@ def _class_name(model: nn.Module) -> str:
 
 
 def encode_model(model: nn.Module, encoder: Encoder) -> dict:
-    """Return the class and the graph of a captured model, or the graphs of its parts."""
-    if isinstance(model, GraphModule):
-        return {"class": _class_name(model), "nodes": encode_graph(model), "parts": {}}
+    """Return the class of a model, its graph if it is captured, and the graphs of its parts."""
     parts = {path: {"class": _class_name(gm), "nodes": encode_graph(gm), "attributes": encode(plain_attributes(gm))}
-             for path, gm in encoder.graphs.items()}
-    return {"class": _class_name(model), "nodes": None, "parts": parts}
+             for path, gm in encoder.graphs.items() if gm is not model}
+    nodes = encode_graph(model) if isinstance(model, GraphModule) else None
+    return {"class": _class_name(model), "nodes": nodes, "parts": parts}
 
 
 def decode_model(description: dict, data: dict[str, Tensor], lend: Lend) -> nn.Module:
     """Return the model that an archive describes."""
     tree = Tree(description, data, lend(False))
-    if description["nodes"] is None:
-        return _shell(tree, description["parts"])
-    if description["parts"]:
-        raise ArchiveError("a model is one graph or has parts, not both")
-    return _assemble(description["class"], tree.part(""), description["nodes"])
+    root = tree.root
+    if description["nodes"] is not None:
+        root = _assemble(description["class"], tree.part(""), description["nodes"])
+    elif not description["parts"]:
+        raise ArchiveError("the model has neither a graph nor parts")
+    return _with_graphs(root, tree, description["parts"]) if description["parts"] else root
 
 
-def _shell(tree: Tree, parts: dict) -> nn.Module:
+def _with_graphs(root: nn.Module, tree: Tree, parts: dict) -> nn.Module:
     """Return the outer module, each part in its places made a graph."""
     graphs: dict[int, nn.Module] = {}
     own: dict[str, tuple[GraphModule, dict]] = {}  # the parts inside modules with code of their own
@@ -70,17 +70,15 @@ def _shell(tree: Tree, parts: dict) -> nn.Module:
                 usable_attribute(n, v, GraphModule) for n, v in attributes.items()):
             raise ArchiveError(f"part {path[:80]!r} has attributes that may hold code")
         Captured(gm).inputs = ()
-        if find_module(tree.root, path) is not part.root:
+        if find_module(root, path) is not part.root:
             own[path] = gm, attributes
             continue
         vars(gm).update({n: v for n, v in vars(part.root).items() if n not in vars(gm)} | attributes)
         if tree.is_layer(part.root):
             of_class(gm, type(part.root))
-    if not parts:
-        raise ArchiveError("the model has neither a graph nor parts")
-    for module in list(tree.root.modules()):
+    for module in list(root.modules()):
         module._modules.update({n: graphs[id(m)] for n, m in module._modules.items() if id(m) in graphs})
-    return _with_parts(tree.root, own) if own else tree.root
+    return _with_parts(root, own) if own else root
 
 
 def _with_parts(model: nn.Module, parts: dict[str, tuple[GraphModule, dict]]) -> nn.Module:

@@ -29,11 +29,11 @@ META = "meta"  # what a loaded shell knows of its inputs and growth, beside its 
 
 
 def graphs_of(model: nn.Module, path: str = "") -> dict[str, GraphModule]:
-    """Return the captured graphs in a model by path: the model itself, or the parts of a shell that cannot be captured."""
-    if is_captured(model):
-        return {path: model}
-    return {place: gm for name, child in model.named_children()  # each child once
-            for place, gm in graphs_of(child, _join(path, name)).items()}
+    """Return the captured graphs in a model by path: the model itself, and the parts of modules that are no graph."""
+    found = {path: model} if is_captured(model) else {}
+    for name, child in model.named_children():  # each child once
+        found |= graphs_of(child, _join(path, name))
+    return found
 
 
 def _outside_graphs(model: nn.Module) -> set[int]:
@@ -63,7 +63,7 @@ class Encoder:
         self._layers, self._own = _outside_graphs(model), set[int]()
         for gm in self.graphs.values():
             called = {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}
-            self._layers.update(id(m) for path in called for m in gm.get_submodule(path).modules())
+            self._layers.update(*(_outside_graphs(gm.get_submodule(path)) for path in called))
             if any(isinstance(n.target, Applied) for n in gm.graph.nodes):
                 self.version = OWN_CODE
         for module in model.modules():

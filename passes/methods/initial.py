@@ -17,7 +17,7 @@ INITS = ("match_std", "kaiming", "xavier", "copy", "zero")
 
 
 def deviation(x: Tensor) -> float:
-    """Return the standard deviation of all numbers of `x`."""
+    """Return the standard deviation of all numbers of `x`, 0 where it is not finite."""
     if x.is_complex():
         x = torch.view_as_real(x)
     flat, n = x.reshape(-1), x.numel()
@@ -27,8 +27,9 @@ def deviation(x: Tensor) -> float:
     squares = total = 0.0
     for block in map(wide, flat.split(BLOCK)):  # each is read twice while it is in the cache
         squares, total = squares + float(block.dot(block)), total + float(block.sum())
-    shift = total ** 2 / n
-    return math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(wide(x).std())
+    shift = total * total / n
+    found = math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(wide(x).std())
+    return found if math.isfinite(found) else 0.0
 
 
 class Draws:

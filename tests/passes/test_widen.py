@@ -131,6 +131,15 @@ def test_match_std_is_uniform_with_the_kernels_deviation():
     assert abs(new.std() / deviation - 1) < 0.02 and abs(new.abs().max() / (3 ** 0.5 * deviation) - 1) < 0.01
 
 
+def test_numbers_whose_deviation_overflows_get_zeros():
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double(), torch.randn(5, 4).double()
+    nn.init.constant_(model[0].weight, 1e200)
+    model[0].weight.data[0] = -1e200
+    grown = fxgrow.transform(model, x, [Widen("0", by=4, seed=0)]).model
+    assert torch.equal(grown.get_submodule("0").weight[8:], torch.zeros(4, 4).double())
+    torch.testing.assert_close(grown(x), model(x), rtol=1e-9, atol=0)
+
+
 def test_numbers_drawn_stay_when_more_are_drawn():
     drawing = Drawing(4, 8, "xavier", torch.arange(4), torch.ones(8), Draws(0))
     first, second = (drawing.new(torch.zeros(4, 3), 0, 2, torch.arange(2)) for _ in range(2))

@@ -57,11 +57,11 @@ def varied(model: nn.Module, seed: int = 0) -> nn.Module:
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         if not t.is_floating_point() or not (isinstance(t, nn.Parameter) or name.endswith(("_mean", "_var"))):
             continue
-        if t.ndim <= 1 or not float(t.std()) > 0:
+        if t.ndim <= 1 or not 0 < float(t.std()) < 1e3:  # more is memory that the package leaves as it was
             about = float(t.mean()) if t.numel() else 0.0
             noise = torch.rand(t.shape, generator=generator, dtype=torch.float64)
             with torch.no_grad():
-                t.copy_(about * (0.5 + noise) if abs(about) > 1e-3 else 0.6 * noise - 0.3)
+                t.copy_(about * (0.5 + noise) if 1e-3 < abs(about) < 1e3 else 0.6 * noise - 0.3)
     for module in model.modules():
         for holder in (module, getattr(module, "config", None)):
             for name in DROPPED:

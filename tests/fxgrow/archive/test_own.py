@@ -96,6 +96,42 @@ def test_a_network_comes_back_into_an_instance(cls, path):
     assert again.read_bytes() == path.read_bytes()
 
 
+class Counting(nn.Module):
+    """Kept whole, since it counts its calls; the most of the network is in it, and is a graph by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 6)), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x + self.inner(x)
+
+
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.head = nn.Linear(4, 6), Counting(), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)))
+
+
+def test_parts_of_what_a_captured_network_keeps_whole_come_back(path):
+    model = shake(Around()).double()
+    captured = fxgrow.capture(model, X)
+    assert "body" in captured.meta["leaves"]
+    grown = fxgrow.transform(captured, X, Deepen(seed=0))
+    assert isinstance(grown.model, GraphModule) and isinstance(grown.model.get_submodule("body.inner"), GraphModule)
+    fxgrow.save(grown, path)
+    loaded = fxgrow.load(path, into=Around())
+    for mode in (True, False):
+        same(run(grown.model, (OTHER,), mode), run(loaded, (OTHER,), mode))
+    assert list(loaded.state_dict()) == list(grown.model.state_dict()) and len(loaded.state_dict()) > len(model.state_dict())
+    further = fxgrow.transform(loaded, X, Widen("body.inner.0", factor=2, seed=1))
+    torch.testing.assert_close(further.model(OTHER), model(OTHER), rtol=1e-9, atol=1e-12)
+
+
 def test_an_instance_without_sizes_is_refused(path):
     saved(Shell, path, [Widen(factor=2, seed=0)])
     fresh = Shell()
