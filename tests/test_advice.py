@@ -271,6 +271,8 @@ UNREACHED = {
     "so its filters cannot be drawn": "of an experiment",
     "neighbours of this network were found": "of an experiment",
     "is a run with other settings": "of an experiment",
+    "makes the sizes that one has (--set NAME=VALUE)": "folders of transformers: tests/passes/into/test_folders.py",
+    "alone have experts: name another class (--mixture, kind=)": "tests/passes/into/test_mixtures.py",
     "norm_topk_prob=true": "folders of transformers: tests/passes/into/test_mixtures.py",
     "cannot be written to": "of an experiment",
     "cannot be had": "where there is no network",
