@@ -110,9 +110,9 @@ def explain_error(error: BaseException) -> str:
 def main() -> None:
     """Make a trained PyTorch network wider or deeper without changing what it computes.
 
-    MODEL is a file (written by fxgrow or by torch.save), torchvision:NAME, timm:NAME, zoo:NAME, or
-    package.module:factory for a function of your own that returns a module; with arguments as in
-    torchvision:resnet18?num_classes=10.
+    MODEL is a file (written by fxgrow or by torch.save), a folder that transformers reads (config.json and
+    weights), torchvision:NAME, timm:NAME, zoo:NAME, or package.module:factory for a function of your own that
+    returns a module; with arguments as in torchvision:resnet18?num_classes=10.
 
     \b
     Example:
