@@ -17,7 +17,7 @@ INITS = ("match_std", "kaiming", "xavier", "copy", "zero")
 
 
 def deviation(x: Tensor) -> float:
-    """Return the standard deviation of all numbers of `x`, 0 where it is not finite."""
+    """Return the standard deviation of all numbers of `x`."""
     if x.is_complex():
         x = torch.view_as_real(x)
     flat, n = x.reshape(-1), x.numel()
@@ -28,8 +28,7 @@ def deviation(x: Tensor) -> float:
     for block in map(wide, flat.split(BLOCK)):  # each is read twice while it is in the cache
         squares, total = squares + float(block.dot(block)), total + float(block.sum())
     shift = total * total / n
-    found = math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(wide(x).std())
-    return found if math.isfinite(found) else 0.0
+    return math.sqrt((squares - shift) / (n - 1)) if squares > 2 * shift else float(wide(x).std())
 
 
 class Draws:
