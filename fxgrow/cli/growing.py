@@ -138,7 +138,8 @@ def _write_folder(grown, module, inputs, output: str, mixture: str | None, exten
         return f"this is a file that fxgrow.load reads, as {why}", None
     with status("Comparing both on the same input"), results_alone(module, stock.model):
         checked = fxgrow.verify(module, stock.model, inputs, extended=extended)
-    notes = (n for n in stock.verification.notes if n not in checked.notes and not n.startswith("in "))
+    said = stock.verification.notes if stock.verification else ()
+    notes = (n for n in said if n not in checked.notes and not n.startswith("in "))
     stock.verification = dataclasses.replace(checked, notes=(*checked.notes, *notes))
     with status(f"Writing {output}"):
         stock.save(output)
