@@ -51,7 +51,8 @@ class Widen(PassBase):
         to: the new size of the output axis, in positions.
         by: the number of new positions of the output axis. One of factor, to, by must be given.
         method: r2r (Painter), net2net (Chen 2015; `net2net-unequal` shares unequally), netmorph (Wei 2016), or random,
-            which is not exact. None: r2r; of 16-bit numbers net2net, which rounds least.
+            which is not exact. None: r2r; of 16-bit numbers net2net, which rounds least, and whose copies learn alike
+            (to train on in 16 bits: r2r).
         init: of free numbers: match_std (uniform, with the standard deviation of the existing kernel), kaiming, xavier,
             copy (pairs start as copies of existing filters), zero, a standard deviation, or `f(shape, generator)`.
         noise: net2net: deviation of the noise on copies, as a fraction of the kernel's (0: exact).

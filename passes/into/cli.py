@@ -24,7 +24,7 @@ MOST = 8  # tensors that are named one by one
 @click.option("--plan", "only_plan", is_flag=True, help="Show the steps and stop.")
 @click.option("--method", type=click.Choice(["r2r", "net2net", "netmorph"]), help="How numbers are made that change "
               "nothing; where it cannot be exact, another one is taken, and named. Without it r2r; of 16-bit numbers "
-              "net2net, which rounds least.")
+              "net2net, which rounds least, and whose copies learn alike (to train on in 16 bits: r2r).")
 @click.option("--place", type=click.Choice(["end", "spread", "interleave"]), default="end", show_default=True,
               help="Where in a stage new blocks stand.")
 @click.option("--approximate", is_flag=True, help="Where no way is exact, take the closest, and tell the error.")
