@@ -178,7 +178,7 @@ def _cat(args, kwargs) -> Tensor | None:
     return _new(first, shape) if fits else None
 
 
-_LEAST = WeakTensorKeyDictionary()  # the least number of a tensor, and whether it is next to zero
+_LEAST = WeakTensorKeyDictionary()  # the least numbers of tensors, and what tells whether one is next to zero, as keys
 
 
 def _min(args, kwargs) -> Tensor | None:
