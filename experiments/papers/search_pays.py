@@ -4,9 +4,12 @@ The comparison of search_runs.py with fewer arms and a longer budget. `tuned` is
 mutations drawn by what they have gained per FLOP, the worse half of a round dropped half way, and running statistics
 estimated anew; `tuned, inherited` trains each child alone, and goes on with its optimizer's moments; `tuned, hypernetwork`
 has its new numbers given.
+
+`fxgrow experiment evolution-cifar10`: the report's comparison on its own data. Each child trains alone, and searches differ
+in how they choose alone; beside them are the report's own search, and wider networks from scratch for the whole budget.
 """
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fxgrow.experiments.papers import search_runs
@@ -18,14 +21,27 @@ TUNED = {"selection": "best", "adapt": True, "rungs": 2, "statistics": 8}
 SEARCHES: dict[str, dict[str, Any]] = {
     "best": {}, "tuned": TUNED, "random": {}, "tuned, inherited": {**TUNED, "weights": "inherit", "momentum": "inherit"},
     "tuned, hypernetwork": {**TUNED, "init": "hypernetwork"}, "diverse": {}}
+INHERITED = {"weights": "inherit", "momentum": "inherit", "statistics": 8}
+CIFAR10: dict[str, dict[str, Any]] = {
+    "tuned": {**TUNED, **INHERITED}, "tuned, diverse": {**TUNED, **INHERITED, "selection": "diverse"},
+    "random": INHERITED, "best, shared": {"selection": "best"}}
 SIZES = {"smoke": SearchSizes(20, 2, 2, 24, share=0.5, largest=2.5),
          "small": SearchSizes(300, 2, 4, 300, share=0.65, largest=3.0),
          "paper": SearchSizes(5000, 3, 10, 5000)}
 
 
+CIFAR10_SIZES = {**SIZES, "small": SearchSizes(700, 3, 5, 300, share=0.5, largest=5.0)}
+WIDER = {f"{times} times as wide": f"{NETWORK} x {times}" for times in ("1.4", "2", "2.8")}
+
+
 @dataclass(frozen=True)
 class Paying(Comparison):
     """The setup of the comparison."""
+
+    @property
+    def searches(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what tells each search from the others."""
+        return SEARCHES
 
     @property
     def all_sizes(self) -> Mapping[str, SearchSizes]:
@@ -34,11 +50,26 @@ class Paying(Comparison):
 
     def how(self, arm: Arm) -> dict[str, Any]:
         """Return the settings by which the arm's search differs from the others."""
-        return {**super().how(arm), **SEARCHES[arm.name]}
+        return {**super().how(arm), **self.searches[arm.name]}
 
     def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Return what tells a run from any other."""
-        return super().identity(arm, seed) | ({"how": self.how(arm)} if arm.name in SEARCHES else {})
+        return super().identity(arm, seed) | ({"how": self.how(arm)} if arm.name in self.searches else {})
+
+
+@dataclass(frozen=True)
+class OnCifar10(Paying):
+    """The setup of the report's comparison."""
+
+    @property
+    def searches(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what tells each search from the others."""
+        return CIFAR10
+
+    @property
+    def all_sizes(self) -> Mapping[str, SearchSizes]:
+        """Return the sizes by scale."""
+        return CIFAR10_SIZES
 
 
 SCALES = {**search_runs.SCALES,
@@ -50,3 +81,23 @@ register(Experiment(
     "Deep neuroevolution with shared weights: its table on CIFAR-10; NASH (Elsken et al., 2018, arXiv:1711.04528)",
     (Arm(BASE, NETWORK), Arm(APART, NETWORK), *(Arm(name, NETWORK) for name in SEARCHES)), SCALES, reference=BASE,
     setup=Paying))
+
+
+def _sizes(image: str, sequence: str, *widths: str) -> dict[str, Network]:
+    """Return the base network and the wider ones, of these widths."""
+    return {name: Network(image.format(width), sequence.format(width))
+            for name, width in zip((NETWORK, *WIDER.values()), widths, strict=True)}
+
+
+CIFAR10_SCALES = {
+    "smoke": replace(SCALES["smoke"], networks=_sizes(*["mlp:hidden=({0},{0})"] * 2, "8", "11", "16", "23")),
+    "small": Scale(_sizes("net2net_conv:r={}", "resnet1d:r={}", "2**-3.5", "2**-3", "2**-2.5", "2**-2"),
+                   {**TRAINING, "batch_size": 64, "channels_last": True, "steps": 7000, "eval_every": 700}, data="cifar10",
+                   validation=0.05),
+    "paper": replace(SCALES["paper"], networks=_sizes("residual3:r={}", "resnet1d:r={}", "1", "2**0.5", "2", "2**1.5"))}
+
+register(Experiment(
+    "evolution-cifar10", "A search of the report's on CIFAR-10, against long training, larger networks and random search",
+    "Deep neuroevolution with shared weights: its table on CIFAR-10",
+    (Arm(BASE, NETWORK), *(Arm(name, network) for name, network in WIDER.items()), *(Arm(name, NETWORK) for name in CIFAR10),
+     Arm(APART, NETWORK)), CIFAR10_SCALES, reference=BASE, setup=OnCifar10))

@@ -21,11 +21,10 @@ from fxgrow.experiments.data import Data
 from fxgrow.experiments.papers.declaration import Arm, Experiment, ExperimentError, Network, Scale, register
 from fxgrow.experiments.papers.running import Setup, finished, redrawn, start_of, teacher_run, untrained
 from fxgrow.experiments.papers.search_tables import APART, BASE, figure, table, verdicts
-from fxgrow.experiments.train import Diverged, Trainer, TrainingState, Watcher, count_parameters, step_flops
+from fxgrow.experiments.train import Diverged, TrainConfig, Trainer, TrainingState, Watcher, count_parameters, step_flops
 
 NETWORK, SCRATCH = "network", "best, from scratch"
 FIGURE = "evolution.png"
-POINTS = 20  # of a curve
 SELECTIONS = ("best", "diverse", "aging", "nsga2", "hill", "random")
 # The default list without the gate of a skip, which belongs to no layer: a network that has one cannot be drawn anew
 MUTATIONS = [{"pass": m.name, "weight": m.weight, "places": m.places, **m.options} for m in evolve.default_mutations()
@@ -81,7 +80,8 @@ class Comparison(Setup):
         if not self.model:
             return super().preset
         own = Network.named(self.model, "what a search finds is also drawn anew")
-        return replace(super().preset, networks={NETWORK: own})
+        scale = super().preset
+        return replace(scale, networks={**scale.networks, NETWORK: own})
 
     @property
     def sizes(self) -> SearchSizes:
@@ -94,6 +94,11 @@ class Comparison(Setup):
         """Return the sizes by scale."""
         return SIZES
 
+    @property
+    def points(self) -> int:
+        """Return how many points a curve has."""
+        return self.preset.settings["steps"] // self.preset.settings["eval_every"]
+
     def how(self, arm: Arm) -> dict[str, Any]:
         """Return the settings by which the arm's search differs from the others."""
         return {"selection": arm.name, "weights": self.sizes.weights}
@@ -103,13 +108,25 @@ class Comparison(Setup):
         identity = super().identity(arm, seed)
         if arm.name == APART:
             identity["members"] = self.sizes.members
-        elif arm.name != BASE:
+        elif arm.name not in self.alone:
             identity |= {"sizes": asdict(self.sizes), "mutations": MUTATIONS}
         return identity
+
+    @property
+    def alone(self) -> set[str]:
+        """Return the names of the arms that train one network for the whole budget: the base network, and other sizes."""
+        return {BASE, *(arm.name for arm in self.declared.arms if arm.network != NETWORK)}
 
     def budget(self, seed: int) -> int:
         """Return the FLOPs that each arm may spend."""
         return self.preset.settings["steps"] * self.cost(untrained(self, BASE, seed), seed)
+
+    def config(self, arm: Arm, data: Data, seed: int) -> TrainConfig:
+        """Return the settings of the arm's training; of a network of another size, as long as the budget is."""
+        config = super().config(arm, data, seed)
+        if arm.network == NETWORK:
+            return config
+        return replace(config, steps=max(1, self.budget(seed) // self.cost(untrained(self, arm.key, seed), seed)))
 
     def cost(self, model: Any, seed: int) -> int:
         """Return the FLOPs of a training step."""
@@ -134,7 +151,8 @@ class Comparison(Setup):
         if kept is not None:
             return kept
         began = time.monotonic()
-        make = {BASE: self._base, APART: self._apart, SCRATCH: self._anew}.get(arm.name, self._searched)
+        ways = {APART: self._apart, SCRATCH: self._anew, **dict.fromkeys(self.alone, self._base)}
+        make = ways.get(arm.name, self._searched)
         outcome, model = make(arm, seed, watchers)
         found = {"identity": self.identity(arm, seed), "arm": arm.key, "seed": seed, "growths": [], "diverged": None,
                  "teacher_flops": 0, **outcome, "seconds": round(time.monotonic() - began, 3)}
@@ -148,7 +166,7 @@ class Comparison(Setup):
         """
         data, steps = self.load(seed), int(flops // self.cost(model, seed))
         config = replace(self.config(arm, data, mixed(seed, place) % 2 ** 31), steps=max(steps, 1),
-                         eval_every=max(1, -(-steps // POINTS)))
+                         eval_every=max(1, -(-steps // self.points)))
         trainer = Trainer(model, data, config, watchers=watchers)
         try:
             if steps:
@@ -204,13 +222,13 @@ class Comparison(Setup):
         last = {"step": sum(s.steps for s in result.evaluations) + alone.step, "flops": spent + alone.flops,
                 "val_accuracy": evolve.evaluate(alone.model, data.validation)[0], "test_accuracy": end["test"]["accuracy"],
                 "train_loss": None, "event": ""}
-        return {"rows": [*curve(result, data, budget), last], **end, "flops": last["flops"], "searched": spent,
+        return {"rows": [*curve(result, data, budget, self.points), last], **end, "flops": last["flops"], "searched": spent,
                 "rounds": max(s.round for s in result.evaluations), "networks": len({s.number for s in result.evaluations}),
                 "ensemble": ensemble}, alone.model
 
     def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
         """Return the table of networks and ensembles, differences from the base network, and the figure's name."""
-        figure(runs, self.out / FIGURE, self.load(0).name, self.budget(0) / POINTS)
+        figure(runs, self.out / FIGURE, self.load(0).name, self.budget(0) / self.points)
         return [table(runs), *verdicts(runs)], [FIGURE]
 
 
@@ -243,15 +261,18 @@ def _logits(nets: Sequence[nn.Module], dataset: Any) -> tuple[torch.Tensor, torc
     return torch.stack([logits for logits, _ in pairs]), pairs[0][1]
 
 
-def curve(result: evolve.SearchResult, data: Data, budget: int) -> list[dict[str, Any]]:
-    """Return the best network of the rounds that had ended after each twentieth of the budget, with all networks' steps."""
+def curve(result: evolve.SearchResult, data: Data, budget: int, points: int) -> list[dict[str, Any]]:
+    """Return the best network of the rounds that had ended at each of the points, with all networks' steps.
+
+    Points are equal parts of the budget.
+    """
     rounds = sorted({s.round for s in result.evaluations})
     seen = [[s for s in result.evaluations if s.round <= r] for r in rounds]
     spent = [sum(s.spent for s in scored) for scored in seen]
     steps = [sum(s.steps for s in scored) for scored in seen]
     tested: dict[str, float] = {}
     rows = []
-    for at in (budget * k / POINTS for k in range(1, POINTS)):
+    for at in (budget * k / points for k in range(1, points)):
         ended = int(np.searchsorted(spent, at, side="right"))
         if ended:
             one: evolve.Scored = evolve.best(evolve.last_states(seen[ended - 1]), 1, random.Random())[0]

@@ -34,12 +34,12 @@ def table(runs: Runs) -> str:
 
 def verdicts(runs: Runs) -> list[str]:
     """Tell how far each arm's one network, and the average of its ensemble, are from the base network of the same seed."""
-    lines = []
+    lines, base = [], {run["seed"]: run["test"]["accuracy"] for run in runs[BASE]}
     for key, found in runs.items():
-        ends = {"one network": [run["test"]["accuracy"] for run in found if key not in (BASE, APART)],
-                "average": [run["ensemble"]["average"]["accuracy"] for run in found if "ensemble" in run]}
+        ends = {"one network": {run["seed"]: run["test"]["accuracy"] for run in found if key not in (BASE, APART)},
+                "average": {run["seed"]: run["ensemble"]["average"]["accuracy"] for run in found if "ensemble" in run}}
         for what, accuracies in ends.items():
-            gains = [mine - base["test"]["accuracy"] for mine, base in zip(accuracies, runs[BASE])]
+            gains = [accuracies[seed] - base[seed] for seed in sorted(accuracies.keys() & base)]
             if gains:
                 lines.append(f"{key}, {what}: {percent(spread(gains), '+')} points from base, above it with "
                              f"{sum(g > 0 for g in gains)} of {len(gains)} seeds")

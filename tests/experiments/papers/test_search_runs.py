@@ -15,7 +15,7 @@ from fxgrow.experiments.evolve import evaluate, joint, search
 from fxgrow.experiments.evolve.searching import base_network
 from fxgrow.experiments.papers import ExperimentError, finished, get_experiment, search_pays, search_runs
 from fxgrow.experiments.papers.running import untrained
-from fxgrow.experiments.papers.search_runs import NETWORK, POINTS, SCRATCH, SELECTIONS, SIZES, Comparison, curve, together
+from fxgrow.experiments.papers.search_runs import NETWORK, SCRATCH, SELECTIONS, SIZES, Comparison, curve, together
 from fxgrow.experiments.papers.search_tables import APART, BASE, WAYS, table, verdicts
 
 
@@ -52,7 +52,8 @@ def test_every_arm_spends_the_budget_to_within_a_step_of_each_last_network(done)
             assert found["networks"] > 1 and len(found["ensemble"]["members"]) == sizes.members
 
 
-@pytest.mark.parametrize("experiment, every", [("evolution", SIZES), ("evolution-pays", search_pays.SIZES)])
+@pytest.mark.parametrize("experiment, every", [("evolution", SIZES), ("evolution-pays", search_pays.SIZES),
+                                              ("evolution-cifar10", search_pays.CIFAR10_SIZES)])
 def test_a_round_that_begins_ends_in_the_budget(experiment, every):
     for name, sizes in every.items():
         steps = get_experiment(experiment).scale(name).settings["steps"]
@@ -66,6 +67,22 @@ def test_searches_that_are_to_pay_differ_in_what_is_said_alone(tmp_path):
     assert replace(tuned, weights="inherit", momentum="inherit") == inherited
     ways = [json.dumps(made.identity(arm, 0), sort_keys=True) for arm in made.declared.arms]
     assert len(set(ways)) == len(ways)
+
+
+def test_wider_networks_are_trained_for_the_budget_and_searches_differ_in_their_choice(tmp_path):
+    made = search_pays.OnCifar10("evolution-cifar10", "smoke", tmp_path, "digits")
+    budget, step = made.budget(0), made.cost(untrained(made, BASE, 0), 0)
+    costs = [made.cost(untrained(made, name, 0), 0) for name in search_pays.WIDER]
+    assert step < costs[0] < costs[1] < costs[2]
+    for name, cost in zip(search_pays.WIDER, costs):
+        arm = made.declared.arm(name)
+        assert budget - cost < made.config(arm, made.load(0), 0).steps * cost <= budget
+        assert "how" not in made.identity(arm, 0)
+    found = run(made, "1.4 times as wide")
+    assert budget - costs[0] < found["flops"] <= budget and "ensemble" not in found
+    tuned, other, chance = (made.searching(made.declared.arm(name), 0) for name in ("tuned", "tuned, diverse", "random"))
+    assert replace(tuned, selection="diverse") == other
+    assert replace(tuned, selection="random", adapt=False, rungs=1) == chance
 
 
 def test_the_search_starts_as_the_base_arm_does_on_the_same_data(tmp_path):
@@ -120,7 +137,7 @@ def test_another_architecture_is_drawn_anew_and_both_costs_are_told(done):
     anew, searched = runs[SCRATCH], runs["best"]
     assert anew["parameters"] == searched["parameters"] and anew["teacher_flops"] == searched["flops"]
     assert anew["rows"][0]["val_accuracy"] != searched["rows"][-1]["val_accuracy"]
-    assert len(runs[BASE]["rows"]) == POINTS + 1 and anew["rows"][-1]["flops"] == anew["flops"]
+    assert len(runs[BASE]["rows"]) == made.points + 1 and anew["rows"][-1]["flops"] == anew["flops"]
 
 
 def test_what_test_samples_are_decides_nothing(tmp_path, monkeypatch):
@@ -143,7 +160,7 @@ def test_a_curve_tells_what_a_search_had_found_by_then(tmp_path):
     made = setup(tmp_path)
     data, budget = made.load(0), made.budget(0)
     found = search(made.searching(made.declared.arm("random"), 0), tmp_path / "s")
-    rows = curve(found, data, budget)
+    rows = curve(found, data, budget, made.points)
     assert rows[0]["flops"] >= found.evaluations[0].spent and rows[-1]["flops"] < budget
     assert all(a["step"] <= b["step"] and a["val_accuracy"] <= 1 for a, b in zip(rows, rows[1:]))
     ended = [s for s in found.evaluations if s.round <= max(x.round for x in found.evaluations)]
@@ -161,11 +178,12 @@ def test_ensembles_of_one_network_are_that_network(tmp_path):
 
 
 def test_tables_and_verdicts():
-    def made(accuracy, ensemble=None):
+    def made(seed, accuracy, ensemble=None):
         more = {} if ensemble is None else {"ensemble": {"parameters": 30, "flops": 100, **{
             way: {"accuracy": ensemble} for way in WAYS}}}
-        return {"test": {"accuracy": accuracy}, "parameters": 10, "flops": 100, **more}
-    runs = {BASE: [made(0.5), made(0.6)], APART: [made(0.7, 0.7), made(0.6, 0.6)], "hill": [made(0.6, 0.4), made(0.7, 0.4)]}
+        return {"seed": seed, "test": {"accuracy": accuracy}, "parameters": 10, "flops": 100, **more}
+    runs = {BASE: [made(0, 0.5), made(1, 0.6)], APART: [made(0, 0.7, 0.7), made(1, 0.6, 0.6)],
+            "hill": [made(0, 0.6, 0.4), made(1, 0.7, 0.4)]}
     text = table(runs)
     assert "| base | 55.0 ± 7.1 | 10 |  |  |  |  | 100 FLOP |" in text
     assert "| hill | 65.0 ± 7.1 | 10 | 40.0 ± 0.0 |" in text and f"| {APART} |  |  | 65.0 ± 7.1 |" in text
@@ -173,6 +191,8 @@ def test_tables_and_verdicts():
         f"{APART}, average: +10.0 ± 14.1 points from base, above it with 1 of 2 seeds",
         "hill, one network: +10.0 ± 0.0 points from base, above it with 2 of 2 seeds",
         "hill, average: -15.0 ± 7.1 points from base, above it with 0 of 2 seeds"]
+    others = {BASE: [*reversed(runs[BASE]), made(2, 0.9)], "hill": [*runs["hill"], made(3, 0.1, 0.1)]}
+    assert verdicts(others) == verdicts(runs)[1:]       # seed by seed, where both have run
 
 
 def test_what_cannot_be_done_is_told(tmp_path):
