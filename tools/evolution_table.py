@@ -1,4 +1,4 @@
-"""The tables of `fxgrow experiment evolution` and `evolution-pays` from runs that are kept: no data, no training.
+"""The tables of `fxgrow experiment evolution` and others of searches, from runs that are kept: no data, no training.
 
     python tools/evolution_table.py docs/data/evolve-pays.json          # prints the table, and what differs from the base
     python tools/evolution_table.py --keep results/pays -o FILE.json    # puts the runs of a result folder into a file
@@ -16,6 +16,8 @@ KEPT = ("arm", "seed", "test", "parameters", "flops", "searched", "rounds", "net
 def kept(folder: Path) -> list[dict]:
     """Return what the tables need of each finished run, the accuracies on the way, and the base network stopped in time."""
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*.json"))]
+    for run in runs:
+        run["identity"]["data"] = Path(run["identity"]["data"]).name
     return [*({name: run[name] for name in KEPT if name in run} | {
         "curve": [[round(row["flops"] / run["flops"], 3), *(round(row[f"{part}_accuracy"], 4) for part in ("test", "val"))]
                   for row in run["rows"]]} for run in runs), *(stopped(run) for run in runs if run["arm"] == BASE)]
