@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxgrow.experiments.data.arrays import Arrays, channels_first
+from fxgrow.experiments.data.arrays import Arrays, channels_first, padded_crop
 from fxgrow.experiments.data.registry import DataError, Request, numbered, register
 
 FORM = ("it holds `images`, N x height x width or N x channels x ... numbers, or N x height x width x 3 bytes, and "
@@ -24,7 +24,8 @@ def npz(request: Request) -> Arrays:
 
     Instead of labels, fractions `targets` [N] or [N, k] are for regression (`images` may be a table [N, k] then), whole
     numbers `masks` [N, height, width] for segmentation. `test_images`, `test_labels` (..., so called) and `class_names`
-    (strings) are read if it has them. Nothing in the file is run: it is read without pickles.
+    (strings) are read if it has them, and `augment` (strings): how images may change and stay of their class, `shift`, or
+    `shift` and `flip`. Nothing in the file is run: it is read without pickles.
     """
     path = Path(request.path)
     if not path.is_file():
@@ -44,7 +45,19 @@ def npz(request: Request) -> Arrays:
     test = _pair(path, arrays, "test_", what) if {"test_images", f"test_{what}"} & arrays.keys() else None
     if test and test[0].shape[1:] != x.shape[1:]:
         raise DataError(f"{path}: test_images are {tuple(test[0].shape[1:])}, images {tuple(x.shape[1:])}: they must agree")
-    return Arrays(x, y, _class_names(path, arrays, torch.cat([y, test[1]]) if test else y), test)
+    names = _class_names(path, arrays, torch.cat([y, test[1]]) if test else y)
+    return Arrays(x, y, names, test, _augmentation(path, arrays, x))
+
+
+def _augmentation(path: Path, arrays: dict[str, np.ndarray], x: Tensor) -> padded_crop | None:
+    """Return what the file says that may be done to its images, if it does."""
+    said = set(np.atleast_1d(arrays.get("augment", ())).tolist())
+    if not said:
+        return None
+    if x.ndim < 3 or said not in ({"shift"}, {"shift", "flip"}):
+        raise DataError(f"{path}: augment is {', '.join(map(repr, sorted(map(str, said))))}; it is 'shift', or 'shift' and "
+                        "'flip', and for images or sequences")
+    return padded_crop(x.shape[1:], "flip" in said)
 
 
 def _class_names(path: Path, arrays: dict[str, np.ndarray], labels: Tensor) -> tuple[str, ...]:

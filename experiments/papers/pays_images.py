@@ -33,9 +33,24 @@ PAPER = Front(
     sizes={"narrow": Size(residual(18, 0.25, 3), 0.1), "middle": Size(residual(18, 0.35, 3), 0.1),
            "wide": Size(residual(18, 0.5, 3), 0.1), "widest": Size(residual(18, 1.0, 3), 0.1, budgets=(3, 5))},
     budgets=budgets(2e15, 6), ways=ways(5, 0.5, 0.25, 0.7), rates=(0.05, 0.1, 0.2), rates_at=1, held_out=10_000)
+def wider(method: str, budget: int, *steps: tuple[float, str]) -> Way:
+    """Return the way to half the widths by one method, by steps of a share of training and the size that it grows into."""
+    grown = tuple(Step(at, f"widen factor=2 method={method}", into) for at, into in steps)
+    start, parts = {1: ("quarter", ("1/4", "1/2")), 2: ("eighth", ("1/8", "1/4", "1/2"))}[len(steps)]
+    longer = ", twice as long" if budget > EIGHT else ""
+    return Way(f"{' to '.join(parts)}, {method} at {' and '.join(f'{at:.0%}' for at, _ in steps)}{longer}", start, grown, budget,
+               ((budget, "updates"), (budget, "FLOPs")))
+
+
+EIGHT, SIXTEEN = 5, 6  # TFLOP: budgets, counted from 0
 SMALL = Front(
-    sizes={"narrow": Size(residual(10, 2 ** -3, 7), 0.1), "wide": Size(residual(10, 2 ** -2, 7), 0.1)},
-    budgets=budgets(8e11, 3), ways=ways(2, 0.5)[:2], held_out=2_000)
+    sizes={"eighth": Size(residual(10, 2 ** -3, 7), 0.05, budgets=(0, 4)), "quarter": Size(residual(10, 2 ** -2, 7), 0.1),
+           "half": Size(residual(10, 2 ** -1, 7), 0.05, budgets=(2, SIXTEEN))},
+    budgets=budgets(1.6e13, 7), rates=(0.025, 0.05, 0.1, 0.2), rates_at=3, held_out=10_000,
+    ways=(*(wider(method, EIGHT, (0.4, "quarter"), (0.7, "half")) for method in METHODS),
+          *(wider(method, EIGHT, (0.5, "half")) for method in METHODS),
+          *(wider(method, SIXTEEN, (0.4, "quarter"), (0.7, "half")) for method in METHODS),
+          *(wider(method, SIXTEEN, (0.5, "half")) for method in METHODS)))
 SMOKE = Front(
     sizes={"narrow": Size(residual(10, 2 ** -5, 7), 0.05), "wide": Size(residual(10, 2 ** -4, 7), 0.05)},
     budgets=budgets(2e8, 2), ways=ways(1, 0.25)[:1], held_out=8)
@@ -45,5 +60,5 @@ register_front(
     "Net2Net (Chen 2015), R2R (Painter 2024), LEMON (Wang 2023)",
     {"smoke": SMOKE, "small": SMALL, "paper": PAPER},
     {"smoke": Scale({}, {**SETTINGS, "batch_size": 8, "warmup": 2}, data="digits", validation=0.2, limit=64),
-     "small": Scale({}, SETTINGS, data="cifar10", validation=0.1),
+     "small": Scale({}, {**SETTINGS, "channels_last": True}, data="cifar10", validation=0.1),
      "paper": Scale({}, {**SETTINGS, "batch_size": 128, "workers": 2}, data="cifar10", validation=0.1)})

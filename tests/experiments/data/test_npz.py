@@ -88,6 +88,8 @@ def test_augmentation_of_the_train_part_alone(tmp_path):
     ({"labels": None, "targets": np.full(40, 3.0)}, "all targets to train on are the same"),
     ({"class_names": np.arange(4)}, "one string a class"), ({"class_names": np.array("ant")}, "one string a class"),
     ({"images": np.full((40, 6, 5), np.nan)}, "not finite"),
+    ({"augment": np.array(["flip"])}, "augment is 'flip'; it is 'shift', or 'shift' and 'flip'"),
+    ({"augment": np.array(["shift", "blur"])}, "augment is 'blur', 'shift'"),
     ({"test_images": np.zeros((3, 6, 5))}, "one of test_images and test_labels only"),
     ({"test_images": np.zeros((3, 6, 6)), "test_labels": np.zeros(3, int)}, "must agree"),
     ({"images": np.array([{"a": 1}] * 40, dtype=object)}, "cannot be read as an .npz archive of plain arrays"),
@@ -131,6 +133,18 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     with pytest.raises(DataError, match=r"digits needs scikit-learn .*pip install 'fxgrow\[train\]'"):
         load_data("digits")
+
+
+@pytest.mark.parametrize("said, flip", [(["shift"], False), (["flip", "shift"], True), ("shift", False)])
+def test_what_an_archive_says_of_augmentation(tmp_path, said, flip):
+    write(tmp_path / "a.npz", images=rng.integers(0, 256, (40, 3, 16, 8), dtype=np.uint8), augment=np.array(said))
+    path = str(tmp_path / "a.npz")
+    train = load_data(path).train
+    assert (train.augment.flip, train.augment.pad) == (flip, [2, 1])
+    assert load_data(path, augment=False).train.augment is None
+    assert load_data(path).test.augment is None
+    plain = load_data(path, augment=False).train
+    assert not torch.equal(stacked(train), stacked(plain))
 
 
 @pytest.mark.parametrize("shape, read", [

@@ -187,6 +187,23 @@ def test_a_norm_computed_in_float32_inside_a_model_of_float64():
     assert not compare(lambda m, x: m.layer(x), lambda m, x: m.layer(x) * (1 + 2e-7), D).ok
 
 
+@pytest.mark.parametrize("size", [0.0, 3e-4])
+def test_large_numbers_that_cancel_are_told_from_wrong_ones_in_float64(size):
+    """Pairs with large outgoing numbers round in float32: equal, unless the sum is off in float64 too."""
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    large = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 4))
+    with torch.no_grad():
+        drawn, out = torch.randn(16, 8), 2e2 * torch.randn(4, 16)
+        large[0].weight.copy_(torch.cat([small[0].weight, drawn, drawn]))
+        large[0].bias.copy_(torch.cat([small[0].bias, torch.ones(32)]))
+        large[2].weight.copy_(torch.cat([small[2].weight * (1 + size), out, -out], 1))
+        large[2].bias.copy_(small[2].bias)
+    found = fxgrow.verify(small, large, torch.randn(5, 8))
+    assert found.max_rel_error > 1e-4 and found.ok == (not size)
+    assert any("where both compute in float64" in note for note in found.notes) == (not size)
+
+
 def test_what_calls_in_train_mode_leave_behind():
     one, other = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=m)).double() for m in (0.1, 0.3))
     other.load_state_dict(one.state_dict())
