@@ -38,8 +38,8 @@ def wider(method: str, budget: int, *steps: tuple[float, str]) -> Way:
     grown = tuple(Step(at, f"widen factor=2 method={method}", into) for at, into in steps)
     start, parts = {1: ("quarter", ("1/4", "1/2")), 2: ("eighth", ("1/8", "1/4", "1/2"))}[len(steps)]
     longer = ", twice as long" if budget > EIGHT else ""
-    return Way(f"{' to '.join(parts)}, {method} at {' and '.join(f'{at:.0%}' for at, _ in steps)}{longer}", start, grown, budget,
-               ((budget, "updates"), (budget, "FLOPs")))
+    name = f"{' to '.join(parts)}, {method} at {' and '.join(f'{at:.0%}' for at, _ in steps)}{longer}"
+    return Way(name, start, grown, budget, ((budget, "updates"), (budget, "FLOPs")))
 
 
 EIGHT, SIXTEEN = 5, 6  # TFLOP: budgets, counted from 0

@@ -327,7 +327,7 @@ class _Comparison:
                                    "model itself where its numbers are rounded otherwise")
 
     def _excuse_cancelling(self, found: Difference, mode: Mode, calls: tuple[_Call, ...]) -> None:
-        """Take back what both models with the same numbers give alike in float64: large new numbers, say, whose pairs cancel."""
+        """Take back what both models give alike when they compute in float64: large new numbers, say, whose pairs cancel."""
         if not found.beyond or not any(t.itemsize < 8 for t in _types(self.before, calls[0].inputs)):
             return
         try:
@@ -340,7 +340,8 @@ class _Comparison:
             error = found.errors[place]
             if place in exact and ROUNDING * exact[place] <= min(error, ROUNDING * self.tolerance) and error <= MAGNIFIED:
                 del found.beyond[place]
-                found.notes.append(f"{place} differs by {error:.1e}, and by {exact[place]:.1e} where both compute in float64")
+                found.notes.append(f"{place} differs by {error:.1e}, and by {exact[place]:.1e} where both compute in "
+                                   "float64")
 
     def _excuse_kinks(self, found: Difference, mode: Mode, calls: tuple[_Call, ...]) -> None:
         """Take gradients back that are apart at a kink (a ReLU at nearly zero, two equal maxima) and not beside it.
