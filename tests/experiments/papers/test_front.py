@@ -167,11 +167,12 @@ def test_the_command_runs_reports_and_draws_again(setup, tmp_path):
         main, ["experiment", "tiny", "--results", str(tmp_path / "none.json")]).output
 
 
-@pytest.mark.parametrize("name", ["pays-depth", "pays-width-text"])
-def test_the_page_shows_the_results_that_are_kept(name):
+@pytest.mark.parametrize("name, file", [("pays-depth", "does-it-pay"), ("pays-width-text", "does-it-pay"),
+                                        ("pays-width", "experiments"), ("pays-depth-images", "experiments")])
+def test_the_page_shows_the_results_that_are_kept(name, file):
     docs = Path(__file__).parents[3] / "docs"
     kept = Compared(json.loads((docs / "data" / f"{name}.json").read_text()))
-    page = (docs / "does-it-pay.md").read_text()
+    page = (docs / f"{file}.md").read_text()
     for table in (front_results.front_table, front_results.ways_table, front_results.reach_table, front_results.rates_table):
         assert table(kept) in page
 
