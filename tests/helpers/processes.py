@@ -14,9 +14,11 @@ import torch.multiprocessing as mp
 def on_two(work: Callable[[int], Any], folder: Path, timeout: float) -> tuple[Any, Any]:
     """Return what `work(rank)` gives in each of two processes, within so many seconds; None for one that was killed.
 
-    The folder holds where they meet.
+    The folder holds where they meet. Processes are forked from one that has run nothing: torch takes no gradients in a fork
+    of a process in which its autograd has made threads.
     """
-    context = mp.get_context("fork")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed", "fxgrow", "fxgrow.loops", "fxgrow.passes"])
     results = context.Queue()
     workers = [context.Process(target=_run, args=(work, rank, folder / "store", results)) for rank in range(2)]
     for worker in workers:

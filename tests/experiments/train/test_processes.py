@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -40,17 +41,19 @@ class Lost(Watcher):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+SHORT = {"steps": 20, "clip": 1.0, "eval_every": 4}
+
+
+def together(folder, rank):
+    run = trainer(*GROW, model=network(rank), out=folder / "two", **SHORT)  # the weights of rank 0 count
+    run.fit()
+    return numbers(run), plain(run.history.rows), run.fired
+
+
 def test_two_processes_get_what_one_does(tmp_path):
-    settings = {"steps": 20, "clip": 1.0, "eval_every": 4}
-
-    def together(rank):
-        run = trainer(*GROW, model=network(rank), out=tmp_path / "two", **settings)  # the weights of rank 0 count
-        run.fit()
-        return numbers(run), plain(run.history.rows), run.fired
-
-    alone = trainer(*GROW, model=network(), **settings)
+    alone = trainer(*GROW, model=network(), **SHORT)
     alone.fit()
-    one, two = on_two(together, tmp_path, 120)
+    one, two = on_two(partial(together, tmp_path), tmp_path, 120)
     assert one == two and one[2] == alone.fired == [0, 1]
     assert torch.allclose(torch.tensor(one[0]), torch.tensor(numbers(alone)), rtol=1e-4, atol=1e-6)
     for row, expected in zip(one[1], plain(alone.history.rows), strict=True):
@@ -60,45 +63,44 @@ def test_two_processes_get_what_one_does(tmp_path):
         assert row["train_loss"] is None or row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
 
 
+def cut_off(folder, rank):
+    whole = trainer(FREEZE)  # with batch norm and dropout, whose masks each process draws
+    whole.fit()
+    half = trainer(FREEZE, out=folder / "run", checkpoint_every=4, watchers=[Lost(rank)])
+    try:
+        half.fit()
+    except TrainError as error:
+        return numbers(whole), str(error)
+
+
+def go_on(folder, rank):
+    again = Trainer.resume(folder / "run", clusters())
+    step = again.step
+    again.fit()
+    return numbers(again), step
+
+
 def test_when_one_is_lost_the_last_checkpoint_goes_on_to_the_same_numbers(tmp_path):
-    def work(rank):
-        whole = trainer(FREEZE)  # with batch norm and dropout, whose masks each process draws
-        whole.fit()
-        half = trainer(FREEZE, out=tmp_path / "run", checkpoint_every=4, watchers=[Lost(rank)])
-        return whole, half
-
-    def cut_off(rank):
-        whole, half = work(rank)
-        try:
-            half.fit()
-        except TrainError as error:
-            return numbers(whole), str(error)
-
-    def go_on(rank):
-        again = Trainer.resume(tmp_path / "run", clusters())
-        step = again.step
-        again.fit()
-        return numbers(again), step
-
-    (expected, told), lost = on_two(cut_off, tmp_path, 120)
+    (expected, told), lost = on_two(partial(cut_off, tmp_path), tmp_path, 120)
     assert lost is None and "another process may have ended" in told and "go on from step 12 with" in told
     (tmp_path / "store").unlink()
-    one, two = on_two(go_on, tmp_path, 120)
+    one, two = on_two(partial(go_on, tmp_path), tmp_path, 120)
     assert one == two == (expected, 12)
 
 
-def test_what_the_first_refuses_all_refuse(tmp_path):
-    def work(rank):
-        said = []
-        for settings in ({"out": tmp_path}, {"batch_size": 5}):
-            try:
-                trainer(steps=2, **settings).fit()
-            except TrainError as error:
-                said.append(str(error))
-        return said
+def refused(folder, rank):
+    said = []
+    for settings in ({"out": folder}, {"batch_size": 5}):
+        try:
+            trainer(steps=2, **settings).fit()
+        except TrainError as error:
+            said.append(str(error))
+    return said
 
+
+def test_what_the_first_refuses_all_refuse(tmp_path):
     (tmp_path / "checkpoint.zip").write_bytes(b"")
-    one, two = on_two(work, tmp_path, 120)
+    one, two = on_two(partial(refused, tmp_path), tmp_path, 120)
     assert one == two and "holds a run already" in one[0] and "share a batch of 5" in one[1]
 
 
