@@ -148,6 +148,11 @@ class Goal:
     equal: str = "FLOPs"  # or updates: what it has in common with the largest size at this budget
 
 
+def halved(largest: float, count: int) -> tuple[float, ...]:
+    """Return budgets up to the largest, each twice the one before it."""
+    return tuple(largest / 2 ** k for k in reversed(range(count)))
+
+
 _FRONTS: dict[str, Mapping[str, Front]] = {}
 
 

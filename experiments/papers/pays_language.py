@@ -1,6 +1,6 @@
 """Does growing pay, on language models: GPTs of several depths or widths on the source text of Python's library."""
 from fxgrow.experiments.papers.declaration import Network, Scale
-from fxgrow.experiments.papers.front import Front, Size, Step, Way, register_front
+from fxgrow.experiments.papers.front import Front, Size, Step, Way, halved, register_front
 
 SETTINGS = {"batch_size": 8, "optimizer": "adamw", "beta2": 0.99, "weight_decay": 0.1, "clip": 1.0, "warmup": 100,
             "checkpoint_every": 500}
@@ -11,11 +11,6 @@ BOTH = ((LAST, "updates"), (LAST, "FLOPs"))
 def gpt(width: int, depth: int, heads: int) -> Network:
     """Return a GPT."""
     return Network(text=f"gpt:width={width},depth={depth},heads={heads}")
-
-
-def halved(largest: float, count: int) -> tuple[float, ...]:
-    """Return budgets up to the largest, each twice the one before it."""
-    return tuple(largest / 2 ** k for k in reversed(range(count)))
 
 
 def to(depth: int, name: str, at: float, method: str, ends: tuple[tuple[int, str], ...] = BOTH[:1]) -> Way:
@@ -30,6 +25,13 @@ def twice(name: str, method: str, first: float, second: float, ends: tuple[tuple
     steps = tuple(Step(at, f"deepen where=blocks.* method={method}", into)
                   for at, into in ((first, "depth 2"), (second, "depth 4")))
     return Way(f"1 to 2 to 4, {name} at {first:.0%} and {second:.0%}", "depth 1", steps, LAST, ends)
+
+
+def to_eight(name: str, method: str, first: str, second: str, third: str) -> Way:
+    """Return the way from one block (the size `first`) to four and to eight, long before the end."""
+    steps = (Step(0.2, f"deepen where=blocks.0 times=3 method={method}", second),
+             Step(0.5, f"deepen where=blocks.* method={method}", third))
+    return Way(f"1 to 4 to 8, {name}", first, steps, LAST, BOTH)
 
 
 METHODS = {"copies": "copy", "zero copies": "net2net", "r2r": "r2r", "netmorph": "netmorph", "random": "random"}
@@ -52,10 +54,7 @@ PAPER = Front(  # 0.1 to 10 million parameters
     sizes={"0.1M": Size(gpt(64, 1, 1), lr=4e-3), "1 x 256": Size(gpt(256, 1, 4), lr=2e-3),
            **{f"{d} x 256": Size(gpt(256, d, 4), lr=1e-3) for d in (2, 4, 8, 12)}},
     budgets=halved(1.28e16, LAST + 1), rates=(5e-4, 1e-3, 2e-3, 4e-3), rates_at=3,
-    ways=tuple(Way(f"1 to 4 to 8, {name}", "1 x 256",
-                   (Step(0.2, f"deepen where=blocks.0 times=3 method={method}", "4 x 256"),
-                    Step(0.5, f"deepen where=blocks.* method={method}", "8 x 256")), LAST, BOTH)
-               for name, method in METHODS.items()))
+    ways=tuple(to_eight(name, method, "1 x 256", "4 x 256", "8 x 256") for name, method in METHODS.items()))
 
 
 def wider(name: str, method: str, at: float, ends: tuple[tuple[int, str], ...]) -> Way:

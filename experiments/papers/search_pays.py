@@ -17,36 +17,33 @@ from fxgrow.experiments.papers.declaration import Arm, Experiment, Network, Scal
 from fxgrow.experiments.papers.search_runs import NETWORK, TRAINING, Comparison, SearchSizes
 from fxgrow.experiments.papers.search_tables import APART, BASE
 
+PAYS, CIFAR10 = "evolution-pays", "evolution-cifar10"
 TUNED = {"selection": "best", "adapt": True, "rungs": 2, "statistics": 8}
-SEARCHES: dict[str, dict[str, Any]] = {
-    "best": {}, "tuned": TUNED, "random": {}, "tuned, inherited": {**TUNED, "weights": "inherit", "momentum": "inherit"},
-    "tuned, hypernetwork": {**TUNED, "init": "hypernetwork"}, "diverse": {}}
 INHERITED = {"weights": "inherit", "momentum": "inherit", "statistics": 8}
-CIFAR10: dict[str, dict[str, Any]] = {
-    "tuned": {**TUNED, **INHERITED}, "tuned, diverse": {**TUNED, **INHERITED, "selection": "diverse"},
-    "random": INHERITED, "best, shared": {"selection": "best"}}
-SIZES = {"smoke": SearchSizes(20, 2, 2, 24, share=0.5, largest=2.5),
-         "small": SearchSizes(300, 2, 4, 300, share=0.65, largest=3.0),
-         "paper": SearchSizes(5000, 3, 10, 5000)}
-
-
-CIFAR10_SIZES = {**SIZES, "small": SearchSizes(700, 3, 5, 300, share=0.5, largest=5.0)}
+SEARCHES: dict[str, dict[str, dict[str, Any]]] = {
+    PAYS: {"best": {}, "tuned": TUNED, "random": {}, "tuned, inherited": {**TUNED, **INHERITED},
+           "tuned, hypernetwork": {**TUNED, "init": "hypernetwork"}, "diverse": {}},
+    CIFAR10: {"tuned": {**TUNED, **INHERITED}, "tuned, diverse": {**TUNED, **INHERITED, "selection": "diverse"},
+              "random": INHERITED, "best, shared": {"selection": "best"}}}
+SMOKE, PAPER = SearchSizes(20, 2, 2, 24, share=0.5, largest=2.5), SearchSizes(5000, 3, 10, 5000)
+SIZES = {PAYS: {"smoke": SMOKE, "small": SearchSizes(300, 2, 4, 300, share=0.65, largest=3.0), "paper": PAPER},
+         CIFAR10: {"smoke": SMOKE, "small": SearchSizes(700, 3, 5, 300, share=0.5, largest=5.0), "paper": PAPER}}
 WIDER = {f"{times} times as wide": f"{NETWORK} x {times}" for times in ("1.4", "2", "2.8")}
 
 
 @dataclass(frozen=True)
 class Paying(Comparison):
-    """The setup of the comparison."""
+    """The setup of both comparisons."""
 
     @property
     def searches(self) -> Mapping[str, Mapping[str, Any]]:
         """Return what tells each search from the others."""
-        return SEARCHES
+        return SEARCHES[self.experiment]
 
     @property
     def all_sizes(self) -> Mapping[str, SearchSizes]:
         """Return the sizes by scale."""
-        return SIZES
+        return SIZES[self.experiment]
 
     def how(self, arm: Arm) -> dict[str, Any]:
         """Return the settings by which the arm's search differs from the others."""
@@ -57,29 +54,14 @@ class Paying(Comparison):
         return super().identity(arm, seed) | ({"how": self.how(arm)} if arm.name in self.searches else {})
 
 
-@dataclass(frozen=True)
-class OnCifar10(Paying):
-    """The setup of the report's comparison."""
-
-    @property
-    def searches(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return what tells each search from the others."""
-        return CIFAR10
-
-    @property
-    def all_sizes(self) -> Mapping[str, SearchSizes]:
-        """Return the sizes by scale."""
-        return CIFAR10_SIZES
-
-
 SCALES = {**search_runs.SCALES,
           "small": Scale({NETWORK: Network("net2net_conv:r=2**-3", "mlp:hidden=(16,16)")},
                          {**TRAINING, "steps": 3000, "eval_every": 150}, validation=0.1)}
 
 register(Experiment(
-    "evolution-pays", "Searches that adapt, drop the hopeless and inherit moments, against long training and random search",
+    PAYS, "Searches that adapt, drop the hopeless and inherit moments, against long training and random search",
     "Deep neuroevolution with shared weights: its table on CIFAR-10; NASH (Elsken et al., 2018, arXiv:1711.04528)",
-    (Arm(BASE, NETWORK), Arm(APART, NETWORK), *(Arm(name, NETWORK) for name in SEARCHES)), SCALES, reference=BASE,
+    (Arm(BASE, NETWORK), Arm(APART, NETWORK), *(Arm(name, NETWORK) for name in SEARCHES[PAYS])), SCALES, reference=BASE,
     setup=Paying))
 
 
@@ -97,7 +79,8 @@ CIFAR10_SCALES = {
     "paper": replace(SCALES["paper"], networks=_sizes("residual3:r={}", "resnet1d:r={}", "1", "2**0.5", "2", "2**1.5"))}
 
 register(Experiment(
-    "evolution-cifar10", "A search of the report's on CIFAR-10, against long training, larger networks and random search",
+    CIFAR10, "A search of the report's on CIFAR-10, against long training, larger networks and random search",
     "Deep neuroevolution with shared weights: its table on CIFAR-10",
-    (Arm(BASE, NETWORK), *(Arm(name, network) for name, network in WIDER.items()), *(Arm(name, NETWORK) for name in CIFAR10),
-     Arm(APART, NETWORK)), CIFAR10_SCALES, reference=BASE, setup=OnCifar10))
+    (Arm(BASE, NETWORK), *(Arm(name, network) for name, network in WIDER.items()),
+     *(Arm(name, NETWORK) for name in SEARCHES[CIFAR10]), Arm(APART, NETWORK)),
+    CIFAR10_SCALES, reference=BASE, setup=Paying))

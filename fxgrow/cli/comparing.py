@@ -53,7 +53,7 @@ def in_one_type(models: Sequence[tuple[str, Any]], inputs: Any) -> tuple[Any, li
     """Cast models of different floating types, and their inputs, to the least exact of these, and say so."""
     import torch
 
-    from fxgrow.aten import tree_map
+    from fxgrow.aten import cast
     from fxgrow.models import dtype_of
 
     kinds = [dtype_of(model) for _, model in models]
@@ -62,9 +62,8 @@ def in_one_type(models: Sequence[tuple[str, Any]], inputs: Any) -> tuple[Any, li
         return inputs, []
     for _, model in models:
         model.to(coarse)
-    cast = tree_map(lambda v: v.to(coarse) if isinstance(v, torch.Tensor) and v.is_floating_point() else v, inputs)
     words = " and ".join(f"{name} computes in {kind}" for (name, _), kind in zip(models, kinds))
-    return cast, [f"{words}: both were compared in {coarse}".replace("torch.", "")]
+    return cast(inputs, coarse), [f"{words}: both were compared in {coarse}".replace("torch.", "")]
 
 
 @click.command(epilog=EXAMPLE + "fxgrow transform torchvision:resnet18 --pass widen --where 'layer1.*' --factor 2 "

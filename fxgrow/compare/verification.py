@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxgrow.aten import HALF, tree_leaves, tree_map
+from fxgrow.aten import HALF, cast, tree_leaves, tree_map
 from fxgrow.common import one_line
 from fxgrow.compare.gradients import GRADIENT, OwnGradients, compare_gradients
 from fxgrow.compare.rounding import rounding_note, rounding_of
@@ -333,15 +333,15 @@ class _Comparison:
         try:
             one, two = self._twins(self.after, mode)
             one.model.double(), two.model.double()
-            exact = self._in_a_row(one, two, tuple(replace(call, inputs=_doubled(call.inputs)) for call in calls)).errors
+            wide = tuple(replace(call, inputs=cast(call.inputs, torch.float64)) for call in calls)
+            exact = self._in_a_row(one, two, wide).errors
         except Exception:  # its code may ask for other types
             return
-        for place in list(found.beyond):
-            error = found.errors[place]
-            if place in exact and ROUNDING * exact[place] <= min(error, ROUNDING * self.tolerance) and error <= MAGNIFIED:
+        for place in [place for place in found.beyond if place in exact]:
+            error, left = found.errors[place], exact[place]
+            if left <= self.tolerance and ROUNDING * left <= error <= MAGNIFIED:
                 del found.beyond[place]
-                found.notes.append(f"{place} differs by {error:.1e}, and by {exact[place]:.1e} where both compute in "
-                                   "float64")
+                found.notes.append(f"{place} differs by {error:.1e}, and by {left:.1e} where both compute in float64")
 
     def _excuse_kinks(self, found: Difference, mode: Mode, calls: tuple[_Call, ...]) -> None:
         """Take gradients back that are apart at a kink (a ReLU at nearly zero, two equal maxima) and not beside it.
@@ -433,11 +433,6 @@ def _types(model: nn.Module, inputs: Inputs) -> set[torch.dtype]:
     """Return the floating types that a model computes in: of its parameters, or of its inputs where it has none."""
     held = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return held or {v.dtype for v in tree_leaves(inputs) if isinstance(v, Tensor) and v.is_floating_point()}
-
-
-def _doubled(inputs: Inputs) -> Inputs:
-    """Return inputs whose floating numbers are of float64."""
-    return tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, inputs)
 
 
 def _moved(inputs: Inputs, seed: int) -> Inputs:

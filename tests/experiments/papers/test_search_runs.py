@@ -52,8 +52,7 @@ def test_every_arm_spends_the_budget_to_within_a_step_of_each_last_network(done)
             assert found["networks"] > 1 and len(found["ensemble"]["members"]) == sizes.members
 
 
-@pytest.mark.parametrize("experiment, every", [("evolution", SIZES), ("evolution-pays", search_pays.SIZES),
-                                              ("evolution-cifar10", search_pays.CIFAR10_SIZES)])
+@pytest.mark.parametrize("experiment, every", [("evolution", SIZES), *search_pays.SIZES.items()])
 def test_a_round_that_begins_ends_in_the_budget(experiment, every):
     for name, sizes in every.items():
         steps = get_experiment(experiment).scale(name).settings["steps"]
@@ -70,7 +69,7 @@ def test_searches_that_are_to_pay_differ_in_what_is_said_alone(tmp_path):
 
 
 def test_wider_networks_are_trained_for_the_budget_and_searches_differ_in_their_choice(tmp_path):
-    made = search_pays.OnCifar10("evolution-cifar10", "smoke", tmp_path, "digits")
+    made = search_pays.Paying("evolution-cifar10", "smoke", tmp_path, "digits")
     budget, step = made.budget(0), made.cost(untrained(made, BASE, 0), 0)
     costs = [made.cost(untrained(made, name, 0), 0) for name in search_pays.WIDER]
     assert step < costs[0] < costs[1] < costs[2]
