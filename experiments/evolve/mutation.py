@@ -39,6 +39,7 @@ from fxgrow.graph import (
     below,
     calls,
     compiled_later,
+    copied_when_written,
     evaluating,
     inside,
     modules_by_path,
@@ -322,7 +323,7 @@ def _too_large(name: str, value: int, before: int, growth: float, most: float | 
 
 def grow(model: GraphModule, inputs: Tensor, step: PassBase | Mapping[str, Any]) -> Grown:
     """Return a child, compiled when it is run, with the record of this step alone: its parent is in the search as well."""
-    with compiled_later():
+    with compiled_later(), copied_when_written():
         grown = fxgrow.transform(model, inputs, step if isinstance(step, PassBase) else build(step))
     Captured(grown.model).record = grown.step
     return dataclasses.replace(grown, record=grown.step)

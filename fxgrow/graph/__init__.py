@@ -5,6 +5,7 @@ What lives here: what holds for any graph, whoever made it. What does not: how o
 from fxgrow.graph.again import Again, Outputs, Ran, evaluating, same_form
 from fxgrow.graph.captured import Captured, is_captured, kept_attributes, values_kept
 from fxgrow.graph.cleanup import clean_trace, copy_nodes
+from fxgrow.graph.copies import copied_when_written, copy_of, is_same_memory
 from fxgrow.graph.faults import faults_told, is_of_python, is_of_user
 from fxgrow.graph.grad_mode import keep_grad_mode
 from fxgrow.graph.inputs import arguments_of, as_call, to_meta
@@ -70,11 +71,12 @@ __all__ = ["Again", "CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", 
            "MetaRunner", "NodeRunner", "OWN", "Outputs", "Ran", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join",
            "add_node", "alias_of", "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary",
            "branch_taken", "call_of", "calls", "clean_trace", "clone_graph", "clone_module", "clone_structure",
-           "cloned_tensors", "compile_code", "compiled_later", "computes", "copy_nodes", "evaluating", "family",
-           "faults_told", "find_module", "form_of", "hold", "home_of", "inside", "is_captured", "is_compiled", "is_join",
-           "is_of_python", "is_of_user", "keep_grad_mode", "kept_attributes", "layer_forms", "line_of_code", "location_of",
-           "memory_of", "mentions", "meta_twin", "mode_flag", "modules_by_path", "named_tensors", "nested_shape",
-           "other_users", "outer", "owner_of", "passes_on", "path_of", "place_of", "prefixes", "remembered", "rename",
-           "run_shapes", "running_copy", "same_form", "set_mode", "settings", "shape_of", "shards_in", "short_line",
-           "skeleton", "tensors_of", "title", "to_meta", "trains", "uncached", "unwrapped", "values_and_writes",
-           "values_kept", "without_fast_path", "writes_in_place", "written_argument"]
+           "cloned_tensors", "compile_code", "compiled_later", "computes", "copied_when_written", "copy_nodes", "copy_of",
+           "evaluating", "family", "faults_told", "find_module", "form_of", "hold", "home_of", "inside", "is_captured",
+           "is_compiled", "is_join", "is_of_python", "is_of_user", "is_same_memory", "keep_grad_mode", "kept_attributes",
+           "layer_forms", "line_of_code", "location_of", "memory_of", "mentions", "meta_twin", "mode_flag",
+           "modules_by_path", "named_tensors", "nested_shape", "other_users", "outer", "owner_of", "passes_on", "path_of",
+           "place_of", "prefixes", "remembered", "rename", "run_shapes", "running_copy", "same_form", "set_mode",
+           "settings", "shape_of", "shards_in", "short_line", "skeleton", "tensors_of", "title", "to_meta", "trains",
+           "uncached", "unwrapped", "values_and_writes", "values_kept", "without_fast_path", "writes_in_place",
+           "written_argument"]

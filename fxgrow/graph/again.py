@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from fxgrow.aten import tree_leaves
+from fxgrow.graph.copies import is_same_memory
 from fxgrow.graph.joins import is_join
 from fxgrow.graph.modules import modules_by_path, set_mode
 from fxgrow.graph.running import NodeRunner
@@ -166,7 +167,7 @@ def same_form(before: Any, now: Any) -> bool:
 def same_numbers(before: Any, now: Any) -> bool:
     """Tell whether tensors hold the same numbers in the same form, and all else is equal."""
     if isinstance(before, Tensor) and isinstance(now, Tensor):
-        return same_form(before, now) and torch.equal(before, now)
+        return same_form(before, now) and (is_same_memory(before, now) or torch.equal(before, now))
     if isinstance(before, (tuple, list)) and type(before) is type(now):
         return len(before) == len(now) and all(map(same_numbers, before, now))
     return same_form(before, now)

@@ -19,6 +19,7 @@ from fxgrow.graph import (
     clone_structure,
     compile_code,
     copy_nodes,
+    copy_of,
     hold,
     named_tensors,
     remembered,
@@ -59,7 +60,7 @@ class Edit:
 
     def __init__(self, before: GraphModule, step: dict, own: bool = True):
         self.before = before
-        tensor = (lambda t: t.detach().clone()) if own and not Captured(before).released else (lambda t: t)
+        tensor = copy_of if own and not Captured(before).released else (lambda t: t)
         self.gm: GraphModule = clone_structure(before, tensor)  # type: ignore[assignment]
         self.graph = self.gm.graph
         self.nodes: dict[str, Node] = {node.name: node for node in self.graph.nodes}

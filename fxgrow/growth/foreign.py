@@ -23,6 +23,7 @@ from fxgrow.graph import (
     assemble,
     clone_structure,
     copy_nodes,
+    copy_of,
     find_module,
     named_tensors,
     owner_of,
@@ -36,7 +37,7 @@ class _Given:
     """What a pass was given: a copy with numbers of its own, so that it may edit in place and no other network changes."""
 
     def __init__(self, gm: GraphModule):
-        self.gm: GraphModule = clone_structure(gm, lambda t: t.detach().clone())  # type: ignore[assignment]
+        self.gm: GraphModule = clone_structure(gm, copy_of)  # type: ignore[assignment]
         self.gm.recompile()
         self.tensors = dict(named_tensors(self.gm))
         self.modes = {name: m.training for name, m in self.gm.named_modules(remove_duplicate=False)}

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from fxgrow.axis import Atom, Op, Tape
-from fxgrow.graph import Captured, clone_structure, compile_code, named_tensors, skeleton
+from fxgrow.graph import Captured, clone_structure, compile_code, copy_of, named_tensors, skeleton
 from fxgrow.record import GrowthRecord, ParameterRecord
 from fxgrow.rewrite.folds import drop_idle, keep_copies_together
 from fxgrow.rewrite.growth import GrownSizes, Growth, contents_by_tensor
@@ -32,7 +32,7 @@ def _rewritten(gm: GraphModule, tape: Tape, growths: Sequence[Growth], release: 
     grown = GrownSizes(tape, {g.atom: g.size for g in growths})
     old: dict[str, Tensor] = dict(named_tensors(gm))
     tensors = grow_tensors(tape, old, growths, release)
-    by_id = {id(t): tensors[name] if name in tensors else t.detach() if release else t.detach().clone()
+    by_id = {id(t): tensors[name] if name in tensors else t.detach() if release else copy_of(t)
              for name, t in old.items()}
     new: GraphModule = clone_structure(gm, lambda t: by_id[id(t)])  # type: ignore[assignment]
     resize(new, grown, _eps_ratios(growths), _classes_of_numbers(growths))
