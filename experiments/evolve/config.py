@@ -38,6 +38,11 @@ class SearchConfig(Settings):
         weights: inherit (each child has numbers of its own, and trains alone), or share (its old numbers are its parent's,
             and all train together; passes that share columns out, as net2net, are left out then).
         momentum: anew in each training, or inherit: an optimizer's moments go on, and grow with the network.
+        anneal: last (one schedule over the search: the rate warms up in the base network's training, stays at its peak in
+            all rounds, and falls as `schedule` of [train] says in the last training alone), or each (every training has
+            the whole schedule to itself; hill always does, as in NASH).
+        average: the networks of a round have the mean of their weights over this last share of its steps, which tells at a
+            constant rate what they would be worth if it fell (Izmailov et al., 2018, arXiv:1803.05407; 0: as they ended).
         statistics: batches by which norms estimate their running statistics anew before an evaluation (0: as trained).
         init: of the numbers that a child's pass leaves free: drawn, or given by a hypernetwork that has learned from the
             members so far.
@@ -73,6 +78,8 @@ class SearchConfig(Settings):
     rungs: int = 1
     weights: Literal["inherit", "share"] = "inherit"
     momentum: Literal["anew", "inherit"] = "anew"
+    anneal: Literal["last", "each"] = "last"
+    average: float = 0.0
     statistics: int = 0
     init: Literal["drawn", "hypernetwork"] = "drawn"
     selection: str = "best"
@@ -109,6 +116,9 @@ class SearchConfig(Settings):
         if self.momentum == "inherit" and self.weights == "share":
             raise TrainError("networks that share weights have one optimizer, which begins anew with each round: use "
                              "momentum anew, or weights inherit")
+        if self.average and self.weights == "share":
+            raise TrainError("networks that share weights move them at each other's steps, so that there is no mean of one's"
+                             " own: use average 0, or weights inherit")
         self.mutations = [dict(table) for table in self.mutations]  # as they come back from the store
         mutations_of(self.mutations, self.weights)
         self.trainer(1, 0)
@@ -122,6 +132,8 @@ class SearchConfig(Settings):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise TrainError(f"{name} is {value:g}; it must be above 0")
+        if not 0 <= self.average <= 1:
+            raise TrainError(f"average is {self.average:g}; it must be a share of the steps, from 0 to 1")
         if self.growth <= 1:
             raise TrainError(f"growth is {self.growth}; it must be above 1, as children are larger than their parents")
 
@@ -156,8 +168,12 @@ class SearchConfig(Settings):
         """Return how many of so many networks the next rung trains on: half of them, but not fewer than are kept."""
         return min(count, max(self.keep, -(-count // 2)))
 
-    def trainer(self, steps: int, seed: int) -> TrainConfig:
-        """Return the settings of one training."""
-        schedule = "cosine" if self.selection == "hill" else "constant"  # restarts with each training, as in NASH
-        settings = {"schedule": schedule, **self.train, "steps": steps, "seed": seed, "eval_every": steps}
-        return TrainConfig.of(settings, "[train]")
+    def trainer(self, steps: int, seed: int, round: int = 1) -> TrainConfig:
+        """Return the settings of one training in a round."""
+        restarts = self.anneal == "each" or self.selection == "hill"
+        settings = {"schedule": "constant" if restarts and self.selection != "hill" else "cosine", **self.train}
+        if not restarts and round:
+            settings["warmup"] = 0.0
+        if not restarts and round != self.last_round:
+            settings["schedule"] = "constant"
+        return TrainConfig.of({**settings, "steps": steps, "seed": seed, "eval_every": steps}, "[train]")

@@ -36,10 +36,10 @@ def family(networks: Mapping[int, tuple[int | None, GraphModule]]) -> dict[int, 
 
 
 def train_jointly(members: Mapping[int, Shared], trained: Sequence[int], data: Data, config: SearchConfig, steps: int,
-                  seed: int) -> tuple[dict[int, int], dict[int, int], float]:
+                  seed: int, round: int = 1) -> tuple[dict[int, int], dict[int, int], float]:
     """Train the members numbered in `trained`, in place; return the FLOPs and steps that each took, and the seconds."""
     began = time.monotonic()
-    settings = config.trainer(steps, seed)
+    settings = config.trainer(steps, seed, round)
     rng, device = random.Random(f"{seed} joint"), device_of(settings)
     torch.manual_seed(seed)
     everything = nn.ModuleDict({str(n): members[n].model.to(device) for n in trained})

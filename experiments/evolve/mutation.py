@@ -109,7 +109,7 @@ def _names(gm: GraphModule, kind: str) -> list[str]:
     return [n for n in modules if kind == "modules" or any(below(c.name, n) or inside(c.node, n) for c in layers)]
 
 
-PLACES = ("classes", "modules", "blocks", "convolutions")
+PLACES = ("classes", "modules", "blocks", "convolutions", "network")
 USUAL = {"widen": "classes", "deepen": "blocks", "kernel": "convolutions", "branch": "convolutions"}
 
 
@@ -118,7 +118,8 @@ class Mutation:
     """A pass to draw, how often, where, and with which options; an option that is a list is drawn from.
 
     name: of a pass that is installed, or the class of one of your own, at the top level of a module that can be imported.
-    places: what `where` is drawn from, where the pass has that: one of `PLACES`; None: what is usual for the pass.
+    places: what `where` is drawn from, where the pass has that: one of `PLACES`; network: everywhere at once; None: what is
+    usual for the pass.
     The seed of a pass is to decide numbers, not structure: a step that has led to nothing, or to a structure that is known,
     is not drawn again with another seed. `make`: instead of a pass, a function of (network, inputs, generator) that gives
     one, or None where it has nothing to do.
@@ -139,7 +140,7 @@ class Mutation:
         taken = inspect.signature(cls).parameters
         if "seed" in taken:
             chosen["seed"] = rng.randrange(2 ** 31)
-        if "where" not in taken:
+        if "where" not in taken or self.places == "network":
             drawn = self._made(cls, chosen)
             kind, place = _kind_and_place(describe(drawn))
             return drawn if parent.untried(kind, [place], known) else None

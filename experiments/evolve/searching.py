@@ -313,7 +313,7 @@ class Search:
             everyone = sorted({a for n in alive for a in ancestry(self.members, n)})
             members = family({n: (self.members[n].parent, self._network(n, round)) for n in everyone})
             seed = mixed(self.config.seed, round) % 2 ** 31
-            spent, taken, seconds = train_jointly(members, alive, self.data, self.config, steps, seed)
+            spent, taken, seconds = train_jointly(members, alive, self.data, self.config, steps, seed, round)
             scored = []
             for number in everyone:
                 model: GraphModule = fxgrow.untie(members[number].model)  # type: ignore[assignment]

@@ -113,7 +113,7 @@ class Store:
     def settings(self) -> dict[str, Any] | None:
         """Return what the search was started with; None in a new folder."""
         row = self.db.execute("SELECT value FROM settings WHERE name = 'config'").fetchone()
-        return None if row is None else json.loads(row[0])
+        return None if row is None else {"anneal": "each", **json.loads(row[0])}  # as all did before there was a choice
 
     def keep_settings(self, config: Mapping[str, Any]) -> None:
         """Write what the search is started with."""

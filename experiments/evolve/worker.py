@@ -19,7 +19,16 @@ from fxgrow.experiments.evolve.config import SearchConfig
 from fxgrow.experiments.evolve.mutation import costs, grow
 from fxgrow.experiments.evolve.store import from_bytes, to_bytes
 from fxgrow.experiments.settings import TrainError
-from fxgrow.experiments.train import Interrupted, TrainConfig, Trainer, give_moments, make_optimizer, moments_of
+from fxgrow.experiments.train import (
+    Interrupted,
+    TrainConfig,
+    Trainer,
+    TrainingState,
+    Watcher,
+    give_moments,
+    make_optimizer,
+    moments_of,
+)
 from fxgrow.graph import running_copy
 from fxgrow.loops import measure_statistics
 from fxgrow.record import record_in
@@ -78,17 +87,20 @@ def run(task: Task) -> TaskResult:
     config = SearchConfig.of(task.config)
     data = task.data or data_of(config.data, config.root, config.limit, config.seed)
     model = from_bytes(task.network)
-    settings, moments = config.trainer(task.steps, task.seed), safetensors.torch.load(task.moments) if task.moments else {}
+    settings = config.trainer(task.steps, task.seed, task.round)
+    moments = safetensors.torch.load(task.moments) if task.moments else {}
     if task.step is not None:
         child = from_bytes(task.made) if task.made else grow(model, data.first(2), task.step).model
         if moments:
             record = record_in(child)
             moments = moments_of(record.migrate_optimizer(_optimizer(settings, model, moments), child, model))  # type: ignore
         model = child  # type: ignore[assignment]
-    trainer = Trainer(model, data, settings)
+    mean = Mean(config.average if task.round != config.last_round else 0.0)
+    trainer = Trainer(model, data, settings, watchers=[mean])
     give_moments(trainer.optimizer, moments)
     try:
         trainer.fit()
+        mean.give(trainer.model)
         extra = reestimate(trainer.model, data, config, task.seed, trainer.device)
         trained = trainer.model.cpu()
         fitness = fitness_of(trained, data, task.fitness)
@@ -100,6 +112,27 @@ def run(task: Task) -> TaskResult:
     kept = safetensors.torch.save({name: t.cpu().contiguous() for name, t in inherited.items()}) if inherited else b""
     return TaskResult(task.number, task.round, to_bytes(trained), *evaluate(trained, data.validation), trainer.flops + extra,
                       task.steps, time.monotonic() - began, fitness=fitness, moments=kept)
+
+
+class Mean(Watcher):
+    """The mean of a network's numbers over the last share of its steps."""
+
+    def __init__(self, share: float):
+        self.share, self.count = share, 0
+        self.mean: dict[str, Tensor] = {}
+
+    def stepped(self, trainer: TrainingState, loss: float) -> None:
+        """Take the numbers as they are after a step."""
+        if trainer.step < (1 - self.share) * trainer.total:
+            return
+        self.count += 1
+        for name, now in trainer.model.state_dict().items():
+            if now.is_floating_point():
+                self.mean.setdefault(name, now.clone()).lerp_(now, 1 / self.count)
+
+    def give(self, model: nn.Module) -> None:
+        """Give a network the mean, if there is one."""
+        model.load_state_dict(self.mean, strict=False)
 
 
 def _optimizer(settings: TrainConfig, model: nn.Module, moments: Mapping[str, Tensor]) -> torch.optim.Optimizer:

@@ -47,6 +47,7 @@ class SearchSizes:
     members: int = 3
     largest: float = 6.0
     weights: Literal["inherit", "share"] = "share"
+    growth: float = 2.0
 
 
 SIZES = {"smoke": SearchSizes(20, 2, 2, 24, share=0.5, largest=2.5),
@@ -101,7 +102,12 @@ class Comparison(Setup):
 
     def how(self, arm: Arm) -> dict[str, Any]:
         """Return the settings by which the arm's search differs from the others."""
-        return {"selection": arm.name, "weights": self.sizes.weights}
+        return {"selection": arm.name, "weights": self.sizes.weights, "anneal": "each"}
+
+    @property
+    def mutations(self) -> list[dict[str, Any]]:
+        """Return what the searches draw from."""
+        return MUTATIONS
 
     def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Return what tells a run from any other."""
@@ -109,7 +115,7 @@ class Comparison(Setup):
         if arm.name == APART:
             identity["members"] = self.sizes.members
         elif arm.name not in self.alone:
-            identity |= {"sizes": asdict(self.sizes), "mutations": MUTATIONS}
+            identity |= {"sizes": asdict(self.sizes), "mutations": self.mutations}
         return identity
 
     @property
@@ -142,8 +148,8 @@ class Comparison(Setup):
             model="zoo:" + self.preset.networks[NETWORK].on(data.input_shape)[0], data=self.data or self.preset.data,
             root=self.root, limit=self.preset.limit, seed=seed, keep=sizes.keep, children=sizes.children,
             first_steps=sizes.first_steps, steps=sizes.steps, rounds=10 ** 6, final_steps=0,
-            total_flops=sizes.share * self.budget(seed), flops=sizes.largest * forward, mutations=MUTATIONS,
-            train={**train, "device": self.device}, **self.how(arm))
+            total_flops=sizes.share * self.budget(seed), flops=sizes.largest * forward, mutations=self.mutations,
+            growth=sizes.growth, train={**train, "device": self.device}, **self.how(arm))
 
     def run(self, arm: Arm, seed: int, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
         """Run an arm with one seed, unless that has been done, and write what came out."""
@@ -158,15 +164,15 @@ class Comparison(Setup):
                  "teacher_flops": 0, **outcome, "seconds": round(time.monotonic() - began, 3)}
         return self.keep(found, arm, seed, model)
 
-    def train(self, model: nn.Module, arm: Arm, seed: int, flops: float, place: int, watchers: Sequence[Watcher] = ()
-              ) -> Trainer:
+    def train(self, model: nn.Module, arm: Arm, seed: int, flops: float, place: int,
+              watchers: Sequence[Watcher] = (), **changes: Any) -> Trainer:
         """Train a network for as many steps as these FLOPs are enough for; if it diverges or there are none, leave it.
 
-        The order of the data is that of the arm's training number `place`.
+        The order of the data is that of the arm's training number `place`; `changes` are of the settings.
         """
         data, steps = self.load(seed), int(flops // self.cost(model, seed))
         config = replace(self.config(arm, data, mixed(seed, place) % 2 ** 31), steps=max(steps, 1),
-                         eval_every=max(1, -(-steps // self.points)))
+                         eval_every=max(1, -(-steps // self.points)), **changes)
         trainer = Trainer(model, data, config, watchers=watchers)
         try:
             if steps:
@@ -209,14 +215,16 @@ class Comparison(Setup):
         data, budget = self.load(seed), self.budget(seed)
         result = evolve.search(self.searching(arm, seed), self.running(arm, seed))
         spent = sum(s.spent for s in result.evaluations)
+        later: dict[str, Any] = {"warmup": 0.0} if result.config.anneal == "last" else {}
         if spent > budget:
             part = f"{spent / budget:.0%}"
             raise ExperimentError(f"arm {arm.key}: its search has spent {part} of the budget: make rounds shorter")
         chosen = evolve.best(evolve.last_states(result.evaluations), 1, random.Random())[0]
-        alone = self.train(result.model(chosen), arm, seed, budget - spent, 0, watchers)
+        alone = self.train(result.model(chosen), arm, seed, budget - spent, 0, watchers, **later)
         choose = evolve.diverse if arm.name == "diverse" else evolve.best
         members = choose([s for s in result.population if s.archive], self.sizes.members, random.Random())
-        several = [self.train(result.model(s), arm, seed, (budget - spent) / len(members), i) for i, s in enumerate(members)]
+        several = [self.train(result.model(s), arm, seed, (budget - spent) / len(members), i, **later)
+                   for i, s in enumerate(members)]
         ensemble = {**together([t.model for t in several], data, seed), "flops": spent + sum(t.flops for t in several)}
         end = _tested(alone.model, data)
         last = {"step": sum(s.steps for s in result.evaluations) + alone.step, "flops": spent + alone.flops,

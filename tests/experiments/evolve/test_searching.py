@@ -141,6 +141,14 @@ def test_a_step_that_led_to_nothing_or_to_what_is_known_is_not_drawn_again():
     assert steps and discarded and len(tried) == len(set(tried))
 
 
+def test_a_pass_may_be_done_everywhere_at_once():
+    one, (widen,) = parent(), mutations_of([{"pass": "widen", "places": "network", "factor": 2}])
+    child, _ = mutate([one], [widen], random.Random(0), Limits(growth=4))
+    assert "where" not in child.step and build(child.step) == Widen(factor=2, seed=child.step["seed"])
+    assert [child.grown.model.get_submodule(n).out_channels for n in ("0", "3")] == [8, 12]
+    assert mutate([one], [widen], random.Random(0), Limits(growth=4), {child.graph})[0] is None  # not drawn a second time
+
+
 @pytest.mark.parametrize("made", [Widen("0", factor=2, seed=3), Deepen("0", method="netmorph", seed=1), Kernel("0", size=5)])
 def test_passes_are_data(made):
     assert build(describe(made)) == made
@@ -467,6 +475,7 @@ def test_a_damaged_database_is_called_so(tmp_path):
     ({"latency": -1}, "above 0"), ({"parameters": 0}, "at least 1"), ({"parameters": 1.5}, "whole number"),
     ({"limit": 0}, "at least 1"), ({"rounds": True}, "whole number"), ({"final_steps": -1}, "at least 0"),
     ({"rungs": 0}, "at least 1"), ({"rungs": 2, "mode": "steady"}, "no rounds to drop"), ({"statistics": -1}, "at least 0"),
+    ({"average": 0.5, "weights": "share"}, "no mean of one's own"), ({"average": 1.5}, "from 0 to 1"),
     ({"momentum": "inherit", "weights": "share"}, "one optimizer"), ({"momentum": "x"}, "one of anew, inherit"),
     ({"data": 3}, "a word"), ({"root": 3}, "a word"), ({"weights": 3}, "one of inherit")])
 def test_wrong_settings_are_told(changes, said):
@@ -483,9 +492,27 @@ def test_a_base_network_beyond_a_limit_is_told_before_anything_is_trained(tmp_pa
     assert not Store(tmp_path).evaluations()
 
 
-def test_hill_climbing_restarts_its_rate_with_each_training():
-    assert small(selection="hill").trainer(8, 0).schedule == "cosine" and small().trainer(8, 0).schedule == "constant"
-    assert small(selection="hill", train={"schedule": "linear"}).trainer(8, 0).schedule == "linear"
+@pytest.mark.parametrize("changes", [{}, {"mode": "steady"}, {"rungs": 2}])
+def test_a_search_has_one_schedule_that_falls_in_the_last_training(changes):
+    config = small(train={"schedule": "linear", "warmup": 3}, **changes)
+    ways = [(made.schedule, made.warmup) for made in (config.trainer(8, 0, round) for round in range(config.last_round + 1))]
+    assert ways == [("constant", 3), *[("constant", 0)] * (config.last_round - 1), ("linear", 0)]
+    assert small().trainer(8, 0, small().last_round).schedule == "cosine"
+
+
+def test_each_training_may_have_the_schedule_to_itself_and_does_in_hill_climbing():
+    assert small(selection="hill").trainer(8, 0).schedule == "cosine"
+    assert small(anneal="each").trainer(8, 0).schedule == "constant"
+    for changes in ({"selection": "hill"}, {"anneal": "each"}):
+        made = small(train={"schedule": "linear", "warmup": 3}, **changes).trainer(8, 0, 1)
+        assert (made.schedule, made.warmup) == ("linear", 3)
+
+
+def test_a_search_of_before_there_was_a_choice_of_schedules_goes_on_as_it_was(tmp_path):
+    store, old = Store(tmp_path), small().to_json()
+    del old["anneal"]
+    store.keep_settings(old)
+    assert resumed(tmp_path) == small(anneal="each")
 
 
 # --- objects of one's own -----------------------------------------------------------------------------------------------

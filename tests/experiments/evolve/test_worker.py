@@ -44,6 +44,22 @@ def test_two_trainings_with_inherited_moments_are_one(train):
     assert not all(torch.allclose(a, b, atol=1e-4) for a, b in zip(whole.parameters(), anew.parameters()))
 
 
+@pytest.mark.parametrize("share, over", [(0.0, (4,)), (0.5, (3, 4)), (1.0, (1, 2, 3, 4))])
+def test_a_network_of_a_round_has_the_mean_of_its_last_steps(share, over):
+    after = {n: from_bytes(run(task(plain(), n)).network) for n in over}
+    found = run(task(plain(), 4, average=share))
+    for name, mean in from_bytes(found.network).named_parameters():
+        assert torch.allclose(mean, torch.stack([after[n].get_parameter(name) for n in over]).mean(0), atol=1e-6)
+    moments = safetensors.torch.load(run(task(plain(), 4)).moments)  # are those of the last step
+    assert all(torch.allclose(m, moments[name], atol=1e-6) for name, m in safetensors.torch.load(found.moments).items())
+
+
+def test_the_last_training_ends_where_its_rate_has_fallen():
+    last, usual = (run(dataclasses.replace(task(plain(), 4, average=share, rounds=1), round=2)) for share in (0.5, 0.0))
+    assert all(torch.allclose(a, b, atol=1e-6)
+               for a, b in zip(from_bytes(last.network).parameters(), from_bytes(usual.network).parameters()))
+
+
 def test_moments_grow_with_the_network():
     still = {**ALL, "lr": 0.0}
     first = run(task(plain(), 3, train=still))
