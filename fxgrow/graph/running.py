@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.aten import Literals, Shapes, other_counts, with_some
+from fxgrow.aten import Literals, Shapes, call_layer, other_counts, with_some
 from fxgrow.errors import CaptureError
 from fxgrow.graph.captured import Captured
 from fxgrow.graph.faults import raised_on_purpose
@@ -129,7 +129,8 @@ class NodeRunner:
 
     def call_module(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Call a layer."""
-        return module(*args, **kwargs)
+        out = call_layer(module, args, kwargs)
+        return module(*args, **kwargs) if out is None else out
 
     def look_up(self, arguments: Any) -> Any:
         """Return arguments of a node with the value of each node among them."""

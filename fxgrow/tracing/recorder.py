@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxgrow.aten import (
     Literals,
+    call_layer,
     device_constructors,
     other_counts,
     storage_of,
@@ -737,6 +738,14 @@ class Recorder(TorchFunctionMode):
 
     def leaf(self, call: Callable, module: nn.Module, path: str, args: tuple, kwargs: dict) -> Any:
         """Call a module that is kept as it is."""
+        if path not in self.leaves and not self.autocast:
+            self.listening = False
+            try:
+                out = call_layer(module, args, kwargs)
+            finally:
+                self.listening = True
+            if out is not None:
+                return self._emitted("call_module", path, *self.arguments(args, kwargs), out)
         known = type(module).__module__.startswith("torch.nn")
         return self._unseen("call_module", path, functools.partial(call, module), args, kwargs, known, module)
 
@@ -822,7 +831,8 @@ class Recorder(TorchFunctionMode):
         Raises:
             LeafNeeded: what it does cannot be recorded.
         """
-        lent = not all(id(p) in self.names for m in module.modules() for p in m._parameters.values() if p is not None)
+        held = [m for _, m in modules_by_path(module)] if module._modules else [module]
+        lent = not all(id(p) in self.names for m in held for p in m._parameters.values() if p is not None)
         if lent and path in self.leaves:
             raise self.stop(f"it calls {path} with other parameters than its own")
         return lent
