@@ -113,6 +113,23 @@ def _mm(args, kwargs) -> Tensor | None:
     return _new(a, (a.shape[0], b.shape[1])) if fits else None
 
 
+def _bmm(args, kwargs) -> Tensor | None:
+    a, b = args
+    fits = a.is_meta and b.is_meta and a.dtype is b.dtype and a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]
+    return _new(a, (*a.shape[:2], b.shape[2])) if fits and a.shape[2] == b.shape[1] else None
+
+
+def _clone(args, kwargs) -> Tensor | None:
+    x = args[0]
+    plain = kwargs.get("memory_format") is torch.contiguous_format or (not kwargs and x.is_contiguous())
+    return _new(x, x.shape) if x.is_meta and plain else None
+
+
+def _scalar_tensor(args, kwargs) -> Tensor | None:
+    dtype, device = kwargs.get("dtype"), kwargs.get("device")
+    return torch.empty((), dtype=dtype, device=device) if dtype and device is not None and device.type == "meta" else None
+
+
 def _grouped_mm(args, kwargs) -> Tensor | None:
     a, b = args[:2]
     fits = a.is_meta and b.is_meta and a.ndim == 2 and b.ndim == 3 and a.shape[1] == b.shape[1]
@@ -204,6 +221,7 @@ SHORTCUTS: dict[object, Callable] = {
     **COUNTED,
     aten.min.default: _min, aten.lt.Scalar: _less, aten.equal.default: _equal,
     aten.convolution.default: _convolution, aten.addmm.default: _addmm, aten.mm.default: _mm,
+    aten.bmm.default: _bmm, aten.clone.default: _clone, aten.scalar_tensor.default: _scalar_tensor,
     aten._unsafe_view.default: _unsafe_view, aten.where.self: _where,
     aten.native_batch_norm.default: _batch_norm, aten.native_layer_norm.default: _layer_norm,
     aten.mean.dim: _mean, aten.cat.default: _cat, aten._softmax.default: _alike, aten._safe_softmax.default: _alike,

@@ -95,6 +95,17 @@ def resolve(e):
     return e.normal
 
 
+def interned(e, known: dict[Any, Any]):
+    """Return the normal form of an expression, the same object for equal ones: the one that is in `known`."""
+    e = resolve(e)
+    if not isinstance(e, _Compound):
+        return e
+    if id(e) not in known:
+        key = type(e), tuple([p.size if type(p) is Fixed else interned(p, known) for p in e.parts])
+        known[id(e)] = known.setdefault(key, e), e  # which keeps it alive, and its id its own
+    return known[id(e)][0]
+
+
 def product(parts: Iterable):
     """Return the normal form of a product."""
     return _normal_form(parts, Prod)

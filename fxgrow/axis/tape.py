@@ -309,8 +309,9 @@ class Tape(Watching):
 
     def index(self) -> None:
         """List the ops and parameter axes that touch each atom, once all bindings are known."""
+        known: dict[Any, Any] = {}
         for value in {*self.params.values(), *(v for op in self.ops for v in (*op.ins, *op.outs))}:
-            value.place()
+            value.place(known)
         self.params_of: dict[Atom, list[tuple[str, int]]] = {}
         for name, value in self.params.items():
             for atom, dims in value.places.items():

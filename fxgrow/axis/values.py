@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fxgrow.aten import Recorded
-from fxgrow.axis.expressions import Atom, atoms, resolve
+from fxgrow.axis.expressions import Atom, atoms, interned, resolve
 
 UNEVEN = "does not divide it evenly"
 
@@ -23,9 +23,9 @@ class Value:
         self.made: Recorded | None = None
         self.places: dict[Atom, list[int]] = {}
 
-    def place(self) -> None:
-        """Brings the axes to normal form and notes which dimensions hold each atom."""
-        self.axes = tuple(map(resolve, self.axes))
+    def place(self, known: dict[Any, Any]) -> None:
+        """Brings the axes to normal form (equal ones to one of `known`) and notes which dimensions hold each atom."""
+        self.axes = tuple([interned(axis, known) for axis in self.axes])
         self.places = {}
         for dim, axis in enumerate(self.axes):
             for atom in dict.fromkeys(atoms(axis)):

@@ -24,6 +24,7 @@ SHARED = {int, float, bool, complex, str, bytes, type, types.FunctionType, types
 torch.jit.ScriptFunction.__deepcopy__ = lambda function, memo: function  # type: ignore[attr-defined]
 CONTAINERS = {dict, collections.OrderedDict, list, tuple, set}
 OWN = frozenset(vars(nn.Module()))  # what every module has, and shares with no other
+HELD = {"_parameters", "_buffers", "_modules"}
 TRANSIENT = "not_of_the_model"  # marks a hook, or a parameter held still, of which no copy and no file is to know
 WRAPPERS = {  # what copies leave out: where it keeps the model
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod", "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -262,11 +263,14 @@ def _clone_plain(module: nn.Module, cls: Any, memo: dict[int, Any]) -> nn.Module
     state.pop("_compiled_call_impl", None)  # it calls the module that this is a copy of
     for name, value in held.items():
         kind = type(value)
-        if kind in SHARED or name not in state:
+        if kind in SHARED or (kind is tuple and SHARED.issuperset(map(type, value))):
             continue
-        if name in OWN and kind in CONTAINERS and not value:
+        if kind in CONTAINERS and not value and name in OWN:
             state[name] = kind()
-        elif name != "forward":
+        elif name in HELD and kind is dict:
+            state[name] = {k: v if v is None else memo[id(v)] if id(v) in memo else _clone_value(v, memo)
+                           for k, v in value.items()}
+        elif name != "forward" and name in state:
             state[name] = _clone_value(value, memo)
     if "forward" in held:
         state["forward"] = _rebound(held["forward"], memo)

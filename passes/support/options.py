@@ -113,8 +113,8 @@ def _cofactors(tape: Tape, atom: Atom) -> list[Atom]:
                 if isinstance(axis, Prod):
                     found.update(dict.fromkeys(a for p in axis.parts if p is not part for a in atoms(p)))
 
-    for name, dim in tape.params_of[atom]:
-        walk(tape.params[name].axes[dim])
+    for axis in dict.fromkeys(resolve(tape.params[name].axes[dim]) for name, dim in tape.params_of[atom]):
+        walk(axis)
     found.pop(atom, None)
     return list(found)
 

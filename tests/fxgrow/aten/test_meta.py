@@ -74,6 +74,20 @@ def test_products_and_views():
     _same(aten._unsafe_view.default, (x, [2, 6]))
     _same(aten._unsafe_view.default, (x, [2, -1]))
     _same(aten._unsafe_view.default, (x, [5, 6]))
+    a, b = torch.empty(2, 3, 4), torch.empty(2, 4, 5)
+    for pair in ((a, b), (a.transpose(0, 1), b), (a, b.double()), (a, a), (a[:1], b), (b.mT, a.mT), (x, y)):
+        _same(aten.bmm.default, pair)
+
+
+def test_copies():
+    for x in MADE:
+        _same(aten.clone.default, (x,))
+        got, expected = (run(aten.clone.default, (made,), {"memory_format": torch.contiguous_format}) for run, made in (
+            (compute, _on_meta((x,))[0]), (lambda func, args, kwargs: func(*args, **kwargs), x)))
+        assert got.shape == expected.shape and (got.stride() == expected.stride() or 0 in got.shape)
+    number = compute(aten.scalar_tensor.default, (2.0,), {"dtype": torch.float16, "device": torch.device("meta")})
+    assert number.is_meta and number.dtype is torch.float16 and not number.ndim
+    assert compute(aten.scalar_tensor.default, (2.0,), {}).item() == 2
 
 
 def test_cat():
