@@ -3,37 +3,42 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from fxgrow.common import without_collector
 from fxgrow.cost.count import CostRunner, metering
 from fxgrow.cost.meter import Meter
-from fxgrow.graph import Again, Ran, arguments_of, as_call, meta_twin, same_form
+from fxgrow.graph import Again, Layers, Shared, arguments_of, as_call, meta_twin, to_meta
 
 
 class ForwardCounter:
     """Counts captured networks; where one does what the first did, on values of the same form, that is not counted anew."""
 
     def __init__(self) -> None:
-        self.first: Ran | None = None
-        self.flops: dict[Node, int] = {}  # of the nodes of the first
+        self.layers: Layers | None = None  # of the first
+        self.values: dict[Node, Any] = {}  # of its nodes
+        self.flops: dict[Node, int] = {}
         self.facts: dict[Any, tuple] = {}  # about ops, for every meter
 
-    def count(self, gm: GraphModule, example_inputs) -> int:
+    def count(self, gm: GraphModule, example_inputs, shared: Shared | None = None) -> int:
         """Return what `count_flops(gm, example_inputs).forward` is.
+
+        Args:
+            shared: what it has of the first, where that is known.
 
         Raises:
             CaptureError: the network does not run on meta tensors.
         """
         args, kwargs = as_call(example_inputs)
-        inputs = tuple(a.value.to("meta") if isinstance(a.value, Tensor) else a.value
-                       for a in arguments_of(gm, args, kwargs))
-        runner = _Runner(gm, inputs, self)
+        inputs = to_meta(tuple(a.value for a in arguments_of(gm, args, kwargs)))
+        if self.layers is not None and (shared is None or shared.other.gm is not self.layers.gm):
+            shared = Shared(self.layers, gm)
+        runner = _Runner(gm, inputs, self, shared)
         with without_collector():
             values = runner.run()
-        if self.first is None:
-            self.first, self.flops = Ran(gm, values, same_form), runner.flops
+        if self.layers is None:
+            self.layers, self.values, self.flops = Layers(gm), values, runner.flops
         return sum(runner.flops.values())
 
 
@@ -41,14 +46,15 @@ class _Runner(Again, CostRunner):
     """Runs only nodes that are others than the first network's; their layers go to the meta device."""
     gradients = False
 
-    def __init__(self, gm: GraphModule, inputs: tuple, known: ForwardCounter):
+    def __init__(self, gm: GraphModule, inputs: tuple, known: ForwardCounter, shared: Shared | None):
         super().__init__(Meter("matmul"), gm.graph, gm, inputs)
         self.meter.facts = known.facts
-        self.ran, self.known, self.flops = known.first, known.flops, dict[Node, int]()
+        self.shared, self.known = shared, known.values
+        self.flops_before, self.flops = known.flops, dict[Node, int]()
 
     def take(self, node: Node, was: Node) -> Any:
         """Take the cost of a node of the first network with its value."""
-        self.flops[node] = self.known[was]
+        self.flops[node] = self.flops_before[was]
         return super().take(node, was)
 
     def run_anew(self, node: Node) -> Any:
