@@ -1,6 +1,7 @@
 """FLOPs of the forward passes of many networks that have most of their layers in common, as parent and children have."""
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from torch import nn
@@ -47,21 +48,52 @@ class _Runner(Again, CostRunner):
     gradients = False
 
     def __init__(self, gm: GraphModule, inputs: tuple, known: ForwardCounter, shared: Shared | None):
-        super().__init__(Meter("matmul"), gm.graph, gm, inputs)
+        super().__init__(Meter("matmul"), gm.graph, gm, inputs, None if shared is None else shared.layers)
         self.meter.facts = known.facts
         self.shared, self.known = shared, known.values
         self.flops_before, self.flops = known.flops, dict[Node, int]()
+        self.on_meta: set[str] = set()  # layers that are there, those that run in any case before anything is watched
+        twins = {} if shared is None else shared.twins
+        for node in self.nodes:
+            if node.op == "call_module" and node not in twins:
+                self._to_meta(str(node.target))
+        self.watched = contextlib.ExitStack()  # open while nodes run one behind the other: only what runs is watched,
+        self.is_watched = False                # since that makes every call slow
+
+    def compute(self, node: Node) -> Any:
+        """Run a node or take its value, leaving nothing open where that fails, or no node is left."""
+        goes_on = False
+        try:
+            value = super().compute(node)
+            goes_on = node.op != "output"
+            return value
+        finally:
+            if not goes_on:
+                self._leave()
+
+    def _to_meta(self, path: str) -> None:
+        if path not in self.on_meta:
+            self.on_meta.add(path)
+            self.modules[path] = meta_twin(self.modules[path])
+
+    def _leave(self) -> None:
+        self.is_watched = False
+        self.watched.close()
 
     def take(self, node: Node, was: Node) -> Any:
         """Take the cost of a node of the first network with its value."""
+        if self.is_watched:
+            self._leave()
         self.flops[node] = self.flops_before[was]
         return super().take(node, was)
 
     def run_anew(self, node: Node) -> Any:
-        """Run a node and note what it costs; only what runs is watched, since that makes every call slow."""
+        """Run a node and note what it costs."""
         if node.op == "call_module":
-            self.modules[str(node.target)] = meta_twin(self.modules[str(node.target)])
-        with metering(self.meter, nn.Module(), (), {}, nodes=True):
-            value = super().run_anew(node)
+            self._to_meta(str(node.target))
+        if not self.is_watched:
+            self.watched.enter_context(metering(self.meter, nn.Module(), (), {}, nodes=True))
+            self.is_watched = True
+        value = super().run_anew(node)
         self.flops[node] = self.meter.costs[self.meter.where].forward
         return value

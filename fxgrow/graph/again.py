@@ -135,8 +135,7 @@ class Outputs:
             CaptureError: it does not run.
         """
         run = _Numbers(self, child, Shared(self.layers, child) if shared is None else shared)
-        with evaluating(self.gm):
-            value = run.output()
+        value = run.output()
         if list(map(_written, self.values.values())) == self.written:
             return value
         self.own = self._record()  # the child writes to what was its parent's
@@ -147,7 +146,7 @@ class _Numbers(Again):
     """Run a network of one input on numbers, noting how often the memory of each value was written to when it was made."""
 
     def __init__(self, parent: Outputs, gm: GraphModule, shared: Shared | None):
-        super().__init__(gm.graph.nodes, gm, (parent.x,))
+        super().__init__(gm.graph.nodes, gm, (parent.x,), None if shared is None else shared.layers)
         self.x, self.shared, self.known = parent.x, shared, {} if shared is None else parent.values
         self.written: dict[Node, list[int]] = {}
 
@@ -176,13 +175,19 @@ class _Numbers(Again):
 
 @contextlib.contextmanager
 def evaluating(gm: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode inside."""
-    was = gm.training
+    """Put a network in eval mode inside; behind it each module is in the mode that it was in."""
+    modules = [m for _, m in modules_by_path(gm)]
+    before = [m.training for m in modules]
     try:
-        set_mode(gm, False)
+        if any(before):
+            set_mode(gm, False, modules)
         yield
     finally:
-        set_mode(gm, was)
+        if any(before):
+            set_mode(gm, before[0], modules)
+            for module, was in zip(modules, before):
+                if module.training is not was:
+                    module.training = was
 
 
 def _written(value: Any) -> list[int]:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -50,9 +50,12 @@ def modules_by_path(root: nn.Module, every_name: bool = False) -> list[tuple[str
     return found
 
 
-def set_mode(root: nn.Module, training: bool) -> nn.Module:
-    """Call `train()` as the module has it; one that refuses it (of torch.export) is told by its flags."""
-    modules = [m for _, m in modules_by_path(root)]
+def set_mode(root: nn.Module, training: bool, modules: Sequence[nn.Module] | None = None) -> nn.Module:
+    """Call `train()` as the module has it; one that refuses it (of torch.export) is told by its flags.
+
+    modules: all that are in it, where they are known.
+    """
+    modules = [m for _, m in modules_by_path(root)] if modules is None else modules
     if not all(map(_follows, modules)):
         with contextlib.suppress(NotImplementedError):
             return root.train(training)
@@ -200,7 +203,9 @@ def cloned_tensors(module: nn.Module, tensor, needs_grad: Callable[[Tensor], boo
     for t in held:
         if id(t) not in memo:
             new = tensor(t)
-            if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
+            if type(t) is nn.Parameter and type(new) is Tensor:
+                new = Tensor._make_subclass(nn.Parameter, new, needs_grad(t))  # as `nn.Parameter` does, which asks for more
+            elif isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=needs_grad(t))
             memo[id(t)] = new
     memo[id(memo)] = list(memo.values())
