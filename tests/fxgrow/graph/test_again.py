@@ -1,4 +1,5 @@
 """What a child has in common with its parent is taken from there, and is what running the child alone gives, bit for bit."""
+import itertools
 import random
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.errors import FxgrowError
-from fxgrow.graph import Again, Layers, Outputs, compiled_later, is_compiled, without_fast_path
+from fxgrow.graph import Again, Layers, Outputs, compiled_later, evaluating, is_compiled, without_fast_path
 from fxgrow.passes import Branch, Deepen, Kernel, Skip, SqueezeExcite, Widen
 
 
@@ -137,3 +138,15 @@ def test_code_is_made_when_it_is_run():
         late = fxgrow.transform(parent, x, step).model
     assert torch.equal(late(x), whole(x)) and is_compiled(late)
     assert fxgrow.verify(parent, late, x).ok
+
+
+def test_each_module_is_in_its_mode_behind_a_run():
+    gm = fxgrow.capture(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout()), torch.randn(2, 4))
+    for modes in itertools.product([True, False], repeat=3):
+        gm.train(modes[0])
+        for name, mode in zip(("1", "2"), modes[1:]):
+            gm.get_submodule(name).train(mode)
+        before = [m.training for m in gm.modules()]
+        with evaluating(gm):
+            assert not any(m.training for m in gm.modules())
+        assert [m.training for m in gm.modules()] == before
