@@ -376,9 +376,11 @@ def _clone_container(value, memo: dict[int, Any]):
     if kind is tuple:
         return value if SHARED.issuperset(map(type, value)) else tuple([_clone_value(v, memo) for v in value])
     new = memo[id(value)] = kind()
-    add: Callable = new.extend if kind is list else new.update
-    add(((k, _clone_value(v, memo)) for k, v in value.items()) if hasattr(value, "items")
-        else (_clone_value(v, memo) for v in value))
+    if isinstance(value, dict):
+        for key, held in value.items():
+            new[key] = memo[id(held)] if id(held) in memo else _clone_value(held, memo)
+    else:
+        (new.extend if kind is list else new.update)([_clone_value(v, memo) for v in value])
     return new
 
 
@@ -453,13 +455,15 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def named_tensors(model: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
     """Return each parameter and buffer once, with the first of its names, behind a prefix."""
     modules, before = modules_by_path(model), f"{prefix}." if prefix else ""
-    first: dict[tuple[str, int], tuple[str, Tensor]] = {}
+    found: list[tuple[str, Tensor]] = []
     for kind in ("_parameters", "_buffers"):
+        first: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in _held(modules, kind):
-            first.setdefault((kind, id(tensor)), (before + name, tensor))
-    return list(first.values())
+            first.setdefault(id(tensor), (before + name, tensor))
+        found += first.values()
+    return found
 
 
 def _held(modules: list[tuple[str, nn.Module]], kind: str) -> list[tuple[str, Tensor]]:
-    return [(f"{path}.{name}" if path else name, t) for path, module in modules
-            for name, t in getattr(module, kind).items() if t is not None]
+    held = [(path and f"{path}.", tensors) for path, module in modules if (tensors := getattr(module, kind))]
+    return [(prefix + name, t) for prefix, tensors in held for name, t in tensors.items() if t is not None]

@@ -84,12 +84,12 @@ class _SizeRunner(MetaRunner):
                 self.modules[path] = set_mode(meta_twin(self.modules[path]), False)
 
     def run_node(self, node: Node) -> Any:
-        """Run one node; what it reads of the network goes to the meta device."""
+        """Run one node; what it reads of the network goes to the meta device, and modes are those of evaluation."""
         value = super().run_node(node)
-        if node.op == "get_attr" and isinstance(value, Tensor):
-            with torch._C._DisableTorchDispatch():
-                return value.detach().to("meta")
-        return value
+        if node.op != "get_attr":
+            return value
+        with torch._C._DisableTorchDispatch():
+            return value.detach().to("meta") if isinstance(value, Tensor) else False
 
     def _stays(self, node: Node) -> bool:
         """Tell whether a node gives a tensor of which neither what it is made of nor what is asked of it has grown."""
