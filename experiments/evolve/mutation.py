@@ -29,12 +29,14 @@ from fxgrow.common import brief, did_you_mean
 from fxgrow.compare import TOLERANCE
 from fxgrow.cost import ForwardCounter
 from fxgrow.errors import CaptureError, FxgrowError, GrowthError, SelectionError
-from fxgrow.experiments.evolve.structure import graph_hash
+from fxgrow.experiments.evolve.structure import Hashes
 from fxgrow.experiments.settings import TrainError
 from fxgrow.graph import (
     LAYERS,
     Captured,
+    Layers,
     Outputs,
+    Shared,
     StructureCache,
     below,
     calls,
@@ -65,9 +67,19 @@ class Parent:
         return StructureCache(self.model)
 
     @functools.cached_property
+    def layers(self) -> Layers:
+        """Return its calls and layers, to find again in its children."""
+        return Layers(self.model)
+
+    @functools.cached_property
+    def hashes(self) -> Hashes:
+        """Return what hashes its children."""
+        return Hashes(self.model)
+
+    @functools.cached_property
     def outputs(self) -> Outputs:
         """Return what it computes for its inputs, to which its children are compared."""
-        return Outputs(self.model, self.inputs)
+        return Outputs(self.layers, self.inputs)
 
     @functools.cached_property
     def _counted(self) -> tuple[tuple[int, int], ForwardCounter]:
@@ -294,16 +306,17 @@ class Unwanted(Exception):
 
 def _checked(parent: Parent, grown: Grown, step: dict[str, Any], limits: Limits, known: Collection[str]) -> Child:
     tried = _kind_and_place(step)
-    structure = parent.led_to[tried] = graph_hash(grown.model)  # type: ignore[arg-type]
+    shared = Shared(parent.layers, grown.model)  # type: ignore[arg-type]
+    structure = parent.led_to[tried] = parent.hashes.of(shared.gm, shared)
     if structure in known:
         raise Unwanted("a network of this structure is there already")
-    parameters, flops = costs(grown.model, parent.inputs, parent.counter)  # type: ignore[arg-type]
+    parameters, flops = costs(shared.gm, parent.inputs, parent.counter, shared)
     reason = (_too_large("parameters", parameters, parent.costs[0], limits.growth, limits.parameters)
               or _too_large("FLOPs", flops, parent.costs[1], limits.growth, limits.flops))
     if reason:
         parent.led_to[tried] = ""
         raise Unwanted(reason)
-    error = gap(parent.outputs.own, parent.outputs.of(grown.model))  # type: ignore[arg-type]
+    error = gap(parent.outputs.own, parent.outputs.of(shared.gm, shared))
     if error > TOLERANCE.get(parent.inputs.dtype, 1e-4):
         raise Unwanted(f"not equal to its parent: relative error {error:.1e}")
     if limits.tied:
@@ -402,10 +415,12 @@ def gap(before: Tensor, after: Tensor) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def costs(model: GraphModule, inputs: Tensor, counter: ForwardCounter | None = None) -> tuple[int, int]:
+def costs(model: GraphModule, inputs: Tensor, counter: ForwardCounter | None = None,
+          shared: Shared | None = None) -> tuple[int, int]:
     """Return the parameters, and the FLOPs of a forward pass for one sample; a counter knows what its networks share."""
-    held = {id(p): p.numel() for _, m in modules_by_path(model) for p in m._parameters.values() if p is not None}
-    return sum(held.values()), (counter or ForwardCounter()).count(model, inputs[:1])
+    layers = [m for _, m in modules_by_path(model)] if shared is None else shared.layers.values()
+    held = {id(p): p.numel() for m in layers for p in m._parameters.values() if p is not None}
+    return sum(held.values()), (counter or ForwardCounter()).count(model, inputs[:1], shared)
 
 
 def latency(model: GraphModule, inputs: Tensor, repeats: int = 7) -> float:

@@ -4,49 +4,84 @@ N. Shervashidze et al., "Weisfeiler-Lehman Graph Kernels", JMLR 12, 2011. The di
 """
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
-from fxgrow.graph import title
+from fxgrow.graph import Shared, title
+
+ROUNDS = 4
+Edges = tuple[list[tuple[str, str]], list[tuple[str, str]]]  # labels of edges, and the nodes at their other ends
 
 
 def graph_hash(gm: GraphModule) -> str:
     """Return a hash of operations with their settings and of the shapes of parameters, but of no names and numbers."""
-    modules = dict(gm.named_modules(remove_duplicate=False))
-    rounds = _relabelled(gm, lambda node: _layer_or_call(gm, modules, node), 4, numbered=True)
-    return _digest(str(tuple(pair for labels in rounds for pair in sorted(Counter(labels.values()).items()))))
+    return Hashes(gm).own
+
+
+class Hashes:
+    """The hash of a network, and those of its children, of which only what is near something new is labelled anew."""
+
+    def __init__(self, gm: GraphModule):
+        self.first: dict[str, str] = {}  # labels by the nodes' names, at first and after each round
+        self.rounds: list[dict[str, str]] = [{} for _ in range(ROUNDS)]
+        self.edges: dict[str, Edges] = {}
+        self.own, self.first, self.edges, self.rounds = self._hash(gm, None)
+
+    def of(self, child: GraphModule, shared: Shared) -> str:
+        """Return what `graph_hash(child)` is, where it is known which calls the child shares with its parent."""
+        return self._hash(child, shared)[0]
+
+    def _hash(self, gm: GraphModule, shared: Shared | None) -> tuple[str, dict[str, str], dict[str, Edges],
+                                                                     list[dict[str, str]]]:
+        layers = dict(gm.named_modules(remove_duplicate=False)) if shared is None else shared.layers
+        twins = {} if shared is None else shared.twins
+        nodes = list(gm.graph.nodes)
+        edges = _edges(nodes, numbered=True)
+        first = {n.name: self.first[n.name] if n in twins else _layer_or_call(gm, layers, n) for n in nodes}
+        anew = {n for n, label in first.items() if self.first.get(n) != label or self.edges.get(n) != edges[n]}
+        labels, rounds = first, []
+        for known in self.rounds:
+            anew |= {other for name in anew for near in edges[name] for _, other in near}
+            labels = {name: _relabelled(name, labels, edges) if name in anew else known[name] for name in labels}
+            rounds.append(labels)
+        own = _digest(str(tuple(pair for held in rounds for pair in sorted(Counter(held.values()).items()))))
+        return own, first, edges, rounds
 
 
 def subtree_hashes(gm: GraphModule) -> list[str]:
     """Return a hash for each node and the operations that it reads, up to two steps back."""
-    rounds = list(_relabelled(gm, lambda node: ascii(title(gm, node)), 2, backwards=True))
-    return [labels[node] for node in gm.graph.nodes for labels in rounds]
+    nodes = list(gm.graph.nodes)
+    edges = _edges(nodes, backwards=True)
+    labels, rounds = {node.name: ascii(title(gm, node)) for node in nodes}, []
+    for _ in range(2):
+        labels = {name: _relabelled(name, labels, edges) for name in labels}
+        rounds.append(labels)
+    return [held[node.name] for node in nodes for held in rounds]
 
 
-def _relabelled(gm: GraphModule, label: Callable[[Node], str], rounds: int, *, numbered: bool = False,
-                backwards: bool = False) -> Iterator[dict[Node, str]]:
-    """Yield the labels of all nodes after each round, in which a node's label takes in those of its neighbours.
+def _edges(nodes: Sequence[Node], *, numbered: bool = False, backwards: bool = False) -> dict[str, Edges]:
+    """Return the edges of each node, those that begin there and those that end there, by the nodes' names.
 
     numbered: which argument an edge is counts as well. backwards: edges go against the data.
     """
-    nodes = list(gm.graph.nodes)
-    behind: dict[Node, list[tuple[str, Node]]] = {node: [] for node in nodes}
-    before: dict[Node, list[tuple[str, Node]]] = {node: [] for node in nodes}
+    edges: dict[str, Edges] = {node.name: ([], []) for node in nodes}
     for node in nodes:
         for position, read in enumerate(node.all_input_nodes):
-            start, end = (node, read) if backwards else (read, node)
-            behind[start].append((str(position) if numbered else "s_", end))
-            before[end].append((str(position) if numbered else "p_", start))
-    labels = {node: label(node) for node in nodes}
-    for _ in range(rounds):
-        labels = {node: _digest("".join([own, *sorted([edge + labels[other] for edge, other in behind[node]]),
-                                         *sorted([edge + labels[other] for edge, other in before[node]])]))
-                  for node, own in labels.items()}
-        yield labels
+            start, end = (node.name, read.name) if backwards else (read.name, node.name)
+            edges[start][0].append((str(position) if numbered else "s_", end))
+            edges[end][1].append((str(position) if numbered else "p_", start))
+    return edges
+
+
+def _relabelled(name: str, labels: Mapping[str, str], edges: Mapping[str, Edges]) -> str:
+    """Return the label of a node after a round, which takes in those of its neighbours."""
+    behind, before = edges[name]
+    return _digest("".join([labels[name], *sorted([edge + labels[other] for edge, other in behind]),
+                            *sorted([edge + labels[other] for edge, other in before])]))
 
 
 def _digest(text: str) -> str:

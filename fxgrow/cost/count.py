@@ -6,7 +6,7 @@ import contextlib
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -236,8 +236,9 @@ class CostRunner(NodeRunner):
     """Run the nodes that the model's mode needs, telling the meter where it is."""
     gradients = True
 
-    def __init__(self, meter: Meter, graph: Graph, root: nn.Module, inputs: tuple):
-        super().__init__((), root, inputs)
+    def __init__(self, meter: Meter, graph: Graph, root: nn.Module, inputs: tuple,
+                 modules: Mapping[str, nn.Module] | None = None):
+        super().__init__((), root, inputs, modules)
         self.meter = meter
         self.nodes: list[Node] = _needed(graph, self.modules)
 

@@ -2,7 +2,7 @@
 
 What lives here: what holds for any graph, whoever made it. What does not: how one is recorded (tracing) or grown (growth).
 """
-from fxgrow.graph.again import Again, Outputs, Ran, evaluating, same_form
+from fxgrow.graph.again import Again, Layers, Outputs, Shared, evaluating, same_form
 from fxgrow.graph.captured import Captured, is_captured, kept_attributes, values_kept
 from fxgrow.graph.cleanup import clean_trace, copy_nodes
 from fxgrow.graph.copies import copied_when_written, copy_of, is_same_memory
@@ -67,9 +67,9 @@ from fxgrow.graph.structure import StructureCache, form_of, layer_forms, remembe
 from fxgrow.graph.words import FAMILIES, MAKES, family, passes_on, settings, shape_of, title
 from fxgrow.graph.writes import IN_PLACE_OPERATORS, memory_of, values_and_writes, writes_in_place, written_argument
 
-__all__ = ["Again", "CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "MAKES",
-           "MetaRunner", "NodeRunner", "OWN", "Outputs", "Ran", "StructureCache", "TRANSIENT", "TRANSPOSED", "add_join",
-           "add_node", "alias_of", "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary",
+__all__ = ["Again", "CONSTANT", "CONVOLUTIONS", "Call", "Captured", "FAMILIES", "IN_PLACE_OPERATORS", "LAYERS", "Layers",
+           "MAKES", "MetaRunner", "NodeRunner", "OWN", "Outputs", "Shared", "StructureCache", "TRANSIENT", "TRANSPOSED",
+           "add_join", "add_node", "alias_of", "any_batch_size", "arguments_of", "as_call", "assemble", "below", "boundary",
            "branch_taken", "call_of", "calls", "clean_trace", "clone_graph", "clone_module", "clone_structure",
            "cloned_tensors", "compile_code", "compiled_later", "computes", "copied_when_written", "copy_nodes", "copy_of",
            "evaluating", "family", "faults_told", "find_module", "form_of", "hold", "home_of", "inside", "is_captured",

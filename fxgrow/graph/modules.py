@@ -4,7 +4,7 @@ import contextlib
 import copy
 import functools
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -51,9 +51,12 @@ def modules_by_path(root: nn.Module, every_name: bool = False) -> list[tuple[str
     return found
 
 
-def set_mode(root: nn.Module, training: bool) -> nn.Module:
-    """Call `train()` as the module has it; one that refuses it (of torch.export) is told by its flags."""
-    modules = [m for _, m in modules_by_path(root)]
+def set_mode(root: nn.Module, training: bool, modules: Sequence[nn.Module] | None = None) -> nn.Module:
+    """Call `train()` as the module has it; one that refuses it (of torch.export) is told by its flags.
+
+    modules: all that are in it, where they are known.
+    """
+    modules = [m for _, m in modules_by_path(root)] if modules is None else modules
     if not all(map(_follows, modules)):
         with contextlib.suppress(NotImplementedError):
             return root.train(training)
@@ -201,7 +204,9 @@ def cloned_tensors(module: nn.Module, tensor, needs_grad: Callable[[Tensor], boo
     for t in held:
         if id(t) not in memo:
             new = tensor(t)
-            if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
+            if type(t) is nn.Parameter and type(new) is Tensor:
+                new = Tensor._make_subclass(nn.Parameter, new, needs_grad(t))  # as `nn.Parameter` does, which asks for more
+            elif isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=needs_grad(t))
             memo[id(t)] = new
     memo[id(memo)] = list(memo.values())
@@ -375,9 +380,11 @@ def _clone_container(value, memo: dict[int, Any]):
     if kind is tuple:
         return value if SHARED.issuperset(map(type, value)) else tuple([_clone_value(v, memo) for v in value])
     new = memo[id(value)] = kind()
-    add: Callable = new.extend if kind is list else new.update
-    add(((k, _clone_value(v, memo)) for k, v in value.items()) if hasattr(value, "items")
-        else (_clone_value(v, memo) for v in value))
+    if isinstance(value, dict):
+        for key, held in value.items():
+            new[key] = memo[id(held)] if id(held) in memo else _clone_value(held, memo)
+    else:
+        (new.extend if kind is list else new.update)([_clone_value(v, memo) for v in value])
     return new
 
 
@@ -452,13 +459,15 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def named_tensors(model: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
     """Return each parameter and buffer once, with the first of its names, behind a prefix."""
     modules, before = modules_by_path(model), f"{prefix}." if prefix else ""
-    first: dict[tuple[str, int], tuple[str, Tensor]] = {}
+    found: list[tuple[str, Tensor]] = []
     for kind in ("_parameters", "_buffers"):
+        first: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in _held(modules, kind):
-            first.setdefault((kind, id(tensor)), (before + name, tensor))
-    return list(first.values())
+            first.setdefault(id(tensor), (before + name, tensor))
+        found += first.values()
+    return found
 
 
 def _held(modules: list[tuple[str, nn.Module]], kind: str) -> list[tuple[str, Tensor]]:
-    return [(f"{path}.{name}" if path else name, t) for path, module in modules
-            for name, t in getattr(module, kind).items() if t is not None]
+    held = [(path and f"{path}.", tensors) for path, module in modules if (tensors := getattr(module, kind))]
+    return [(prefix + name, t) for prefix, tensors in held for name, t in tensors.items() if t is not None]

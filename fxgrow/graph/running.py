@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -70,12 +70,14 @@ class NodeRunner:
         nodes: the nodes to run, each after those that it reads.
         root: the module whose layers and tensors the nodes name, usually on meta tensors.
         inputs: the values of the placeholders, in order.
+        modules: the modules of the root under each of their names, where these are known.
     """
     gradients = False  # whether autograd follows the run
 
-    def __init__(self, nodes: Iterable[Node], root: nn.Module, inputs: Iterable[Any] = ()):
+    def __init__(self, nodes: Iterable[Node], root: nn.Module, inputs: Iterable[Any] = (),
+                 modules: Mapping[str, nn.Module] | None = None):
         self.nodes, self.root, self.inputs = nodes, root, iter(inputs)
-        self.modules: dict[str, nn.Module] = dict(modules_by_path(root, every_name=True))
+        self.modules: dict[str, nn.Module] = dict(modules_by_path(root, every_name=True) if modules is None else modules)
         self.values: dict[Node, Any] = {}
 
     def run(self) -> dict[Node, Any]:

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from fxgrow.aten import Shapes, all_numbers_in, effects, tensors_in
 from fxgrow.axis import Atom, Value, atoms
 from fxgrow.common import Refusal
-from fxgrow.graph import MetaRunner, form_of, nested_shape, place_of
+from fxgrow.graph import MetaRunner, form_of, meta_twin, nested_shape, place_of, set_mode
 from fxgrow.rewrite.arguments import keep_old_numbers, write_sizes
 from fxgrow.rewrite.growth import GrownSizes
 from fxgrow.rewrite.numbers import Numbers
@@ -49,7 +49,8 @@ class _SizeRunner(MetaRunner):
     both_modes = True
 
     def __init__(self, gm: GraphModule, grown: GrownSizes):
-        super().__init__(gm, inputs=grown.tape.inputs)
+        super().__init__(gm, gm, grown.tape.inputs)
+        self.on_meta: set[str] = set()  # the layers that have run
         self.grown, self.watch = grown, _Watch()
         self.numbers = Numbers(self, grown)
         tape = grown.tape
@@ -65,6 +66,8 @@ class _SizeRunner(MetaRunner):
         if self._stays(node):
             self.as_before.add(node)
             return self.grown.tape.results[node.name]
+        if node.op == "call_module":
+            self._to_meta(str(node.target))
         if not node.meta.get("folded"):
             return self._resized(node)
         value, problem = self._attempt(node)
@@ -72,6 +75,21 @@ class _SizeRunner(MetaRunner):
             raise Refusal(f"copies cannot go through the batch: {problem}; class left unchanged", node.name,
                           [a for a in self.grown.sizes if a.size == 1])
         return value
+
+    def _to_meta(self, path: str) -> None:
+        """Let a layer run without data; most layers of a network need not run."""
+        if path not in self.on_meta:
+            self.on_meta.add(path)
+            with torch._C._DisableTorchDispatch():  # what is done here is none of the node's
+                self.modules[path] = set_mode(meta_twin(self.modules[path]), False)
+
+    def run_node(self, node: Node) -> Any:
+        """Run one node; what it reads of the network goes to the meta device, and modes are those of evaluation."""
+        value = super().run_node(node)
+        if node.op != "get_attr":
+            return value
+        with torch._C._DisableTorchDispatch():
+            return value.detach().to("meta") if isinstance(value, Tensor) else False
 
     def _stays(self, node: Node) -> bool:
         """Tell whether a node gives a tensor of which neither what it is made of nor what is asked of it has grown."""

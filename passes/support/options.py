@@ -50,7 +50,7 @@ def default_method(dtype: torch.dtype) -> typing.Literal["r2r", "net2net"]:
 def seeded(seed: int) -> Iterator[None]:
     """Let new layers draw their numbers from this seed; torch's global generator stays as it is."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
 
 

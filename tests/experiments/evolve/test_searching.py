@@ -8,11 +8,12 @@ import sqlite3
 
 import pytest
 import torch
+from random_nets import RandomNet, random_pass
 from torch import nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 import fxgrow
-from fxgrow.errors import ArchiveError
+from fxgrow.errors import ArchiveError, FxgrowError
 from fxgrow.experiments.data import DataError, as_data
 from fxgrow.experiments.evolve import (
     Limits,
@@ -37,8 +38,9 @@ from fxgrow.experiments.evolve.joint import family, train_jointly
 from fxgrow.experiments.evolve.mutation import build, describe, mutations_of
 from fxgrow.experiments.evolve.selection import SELECTIONS, front, nsga2, tournament
 from fxgrow.experiments.evolve.store import from_bytes, to_bytes
-from fxgrow.experiments.evolve.structure import subtree_hashes
+from fxgrow.experiments.evolve.structure import Hashes, subtree_hashes
 from fxgrow.experiments.settings import TrainError
+from fxgrow.graph import Layers, Shared
 from fxgrow.passes import Deepen, Kernel, Widen
 
 SMALL = {"model": "zoo:mlp:hidden=(8,8)", "data": "digits", "limit": 60, "first_steps": 4, "rounds": 2, "keep": 2,
@@ -177,6 +179,20 @@ def test_graph_hashes_are_those_of_searches_so_far():
     gm = fxgrow.capture(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(1, 2))
     assert graph_hash(gm) == "71baac362e8ca25508acd41a7f088d39"
     assert subtree_hashes(gm)[-2:] == ["665cd97b1a9a618151b8fb11778e1bf4", "a6f212636cf377db7e4a2adab93697f4"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_children_are_hashed_as_alone(seed):
+    rng, x = random.Random(seed), torch.randn(2, 3, 8, 8)
+    torch.manual_seed(seed)
+    parent = fxgrow.capture(RandomNet(seed), x)
+    layers, hashes = Layers(parent), Hashes(parent)
+    for _ in range(4):
+        try:
+            child = fxgrow.transform(parent, x, random_pass(rng, parent)).model
+        except FxgrowError:
+            continue
+        assert hashes.of(child, Shared(layers, child)) == graph_hash(child) != hashes.own == graph_hash(parent)
 
 
 def test_graph_hashes_see_settings_and_numbers_in_calls():

@@ -9,7 +9,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.cost import ForwardCounter
-from fxgrow.errors import FxgrowError
+from fxgrow.errors import CaptureError, FxgrowError
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -52,3 +52,20 @@ def test_layers_types_and_calls_that_differ_are_told_apart():
             assert counter.count(gm, inputs) == fxgrow.count_flops(gm, inputs).forward
             gm = fxgrow.capture(nn.Sequential(net, nn.Identity()) if len(inputs) == 1 else net, inputs)
             assert counter.count(gm, inputs) == fxgrow.count_flops(gm, inputs).forward
+
+
+def test_nothing_is_watched_behind_a_network_that_does_not_run():
+    x = torch.randn(2, 4)
+    gm = fxgrow.capture(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), x)
+    counter, expected = ForwardCounter(), fxgrow.count_flops(gm, x).forward
+    assert counter.count(gm, x) == expected
+    wrong = fxgrow.transform(gm, x, []).model
+    wrong.get_submodule("0").weight = nn.Parameter(torch.randn(5, 4))  # so that the last layer does not fit
+    wrong.get_submodule("0").bias = None
+    hooks = nn.modules.module._global_forward_hooks
+    before = torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled(), len(hooks)
+    with pytest.raises(CaptureError, match="cannot run"):
+        counter.count(wrong, x)
+    assert (torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled(), len(hooks)) == before
+    assert torch._C._len_torch_function_stack() == 0
+    assert torch._C._len_torch_dispatch_stack() == 0 and counter.count(gm, x) == expected

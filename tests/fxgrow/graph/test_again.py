@@ -1,4 +1,5 @@
 """What a child has in common with its parent is taken from there, and is what running the child alone gives, bit for bit."""
+import itertools
 import random
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.errors import FxgrowError
-from fxgrow.graph import Again, Outputs, compiled_later, is_compiled, without_fast_path
+from fxgrow.graph import Again, Layers, Outputs, compiled_later, evaluating, is_compiled, without_fast_path
 from fxgrow.passes import Branch, Deepen, Kernel, Skip, SqueezeExcite, Widen
 
 
@@ -40,7 +41,7 @@ def test_children_give_what_they_give_alone(seed):
     rng, x = random.Random(seed), torch.randn(2, 3, 8, 8)
     torch.manual_seed(seed)
     parent = fxgrow.capture(shake(RandomNet(seed), seed).train(seed % 2 == 0), x)
-    outputs = Outputs(parent, x)
+    outputs = Outputs(Layers(parent), x)
     assert torch.equal(outputs.own, alone(parent, x))
     for _ in range(3):
         try:
@@ -76,7 +77,7 @@ class Net(nn.Module):
 def test_what_is_written_to_later_is_made_anew(step):
     x = torch.randn(2, 3, 8, 8)
     parent = fxgrow.capture(shake(Net()), x)
-    outputs = Outputs(parent, x)
+    outputs = Outputs(Layers(parent), x)
     child = fxgrow.transform(parent, x, step).model
     for _ in range(2):  # nothing of the parent's was written to
         assert torch.equal(outputs.of(child), alone(child, x)) and torch.equal(outputs.of(parent), outputs.own)
@@ -85,7 +86,7 @@ def test_what_is_written_to_later_is_made_anew(step):
 def test_a_child_that_writes_to_its_parents_values_is_run_alone():
     x = torch.randn(2, 4)
     parent = fxgrow.capture(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), x)
-    outputs = Outputs(parent, x)
+    outputs = Outputs(Layers(parent), x)
     child = fxgrow.transform(parent, x, []).model
     tanh = next(n for n in child.graph.nodes if n.name == "_1")
     with child.graph.inserting_before(tanh):
@@ -99,7 +100,7 @@ def test_a_child_that_writes_to_its_parents_values_is_run_alone():
 def test_only_what_is_something_else_is_run(monkeypatch):
     x = torch.randn(2, 4)
     parent = fxgrow.capture(nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(4, 4), nn.Tanh())]), x)
-    outputs, names = Outputs(parent, x), ran(monkeypatch)
+    outputs, names = Outputs(Layers(parent), x), ran(monkeypatch)
     assert torch.equal(outputs.of(parent), outputs.own) and not names
     child = fxgrow.transform(parent, x, []).model  # whose tensors are its parent's
     child.get_submodule("6").bias = nn.Parameter(torch.ones(4))
@@ -114,7 +115,7 @@ def test_arguments_are_told_apart():
 
     x = torch.randn(3, 5)
     parent = fxgrow.capture(Two(), x)
-    outputs = Outputs(parent, x)
+    outputs = Outputs(Layers(parent), x)
     changes = [lambda n: n["sub"].update_kwarg("alpha", 3), lambda n: n["sub_1"].update_arg(1, n["cos"]),
                lambda n: n["sub_1"].update_arg(0, n["cos"]), lambda n: setattr(n["sin"], "target", torch.tan)]
     for change in changes:
@@ -137,3 +138,15 @@ def test_code_is_made_when_it_is_run():
         late = fxgrow.transform(parent, x, step).model
     assert torch.equal(late(x), whole(x)) and is_compiled(late)
     assert fxgrow.verify(parent, late, x).ok
+
+
+def test_each_module_is_in_its_mode_behind_a_run():
+    gm = fxgrow.capture(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout()), torch.randn(2, 4))
+    for modes in itertools.product([True, False], repeat=3):
+        gm.train(modes[0])
+        for name, mode in zip(("1", "2"), modes[1:]):
+            gm.get_submodule(name).train(mode)
+        before = [m.training for m in gm.modules()]
+        with evaluating(gm):
+            assert not any(m.training for m in gm.modules())
+        assert [m.training for m in gm.modules()] == before
