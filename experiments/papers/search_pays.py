@@ -5,8 +5,9 @@ mutations drawn by what they have gained per FLOP, the worse half of a round dro
 estimated anew; `tuned, inherited` trains each child alone, and goes on with its optimizer's moments; `tuned, hypernetwork`
 has its new numbers given.
 
-`fxgrow experiment evolution-cifar10`: the report's comparison on its own data. Each child trains alone, and searches differ
-in how they choose alone; beside them are the report's own search, and wider networks from scratch for the whole budget.
+`fxgrow experiment evolution-cifar10`: the report's comparison on its own data. Each child trains alone, under one schedule
+of the rate for the whole search, and searches differ in how they choose alone; beside them are wider networks from scratch
+for the whole budget.
 """
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,14 +21,22 @@ from fxgrow.experiments.papers.search_tables import APART, BASE
 PAYS, CIFAR10 = "evolution-pays", "evolution-cifar10"
 TUNED = {"selection": "best", "adapt": True, "rungs": 2, "statistics": 8}
 INHERITED = {"weights": "inherit", "momentum": "inherit", "statistics": 8}
+ONE_RATE = {"weights": "inherit", "momentum": "inherit", "statistics": 8, "anneal": "last", "average": 0.5}
+METHOD = ["r2r", "netmorph"]
+LARGER = [{"pass": "widen", "weight": 4, "places": "network", "factor": [1.25, 1.5, 2.0], "method": METHOD},
+          {"pass": "widen", "weight": 3, "factor": [1.5, 2.0], "method": METHOD},
+          {"pass": "deepen", "weight": 2, "method": METHOD},
+          {"pass": "kernel", "weight": 0.5, "size": [5]},
+          {"pass": "branch", "weight": 0.5, "join": ["sum"], "method": ["r2r"]},
+          {"pass": "se", "weight": 0.5, "reduction": [4]}]
 SEARCHES: dict[str, dict[str, dict[str, Any]]] = {
     PAYS: {"best": {}, "tuned": TUNED, "random": {}, "tuned, inherited": {**TUNED, **INHERITED},
            "tuned, hypernetwork": {**TUNED, "init": "hypernetwork"}, "diverse": {}},
-    CIFAR10: {"tuned": {**TUNED, **INHERITED}, "tuned, diverse": {**TUNED, **INHERITED, "selection": "diverse"},
-              "random": INHERITED, "best, shared": {"selection": "best"}}}
+    CIFAR10: {"tuned": {"selection": "best", "adapt": True, **ONE_RATE}, "random": ONE_RATE}}
 SMOKE, PAPER = SearchSizes(20, 2, 2, 24, share=0.5, largest=2.5), SearchSizes(5000, 3, 10, 5000)
 SIZES = {PAYS: {"smoke": SMOKE, "small": SearchSizes(300, 2, 4, 300, share=0.65, largest=3.0), "paper": PAPER},
-         CIFAR10: {"smoke": SMOKE, "small": SearchSizes(700, 3, 5, 300, share=0.5, largest=5.0), "paper": PAPER}}
+         CIFAR10: {"smoke": replace(SMOKE, fall=0.2), "paper": PAPER,
+                   "small": SearchSizes(1500, 1, 3, 1200, share=0.2, largest=4.0, growth=4.0, fall=0.2)}}
 WIDER = {f"{times} times as wide": f"{NETWORK} x {times}" for times in ("1.4", "2", "2.8")}
 
 
@@ -48,6 +57,11 @@ class Paying(Comparison):
     def how(self, arm: Arm) -> dict[str, Any]:
         """Return the settings by which the arm's search differs from the others."""
         return {**super().how(arm), **self.searches[arm.name]}
+
+    @property
+    def mutations(self) -> list[dict[str, Any]]:
+        """Return what the searches draw from."""
+        return LARGER if self.experiment == CIFAR10 else super().mutations
 
     def identity(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Return what tells a run from any other."""
@@ -73,9 +87,10 @@ def _sizes(image: str, sequence: str, *widths: str) -> dict[str, Network]:
 
 CIFAR10_SCALES = {
     "smoke": replace(SCALES["smoke"], networks=_sizes(*["mlp:hidden=({0},{0})"] * 2, "8", "11", "16", "23")),
-    "small": Scale(_sizes("net2net_conv:r={}", "resnet1d:r={}", "2**-3.5", "2**-3", "2**-2.5", "2**-2"),
-                   {**TRAINING, "batch_size": 64, "channels_last": True, "steps": 7000, "eval_every": 700}, data="cifar10",
-                   validation=0.05),
+    "small": Scale(_sizes("cifar_resnet10:r={}", "resnet1d:r={}", "2**-3", "2**-2.5", "2**-2", "2**-1.5"),
+                   {"batch_size": 64, "lr": 0.05, "schedule": "wsd", "warmup": 100, "weight_decay": 5e-4,
+                    "norm_statistics": "always", "channels_last": True, "steps": 21_729, "eval_every": 2173}, data="cifar10",
+                   validation=0.1),
     "paper": replace(SCALES["paper"], networks=_sizes("residual3:r={}", "resnet1d:r={}", "1", "2**0.5", "2", "2**1.5"))}
 
 register(Experiment(

@@ -4,11 +4,12 @@ The budget is what training the base network for the scale's `steps` takes. Ever
 networks, to within a training step of each of the last. A search spends a part (`SearchSizes.share`), and the rest on what
 it has found: on its best network alone, or in equal parts on an ensemble. The test part decides nothing.
 """
+import copy
 import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ class SearchSizes:
     """Sizes by which a search spends the budget, named as in `SearchConfig` where that has them.
 
     No round begins behind a `share` of the budget. `members` are of an ensemble. A network has at most `largest` times the
-    base network's FLOPs, so that a round that begins ends in the budget.
+    base network's FLOPs, so that a round that begins ends in the budget. With a `fall`, what is left is spent on the best
+    network alone: its rate falls over this share of that once for each member, which is the network as it is then.
     """
     first_steps: int
     keep: int
@@ -48,6 +50,7 @@ class SearchSizes:
     largest: float = 6.0
     weights: Literal["inherit", "share"] = "share"
     growth: float = 2.0
+    fall: float = 0.0
 
 
 SIZES = {"smoke": SearchSizes(20, 2, 2, 24, share=0.5, largest=2.5),
@@ -62,6 +65,13 @@ class _Rows(Watcher):
 
     def evaluated(self, trainer: TrainingState, row: dict[str, Any]) -> None:
         self.rows.append({**row, "test_accuracy": trainer.evaluate(trainer.data.test)[1]})
+
+
+class Ended(NamedTuple):
+    """A network that was trained on, and what that took."""
+    model: nn.Module
+    steps: int
+    flops: int
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,7 @@ class Comparison(Setup):
         """
         data, steps = self.load(seed), int(flops // self.cost(model, seed))
         config = replace(self.config(arm, data, mixed(seed, place) % 2 ** 31), steps=max(steps, 1),
-                         eval_every=max(1, -(-steps // self.points)), **changes)
+                         **{"eval_every": max(1, -(-steps // self.points)), **changes})
         trainer = Trainer(model, data, config, watchers=watchers)
         try:
             if steps:
@@ -211,7 +221,7 @@ class Comparison(Setup):
         return {**outcome, "teacher_flops": searched["flops"]}, model
 
     def _searched(self, arm: Arm, seed: int, watchers: Sequence[Watcher]) -> ArmResult:
-        """Search, and spend the rest of the budget in both ways."""
+        """Search, and spend the rest of the budget on what was found."""
         data, budget = self.load(seed), self.budget(seed)
         result = evolve.search(self.searching(arm, seed), self.running(arm, seed))
         spent = sum(s.spent for s in result.evaluations)
@@ -220,19 +230,37 @@ class Comparison(Setup):
             part = f"{spent / budget:.0%}"
             raise ExperimentError(f"arm {arm.key}: its search has spent {part} of the budget: make rounds shorter")
         chosen = evolve.best(evolve.last_states(result.evaluations), 1, random.Random())[0]
-        alone = self.train(result.model(chosen), arm, seed, budget - spent, 0, watchers, **later)
-        choose = evolve.diverse if arm.name == "diverse" else evolve.best
-        members = choose([s for s in result.population if s.archive], self.sizes.members, random.Random())
-        several = [self.train(result.model(s), arm, seed, (budget - spent) / len(members), i, **later)
-                   for i, s in enumerate(members)]
-        ensemble = {**together([t.model for t in several], data, seed), "flops": spent + sum(t.flops for t in several)}
+        ending = self._falling if self.sizes.fall else self._both_ways
+        alone, several = ending(result, chosen, arm, seed, budget - spent, watchers, later)
+        ensemble = {**together([e.model for e in several], data, seed), "flops": spent + sum(e.flops for e in several)}
         end = _tested(alone.model, data)
-        last = {"step": sum(s.steps for s in result.evaluations) + alone.step, "flops": spent + alone.flops,
+        last = {"step": sum(s.steps for s in result.evaluations) + alone.steps, "flops": spent + alone.flops,
                 "val_accuracy": evolve.evaluate(alone.model, data.validation)[0], "test_accuracy": end["test"]["accuracy"],
                 "train_loss": None, "event": ""}
         return {"rows": [*curve(result, data, budget, self.points), last], **end, "flops": last["flops"], "searched": spent,
                 "rounds": max(s.round for s in result.evaluations), "networks": len({s.number for s in result.evaluations}),
                 "ensemble": ensemble}, alone.model
+
+    def _both_ways(self, result: evolve.SearchResult, chosen: evolve.Scored, arm: Arm, seed: int, left: float,
+                   watchers: Sequence[Watcher], changes: Mapping[str, Any]) -> tuple[Ended, list[Ended]]:
+        """Spend what is left on the best network alone, and again in equal parts on several of the last population."""
+        choose = evolve.diverse if arm.name == "diverse" else evolve.best
+        members = choose([s for s in result.population if s.archive], self.sizes.members, random.Random())
+        alone = self.train(result.model(chosen), arm, seed, left, 0, watchers, **changes)
+        several = [self.train(result.model(s), arm, seed, left / len(members), i, **changes) for i, s in enumerate(members)]
+        return Ended(alone.model, alone.step, alone.flops), [Ended(t.model, t.step, t.flops) for t in several]
+
+    def _falling(self, result: evolve.SearchResult, chosen: evolve.Scored, arm: Arm, seed: int, left: float,
+                 watchers: Sequence[Watcher], changes: Mapping[str, Any]) -> tuple[Ended, list[Ended]]:
+        """Spend what is left on the best network, and keep it each time its rate has fallen (arXiv:1704.00109)."""
+        model, fall, ended = result.model(chosen), self.sizes.fall, []
+        for i in range(self.sizes.members):
+            part = fall if i else 1 - fall * (self.sizes.members - 1)
+            trainer = self.train(model, arm, seed, left * part, i, watchers,
+                                 **{**changes, "schedule": "wsd", "decay": fall / part})
+            model = trainer.model
+            ended.append(Ended(copy.deepcopy(model), trainer.step, trainer.flops))
+        return Ended(ended[-1].model, sum(e.steps for e in ended), sum(e.flops for e in ended)), ended
 
     def conclude(self, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
         """Return the table of networks and ensembles, differences from the base network, and the figure's name."""

@@ -17,6 +17,7 @@ from fxgrow.experiments.papers import ExperimentError, finished, get_experiment,
 from fxgrow.experiments.papers.running import untrained
 from fxgrow.experiments.papers.search_runs import NETWORK, SCRATCH, SELECTIONS, SIZES, Comparison, curve, together
 from fxgrow.experiments.papers.search_tables import APART, BASE, WAYS, table, verdicts
+from fxgrow.experiments.train import Trainer
 
 
 def setup(folder, **changes) -> Comparison:
@@ -79,9 +80,28 @@ def test_wider_networks_are_trained_for_the_budget_and_searches_differ_in_their_
         assert "how" not in made.identity(arm, 0)
     found = run(made, "1.4 times as wide")
     assert budget - costs[0] < found["flops"] <= budget and "ensemble" not in found
-    tuned, other, chance = (made.searching(made.declared.arm(name), 0) for name in ("tuned", "tuned, diverse", "random"))
-    assert replace(tuned, selection="diverse") == other
-    assert replace(tuned, selection="random", adapt=False, rungs=1) == chance
+    tuned, chance = (made.searching(made.declared.arm(name), 0) for name in ("tuned", "random"))
+    assert replace(tuned, selection="random", adapt=False) == chance
+
+
+def test_what_a_search_has_found_goes_on_at_the_rate_that_it_had_and_is_kept_each_time_that_falls(tmp_path, monkeypatch):
+    made, trained = search_pays.Paying("evolution-cifar10", "smoke", tmp_path, "digits"), []
+
+    class Kept(Trainer):
+        def fit(self):
+            super().fit()
+            trained.append(self)
+
+    monkeypatch.setattr(search_runs, "Trainer", Kept)
+    found = run(made, "tuned")
+    assert [(t.config.schedule, t.config.warmup) for t in trained] == [("wsd", 0.0)] * 3
+    left, falls = made.budget(0) - found["searched"], [t.config.decay * t.total for t in trained]
+    assert all(fall == pytest.approx(0.2 * left / made.cost(trained[-1].model, 0), abs=1) for fall in falls)
+    spent = sum(t.flops for t in trained)
+    assert left - 3.5 * made.cost(trained[-1].model, 0) < spent <= left
+    assert found["flops"] == found["ensemble"]["flops"] == found["searched"] + spent
+    assert found["ensemble"]["members"][-1] == found["test"]["accuracy"]
+    assert len(found["ensemble"]["members"]) == 3 and found["ensemble"]["parameters"] == 3 * found["parameters"]
 
 
 def test_the_search_starts_as_the_base_arm_does_on_the_same_data(tmp_path):
