@@ -45,8 +45,11 @@ def searched(path: Path) -> Bars:
     return [(arm, [right - base[seed] for seed, right in found.items()]) for arm, found in by_arm.items()]
 
 
-PANELS = (("Language models, deeper", "bits per byte ahead of the best size from scratch", grown, "pays-depth.json"),
-          ("Language models, wider", "bits per byte ahead of the best size from scratch", grown, "pays-width-text.json"),
+AHEAD = "{} ahead of the best size from scratch"
+PANELS = (("Language models, deeper", AHEAD.format("bits per byte"), grown, "pays-depth.json"),
+          ("Language models, wider", AHEAD.format("bits per byte"), grown, "pays-width-text.json"),
+          ("Residual networks on CIFAR-10, wider", AHEAD.format("accuracy"), grown, "pays-width.json"),
+          ("Vision transformers on CIFAR-10, deeper", AHEAD.format("accuracy"), grown, "pays-depth-images.json"),
           ("Searches, where the base network has stopped to gain", "points above the base network", searched,
            "evolve-pays.json"))
 

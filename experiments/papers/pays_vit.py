@@ -4,7 +4,7 @@ The ways are those of language models. At the small scale patches are of 8 x 8 p
 """
 from fxgrow.experiments.papers.declaration import Network, Scale
 from fxgrow.experiments.papers.front import Front, Size, Step, Way, halved, register_front
-from fxgrow.experiments.papers.pays_language import BOTH, LAST, METHODS, to_eight, twice
+from fxgrow.experiments.papers.pays_language import BOTH, LAST, METHODS, to, to_eight, twice
 
 SETTINGS = {"batch_size": 64, "optimizer": "adamw", "beta2": 0.99, "weight_decay": 0.05, "clip": 1.0, "warmup": 200,
             "checkpoint_every": 500}
@@ -18,7 +18,8 @@ def vit(width: int, depth: int, heads: int, patch: int) -> Network:
 SMALL = Front(
     sizes={f"depth {d}": Size(vit(64, d, 2, 8), lr=2e-3, budgets=(d // 2, LAST)) for d in (1, 2, 4)},
     budgets=halved(8e12, LAST + 1), rates=(1e-3, 2e-3, 4e-3), rates_at=4, held_out=10_000,
-    ways=tuple(twice(name, method, 0.4, 0.7, BOTH) for name, method in METHODS.items()))
+    ways=(*(twice(name, method, 0.4, 0.7, BOTH) for name, method in METHODS.items()),
+          *(to(2, name, 0.45, METHODS[name], BOTH) for name in ("copies", "netmorph"))))
 SMOKE = Front(
     sizes={f"depth {d}": Size(vit(8, d, 1, 4), lr=2e-3) for d in (1, 2)}, budgets=halved(2e8, 2), rates=(2e-3,), rates_at=0,
     ways=(Way("r2r", "depth 1", (Step(0.25, "deepen where=blocks.* method=r2r", "depth 2"),), 1, ((1, "updates"),)),),

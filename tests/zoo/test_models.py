@@ -63,6 +63,7 @@ def test_counts_by_hand():
     assert parameters(create_model("cifar_resnet10", r=0.5)) == (
         49 * 3 * 32 + 64 + 2 * block(32, 32) + block(32, 64) + block(64, 64) + 65 * 10)
     assert parameters(create_model("cifar_resnet18", stem=3)) == 1_423_178 - (49 - 9) * 3 * 64
+    assert parameters(create_model("cifar_resnet10", blocks=4)) == 1_423_178
 
 
 @pytest.mark.thinned(2)
