@@ -36,7 +36,8 @@ def once(name: str, method: str, at: float) -> Way:
     return Way(f"2 to 4, {name} at {at:.0%}", "2 blocks", (step,), LAST, BOTH)
 
 
-WAYS = (*(twice(name, method, 0.4, 0.7) for name, method in METHODS.items()), twice("copies", "copy", 0.5, 0.75),
+WAYS = (*(twice(name, method, 0.4, 0.7) for name, method in METHODS.items()),
+        *(twice(name, METHODS[name], 0.5, 0.75) for name in ("copies", "netmorph")),
         *(once(name, method, 0.5) for name, method in METHODS.items()))
 SMALL = Front(sizes=sizes(2 ** -2, 7), budgets=halved(8e12, LAST + 1), rates=(0.05, 0.1, 0.2), rates_at=2, held_out=10_000,
               ways=WAYS)
