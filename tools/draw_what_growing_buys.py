@@ -49,6 +49,7 @@ AHEAD = "{} ahead of the best size from scratch"
 PANELS = (("Language models, deeper", AHEAD.format("bits per byte"), grown, "pays-depth.json"),
           ("Language models, wider", AHEAD.format("bits per byte"), grown, "pays-width-text.json"),
           ("Residual networks on CIFAR-10, wider", AHEAD.format("accuracy"), grown, "pays-width.json"),
+          ("Residual networks on CIFAR-10, deeper", AHEAD.format("accuracy"), grown, "pays-depth-residual.json"),
           ("Vision transformers on CIFAR-10, deeper", AHEAD.format("accuracy"), grown, "pays-depth-images.json"),
           ("Searches, where the base network has stopped to gain", "points above the base network", searched,
            "evolve-pays.json"))

@@ -168,7 +168,8 @@ def test_the_command_runs_reports_and_draws_again(setup, tmp_path):
 
 
 @pytest.mark.parametrize("name, file", [("pays-depth", "does-it-pay"), ("pays-width-text", "does-it-pay"),
-                                        ("pays-width", "experiments"), ("pays-depth-images", "experiments")])
+                                        ("pays-width", "experiments"), ("pays-depth-images", "experiments"),
+                                        ("pays-depth-residual", "experiments")])
 def test_the_page_shows_the_results_that_are_kept(name, file):
     docs = Path(__file__).parents[3] / "docs"
     kept = Compared(json.loads((docs / "data" / f"{name}.json").read_text()))
