@@ -51,7 +51,7 @@ def _two_stages(blocks: int, num_classes: int, in_channels: int, size: int, r: f
 @register(input_shape=(3, 32, 32), parameters=684_362)
 def cifar_resnet10(num_classes: int = 10, in_channels: int = 3, size: int = 32, r: float = 1.0, stem: int = 7,
                    blocks: int = 2) -> nn.Module:
-    """ResNetCifar-10(r) of R2R's paper: ten layers with weights on the longest way, or as many as these blocks of a stage have."""
+    """ResNetCifar-10(r) of R2R's paper: ten layers with weights on the longest way, with two `blocks` in each stage."""
     return _two_stages(blocks, num_classes, in_channels, size, r, stem)
 
 

@@ -19,8 +19,8 @@ def residual(blocks: int, r: float, stem: int) -> Network:
 
 def sizes(r: float, stem: int) -> dict[str, Size]:
     """Return the depths, by the number of blocks of a stage."""
-    return {f"{blocks} blocks": Size(residual(blocks, r, stem), 0.1 if blocks == 2 else 0.05, budgets=(blocks // 2 - 1, LAST))
-            for blocks in (2, 4, 7)}
+    return {f"{blocks} blocks": Size(residual(blocks, r, stem), lr, budgets=(first, LAST))
+            for blocks, lr, first in ((2, 0.1, 0), (4, 0.05, 1), (7, 0.05, 2))}
 
 
 def twice(name: str, method: str, first: float, second: float) -> Way:
@@ -45,7 +45,8 @@ SMOKE = Front(
     sizes={f"{blocks} blocks": Size(residual(blocks, 2 ** -5, 7), 0.05) for blocks in (2, 4)}, budgets=halved(2e8, 2),
     ways=(Way("r2r", "2 blocks", (Step(0.25, "deepen where=stages.*.1 times=2 method=r2r", "4 blocks"),), 1,
               ((1, "updates"),)),), held_out=8)
-PAPER = Front(sizes=sizes(0.5, 3), budgets=halved(2e15, LAST + 1), rates=(0.05, 0.1, 0.2), rates_at=1, held_out=10_000, ways=WAYS)
+PAPER = Front(sizes=sizes(0.5, 3), budgets=halved(2e15, LAST + 1), rates=(0.05, 0.1, 0.2), rates_at=1, held_out=10_000,
+              ways=WAYS)
 
 register_front(
     "pays-depth-residual", "Residual networks that grow in depth, against every depth from scratch",
