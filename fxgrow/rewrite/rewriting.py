@@ -67,7 +67,9 @@ def record_of(tape: Tape, growths: Sequence[Growth], step: dict) -> GrowthRecord
     """Return the record of growths: index maps, new positions and scales of every parameter that they change."""
     record = GrowthRecord(lineage=[step])
     scales, maps_of = scalings(growths), IndexMaps(growths)
-    for name, dims in {**dict.fromkeys(scales, {}), **contents_by_tensor(growths)}.items():
+    changed = {**dict.fromkeys(scales, {}), **contents_by_tensor(growths)}
+    for name in filter(changed.__contains__, tape.params):  # in this order, since sets of names have another in each process
+        dims = changed[name]
         maps: list[tuple] = [(None, None, None)] * len(tape.params[name].axes)
         for dim, contents in dims.items():
             maps[dim] = maps_of.of(tape.params[name].axes[dim], contents)

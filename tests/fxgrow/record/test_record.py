@@ -90,3 +90,10 @@ def test_tied_weights_are_one_tensor_under_any_name():
     assert size({*model.parameters(), *child.parameters()}) == size(grown.model.parameters())
     assert fxgrow.verify(model, child, x).ok and fxgrow.untie(child).a.weight.shape == (6, 3)
     assert size(fxgrow.untie(child).parameters()) == size(grown.model.parameters())
+
+
+@pytest.mark.parametrize("method", ["r2r", "net2net", "netmorph"])
+def test_parameters_are_in_one_order_in_every_process(method):
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    found = fxgrow.transform(model, torch.randn(2, 4), Widen(factor=2, method=method, seed=0)).record.parameters
+    assert list(found) == [name for name in model.state_dict() if name in found]
