@@ -26,7 +26,7 @@ class Trace(Watching):
         self.reads: dict[tuple[str, str], Val] = {}  # (node, an input of it): the input when the node ran
         self.gives: dict[str, Val] = {}  # node name: its value when it ran
         self.below: dict[str, list[Node]] = {}  # every path: the nodes that call, read or are code of what is below it
-        self.made: dict[str, list[Val]] = {}  # node name: the results of the ATen ops in it, in order
+        self.made: dict[str, list[Val]] = {}  # node name: the results of the ATen ops in it, in order, but empty memory
         self.inside: list[Val] = []  # those of the node that runs
         self.place = ""
         self.graph: Graph | None = None  # whose nodes these are
@@ -75,7 +75,9 @@ class Trace(Watching):
             if isinstance(tensor, Tensor):
                 val = Val(**op, tensor=tensor, at=at)
                 val.range = range_of(val)
-                self.inside.append(self.keep(tensor, val))
+                self.keep(tensor, val)
+                if name != "empty":  # which batch norms ask for, or not, for the same result
+                    self.inside.append(val)
         return out
 
 
