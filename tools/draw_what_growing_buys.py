@@ -3,7 +3,8 @@
     python tools/draw_what_growing_buys.py [--out docs/img/what-growing-buys.png]
 
 A bar is how far a way of growing is ahead of the best size from scratch for as many FLOPs, or a search of the base network:
-the mean over seeds, with their standard deviation where there are several. Grey is the base network otherwise.
+the mean over seeds, with their standard deviation where there are several.
+Grey is what did not grow: the base network otherwise, or a wider one.
 """
 import argparse
 import json
@@ -52,7 +53,9 @@ PANELS = (("Language models, deeper", AHEAD.format("bits per byte"), grown, "pay
           ("Residual networks on CIFAR-10, deeper", AHEAD.format("accuracy"), grown, "pays-depth-residual.json"),
           ("Vision transformers on CIFAR-10, deeper", AHEAD.format("accuracy"), grown, "pays-depth-images.json"),
           ("Searches, where the base network has stopped to gain", "points above the base network", searched,
-           "evolve-pays.json"))
+           "evolve-pays.json"),
+          ("Searches on CIFAR-10, likewise", "points above the base network", searched,
+           "evolve-cifar10.json"))
 
 
 def main() -> None:
@@ -66,13 +69,15 @@ def main() -> None:
     for axis, (title, unit, bars) in zip(axes, panels):
         means = [statistics.fmean(gains) for _, gains in bars]
         errors = [statistics.stdev(gains) if len(gains) > 1 else 0.0 for _, gains in bars]
-        colours = [NEITHER if name.startswith(BASE) else PAYS if m > 0 else LOSES for (name, _), m in zip(bars, means)]
+        colours = [NEITHER if name.startswith(BASE) or name.endswith("as wide") else PAYS if m > 0 else LOSES
+                   for (name, _), m in zip(bars, means)]
         axis.barh(range(len(bars)), means, xerr=errors, color=colours, ecolor="black")
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(bars)), [f"{name} ({len(gains)} seed{'s' * (len(gains) > 1)})" for name, gains in bars])
         axis.set_title(title, loc="left", fontsize="medium")
         axis.set_xlabel(unit)
         axis.grid(axis="x", alpha=0.3)
+        axis.locator_params(axis="x", nbins=6)
     figure.savefig(arguments.out, dpi=110)
     print(arguments.out)
 
