@@ -58,6 +58,8 @@ def test_copies_are_made_at_once_elsewhere():
         pass
     assert not is_same_memory(tensor, copy_of(tensor))
     assert not is_same_memory(tensor.to("meta"), copy_of(tensor.to("meta")))
+    with copied_when_written():
+        assert not is_same_memory(tensor.to_sparse(), copy_of(tensor.to_sparse()))  # no storage
 
 
 class Perceptron(nn.Module):
