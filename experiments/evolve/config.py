@@ -170,10 +170,10 @@ class SearchConfig(Settings):
 
     def trainer(self, steps: int, seed: int, round: int = 1) -> TrainConfig:
         """Return the settings of one training in a round."""
-        restarts = self.anneal == "each" or self.selection == "hill"
-        settings = {"schedule": "constant" if restarts and self.selection != "hill" else "cosine", **self.train}
-        if not restarts and round:
-            settings["warmup"] = 0.0
-        if not restarts and round != self.last_round:
-            settings["schedule"] = "constant"
+        hill = self.selection == "hill"  # whose rate restarts, as in NASH
+        each = hill or self.anneal == "each"
+        settings = {"schedule": "constant" if each and not hill else "cosine", **self.train}
+        if not each:
+            settings |= {"warmup": 0.0} if round else {}
+            settings |= {"schedule": "constant"} if round != self.last_round else {}
         return TrainConfig.of({**settings, "steps": steps, "seed": seed, "eval_every": steps}, "[train]")

@@ -3,12 +3,22 @@
 The small scale is for one core: the stem makes images a quarter as wide, by which a step is cheap. The paper scale keeps
 their size, and goes to budgets at which the widest network is to be right on 90 % of the test images.
 """
+from collections.abc import Mapping
+from typing import Any
+
 from fxgrow.experiments.papers.declaration import Network, Scale
 from fxgrow.experiments.papers.front import Front, Size, Step, Way, halved, register_front
 
 SETTINGS = {"batch_size": 64, "optimizer": "sgd", "weight_decay": 5e-4, "warmup": 100, "checkpoint_every": 500,
             "norm_statistics": "always"}  # for grown networks and others alike
 METHODS = ("r2r", "net2net", "netmorph", "random")
+
+
+def scales(settings: Mapping[str, Any], small: Mapping[str, Any] = {}, paper: Mapping[str, Any] = {}) -> dict[str, Scale]:
+    """Return the scales of a comparison on images, digits and CIFAR-10, by these settings and what each changes."""
+    return {"smoke": Scale({}, {**settings, "batch_size": 8, "warmup": 2}, data="digits", validation=0.2, limit=64),
+            "small": Scale({}, {**settings, **small}, data="cifar10", validation=0.1),
+            "paper": Scale({}, {**settings, "batch_size": 128, "workers": 2, **paper}, data="cifar10", validation=0.1)}
 
 
 def residual(layers: int, r: float, stem: int) -> Network:
@@ -53,6 +63,4 @@ register_front(
     "pays-width", "Residual networks that grow in width, against every width from scratch",
     "Net2Net (Chen 2015), R2R (Painter 2024), LEMON (Wang 2023)",
     {"smoke": SMOKE, "small": SMALL, "paper": PAPER},
-    {"smoke": Scale({}, {**SETTINGS, "batch_size": 8, "warmup": 2}, data="digits", validation=0.2, limit=64),
-     "small": Scale({}, {**SETTINGS, "channels_last": True}, data="cifar10", validation=0.1),
-     "paper": Scale({}, {**SETTINGS, "batch_size": 128, "workers": 2}, data="cifar10", validation=0.1)})
+    scales(SETTINGS, small={"channels_last": True}))

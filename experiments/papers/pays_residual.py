@@ -3,9 +3,9 @@
 The first block of a stage changes the shape of what it takes, so that those behind it are repeated. Settings are those of
 residual networks that grow in width.
 """
-from fxgrow.experiments.papers.declaration import Network, Scale
+from fxgrow.experiments.papers.declaration import Network
 from fxgrow.experiments.papers.front import Front, Size, Step, Way, halved, register_front
-from fxgrow.experiments.papers.pays_images import SETTINGS
+from fxgrow.experiments.papers.pays_images import SETTINGS, scales
 from fxgrow.experiments.papers.pays_language import METHODS
 
 LAST = 5  # of the budgets, counted from 0
@@ -52,6 +52,4 @@ register_front(
     "pays-depth-residual", "Residual networks that grow in depth, against every depth from scratch",
     "Multi-level residual networks (Chang 2017, arXiv:1710.10348), R2R (Painter 2024), LEMON (Wang 2023)",
     {"smoke": SMOKE, "small": SMALL, "paper": PAPER},
-    {"smoke": Scale({}, {**SETTINGS, "batch_size": 8, "warmup": 2}, data="digits", validation=0.2, limit=64),
-     "small": Scale({}, {**SETTINGS, "channels_last": True}, data="cifar10", validation=0.1),
-     "paper": Scale({}, {**SETTINGS, "batch_size": 128, "precision": "bf16", "workers": 2}, data="cifar10", validation=0.1)})
+    scales(SETTINGS, small={"channels_last": True}, paper={"precision": "bf16"}))

@@ -2,8 +2,9 @@
 
 The ways are those of language models. At the small scale patches are of 8 x 8 pixels, 16 of an image.
 """
-from fxgrow.experiments.papers.declaration import Network, Scale
+from fxgrow.experiments.papers.declaration import Network
 from fxgrow.experiments.papers.front import Front, Size, Step, Way, halved, register_front
+from fxgrow.experiments.papers.pays_images import scales
 from fxgrow.experiments.papers.pays_language import BOTH, LAST, METHODS, to, to_eight, twice
 
 SETTINGS = {"batch_size": 64, "optimizer": "adamw", "beta2": 0.99, "weight_decay": 0.05, "clip": 1.0, "warmup": 200,
@@ -32,6 +33,4 @@ PAPER = Front(
 register_front(
     "pays-depth-images", "Vision transformers that grow in depth, against every depth from scratch",
     "G_stack (Du 2024, arXiv:2405.15319), LEMON (Wang 2023), Bu 2025", {"smoke": SMOKE, "small": SMALL, "paper": PAPER},
-    {"smoke": Scale({}, {**SETTINGS, "batch_size": 8, "warmup": 2}, data="digits", validation=0.2, limit=64),
-     "small": Scale({}, SETTINGS, data="cifar10", validation=0.1),
-     "paper": Scale({}, {**SETTINGS, "batch_size": 128, "precision": "bf16", "workers": 2}, data="cifar10", validation=0.1)})
+    scales(SETTINGS, paper={"precision": "bf16"}))

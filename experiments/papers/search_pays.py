@@ -21,7 +21,7 @@ from fxgrow.experiments.papers.search_tables import APART, BASE
 PAYS, CIFAR10 = "evolution-pays", "evolution-cifar10"
 TUNED = {"selection": "best", "adapt": True, "rungs": 2, "statistics": 8}
 INHERITED = {"weights": "inherit", "momentum": "inherit", "statistics": 8}
-ONE_RATE = {"weights": "inherit", "momentum": "inherit", "statistics": 8, "anneal": "last", "average": 0.5}
+ONE_RATE = {**INHERITED, "anneal": "last", "average": 0.5}
 METHOD = ["r2r", "netmorph"]
 LARGER = [{"pass": "widen", "weight": 4, "places": "network", "factor": [1.25, 1.5, 2.0], "method": METHOD},
           {"pass": "widen", "weight": 3, "factor": [1.5, 2.0], "method": METHOD},
