@@ -198,9 +198,10 @@ def _written(value: Any) -> list[int]:
 
 
 def same_form(before: Any, now: Any) -> bool:
-    """Tell whether tensors have the same form, and all else is equal."""
+    """Tell whether tensors have the same form, and all else is equal; sparse ones, which cannot be compared, do not."""
     if isinstance(before, Tensor) and isinstance(now, Tensor):
-        return before.shape == now.shape and before.dtype == now.dtype and before.stride() == now.stride()
+        return before.layout is now.layout is torch.strided and before.shape == now.shape and \
+            before.dtype == now.dtype and before.stride() == now.stride()
     if isinstance(before, (tuple, list)) and type(before) is type(now):
         return len(before) == len(now) and all(map(same_form, before, now))
     return before is now or (type(before) is type(now) and type(before) in PLAIN and before == now)

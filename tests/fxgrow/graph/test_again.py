@@ -11,7 +11,7 @@ from torch import nn
 
 import fxgrow
 from fxgrow.errors import FxgrowError
-from fxgrow.graph import Again, Layers, Outputs, compiled_later, evaluating, is_compiled, without_fast_path
+from fxgrow.graph import Again, Layers, Outputs, compiled_later, evaluating, is_compiled, same_form, without_fast_path
 from fxgrow.passes import Branch, Deepen, Kernel, Skip, SqueezeExcite, Widen
 
 
@@ -150,3 +150,8 @@ def test_each_module_is_in_its_mode_behind_a_run():
         with evaluating(gm):
             assert not any(m.training for m in gm.modules())
         assert [m.training for m in gm.modules()] == before
+
+
+def test_sparse_tensors_are_not_taken_for_the_same():
+    dense = torch.eye(3)
+    assert same_form(dense, dense.clone()) and not same_form(dense.to_sparse(), dense.to_sparse())
